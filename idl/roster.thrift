@@ -591,6 +591,134 @@ struct SourceStatus {
   14: optional list<Supply> supplies
 }
 
+/** What a worker's process is doing, by supervisord's names. */
+enum WorkerState {
+  /** It was asked to stop. */
+  STOPPED = 1,
+  /** Its process is not ready yet. */
+  STARTING = 2,
+  RUNNING = 3,
+  /** Its process failed or cannot be had, and the next one waits. */
+  BACKOFF = 4,
+  /** Its process was asked to end. */
+  STOPPING = 5,
+  /** Its process ended, and is not to be started again. */
+  EXITED = 6,
+  /** Its processes failed too often: it waits for START. */
+  FATAL = 7
+}
+
+/** One place of a `[[worker]]`, in which the sidecar keeps a process alive. */
+struct Worker {
+  /** Its group and its number: `web/1`. */
+  1: required string name
+  /** The name of the `[[worker]]`. */
+  2: required string group
+  3: required i32 number
+  4: required WorkerState state
+  /** When it came into this state, ms since 1970. */
+  5: required i64 sinceMs
+  /** How many processes it has had beside the first. */
+  6: required i64 restarts
+  /** Why the process before this one is no more, or why there is none; empty: nothing happened. */
+  7: required string why
+  /** Absent: it has no process. */
+  8: optional i32 pid
+}
+
+struct WorkersQuery {
+  /** Only those of this group, */
+  1: optional string group
+  /** and of this number. */
+  2: optional i32 number
+  /** At most this many. Absent, or 0: as many as a page may hold. */
+  3: optional i32 limit
+  /** The `cursor` of the page before. */
+  4: optional string cursor
+}
+
+struct WorkersReply {
+  /** By groups as the configuration has them, and their numbers. */
+  1: required list<Worker> workers
+  /** Where the next page begins; absent on the last page. */
+  2: optional string cursor
+}
+
+/** What is done with workers. */
+enum WorkerAction {
+  /** Start those that do not run, and wait until they are ready or have failed. */
+  START = 1,
+  STOP = 2,
+  /** Stop and start; the clients of their sockets wait meanwhile. */
+  RESTART = 3,
+  /**
+   * Put a new process in the place of each once it is ready, one after the other. The first that does not become ready ends
+   * that, and what ran goes on. Those that are stopped stay so.
+   */
+  ROLL = 4,
+  /** Have `count` of them, and wait until new ones are ready, and those too many have ended. */
+  SCALE = 5,
+  /** Send `signal` to the process of each. */
+  SIGNAL = 6
+}
+
+struct WorkerControl {
+  1: required string group
+  /** Absent: all of the group. */
+  2: optional i32 number
+  3: required WorkerAction action
+  /** Of SCALE, from 1 to 1,000. */
+  4: optional i32 count
+  /** Of SIGNAL: its name, with or without `SIG`. */
+  5: optional string signal
+  /** How long to wait until it is done, at most an hour. Absent: a minute. */
+  6: optional i32 timeoutMs
+}
+
+/** What came of it for one worker. */
+struct WorkerOutcome {
+  1: required string name
+  /** Why it could not be done; absent: it is done. */
+  2: optional string error
+}
+
+struct WorkerControlReply {
+  /** Of each that something was done with; of ROLL, up to the first that did not become ready. */
+  1: required list<WorkerOutcome> outcomes
+  /** True: the time ran out, or the sidecar stops, and nothing is known of the outcomes. What was asked for goes on. */
+  2: required bool timedOut
+}
+
+struct WorkerOutputQuery {
+  1: required string group
+  /** Absent: all of the group. */
+  2: optional i32 number
+  /** Only what came after the line of this number. Absent: all that is kept. */
+  3: optional i64 after
+}
+
+/** A line that a worker's process printed. */
+struct WorkerLine {
+  /** Each of a group is one more than the one before. They begin anew with the sidecar. */
+  1: required i64 number
+  /** When it was read, ms since 1970. */
+  2: required i64 time
+  /** Of which worker: `web/1`. */
+  3: required string worker
+  /** Whether it was printed to standard error. */
+  4: required bool isError
+  /** Without its end; what is not UTF-8 is replaced. */
+  5: required string text
+}
+
+struct WorkerOutputReply {
+  1: required list<WorkerLine> lines
+  /** The number of the group's last line, to pass as `after` next time. */
+  2: required i64 last
+  /** How many of the group's lines after `after` are not kept any more. */
+  3: required i64 missed
+}
+
 struct StatusRequest {
 }
 
@@ -618,19 +746,22 @@ struct StatusReply {
   10: optional i32 interfaceVersion
   /** What the sidecar can do: the names of its methods. */
   11: optional set<string> capabilities
+  /** How many workers are in which state. Absent: there are none, or the client may not see them. */
+  12: optional map<WorkerState, i32> workers
 }
 
 /** What is not there. */
 enum EntityKind {
   NODE = 1,
   SERVICE = 2,
-  MASTER = 3
+  MASTER = 3,
+  WORKER = 4
 }
 
 /** There is no such thing. An absence has its freshness too. */
 exception NotFound {
   1: required EntityKind kind
-  /** The path of the node, the name of the service, or the id of the master. */
+  /** The path of the node, the name of the service or worker, or the id of the master. */
   2: required string name
   3: required string message
   4: required Freshness freshness
@@ -826,4 +957,16 @@ service Roster {
 
   /** What was counted of the calls, by method. */
   StatsReply stats(1: StatsRequest request)
+
+  /** The workers: local processes that the sidecar keeps alive. For clients that may read all services, in pages. */
+  WorkersReply workers(1: WorkersQuery request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /** Has something done with workers, and waits until it is. For administrators. */
+  WorkerControlReply controlWorkers(1: WorkerControl request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /** The last lines that the workers of a group printed, which may hold secrets. For administrators. */
+  WorkerOutputReply workerOutput(1: WorkerOutputQuery request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::access::{Access, Policy, UnknownName};
-use crate::admin::{Admin, Rooms};
+use crate::admin::{self, Admin};
 use crate::config::{Config, foreign_folders, raise_limit};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
@@ -20,7 +20,7 @@ use crate::source;
 use crate::store::shared::{self, Shared, SharedError, StateTaken};
 use crate::store::{Feed, FeedState, Publisher, Store};
 use crate::task::{Failure, Phase, Reload, Tasks};
-use crate::thrift::Endpoint;
+use crate::thrift::{self, Endpoint};
 use crate::worker::{BoundWorkers, WorkerError, Workers};
 
 /// How often it is looked whether masters are there that are expected, and what is waited in between.
@@ -135,22 +135,31 @@ impl Sidecar {
         }
         let clients = tasks.of(Phase::Clients);
         let workers = workers.start(channels, config.sidecar.stop_timeout / 2, &metrics, &tasks.of(Phase::Workers))?;
-        let workers = KilledOnDrop(workers);
+        let kept = KilledOnDrop(workers.clone());
         if let Some(admin) = admin {
             if let Some(address) = admin.address() {
                 tracing::info!(%address, "listening for health and metrics");
             }
-            let (store, access, metrics) = (store.clone(), access.clone(), metrics.clone());
-            admin.start(Rooms { store, access, metrics, memory: memory.clone(), started: Instant::now() }, &clients);
+            let rooms = admin::Rooms {
+                store: store.clone(),
+                access: access.clone(),
+                workers: workers.clone(),
+                metrics: metrics.clone(),
+                memory: memory.clone(),
+                started: Instant::now(),
+            };
+            admin.start(rooms, &clients);
         }
-        endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &clients)?;
+        let rooms =
+            thrift::Rooms { store: store.clone(), access: access.clone(), workers, metrics: metrics.clone(), memory };
+        endpoint.start(&config.zk_data, rooms, &clients)?;
         let last = tasks.of(Phase::SharedFile);
         match shared {
             Some(shared) => shared.start(&last, &store, &metrics)?,
             None => Shared::start_later(&shared_config, beside, began, &last, &store, &metrics)?,
         }
         let stop_timeout = config.sidecar.stop_timeout;
-        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _workers: workers, _state: state })
+        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _workers: kept, _state: state })
     }
 
     /// Where it listens.

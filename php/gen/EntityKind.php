@@ -27,10 +27,13 @@ final class EntityKind
 
     const MASTER = 3;
 
+    const WORKER = 4;
+
     static public $__names = array(
         1 => 'NODE',
         2 => 'SERVICE',
         3 => 'MASTER',
+        4 => 'WORKER',
     );
 }
 

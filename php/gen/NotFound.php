@@ -53,7 +53,7 @@ class NotFound extends TException
      */
     public $kind = null;
     /**
-     * The path of the node, the name of the service, or the id of the master.
+     * The path of the node, the name of the service or worker, or the id of the master.
      * 
      * @var string
      */

@@ -1721,4 +1721,208 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         throw new \Exception("stats failed: unknown result");
     }
+
+    public function workers(\Roster\Thrift\WorkersQuery $request)
+    {
+        $this->send_workers($request);
+        return $this->recv_workers();
+    }
+
+    public function send_workers(\Roster\Thrift\WorkersQuery $request)
+    {
+        $args = new \Roster\Thrift\Roster_workers_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'workers',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('workers', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_workers()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_workers_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_workers_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("workers failed: unknown result");
+    }
+
+    public function controlWorkers(\Roster\Thrift\WorkerControl $request)
+    {
+        $this->send_controlWorkers($request);
+        return $this->recv_controlWorkers();
+    }
+
+    public function send_controlWorkers(\Roster\Thrift\WorkerControl $request)
+    {
+        $args = new \Roster\Thrift\Roster_controlWorkers_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'controlWorkers',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('controlWorkers', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_controlWorkers()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_controlWorkers_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_controlWorkers_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("controlWorkers failed: unknown result");
+    }
+
+    public function workerOutput(\Roster\Thrift\WorkerOutputQuery $request)
+    {
+        $this->send_workerOutput($request);
+        return $this->recv_workerOutput();
+    }
+
+    public function send_workerOutput(\Roster\Thrift\WorkerOutputQuery $request)
+    {
+        $args = new \Roster\Thrift\Roster_workerOutput_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'workerOutput',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('workerOutput', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_workerOutput()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_workerOutput_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_workerOutput_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("workerOutput failed: unknown result");
+    }
 }

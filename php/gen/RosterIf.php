@@ -301,4 +301,34 @@ interface RosterIf
      * @return \Roster\Thrift\StatsReply
      */
     public function stats(\Roster\Thrift\StatsRequest $request);
+    /**
+     * The workers: local processes that the sidecar keeps alive. For clients that may read all services, in pages.
+     * 
+     * @param \Roster\Thrift\WorkersQuery $request
+     * @return \Roster\Thrift\WorkersReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function workers(\Roster\Thrift\WorkersQuery $request);
+    /**
+     * Has something done with workers, and waits until it is. For administrators.
+     * 
+     * @param \Roster\Thrift\WorkerControl $request
+     * @return \Roster\Thrift\WorkerControlReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function controlWorkers(\Roster\Thrift\WorkerControl $request);
+    /**
+     * The last lines that the workers of a group printed, which may hold secrets. For administrators.
+     * 
+     * @param \Roster\Thrift\WorkerOutputQuery $request
+     * @return \Roster\Thrift\WorkerOutputReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function workerOutput(\Roster\Thrift\WorkerOutputQuery $request);
 }

@@ -106,6 +106,20 @@ class StatusReply
                 'type' => TType::STRING,
                 ),
         ),
+        12 => array(
+            'var' => 'workers',
+            'isRequired' => false,
+            'type' => TType::MAP,
+            'ktype' => TType::I32,
+            'vtype' => TType::I32,
+            'key' => array(
+                'type' => TType::I32,
+                'class' => '\Roster\Thrift\WorkerState',
+            ),
+            'val' => array(
+                'type' => TType::I32,
+                ),
+        ),
     );
 
     /**
@@ -171,6 +185,12 @@ class StatusReply
      * @var string[]
      */
     public $capabilities = null;
+    /**
+     * How many workers are in which state. Absent: there are none, or the client may not see them.
+     * 
+     * @var array
+     */
+    public $workers = null;
 
     public function __construct($vals = null)
     {
@@ -207,6 +227,9 @@ class StatusReply
             }
             if (isset($vals['capabilities'])) {
                 $this->capabilities = $vals['capabilities'];
+            }
+            if (isset($vals['workers'])) {
+                $this->workers = $vals['workers'];
             }
         }
     }
@@ -255,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size197 = 0;
-                        $_etype200 = 0;
-                        $xfer += $input->readListBegin($_etype200, $_size197);
-                        for ($_i201 = 0; $_i201 < $_size197; ++$_i201) {
-                            $elem202 = null;
-                            $elem202 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem202->read($input);
-                            $this->sources []= $elem202;
+                        $_size218 = 0;
+                        $_etype221 = 0;
+                        $xfer += $input->readListBegin($_etype221, $_size218);
+                        for ($_i222 = 0; $_i222 < $_size218; ++$_i222) {
+                            $elem223 = null;
+                            $elem223 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem223->read($input);
+                            $this->sources []= $elem223;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -272,16 +295,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size203 = 0;
-                        $_ktype204 = 0;
-                        $_vtype205 = 0;
-                        $xfer += $input->readMapBegin($_ktype204, $_vtype205, $_size203);
-                        for ($_i207 = 0; $_i207 < $_size203; ++$_i207) {
-                            $key208 = '';
-                            $val209 = 0;
-                            $xfer += $input->readString($key208);
-                            $xfer += $input->readI64($val209);
-                            $this->counters[$key208] = $val209;
+                        $_size224 = 0;
+                        $_ktype225 = 0;
+                        $_vtype226 = 0;
+                        $xfer += $input->readMapBegin($_ktype225, $_vtype226, $_size224);
+                        for ($_i228 = 0; $_i228 < $_size224; ++$_i228) {
+                            $key229 = '';
+                            $val230 = 0;
+                            $xfer += $input->readString($key229);
+                            $xfer += $input->readI64($val230);
+                            $this->counters[$key229] = $val230;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -291,16 +314,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size210 = 0;
-                        $_ktype211 = 0;
-                        $_vtype212 = 0;
-                        $xfer += $input->readMapBegin($_ktype211, $_vtype212, $_size210);
-                        for ($_i214 = 0; $_i214 < $_size210; ++$_i214) {
-                            $key215 = '';
-                            $val216 = 0;
-                            $xfer += $input->readString($key215);
-                            $xfer += $input->readI64($val216);
-                            $this->limits[$key215] = $val216;
+                        $_size231 = 0;
+                        $_ktype232 = 0;
+                        $_vtype233 = 0;
+                        $xfer += $input->readMapBegin($_ktype232, $_vtype233, $_size231);
+                        for ($_i235 = 0; $_i235 < $_size231; ++$_i235) {
+                            $key236 = '';
+                            $val237 = 0;
+                            $xfer += $input->readString($key236);
+                            $xfer += $input->readI64($val237);
+                            $this->limits[$key236] = $val237;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -324,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size217 = 0;
-                        $_etype220 = 0;
-                        $xfer += $input->readListBegin($_etype220, $_size217);
-                        for ($_i221 = 0; $_i221 < $_size217; ++$_i221) {
-                            $elem222 = null;
-                            $xfer += $input->readString($elem222);
-                            $this->portsTaken []= $elem222;
+                        $_size238 = 0;
+                        $_etype241 = 0;
+                        $xfer += $input->readListBegin($_etype241, $_size238);
+                        for ($_i242 = 0; $_i242 < $_size238; ++$_i242) {
+                            $elem243 = null;
+                            $xfer += $input->readString($elem243);
+                            $this->portsTaken []= $elem243;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -347,15 +370,34 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size223 = 0;
-                        $_etype226 = 0;
-                        $xfer += $input->readSetBegin($_etype226, $_size223);
-                        for ($_i227 = 0; $_i227 < $_size223; ++$_i227) {
-                            $elem228 = null;
-                            $xfer += $input->readString($elem228);
-                            $this->capabilities[$elem228] = true;
+                        $_size244 = 0;
+                        $_etype247 = 0;
+                        $xfer += $input->readSetBegin($_etype247, $_size244);
+                        for ($_i248 = 0; $_i248 < $_size244; ++$_i248) {
+                            $elem249 = null;
+                            $xfer += $input->readString($elem249);
+                            $this->capabilities[$elem249] = true;
                         }
                         $xfer += $input->readSetEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 12:
+                    if ($ftype == TType::MAP) {
+                        $this->workers = array();
+                        $_size250 = 0;
+                        $_ktype251 = 0;
+                        $_vtype252 = 0;
+                        $xfer += $input->readMapBegin($_ktype251, $_vtype252, $_size250);
+                        for ($_i254 = 0; $_i254 < $_size250; ++$_i254) {
+                            $key255 = 0;
+                            $val256 = 0;
+                            $xfer += $input->readI32($key255);
+                            $xfer += $input->readI32($val256);
+                            $this->workers[$key255] = $val256;
+                        }
+                        $xfer += $input->readMapEnd();
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -398,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter229) {
-                $xfer += $iter229->write($output);
+            foreach ($this->sources as $iter257) {
+                $xfer += $iter257->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -410,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter230 => $viter231) {
-                $xfer += $output->writeString($kiter230);
-                $xfer += $output->writeI64($viter231);
+            foreach ($this->counters as $kiter258 => $viter259) {
+                $xfer += $output->writeString($kiter258);
+                $xfer += $output->writeI64($viter259);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -423,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter232 => $viter233) {
-                $xfer += $output->writeString($kiter232);
-                $xfer += $output->writeI64($viter233);
+            foreach ($this->limits as $kiter260 => $viter261) {
+                $xfer += $output->writeString($kiter260);
+                $xfer += $output->writeI64($viter261);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -446,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter234) {
-                $xfer += $output->writeString($iter234);
+            foreach ($this->portsTaken as $iter262) {
+                $xfer += $output->writeString($iter262);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -463,10 +505,23 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter235 => $iter236) {
-                $xfer += $output->writeString($iter235);
+            foreach ($this->capabilities as $iter263 => $iter264) {
+                $xfer += $output->writeString($iter263);
             }
             $output->writeSetEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->workers !== null) {
+            if (!is_array($this->workers)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
+            $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
+            foreach ($this->workers as $kiter265 => $viter266) {
+                $xfer += $output->writeI32($kiter265);
+                $xfer += $output->writeI32($viter266);
+            }
+            $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -92,7 +92,7 @@ impl Grant {
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.admin {
-            return f.write_str("may do everything, and command masters");
+            return f.write_str("may do everything, and command masters and workers");
         }
         let list = |name: &str, patterns: String| (!patterns.is_empty()).then(|| format!("{name} {patterns}"));
         let can = [

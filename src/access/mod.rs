@@ -1,4 +1,4 @@
-//! Access: who may read, watch, call, and command masters, by what the kernel knows of a client.
+//! Access: who may read, watch, call, and command masters and workers, by what the kernel knows of a client.
 
 mod config;
 mod grant;
@@ -95,6 +95,10 @@ impl Identity {
         self.access.replaced.subscribe()
     }
 
+    pub fn client(&self) -> Client {
+        self.client
+    }
+
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
@@ -130,13 +134,32 @@ impl Identity {
         self.check(self.grant.calls(service, method), what)
     }
 
+    /// Whether the client may see the workers: as whoever may know of all masters.
+    pub fn may_see_workers(&self) -> Result<(), Denied> {
+        self.check(self.grant.sees_all(), || "may not see workers, which takes `read = [\"*\"]`".into())
+    }
+
     /// Whether the client may have masters do something.
     pub fn may_command(&self) -> Result<(), Denied> {
+        self.check_administrator("may not command masters")
+    }
+
+    /// Whether the client may have workers do something.
+    pub fn may_control_workers(&self) -> Result<(), Denied> {
+        self.check_administrator("may not control workers")
+    }
+
+    /// Whether the client may read what workers print, which may hold secrets.
+    pub fn may_read_output(&self) -> Result<(), Denied> {
+        self.check_administrator("may not read what workers print")
+    }
+
+    fn check_administrator(&self, what: &str) -> Result<(), Denied> {
         let cure = || match self.client {
             Client::Tcp => format!("use the Unix socket as one of the administrators: {}", self.policy.admins()),
             Client::Unix { .. } => format!("the administrators may: {}", self.policy.admins()),
         };
-        self.check_or(self.grant.is_admin(), || "may not command masters".into(), cure)
+        self.check_or(self.grant.is_admin(), || what.to_owned(), cure)
     }
 
     fn check(&self, is_allowed: bool, what: impl FnOnce() -> String) -> Result<(), Denied> {

@@ -15,6 +15,7 @@ use crate::access::{Client, Grant};
 use crate::metrics::{family, sample};
 use crate::share::{Share, Taken};
 use crate::store::{Feed, FeedState, Filled, Snapshot};
+use crate::worker::{Report, State, Workers};
 
 /// The text is made once in so long at most, however many ask for it.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -103,6 +104,7 @@ fn families(rooms: &Rooms) -> Vec<MetricFamily> {
         let directory = snapshot.directory();
         families.push(one("masters", "Masters that are known.", [], directory.len() as f64));
         families.push(one("services", "Services that they offer.", [], directory.count_of_services() as f64));
+        families.extend(workers(&rooms.workers));
     }
     families.extend(sources(&snapshot, grant));
     families.extend(rooms.metrics.families(grant.sees_all()));
@@ -199,6 +201,23 @@ fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFam
     })
 }
 
+fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
+    let in_state = |(group, reports): (&str, Vec<Report>)| {
+        State::ALL.map(|state| {
+            let count = reports.iter().filter(|report| report.state == state).count();
+            sample(GAUGE, [("group", group), ("state", state.name())], count as f64)
+        })
+    };
+    let states: Vec<Metric> = workers.reports().flat_map(in_state).collect();
+    let restarts = workers.restarts().map(|(group, count)| sample(COUNTER, [("group", group)], count as f64)).collect();
+    let families: [(_, _, _, Vec<Metric>); 2] = [
+        (GAUGE, "workers", "Workers by their state, as supervisord calls it.", states),
+        (COUNTER, "worker_restarts", "Processes that took the place of another one.", restarts),
+    ];
+    let families = families.into_iter().filter(|(.., samples)| !samples.is_empty());
+    families.map(|(kind, name, help, samples)| family(kind, name, help, samples))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +231,7 @@ mod tests {
         let rooms = Rooms {
             store: Store::new(&Default::default(), Vec::new(), Arc::default()),
             access: Access::new(Policy::new(&Default::default(), &[]).expect("no rules")),
+            workers: Arc::default(),
             metrics: Arc::default(),
             memory: memory.clone(),
             started: Instant::now(),

@@ -31,6 +31,7 @@ use crate::places::{Place, Places};
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
+use crate::worker::Workers;
 
 /// How many connections there may be.
 const MAX_CONNECTIONS: usize = 64;
@@ -53,6 +54,7 @@ pub struct Admin(Result<Listener, BindError>);
 pub struct Rooms {
     pub store: Arc<Store>,
     pub access: Arc<Access>,
+    pub workers: Arc<Workers>,
     pub metrics: Arc<Metrics>,
     pub memory: Arc<Pool>,
     pub started: Instant,

@@ -61,7 +61,7 @@ enum Action {
         #[arg(value_name = "SERVICE.METHOD", value_parser = super::call::service_and_method)]
         method: (String, String),
     },
-    /// Whether it may command masters
+    /// Whether it may command masters and workers
     Command,
 }
 

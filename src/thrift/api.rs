@@ -20,6 +20,7 @@ use crate::call::{Caller, OVERLOADED};
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
 use crate::store::{Feed, Filled, Snapshot, Store, no_node};
+use crate::worker::Workers;
 
 /// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
 /// copied and written in a millisecond or two, since meanwhile the thread answers nobody else.
@@ -45,6 +46,7 @@ pub(super) struct Api {
     pub(super) accounts: Arc<Accounts>,
     pub(super) config: Config,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) workers: Arc<Workers>,
     zk_data: NodePath,
     started: Instant,
 }
@@ -102,6 +104,7 @@ impl Api {
             accounts,
             config: config.clone(),
             metrics,
+            workers: Arc::default(),
             zk_data: zk_data.path.clone(),
             started: Instant::now(),
         }
@@ -274,6 +277,7 @@ impl Api {
             ports_taken: Some(self.metrics.ports_taken.get()).filter(|taken| !taken.is_empty()),
             interface_version: Some(idl::INTERFACE_VERSION),
             capabilities: Some(METHODS.iter().map(|method| method.name.to_owned()).collect()),
+            workers: self.worker_states(peer.identity.grant()),
         })
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 24] = [
+pub(super) static METHODS: [Method; 27] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -81,6 +81,11 @@ pub(super) static METHODS: [Method; 24] = [
         it.command(|RegistersRequest { registers }| Ok(Wait::Order(request::registers("remove", &registers)?)))
     }),
     Method::new("stats", |it| it.reply(|api, peer, StatsRequest {}| api.stats(peer))),
+    Method::new("workers", |it| it.reply(|api, peer, query| api.workers(peer, &query))),
+    Method::new("controlWorkers", |it| {
+        it.wait(|api, peer, request| api.control_workers(peer, request).map(Wait::ControlWorkers))
+    }),
+    Method::new("workerOutput", |it| it.reply(|api, peer, query| api.worker_output(peer, &query))),
 ];
 
 /// The one of the service `zkDataService`.

@@ -28,6 +28,7 @@ mod scan;
 mod streaming_call;
 mod wait;
 mod watch;
+mod workers;
 
 use std::io;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ use crate::net::{self, Accepted, Address, BindError, Listener, TakenPorts};
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
+use crate::worker::Workers;
 
 /// How long a thread waits that could not listen.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -64,6 +66,16 @@ pub struct Endpoint {
     listeners: Vec<Listener>,
     /// A port that another process has, which keeps nobody from the Unix socket.
     taken: Option<BindError>,
+}
+
+/// Of what it answers.
+#[derive(Debug)]
+pub struct Rooms {
+    pub store: Arc<Store>,
+    pub access: Arc<Access>,
+    pub workers: Arc<Workers>,
+    pub metrics: Arc<Metrics>,
+    pub memory: Arc<Pool>,
 }
 
 /// What its connections share.
@@ -113,20 +125,15 @@ impl Endpoint {
     }
 
     /// Starts the threads that answer.
-    pub fn start(
-        self,
-        zk_data: &ZkData,
-        store: &Arc<Store>,
-        access: &Arc<Access>,
-        memory: Arc<Pool>,
-        metrics: &Arc<Metrics>,
-        tasks: &Tasks,
-    ) -> io::Result<()> {
+    pub fn start(self, zk_data: &ZkData, rooms: Rooms, tasks: &Tasks) -> io::Result<()> {
         let Self { config, listeners, taken } = self;
+        let Rooms { store, access, workers, metrics, memory } = rooms;
         let accounts = Accounts::with_memory(&config, memory);
+        let mut api = Api::new(&config, zk_data, store, accounts.clone(), metrics.clone());
+        api.workers = workers;
         let shared = Arc::new(Shared {
-            api: Api::new(&config, zk_data, store.clone(), accounts.clone(), metrics.clone()),
-            access: access.clone(),
+            api,
+            access,
             codec: codec::Codec::new(&config, metrics.clone()),
             admission: Admission::new(&config, metrics.clone()),
             accounts,
@@ -139,7 +146,7 @@ impl Endpoint {
         let (accounts, stop) = (shared.accounts.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's memory", async move { accounts.return_memory(&stop).await });
         let (sender, listeners) = channel(listeners);
-        let (metrics, stop) = (metrics.clone(), tasks.stop_signal());
+        let stop = tasks.stop_signal();
         tasks.critical("the endpoint's port", async move {
             if let Some(taken) = taken
                 && let Some(port) = Listener::when_free(taken, &metrics, &stop).await

@@ -9,11 +9,12 @@ use super::dispatch::ReplyTo;
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
     MessagesReply, Overloaded, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
-    WatchReply,
+    WatchReply, WorkerControlReply,
 };
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
 use super::watch::{Patience, Watch};
+use super::workers::Control;
 use super::{Peer, request};
 use crate::call::{OVERLOADED, Request, Unreadable, size};
 use crate::model::Command;
@@ -50,6 +51,8 @@ pub(super) enum Wait {
     Broadcast(Command),
     /// The same, and to the sidecars that follow this one.
     Order(Command),
+    /// Until it is done.
+    ControlWorkers(Control),
 }
 
 /// The answer to one that waited.
@@ -68,6 +71,7 @@ pub(super) enum Awaited {
     Opened(thrift::Result<CallValues>),
     SentValues(thrift::Result<SentValuesReply>),
     Sent(thrift::Result<CommandReply>),
+    WorkersControlled(thrift::Result<WorkerControlReply>),
 }
 
 impl Wait {
@@ -101,6 +105,7 @@ impl Wait {
             Wait::OpenCall(_) => Awaited::Opened(Err(why)),
             Wait::SendValues(_) => Awaited::SentValues(Err(why)),
             Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(why)),
+            Wait::ControlWorkers(_) => Awaited::WorkersControlled(Err(why)),
         }
     }
 
@@ -151,6 +156,7 @@ impl Wait {
             Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
+            Wait::ControlWorkers(_) => 0,
         }
     }
 
@@ -190,6 +196,9 @@ impl Wait {
             Wait::SendValues(request) => Awaited::SentValues(open.send(peer, request).await),
             Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(api.broadcast(peer, &command)).await)),
             Wait::Order(command) => Awaited::Sent(Ok(open.beside(api.order(peer, &command)).await)),
+            Wait::ControlWorkers(control) => {
+                Awaited::WorkersControlled(open.beside(api.controlled(control, stop)).await)
+            }
         }
     }
 }
@@ -210,6 +219,7 @@ impl Awaited {
             Awaited::Values(values) | Awaited::Opened(values) => reply.write(values),
             Awaited::SentValues(sent) => reply.write(sent),
             Awaited::Sent(sent) => reply.write(sent),
+            Awaited::WorkersControlled(outcomes) => reply.write(outcomes),
         }
     }
 
@@ -225,6 +235,7 @@ impl Awaited {
             Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
             Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
             Awaited::Opened(_) | Awaited::SentValues(_) => self,
+            Awaited::WorkersControlled(_) => Awaited::WorkersControlled(Err(overloaded())),
         }
     }
 
@@ -257,6 +268,10 @@ impl Awaited {
             Awaited::WatchMessages(Ok(reply)) => {
                 let sizes = reply.messages.iter().map(|it| it.master_id.len() + it.message.len() + CHANGE_OVERHEAD);
                 sizes.sum()
+            }
+            Awaited::WorkersControlled(Ok(reply)) => {
+                let sizes = reply.outcomes.iter().map(|it| it.name.len() + it.error.as_ref().map_or(0, String::len));
+                sizes.map(|size| size + NAME_OVERHEAD).sum()
             }
             // Failures, and what has no more than a number.
             _ => 0,

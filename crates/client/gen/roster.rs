@@ -417,6 +417,149 @@ impl From<&Supply> for i32 {
   }
 }
 
+/// What a worker's process is doing, by supervisord's names.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerState(pub i32);
+
+impl WorkerState {
+  /// It was asked to stop.
+  pub const STOPPED: WorkerState = WorkerState(1);
+  /// Its process is not ready yet.
+  pub const STARTING: WorkerState = WorkerState(2);
+  pub const RUNNING: WorkerState = WorkerState(3);
+  /// Its process failed or cannot be had, and the next one waits.
+  pub const BACKOFF: WorkerState = WorkerState(4);
+  /// Its process was asked to end.
+  pub const STOPPING: WorkerState = WorkerState(5);
+  /// Its process ended, and is not to be started again.
+  pub const EXITED: WorkerState = WorkerState(6);
+  /// Its processes failed too often: it waits for START.
+  pub const FATAL: WorkerState = WorkerState(7);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::STOPPED,
+    Self::STARTING,
+    Self::RUNNING,
+    Self::BACKOFF,
+    Self::STOPPING,
+    Self::EXITED,
+    Self::FATAL,
+  ];
+}
+
+impl TSerializable for WorkerState {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerState> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(WorkerState::from(enum_value))
+  }
+}
+
+impl From<i32> for WorkerState {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => WorkerState::STOPPED,
+      2 => WorkerState::STARTING,
+      3 => WorkerState::RUNNING,
+      4 => WorkerState::BACKOFF,
+      5 => WorkerState::STOPPING,
+      6 => WorkerState::EXITED,
+      7 => WorkerState::FATAL,
+      _ => WorkerState(i)
+    }
+  }
+}
+
+impl From<&i32> for WorkerState {
+  fn from(i: &i32) -> Self {
+    WorkerState::from(*i)
+  }
+}
+
+impl From<WorkerState> for i32 {
+  fn from(e: WorkerState) -> i32 {
+    e.0
+  }
+}
+
+impl From<&WorkerState> for i32 {
+  fn from(e: &WorkerState) -> i32 {
+    e.0
+  }
+}
+
+/// What is done with workers.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerAction(pub i32);
+
+impl WorkerAction {
+  /// Start those that do not run, and wait until they are ready or have failed.
+  pub const START: WorkerAction = WorkerAction(1);
+  pub const STOP: WorkerAction = WorkerAction(2);
+  /// Stop and start; the clients of their sockets wait meanwhile.
+  pub const RESTART: WorkerAction = WorkerAction(3);
+  /// Put a new process in the place of each once it is ready, one after the other. The first that does not become ready ends
+  /// that, and what ran goes on. Those that are stopped stay so.
+  pub const ROLL: WorkerAction = WorkerAction(4);
+  /// Have `count` of them, and wait until new ones are ready, and those too many have ended.
+  pub const SCALE: WorkerAction = WorkerAction(5);
+  /// Send `signal` to the process of each.
+  pub const SIGNAL: WorkerAction = WorkerAction(6);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::START,
+    Self::STOP,
+    Self::RESTART,
+    Self::ROLL,
+    Self::SCALE,
+    Self::SIGNAL,
+  ];
+}
+
+impl TSerializable for WorkerAction {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerAction> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(WorkerAction::from(enum_value))
+  }
+}
+
+impl From<i32> for WorkerAction {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => WorkerAction::START,
+      2 => WorkerAction::STOP,
+      3 => WorkerAction::RESTART,
+      4 => WorkerAction::ROLL,
+      5 => WorkerAction::SCALE,
+      6 => WorkerAction::SIGNAL,
+      _ => WorkerAction(i)
+    }
+  }
+}
+
+impl From<&i32> for WorkerAction {
+  fn from(i: &i32) -> Self {
+    WorkerAction::from(*i)
+  }
+}
+
+impl From<WorkerAction> for i32 {
+  fn from(e: WorkerAction) -> i32 {
+    e.0
+  }
+}
+
+impl From<&WorkerAction> for i32 {
+  fn from(e: &WorkerAction) -> i32 {
+    e.0
+  }
+}
+
 /// What is not there.
 #[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct EntityKind(pub i32);
@@ -425,10 +568,12 @@ impl EntityKind {
   pub const NODE: EntityKind = EntityKind(1);
   pub const SERVICE: EntityKind = EntityKind(2);
   pub const MASTER: EntityKind = EntityKind(3);
+  pub const WORKER: EntityKind = EntityKind(4);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NODE,
     Self::SERVICE,
     Self::MASTER,
+    Self::WORKER,
   ];
 }
 
@@ -449,6 +594,7 @@ impl From<i32> for EntityKind {
       1 => EntityKind::NODE,
       2 => EntityKind::SERVICE,
       3 => EntityKind::MASTER,
+      4 => EntityKind::WORKER,
       _ => EntityKind(i)
     }
   }
@@ -5595,6 +5741,907 @@ impl TSerializable for SourceStatus {
 }
 
 //
+// Worker
+//
+
+/// One place of a `[[worker]]`, in which the sidecar keeps a process alive.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Worker {
+  /// Its group and its number: `web/1`.
+  pub name: String,
+  /// The name of the `[[worker]]`.
+  pub group: String,
+  pub number: i32,
+  pub state: WorkerState,
+  /// When it came into this state, ms since 1970.
+  pub since_ms: i64,
+  /// How many processes it has had beside the first.
+  pub restarts: i64,
+  /// Why the process before this one is no more, or why there is none; empty: nothing happened.
+  pub why: String,
+  /// Absent: it has no process.
+  pub pid: Option<i32>,
+}
+
+impl Worker {
+  pub fn new<F8>(name: String, group: String, number: i32, state: WorkerState, since_ms: i64, restarts: i64, why: String, pid: F8) -> Worker where F8: Into<Option<i32>> {
+    Worker {
+      name,
+      group,
+      number,
+      state,
+      since_ms,
+      restarts,
+      why,
+      pid: pid.into(),
+    }
+  }
+}
+
+impl TSerializable for Worker {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Worker> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<WorkerState> = None;
+    let mut f_5: Option<i64> = None;
+    let mut f_6: Option<i64> = None;
+    let mut f_7: Option<String> = None;
+    let mut f_8: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = WorkerState::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_i64()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_i64()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_string()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_i32()?;
+          f_8 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Worker.name", &f_1)?;
+    verify_required_field_exists("Worker.group", &f_2)?;
+    verify_required_field_exists("Worker.number", &f_3)?;
+    verify_required_field_exists("Worker.state", &f_4)?;
+    verify_required_field_exists("Worker.since_ms", &f_5)?;
+    verify_required_field_exists("Worker.restarts", &f_6)?;
+    verify_required_field_exists("Worker.why", &f_7)?;
+    let ret = Worker {
+      name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      group: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      number: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      state: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      since_ms: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      restarts: f_6.expect("auto-generated code should have checked for presence of required fields"),
+      why: f_7.expect("auto-generated code should have checked for presence of required fields"),
+      pid: f_8,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.group)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+    o_prot.write_i32(self.number)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
+    self.state.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(5) })?;
+    o_prot.write_i64(self.since_ms)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(6) })?;
+    o_prot.write_i64(self.restarts)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
+    o_prot.write_string(&self.why)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.pid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(8) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkersQuery
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkersQuery {
+  /// Only those of this group,
+  pub group: Option<String>,
+  /// and of this number.
+  pub number: Option<i32>,
+  /// At most this many. Absent, or 0: as many as a page may hold.
+  pub limit: Option<i32>,
+  /// The `cursor` of the page before.
+  pub cursor: Option<String>,
+}
+
+impl WorkersQuery {
+  pub fn new<F1, F2, F3, F4>(group: F1, number: F2, limit: F3, cursor: F4) -> WorkersQuery where F1: Into<Option<String>>, F2: Into<Option<i32>>, F3: Into<Option<i32>>, F4: Into<Option<String>> {
+    WorkersQuery {
+      group: group.into(),
+      number: number.into(),
+      limit: limit.into(),
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkersQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkersQuery> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = WorkersQuery {
+      group: f_1,
+      number: f_2,
+      limit: f_3,
+      cursor: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.group {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.number {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for WorkersQuery {
+  fn default() -> Self {
+    WorkersQuery{
+      group: None,
+      number: None,
+      limit: None,
+      cursor: None,
+    }
+  }
+}
+
+//
+// WorkersReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkersReply {
+  /// By groups as the configuration has them, and their numbers.
+  pub workers: Vec<Worker>,
+  /// Where the next page begins; absent on the last page.
+  pub cursor: Option<String>,
+}
+
+impl WorkersReply {
+  pub fn new<F2>(workers: Vec<Worker>, cursor: F2) -> WorkersReply where F2: Into<Option<String>> {
+    WorkersReply {
+      workers,
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkersReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkersReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Worker>> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_31 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkersReply.workers", &f_1)?;
+    let ret = WorkersReply {
+      workers: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.workers.len() as i32))?;
+    for e in &self.workers {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerControl
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerControl {
+  pub group: String,
+  /// Absent: all of the group.
+  pub number: Option<i32>,
+  pub action: WorkerAction,
+  /// Of SCALE, from 1 to 1,000.
+  pub count: Option<i32>,
+  /// Of SIGNAL: its name, with or without `SIG`.
+  pub signal: Option<String>,
+  /// How long to wait until it is done, at most an hour. Absent: a minute.
+  pub timeout_ms: Option<i32>,
+}
+
+impl WorkerControl {
+  pub fn new<F2, F4, F5, F6>(group: String, number: F2, action: WorkerAction, count: F4, signal: F5, timeout_ms: F6) -> WorkerControl where F2: Into<Option<i32>>, F4: Into<Option<i32>>, F5: Into<Option<String>>, F6: Into<Option<i32>> {
+    WorkerControl {
+      group,
+      number: number.into(),
+      action,
+      count: count.into(),
+      signal: signal.into(),
+      timeout_ms: timeout_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkerControl {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerControl> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<WorkerAction> = None;
+    let mut f_4: Option<i32> = None;
+    let mut f_5: Option<String> = None;
+    let mut f_6: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = WorkerAction::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_i32()?;
+          f_6 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerControl.group", &f_1)?;
+    verify_required_field_exists("WorkerControl.action", &f_3)?;
+    let ret = WorkerControl {
+      group: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      number: f_2,
+      action: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      count: f_4,
+      signal: f_5,
+      timeout_ms: f_6,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.group)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.number {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+    self.action.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.count {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.signal {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(6) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerOutcome
+//
+
+/// What came of it for one worker.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerOutcome {
+  pub name: String,
+  /// Why it could not be done; absent: it is done.
+  pub error: Option<String>,
+}
+
+impl WorkerOutcome {
+  pub fn new<F2>(name: String, error: F2) -> WorkerOutcome where F2: Into<Option<String>> {
+    WorkerOutcome {
+      name,
+      error: error.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkerOutcome {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerOutcome> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerOutcome.name", &f_1)?;
+    let ret = WorkerOutcome {
+      name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      error: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.error {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerControlReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerControlReply {
+  /// Of each that something was done with; of ROLL, up to the first that did not become ready.
+  pub outcomes: Vec<WorkerOutcome>,
+  /// True: the time ran out, or the sidecar stops, and nothing is known of the outcomes. What was asked for goes on.
+  pub timed_out: bool,
+}
+
+impl WorkerControlReply {
+  pub fn new(outcomes: Vec<WorkerOutcome>, timed_out: bool) -> WorkerControlReply {
+    WorkerControlReply {
+      outcomes,
+      timed_out,
+    }
+  }
+}
+
+impl TSerializable for WorkerControlReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerControlReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<WorkerOutcome>> = None;
+    let mut f_2: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_32 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerControlReply.outcomes", &f_1)?;
+    verify_required_field_exists("WorkerControlReply.timed_out", &f_2)?;
+    let ret = WorkerControlReply {
+      outcomes: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      timed_out: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.outcomes.len() as i32))?;
+    for e in &self.outcomes {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
+    o_prot.write_bool(self.timed_out)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerOutputQuery
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerOutputQuery {
+  pub group: String,
+  /// Absent: all of the group.
+  pub number: Option<i32>,
+  /// Only what came after the line of this number. Absent: all that is kept.
+  pub after: Option<i64>,
+}
+
+impl WorkerOutputQuery {
+  pub fn new<F2, F3>(group: String, number: F2, after: F3) -> WorkerOutputQuery where F2: Into<Option<i32>>, F3: Into<Option<i64>> {
+    WorkerOutputQuery {
+      group,
+      number: number.into(),
+      after: after.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkerOutputQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerOutputQuery> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerOutputQuery.group", &f_1)?;
+    let ret = WorkerOutputQuery {
+      group: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      number: f_2,
+      after: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.group)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.number {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.after {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerLine
+//
+
+/// A line that a worker's process printed.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerLine {
+  /// Each of a group is one more than the one before. They begin anew with the sidecar.
+  pub number: i64,
+  /// When it was read, ms since 1970.
+  pub time: i64,
+  /// Of which worker: `web/1`.
+  pub worker: String,
+  /// Whether it was printed to standard error.
+  pub is_error: bool,
+  /// Without its end; what is not UTF-8 is replaced.
+  pub text: String,
+}
+
+impl WorkerLine {
+  pub fn new(number: i64, time: i64, worker: String, is_error: bool, text: String) -> WorkerLine {
+    WorkerLine {
+      number,
+      time,
+      worker,
+      is_error,
+      text,
+    }
+  }
+}
+
+impl TSerializable for WorkerLine {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerLine> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<bool> = None;
+    let mut f_5: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_bool()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerLine.number", &f_1)?;
+    verify_required_field_exists("WorkerLine.time", &f_2)?;
+    verify_required_field_exists("WorkerLine.worker", &f_3)?;
+    verify_required_field_exists("WorkerLine.is_error", &f_4)?;
+    verify_required_field_exists("WorkerLine.text", &f_5)?;
+    let ret = WorkerLine {
+      number: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      time: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      worker: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      is_error: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      text: f_5.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+    o_prot.write_i64(self.number)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+    o_prot.write_i64(self.time)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+    o_prot.write_string(&self.worker)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(4) })?;
+    o_prot.write_bool(self.is_error)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
+    o_prot.write_string(&self.text)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerOutputReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerOutputReply {
+  pub lines: Vec<WorkerLine>,
+  /// The number of the group's last line, to pass as `after` next time.
+  pub last: i64,
+  /// How many of the group's lines after `after` are not kept any more.
+  pub missed: i64,
+}
+
+impl WorkerOutputReply {
+  pub fn new(lines: Vec<WorkerLine>, last: i64, missed: i64) -> WorkerOutputReply {
+    WorkerOutputReply {
+      lines,
+      last,
+      missed,
+    }
+  }
+}
+
+impl TSerializable for WorkerOutputReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerOutputReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<WorkerLine>> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_33 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_33);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerOutputReply.lines", &f_1)?;
+    verify_required_field_exists("WorkerOutputReply.last", &f_2)?;
+    verify_required_field_exists("WorkerOutputReply.missed", &f_3)?;
+    let ret = WorkerOutputReply {
+      lines: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      last: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      missed: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.lines.len() as i32))?;
+    for e in &self.lines {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+    o_prot.write_i64(self.last)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+    o_prot.write_i64(self.missed)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // StatusRequest
 //
 
@@ -5669,10 +6716,12 @@ pub struct StatusReply {
   pub interface_version: Option<i32>,
   /// What the sidecar can do: the names of its methods.
   pub capabilities: Option<BTreeSet<String>>,
+  /// How many workers are in which state. Absent: there are none, or the client may not see them.
+  pub workers: Option<BTreeMap<WorkerState, i32>>,
 }
 
 impl StatusReply {
-  pub fn new<F7, F8, F9, F10, F11>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_file_error: F7, access: F8, ports_taken: F9, interface_version: F10, capabilities: F11) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<Vec<String>>>, F10: Into<Option<i32>>, F11: Into<Option<BTreeSet<String>>> {
+  pub fn new<F7, F8, F9, F10, F11, F12>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_file_error: F7, access: F8, ports_taken: F9, interface_version: F10, capabilities: F11, workers: F12) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<Vec<String>>>, F10: Into<Option<i32>>, F11: Into<Option<BTreeSet<String>>>, F12: Into<Option<BTreeMap<WorkerState, i32>>> {
     StatusReply {
       version,
       uptime_ms,
@@ -5685,6 +6734,7 @@ impl StatusReply {
       ports_taken: ports_taken.into(),
       interface_version: interface_version.into(),
       capabilities: capabilities.into(),
+      workers: workers.into(),
     }
   }
 }
@@ -5703,6 +6753,7 @@ impl TSerializable for StatusReply {
     let mut f_9: Option<Vec<String>> = None;
     let mut f_10: Option<i32> = None;
     let mut f_11: Option<BTreeSet<String>> = None;
+    let mut f_12: Option<BTreeMap<WorkerState, i32>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -5726,8 +6777,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_34 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -5736,9 +6787,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_32 = i_prot.read_string()?;
-            let map_val_33 = i_prot.read_i64()?;
-            val.insert(map_key_32, map_val_33);
+            let map_key_35 = i_prot.read_string()?;
+            let map_val_36 = i_prot.read_i64()?;
+            val.insert(map_key_35, map_val_36);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -5747,9 +6798,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_34 = i_prot.read_string()?;
-            let map_val_35 = i_prot.read_i64()?;
-            val.insert(map_key_34, map_val_35);
+            let map_key_37 = i_prot.read_string()?;
+            let map_val_38 = i_prot.read_i64()?;
+            val.insert(map_key_37, map_val_38);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -5766,8 +6817,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_36 = i_prot.read_string()?;
-            val.push(list_elem_36);
+            let list_elem_39 = i_prot.read_string()?;
+            val.push(list_elem_39);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -5780,11 +6831,22 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_37 = i_prot.read_string()?;
-            val.insert(set_elem_37);
+            let set_elem_40 = i_prot.read_string()?;
+            val.insert(set_elem_40);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
+        },
+        12 => {
+          let map_ident = i_prot.read_map_begin()?;
+          let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
+          for _ in 0..map_ident.size {
+            let map_key_41 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_42 = i_prot.read_i32()?;
+            val.insert(map_key_41, map_val_42);
+          }
+          i_prot.read_map_end()?;
+          f_12 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -5811,6 +6873,7 @@ impl TSerializable for StatusReply {
       ports_taken: f_9,
       interface_version: f_10,
       capabilities: f_11,
+      workers: f_12,
     };
     Ok(ret)
   }
@@ -5882,6 +6945,16 @@ impl TSerializable for StatusReply {
       o_prot.write_set_end()?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.workers {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(12) })?;
+      o_prot.write_map_begin(&TMapIdentifier::new(TType::I32, TType::I32, fld_var.len() as i32))?;
+      for (k, v) in fld_var {
+        k.write_to_out_protocol(o_prot)?;
+        o_prot.write_i32(*v)?;
+      }
+      o_prot.write_map_end()?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -5895,7 +6968,7 @@ impl TSerializable for StatusReply {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NotFound {
   pub kind: EntityKind,
-  /// The path of the node, the name of the service, or the id of the master.
+  /// The path of the node, the name of the service or worker, or the id of the master.
   pub name: String,
   pub message: String,
   pub freshness: Freshness,
@@ -6777,6 +7850,12 @@ pub trait TRosterSyncClient {
   fn remove_registers(&mut self, request: RegistersRequest) -> thrift::Result<CommandReply>;
   /// What was counted of the calls, by method.
   fn stats(&mut self, request: StatsRequest) -> thrift::Result<StatsReply>;
+  /// The workers: local processes that the sidecar keeps alive. For clients that may read all services, in pages.
+  fn workers(&mut self, request: WorkersQuery) -> thrift::Result<WorkersReply>;
+  /// Has something done with workers, and waits until it is. For administrators.
+  fn control_workers(&mut self, request: WorkerControl) -> thrift::Result<WorkerControlReply>;
+  /// The last lines that the workers of a group printed, which may hold secrets. For administrators.
+  fn worker_output(&mut self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply>;
 }
 
 pub trait TRosterSyncClientMarker {}
@@ -7451,6 +8530,87 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn workers(&mut self, request: WorkersQuery) -> thrift::Result<WorkersReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("workers", TMessageType::Call, self.sequence_number());
+        let call_args = RosterWorkersArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("workers", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterWorkersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn control_workers(&mut self, request: WorkerControl) -> thrift::Result<WorkerControlReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Call, self.sequence_number());
+        let call_args = RosterControlWorkersArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("controlWorkers", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterControlWorkersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn worker_output(&mut self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Call, self.sequence_number());
+        let call_args = RosterWorkerOutputArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("workerOutput", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterWorkerOutputResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
 }
 
 //
@@ -7522,6 +8682,12 @@ pub trait RosterSyncHandler {
   fn handle_remove_registers(&self, request: RegistersRequest) -> thrift::Result<CommandReply>;
   /// What was counted of the calls, by method.
   fn handle_stats(&self, request: StatsRequest) -> thrift::Result<StatsReply>;
+  /// The workers: local processes that the sidecar keeps alive. For clients that may read all services, in pages.
+  fn handle_workers(&self, request: WorkersQuery) -> thrift::Result<WorkersReply>;
+  /// Has something done with workers, and waits until it is. For administrators.
+  fn handle_control_workers(&self, request: WorkerControl) -> thrift::Result<WorkerControlReply>;
+  /// The last lines that the workers of a group printed, which may hold secrets. For administrators.
+  fn handle_worker_output(&self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply>;
 }
 
 pub struct RosterSyncProcessor<H: RosterSyncHandler> {
@@ -7605,6 +8771,15 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_stats(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_stats(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_workers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_workers(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_control_workers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_control_workers(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_worker_output(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_worker_output(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
 }
 
@@ -9565,6 +10740,234 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_workers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterWorkersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_workers(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("workers", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterWorkersResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterWorkersResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("workers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterWorkersResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("workers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterWorkersResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("workers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("workers", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("workers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("workers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_control_workers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterControlWorkersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_control_workers(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterControlWorkersResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterControlWorkersResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterControlWorkersResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterControlWorkersResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("controlWorkers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_worker_output<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterWorkerOutputArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_worker_output(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterWorkerOutputResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterWorkerOutputResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterWorkerOutputResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterWorkerOutputResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("workerOutput", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
 }
 
 impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
@@ -9642,6 +11045,15 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "stats" => {
         self.process_stats(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "workers" => {
+        self.process_workers(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "controlWorkers" => {
+        self.process_control_workers(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "workerOutput" => {
+        self.process_worker_output(message_ident.sequence_number, i_prot, o_prot)
       },
       method => {
         Err(
@@ -13602,6 +15014,465 @@ impl RosterStatsResult {
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWorkersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWorkersArgs {
+  request: WorkersQuery,
+}
+
+impl RosterWorkersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWorkersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WorkersQuery> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WorkersQuery::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterWorkersArgs.request", &f_1)?;
+    let ret = RosterWorkersArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWorkersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWorkersResult {
+  result_value: Option<WorkersReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterWorkersResult {
+  fn ok_or(self) -> thrift::Result<WorkersReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterWorkers"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWorkersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WorkersReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WorkersReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterWorkersResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterControlWorkersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterControlWorkersArgs {
+  request: WorkerControl,
+}
+
+impl RosterControlWorkersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterControlWorkersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WorkerControl> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WorkerControl::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterControlWorkersArgs.request", &f_1)?;
+    let ret = RosterControlWorkersArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterControlWorkersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterControlWorkersResult {
+  result_value: Option<WorkerControlReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterControlWorkersResult {
+  fn ok_or(self) -> thrift::Result<WorkerControlReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterControlWorkers"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterControlWorkersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WorkerControlReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WorkerControlReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterControlWorkersResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWorkerOutputArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWorkerOutputArgs {
+  request: WorkerOutputQuery,
+}
+
+impl RosterWorkerOutputArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWorkerOutputArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WorkerOutputQuery> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WorkerOutputQuery::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterWorkerOutputArgs.request", &f_1)?;
+    let ret = RosterWorkerOutputArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWorkerOutputResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWorkerOutputResult {
+  result_value: Option<WorkerOutputReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterWorkerOutputResult {
+  fn ok_or(self) -> thrift::Result<WorkerOutputReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterWorkerOutput"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWorkerOutputResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WorkerOutputReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WorkerOutputReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterWorkerOutputResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

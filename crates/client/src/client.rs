@@ -16,7 +16,8 @@ use crate::idl::{
     MastersWatchReply, MessagesReply, NextValuesRequest, NoMaster, NodeReply, NotFound, NotReady, Overloaded,
     RegisterAddress, RegistersRequest, RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery,
     ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
-    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
+    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest, WorkerControl,
+    WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery, WorkersReply,
 };
 use crate::{Address, default_paths};
 
@@ -217,6 +218,22 @@ impl Client {
 
     pub fn stats(&mut self) -> Result<StatsReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.stats(StatsRequest::default()))
+    }
+
+    /// One page of the workers that the query lets pass.
+    pub fn workers(&mut self, query: WorkersQuery) -> Result<WorkersReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.workers(query))
+    }
+
+    /// Has something done with workers, which may take `wait` beside the client's own timeout.
+    pub fn control_workers(&mut self, control: WorkerControl, wait: Duration) -> Result<WorkerControlReply, Error> {
+        let control = WorkerControl { timeout_ms: Some(millis(wait)), ..control };
+        self.ask(self.timeout + wait, |sidecar| sidecar.control_workers(control))
+    }
+
+    /// What workers printed.
+    pub fn worker_output(&mut self, query: WorkerOutputQuery) -> Result<WorkerOutputReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.worker_output(query))
     }
 
     fn ask<Reply>(

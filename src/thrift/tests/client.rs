@@ -128,6 +128,18 @@ impl RosterSyncHandler for Sidecar {
     fn handle_stats(&self, _: StatsRequest) -> thrift::Result<StatsReply> {
         Err("not asked".into())
     }
+
+    fn handle_workers(&self, _: WorkersQuery) -> thrift::Result<WorkersReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_control_workers(&self, _: WorkerControl) -> thrift::Result<WorkerControlReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_worker_output(&self, _: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {
+        Err("not asked".into())
+    }
 }
 
 /// A sidecar that answers so many requests of each connection, then closes it.

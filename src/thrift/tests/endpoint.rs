@@ -14,8 +14,8 @@ use crate::access::{Access, Policy};
 use crate::net::Address;
 use crate::net::TakenPorts;
 use crate::task::Tasks;
-use crate::thrift::Endpoint;
 use crate::thrift::client::{Client, Error};
+use crate::thrift::{Endpoint, Rooms};
 
 struct Server {
     feed: Publisher,
@@ -38,10 +38,10 @@ fn serve_with(config: Config) -> Server {
     let address = endpoint.addresses().next().expect("an address").clone();
     let tasks = Tasks::new().0;
     let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));
-    endpoint
-        .start(&ZkData::default(), &store, &access, config.memory(Arc::default()), &metrics, &tasks)
-        .expect("threads");
-    Server { feed: store.publisher(0), tasks, address, _folder: folder }
+    let (memory, feed) = (config.memory(Arc::default()), store.publisher(0));
+    let rooms = Rooms { store, access, workers: Arc::default(), metrics, memory };
+    endpoint.start(&ZkData::default(), rooms, &tasks).expect("threads");
+    Server { feed, tasks, address, _folder: folder }
 }
 
 impl Server {

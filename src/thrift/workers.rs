@@ -1,0 +1,209 @@
+//! Workers: what they are doing, and what an administrator has done with them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Peer;
+use super::api::{Api, denied, invalid, page_size};
+use super::idl::{
+    EntityKind, NotFound, Worker, WorkerAction, WorkerControl, WorkerControlReply, WorkerLine, WorkerOutcome,
+    WorkerOutputQuery, WorkerOutputReply, WorkerState, WorkersQuery, WorkersReply,
+};
+use crate::access::Grant;
+use crate::task::Stop;
+use crate::worker::{Action, Line, MAX_COUNT, Outcomes, Printed, Report, State, Which, signal};
+
+/// How long a request waits that does not say, and at most.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// What a worker takes in a reply beside why it is what it is.
+const WORKER_OVERHEAD: usize = 192;
+
+/// What `controlWorkers` was asked, and is being done.
+#[derive(Debug)]
+pub(super) struct Control {
+    group: String,
+    outcomes: oneshot::Receiver<Outcomes>,
+    timeout: Duration,
+}
+
+impl Api {
+    pub(super) fn workers(&self, peer: &Peer, query: &WorkersQuery) -> thrift::Result<WorkersReply> {
+        peer.identity.may_see_workers().map_err(denied)?;
+        self.ensure_room_for_page(peer)?;
+        let limit = page_size(query.limit)?;
+        let after = query.cursor.as_deref().map(place).transpose()?;
+        let which = match (&query.group, query.number) {
+            (Some(group), number) => self.which(group, number)?,
+            (None, None) => Which::All,
+            (None, Some(_)) => return Err(invalid("group", "a number is one of a group's: name the group")),
+        };
+        let groups = self.workers.reports().enumerate();
+        let groups = groups.filter(|(_, (group, _))| query.group.as_deref().is_none_or(|wanted| wanted == *group));
+        let all = groups.flat_map(|(nth, (group, reports))| {
+            reports.into_iter().map(move |report| ((nth, report.number), group, report))
+        });
+        let wanted = all.filter(|(place, _, report)| {
+            after.is_none_or(|after| *place > after) && (which == Which::All || which == Which::Number(report.number))
+        });
+        let (mut workers, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
+        for ((nth, number), group, report) in wanted {
+            bytes += report.why.len() + WORKER_OVERHEAD;
+            if workers.len() == limit || (bytes > self.page_bytes() && !workers.is_empty()) {
+                cursor = last;
+                break;
+            }
+            last = Some(format!("{nth}/{number}"));
+            workers.push(worker(group, report));
+        }
+        Ok(WorkersReply { workers, cursor })
+    }
+
+    /// How many workers are in which state; none: there are no workers, or who asks may not see them.
+    pub(super) fn worker_states(&self, grant: &Grant) -> Option<BTreeMap<WorkerState, i32>> {
+        let mut states = BTreeMap::new();
+        if grant.sees_all() {
+            let reports = self.workers.reports().flat_map(|(_, reports)| reports);
+            reports.for_each(|report| *states.entry(report.state.into()).or_default() += 1);
+        }
+        (!states.is_empty()).then_some(states)
+    }
+
+    /// Has done what `controlWorkers` was asked.
+    pub(super) fn control_workers(&self, peer: &Peer, request: WorkerControl) -> thrift::Result<Control> {
+        peer.identity.may_control_workers().map_err(denied)?;
+        let (action, timeout) = (action(&request)?, patience(request.timeout_ms)?);
+        let WorkerControl { group, number, .. } = request;
+        let which = self.which(&group, number)?;
+        let outcomes = self.workers.control(&group, which, action).ok_or_else(|| self.no_group(&group))?;
+        tracing::info!(client = %peer.identity.client(), group, ?which, ?action, "workers are controlled");
+        Ok(Control { group, outcomes, timeout })
+    }
+
+    /// Waits until it is done. A stop ends that.
+    pub(super) async fn controlled(&self, control: Control, stop: &Stop) -> thrift::Result<WorkerControlReply> {
+        let Control { group, outcomes, timeout: patience } = control;
+        let outcomes = tokio::select! {
+            outcomes = timeout(patience, outcomes) => outcomes.ok().and_then(Result::ok),
+            () = stop.requested() => None,
+        };
+        let outcome = |(number, done): (u32, Result<(), String>)| WorkerOutcome::new(name(&group, number), done.err());
+        let timed_out = outcomes.is_none();
+        Ok(WorkerControlReply { outcomes: outcomes.into_iter().flatten().map(outcome).collect(), timed_out })
+    }
+
+    pub(super) fn worker_output(&self, peer: &Peer, query: &WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {
+        peer.identity.may_read_output().map_err(denied)?;
+        let after = u64::try_from(query.after.unwrap_or(0)).map_err(|_| invalid("after", "no line is below 0"))?;
+        let which = self.which(&query.group, query.number)?;
+        let printed = self.workers.output(&query.group, after, which).ok_or_else(|| self.no_group(&query.group))?;
+        let Printed { lines, last, missed } = printed;
+        let lines = lines.into_iter().map(line).collect();
+        Ok(WorkerOutputReply { lines, last: last as i64, missed: missed as i64 })
+    }
+
+    /// All slots of a group, or the one of a number, if there is such a one.
+    fn which(&self, group: &str, number: Option<i32>) -> thrift::Result<Which> {
+        let (_, reports) =
+            self.workers.reports().find(|(name, _)| *name == group).ok_or_else(|| self.no_group(group))?;
+        let Some(number) = number else { return Ok(Which::All) };
+        let found = reports.iter().map(|report| report.number).find(|found| i64::from(*found) == i64::from(number));
+        found.map(Which::Number).ok_or_else(|| {
+            let last = reports.last().map_or(0, |report| report.number);
+            self.no_worker(format!("{group}/{number}"), &format!("{group} has the numbers 1 to {last}"))
+        })
+    }
+
+    fn no_group(&self, group: &str) -> thrift::Error {
+        let names: Vec<&str> = self.workers.reports().map(|(name, _)| name).collect();
+        let there_are = match names.is_empty() {
+            true => "the configuration has no [[worker]]".to_owned(),
+            false => format!("there are {}", names.join(", ")),
+        };
+        self.no_worker(group.to_owned(), &there_are)
+    }
+
+    fn no_worker(&self, name: String, there_are: &str) -> thrift::Error {
+        let message = format!("there is no worker `{}`; {there_are}", name.escape_debug());
+        let freshness = self.store.snapshot().freshness(std::iter::empty()).into();
+        NotFound { kind: EntityKind::WORKER, name, message, freshness }.into()
+    }
+}
+
+impl From<State> for WorkerState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Stopped => Self::STOPPED,
+            State::Starting => Self::STARTING,
+            State::Running => Self::RUNNING,
+            State::Backoff => Self::BACKOFF,
+            State::Stopping => Self::STOPPING,
+            State::Exited => Self::EXITED,
+            State::Fatal => Self::FATAL,
+        }
+    }
+}
+
+/// After which worker a page begins: the number of its group, and its own.
+fn place(cursor: &str) -> thrift::Result<(usize, u32)> {
+    let place = cursor.split_once('/').and_then(|(group, number)| Some((group.parse().ok()?, number.parse().ok()?)));
+    place.ok_or_else(|| invalid("cursor", "no page of workers ended so"))
+}
+
+fn action(request: &WorkerControl) -> thrift::Result<Action> {
+    Ok(match request.action {
+        WorkerAction::START => Action::Start,
+        WorkerAction::STOP => Action::Stop,
+        WorkerAction::RESTART => Action::Restart,
+        WorkerAction::ROLL => Action::Roll,
+        WorkerAction::SCALE => match request.count.map(u32::try_from) {
+            _ if request.number.is_some() => return Err(invalid("number", "a group is scaled as a whole")),
+            Some(Ok(count @ 1..=MAX_COUNT)) => Action::Scale(count),
+            _ => return Err(invalid("count", &format!("must be from 1 to {MAX_COUNT}; STOP ends all"))),
+        },
+        WorkerAction::SIGNAL => {
+            let name = request.signal.as_deref().unwrap_or_default();
+            let no_signal = || invalid("signal", &format!("`{}` is none, as HUP is", name.escape_debug()));
+            Action::Signal(signal(name).ok_or_else(no_signal)?)
+        }
+        WorkerAction(unknown) => return Err(invalid("action", &format!("{unknown} is none"))),
+    })
+}
+
+fn patience(timeout_ms: Option<i32>) -> thrift::Result<Duration> {
+    match timeout_ms.map(u64::try_from) {
+        None => Ok(DEFAULT_TIMEOUT),
+        Some(Ok(millis)) => Ok(Duration::from_millis(millis).min(MAX_TIMEOUT)),
+        Some(Err(_)) => Err(invalid("timeoutMs", "must not be below 0")),
+    }
+}
+
+fn name(group: &str, number: u32) -> String {
+    format!("{group}/{number}")
+}
+
+fn worker(group: &str, report: Report) -> Worker {
+    let Report { number, state, since, pid, restarts, why } = report;
+    Worker {
+        name: name(group, number),
+        group: group.to_owned(),
+        number: number as i32,
+        state: state.into(),
+        since_ms: millis(since),
+        restarts: restarts as i64,
+        why,
+        pid,
+    }
+}
+
+fn line(line: Line) -> WorkerLine {
+    WorkerLine::new(line.number as i64, millis(line.at), line.worker, line.is_error, line.text)
+}
+
+fn millis(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
