@@ -19,17 +19,18 @@ use super::explain::Refused;
 use super::settings::{Origin, Unreadable};
 use super::shared::NoFile;
 use super::text;
+use super::worker::Unfinished;
 
 pub(crate) const HELP: &str = "\
 Exit codes:
     0  done
-    1  there is no such node, master or service; or the sidecar itself failed
+    1  there is no such node, master, service or worker; or the sidecar itself failed
     2  the command line, a path or the configuration is wrong
     3  the sidecar cannot be reached, or broke off; or the shared file cannot be read
     4  the data is older than --max-age
     5  nothing is known yet: the first sync is not done
-    6  the sidecar, or the master that was called, did not answer within --timeout
-    7  the call failed: nobody to call, an error of the master's own, or too many calls
+    6  the sidecar, or the master that was called, did not answer within --timeout; or workers took longer than --wait
+    7  the call failed: nobody to call, an error of the master's own, or too many calls; or a worker failed
     8  access is denied
   130  interrupted";
 
@@ -195,6 +196,8 @@ fn of(error: &anyhow::Error) -> u8 {
         None if error.is::<GivenTwice>() || error.is::<NoCall>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
+        None if matches!(error.downcast_ref(), Some(Unfinished::TimedOut(_))) => TIMED_OUT,
+        None if error.is::<Unfinished>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,
         _ => FAILED,
     }
@@ -220,6 +223,10 @@ mod tests {
             "call",
             "broadcast",
             "registers",
+            "worker",
+            "worker list",
+            "worker restart",
+            "worker logs",
             "status",
             "serve",
             "explain",

@@ -1,9 +1,11 @@
 //! JSON with the field names of the Thrift interface.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 
 use roster::model::{Supply, view};
-use roster::thrift::idl::{ChangeKind, Freshness, Node, SourceStatus, StatusReply};
+use roster::thrift::idl::{ChangeKind, Freshness, Node, SourceStatus, StatusReply, WorkerState};
+use roster::worker::State;
 use serde_json::{Map, Value, json};
 
 use super::text;
@@ -36,6 +38,14 @@ pub(crate) fn change_kind(kind: ChangeKind) -> String {
     }
 }
 
+/// The name of a state; one of a newer sidecar has only a number.
+pub(crate) fn worker_state(state: WorkerState) -> String {
+    match State::ALL.into_iter().find(|known| WorkerState::from(*known) == state) {
+        Some(known) => known.name().to_owned(),
+        None => state.0.to_string(),
+    }
+}
+
 pub(crate) fn status(status: &StatusReply) -> Value {
     json!({
         "version": status.version,
@@ -49,7 +59,13 @@ pub(crate) fn status(status: &StatusReply) -> Value {
         "sharedFileError": status.shared_file_error,
         "portsTaken": status.ports_taken.as_deref().unwrap_or_default(),
         "access": status.access,
+        "workers": status.workers.as_ref().map(worker_counts),
     })
+}
+
+/// How many workers are in which state.
+fn worker_counts(workers: &BTreeMap<WorkerState, i32>) -> Map<String, Value> {
+    workers.iter().map(|(state, count)| (worker_state(*state), (*count).into())).collect()
 }
 
 /// What is absent in the reply is `null`.

@@ -30,6 +30,7 @@ mod text;
 mod tree;
 mod version;
 mod watch;
+mod worker;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -59,6 +60,8 @@ enum Command {
     Broadcast(broadcast::Broadcast),
     #[command(after_help = exit::HELP)]
     Registers(registers::Registers),
+    #[command(after_help = exit::HELP)]
+    Worker(worker::Worker),
     #[command(after_help = exit::HELP)]
     Status(status::Status),
     #[command(after_help = exit::HELP)]
@@ -101,6 +104,7 @@ impl Cli {
             Command::Call(call) => call.run(),
             Command::Broadcast(broadcast) => broadcast.run(),
             Command::Registers(registers) => registers.run(),
+            Command::Worker(worker) => worker.run(),
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),
             Command::Explain(explain) => explain.run(),

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use roster::model::counted;
-use roster::thrift::idl::{Origin, SourceStatus, StatusReply, Supply};
+use roster::thrift::idl::{Origin, SourceStatus, StatusReply, Supply, WorkerState};
 use serde_json::Value;
 
 use super::connection::Connection;
@@ -69,6 +69,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     for taken in status.ports_taken.iter().flatten() {
         let _ = writeln!(text, "NOT LISTENING: {}\n", text::printable(taken.as_bytes()));
     }
+    text += &status.workers.as_ref().map_or_else(String::new, workers);
     let rows: Vec<_> = status.sources.iter().map(row).collect();
     text += &if all { with_roots(&rows, &status.sources) } else { text::table(HEADING, &NUMBERS, &rows) };
     if status.sources.iter().any(|source| supplies(source, Supply::INSTANCES)) {
@@ -82,6 +83,16 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         text += &named("LIMIT", &status.limits);
     }
     text
+}
+
+/// That not all workers run, on a line.
+fn workers(states: &BTreeMap<WorkerState, i32>) -> String {
+    let of_state = |(state, count): (&WorkerState, &i32)| format!("{count} {}", json::worker_state(*state));
+    if states.keys().all(|state| *state == WorkerState::RUNNING) {
+        return String::new();
+    }
+    let states: Vec<_> = states.iter().map(of_state).collect();
+    format!("workers NOT ALL RUNNING: {}; `roster worker list` tells why\n\n", states.join(", "))
 }
 
 fn supplies(source: &SourceStatus, what: Supply) -> bool {
@@ -198,6 +209,7 @@ mod tests {
             None,
             None,
             None,
+            None,
         )
     }
 
@@ -233,6 +245,20 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         reply.ports_taken = Some(vec!["thrift.tcp: cannot listen".into()]);
         let text = table(&reply, &[], false);
         assert!(text.contains("\n\nNOT LISTENING: thrift.tcp: cannot listen\n\nSOURCE"), "{text}");
+    }
+
+    #[test]
+    fn workers_that_do_not_run_stand_out() {
+        let mut reply = reply(0, source("other", "live", "", Some(0)));
+        reply.workers = Some(BTreeMap::from([(WorkerState::RUNNING, 4)]));
+        assert!(!table(&reply, &[], false).contains("workers"));
+        reply.workers = Some(BTreeMap::from([(WorkerState::FATAL, 1), (WorkerState::RUNNING, 3)]));
+        let text = table(&reply, &[], false);
+        assert!(
+            text.contains("\n\nworkers NOT ALL RUNNING: 3 RUNNING, 1 FATAL; `roster worker list` tells why\n\n"),
+            "{text}"
+        );
+        assert_eq!(document(&reply, &[])["workers"], serde_json::json!({ "RUNNING": 3, "FATAL": 1 }));
     }
 
     #[test]

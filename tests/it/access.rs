@@ -66,7 +66,7 @@ impl Shop {
 }
 
 /// The binary where another user may start it, also where that may not look into the folder it was built in.
-fn for_everybody(folder: &Path) -> PathBuf {
+pub(crate) fn for_everybody(folder: &Path) -> PathBuf {
     let (from, to) = (PathBuf::from(binary().get_program()), folder.join("roster"));
     std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).expect("a copy");
     to

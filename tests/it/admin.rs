@@ -117,7 +117,10 @@ fn metrics_are_what_status_says_and_what_promtool_takes() {
     let before = scene.roster.status().counters["requests"] as f64;
     eventually("requests are counted", SOON, || ensure(samples(port)["roster_requests_total"] >= before, "older"));
 
-    let (_, text) = get(port, "/metrics");
+    promtool_takes(&get(port, "/metrics").1);
+}
+
+fn promtool_takes(text: &str) {
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut promtool = promtool.spawn().expect("promtool; has `make deps` been run?");
@@ -127,12 +130,44 @@ fn metrics_are_what_status_says_and_what_promtool_takes() {
 }
 
 #[test]
+fn workers_are_counted_by_their_states_and_their_restarts() {
+    let worker = |name: &str, command: &str| {
+        format!(
+            "[[worker]]\nname = \"{name}\"\ncommand = {command}\nready_after = \"10ms\"\nrestart_delay = \"10ms\"\n"
+        )
+    };
+    let crashes = worker("crash", "[\"false\"]") + "max_restart_delay = \"10ms\"\nstart_retries = 3\n";
+    let roster =
+        Roster::start(&(LISTEN.to_owned() + &worker("web", "[\"sleep\", \"1000\"]") + "count = 2\n" + &crashes));
+    let port = port(&roster);
+    let state = |group: &str, state: &str| format!("roster_workers{{group=\"{group}\",state=\"{state}\"}}");
+    let known = eventually("one is given up", SOON, || {
+        let known = samples(port);
+        ensure(known[&state("crash", "FATAL")] == 1.0 && known[&state("web", "RUNNING")] == 2.0, "not yet")?;
+        Ok::<_, String>(known)
+    });
+    assert_eq!((known[&state("web", "FATAL")], known[&state("crash", "BACKOFF")]), (0.0, 0.0));
+    assert_eq!(known["roster_worker_restarts_total{group=\"crash\"}"], 3.0);
+    assert!(roster.cli(["worker", "scale", "web", "3"]).code == Some(0));
+    assert!(roster.cli(["worker", "restart", "web"]).code == Some(0));
+    assert!(roster.cli(["worker", "scale", "web", "1"]).code == Some(0));
+    let known = eventually("it is counted", SOON, || {
+        let known = samples(port);
+        ensure(known[&state("web", "RUNNING")] == 1.0, "not yet")?;
+        Ok::<_, String>(known)
+    });
+    assert_eq!(known["roster_worker_restarts_total{group=\"web\"}"], 3.0, "also of those that are no more");
+    promtool_takes(&get(port, "/metrics").1);
+}
+
+#[test]
 fn the_alerts_are_of_metrics_that_there_are() {
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/prometheus-rules.yml");
     let output = Command::new("promtool").args(["check", "rules", rules]).output().expect("promtool");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
-    roster.configure("[register]", &format!("{LISTEN}[register]"));
+    let worker = "[[worker]]\nname = \"web\"\ncommand = [\"sleep\", \"1000\"]\n";
+    roster.configure("[register]", &format!("{LISTEN}{worker}[register]"));
     roster.run();
     roster.becomes("live");
     let known = samples(port(&roster));

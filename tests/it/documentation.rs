@@ -230,7 +230,7 @@ fn every_command_and_option_in_the_documentation_exists() {
             for command in line.split("&&").flat_map(|part| part.split('|')).map(str::trim) {
                 let Some(arguments) = command.strip_prefix("roster ") else { continue };
                 let words: Vec<&str> = arguments.split_whitespace().collect();
-                let nested = ["config", "explain", "registers", "shared"].contains(&words[0]);
+                let nested = ["config", "explain", "registers", "shared", "worker"].contains(&words[0]);
                 let help = Ended::of(binary().args(&words[..1 + usize::from(nested)]).arg("--help")).text();
                 let options = words.iter().filter(|word| word.starts_with("--"));
                 options.for_each(|option| assert!(help.contains(option), "{}: {command}", page.display()));

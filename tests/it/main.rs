@@ -46,5 +46,6 @@ mod storm;
 mod streams;
 mod suspend;
 mod tls;
+mod workers;
 
 use roster::thrift::idl;

@@ -1,0 +1,195 @@
+//! `roster worker start`, `stop`, `restart`, `scale` and `signal`.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::Args;
+use roster::thrift::client::Client;
+use roster::thrift::idl::{WorkerAction, WorkerControl, WorkerControlReply, WorkersQuery};
+
+use super::Target;
+use crate::cli::connection::{Connection, duration};
+use crate::cli::text;
+
+/// Which workers are meant.
+#[derive(Debug, Args)]
+pub(super) struct Targets {
+    /// Groups of workers, or single ones
+    #[arg(required_unless_present = "all", value_name = "NAME[/N]", value_parser = Target::parse)]
+    targets: Vec<Target>,
+    /// All that there are
+    #[arg(long, conflicts_with = "targets")]
+    all: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+#[derive(Debug, Args)]
+struct Patience {
+    /// How long to wait until it is done; a mere number is of seconds. What is not done then goes on
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    wait: Duration,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Put new processes in the place of those that run
+///
+/// One after the other, each once it is ready; then the old one is asked to end. The first that does not become ready ends
+/// that: why is told, and what ran goes on.
+#[derive(Debug, Args)]
+pub(super) struct Restart {
+    /// One after the other, each once it is ready (the default)
+    #[arg(long)]
+    rolling: bool,
+    /// Stop all at once, then start them: also those that are stopped
+    #[arg(long, conflicts_with = "rolling")]
+    now: bool,
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// Have more or fewer processes of a worker, until the sidecar is started again
+#[derive(Debug, Args)]
+pub(super) struct Scale {
+    #[arg(value_name = "NAME")]
+    group: String,
+    /// How many there are to be, from 1 to 1000
+    #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    count: i32,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Signal {
+    #[arg(value_name = "NAME[/N]", value_parser = Target::parse)]
+    target: Target,
+    /// Its name, such as HUP or SIGUSR1
+    #[arg(value_name = "SIG")]
+    signal: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// What was asked of workers and did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfinished {
+    #[error("{0}")]
+    Failed(String),
+    #[error("not done within {0:?}; it goes on, and `roster worker list` tells how far it is")]
+    TimedOut(Duration),
+}
+
+/// One thing that is done with workers, and how it is told that it is.
+struct Order {
+    action: WorkerAction,
+    done: &'static str,
+    /// What is told where it is not.
+    failed: &'static str,
+}
+
+const START: Order = Order { action: WorkerAction::START, done: "runs", failed: "not all of them run" };
+const STOP: Order = Order { action: WorkerAction::STOP, done: "is stopped", failed: "not all of them are stopped" };
+const RESTART: Order =
+    Order { action: WorkerAction::RESTART, done: "is restarted", failed: "not all of them run again" };
+const ROLL: Order = Order {
+    action: WorkerAction::ROLL,
+    done: "is replaced",
+    failed: "the rolling restart ended there, and what ran before goes on",
+};
+
+impl Restart {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        self.targets.carry_out(if self.now { &RESTART } else { &ROLL })
+    }
+}
+
+impl Scale {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self { group, count, patience: Patience { wait, connection } } = self;
+        let control = WorkerControl::new(group.clone(), None, WorkerAction::SCALE, count, None, None);
+        let reply = connection.client().control_workers(control, wait)?;
+        let number = |name: &str| name.rsplit('/').next().and_then(|number| number.parse::<i32>().ok());
+        let is_removed = |name: &str| number(name).is_some_and(|number| number > count);
+        let failed = print(&reply, wait, |name| if is_removed(name) { "is no more" } else { "runs" })?;
+        fail(&failed, "not all of them run")?;
+        Ok(writeln!(io::stdout(), "{group} has {count} of them, until the sidecar is started again")?)
+    }
+}
+
+impl Signal {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self { target: Target { group, number }, signal, connection } = self;
+        let wait = connection.timeout();
+        let control = WorkerControl::new(group, number, WorkerAction::SIGNAL, None, signal.clone(), None);
+        let reply = connection.client().control_workers(control, wait)?;
+        let failed = print(&reply, wait, |_| "was sent it")?;
+        fail(&failed, "not all of them were sent it")
+    }
+}
+
+impl Targets {
+    pub(super) fn start(self) -> anyhow::Result<()> {
+        self.carry_out(&START)
+    }
+
+    pub(super) fn stop(self) -> anyhow::Result<()> {
+        self.carry_out(&STOP)
+    }
+
+    /// One after the other, also after one that failed.
+    fn carry_out(self, order: &Order) -> anyhow::Result<()> {
+        let Self { targets, all, patience: Patience { wait, connection } } = self;
+        let mut client = connection.client();
+        let targets = if all { groups(&mut client)? } else { targets };
+        // Nothing is done where one of them is not there.
+        targets.iter().try_for_each(|target| super::read(&mut client, target.query()).map(drop))?;
+        let mut failed = Vec::new();
+        for Target { group, number } in targets {
+            let control = WorkerControl::new(group.clone(), number, order.action, None, None, None);
+            let reply = client.control_workers(control, wait)?;
+            if reply.outcomes.is_empty() && !reply.timed_out {
+                eprintln!("roster: of {group} nothing runs; `roster worker start {group}` starts it");
+            }
+            failed.extend(print(&reply, wait, |_| order.done)?);
+        }
+        fail(&failed, order.failed)
+    }
+}
+
+/// All groups that there are.
+fn groups(client: &mut Client) -> anyhow::Result<Vec<Target>> {
+    let mut groups: Vec<String> =
+        super::read(client, WorkersQuery::default())?.into_iter().map(|worker| worker.group).collect();
+    groups.dedup();
+    Ok(groups.into_iter().map(|group| Target { group, number: None }).collect())
+}
+
+/// Tells what came of it for each worker. Those that it failed for.
+fn print(
+    reply: &WorkerControlReply,
+    wait: Duration,
+    done: impl Fn(&str) -> &'static str,
+) -> anyhow::Result<Vec<String>> {
+    if reply.timed_out {
+        return Err(Unfinished::TimedOut(wait).into());
+    }
+    let mut failed = Vec::new();
+    for outcome in &reply.outcomes {
+        let name = text::line(&outcome.name);
+        match &outcome.error {
+            None => writeln!(io::stdout(), "{name} {}", done(&name))?,
+            Some(why) => {
+                eprintln!("roster: {name}: {}", text::line(why));
+                failed.push(name);
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn fail(failed: &[String], what: &str) -> anyhow::Result<()> {
+    let Some(first) = failed.first() else { return Ok(()) };
+    Err(Unfinished::Failed(format!("{what}; `roster worker logs {first}` shows what it printed")).into())
+}

@@ -1,0 +1,667 @@
+//! Workers: real processes of `sh` and PHP that the sidecar keeps alive, and that an operator commands by the command line.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::access::for_everybody;
+use crate::harness::{
+    Ended, Over, Printing, Roster, SOON, WWW_DATA, binary, binary_path, ensure, eventually, exception, free_port,
+    is_skipped_without_root, of_www_data, unconfigured,
+};
+use crate::idl::{EntityKind, NotFound, TRosterSyncClient, WorkersQuery};
+
+/// Goes on until it is asked to end.
+const SLEEPS: &str = "exec sleep 1000";
+
+/// Answers each connection with its number, and ends after the one that it has when it is asked to.
+const SERVER: &str = r#"<?php
+pcntl_async_signals(true);
+$asked = false;
+pcntl_signal(SIGTERM, function () use (&$asked) { $asked = true; }, false);
+$listener = socket_import_stream(fopen('php://fd/3', 'r'));
+while (!$asked) {
+    $connection = @socket_accept($listener);
+    if ($connection) {
+        socket_write($connection, (string) getmypid());
+        socket_close($connection);
+    }
+}
+"#;
+
+/// A group whose processes run a script of `sh`.
+fn sh(name: &str, script: &str, settings: &str) -> String {
+    group(name, &["sh", "-c", script], settings)
+}
+
+fn group(name: &str, command: &[&str], settings: &str) -> String {
+    format!(
+        "[[worker]]\nname = {name:?}\ncommand = {command:?}\nready_after = \"50ms\"\nrestart_delay = \"10ms\"\n\
+         max_restart_delay = \"20ms\"\n{settings}\n"
+    )
+}
+
+fn prepared(settings: &str) -> Roster {
+    let roster = Roster::prepare(settings);
+    // For the record of their processes.
+    fs::create_dir_all(roster.state()).expect("a folder");
+    roster
+}
+
+fn started(settings: &str) -> Roster {
+    let mut roster = prepared(settings);
+    roster.run();
+    roster
+}
+
+/// What is known of a worker.
+fn worker(roster: &Roster, name: &str) -> Value {
+    roster.cli(["worker", "list", name, "-o", "json"]).json()["workers"][0].clone()
+}
+
+/// Waits until it is in this state.
+fn becomes(roster: &Roster, name: &str, state: &str) -> Value {
+    eventually(&format!("{name} is {state}"), SOON, || {
+        let worker = worker(roster, name);
+        if worker["state"] == state { Ok(worker) } else { Err(worker) }
+    })
+}
+
+fn pid(worker: &Value) -> i64 {
+    worker["pid"].as_i64().unwrap_or_else(|| panic!("{worker} has no process"))
+}
+
+/// The number of a process that runs in this place.
+fn running(roster: &Roster, name: &str) -> i64 {
+    pid(&becomes(roster, name, "RUNNING"))
+}
+
+/// What the command says when it ends with this code.
+fn says<const N: usize>(roster: &Roster, words: [&str; N], code: i32) -> String {
+    let ended = roster.cli(words);
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    String::from_utf8_lossy(&ended.told).into_owned() + &ended.wrong
+}
+
+/// Whether there is such a process which has not ended.
+fn is_alive(pid: i64) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+fn ends(what: &str, pid: i64) {
+    eventually(&format!("{what} ends"), SOON, || ensure(!is_alive(pid), "it runs"));
+}
+
+/// A number that a process writes into a file of the folder.
+fn written(roster: &Roster, file: &str) -> i64 {
+    eventually(&format!("{file} is written"), SOON, || {
+        let text = fs::read_to_string(roster.folder().join(file)).map_err(|error| error.to_string())?;
+        text.trim().parse::<i64>().map_err(|error| error.to_string())
+    })
+}
+
+/// The children of a process that have ended and that nobody has reaped.
+fn zombies_of(parent: u32) -> usize {
+    let ended = Ended::of(Command::new("ps").args(["-o", "stat=", "--ppid", &parent.to_string()]));
+    String::from_utf8_lossy(&ended.told).lines().filter(|state| state.starts_with('Z')).count()
+}
+
+#[test]
+fn workers_are_told_with_their_states_and_do_what_they_are_told() {
+    let roster = started(&(sh("web", SLEEPS, "count = 2") + &sh("mail", SLEEPS, "")));
+    let before = [running(&roster, "web/1"), running(&roster, "web/2"), running(&roster, "mail/1")];
+    let table = roster.cli(["worker", "list"]).text();
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(lines.next(), Some(vec!["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "WHY"]));
+    assert_eq!(lines.next().map(|line| line[..3].join(" ")), Some(format!("web/1 {} RUNNING", before[0])));
+    assert!(!roster.cli(["status"]).text().contains("NOT ALL RUNNING"));
+    assert_eq!(roster.cli(["status", "-o", "json"]).json()["workers"], json!({ "RUNNING": 3 }));
+
+    assert_eq!(says(&roster, ["worker", "stop", "web/2", "mail"], 0), "web/2 is stopped\nmail/1 is stopped\n");
+    assert_eq!(worker(&roster, "web/2")["state"], "STOPPED");
+    assert!(before[1..].iter().all(|pid| !is_alive(*pid)) && running(&roster, "web/1") == before[0]);
+    let told = "workers NOT ALL RUNNING: 2 STOPPED, 1 RUNNING; `roster worker list` tells why\n";
+    assert!(roster.cli(["status"]).text().contains(told));
+    assert_eq!(says(&roster, ["worker", "restart", "web"], 0), "web/1 is replaced\n", "what is stopped stays so");
+    assert_eq!(says(&roster, ["worker", "start", "--all"], 0), "web/1 runs\nweb/2 runs\nmail/1 runs\n");
+    assert_eq!(says(&roster, ["worker", "restart", "--now", "mail"], 0), "mail/1 is restarted\n");
+
+    let before = running(&roster, "web/1");
+    assert_eq!(says(&roster, ["worker", "signal", "web/1", "usr1"], 0), "web/1 was sent it\n");
+    eventually("it is another process", SOON, || ensure(running(&roster, "web/1") != before, "not yet"));
+    assert_eq!(worker(&roster, "web/1")["why"], "it was ended by SIGUSR1");
+}
+
+#[test]
+fn what_is_not_there_is_told_with_what_there_is() {
+    let roster = started(&(sh("web", SLEEPS, "count = 2") + &sh("mail", SLEEPS, "")));
+    let before = running(&roster, "mail/1");
+    for words in [["stop", "mail", "webb"], ["restart", "mail", "webb"], ["start", "mail", "webb"]] {
+        let told = says(&roster, ["worker", words[0], words[1], words[2]], 1);
+        assert_eq!(told, "roster: there is no worker `webb`; there are web, mail\n");
+    }
+    assert_eq!(running(&roster, "mail/1"), before, "where one is not there, nothing is done");
+    for words in [["list", "webb"], ["logs", "webb"]] {
+        assert!(says(&roster, ["worker", words[0], words[1]], 1).contains("there are web, mail"));
+    }
+    assert!(says(&roster, ["worker", "scale", "webb", "2"], 1).contains("there are web, mail"));
+    assert!(says(&roster, ["worker", "stop", "web/3"], 1).contains("`web/3`; web has the numbers 1 to 2"));
+    assert!(says(&roster, ["worker", "signal", "web", "NOPE"], 2).contains("signal: `NOPE` is none"));
+    says(&roster, ["worker", "scale", "web", "0"], 2);
+    says(&roster, ["worker", "stop"], 2);
+    let none = Roster::start("");
+    assert_eq!(roster.cli(["worker", "list", "-o", "json"]).json()["workers"].as_array().map(Vec::len), Some(3));
+    assert_eq!(none.cli(["worker", "list", "-o", "json"]).json()["workers"], json!([]));
+    assert!(says(&none, ["worker", "start", "web"], 1).contains("the configuration has no [[worker]]"));
+    assert_eq!(none.cli(["status", "-o", "json"]).json()["workers"], Value::Null);
+    let query = WorkersQuery::new("web\n".to_owned(), None, None, None);
+    let absent = exception::<NotFound>(none.client().workers(query)).expect("it is told");
+    assert_eq!((absent.kind, absent.name.as_str()), (EntityKind::WORKER, "web\n"));
+}
+
+#[test]
+fn a_crash_loop_is_given_up_with_its_reason_and_start_tries_again() {
+    let script = "test -e {folder}/mended && exec sleep 1000; echo it is broken >&2; exit 3";
+    let roster = started(&(sh("web", script, "start_retries = 3") + &sh("mail", SLEEPS, "")));
+    let given_up = becomes(&roster, "web/1", "FATAL");
+    let why = "it ended with code 3 before it was ready";
+    assert_eq!((&given_up["why"], &given_up["pid"], &given_up["restarts"]), (&json!(why), &Value::Null, &json!(3)));
+    assert!(roster.log().contains("a worker is given up; `roster worker start` tries it again"));
+    let told = says(&roster, ["worker", "start", "web"], 7);
+    assert!(told.contains(&format!("web/1: {why}\n")) && told.contains("`roster worker logs web/1` shows"), "{told}");
+    assert!(says(&roster, ["worker", "logs", "web/1", "-n", "1"], 0).ends_with(" web/1 ! it is broken\n"));
+    becomes(&roster, "web/1", "FATAL");
+    roster.write("mended", "");
+    assert_eq!(says(&roster, ["worker", "start", "web"], 0), "web/1 runs\n");
+    assert_eq!(worker(&roster, "web/1")["state"], "RUNNING");
+    running(&roster, "mail/1");
+}
+
+#[test]
+fn a_worker_that_ends_well_is_started_again_and_never_given_up() {
+    let roster =
+        started(&(sh("web", "sleep 0.1", "start_retries = 2") + &sh("once", "sleep 0.1", "restart = \"never\"")));
+    eventually("it was started often", SOON, || {
+        let worker = worker(&roster, "web/1");
+        ensure(worker["restarts"].as_i64() > Some(8), worker)
+    });
+    assert_eq!(worker(&roster, "web/1")["why"], "it ended with code 0");
+    assert_eq!(becomes(&roster, "once/1", "EXITED")["restarts"], 0);
+}
+
+#[test]
+fn a_rolling_restart_refuses_nobody() {
+    let port = free_port();
+    let listen = format!("count = 3\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let mut roster = prepared(&group("web", &["php", "{folder}/server.php"], &listen));
+    roster.write("server.php", SERVER);
+    roster.run();
+    let pids = || (1..=3).map(|number| running(&roster, &format!("web/{number}"))).collect::<BTreeSet<_>>();
+    let before = pids();
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        let over_now = Over(&over);
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                threads.spawn(|| {
+                    let mut answers = BTreeSet::new();
+                    while !over.load(Ordering::Relaxed) {
+                        let mut answer = String::new();
+                        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused");
+                        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+                        stream.read_to_string(&mut answer).expect("nobody is cut off");
+                        answers.insert(answer.parse::<i64>().expect("everybody is answered"));
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    answers
+                })
+            })
+            .collect();
+        let more = |count: usize| {
+            let before = answered.load(Ordering::Relaxed);
+            eventually("they are answered", SOON, || {
+                ensure(answered.load(Ordering::Relaxed) > before + count, "not yet")
+            });
+        };
+        more(100);
+        for _ in 0..2 {
+            let told = says(&roster, ["worker", "restart", "web"], 0);
+            assert_eq!(told, "web/1 is replaced\nweb/2 is replaced\nweb/3 is replaced\n");
+            more(100);
+        }
+        before.iter().for_each(|pid| ends("the old one", *pid));
+        drop(over_now);
+        let answers: BTreeSet<i64> = clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect();
+        assert!(pids().is_disjoint(&before) && answers.len() > 3, "{answers:?}");
+    });
+}
+
+#[test]
+fn new_processes_that_do_not_boot_leave_the_old_ones_running() {
+    let script = "test -e {folder}/broken && { echo no such class >&2; exit 9; }; exec sleep 1000";
+    let roster = started(&sh("web", script, "count = 2"));
+    let pids = || ["web/1", "web/2"].map(|name| running(&roster, name));
+    let before = pids();
+    roster.write("broken", "");
+    let told = says(&roster, ["worker", "restart", "--rolling", "web"], 7);
+    assert!(told.contains("web/1: it ended with code 9 before it was ready\n") && !told.contains("web/2"), "{told}");
+    assert!(told.contains("the rolling restart ended there, and what ran before goes on"), "{told}");
+    assert!(says(&roster, ["worker", "logs", "web"], 0).contains("web/1 ! no such class"));
+    assert_eq!(pids(), before);
+    fs::remove_file(roster.folder().join("broken")).expect("it is there");
+    let since = || worker(&roster, "web/2")["sinceMs"].as_i64().expect("a time");
+    let of_old = since();
+    assert_eq!(says(&roster, ["worker", "restart", "web/2"], 0), "web/2 is replaced\n");
+    let after = pids();
+    assert!(after[0] == before[0] && after[1] != before[1] && since() > of_old);
+}
+
+#[test]
+fn scaling_starts_and_stops_no_others_and_what_was_added_ends_in_order() {
+    let script = "trap 'echo asked > {folder}/asked-$ROSTER_WORKER; exit' TERM; while :; do sleep 0.05; done";
+    let mut roster = prepared(&sh("web", script, "count = 2"));
+    fs::create_dir(roster.folder().join("asked-web")).expect("a folder");
+    roster.run();
+    let before = ["web/1", "web/2"].map(|name| running(&roster, name));
+    let told = says(&roster, ["worker", "scale", "web", "4"], 0);
+    assert_eq!(told, "web/3 runs\nweb/4 runs\nweb has 4 of them, until the sidecar is started again\n");
+    let added = running(&roster, "web/4");
+    assert_eq!(["web/1", "web/2"].map(|name| running(&roster, name)), before);
+    assert!(says(&roster, ["worker", "scale", "web", "3"], 0).starts_with("web/4 is no more\n"));
+    assert!(!is_alive(added) && roster.folder().join("asked-web/4").exists());
+    assert_eq!(["web/1", "web/2"].map(|name| running(&roster, name)), before);
+    assert!(!roster.folder().join("asked-web/3").exists());
+    assert_eq!(roster.stop().code(), Some(0));
+    assert!(["1", "2", "3"].iter().all(|it| roster.folder().join("asked-web").join(it).exists()));
+}
+
+#[test]
+fn what_ignores_its_stop_signal_is_killed_in_time_also_at_the_end_of_the_sidecar() {
+    let stubborn = "trap '' TERM; echo $$ > {folder}/stubborn; while :; do sleep 0.05; done";
+    let mut roster = started(&(sh("web", stubborn, "stop_timeout = \"200ms\"") + "[sidecar]\nstop_timeout = \"1s\"\n"));
+    let first = running(&roster, "web/1");
+    assert_eq!(says(&roster, ["worker", "stop", "web"], 0), "web/1 is stopped\n");
+    assert!(!is_alive(first));
+    says(&roster, ["worker", "start", "web"], 0);
+    let second = running(&roster, "web/1");
+    assert_eq!(roster.stop().code(), Some(0));
+    assert!(!is_alive(second));
+    roster.configure("stop_timeout = \"200ms\"", "stop_timeout = \"1h\"");
+    roster.run();
+    let third = running(&roster, "web/1");
+    assert_eq!(roster.stop().code(), Some(0));
+    ends("what has an hour", third);
+}
+
+#[test]
+fn who_asks_the_sidecar_to_end_twice_does_not_wait_for_workers_and_they_are_gone() {
+    let script = "trap '' TERM; setsid sleep 1000 & echo $! > {folder}/orphan; while :; do sleep 0.05; done";
+    let mut roster = started(&(sh("web", script, "stop_timeout = \"1h\"") + "[sidecar]\nstop_timeout = \"4h\"\n"));
+    let left = [running(&roster, "web/1"), written(&roster, "orphan")];
+    roster.process().signal(Signal::SIGTERM);
+    eventually("it stops", SOON, || ensure(roster.log().contains("stopping"), "not yet"));
+    assert_eq!(roster.stop().code(), Some(0));
+    left.iter().for_each(|pid| ends("what was left", *pid));
+}
+
+#[test]
+fn what_a_worker_left_behind_is_gone_when_it_has_ended_and_nobody_is_a_zombie() {
+    // Each in a session of its own, and the second a child of the first.
+    let script = "setsid sh -c 'echo $$ > {folder}/one; setsid sh -c \"echo \\$\\$ > {folder}/two; exec sleep 1000\" & \
+                  exec sleep 1000' & sleep 0.2; (sleep 0.1 &) ; exec sleep 1000";
+    let roster = started(&sh("web", script, ""));
+    running(&roster, "web/1");
+    let left = ["one", "two"].map(|file| written(&roster, file));
+    assert!(left.iter().all(|pid| is_alive(*pid)));
+    assert_eq!(says(&roster, ["worker", "stop", "web"], 0), "web/1 is stopped\n");
+    left.iter().for_each(|pid| ends("what it left", *pid));
+    let sidecar = roster.process().id();
+    eventually("all are reaped", SOON, || ensure(zombies_of(sidecar) == 0, zombies_of(sidecar)));
+}
+
+#[test]
+fn a_worker_that_any_signal_ends_is_reaped_and_started_again() {
+    let roster = started(&sh("web", "sleep 0.1; kill -34 $$", "start_retries = 3"));
+    assert_eq!(becomes(&roster, "web/1", "FATAL")["why"], "it was ended by signal 34");
+    let sidecar = roster.process().id();
+    eventually("all are reaped", SOON, || ensure(zombies_of(sidecar) == 0, zombies_of(sidecar)));
+}
+
+#[test]
+fn a_killed_sidecar_leaves_no_doubles() {
+    let port = free_port();
+    let script = "setsid sleep 1001 & echo $! > {folder}/orphan; sleep 1000 & echo $! > {folder}/child; wait";
+    let mut roster =
+        started(&sh("web", script, &format!("listen = [\"tcp://127.0.0.1:{port}\", \"unix://{{folder}}/web.sock\"]")));
+    let left = [running(&roster, "web/1"), written(&roster, "child"), written(&roster, "orphan")];
+    roster.kill();
+    assert!(left.iter().all(|pid| is_alive(*pid)), "nobody could end them");
+    roster.run();
+    let new = running(&roster, "web/1");
+    assert!(left.iter().all(|pid| !is_alive(*pid)) && !left.contains(&new));
+    let log = roster.log();
+    assert!(log.contains("ending a process that an earlier sidecar left worker=\"web/1\""), "{log}");
+    let worker = worker(&roster, "web/1");
+    assert_eq!((&worker["restarts"], &worker["why"]), (&json!(0), &json!("")), "its sockets were free");
+}
+
+#[test]
+fn who_is_no_administrator_may_list_and_not_command() {
+    let roster = started(&sh("web", SLEEPS, ""));
+    let before = running(&roster, "web/1");
+    let tcp = format!("127.0.0.1:{}", roster.port());
+    let over_tcp = |words: &[&str]| Ended::of(binary().arg("worker").args(words).args(["--address", &tcp]));
+    assert!(over_tcp(&["list"]).text().contains("RUNNING"));
+    let commands: [(&[&str], &str); 7] = [
+        (&["stop", "web"], "control workers"),
+        (&["start", "--all"], "control workers"),
+        (&["restart", "web"], "control workers"),
+        (&["restart", "--now", "web/1"], "control workers"),
+        (&["scale", "web", "5"], "control workers"),
+        (&["signal", "web", "KILL"], "control workers"),
+        (&["logs", "web"], "read what workers print"),
+    ];
+    for (words, what) in commands {
+        let ended = over_tcp(words);
+        assert_eq!(ended.code, Some(8), "{words:?}: {ended:?}");
+        assert!(ended.wrong.contains(&format!("a client over TCP may not {what}; use the Unix socket")), "{ended:?}");
+    }
+    assert_eq!(running(&roster, "web/1"), before);
+    if is_skipped_without_root() {
+        return;
+    }
+    for path in [roster.folder(), roster.socket()] {
+        fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("a mode");
+    }
+    let binary = for_everybody(roster.folder());
+    let as_other = |words: &[&str]| {
+        let mut command = of_www_data(unconfigured(Command::new(&binary)));
+        Ended::of(
+            command.arg("worker").args(words).env("ROSTER_ADDRESS", format!("unix://{}", roster.socket().display())),
+        )
+    };
+    assert!(as_other(&["list"]).text().contains("RUNNING"));
+    for (words, what) in commands {
+        let ended = as_other(words);
+        let told = format!("uid {WWW_DATA} may not {what}; the administrators may: root");
+        assert!(ended.code == Some(8) && ended.wrong.contains(&told), "{words:?}: {ended:?}");
+    }
+    assert_eq!(running(&roster, "web/1"), before);
+}
+
+#[test]
+fn who_may_not_see_all_sees_no_workers() {
+    let rules = "[[allow]]\ntcp = true\nread = [\"/\", \"mail\"]\n";
+    let roster = started(&(rules.to_owned() + &sh("web", SLEEPS, "")));
+    let tcp = format!("127.0.0.1:{}", roster.port());
+    let listed = Ended::of(binary().args(["worker", "list", "--address", &tcp]));
+    assert!(listed.code == Some(8) && listed.wrong.contains("may not see workers, which takes"), "{listed:?}");
+    let status = Ended::of(binary().args(["status", "-o", "json", "--address", &tcp])).json();
+    assert_eq!(status["workers"], Value::Null);
+}
+
+#[test]
+fn a_worker_that_cannot_be_had_keeps_nobody_from_the_rest() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let groups = [
+        group("user", &["sleep", "1000"], "user = \"nobody-at-all\""),
+        group("group", &["sleep", "1000"], "group = \"none-at-all\""),
+        group("missing", &["{folder}/missing"], "start_retries = 3"),
+        group("closed", &["{folder}/closed"], "start_retries = 3"),
+        group("nowhere", &["sleep", "1000"], "directory = \"{folder}/nowhere\""),
+        group("port", &["sleep", "1000"], &format!("listen = [\"tcp://127.0.0.1:1\", \"tcp://{address}\"]")),
+        group("socket", &["sleep", "1000"], "listen = [\"unix://{folder}/file\"]"),
+        group("web", &["sleep", "1000"], ""),
+    ];
+    let mut roster = prepared(&groups.concat());
+    for file in ["closed", "file"] {
+        roster.write(file, "#!/bin/sh\nexec sleep 1000\n");
+    }
+    roster.run();
+    running(&roster, "web/1");
+    let folder = roster.folder().display().to_string();
+    let of_port = format!("cannot listen on {address}: another process");
+    let whys = [
+        ("user", "user", "there is no user \"nobody-at-all\" on this machine".to_owned()),
+        ("group", "group", "there is no group \"none-at-all\" on this machine".to_owned()),
+        ("missing", "command", format!("cannot start \"{folder}/missing\": there is no such file")),
+        ("closed", "command", format!("cannot start \"{folder}/closed\": {} may not execute it", user())),
+        ("nowhere", "directory", format!("{folder}/nowhere")),
+        ("port", "listen.1", of_port.clone()),
+        ("socket", "listen.0", format!("{folder}/file is there and is no socket; move it away")),
+    ];
+    for (number, (name, key, why)) in whys.iter().enumerate() {
+        let told = eventually(name, SOON, || {
+            let told = worker(&roster, &format!("{name}/1"))["why"].clone();
+            if told.as_str().is_some_and(|told| told.contains(why)) { Ok(told) } else { Err(told) }
+        });
+        if key.starts_with("listen") {
+            let setting = format!("worker.{number}.{key}");
+            assert!(told.as_str().is_some_and(|told| told.starts_with(&format!("{setting}: "))), "{told}");
+        }
+    }
+    let of_port = format!("worker.5.listen.1: {of_port}");
+    let told = roster.cli(["status"]).text();
+    assert!(
+        told.contains(&format!("NOT LISTENING: {of_port}")) && told.contains("--set worker.5.listen.1=…"),
+        "{told}"
+    );
+    drop(taken);
+    running(&roster, "port/1");
+    eventually("its status says so", SOON, || {
+        let told = roster.cli(["status"]).text();
+        ensure(!told.contains(&of_port), told)
+    });
+    becomes(&roster, "closed/1", "FATAL");
+    fs::set_permissions(roster.folder().join("closed"), PermissionsExt::from_mode(0o755)).expect("it is ours");
+    assert_eq!(says(&roster, ["worker", "start", "closed"], 0), "closed/1 runs\n");
+    fs::remove_file(roster.folder().join("file")).expect("it is there");
+    assert_eq!(says(&roster, ["worker", "start", "socket"], 0), "socket/1 runs\n");
+    assert_eq!(roster.stop().code(), Some(0));
+}
+
+fn user() -> String {
+    Ended::of(Command::new("id").arg("-un")).text().trim().to_owned()
+}
+
+#[test]
+fn config_check_tells_what_a_worker_would_not_find_with_its_key_and_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let roster = prepared(&format!(
+        "[[worker]]\nname = \"a\"\ncommand = [\"no-such-program\"]\nuser = \"{}\"\n\
+         environment = {{ PATH = \"/nowhere:/else\" }}\nlisten = [\"unix:///run/x.sock\", \"tcp://{address}\"]\n\
+         [[worker]]\nname = \"b\"\ncommand = [\"sleep\", \"1\"]\ndirectory = \"/nowhere\"\nsocket_group = \"none-at-all\"\n\
+         listen = [\"unix://{{folder}}/file\"]\n[[worker]]\nname = \"c\"\ncommand = [\"sleep\"]\nuser = \"nobody-at-all\"\n\
+         group = \"www-data\"\n",
+        user()
+    ));
+    roster.write("file", "");
+    let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+    assert_eq!(checked.code, Some(2), "{checked:?}");
+    let (file, folder) = (roster.config().display().to_string(), roster.folder().display());
+    let lines = [
+        (
+            8,
+            "worker.0.command: cannot start \"no-such-program\": it is in no folder of PATH, /nowhere:/else".to_owned(),
+        ),
+        (11, format!("worker.0.listen.1: cannot listen on {address}: another process")),
+        (15, "worker.1.directory: there is no directory /nowhere; have it made, or choose another".to_owned()),
+        (16, "worker.1.socket_group: there is no group \"none-at-all\" on this machine".to_owned()),
+        (
+            17,
+            format!("worker.1.listen.0: {folder}/file is there and is no socket; move it away or choose another path"),
+        ),
+        (21, "worker.2.user: there is no user \"nobody-at-all\" on this machine".to_owned()),
+    ];
+    for (line, what) in &lines {
+        let told = checked.wrong.lines().any(|told| told.starts_with(&format!("{file}:{line}: {what}")));
+        assert!(told, "{line}: {what} in\n{}", checked.wrong);
+    }
+    assert_eq!(checked.wrong.lines().filter(|line| line.starts_with(&file)).count(), lines.len(), "{}", checked.wrong);
+}
+
+#[test]
+fn the_port_of_a_sidecar_that_runs_is_no_mistake_of_its_configuration() {
+    let roster = started(&sh("web", SLEEPS, &format!("listen = [\"tcp://127.0.0.1:{}\"]", free_port())));
+    running(&roster, "web/1");
+    let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+}
+
+#[test]
+fn output_without_end_costs_no_memory_and_holds_up_nobody() {
+    const MOST_MORE: usize = 24 << 20;
+    let groups = [
+        sh("web", SLEEPS, ""),
+        sh("long", "test -e {folder}/go && exec head -c 67108864 /dev/zero; exec sleep 1000", "count = 4"),
+        sh("empty", "test -e {folder}/go && exec yes ''; exec sleep 1000", "count = 4"),
+    ];
+    let roster = started(&groups.concat());
+    let before = running(&roster, "web/1");
+    for name in ["long/4", "empty/4"] {
+        running(&roster, name);
+    }
+    let memory = roster.memory();
+    roster.write("go", "");
+    says(&roster, ["worker", "restart", "--now", "long", "empty"], 0);
+    let printed = |group: &str| {
+        let lines = roster.cli(["worker", "logs", group, "-n", "1", "-o", "json"]).text();
+        serde_json::from_str::<Value>(&lines).map_or(0, |line| line["number"].as_i64().expect("a number"))
+    };
+    // 16 MiB of the one, and more empty lines than were ever kept.
+    for (group, enough) in [("long", 2_048), ("empty", 50_000)] {
+        eventually("much is printed", 3 * SOON, || {
+            running(&roster, "web/1");
+            ensure(printed(group) > enough, printed(group))
+        });
+    }
+    let more = roster.memory().saturating_sub(memory);
+    assert!(more < MOST_MORE, "{more} bytes more");
+    assert_eq!(running(&roster, "web/1"), before);
+    assert_eq!(says(&roster, ["worker", "stop", "long", "empty"], 0).lines().count(), 8);
+    let kept = roster.cli(["worker", "logs", "empty"]).text();
+    assert!((1_000..=2_048).contains(&kept.lines().count()), "{}", kept.lines().count());
+}
+
+#[test]
+fn logs_tell_what_each_printed_and_follow_it_over_a_restart() {
+    let script = "echo out; echo \"wrong $ROSTER_PARAMS\" >&2; trap 'echo again' USR1; while :; do sleep 0.05; done";
+    let mut roster = started(&sh("web", script, "count = 2\nparams = { speed = \"high\" }"));
+    let running = |roster: &Roster| ["web/1", "web/2"].map(|name| running(roster, name));
+    running(&roster);
+    let lines = |words: &[&str]| {
+        let text = roster.cli([&["worker", "logs"], words].concat()).text();
+        text.lines().map(|line| line.split_once(' ').expect("a time").1.to_owned()).collect::<Vec<_>>()
+    };
+    eventually("all is printed", SOON, || ensure(lines(&["web"]).len() == 4, "not yet"));
+    assert_eq!(lines(&["web/2"]).iter().collect::<BTreeSet<_>>().len(), 2);
+    assert!(lines(&["web/2"]).contains(&"web/2 ! wrong {\"speed\":\"high\"}".to_owned()));
+    assert_eq!(lines(&["web/1", "-n", "1"]).len(), 1);
+    assert!(roster.log().lines().any(|line| line.contains("roster::worker::output: out worker=\"web/1\"")));
+
+    let follow = Printing::start(&mut roster.command(["worker", "logs", "web/1", "--follow", "-n", "0", "-o", "json"]));
+    let next = |follow: &Printing| serde_json::from_str::<Value>(&follow.line()).expect("JSON");
+    eventually("it follows", SOON, || {
+        says(&roster, ["worker", "signal", "web/1", "USR1"], 0);
+        let more = lines(&["web/1"]).iter().filter(|line| line.ends_with("| again")).count();
+        ensure(more > 1, "not yet")
+    });
+    let line = next(&follow);
+    assert_eq!((&line["text"], &line["worker"], &line["isError"]), (&json!("again"), &json!("web/1"), &json!(false)));
+    assert!(roster.stop().success());
+    roster.run();
+    let texts = std::iter::repeat_with(|| next(&follow)["text"].clone());
+    let found = texts.take(100).find(|text| text.as_str().is_some_and(|text| text.starts_with("wrong")));
+    assert!(found.is_some(), "what the new sidecar's worker prints");
+}
+
+#[test]
+fn a_worker_runs_as_its_user_and_has_only_what_is_meant_for_it() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let script = "tr '\\0' '\\n' < /proc/$$/environ; printf FDS=; ls -m /proc/$$/fd; echo IN=$(readlink /proc/$$/fd/0); \
+                  echo ID=$(id -u):$(id -g):$(id -G); echo UMASK=$(umask); echo CWD=$(pwd); echo NICE=$(nice); exec sleep 1000";
+    let port = free_port();
+    let settings = format!(
+        "user = \"www-data\"\numask = \"0027\"\nenvironment = {{ APP = \"shop\" }}\n\
+         listen = [\"tcp://127.0.0.1:{port}\", \"unix://{{folder}}/web.sock\"]"
+    );
+    let mut roster = prepared(&sh("web", script, &settings));
+    roster.write("group", &(fs::read_to_string("/etc/group").expect("groups") + "extra-of-roster:x:44044:www-data\n"));
+    let mut serve = unconfigured(Command::new("unshare"));
+    let mount = "mount --bind \"$0\" /etc/group && exec nice -n -5 \"$@\" 9< /etc/hostname";
+    serve.args(["--mount", "sh", "-c", mount]).arg(roster.folder().join("group")).arg(binary_path());
+    let mut serve = roster.serve(serve);
+    serve.env("SECRET_OF_THE_SIDECAR", "hush");
+    roster.run_as(&mut serve);
+    let pid = running(&roster, "web/1");
+    let told = eventually("all is printed", SOON, || {
+        let told = roster.cli(["worker", "logs", "web"]).text();
+        if told.contains("NICE=") { Ok(told) } else { Err(told) }
+    });
+    let told: Vec<(&str, &str)> = told.lines().filter_map(|line| line.split_once(" | ")?.1.split_once('=')).collect();
+    let value = |name: &str| told.iter().find(|(found, _)| *found == name).map(|(_, value)| *value);
+    assert_eq!(value("FDS"), Some("0, 1, 2, 3, 4"));
+    assert_eq!(
+        (value("IN"), value("UMASK"), value("CWD"), value("NICE")),
+        (Some("/dev/null"), Some("0027"), Some("/"), Some("0"))
+    );
+    assert_eq!(value("ID"), Some("33:33:33 44044"));
+    assert_eq!((value("APP"), value("USER"), value("LISTEN_FDS")), (Some("shop"), Some("www-data"), Some("2")));
+    assert_eq!((value("LISTEN_PID"), value("ROSTER_WORKER")), (Some(&*pid.to_string()), Some("web/1")));
+    assert_eq!(value("LISTEN_FDNAMES"), Some(&*format!("{port}:web.sock")));
+    let known = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "TZ",
+        "APP",
+        "ROSTER_PARAMS",
+        "ROSTER_PROCESS",
+        "ROSTER_WORKER",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "LISTEN_PID",
+        "FDS",
+        "IN",
+        "ID",
+        "UMASK",
+        "CWD",
+        "NICE",
+    ];
+    assert!(told.iter().all(|(name, _)| known.contains(name)), "{told:?}");
+}
+
+#[test]
+fn a_request_that_waits_for_workers_holds_up_nobody_and_ends_in_time() {
+    let roster = started(&sh("web", "trap '' TERM; while :; do sleep 0.05; done", "stop_timeout = \"1h\""));
+    let before = running(&roster, "web/1");
+    let told = says(&roster, ["worker", "stop", "web", "--wait", "100ms"], 6);
+    assert!(told.contains("not done within 100ms; it goes on, and `roster worker list` tells how far it is"), "{told}");
+    assert_eq!(pid(&becomes(&roster, "web/1", "STOPPING")), before);
+    // More of them than the sidecar has threads.
+    let mut waiting: Vec<_> =
+        (0..24).map(|_| Printing::start(&mut roster.command(["worker", "stop", "web"]))).collect();
+    for _ in 0..50 {
+        assert_eq!(worker(&roster, "web/1")["state"], "STOPPING");
+    }
+    says(&roster, ["worker", "list"], 0);
+    let kill = Ended::of(Command::new("kill").args(["-9", &before.to_string()]));
+    assert_eq!(kill.code, Some(0));
+    for stop in &mut waiting {
+        assert_eq!(stop.line(), "web/1 is stopped");
+    }
+}
