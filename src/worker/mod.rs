@@ -135,9 +135,10 @@ impl Workers {
             _ = join_all(self.groups.iter().map(|group| group.follow_changes())) => {}
         }
         let until = Instant::now() + patience;
-        for group in self.by_priority().iter().rev() {
+        let groups = self.by_priority();
+        for same in groups.chunk_by(|one, other| one.shared.config.priority == other.shared.config.priority).rev() {
             let left = until.saturating_duration_since(Instant::now());
-            group.end(left.min(group.shared.config.stop_timeout)).await;
+            join_all(same.iter().map(|group| group.end(left.min(group.shared.config.stop_timeout)))).await;
         }
     }
 

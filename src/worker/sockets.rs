@@ -38,15 +38,16 @@ impl Sockets {
     pub(super) async fn get(&self, config: &Config, metrics: &Metrics) -> Result<Arc<Bound>, String> {
         let mut bound = self.bound.lock().await;
         if let Err(before) = &*bound {
-            let (before, number, config) = (before.setting().clone(), self.number, config.clone());
-            let again = spawn_blocking(move || Bound::new(&config, number).map(Arc::new)).await;
-            *bound = again.map_err(|error| error.to_string())?;
-            metrics.ports_taken.clear(&before);
+            let (setting, number, again) = (before.setting().clone(), self.number, config.clone());
+            let again = spawn_blocking(move || Bound::new(&again, number)).await;
+            *bound = again.map_err(|error| error.to_string())?.map(Arc::new);
+            metrics.ports_taken.clear(&setting);
+            match &*bound {
+                Ok(_) => tracing::info!(worker = config.name, "all can be had that this worker listens on"),
+                Err(error) => metrics.ports_taken.set(error.setting(), error.to_string()),
+            }
         }
-        bound.as_ref().map(Arc::clone).map_err(|error| {
-            metrics.ports_taken.set(error.setting(), error.to_string());
-            error.to_string()
-        })
+        bound.as_ref().map(Arc::clone).map_err(ToString::to_string)
     }
 }
 

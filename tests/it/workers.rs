@@ -302,6 +302,40 @@ fn what_ignores_its_stop_signal_is_killed_in_time_also_at_the_end_of_the_sidecar
 }
 
 #[test]
+fn groups_of_the_same_priority_have_the_time_of_a_stop_together() {
+    let script =
+        |name: &str| format!("trap 'sleep 1.2; echo > {{folder}}/{name}; exit' TERM; while :; do sleep 0.05; done");
+    let names = ["one", "two", "three"];
+    let groups: String = names.iter().map(|name| sh(name, &script(name), "")).collect();
+    let mut roster = started(&(groups + "[sidecar]\nstop_timeout = \"6s\"\n"));
+    for name in names {
+        running(&roster, &format!("{name}/1"));
+    }
+    assert_eq!(roster.stop().code(), Some(0));
+    assert!(names.iter().all(|name| roster.folder().join(name).exists()), "{}", roster.log());
+}
+
+#[test]
+fn two_rolling_restarts_at_a_time_are_one_and_go_on_without_who_asked() {
+    let roster = started(&sh("web", SLEEPS, "count = 2\n").replace("\"50ms\"", "\"1s\""));
+    let restarts = |name: &str| worker(&roster, name)["restarts"].clone();
+    let replaced = |name: &str| {
+        eventually("it is replaced", SOON, || ensure(restarts(name) == 1, restarts(name)));
+    };
+    running(&roster, "web/2");
+    let first = Printing::start(&mut roster.command(["worker", "restart", "web"]));
+    replaced("web/1");
+    assert_eq!(says(&roster, ["worker", "restart", "web"], 0), "web/1 is replaced\nweb/2 is replaced\n");
+    assert_eq!(first.line(), "web/1 is replaced");
+    assert_eq!((restarts("web/1"), restarts("web/2")), (json!(1), json!(1)));
+
+    let asks = Printing::start(&mut roster.command(["worker", "restart", "web"]));
+    eventually("one is replaced", SOON, || ensure(restarts("web/1") == 2, restarts("web/1")));
+    drop(asks);
+    eventually("the other is too", SOON, || ensure(restarts("web/2") == 2, restarts("web/2")));
+}
+
+#[test]
 fn who_asks_the_sidecar_to_end_twice_does_not_wait_for_workers_and_they_are_gone() {
     let script = "trap '' TERM; setsid sleep 1000 & echo $! > {folder}/orphan; while :; do sleep 0.05; done";
     let mut roster = started(&(sh("web", script, "stop_timeout = \"1h\"") + "[sidecar]\nstop_timeout = \"4h\"\n"));
@@ -612,7 +646,7 @@ fn a_worker_runs_as_its_user_and_has_only_what_is_meant_for_it() {
     });
     let told: Vec<(&str, &str)> = told.lines().filter_map(|line| line.split_once(" | ")?.1.split_once('=')).collect();
     let value = |name: &str| told.iter().find(|(found, _)| *found == name).map(|(_, value)| *value);
-    assert_eq!(value("FDS"), Some("0, 1, 2, 3, 4"));
+    assert_eq!(value("FDS"), Some("0, 1, 2, 3, 4, 5"));
     assert_eq!(
         (value("IN"), value("UMASK"), value("CWD"), value("NICE")),
         (Some("/dev/null"), Some("0027"), Some("/"), Some("0"))
@@ -632,6 +666,7 @@ fn a_worker_runs_as_its_user_and_has_only_what_is_meant_for_it() {
         "ROSTER_PARAMS",
         "ROSTER_PROCESS",
         "ROSTER_WORKER",
+        "ROSTER_CHANNEL",
         "LISTEN_FDS",
         "LISTEN_FDNAMES",
         "LISTEN_PID",
