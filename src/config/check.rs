@@ -173,24 +173,35 @@ impl Check<'_> {
 
     /// Two own listeners at one place.
     fn listeners(&mut self, config: &Config) {
-        let (thrift, register) = (&config.thrift, &config.register);
-        let unix = "thrift.unix".into();
-        let ports = [
-            ("thrift.tcp", &thrift.tcp),
-            ("register.listen", &register.listen),
-            ("admin.listen", &config.admin.listen),
+        let own = [
+            ("thrift.tcp", Address::Tcp(config.thrift.tcp.clone())),
+            ("register.listen", Address::Tcp(config.register.listen.clone())),
+            ("admin.listen", Address::Tcp(config.admin.listen.clone())),
+            ("thrift.unix", Address::Unix(config.thrift.unix.clone())),
+            ("register.unix", Address::Unix(config.register.unix.clone())),
         ];
-        for (number, (key, port)) in ports.iter().enumerate() {
-            for (other, _) in ports[..number].iter().filter(|(_, other)| is_one_port(other, port)) {
-                let message = format!("is {port:?}, where `{other}` listens too: give each a port of its own");
-                self.object(&[&Key::from(*key), &Key::from(*other)], message);
+        let own = own.into_iter().map(|(key, address)| (Key::from(key), address));
+        let draft = self.draft;
+        let of_workers = config.worker.iter().enumerate().flat_map(|(number, worker)| {
+            let listen = draft.element(&"worker".into(), number).child("listen");
+            let addresses = worker.listen.iter().enumerate();
+            addresses
+                .filter_map(move |(nth, address)| Some((draft.element(&listen, nth), worker::parse_listen(address)?)))
+        });
+        let all: Vec<(Key, Address)> = own.chain(of_workers).collect();
+        for (number, (key, address)) in all.iter().enumerate() {
+            for (other, first) in &all[..number] {
+                match (address, first) {
+                    (Address::Tcp(port), Address::Tcp(first)) if is_one_port(first, port) => {
+                        let message = format!("is {port:?}, where `{other}` listens too: give each a port of its own");
+                        self.object(&[key, other], message);
+                    }
+                    (Address::Unix(path), Address::Unix(first)) if path == first && !path.as_os_str().is_empty() => {
+                        self.object(&[key, other], format!("is the socket of `{other}` too: give each one of its own"));
+                    }
+                    _ => {}
+                }
             }
-        }
-        if !thrift.unix.as_os_str().is_empty() && thrift.unix == register.unix {
-            self.object(
-                &[&"register.unix".into(), &unix],
-                "is the socket of `thrift.unix` too: give each one of its own",
-            );
         }
     }
 
@@ -297,9 +308,6 @@ impl Check<'_> {
                     self.object(&[&key], message);
                 }
             }
-            let others = before.iter().flat_map(|worker| &worker.listen).chain(&worker.listen[..nth]);
-            let is_taken = others.into_iter().any(|other| other == address);
-            self.object_if(is_taken, &key, &format!("{address:?} is listened on for another worker already"));
         }
     }
 

@@ -37,6 +37,13 @@ impl Config {
                 table["upstream"][number][name] = exact(size).into();
             }
         }
+        for (number, worker) in self.worker.iter().enumerate() {
+            for (name, size) in [("max_memory", worker.max_memory), ("kill_memory", worker.kill_memory)] {
+                if let Some(size) = size {
+                    table["worker"][number][name] = exact(size).into();
+                }
+            }
+        }
         for (name, size) in [("max_size", self.shared.max_size), ("max_pinned", self.shared.max_pinned)] {
             table["shared"][name] = exact(size).into();
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use bytesize::ByteSize;
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../contrib/roster.toml");
@@ -782,6 +784,11 @@ fn the_example_is_the_defaults_and_holds_every_key() {
         params: toml::toml! { queue = "mail" },
         directory: Some("/srv/app".into()),
         environment: [("APP_ENV".into(), "production".into())].into(),
+        max_lifetime: Some(Duration::from_secs(3_600)),
+        max_memory: Some(ByteSize::mib(256)),
+        kill_memory: Some(ByteSize::mib(512)),
+        max_files: Some(1_024),
+        max_processes: Some(512),
         ..worker
     }];
     expected.allow = config.allow.clone();
@@ -836,4 +843,17 @@ fn no_part_of_a_file_makes_loading_panic_or_hang() {
 fn a_key_that_is_required_and_misspelt_is_one_mistake() {
     let told = mistakes("[[zookeeper]]\nconect = \"zk1\"\n", &[], &[]);
     assert!(told.contains("did you mean `connect`?") && !told.contains("is required"), "{told}");
+}
+
+#[test]
+fn no_worker_listens_where_another_part_does() {
+    let worker =
+        |name: &str, listen: &str| format!("[[worker]]\nname = '{name}'\ncommand = ['true']\nlisten = ['{listen}']\n");
+    let workers = [("a", "tcp://0.0.0.0:9090"), ("b", "unix:///run/b.sock"), ("c", "unix:///run/b.sock")];
+    let workers: String = workers.iter().map(|(name, listen)| worker(name, listen)).collect();
+    assert_eq!(
+        mistakes(&workers, &[], &[]),
+        "roster.toml:4: worker.0.listen.0: is \"0.0.0.0:9090\", where `thrift.tcp` listens too: give each a port of its own\n\
+         roster.toml:12: worker.2.listen.0: is the socket of `worker.1.listen.0` too: give each one of its own"
+    );
 }
