@@ -8,6 +8,9 @@ use super::Config;
 /// to itself for the watchdog; and what is accepted in one go before those have gone that must make room.
 const OWN: usize = 384;
 
+/// What each process of a worker takes here: what it prints, and its channel.
+const PER_WORKER: usize = 3;
+
 /// Lets this process have as many descriptors as it may; how many that are.
 pub fn raise_limit() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
@@ -25,6 +28,8 @@ impl Config {
     /// The same, with bounds of connections that `limit` descriptors are enough for: those that are higher share what
     /// the lower ones leave.
     pub fn within(&self, limit: usize) -> Self {
+        let of_workers = self.worker.iter().map(|it| it.count.number() as usize * PER_WORKER + it.listen.len());
+        let own = OWN + of_workers.sum::<usize>();
         let mut config = self.clone();
         let (thrift, register, is_on) = (&mut config.thrift, &mut config.register, self.register.is_on());
         let mut bounds = vec![
@@ -35,12 +40,12 @@ impl Config {
             bounds.push(("register.max_masters", &mut register.max_masters));
             bounds.push(("register.max_unauthenticated", &mut register.max_unauthenticated));
         }
-        let wanted = bounds.iter().fold(OWN, |sum, (_, bound)| sum.saturating_add(**bound));
+        let wanted = bounds.iter().fold(own, |sum, (_, bound)| sum.saturating_add(**bound));
         if wanted <= limit {
             return config;
         }
         let settings = in_words(&bounds);
-        share(&mut bounds, limit - OWN.min(limit / 2));
+        share(&mut bounds, limit - own.min(limit / 2));
         tracing::warn!(
             settings,
             limit,
@@ -69,6 +74,7 @@ fn in_words(bounds: &[(&str, &mut usize)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::Count;
 
     fn bounds(config: &Config) -> [usize; 4] {
         let Config { thrift, register, .. } = config;
@@ -91,6 +97,15 @@ mod tests {
             let sum = bounds(&config.within(limit)).iter().sum::<usize>();
             assert!(sum <= limit.max(4), "{sum} of {limit}");
         }
+    }
+
+    #[test]
+    fn workers_have_descriptors_of_their_own() {
+        let listen = vec!["tcp://127.0.0.1:1".to_owned(); 2];
+        let worker = crate::worker::Config { count: Count::Number(10), listen, ..Default::default() };
+        let config = Config { worker: vec![worker; 2], ..Config::default() };
+        assert_eq!(bounds(&config.within(1_024)), [144; 4], "64 less");
+        assert_eq!(bounds(&config.within(65_536)), bounds(&config));
     }
 
     #[test]
