@@ -297,6 +297,8 @@ impl Check<'_> {
         if let Err(error) = worker::check_patterns(&worker.watch) {
             self.object(&[&at.child("watch")], error.to_string());
         }
+        let accepts_nothing = worker.accept == worker::Accept::Sidecar && worker.listen.is_empty();
+        self.object_if(accepts_nothing, &at.child("accept"), "is of no use without `listen`");
         for (nth, address) in worker.listen.iter().enumerate() {
             let key = self.draft.element(&at.child("listen"), nth);
             match worker::parse_listen(address) {

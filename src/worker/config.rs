@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::pass::Balance;
 use crate::permissions::Mode;
 
 /// How many processes one group may have.
@@ -66,6 +67,9 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// Sockets that the sidecar listens on for it: `tcp://host:port`, `unix:///path`. Each process inherits them.
     pub listen: Vec<String>,
+    pub accept: Accept,
+    /// Where `accept` is `sidecar`.
+    pub balance: Balance,
     /// Of Unix sockets: their mode, and the group they are given to.
     pub socket_mode: Mode,
     #[serde(deserialize_with = "crate::permissions::group")]
@@ -108,6 +112,16 @@ pub enum Restart {
     Never,
 }
 
+/// Who accepts from the sockets of `listen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accept {
+    /// Each process, from the listening sockets that it inherits.
+    Worker,
+    /// The sidecar, which hands each connection to one process.
+    Sidecar,
+}
+
 /// When a process counts as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -148,6 +162,8 @@ impl Default for Config {
             stop_signal: StopSignal(Signal::SIGTERM),
             stop_timeout: Duration::from_secs(10),
             listen: Vec::new(),
+            accept: Accept::Worker,
+            balance: Balance::RoundRobin,
             socket_mode: Mode(0o660),
             socket_group: String::new(),
             max_lifetime: None,

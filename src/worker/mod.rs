@@ -12,6 +12,7 @@ mod launch;
 mod limits;
 mod orphans;
 mod output;
+mod pass;
 mod preflight;
 mod process;
 mod reaper;
@@ -32,12 +33,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use self::changes::check_patterns;
-pub use self::config::{Config, Count, MAX_COUNT, Ready, Restart, signal};
+pub use self::config::{Accept, Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
 pub use self::group::{Action, Answer, Outcomes, Which};
 pub use self::launch::{COMMAND as LAUNCH, launch};
 pub use self::output::{Line, OUTPUT_LOG, Printed};
+pub use self::pass::Balance;
+use self::pass::Passing;
 pub(crate) use self::preflight::flaws;
 use self::process::Launcher;
 use self::reaper::Reaper;
@@ -100,12 +103,14 @@ impl BoundWorkers {
             tasks: tasks.clone(),
             runtime: Handle::current(),
         });
-        let group = |(config, sockets)| {
+        let group = |(config, sockets): (Config, Sockets)| {
+            let passing = (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance));
             Group::new(Shared {
                 config,
                 sockets,
                 output: Arc::default(),
                 members: Arc::default(),
+                passing,
                 launcher: launcher.clone(),
                 metrics: metrics.clone(),
                 restarts: Counter::default(),

@@ -24,6 +24,7 @@ use super::config::Config;
 use super::launch::{self, FIRST_DESCRIPTOR, Identity, Spec};
 use super::orphans::{self, MARK};
 use super::output::Output;
+use super::pass::{self, Passing};
 use super::preflight::Flaw;
 use super::reaper::{End, Ended, Reaper};
 use super::record::Record;
@@ -46,6 +47,9 @@ const OUTPUT_LINGER: Duration = Duration::from_secs(1);
 /// Where programs are looked for if the sidecar has no PATH itself.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The variable that says by which descriptor a process is handed connections.
+const CONNECTIONS: &str = "ROSTER_CONNECTIONS";
+
 /// What all processes are launched with.
 #[derive(Debug)]
 pub(super) struct Launcher {
@@ -66,6 +70,8 @@ pub(super) struct Process {
     launcher: Arc<Launcher>,
     members: Arc<Members>,
     pub(super) progress: watch::Receiver<Progress>,
+    /// By which it is handed connections, where it is.
+    connections: Option<(Arc<Passing>, Arc<tokio::net::UnixStream>)>,
     mark: String,
 }
 
@@ -88,7 +94,9 @@ impl Launcher {
         let failed = |error: io::Error| format!("cannot start a process: {error}");
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mark = Uuid::new_v4().simple().to_string();
-        let mut descriptors: Vec<BorrowedFd<'_>> = sockets.descriptors().collect();
+        let handed = group.passing.as_ref().map(|_| pass::pair()).transpose().map_err(failed)?;
+        let inherited = group.passing.is_none().then(|| sockets.descriptors());
+        let mut descriptors: Vec<BorrowedFd<'_>> = inherited.into_iter().flatten().collect();
         let channel = FIRST_DESCRIPTOR + descriptors.len() as RawFd;
         let mut environment = environment(config, user.as_ref());
         let own = [(MARK, mark.clone()), (WORKER, name.to_owned()), (CHANNEL, channel.to_string())];
@@ -99,6 +107,10 @@ impl Launcher {
             environment.push(("LISTEN_FDNAMES".into(), sockets.names()));
         }
         descriptors.push(theirs.as_fd());
+        if let Some((_, theirs)) = &handed {
+            environment.push((CONNECTIONS.into(), (channel + 1).to_string()));
+            descriptors.push(theirs.as_fd());
+        }
         let uid = identity.as_ref().map_or_else(|| geteuid().as_raw(), |identity| identity.uid);
         let gid = identity.as_ref().map_or_else(|| getegid().as_raw(), |identity| identity.gid);
         let spec = Spec {
@@ -114,7 +126,9 @@ impl Launcher {
         };
         let (pid, ended, socket) = self.spawn(name, output).map_err(failed)?;
         let (reaching, progress) = watch::channel(Progress::Started);
-        let process = Process { pid, ended, launcher: self.clone(), members: members.clone(), progress, mark };
+        let connections = group.passing.clone().zip(handed.as_ref().map(|(ours, _)| ours.clone()));
+        let (launcher, members) = (self.clone(), members.clone());
+        let process = Process { pid, ended, launcher, members: members.clone(), progress, connections, mark };
         self.record.add(pid, name, &process.mark);
         match timeout(LAUNCH_TIMEOUT, become_program(&spec, socket, &descriptors)).await {
             Ok(Ok(None)) => {}
@@ -128,7 +142,7 @@ impl Launcher {
         let pid = pid.as_raw();
         // Without a register, which ends after the workers, nobody hears it.
         let _ = self.channels.send(Channel { stream, worker: name.to_owned(), pid, uid, gid, events });
-        let (members, output, name) = (members.clone(), output.clone(), name.to_owned());
+        let (output, name) = (output.clone(), name.to_owned());
         self.tasks.short(async move { members.hear(&name, pid, heard, reaching, &output).await });
         Ok(process)
     }
@@ -170,6 +184,20 @@ async fn become_program(spec: &Spec, socket: UnixStream, descriptors: &[Borrowed
 }
 
 impl Process {
+    /// Says that it is ready: it is handed connections from now on, where it is.
+    pub(super) fn is_ready(&self) {
+        if let Some((passing, socket)) = &self.connections {
+            passing.add(self.pid.as_raw(), socket.clone());
+        }
+    }
+
+    /// Hands it no more connections: it finds the end of them.
+    fn hand_no_more(&mut self) {
+        if let Some((passing, _)) = self.connections.take() {
+            passing.remove(self.pid.as_raw());
+        }
+    }
+
     /// Waits until it has ended, and nothing of it is left.
     pub(super) async fn ended(&mut self) -> End {
         let ended = self.ended.wait_for(Option::is_some).await.ok().and_then(|end| *end);
@@ -189,6 +217,7 @@ impl Process {
 
     /// Asks it to end, over its channel if it listens there, and kills it if it has not within this time.
     pub(super) async fn stop(&mut self, signal: Signal, patience: Duration) -> End {
+        self.hand_no_more();
         if !self.members.stop(self.pid.as_raw()) {
             let _ = self.signal(signal);
         }
@@ -207,6 +236,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.hand_no_more();
         self.launcher.record.remove(self.pid);
         self.launcher.reaper.kill(self.pid);
     }

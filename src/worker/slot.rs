@@ -13,6 +13,7 @@ use super::channel::{Members, Progress, reached};
 use super::config::{Config, Ready, Restart};
 use super::limits::{self, Passed};
 use super::output::Output;
+use super::pass::Passing;
 use super::process::{Launcher, Process};
 use super::reaper::End;
 use super::sockets::Sockets;
@@ -101,6 +102,8 @@ pub(super) struct Shared {
     pub(super) sockets: Sockets,
     pub(super) output: Arc<Output>,
     pub(super) members: Arc<Members>,
+    /// Where the sidecar accepts.
+    pub(super) passing: Option<Arc<Passing>>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) metrics: Arc<Metrics>,
     /// How many processes its slots have had beside the first of each, also those slots that are no more.
@@ -199,6 +202,7 @@ impl Slot {
             Err(NotReady::Failed(why)) => return Life::Failed(why),
             Err(NotReady::NoSocket(why)) => return Life::NoSocket(why),
         };
+        process.is_ready();
         self.enter(State::Running, Some(&process));
         let shared = self.shared.clone();
         let mut limit = pin!(limits::passed(&shared.config, process.pid.as_raw(), Duration::ZERO));
@@ -252,6 +256,7 @@ impl Slot {
             Ok(new) => {
                 let old = std::mem::replace(process, new);
                 self.count_restart();
+                process.is_ready();
                 self.enter(State::Running, Some(process));
                 self.retire(old);
                 Ok(())
@@ -282,6 +287,9 @@ impl Slot {
     async fn begin(&mut self) -> Result<Process, NotReady> {
         let Shared { config, sockets, launcher, metrics, .. } = &*self.shared;
         let sockets = sockets.get(config, metrics).await.map_err(NotReady::NoSocket)?;
+        if let Some(passing) = &self.shared.passing {
+            passing.start(&config.name, sockets.listeners(), &launcher.tasks);
+        }
         let started = launcher.start(&self.name(), &self.shared, &sockets).await;
         let mut process = started.map_err(NotReady::Failed)?;
         let pid = process.pid.as_raw();

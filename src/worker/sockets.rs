@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use super::config::Config;
+use super::config::{Accept, Config};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, Listener};
 use crate::permissions::Permissions;
@@ -60,7 +60,10 @@ impl Bound {
                 Some(Address::Unix(path)) => Listener::unix(setting.clone(), &path, &permissions)?,
                 _ => Listener::tcp(setting.clone(), at.trim_start_matches("tcp://"))?,
             };
-            let listener = listener.blocking(setting)?;
+            let listener = match config.accept {
+                Accept::Worker => listener.blocking(setting)?,
+                Accept::Sidecar => listener,
+            };
             Ok((name(listener.address()), listener))
         };
         config.listen.iter().enumerate().map(bind).collect::<Result<_, _>>().map(Self)
@@ -69,6 +72,10 @@ impl Bound {
     /// What `LISTEN_FDNAMES` says of them.
     pub(super) fn names(&self) -> String {
         self.0.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(":")
+    }
+
+    pub(super) fn listeners(&self) -> &[(String, Listener)] {
+        &self.0
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use crate::stream::groups_of;
@@ -28,6 +29,14 @@ impl Accepted {
         match self {
             Self::Tcp(..) => Vec::new(),
             Self::Unix(stream) => groups_of(stream).unwrap_or_default(),
+        }
+    }
+
+    /// For another process, which expects one that blocks.
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        match self {
+            Self::Tcp(stream, _) => stream.into(),
+            Self::Unix(stream) => stream.into(),
         }
     }
 
