@@ -11,6 +11,7 @@ use Roster\Wire\MessagePack;
 use Roster\Wire\Scanner;
 use Roster\Worker\Channel;
 use Roster\Worker\Commands;
+use Roster\Worker\Connections;
 use Roster\Worker\Dialer;
 use Roster\Worker\Environment;
 use Roster\Worker\Line;
@@ -55,6 +56,7 @@ final class Worker
     private $onMessage = null;
     /** @var ?array<resource> */
     private ?array $listeners = null;
+    private ?Connections $connections = null;
     private bool $isTicking = false;
     private bool $isRunning = false;
     /** Since when it leaves, by hrtime(). */
@@ -172,6 +174,19 @@ final class Worker
     public function listeners(): array
     {
         return $this->listeners ??= Environment::listeners();
+    }
+
+    /**
+     * Has `run()` serve each connection that the sidecar accepts for this process, of a `[[worker]]` with
+     * `accept = "sidecar"`. It takes the extension sockets.
+     *
+     * @param callable(resource, array{listener?: string, peer?: string}): void $serve takes a connection, which blocks,
+     *   and at which listener it came, from whom
+     */
+    public function onConnection(callable $serve): void
+    {
+        $this->connections = new Connections(Environment::connections(), $serve(...));
+        $this->loop->watch($this->connections->stream, $this->serveConnections(...));
     }
 
     /** Reports that the worker has begun its work: for `ready = "message"`. */
@@ -295,7 +310,7 @@ final class Worker
             $this->session->leave();
         }
         $isBusy = $this->session->work();
-        if ($this->session->hasLeft() || $this->isLate()) {
+        if ($this->session->hasLeft() && ($this->connections?->isOver() ?? true) || $this->isLate()) {
             $this->end();
             return null;
         }
@@ -315,6 +330,15 @@ final class Worker
             $this->loop->wait($read, $write, $seconds);
         } else {
             Loop::select($read, $write, $seconds);
+            $this->connections?->serve();
+        }
+    }
+
+    private function serveConnections(): void
+    {
+        $this->connections->serve();
+        if ($this->connections->isOver()) {
+            $this->loop->watch($this->connections->stream, null);
         }
     }
 

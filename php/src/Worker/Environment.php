@@ -67,6 +67,20 @@ final class Environment
         return $listeners;
     }
 
+    /** @return resource by which connections are handed to this process */
+    public static function connections(): mixed
+    {
+        $number = self::take('ROSTER_CONNECTIONS') ?? throw new InvalidRequest(
+            'ROSTER_CONNECTIONS',
+            'it is not set: no sidecar hands connections to this process; set `accept = "sidecar"` of its `[[worker]]`',
+        );
+        if (!function_exists('socket_recvmsg')) {
+            throw new InvalidRequest('ROSTER_CONNECTIONS', 'PHP takes no connections without its extension sockets');
+        }
+        return self::socket((int) $number)
+            ?? throw new InvalidRequest('ROSTER_CONNECTIONS', "the descriptor $number is no socket");
+    }
+
     private static function take(string $variable): ?string
     {
         $value = getenv($variable);
