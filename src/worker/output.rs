@@ -130,17 +130,13 @@ impl Output {
 
     /// Logs what a process says over its channel, at a level of PSR-3.
     pub(super) fn log_record(&self, worker: &str, pid: i32, level: &str, message: &str, context: &str) {
-        macro_rules! log {
-            ($level:ident) => {
-                tracing::$level!(target: "roster::worker::output", worker, pid, context, "{message}")
-            };
-        }
+        let message = filled_in(message, context);
         let is_error = matches!(level, "emergency" | "alert" | "critical" | "error");
         match level {
-            _ if is_error => log!(error),
-            "warning" => log!(warn),
-            "debug" => log!(debug),
-            _ => log!(info),
+            _ if is_error => tracing::error!(target: OUTPUT_LOG, worker, pid, level, context, "{message}"),
+            "warning" => tracing::warn!(target: OUTPUT_LOG, worker, pid, context, "{message}"),
+            "debug" => tracing::debug!(target: OUTPUT_LOG, worker, pid, context, "{message}"),
+            _ => tracing::info!(target: OUTPUT_LOG, worker, pid, context, "{message}"),
         }
         self.keep(worker, is_error, &format!("{level}: {message} {context}"));
     }
@@ -154,9 +150,41 @@ impl Output {
     }
 }
 
+/// The message with `{key}` replaced by what the context, an object of JSON, has under that key.
+fn filled_in(message: &str, context: &str) -> String {
+    let context: serde_json::Map<String, serde_json::Value> = serde_json::from_str(context).unwrap_or_default();
+    let (mut filled, mut rest) = (String::with_capacity(message.len()), message);
+    while filled.len() < MAX_LINE_BYTES
+        && let Some((before, after)) = rest.split_once('{')
+    {
+        filled.push_str(before);
+        let known = after.split_once('}').and_then(|(key, after)| Some((context.get(key)?, after)));
+        rest = match known {
+            Some((value, after)) => {
+                filled.push_str(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+                after
+            }
+            None => {
+                filled.push('{');
+                after
+            }
+        };
+    }
+    filled.push_str(rest);
+    filled
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn placeholders_of_a_message_are_filled_in() {
+        let context = r#"{"to":"ada","bytes":7,"list":[1]}"#;
+        assert_eq!(filled_in("sent {bytes} bytes to {to}: {list}", context), "sent 7 bytes to ada: [1]");
+        assert_eq!(filled_in("{nobody} {to {to}}", context), "{nobody} {to ada}}");
+        assert_eq!(filled_in("{to}", "null"), "{to}");
+    }
 
     #[test]
     fn what_is_kept_is_bounded_also_of_empty_lines() {

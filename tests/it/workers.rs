@@ -712,3 +712,103 @@ fn a_request_that_waits_for_workers_holds_up_nobody_and_ends_in_time() {
         assert_eq!(stop.line(), "web/1 is stopped");
     }
 }
+
+/// A worker in PHP with the package.
+const PHP_WORKER: &str = r#"<?php
+require getenv('PACKAGE') . '/autoload.php';
+$worker = Roster\Worker::fromEnvironment();
+$worker->offer('mail', new class($worker) {
+    public function __construct(private Roster\Worker $worker) {}
+    public function send(string $to): array {
+        $this->worker->log()->warning('sent to {to}', ['to' => $to]);
+        return ['from' => $this->worker->params()['from'], 'to' => $to];
+    }
+    public function slow(): string { sleep(2); return 'done'; }
+});
+if (getenv('ROSTER_CONNECTIONS') !== false) {
+    $worker->onConnection(function ($connection, array $about) {
+        fwrite($connection, getmypid() . ' ' . $about['listener']);
+        fclose($connection);
+    });
+}
+$worker->ready();
+$worker->run();
+"#;
+
+/// A group of such workers.
+fn in_php(name: &str, settings: &str) -> String {
+    let package = concat!(env!("CARGO_MANIFEST_DIR"), "/php");
+    let environment = format!("environment = {{ PACKAGE = {package:?} }}\nready = \"message\"\n{settings}");
+    group(name, &["php", "{folder}/worker.php"], &environment)
+}
+
+#[test]
+fn a_worker_in_php_is_a_master_whose_calls_under_way_a_stop_lets_end() {
+    let mut roster = prepared(&in_php("mail", "params = { from = \"shop\" }"));
+    roster.write("worker.php", PHP_WORKER);
+    roster.run();
+    running(&roster, "mail/1");
+    let sent = eventually("it is called", SOON, || {
+        let ended = roster.cli(["call", "mail.send", "to=ada"]);
+        ensure(ended.code == Some(0), &ended.wrong)?;
+        Ok::<_, String>(ended.json())
+    });
+    assert_eq!(sent, json!({"from": "shop", "to": "ada"}));
+    eventually("its record is logged, with what it is about", SOON, || {
+        let logged = says(&roster, ["worker", "logs", "mail/1"], 0);
+        ensure(logged.contains("warning: sent to ada"), logged)
+    });
+    let outstanding = || {
+        let ended = roster.cli(["masters", "-o", "json"]);
+        ensure(ended.code == Some(0), &ended.wrong)?;
+        Ok::<_, String>(ended.json()["masters"][0]["outstanding"].clone())
+    };
+    eventually("all masters are known", SOON, outstanding);
+    std::thread::scope(|threads| {
+        let call = threads.spawn(|| says(&roster, ["call", "mail.slow"], 0));
+        eventually("the call is under way", SOON, || {
+            let outstanding = outstanding()?;
+            ensure(outstanding == 1, outstanding)
+        });
+        says(&roster, ["worker", "restart", "mail", "--now"], 0);
+        assert_eq!(call.join().expect("no panic").trim(), "\"done\"");
+    });
+}
+
+#[test]
+fn connections_that_the_sidecar_accepts_are_served_by_all_also_while_processes_are_replaced() {
+    let port = free_port();
+    let listen = format!("count = 3\naccept = \"sidecar\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let mut roster = prepared(&in_php("web", &listen));
+    roster.write("worker.php", PHP_WORKER);
+    roster.run();
+    let pids = || (1..=3).map(|number| running(&roster, &format!("web/{number}"))).collect::<BTreeSet<_>>();
+    let before = pids();
+    let ask = || {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+        stream.read_to_string(&mut answer).expect("nobody is cut off");
+        let (pid, listener) = answer.split_once(' ').expect("everybody is answered");
+        assert_eq!(listener, port.to_string());
+        pid.parse::<i64>().expect("a number")
+    };
+    assert_eq!((0..3).map(|_| ask()).collect::<BTreeSet<_>>(), before, "one after the other");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let over_now = Over(&over);
+        let client = threads.spawn(|| {
+            let mut asked = 0;
+            while !over.load(Ordering::Relaxed) {
+                ask();
+                asked += 1;
+            }
+            asked
+        });
+        says(&roster, ["worker", "restart", "web"], 0);
+        before.iter().for_each(|pid| ends("the old one", *pid));
+        drop(over_now);
+        assert!(client.join().expect("no panic") > 0);
+    });
+    assert!(pids().is_disjoint(&before) && before.is_disjoint(&(0..3).map(|_| ask()).collect()));
+}

@@ -33,7 +33,7 @@ impl Accepted {
     }
 
     /// For another process, which expects one that blocks.
-    pub(crate) fn into_descriptor(self) -> OwnedFd {
+    pub fn into_descriptor(self) -> OwnedFd {
         match self {
             Self::Tcp(stream, _) => stream.into(),
             Self::Unix(stream) => stream.into(),
