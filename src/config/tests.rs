@@ -857,3 +857,23 @@ fn no_worker_listens_where_another_part_does() {
          roster.toml:12: worker.2.listen.0: is the socket of `worker.1.listen.0` too: give each one of its own"
     );
 }
+
+#[test]
+fn a_start_refuses_workers_that_nobody_could_run_or_name() {
+    let text = "[[worker]]\nname = 'a b'\ncommand = ['']\nenvironment = { 'A=B' = '' }\nlisten = ['127.0.0.1:80']\n\
+                [[worker]]\ncommand = ['true']\ncount = 0\n[[worker]]\nname = 'a b'\nstop_signal = 'NOPE'\n";
+    let told = mistakes(text, &[], &[]);
+    for line in [
+        "roster.toml:2: worker.0.name: \"a b\" is no name: expected letters, digits, `.`, `_` and `-`",
+        "roster.toml:3: worker.0.command: names no program: write `[\"php\", \"worker.php\"]`",
+        "roster.toml:4: worker.0.environment: \"A=B\" cannot be set as a variable",
+        "roster.toml:5: worker.0.listen.0: \"127.0.0.1:80\" is not an address: expected `tcp://host:port` or `unix:///path`",
+        "roster.toml:6: worker.1.name: is required, there is no default",
+        "roster.toml:8: worker.1.count: 0 is no number of processes: 1 to 1000",
+        "roster.toml:9: worker.2.command: is required, there is no default",
+        "roster.toml:10: worker.2.name: \"a b\" is the name of `worker.0.name`: give each a name of its own",
+    ] {
+        assert!(told.lines().any(|found| found == line), "{line} in\n{told}");
+    }
+    assert!(told.contains("roster.toml:11: worker.2.stop_signal: \"NOPE\" is no signal"), "{told}");
+}
