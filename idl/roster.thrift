@@ -685,7 +685,7 @@ struct WorkerOutcome {
 struct WorkerControlReply {
   /** Of each that something was done with; of ROLL, up to the first that did not become ready. */
   1: required list<WorkerOutcome> outcomes
-  /** True: the time ran out, or the sidecar stops, and nothing is known of the outcomes. What was asked for goes on. */
+  /** True: the time ran out, and nothing is known of the outcomes. What was asked for goes on. */
   2: required bool timedOut
 }
 

@@ -45,7 +45,7 @@ class WorkerControlReply
      */
     public $outcomes = null;
     /**
-     * True: the time ran out, or the sidecar stops, and nothing is known of the outcomes. What was asked for goes on.
+     * True: the time ran out, and nothing is known of the outcomes. What was asked for goes on.
      * 
      * @var bool
      */

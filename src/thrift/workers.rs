@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use thrift::{ApplicationError, ApplicationErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -84,13 +85,14 @@ impl Api {
         Ok(Control { group, outcomes, timeout })
     }
 
-    /// Waits until it is done. A stop ends that.
+    /// Waits until it is done.
     pub(super) async fn controlled(&self, control: Control, stop: &Stop) -> thrift::Result<WorkerControlReply> {
         let Control { group, outcomes, timeout: patience } = control;
         let outcomes = tokio::select! {
-            outcomes = timeout(patience, outcomes) => outcomes.ok().and_then(Result::ok),
-            () = stop.requested() => None,
+            outcomes = timeout(patience, outcomes) => outcomes.ok().map(|outcomes| outcomes.map_err(|_| stops())),
+            () = stop.requested() => Some(Err(stops())),
         };
+        let outcomes = outcomes.transpose()?;
         let outcome = |(number, done): (u32, Result<(), String>)| WorkerOutcome::new(name(&group, number), done.err());
         let timed_out = outcomes.is_none();
         Ok(WorkerControlReply { outcomes: outcomes.into_iter().flatten().map(outcome).collect(), timed_out })
@@ -146,6 +148,11 @@ impl From<State> for WorkerState {
             State::Fatal => Self::FATAL,
         }
     }
+}
+
+fn stops() -> thrift::Error {
+    let message = "the sidecar stops, and with it what was asked of workers";
+    thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message))
 }
 
 /// After which worker a page begins: the number of its group, and its own.

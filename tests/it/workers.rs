@@ -146,7 +146,7 @@ fn workers_are_told_with_their_states_and_do_what_they_are_told() {
     assert_eq!(says(&roster, ["worker", "restart", "--now", "mail"], 0), "mail/1 is restarted\n");
 
     let before = running(&roster, "web/1");
-    assert_eq!(says(&roster, ["worker", "signal", "web/1", "usr1"], 0), "web/1 was sent it\n");
+    assert_eq!(says(&roster, ["worker", "signal", "web/1", "usr1"], 0), "web/1 was sent usr1\n");
     eventually("it is another process", SOON, || ensure(running(&roster, "web/1") != before, "not yet"));
     assert_eq!(worker(&roster, "web/1")["why"], "it was ended by SIGUSR1");
 }

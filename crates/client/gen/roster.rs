@@ -6283,7 +6283,7 @@ impl TSerializable for WorkerOutcome {
 pub struct WorkerControlReply {
   /// Of each that something was done with; of ROLL, up to the first that did not become ready.
   pub outcomes: Vec<WorkerOutcome>,
-  /// True: the time ran out, or the sidecar stops, and nothing is known of the outcomes. What was asked for goes on.
+  /// True: the time ran out, and nothing is known of the outcomes. What was asked for goes on.
   pub timed_out: bool,
 }
 

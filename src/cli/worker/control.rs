@@ -26,11 +26,18 @@ pub(super) struct Targets {
 
 #[derive(Debug, Args)]
 struct Patience {
-    /// How long to wait until it is done; a mere number is of seconds. What is not done then goes on
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    /// How long to wait until it is done, at most an hour; a mere number is of seconds. What is not done then goes on
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = up_to_an_hour)]
     wait: Duration,
     #[command(flatten)]
     connection: Connection,
+}
+
+fn up_to_an_hour(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        wait if wait > Duration::from_secs(60 * 60) => Err("it is more than an hour".into()),
+        wait => Ok(wait),
+    }
 }
 
 /// Put new processes in the place of those that run
@@ -112,7 +119,7 @@ impl Scale {
         let reply = connection.client().control_workers(control, wait)?;
         let number = |name: &str| name.rsplit('/').next().and_then(|number| number.parse::<i32>().ok());
         let is_removed = |name: &str| number(name).is_some_and(|number| number > count);
-        let failed = print(&reply, wait, |name| if is_removed(name) { "is no more" } else { "runs" })?;
+        let failed = print(&reply, wait, |name| if is_removed(name) { "is no more".into() } else { "runs".into() })?;
         fail(&failed, "not all of them run")?;
         Ok(writeln!(io::stdout(), "{group} has {count} of them, until the sidecar is started again")?)
     }
@@ -124,7 +131,7 @@ impl Signal {
         let wait = connection.timeout();
         let control = WorkerControl::new(group, number, WorkerAction::SIGNAL, None, signal.clone(), None);
         let reply = connection.client().control_workers(control, wait)?;
-        let failed = print(&reply, wait, |_| "was sent it")?;
+        let failed = print(&reply, wait, |_| format!("was sent {signal}"))?;
         fail(&failed, "not all of them were sent it")
     }
 }
@@ -152,7 +159,7 @@ impl Targets {
             if reply.outcomes.is_empty() && !reply.timed_out {
                 eprintln!("roster: of {group} nothing runs; `roster worker start {group}` starts it");
             }
-            failed.extend(print(&reply, wait, |_| order.done)?);
+            failed.extend(print(&reply, wait, |_| order.done.to_owned())?);
         }
         fail(&failed, order.failed)
     }
@@ -167,11 +174,7 @@ fn groups(client: &mut Client) -> anyhow::Result<Vec<Target>> {
 }
 
 /// Tells what came of it for each worker. Those that it failed for.
-fn print(
-    reply: &WorkerControlReply,
-    wait: Duration,
-    done: impl Fn(&str) -> &'static str,
-) -> anyhow::Result<Vec<String>> {
+fn print(reply: &WorkerControlReply, wait: Duration, done: impl Fn(&str) -> String) -> anyhow::Result<Vec<String>> {
     if reply.timed_out {
         return Err(Unfinished::TimedOut(wait).into());
     }
