@@ -303,7 +303,10 @@ impl Slot {
         let mut progress = process.progress.clone();
         let ready = async {
             let awaited = match config.ready {
-                Ready::StaysUp => return Ok(sleep(config.ready_after).await),
+                Ready::StaysUp => {
+                    sleep(config.ready_after).await;
+                    return Ok(());
+                }
                 Ready::Connected => reached(&mut progress, Progress::Connected),
                 Ready::Message => reached(&mut progress, Progress::Ready),
             };
