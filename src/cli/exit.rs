@@ -29,8 +29,8 @@ Exit codes:
     3  the sidecar cannot be reached, or broke off; or the shared file cannot be read
     4  the data is older than --max-age
     5  nothing is known yet: the first sync is not done
-    6  the sidecar, or the master that was called, did not answer within --timeout; or workers took longer than --wait
-    7  the call failed: nobody to call, an error of the master's own, or too many calls; or a worker failed
+    6  the sidecar or a called master did not answer within --timeout, or workers within --wait
+    7  the call failed: nobody to call, an error of its own, too many calls; or a worker failed
     8  access is denied
   130  interrupted";
 

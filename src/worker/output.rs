@@ -182,7 +182,7 @@ mod tests {
     fn placeholders_of_a_message_are_filled_in() {
         let context = r#"{"to":"ada","bytes":7,"list":[1]}"#;
         assert_eq!(filled_in("sent {bytes} bytes to {to}: {list}", context), "sent 7 bytes to ada: [1]");
-        assert_eq!(filled_in("{nobody} {to {to}}", context), "{nobody} {to ada}}");
+        assert_eq!(filled_in("{nobody} {to {to}}", context), "{nobody} {to ada}");
         assert_eq!(filled_in("{to}", "null"), "{to}");
     }
 
