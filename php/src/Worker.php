@@ -57,6 +57,7 @@ final class Worker
     /** @var ?array<resource> */
     private ?array $listeners = null;
     private ?Connections $connections = null;
+    private bool $isToldToStop = false;
     private bool $isTicking = false;
     private bool $isRunning = false;
     /** Since when it leaves, by hrtime(). */
@@ -185,7 +186,7 @@ final class Worker
      */
     public function onConnection(callable $serve): void
     {
-        $this->connections = new Connections(Environment::connections(), $serve(...));
+        $this->connections = new Connections(Environment::connections(), $serve(...), $this->log);
         $this->loop->watch($this->connections->stream, $this->serveConnections(...));
     }
 
@@ -310,7 +311,7 @@ final class Worker
             $this->session->leave();
         }
         $isBusy = $this->session->work();
-        if ($this->session->hasLeft() && ($this->connections?->isOver() ?? true) || $this->isLate()) {
+        if ($this->session->hasLeft() && !$this->awaitsConnections() || $this->isLate()) {
             $this->end();
             return null;
         }
@@ -330,8 +331,15 @@ final class Worker
             $this->loop->wait($read, $write, $seconds);
         } else {
             Loop::select($read, $write, $seconds);
-            $this->connections?->serve();
+            while ($this->connections?->serve()) {
+            }
         }
+    }
+
+    /** Whether the sidecar, which has it stop, may have handed it connections before. */
+    private function awaitsConnections(): bool
+    {
+        return $this->isToldToStop && $this->connections?->isOver() === false;
     }
 
     private function serveConnections(): void
@@ -362,6 +370,7 @@ final class Worker
     {
         [$command, $data] = [$message['cmd'], $message['data'] ?? null];
         if ($this->isSupervised() && $command === 'worker-stop') {
+            $this->isToldToStop = true;
             $this->stop();
         } elseif ($this->isSupervised() && $command === 'worker-command') {
             $this->command($message, $data, $bytes);

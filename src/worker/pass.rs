@@ -173,14 +173,18 @@ impl State {
             Balance::RoundRobin => self.next,
             Balance::ClientAddress => connection.client as usize,
         };
-        for step in 0..count {
-            let place = (first.wrapping_add(step)) % count;
-            if self.takers[place].take(&connection).is_ok() {
-                self.next = place + 1;
-                return Ok(());
+        let mut gone = Vec::new();
+        let taken = (0..count).map(|step| first.wrapping_add(step) % count).find(|place| {
+            let taken = self.takers[*place].take(&connection);
+            if taken.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+                gone.push(self.takers[*place].pid);
             }
-        }
-        Err(connection)
+            taken.is_ok()
+        });
+        self.next = taken.map_or(self.next, |place| place + 1);
+        // One that has closed its socket is always ready for more.
+        self.takers.retain(|taker| !gone.contains(&taker.pid));
+        taken.map(drop).ok_or(connection)
     }
 }
 
@@ -216,4 +220,34 @@ pub(super) fn pair() -> io::Result<(Arc<UnixStream>, OwnedFd)> {
     socket2::SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER_BYTES)?;
     ours.set_nonblocking(true)?;
     Ok((Arc::new(UnixStream::from_std(ours)?), theirs.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn connection() -> (Connection, std::os::unix::net::UnixStream) {
+        let (client, socket) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        (Connection { socket: socket.into(), about: b"{}".to_vec(), client: 0 }, client)
+    }
+
+    #[tokio::test]
+    async fn who_has_closed_its_socket_takes_no_more_and_keeps_nobody_from_it() {
+        let mut state = State::default();
+        let (gone, closed) = pair().expect("a pair");
+        let (lives, open) = pair().expect("a pair");
+        drop(closed);
+        for (pid, socket) in [(1, gone), (2, lives)] {
+            socket.writable().await.expect("a socket");
+            state.takers.push(Taker { pid, socket });
+        }
+        let (passed, mut client) = connection();
+        state.pass(passed, Balance::RoundRobin).expect("the other takes it");
+        assert_eq!(state.takers.iter().map(|taker| taker.pid).collect::<Vec<_>>(), [2]);
+        drop((state, open));
+        // With whoever had it, the connection is gone too.
+        assert_eq!(client.read(&mut [0; 1]).expect("an end"), 0);
+    }
 }

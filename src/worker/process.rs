@@ -215,13 +215,19 @@ impl Process {
         self.launcher.reaper.signal(self.pid, signal)
     }
 
-    /// Asks it to end, over its channel if it listens there, and kills it if it has not within this time.
+    /// Asks it to end, and kills it if it has not within this time. One that has joined over its channel is asked there;
+    /// by the signal too, which may cut what is under way, only for the last quarter of that time.
     pub(super) async fn stop(&mut self, signal: Signal, patience: Duration) -> End {
         self.hand_no_more();
-        if !self.members.stop(self.pid.as_raw()) {
-            let _ = self.signal(signal);
+        let mut left = patience;
+        if self.members.stop(self.pid.as_raw()) {
+            left = patience / 4;
+            if let Ok(end) = timeout(patience - left, self.ended()).await {
+                return end;
+            }
         }
-        if let Ok(end) = timeout(patience, self.ended()).await {
+        let _ = self.signal(signal);
+        if let Ok(end) = timeout(left, self.ended()).await {
             return end;
         }
         tracing::warn!(pid = self.pid.as_raw(), ?patience, "a worker did not end in time, and is killed");

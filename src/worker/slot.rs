@@ -123,6 +123,8 @@ pub(super) struct Slot {
 
 /// Why a process is not ready.
 enum NotReady {
+    /// It ended before.
+    Ended(End),
     Failed(String),
     /// What it is to listen on cannot be had yet.
     NoSocket(String),
@@ -199,6 +201,7 @@ impl Slot {
         let mut process = match self.begin().await {
             Ok(process) => process,
             Err(NotReady::Unwanted) => return Life::Stopped,
+            Err(NotReady::Ended(end)) => return self.after_start(end),
             Err(NotReady::Failed(why)) => return Life::Failed(why),
             Err(NotReady::NoSocket(why)) => return Life::NoSocket(why),
         };
@@ -261,6 +264,7 @@ impl Slot {
                 self.retire(old);
                 Ok(())
             }
+            Err(NotReady::Ended(end)) => Err(not_ready(end)),
             Err(NotReady::Failed(why) | NotReady::NoSocket(why)) => Err(why),
             Err(NotReady::Unwanted) => Err("it was stopped meanwhile".into()),
         }
@@ -274,11 +278,16 @@ impl Slot {
         });
     }
 
-    async fn end(&mut self, process: &mut Process) {
-        let patience = match *self.wanted.borrow() {
+    /// How long a process may take that is asked to end.
+    fn patience(&self) -> Duration {
+        match *self.wanted.borrow() {
             Wanted::Stopped(patience) => patience,
             Wanted::Running => self.shared.config.stop_timeout,
-        };
+        }
+    }
+
+    async fn end(&mut self, process: &mut Process) {
+        let patience = self.patience();
         self.enter(State::Stopping, Some(process));
         process.stop(self.shared.config.stop_signal.0, patience).await;
     }
@@ -313,7 +322,7 @@ impl Slot {
             timeout(config.ready_timeout, awaited).await
         };
         tokio::select! {
-            end = process.ended() => Err(NotReady::Failed(format!("it {end} before it was ready"))),
+            end = process.ended() => Err(NotReady::Ended(end)),
             ready = ready => match ready {
                 Ok(()) => Ok(process),
                 Err(_) => {
@@ -322,16 +331,34 @@ impl Slot {
                 }
             },
             () = unwanted(&mut self.wanted) => {
-                process.stop(config.stop_signal.0, config.stop_timeout).await;
+                let patience = self.patience();
+                process.stop(config.stop_signal.0, patience).await;
                 Err(NotReady::Unwanted)
             }
         }
     }
 
+    fn is_well(&self, end: End) -> bool {
+        let well = &self.shared.config.exit_codes;
+        matches!(end, End::Exited(code) if well.iter().any(|well| i32::from(*well) == code))
+    }
+
+    /// What follows the end of a process that was not ready yet: one that is to do something once may be quick.
+    fn after_start(&mut self, end: End) -> Life {
+        let why = not_ready(end);
+        match (self.shared.config.restart, self.is_well(end)) {
+            (Restart::Never, _) | (Restart::OnFailure, true) => {
+                self.report.send_modify(|report| report.why = why);
+                Life::Over
+            }
+            _ => Life::Failed(why),
+        }
+    }
+
     /// What follows the end of a process that was ready.
     fn after(&mut self, end: End, begun: Instant) -> Life {
-        let Config { restart, exit_codes, max_restart_delay, .. } = &self.shared.config;
-        let is_well = matches!(end, End::Exited(code) if exit_codes.iter().any(|well| i32::from(*well) == code));
+        let Config { restart, max_restart_delay, .. } = &self.shared.config;
+        let is_well = self.is_well(end);
         if begun.elapsed() >= *max_restart_delay {
             self.pauses.reset();
         }
@@ -429,6 +456,10 @@ impl Slot {
             (report.state, report.pid) = (state, pid);
         });
     }
+}
+
+fn not_ready(end: End) -> String {
+    format!("it {end} before it was ready")
 }
 
 /// Waits until a process is no longer wanted.

@@ -209,6 +209,20 @@ fn a_worker_that_ends_well_is_started_again_and_never_given_up() {
 }
 
 #[test]
+fn what_is_to_be_done_once_is_done_once_however_quickly_it_ends() {
+    let once = |name: &str, code: i32, restart: &str| {
+        sh(name, &format!("echo x >> {{folder}}/{name}; exit {code}"), &format!("restart = {restart:?}"))
+    };
+    let groups = once("never", 3, "never") + &once("well", 0, "on-failure");
+    let roster = started(&slow(&groups));
+    for (name, code) in [("never", 3), ("well", 0)] {
+        let worker = becomes(&roster, &format!("{name}/1"), "EXITED");
+        assert_eq!(worker["why"], format!("it ended with code {code} before it was ready"));
+        assert_eq!(fs::read_to_string(roster.folder().join(name)).expect("written"), "x\n");
+    }
+}
+
+#[test]
 fn a_rolling_restart_refuses_nobody() {
     let port = free_port();
     let listen = format!("count = 3\nlisten = [\"tcp://127.0.0.1:{port}\"]");

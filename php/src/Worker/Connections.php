@@ -19,17 +19,24 @@ final class Connections
     private bool $isOver = false;
 
     /** @param resource $stream over which they come */
-    public function __construct(public readonly mixed $stream, private readonly \Closure $serve)
-    {
+    public function __construct(
+        public readonly mixed $stream,
+        private readonly \Closure $serve,
+        private readonly Logger $log,
+    ) {
         $this->socket = socket_import_stream($stream);
     }
 
-    /** Serves those that have come. */
-    public function serve(): void
+    /** Serves one that has come; false: none has. What fails costs that one alone. */
+    public function serve(): bool
     {
-        while (!$this->isOver && ($connection = $this->receive()) !== null) {
-            ($this->serve)(...$connection);
+        $connection = $this->isOver ? null : $this->receive();
+        try {
+            $connection !== null && ($this->serve)(...$connection);
+        } catch (\Throwable $error) {
+            $this->log->error('what serves a connection failed: {exception}', ['exception' => $error]);
         }
+        return $connection !== null;
     }
 
     /** Whether no more will come. */
