@@ -105,6 +105,9 @@ fn servers_that_join_are_followed_when_those_of_before_are_gone_and_a_restart_kn
     ensemble.kill(second);
     set(&ensemble, "three");
     follows(&roster, "/a", "three");
+    let file = roster.shared_file().display().to_string();
+    let kept = || roster.cli(["get", "/a", "-o", "raw", "--shared", &file]).told;
+    eventually("the shared file has it", SOON, || ensure(kept() == b"three", format!("{:?}", kept())));
 
     roster.kill();
     roster.run();
