@@ -175,7 +175,7 @@ impl Slot {
                 }
                 Life::Failed(why) => self.failed(why),
                 Life::NoSocket(why) => {
-                    self.report.send_modify(|report| report.why = why);
+                    self.explain(why);
                     self.enter(State::Backoff, None);
                     Some(self.pauses.delay().min(MAX_SOCKET_DELAY))
                 }
@@ -344,42 +344,46 @@ impl Slot {
     }
 
     /// What follows the end of a process that was not ready yet: one that is to do something once may be quick.
-    fn after_start(&mut self, end: End) -> Life {
-        let why = not_ready(end);
-        match (self.shared.config.restart, self.is_well(end)) {
-            (Restart::Never, _) | (Restart::OnFailure, true) => {
-                self.report.send_modify(|report| report.why = why);
-                Life::Over
-            }
-            _ => Life::Failed(why),
-        }
+    fn after_start(&self, end: End) -> Life {
+        self.over(end, not_ready(end)).unwrap_or_else(Life::Failed)
     }
 
     /// What follows the end of a process that was ready.
     fn after(&mut self, end: End, begun: Instant) -> Life {
-        let Config { restart, max_restart_delay, .. } = &self.shared.config;
-        let is_well = self.is_well(end);
-        if begun.elapsed() >= *max_restart_delay {
+        if begun.elapsed() >= self.shared.config.max_restart_delay {
             self.pauses.reset();
         }
         let why = format!("it {end}");
-        let (worker, pid) = (self.name(), self.report.borrow().pid);
+        let is_well = self.is_well(end);
         if is_well {
+            let (worker, pid) = (self.name(), self.report.borrow().pid);
             tracing::info!(worker, pid, why, "a worker ended");
         }
-        match (restart, is_well) {
-            (Restart::Never, _) | (Restart::OnFailure, true) => {
-                self.report.send_modify(|report| report.why = why);
-                Life::Over
+        self.over(end, why).unwrap_or_else(|why| {
+            if !is_well {
+                return Life::Failed(why);
             }
             // Many do so after some requests, or some time.
-            (Restart::Always, true) => {
-                self.report.send_modify(|report| report.why = why);
-                self.count_restart();
-                Life::Again
+            self.explain(why);
+            self.count_restart();
+            Life::Again
+        })
+    }
+
+    /// Whether no other process follows one that ended so; else the reason again.
+    fn over(&self, end: End, why: String) -> Result<Life, String> {
+        match (self.shared.config.restart, self.is_well(end)) {
+            (Restart::Never, _) | (Restart::OnFailure, true) => {
+                self.explain(why);
+                Ok(Life::Over)
             }
-            (_, false) => Life::Failed(why),
+            _ => Err(why),
         }
+    }
+
+    /// Reports why the process before the next one is no more.
+    fn explain(&self, why: String) {
+        self.report.send_modify(|report| report.why = why);
     }
 
     /// Counts a failure. How long the slot rests after it; none: until it is asked for.
@@ -391,7 +395,7 @@ impl Slot {
             self.failures.pop_front();
         }
         let worker = self.name();
-        self.report.send_modify(|report| report.why.clone_from(&why));
+        self.explain(why.clone());
         if self.failures.len() > start_retries {
             let failures = self.failures.len();
             tracing::error!(worker, why, failures, "a worker is given up; `roster worker start` tries it again");
