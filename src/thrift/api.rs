@@ -1,6 +1,6 @@
 //! The API: answers each method; here those about coordination nodes, from the newest snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::slice;
 use std::sync::Arc;
@@ -147,7 +147,8 @@ impl Api {
         if since.is_some_and(|since| snapshot.is_unchanged(since, &paths)) {
             return Ok(idl::NodesReply { nodes, freshness: freshness.into(), unchanged: Some(true) });
         }
-        for (path, node) in paths.iter().filter_map(|path| Some((path, snapshot.node(path)?))) {
+        let asked: BTreeSet<&NodePath> = paths.iter().collect();
+        for (path, node) in asked.into_iter().filter_map(|path| Some((path, snapshot.node(path)?))) {
             bytes += convert::node_size(path, node);
             if bytes > self.whole_bytes() && !nodes.is_empty() {
                 return Err(invalid("paths", "more than a reply may hold; ask for fewer"));

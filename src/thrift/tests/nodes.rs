@@ -139,6 +139,19 @@ async fn nodes_that_have_not_changed_since_are_not_told_again() {
 }
 
 #[tokio::test]
+async fn a_path_that_is_asked_twice_counts_once_among_what_a_reply_may_hold() {
+    let (api, peer, publisher) = house(0, 0);
+    let large = Arc::new(Node { data: vec![0; 1 << 20].into(), ..Node::default() });
+    let paths = ["/a", "/b", "/c"];
+    publisher.publish(paths.map(|path| Change::Put(NodePath::parse(path).expect(path), large.clone())).to_vec());
+    let ask = |paths: &[&str]| {
+        api.get_many(&peer, &GetManyRequest::new(paths.iter().map(|&path| path.to_owned()).collect(), None, None))
+    };
+    assert_eq!(ask(&["/a"; 5]).expect("an answer").nodes.len(), 1);
+    ask(&paths).expect_err("more than a reply may hold");
+}
+
+#[tokio::test]
 async fn a_change_is_found_behind_more_others_than_are_searched_at_once() {
     let (api, peer, publisher) = house(1, 1);
     let since = api.store.snapshot().revision();
