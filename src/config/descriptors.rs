@@ -3,13 +3,11 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Config;
+use crate::worker;
 
 /// What the sidecar keeps for itself: its files, threads, listeners, sources and the registers it joins; its question
 /// to itself for the watchdog; and what is accepted in one go before those have gone that must make room.
 const OWN: usize = 384;
-
-/// What each process of a worker takes here: what it prints, and its channel.
-const PER_WORKER: usize = 3;
 
 /// Lets this process have as many descriptors as it may; how many that are.
 pub fn raise_limit() -> usize {
@@ -28,8 +26,7 @@ impl Config {
     /// The same, with bounds of connections that `limit` descriptors are enough for: those that are higher share what
     /// the lower ones leave.
     pub fn within(&self, limit: usize) -> Self {
-        let of_workers = self.worker.iter().map(|it| it.count.number() as usize * PER_WORKER + it.listen.len());
-        let own = OWN + of_workers.sum::<usize>();
+        let own = OWN + self.worker.iter().map(worker::Config::descriptors).sum::<usize>();
         let mut config = self.clone();
         let (thrift, register, is_on) = (&mut config.thrift, &mut config.register, self.register.is_on());
         let mut bounds = vec![
@@ -74,7 +71,7 @@ fn in_words(bounds: &[(&str, &mut usize)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::Count;
+    use crate::worker::{Accept, Count};
 
     fn bounds(config: &Config) -> [usize; 4] {
         let Config { thrift, register, .. } = config;
@@ -102,7 +99,10 @@ mod tests {
     #[test]
     fn workers_have_descriptors_of_their_own() {
         let listen = vec!["tcp://127.0.0.1:1".to_owned(); 2];
-        let worker = crate::worker::Config { count: Count::Number(10), listen, ..Default::default() };
+        let worker = worker::Config { count: Count::Number(10), listen, ..Default::default() };
+        let accepting = worker::Config { accept: Accept::Sidecar, ..worker.clone() };
+        let few = Config { worker: vec![accepting], ..Config::default() };
+        assert_eq!(bounds(&few.within(4_096))[0], (4_096 - OWN - 42 - 1_024) / 4);
         let config = Config { worker: vec![worker; 2], ..Config::default() };
         assert_eq!(bounds(&config.within(1_024)), [144; 4], "64 less");
         assert_eq!(bounds(&config.within(65_536)), bounds(&config));

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::pass::Balance;
+use super::pass::{Balance, MAX_WAITING};
 use crate::permissions::Mode;
 
 /// How many processes one group may have.
@@ -174,6 +174,18 @@ impl Default for Config {
             watch: Vec::new(),
             priority: 0,
         }
+    }
+}
+
+impl Config {
+    /// How many descriptors it takes here: of each process what it prints and its channel; its sockets; and where they are
+    /// accepted from here, what waits for a process, and the way to each.
+    pub(crate) fn descriptors(&self) -> usize {
+        let (each, waiting) = match self.accept {
+            Accept::Worker => (3, 0),
+            Accept::Sidecar => (4, MAX_WAITING),
+        };
+        self.count.number() as usize * each + self.listen.len() + waiting
     }
 }
 

@@ -21,7 +21,7 @@ use crate::net::{Accepted, Listener, Peer};
 use crate::task::{Stop, Tasks};
 
 /// How many connections may wait until a process takes one.
-const MAX_WAITING: usize = 1_024;
+pub(super) const MAX_WAITING: usize = 1_024;
 
 /// How many bytes may be on their way to one process: few connections, since those are lost if it is killed.
 const SEND_BUFFER_BYTES: usize = 4 * 1024;
