@@ -191,12 +191,7 @@ where
 async fn roll(slots: Slots) -> Outcomes {
     let mut outcomes = Outcomes::new();
     for (number, slot) in slots {
-        let state = slot.report.borrow().state;
-        let outcome = match state {
-            State::Stopped | State::Stopping => continue,
-            State::Running => ask(&slot, Order::Replace).await,
-            _ => start(&slot).await,
-        };
+        let Some(outcome) = renew(&slot).await else { continue };
         let failed = outcome.is_err();
         outcomes.push((number, outcome));
         if failed {
@@ -204,6 +199,21 @@ async fn roll(slots: Slots) -> Outcomes {
         }
     }
     outcomes
+}
+
+/// Has a process in a slot that began from now on; none: the slot is stopped.
+async fn renew(slot: &Handle) -> Option<Result<(), String>> {
+    let state = slot.report.borrow().state;
+    if matches!(state, State::Stopped | State::Stopping) {
+        return None;
+    }
+    // What is starting may have begun with what is to be replaced.
+    let runs = matches!(state, State::Running | State::Starting) && start(slot).await.is_ok();
+    if runs && let Err(why) = ask(slot, Order::Replace).await {
+        return Some(Err(why));
+    }
+    // Where there was none to replace, or that ended meanwhile.
+    Some(start(slot).await)
 }
 
 async fn start(slot: &Handle) -> Result<(), String> {

@@ -48,13 +48,15 @@ fn group(name: &str, command: &[&str], settings: &str) -> String {
     )
 }
 
-/// The same, where a process that has not lived for two seconds was not ready, however slow the machine is.
+/// The same, where a process that ends at once was not ready, however slow the machine is.
 fn slow(groups: &str) -> String {
-    groups.replace("ready_after = \"50ms\"", "ready_after = \"2s\"")
+    groups.replace("ready_after = \"50ms\"", "ready_after = \"4s\"")
 }
 
 fn prepared(settings: &str) -> Roster {
     let roster = Roster::prepare(settings);
+    // The command line is started so often that it may be slow to speak.
+    roster.configure("[thrift]\n", "[thrift]\nfirst_byte_timeout = \"20s\"\nrequest_timeout = \"20s\"\n");
     // For the record of their processes.
     fs::create_dir_all(roster.state()).expect("a folder");
     roster
@@ -361,6 +363,19 @@ fn two_rolling_restarts_at_a_time_are_one_and_go_on_without_who_asked() {
 }
 
 #[test]
+fn a_rolling_restart_replaces_also_what_was_starting_before() {
+    let roster = started(&slow(&sh("web", SLEEPS, "")));
+    let before = eventually("it has begun", SOON, || {
+        let worker = look(&roster, "web/1")?;
+        if worker["pid"].is_i64() { Ok(worker) } else { Err(worker.to_string()) }
+    });
+    assert_eq!(before["state"], "STARTING");
+    assert_eq!(says(&roster, ["worker", "restart", "web"], 0), "web/1 is replaced\n");
+    let after = worker(&roster, "web/1");
+    assert!(pid(&after) != pid(&before) && after["restarts"] == 1, "{after}");
+}
+
+#[test]
 fn who_asks_the_sidecar_to_end_twice_does_not_wait_for_workers_and_they_are_gone() {
     let script = "trap '' TERM; setsid sleep 1000 & echo $! > {folder}/orphan; while :; do sleep 0.05; done";
     let mut roster = started(&(sh("web", script, "stop_timeout = \"1h\"") + "[sidecar]\nstop_timeout = \"4h\"\n"));
@@ -537,7 +552,7 @@ fn user() -> String {
 fn config_check_tells_what_a_worker_would_not_find_with_its_key_and_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
-    let roster = prepared(&format!(
+    let roster = Roster::prepare(&format!(
         "[[worker]]\nname = \"a\"\ncommand = [\"no-such-program\"]\nuser = \"{}\"\n\
          environment = {{ PATH = \"/nowhere:/else\" }}\nlisten = [\"unix:///run/x.sock\", \"tcp://{address}\"]\n\
          [[worker]]\nname = \"b\"\ncommand = [\"sleep\", \"1\"]\ndirectory = \"/nowhere\"\nsocket_group = \"none-at-all\"\n\
