@@ -149,7 +149,9 @@ impl Asker {
         let mut some: BTreeSet<&String> = (0..10).map(|_| self.dice.one_of(&self.paths)).collect();
         // A reply holds two of those that are large, but no third.
         let large: Vec<&String> = some.iter().copied().filter(|path| path.ends_with("/large")).collect();
-        large.iter().skip(2).for_each(|path| drop(some.remove(path)));
+        for path in large.iter().skip(2) {
+            some.remove(path);
+        }
         let some: Vec<String> = some.into_iter().cloned().collect();
         let reply = client.get_many(GetManyRequest::new(some.clone(), None, None))?;
         let data = |path: &String| reply.nodes.get(path).map(|node| node.data.as_slice());
