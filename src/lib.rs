@@ -8,7 +8,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
-//! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
+//! | 1 | [`access`], [`store`], [`tunnel`], [`net`], [`zookeeper`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`call`], [`source`], [`register`], [`master`], [`worker`] |
 //! | 4 | [`thrift`], [`admin`] |
@@ -42,6 +42,7 @@ pub mod task;
 pub mod thrift;
 pub mod tunnel;
 pub mod worker;
+pub mod zookeeper;
 
 pub use roster_client::default_paths;
 pub use roster_master as master;

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| roster_fuzz::check(bytes, roster::source::zookeeper::fuzz::replies));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| roster_fuzz::check(bytes, roster::zookeeper::fuzz::replies));

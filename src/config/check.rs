@@ -225,7 +225,7 @@ impl Check<'_> {
         let files = [("ca", &ensemble.ca), ("certificate", &ensemble.certificate), ("key", &ensemble.key)];
         for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?))) {
             self.plain_path(path, &key.child(name));
-            let in_vain = !ensemble.has_tls();
+            let in_vain = !ensemble.session().has_tls();
             self.object_if(in_vain, &key.child(name), "is of no use without TLS: servers begin with `tls://` for it");
         }
         let (certificate, private) = (ensemble.certificate.is_some(), ensemble.key.is_some());

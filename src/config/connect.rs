@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use crate::model::NodePath;
-use crate::source::zookeeper::{address_of, is_secured, servers};
+use crate::zookeeper::{address_of, is_secured, servers};
 
 /// What is wrong with the address of an ensemble: servers with commas between them, and a chroot after the last.
 pub(super) fn check(connect: &str) -> Result<(), String> {

@@ -16,8 +16,9 @@ use crate::net::{Address, Listener, PathOccupied};
 use crate::permissions::{gid_of, own};
 use crate::register::{self, SecretError};
 use crate::secret;
-use crate::source::zookeeper::{credentials, kerberos};
+use crate::source;
 use crate::worker;
+use crate::zookeeper::{credentials, kerberos};
 
 /// The groups and users that the configuration names, and this machine does not have.
 pub(super) fn check_names(config: &Config, draft: &Draft) -> Vec<Mistake> {
@@ -69,11 +70,12 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         mistakes.extend(credentials::flaws(place).iter().map(|flaw| draft.mistake(key.clone(), flaw.to_string())));
     }
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
-        let Some((part, why)) = kerberos::flaw(ensemble) else { continue };
+        let Some((part, why)) = kerberos::flaw(&ensemble.session()) else { continue };
         let key = draft.element(&"zookeeper".into(), number).child("kerberos");
         mistakes.push(draft.mistake(part.map_or(key.clone(), |part| key.child(part)), why));
     }
-    for (number, ensemble) in config.zookeeper.iter().enumerate().filter(|(_, ensemble)| ensemble.has_tls()) {
+    let ensembles = config.zookeeper.iter().map(source::zookeeper::Config::session).enumerate();
+    for (number, ensemble) in ensembles.filter(|(_, ensemble)| ensemble.has_tls()) {
         let Err(error) = client(ensemble.tls()) else { continue };
         let part = match error {
             TlsError::Certificate { .. } => "certificate",

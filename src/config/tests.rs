@@ -6,6 +6,7 @@ use std::path::Path;
 use bytesize::ByteSize;
 
 use super::*;
+use crate::zookeeper::Kerberos;
 
 const EXAMPLE: &str = include_str!("../../contrib/roster.toml");
 
@@ -769,8 +770,8 @@ fn the_example_is_the_defaults_and_holds_every_key() {
         ["zookeeper-ca.pem", "roster.pem", "roster.key"].map(|name| Some(format!("/etc/roster/{name}").into()));
     (expected.zookeeper[0].ca, expected.zookeeper[0].certificate, expected.zookeeper[0].key) = (ca, certificate, key);
     expected.zookeeper[0].credentials = Some("/etc/roster/zookeeper.credentials".into());
-    let kerberos = source::zookeeper::Kerberos::default();
-    expected.zookeeper[0].kerberos = Some(source::zookeeper::Kerberos {
+    let kerberos = Kerberos::default();
+    expected.zookeeper[0].kerberos = Some(Kerberos {
         keytab: Some("/etc/roster/roster.keytab".into()),
         principal: Some("roster@EXAMPLE.COM".into()),
         ..kerberos

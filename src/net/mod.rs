@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use roster_client::{Address, AddressError};
-pub(crate) use roster_net::names;
 use roster_net::names::{Names, look_up_first};
 pub use roster_net::{
     Accepted, ConnectError, ParseRemoteError, Peer, Peers, Prompt, Remote, Stream, User, secure, tls,

@@ -41,6 +41,7 @@ mod register_socket;
 mod releases;
 mod restarts;
 mod secured;
+mod sessions;
 mod shared;
 mod storm;
 mod streams;

@@ -11,15 +11,13 @@ use futures::StreamExt;
 use futures::future::FutureExt;
 use futures::stream::FuturesOrdered;
 
-use super::jute::{Listing, Reading};
 use super::pace::{Guess, Pace, UNKNOWN_BYTES};
-use super::session::{Answers, Asked, Session, Trouble};
-use super::watching::Watching;
 use crate::model::{Node, NodePath};
 use crate::mutant;
 use crate::source::Generation;
 use crate::store::Snapshot;
 use crate::task::random_below;
+use crate::zookeeper::{Answers, Asked, Listing, Reading, Session, Trouble, Watching};
 
 /// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
 /// what was read after it.

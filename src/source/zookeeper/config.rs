@@ -7,13 +7,10 @@ use bytesize::ByteSize;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::chroot::Chroot;
-use super::kerberos::Kerberos;
 use super::scan::quotas;
-use super::servers::address;
 use crate::model::NodePath;
-use crate::net::tls::ClientFiles;
 use crate::store::{Feed, Identity};
+use crate::zookeeper::{Chroot, Kerberos, Settings, address, address_of, chroot_of, servers};
 
 /// `[[zookeeper]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,21 +73,6 @@ pub struct Config {
     pub kerberos: Option<Kerberos>,
 }
 
-/// The servers that `connect` names: each may begin with how it is spoken to, and the last one end with a chroot.
-pub(crate) fn servers(connect: &str) -> impl DoubleEndedIterator<Item = &str> + Clone {
-    connect.split(',').map(str::trim).filter(|server| !server.is_empty())
-}
-
-/// Whether a server is spoken to by TLS.
-pub(crate) fn is_secured(server: &str) -> bool {
-    server.starts_with("tls://")
-}
-
-/// A server without how it is spoken to.
-pub(crate) fn address_of(server: &str) -> &str {
-    ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server)
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -126,8 +108,7 @@ impl Config {
 
     pub(crate) fn feed(&self) -> Feed {
         let servers = servers(&self.connect).map(address_of);
-        let chroot = servers.clone().next_back().and_then(|last| last.find('/').map(|begin| &last[begin..]));
-        let chroot = chroot.unwrap_or_default();
+        let chroot = chroot_of(&self.connect);
         let quotas = quotas(self, &Chroot::new(chroot)).map(|path| path.to_string());
         let identity = Identity::of_cluster(servers.map(address), chroot)
             .by(self.include.texts.clone(), self.exclude.texts.clone())
@@ -135,13 +116,21 @@ impl Config {
         Feed::of_nodes(&self.name, "zookeeper", self.roots.clone()).of(identity)
     }
 
-    /// Whether a server is spoken to by TLS.
-    pub fn has_tls(&self) -> bool {
-        servers(&self.connect).any(is_secured)
-    }
-
-    pub(crate) fn tls(&self) -> ClientFiles<'_> {
-        ClientFiles { ca: self.ca.as_deref(), shown: self.certificate.as_deref().zip(self.key.as_deref()) }
+    /// Where the ensemble is, and as whom a session speaks to it.
+    pub(crate) fn session(&self) -> Settings {
+        Settings {
+            name: self.name.clone(),
+            connect: self.connect.clone(),
+            follow_reconfig: self.follow_reconfig,
+            read_only: self.read_only,
+            credentials: self.credentials.clone(),
+            ca: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            session_timeout: self.session_timeout,
+            max_node_bytes: self.max_node_bytes.as_u64(),
+            kerberos: self.kerberos.clone(),
+        }
     }
 }
 

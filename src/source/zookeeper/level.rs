@@ -1,11 +1,10 @@
 //! A level of the tree: which of the children that were listed are to be read.
 
-use super::jute::{Listing, Names};
 use super::left_out::{LeftOut, MAX_PATH_BYTES, Why};
 use super::scan::Scope;
-use super::session::Session;
 use crate::model::NodePath;
 use crate::store::Snapshot;
+use crate::zookeeper::{Listing, Names, Session};
 
 /// The nodes of the next level: as many as there may be place for, and of the rest those that are known.
 pub(super) struct Level<'a> {

@@ -21,18 +21,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
 use super::Config;
-use super::credentials;
 use super::left_out::{LeftOut, Told};
 use super::pace::Pace;
 use super::scan::{Budget, quotas};
-use super::servers::Servers;
-use super::session::{Session, Trouble};
 use crate::clock::Moment;
 use crate::model::{Change, Node, NodePath, Revision, counted};
 use crate::mutant;
 use crate::source::Generation;
 use crate::store::{Batch, Feed, FeedState, Filled, Proof, Publisher, left_out};
 use crate::task::{Backoff, Reload, Stop, around, random_part};
+use crate::zookeeper::{Servers, Session, Settings, Trouble, credentials};
 
 /// How long to wait, more or less, where trying again cannot help soon.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,11 +49,25 @@ const READ_ONLY: &str =
 pub fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) -> impl Future<Output = ()> {
     let (left_out, told) = (LeftOut::default(), Told::default());
     let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
-    let servers = Servers::of(&config);
+    let settings = config.session();
+    let servers = Servers::of(&settings);
     let quotas = quotas(&config, servers.chroot());
     let (held, lost, is_read_only) = (None, false, false);
-    let mut mirror =
-        Mirror { config, servers, publisher, reload, left_out, told, quotas, pace, earlier, held, lost, is_read_only };
+    let mut mirror = Mirror {
+        config,
+        settings,
+        servers,
+        publisher,
+        reload,
+        left_out,
+        told,
+        quotas,
+        pace,
+        earlier,
+        held,
+        lost,
+        is_read_only,
+    };
     mirror.trim();
     async move {
         tokio::select! {
@@ -67,6 +79,7 @@ pub fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) -> 
 
 struct Mirror {
     config: Config,
+    settings: Settings,
     servers: Servers,
     publisher: Publisher,
     reload: Reload,
@@ -97,8 +110,9 @@ impl Mirror {
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
         self.note_mirrored();
         loop {
-            let trouble = match Session::connect(&self.config, &self.servers).await {
+            let trouble = match Session::connect(&self.settings, &self.servers).await {
                 Ok((session, driver)) => {
+                    let session = session.of_roots(&self.config.roots, self.config.max_nodes.saturating_mul(2));
                     let since = Instant::now();
                     let trouble = tokio::select! {
                         trouble = self.serve(session) => trouble,
@@ -308,7 +322,7 @@ impl Mirror {
 
     /// An identity cannot be taken back from a session: a changed one needs another session.
     fn check_identity(&self, session: &Session) -> Result<(), Trouble> {
-        match session.is_of(&self.config) {
+        match session.is_of(&self.settings) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Trouble::Ended("the credentials or certificates changed".into())),
             Err(why) => {

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use super::Config;
-use super::chroot::Chroot;
-use super::jute::Reading;
 use super::left_out::{LeftOut, Why};
 use super::walk::Gather;
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
 use crate::store::{Filled, Snapshot};
+use crate::zookeeper::{Chroot, Reading};
 
 /// What of the ensemble is mirrored, and how much may be.
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use futures::stream::{self, StreamExt};
 
-use super::fake::{Deed, Fake, Kind};
 use super::{Config, Patterns};
 use crate::model::{Change, Node, NodePath};
 use crate::store::{self, Feed, Store};
 use crate::task::{Reload, Tasks};
+use crate::zookeeper::fake::{Deed, Fake, Kind};
 
 /// How long anything may take that nothing holds up.
 const SOON: Duration = Duration::from_secs(30);

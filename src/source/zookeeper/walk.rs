@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::bulk::Bulk;
-use super::jute::{Listing, Names, Reading};
 use super::left_out::{LeftOut, Why};
 use super::level::Level;
 use super::scan::{Scope, Verdict};
-use super::session::{Session, Trouble, is_same};
-use super::watching::{Fired, Watching};
 use crate::model::{Node, NodePath};
+use crate::zookeeper::{Fired, Listing, Names, Reading, Session, Trouble, Watching, is_same};
 
 /// Where it is gathered what became of nodes.
 pub(super) trait Gather {

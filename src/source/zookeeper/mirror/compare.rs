@@ -8,10 +8,10 @@ use crate::clock::Moment;
 use crate::model::{Change, NodePath};
 use crate::source::zookeeper::bulk::{Bulk, LARGE};
 use crate::source::zookeeper::scan::{Budget, Scan, Scope};
-use crate::source::zookeeper::session::{Session, Trouble};
 use crate::source::zookeeper::walk::{Below, Walk};
 use crate::source::{Generation, difference};
 use crate::store::Snapshot;
+use crate::zookeeper::{Session, Trouble};
 
 impl Mirror {
     /// Reads everything, and then again what changed meanwhile: what the store must change to be the same, and the

@@ -17,11 +17,11 @@ use crate::source::zookeeper::Config;
 use crate::source::zookeeper::bulk::Bulk;
 use crate::source::zookeeper::left_out::LeftOut;
 use crate::source::zookeeper::scan::{Budget, Scope};
-use crate::source::zookeeper::session::{Event, Session, Trouble};
 use crate::source::zookeeper::update::Update;
 use crate::source::zookeeper::walk::{Below, Walk};
 use crate::store::{Batch, Proof};
 use crate::task::around;
+use crate::zookeeper::{Event, Session, Trouble};
 
 /// After an event, so long for more of them; and at least so long between two publications.
 const GATHER: Duration = Duration::from_millis(2);

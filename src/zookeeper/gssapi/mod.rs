@@ -20,7 +20,7 @@ use libgssapi::oid::{GSS_MECH_KRB5, GSS_NT_HOSTBASED_SERVICE, GSS_NT_KRB5_PRINCI
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Config;
+use super::Settings;
 use super::kerberos::Kerberos;
 use crate::secret::Secret;
 use crate::sync::{Mutex, MutexGuard};
@@ -80,9 +80,9 @@ pub(super) struct Exchange {
 }
 
 impl Gssapi {
-    pub(super) fn of(config: &Config) -> Option<Self> {
+    pub(super) fn of(settings: &Settings) -> Option<Self> {
         static ENSEMBLES: AtomicUsize = AtomicUsize::new(0);
-        let kerberos = config.kerberos.clone()?;
+        let kerberos = settings.kerberos.clone()?;
         let cache = format!("MEMORY:roster-{}", ENSEMBLES.fetch_add(1, Ordering::Relaxed));
         Some(Self { kerberos, cache, number: Arc::default(), places: Places::default() })
     }
@@ -280,8 +280,8 @@ mod tests {
 
     #[test]
     fn there_are_two_caches_of_tickets_however_often_one_is_left() {
-        let config = Config { kerberos: Some(Kerberos::default()), ..Config::new("zk1") };
-        let gssapi = Gssapi::of(&config).expect("Kerberos");
+        let settings = Settings { kerberos: Some(Kerberos::default()), ..Settings::new("zk1") };
+        let gssapi = Gssapi::of(&settings).expect("Kerberos");
         let number = || gssapi.number.load(Ordering::Relaxed);
         for expected in [1, 0, 1, 0] {
             let left = number();

@@ -1,4 +1,4 @@
-//! Jute: the bytes of ZooKeeper's protocol, as far as a mirror speaks it. No length or count in them is trusted.
+//! Jute: the bytes of ZooKeeper's protocol, as far as it is spoken here. No length or count in them is trusted.
 
 mod replies;
 mod requests;
@@ -16,8 +16,11 @@ use crate::secret::Secret;
 
 /// Operations, by `ZooDefs.OpCode` of ZooKeeper.
 pub(super) mod op {
+    pub(in super::super) const CREATE: i32 = 1;
+    pub(in super::super) const DELETE: i32 = 2;
     pub(in super::super) const EXISTS: i32 = 3;
     pub(in super::super) const GET_DATA: i32 = 4;
+    pub(in super::super) const SET_DATA: i32 = 5;
     pub(in super::super) const GET_CHILDREN: i32 = 8;
     pub(in super::super) const SYNC: i32 = 9;
     pub(in super::super) const PING: i32 = 11;
@@ -48,6 +51,9 @@ pub(super) mod code {
     pub(in super::super) const BAD_ARGUMENTS: i32 = -8;
     pub(in super::super) const NO_NODE: i32 = -101;
     pub(in super::super) const NO_AUTH: i32 = -102;
+    pub(in super::super) const BAD_VERSION: i32 = -103;
+    pub(in super::super) const NODE_EXISTS: i32 = -110;
+    pub(in super::super) const NOT_EMPTY: i32 = -111;
     pub(in super::super) const SESSION_EXPIRED: i32 = -112;
     pub(in super::super) const AUTH_FAILED: i32 = -115;
     pub(in super::super) const NOT_READ_ONLY: i32 = -119;
@@ -106,7 +112,7 @@ impl Ticket {
 
 /// What reading one node came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     Found(Node),
     Absent,
     /// The identity may not read it.
@@ -119,7 +125,7 @@ pub(super) enum Reading {
 
 /// What listing the children of one node came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Listing {
+pub(crate) enum Listing {
     Names(Names),
     /// The node is gone, or may not be read, or the server refuses it.
     Nothing,
@@ -129,21 +135,21 @@ pub(super) enum Listing {
 
 /// The names of children, as they were received.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Names {
+pub(crate) struct Names {
     pub(super) bytes: Bytes,
     count: usize,
     /// Their parent's stat and how many bytes of data it has, where these were asked for.
-    pub(super) parent: Option<(Stat, usize)>,
+    pub(crate) parent: Option<(Stat, usize)>,
 }
 
 impl Names {
     /// Bytes that are not UTF-8 become U+FFFD, which no name holds.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let mut rest = Reader(&self.bytes);
         std::iter::from_fn(move || rest.text().ok())
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Config;
+use super::Settings;
 use super::credentials::{self, SASL};
 use crate::secret;
 
@@ -31,8 +31,8 @@ impl Default for Kerberos {
 }
 
 /// Why Kerberos cannot be what it is configured to be, with the key below `kerberos` that is at fault; none: all of it.
-pub(crate) fn flaw(config: &Config) -> Option<(Option<&'static str>, String)> {
-    let kerberos = config.kerberos.as_ref()?;
+pub(crate) fn flaw(settings: &Settings) -> Option<(Option<&'static str>, String)> {
+    let kerberos = settings.kerberos.as_ref()?;
     if cfg!(not(feature = "gssapi")) {
         let why = "this build has no Kerberos, nor has the package for Debian: build one that has it with \
                    `cargo build --release --features gssapi`";
@@ -43,7 +43,8 @@ pub(crate) fn flaw(config: &Config) -> Option<(Option<&'static str>, String)> {
     {
         return Some((Some("keytab"), format!("cannot read {}: {error}", path.display())));
     }
-    let identities = config.credentials.as_deref().and_then(|place| credentials::read(place).ok()).unwrap_or_default();
+    let identities =
+        settings.credentials.as_deref().and_then(|place| credentials::read(place).ok()).unwrap_or_default();
     let has_other = identities.iter().any(|(scheme, _)| scheme == SASL);
     has_other
         .then(|| (None, "a server takes one proof by SASL: take `sasl:` out of `credentials`, or this table".into()))
@@ -59,7 +60,7 @@ mod tests {
         let pipe = folder.path().join("keytab");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
         let kerberos = Some(Kerberos { keytab: Some(pipe), ..Kerberos::default() });
-        let (key, why) = flaw(&Config { kerberos, ..Config::new("zk1:2181") }).expect("it is no file");
+        let (key, why) = flaw(&Config { kerberos, ..Settings::new("zk1:2181") }).expect("it is no file");
         assert_eq!(key, Some("keytab"));
         assert!(why.contains("it is no regular file, but a pipe"), "{why}");
     }

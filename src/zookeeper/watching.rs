@@ -7,7 +7,7 @@ use crate::model::NodePath;
 
 /// By what a server tells of changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Watching {
+pub(crate) enum Watching {
     /// One recursive watch for each root, which persists. Servers have them from ZooKeeper 3.6 on.
     #[default]
     Persistent,
@@ -27,28 +27,28 @@ impl fmt::Display for Watching {
 
 /// What events told of a node. One that came or went tells of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fired {
-    pub(super) data: bool,
-    pub(super) children: bool,
+pub(crate) struct Fired {
+    pub(crate) data: bool,
+    pub(crate) children: bool,
 }
 
 impl Fired {
-    pub(super) const BOTH: Self = Self { data: true, children: true };
+    pub(crate) const BOTH: Self = Self { data: true, children: true };
 
     /// By the type of an event, of `Watcher.Event.EventType`. One that is not known may tell of anything.
-    pub(super) fn of(kind: i32) -> Self {
+    pub(crate) fn of(kind: i32) -> Self {
         const DATA_CHANGED: i32 = 3;
         const CHILDREN_CHANGED: i32 = 4;
         Self { data: kind != CHILDREN_CHANGED, children: kind != DATA_CHANGED }
     }
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.data |= other.data;
         self.children |= other.children;
     }
 
     /// Whether it may have come or gone, so that its parent has other figures.
-    pub(super) fn is_structure(self) -> bool {
+    pub(crate) fn is_structure(self) -> bool {
         self.data && self.children
     }
 }
@@ -59,7 +59,7 @@ const MEAN_PATH: usize = 128;
 /// The nodes of which a server has one-shot watches for this connection, as far as replies and events have been taken.
 /// An event is taken after the replies before it: so what stands here may be gone already, and then its event waits.
 #[derive(Debug)]
-pub(super) struct Watches {
+pub(crate) struct Watches {
     nodes: BTreeMap<NodePath, Watch>,
     /// The bytes of their paths.
     bytes: usize,
@@ -77,12 +77,12 @@ struct Watch {
 }
 
 impl Watches {
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { nodes: BTreeMap::new(), bytes: 0, most }
     }
 
     /// The node was read.
-    pub(super) fn set_data(&mut self, path: &NodePath) {
+    pub(crate) fn set_data(&mut self, path: &NodePath) {
         if let Some(watch) = self.watch(path) {
             (watch.data, watch.is_unreadable) = (true, false);
         }
@@ -90,31 +90,31 @@ impl Watches {
 
     /// The node may not be read; whether it is watched all the same, since that was known before, or can never be
     /// known.
-    pub(super) fn set_unreadable(&mut self, path: &NodePath) -> bool {
+    pub(crate) fn set_unreadable(&mut self, path: &NodePath) -> bool {
         let Some(watch) = self.watch(path) else { return true };
         watch.data = std::mem::replace(&mut watch.is_unreadable, true);
         watch.data
     }
 
-    pub(super) fn is_unreadable(&self, path: &NodePath) -> bool {
+    pub(crate) fn is_unreadable(&self, path: &NodePath) -> bool {
         self.nodes.get(path).is_some_and(|watch| watch.is_unreadable)
     }
 
-    pub(super) fn set_children(&mut self, path: &NodePath) {
+    pub(crate) fn set_children(&mut self, path: &NodePath) {
         if let Some(watch) = self.watch(path) {
             watch.children = true;
         }
     }
 
-    pub(super) fn has_data(&self, path: &NodePath) -> bool {
+    pub(crate) fn has_data(&self, path: &NodePath) -> bool {
         self.nodes.get(path).is_some_and(|watch| watch.data)
     }
 
-    pub(super) fn has_children(&self, path: &NodePath) -> bool {
+    pub(crate) fn has_children(&self, path: &NodePath) -> bool {
         self.nodes.get(path).is_some_and(|watch| watch.children)
     }
 
-    pub(super) fn remove(&mut self, path: &NodePath, fired: Fired) {
+    pub(crate) fn remove(&mut self, path: &NodePath, fired: Fired) {
         let Some(watch) = self.nodes.get_mut(path) else { return };
         watch.data &= !fired.data;
         watch.children &= !fired.children;
@@ -124,7 +124,7 @@ impl Watches {
     }
 
     /// The node is gone, with all below it. What was read of that is to be read again when the node comes again.
-    pub(super) fn remove_all(&mut self, path: &NodePath) {
+    pub(crate) fn remove_all(&mut self, path: &NodePath) {
         let below = self.nodes.range(path.clone()..).map(|(below, _)| below).take_while(|below| below.is_under(path));
         let gone: Vec<NodePath> = below.cloned().collect();
         for path in gone {
@@ -138,7 +138,7 @@ impl Watches {
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.nodes.clear();
         self.bytes = 0;
     }

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use futures::stream::{self, StreamExt};
+use roster_net::names::{Names, NotFound};
 use tokio::time::Instant;
 
 use super::{LOOKUP, Learned, Server, Servers, shuffled};
-use crate::net::names::{Names, NotFound};
-use crate::source::zookeeper::connection::SILENCE;
+use crate::zookeeper::connection::SILENCE;
 
 impl Servers {
     /// Where there is no time for all names, others are looked up the next time.

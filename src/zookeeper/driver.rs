@@ -26,7 +26,7 @@ const CALM: Duration = Duration::from_secs(10);
 
 /// Does a session's work as long as it is awaited. Dropping it ends the session.
 #[derive(Debug)]
-pub(super) struct Driver {
+pub struct Driver {
     pub(super) servers: Servers,
     pub(super) identities: Vec<Identity>,
     pub(super) ticket: Ticket,
@@ -38,7 +38,8 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) async fn run(mut self) -> Infallible {
+    /// Ends only by being dropped.
+    pub async fn run(mut self) -> Infallible {
         let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
         let ended = loop {
             let since = Instant::now();

@@ -9,7 +9,7 @@ use crate::model::{Node, Stat};
 use crate::secret::Secret;
 
 /// The header of a reply or an event, and what follows.
-pub(in crate::source::zookeeper) fn header(mut message: Bytes) -> Result<(ReplyHeader, Bytes), Malformed> {
+pub(in crate::zookeeper) fn header(mut message: Bytes) -> Result<(ReplyHeader, Bytes), Malformed> {
     let header = Reader(&message).header()?;
     message.advance(HEADER_BYTES);
     Ok((header, message))
@@ -17,7 +17,7 @@ pub(in crate::source::zookeeper) fn header(mut message: Bytes) -> Result<(ReplyH
 
 /// The answer to a connect: the session, and the time-out that the server gives it; and whether the server serves only
 /// to read. Session 0: there is none.
-pub(in crate::source::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, bool), Malformed> {
+pub(in crate::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, bool), Malformed> {
     let mut rest = Reader(message);
     let _version = rest.int()?;
     let timeout_ms = rest.int()?;
@@ -30,12 +30,12 @@ pub(in crate::source::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, 
 }
 
 /// Whether a server answers to a connect that it serves only to read, and therefore gives no session.
-pub(in crate::source::zookeeper) fn refuses_session(message: &Bytes) -> bool {
+pub(in crate::zookeeper) fn refuses_session(message: &Bytes) -> bool {
     header(message.clone()).is_ok_and(|(header, rest)| header.error == code::NOT_READ_ONLY && rest.is_empty())
 }
 
 /// An event: its type, and the path as the server knows it.
-pub(in crate::source::zookeeper) fn event(body: &[u8]) -> Result<(i32, Cow<'_, str>), Malformed> {
+pub(in crate::zookeeper) fn event(body: &[u8]) -> Result<(i32, Cow<'_, str>), Malformed> {
     let mut rest = Reader(body);
     let kind = rest.int()?;
     let _state = rest.int()?;
@@ -43,24 +43,29 @@ pub(in crate::source::zookeeper) fn event(body: &[u8]) -> Result<(i32, Cow<'_, s
 }
 
 /// The server's part of an exchange by SASL.
-pub(in crate::source::zookeeper) fn sasl_token(body: &Bytes) -> Result<Bytes, Malformed> {
+pub(in crate::zookeeper) fn sasl_token(body: &Bytes) -> Result<Bytes, Malformed> {
     Reader(body).bytes().map(Bytes::copy_from_slice)
 }
 
 /// The reply to reading one node.
-pub(in crate::source::zookeeper) fn node(body: &[u8]) -> Result<Node, Malformed> {
+pub(in crate::zookeeper) fn node(body: &[u8]) -> Result<Node, Malformed> {
     Reader(body).node()
 }
 
+/// The reply to setting the data of a node: its stat.
+pub(in crate::zookeeper) fn stat(body: &[u8]) -> Result<Stat, Malformed> {
+    Reader(body).stat()
+}
+
 /// The reply to listing one node with its stat.
-pub(in crate::source::zookeeper) fn listed(body: &Bytes) -> Result<Names, Malformed> {
+pub(in crate::zookeeper) fn listed(body: &Bytes) -> Result<Names, Malformed> {
     let mut rest = Reader(body);
     let names = rest.names(body)?;
     Ok(Names { parent: Some(rest.stat_and_length()?), ..names })
 }
 
 /// What reading a node came to that met an error of its own.
-pub(in crate::source::zookeeper) fn no_reading(code: i32) -> Reading {
+pub(in crate::zookeeper) fn no_reading(code: i32) -> Reading {
     match code {
         code::NO_NODE => Reading::Absent,
         code::NO_AUTH => Reading::Unreadable,
@@ -69,12 +74,12 @@ pub(in crate::source::zookeeper) fn no_reading(code: i32) -> Reading {
 }
 
 /// The reply to reading `count` nodes.
-pub(in crate::source::zookeeper) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malformed> {
+pub(in crate::zookeeper) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malformed> {
     multi(body, count, op::GET_DATA, |rest| rest.node().map(Reading::Found), no_reading)
 }
 
 /// The reply to listing the children of `count` nodes.
-pub(in crate::source::zookeeper) fn listings(body: &Bytes, count: usize) -> Result<Vec<Listing>, Malformed> {
+pub(in crate::zookeeper) fn listings(body: &Bytes, count: usize) -> Result<Vec<Listing>, Malformed> {
     multi(body, count, op::GET_CHILDREN, |rest| rest.names(body).map(Listing::Names), |_| Listing::Nothing)
 }
 

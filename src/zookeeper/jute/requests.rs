@@ -6,8 +6,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::{LENGTH_BYTES, PASSWORD_BYTES, PERSISTENT_RECURSIVE, Ticket, op};
 
+const ANY_VERSION: i32 = -1;
+
 /// Appends a frame.
-pub(in crate::source::zookeeper) fn put_frame(out: &mut BytesMut, fill: impl FnOnce(&mut BytesMut)) {
+pub(in crate::zookeeper) fn put_frame(out: &mut BytesMut, fill: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_i32(0);
     fill(out);
@@ -16,7 +18,7 @@ pub(in crate::source::zookeeper) fn put_frame(out: &mut BytesMut, fill: impl FnO
 }
 
 /// Appends a request.
-pub(in crate::source::zookeeper) fn put_request(out: &mut BytesMut, xid: i32, op: i32, body: &[u8]) {
+pub(in crate::zookeeper) fn put_request(out: &mut BytesMut, xid: i32, op: i32, body: &[u8]) {
     put_frame(out, |out| {
         out.put_i32(xid);
         out.put_i32(op);
@@ -25,7 +27,7 @@ pub(in crate::source::zookeeper) fn put_request(out: &mut BytesMut, xid: i32, op
 }
 
 /// Appends what begins a connection: it begins a session, or resumes one.
-pub(in crate::source::zookeeper) fn put_connect(out: &mut BytesMut, ticket: &Ticket, last_zxid: i64, read_only: bool) {
+pub(in crate::zookeeper) fn put_connect(out: &mut BytesMut, ticket: &Ticket, last_zxid: i64, read_only: bool) {
     put_frame(out, |out| {
         out.put_i32(0);
         out.put_i64(last_zxid);
@@ -36,7 +38,7 @@ pub(in crate::source::zookeeper) fn put_connect(out: &mut BytesMut, ticket: &Tic
     });
 }
 
-pub(in crate::source::zookeeper) fn auth(scheme: &str, proof: &str) -> BytesMut {
+pub(in crate::zookeeper) fn auth(scheme: &str, proof: &str) -> BytesMut {
     let mut body = BytesMut::new();
     body.put_i32(0);
     put_bytes(&mut body, scheme.as_bytes());
@@ -45,28 +47,62 @@ pub(in crate::source::zookeeper) fn auth(scheme: &str, proof: &str) -> BytesMut 
 }
 
 /// A part of an exchange by SASL.
-pub(in crate::source::zookeeper) fn token(token: &[u8]) -> BytesMut {
+pub(in crate::zookeeper) fn token(token: &[u8]) -> BytesMut {
     let mut body = BytesMut::new();
     put_bytes(&mut body, token);
     body
 }
 
 /// A request that is only a path: `sync`.
-pub(in crate::source::zookeeper) fn path(path: &str) -> BytesMut {
+pub(in crate::zookeeper) fn path(path: &str) -> BytesMut {
     let mut body = BytesMut::new();
     put_bytes(&mut body, path.as_bytes());
     body
 }
 
 /// A request to read a node, its stat or its children, with or without a one-shot watch.
-pub(in crate::source::zookeeper) fn reading(path: &str, is_watched: bool) -> BytesMut {
+pub(in crate::zookeeper) fn reading(path: &str, is_watched: bool) -> BytesMut {
     let mut body = self::path(path);
     body.put_u8(is_watched.into());
     body
 }
 
+/// Creates a node. `rules` say who may do what with it: permissions, and by which scheme they are whose.
+pub(in crate::zookeeper) fn creation(
+    path: &str,
+    data: &[u8],
+    rules: &[(i32, &str, &str)],
+    is_ephemeral: bool,
+) -> BytesMut {
+    let mut body = self::path(path);
+    put_bytes(&mut body, data);
+    body.put_i32(rules.len() as i32);
+    for (permissions, scheme, id) in rules {
+        body.put_i32(*permissions);
+        put_bytes(&mut body, scheme.as_bytes());
+        put_bytes(&mut body, id.as_bytes());
+    }
+    body.put_i32(is_ephemeral.into());
+    body
+}
+
+/// Sets the data of a node that has this version, or any.
+pub(in crate::zookeeper) fn setting(path: &str, data: &[u8], version: Option<i32>) -> BytesMut {
+    let mut body = self::path(path);
+    put_bytes(&mut body, data);
+    body.put_i32(version.unwrap_or(ANY_VERSION));
+    body
+}
+
+/// Deletes a node that has this version, or any.
+pub(in crate::zookeeper) fn deletion(path: &str, version: Option<i32>) -> BytesMut {
+    let mut body = self::path(path);
+    body.put_i32(version.unwrap_or(ANY_VERSION));
+    body
+}
+
 /// Sets one-shot watches of the data of nodes that are taken to be as they are known, whatever happened to them.
-pub(in crate::source::zookeeper) fn data_watches<'a>(paths: impl ExactSizeIterator<Item = Cow<'a, str>>) -> BytesMut {
+pub(in crate::zookeeper) fn data_watches<'a>(paths: impl ExactSizeIterator<Item = Cow<'a, str>>) -> BytesMut {
     const NOTHING_IS_NEWER: i64 = i64::MAX;
     let mut body = BytesMut::new();
     body.put_i64(NOTHING_IS_NEWER);
@@ -78,14 +114,14 @@ pub(in crate::source::zookeeper) fn data_watches<'a>(paths: impl ExactSizeIterat
     body
 }
 
-pub(in crate::source::zookeeper) fn recursive_watch(path: &str) -> BytesMut {
+pub(in crate::zookeeper) fn recursive_watch(path: &str) -> BytesMut {
     let mut body = self::path(path);
     body.put_i32(PERSISTENT_RECURSIVE);
     body
 }
 
 /// Many reads of one kind in a request.
-pub(in crate::source::zookeeper) fn multi_read<'a>(op: i32, paths: impl Iterator<Item = Cow<'a, str>>) -> BytesMut {
+pub(in crate::zookeeper) fn multi_read<'a>(op: i32, paths: impl Iterator<Item = Cow<'a, str>>) -> BytesMut {
     let mut body = BytesMut::new();
     for path in paths {
         put_multi_header(&mut body, op, false);

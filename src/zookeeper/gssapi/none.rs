@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Config;
+use super::Settings;
 
 #[derive(Clone, Debug)]
 pub(super) enum Gssapi {}
@@ -11,7 +11,7 @@ pub(super) enum Gssapi {}
 pub(super) enum Exchange {}
 
 impl Gssapi {
-    pub(super) fn of(_: &Config) -> Option<Self> {
+    pub(super) fn of(_: &Settings) -> Option<Self> {
         None
     }
 

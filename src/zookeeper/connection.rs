@@ -19,7 +19,7 @@ use super::request::{Failure, Reply, Request};
 use super::session::Trouble;
 use super::watching::Fired;
 use crate::clock::Moment;
-use crate::net::Stream;
+use roster_net::Stream;
 
 /// A connection on which nothing comes for this long is lost, though no end of it was seen.
 pub(super) const SILENCE: Duration = Duration::from_secs(4);

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roster_net::names::Names;
 use tokio::time::sleep;
 
 use super::chroot::Chroot;
@@ -16,9 +17,8 @@ use super::ensemble::{Ensemble, may_be_at};
 use super::gssapi::Gssapi;
 use super::handshake::{NoSession, Wanted};
 use super::jute::Ticket;
+use super::settings::{Settings, address_of, chroot_of, is_secured, servers};
 use super::watching::Watching;
-use super::{Config, address_of, is_secured, servers};
-use crate::net::names::Names;
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::{around, random_below};
 
@@ -38,11 +38,11 @@ const LOOKUP: Duration = Duration::from_secs(1);
 /// How often, more or less, another server is looked for than one that serves only to read.
 const LOOK_FOR_FULL: Duration = Duration::from_secs(5);
 
-/// What `zookeeper.connect` names, and what the ensemble names beside. Clones share what was learned.
+/// What `connect` names, and what the ensemble names beside. Clones share what was learned.
 #[derive(Clone, Debug)]
-pub(super) struct Servers {
+pub struct Servers {
     named: Vec<Server>,
-    config: Config,
+    settings: Settings,
     gssapi: Option<Gssapi>,
     chroot: Chroot,
     names: Names,
@@ -80,21 +80,19 @@ struct Learned {
 }
 
 impl Servers {
-    pub(super) fn of(config: &Config) -> Self {
-        let servers = servers(&config.connect);
-        let chroot = servers.clone().next_back().map(address_of);
-        let chroot = chroot.and_then(|server| server.find('/').map(|slash| &server[slash..]));
-        let chroot = Chroot::new(chroot.unwrap_or_default());
-        let named = servers.map(|server| Server {
+    /// Those of an ensemble. Whoever connects again and again does it by the same ones.
+    pub fn of(settings: &Settings) -> Self {
+        let chroot = Chroot::new(chroot_of(&settings.connect));
+        let named = servers(&settings.connect).map(|server| Server {
             address: address(address_of(server)),
             secured: is_secured(server).then(|| host(address_of(server))),
         });
         let (names, names_of_others) = (Names::new(MAX_LOOKUPS), Names::new(MAX_LOOKUPS_OF_OTHERS));
-        let (named, gssapi, learned) = (named.collect(), Gssapi::of(config), Arc::default());
-        Self { named, config: config.clone(), gssapi, chroot, names, names_of_others, learned }
+        let (named, gssapi, learned) = (named.collect(), Gssapi::of(settings), Arc::default());
+        Self { named, settings: settings.clone(), gssapi, chroot, names, names_of_others, learned }
     }
 
-    pub(super) fn chroot(&self) -> &Chroot {
+    pub(crate) fn chroot(&self) -> &Chroot {
         &self.chroot
     }
 
@@ -110,7 +108,7 @@ impl Servers {
     ) -> Result<(Connection, Ticket), NoSession> {
         let wanted = Wanted { ticket, last_zxid, identities, gssapi: None, read_only: false };
         let tried = match self.try_all(wanted).await {
-            Err(NoSession::Here(_) | NoSession::Refused) if self.config.read_only => {
+            Err(NoSession::Here(_) | NoSession::Refused) if self.settings.read_only => {
                 let last_zxid = last_zxid.max(self.learned().mirrored);
                 self.try_all(Wanted { last_zxid, read_only: true, ..wanted }).await
             }
@@ -123,7 +121,7 @@ impl Servers {
 
     /// Waits until a server gives a session that does not only serve to read.
     pub(super) async fn wait_for_full(&self, identities: &[Identity]) {
-        let ticket = Ticket::for_new(self.config.session_timeout);
+        let ticket = Ticket::for_new(self.settings.session_timeout);
         let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, gssapi: None, read_only: false };
         loop {
             sleep(around(LOOK_FOR_FULL)).await;
@@ -138,7 +136,7 @@ impl Servers {
         let (mut told, mut tried) = (Vec::new(), BTreeSet::new());
         // Of the others nothing is wanted but a session of their own: they are shown nothing that another server gave,
         // since what listens there may be no server of the ensemble.
-        let fresh = Ticket::for_new(self.config.session_timeout);
+        let fresh = Ticket::for_new(self.settings.session_timeout);
         let of_others = Wanted { ticket: &fresh, last_zxid: 0, ..wanted };
         let others = if wanted.read_only { Vec::new() } else { self.others() };
         let all = [(&self.named, &self.names, wanted, true), (&others, &self.names_of_others, of_others, false)];
@@ -149,7 +147,7 @@ impl Servers {
                     continue;
                 }
                 let server = &servers[number];
-                let tls = server.secured.as_deref().map(|host| (host, self.config.tls()));
+                let tls = server.secured.as_deref().map(|host| (host, self.settings.tls()));
                 let host = host(&server.address);
                 let gssapi = self.gssapi.as_ref().map(|gssapi| (gssapi, &*host));
                 let no_session = match Connection::open(address, tls, Wanted { gssapi, ..wanted }).await {
@@ -172,7 +170,7 @@ impl Servers {
     }
 
     fn note_connected(&self, connection: &Connection, ticket: &Ticket, is_named: bool) {
-        let (address, source) = (connection.address(), &self.config.name);
+        let (address, source) = (connection.address(), &self.settings.name);
         let mut learned = self.learned();
         (learned.connected, learned.session) = (Some(address), ticket.session);
         (learned.is_read_only, learned.has_just_refused) = (connection.is_read_only, false);
@@ -199,7 +197,7 @@ impl Servers {
         let mut ensemble = Ensemble::read(configuration);
         ensemble.servers.retain(|address| self.named.iter().all(|named| named.address != *address));
         if learned.ensemble.servers != ensemble.servers {
-            let source = &self.config.name;
+            let source = &self.settings.name;
             tracing::info!(source, servers = %ensemble, "these servers of the ensemble are not named by `connect`");
         }
         learned.ensemble = ensemble;
@@ -209,7 +207,7 @@ impl Servers {
     /// server at a loopback address is on this machine, as the others are then, or behind a tunnel, which they are not.
     pub(super) fn follow_reconfig(&self) -> bool {
         let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
-        self.config.follow_reconfig && !self.config.has_tls() && !self.learned().connected.is_some_and(is_loopback)
+        self.settings.follow_reconfig && !self.settings.has_tls() && !self.learned().connected.is_some_and(is_loopback)
     }
 
     /// An address failed: it is tried after all others.
@@ -275,7 +273,7 @@ impl Servers {
     }
 
     /// Says what is mirrored by its newest transaction: a server that serves only to read must have come so far.
-    pub(super) fn set_mirrored(&self, newest: i64) {
+    pub(crate) fn set_mirrored(&self, newest: i64) {
         self.learned().mirrored = newest;
     }
 
@@ -311,8 +309,8 @@ fn shuffled(count: usize) -> Vec<usize> {
     (0..count).map(|_| rest.swap_remove(random_below(rest.len()))).collect()
 }
 
-/// The host and the port of a server in `zookeeper.connect`.
-pub(super) fn address(server: &str) -> String {
+/// The host and the port of a server in `connect`.
+pub(crate) fn address(server: &str) -> String {
     let address = server.split('/').next().unwrap_or(server);
     let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     if has_port { address.to_owned() } else { format!("{address}:{PORT}") }

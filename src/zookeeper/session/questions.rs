@@ -10,16 +10,16 @@ use tokio::time::timeout;
 
 use super::{BULK, Session, Trouble};
 use crate::model::{Node, NodePath, Stat};
-use crate::source::zookeeper::jute::{self, Listing, Malformed, Reading, code, op};
-use crate::source::zookeeper::request::{Failure, Reply, Request};
-use crate::source::zookeeper::watching::Watching;
+use crate::zookeeper::jute::{self, Listing, Malformed, Reading, code, op};
+use crate::zookeeper::request::{Failure, Reply, Request};
+use crate::zookeeper::watching::Watching;
 
 /// What was asked, and its answers when they are awaited.
-pub(in crate::source::zookeeper) type Asked<T> = BoxFuture<'static, Result<Answers<T>, Trouble>>;
+pub(crate) type Asked<T> = BoxFuture<'static, Result<Answers<T>, Trouble>>;
 
 /// The answers to some questions, or that they would be too large together.
 #[derive(Debug)]
-pub(in crate::source::zookeeper) enum Answers<T> {
+pub(crate) enum Answers<T> {
     All(Vec<T>),
     /// What was known of a node is not what the server has.
     Changed,
@@ -31,7 +31,7 @@ pub(in crate::source::zookeeper) enum Answers<T> {
 impl Session {
     /// Reads some nodes, in one request or, where that sets watches, in one for each; sent when called, answered when
     /// awaited.
-    pub(in crate::source::zookeeper) fn read(&self, paths: &[NodePath]) -> Asked<Reading> {
+    pub(crate) fn read(&self, paths: &[NodePath]) -> Asked<Reading> {
         match self.watching {
             Watching::Persistent => {
                 self.ask_of_many("read", op::GET_DATA, paths, |body, count| jute::readings(body, count))
@@ -41,7 +41,7 @@ impl Session {
     }
 
     /// Lists the children of some nodes, as `read` does.
-    pub(in crate::source::zookeeper) fn list(&self, paths: &[NodePath]) -> Asked<Listing> {
+    pub(crate) fn list(&self, paths: &[NodePath]) -> Asked<Listing> {
         match self.watching {
             Watching::Persistent => self.ask_of_many("list", op::GET_CHILDREN, paths, jute::listings),
             Watching::OneShot => all(paths.iter().map(|path| self.list_watched(path)).collect()),
@@ -78,7 +78,7 @@ impl Session {
 
     /// Reads a node of which this is known, but for its data if that is the same. In place of `exists`, it is listed:
     /// that too is only for those who may read it.
-    pub(in crate::source::zookeeper) fn compare(
+    pub(crate) fn compare(
         &self,
         path: &NodePath,
         known: Arc<Node>,
@@ -179,7 +179,7 @@ pub(super) fn malformed(what: &str, broken: Malformed) -> Trouble {
 
 /// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions
 /// alone: an ensemble that lost its data counts them anew.
-pub(in crate::source::zookeeper) fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
+pub(crate) fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
     let mark = |stat: &Stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.version);
     known.data.len() == length && mark(&known.stat) == mark(stat)
 }

@@ -5,8 +5,8 @@ use bytes::{BufMut, BytesMut};
 use super::addresses::LookedUp;
 use super::*;
 use crate::secret::Secret;
-use crate::source::zookeeper::jute;
-use crate::source::zookeeper::session::Trouble;
+use crate::zookeeper::jute;
+use crate::zookeeper::session::Trouble;
 
 fn addresses(servers: &Servers) -> Vec<&str> {
     servers.named.iter().map(|server| &*server.address).collect()
@@ -21,17 +21,17 @@ fn a_server_has_a_port_and_the_last_one_the_chroot() {
         ("[::1]", "[::1]:2181"),
         ("[::1]:1/a", "[::1]:1"),
     ] {
-        assert_eq!(addresses(&Servers::of(&Config::new(connect))), [expected]);
+        assert_eq!(addresses(&Servers::of(&Settings::new(connect))), [expected]);
     }
-    assert_eq!(addresses(&Servers::of(&Config::new(" zk1 , zk2:1 ,"))), ["zk1:2181", "zk2:1"]);
-    let servers = Servers::of(&Config::new("zk1,tcp://zk2:1/app"));
+    assert_eq!(addresses(&Servers::of(&Settings::new(" zk1 , zk2:1 ,"))), ["zk1:2181", "zk2:1"]);
+    let servers = Servers::of(&Settings::new("zk1,tcp://zk2:1/app"));
     assert_eq!(addresses(&servers), ["zk1:2181", "zk2:1"]);
     assert_eq!(servers.chroot.server(&crate::model::NodePath::root().child("a")), "/app/a");
 }
 
 #[test]
 fn an_address_that_failed_comes_last_and_those_known_stand_while_no_name_is_found() {
-    let servers = Servers::of(&Config::new("zk1,zk2,zk3"));
+    let servers = Servers::of(&Settings::new("zk1,zk2,zk3"));
     let [first, second, third] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let order = |looked_up: [LookedUp; 3]| {
         let mut unknown = Vec::new();
@@ -57,7 +57,7 @@ fn an_address_that_failed_comes_last_and_those_known_stand_while_no_name_is_foun
 
 #[test]
 fn who_refuses_a_persistent_watch_is_remembered_until_it_was_sound_and_as_long_as_it_is_named() {
-    let servers = Servers::of(&Config::new("zk1,zk2"));
+    let servers = Servers::of(&Settings::new("zk1,zk2"));
     let [old, new] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let connect = |address: SocketAddr| servers.learned().connected = Some(address);
     let round = |addresses: [SocketAddr; 2]| {
@@ -99,7 +99,7 @@ async fn an_address_that_answers_nothing_costs_its_own_time_and_is_not_the_first
     let good = super::super::fake::Fake::start(super::super::fake::Kind::New).await.address;
     let (listener, _taken) = deaf().await;
     let deaf = listener.local_addr().expect("an address");
-    let servers = Servers::of(&Config::new("ensemble.invalid"));
+    let servers = Servers::of(&Settings::new("ensemble.invalid"));
     servers.learned().found.insert("ensemble.invalid:2181".into(), vec![deaf, good]);
     servers.fail(good);
     let shortest = Ticket { timeout_ms: 1, ..Ticket::default() };
@@ -123,7 +123,7 @@ fn learn(servers: &Servers, from: &str, others: &[&str]) {
 #[tokio::test]
 async fn what_the_ensemble_has_beside_is_forgotten_with_what_it_meant_and_is_never_on_this_machine() {
     let good = super::super::fake::Fake::start(super::super::fake::Kind::New).await.address;
-    let servers = Servers::of(&Config::new("127.0.0.1:1,127.0.0.1:2"));
+    let servers = Servers::of(&Settings::new("127.0.0.1:1,127.0.0.1:2"));
     let wanted = Ticket { timeout_ms: 1_000, ..Ticket::default() };
     learn(&servers, "10.0.0.1:2181", &[&good.to_string(), "127.0.0.1:1"]);
     assert_eq!(servers.learned().ensemble.servers, [good.to_string()], "what `connect` names is not learned");
@@ -136,17 +136,17 @@ async fn what_the_ensemble_has_beside_is_forgotten_with_what_it_meant_and_is_nev
 
 #[test]
 fn nothing_is_learned_that_would_lead_around_tls_or_a_tunnel_or_the_operators_will() {
-    let learned = |config: Config, from: &str| {
-        let servers = Servers::of(&config);
+    let learned = |settings: Settings, from: &str| {
+        let servers = Servers::of(&settings);
         learn(&servers, from, &["10.0.0.2:2181"]);
         servers.others().len()
     };
-    let still = Config { follow_reconfig: false, ..Config::new("10.0.0.1") };
-    assert_eq!(learned(Config::new("10.0.0.1"), "10.0.0.1:2181"), 1);
-    assert_eq!(learned(Config::new("tls://10.0.0.1"), "10.0.0.1:2181"), 0);
+    let still = Settings { follow_reconfig: false, ..Settings::new("10.0.0.1") };
+    assert_eq!(learned(Settings::new("10.0.0.1"), "10.0.0.1:2181"), 1);
+    assert_eq!(learned(Settings::new("tls://10.0.0.1"), "10.0.0.1:2181"), 0);
     assert_eq!(learned(still, "10.0.0.1:2181"), 0);
     for tunnel in ["127.0.0.1:2181", "[::1]:2181", "[::ffff:127.0.0.1]:2181"] {
-        assert_eq!(learned(Config::new("10.0.0.1"), tunnel), 0, "{tunnel}");
+        assert_eq!(learned(Settings::new("10.0.0.1"), tunnel), 0, "{tunnel}");
     }
 }
 
@@ -219,14 +219,14 @@ async fn the_identity_is_refused_where_all_servers_refuse_it() {
     let [one, other, good] = [judging(REFUSED).await, judging(REFUSED).await, judging(0).await];
     let (wanted, identity) = (Ticket::for_new(Duration::from_secs(10)), ("digest".into(), Secret("bob:new".into())));
     for connect in [format!("{one},{other}"), format!("{one},127.0.0.1:1")] {
-        let refused = Servers::of(&Config::new(connect)).connect(&wanted, 0, std::slice::from_ref(&identity)).await;
+        let refused = Servers::of(&Settings::new(connect)).connect(&wanted, 0, std::slice::from_ref(&identity)).await;
         assert!(matches!(refused, Err(NoSession::Refused)), "{refused:?}");
     }
     let cut_off = cut_off().await;
-    let servers = Servers::of(&Config { read_only: true, ..Config::new(format!("{one},{cut_off}")) });
+    let servers = Servers::of(&Settings { read_only: true, ..Settings::new(format!("{one},{cut_off}")) });
     let (connection, _) = servers.connect(&wanted, 0, std::slice::from_ref(&identity)).await.expect("a session");
     assert_eq!(connection.address(), cut_off);
-    let servers = Servers::of(&Config::new(format!("{one},{other},{good}")));
+    let servers = Servers::of(&Settings::new(format!("{one},{other},{good}")));
     servers.fail(good);
     let (connection, _) = servers.connect(&wanted, 0, &[identity]).await.expect("a session");
     assert_eq!(connection.address(), good);
@@ -234,7 +234,7 @@ async fn the_identity_is_refused_where_all_servers_refuse_it() {
 
 #[test]
 fn all_servers_refuse_the_identity_where_one_does_again_that_no_other_was_sound_after() {
-    let servers = Servers::of(&Config::new("zk1,zk2,zk3"));
+    let servers = Servers::of(&Settings::new("zk1,zk2,zk3"));
     let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let refuses = |address: SocketAddr| {
         servers.learned().connected = Some(address);
@@ -251,7 +251,7 @@ fn all_servers_refuse_the_identity_where_one_does_again_that_no_other_was_sound_
 #[tokio::test]
 async fn one_server_that_is_not_fit_for_digest_md5_is_left_for_the_next() {
     let [one, other] = [misfit().await, misfit().await];
-    let servers = Servers::of(&Config::new(format!("{one},{other}")));
+    let servers = Servers::of(&Settings::new(format!("{one},{other}")));
     let (wanted, identity) = (Ticket::for_new(Duration::from_secs(10)), ("sasl".into(), Secret("bob:secret".into())));
     match servers.connect(&wanted, 0, &[identity]).await.map(drop) {
         Err(NoSession::Here(told)) => {
@@ -274,7 +274,7 @@ fn a_server_ends_the_search_only_where_connect_names_it() {
 async fn each_of_the_first_servers_tells_what_is_wrong_with_it() {
     let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let here = other.local_addr().expect("an address");
-    let servers = Servers::of(&Config::new(format!("127.0.0.1:1,zk-typo.invalid,{here},127.0.0.1:2/app")));
+    let servers = Servers::of(&Settings::new(format!("127.0.0.1:1,zk-typo.invalid,{here},127.0.0.1:2/app")));
     let accepting = async {
         loop {
             drop(other.accept().await);

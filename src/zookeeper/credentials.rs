@@ -71,7 +71,7 @@ pub(crate) fn doubts(place: &Path) -> Vec<String> {
 }
 
 /// That they are refused, and what may be wrong with them.
-pub(super) fn refused(place: &Path, why: impl Display) -> String {
+pub(crate) fn refused(place: &Path, why: impl Display) -> String {
     first(&doubts(place)).map_or_else(|| why.to_string(), |doubt| format!("{why}; it may be this: {doubt}"))
 }
 

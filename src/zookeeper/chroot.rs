@@ -6,15 +6,15 @@ use crate::model::NodePath;
 
 /// The chroot below which all paths lie; empty where there is none.
 #[derive(Clone, Debug)]
-pub(super) struct Chroot(String);
+pub(crate) struct Chroot(String);
 
 impl Chroot {
-    pub(super) fn new(path: &str) -> Self {
+    pub(crate) fn new(path: &str) -> Self {
         Self(path.trim_end_matches('/').to_owned())
     }
 
     /// A path as the server knows it.
-    pub(super) fn server<'a>(&self, path: &'a NodePath) -> Cow<'a, str> {
+    pub(crate) fn server<'a>(&self, path: &'a NodePath) -> Cow<'a, str> {
         match (self.0.as_str(), path.as_str()) {
             ("", path) => path.into(),
             (chroot, "/") => chroot.to_owned().into(),
@@ -23,13 +23,13 @@ impl Chroot {
     }
 
     /// How many bytes such a path has at most.
-    pub(super) fn server_bytes(&self, path: &NodePath) -> usize {
+    pub(crate) fn server_bytes(&self, path: &NodePath) -> usize {
         self.0.len() + path.as_str().len()
     }
 
     /// The path that a server's path means. Of one that no node can have, the nearest above it that one can, and the
     /// name below that.
-    pub(super) fn client<'a>(&self, path: &'a str) -> Option<(NodePath, Option<&'a str>)> {
+    pub(crate) fn client<'a>(&self, path: &'a str) -> Option<(NodePath, Option<&'a str>)> {
         let path = path.strip_prefix(self.0.as_str())?;
         let whole = if path.is_empty() { "/" } else { path };
         let mut rest = whole;

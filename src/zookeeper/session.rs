@@ -1,18 +1,21 @@
-//! One ZooKeeper session: watches and reads, each with a deadline.
+//! One ZooKeeper session: watches, reads and writes, each with a deadline.
 //!
 //! It lives on across connections, but its watches do not: with each connection they are to be set anew. (At a server
-//! that only the ensemble names it goes on by another session of ZooKeeper's, which nothing else tells from the first.)
+//! that only the ensemble names it goes on by another session of ZooKeeper's: only `id` tells it from the first, whose
+//! ephemeral nodes go with that.)
 
 mod questions;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesOrdered, StreamExt};
+use roster_net::tls;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::Config;
+use super::Settings;
 use super::chroot::Chroot;
 use super::connection::Connection;
 use super::credentials::{self, Flaw, Identity};
@@ -26,12 +29,12 @@ use super::request::{Failure, Request};
 use super::servers::Servers;
 use super::watching::{Fired, Watches, Watching};
 use crate::model::NodePath;
-use crate::net::tls;
 use crate::secret::{self, Secret};
 use crate::sync::{Mutex, MutexGuard};
 
 use self::questions::whole;
-pub(super) use self::questions::{Answers, Asked, is_same};
+pub(crate) use self::questions::{Answers, Asked, is_same};
+pub use self::writes::{Acl, Lifetime, WriteError};
 
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
@@ -49,7 +52,7 @@ const RESTORED_AT_ONCE: usize = 4;
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug)]
-pub(super) struct Session {
+pub struct Session {
     chroot: Chroot,
     roots: Vec<NodePath>,
     identities: Vec<Identity>,
@@ -75,7 +78,7 @@ enum Watched {
 
 /// What a session tells unasked.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Changed {
         path: NodePath,
         fired: Fired,
@@ -90,9 +93,9 @@ pub(super) enum Event {
     Regained,
 }
 
-/// Why the mirror cannot go on as it is.
+/// Why a session cannot go on as it is.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// The connection is lost, or seems so; the session may live on.
     #[error("{0}")]
     Lost(String),
@@ -109,9 +112,12 @@ pub(super) enum Trouble {
 
 impl Session {
     /// A session, and what must be awaited for it to do anything.
-    pub(super) async fn connect(config: &Config, servers: &Servers) -> Result<(Self, Driver), Trouble> {
-        let identities = identities(config)?;
-        let wanted = Ticket::for_new(config.session_timeout);
+    ///
+    /// # Errors
+    /// When no server gives one, or what `settings` names cannot be read.
+    pub async fn connect(settings: &Settings, servers: &Servers) -> Result<(Self, Driver), Trouble> {
+        let identities = identities(settings)?;
+        let wanted = Ticket::for_new(settings.session_timeout);
         let (connection, ticket) = match servers.connect(&wanted, 0, &identities).await {
             Ok(connected) => connected,
             Err(NoSession::Here(why)) => return Err(Trouble::Ended(why)),
@@ -121,42 +127,48 @@ impl Session {
         let (requests, received) = mpsc::unbounded_channel();
         let session = Self {
             chroot: servers.chroot().clone(),
-            roots: config.roots.clone(),
+            roots: vec![NodePath::root()],
             identities: identities.clone(),
-            papers: papers(config),
+            papers: papers(settings),
             requests,
             inbox: Arc::default(),
             watched: false,
             is_read_only: false,
             servers: servers.clone(),
             watching: Watching::default(),
-            watches: Mutex::new(Watches::new(config.max_nodes.saturating_mul(2))),
+            watches: Mutex::new(Watches::new(0)),
             is_new: true,
         };
-        let (inbox, max_reply) = (session.inbox.clone(), Connection::max_reply(config.max_node_bytes.as_u64()));
+        let (inbox, max_reply) = (session.inbox.clone(), Connection::max_reply(settings.max_node_bytes));
         let servers = servers.clone();
         Ok((session, Driver { servers, identities, ticket, connection, requests: received, inbox, max_reply }))
     }
 
-    pub(super) fn id(&self) -> String {
+    /// What it watches, and of how many nodes it remembers one-shot watches. None of `roots` lies within another.
+    pub(crate) fn of_roots(self, roots: &[NodePath], max_watches: usize) -> Self {
+        Self { roots: roots.to_vec(), watches: Mutex::new(Watches::new(max_watches)), ..self }
+    }
+
+    /// What ZooKeeper calls it, in hexadecimal.
+    pub fn id(&self) -> String {
         format!("{:#x}", self.servers.session())
     }
 
     /// Why it has ended.
-    pub(super) fn end(&self) -> Option<Trouble> {
+    pub(crate) fn end(&self) -> Option<Trouble> {
         self.inbox.end()
     }
 
     /// Whether it was made with the credentials, and the certificates, that are configured now.
-    pub(super) fn is_of(&self, config: &Config) -> Result<bool, Trouble> {
-        if config.has_tls() {
-            tls::client(config.tls()).map_err(|error| Trouble::Unfit(error.to_string()))?;
+    pub(crate) fn is_of(&self, settings: &Settings) -> Result<bool, Trouble> {
+        if settings.has_tls() {
+            tls::client(settings.tls()).map_err(|error| Trouble::Unfit(error.to_string()))?;
         }
-        Ok(self.identities == identities(config)? && self.papers == papers(config))
+        Ok(self.identities == identities(settings)? && self.papers == papers(settings))
     }
 
     /// Watches all roots, with all below them; where the server has no watch for that, the reads that follow do.
-    pub(super) async fn watch(&mut self) -> Result<(), Trouble> {
+    pub(crate) async fn watch(&mut self) -> Result<(), Trouble> {
         self.watching = self.servers.watching();
         while self.watching == Watching::Persistent && !self.watch_roots().await? {
             self.watching = self.servers.watching();
@@ -195,7 +207,7 @@ impl Session {
     }
 
     /// Waits until a lost connection is back; an error, when the session is not to be had again.
-    pub(super) async fn regained(&mut self) -> Result<(), Trouble> {
+    pub(crate) async fn regained(&mut self) -> Result<(), Trouble> {
         // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else
         // tells.
         let mut probe = interval_at(Instant::now() + PROBE, PROBE);
@@ -210,7 +222,7 @@ impl Session {
 
     /// On a new connection, sets one-shot watches of the data of what is known, so that it need not be read for that.
     /// What changed before is found by the comparison that follows.
-    pub(super) async fn restore(
+    pub(crate) async fn restore(
         &mut self,
         paths: impl Iterator<Item = NodePath>,
         request_bytes: usize,
@@ -251,31 +263,31 @@ impl Session {
     }
 
     /// How many bytes of a request are for one of its many paths, at most.
-    pub(super) fn request_bytes(&self, path: &NodePath) -> usize {
+    pub(crate) fn request_bytes(&self, path: &NodePath) -> usize {
         self.chroot.server_bytes(path) + jute::BYTES_BESIDE_PATH
     }
 
-    pub(super) fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.watched
     }
 
     /// Whether the server that the watches are set at serves only to read.
-    pub(super) fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.is_read_only
     }
 
-    pub(super) fn watching(&self) -> Watching {
+    pub(crate) fn watching(&self) -> Watching {
         self.watching
     }
 
     /// The one-shot watches.
-    pub(super) fn watches(&self) -> MutexGuard<'_, Watches> {
+    pub(crate) fn watches(&self) -> MutexGuard<'_, Watches> {
         self.watches.lock().expect("nobody panics while holding it")
     }
 
     /// Learns which servers the ensemble has, and has the server tell when these change. That costs nothing else: a
     /// server may not have the node, or not show it.
-    pub(super) async fn learn_servers(&self) -> Result<(), Trouble> {
+    pub(crate) async fn learn_servers(&self) -> Result<(), Trouble> {
         if !self.servers.follow_reconfig() {
             return Ok(());
         }
@@ -294,12 +306,12 @@ impl Session {
     }
 
     /// The same, if the server has told that these may have changed.
-    pub(super) async fn learn_new_servers(&self) -> Result<(), Trouble> {
+    pub(crate) async fn learn_new_servers(&self) -> Result<(), Trouble> {
         if self.inbox.take_reconfigured() { self.learn_servers().await } else { Ok(()) }
     }
 
     /// Lets the server catch up with its leader, if it has one: one to which we come back may lag.
-    pub(super) async fn catch_up(&self) -> Result<(), Trouble> {
+    pub(crate) async fn catch_up(&self) -> Result<(), Trouble> {
         if self.is_read_only {
             return Ok(());
         }
@@ -308,7 +320,7 @@ impl Session {
     }
 
     /// Asks for a sign of life. Its reply comes after the events of all that the server had done before.
-    pub(super) async fn heartbeat(&self) -> Result<(), Trouble> {
+    pub(crate) async fn heartbeat(&self) -> Result<(), Trouble> {
         let body = jute::reading(&self.chroot.server(&self.roots[0]), false);
         let sign = |reply| match reply {
             Err(Failure::Code(code::NO_NODE | code::NO_AUTH)) => Ok(()),
@@ -318,12 +330,12 @@ impl Session {
     }
 
     /// The next event. It may be awaited and dropped at any time without loss.
-    pub(super) async fn next(&mut self) -> Result<Event, Trouble> {
+    pub(crate) async fn next(&mut self) -> Result<Event, Trouble> {
         self.inbox.next().await.inspect(|event| self.take_watches(event))
     }
 
     /// The next event, if one has come.
-    pub(super) fn come(&mut self) -> Option<Result<Event, Trouble>> {
+    pub(crate) fn come(&mut self) -> Option<Result<Event, Trouble>> {
         let come = self.inbox.take()?;
         Some(come.inspect(|event| self.take_watches(event)))
     }
@@ -338,16 +350,16 @@ impl Session {
 /// The authorities that are believed, the certificate that is shown, and its key.
 type Papers = Secret<[Option<Vec<u8>>; 3]>;
 
-fn papers(config: &Config) -> Papers {
-    Secret([&config.ca, &config.certificate, &config.key].map(|path| secret::bytes(path.as_ref()?).ok()))
+fn papers(settings: &Settings) -> Papers {
+    Secret([&settings.ca, &settings.certificate, &settings.key].map(|path| secret::bytes(path.as_ref()?).ok()))
 }
 
 /// The identities that are configured, read anew for each session.
-fn identities(config: &Config) -> Result<Vec<Identity>, Trouble> {
-    if let Some((_, why)) = kerberos::flaw(config) {
+fn identities(settings: &Settings) -> Result<Vec<Identity>, Trouble> {
+    if let Some((_, why)) = kerberos::flaw(settings) {
         return Err(Trouble::Unfit(format!("kerberos: {why}")));
     }
-    let Some(place) = &config.credentials else { return Ok(Vec::new()) };
+    let Some(place) = &settings.credentials else { return Ok(Vec::new()) };
     let unfit =
         |flaws: Vec<Flaw>| Trouble::Unfit(format!("credentials: {}", credentials::first(&flaws).unwrap_or_default()));
     credentials::read(place).map_err(unfit)

@@ -16,8 +16,8 @@ use super::gssapi::{self, Gssapi};
 use super::jute::{self, Frame, Malformed, ReplyHeader, Ticket, op, xid};
 use super::sasl::Exchange;
 use super::session::Trouble;
-use crate::net::tls::{self, ClientFiles};
-use crate::net::{ConnectError, Stream, secure};
+use roster_net::tls::{self, ClientFiles};
+use roster_net::{ConnectError, Stream, secure};
 
 const NO_SESSION: &str = "it accepts connections, but gives no session: is it a ZooKeeper, and has it a quorum?";
 

@@ -20,7 +20,7 @@ const CHILDREN_CHANGED: i32 = 4;
 
 /// What a server does with a persistent watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// As before ZooKeeper 3.6: it does not know the request, and closes the connection.
     Old,
     /// As with `WatchManagerOptimized`.
@@ -36,7 +36,7 @@ pub(super) enum Kind {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Deed {
+pub(crate) enum Deed {
     Create(&'static str),
     CreateEphemeral(&'static str),
     Set(&'static str),
@@ -52,8 +52,8 @@ pub(super) enum Deed {
 
 /// A server; clones are the same one.
 #[derive(Clone, Debug)]
-pub(super) struct Fake {
-    pub(super) address: SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
@@ -71,17 +71,17 @@ struct State {
 
 /// What was asked of a server.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asked {
-    pub(super) requests: usize,
-    pub(super) connections: usize,
-    pub(super) data: Vec<String>,
-    pub(super) lists: usize,
+pub(crate) struct Asked {
+    pub(crate) requests: usize,
+    pub(crate) connections: usize,
+    pub(crate) data: Vec<String>,
+    pub(crate) lists: usize,
     /// The paths in each request that set watches.
-    pub(super) restored: Vec<usize>,
-    pub(super) most_in_flight: usize,
+    pub(crate) restored: Vec<usize>,
+    pub(crate) most_in_flight: usize,
     /// The bytes of the longest request.
-    pub(super) longest: usize,
-    pub(super) persistent: usize,
+    pub(crate) longest: usize,
+    pub(crate) persistent: usize,
 }
 
 /// The one connection.
@@ -93,7 +93,7 @@ struct Connected {
 }
 
 impl Fake {
-    pub(super) async fn start(kind: Kind) -> Self {
+    pub(crate) async fn start(kind: Kind) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let nodes = BTreeMap::from([("/".to_owned(), Node::default())]);
@@ -110,30 +110,30 @@ impl Fake {
         fake
     }
 
-    pub(super) fn does(&self, deeds: &[Deed]) {
+    pub(crate) fn does(&self, deeds: &[Deed]) {
         let mut state = self.state();
         deeds.iter().for_each(|deed| state.do_it(*deed));
     }
 
     /// Each happens `gap` requests after the one before; the first right before the request with the number `first`.
-    pub(super) fn plans(&self, first: usize, gap: usize, deeds: &[Deed]) {
+    pub(crate) fn plans(&self, first: usize, gap: usize, deeds: &[Deed]) {
         let planned = deeds.iter().enumerate().map(|(number, deed)| (first + number * gap, *deed));
         self.state().deeds.extend(planned);
     }
 
     /// Does what is planned and no request has come for.
-    pub(super) fn does_the_rest(&self) {
+    pub(crate) fn does_the_rest(&self) {
         let mut state = self.state();
         while let Some((_, deed)) = state.deeds.pop_front() {
             state.do_it(deed);
         }
     }
 
-    pub(super) fn nodes(&self) -> BTreeMap<String, Node> {
+    pub(crate) fn nodes(&self) -> BTreeMap<String, Node> {
         self.state().nodes.clone()
     }
 
-    pub(super) fn asked(&self) -> Asked {
+    pub(crate) fn asked(&self) -> Asked {
         self.state().asked.clone()
     }
 
@@ -383,7 +383,7 @@ fn whole(received: &mut BytesMut) -> Option<Bytes> {
 }
 
 /// A session of ten seconds.
-pub(super) fn greeting() -> BytesMut {
+pub(crate) fn greeting() -> BytesMut {
     const TIMEOUT_MS: i32 = 10_000;
     const SESSION: i64 = 7;
     let mut frame = BytesMut::new();

@@ -1,0 +1,126 @@
+//! Writes: nodes are created, set and deleted. Whether one without a reply was carried out is unknown.
+
+use bytes::BytesMut;
+
+use super::{REPLY, Session, Trouble, questions};
+use crate::model::{NodePath, Stat};
+use crate::zookeeper::jute::{self, Malformed, code, op};
+use crate::zookeeper::request::Failure;
+
+/// How long a node lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is deleted.
+    Persistent,
+    /// As long as the session that created it, at most. It has no children.
+    Ephemeral,
+}
+
+/// Who may do what with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acl {
+    /// Everybody may do everything.
+    Open,
+    /// Everybody may read it. Whoever has an identity of the session that created it may do everything.
+    Readable,
+    /// Whoever has an identity of the session that created it may do everything, and nobody else anything.
+    Private,
+}
+
+/// Why a write did not succeed.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Whether it was carried out is unknown, and whether it still will be: to be tried again only where doing it twice
+    /// is the same, or after another look.
+    #[error("there was no reply, so whether it was carried out is unknown: {0}")]
+    Unknown(Trouble),
+    #[error("there is such a node already")]
+    Exists,
+    /// The node, or the parent of one to be created.
+    #[error("there is no such node, or it has no parent")]
+    Missing,
+    #[error("the node has children")]
+    NotEmpty,
+    #[error("the node has another version")]
+    OtherVersion,
+    #[error("the session has no identity that may do this")]
+    Forbidden,
+    #[error("the server serves to read only")]
+    ReadOnly,
+    /// By a code of ZooKeeper's `KeeperException`.
+    #[error("the server refuses it, with error {0}")]
+    Refused(i32),
+}
+
+impl Session {
+    /// Creates a node below one that is there.
+    ///
+    /// # Errors
+    /// `Exists` also where an earlier attempt, of which that was unknown, was carried out.
+    pub async fn create(&self, path: &NodePath, data: &[u8], lifetime: Lifetime, acl: Acl) -> Result<(), WriteError> {
+        let is_ephemeral = lifetime == Lifetime::Ephemeral;
+        let body = jute::creation(&self.chroot.server(path), data, acl.rules(), is_ephemeral);
+        self.write("create", op::CREATE, body, |_| Ok(())).await
+    }
+
+    /// Sets the data of a node that has this version, or any; its new stat.
+    ///
+    /// # Errors
+    /// `OtherVersion` also where an earlier attempt, of which that was unknown, was carried out.
+    pub async fn set(&self, path: &NodePath, data: &[u8], version: Option<i32>) -> Result<Stat, WriteError> {
+        self.write("set", op::SET_DATA, jute::setting(&self.chroot.server(path), data, version), jute::stat).await
+    }
+
+    /// Deletes a node that has this version, or any, and no children.
+    ///
+    /// # Errors
+    /// `Missing` also where an earlier attempt, of which that was unknown, was carried out.
+    pub async fn delete(&self, path: &NodePath, version: Option<i32>) -> Result<(), WriteError> {
+        self.write("delete", op::DELETE, jute::deletion(&self.chroot.server(path), version), |_| Ok(())).await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        op: i32,
+        body: BytesMut,
+        read: fn(&[u8]) -> Result<T, Malformed>,
+    ) -> Result<T, WriteError> {
+        let written = self.ask(what, REPLY, op, body, move |reply| match reply {
+            Err(Failure::Code(code)) => Ok(Err(WriteError::of(code))),
+            reply => {
+                let body = questions::whole(what, reply)?;
+                read(&body).map(Ok).map_err(|broken| questions::malformed(what, broken))
+            }
+        });
+        written.await.unwrap_or_else(|trouble| Err(WriteError::Unknown(trouble)))
+    }
+}
+
+impl WriteError {
+    fn of(code: i32) -> Self {
+        match code {
+            code::NODE_EXISTS => Self::Exists,
+            code::NO_NODE => Self::Missing,
+            code::NOT_EMPTY => Self::NotEmpty,
+            code::BAD_VERSION => Self::OtherVersion,
+            code::NO_AUTH => Self::Forbidden,
+            code::NOT_READ_ONLY => Self::ReadOnly,
+            code => Self::Refused(code),
+        }
+    }
+}
+
+impl Acl {
+    fn rules(self) -> &'static [(i32, &'static str, &'static str)] {
+        /// Of `ZooDefs.Perms`.
+        const READ: i32 = 1;
+        const ALL: i32 = 31;
+        match self {
+            Self::Open => &[(ALL, "world", "anyone")],
+            Self::Readable => &[(READ, "world", "anyone"), (ALL, "auth", "")],
+            Self::Private => &[(ALL, "auth", "")],
+        }
+    }
+}
