@@ -24,6 +24,8 @@ pub struct Snapshot {
     master_journal: Journal<Arc<str>>,
     feeds: Arc<[Arc<Feed>]>,
     filled: Arc<[Filled]>,
+    /// Roots, by the number of their feed, of which an earlier process left nothing, until the feed is whole anew.
+    unread: Arc<[(usize, NodePath)]>,
 }
 
 /// How much a feed has filled in, and how far that is all of its source.
@@ -65,6 +67,7 @@ impl Snapshot {
             master_journal: Journal::new(revision, journal_limit),
             filled: feeds.iter().map(|_| Filled::default()).collect(),
             feeds,
+            unread: Arc::default(),
         }
     }
 
@@ -78,6 +81,7 @@ impl Snapshot {
             directory: from.directory,
             node_journal: self.node_journal.continuing(from.is_same.then_some(from.revision), revision),
             filled: from.filled.into(),
+            unread: from.unread.into(),
             ..self
         }
     }
@@ -148,9 +152,27 @@ impl Snapshot {
         self.feeds.iter().map(Arc::as_ref).zip(self.filled.iter().copied()).filter(|(feed, _)| !feed.is_gone())
     }
 
-    /// Those that have a say in what lies at or below `path`.
-    pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = (&'a Feed, Filled)> + 'a {
-        self.behind_all().filter(|(feed, _)| feed.is_behind(path))
+    /// Those that have a say in what lies at or below `paths`; whether they are whole is said of what lies there.
+    pub fn behind<'a>(&'a self, paths: &'a [NodePath]) -> impl Iterator<Item = (&'a Feed, Filled)> + 'a {
+        let feeds = self.feeds.iter().zip(self.filled.iter()).enumerate();
+        feeds.filter(|(_, (feed, _))| !feed.is_gone() && paths.iter().any(|path| feed.is_behind(path))).map(
+            |(number, (feed, filled))| {
+                let concerns = |root: &NodePath| paths.iter().any(|path| path.is_under(root) || root.is_under(path));
+                let is_unread = self.unread_by(number).any(concerns);
+                (feed.as_ref(), Filled { whole: filled.whole && !is_unread, ..*filled })
+            },
+        )
+    }
+
+    /// The roots of a feed of which an earlier process left nothing.
+    fn unread_by(&self, feed: usize) -> impl Iterator<Item = &NodePath> {
+        self.unread.iter().filter(move |(number, _)| *number == feed).map(|(_, root)| root)
+    }
+
+    /// The roots of a feed about which nothing is known yet, though it began with what an earlier process left of others.
+    pub(super) fn unread_of<'a>(&'a self, feed: &'a Feed) -> impl Iterator<Item = &'a NodePath> {
+        let number = self.feeds.iter().position(|other| std::ptr::eq(other.as_ref(), feed));
+        number.into_iter().flat_map(|number| self.unread_by(number))
     }
 
     /// How far an answer from what `feeds` have filled in can be trusted.
@@ -253,6 +275,10 @@ impl Snapshot {
             }
         }
         next.filled.whole |= batch.whole;
+        if batch.whole && self.unread_by(feed).next().is_some() {
+            self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();
+            next.silent = true;
+        }
         next.filled.left_out = batch.left_out.unwrap_or(next.filled.left_out);
         next.filled.settling = batch.settling.unwrap_or(next.filled.settling);
         let told = !next.nodes.is_empty() || !next.masters.is_empty();

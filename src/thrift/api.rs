@@ -124,7 +124,7 @@ impl Api {
         if let Some(node) = snapshot.node(&self.zk_data) {
             return Ok(node.clone());
         }
-        Err(match waited_for(snapshot.behind(&self.zk_data)) {
+        Err(match waited_for(snapshot.behind(slice::from_ref(&self.zk_data))) {
             Some(feed) => unanswered(feed.with_detail(format!("not ready: waiting for {}", feed.name()))),
             None => unanswered(format!("not found: {}", absence(&snapshot, &self.zk_data))),
         })
@@ -378,15 +378,14 @@ impl Subject<'_> {
         oldest.map_or_else(String::new, |feed| feed.with_detail(format!("{} is {}", feed.name(), feed.state())))
     }
 
-    fn behind<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Feed, Filled)> {
+    fn behind<'s>(&'s self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Feed, Filled)> {
         let paths = match self {
             Subject::Node(path) => slice::from_ref(*path),
             Subject::Nodes(paths) => paths,
             Subject::Masters => &[],
         };
         let masters = matches!(self, Subject::Masters).then(|| snapshot.behind_masters());
-        let nodes = snapshot.behind_all().filter(move |(feed, _)| paths.iter().any(|path| feed.is_behind(path)));
-        masters.into_iter().flatten().chain(nodes)
+        masters.into_iter().flatten().chain(snapshot.behind(paths))
     }
 }
 
@@ -434,7 +433,8 @@ fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Option
 }
 
 pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
-    let behind = snapshot.behind(path).map(|(feed, filled)| (feed.name(), feed.origin(), filled.left_out));
+    let behind =
+        snapshot.behind(slice::from_ref(path)).map(|(feed, filled)| (feed.name(), feed.origin(), filled.left_out));
     no_node(path, behind)
         .unwrap_or_else(|| format!("no source mirrors {path}; `roster status --all` tells the roots of each"))
 }

@@ -1,5 +1,6 @@
 //! Watches: wait until something is newer than a revision, and tell what.
 
+use std::slice;
 use std::time::Duration;
 
 use thrift::{ApplicationError, ApplicationErrorKind};
@@ -85,7 +86,7 @@ impl Api {
         paths.sort();
         paths.dedup();
         let snapshot = self.store.snapshot();
-        if let Some(path) = paths.iter().find(|path| snapshot.behind(path).next().is_none()) {
+        if let Some(path) = paths.iter().find(|path| snapshot.behind(slice::from_ref(path)).next().is_none()) {
             return Err(invalid("paths", &absence(&snapshot, path)));
         }
         Ok(Watch { paths, patience })

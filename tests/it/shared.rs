@@ -164,6 +164,29 @@ fn other_patterns_and_another_name_throw_nothing_away_that_is_known() {
 }
 
 #[test]
+fn a_root_that_is_added_while_zookeeper_is_away_takes_no_answer_from_the_others() {
+    let (name, narrow) = ("name = \"one\"", "roots = [\"/app\"]");
+    let mut scene = Scene::own(name);
+    scene.zk.create("/app", "one");
+    scene.zk.create("/other", "two");
+    scene.agrees();
+    assert!(scene.roster.stop().success());
+    scene.roster.configure(name, narrow);
+    scene.roster.run();
+    eventually("less is mirrored", SOON, || ensure(scene.roster.source().state == "live", "not read yet"));
+    assert!(scene.roster.stop().success());
+    scene.link.cut();
+    scene.roster.configure(narrow, "roots = [\"/app\", \"/other\"]");
+    scene.roster.run();
+    let restored = scene.roster.get("/app").expect("what was known");
+    assert_eq!((restored.node.data, restored.freshness.complete), (b"one".to_vec(), true));
+    assert!(format!("{:?}", scene.roster.get("/app/none")).contains("NotFound"));
+    assert!(format!("{:?}", scene.roster.get("/other")).contains("NotReady"), "nobody knows");
+    scene.link.mend();
+    eventually("all of it is mirrored", SOON, || scene.roster.get("/other"));
+}
+
+#[test]
 fn a_zookeeper_that_is_empty_after_a_restart_takes_nothing_away_at_once() {
     let mut scene = Scene::own("hold = \"60s\"");
     scene.zk.create_many("/member-", 20);

@@ -39,6 +39,8 @@ pub(crate) struct Restored {
     pub(crate) directory: Directory,
     /// By the number of the feed.
     pub(crate) filled: Vec<Filled>,
+    /// Roots, by the number of their feed, of which nothing was left.
+    pub(crate) unread: Vec<(usize, NodePath)>,
     pub(crate) revision: Revision,
     /// Whether it is the very state of that revision.
     pub(crate) is_same: bool,
@@ -173,12 +175,17 @@ impl Contents {
                 None => drop(nodes.remove(path)),
             }
         }
-        for ((feed, filled), sources) in feeds.iter_mut().zip(&mut filled).zip(sources) {
+        let mut unread = Vec::new();
+        for (number, ((feed, filled), sources)) in feeds.iter_mut().zip(&mut filled).zip(sources).enumerate() {
             if sources.is_empty() {
                 continue;
             }
-            let is_whole = |root| sources.iter().any(|source| source.whole && source.covers(root));
-            filled.whole = feed.roots().iter().all(is_whole);
+            let is_whole = |root: &NodePath| sources.iter().any(|source| source.whole && source.covers(root));
+            let (read, others): (Vec<_>, Vec<_>) = feed.roots().iter().cloned().partition(is_whole);
+            filled.whole = !read.is_empty() || others.is_empty();
+            if filled.whole {
+                unread.extend(others.into_iter().map(|root| (number, root)));
+            }
             let unreadable = if feed.supplies(Supply::Instances) { unreadable } else { 0 };
             // Nobody knows how much of what is mirrored now was left out.
             let unknown = |source: &Source| u64::from(!source.identity.covers(feed.identity()));
@@ -202,7 +209,7 @@ impl Contents {
             }
         }
         let (is_same, revision) = (nodes.len() == self.nodes.len(), self.report.fresh.revision);
-        Restored { is_same, nodes, directory, filled, revision }
+        Restored { is_same, nodes, directory, filled, unread, revision }
     }
 }
 

@@ -133,6 +133,10 @@ impl Report {
         let live = || snapshot.behind_all().filter(|(feed, filled)| is_live(feed, *filled));
         let mut fresh = snapshot.freshness(live());
         let mut sources: Vec<Source> = live().map(|(feed, filled)| Source::of(feed, filled, written_at)).collect();
+        let parts = live().zip(&mut sources).filter_map(|((feed, _), source)| source.split(snapshot.unread_of(feed)));
+        let unread: Vec<Source> = parts.collect();
+        fresh = unread.iter().fold(fresh, |fresh, part| part.add_to(fresh, Duration::ZERO, Duration::ZERO));
+        sources.extend(unread);
         for (source, age) in kept.into_iter().flat_map(Kept::sources) {
             let source = source.of_earlier(age, written_at);
             fresh = source.add_to(fresh, Duration::ZERO, Duration::ZERO);
@@ -183,6 +187,13 @@ impl Source {
             left_out: filled.left_out,
             settling: filled.settling,
         }
+    }
+
+    /// Parts it from these of its roots, of which nothing is known; None: there are none.
+    fn split<'a>(&mut self, unread: impl Iterator<Item = &'a NodePath>) -> Option<Self> {
+        let roots: Vec<NodePath> = unread.cloned().collect();
+        self.roots.retain(|root| !roots.contains(root));
+        (!roots.is_empty()).then(|| Self { roots, whole: false, left_out: 0, ..self.clone() })
     }
 
     /// The same source as an earlier process knew it, `age` ago.

@@ -315,9 +315,39 @@ fn only_what_is_mirrored_now_is_restored() {
     open.write();
     drop(open);
     assert_eq!(house.read().nodes.len(), 2, "what is not restored is taken out of the file");
-    let wider =
-        House::open_as(&house, vec![Feed::of_nodes("test", "file", roots(&["/a", "/d"])).of(Identity::new("cluster"))]);
-    assert!(!wider.store.snapshot().filled()[0].whole, "nothing is known of /d");
+}
+
+#[test]
+fn a_root_that_is_added_takes_no_answer_from_the_others() {
+    let house = House::with([vec![put("/a/x", "1")]]);
+    let of = |roots: &[&str]| {
+        let roots = roots.iter().map(|root| path(root)).collect();
+        vec![Feed::of_nodes("test", "file", roots).of(Identity::new("cluster"))]
+    };
+    let wider = || of(&["/a", "/d"]);
+    house.open_as(of(&["/a"])).write();
+    let is_whole = |open: &Open| {
+        let snapshot = open.store.snapshot();
+        ["/a/x", "/a", "/a/none", "/d", "/d/x", "/"]
+            .map(|at| snapshot.behind(&[path(at)]).map(|(_, filled)| filled.whole).eq([true]))
+    };
+    let unread = [true, true, true, false, false, false];
+    let mut open = house.open_as(wider());
+    assert_eq!(is_whole(&open), unread, "nothing is known of /d, nor of all below /");
+    open.write();
+    drop(open);
+    let report = house.read().report;
+    let told: Vec<_> = report.sources.iter().map(|source| (source.roots.clone(), source.whole)).collect();
+    assert_eq!(told, [(vec![path("/a")], true), (vec![path("/d")], false)], "readers of the file learn as much");
+    assert!(!report.fresh.complete);
+    let mut open = house.open_as(wider());
+    assert_eq!(is_whole(&open), unread, "also after another restart");
+    open.publish(vec![put("/a/y", "2")]);
+    assert_eq!(is_whole(&open), unread, "a change is not all");
+    open.sync();
+    assert_eq!(is_whole(&open), [true; 6]);
+    open.write();
+    assert_eq!(house.read().report.sources.len(), 1);
 }
 
 #[test]
