@@ -16,34 +16,35 @@ use super::ensemble::CONFIGURATION;
 use super::inbox::Inbox;
 use super::jute::{self, Frame, Malformed, ReplyHeader, code, op, xid};
 use super::request::{Failure, Reply, Request};
-use super::session::Trouble;
+use super::session::SessionError;
 use super::watching::Fired;
 use crate::clock::Moment;
 use roster_net::Stream;
 
 /// A connection on which nothing comes for this long is lost, though no end of it was seen.
-pub(super) const SILENCE: Duration = Duration::from_secs(4);
+pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The shortest silence that means so, however short the server says that a session is.
-pub(super) const LEAST_SILENCE: Duration = Duration::from_millis(400);
+pub(super) const MIN_SILENCE_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// The most that a reply may hold, if no single node may hold more. A larger one is passed over, and less asked for.
-const MAX_REPLY: usize = 64 << 20;
+const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// The most that an event, or the answer to a connect, may hold.
-pub(super) const MAX_SMALL: usize = 2 << 20;
+pub(super) const MAX_SMALL_BYTES: usize = 2 << 20;
 
-/// Within so many silences a reply must come, or so many bytes of one: who sends other things makes no progress.
-const SILENCES_OF_STANDSTILL: u32 = 3;
-const LEAST_PROGRESS: u64 = 8 << 10;
+/// Within this many silences a reply must come, or this many bytes of one: a server that sends other things makes no
+/// progress.
+const STANDSTILL_SILENCES: u32 = 3;
+const MIN_PROGRESS_BYTES: u64 = 8 << 10;
 
 /// How often silence is looked for until it is one.
-const TICKS_OF_SILENCE: u32 = 8;
+const SILENCE_TICKS: u32 = 8;
 
-const READ_BYTES: usize = 64 << 10;
+const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// The most memory that is kept while nothing is received.
-const MAX_SPARE: usize = 1 << 20;
+const MAX_SPARE_BYTES: usize = 1 << 20;
 
 pub(super) struct Connection {
     address: SocketAddr,
@@ -90,7 +91,8 @@ struct Waiting {
 impl Connection {
     /// The most that a reply may hold, where a node's data may have this many bytes.
     pub(super) fn max_reply(max_node_bytes: u64) -> usize {
-        usize::try_from(max_node_bytes).map_or(usize::MAX, |bytes| bytes.saturating_add(MAX_SMALL).max(MAX_REPLY))
+        usize::try_from(max_node_bytes)
+            .map_or(usize::MAX, |bytes| bytes.saturating_add(MAX_SMALL_BYTES).max(MAX_REPLY_BYTES))
     }
 
     /// One on which nothing was said yet.
@@ -108,7 +110,7 @@ impl Connection {
             next_xid: 1,
             heard: Moment::now(),
             spoke: Instant::now(),
-            silence: SILENCE,
+            silence: SILENCE_TIMEOUT,
             silent_ticks: 0,
             idle_ticks: 0,
             progressed: 0,
@@ -137,8 +139,8 @@ impl Connection {
         inbox: &Inbox,
         chroot: &Chroot,
         max_reply: usize,
-    ) -> Trouble {
-        let mut clock = interval(self.silence / TICKS_OF_SILENCE);
+    ) -> SessionError {
+        let mut clock = interval(self.silence / SILENCE_TICKS);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unwritten = None;
         loop {
@@ -148,9 +150,9 @@ impl Connection {
             make_room(&mut self.received);
             tokio::select! {
                 read = self.reader.read_buf(&mut self.received) => match read {
-                    Ok(0) => return Trouble::Lost(unwritten.map_or_else(|| "the server closed the connection".into(), lost)),
+                    Ok(0) => return SessionError::Lost(unwritten.map_or_else(|| "the server closed the connection".into(), lost)),
                     Ok(_) => (self.heard, self.silent_ticks) = (Moment::now(), 0),
-                    Err(error) => return Trouble::Lost(lost(error)),
+                    Err(error) => return SessionError::Lost(lost(error)),
                 },
                 wrote = write(&mut self.writer, &mut self.unsent), if unwritten.is_none() && (!self.unsent.is_empty() || self.unflushed) => match wrote {
                     Ok(unflushed) => (self.unflushed, self.spoke) = (unflushed, Instant::now()),
@@ -165,7 +167,7 @@ impl Connection {
                             self.ask(request);
                         }
                     }
-                    None => return Trouble::Ended("the session was closed".into()),
+                    None => return SessionError::Ended("the session was closed".into()),
                 },
                 _ = clock.tick() => if let Err(trouble) = self.check() { return trouble },
             }
@@ -180,10 +182,10 @@ impl Connection {
     }
 
     /// Notices silence, on either side.
-    fn check(&mut self) -> Result<(), Trouble> {
+    fn check(&mut self) -> Result<(), SessionError> {
         self.silent_ticks += 1;
-        if self.silent_ticks > TICKS_OF_SILENCE {
-            return Err(Trouble::Lost(format!("the server was silent for {:?}", self.silence)));
+        if self.silent_ticks > SILENCE_TICKS {
+            return Err(SessionError::Lost(format!("the server was silent for {:?}", self.silence)));
         }
         self.check_progress()?;
         // Also while replies are on their way: the server counts what it hears, and a session may be shorter than they
@@ -195,16 +197,16 @@ impl Connection {
     }
 
     /// Notices a server that says something, but nothing of what it was asked for.
-    fn check_progress(&mut self) -> Result<(), Trouble> {
+    fn check_progress(&mut self) -> Result<(), SessionError> {
         let replied = self.replied + self.bytes_of_a_part();
-        if self.waiting.is_empty() || replied >= self.progressed + LEAST_PROGRESS {
+        if self.waiting.is_empty() || replied >= self.progressed + MIN_PROGRESS_BYTES {
             (self.idle_ticks, self.progressed) = (0, replied);
             return Ok(());
         }
         self.idle_ticks += 1;
-        if self.idle_ticks > TICKS_OF_SILENCE * SILENCES_OF_STANDSTILL {
-            let waited = self.silence * SILENCES_OF_STANDSTILL;
-            return Err(Trouble::Lost(format!("the server answers nothing that it was asked for {waited:?}")));
+        if self.idle_ticks > SILENCE_TICKS * STANDSTILL_SILENCES {
+            let waited = self.silence * STANDSTILL_SILENCES;
+            return Err(SessionError::Lost(format!("the server answers nothing that it was asked for {waited:?}")));
         }
         Ok(())
     }
@@ -217,7 +219,7 @@ impl Connection {
         }
     }
 
-    fn take_all(&mut self, inbox: &Inbox, chroot: &Chroot, max_reply: usize) -> Result<(), Trouble> {
+    fn take_all(&mut self, inbox: &Inbox, chroot: &Chroot, max_reply: usize) -> Result<(), SessionError> {
         loop {
             let passed_over = self.passed_over.min(self.received.len());
             drop(self.received.split_to(passed_over));
@@ -246,14 +248,14 @@ impl Connection {
     }
 
     /// Replies come in the order of the requests.
-    fn reply(&mut self, header: ReplyHeader, body: Result<Bytes, Failure>) -> Result<(), Trouble> {
+    fn reply(&mut self, header: ReplyHeader, body: Result<Bytes, Failure>) -> Result<(), SessionError> {
         if header.xid == xid::PING {
             return Ok(());
         }
         // What it answers fails with all else that waits, for the same reason.
         match header.error {
-            code::SESSION_EXPIRED => return Err(Trouble::Ended("the session expired".into())),
-            code::AUTH_FAILED | code::SASL_REQUIRED => return Err(Trouble::Refused),
+            code::SESSION_EXPIRED => return Err(SessionError::Ended("the session expired".into())),
+            code::AUTH_FAILED | code::SASL_REQUIRED => return Err(SessionError::Refused),
             _ => {}
         }
         let waiting = self.waiting.pop_front().filter(|waiting| waiting.xid == header.xid);
@@ -266,14 +268,14 @@ impl Connection {
         }
     }
 
-    /// Tells all who wait for a reply that none will come.
+    /// Answers all requests that wait for a reply that none will come.
     pub(super) fn fail_all(&mut self, why: &str) {
         for waiting in self.waiting.drain(..) {
             waiting.reply.fail(why);
         }
     }
 
-    /// Ends the session, where the server can be told at once; else it ends by itself in time.
+    /// Ends the session, where that can be sent at once; else it ends by itself in time.
     pub(super) fn close_session(&mut self) {
         if self.unsent.is_empty() {
             jute::put_request(&mut self.unsent, self.next_xid, op::CLOSE, &[]);
@@ -292,17 +294,17 @@ async fn write(writer: &mut WriteHalf<Stream>, unsent: &mut BytesMut) -> io::Res
 
 /// Makes room for what comes next, and returns the memory that a large reply took.
 fn make_room(received: &mut BytesMut) {
-    received.reserve(READ_BYTES);
-    if received.is_empty() && received.capacity() > MAX_SPARE {
-        *received = BytesMut::with_capacity(READ_BYTES);
+    received.reserve(READ_BUFFER_BYTES);
+    if received.is_empty() && received.capacity() > MAX_SPARE_BYTES {
+        *received = BytesMut::with_capacity(READ_BUFFER_BYTES);
     }
 }
 
-fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble> {
+fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), SessionError> {
     const DELETED: i32 = 2;
-    /// Of a name that no node can have, at most so many characters are kept.
+    /// The most characters that are kept of a name that no node can have.
     const MAX_NAME: usize = 200;
-    if body.len() > MAX_SMALL {
+    if body.len() > MAX_SMALL_BYTES {
         return Err(broken(Malformed("an event that is too large")));
     }
     let (kind, path) = jute::event(body).map_err(broken)?;
@@ -320,8 +322,8 @@ fn lost(error: io::Error) -> String {
     format!("the connection was lost: {error}")
 }
 
-fn broken(malformed: Malformed) -> Trouble {
-    Trouble::Lost(malformed.to_string())
+fn broken(malformed: Malformed) -> SessionError {
+    SessionError::Lost(malformed.to_string())
 }
 
 #[cfg(test)]
@@ -366,7 +368,7 @@ mod tests {
             let (reply, answer) = Reply::new(Ok);
             connection.ask(Request { op: op::PING, body: BytesMut::new(), reply });
             let refused = connection.reply(ReplyHeader { xid: 1, zxid: 1, error }, Ok(Bytes::new()));
-            assert!(matches!(refused, Err(Trouble::Ended(_) | Trouble::Refused)), "{refused:?}");
+            assert!(matches!(refused, Err(SessionError::Ended(_) | SessionError::Refused)), "{refused:?}");
             connection.fail_all("refused");
             assert_eq!(answer.await, Ok(Ok(Err(Failure::Lost("refused".into())))));
         }
@@ -381,6 +383,6 @@ mod tests {
         assert!(received.capacity() > LARGE);
         assert!(matches!(jute::frame(&mut received, 2 * LARGE), Ok(Frame::Complete(_))));
         make_room(&mut received);
-        assert!((READ_BYTES..=MAX_SPARE).contains(&received.capacity()), "{}", received.capacity());
+        assert!((READ_BUFFER_BYTES..=MAX_SPARE_BYTES).contains(&received.capacity()), "{}", received.capacity());
     }
 }

@@ -16,7 +16,7 @@ const SCHEMES: [&str; 7] = ["digest", "ip", "x509", "sasl", "world", "auth", "su
 /// The scheme of an identity that is proven by SASL: `sasl:USER:PASSWORD`.
 pub(super) const SASL: &str = "sasl";
 
-/// Why credentials are none. A line itself is a secret, and is not told.
+/// Why credentials are none. A line itself is a secret, and is never shown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Flaw {
     #[error("cannot read {0}: {1}")]
@@ -63,11 +63,11 @@ pub(crate) fn doubts(place: &Path) -> Vec<String> {
     let scheme = |(number, line)| Some((number, str::split_once(line, ':')?.0));
     let unknown = lines(&text).filter_map(scheme).filter(|(_, scheme)| !SCHEMES.contains(scheme));
     // Not the word itself, which may be a secret at a wrong place.
-    let told = unknown.map(|(number, _)| {
+    let doubts = unknown.map(|(number, _)| {
         let place = place.display();
         format!("{place}:{number}: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD")
     });
-    told.collect()
+    doubts.collect()
 }
 
 /// That they are refused, and what may be wrong with them.
@@ -75,14 +75,14 @@ pub(crate) fn refused(place: &Path, why: impl Display) -> String {
     first(&doubts(place)).map_or_else(|| why.to_string(), |doubt| format!("{why}; it may be this: {doubt}"))
 }
 
-/// The first of what is told of lines, and how many there are besides: a state has one line for all.
-pub(super) fn first(told: &[impl Display]) -> Option<String> {
-    match told {
+/// The first of some flaws of lines, and how many more there are: a state has one line for all.
+pub(super) fn first(flaws: &[impl Display]) -> Option<String> {
+    match flaws {
         [] => None,
         [one] => Some(one.to_string()),
         [first, rest @ ..] => {
             let more = counted(rest.len() as u64, "more line");
-            Some(format!("{first} (and {more}: `roster config check` tells all)"))
+            Some(format!("{first} (and {more}: `roster config check` lists all)"))
         }
     }
 }
@@ -136,7 +136,7 @@ z.cred:4: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSW
         );
         std::fs::write(&path, "joe:a\njim:b\njill:c\n").expect("written");
         let why = refused(&path, "refused");
-        let more = "write digest:USER:PASSWORD (and 2 more lines: `roster config check` tells all)";
+        let more = "write digest:USER:PASSWORD (and 2 more lines: `roster config check` lists all)";
         assert!(why.contains("z.cred:1: ") && why.ends_with(more) && !why.contains("z.cred:2: "), "{why}");
         assert_eq!(told(b"# none\n"), "z.cred: there is no identity in it; write digest:USER:PASSWORD");
         assert_eq!(told(b"digest:a:\xff"), "cannot read z.cred: stream did not contain valid UTF-8");

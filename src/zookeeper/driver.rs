@@ -14,7 +14,7 @@ use super::inbox::Inbox;
 use super::jute::Ticket;
 use super::request::Request;
 use super::servers::Servers;
-use super::session::Trouble;
+use super::session::SessionError;
 use crate::clock::Moment;
 use crate::task::Backoff;
 
@@ -22,7 +22,7 @@ use crate::task::Backoff;
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// After so long a connection was sound, and its loss is the first.
-const CALM: Duration = Duration::from_secs(10);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(10);
 
 /// Does a session's work as long as it is awaited. Dropping it ends the session.
 #[derive(Debug)]
@@ -49,10 +49,10 @@ impl Driver {
                 () = self.servers.wait_for_full(&self.identities), if self.connection.is_read_only => {
                     // A new session, since a server may know none of one that serves only to read, nor have come so
                     // far.
-                    Trouble::Ended("there is a server again that does not only serve to read".into())
+                    SessionError::Ended("there is a server again that does not only serve to read".into())
                 }
             };
-            if since.elapsed() > CALM {
+            if since.elapsed() > BACKOFF_RESET_AFTER {
                 backoff.reset();
                 self.servers.forgive(self.connection.address());
             }
@@ -61,8 +61,10 @@ impl Driver {
                 self.servers.fail(self.connection.address());
             }
             match trouble {
-                Trouble::Refused if !self.servers.refuse_identity() => self.lose("the server refuses the credentials"),
-                Trouble::Lost(why) => {
+                SessionError::Refused if !self.servers.refuse_identity() => {
+                    self.lose("the server refuses the credentials")
+                }
+                SessionError::Lost(why) => {
                     self.servers.accept_identity();
                     self.lose(&why);
                 }
@@ -85,7 +87,7 @@ impl Driver {
     }
 
     /// Resumes the session, as long as the servers may still know it.
-    async fn reconnect(&mut self, mut delay: Duration, backoff: &mut Backoff) -> Result<(), Trouble> {
+    async fn reconnect(&mut self, mut delay: Duration, backoff: &mut Backoff) -> Result<(), SessionError> {
         let expires = self.connection.heard() + Duration::from_millis(self.ticket.timeout_ms as u64) * 7 / 5;
         let last_zxid = self.connection.last_zxid();
         loop {
@@ -103,8 +105,8 @@ impl Driver {
                     return Ok(());
                 }
                 Err(NoSession::Ended(trouble)) => return Err(trouble),
-                Err(NoSession::Here(why)) if Moment::now() > expires => return Err(Trouble::Ended(why)),
-                Err(NoSession::Refused) if Moment::now() > expires => return Err(Trouble::Refused),
+                Err(NoSession::Here(why)) if Moment::now() > expires => return Err(SessionError::Ended(why)),
+                Err(NoSession::Refused) if Moment::now() > expires => return Err(SessionError::Refused),
                 // A server that took the identity may only be away for a moment.
                 Err(NoSession::Here(_) | NoSession::Refused) => delay = backoff.delay(),
             }

@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     Old,
     /// As with `WatchManagerOptimized`.
     Refusing,
-    /// It sets one, which tells of nothing.
+    /// It sets one, which never fires.
     New,
     /// It gives a session, and wants a proof by SASL in it.
     Guarded,
@@ -41,7 +41,7 @@ pub(crate) enum Deed {
     CreateEphemeral(&'static str),
     Set(&'static str),
     Delete(&'static str),
-    /// It may not be read any more, or again. No event tells of that.
+    /// It may not be read any more, or again. No event reports that.
     Close(&'static str),
     Open(&'static str),
     /// All connections are closed.
@@ -327,7 +327,7 @@ impl State {
         self.tell(CHILDREN_CHANGED, &parent);
     }
 
-    /// Tells of a change who watches it.
+    /// Sends an event of a change to whoever watches it.
     fn tell(&mut self, kind: i32, path: &str) {
         let is_watched = self.connected(|it| {
             let data = kind != CHILDREN_CHANGED && it.data.remove(path);

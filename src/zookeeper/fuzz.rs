@@ -20,7 +20,7 @@ pub fn replies(bytes: &[u8]) {
     }
     // As many as the reply may be to.
     let count = header.xid as usize % 1_024;
-    if let Ok(readings) = jute::readings(&body, count) {
+    if let Ok(readings) = jute::read_results(&body, count) {
         assert_eq!(readings.len(), count);
     }
     if let Ok(listings) = jute::listings(&body, count) {

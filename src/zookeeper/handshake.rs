@@ -10,12 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connection::{Connection, LEAST_SILENCE, MAX_SMALL, SILENCE};
+use super::connection::{Connection, MAX_SMALL_BYTES, MIN_SILENCE_TIMEOUT, SILENCE_TIMEOUT};
 use super::credentials::{Identity, SASL};
 use super::gssapi::{self, Gssapi};
 use super::jute::{self, Frame, Malformed, ReplyHeader, Ticket, op, xid};
 use super::sasl::Exchange;
-use super::session::Trouble;
+use super::session::SessionError;
 use roster_net::tls::{self, ClientFiles};
 use roster_net::{ConnectError, Stream, secure};
 
@@ -33,7 +33,7 @@ pub(super) enum NoSession {
     Here(String),
     /// It refuses the identity; another may know it.
     Refused,
-    Ended(Trouble),
+    Ended(SessionError),
 }
 
 /// What is wanted of a server: the session of a ticket, or a new one.
@@ -64,7 +64,7 @@ impl Connection {
             None => None,
         };
         let mut connection = Self::new(address, stream, wanted.last_zxid);
-        let greeted = timeout(patience, connection.greet(wanted, exchange)).await;
+        let greeted = timeout(patience, connection.handshake(wanted, exchange)).await;
         match greeted.unwrap_or_else(|_| Err(NoSession::Here(NO_SESSION.into()))) {
             Ok(given) => Ok((connection, given)),
             Err(NoSession::Here(why)) if why == NO_SESSION && tls.is_none() && speaks_tls(address, patience).await => {
@@ -74,7 +74,7 @@ impl Connection {
         }
     }
 
-    async fn greet(&mut self, wanted: Wanted<'_>, exchange: Option<gssapi::Exchange>) -> Result<Ticket, NoSession> {
+    async fn handshake(&mut self, wanted: Wanted<'_>, exchange: Option<gssapi::Exchange>) -> Result<Ticket, NoSession> {
         let Wanted { ticket, last_zxid, identities, read_only, .. } = wanted;
         jute::put_connect(&mut self.unsent, ticket, last_zxid, read_only);
         self.send().await?;
@@ -88,11 +88,11 @@ impl Connection {
             (0, 0) => return Err(NoSession::Here(NO_SESSION.into())),
             (0, _) => {}
             (known, given) if known == given => {}
-            _ => return Err(NoSession::Ended(Trouble::Ended("the session expired".into()))),
+            _ => return Err(NoSession::Ended(SessionError::Ended("the session expired".into()))),
         }
         let length = u64::try_from(given.timeout_ms).ok().filter(|length| *length > 0);
         let length = length.ok_or(Malformed("a session without a length")).map_err(strange)?;
-        self.silence = SILENCE.min(Duration::from_millis(length) * 2 / 5).max(LEAST_SILENCE);
+        self.silence = SILENCE_TIMEOUT.min(Duration::from_millis(length) * 2 / 5).max(MIN_SILENCE_TIMEOUT);
         // Only now, since what listens there may be no ZooKeeper.
         let (sasl, identities): (Vec<_>, Vec<_>) = identities.iter().partition(|(scheme, _)| scheme == SASL);
         for (scheme, proof) in &identities {
@@ -167,7 +167,7 @@ impl Connection {
 
     async fn small_frame(&mut self) -> Result<Bytes, NoSession> {
         loop {
-            match jute::frame(&mut self.received, MAX_SMALL).map_err(strange)? {
+            match jute::frame(&mut self.received, MAX_SMALL_BYTES).map_err(strange)? {
                 Frame::Complete(message) => return Ok(message),
                 Frame::TooLarge(..) => return Err(strange(Malformed("a long answer to a connect"))),
                 Frame::Incomplete => {}
@@ -229,7 +229,7 @@ async fn first_byte(address: SocketAddr, question: &[u8], patience: Duration) ->
         stream.write_all(question).await?;
         stream.read_u8().await
     };
-    timeout((patience / 4).max(LEAST_SILENCE), asking).await.ok()?.ok()
+    timeout((patience / 4).max(MIN_SILENCE_TIMEOUT), asking).await.ok()?.ok()
 }
 
 /// The least that begins a TLS handshake: version 1.2, and a cipher that every server knows or refuses in words.
@@ -251,7 +251,7 @@ fn hello() -> BytesMut {
 
 /// How long a server may take to accept, and then to answer.
 fn patience(ticket: &Ticket) -> Duration {
-    SILENCE.min(Duration::from_millis(ticket.timeout_ms.max(0) as u64)).max(LEAST_SILENCE)
+    SILENCE_TIMEOUT.min(Duration::from_millis(ticket.timeout_ms.max(0) as u64)).max(MIN_SILENCE_TIMEOUT)
 }
 
 fn strange(malformed: Malformed) -> NoSession {
@@ -300,7 +300,7 @@ mod tests {
         opened.map(|(_, ticket)| ticket.session)
     }
 
-    /// What one who wants TLS is told of a server that says this to whoever speaks its own language.
+    /// The message about a server that is to speak TLS, and answers a four-letter word with this.
     async fn told_of_plain(answer: &'static [u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -362,7 +362,7 @@ mod tests {
         assert!(matches!(connect(0, 7).await, Ok(7)));
         assert!(matches!(connect(7, 7).await, Ok(7)));
         for given in [0, 8] {
-            assert!(matches!(connect(7, given).await, Err(NoSession::Ended(Trouble::Ended(_)))));
+            assert!(matches!(connect(7, given).await, Err(NoSession::Ended(SessionError::Ended(_)))));
         }
         assert!(matches!(connect(0, 0).await, Err(NoSession::Here(_))));
     }

@@ -1,10 +1,10 @@
-//! The inbox: what a session tells unasked and nobody has taken yet. It is bounded, whatever a server sends.
+//! The inbox: events of a session that nobody has taken yet. It is bounded, whatever a server sends.
 
 use std::collections::BTreeMap;
 
 use tokio::sync::Notify;
 
-use super::session::{Event, Trouble};
+use super::session::{Event, SessionError};
 use super::watching::Fired;
 use crate::model::NodePath;
 use crate::sync::{Mutex, MutexGuard};
@@ -21,7 +21,7 @@ pub(super) struct Inbox {
 
 #[derive(Debug, Default)]
 struct Contents {
-    /// What events tell of each path. Another one of the same path adds nothing but of what it is.
+    /// What has changed at each path, by its events.
     changed: BTreeMap<NodePath, Fired>,
     /// Of each name that no node can have, below a path, whether it is there.
     odd: BTreeMap<(NodePath, String), bool>,
@@ -29,12 +29,12 @@ struct Contents {
     reconfigured: bool,
     lost: Option<String>,
     regained: bool,
-    ended: Option<Trouble>,
+    ended: Option<SessionError>,
 }
 
 impl Inbox {
     /// A path has changed; an error, when there is no place for more.
-    pub(super) fn changed(&self, path: NodePath, fired: Fired) -> Result<(), Trouble> {
+    pub(super) fn changed(&self, path: NodePath, fired: Fired) -> Result<(), SessionError> {
         let mut contents = self.lock();
         if let Some(was) = contents.changed.get_mut(&path) {
             was.add(fired);
@@ -47,7 +47,7 @@ impl Inbox {
     }
 
     /// Below this path came or went something with a name that no node can have.
-    pub(super) fn odd(&self, parent: NodePath, name: String, is_there: bool) -> Result<(), Trouble> {
+    pub(super) fn odd(&self, parent: NodePath, name: String, is_there: bool) -> Result<(), SessionError> {
         let mut contents = self.lock();
         let bytes = parent.as_str().len() + name.len();
         if contents.odd.insert((parent, name), is_there).is_none() {
@@ -78,18 +78,18 @@ impl Inbox {
         self.came.notify_one();
     }
 
-    pub(super) fn ended(&self, trouble: Trouble) {
+    pub(super) fn ended(&self, trouble: SessionError) {
         self.lock().ended = Some(trouble);
         self.came.notify_one();
     }
 
     /// Why there will be no more events.
-    pub(super) fn end(&self) -> Option<Trouble> {
+    pub(super) fn end(&self) -> Option<SessionError> {
         self.lock().ended.clone()
     }
 
     /// The next event, if one has come.
-    pub(super) fn take(&self) -> Option<Result<Event, Trouble>> {
+    pub(super) fn take(&self) -> Option<Result<Event, SessionError>> {
         let mut contents = self.lock();
         if let Some(trouble) = &contents.ended {
             return Some(Err(trouble.clone()));
@@ -110,7 +110,7 @@ impl Inbox {
     }
 
     /// The next event. It may be awaited and dropped at any time without loss.
-    pub(super) async fn next(&self) -> Result<Event, Trouble> {
+    pub(super) async fn next(&self) -> Result<Event, SessionError> {
         loop {
             if let Some(event) = self.take() {
                 return event;
@@ -126,9 +126,9 @@ impl Inbox {
 
 impl Contents {
     /// An error, when there is no place for more.
-    fn check(&self) -> Result<(), Trouble> {
+    fn check(&self) -> Result<(), SessionError> {
         if self.changed.len() + self.odd.len() > MAX_PATHS || self.path_bytes > MAX_PATH_BYTES {
-            return Err(Trouble::Lost("events came faster than they were taken".into()));
+            return Err(SessionError::Lost("events came faster than they were taken".into()));
         }
         Ok(())
     }
@@ -175,9 +175,9 @@ mod tests {
         inbox.regained();
         assert!(matches!(inbox.next().await, Ok(Event::Lost(why)) if why == "why"));
         assert!(matches!(inbox.next().await, Ok(Event::Regained)));
-        inbox.ended(Trouble::Refused);
+        inbox.ended(SessionError::Refused);
         for _ in 0..2 {
-            assert!(matches!(inbox.next().await, Err(Trouble::Refused)));
+            assert!(matches!(inbox.next().await, Err(SessionError::Refused)));
         }
     }
 }

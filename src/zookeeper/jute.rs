@@ -112,7 +112,7 @@ impl Ticket {
 
 /// What reading one node came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Reading {
+pub(crate) enum ReadResult {
     Found(Node),
     Absent,
     /// The identity may not read it.

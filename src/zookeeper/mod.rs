@@ -24,11 +24,11 @@ mod watching;
 
 pub(crate) use self::chroot::Chroot;
 pub use self::driver::Driver;
-pub(crate) use self::jute::{Listing, Names, Reading};
+pub(crate) use self::jute::{Listing, Names, ReadResult};
 pub use self::kerberos::Kerberos;
 pub use self::servers::Servers;
 pub(crate) use self::servers::address;
-pub use self::session::{Acl, Lifetime, Session, Trouble, WriteError};
+pub use self::session::{Acl, Lifetime, Session, SessionError, WriteError};
 pub(crate) use self::session::{Answers, Asked, Event, is_same};
 pub use self::settings::Settings;
 pub(crate) use self::settings::{address_of, chroot_of, is_secured, servers};

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
-use super::session::Trouble;
+use super::session::SessionError;
 
 #[derive(Debug)]
 pub(super) struct Request {
@@ -27,19 +27,19 @@ pub(super) enum Failure {
 /// Reads the reply and hands it to the requester.
 pub(super) struct Reply(Box<Take>);
 
-type Take = dyn FnOnce(Result<Bytes, Failure>) -> Result<(), Trouble> + Send;
+type Take = dyn FnOnce(Result<Bytes, Failure>) -> Result<(), SessionError> + Send;
 
 impl Reply {
     /// A reply that is read so, and where it can be awaited.
-    pub(super) fn new<T, R>(read: R) -> (Self, oneshot::Receiver<Result<T, Trouble>>)
+    pub(super) fn new<T, R>(read: R) -> (Self, oneshot::Receiver<Result<T, SessionError>>)
     where
         T: Send + 'static,
-        R: FnOnce(Result<Bytes, Failure>) -> Result<T, Trouble> + Send + 'static,
+        R: FnOnce(Result<Bytes, Failure>) -> Result<T, SessionError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
         let take = move |reply| {
             let answer = read(reply);
-            let sound = answer.as_ref().map(drop).map_err(Trouble::clone);
+            let sound = answer.as_ref().map(drop).map_err(SessionError::clone);
             // The requester may have given up.
             let _ = sender.send(answer);
             sound
@@ -48,7 +48,7 @@ impl Reply {
     }
 
     /// Takes what the server replied. An error: a sound server does not reply so.
-    pub(super) fn take(self, reply: Result<Bytes, Failure>) -> Result<(), Trouble> {
+    pub(super) fn take(self, reply: Result<Bytes, Failure>) -> Result<(), SessionError> {
         (self.0)(reply)
     }
 

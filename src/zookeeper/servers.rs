@@ -23,20 +23,20 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::task::{around, random_below};
 
 /// The port of a server that has none.
-const PORT: u16 = 2181;
+const DEFAULT_PORT: u16 = 2181;
 
-/// Of how many servers it is told why they give no session.
-const MAX_TOLD: usize = 3;
+/// The most servers of which a message says why they give no session.
+const MAX_REPORTED_SERVERS: usize = 3;
 
 /// How many names are looked up at once: of those that `connect` has, and of those that the ensemble has beside.
 const MAX_LOOKUPS: usize = 16;
 const MAX_LOOKUPS_OF_OTHERS: usize = 2;
 
 /// How long all names may be looked up where addresses are known from before: a session's time may be running.
-const LOOKUP: Duration = Duration::from_secs(1);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often, more or less, another server is looked for than one that serves only to read.
-const LOOK_FOR_FULL: Duration = Duration::from_secs(5);
+const FULL_SERVER_SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What `connect` names, and what the ensemble names beside. Clones share what was learned.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ struct Learned {
     one_shot: BTreeSet<SocketAddr>,
     has_just_refused: bool,
     /// The addresses of servers that gave a session and refused the identity in it.
-    unknowing: BTreeSet<SocketAddr>,
+    refusing: BTreeSet<SocketAddr>,
     /// The servers that the ensemble has by its own account.
     ensemble: Ensemble,
 }
@@ -124,7 +124,7 @@ impl Servers {
         let ticket = Ticket::for_new(self.settings.session_timeout);
         let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, gssapi: None, read_only: false };
         loop {
-            sleep(around(LOOK_FOR_FULL)).await;
+            sleep(around(FULL_SERVER_SEARCH_INTERVAL)).await;
             if let Ok((mut connection, ..)) = self.try_all(wanted).await {
                 return connection.close_session();
             }
@@ -133,7 +133,7 @@ impl Servers {
 
     /// A connection to the first server that gives what is wanted, and whether `connect` names it.
     async fn try_all(&self, wanted: Wanted<'_>) -> Result<(Connection, Ticket, bool), NoSession> {
-        let (mut told, mut tried) = (Vec::new(), BTreeSet::new());
+        let (mut reasons, mut tried) = (Vec::new(), BTreeSet::new());
         // Of the others nothing is wanted but a session of their own: they are shown nothing that another server gave,
         // since what listens there may be no server of the ensemble.
         let fresh = Ticket::for_new(self.settings.session_timeout);
@@ -142,7 +142,7 @@ impl Servers {
         let all = [(&self.named, &self.names, wanted, true), (&others, &self.names_of_others, of_others, false)];
         let mut is_refused = false;
         for (servers, names, wanted, are_named) in all {
-            for (number, address) in self.look_up_all(servers, names, &mut told).await {
+            for (number, address) in self.look_up_all(servers, names, &mut reasons).await {
                 if !tried.insert(address) || !(are_named || may_be_at(address.ip())) {
                     continue;
                 }
@@ -156,10 +156,10 @@ impl Servers {
                 };
                 self.fail(address);
                 is_refused |= are_named && matches!(no_session, NoSession::Refused);
-                told.push((server.address.clone(), only_here(no_session, are_named)?));
+                reasons.push((server.address.clone(), only_here(no_session, are_named)?));
             }
         }
-        Err(if is_refused { NoSession::Refused } else { NoSession::Here(self.told(told)) })
+        Err(if is_refused { NoSession::Refused } else { NoSession::Here(self.in_words(reasons)) })
     }
 
     /// The servers that the ensemble names beside.
@@ -223,23 +223,23 @@ impl Servers {
         let mut learned = self.learned();
         learned.failed.clear();
         learned.one_shot.remove(&address);
-        learned.unknowing.clear();
+        learned.refusing.clear();
     }
 
     /// The server that we are connected to refuses the identity; whether all do that give a session. So it is where one
     /// refuses again, since all others were tried before it was its turn. Then each may be asked again.
     pub(super) fn refuse_identity(&self) -> bool {
         let mut learned = self.learned();
-        let all_refuse = learned.connected.is_some_and(|refusing| !learned.unknowing.insert(refusing));
+        let all_refuse = learned.connected.is_some_and(|refusing| !learned.refusing.insert(refusing));
         if all_refuse {
-            learned.unknowing.clear();
+            learned.refusing.clear();
         }
         all_refuse
     }
 
     /// The server that we were connected to did not refuse the identity: not all do.
     pub(super) fn accept_identity(&self) {
-        self.learned().unknowing.clear();
+        self.learned().refusing.clear();
     }
 
     /// The server that we are connected to refuses persistent watches, and closes the connection for that or does not.
@@ -255,7 +255,7 @@ impl Servers {
         std::mem::take(&mut self.learned().has_just_refused)
     }
 
-    /// By what the server tells of changes that we are connected to, as far as is known.
+    /// How the server that we are connected to reports changes, as far as is known.
     pub(super) fn watching(&self) -> Watching {
         let learned = self.learned();
         let is_one_shot = learned.connected.is_some_and(|address| learned.one_shot.contains(&address));
@@ -282,12 +282,12 @@ impl Servers {
     }
 
     /// Why there is no session; of the servers that `connect` names first, in its order.
-    fn told(&self, mut whys: Vec<(String, String)>) -> String {
+    fn in_words(&self, mut whys: Vec<(String, String)>) -> String {
         let place = |address: &str| self.named.iter().position(|named| named.address == address);
         whys.sort_by_cached_key(|(address, why)| (place(address).unwrap_or(usize::MAX), address.clone(), why.clone()));
         whys.dedup();
-        let more = whys.len().saturating_sub(MAX_TOLD);
-        let named = whys.iter().take(MAX_TOLD).map(|(address, why)| format!("{address}: {why}"));
+        let more = whys.len().saturating_sub(MAX_REPORTED_SERVERS);
+        let named = whys.iter().take(MAX_REPORTED_SERVERS).map(|(address, why)| format!("{address}: {why}"));
         let more = (more > 0).then(|| format!("and {more} more"));
         named.chain(more).collect::<Vec<_>>().join("; ")
     }
@@ -313,7 +313,7 @@ fn shuffled(count: usize) -> Vec<usize> {
 pub(crate) fn address(server: &str) -> String {
     let address = server.split('/').next().unwrap_or(server);
     let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if has_port { address.to_owned() } else { format!("{address}:{PORT}") }
+    if has_port { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") }
 }
 
 /// The name of a server without its port, as its certificate has it.

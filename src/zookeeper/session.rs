@@ -1,10 +1,10 @@
 //! One ZooKeeper session: watches, reads and writes, each with a deadline.
 //!
 //! It lives on across connections, but its watches do not: with each connection they are to be set anew. (At a server
-//! that only the ensemble names it goes on by another session of ZooKeeper's: only `id` tells it from the first, whose
+//! that only the ensemble names it goes on by another session of ZooKeeper's: only `id` differs from the first, whose
 //! ephemeral nodes go with that.)
 
-mod questions;
+mod reads;
 mod writes;
 
 use std::sync::Arc;
@@ -32,24 +32,24 @@ use crate::model::NodePath;
 use crate::secret::{self, Secret};
 use crate::sync::{Mutex, MutexGuard};
 
-use self::questions::whole;
-pub(crate) use self::questions::{Answers, Asked, is_same};
+use self::reads::whole;
+pub(crate) use self::reads::{Answers, Asked, is_same};
 pub use self::writes::{Acl, Lifetime, WriteError};
 
 /// How long the server may take for a reply.
-const REPLY: Duration = Duration::from_secs(4);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Many nodes may take long, as long as their bytes come: the connection notices when they do not.
-const BULK: Duration = Duration::MAX;
+const BULK_TIMEOUT: Duration = Duration::MAX;
 
-/// How often a lost connection is probed, in case its return was not told.
-const PROBE: Duration = Duration::from_secs(1);
+/// How often a lost connection is probed, in case no event reported its return.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Requests in flight that set watches.
-const RESTORED_AT_ONCE: usize = 4;
+const MAX_RESTORES_IN_FLIGHT: usize = 4;
 
 /// How long it may take for the reply that proves that it is there.
-const HEARTBEAT: Duration = Duration::from_millis(1_500);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug)]
 pub struct Session {
@@ -76,7 +76,7 @@ enum Watched {
     Closed,
 }
 
-/// What a session tells unasked.
+/// What a session reports unasked.
 #[derive(Debug)]
 pub(crate) enum Event {
     Changed {
@@ -95,7 +95,7 @@ pub(crate) enum Event {
 
 /// Why a session cannot go on as it is.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Trouble {
+pub enum SessionError {
     /// The connection is lost, or seems so; the session may live on.
     #[error("{0}")]
     Lost(String),
@@ -115,13 +115,13 @@ impl Session {
     ///
     /// # Errors
     /// When no server gives one, or what `settings` names cannot be read.
-    pub async fn connect(settings: &Settings, servers: &Servers) -> Result<(Self, Driver), Trouble> {
+    pub async fn connect(settings: &Settings, servers: &Servers) -> Result<(Self, Driver), SessionError> {
         let identities = identities(settings)?;
         let wanted = Ticket::for_new(settings.session_timeout);
         let (connection, ticket) = match servers.connect(&wanted, 0, &identities).await {
             Ok(connected) => connected,
-            Err(NoSession::Here(why)) => return Err(Trouble::Ended(why)),
-            Err(NoSession::Refused) => return Err(Trouble::Refused),
+            Err(NoSession::Here(why)) => return Err(SessionError::Ended(why)),
+            Err(NoSession::Refused) => return Err(SessionError::Refused),
             Err(NoSession::Ended(trouble)) => return Err(trouble),
         };
         let (requests, received) = mpsc::unbounded_channel();
@@ -155,20 +155,20 @@ impl Session {
     }
 
     /// Why it has ended.
-    pub(crate) fn end(&self) -> Option<Trouble> {
+    pub(crate) fn end(&self) -> Option<SessionError> {
         self.inbox.end()
     }
 
     /// Whether it was made with the credentials, and the certificates, that are configured now.
-    pub(crate) fn is_of(&self, settings: &Settings) -> Result<bool, Trouble> {
+    pub(crate) fn is_of(&self, settings: &Settings) -> Result<bool, SessionError> {
         if settings.has_tls() {
-            tls::client(settings.tls()).map_err(|error| Trouble::Unfit(error.to_string()))?;
+            tls::client(settings.tls()).map_err(|error| SessionError::Unfit(error.to_string()))?;
         }
         Ok(self.identities == identities(settings)? && self.papers == papers(settings))
     }
 
     /// Watches all roots, with all below them; where the server has no watch for that, the reads that follow do.
-    pub(crate) async fn watch(&mut self) -> Result<(), Trouble> {
+    pub(crate) async fn watch(&mut self) -> Result<(), SessionError> {
         self.watching = self.servers.watching();
         while self.watching == Watching::Persistent && !self.watch_roots().await? {
             self.watching = self.servers.watching();
@@ -183,10 +183,10 @@ impl Session {
 
     /// Whether the server has persistent watches: then one is set for each root. One before 3.6 closes the connection
     /// when it is asked: another is waited for.
-    async fn watch_roots(&mut self) -> Result<bool, Trouble> {
+    async fn watch_roots(&mut self) -> Result<bool, SessionError> {
         for root in &self.roots {
             let (body, servers) = (jute::recursive_watch(&self.chroot.server(root)), self.servers.clone());
-            let asked = self.ask("watch", REPLY, op::ADD_WATCH, body, move |reply| match reply {
+            let asked = self.ask("watch", REPLY_TIMEOUT, op::ADD_WATCH, body, move |reply| match reply {
                 Err(Failure::Code(code @ (code::UNIMPLEMENTED | code::MARSHALLING_ERROR))) => {
                     let is_closing = code == code::UNIMPLEMENTED;
                     servers.refuse_persistent(is_closing);
@@ -207,10 +207,10 @@ impl Session {
     }
 
     /// Waits until a lost connection is back; an error, when the session is not to be had again.
-    pub(crate) async fn regained(&mut self) -> Result<(), Trouble> {
+    pub(crate) async fn regained(&mut self) -> Result<(), SessionError> {
         // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else
-        // tells.
-        let mut probe = interval_at(Instant::now() + PROBE, PROBE);
+        // shows that it is back.
+        let mut probe = interval_at(Instant::now() + PROBE_INTERVAL, PROBE_INTERVAL);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -226,18 +226,18 @@ impl Session {
         &mut self,
         paths: impl Iterator<Item = NodePath>,
         request_bytes: usize,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SessionError> {
         if self.watching == Watching::Persistent || !self.is_new {
             return Ok(());
         }
         let paths: Vec<NodePath> = paths.collect();
         let set = |some: &[NodePath]| {
             let body = jute::data_watches(some.iter().map(|path| self.chroot.server(path)));
-            self.ask("watch", BULK, op::SET_WATCHES, body, |reply| whole("watch", reply).map(drop))
+            self.ask("watch", BULK_TIMEOUT, op::SET_WATCHES, body, |reply| whole("watch", reply).map(drop))
         };
         let (mut rest, mut asked) = (&paths[..], FuturesOrdered::new());
         while !rest.is_empty() || !asked.is_empty() {
-            while !rest.is_empty() && asked.len() < RESTORED_AT_ONCE {
+            while !rest.is_empty() && asked.len() < MAX_RESTORES_IN_FLIGHT {
                 let sums = rest.iter().scan(0, |sum, path| {
                     *sum += self.request_bytes(path);
                     Some(*sum)
@@ -253,10 +253,10 @@ impl Session {
         paths.iter().for_each(|path| watches.set_data(path));
         drop(watches);
         self.is_new = false;
-        // The server has told of nodes that are gone. The comparison finds that too, and may doubt it.
-        while let Some(event) = self.come() {
+        // The server has reported nodes that are gone. The comparison finds that too, and may doubt it.
+        while let Some(event) = self.try_next() {
             if let Event::Lost(why) = event? {
-                return Err(Trouble::Lost(why));
+                return Err(SessionError::Lost(why));
             }
         }
         Ok(())
@@ -285,18 +285,18 @@ impl Session {
         self.watches.lock().expect("nobody panics while holding it")
     }
 
-    /// Learns which servers the ensemble has, and has the server tell when these change. That costs nothing else: a
+    /// Learns which servers the ensemble has, and has the server report when these change. That costs nothing else: a
     /// server may not have the node, or not show it.
-    pub(crate) async fn learn_servers(&self) -> Result<(), Trouble> {
+    pub(crate) async fn learn_servers(&self) -> Result<(), SessionError> {
         if !self.servers.follow_reconfig() {
             return Ok(());
         }
-        // Before ZooKeeper 3.9 a one-shot watch ends a persistent one of the same path, which tells of it too.
+        // Before ZooKeeper 3.9 a one-shot watch ends a persistent one of the same path, which reports that too.
         let is_root = |root: &NodePath| self.chroot.server(root) == CONFIGURATION;
         let is_watched = self.watching == Watching::OneShot || !self.roots.iter().any(is_root);
-        let body = jute::reading(CONFIGURATION, is_watched);
-        let configuration = self.ask("configuration", REPLY, op::GET_DATA, body, |reply| match reply {
-            Err(Failure::Lost(why)) => Err(Trouble::Lost(why)),
+        let body = jute::read_request(CONFIGURATION, is_watched);
+        let configuration = self.ask("configuration", REPLY_TIMEOUT, op::GET_DATA, body, |reply| match reply {
+            Err(Failure::Lost(why)) => Err(SessionError::Lost(why)),
             reply => Ok(reply.ok().and_then(|body| jute::node(&body).ok())),
         });
         if let Some(configuration) = configuration.await? {
@@ -305,37 +305,37 @@ impl Session {
         Ok(())
     }
 
-    /// The same, if the server has told that these may have changed.
-    pub(crate) async fn learn_new_servers(&self) -> Result<(), Trouble> {
+    /// The same, if the server has reported that these may have changed.
+    pub(crate) async fn learn_new_servers(&self) -> Result<(), SessionError> {
         if self.inbox.take_reconfigured() { self.learn_servers().await } else { Ok(()) }
     }
 
     /// Lets the server catch up with its leader, if it has one: one to which we come back may lag.
-    pub(crate) async fn catch_up(&self) -> Result<(), Trouble> {
+    pub(crate) async fn catch_up(&self) -> Result<(), SessionError> {
         if self.is_read_only {
             return Ok(());
         }
         let body = jute::path(&self.chroot.server(&self.roots[0]));
-        self.ask("sync", REPLY, op::SYNC, body, |reply| whole("sync", reply)).await.map(drop)
+        self.ask("sync", REPLY_TIMEOUT, op::SYNC, body, |reply| whole("sync", reply)).await.map(drop)
     }
 
     /// Asks for a sign of life. Its reply comes after the events of all that the server had done before.
-    pub(crate) async fn heartbeat(&self) -> Result<(), Trouble> {
-        let body = jute::reading(&self.chroot.server(&self.roots[0]), false);
+    pub(crate) async fn heartbeat(&self) -> Result<(), SessionError> {
+        let body = jute::read_request(&self.chroot.server(&self.roots[0]), false);
         let sign = |reply| match reply {
             Err(Failure::Code(code::NO_NODE | code::NO_AUTH)) => Ok(()),
             reply => whole("heartbeat", reply).map(drop),
         };
-        self.ask("heartbeat", HEARTBEAT, op::EXISTS, body, sign).await
+        self.ask("heartbeat", HEARTBEAT_TIMEOUT, op::EXISTS, body, sign).await
     }
 
     /// The next event. It may be awaited and dropped at any time without loss.
-    pub(crate) async fn next(&mut self) -> Result<Event, Trouble> {
+    pub(crate) async fn next(&mut self) -> Result<Event, SessionError> {
         self.inbox.next().await.inspect(|event| self.take_watches(event))
     }
 
     /// The next event, if one has come.
-    pub(crate) fn come(&mut self) -> Option<Result<Event, Trouble>> {
+    pub(crate) fn try_next(&mut self) -> Option<Result<Event, SessionError>> {
         let come = self.inbox.take()?;
         Some(come.inspect(|event| self.take_watches(event)))
     }
@@ -355,12 +355,13 @@ fn papers(settings: &Settings) -> Papers {
 }
 
 /// The identities that are configured, read anew for each session.
-fn identities(settings: &Settings) -> Result<Vec<Identity>, Trouble> {
+fn identities(settings: &Settings) -> Result<Vec<Identity>, SessionError> {
     if let Some((_, why)) = kerberos::flaw(settings) {
-        return Err(Trouble::Unfit(format!("kerberos: {why}")));
+        return Err(SessionError::Unfit(format!("kerberos: {why}")));
     }
     let Some(place) = &settings.credentials else { return Ok(Vec::new()) };
-    let unfit =
-        |flaws: Vec<Flaw>| Trouble::Unfit(format!("credentials: {}", credentials::first(&flaws).unwrap_or_default()));
+    let unfit = |flaws: Vec<Flaw>| {
+        SessionError::Unfit(format!("credentials: {}", credentials::first(&flaws).unwrap_or_default()))
+    };
     credentials::read(place).map_err(unfit)
 }

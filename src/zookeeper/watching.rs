@@ -1,17 +1,17 @@
-//! Watching: by what a server tells of changes; and its one-shot watches, as far as they are known.
+//! Watching: how a server reports changes; and its one-shot watches, as far as they are known.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::model::NodePath;
 
-/// By what a server tells of changes.
+/// How a server reports changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Watching {
     /// One recursive watch for each root, which persists. Servers have them from ZooKeeper 3.6 on.
     #[default]
     Persistent,
-    /// Two watches for each node, of its data and of its children, each of which is gone when it has told of something.
+    /// Two watches for each node, of its data and of its children, each of which is gone once it has fired.
     /// The read that sets a watch is the read that is believed.
     OneShot,
 }
@@ -25,7 +25,7 @@ impl fmt::Display for Watching {
     }
 }
 
-/// What events told of a node. One that came or went tells of both.
+/// What of a node has changed, by its events. Of one that came or went, both have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fired {
     pub(crate) data: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Fired {
 impl Fired {
     pub(crate) const BOTH: Self = Self { data: true, children: true };
 
-    /// By the type of an event, of `Watcher.Event.EventType`. One that is not known may tell of anything.
+    /// By the type of an event, of `Watcher.Event.EventType`. One that is not known may mean anything.
     pub(crate) fn of(kind: i32) -> Self {
         const DATA_CHANGED: i32 = 3;
         const CHILDREN_CHANGED: i32 = 4;
@@ -54,7 +54,7 @@ impl Fired {
 }
 
 /// How many bytes a path may have in the mean of all that are remembered.
-const MEAN_PATH: usize = 128;
+const MEAN_PATH_BYTES: usize = 128;
 
 /// The nodes of which a server has one-shot watches for this connection, as far as replies and events have been taken.
 /// An event is taken after the replies before it: so what stands here may be gone already, and then its event waits.
@@ -63,8 +63,8 @@ pub(crate) struct Watches {
     nodes: BTreeMap<NodePath, Watch>,
     /// The bytes of their paths.
     bytes: usize,
-    /// Of so many nodes, with paths of `MEAN_PATH` bytes in the mean. Of more nothing is known, so that they are read
-    /// again more often.
+    /// The most nodes, with paths of `MEAN_PATH_BYTES` in the mean. Of more nothing is known, so that they are read again
+    /// more often.
     most: usize,
 }
 
@@ -144,7 +144,7 @@ impl Watches {
     }
 
     fn watch(&mut self, path: &NodePath) -> Option<&mut Watch> {
-        let is_full = self.nodes.len() >= self.most || self.bytes >= self.most.saturating_mul(MEAN_PATH);
+        let is_full = self.nodes.len() >= self.most || self.bytes >= self.most.saturating_mul(MEAN_PATH_BYTES);
         if is_full || self.nodes.contains_key(path) {
             return self.nodes.get_mut(path);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use roster::model::NodePath;
-use roster::zookeeper::{Acl, Lifetime, Servers, Session, Settings, Trouble, WriteError};
+use roster::zookeeper::{Acl, Lifetime, Servers, Session, SessionError, Settings, WriteError};
 use tokio::task::JoinHandle;
 use zookeeper_client::Error;
 
@@ -129,7 +129,7 @@ fn whether_a_write_was_carried_out_is_unknown_where_the_connection_was_lost_befo
     // What is on the way when all is silent comes when it is mended: nobody waits for it any more.
     line.fall_silent();
     let unknown = create("/late");
-    assert!(matches!(unknown, Err(WriteError::Unknown(Trouble::Lost(_)))), "{unknown:?}");
+    assert!(matches!(unknown, Err(WriteError::Unknown(SessionError::Lost(_)))), "{unknown:?}");
     assert_eq!(read(&zk, "/late"), None);
     line.mend();
     eventually("it is carried out", SOON, || ensure(read(&zk, "/late").is_some(), "it is not there"));

@@ -17,28 +17,28 @@ use crate::mutant;
 use crate::source::Generation;
 use crate::store::Snapshot;
 use crate::task::random_below;
-use crate::zookeeper::{Answers, Asked, Listing, Reading, Session, Trouble, Watching};
+use crate::zookeeper::{Answers, Asked, Listing, ReadResult, Session, SessionError, Watching};
 
 /// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
 /// what was read after it.
-const REQUESTS: usize = 8;
+const MAX_REQUESTS_IN_FLIGHT: usize = 8;
 
 /// Nodes that are read together by a request for each: all that are on their way are few beside the 1,000 of all
 /// clients above which a server reads no more requests.
-const SINGLES: usize = 32;
+const MAX_SINGLE_REQUESTS: usize = 32;
 
 /// How many requests share what may be in flight, so that none waits for the one before it.
-const SHARES: usize = 4;
+const IN_FLIGHT_SHARES: usize = 4;
 
 /// A node with more data than this goes into no request with others, and is compared before it is read again.
-pub(super) const LARGE: usize = 8 << 10;
+pub(super) const LARGE_NODE_BYTES: usize = 8 << 10;
 
 /// What a reply has of each node beside its data or the list of its children; and of each child, with its name.
 const NODE_BYTES: usize = 100;
 const CHILD_BYTES: usize = 50;
 
-/// Of so many nodes of which nothing is known one is read before the others.
-const SCOUTED: usize = 32;
+/// Of this many nodes of which nothing is known, one is read before the others.
+const SCOUT_STRIDE: usize = 32;
 
 /// Reads nodes through a session.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +57,8 @@ impl<'a> Bulk<'a> {
         &self,
         paths: &[NodePath],
         compares: bool,
-        mut take: impl FnMut(&NodePath, Reading),
-    ) -> Result<(), Trouble> {
+        mut take: impl FnMut(&NodePath, ReadResult),
+    ) -> Result<(), SessionError> {
         let mut rest = paths.to_vec();
         while !rest.is_empty() {
             let (above, below) = parted(rest);
@@ -84,9 +84,9 @@ impl<'a> Bulk<'a> {
         paths: &[NodePath],
         sizes: &[usize],
         compares: bool,
-        take: impl FnMut(&NodePath, Reading),
-    ) -> Result<(), Trouble> {
-        let most = if compares { LARGE + 1 } else { usize::MAX };
+        take: impl FnMut(&NodePath, ReadResult),
+    ) -> Result<(), SessionError> {
+        let most = if compares { LARGE_NODE_BYTES + 1 } else { usize::MAX };
         let plan = |rest: &[NodePath]| {
             let sizes = &sizes[paths.len() - rest.len()..];
             self.fitting(rest, self.nodes_at_once(), sizes.iter().map(|size| most.min(*size)))
@@ -108,13 +108,17 @@ impl<'a> Bulk<'a> {
     ///
     /// Small ones prove little of others: of so many that came, one in as many may be large and was not met. So about
     /// twice as many as came are on their way at most.
-    async fn explore(&self, paths: &[NodePath], mut take: impl FnMut(&NodePath, Reading)) -> Result<(), Trouble> {
+    async fn explore(
+        &self,
+        paths: &[NodePath],
+        mut take: impl FnMut(&NodePath, ReadResult),
+    ) -> Result<(), SessionError> {
         let (guess, mut sizes) = (Guess::new(), vec![None; paths.len()]);
-        let steps = successors(Some(1), |step| Some(step * SCOUTED)).take_while(|step| *step <= paths.len());
+        let steps = successors(Some(1), |step| Some(step * SCOUT_STRIDE)).take_while(|step| *step <= paths.len());
         for step in steps.collect::<Vec<_>>().into_iter().rev() {
             let places = unread_places(&sizes, step);
             let some: Vec<NodePath> = places.iter().map(|at| paths[*at].clone()).collect();
-            let apart = step * SCOUTED;
+            let apart = step * SCOUT_STRIDE;
             let largest: Vec<usize> =
                 sizes.chunks(apart).map(|read| read.iter().flatten().max().copied().unwrap_or_default()).collect();
             let size = |at: &usize| {
@@ -123,12 +127,12 @@ impl<'a> Bulk<'a> {
                 around.iter().fold(guess.bytes(), |most, size| most.max(*size))
             };
             let plan = |rest: &[NodePath]| {
-                let most_nodes = self.nodes_at_once().min(1 + guess.count() / SHARES);
+                let most_nodes = self.nodes_at_once().min(1 + guess.count() / IN_FLIGHT_SHARES);
                 self.fitting(rest, most_nodes, places[places.len() - rest.len()..].iter().map(size))
             };
             let read = |some: &[NodePath]| self.session.read(some);
             let mut found = Vec::with_capacity(some.len());
-            let take = |path: &NodePath, reading: Reading| {
+            let take = |path: &NodePath, reading: ReadResult| {
                 let size = bytes_of(&reading, self.pace.bytes());
                 guess.learn(size);
                 found.push(size);
@@ -146,7 +150,7 @@ impl<'a> Bulk<'a> {
         parents: &[NodePath],
         counts: &[usize],
         take: impl FnMut(&NodePath, Listing),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SessionError> {
         let plan = |rest: &[NodePath]| {
             let counts = &counts[parents.len() - rest.len()..];
             self.fitting(rest, self.nodes_at_once(), counts.iter().map(|count| count.saturating_mul(CHILD_BYTES)))
@@ -158,7 +162,7 @@ impl<'a> Bulk<'a> {
     fn nodes_at_once(&self) -> usize {
         match self.session.watching() {
             Watching::Persistent => self.pace.nodes(),
-            Watching::OneShot => self.pace.nodes().min(SINGLES),
+            Watching::OneShot => self.pace.nodes().min(MAX_SINGLE_REQUESTS),
         }
     }
 
@@ -167,23 +171,23 @@ impl<'a> Bulk<'a> {
     }
 
     fn large(&self, path: &NodePath) -> Option<&'a Arc<Node>> {
-        self.node(path).filter(|node| node.data.len() > LARGE)
+        self.node(path).filter(|node| node.data.len() > LARGE_NODE_BYTES)
     }
 
-    /// How many of the first paths fit into one request, at least one; and how large its reply will be. Of each is told
+    /// How many of the first paths fit into one request, at least one; and how large its reply will be. `sizes` has of each
     /// how many bytes of data or names it has. What is large goes alone.
     fn fitting(&self, paths: &[NodePath], most_nodes: usize, sizes: impl Iterator<Item = usize>) -> (usize, usize) {
-        let most = self.pace.bytes() / SHARES;
+        let most = self.pace.bytes() / IN_FLIGHT_SHARES;
         let (mut count, mut bytes, mut path_bytes) = (0, 0_usize, 0);
         for (path, size) in paths.iter().zip(sizes).take(most_nodes) {
             let size = if mutant::is("all-at-once") { 0 } else { size };
             path_bytes += self.session.request_bytes(path);
             let with = bytes.saturating_add(size).saturating_add(NODE_BYTES);
-            if count > 0 && (with > most || path_bytes > self.pace.request_bytes() || size > LARGE) {
+            if count > 0 && (with > most || path_bytes > self.pace.request_bytes() || size > LARGE_NODE_BYTES) {
                 break;
             }
             (count, bytes) = (count + 1, with);
-            if size > LARGE {
+            if size > LARGE_NODE_BYTES {
                 break;
             }
         }
@@ -192,15 +196,15 @@ impl<'a> Bulk<'a> {
 }
 
 /// How many bytes came of a node; of one that is too large more than any other has, and all that may be in flight.
-fn bytes_of(reading: &Reading, most: usize) -> usize {
+fn bytes_of(reading: &ReadResult, most: usize) -> usize {
     match reading {
-        Reading::Found(node) => node.data.len(),
-        Reading::TooLarge => most.max(UNKNOWN_BYTES),
-        Reading::Absent | Reading::Unreadable | Reading::Refused => 0,
+        ReadResult::Found(node) => node.data.len(),
+        ReadResult::TooLarge => most.max(UNKNOWN_BYTES),
+        ReadResult::Absent | ReadResult::Unreadable | ReadResult::Refused => 0,
     }
 }
 
-/// A random place in each stride of so many in which nothing was read.
+/// A random place in each stride of this length in which nothing was read.
 fn unread_places(sizes: &[Option<usize>], step: usize) -> Vec<usize> {
     let strides = sizes.chunks(step).zip((0..).step_by(step));
     let unread = strides.filter(|(stride, _)| stride.iter().all(Option::is_none));
@@ -227,9 +231,9 @@ trait NoAnswer {
     const REFUSED: Self;
 }
 
-impl NoAnswer for Reading {
-    const TOO_LARGE: Self = Reading::TooLarge;
-    const REFUSED: Self = Reading::Refused;
+impl NoAnswer for ReadResult {
+    const TOO_LARGE: Self = ReadResult::TooLarge;
+    const REFUSED: Self = ReadResult::Refused;
 }
 
 impl NoAnswer for Listing {
@@ -237,7 +241,7 @@ impl NoAnswer for Listing {
     const REFUSED: Self = Listing::Nothing;
 }
 
-/// Asks for all of `paths`, some a request, with at most so many bytes on their way, and hands every answer to `take`,
+/// Asks for all of `paths`, some a request, with at most `most` bytes on their way, and hands every answer to `take`,
 /// in order.
 async fn in_window<'p, T: NoAnswer>(
     paths: &'p [NodePath],
@@ -246,10 +250,10 @@ async fn in_window<'p, T: NoAnswer>(
     ask: impl Fn(&'p [NodePath]) -> Asked<T>,
     ask_again: impl Fn(&'p [NodePath]) -> Asked<T>,
     mut take: impl FnMut(&NodePath, T),
-) -> Result<(), Trouble> {
+) -> Result<(), SessionError> {
     let (mut rest, mut in_flight, mut asked) = (paths, 0, FuturesOrdered::new());
     loop {
-        while !rest.is_empty() && asked.len() < REQUESTS {
+        while !rest.is_empty() && asked.len() < MAX_REQUESTS_IN_FLIGHT {
             let (count, bytes) = plan(rest);
             if !asked.is_empty() && in_flight + bytes > most {
                 break;
@@ -273,7 +277,7 @@ async fn take_or_ask_again<'p, T: NoAnswer>(
     answers: Answers<T>,
     ask_again: &impl Fn(&'p [NodePath]) -> Asked<T>,
     take: &mut impl FnMut(&NodePath, T),
-) -> Result<(), Trouble> {
+) -> Result<(), SessionError> {
     let (mut now, mut later) = ((paths, answers), Vec::new());
     loop {
         match now {
@@ -313,8 +317,8 @@ mod tests {
 
     #[test]
     fn a_node_that_is_too_large_is_taken_for_no_small_one() {
-        assert_eq!(bytes_of(&Reading::TooLarge, 4 * UNKNOWN_BYTES), 4 * UNKNOWN_BYTES);
-        assert_eq!(bytes_of(&Reading::TooLarge, 1), UNKNOWN_BYTES);
-        assert_eq!(bytes_of(&Reading::Unreadable, UNKNOWN_BYTES), 0);
+        assert_eq!(bytes_of(&ReadResult::TooLarge, 4 * UNKNOWN_BYTES), 4 * UNKNOWN_BYTES);
+        assert_eq!(bytes_of(&ReadResult::TooLarge, 1), UNKNOWN_BYTES);
+        assert_eq!(bytes_of(&ReadResult::Unreadable, UNKNOWN_BYTES), 0);
     }
 }

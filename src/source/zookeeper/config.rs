@@ -30,7 +30,7 @@ pub struct Config {
     /// session.
     pub follow_reconfig: bool,
     /// Whether a server is mirrored, where there is no other, that serves only to read, since it is cut off from its
-    /// ensemble. Ages tell.
+    /// ensemble. Ages grow meanwhile.
     pub read_only: bool,
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
     #[serde(deserialize_with = "crate::rule::some_path")]
@@ -47,7 +47,7 @@ pub struct Config {
     #[serde(with = "crate::rule::WithinAnHour")]
     pub session_timeout: Duration,
     /// When a resync finds more than half of the nodes gone, they are kept this long before that is believed; their
-    /// age tells. `0s`: it is believed at once.
+    /// age grows meanwhile. `0s`: it is believed at once.
     #[serde(with = "crate::rule::WithinADay")]
     pub hold: Duration,
     /// Every this long, more or less, everything is read and compared.

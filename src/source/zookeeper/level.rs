@@ -1,7 +1,7 @@
 //! A level of the tree: which of the children that were listed are to be read.
 
-use super::left_out::{LeftOut, MAX_PATH_BYTES, Why};
 use super::scan::Scope;
+use super::skipped::{MAX_PATH_BYTES, Skipped, Why};
 use crate::model::NodePath;
 use crate::store::Snapshot;
 use crate::zookeeper::{Listing, Names, Session};
@@ -17,25 +17,25 @@ pub(super) struct Level<'a> {
 }
 
 impl<'a> Level<'a> {
-    /// For so many nodes is place.
+    /// With place for this many nodes.
     pub(super) fn new(scope: &'a Scope<'a>, nodes: usize, watches: Option<&'a Session>) -> Self {
         let bytes = usize::try_from(scope.config.max_bytes.as_u64()).unwrap_or(usize::MAX);
         Self { scope, watches, paths: Vec::new(), nodes, bytes }
     }
 
-    /// What was listed of a node, which has about so many children.
+    /// What was listed of a node, which has about `children` of them.
     pub(super) fn add(
         &mut self,
         parent: &NodePath,
         children: usize,
         listing: Listing,
         known: &Snapshot,
-        left_out: &mut LeftOut,
+        skipped: &mut Skipped,
     ) {
         match listing {
             // Most of a longer list could only be left out.
             Listing::Names(names) if names.count() / 2 <= self.scope.config.max_nodes => {
-                self.add_names(parent, &names, known, left_out);
+                self.add_names(parent, &names, known, skipped);
             }
             Listing::Nothing => {}
             listing @ (Listing::Names(_) | Listing::TooLarge) => {
@@ -46,15 +46,15 @@ impl<'a> Level<'a> {
                     _ => (children, Why::LongList),
                 };
                 let more = listed.saturating_sub(self.paths.len() - followed);
-                left_out.insert_below(parent, why, more);
+                skipped.insert_below(parent, why, more);
             }
         }
     }
 
-    fn add_names(&mut self, parent: &NodePath, names: &Names, known: &Snapshot, left_out: &mut LeftOut) {
+    fn add_names(&mut self, parent: &NodePath, names: &Names, known: &Snapshot, skipped: &mut Skipped) {
         for name in names.iter() {
             let Ok(path) = parent.parse_child(&name) else {
-                left_out.insert_name(parent, &name);
+                skipped.insert_name(parent, &name);
                 continue;
             };
             if !self.scope.enters(&path) || self.watches.is_some_and(|session| session.watches().has_data(&path)) {
@@ -62,7 +62,7 @@ impl<'a> Level<'a> {
             }
             match self.find_place(&path, known) {
                 Ok(()) => self.paths.push(path),
-                Err(why) => left_out.insert(&path, why),
+                Err(why) => skipped.insert(&path, why),
             }
         }
     }

@@ -21,25 +21,25 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
 use super::Config;
-use super::left_out::{LeftOut, Told};
 use super::pace::Pace;
 use super::scan::{Budget, quotas};
+use super::skipped::{Skipped, SkippedLog};
 use crate::clock::Moment;
 use crate::model::{Change, Node, NodePath, Revision, counted};
 use crate::mutant;
 use crate::source::Generation;
 use crate::store::{Batch, Feed, FeedState, Filled, Proof, Publisher, left_out};
 use crate::task::{Backoff, Reload, Stop, around, random_part};
-use crate::zookeeper::{Servers, Session, Settings, Trouble, credentials};
+use crate::zookeeper::{Servers, Session, SessionError, Settings, credentials};
 
 /// How long to wait, more or less, where trying again cannot help soon.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// After so long in sync, trouble is new trouble.
-const CALM: Duration = Duration::from_secs(60);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
 /// The least age of what a server holds that serves only to read: it begins to when it has sought a quorum in vain.
-const CUT_OFF: Duration = Duration::from_secs(5);
+const MIN_CUT_OFF_AGE: Duration = Duration::from_secs(5);
 
 const READ_ONLY: &str =
     "mirrors a server that is cut off from its ensemble and serves to read only; what it holds stands";
@@ -47,7 +47,7 @@ const READ_ONLY: &str =
 /// Mirrors one ensemble into the store, until the stop. What an earlier process left and is left out now is gone when
 /// this returns, before anybody can be answered with it.
 pub fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) -> impl Future<Output = ()> {
-    let (left_out, told) = (LeftOut::default(), Told::default());
+    let (skipped, skipped_log) = (Skipped::default(), SkippedLog::default());
     let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
     let settings = config.session();
     let servers = Servers::of(&settings);
@@ -59,8 +59,8 @@ pub fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) -> 
         servers,
         publisher,
         reload,
-        left_out,
-        told,
+        skipped,
+        skipped_log,
         quotas,
         pace,
         earlier,
@@ -83,8 +83,8 @@ struct Mirror {
     servers: Servers,
     publisher: Publisher,
     reload: Reload,
-    left_out: LeftOut,
-    told: Told,
+    skipped: Skipped,
+    skipped_log: SkippedLog,
     quotas: Option<NodePath>,
     pace: Pace,
     /// The large nodes that were read in vain, since the connection was lost before all was read. They are only
@@ -119,7 +119,7 @@ impl Mirror {
                         never = driver.run() => match never {},
                     };
                     self.note_mirrored();
-                    if since.elapsed() > CALM {
+                    if since.elapsed() > BACKOFF_RESET_AFTER {
                         backoff.reset();
                     }
                     trouble
@@ -129,8 +129,8 @@ impl Mirror {
             self.down(&trouble);
             self.feed().set_session(None);
             match trouble {
-                Trouble::Refused | Trouble::Unfit(_) => self.wait(around(PATIENCE)).await,
-                Trouble::Lost(_) | Trouble::Ended(_) => self.wait(backoff.delay()).await,
+                SessionError::Refused | SessionError::Unfit(_) => self.wait(around(REFUSED_RETRY_DELAY)).await,
+                SessionError::Lost(_) | SessionError::Ended(_) => self.wait(backoff.delay()).await,
             }
         }
     }
@@ -188,8 +188,8 @@ impl Mirror {
     }
 
     /// Keeps the store in step for as long as the session lives; why it no longer does.
-    async fn serve(&mut self, mut session: Session) -> Trouble {
-        self.told = Told::default();
+    async fn serve(&mut self, mut session: Session) -> SessionError {
+        self.skipped_log = SkippedLog::default();
         tracing::info!(source = self.feed().name(), session = session.id(), "connected");
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
@@ -197,12 +197,12 @@ impl Mirror {
             let Err(trouble) = self.follow(&mut session).await;
             // A request fails in the same way where only the connection is lost.
             let trouble = session.end().unwrap_or(trouble);
-            if since.elapsed() > CALM {
+            if since.elapsed() > BACKOFF_RESET_AFTER {
                 backoff.reset();
             }
             self.down(&trouble);
             match trouble {
-                Trouble::Lost(_) if session.is_watched() => {
+                SessionError::Lost(_) if session.is_watched() => {
                     if let Err(ended) = session.regained().await {
                         return ended;
                     }
@@ -214,7 +214,7 @@ impl Mirror {
         }
     }
 
-    async fn follow(&mut self, session: &mut Session) -> Result<Infallible, Trouble> {
+    async fn follow(&mut self, session: &mut Session) -> Result<Infallible, SessionError> {
         self.sync(session).await?;
         self.live(session).await
     }
@@ -229,7 +229,7 @@ impl Mirror {
     }
 
     /// Reads everything and publishes what differs, at once.
-    async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
+    async fn sync(&mut self, session: &mut Session) -> Result<(), SessionError> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         let is_late = mutant::is("read-before-the-watch");
         let is_kept = session.is_watched() && mutant::is("no-watch-after-a-reconnect");
@@ -269,9 +269,9 @@ impl Mirror {
     /// Publishes, and says what the store then holds.
     fn publish(&mut self, batch: Batch) -> Revision {
         let held = self.held.map_or(0, |held| held.nodes);
-        let left_out = Some(self.left_out.len() + held as u64);
+        let left_out = Some(self.skipped.len() + held as u64);
         let revision = self.publisher.publish(Batch { left_out, ..batch });
-        self.told.tell(self.publisher.feed().name(), &self.left_out);
+        self.skipped_log.log_new(self.publisher.feed().name(), &self.skipped);
         self.report(held);
         revision
     }
@@ -286,9 +286,9 @@ impl Mirror {
         }
         let state = if self.is_read_only { FeedState::Down } else { FeedState::Live };
         let detail =
-            [self.is_read_only.then(|| READ_ONLY.to_owned()), self.nothing_yet(), left_out(self.left_out.len())];
+            [self.is_read_only.then(|| READ_ONLY.to_owned()), self.nothing_yet(), left_out(self.skipped.len())];
         self.feed().enter(state, detail.into_iter().flatten().collect::<Vec<_>>().join("; "));
-        self.feed().set_examples(self.left_out.examples());
+        self.feed().set_examples(self.skipped.examples());
         if state == FeedState::Live && std::mem::take(&mut self.lost) {
             self.feed().reconnects.increment();
         }
@@ -309,7 +309,7 @@ impl Mirror {
     fn empty_roots(&self) -> Vec<String> {
         let snapshot = self.publisher.snapshot();
         let is_empty = |root: &&NodePath| {
-            snapshot.subtree(root, (*root).clone()).next().is_none() && !self.left_out.is_unreadable(root)
+            snapshot.subtree(root, (*root).clone()).next().is_none() && !self.skipped.is_unreadable(root)
         };
         let empty = self.config.roots.iter().filter(is_empty);
         empty.map(|root| self.servers.chroot().server(root).into_owned()).collect()
@@ -321,10 +321,10 @@ impl Mirror {
     }
 
     /// An identity cannot be taken back from a session: a changed one needs another session.
-    fn check_identity(&self, session: &Session) -> Result<(), Trouble> {
+    fn check_identity(&self, session: &Session) -> Result<(), SessionError> {
         match session.is_of(&self.settings) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Trouble::Ended("the credentials or certificates changed".into())),
+            Ok(false) => Err(SessionError::Ended("the credentials or certificates changed".into())),
             Err(why) => {
                 tracing::error!(source = self.feed().name(), %why, "cannot read the credentials again; the old ones stand");
                 Ok(())
@@ -333,7 +333,7 @@ impl Mirror {
     }
 
     /// Says that what the store holds does not follow the ensemble, and why. It stands.
-    fn down(&mut self, trouble: &Trouble) {
+    fn down(&mut self, trouble: &SessionError) {
         let was_in_sync = self.feed().was_in_sync();
         self.lost |= was_in_sync;
         let (state, what) = match self.feed().since_proof() {
@@ -342,7 +342,7 @@ impl Mirror {
             None => (FeedState::Connecting, "cannot reach the ensemble yet"),
         };
         let why = match (trouble, &self.config.credentials) {
-            (Trouble::Refused, Some(place)) => credentials::refused(place, trouble),
+            (SessionError::Refused, Some(place)) => credentials::refused(place, trouble),
             _ => trouble.to_string(),
         };
         if self.feed().enter(state, why.clone()) {
@@ -363,5 +363,5 @@ fn since_last_set(changes: &[Change]) -> Duration {
         _ => None,
     });
     let last = UNIX_EPOCH + Duration::from_millis(set.max().map_or(0, |ms| ms.max(0) as u64));
-    SystemTime::now().duration_since(last).unwrap_or_default().max(CUT_OFF)
+    SystemTime::now().duration_since(last).unwrap_or_default().max(MIN_CUT_OFF_AGE)
 }

@@ -2,14 +2,14 @@
 
 mod bulk;
 mod config;
-mod left_out;
+mod delta;
 mod level;
 mod mirror;
 mod pace;
 mod scan;
+mod skipped;
 #[cfg(test)]
 mod tests;
-mod update;
 mod walk;
 
 pub use self::config::{Config, Patterns};

@@ -8,22 +8,22 @@ use bytesize::ByteSize;
 use crate::mutant;
 
 /// Paths in a request, in bytes, as the server knows them and with what stands beside each: a server closes the connection of a client that sends more than its `jute.maxbuffer`.
-const REQUEST_BYTES: usize = 32 << 10;
+const MAX_REQUEST_BYTES: usize = 32 << 10;
 
 /// Nodes in a request.
-const NODES: usize = 256;
+const MAX_REQUEST_NODES: usize = 256;
 
-/// After so many halvings, one node is read at a time.
+/// After this many halvings, one node is read at a time.
 const MAX_HALVINGS: u32 = 8;
 
-/// After so long without a loss in mid-read, twice as much is asked for.
+/// After this long without a loss in mid-read, twice as much is asked for.
 const EASE_AFTER: Duration = Duration::from_secs(600);
 
 /// What a node may hold of which nothing is known: at first, the most that ZooKeeper takes by default.
 pub(super) const UNKNOWN_BYTES: usize = 1 << 20;
 
 /// How many nodes small ones must make up for a large one: more than lie between large ones in a regular layout.
-const MEMORY: usize = 64;
+const MAX_GUESS_WEIGHT: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -46,12 +46,12 @@ impl Pace {
 
     /// Bytes of a request for paths; one path may be longer.
     pub(super) fn request_bytes(&self) -> usize {
-        REQUEST_BYTES >> self.halvings
+        MAX_REQUEST_BYTES >> self.halvings
     }
 
     /// Nodes in a request.
     pub(super) fn nodes(&self) -> usize {
-        NODES >> self.halvings
+        MAX_REQUEST_NODES >> self.halvings
     }
 
     /// A read came to no end: the next one asks for less.
@@ -94,8 +94,11 @@ impl Guess {
     /// A node came. Large ones are believed sooner than small ones.
     pub(super) fn learn(&self, bytes: usize) {
         let (guess, count) = (self.bytes(), self.count() + 1);
-        let learned =
-            if bytes > guess { guess.midpoint(bytes) } else { guess - (guess - bytes).div_ceil(count.min(MEMORY)) };
+        let learned = if bytes > guess {
+            guess.midpoint(bytes)
+        } else {
+            guess - (guess - bytes).div_ceil(count.min(MAX_GUESS_WEIGHT))
+        };
         self.bytes.store(learned, Ordering::Relaxed);
         self.count.store(count, Ordering::Relaxed);
     }

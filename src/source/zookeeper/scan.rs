@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use super::Config;
-use super::left_out::{LeftOut, Why};
+use super::skipped::{Skipped, Why};
 use super::walk::Gather;
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
 use crate::store::{Filled, Snapshot};
-use crate::zookeeper::{Chroot, Reading};
+use crate::zookeeper::{Chroot, ReadResult};
 
 /// What of the ensemble is mirrored, and how much may be.
 #[derive(Debug)]
 pub(super) struct Scope<'a> {
     pub(super) config: &'a Config,
-    /// Where ZooKeeper keeps its quotas, whose figures change and no event tells. Unless a root lies there, they are
+    /// Where ZooKeeper keeps its quotas, whose figures change without an event. Unless a root lies there, they are
     /// not mirrored.
     pub(super) quotas: Option<&'a NodePath>,
 }
@@ -30,7 +30,7 @@ pub(super) fn quotas(config: &Config, chroot: &Chroot) -> Option<NodePath> {
 #[derive(Debug)]
 pub(super) struct Scan<'a> {
     pub(super) generation: Generation,
-    pub(super) left_out: LeftOut,
+    pub(super) skipped: Skipped,
     known: &'a Snapshot,
     budget: Budget,
 }
@@ -75,7 +75,7 @@ impl Budget {
 pub(super) enum Verdict {
     Keep(Arc<Node>),
     /// It may not be read, or passes a limit: then this older state of it stands.
-    LeaveOut(Why, Option<Arc<Node>>),
+    Skip(Why, Option<Arc<Node>>),
     /// It is of no interest.
     Ignore,
     Gone,
@@ -103,48 +103,48 @@ impl Scope<'_> {
     }
 
     /// What to do with what was read of a node. One that is too large keeps the data that `known` has of it.
-    pub(super) fn judge(&self, path: &NodePath, reading: Reading, known: &Snapshot) -> Verdict {
+    pub(super) fn classify(&self, path: &NodePath, reading: ReadResult, known: &Snapshot) -> Verdict {
         let is_known = || known.node(path).is_some();
         match reading {
-            Reading::Found(_) if !self.keeps(path) => Verdict::Ignore,
-            Reading::Found(_) if self.is_too_deep(path) => Verdict::LeaveOut(Why::TooDeep, None),
-            Reading::Found(node) if !self.is_too_large(&node) => Verdict::Keep(Arc::new(node)),
-            Reading::Found(_) | Reading::TooLarge => {
-                Verdict::LeaveOut(Why::TooLarge { is_known: is_known() }, known.node(path).cloned())
+            ReadResult::Found(_) if !self.keeps(path) => Verdict::Ignore,
+            ReadResult::Found(_) if self.is_too_deep(path) => Verdict::Skip(Why::TooDeep, None),
+            ReadResult::Found(node) if !self.is_too_large(&node) => Verdict::Keep(Arc::new(node)),
+            ReadResult::Found(_) | ReadResult::TooLarge => {
+                Verdict::Skip(Why::TooLarge { is_known: is_known() }, known.node(path).cloned())
             }
-            Reading::Absent => Verdict::Gone,
-            Reading::Unreadable => Verdict::LeaveOut(Why::Unreadable, None),
-            Reading::Refused => Verdict::LeaveOut(Why::Refused { is_known: is_known() }, known.node(path).cloned()),
+            ReadResult::Absent => Verdict::Gone,
+            ReadResult::Unreadable => Verdict::Skip(Why::Unreadable, None),
+            ReadResult::Refused => Verdict::Skip(Why::Refused { is_known: is_known() }, known.node(path).cloned()),
         }
     }
 }
 
 impl Gather for Scan<'_> {
     fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool {
-        self.left_out.remove(path);
+        self.skipped.remove(path);
         match verdict {
             Verdict::Ignore => {}
             Verdict::Keep(node) => {
                 let old = self.generation.get(path).or_else(|| self.known.node(path)).cloned();
                 if !self.budget.admits(path, &node, old.as_ref()) {
                     let is_known = old.is_some();
-                    self.leave_out(path, Why::NoPlace { is_known }, old);
+                    self.skip(path, Why::NoPlace { is_known }, old);
                     return is_known;
                 }
                 self.generation.insert(path.clone(), node);
             }
-            Verdict::LeaveOut(Why::Unreadable, _) => {
-                self.left_out.insert(path, Why::Unreadable);
+            Verdict::Skip(Why::Unreadable, _) => {
+                self.skipped.insert(path, Why::Unreadable);
                 self.remove_all(path);
             }
-            Verdict::LeaveOut(why, older) => self.leave_out(path, why, older),
+            Verdict::Skip(why, older) => self.skip(path, why, older),
             Verdict::Gone => self.remove_all(path),
         }
         true
     }
 
-    fn left_out(&mut self) -> &mut LeftOut {
-        &mut self.left_out
+    fn skipped(&mut self) -> &mut Skipped {
+        &mut self.skipped
     }
 
     fn room(&self, max_nodes: usize) -> usize {
@@ -154,7 +154,7 @@ impl Gather for Scan<'_> {
 
 impl<'a> Scan<'a> {
     pub(super) fn new(known: &'a Snapshot, budget: Budget) -> Self {
-        Self { generation: Generation::new(), left_out: LeftOut::default(), known, budget }
+        Self { generation: Generation::new(), skipped: Skipped::default(), known, budget }
     }
 
     fn remove_all(&mut self, path: &NodePath) {
@@ -163,8 +163,8 @@ impl<'a> Scan<'a> {
         gone.iter().for_each(|path| drop(self.generation.remove(path)));
     }
 
-    fn leave_out(&mut self, path: &NodePath, why: Why, older: Option<Arc<Node>>) {
-        self.left_out.insert(path, why);
+    fn skip(&mut self, path: &NodePath, why: Why, older: Option<Arc<Node>>) {
+        self.skipped.insert(path, why);
         match older {
             Some(node) => drop(self.generation.insert(path.clone(), node)),
             None => drop(self.generation.remove(path)),

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::bulk::Bulk;
-use super::left_out::{LeftOut, Why};
 use super::level::Level;
 use super::scan::{Scope, Verdict};
+use super::skipped::{Skipped, Why};
 use crate::model::{Node, NodePath};
-use crate::zookeeper::{Fired, Listing, Names, Reading, Session, Trouble, Watching, is_same};
+use crate::zookeeper::{Fired, Listing, Names, ReadResult, Session, SessionError, Watching, is_same};
 
 /// Where it is gathered what became of nodes.
 pub(super) trait Gather {
@@ -16,9 +16,9 @@ pub(super) trait Gather {
     /// its place, as it was.
     fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool;
 
-    fn left_out(&mut self) -> &mut LeftOut;
+    fn skipped(&mut self) -> &mut Skipped;
 
-    /// For how many more nodes there is place, where there may be so many.
+    /// For how many more nodes there is place, where there may be `max_nodes`.
     fn room(&self, max_nodes: usize) -> usize;
 }
 
@@ -26,7 +26,7 @@ pub(super) trait Gather {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Below {
     All,
-    /// What no watch tells of.
+    /// What no watch reports.
     Unwatched,
 }
 
@@ -54,12 +54,12 @@ struct Parents {
 enum State {
     /// It was read. None: it is not kept.
     Read(Option<Arc<Node>>),
-    /// Its data is watched. The list tells whether it is as it was before.
+    /// Its data is watched. The list shows whether it is as it was before.
     Watched(Arc<Node>),
 }
 
 impl Walk<'_> {
-    pub(super) async fn read(&self, start: Vec<NodePath>, into: &mut impl Gather) -> Result<(), Trouble> {
+    pub(super) async fn read(&self, start: Vec<NodePath>, into: &mut impl Gather) -> Result<(), SessionError> {
         let mut level = start;
         while !level.is_empty() {
             let parents = self.read_level(level, into).await?;
@@ -69,7 +69,7 @@ impl Walk<'_> {
     }
 
     /// Reads nodes, but for those that are watched; whose children are to be listed.
-    async fn read_level(&self, level: Vec<NodePath>, into: &mut impl Gather) -> Result<Parents, Trouble> {
+    async fn read_level(&self, level: Vec<NodePath>, into: &mut impl Gather) -> Result<Parents, SessionError> {
         let (mut parents, mut unread) = (Parents::default(), Vec::new());
         for path in level {
             match self.watched(&path) {
@@ -77,16 +77,16 @@ impl Walk<'_> {
                 None => unread.push(path),
             }
         }
-        let take = |path: &NodePath, reading: Reading| {
+        let take = |path: &NodePath, reading: ReadResult| {
             if !self.note_watch(path, &reading) {
                 parents.again.push(path.clone());
             }
-            if into.left_out().hides(path) {
+            if into.skipped().hides(path) {
                 into.take(path, Verdict::Gone);
                 return;
             }
             let children = self.children(path, &reading).filter(|_| !self.scope.is_too_deep(path));
-            let verdict = self.scope.judge(path, reading, self.bulk.known);
+            let verdict = self.scope.classify(path, reading, self.bulk.known);
             let node = match &verdict {
                 Verdict::Keep(node) => Some(node.clone()),
                 _ => None,
@@ -101,7 +101,7 @@ impl Walk<'_> {
             if has_place && !is_full() {
                 parents.add(path, children, State::Read(node));
             } else {
-                self.leave_out_below(path, children, into);
+                self.skip_below(path, children, into);
             }
         };
         let compares = self.below == Below::All && self.session().watching() == Watching::Persistent;
@@ -110,7 +110,7 @@ impl Walk<'_> {
     }
 
     /// Lists the children of nodes: the next level.
-    async fn list(&self, parents: Parents, into: &mut impl Gather) -> Result<Vec<NodePath>, Trouble> {
+    async fn list(&self, parents: Parents, into: &mut impl Gather) -> Result<Vec<NodePath>, SessionError> {
         let Parents { paths, counts, states, mut again, .. } = parents;
         let watches = (self.below == Below::Unwatched).then(|| self.session());
         let mut next = Level::new(self.scope, into.room(self.scope.config.max_nodes), watches);
@@ -122,13 +122,13 @@ impl Walk<'_> {
                     self.session().watches().remove(path, Fired::BOTH);
                     return again.push(path.clone());
                 }
-                Some(false) => return self.leave_out_below(path, children, into),
+                Some(false) => return self.skip_below(path, children, into),
                 Some(true) => {}
             }
             if let (Listing::Names(names), Below::Unwatched) = (&listing, self.below) {
-                again.extend(left_out_before(path, names, into.left_out()));
+                again.extend(skipped_before(path, names, into.skipped()));
             }
-            next.add(path, children, listing, self.bulk.known, into.left_out());
+            next.add(path, children, listing, self.bulk.known, into.skipped());
         };
         self.bulk.list(&paths, &counts, take).await?;
         next.paths.append(&mut again);
@@ -136,13 +136,13 @@ impl Walk<'_> {
     }
 
     /// What lies below a node for which there is no place has none either.
-    fn leave_out_below(&self, path: &NodePath, children: usize, into: &mut impl Gather) {
+    fn skip_below(&self, path: &NodePath, children: usize, into: &mut impl Gather) {
         if children > 0 && self.below == Below::All {
-            into.left_out().insert_below(path, Why::NoPlaceBelow, children);
+            into.skipped().insert_below(path, Why::NoPlaceBelow, children);
         }
     }
 
-    /// Takes in what the list of its children tells of a node, and whether there is place for it; None: it must be
+    /// Takes in what the list of its children shows of a node, and whether there is place for it; None: it must be
     /// read.
     fn confirm(&self, path: &NodePath, state: State, listing: &Listing, into: &mut impl Gather) -> Option<bool> {
         let (node, was_read) = match state {
@@ -157,7 +157,7 @@ impl Walk<'_> {
         };
         let Some(node) = node else { return Some(true) };
         if !is_same(&node, stat, *length) {
-            // Where it was read, an event tells of that.
+            // Where it was read, an event reports that.
             return was_read.then_some(true);
         }
         Some(if node.stat != *stat {
@@ -176,14 +176,14 @@ impl Walk<'_> {
     }
 
     /// How many children of a node are to be listed; None: that is not to be done.
-    fn children(&self, path: &NodePath, reading: &Reading) -> Option<usize> {
+    fn children(&self, path: &NodePath, reading: &ReadResult) -> Option<usize> {
         let children = match reading {
-            Reading::Found(node) => node.stat.num_children.max(0) as usize,
+            ReadResult::Found(node) => node.stat.num_children.max(0) as usize,
             // Nobody knows how many.
-            Reading::TooLarge | Reading::Refused => 1,
-            Reading::Absent | Reading::Unreadable => return None,
+            ReadResult::TooLarge | ReadResult::Refused => 1,
+            ReadResult::Absent | ReadResult::Unreadable => return None,
         };
-        let has_none = matches!(reading, Reading::Found(node) if node.stat.ephemeral_owner != 0);
+        let has_none = matches!(reading, ReadResult::Found(node) if node.stat.ephemeral_owner != 0);
         let is_listed = match (self.session().watching(), self.below) {
             (Watching::Persistent, Below::All) => children > 0,
             (Watching::Persistent, Below::Unwatched) => false,
@@ -194,16 +194,16 @@ impl Walk<'_> {
     }
 
     /// Remembers what reading a node did to its watch; false: it is to be read again.
-    fn note_watch(&self, path: &NodePath, reading: &Reading) -> bool {
+    fn note_watch(&self, path: &NodePath, reading: &ReadResult) -> bool {
         if self.session().watching() == Watching::Persistent {
             return true;
         }
         let mut watches = self.session().watches();
         match reading {
-            Reading::Found(_) | Reading::TooLarge => watches.set_data(path),
-            Reading::Unreadable => return watches.set_unreadable(path),
-            Reading::Absent => watches.remove_all(path),
-            Reading::Refused => watches.remove(path, Fired::BOTH),
+            ReadResult::Found(_) | ReadResult::TooLarge => watches.set_data(path),
+            ReadResult::Unreadable => return watches.set_unreadable(path),
+            ReadResult::Absent => watches.remove_all(path),
+            ReadResult::Refused => watches.remove(path, Fired::BOTH),
         }
         true
     }
@@ -222,10 +222,10 @@ impl Parents {
     }
 }
 
-/// The children that were left out and are gone, so that no watch tells of it. The odd names among them are forgotten.
-fn left_out_before(parent: &NodePath, names: &Names, left_out: &mut LeftOut) -> Vec<NodePath> {
-    left_out.remove_names(parent);
-    let mut gone = left_out.children(parent);
+/// The children that were left out and are gone, so that no watch reports it. The odd names among them are forgotten.
+fn skipped_before(parent: &NodePath, names: &Names, skipped: &mut Skipped) -> Vec<NodePath> {
+    skipped.remove_names(parent);
+    let mut gone = skipped.children(parent);
     if !gone.is_empty() {
         let listed: BTreeSet<NodePath> = names.iter().filter_map(|name| parent.parse_child(&name).ok()).collect();
         gone.retain(|path| !listed.contains(path));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::{Buf, Bytes};
 
-use super::{HEADER_BYTES, Listing, Malformed, Names, PASSWORD_BYTES, Reading, ReplyHeader, Ticket, code, op};
+use super::{HEADER_BYTES, Listing, Malformed, Names, PASSWORD_BYTES, ReadResult, ReplyHeader, Ticket, code, op};
 use crate::model::{Node, Stat};
 use crate::secret::Secret;
 
@@ -65,17 +65,17 @@ pub(in crate::zookeeper) fn listed(body: &Bytes) -> Result<Names, Malformed> {
 }
 
 /// What reading a node came to that met an error of its own.
-pub(in crate::zookeeper) fn no_reading(code: i32) -> Reading {
+pub(in crate::zookeeper) fn read_failure(code: i32) -> ReadResult {
     match code {
-        code::NO_NODE => Reading::Absent,
-        code::NO_AUTH => Reading::Unreadable,
-        _ => Reading::Refused,
+        code::NO_NODE => ReadResult::Absent,
+        code::NO_AUTH => ReadResult::Unreadable,
+        _ => ReadResult::Refused,
     }
 }
 
 /// The reply to reading `count` nodes.
-pub(in crate::zookeeper) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malformed> {
-    multi(body, count, op::GET_DATA, |rest| rest.node().map(Reading::Found), no_reading)
+pub(in crate::zookeeper) fn read_results(body: &[u8], count: usize) -> Result<Vec<ReadResult>, Malformed> {
+    multi(body, count, op::GET_DATA, |rest| rest.node().map(ReadResult::Found), read_failure)
 }
 
 /// The reply to listing the children of `count` nodes.

@@ -61,14 +61,14 @@ pub(in crate::zookeeper) fn path(path: &str) -> BytesMut {
 }
 
 /// A request to read a node, its stat or its children, with or without a one-shot watch.
-pub(in crate::zookeeper) fn reading(path: &str, is_watched: bool) -> BytesMut {
+pub(in crate::zookeeper) fn read_request(path: &str, is_watched: bool) -> BytesMut {
     let mut body = self::path(path);
     body.put_u8(is_watched.into());
     body
 }
 
 /// Creates a node. `rules` say who may do what with it: permissions, and by which scheme they are whose.
-pub(in crate::zookeeper) fn creation(
+pub(in crate::zookeeper) fn create_request(
     path: &str,
     data: &[u8],
     rules: &[(i32, &str, &str)],
@@ -87,7 +87,7 @@ pub(in crate::zookeeper) fn creation(
 }
 
 /// Sets the data of a node that has this version, or any.
-pub(in crate::zookeeper) fn setting(path: &str, data: &[u8], version: Option<i32>) -> BytesMut {
+pub(in crate::zookeeper) fn set_request(path: &str, data: &[u8], version: Option<i32>) -> BytesMut {
     let mut body = self::path(path);
     put_bytes(&mut body, data);
     body.put_i32(version.unwrap_or(ANY_VERSION));
@@ -95,7 +95,7 @@ pub(in crate::zookeeper) fn setting(path: &str, data: &[u8], version: Option<i32
 }
 
 /// Deletes a node that has this version, or any.
-pub(in crate::zookeeper) fn deletion(path: &str, version: Option<i32>) -> BytesMut {
+pub(in crate::zookeeper) fn delete_request(path: &str, version: Option<i32>) -> BytesMut {
     let mut body = self::path(path);
     body.put_i32(version.unwrap_or(ANY_VERSION));
     body

@@ -5,7 +5,7 @@ use bytes::BufMut;
 use super::requests::{put_bytes, put_multi_header};
 use super::*;
 
-/// The reply to listing one node: so many names, of which these follow.
+/// The reply to listing one node: the number of names, and some of them.
 fn listing(count: i32, names: &[&[u8]]) -> Bytes {
     let mut body = BytesMut::new();
     put_multi_header(&mut body, op::GET_CHILDREN, false);
@@ -22,8 +22,8 @@ fn a_count_or_a_length_reserves_no_memory() {
     let mut body = BytesMut::new();
     put_multi_header(&mut body, op::GET_DATA, false);
     body.put_i32(i32::MAX);
-    assert_eq!(readings(&body, 1), Err(Malformed("a message ends too early")));
-    assert_eq!(readings(&body, usize::MAX), Err(Malformed("a message ends too early")));
+    assert_eq!(read_results(&body, 1), Err(Malformed("a message ends too early")));
+    assert_eq!(read_results(&body, usize::MAX), Err(Malformed("a message ends too early")));
 }
 
 #[test]
@@ -47,14 +47,14 @@ fn damaged_messages_are_refused_or_read_and_nothing_else() {
             let mut damaged = message.to_vec();
             damaged[at] = byte;
             for bytes in [Bytes::copy_from_slice(&message[..at]), damaged.into()] {
-                let _ = readings(&bytes, 2);
+                let _ = read_results(&bytes, 2);
                 let _ = listings(&bytes, 2).map(|listed| listed.len());
                 let _ = (header(bytes.clone()), greeting(&bytes).is_ok(), event(&bytes).is_ok());
                 let _ = frame(&mut BytesMut::from(&bytes[..]), 50);
             }
         }
     }
-    assert_eq!(readings(&messages[0], 2).map(|read| read.len()), Ok(2));
+    assert_eq!(read_results(&messages[0], 2).map(|read| read.len()), Ok(2));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use futures::stream::{self, StreamExt};
 use roster_net::names::{Names, NotFound};
 use tokio::time::Instant;
 
-use super::{LOOKUP, Learned, Server, Servers, shuffled};
-use crate::zookeeper::connection::SILENCE;
+use super::{LOOKUP_TIMEOUT, Learned, Server, Servers, shuffled};
+use crate::zookeeper::connection::SILENCE_TIMEOUT;
 
 impl Servers {
     /// Where there is no time for all names, others are looked up the next time.
@@ -15,9 +15,9 @@ impl Servers {
         &self,
         servers: &[Server],
         names: &Names,
-        told: &mut Vec<(String, String)>,
+        reasons: &mut Vec<(String, String)>,
     ) -> Vec<(usize, SocketAddr)> {
-        let end = Instant::now() + if self.learned().found.is_empty() { SILENCE } else { LOOKUP };
+        let end = Instant::now() + if self.learned().found.is_empty() { SILENCE_TIMEOUT } else { LOOKUP_TIMEOUT };
         let look_up = |number: usize| async move {
             let looked_up = names.look_up(&servers[number].address, end.duration_since(Instant::now())).await;
             (number, looked_up.map_err(in_words))
@@ -25,7 +25,7 @@ impl Servers {
         let looking_up = stream::iter(shuffled(servers.len()).into_iter().map(look_up));
         let mut looked_up: Vec<_> = looking_up.buffer_unordered(names.most()).collect().await;
         looked_up.sort_unstable_by_key(|(number, _)| *number);
-        self.round(servers, looked_up.into_iter().map(|(_, looked_up)| looked_up).collect(), told)
+        self.round(servers, looked_up.into_iter().map(|(_, looked_up)| looked_up).collect(), reasons)
     }
 
     /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant
@@ -34,7 +34,7 @@ impl Servers {
         &self,
         servers: &[Server],
         looked_up: Vec<LookedUp>,
-        told: &mut Vec<(String, String)>,
+        reasons: &mut Vec<(String, String)>,
     ) -> Vec<(usize, SocketAddr)> {
         let mut learned = self.learned();
         let is_dns_away = looked_up.iter().all(Result::is_err);
@@ -47,7 +47,7 @@ impl Servers {
                 }
                 Err(why) => match learned.found.get(name).filter(|_| is_dns_away) {
                     Some(found) => meant.extend(found.iter().map(|address| (number, *address))),
-                    None => told.push((name.clone(), why)),
+                    None => reasons.push((name.clone(), why)),
                 },
             }
         }
@@ -66,7 +66,7 @@ impl Learned {
         let is_found = |address: &SocketAddr| self.found.values().flatten().any(|found| found == address);
         self.failed.retain(is_found);
         self.one_shot.retain(is_found);
-        self.unknowing.retain(is_found);
+        self.refusing.retain(is_found);
     }
 }
 

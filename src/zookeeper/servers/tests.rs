@@ -6,7 +6,7 @@ use super::addresses::LookedUp;
 use super::*;
 use crate::secret::Secret;
 use crate::zookeeper::jute;
-use crate::zookeeper::session::Trouble;
+use crate::zookeeper::session::SessionError;
 
 fn addresses(servers: &Servers) -> Vec<&str> {
     servers.named.iter().map(|server| &*server.address).collect()
@@ -105,7 +105,7 @@ async fn an_address_that_answers_nothing_costs_its_own_time_and_is_not_the_first
     let shortest = Ticket { timeout_ms: 1, ..Ticket::default() };
     let began = std::time::Instant::now();
     servers.connect(&shortest, 0, &[]).await.expect("a session");
-    assert!(began.elapsed() >= super::super::connection::LEAST_SILENCE);
+    assert!(began.elapsed() >= super::super::connection::MIN_SILENCE_TIMEOUT);
     assert_eq!(servers.learned().connected, Some(good));
     let mut told = Vec::new();
     for _ in 0..20 {
@@ -265,7 +265,7 @@ async fn one_server_that_is_not_fit_for_digest_md5_is_left_for_the_next() {
 
 #[test]
 fn a_server_ends_the_search_only_where_connect_names_it() {
-    let ends = |is_named| only_here(NoSession::Ended(Trouble::Ended(String::new())), is_named).is_err();
+    let ends = |is_named| only_here(NoSession::Ended(SessionError::Ended(String::new())), is_named).is_err();
     assert!(ends(true) && !ends(false));
     assert_eq!(only_here(NoSession::Here("no".into()), true).ok().as_deref(), Some("no"));
 }

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{REPLY, Session, Trouble, questions};
+use super::{REPLY_TIMEOUT, Session, SessionError, reads};
 use crate::model::{NodePath, Stat};
 use crate::zookeeper::jute::{self, Malformed, code, op};
 use crate::zookeeper::request::Failure;
@@ -34,7 +34,7 @@ pub enum WriteError {
     /// Whether it was carried out is unknown, and whether it still will be: to be tried again only where doing it twice
     /// is the same, or after another look.
     #[error("there was no reply, so whether it was carried out is unknown: {0}")]
-    Unknown(Trouble),
+    Unknown(SessionError),
     #[error("there is such a node already")]
     Exists,
     /// The node, or the parent of one to be created.
@@ -60,7 +60,7 @@ impl Session {
     /// `Exists` also where an earlier attempt, of which that was unknown, was carried out.
     pub async fn create(&self, path: &NodePath, data: &[u8], lifetime: Lifetime, acl: Acl) -> Result<(), WriteError> {
         let is_ephemeral = lifetime == Lifetime::Ephemeral;
-        let body = jute::creation(&self.chroot.server(path), data, acl.rules(), is_ephemeral);
+        let body = jute::create_request(&self.chroot.server(path), data, acl.rules(), is_ephemeral);
         self.write("create", op::CREATE, body, |_| Ok(())).await
     }
 
@@ -69,7 +69,7 @@ impl Session {
     /// # Errors
     /// `OtherVersion` also where an earlier attempt, of which that was unknown, was carried out.
     pub async fn set(&self, path: &NodePath, data: &[u8], version: Option<i32>) -> Result<Stat, WriteError> {
-        self.write("set", op::SET_DATA, jute::setting(&self.chroot.server(path), data, version), jute::stat).await
+        self.write("set", op::SET_DATA, jute::set_request(&self.chroot.server(path), data, version), jute::stat).await
     }
 
     /// Deletes a node that has this version, or any, and no children.
@@ -77,7 +77,7 @@ impl Session {
     /// # Errors
     /// `Missing` also where an earlier attempt, of which that was unknown, was carried out.
     pub async fn delete(&self, path: &NodePath, version: Option<i32>) -> Result<(), WriteError> {
-        self.write("delete", op::DELETE, jute::deletion(&self.chroot.server(path), version), |_| Ok(())).await
+        self.write("delete", op::DELETE, jute::delete_request(&self.chroot.server(path), version), |_| Ok(())).await
     }
 
     async fn write<T: Send + 'static>(
@@ -87,11 +87,11 @@ impl Session {
         body: BytesMut,
         read: fn(&[u8]) -> Result<T, Malformed>,
     ) -> Result<T, WriteError> {
-        let written = self.ask(what, REPLY, op, body, move |reply| match reply {
+        let written = self.ask(what, REPLY_TIMEOUT, op, body, move |reply| match reply {
             Err(Failure::Code(code)) => Ok(Err(WriteError::of(code))),
             reply => {
-                let body = questions::whole(what, reply)?;
-                read(&body).map(Ok).map_err(|broken| questions::malformed(what, broken))
+                let body = reads::whole(what, reply)?;
+                read(&body).map(Ok).map_err(|broken| reads::malformed(what, broken))
             }
         });
         written.await.unwrap_or_else(|trouble| Err(WriteError::Unknown(trouble)))

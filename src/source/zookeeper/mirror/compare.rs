@@ -6,21 +6,21 @@ use super::live::drain;
 use super::{Held, Mirror};
 use crate::clock::Moment;
 use crate::model::{Change, NodePath};
-use crate::source::zookeeper::bulk::{Bulk, LARGE};
+use crate::source::zookeeper::bulk::{Bulk, LARGE_NODE_BYTES};
 use crate::source::zookeeper::scan::{Budget, Scan, Scope};
 use crate::source::zookeeper::walk::{Below, Walk};
 use crate::source::{Generation, difference};
 use crate::store::Snapshot;
-use crate::zookeeper::{Session, Trouble};
+use crate::zookeeper::{Session, SessionError};
 
 impl Mirror {
     /// Reads everything, and then again what changed meanwhile: what the store must change to be the same, and the
-    /// paths of which events have told, with those in `announced`.
+    /// paths that events have named, with those in `announced`.
     pub(super) async fn compare(
         &mut self,
         session: &mut Session,
         mut announced: BTreeSet<NodePath>,
-    ) -> Result<(Vec<Change>, BTreeSet<NodePath>), Trouble> {
+    ) -> Result<(Vec<Change>, BTreeSet<NodePath>), SessionError> {
         let known = self.publisher.snapshot();
         let mut scan = Scan::new(&known, Budget::new(&self.config, self.publisher.filled()));
         if let Err(trouble) = self.read_all(session, &known, &mut scan, &mut announced).await {
@@ -28,10 +28,10 @@ impl Mirror {
             self.keep_large(scan.generation);
             return Err(trouble);
         }
-        let Scan { generation, left_out, .. } = scan;
+        let Scan { generation, skipped, .. } = scan;
         self.pace.ease();
         self.earlier.clear();
-        self.left_out = left_out;
+        self.skipped = skipped;
         Ok((difference(&known, &self.config.roots, generation), announced))
     }
 
@@ -41,13 +41,13 @@ impl Mirror {
         known: &Snapshot,
         scan: &mut Scan<'_>,
         announced: &mut BTreeSet<NodePath>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SessionError> {
         let scope = self.scope();
         session.restore(self.large_or_known(known), self.pace.request_bytes()).await?;
         let walk = Walk { scope: &scope, bulk: self.bulk(session, known), below: Below::All };
         walk.read(self.config.roots.clone(), scan).await?;
-        drain(&scope, session, announced, &mut scan.left_out)?;
-        let paths = scan.left_out.askable(announced.iter().cloned());
+        drain(&scope, session, announced, &mut scan.skipped)?;
+        let paths = scan.skipped.askable(announced.iter().cloned());
         let walk = Walk { scope: &scope, bulk: self.bulk(session, known), below: Below::Unwatched };
         walk.read(paths, scan).await
     }
@@ -71,7 +71,7 @@ impl Mirror {
     fn keep_large(&mut self, read: Generation) {
         let mut room = self.config.max_bytes.as_u64();
         let earlier = std::mem::take(&mut self.earlier);
-        for (path, node) in read.into_iter().chain(earlier).filter(|(_, node)| node.data.len() > LARGE) {
+        for (path, node) in read.into_iter().chain(earlier).filter(|(_, node)| node.data.len() > LARGE_NODE_BYTES) {
             if !self.earlier.contains_key(&path) && node.data.len() as u64 <= room {
                 room -= node.data.len() as u64;
                 self.earlier.insert(path, node);
@@ -79,7 +79,7 @@ impl Mirror {
         }
     }
 
-    /// When a comparison finds more than half of the nodes gone, and no event has told of it, the ensemble may have
+    /// When a comparison finds more than half of the nodes gone, and no event has announced it, the ensemble may have
     /// lost them rather than its users: for a while they are kept. The changes that pass.
     pub(super) fn hold_back(&mut self, mut changes: Vec<Change>, announced: &BTreeSet<NodePath>) -> Vec<Change> {
         let passes = |change: &Change| match change {

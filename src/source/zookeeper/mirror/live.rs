@@ -15,26 +15,26 @@ use crate::model::{Change, NodePath};
 use crate::mutant;
 use crate::source::zookeeper::Config;
 use crate::source::zookeeper::bulk::Bulk;
-use crate::source::zookeeper::left_out::LeftOut;
+use crate::source::zookeeper::delta::Delta;
 use crate::source::zookeeper::scan::{Budget, Scope};
-use crate::source::zookeeper::update::Update;
+use crate::source::zookeeper::skipped::Skipped;
 use crate::source::zookeeper::walk::{Below, Walk};
 use crate::store::{Batch, Proof};
 use crate::task::around;
-use crate::zookeeper::{Event, Session, Trouble};
+use crate::zookeeper::{Event, Session, SessionError};
 
 /// After an event, so long for more of them; and at least so long between two publications.
-const GATHER: Duration = Duration::from_millis(2);
-const PUBLISH: Duration = Duration::from_millis(20);
+const GATHER_DELAY: Duration = Duration::from_millis(2);
+const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// With more changed paths than this it is cheaper, and bounded, to read everything.
-const MAX_DIRTY: usize = 20_000;
+const MAX_DIRTY_PATHS: usize = 20_000;
 
-const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How soon, more or less, all is read for one reason: what is held may have come back, or what may be read now have
 /// more below it.
-const RECHECK: Duration = Duration::from_secs(8);
+const RECHECK_DELAY: Duration = Duration::from_secs(8);
 
 /// What changed and is to be read again.
 #[derive(Default)]
@@ -49,28 +49,28 @@ struct Dirty {
 
 impl Mirror {
     /// Follows the changes until there is trouble.
-    pub(super) async fn live(&mut self, session: &mut Session) -> Result<Infallible, Trouble> {
+    pub(super) async fn live(&mut self, session: &mut Session) -> Result<Infallible, SessionError> {
         let mut dirty = Dirty::default();
         let (mut due, mut published) = (Instant::now(), Instant::now());
-        let mut heartbeat = interval(HEARTBEAT);
+        let mut heartbeat = interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut audit = Instant::now() + until_audit(&self.config, self.held);
         loop {
             tokio::select! {
-                // With so many that all is read anyway, no more are taken until it is.
-                event = session.next(), if dirty.paths.len() <= MAX_DIRTY => {
+                // Once there are so many that all is read anyway, no more are taken until it is.
+                event = session.next(), if dirty.paths.len() <= MAX_DIRTY_PATHS => {
                     if dirty.paths.is_empty() {
-                        due = (Instant::now() + GATHER).max(published + PUBLISH);
+                        due = (Instant::now() + GATHER_DELAY).max(published + MIN_PUBLISH_INTERVAL);
                     }
                     self.note(event?, &mut dirty)?;
                     self.drain(session, &mut dirty)?;
-                    if dirty.paths.len() > MAX_DIRTY {
+                    if dirty.paths.len() > MAX_DIRTY_PATHS {
                         audit = Instant::now();
                     }
                 }
                 () = sleep_until(due.into()), if !dirty.paths.is_empty() => {
                     if self.read_again(session, &mut dirty).await? {
-                        audit = audit.min(Instant::now() + around(RECHECK));
+                        audit = audit.min(Instant::now() + around(RECHECK_DELAY));
                     }
                     published = Instant::now();
                 }
@@ -86,7 +86,7 @@ impl Mirror {
 
     /// Proves that the server is there. What it did before its reply is known from the events that came before: when
     /// these have been read, the store holds what the server held when it was asked.
-    async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+    async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), SessionError> {
         let asked = Moment::now();
         session.heartbeat().await?;
         session.learn_new_servers().await?;
@@ -107,14 +107,14 @@ impl Mirror {
 
     /// Reads again what changed, and publishes it; whether what lies below some of it may be read now, and was not
     /// before.
-    async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
-        let paths = self.left_out.askable(std::mem::take(&mut dirty.paths));
-        let unreadable: Vec<_> = paths.iter().filter(|path| self.left_out.is_unreadable(path)).cloned().collect();
+    async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, SessionError> {
+        let paths = self.skipped.askable(std::mem::take(&mut dirty.paths));
+        let unreadable: Vec<_> = paths.iter().filter(|path| self.skipped.is_unreadable(path)).cloned().collect();
         let known = self.publisher.snapshot();
         let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
         let budget = Budget::new(&self.config, self.publisher.filled());
         let bulk = Bulk { session, pace: &self.pace, known: &known, earlier: &self.earlier };
-        let mut update = Update::new(&known, budget, self.held.is_none(), &mut self.left_out);
+        let mut update = Delta::new(&known, budget, self.held.is_none(), &mut self.skipped);
         let read = Walk { scope: &scope, bulk, below: Below::Unwatched }.read(paths, &mut update).await;
         let mut changes = update.changes();
         if let Err(trouble) = read {
@@ -127,25 +127,25 @@ impl Mirror {
         }
         let proof = self.proof(dirty).map(Proof::Seen);
         self.publish(Batch { proof, ..changes.into() });
-        Ok(unreadable.iter().any(|path| !self.left_out.is_unreadable(path)))
+        Ok(unreadable.iter().any(|path| !self.skipped.is_unreadable(path)))
     }
 
-    /// Compares everything. A difference of which no event told is drift: there should be none.
-    async fn audit(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+    /// Compares everything. A difference that no event announced is drift: there should be none.
+    async fn audit(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), SessionError> {
         let began = Moment::now();
         let was_held = self.held.is_some();
         let (changes, announced) = self.compare(session, std::mem::take(&mut dirty.paths)).await?;
         let changes = self.hold_back(changes, &announced);
         let known = self.publisher.snapshot();
         let is_announced = |path: &NodePath| {
-            // Of a new node may be told by its parent, or by one above that is new too.
+            // A new node may be announced by its parent, or by one above that is new too.
             let mut above = successors(path.parent(), NodePath::parent);
             announced.contains(path) || known.node(path).is_none() && above.any(|above| announced.contains(&above))
         };
         let drift: Vec<_> = changes.iter().filter_map(Change::path).filter(|path| !is_announced(path)).collect();
         if !was_held && let Some(first) = drift.first() {
             self.feed().drift.add(drift.len() as u64);
-            tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");
+            tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found a change that no event announced");
         }
         dirty.proof = Some(began);
         let proof = self.proof(dirty).map(Proof::Seen);
@@ -153,21 +153,21 @@ impl Mirror {
         Ok(())
     }
 
-    fn drain(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
+    fn drain(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, SessionError> {
         let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
-        drain(&scope, session, &mut dirty.paths, &mut self.left_out)
+        drain(&scope, session, &mut dirty.paths, &mut self.skipped)
     }
 
-    fn note(&mut self, event: Event, dirty: &mut Dirty) -> Result<(), Trouble> {
+    fn note(&mut self, event: Event, dirty: &mut Dirty) -> Result<(), SessionError> {
         let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
-        note(&scope, event, &mut dirty.paths, &mut self.left_out)
+        note(&scope, event, &mut dirty.paths, &mut self.skipped)
     }
 }
 
 /// When the next audit is due. Sidecars that came back together after a loss must not read everything together again.
 fn until_audit(config: &Config, held: Option<Held>) -> Duration {
     match held {
-        Some(held) => around(RECHECK).min(config.hold.saturating_sub(held.since.elapsed())),
+        Some(held) => around(RECHECK_DELAY).min(config.hold.saturating_sub(held.since.elapsed())),
         None => around(config.audit_interval),
     }
 }
@@ -177,11 +177,11 @@ pub(super) fn drain(
     scope: &Scope<'_>,
     session: &mut Session,
     dirty: &mut BTreeSet<NodePath>,
-    left_out: &mut LeftOut,
-) -> Result<bool, Trouble> {
-    for _ in 0..MAX_DIRTY {
-        match session.come() {
-            Some(event) => note(scope, event?, dirty, left_out)?,
+    skipped: &mut Skipped,
+) -> Result<bool, SessionError> {
+    for _ in 0..MAX_DIRTY_PATHS {
+        match session.try_next() {
+            Some(event) => note(scope, event?, dirty, skipped)?,
             None => return Ok(true),
         }
     }
@@ -192,13 +192,13 @@ fn note(
     scope: &Scope<'_>,
     event: Event,
     dirty: &mut BTreeSet<NodePath>,
-    left_out: &mut LeftOut,
-) -> Result<(), Trouble> {
+    skipped: &mut Skipped,
+) -> Result<(), SessionError> {
     match event {
-        Event::Lost(why) => return Err(Trouble::Lost(why)),
-        Event::Regained => return Err(Trouble::Lost("the connection was lost, and found again".into())),
+        Event::Lost(why) => return Err(SessionError::Lost(why)),
+        Event::Regained => return Err(SessionError::Lost("the connection was lost, and found again".into())),
         Event::Changed { path, fired } => {
-            let is_followed = |path: &NodePath| scope.enters(path) && !left_out.hides(path);
+            let is_followed = |path: &NodePath| scope.enters(path) && !skipped.hides(path);
             if fired.is_structure() {
                 dirty.extend(path.parent().filter(is_followed));
             }
@@ -206,12 +206,12 @@ fn note(
                 dirty.insert(path);
             }
         }
-        Event::Odd { parent, name, is_there } if scope.enters(&parent) && !left_out.hides(&parent) => {
+        Event::Odd { parent, name, is_there } if scope.enters(&parent) && !skipped.hides(&parent) => {
             match is_there {
-                true => left_out.insert_name(&parent, &name),
-                false => left_out.remove_name(&parent, &name),
+                true => skipped.insert_name(&parent, &name),
+                false => skipped.remove_name(&parent, &name),
             }
-            // Its figures changed, and with them is told what is left out.
+            // Its figures changed, and with them what is reported as left out.
             dirty.insert(parent);
         }
         Event::Odd { .. } => {}
@@ -228,7 +228,7 @@ mod tests {
     fn the_audits_of_many_come_at_no_moment_together() {
         let config = Config::new("zk:2181");
         let held = Held { since: Moment::now(), nodes: 1 };
-        for (held, mean) in [(None, config.audit_interval), (Some(held), RECHECK)] {
+        for (held, mean) in [(None, config.audit_interval), (Some(held), RECHECK_DELAY)] {
             assert_spread(mean / 2, mean / 2 * 3, || until_audit(&config, held));
         }
         let short = Config { hold: Duration::from_secs(1), ..config };

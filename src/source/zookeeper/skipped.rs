@@ -9,14 +9,14 @@ use crate::model::{NodePath, shortened};
 pub(super) const MAX_PATH_BYTES: usize = 256 << 10;
 
 /// How many are remembered, and how many bytes of their paths. However many more there are, they count as one.
-const MOST: usize = 100_000;
-const MOST_BYTES: usize = 32 << 20;
+const MAX_REMEMBERED: usize = 100_000;
+const MAX_REMEMBERED_BYTES: usize = 32 << 20;
 
 /// How much of a name that no node can have is kept.
-const MOST_NAME: usize = 200;
+const MAX_NAME_CHARS: usize = 200;
 
 /// How many of a session are named in the log.
-const MOST_NAMED: usize = 10;
+const MAX_LOGGED: usize = 10;
 
 /// Why a node is left out.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -50,12 +50,12 @@ fn standing(is_known: bool) -> &'static str {
 }
 
 /// How many are named in the state of the source, and how much of each name.
-const MOST_EXAMPLES: usize = 3;
-const MOST_OF_EXAMPLE: usize = 100;
+const MAX_EXAMPLES: usize = 3;
+const MAX_EXAMPLE_CHARS: usize = 100;
 
 /// What is left out: nodes by their paths; what has none, by words that are no path.
 #[derive(Debug, Default)]
-pub(super) struct LeftOut {
+pub(super) struct Skipped {
     whys: BTreeMap<Box<str>, (Why, u64)>,
     /// The words, by their parents, for children with names that no node can have.
     odd: BTreeMap<Box<str>, BTreeSet<Box<str>>>,
@@ -64,11 +64,11 @@ pub(super) struct LeftOut {
     bytes: usize,
     /// How many nodes these are.
     nodes: u64,
-    /// Whether there were more than are remembered. Only another scan tells whether there still are.
+    /// Whether there were more than are remembered. Only another scan finds whether there still are.
     more: bool,
 }
 
-impl LeftOut {
+impl Skipped {
     pub(super) fn insert(&mut self, path: &NodePath, why: Why) {
         self.remember(path.as_str(), why, 1);
     }
@@ -137,7 +137,7 @@ impl LeftOut {
         matches!(self.whys.get(path.as_str()), Some((Why::Unreadable, _)))
     }
 
-    /// Children of a node, at least so many. That the node itself is read again changes nothing in it.
+    /// This many children of a node, at least one. That the node itself is read again changes nothing in it.
     pub(super) fn insert_below(&mut self, parent: &NodePath, why: Why, nodes: usize) {
         self.remember(&format!("below {parent}"), why, nodes.max(1) as u64);
     }
@@ -164,7 +164,7 @@ impl LeftOut {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.whys.len() + self.odd_names < MOST && self.bytes + bytes <= MOST_BYTES
+        self.whys.len() + self.odd_names < MAX_REMEMBERED && self.bytes + bytes <= MAX_REMEMBERED_BYTES
     }
 
     /// Forgets a node; whether it was left out, or may have been.
@@ -189,8 +189,8 @@ impl LeftOut {
 
     /// Some of what is left out, in words.
     pub(super) fn examples(&self) -> Vec<String> {
-        let some = self.all().take(MOST_EXAMPLES);
-        some.map(|(words, why)| format!("{} ({why})", shortened(words, MOST_OF_EXAMPLE))).collect()
+        let some = self.all().take(MAX_EXAMPLES);
+        some.map(|(words, why)| format!("{} ({why})", shortened(words, MAX_EXAMPLE_CHARS))).collect()
     }
 
     /// How many nodes are left out, as far as that is known.
@@ -201,26 +201,26 @@ impl LeftOut {
 
 /// Words for a child with a name that no node can have.
 fn odd(parent: &NodePath, name: &str) -> String {
-    let name: String = name.escape_default().take(MOST_NAME).collect();
+    let name: String = name.escape_default().take(MAX_NAME_CHARS).collect();
     format!("\"{name}\" in {parent}")
 }
 
-/// Which of them the log has told of.
+/// Which of them the log has named.
 #[derive(Debug, Default)]
-pub(super) struct Told(BTreeSet<Box<str>>);
+pub(super) struct SkippedLog(BTreeSet<Box<str>>);
 
-impl Told {
-    /// Tells of those that are new: the first of a session by their names, then once that there are more.
-    pub(super) fn tell(&mut self, source: &str, left_out: &LeftOut) {
-        for (path, why) in left_out.all() {
-            if self.0.len() > MOST_NAMED {
+impl SkippedLog {
+    /// Logs those that are new: the first of a session by their names, then once that there are more.
+    pub(super) fn log_new(&mut self, source: &str, skipped: &Skipped) {
+        for (path, why) in skipped.all() {
+            if self.0.len() > MAX_LOGGED {
                 return;
             }
             if !self.0.insert(path.into()) {
                 continue;
             }
-            if self.0.len() > MOST_NAMED {
-                tracing::warn!(source, nodes = left_out.len(), "left out more nodes; `status` goes on counting them");
+            if self.0.len() > MAX_LOGGED {
+                tracing::warn!(source, nodes = skipped.len(), "left out more nodes; `status` goes on counting them");
             } else {
                 tracing::warn!(source, %path, %why, "left out a node");
             }
@@ -234,87 +234,87 @@ mod tests {
 
     #[test]
     fn what_is_left_out_below_a_node_stays_so_when_the_node_is_read_again() {
-        let mut left_out = LeftOut::default();
+        let mut skipped = Skipped::default();
         let parent = NodePath::root().child("a");
-        left_out.insert(&parent, Why::TooLarge { is_known: true });
-        left_out.insert_below(&parent, Why::NoPlaceBelow, 3);
-        left_out.insert_below(&parent, Why::NoPlaceBelow, 7);
-        left_out.insert_name(&parent, "..");
-        assert!(left_out.remove(&parent) && !left_out.remove(&parent));
-        assert_eq!(left_out.len(), 8);
+        skipped.insert(&parent, Why::TooLarge { is_known: true });
+        skipped.insert_below(&parent, Why::NoPlaceBelow, 3);
+        skipped.insert_below(&parent, Why::NoPlaceBelow, 7);
+        skipped.insert_name(&parent, "..");
+        assert!(skipped.remove(&parent) && !skipped.remove(&parent));
+        assert_eq!(skipped.len(), 8);
     }
 
     #[test]
     fn no_more_is_remembered_than_there_is_place_for() {
-        let mut left_out = LeftOut::default();
-        let long = NodePath::root().child(&"x".repeat(MOST_BYTES / 2));
+        let mut skipped = Skipped::default();
+        let long = NodePath::root().child(&"x".repeat(MAX_REMEMBERED_BYTES / 2));
         for number in 0..3 {
-            left_out.insert(&long.child(&number.to_string()), Why::LongPath);
+            skipped.insert(&long.child(&number.to_string()), Why::LongPath);
         }
-        assert_eq!(left_out.whys.len(), 1);
-        left_out.insert_name(&NodePath::root(), &"\u{1b}".repeat(1 << 20));
-        assert_eq!(left_out.odd_names, 1);
-        assert!(left_out.bytes <= MOST_BYTES);
-        (0..2 * MOST).for_each(|number| left_out.insert_name(&NodePath::root(), &number.to_string()));
-        assert!(left_out.odd_names < MOST && left_out.more);
-        left_out.remove_names(&NodePath::root());
-        assert_eq!((left_out.odd_names, left_out.nodes), (0, 1));
+        assert_eq!(skipped.whys.len(), 1);
+        skipped.insert_name(&NodePath::root(), &"\u{1b}".repeat(1 << 20));
+        assert_eq!(skipped.odd_names, 1);
+        assert!(skipped.bytes <= MAX_REMEMBERED_BYTES);
+        (0..2 * MAX_REMEMBERED).for_each(|number| skipped.insert_name(&NodePath::root(), &number.to_string()));
+        assert!(skipped.odd_names < MAX_REMEMBERED && skipped.more);
+        skipped.remove_names(&NodePath::root());
+        assert_eq!((skipped.odd_names, skipped.nodes), (0, 1));
     }
 
     #[test]
     fn some_are_named_in_few_words() {
-        let (mut left_out, root) = (LeftOut::default(), NodePath::root());
-        left_out.insert_name(&root, "\u{1b}[31m");
-        left_out.insert(&root.child(&"ö".repeat(1 << 10)), Why::TooLarge { is_known: true });
-        (0..MOST).for_each(|number| left_out.insert(&root.child(&number.to_string()), Why::Unreadable));
-        let examples = left_out.examples();
-        assert_eq!(examples.len(), MOST_EXAMPLES);
+        let (mut skipped, root) = (Skipped::default(), NodePath::root());
+        skipped.insert_name(&root, "\u{1b}[31m");
+        skipped.insert(&root.child(&"ö".repeat(1 << 10)), Why::TooLarge { is_known: true });
+        (0..MAX_REMEMBERED).for_each(|number| skipped.insert(&root.child(&number.to_string()), Why::Unreadable));
+        let examples = skipped.examples();
+        assert_eq!(examples.len(), MAX_EXAMPLES);
         assert_eq!(examples[0], r#""\u{1b}[31m" in / (no node of ZooKeeper can have such a name)"#);
         assert_eq!(examples[1], "/0 (the identity may not read it)");
-        for number in 0..MOST {
-            left_out.remove(&root.child(&number.to_string()));
+        for number in 0..MAX_REMEMBERED {
+            skipped.remove(&root.child(&number.to_string()));
         }
         assert_eq!(
-            left_out.examples()[1],
+            skipped.examples()[1],
             format!("/{}… (its data passes max_node_bytes; what was known of it stands)", "ö".repeat(99))
         );
     }
 
     #[test]
     fn that_there_were_more_holds_when_the_remembered_ones_are_gone() {
-        let mut left_out = LeftOut::default();
+        let mut skipped = Skipped::default();
         let path = |number: usize| NodePath::root().child(&number.to_string());
-        (0..=MOST).for_each(|number| left_out.insert(&path(number), Why::Unreadable));
-        (0..=MOST).for_each(|number| assert!(left_out.remove(&path(number))));
-        assert_eq!(left_out.len(), 1);
+        (0..=MAX_REMEMBERED).for_each(|number| skipped.insert(&path(number), Why::Unreadable));
+        (0..=MAX_REMEMBERED).for_each(|number| assert!(skipped.remove(&path(number))));
+        assert_eq!(skipped.len(), 1);
     }
 
     #[test]
     fn the_children_of_a_node_are_those_right_below_it() {
-        let (mut left_out, root) = (LeftOut::default(), NodePath::root());
+        let (mut skipped, root) = (Skipped::default(), NodePath::root());
         let path = |text| NodePath::parse(text).expect("a path");
         for text in ["/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/d", "/a/f/g", "/a/f-", "/a/f0", "/a-b", "/e", "/g/h"] {
-            left_out.insert(&path(text), Why::Unreadable);
+            skipped.insert(&path(text), Why::Unreadable);
         }
-        left_out.insert_below(&path("/a"), Why::NoPlaceBelow, 1);
+        skipped.insert_below(&path("/a"), Why::NoPlaceBelow, 1);
         [("/a", "."), ("/a", "\" in /b"), ("/b", "..")]
             .iter()
-            .for_each(|(at, name)| left_out.insert_name(&path(at), name));
-        assert_eq!(left_out.children(&path("/a")), ["/a/b", "/a/d", "/a/f-", "/a/f0"].map(path));
-        assert_eq!(left_out.children(&root), ["/a", "/a-b", "/e"].map(path));
-        let before = left_out.len();
-        left_out.remove_names(&path("/a"));
-        assert_eq!((left_out.len(), left_out.children(&path("/a")).len()), (before - 2, 4));
-        left_out.remove_names(&path("/b"));
-        assert_eq!(left_out.len(), before - 3);
+            .for_each(|(at, name)| skipped.insert_name(&path(at), name));
+        assert_eq!(skipped.children(&path("/a")), ["/a/b", "/a/d", "/a/f-", "/a/f0"].map(path));
+        assert_eq!(skipped.children(&root), ["/a", "/a-b", "/e"].map(path));
+        let before = skipped.len();
+        skipped.remove_names(&path("/a"));
+        assert_eq!((skipped.len(), skipped.children(&path("/a")).len()), (before - 2, 4));
+        skipped.remove_names(&path("/b"));
+        assert_eq!(skipped.len(), before - 3);
     }
 
     #[test]
     fn a_path_that_is_too_long_to_ask_for_is_left_out() {
-        let mut left_out = LeftOut::default();
+        let mut skipped = Skipped::default();
         let short = NodePath::root().child("a");
         let long = short.child(&"x".repeat(MAX_PATH_BYTES));
-        assert_eq!(left_out.askable([short.clone(), long]), [short]);
-        assert_eq!(left_out.len(), 1);
+        assert_eq!(skipped.askable([short.clone(), long]), [short]);
+        assert_eq!(skipped.len(), 1);
     }
 }

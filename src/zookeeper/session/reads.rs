@@ -8,16 +8,16 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt, TryFutureExt, try_join_all};
 use tokio::time::timeout;
 
-use super::{BULK, Session, Trouble};
+use super::{BULK_TIMEOUT, Session, SessionError};
 use crate::model::{Node, NodePath, Stat};
-use crate::zookeeper::jute::{self, Listing, Malformed, Reading, code, op};
+use crate::zookeeper::jute::{self, Listing, Malformed, ReadResult, code, op};
 use crate::zookeeper::request::{Failure, Reply, Request};
 use crate::zookeeper::watching::Watching;
 
 /// What was asked, and its answers when they are awaited.
-pub(crate) type Asked<T> = BoxFuture<'static, Result<Answers<T>, Trouble>>;
+pub(crate) type Asked<T> = BoxFuture<'static, Result<Answers<T>, SessionError>>;
 
-/// The answers to some questions, or that they would be too large together.
+/// The answers to some reads, or that they would be too large together.
 #[derive(Debug)]
 pub(crate) enum Answers<T> {
     All(Vec<T>),
@@ -31,10 +31,10 @@ pub(crate) enum Answers<T> {
 impl Session {
     /// Reads some nodes, in one request or, where that sets watches, in one for each; sent when called, answered when
     /// awaited.
-    pub(crate) fn read(&self, paths: &[NodePath]) -> Asked<Reading> {
+    pub(crate) fn read(&self, paths: &[NodePath]) -> Asked<ReadResult> {
         match self.watching {
             Watching::Persistent => {
-                self.ask_of_many("read", op::GET_DATA, paths, |body, count| jute::readings(body, count))
+                self.ask_of_many("read", op::GET_DATA, paths, |body, count| jute::read_results(body, count))
             }
             Watching::OneShot => all(paths.iter().map(|path| self.read_watched(path)).collect()),
         }
@@ -48,26 +48,28 @@ impl Session {
         }
     }
 
-    fn read_watched(&self, path: &NodePath) -> impl Future<Output = Result<Reading, Trouble>> + use<> {
-        let body = jute::reading(&self.chroot.server(path), true);
-        // Of a root that is not there no parent tells that it came, and reading what may not be read sets no watch.
+    fn read_watched(&self, path: &NodePath) -> impl Future<Output = Result<ReadResult, SessionError>> + use<> {
+        let body = jute::read_request(&self.chroot.server(path), true);
+        // No parent reports that a root which is not there has come, and reading what may not be read sets no watch.
         if self.roots.contains(path) || self.watches().is_unreadable(path) {
             let exists = |reply| match reply {
                 Err(Failure::Code(code)) if is_of_one_node(code) => Ok(()),
                 reply => whole("watch", reply).map(drop),
             };
-            drop(self.ask("watch", BULK, op::EXISTS, body.clone(), exists));
+            drop(self.ask("watch", BULK_TIMEOUT, op::EXISTS, body.clone(), exists));
         }
-        self.ask("read", BULK, op::GET_DATA, body, |reply| match reply {
-            Err(Failure::TooLarge) => Ok(Reading::TooLarge),
-            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(jute::no_reading(code)),
-            reply => jute::node(&whole("read", reply)?).map(Reading::Found).map_err(|broken| malformed("read", broken)),
+        self.ask("read", BULK_TIMEOUT, op::GET_DATA, body, |reply| match reply {
+            Err(Failure::TooLarge) => Ok(ReadResult::TooLarge),
+            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(jute::read_failure(code)),
+            reply => {
+                jute::node(&whole("read", reply)?).map(ReadResult::Found).map_err(|broken| malformed("read", broken))
+            }
         })
     }
 
-    fn list_watched(&self, path: &NodePath) -> impl Future<Output = Result<Listing, Trouble>> + use<> {
-        let body = jute::reading(&self.chroot.server(path), true);
-        self.ask("list", BULK, op::GET_CHILDREN_2, body, |reply| match reply {
+    fn list_watched(&self, path: &NodePath) -> impl Future<Output = Result<Listing, SessionError>> + use<> {
+        let body = jute::read_request(&self.chroot.server(path), true);
+        self.ask("list", BULK_TIMEOUT, op::GET_CHILDREN_2, body, |reply| match reply {
             Err(Failure::TooLarge) => Ok(Listing::TooLarge),
             Err(Failure::Code(code)) if is_of_one_node(code) => Ok(Listing::Nothing),
             reply => {
@@ -82,19 +84,19 @@ impl Session {
         &self,
         path: &NodePath,
         known: Arc<Node>,
-    ) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<> {
-        let body = jute::reading(&self.chroot.server(path), false);
-        self.ask("compare", BULK, op::GET_CHILDREN_2, body, move |reply| match reply {
-            Err(Failure::Code(code::NO_NODE)) => Ok(Answers::All(vec![Reading::Absent])),
-            Err(Failure::Code(code::NO_AUTH)) => Ok(Answers::All(vec![Reading::Unreadable])),
-            // Reading it tells what is wrong.
+    ) -> impl Future<Output = Result<Answers<ReadResult>, SessionError>> + use<> {
+        let body = jute::read_request(&self.chroot.server(path), false);
+        self.ask("compare", BULK_TIMEOUT, op::GET_CHILDREN_2, body, move |reply| match reply {
+            Err(Failure::Code(code::NO_NODE)) => Ok(Answers::All(vec![ReadResult::Absent])),
+            Err(Failure::Code(code::NO_AUTH)) => Ok(Answers::All(vec![ReadResult::Unreadable])),
+            // Reading it shows what is wrong.
             Err(Failure::TooLarge | Failure::Code(code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)) => {
                 Ok(Answers::Changed)
             }
             reply => {
                 let listed = jute::listed(&whole("compare", reply)?).map_err(|broken| malformed("compare", broken))?;
                 Ok(match listed.parent.filter(|(stat, length)| is_same(&known, stat, *length)) {
-                    Some((stat, _)) => Answers::All(vec![Reading::Found(Node { data: known.data.clone(), stat })]),
+                    Some((stat, _)) => Answers::All(vec![ReadResult::Found(Node { data: known.data.clone(), stat })]),
                     None => Answers::Changed,
                 })
             }
@@ -110,8 +112,10 @@ impl Session {
     ) -> Asked<T> {
         let count = paths.len();
         let body = jute::multi_read(op, paths.iter().map(|path| self.chroot.server(path)));
-        self.ask(what, BULK, op::MULTI_READ, body, move |reply| answers(what, reply, |body| decode(body, count)))
-            .boxed()
+        self.ask(what, BULK_TIMEOUT, op::MULTI_READ, body, move |reply| {
+            answers(what, reply, |body| decode(body, count))
+        })
+        .boxed()
     }
 
     /// Sends a request at once; its answer is to be awaited. Where `read` fails, the connection is given up: another
@@ -123,10 +127,10 @@ impl Session {
         op: i32,
         body: BytesMut,
         read: R,
-    ) -> impl Future<Output = Result<T, Trouble>> + use<T, R>
+    ) -> impl Future<Output = Result<T, SessionError>> + use<T, R>
     where
         T: Send + 'static,
-        R: FnOnce(Result<Bytes, Failure>) -> Result<T, Trouble> + Send + 'static,
+        R: FnOnce(Result<Bytes, Failure>) -> Result<T, SessionError> + Send + 'static,
     {
         let (reply, answer) = Reply::new(read);
         // Where nobody takes it, the reply is dropped with it, which is the answer.
@@ -134,16 +138,16 @@ impl Session {
         async move {
             match timeout(within, answer).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(Trouble::Lost("the session was closed".into())),
-                Err(_) => Err(Trouble::Lost(format!("{what}: no reply within {within:?}"))),
+                Ok(Err(_)) => Err(SessionError::Lost("the session was closed".into())),
+                Err(_) => Err(SessionError::Lost(format!("{what}: no reply within {within:?}"))),
             }
         }
     }
 }
 
-/// The answers to questions that were asked one by one.
-fn all<T: Send + 'static>(questions: Vec<impl Future<Output = Result<T, Trouble>> + Send + 'static>) -> Asked<T> {
-    try_join_all(questions).map_ok(Answers::All).boxed()
+/// The answers to reads that were asked one by one.
+fn all<T: Send + 'static>(reads: Vec<impl Future<Output = Result<T, SessionError>> + Send + 'static>) -> Asked<T> {
+    try_join_all(reads).map_ok(Answers::All).boxed()
 }
 
 /// Whether an error is of the node that was asked for, and of nothing else.
@@ -152,12 +156,14 @@ fn is_of_one_node(code: i32) -> bool {
 }
 
 /// A reply of which there can be no less.
-pub(super) fn whole(what: &str, answer: Result<Bytes, Failure>) -> Result<Bytes, Trouble> {
+pub(super) fn whole(what: &str, answer: Result<Bytes, Failure>) -> Result<Bytes, SessionError> {
     match answer {
         Ok(body) => Ok(body),
-        Err(Failure::Lost(why)) => Err(Trouble::Lost(why)),
-        Err(Failure::TooLarge) => Err(Trouble::Lost(format!("{what}: too large a reply"))),
-        Err(Failure::Code(code)) => Err(Trouble::Lost(format!("{what}: the server refuses it, with error {code}"))),
+        Err(Failure::Lost(why)) => Err(SessionError::Lost(why)),
+        Err(Failure::TooLarge) => Err(SessionError::Lost(format!("{what}: too large a reply"))),
+        Err(Failure::Code(code)) => {
+            Err(SessionError::Lost(format!("{what}: the server refuses it, with error {code}")))
+        }
     }
 }
 
@@ -165,7 +171,7 @@ fn answers<T>(
     what: &str,
     answer: Result<Bytes, Failure>,
     decode: impl FnOnce(&Bytes) -> Result<Vec<T>, Malformed>,
-) -> Result<Answers<T>, Trouble> {
+) -> Result<Answers<T>, SessionError> {
     match answer {
         Err(Failure::TooLarge) => Ok(Answers::TooLarge),
         Err(Failure::Code(code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)) => Ok(Answers::Refused),
@@ -173,8 +179,8 @@ fn answers<T>(
     }
 }
 
-pub(super) fn malformed(what: &str, broken: Malformed) -> Trouble {
-    Trouble::Lost(format!("{what}: {broken}"))
+pub(super) fn malformed(what: &str, broken: Malformed) -> SessionError {
+    SessionError::Lost(format!("{what}: {broken}"))
 }
 
 /// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions

@@ -1,38 +1,38 @@
-//! An update: what reading some nodes again changes in the snapshot.
+//! The delta: what reading some nodes again changes in the snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::left_out::{LeftOut, Why};
 use super::scan::{Budget, Verdict};
+use super::skipped::{Skipped, Why};
 use super::walk::Gather;
 use crate::model::{Change, Node, NodePath, Stat};
 use crate::store::Snapshot;
 
 /// Collects the changes to what is `known`.
-pub(super) struct Update<'a> {
+pub(super) struct Delta<'a> {
     /// What became of each path. None: it is gone.
     changes: BTreeMap<NodePath, Option<Arc<Node>>>,
     known: &'a Snapshot,
     budget: Budget,
     /// Whether what is known was read in this session, but for what was left out: then it has no newer state to lose.
     confirmed: bool,
-    left_out: &'a mut LeftOut,
+    skipped: &'a mut Skipped,
 }
 
-impl Gather for Update<'_> {
+impl Gather for Delta<'_> {
     fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool {
-        let was_left_out = self.left_out.remove(path);
+        let was_left_out = self.skipped.remove(path);
         match verdict {
             Verdict::Ignore => {}
             Verdict::Keep(node) => return self.keep(path, node, self.confirmed && !was_left_out),
             // What lies below cannot be followed, as it cannot be found at a start.
-            Verdict::LeaveOut(Why::Unreadable, _) => {
-                self.left_out.insert(path, Why::Unreadable);
+            Verdict::Skip(Why::Unreadable, _) => {
+                self.skipped.insert(path, Why::Unreadable);
                 self.delete_all(path);
             }
-            Verdict::LeaveOut(why, older) => {
-                self.left_out.insert(path, why);
+            Verdict::Skip(why, older) => {
+                self.skipped.insert(path, why);
                 if older.is_none() {
                     self.changes.insert(path.clone(), None);
                 }
@@ -42,8 +42,8 @@ impl Gather for Update<'_> {
         true
     }
 
-    fn left_out(&mut self) -> &mut LeftOut {
-        self.left_out
+    fn skipped(&mut self) -> &mut Skipped {
+        self.skipped
     }
 
     fn room(&self, _max_nodes: usize) -> usize {
@@ -51,9 +51,9 @@ impl Gather for Update<'_> {
     }
 }
 
-impl<'a> Update<'a> {
-    pub(super) fn new(known: &'a Snapshot, budget: Budget, confirmed: bool, left_out: &'a mut LeftOut) -> Self {
-        Self { changes: BTreeMap::new(), known, budget, confirmed, left_out }
+impl<'a> Delta<'a> {
+    pub(super) fn new(known: &'a Snapshot, budget: Budget, confirmed: bool, skipped: &'a mut Skipped) -> Self {
+        Self { changes: BTreeMap::new(), known, budget, confirmed, skipped }
     }
 
     pub(super) fn changes(self) -> Vec<Change> {
@@ -85,13 +85,13 @@ impl<'a> Update<'a> {
         if is_admitted {
             self.changes.insert(path.clone(), Some(node));
         } else {
-            self.left_out.insert(path, Why::NoPlace { is_known });
+            self.skipped.insert(path, Why::NoPlace { is_known });
         }
         is_admitted || is_known
     }
 }
 
-/// Whether `read` is an older state of a node than `known`, within one session. Versions do not tell: they begin anew
+/// Whether `read` is an older state of a node than `known`, within one session. Versions say nothing of that: they begin anew
 /// when a node is created again.
 fn is_older(read: &Stat, known: &Stat) -> bool {
     (read.czxid, read.mzxid.max(read.pzxid)) < (known.czxid, known.mzxid.max(known.pzxid))
