@@ -65,7 +65,7 @@ impl Driver {
                     self.lose("the server refuses the credentials")
                 }
                 SessionError::Lost(why) => {
-                    self.servers.accept_identity();
+                    self.servers.accept_identity(self.expires());
                     self.lose(&why);
                 }
                 ended => break ended,
@@ -86,9 +86,14 @@ impl Driver {
         self.inbox.lost(why.to_owned());
     }
 
+    /// Until when a server may still know the session.
+    fn expires(&self) -> Moment {
+        self.connection.heard() + Duration::from_millis(self.ticket.timeout_ms as u64) * 7 / 5
+    }
+
     /// Resumes the session, as long as the servers may still know it.
     async fn reconnect(&mut self, mut delay: Duration, backoff: &mut Backoff) -> Result<(), SessionError> {
-        let expires = self.connection.heard() + Duration::from_millis(self.ticket.timeout_ms as u64) * 7 / 5;
+        let expires = self.expires();
         let last_zxid = self.connection.last_zxid();
         loop {
             let resuming = async {

@@ -17,8 +17,10 @@ use super::ensemble::{Ensemble, may_be_at};
 use super::gssapi::Gssapi;
 use super::handshake::{NoSession, Wanted};
 use super::jute::Ticket;
+use super::session::Proof;
 use super::settings::{Settings, address_of, chroot_of, is_secured, servers};
 use super::watching::Watching;
+use crate::clock::Moment;
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::{around, random_below};
 
@@ -75,6 +77,10 @@ struct Learned {
     has_just_refused: bool,
     /// The addresses of servers that gave a session and refused the identity in it.
     refusing: BTreeSet<SocketAddr>,
+    /// The last server that gave the session and did not refuse the identity, and until when it may give it again.
+    accepting: Option<(SocketAddr, Moment)>,
+    /// What proves the identity that these refused or took.
+    proof: Proof,
     /// The servers that the ensemble has by its own account.
     ensemble: Ensemble,
 }
@@ -226,20 +232,36 @@ impl Servers {
         learned.refusing.clear();
     }
 
-    /// The server that we are connected to refuses the identity; whether all do that give a session. So it is where one
-    /// refuses again, since all others were tried before it was its turn. Then each may be asked again.
+    /// What proves the identity from now on. Servers that refused another may take this one.
+    pub(super) fn set_proof(&self, proof: &Proof) {
+        let mut learned = self.learned();
+        if learned.proof != *proof {
+            (learned.refusing, learned.accepting, learned.proof) = (BTreeSet::new(), None, proof.clone());
+        }
+    }
+
+    /// The server that we are connected to refuses the identity; whether all do that give the session. So it is where
+    /// one refuses again, since all others were tried before it was its turn; but for one that took the identity and is
+    /// only away for a moment. Then each may be asked again.
     pub(super) fn refuse_identity(&self) -> bool {
         let mut learned = self.learned();
-        let all_refuse = learned.connected.is_some_and(|refusing| !learned.refusing.insert(refusing));
+        let refuses_again = learned.connected.is_some_and(|refusing| !learned.refusing.insert(refusing));
+        let may_be_taken = learned
+            .accepting
+            .is_some_and(|(address, until)| !learned.refusing.contains(&address) && Moment::now() <= until);
+        let all_refuse = refuses_again && !may_be_taken;
         if all_refuse {
             learned.refusing.clear();
         }
         all_refuse
     }
 
-    /// The server that we were connected to did not refuse the identity: not all do.
-    pub(super) fn accept_identity(&self) {
-        self.learned().refusing.clear();
+    /// The server that we were connected to did not refuse the identity: not all do, as long as it may give the session
+    /// again, which is until then.
+    pub(super) fn accept_identity(&self, until: Moment) {
+        let mut learned = self.learned();
+        learned.refusing.clear();
+        learned.accepting = learned.connected.map(|address| (address, until));
     }
 
     /// The server that we are connected to refuses persistent watches, and closes the connection for that or does not.

@@ -55,8 +55,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1_500);
 pub struct Session {
     chroot: Chroot,
     roots: Vec<NodePath>,
-    identities: Vec<Identity>,
-    papers: Papers,
+    proof: Proof,
     requests: mpsc::UnboundedSender<Request>,
     inbox: Arc<Inbox>,
     watched: bool,
@@ -116,7 +115,9 @@ impl Session {
     /// # Errors
     /// When no server gives one, or what `settings` names cannot be read.
     pub async fn connect(settings: &Settings, servers: &Servers) -> Result<(Self, Driver), SessionError> {
-        let identities = identities(settings)?;
+        let proof = Proof::read(settings)?;
+        servers.set_proof(&proof);
+        let identities = proof.identities.clone();
         let wanted = Ticket::for_new(settings.session_timeout);
         let (connection, ticket) = match servers.connect(&wanted, 0, &identities).await {
             Ok(connected) => connected,
@@ -128,8 +129,7 @@ impl Session {
         let session = Self {
             chroot: servers.chroot().clone(),
             roots: vec![NodePath::root()],
-            identities: identities.clone(),
-            papers: papers(settings),
+            proof,
             requests,
             inbox: Arc::default(),
             watched: false,
@@ -164,7 +164,7 @@ impl Session {
         if settings.has_tls() {
             tls::client(settings.tls()).map_err(|error| SessionError::Unfit(error.to_string()))?;
         }
-        Ok(self.identities == identities(settings)? && self.papers == papers(settings))
+        Ok(self.proof == Proof::read(settings)?)
     }
 
     /// Watches all roots, with all below them; where the server has no watch for that, the reads that follow do.
@@ -347,21 +347,24 @@ impl Session {
     }
 }
 
-/// The authorities that are believed, the certificate that is shown, and its key.
-type Papers = Secret<[Option<Vec<u8>>; 3]>;
-
-fn papers(settings: &Settings) -> Papers {
-    Secret([&settings.ca, &settings.certificate, &settings.key].map(|path| secret::bytes(path.as_ref()?).ok()))
+/// What proves to servers who a session is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Proof {
+    identities: Vec<Identity>,
+    /// The authorities that are believed, the certificate that is shown, and its key.
+    files: Secret<[Option<Vec<u8>>; 3]>,
 }
 
-/// The identities that are configured, read anew for each session.
-fn identities(settings: &Settings) -> Result<Vec<Identity>, SessionError> {
-    if let Some((_, why)) = kerberos::flaw(settings) {
-        return Err(SessionError::Unfit(format!("kerberos: {why}")));
+impl Proof {
+    /// What is configured, as it is now.
+    fn read(settings: &Settings) -> Result<Self, SessionError> {
+        if let Some((_, why)) = kerberos::flaw(settings) {
+            return Err(SessionError::Unfit(format!("kerberos: {why}")));
+        }
+        let first = |flaws: Vec<Flaw>| credentials::first(&flaws).unwrap_or_default();
+        let unfit = |flaws| SessionError::Unfit(format!("credentials: {}", first(flaws)));
+        let identities = settings.credentials.as_deref().map(credentials::read).transpose().map_err(unfit)?;
+        let files = [&settings.ca, &settings.certificate, &settings.key].map(|path| secret::bytes(path.as_ref()?).ok());
+        Ok(Self { identities: identities.unwrap_or_default(), files: Secret(files) })
     }
-    let Some(place) = &settings.credentials else { return Ok(Vec::new()) };
-    let unfit = |flaws: Vec<Flaw>| {
-        SessionError::Unfit(format!("credentials: {}", credentials::first(&flaws).unwrap_or_default()))
-    };
-    credentials::read(place).map_err(unfit)
 }

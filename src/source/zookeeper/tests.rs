@@ -249,23 +249,28 @@ async fn one_server_that_wants_a_proof_is_left_for_the_next_and_all_refuse_where
 
 #[tokio::test]
 async fn a_server_that_refuses_while_the_others_are_away_for_a_moment_is_not_believed_for_all() {
-    let [one, other] = [furnished(Kind::New).await, furnished(Kind::New).await];
     let folder = tempfile::tempdir().expect("a folder");
     let credentials = folder.path().join("z.cred");
     std::fs::write(&credentials, "digest:joe:secret\n").expect("written");
-    let set = |config: &mut Config| {
-        (config.connect, config.credentials) = (format!("{},{}", one.address, other.address), Some(credentials));
-    };
-    let mirror = Mirror::with(&one, &["/"], set).await;
-    mirror.agrees("at first").await;
-    let (near, far) = if one.asked().connections > 0 { (&one, &other) } else { (&other, &one) };
-    far.does(&[Deed::Become(Kind::Denying)]);
-    near.does(&[Deed::Become(Kind::Away), Cut]);
-    mirror.until("it is refused", || far.asked().connections > 1).await;
-    near.does(&[Deed::Become(Kind::New), Create("/f")]);
-    let is_refused = || mirror.store.snapshot().feeds()[0].detail().contains("refuses the credentials");
-    mirror.until("it goes on", || mirror.nodes().contains_key("/f") || is_refused()).await;
-    assert!(!is_refused());
+    // It refuses them at once, or in the session that it gave.
+    for kind in [Kind::Denying, Kind::Guarded] {
+        let [one, other] = [furnished(Kind::New).await, furnished(Kind::New).await];
+        let set = |config: &mut Config| {
+            let connect = format!("{},{}", one.address, other.address);
+            (config.connect, config.credentials) = (connect, Some(credentials.clone()));
+        };
+        let mirror = Mirror::with(&one, &["/"], set).await;
+        mirror.agrees("at first").await;
+        let (near, far) = if one.asked().connections > 0 { (&one, &other) } else { (&other, &one) };
+        far.does(&[Deed::Become(kind)]);
+        near.does(&[Deed::Become(Kind::Away), Cut]);
+        mirror.until("it refuses again and again", || far.asked().connections > 2).await;
+        near.does(&[Deed::Become(Kind::New), Create("/f")]);
+        let is_refused =
+            || mirror.store.snapshot().feeds()[0].detail().contains("the ensemble refuses the credentials");
+        mirror.until("it goes on", || mirror.nodes().contains_key("/f") || is_refused()).await;
+        assert!(!is_refused());
+    }
 }
 
 #[tokio::test]

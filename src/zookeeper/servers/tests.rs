@@ -4,9 +4,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::addresses::LookedUp;
 use super::*;
+use crate::clock::Moment;
 use crate::secret::Secret;
 use crate::zookeeper::jute;
-use crate::zookeeper::session::SessionError;
+use crate::zookeeper::session::{Session, SessionError};
 
 fn addresses(servers: &Servers) -> Vec<&str> {
     servers.named.iter().map(|server| &*server.address).collect()
@@ -244,8 +245,45 @@ fn all_servers_refuse_the_identity_where_one_does_again_that_no_other_was_sound_
     assert_eq!([one, other].map(refuses), [false, false], "each may be asked again");
     servers.forgive(other);
     assert!(!refuses(one));
-    servers.accept_identity();
+    servers.accept_identity(Moment::now());
     assert!(!refuses(one));
+}
+
+#[test]
+fn one_that_took_the_identity_and_is_away_may_take_it_again_until_it_would_not_know_the_session() {
+    let servers = Servers::of(&Settings::new("zk1,zk2,zk3"));
+    let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let connect = |address: SocketAddr| servers.learned().connected = Some(address);
+    let refuses = |address: SocketAddr| {
+        connect(address);
+        servers.refuse_identity()
+    };
+    let is_accepted_for = |address: SocketAddr, time: Duration| {
+        connect(address);
+        servers.accept_identity(Moment::now() + time);
+    };
+    is_accepted_for(other, Duration::from_secs(60));
+    assert_eq!([one, one, one].map(refuses), [false, false, false], "the other is only away");
+    assert_eq!([other, one].map(refuses), [false, true], "it is back, and refuses too");
+    is_accepted_for(other, Duration::ZERO);
+    assert_eq!([one, one].map(refuses), [false, true], "the other would not know the session any more");
+}
+
+#[tokio::test]
+async fn who_refused_the_credentials_of_before_is_asked_again_with_those_of_now() {
+    let credentials = tempfile::NamedTempFile::new().expect("a file");
+    let settings =
+        Settings { credentials: Some(credentials.path().to_owned()), ..Settings::new("127.0.0.1:1,127.0.0.1:2") };
+    let servers = Servers::of(&settings);
+    let refuses = || {
+        servers.learned().connected = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
+        servers.refuse_identity()
+    };
+    for (password, refuses_again) in [("old", false), ("old", true), ("old", false), ("new", false)] {
+        std::fs::write(credentials.path(), format!("digest:bob:{password}\n")).expect("written");
+        Session::connect(&settings, &servers).await.expect_err("nobody is there");
+        assert_eq!(refuses(), refuses_again, "{password}");
+    }
 }
 
 #[tokio::test]
