@@ -85,7 +85,7 @@ impl Report {
 
 impl Request {
     pub fn encode(self) -> Message {
-        Message::Other(match self {
+        Message::ToWorker(match self {
             Self::Command { uuid, name, data } => {
                 command("worker-command", [("uuid", uuid.into()), ("name", name.into()), ("data", data)])
             }

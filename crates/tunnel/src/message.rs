@@ -107,6 +107,9 @@ pub enum Message {
     },
     /// A command of the application's own: the whole map.
     Other(Value),
+    /// What a sidecar says to a worker that it supervises, by the names that are reserved for that: the whole map. Nobody
+    /// receives it as this.
+    ToWorker(Value),
 }
 
 /// The longest name of a stream. What is asked under a longer one is passed over: the name is kept as long as the
@@ -368,7 +371,7 @@ impl Message {
             }
             Self::Window { uuid } => command("stream-window", [("uuid", uuid.into())]),
             Self::Taken { uuid, count } => command("stream-taken", [("uuid", uuid.into()), ("count", count.into())]),
-            Self::Other(map) => map,
+            Self::Other(map) | Self::ToWorker(map) => map,
         }
     }
 }
