@@ -719,6 +719,39 @@ struct WorkerOutputReply {
   3: required i64 missed
 }
 
+/** A command for workers, which they answer as a method answers a call. */
+struct WorkerCommand {
+  /** Absent: the workers of all groups. */
+  1: optional string group
+  /** Absent: all of the group. */
+  2: optional i32 number
+  /** `ping`, `status`, or one of the application's own, of at most 256 bytes. */
+  3: required string name
+  /** What the command is given. Absent, or empty: null. */
+  4: optional binary data
+  /** Of the data and the answers. Absent: JSON. */
+  5: optional Encoding encoding
+  /** How long each worker may take. Absent: 5 s. */
+  6: optional i32 timeoutMs
+}
+
+/** What one worker answered. */
+struct WorkerAnswer {
+  /** Which: `web/1`. */
+  1: required string worker
+  /** What the command gave, of many values the last; absent: nothing, or there is an error. */
+  2: optional binary value
+  /** Why there is no answer; absent: there is one. */
+  3: optional string error
+  /** The class of the worker's exception. */
+  4: optional string className
+}
+
+struct WorkerCommandReply {
+  /** Of each worker that was meant, in the order of `workers`. */
+  1: required list<WorkerAnswer> answers
+}
+
 struct StatusRequest {
 }
 
@@ -969,4 +1002,11 @@ service Roster {
   /** The last lines that the workers of a group printed, which may hold secrets. For administrators. */
   WorkerOutputReply workerOutput(1: WorkerOutputQuery request)
     throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /**
+   * Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
+   * answer and no other. For administrators, of whom each may have 16 such requests under way.
+   */
+  WorkerCommandReply commandWorkers(1: WorkerCommand request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
 }

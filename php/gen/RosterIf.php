@@ -331,4 +331,16 @@ interface RosterIf
      * @throws \Roster\Thrift\AccessDenied
      */
     public function workerOutput(\Roster\Thrift\WorkerOutputQuery $request);
+    /**
+     * Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
+     * answer and no other. For administrators, of whom each may have 16 such requests under way.
+     * 
+     * @param \Roster\Thrift\WorkerCommand $request
+     * @return \Roster\Thrift\WorkerCommandReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function commandWorkers(\Roster\Thrift\WorkerCommand $request);
 }

@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size218 = 0;
-                        $_etype221 = 0;
-                        $xfer += $input->readListBegin($_etype221, $_size218);
-                        for ($_i222 = 0; $_i222 < $_size218; ++$_i222) {
-                            $elem223 = null;
-                            $elem223 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem223->read($input);
-                            $this->sources []= $elem223;
+                        $_size225 = 0;
+                        $_etype228 = 0;
+                        $xfer += $input->readListBegin($_etype228, $_size225);
+                        for ($_i229 = 0; $_i229 < $_size225; ++$_i229) {
+                            $elem230 = null;
+                            $elem230 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem230->read($input);
+                            $this->sources []= $elem230;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,25 +295,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size224 = 0;
-                        $_ktype225 = 0;
-                        $_vtype226 = 0;
-                        $xfer += $input->readMapBegin($_ktype225, $_vtype226, $_size224);
-                        for ($_i228 = 0; $_i228 < $_size224; ++$_i228) {
-                            $key229 = '';
-                            $val230 = 0;
-                            $xfer += $input->readString($key229);
-                            $xfer += $input->readI64($val230);
-                            $this->counters[$key229] = $val230;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size231 = 0;
                         $_ktype232 = 0;
                         $_vtype233 = 0;
@@ -323,7 +304,26 @@ class StatusReply
                             $val237 = 0;
                             $xfer += $input->readString($key236);
                             $xfer += $input->readI64($val237);
-                            $this->limits[$key236] = $val237;
+                            $this->counters[$key236] = $val237;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size238 = 0;
+                        $_ktype239 = 0;
+                        $_vtype240 = 0;
+                        $xfer += $input->readMapBegin($_ktype239, $_vtype240, $_size238);
+                        for ($_i242 = 0; $_i242 < $_size238; ++$_i242) {
+                            $key243 = '';
+                            $val244 = 0;
+                            $xfer += $input->readString($key243);
+                            $xfer += $input->readI64($val244);
+                            $this->limits[$key243] = $val244;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size238 = 0;
-                        $_etype241 = 0;
-                        $xfer += $input->readListBegin($_etype241, $_size238);
-                        for ($_i242 = 0; $_i242 < $_size238; ++$_i242) {
-                            $elem243 = null;
-                            $xfer += $input->readString($elem243);
-                            $this->portsTaken []= $elem243;
+                        $_size245 = 0;
+                        $_etype248 = 0;
+                        $xfer += $input->readListBegin($_etype248, $_size245);
+                        for ($_i249 = 0; $_i249 < $_size245; ++$_i249) {
+                            $elem250 = null;
+                            $xfer += $input->readString($elem250);
+                            $this->portsTaken []= $elem250;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size244 = 0;
-                        $_etype247 = 0;
-                        $xfer += $input->readSetBegin($_etype247, $_size244);
-                        for ($_i248 = 0; $_i248 < $_size244; ++$_i248) {
-                            $elem249 = null;
-                            $xfer += $input->readString($elem249);
-                            $this->capabilities[$elem249] = true;
+                        $_size251 = 0;
+                        $_etype254 = 0;
+                        $xfer += $input->readSetBegin($_etype254, $_size251);
+                        for ($_i255 = 0; $_i255 < $_size251; ++$_i255) {
+                            $elem256 = null;
+                            $xfer += $input->readString($elem256);
+                            $this->capabilities[$elem256] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size250 = 0;
-                        $_ktype251 = 0;
-                        $_vtype252 = 0;
-                        $xfer += $input->readMapBegin($_ktype251, $_vtype252, $_size250);
-                        for ($_i254 = 0; $_i254 < $_size250; ++$_i254) {
-                            $key255 = 0;
-                            $val256 = 0;
-                            $xfer += $input->readI32($key255);
-                            $xfer += $input->readI32($val256);
-                            $this->workers[$key255] = $val256;
+                        $_size257 = 0;
+                        $_ktype258 = 0;
+                        $_vtype259 = 0;
+                        $xfer += $input->readMapBegin($_ktype258, $_vtype259, $_size257);
+                        for ($_i261 = 0; $_i261 < $_size257; ++$_i261) {
+                            $key262 = 0;
+                            $val263 = 0;
+                            $xfer += $input->readI32($key262);
+                            $xfer += $input->readI32($val263);
+                            $this->workers[$key262] = $val263;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter257) {
-                $xfer += $iter257->write($output);
+            foreach ($this->sources as $iter264) {
+                $xfer += $iter264->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter258 => $viter259) {
-                $xfer += $output->writeString($kiter258);
-                $xfer += $output->writeI64($viter259);
+            foreach ($this->counters as $kiter265 => $viter266) {
+                $xfer += $output->writeString($kiter265);
+                $xfer += $output->writeI64($viter266);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter260 => $viter261) {
-                $xfer += $output->writeString($kiter260);
-                $xfer += $output->writeI64($viter261);
+            foreach ($this->limits as $kiter267 => $viter268) {
+                $xfer += $output->writeString($kiter267);
+                $xfer += $output->writeI64($viter268);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter262) {
-                $xfer += $output->writeString($iter262);
+            foreach ($this->portsTaken as $iter269) {
+                $xfer += $output->writeString($iter269);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter263 => $iter264) {
-                $xfer += $output->writeString($iter263);
+            foreach ($this->capabilities as $iter270 => $iter271) {
+                $xfer += $output->writeString($iter270);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter265 => $viter266) {
-                $xfer += $output->writeI32($kiter265);
-                $xfer += $output->writeI32($viter266);
+            foreach ($this->workers as $kiter272 => $viter273) {
+                $xfer += $output->writeI32($kiter272);
+                $xfer += $output->writeI32($viter273);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -14,6 +14,7 @@ use Roster\Wire\Deadline;
 use Roster\Wire\Endpoint;
 use Roster\Wire\MasterFollower;
 use Roster\Wire\MessageFollower;
+use Roster\Wire\MessagePack;
 use Roster\Wire\NodeFollower;
 
 use const PHP_SAPI;
@@ -352,6 +353,31 @@ final class Client
             static fn (Endpoint $way) => $way->callInOrder(array_values($calls), $master),
         );
         return array_combine(array_keys($calls), $outcomes);
+    }
+
+    /**
+     * Has workers of the sidecar carry out a command, side by side: `ping`, `status`, or what they add by
+     * `Worker::onCommand`. One that hangs costs its own answer. For administrators.
+     *
+     * @param mixed $data what the command is given
+     * @param ?string $worker a group, or one of it such as `web/2`; null: all that there are
+     * @param int $timeoutMs how long each may take
+     * @return list<WorkerAnswer> one for each
+     */
+    public function commandWorkers(
+        string $command,
+        mixed $data = null,
+        ?string $worker = null,
+        int $timeoutMs = 5_000,
+    ): array {
+        try {
+            $data = MessagePack::pack($data);
+        } catch (\InvalidArgumentException $error) {
+            throw new InvalidRequest('data', "it cannot be sent: {$error->getMessage()}");
+        }
+        return $this->ways()->consult(
+            static fn (Endpoint $way) => $way->commandWorkers($command, $data, $worker, $timeoutMs),
+        );
     }
 
     /**

@@ -19,7 +19,7 @@ use super::explain::Refused;
 use super::settings::{Origin, Unreadable};
 use super::shared::NoFile;
 use super::text;
-use super::worker::Unfinished;
+use super::worker::{Misused, Unfinished};
 
 pub(crate) const HELP: &str = "\
 Exit codes:
@@ -193,7 +193,7 @@ fn of(error: &anyhow::Error) -> u8 {
         None if error.is::<Refused>() => DENIED,
         None if error.is::<UnknownName>() => WRONG,
         None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
-        None if error.is::<GivenTwice>() || error.is::<NoCall>() => WRONG,
+        None if error.is::<GivenTwice>() || error.is::<NoCall>() || error.is::<Misused>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if matches!(error.downcast_ref(), Some(Unfinished::TimedOut(_))) => TIMED_OUT,

@@ -11,6 +11,7 @@ use crate::allocator;
 use crate::call::{Bounds, Rights, Values};
 use crate::share::{KEPT_FOR_ADMINS, Pool, Share};
 use crate::task::Stop;
+use crate::tunnel::InFlight;
 
 /// A user, as the kernel knows it. Nobody knows who is at the other end of TCP: all of them count as one, `None`.
 pub(super) type User = Option<u32>;
@@ -43,6 +44,8 @@ pub(super) struct Account {
     pub(super) watch_paths: Arc<Share>,
     pub(super) memory: Arc<Share>,
     pub(super) calls: Arc<Rights>,
+    /// Commands for workers that are under way.
+    pub(super) commands: InFlight,
     /// Held while a reply is collected that takes many turns. Collecting several at once would be no faster, and leave
     /// the allocator's memory in pieces.
     pub(super) collecting: tokio::sync::Mutex<()>,
@@ -82,6 +85,7 @@ impl Accounts {
             watch_paths: share(&self.watch_paths),
             memory: share(&self.memory),
             calls: Rights::new(share(&self.calls)),
+            commands: InFlight::default(),
             collecting: Default::default(),
         });
         accounts.insert(user, account.clone());

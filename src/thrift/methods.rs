@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 27] = [
+pub(super) static METHODS: [Method; 28] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -86,6 +86,9 @@ pub(super) static METHODS: [Method; 27] = [
         it.wait(|api, peer, request| api.control_workers(peer, request).map(Wait::ControlWorkers))
     }),
     Method::new("workerOutput", |it| it.reply(|api, peer, query| api.worker_output(peer, &query))),
+    Method::new("commandWorkers", |it| {
+        it.wait(|api, peer, request| api.command_workers(peer, request).map(Wait::CommandWorkers))
+    }),
 ];
 
 /// The one of the service `zkDataService`.

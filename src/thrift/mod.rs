@@ -28,6 +28,7 @@ mod scan;
 mod streaming_call;
 mod wait;
 mod watch;
+mod worker_commands;
 mod workers;
 
 use std::io;

@@ -106,7 +106,7 @@ fn register(RegisterAddress { host, port }: &RegisterAddress) -> Result<Value, I
     Ok(Value::Map(vec![("host".into(), register.host.into()), ("port".into(), register.port.into())]))
 }
 
-fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
+pub(super) fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
     match millis.map(u64::try_from) {
         None => Ok(DEFAULT_TIMEOUT),
         Some(Ok(millis @ 1..)) => Ok(Duration::from_millis(millis)),

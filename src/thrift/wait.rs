@@ -9,11 +9,12 @@ use super::dispatch::ReplyTo;
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
     MessagesReply, Overloaded, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
-    WatchReply, WorkerControlReply,
+    WatchReply, WorkerAnswer, WorkerCommandReply, WorkerControlReply,
 };
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
 use super::watch::{Patience, Watch};
+use super::worker_commands::WorkersCommand;
 use super::workers::Control;
 use super::{Peer, request};
 use crate::call::{OVERLOADED, Request, Unreadable, size};
@@ -53,6 +54,8 @@ pub(super) enum Wait {
     Order(Command),
     /// Until it is done.
     ControlWorkers(Control),
+    /// Until each has answered, or had its time.
+    CommandWorkers(WorkersCommand),
 }
 
 /// The answer to one that waited.
@@ -72,6 +75,7 @@ pub(super) enum Awaited {
     SentValues(thrift::Result<SentValuesReply>),
     Sent(thrift::Result<CommandReply>),
     WorkersControlled(thrift::Result<WorkerControlReply>),
+    WorkersCommanded(thrift::Result<WorkerCommandReply>),
 }
 
 impl Wait {
@@ -85,6 +89,7 @@ impl Wait {
         self.failed(match self {
             Wait::Call(_) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(_) => overload(message),
             Wait::StartCall(_) | Wait::OpenCall(_) | Wait::NextValues | Wait::SendValues(_) => overload(message),
+            Wait::CommandWorkers(_) => overload(message),
             _ => thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message)),
         })
     }
@@ -106,6 +111,7 @@ impl Wait {
             Wait::SendValues(_) => Awaited::SentValues(Err(why)),
             Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(why)),
             Wait::ControlWorkers(_) => Awaited::WorkersControlled(Err(why)),
+            Wait::CommandWorkers(_) => Awaited::WorkersCommanded(Err(why)),
         }
     }
 
@@ -157,6 +163,7 @@ impl Wait {
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
             Wait::ControlWorkers(_) => 0,
+            Wait::CommandWorkers(command) => command.memory_size(),
         }
     }
 
@@ -199,6 +206,7 @@ impl Wait {
             Wait::ControlWorkers(control) => {
                 Awaited::WorkersControlled(open.beside(api.controlled(control, stop)).await)
             }
+            Wait::CommandWorkers(command) => Awaited::WorkersCommanded(open.beside(api.commanded(peer, command)).await),
         }
     }
 }
@@ -220,6 +228,7 @@ impl Awaited {
             Awaited::SentValues(sent) => reply.write(sent),
             Awaited::Sent(sent) => reply.write(sent),
             Awaited::WorkersControlled(outcomes) => reply.write(outcomes),
+            Awaited::WorkersCommanded(answers) => reply.write(answers),
         }
     }
 
@@ -234,6 +243,7 @@ impl Awaited {
             Awaited::WatchMasters(_) => Awaited::WatchMasters(Err(overloaded())),
             Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
             Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
+            Awaited::WorkersCommanded(_) => self,
             Awaited::Opened(_) | Awaited::SentValues(_) => self,
             Awaited::WorkersControlled(_) => Awaited::WorkersControlled(Err(overloaded())),
         }
@@ -271,6 +281,11 @@ impl Awaited {
             }
             Awaited::WorkersControlled(Ok(reply)) => {
                 let sizes = reply.outcomes.iter().map(|it| it.name.len() + it.error.as_ref().map_or(0, String::len));
+                sizes.map(|size| size + NAME_OVERHEAD).sum()
+            }
+            Awaited::WorkersCommanded(Ok(reply)) => {
+                let texts = |it: &WorkerAnswer| it.worker.len() + it.error.as_ref().map_or(0, String::len);
+                let sizes = reply.answers.iter().map(|it| texts(it) + it.value.as_ref().map_or(0, Vec::len));
                 sizes.map(|size| size + NAME_OVERHEAD).sum()
             }
             // Failures, and what has no more than a number.

@@ -38,11 +38,7 @@ impl Api {
         self.ensure_room_for_page(peer)?;
         let limit = page_size(query.limit)?;
         let after = query.cursor.as_deref().map(place).transpose()?;
-        let which = match (&query.group, query.number) {
-            (Some(group), number) => self.which(group, number)?,
-            (None, None) => Which::All,
-            (None, Some(_)) => return Err(invalid("group", "a number is one of a group's: name the group")),
-        };
+        let which = self.which_of(query.group.as_deref(), query.number)?;
         let groups = self.workers.reports().enumerate();
         let groups = groups.filter(|(_, (group, _))| query.group.as_deref().is_none_or(|wanted| wanted == *group));
         let all = groups.flat_map(|(nth, (group, reports))| {
@@ -106,6 +102,15 @@ impl Api {
         let Printed { lines, last, missed } = printed;
         let lines = lines.into_iter().map(line).collect();
         Ok(WorkerOutputReply { lines, last: last as i64, missed: missed as i64 })
+    }
+
+    /// The same where no group is all that there are.
+    pub(super) fn which_of(&self, group: Option<&str>, number: Option<i32>) -> thrift::Result<Which> {
+        match (group, number) {
+            (Some(group), number) => self.which(group, number),
+            (None, None) => Ok(Which::All),
+            (None, Some(_)) => Err(invalid("group", "a number is one of a group's: name the group")),
+        }
     }
 
     /// All slots of a group, or the one of a number, if there is such a one.

@@ -2,7 +2,7 @@
 //! of it and speaks to it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rmpv::Value;
@@ -10,8 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::output::Output;
+use crate::model::Arguments;
+use crate::share::{Share, Taken};
+use crate::tunnel::value::memory_size;
 use crate::tunnel::worker::{Event, Report, Request};
-use crate::tunnel::{Handle, StreamError};
+use crate::tunnel::{Handle, SendError, StreamError};
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +34,38 @@ pub(super) struct Members(Mutex<HashMap<i32, Member>>);
 struct Member {
     worker: String,
     handle: Handle,
+}
+
+/// What workers are to carry out, each within this time.
+#[derive(Clone, Debug)]
+pub struct Command {
+    pub name: String,
+    pub data: Arguments,
+    pub within: Duration,
+}
+
+/// A worker that is commanded.
+#[derive(Debug)]
+pub struct Addressee {
+    pub worker: String,
+    handle: Result<Handle, NoAnswer>,
+}
+
+/// Why a worker has not answered a command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    #[error("it has no process")]
+    NoProcess,
+    #[error("it has not connected over its channel")]
+    NotConnected,
+    #[error(transparent)]
+    Unsent(#[from] SendError),
+    #[error(transparent)]
+    Failed(#[from] StreamError),
+    #[error("its answer takes more memory than the user who asked may have")]
+    NoMemory,
+    #[error("it did not answer within {0:?}")]
+    TimedOut(Duration),
 }
 
 impl Members {
@@ -75,20 +110,10 @@ impl Members {
         self.handle(pid).is_some_and(|handle| handle.send(Request::Stop.encode()).is_ok())
     }
 
-    /// Has a process carry out a command, within this time; or why it has not, in words.
-    pub(super) async fn command(&self, pid: i32, name: &str, data: Value, within: Duration) -> Result<Value, String> {
-        let handle = self.handle(pid).ok_or("it has not connected over its channel")?;
-        let request = |uuid| Request::Command { uuid, name: name.to_owned(), data }.encode();
-        let mut stream = handle.open(None, request).map_err(|error| error.to_string())?;
-        let answer = async {
-            let value = stream.next().await?.unwrap_or(Value::Nil);
-            while stream.next().await?.is_some() {}
-            Ok::<_, StreamError>(value)
-        };
-        match timeout(within, answer).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("it did not answer within {within:?}")),
-        }
+    /// How a process can be commanded.
+    pub(super) fn addressee(&self, worker: String, pid: Option<i32>) -> Addressee {
+        let handle = pid.ok_or(NoAnswer::NoProcess).and_then(|pid| self.handle(pid).ok_or(NoAnswer::NotConnected));
+        Addressee { worker, handle }
     }
 
     fn handle(&self, pid: i32) -> Option<Handle> {
@@ -97,6 +122,25 @@ impl Members {
 
     fn members(&self) -> MutexGuard<'_, HashMap<i32, Member>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Addressee {
+    /// Has it carry out a command: the last value that it gives, with what its user is charged for that.
+    pub async fn carry_out(&self, command: &Command, memory: &Arc<Share>) -> Result<Option<(Value, Taken)>, NoAnswer> {
+        let handle = self.handle.as_ref().map_err(Clone::clone)?;
+        let name = command.name.clone();
+        let request = |uuid| Request::Command { uuid, name, data: Value::Nil }.encode();
+        let mut stream = handle.open_with(Some(memory), command.data.packed().clone(), request)?;
+        let answer = async {
+            let mut last = None;
+            while let Some(value) = stream.next().await? {
+                let taken = memory.take(memory_size(&value)).ok_or(NoAnswer::NoMemory)?;
+                last = Some((value, taken));
+            }
+            Ok(last)
+        };
+        timeout(command.within, answer).await.unwrap_or(Err(NoAnswer::TimedOut(command.within)))
     }
 }
 

@@ -7,19 +7,16 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, Shared as Joined, join, join_all};
 use nix::sys::signal::Signal;
-use rmpv::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::changes::Watched;
+use super::channel::Addressee;
 use super::config::Config;
 use super::slot::{Handle, Order, Report, Shared, Slot, State, Wanted};
 
 /// What came of something, for each slot that it was done with.
 pub type Outcomes = Vec<(u32, Result<(), String>)>;
-
-/// What a process says to a command; or why it says nothing, in words.
-pub type Answer = Result<Value, String>;
 
 #[derive(Debug)]
 pub(super) struct Group {
@@ -138,17 +135,12 @@ impl Group {
         }
     }
 
-    /// Has each carry out a command, all at the same time, each within this time.
-    pub(super) async fn command(&self, which: Which, name: &str, data: &Value, within: Duration) -> Vec<(u32, Answer)> {
-        let asked = self.meant(which).into_iter().map(|(number, slot)| async move {
+    /// Those that are meant, as they can be commanded.
+    pub(super) fn addressees(&self, which: Which) -> impl Iterator<Item = Addressee> {
+        self.meant(which).into_iter().map(|(number, slot)| {
             let pid = slot.report.borrow().pid;
-            let answer = match pid {
-                Some(pid) => self.shared.members.command(pid, name, data.clone(), within).await,
-                None => Err("it has no process".into()),
-            };
-            (number, answer)
-        });
-        join_all(asked).await
+            self.shared.members.addressee(format!("{}/{number}", self.name()), pid)
+        })
     }
 
     /// Stops all within this time, and lets them go.

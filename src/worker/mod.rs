@@ -26,17 +26,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use rmpv::Value;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use self::changes::check_patterns;
+pub use self::channel::{Addressee, Command, NoAnswer};
 pub use self::config::{Accept, Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
-pub use self::group::{Action, Answer, Outcomes, Which};
+pub use self::group::{Action, Outcomes, Which};
 pub use self::launch::{COMMAND as LAUNCH, launch};
 pub use self::output::{Line, OUTPUT_LOG, Printed};
 pub use self::pass::Balance;
@@ -192,16 +192,10 @@ impl Workers {
         groups
     }
 
-    /// What each says to a command, within this time.
-    pub async fn command(
-        &self,
-        group: &str,
-        which: Which,
-        name: &str,
-        data: &Value,
-        within: Duration,
-    ) -> Option<Vec<(u32, Answer)>> {
-        Some(self.group(group)?.command(which, name, data, within).await)
+    /// The workers of a group that are meant, or of all groups, as they can be commanded.
+    pub fn addressees(&self, group: Option<&str>, which: Which) -> Vec<Addressee> {
+        let groups = self.groups.iter().filter(|it| group.is_none_or(|group| group == it.name()));
+        groups.flat_map(|group| group.addressees(which)).collect()
     }
 
     fn group(&self, name: &str) -> Option<&Arc<Group>> {

@@ -1,6 +1,6 @@
 //! Workers: real processes of `sh` and PHP that the sidecar keeps alive, and that an operator commands by the command line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -435,13 +435,14 @@ fn who_is_no_administrator_may_list_and_not_command() {
     let tcp = format!("127.0.0.1:{}", roster.port());
     let over_tcp = |words: &[&str]| Ended::of(binary().arg("worker").args(words).args(["--address", &tcp]));
     assert!(over_tcp(&["list"]).text().contains("RUNNING"));
-    let commands: [(&[&str], &str); 7] = [
+    let commands: [(&[&str], &str); 8] = [
         (&["stop", "web"], "control workers"),
         (&["start", "--all"], "control workers"),
         (&["restart", "web"], "control workers"),
         (&["restart", "--now", "web/1"], "control workers"),
         (&["scale", "web", "5"], "control workers"),
         (&["signal", "web", "KILL"], "control workers"),
+        (&["command", "--all", "ping"], "control workers"),
         (&["logs", "web"], "read what workers print"),
     ];
     for (words, what) in commands {
@@ -840,4 +841,117 @@ fn connections_that_the_sidecar_accepts_are_served_by_all_also_while_processes_a
         assert!(client.join().expect("no panic") > 0);
     });
     assert!(pids().is_disjoint(&before) && before.is_disjoint(&(0..3).map(|_| ask()).collect()));
+}
+
+/// What each worker answers to a command, by their names: its value, or its error.
+fn answers(roster: &Roster, words: &[&str]) -> BTreeMap<String, Result<Value, String>> {
+    let ended = roster.cli([&["worker", "command", "-o", "json"], words].concat());
+    let told: Value = serde_json::from_slice(&ended.told).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    let answers = told["answers"].as_array().expect("a list");
+    let answer = |answer: &Value| match answer["error"].as_str() {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(answer["value"].clone()),
+    };
+    answers.iter().map(|it| (it["worker"].as_str().expect("a name").to_owned(), answer(it))).collect()
+}
+
+/// A worker in PHP that carries out commands, also such as it should not have.
+const COMMANDED: &str = r#"<?php
+require getenv('PACKAGE') . '/autoload.php';
+$worker = Roster\Worker::fromEnvironment();
+$worker->onCommand('double', fn (int $number) => 2 * $number);
+$worker->onCommand('hang', fn () => sleep(1000));
+$worker->onCommand('fail', fn () => throw new DomainException(str_repeat('no', 100_000)));
+$worker->onCommand('huge', fn () => str_repeat('x', 900_000));
+$worker->onCommand('nan', fn () => NAN);
+$worker->onCommand('many', function () { foreach (range(1, 50) as $n) { yield str_repeat('x', 100_000) . $n; } yield 'last'; });
+$worker->onCommand('leave', fn () => exit(0));
+$worker->onCommand('spread', fn (mixed $data) => $worker->broadcast($data));
+$worker->onMessage(fn (mixed $data, ?string $from) => $worker->send(['heard' => $data, 'of' => $from]));
+$worker->onCommand('talk', fn () => $worker->send(['from' => 'a worker']));
+pcntl_signal(SIGTERM, SIG_IGN);
+$worker->ready();
+$worker->run();
+"#;
+
+#[test]
+fn a_worker_that_hangs_or_is_stopped_or_answers_nonsense_costs_its_own_answer_and_no_other() {
+    // Of the other group one never says anything, and the other no word of the protocol.
+    let silent = sh("mute", "test $ROSTER_WORKER = mute/2 && printf '\\301\\301' >&3; exec sleep 1000", "count = 2");
+    let mut roster = prepared(&(in_php("web", "count = 4") + &silent));
+    roster.write("worker.php", COMMANDED);
+    roster.run();
+    let pids = (1..=4).map(|number| running(&roster, &format!("web/{number}"))).collect::<Vec<_>>();
+    running(&roster, "mute/2");
+    let signal = |signal: &str, pid: i64| {
+        assert_eq!(Ended::of(Command::new("kill").args([signal, &pid.to_string()])).code, Some(0));
+    };
+    let asked = Printing::start(&mut roster.command(["worker", "command", "web/2", "hang", "--timeout", "1h"]));
+    eventually("it hangs", SOON, || {
+        let answer = answers(&roster, &["web/2", "ping", "--timeout", "200ms"]);
+        ensure(answer["web/2"].is_err(), "not yet")
+    });
+    signal("-STOP", pids[0]);
+    let told = answers(&roster, &["--all", "double", "21", "--timeout", "2s"]);
+    assert_eq!((&told["web/3"], &told["web/4"]), (&Ok(json!(42)), &Ok(json!(42))), "{told:?}");
+    for (worker, why) in [
+        ("web/1", "it did not answer within 2s"),
+        ("web/2", "it did not answer within 2s"),
+        ("mute/1", "it has not connected over its channel"),
+        ("mute/2", "it has not connected over its channel"),
+    ] {
+        assert_eq!(told[worker], Err(why.to_owned()), "{told:?}");
+    }
+    assert_eq!(told.len(), 6);
+    signal("-CONT", pids[0]);
+    eventually("what was stopped answers again", SOON, || {
+        let told = answers(&roster, &["web/1", "double", "1"]);
+        ensure(told["web/1"] == Ok(json!(2)), format!("{told:?}"))
+    });
+    drop(asked);
+
+    let error = |command: &str| answers(&roster, &["web/3", command])["web/3"].clone().expect_err(command);
+    let failed = error("fail");
+    assert!(failed.starts_with("nono") && failed.len() < 1_100, "{}", failed.len());
+    assert!(error("nan").contains("NAN or INF") || error("nan").contains("NaN or INF"));
+    assert!(error("nope").contains("There is no command 'nope'"));
+    assert!(answers(&roster, &["web/3", "huge"])["web/3"].is_ok(), "it is alone");
+    let part = answers(&roster, &["--all", "huge", "--timeout", "2s"])["web/3"].clone().expect_err("its part is less");
+    assert!(part.contains("and its part of max_reply 699050"), "{part}");
+    assert_eq!(answers(&roster, &["web/3", "many"])["web/3"], Ok(json!("last")));
+    assert!(error("leave").contains("lost"), "it has gone with its answer");
+    assert_eq!(running(&roster, "web/4"), pids[3]);
+    let status = answers(&roster, &["web/4", "status"])["web/4"].clone().expect("it answers");
+    assert_eq!((&status["pid"], &status["worker"]), (&json!(pids[3]), &json!("web/4")));
+}
+
+#[test]
+fn commands_are_told_by_lines_and_refused_with_what_is_wrong() {
+    let mut roster = prepared(&in_php("web", "count = 2\nstop_timeout = \"1h\""));
+    roster.write("worker.php", COMMANDED);
+    roster.run();
+    running(&roster, "web/1");
+    running(&roster, "web/2");
+    assert_eq!(says(&roster, ["worker", "command", "--all", "ping"], 0), "web/1\t\"pong\"\nweb/2\t\"pong\"\n");
+    assert_eq!(says(&roster, ["worker", "command", "web/2", "talk"], 0), "web/2\tnull\n");
+    let told = says(&roster, ["worker", "command", "web", "double", "\"x\""], 7);
+    assert!(told.contains("roster: web/1: ") && told.contains("2 of 2 workers gave no result"), "{told}");
+    // They ignore SIGTERM, and have an hour: so it is over its channel that one is asked to end.
+    says(&roster, ["worker", "stop", "web/1"], 0);
+    let told = says(&roster, ["worker", "command", "web", "ping"], 7);
+    assert!(told.starts_with("web/2\t\"pong\"\n") && told.contains("web/1: it has no process\n"), "{told}");
+    assert!(says(&roster, ["worker", "command", "webb", "ping"], 1).contains("there are web"));
+    assert!(says(&roster, ["worker", "command", "web", "ping", "{"], 2).contains("is no JSON"));
+    assert!(says(&roster, ["worker", "command", "web"], 2).contains("a command is missing"));
+    assert!(says(&roster, ["worker", "command", "web", ""], 2).contains("between 1 and 256 bytes"));
+    let watch = Printing::start(&mut roster.command(["watch", "--messages", "-o", "json"]));
+    let next = || {
+        let message = serde_json::from_str::<Value>(&watch.line()).expect("JSON");
+        (message["masterId"].clone(), message["message"].clone())
+    };
+    assert_eq!(next(), (json!("web/2"), json!({"from": "a worker"})));
+    says(&roster, ["worker", "start", "web/1"], 0);
+    let told = says(&roster, ["worker", "command", "web/2", "spread", "[1]"], 0);
+    assert_eq!(told, "web/2\tnull\n");
+    assert_eq!(next(), (json!("web/1"), json!({"heard": [1], "of": "web/2"})), "the other of its group");
 }

@@ -6642,6 +6642,301 @@ impl TSerializable for WorkerOutputReply {
 }
 
 //
+// WorkerCommand
+//
+
+/// A command for workers, which they answer as a method answers a call.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerCommand {
+  /// Absent: the workers of all groups.
+  pub group: Option<String>,
+  /// Absent: all of the group.
+  pub number: Option<i32>,
+  /// `ping`, `status`, or one of the application's own, of at most 256 bytes.
+  pub name: String,
+  /// What the command is given. Absent, or empty: null.
+  pub data: Option<Vec<u8>>,
+  /// Of the data and the answers. Absent: JSON.
+  pub encoding: Option<Encoding>,
+  /// How long each worker may take. Absent: 5 s.
+  pub timeout_ms: Option<i32>,
+}
+
+impl WorkerCommand {
+  pub fn new<F1, F2, F4, F5, F6>(group: F1, number: F2, name: String, data: F4, encoding: F5, timeout_ms: F6) -> WorkerCommand where F1: Into<Option<String>>, F2: Into<Option<i32>>, F4: Into<Option<Vec<u8>>>, F5: Into<Option<Encoding>>, F6: Into<Option<i32>> {
+    WorkerCommand {
+      group: group.into(),
+      number: number.into(),
+      name,
+      data: data.into(),
+      encoding: encoding.into(),
+      timeout_ms: timeout_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkerCommand {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerCommand> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<Vec<u8>> = None;
+    let mut f_5: Option<Encoding> = None;
+    let mut f_6: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_bytes()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = Encoding::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_i32()?;
+          f_6 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerCommand.name", &f_3)?;
+    let ret = WorkerCommand {
+      group: f_1,
+      number: f_2,
+      name: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      data: f_4,
+      encoding: f_5,
+      timeout_ms: f_6,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.group {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.number {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.data {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+      o_prot.write_bytes(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.encoding {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(6) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerAnswer
+//
+
+/// What one worker answered.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerAnswer {
+  /// Which: `web/1`.
+  pub worker: String,
+  /// What the command gave, of many values the last; absent: nothing, or there is an error.
+  pub value: Option<Vec<u8>>,
+  /// Why there is no answer; absent: there is one.
+  pub error: Option<String>,
+  /// The class of the worker's exception.
+  pub class_name: Option<String>,
+}
+
+impl WorkerAnswer {
+  pub fn new<F2, F3, F4>(worker: String, value: F2, error: F3, class_name: F4) -> WorkerAnswer where F2: Into<Option<Vec<u8>>>, F3: Into<Option<String>>, F4: Into<Option<String>> {
+    WorkerAnswer {
+      worker,
+      value: value.into(),
+      error: error.into(),
+      class_name: class_name.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkerAnswer {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerAnswer> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<Vec<u8>> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bytes()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerAnswer.worker", &f_1)?;
+    let ret = WorkerAnswer {
+      worker: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      value: f_2,
+      error: f_3,
+      class_name: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.worker)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_bytes(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.error {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.class_name {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerCommandReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerCommandReply {
+  /// Of each worker that was meant, in the order of `workers`.
+  pub answers: Vec<WorkerAnswer>,
+}
+
+impl WorkerCommandReply {
+  pub fn new(answers: Vec<WorkerAnswer>) -> WorkerCommandReply {
+    WorkerCommandReply {
+      answers,
+    }
+  }
+}
+
+impl TSerializable for WorkerCommandReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerCommandReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<WorkerAnswer>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_34 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerCommandReply.answers", &f_1)?;
+    let ret = WorkerCommandReply {
+      answers: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.answers.len() as i32))?;
+    for e in &self.answers {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // StatusRequest
 //
 
@@ -6777,8 +7072,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_35 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -6787,9 +7082,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_35 = i_prot.read_string()?;
-            let map_val_36 = i_prot.read_i64()?;
-            val.insert(map_key_35, map_val_36);
+            let map_key_36 = i_prot.read_string()?;
+            let map_val_37 = i_prot.read_i64()?;
+            val.insert(map_key_36, map_val_37);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -6798,9 +7093,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_37 = i_prot.read_string()?;
-            let map_val_38 = i_prot.read_i64()?;
-            val.insert(map_key_37, map_val_38);
+            let map_key_38 = i_prot.read_string()?;
+            let map_val_39 = i_prot.read_i64()?;
+            val.insert(map_key_38, map_val_39);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -6817,8 +7112,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_39 = i_prot.read_string()?;
-            val.push(list_elem_39);
+            let list_elem_40 = i_prot.read_string()?;
+            val.push(list_elem_40);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -6831,8 +7126,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_40 = i_prot.read_string()?;
-            val.insert(set_elem_40);
+            let set_elem_41 = i_prot.read_string()?;
+            val.insert(set_elem_41);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -6841,9 +7136,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_41 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_42 = i_prot.read_i32()?;
-            val.insert(map_key_41, map_val_42);
+            let map_key_42 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_43 = i_prot.read_i32()?;
+            val.insert(map_key_42, map_val_43);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);
@@ -7856,6 +8151,9 @@ pub trait TRosterSyncClient {
   fn control_workers(&mut self, request: WorkerControl) -> thrift::Result<WorkerControlReply>;
   /// The last lines that the workers of a group printed, which may hold secrets. For administrators.
   fn worker_output(&mut self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply>;
+  /// Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
+  /// answer and no other. For administrators, of whom each may have 16 such requests under way.
+  fn command_workers(&mut self, request: WorkerCommand) -> thrift::Result<WorkerCommandReply>;
 }
 
 pub trait TRosterSyncClientMarker {}
@@ -8611,6 +8909,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn command_workers(&mut self, request: WorkerCommand) -> thrift::Result<WorkerCommandReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Call, self.sequence_number());
+        let call_args = RosterCommandWorkersArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("commandWorkers", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterCommandWorkersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
 }
 
 //
@@ -8688,6 +9013,9 @@ pub trait RosterSyncHandler {
   fn handle_control_workers(&self, request: WorkerControl) -> thrift::Result<WorkerControlReply>;
   /// The last lines that the workers of a group printed, which may hold secrets. For administrators.
   fn handle_worker_output(&self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply>;
+  /// Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
+  /// answer and no other. For administrators, of whom each may have 16 such requests under way.
+  fn handle_command_workers(&self, request: WorkerCommand) -> thrift::Result<WorkerCommandReply>;
 }
 
 pub struct RosterSyncProcessor<H: RosterSyncHandler> {
@@ -8780,6 +9108,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_worker_output(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_worker_output(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_command_workers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_command_workers(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
 }
 
@@ -10968,6 +11299,90 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_command_workers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterCommandWorkersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_command_workers(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterCommandWorkersResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None, overloaded: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterCommandWorkersResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterCommandWorkersResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterCommandWorkersResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCommandWorkersResult{ result_value: None, not_found: None, invalid: None, denied: None, overloaded: Some(*err) };
+              let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("commandWorkers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
 }
 
 impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
@@ -11054,6 +11469,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "workerOutput" => {
         self.process_worker_output(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "commandWorkers" => {
+        self.process_command_workers(message_ident.sequence_number, i_prot, o_prot)
       },
       method => {
         Err(
@@ -15473,6 +15891,173 @@ impl RosterWorkerOutputResult {
     }
     if let Some(ref fld_var) = self.denied {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCommandWorkersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCommandWorkersArgs {
+  request: WorkerCommand,
+}
+
+impl RosterCommandWorkersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCommandWorkersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WorkerCommand> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WorkerCommand::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterCommandWorkersArgs.request", &f_1)?;
+    let ret = RosterCommandWorkersArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCommandWorkersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCommandWorkersResult {
+  result_value: Option<WorkerCommandReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+  overloaded: Option<Overloaded>,
+}
+
+impl RosterCommandWorkersResult {
+  fn ok_or(self) -> thrift::Result<WorkerCommandReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterCommandWorkers"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCommandWorkersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WorkerCommandReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_9: Option<Overloaded> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WorkerCommandReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterCommandWorkersResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+      overloaded: f_9,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

@@ -16,8 +16,9 @@ use crate::idl::{
     MastersWatchReply, MessagesReply, NextValuesRequest, NoMaster, NodeReply, NotFound, NotReady, Overloaded,
     RegisterAddress, RegistersRequest, RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery,
     ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
-    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest, WorkerControl,
-    WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery, WorkersReply,
+    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest, WorkerCommand,
+    WorkerCommandReply, WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery,
+    WorkersReply,
 };
 use crate::{Address, default_paths};
 
@@ -229,6 +230,12 @@ impl Client {
     pub fn control_workers(&mut self, control: WorkerControl, wait: Duration) -> Result<WorkerControlReply, Error> {
         let control = WorkerControl { timeout_ms: Some(millis(wait)), ..control };
         self.ask(self.timeout + wait, |sidecar| sidecar.control_workers(control))
+    }
+
+    /// Has workers carry out a command. Each may take `wait`.
+    pub fn command_workers(&mut self, command: WorkerCommand, wait: Duration) -> Result<WorkerCommandReply, Error> {
+        let command = WorkerCommand { timeout_ms: Some(millis(wait)), ..command };
+        self.ask(self.timeout + wait, |sidecar| sidecar.command_workers(command))
     }
 
     /// What workers printed.

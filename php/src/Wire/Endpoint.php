@@ -16,6 +16,7 @@ use Roster\Read\Answer;
 use Roster\Thrift;
 use Roster\Timeouts;
 use Roster\Way;
+use Roster\WorkerAnswer;
 use Thrift\Exception\TApplicationException;
 use Thrift\Exception\TException;
 use Thrift\Protocol\TBinaryProtocol;
@@ -369,6 +370,24 @@ final class Endpoint
         }
     }
 
+    /**
+     * @param ?string $worker a group, or one of it; null: all
+     * @param string $data as MessagePack
+     * @return list<WorkerAnswer>
+     */
+    public function commandWorkers(string $command, string $data, ?string $worker, int $timeoutMs): array
+    {
+        [$group, $number] = Values::worker($worker);
+        $request = ['group' => $group, 'number' => $number, 'name' => $command, 'data' => $data, 'timeoutMs' => $timeoutMs];
+        $request = new Thrift\WorkerCommand($request + ['encoding' => Thrift\Encoding::MSGPACK]);
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) =>
+                array_map(Values::workerAnswer(...), $roster->commandWorkers($request)->answers),
+            $timeoutMs,
+            false,
+        );
+    }
+
     /** @param list<Call> $calls */
     private static function calls(array $calls, ?string $master = null): Thrift\CallsRequest
     {
@@ -452,6 +471,9 @@ final class Endpoint
             throw new Exception\InvalidRequest($told->field, $told->message);
         } catch (Thrift\AccessDenied $told) {
             throw new Exception\AccessDenied($told->message);
+        } catch (Thrift\NotFound $told) {
+            // What may be absent is answered before; of a worker that is not there, the request makes no sense.
+            throw new Exception\InvalidRequest('worker', $told->message);
         } catch (Thrift\NoMaster $told) {
             throw new Exception\NoMaster($told->serviceName, $told->message);
         } catch (Thrift\CallFailed $told) {

@@ -31,6 +31,7 @@ use Roster\Stat;
 use Roster\Status;
 use Roster\Thrift;
 use Roster\Way;
+use Roster\WorkerAnswer;
 
 /**
  * Makes this package's values of what Thrift's classes hold, and the other way round.
@@ -212,6 +213,27 @@ final class Values
             default =>
                 new CallFailed($error->message, $told->masterId ?? '', $error->className, $code, (bool) $error->lost),
         };
+    }
+
+    /**
+     * The group, and the number in it, of `web` or `web/2`.
+     *
+     * @return array{?string, ?int}
+     */
+    public static function worker(?string $worker): array
+    {
+        [$group, $number] = explode('/', $worker ?? '', 2) + [1 => null];
+        if ($worker === '' || $number !== null && !preg_match('/^[1-9][0-9]{0,8}$/D', $number)) {
+            throw new InvalidRequest('worker', "`$worker` is neither a group of workers nor one of it, such as `web/2`");
+        }
+        return [$worker === null ? null : $group, $number === null ? null : (int) $number];
+    }
+
+    public static function workerAnswer(Thrift\WorkerAnswer $told): WorkerAnswer
+    {
+        $value = $told->value === null ? null : MessagePack::unpack($told->value);
+        $error = $told->error === null ? null : new CallFailed($told->error, $told->worker, $told->className);
+        return new WorkerAnswer($told->worker, $value, $error);
     }
 
     public static function status(Thrift\StatusReply $told, Freshness $freshness): Status

@@ -25,11 +25,13 @@ final class Roster
     /**
      * @param array<string, string> $nodes by path
      * @param list<string> $settings more than those that every test needs
+     * @param string $tables of TOML, in its configuration
      */
     public function __construct(
         array $nodes,
         private readonly bool $hasRegister = false,
         private readonly array $settings = [],
+        string $tables = '',
     ) {
         $this->folder = new Folder();
         $this->socket = "{$this->folder->path}/roster.sock";
@@ -37,7 +39,7 @@ final class Roster
         $this->tcp = self::address();
         $this->register = self::address();
         $this->registerSocket = "{$this->folder->path}/register.sock";
-        $this->folder->file('roster.toml', "[[file]]\npath = \"tree.toml\"\n");
+        $this->folder->file('roster.toml', "[[file]]\npath = \"tree.toml\"\n$tables");
         $this->set($nodes);
         $this->start();
     }

@@ -10,8 +10,8 @@ use roster::thrift::idl;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::in_order::Unreadable;
-pub(super) use self::outcomes::SomeFailed;
-use self::outcomes::{document, print_outcomes, print_values};
+pub(super) use self::outcomes::{SomeFailed, print_values};
+use self::outcomes::{document, print_outcomes};
 use super::connection::Connection;
 use super::{Output, json, known};
 

@@ -7,13 +7,20 @@ use serde_json::{Value, json};
 
 use crate::cli::{Output, json, text};
 
-/// Some of the masters that were called, or of the calls, gave an error.
+/// Some of the masters or workers that were asked, or of the calls, gave an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{failed} of {all} {of} gave no result")]
 pub(crate) struct SomeFailed {
     failed: usize,
     all: usize,
     of: &'static str,
+}
+
+impl SomeFailed {
+    /// Of so many; none of them: all is well.
+    pub(crate) fn check(failed: usize, all: usize, of: &'static str) -> Result<(), Self> {
+        if failed > 0 { Err(Self { failed, all, of }) } else { Ok(()) }
+    }
 }
 
 /// Prints the values of each master, or of each call, behind its name; the errors on stderr.
@@ -38,10 +45,10 @@ pub(super) fn print_outcomes<'a>(
             }
         }
     }
-    if failed > 0 { Err(SomeFailed { failed, all, of }.into()) } else { Ok(()) }
+    Ok(SomeFailed::check(failed, all, of)?)
 }
 
-pub(super) fn print_values(before: &str, values: &[Vec<u8>]) -> io::Result<()> {
+pub(crate) fn print_values(before: &str, values: &[Vec<u8>]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for value in values {
         out.write_all(before.as_bytes())?;

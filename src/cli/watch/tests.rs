@@ -139,6 +139,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_command_workers(&self, _: WorkerCommand) -> thrift::Result<WorkerCommandReply> {
+        Err("not asked".into())
+    }
+
     fn handle_worker_output(&self, _: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {
         Err("not asked".into())
     }

@@ -1,5 +1,6 @@
 //! `roster worker`: the local processes that the sidecar keeps alive.
 
+mod command;
 mod control;
 mod list;
 mod logs;
@@ -8,9 +9,10 @@ use clap::{Args, Subcommand};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{self, WorkersQuery};
 
+pub(super) use self::command::Misused;
 pub(super) use self::control::Unfinished;
 
-/// List the workers, start, stop, restart and scale them, and read what they print
+/// List the workers, start, stop, restart, scale and command them, and read what they print
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     #[command(subcommand)]
@@ -36,6 +38,8 @@ enum Command {
     Signal(control::Signal),
     #[command(after_help = super::exit::HELP)]
     Logs(logs::Logs),
+    #[command(after_help = super::exit::HELP)]
+    Command(command::Command),
 }
 
 impl Worker {
@@ -48,6 +52,7 @@ impl Worker {
             Command::Scale(scale) => scale.run(),
             Command::Signal(signal) => signal.run(),
             Command::Logs(logs) => logs.run(),
+            Command::Command(command) => command.run(),
         }
     }
 }

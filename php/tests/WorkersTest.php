@@ -1,0 +1,74 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Client;
+use Roster\Exception\CallFailed;
+use Roster\Exception\InvalidRequest;
+use Roster\Tests\Support\Process;
+use Roster\Tests\Support\Roster;
+use Roster\WorkerAnswer;
+
+/** Workers that a real sidecar keeps alive are commanded by a client. */
+final class WorkersTest extends TestCase
+{
+    private Roster $roster;
+    private Client $client;
+
+    protected function setUp(): void
+    {
+        $command = json_encode([PHP_BINARY, __DIR__ . '/Support/worker.php'], JSON_UNESCAPED_SLASHES);
+        $group = static fn (string $name, int $count) =>
+            "[[worker]]\nname = '$name'\ncommand = $command\ncount = $count\nready = 'message'\n";
+        $this->roster = new Roster(['/a' => 'b'], hasRegister: true, tables: $group('web', 2) . $group('mail', 1));
+        $this->client = Client::local($this->roster->socket, '', '');
+        $answer = fn () => array_filter($this->client->commandWorkers('ping'), self::hasAnswered(...));
+        Process::until(static fn () => count($answer()) === 3, 'all answer', 30);
+    }
+
+    public function testEachAnswersInItsPlaceAndOneThatIsStoppedCostsItsOwn(): void
+    {
+        $stopped = $this->client->commandWorkers('status', worker: 'web/1')[0]->value()['pid'];
+        posix_kill($stopped, SIGSTOP);
+        $answers = $this->client->commandWorkers('reverse', "\xffab", timeoutMs: 1_000);
+        posix_kill($stopped, SIGCONT);
+        self::assertSame(['web/1', 'web/2', 'mail/1'], array_column($answers, 'worker'));
+        self::assertSame([null, "ba\xff", "ba\xff"], array_column($answers, 'value'));
+        self::assertSame('it did not answer within 1s', $answers[0]->error->getMessage());
+        $this->expectException(CallFailed::class);
+        $answers[0]->value();
+    }
+
+    public function testWhatACommandThrowsIsItsOwnErrorAndOfManyValuesTheLastIsGiven(): void
+    {
+        [$one, $other] = $this->client->commandWorkers('refuse', worker: 'web');
+        self::assertSame(['web/1', 'web/2'], [$one->worker, $other->worker]);
+        self::assertSame(['not now', 'DomainException'], [$one->error->getMessage(), $one->error->className]);
+        self::assertSame(7, $this->client->commandWorkers('count', 7, 'mail')[0]->value());
+        self::assertStringContainsString('nope', $this->client->commandWorkers('nope', worker: 'mail')[0]->error->getMessage());
+    }
+
+    /** @dataProvider nobody */
+    public function testWhoIsNotThereIsAWrongRequest(string $worker, string $why): void
+    {
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage($why);
+        $this->client->commandWorkers('ping', worker: $worker);
+    }
+
+    public static function nobody(): array
+    {
+        return [
+            ['webb', 'there are web, mail'], ['web/3', 'has the numbers 1 to 2'], ['', 'is neither a group'],
+            ['web/x', 'is neither a group'], ['web/0', 'is neither a group'],
+        ];
+    }
+
+    private static function hasAnswered(WorkerAnswer $answer): bool
+    {
+        return $answer->error === null;
+    }
+}
