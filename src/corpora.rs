@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{config, store, thrift, tunnel, zookeeper};
+use crate::{config, format, store, thrift, tunnel, zookeeper};
 
 fn replay(corpus: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(corpus);
@@ -47,4 +47,9 @@ fn what_may_be_written_as_a_configuration_holds() {
 #[test]
 fn what_servers_of_zookeeper_may_send_holds() {
     replay("replies", zookeeper::fuzz::replies);
+}
+
+#[test]
+fn what_may_be_registered_in_any_format_holds() {
+    replay("nodes", format::fuzz::nodes);
 }

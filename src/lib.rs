@@ -8,12 +8,13 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
-//! | 1 | [`access`], [`store`], [`tunnel`], [`net`], [`zookeeper`] |
-//! | 2 | [`resolve`] |
-//! | 3 | [`call`], [`source`], [`register`], [`master`], [`worker`] |
-//! | 4 | [`thrift`], [`admin`] |
-//! | 5 | [`config`] |
-//! | 6 | [`sidecar`] |
+//! | 1 | [`access`], [`format`](mod@format), [`tunnel`], [`net`], [`zookeeper`] |
+//! | 2 | [`store`] |
+//! | 3 | [`resolve`], [`source`], [`register`], [`master`], [`worker`] |
+//! | 4 | [`call`] |
+//! | 5 | [`thrift`], [`admin`] |
+//! | 6 | [`config`] |
+//! | 7 | [`sidecar`] |
 //!
 //! What others use without the rest lies in crates of its own: `roster-master`, `roster-client`, `roster-tunnel` and
 //! `roster-net`.
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod config;
 #[cfg(test)]
 mod corpora;
+pub mod format;
 pub mod metrics;
 pub mod model;
 mod mutant;

@@ -1,6 +1,7 @@
 //! Instances: the places where a service can be had.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use rmpv::Value;
@@ -61,6 +62,8 @@ pub enum InstanceState {
     Up,
     /// It was there before a restart, and is expected back.
     Returning,
+    /// It is registered, and its registration says that it takes no calls: disabled, starting, out of service.
+    Down,
     /// One that only a newer sidecar knows: it cannot be called.
     #[serde(other)]
     Unknown,
@@ -90,6 +93,32 @@ pub enum Record {
 pub enum Decoder {
     /// The protocol of masters, also by way of a register elsewhere.
     Tunnel,
+    Format(Format),
+}
+
+/// How services are registered as nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Dubbo's interfaces.
+    Dubbo,
+    /// Dubbo's applications, which are Curator's services.
+    DubboApplication,
+    Curator,
+    SpringCloud,
+    Serverset,
+    Nerve,
+    Motan,
+    Qconf,
+    Codis,
+    Patroni,
+    Kafka,
+    #[serde(rename = "hiveserver2")]
+    HiveServer2,
+    SofaRpc,
+    /// `host:port` as a name or as data, or JSON.
+    #[default]
+    Raw,
 }
 
 /// Why a registration makes no instance.
@@ -160,16 +189,69 @@ impl Instance {
     }
 }
 
+impl Endpoint {
+    /// As one writes it, and tells it from others: `dubbo://10.0.0.5:20880`; without a protocol `10.0.0.5:20880`.
+    pub fn address(&self) -> String {
+        let Self { protocol, host, port, .. } = self;
+        let scheme = if protocol.is_empty() { "" } else { "://" };
+        match host.parse::<Ipv6Addr>() {
+            // One address may be written in several ways.
+            Ok(host) => format!("{protocol}{scheme}[{host}]:{port}"),
+            Err(_) => format!("{protocol}{scheme}{host}:{port}"),
+        }
+    }
+}
+
 impl Decoder {
     pub fn name(self) -> &'static str {
         match self {
             Decoder::Tunnel => "tunnel",
+            Decoder::Format(format) => format.name(),
+        }
+    }
+}
+
+impl Format {
+    pub const ALL: [Format; 14] = [
+        Format::Dubbo,
+        Format::DubboApplication,
+        Format::Curator,
+        Format::SpringCloud,
+        Format::Serverset,
+        Format::Nerve,
+        Format::Motan,
+        Format::Qconf,
+        Format::Codis,
+        Format::Patroni,
+        Format::Kafka,
+        Format::HiveServer2,
+        Format::SofaRpc,
+        Format::Raw,
+    ];
+
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Dubbo => "dubbo",
+            Format::DubboApplication => "dubbo-application",
+            Format::Curator => "curator",
+            Format::SpringCloud => "spring-cloud",
+            Format::Serverset => "serverset",
+            Format::Nerve => "nerve",
+            Format::Motan => "motan",
+            Format::Qconf => "qconf",
+            Format::Codis => "codis",
+            Format::Patroni => "patroni",
+            Format::Kafka => "kafka",
+            Format::HiveServer2 => "hiveserver2",
+            Format::SofaRpc => "sofa-rpc",
+            Format::Raw => "raw",
         }
     }
 }
 
 /// A weight as a number, or as a text of one.
-fn weight(value: &Value) -> Option<u32> {
+pub fn weight(value: &Value) -> Option<u32> {
     let weight = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
     u32::try_from(weight).ok().filter(|weight| i32::try_from(*weight).is_ok())
 }
@@ -205,6 +287,23 @@ mod tests {
         let instance = of(vec![("group", 1.into()), ("zone", long.into())]);
         assert_eq!((&*instance.group, &*instance.zone), ("", ""));
         instance.check().expect("it is within its bounds");
+    }
+
+    #[test]
+    fn a_format_is_written_as_it_is_called() {
+        for format in Format::ALL {
+            assert_eq!(serde_json::to_string(&format).expect("JSON"), format!("{:?}", format.name()));
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        let address = |protocol: &str, host: &str| {
+            Endpoint { name: "x".into(), protocol: protocol.into(), host: host.into(), port: 80 }.address()
+        };
+        assert_eq!(address("http", "web-1"), "http://web-1:80");
+        assert_eq!(address("", "10.0.0.5"), "10.0.0.5:80");
+        assert_eq!([address("", "::1"), address("", "0:0::0:1")], ["[::1]:80", "[::1]:80"]);
     }
 
     #[test]

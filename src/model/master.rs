@@ -62,7 +62,7 @@ impl Service {
 
     /// The version: of `name@version`, or of the metadata; 0.0.0 where none is told, or none that can be compared.
     pub fn version(&self) -> Version {
-        let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient);
+        let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient_version);
         split_name(&self.name).1.or_else(told).unwrap_or(Version::new(0, 0, 0))
     }
 
@@ -189,14 +189,14 @@ fn plain(value: &Value) -> Option<String> {
 /// `mail@work`.
 pub fn split_name(name: &str) -> (&str, Option<Version>) {
     let split = name.rsplit_once('@').filter(|(base, _)| !base.is_empty());
-    match split.map(|(base, version)| (base, lenient(version))) {
+    match split.map(|(base, version)| (base, lenient_version(version))) {
         Some((base, Some(version))) => (base, Some(version)),
         _ => (name, None),
     }
 }
 
 /// A version with parts left out: `1` is `1.0.0`, `v2.3` is `2.3.0`.
-fn lenient(text: &str) -> Option<Version> {
+pub fn lenient_version(text: &str) -> Option<Version> {
     let text = text.trim().trim_start_matches('v');
     let parts = text.split(['-', '+']).next()?.matches('.').count();
     let whole = match parts {
@@ -311,7 +311,7 @@ mod tests {
     fn versions_have_the_order_that_the_php_package_gives_them() {
         let versions: Vec<String> =
             serde_json::from_str(include_str!("../../tests/fixtures/versions.json")).expect("JSON");
-        let versions: Vec<Version> = versions.iter().map(|version| lenient(version).expect(version)).collect();
+        let versions: Vec<Version> = versions.iter().map(|version| lenient_version(version).expect(version)).collect();
         assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
     }
 

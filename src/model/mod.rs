@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 pub use roster_tunnel::{Answer, Answers, Arguments, Command, NotPhp, Packed, Refused, php_value};
 
 pub use self::instance::{
-    DEFAULT_WEIGHT, Decoder, Endpoint, Instance, InstanceError, InstanceState, MAX_ENDPOINTS, MAX_LABEL_BYTES,
-    Provenance, Record,
+    DEFAULT_WEIGHT, Decoder, Endpoint, Format, Instance, InstanceError, InstanceState, MAX_ENDPOINTS, MAX_LABEL_BYTES,
+    Provenance, Record, weight,
 };
 pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,
-    cut_to_bounds, split_name,
+    cut_to_bounds, lenient_version, split_name,
 };
 pub use self::words::{counted, shortened};
 

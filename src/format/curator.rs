@@ -1,0 +1,108 @@
+//! Curator's x-discovery, `<root>/<service>/<id>` with JSON; and what others put into its payload: Spring Cloud ZooKeeper,
+//! and Dubbo 3 for its applications. The payload itself says which of them it is.
+
+use serde_json::{Map, Value as Json};
+
+use super::registered::{Draft, endpoint};
+use super::{Located, Reading, Registered, Undecodable, address, json};
+use crate::model::{Endpoint, MAX_ENDPOINTS};
+
+/// What an application of Dubbo tells that exports nothing.
+const NOTHING: &str = "0";
+
+pub(super) fn locate(parts: &[&str]) -> Option<Located> {
+    match parts {
+        [service, _] => Located::instance(*service, 1),
+        _ => None,
+    }
+}
+
+/// None: it exports nothing.
+pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
+    let mut object = json::object(&reading.node.data)?;
+    let metadata = match object.remove("payload") {
+        Some(Json::Object(mut payload)) => match payload.remove("metadata") {
+            Some(Json::Object(metadata)) => metadata,
+            Some(other) => with(payload, "metadata", other),
+            None => payload,
+        },
+        None | Some(Json::Null) => Map::new(),
+        Some(other) => with(Map::new(), "payload", other),
+    };
+    if json::text(&metadata, "dubbo.metadata.revision") == NOTHING {
+        return Ok(None);
+    }
+    let host = address::host(json::text(&object, "address"))?;
+    let exported = exported(&metadata, &host)?;
+    let is_up = object.get("enabled") != Some(&Json::Bool(false))
+        && metadata.get("instance_status").is_none_or(|status| {
+            status.as_str().is_some_and(|status| status.is_empty() || status.eq_ignore_ascii_case("UP"))
+        });
+    let endpoints = if exported.is_empty() { own(&object, host)? } else { exported };
+    let first = endpoints.first().cloned().ok_or(Undecodable::NoPort)?;
+    let mut draft = Draft { endpoints, ..Draft::at(first) }.up_if(is_up);
+    draft.metadata = json::metadata(metadata)?;
+    draft.metadata.retain(|(key, _)| key.as_str() != Some("@class"));
+    Ok(Some(draft.placed_by_metadata().finish(reading)))
+}
+
+fn with(mut object: Map<String, Json>, key: &str, value: Json) -> Map<String, Json> {
+    object.insert(key.to_owned(), value);
+    object
+}
+
+/// The ports that an application of Dubbo tells of, which are JSON in a text; none: it is no such application.
+fn exported(metadata: &Map<String, Json>, host: &str) -> Result<Vec<Endpoint>, Undecodable> {
+    let Some(text) = metadata.get("dubbo.endpoints").and_then(Json::as_str) else { return Ok(Vec::new()) };
+    let Ok(Json::Array(all)) = serde_json::from_str(text) else { return Err(Undecodable::NotJson) };
+    let all = all.iter().take(MAX_ENDPOINTS).map(|it| {
+        let protocol = it.get("protocol").and_then(Json::as_str).unwrap_or_default();
+        Ok(endpoint(protocol, (host.to_owned(), json::port(it.get("port"))?)))
+    });
+    all.collect()
+}
+
+/// The port, and the one for TLS; where there is that alone, it is the service's own.
+fn own(object: &Map<String, Json>, host: String) -> Result<Vec<Endpoint>, Undecodable> {
+    let is_told = |key: &str| object.get(key).is_some_and(|port| !port.is_null());
+    let secured = is_told("sslPort").then(|| json::port(object.get("sslPort"))).transpose()?;
+    let plain = is_told("port").then(|| json::port(object.get("port"))).transpose();
+    let scheme = scheme(object);
+    let at = |scheme: &str, port: u16| endpoint(scheme, (host.clone(), port));
+    let (http, https) = match scheme {
+        Scheme::Http => ("http", "https"),
+        Scheme::Other(other) => (other, other),
+        Scheme::None => ("", ""),
+    };
+    match (plain, secured) {
+        // Who has a port for TLS may write anything for the other.
+        (Ok(Some(plain)), Some(secured)) if plain != secured => {
+            Ok(vec![at(http, plain), Endpoint { name: "ssl".into(), ..at(https, secured) }])
+        }
+        (_, Some(secured)) => Ok(vec![at(https, secured)]),
+        (Ok(Some(plain)), None) => Ok(vec![at(http, plain)]),
+        (Ok(None), None) => Err(Undecodable::NoPort),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// With what the URI of an instance begins.
+enum Scheme<'o> {
+    /// The variable, which is `http` or `https`.
+    Http,
+    Other(&'o str),
+    None,
+}
+
+fn scheme(object: &Map<String, Json>) -> Scheme<'_> {
+    let part = || object.get("uriSpec")?.get("parts")?.get(0);
+    let Some(part) = part() else { return Scheme::None };
+    let value = part.get("value").and_then(Json::as_str).unwrap_or_default();
+    let is_variable = part.get("variable").and_then(Json::as_bool).unwrap_or_default();
+    match value.split_once(':') {
+        _ if is_variable && value == "scheme" => Scheme::Http,
+        _ if is_variable => Scheme::None,
+        Some((scheme, _)) => Scheme::Other(scheme),
+        None => Scheme::Other(value),
+    }
+}

@@ -1,0 +1,152 @@
+//! Dubbo's interfaces: `/<group>/<interface>/{providers,configurators}/<encoded URL>`, and in Dubbo 3
+//! `/<group>/mapping/<interface>` with the applications that offer one.
+//!
+//! The names are all: the data of a provider's node are whatever Curator wrote there.
+
+use std::collections::BTreeMap;
+
+use super::registered::{Draft, endpoint};
+use super::url::{Url, form_decoded};
+use super::{Located, Reading, Registered, Role, Rule, Undecodable};
+use crate::model::{DEFAULT_WEIGHT, MAX_SERVICE_BYTES};
+
+/// What a configurator sets for the providers that it matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configurator {
+    /// Every host, or just this one.
+    host: Option<String>,
+    port: Option<u16>,
+    priority: i64,
+    /// Whether it sets only what a provider does not say.
+    sets_missing: bool,
+    /// By key, what a provider must have; `*` and the empty one are any.
+    conditions: BTreeMap<String, String>,
+    sets: BTreeMap<String, String>,
+}
+
+/// Keys of a configurator that neither are set nor are conditions.
+const OF_ITSELF: [&str; 10] = [
+    "category",
+    "check",
+    "compatible_config",
+    "configVersion",
+    "dynamic",
+    "enabled",
+    "interface",
+    "priority",
+    "runtime",
+    "side",
+];
+
+/// Keys that a provider must have as the configurator does.
+const CONDITIONS: [&str; 3] = ["application", "group", "version"];
+
+pub(super) fn locate(parts: &[&str]) -> Option<Located> {
+    match parts {
+        ["mapping", interface] => Some(Located { role: Role::Interface, service: (*interface).to_owned(), up: 1 }),
+        [interface, "providers", _] => Located::instance(form_decoded(interface).ok()?, 2),
+        [interface, "configurators", _] => Located::rule(form_decoded(interface).ok()?, 2),
+        _ => None,
+    }
+}
+
+/// None: it says that there is none.
+pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
+    let text = form_decoded(reading.name)?;
+    let url = Url::parse(&text)?;
+    if url.protocol == "empty" {
+        return Ok(None);
+    }
+    let mut parameters = url.parameters.clone();
+    apply(reading.rules, &url, &mut parameters);
+    Ok(Some(registered(reading, &url, &parameters)?))
+}
+
+/// What a URL of a provider registers, with these parameters.
+pub(super) fn registered(
+    reading: &Reading<'_>,
+    url: &Url<'_>,
+    parameters: &BTreeMap<&str, &str>,
+) -> Result<Registered, Undecodable> {
+    let parameter = |key: &str| parameters.get(key).copied().unwrap_or_default();
+    let is_up = parameter("enabled") != "false" && parameter("disabled") != "true";
+    let mut draft = Draft::at(endpoint(url.protocol, url.host_and_port()?)).up_if(is_up);
+    draft.version = parameter("version").to_owned();
+    draft.group = parameter("group").to_owned();
+    draft.zone = parameter("zone").to_owned();
+    draft.weight = weight(parameter("weight"));
+    // Interfaces with very many methods would pass the bound of metadata by their names alone.
+    let is_kept = |key: &str, value: &str| key != "methods" || value.len() <= MAX_SERVICE_BYTES / 2;
+    for (key, value) in parameters.iter().filter(|(key, value)| is_kept(key, value)) {
+        draft.add(key, *value);
+    }
+    Ok(draft.finish(reading))
+}
+
+/// A weight that is not positive is never called.
+fn weight(text: &str) -> u32 {
+    match text.parse::<i64>() {
+        Ok(weight) => weight.clamp(0, i32::MAX.into()) as u32,
+        Err(_) => DEFAULT_WEIGHT,
+    }
+}
+
+/// Applies the configurators that match: one of a host after those of all, and then by their priority.
+fn apply<'r>(rules: &'r [Rule], url: &Url<'_>, parameters: &mut BTreeMap<&'r str, &'r str>) {
+    let matching = |rule: &'r Rule| match rule {
+        Rule::Configurator(configurator) => Some(configurator).filter(|it| it.matches(url)),
+        _ => None,
+    };
+    let mut matching: Vec<_> = rules.iter().filter_map(matching).collect();
+    matching.sort_by_key(|it| (it.host.is_some(), it.priority));
+    for configurator in matching {
+        for (key, value) in &configurator.sets {
+            if configurator.sets_missing {
+                parameters.entry(key).or_insert(value);
+            } else {
+                parameters.insert(key, value);
+            }
+        }
+    }
+}
+
+pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
+    let text = form_decoded(name)?;
+    let url = Url::parse(&text)?;
+    let sets_missing = match url.protocol {
+        "override" => false,
+        "absent" => true,
+        // That there is none.
+        "empty" => return Ok(Configurator::nothing()),
+        _ => return Err(Undecodable::NotUrl),
+    };
+    if url.parameter("enabled") == "false" || url.parameter("side") == "consumer" {
+        return Ok(Configurator::nothing());
+    }
+    let (mut conditions, mut sets) = (BTreeMap::new(), BTreeMap::new());
+    for (key, value) in &url.parameters {
+        match key.strip_prefix('~') {
+            Some(key) => drop(conditions.insert(key.to_owned(), (*value).to_owned())),
+            None if CONDITIONS.contains(key) => drop(conditions.insert((*key).to_owned(), (*value).to_owned())),
+            None if OF_ITSELF.contains(key) => {}
+            None => drop(sets.insert((*key).to_owned(), (*value).to_owned())),
+        }
+    }
+    conditions.retain(|_, value| !matches!(value.as_str(), "" | "*"));
+    let host = Some(url.host.clone()).filter(|host| !matches!(host.as_str(), "0.0.0.0" | "anyhost" | "::"));
+    let priority = url.parameter("priority").parse().unwrap_or(0);
+    Ok(Configurator { host, port: url.port, priority, sets_missing, conditions, sets })
+}
+
+impl Configurator {
+    fn nothing() -> Self {
+        let (conditions, sets) = (BTreeMap::new(), BTreeMap::new());
+        Self { host: None, port: None, priority: 0, sets_missing: true, conditions, sets }
+    }
+
+    fn matches(&self, url: &Url<'_>) -> bool {
+        self.host.as_ref().is_none_or(|host| *host == url.host)
+            && (self.port.is_none() || self.port == url.port)
+            && self.conditions.iter().all(|(key, value)| url.parameter(key) == value)
+    }
+}

@@ -1,0 +1,38 @@
+//! What must hold for any node below the root of any format.
+
+use super::{Config, Role};
+use crate::model::{Format, Node, NodePath};
+
+/// The first byte is the number of a format, the first line the path below its root, the rest the data.
+pub fn nodes(bytes: &[u8]) {
+    let Some((number, rest)) = bytes.split_first() else { return };
+    let Some(format) = Format::ALL.get(usize::from(number % 32)) else { return };
+    let line = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+    let (path, data) = rest.split_at(line);
+    let Ok(path) = std::str::from_utf8(path) else { return };
+    let Ok(path) = NodePath::parse(&format!("/root/{path}")) else { return };
+    let node = Node { data: data.get(1..).unwrap_or_default().into(), ..Node::default() };
+    let root = NodePath::root().child("root");
+    let config = Config { root: root.clone(), format: *format, ..Config::default() };
+    let Some(located) = config.locate(&path) else { return };
+    let scope = located.scope(&path).expect("a scope lies above its nodes");
+    assert!(scope.is_under(&root), "{path} has the scope {scope}");
+    match located.role {
+        Role::Instance => {
+            assert_eq!(config.instances_of(&scope), path.parent().expect("a parent"));
+            let Ok(Some(registered)) = config.decode(&path, &located.service, &node, &[]) else { return };
+            registered.instance.check().expect("it is within its bounds");
+            let first = registered.instance.endpoints.first().expect("it can be reached");
+            assert!(first.port != 0 && !first.host.is_empty());
+        }
+        Role::Rule => {
+            let begin = config.rules_of(&scope).expect("rules");
+            assert!(path.as_str().starts_with(begin.as_str()), "{path} is no rule of {scope}");
+            let Ok(rule) = config.rule(&path, &node) else { return };
+            // It may be about anything.
+            let sibling = config.instances_of(&scope).child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
+            let _ = config.decode(&sibling, &located.service, &node, &[rule]);
+        }
+        Role::Interface => drop(config.applications(&node)),
+    }
+}

@@ -1,0 +1,229 @@
+//! Service formats: from nodes to the instances that they register.
+//!
+//! Nothing here reads or waits: a node's path and bytes go in, an instance or why there is none comes out. Each node is
+//! read by itself, so that one that comes or changes costs nothing of its service, and one that cannot be read harms no
+//! other. What changes the instances of others is a *rule* (a configurator of Dubbo, a vector of a serverset, the leader
+//! of Patroni): it has a *scope*, the node below which lie the instances that it is about.
+
+mod address;
+mod codis;
+mod config;
+mod curator;
+mod dubbo;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+mod hiveserver2;
+mod json;
+mod kafka;
+mod motan;
+mod nerve;
+mod patroni;
+mod qconf;
+mod raw;
+mod registered;
+mod serverset;
+mod sofa_rpc;
+#[cfg(test)]
+mod tests;
+mod url;
+
+pub use self::config::{Config, Fields};
+use self::dubbo::Configurator;
+pub use self::registered::Registered;
+use self::serverset::Vector;
+use crate::model::{Format, InstanceError, Node, NodePath};
+
+/// The most rules of a scope that are looked at.
+pub const MAX_RULES: usize = 64;
+
+/// The most applications that a node may say to offer an interface.
+const MAX_APPLICATIONS: usize = 64;
+
+/// What a node is in a format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub role: Role,
+    /// The service that it is about.
+    pub service: String,
+    /// How many levels above the node its scope lies.
+    up: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Instance,
+    /// It changes the instances of its scope.
+    Rule,
+    /// It names the applications that offer an interface.
+    Interface,
+}
+
+/// What changes the instances of a scope.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rule {
+    Configurator(Configurator),
+    Vector(Vector),
+    /// The name of the member that leads.
+    Leader(String),
+}
+
+/// Why a node registers nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undecodable {
+    #[error("it is not UTF-8")]
+    NotUtf8,
+    #[error("its data are no JSON object")]
+    NotJson,
+    #[error("its data have more than {} levels", json::MAX_DEPTH)]
+    TooDeep,
+    #[error("it is no URL")]
+    NotUrl,
+    #[error("it names no host")]
+    NoHost,
+    #[error("it names no port from 1 to 65535")]
+    NoPort,
+    #[error("its name is not base64 of the length that it tells")]
+    NotBase64,
+    #[error("its data are cut short, or not of the form of the registry")]
+    Malformed,
+    #[error("{0}")]
+    Bound(#[from] InstanceError),
+}
+
+/// A node as it is read.
+struct Reading<'a> {
+    config: &'a Config,
+    service: &'a str,
+    /// The parts of its path below the root.
+    parts: &'a [&'a str],
+    /// The last of them.
+    name: &'a str,
+    node: &'a Node,
+    rules: &'a [Rule],
+}
+
+impl Located {
+    fn instance(service: impl Into<String>, up: u8) -> Option<Self> {
+        Some(Self { role: Role::Instance, service: service.into(), up })
+    }
+
+    fn rule(service: impl Into<String>, up: u8) -> Option<Self> {
+        Some(Self { role: Role::Rule, service: service.into(), up })
+    }
+
+    /// The scope of the node at this path.
+    pub fn scope(&self, path: &NodePath) -> Option<NodePath> {
+        (0..self.up).try_fold(path.clone(), |above, _| above.parent())
+    }
+}
+
+impl Config {
+    /// What the node at a path is; None: nothing, in this format.
+    pub fn locate(&self, path: &NodePath) -> Option<Located> {
+        let parts = self.parts(path)?;
+        match self.format {
+            Format::Dubbo => dubbo::locate(&parts),
+            Format::DubboApplication | Format::Curator | Format::SpringCloud => curator::locate(&parts),
+            Format::Serverset => serverset::locate(self, &parts),
+            Format::Nerve => nerve::locate(self, &parts),
+            Format::Motan => motan::locate(&parts),
+            Format::Qconf => qconf::locate(self, &parts),
+            Format::Codis => codis::locate(&parts),
+            Format::Patroni => patroni::locate(&parts),
+            Format::Kafka => kafka::locate(self, &parts),
+            Format::HiveServer2 => hiveserver2::locate(self, &parts),
+            Format::SofaRpc => sofa_rpc::locate(&parts),
+            Format::Raw => raw::locate(self, &parts),
+        }
+    }
+
+    /// Below which node the instances of a scope lie, as its children.
+    pub fn instances_of(&self, scope: &NodePath) -> NodePath {
+        match self.format {
+            Format::Dubbo => scope.child("providers"),
+            Format::Patroni => scope.child("members"),
+            _ => scope.clone(),
+        }
+    }
+
+    /// What the paths of a scope's rules begin with; None: the format has none.
+    pub fn rules_of(&self, scope: &NodePath) -> Option<NodePath> {
+        match self.format {
+            Format::Dubbo => Some(scope.child("configurators")),
+            Format::Serverset => Some(scope.child(serverset::VECTOR)),
+            Format::Patroni => Some(scope.child("leader")),
+            _ => None,
+        }
+    }
+
+    /// What the node at a path, which is a rule, changes.
+    pub fn rule(&self, path: &NodePath, node: &Node) -> Result<Rule, Undecodable> {
+        match self.format {
+            Format::Dubbo => dubbo::rule(last_part(path)).map(Rule::Configurator),
+            Format::Serverset => serverset::rule(&node.data).map(Rule::Vector),
+            _ => patroni::leader(&node.data).map(Rule::Leader),
+        }
+    }
+
+    /// The instances that a node of the service registers, of whose scope these are the rules.
+    pub fn decode(
+        &self,
+        path: &NodePath,
+        service: &str,
+        node: &Node,
+        rules: &[Rule],
+    ) -> Result<Option<Registered>, Undecodable> {
+        let parts = self.parts(path).unwrap_or_default();
+        let reading = Reading { config: self, service, name: last_part(path), parts: &parts, node, rules };
+        let registered = match self.format {
+            Format::Dubbo => dubbo::decode(&reading)?,
+            Format::DubboApplication | Format::Curator | Format::SpringCloud => curator::decode(&reading)?,
+            Format::Serverset => Some(serverset::decode(&reading)?),
+            Format::Nerve => Some(nerve::decode(&reading)?),
+            Format::Motan => Some(motan::decode(&reading)?),
+            Format::Qconf => Some(qconf::decode(&reading)?),
+            Format::Codis => Some(codis::decode(&reading)?),
+            Format::Patroni => Some(patroni::decode(&reading)?),
+            Format::Kafka => Some(kafka::decode(&reading)?),
+            Format::HiveServer2 => Some(hiveserver2::decode(&reading)?),
+            Format::SofaRpc => Some(sofa_rpc::decode(&reading)?),
+            Format::Raw => raw::decode(&reading)?,
+        };
+        registered.iter().try_for_each(|it| it.instance.check())?;
+        Ok(registered)
+    }
+
+    /// The applications that a node says to offer an interface.
+    pub fn applications<'n>(&self, node: &'n Node) -> Result<Vec<&'n str>, Undecodable> {
+        let text = std::str::from_utf8(&node.data).map_err(|_| Undecodable::NotUtf8)?;
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        Ok(names.take(MAX_APPLICATIONS).collect())
+    }
+
+    /// The parts of a path below the root; None: it lies elsewhere.
+    fn parts<'p>(&self, path: &'p NodePath) -> Option<Vec<&'p str>> {
+        let root = self.root.as_str().trim_end_matches('/');
+        let below = path.as_str().strip_prefix(root)?.strip_prefix('/')?;
+        Some(below.split('/').filter(|part| !part.is_empty()).collect())
+    }
+
+    /// The name of a service of which only the path tells: that below the root; the root's own is `name`, or its last
+    /// part.
+    fn by_path(&self, parts: &[&str]) -> String {
+        match parts {
+            [] if self.name.is_empty() => last_part(&self.root).to_owned(),
+            [] => self.name.clone(),
+            parts => parts.join("/"),
+        }
+    }
+}
+
+impl Reading<'_> {
+    fn text(&self) -> Result<&str, Undecodable> {
+        std::str::from_utf8(&self.node.data).map_err(|_| Undecodable::NotUtf8)
+    }
+}
+
+fn last_part(path: &NodePath) -> &str {
+    path.as_str().rsplit('/').next().unwrap_or_default()
+}

@@ -1,0 +1,66 @@
+//! Motan: `/motan/<group>/<service>/{server,unavailableServer}/<host:port>`, whose data are a URL as plain text, or as a
+//! string that Java serialized.
+
+use super::registered::{Draft, endpoint};
+use super::url::Url;
+use super::{Located, Reading, Registered, Undecodable, address};
+
+/// Of a host without a port.
+const DEFAULT_PORT: u16 = 80;
+
+/// What a stream of Java's objects begins with.
+const STREAM: [u8; 4] = [0xac, 0xed, 0x00, 0x05];
+
+/// What says that a string follows: with its length in 2 bytes, or in 8.
+const SHORT_STRING: u8 = 0x74;
+const LONG_STRING: u8 = 0x7c;
+
+pub(super) fn locate(parts: &[&str]) -> Option<Located> {
+    match parts {
+        [_, service, "server" | "unavailableServer", _] => Located::instance(*service, 1),
+        _ => None,
+    }
+}
+
+pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
+    let [group, _, category, name] = reading.parts else { return Err(Undecodable::Malformed) };
+    let text = string(&reading.node.data)?;
+    let url = Url::parse(text).ok().filter(|url| url.port.is_some());
+    let mut draft = match &url {
+        Some(url) => Draft::at(endpoint(url.protocol, url.host_and_port()?)),
+        // Its clients take the name then.
+        None => Draft::at(endpoint("", by_name(name)?)),
+    };
+    draft.group = (*group).to_owned();
+    for (key, value) in url.iter().flat_map(|url| &url.parameters) {
+        draft.add(key, *value);
+    }
+    if let Some(url) = &url {
+        draft.version = url.parameter("version").to_owned();
+        draft.weight = url.parameter("weights").parse().unwrap_or(draft.weight).min(i32::MAX as u32);
+    }
+    Ok(draft.up_if(*category == "server").finish(reading))
+}
+
+fn by_name(name: &str) -> Result<(String, u16), Undecodable> {
+    match address::host_and_port(name) {
+        Err(Undecodable::NoPort) if !name.contains(':') => Ok((address::host(name)?, DEFAULT_PORT)),
+        result => result,
+    }
+}
+
+/// A text that is there as such, or as a string that Java serialized.
+fn string(data: &[u8]) -> Result<&str, Undecodable> {
+    let Some(rest) = data.strip_prefix(&STREAM) else {
+        return std::str::from_utf8(data).map_err(|_| Undecodable::NotUtf8);
+    };
+    let (kind, rest) = rest.split_first().ok_or(Undecodable::Malformed)?;
+    let (length, bytes) = match *kind {
+        SHORT_STRING => rest.split_first_chunk().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest)),
+        LONG_STRING => rest.split_first_chunk().map(|(length, rest)| (u64::from_be_bytes(*length), rest)),
+        _ => None,
+    }
+    .ok_or(Undecodable::Malformed)?;
+    let bytes = usize::try_from(length).ok().and_then(|length| bytes.get(..length)).ok_or(Undecodable::Malformed)?;
+    std::str::from_utf8(bytes).map_err(|_| Undecodable::NotUtf8)
+}

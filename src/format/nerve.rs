@@ -1,0 +1,46 @@
+//! Nerve, of SmartStack: `<service>/<id>_<n>` with JSON, or with that in the name:
+//! `base64_<length>_<base64>_<n>`.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE;
+
+use super::registered::{Draft, endpoint};
+use super::{Config, Located, Reading, Registered, Undecodable, json};
+
+const ENCODED: &str = "base64_";
+
+pub(super) fn locate(config: &Config, parts: &[&str]) -> Option<Located> {
+    let (name, above) = parts.split_last()?;
+    let number = name.rsplit_once('_')?.1;
+    let is_numbered = number.len() == 10 && number.bytes().all(|byte| byte.is_ascii_digit());
+    if is_numbered { Located::instance(config.by_path(above), 1) } else { None }
+}
+
+pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
+    let mut object = match reading.name.strip_prefix(ENCODED) {
+        Some(encoded) => json::object(&decoded(encoded)?)?,
+        None => json::object(&reading.node.data)?,
+    };
+    let mut draft = Draft::at(endpoint("", json::host_and_port(&object, "host", "port")?));
+    draft.weight = json::weight(object.get("weight")).unwrap_or(draft.weight);
+    ["host", "port", "weight"].iter().for_each(|key| drop(object.remove(*key)));
+    if let Some(serde_json::Value::Object(labels)) = object.remove("labels") {
+        draft.zone = json::text(&labels, "zone").to_owned();
+        draft.metadata = json::metadata(labels)?;
+    }
+    let known = |(key, _): &(rmpv::Value, rmpv::Value)| draft.metadata.iter().any(|(label, _)| label == key);
+    let rest: Vec<_> = json::metadata(object)?.into_iter().filter(|entry| !known(entry)).collect();
+    draft.metadata.extend(rest);
+    Ok(draft.finish(reading))
+}
+
+/// So many characters as are told: base64 of this kind has `_` itself.
+fn decoded(encoded: &str) -> Result<Vec<u8>, Undecodable> {
+    let (length, rest) = encoded.split_once('_').ok_or(Undecodable::NotBase64)?;
+    let length: usize = length.parse().map_err(|_| Undecodable::NotBase64)?;
+    let (text, after) = rest.split_at_checked(length).ok_or(Undecodable::NotBase64)?;
+    if !after.starts_with('_') {
+        return Err(Undecodable::NotBase64);
+    }
+    BASE64_URL_SAFE.decode(text).map_err(|_| Undecodable::NotBase64)
+}

@@ -1,0 +1,54 @@
+//! Patroni's clusters of PostgreSQL: `<root>/<scope>/members/<name>` with JSON, and `<root>/<scope>/leader` with the name
+//! of a member.
+
+use serde_json::Value as Json;
+
+use super::registered::{Draft, endpoint};
+use super::url::Url;
+use super::{Located, Reading, Registered, Rule, Undecodable, json};
+
+const DEFAULT_PORT: u16 = 5_432;
+
+pub(super) fn locate(parts: &[&str]) -> Option<Located> {
+    match parts {
+        [scope, "members", _] => Located::instance(*scope, 2),
+        [scope, "leader"] => Located::rule(*scope, 1),
+        _ => None,
+    }
+}
+
+/// The role is one of its metadata: `primary` of the member that leads, and `replica` of any other, unless it says what
+/// else it is (`standby_leader`).
+pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
+    let mut object = json::object(&reading.node.data)?;
+    let url = Url::parse(json::text(&object, "conn_url"))?;
+    let at = (url.host.clone(), url.port.unwrap_or(DEFAULT_PORT));
+    let is_up = matches!(json::text(&object, "state"), "running" | "streaming" | "in archive recovery");
+    let mut draft = Draft::at(endpoint("postgres", at)).up_if(is_up);
+    let leader = reading.rules.iter().find_map(|rule| match rule {
+        Rule::Leader(name) => Some(name),
+        _ => None,
+    });
+    let role = match json::text(&object, "role") {
+        "standby_leader" => "standby_leader",
+        // Who led last may not know yet that another does.
+        "master" | "primary" if leader.is_none() => "primary",
+        _ if leader.is_some_and(|leader| leader == reading.name) => "primary",
+        _ => "replica",
+    };
+    ["conn_url", "role"].iter().for_each(|key| drop(object.remove(*key)));
+    // They are written anew every few seconds, and tell nobody where to go.
+    ["xlog_location", "receive_lsn", "replay_lsn"].iter().for_each(|key| drop(object.remove(*key)));
+    if let Some(Json::Object(tags)) = object.get("tags") {
+        draft.zone = json::text(tags, "zone").to_owned();
+    }
+    draft.metadata = json::metadata(object)?;
+    draft.add("role", role);
+    draft.add("member", reading.name);
+    Ok(draft.finish(reading))
+}
+
+pub(super) fn leader(data: &[u8]) -> Result<String, Undecodable> {
+    let name = std::str::from_utf8(data).map_err(|_| Undecodable::NotUtf8)?;
+    Ok(name.trim().to_owned())
+}

@@ -1,0 +1,51 @@
+//! Nodes of no system's own: `host:port` as a name or as data, or JSON whose keys the configuration names.
+
+use serde_json::{Map, Value as Json};
+
+use super::registered::{Draft, endpoint};
+use super::{Config, Located, Reading, Registered, Undecodable, address, json};
+use crate::model::MAX_LABEL_BYTES;
+
+/// The parent of a node is its service; the children of the root are of the root's own.
+pub(super) fn locate(config: &Config, parts: &[&str]) -> Option<Located> {
+    let (_, above) = parts.split_last()?;
+    Located::instance(config.by_path(above), 1)
+}
+
+/// None: it is a node above others.
+pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
+    let text = reading.text()?.trim();
+    if text.is_empty() && !reading.name.contains(':') {
+        return Ok(None);
+    }
+    if text.starts_with('{') {
+        return by_fields(reading, json::object(text.as_bytes())?).map(Some);
+    }
+    let at = address::host_and_port(text).or_else(|error| address::host_and_port(reading.name).map_err(|_| error));
+    Ok(Some(Draft::at(endpoint("", at?)).finish(reading)))
+}
+
+fn by_fields(reading: &Reading<'_>, object: Map<String, Json>) -> Result<Registered, Undecodable> {
+    let fields = &reading.config.fields;
+    let text = |key: &str| found(&object, key).and_then(Json::as_str).filter(|text| text.len() <= MAX_LABEL_BYTES);
+    let host = text(&fields.host).ok_or(Undecodable::NoHost)?;
+    let at = match found(&object, &fields.port) {
+        None | Some(Json::Null) => address::host_and_port(host)?,
+        port => (address::host(host)?, json::port(port)?),
+    };
+    let label = |key: &str| text(key).unwrap_or_default().to_owned();
+    let mut draft = Draft::at(endpoint(&label(&fields.protocol), at));
+    (draft.version, draft.group, draft.zone) = (label(&fields.version), label(&fields.group), label(&fields.zone));
+    draft.weight = json::weight(found(&object, &fields.weight)).unwrap_or(draft.weight);
+    draft.metadata = json::metadata(object)?;
+    Ok(draft.finish(reading))
+}
+
+/// What stands under a key, or under one within another: `address.host`.
+fn found<'o>(object: &'o Map<String, Json>, key: &str) -> Option<&'o Json> {
+    if let Some(whole) = object.get(key) {
+        return Some(whole);
+    }
+    let (first, rest) = key.split_once('.')?;
+    found(object.get(first)?.as_object()?, rest)
+}

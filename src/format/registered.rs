@@ -1,0 +1,102 @@
+//! What a node registers, while it is put together.
+
+use rmpv::Value;
+use semver::Version;
+
+use super::{Reading, Undecodable};
+use crate::model::{DEFAULT_WEIGHT, Endpoint, Instance, InstanceState, MAX_LABEL_BYTES, lenient_version};
+
+/// An instance as one node registers it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registered {
+    /// Without provenance.
+    pub instance: Instance,
+    /// What tells it from others at the same address: one process may offer a service in several groups and versions.
+    pub variant: String,
+}
+
+/// The same before it is one.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) version: String,
+    pub(super) group: String,
+    pub(super) zone: String,
+    pub(super) weight: u32,
+    pub(super) metadata: Vec<(Value, Value)>,
+    pub(super) state: InstanceState,
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+impl Draft {
+    /// An instance that is reached at this endpoint.
+    pub(super) fn at(endpoint: Endpoint) -> Self {
+        Self {
+            version: String::new(),
+            group: String::new(),
+            zone: String::new(),
+            weight: DEFAULT_WEIGHT,
+            metadata: Vec::new(),
+            state: InstanceState::Up,
+            endpoints: vec![endpoint],
+        }
+    }
+
+    pub(super) fn up_if(self, is_up: bool) -> Self {
+        Self { state: if is_up { InstanceState::Up } else { InstanceState::Down }, ..self }
+    }
+
+    /// Takes what metadata have of the version, the group, the zone and the weight, as those of a master do.
+    pub(super) fn placed_by_metadata(mut self) -> Self {
+        let text = |key: &str| self.text(key).filter(|text| text.len() <= MAX_LABEL_BYTES).unwrap_or_default();
+        let [version, group, zone] = ["version", "group", "zone"].map(text);
+        let weight = self.metadatum("weight").and_then(crate::model::weight);
+        (self.version, self.group, self.zone) = (version, group, zone);
+        self.weight = weight.unwrap_or(self.weight);
+        self
+    }
+
+    fn metadatum(&self, key: &str) -> Option<&Value> {
+        self.metadata.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.metadatum(key)?.as_str().map(str::to_owned)
+    }
+
+    pub(super) fn add(&mut self, key: &str, value: impl Into<Value>) {
+        self.metadata.push((key.into(), value.into()));
+    }
+
+    pub(super) fn finish(self, reading: &Reading<'_>) -> Registered {
+        let variant = match (self.group.as_str(), self.version.as_str()) {
+            ("", "") => String::new(),
+            (group, version) => format!("?group={group}&version={version}"),
+        };
+        let instance = Instance {
+            service: reading.service.into(),
+            version: lenient_version(&self.version).unwrap_or(Version::new(0, 0, 0)),
+            group: self.group.into(),
+            zone: self.zone.into(),
+            weight: self.weight,
+            metadata: Value::Map(self.metadata).into(),
+            state: self.state,
+            endpoints: self.endpoints.into(),
+            provenance: Box::default(),
+        };
+        Registered { instance, variant }
+    }
+}
+
+/// An endpoint of the service itself.
+pub(super) fn endpoint(protocol: &str, (host, port): (String, u16)) -> Endpoint {
+    Endpoint { name: String::new(), protocol: protocol.to_owned(), host, port }
+}
+
+/// A label within its bound; what is longer is none.
+pub(super) fn checked(host: &str) -> Result<String, Undecodable> {
+    let is_part = |character: char| !character.is_whitespace() && !character.is_control() && character != '/';
+    if host.is_empty() || host.len() > MAX_LABEL_BYTES || !host.chars().all(is_part) {
+        return Err(Undecodable::NoHost);
+    }
+    Ok(host.to_owned())
+}

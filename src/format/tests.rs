@@ -1,0 +1,487 @@
+//! What each format makes of the bytes that its writers write, also where they are cut or made up.
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::model::{Instance, InstanceState, view};
+
+const PROVIDER: &str = "dubbo%3A%2F%2F10.0.0.5%3A20880%2Fcom.acme.Foo%3Fapplication%3Dshop%26interface%3Dcom.acme.Foo\
+    %26methods%3Da%2Cb%26side%3Dprovider%26timestamp%3D1700000000000";
+
+const CURATOR: &str = r#"{"name":"db","id":"4e1c","address":"10.0.0.5","port":3306,"sslPort":null,"payload":null,
+    "registrationTimeUTC":1700000000000,"serviceType":"DYNAMIC","uriSpec":{"parts":[{"value":"scheme","variable":true},
+    {"value":"://","variable":false},{"value":"address","variable":true}]}}"#;
+
+const APPLICATION: &str = r#"{"name":"shop","id":"10.0.0.5:20880","address":"10.0.0.5","port":20880,"payload":{
+    "@class":"org.apache.dubbo.registry.zookeeper.ZookeeperInstance","id":"10.0.0.5:20880","name":"shop","metadata":{
+    "dubbo.endpoints":"[{\"port\":20880,\"protocol\":\"dubbo\"},{\"port\":50051,\"protocol\":\"tri\"}]",
+    "dubbo.metadata.revision":"af3","dubbo.metadata.storage-type":"local","timestamp":"1700000000000"}}}"#;
+
+const SPRING: &str = r#"{"name":"app","id":"x","address":"10.0.0.6","port":8080,"sslPort":null,"payload":{
+    "@class":"org.springframework.cloud.zookeeper.discovery.ZookeeperInstance","id":"app:8080","name":"app",
+    "metadata":{"instance_status":"UP"}}}"#;
+
+const MEMBER: &str = r#"{"serviceEndpoint":{"host":"10.0.0.5","port":8080},"additionalEndpoints":{"admin":{"host":
+    "10.0.0.5","port":9990}},"status":"ALIVE","shard":3,"metadata":{"k":"v"}}"#;
+
+const NERVE: &str = "base64_64_eyJob3N0IjoiMTAuMC4wLjUiLCJwb3J0Ijo4MDgwLCJuYW1lIjoid2ViLTEifQ==_0000000123";
+
+const MOTAN: &str = "motan2://10.0.0.5:8002/com.acme.Foo?group=g&nodeType=service&";
+
+const PATRONI: &str = r#"{"conn_url":"postgres://10.0.0.8:5433/postgres","api_url":"http://10.0.0.8:8008/patroni",
+    "state":"running","role":"replica","version":"3.0.2","xlog_location":67108864,"timeline":1,"tags":{"zone":"a"}}"#;
+
+const KAFKA: &str = r#"{"listener_security_protocol_map":{"PLAINTEXT":"PLAINTEXT","SSL":"SSL"},"endpoints":[
+    "PLAINTEXT://10.0.0.9:9092","SSL://[::1]:9093"],"jmx_port":-1,"features":{},"host":"10.0.0.9","timestamp":"1",
+    "port":9092,"version":5,"rack":"r1"}"#;
+
+/// By format: its root, a path, the data, the service, and where that is reached.
+fn fixtures() -> Vec<(Format, &'static str, String, Vec<u8>, &'static str, &'static [&'static str])> {
+    let text = |text: &str| text.as_bytes().to_vec();
+    vec![
+        (
+            Format::Dubbo,
+            "/dubbo",
+            format!("/dubbo/com.acme.Foo/providers/{PROVIDER}"),
+            text("10.0.0.5"),
+            "com.acme.Foo",
+            &["dubbo://10.0.0.5:20880"],
+        ),
+        (
+            Format::DubboApplication,
+            "/services",
+            "/services/shop/10.0.0.5:20880".into(),
+            text(APPLICATION),
+            "shop",
+            &["dubbo://10.0.0.5:20880", "tri://10.0.0.5:50051"],
+        ),
+        (Format::Curator, "/base", "/base/db/4e1c".into(), text(CURATOR), "db", &["http://10.0.0.5:3306"]),
+        (Format::SpringCloud, "/services", "/services/app/x".into(), text(SPRING), "app", &["10.0.0.6:8080"]),
+        (
+            Format::Serverset,
+            "/twitter",
+            "/twitter/web/prod/member_0000000001".into(),
+            text(MEMBER),
+            "web/prod",
+            &["10.0.0.5:8080", "10.0.0.5:9990"],
+        ),
+        (Format::Nerve, "/nerve/web", format!("/nerve/web/{NERVE}"), Vec::new(), "web", &["10.0.0.5:8080"]),
+        (
+            Format::Nerve,
+            "/nerve",
+            "/nerve/web/i-1_0000000007".into(),
+            text(r#"{"host":"::1","port":80,"name":"i-1","weight":7,"labels":{"zone":"b"}}"#),
+            "web",
+            &["[::1]:80"],
+        ),
+        (
+            Format::Motan,
+            "/motan",
+            "/motan/g/com.acme.Foo/server/10.0.0.5:8002".into(),
+            java(MOTAN.as_bytes()),
+            "com.acme.Foo",
+            &["motan2://10.0.0.5:8002"],
+        ),
+        (Format::Qconf, "/q", "/q/svc/10.0.0.5:80".into(), text("0"), "svc", &["10.0.0.5:80"]),
+        (
+            Format::Codis,
+            "/jodis",
+            "/jodis/shop/proxy-abc".into(),
+            text(r#"{"addr":"10.0.0.7:19000","token":"abc","start":"now","state":"online"}"#),
+            "shop",
+            &["redis://10.0.0.7:19000"],
+        ),
+        (
+            Format::Codis,
+            "/zk/codis",
+            "/zk/codis/db_shop/proxy/abc".into(),
+            text(r#"{"addr":"10.0.0.7:19000","state":"online"}"#),
+            "shop",
+            &["redis://10.0.0.7:19000"],
+        ),
+        (
+            Format::Patroni,
+            "/service",
+            "/service/pg/members/a".into(),
+            text(PATRONI),
+            "pg",
+            &["postgres://10.0.0.8:5433"],
+        ),
+        (
+            Format::Kafka,
+            "/brokers",
+            "/brokers/ids/1".into(),
+            text(KAFKA),
+            "kafka",
+            &["plaintext://10.0.0.9:9092", "ssl://[::1]:9093"],
+        ),
+        (
+            Format::HiveServer2,
+            "/hiveserver2",
+            "/hiveserver2/serverUri=h:10000;version=3.1.2;sequence=0000000001".into(),
+            Vec::new(),
+            "hiveserver2",
+            &["hive2://h:10000"],
+        ),
+        (
+            Format::SofaRpc,
+            "/sofa-rpc",
+            "/sofa-rpc/com.acme.Foo/providers/bolt%3A%2F%2F10.0.0.5%3A12200%3Fversion%3D1.0%26weight%3D50".into(),
+            Vec::new(),
+            "com.acme.Foo",
+            &["bolt://10.0.0.5:12200"],
+        ),
+        (Format::Raw, "/raw", "/raw/web/10.0.0.5:80".into(), Vec::new(), "web", &["10.0.0.5:80"]),
+        (Format::Raw, "/raw", "/raw/i-1".into(), text("10.0.0.5:80\n"), "raw", &["10.0.0.5:80"]),
+        (
+            Format::Raw,
+            "/raw",
+            "/raw/i-1".into(),
+            text(r#"{"host":"h","port":"80","protocol":"http","weight":5,"version":"1.2"}"#),
+            "raw",
+            &["http://h:80"],
+        ),
+    ]
+}
+
+/// A string as Java serializes it.
+fn java(text: &[u8]) -> Vec<u8> {
+    [&[0xac, 0xed, 0x00, 0x05, 0x74, 0x00, text.len() as u8], text].concat()
+}
+
+fn path(text: &str) -> NodePath {
+    NodePath::parse(text).expect(text)
+}
+
+fn config(format: Format, root: &str) -> Config {
+    Config { root: path(root), format, ..Config::default() }
+}
+
+fn node(data: impl AsRef<[u8]>) -> Node {
+    Node { data: data.as_ref().into(), ..Node::default() }
+}
+
+/// What a node of these data registers.
+fn read(config: &Config, at: &str, data: impl AsRef<[u8]>, rules: &[Rule]) -> Result<Option<Instance>, Undecodable> {
+    let (at, node) = (path(at), node(data));
+    let located = config.locate(&at).unwrap_or_else(|| panic!("{at} is none"));
+    assert_eq!(located.role, Role::Instance);
+    Ok(config.decode(&at, &located.service, &node, rules)?.map(|registered| registered.instance))
+}
+
+fn instance(config: &Config, at: &str, data: impl AsRef<[u8]>) -> Instance {
+    read(config, at, data, &[]).expect(at).expect(at)
+}
+
+fn metadata(instance: &Instance) -> Json {
+    serde_json::to_value(view::Instance::from(instance)).expect("JSON")["metadata"].clone()
+}
+
+#[test]
+fn every_format_reads_what_its_writers_write() {
+    let fixtures = fixtures();
+    assert!(Format::ALL.iter().all(|format| fixtures.iter().any(|(of, ..)| of == format)));
+    for (format, root, at, data, service, addresses) in fixtures {
+        let found = instance(&config(format, root), &at, data);
+        assert_eq!(&*found.service, service, "{at}");
+        let reached: Vec<_> = found.endpoints.iter().map(crate::model::Endpoint::address).collect();
+        assert_eq!(reached, addresses, "{at}");
+        assert_eq!(found.state, InstanceState::Up, "{at}");
+        found.check().expect("it is within its bounds");
+    }
+}
+
+#[test]
+fn data_and_names_that_are_cut_anywhere_are_refused_or_read_and_nothing_worse() {
+    for (format, root, at, data, ..) in fixtures() {
+        let config = config(format, root);
+        for end in 0..data.len() {
+            let _ = read(&config, &at, &data[..end], &[]);
+        }
+        let begin = at.rfind('/').expect("a slash") + 1;
+        for end in begin + 1..at.len() {
+            let cut = path(&at[..end]);
+            let Some(located) = config.locate(&cut) else { continue };
+            let _ = config.decode(&cut, &located.service, &node(&data), &[]);
+        }
+        for odd in [&b"\xff\xfe"[..], b"{", b"null", b"[]", b"\xac\xed\x00\x05\x7c\xff\xff\xff\xff\xff\xff\xff\xff"] {
+            let _ = read(&config, &at, odd, &[]);
+        }
+    }
+}
+
+#[test]
+fn a_provider_of_dubbo_says_whether_it_is_called_and_how_much_it_weighs() {
+    let dubbo = config(Format::Dubbo, "/dubbo");
+    let provider = |query: &str| {
+        let name = format!("tri%3A%2F%2F%5B%3A%3A1%5D%3A50051%2Fi%3F{}", query.replace('=', "%3D").replace('&', "%26"));
+        instance(&dubbo, &format!("/dubbo/com.acme.Foo/providers/{name}"), "")
+    };
+    let full = provider("version=1.2&group=blue&weight=7&zone=z");
+    assert_eq!((full.version.to_string().as_str(), &*full.group, &*full.zone, full.weight), ("1.2.0", "blue", "z", 7));
+    assert_eq!((full.endpoints[0].host.as_str(), full.endpoints[0].port), ("::1", 50_051));
+    assert_eq!(metadata(&full), json!({"group": "blue", "version": "1.2", "weight": "7", "zone": "z"}));
+    assert_eq!(provider("disabled=true").state, InstanceState::Down);
+    assert_eq!(provider("enabled=false").state, InstanceState::Down);
+    assert_eq!([provider("weight=-5").weight, provider("weight=x").weight], [0, 100]);
+    assert_eq!(provider(&format!("methods={}&a=b", "m,".repeat(20_000))).metadata.as_map().map(Vec::len), Some(1));
+    assert_eq!(read(&dubbo, "/dubbo/i/providers/empty%3A%2F%2F10.0.0.5%2Fi", "", &[]), Ok(None));
+    for name in ["consumer", "dubbo%3A%2F%2F10.0.0.5%2Fi", "dubbo%3A%2F%2F10.0.0.5%3A70000%2Fi", "%ff"] {
+        read(&dubbo, &format!("/dubbo/i/providers/{name}"), "", &[]).expect_err(name);
+    }
+    assert_eq!(dubbo.locate(&path("/dubbo/i/consumers/x")), None);
+}
+
+#[test]
+fn configurators_of_dubbo_change_the_providers_that_they_match() {
+    let dubbo = config(Format::Dubbo, "/dubbo");
+    let rule = |text: &str| {
+        let name = text.replace(':', "%3A").replace('/', "%2F").replace('=', "%3D").replace('&', "%26");
+        let at = path(&format!("/dubbo/i/configurators/{}", name.replace('?', "%3F")));
+        let located = dubbo.locate(&at).expect("a rule");
+        assert_eq!((located.role, located.scope(&at)), (Role::Rule, Some(path("/dubbo/i"))));
+        dubbo.rule(&at, &node(""))
+    };
+    let with = |texts: &[&str]| {
+        let rules: Vec<_> = texts.iter().map(|text| rule(text).expect(text)).collect();
+        let at = "/dubbo/i/providers/dubbo%3A%2F%2F10.0.0.5%3A20880%2Fi%3Fapplication%3Dshop%26weight%3D50";
+        let found = read(&dubbo, at, "", &rules).expect("a provider").expect("one");
+        (found.weight, found.state)
+    };
+    let (up, down) = (InstanceState::Up, InstanceState::Down);
+    assert_eq!(with(&[]), (50, up));
+    assert_eq!(with(&["override://0.0.0.0/i?category=configurators&dynamic=false&weight=200"]), (200, up));
+    assert_eq!(with(&["override://10.0.0.5:20880/i?disabled=true"]), (50, down));
+    assert_eq!(with(&["override://10.0.0.6/i?disabled=true", "override://10.0.0.5:1/i?disabled=true"]), (50, up));
+    assert_eq!(with(&["override://0.0.0.0/i?enabled=false&weight=1"]), (50, up), "it is off");
+    assert_eq!(with(&["override://0.0.0.0/i?application=other&weight=1"]), (50, up));
+    assert_eq!(with(&["override://0.0.0.0/i?side=consumer&weight=1"]), (50, up));
+    assert_eq!(with(&["absent://0.0.0.0/i?weight=1&disabled=true"]), (50, down), "only what is missing is set");
+    let (all, one) = ("override://0.0.0.0/i?priority=9&weight=1", "override://10.0.0.5/i?weight=2");
+    assert_eq!([with(&[all, one]), with(&[one, all])], [(2, up); 2], "one of the host comes after those of all");
+    rule("dubbo://0.0.0.0/i?weight=1").expect_err("it is no configurator");
+}
+
+#[test]
+fn an_application_of_dubbo_has_an_endpoint_for_each_protocol() {
+    let services = config(Format::DubboApplication, "/services");
+    let found = instance(&services, "/services/shop/10.0.0.5:20880", APPLICATION);
+    assert_eq!(metadata(&found)["dubbo.metadata.revision"], "af3");
+    let nothing = APPLICATION.replace("\"af3\"", "\"0\"");
+    assert_eq!(read(&services, "/services/shop/x", nothing, &[]), Ok(None), "it exports nothing");
+    let cut = APPLICATION.replace("[{\\\"port\\\"", "[{");
+    assert!(read(&services, "/services/shop/x", cut, &[]).is_err());
+    let dubbo = config(Format::Dubbo, "/dubbo");
+    let at = path("/dubbo/mapping/com.acme.Foo");
+    assert_eq!(dubbo.locate(&at).map(|it| (it.role, it.service)), Some((Role::Interface, "com.acme.Foo".into())));
+    assert_eq!(dubbo.applications(&node("shop, cart,,")), Ok(vec!["shop", "cart"]));
+    assert_eq!(dubbo.applications(&node(b"\xff")), Err(Undecodable::NotUtf8));
+}
+
+#[test]
+fn an_instance_of_curator_has_its_port_for_tls_and_says_whether_it_is_up() {
+    let base = config(Format::Curator, "/base");
+    let with = |from: &str, to: &str| read(&base, "/base/db/4e1c", CURATOR.replace(from, to), &[]);
+    let found = |from: &str, to: &str| with(from, to).expect(to).expect(to);
+    let endpoints =
+        |found: Instance| found.endpoints.iter().map(|it| (it.name.clone(), it.address())).collect::<Vec<_>>();
+    let both = endpoints(found("\"sslPort\":null", "\"sslPort\":443"));
+    assert_eq!(both, [(String::new(), "http://10.0.0.5:3306".into()), ("ssl".into(), "https://10.0.0.5:443".into())]);
+    let alone = endpoints(found("\"port\":3306,\"sslPort\":null", "\"port\":null,\"sslPort\":443"));
+    assert_eq!(alone, [(String::new(), "https://10.0.0.5:443".into())]);
+    assert_eq!(found("\"payload\":null", "\"payload\":null,\"enabled\":false").state, InstanceState::Down);
+    let payload = found("\"payload\":null", r#""payload":{"@class":"X","zone":"a","weight":"5","deep":{"a":[1]}}"#);
+    assert_eq!((&*payload.zone, payload.weight), ("a", 5));
+    assert_eq!(metadata(&payload), json!({"zone": "a", "weight": "5", "deep": {"a": [1]}}));
+    assert_eq!(metadata(&found("\"payload\":null", "\"payload\":\"text\"")), json!({"payload": "text"}));
+    for port in ["0", "65536", "-1", "1e9", "1.5", "\"x\"", "99999999999999999999999", "null"] {
+        assert_eq!(with("3306", port), Err(Undecodable::NoPort), "{port}");
+    }
+    assert_eq!(with("10.0.0.5", ""), Err(Undecodable::NoHost));
+    let deep = format!("\"payload\":{{\"a\":{}{}}}", "[".repeat(40), "]".repeat(40));
+    assert_eq!(with("\"payload\":null", &deep), Err(Undecodable::TooDeep));
+    let fat = format!("\"payload\":{{\"a\":\"{}\"}}", "x".repeat(20_000));
+    assert!(matches!(with("\"payload\":null", &fat), Err(Undecodable::Bound(_))));
+    let twice = found("\"port\":3306", "\"port\":1,\"port\":2");
+    assert_eq!(twice.endpoints[0].port, 2, "of two keys the last counts");
+
+    let spring = config(Format::SpringCloud, "/services");
+    let state = |status: &str| instance(&spring, "/services/app/x", SPRING.replace("\"UP\"", status)).state;
+    assert_eq!([state("\"up\""), state("\"OUT_OF_SERVICE\""), state("7")], {
+        [InstanceState::Up, InstanceState::Down, InstanceState::Down]
+    });
+}
+
+#[test]
+fn members_of_a_serverset_are_weighed_by_all_vectors_that_match() {
+    let serverset = config(Format::Serverset, "/twitter");
+    let vector = |entries: &str| {
+        let at = path("/twitter/web/vector_0000000009");
+        assert_eq!(serverset.locate(&at).and_then(|it| it.scope(&at)), Some(path("/twitter/web")));
+        serverset.rule(&at, &node(format!("{{\"vector\":{entries}}}")))
+    };
+    let weight = |vectors: &[&str]| {
+        let rules: Vec<_> = vectors.iter().map(|entries| vector(entries).expect(entries)).collect();
+        let found = read(&serverset, "/twitter/web/member_0000000001", MEMBER, &rules);
+        found.expect("a member").expect("one").weight
+    };
+    assert_eq!(weight(&[]), 100);
+    assert_eq!(weight(&[r#"[{"select":"shard=3","weight":2.0,"priority":1}]"#]), 200);
+    assert_eq!(
+        weight(&[r#"[{"select":"inet=10.0.0.5:8080","weight":0.5},{"select":"member=member_0000000001"}]"#]),
+        50
+    );
+    assert_eq!(weight(&[r#"[{"select":"shard=3","weight":0.0}]"#, r#"[{"select":"shard=3","weight":9}]"#]), 0);
+    assert_eq!(
+        weight(&[r#"[{"select":"shard=3","weight":1e300},{"select":"shard=3","weight":1e300}]"#]),
+        i32::MAX as u32
+    );
+    assert_eq!(
+        weight(&[r#"[{"select":"shard=4","weight":5},{"select":"x"},7,{"select":"shard=3","weight":-1}]"#]),
+        100
+    );
+    vector("7").expect_err("no list");
+
+    for (status, state) in [("ALIVE", InstanceState::Up), ("STARTING", InstanceState::Down), ("7", InstanceState::Down)]
+    {
+        assert_eq!(instance(&serverset, "/twitter/member_1", MEMBER.replace("ALIVE", status)).state, state);
+    }
+    let root = instance(&serverset, "/twitter/member_1", MEMBER);
+    assert_eq!(&*root.service, "twitter");
+    assert_eq!(metadata(&root), json!({"k": "v", "shard": 3}));
+    let odd = MEMBER.replace("9990", "0");
+    assert_eq!(instance(&serverset, "/twitter/member_1", odd).endpoints.len(), 1, "the service itself is reached");
+}
+
+#[test]
+fn names_of_nerve_have_underscores_within_their_base64() {
+    let nerve = config(Format::Nerve, "/nerve/web");
+    let json = r#"{"host":"10.0.0.5","port":80,"name":"??>>~~"}"#;
+    let text = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE, json);
+    assert!(text.contains('_'), "{text}");
+    let name = format!("base64_{}_{text}_0000000001", text.len());
+    assert_eq!(metadata(&instance(&nerve, &format!("/nerve/web/{name}"), "")), json!({"name": "??>>~~"}));
+    for name in [
+        format!("base64_{}_{text}_0000000001", text.len() + 1),
+        format!("base64_{}_{text}_0000000001", text.len() - 1),
+        format!("base64_99999999999999999999_{text}_0000000001"),
+        format!("base64__{text}_0000000001"),
+        "base64_4_\u{fc}\u{fc}_0000000001".into(),
+    ] {
+        assert_eq!(read(&nerve, &format!("/nerve/web/{name}"), "", &[]), Err(Undecodable::NotBase64), "{name}");
+    }
+    assert_eq!(nerve.locate(&path("/nerve/web/i-1")), None, "it has no number");
+    let plain =
+        instance(&nerve, "/nerve/web/i_1_0000000007", r#"{"host":"h","port":80,"weight":9,"labels":{"zone":"b"}}"#);
+    assert_eq!((plain.weight, &*plain.zone, metadata(&plain)), (9, "b", json!({"zone": "b"})));
+}
+
+#[test]
+fn servers_of_motan_are_read_as_text_and_as_java_writes_it() {
+    let motan = config(Format::Motan, "/motan");
+    let at = |category: &str, name: &str| format!("/motan/blue/com.acme.Foo/{category}/{name}");
+    let long = [b"\xac\xed\x00\x05\x7c".as_slice(), &(MOTAN.len() as u64).to_be_bytes(), MOTAN.as_bytes()].concat();
+    for data in [MOTAN.as_bytes().to_vec(), java(MOTAN.as_bytes()), long] {
+        let found = instance(&motan, &at("server", "10.0.0.5:8002"), data);
+        assert_eq!((found.endpoints[0].port, &*found.group, metadata(&found)["nodeType"].clone()), {
+            (8_002, "blue", json!("service"))
+        });
+    }
+    let away = instance(&motan, &at("unavailableServer", "10.0.0.5:8002"), MOTAN);
+    assert_eq!(away.state, InstanceState::Down);
+    assert_eq!(instance(&motan, &at("server", "10.0.0.5:9"), "").endpoints[0].address(), "10.0.0.5:9");
+    assert_eq!(instance(&motan, &at("server", "10.0.0.5"), " ").endpoints[0].address(), "10.0.0.5:80");
+    for data in [&b"\xac\xed\x00\x05"[..], b"\xac\xed\x00\x05\x74\xff\xffx", b"\xac\xed\x00\x05\x70", b"\xff"] {
+        read(&motan, &at("server", "10.0.0.5:1"), data, &[]).expect_err("it is cut");
+    }
+    assert_eq!(motan.locate(&path("/motan/blue/command")), None);
+    assert_eq!(motan.locate(&path(&at("client", "10.0.0.5:8002"))), None);
+}
+
+#[test]
+fn a_value_that_qconf_does_not_know_is_of_its_own_node_alone() {
+    let qconf = config(Format::Qconf, "/q");
+    let state = |data: &str| read(&qconf, "/q/svc/10.0.0.5:80", data, &[]).map(|found| found.expect("one").state);
+    assert_eq!([state("0"), state("1"), state("2\n")], {
+        [Ok(InstanceState::Up), Ok(InstanceState::Down), Ok(InstanceState::Down)]
+    });
+    assert_eq!([state(""), state("3"), state("up")], [const { Err(Undecodable::Malformed) }; 3]);
+    assert_eq!(qconf.locate(&path("/q/svc")), None);
+    assert_eq!(qconf.locate(&path("/q/__qconf_register_hosts/web-1:1")), None);
+}
+
+#[test]
+fn the_member_of_patroni_that_leads_is_the_primary() {
+    let patroni = config(Format::Patroni, "/service");
+    let leader = |name: &str| {
+        let at = path("/service/pg/leader");
+        assert_eq!(patroni.locate(&at).and_then(|it| it.scope(&at)), Some(path("/service/pg")));
+        vec![patroni.rule(&at, &node(name)).expect("a leader")]
+    };
+    let role = |says: &str, rules: &[Rule]| {
+        let data = PATRONI.replace("\"replica\"", &format!("{says:?}"));
+        let found = read(&patroni, "/service/pg/members/a", data, rules).expect("a member").expect("one");
+        assert_eq!(metadata(&found)["member"], "a");
+        metadata(&found)["role"].as_str().expect("a role").to_owned()
+    };
+    assert_eq!(role("replica", &leader("a")), "primary");
+    assert_eq!(role("master", &leader("b")), "replica", "it led");
+    assert_eq!([role("master", &[]), role("primary", &[]), role("replica", &[])], ["primary", "primary", "replica"]);
+    assert_eq!(role("standby_leader", &leader("a")), "standby_leader");
+    let found = instance(&patroni, "/service/pg/members/a", PATRONI);
+    assert_eq!(&*found.zone, "a");
+    assert!(metadata(&found).get("xlog_location").is_none());
+    let stopped = PATRONI.replace("running", "stopped");
+    assert_eq!(instance(&patroni, "/service/pg/members/a", stopped).state, InstanceState::Down);
+    assert_eq!(patroni.locate(&path("/service/pg/config")), None);
+}
+
+#[test]
+fn a_proxy_of_codis_is_up_while_it_is_online() {
+    let codis = config(Format::Codis, "/jodis");
+    let state = |state: &str| {
+        let data = format!(r#"{{"addr":"10.0.0.7:19000","token":"t","state":{state}}}"#);
+        instance(&codis, "/jodis/shop/proxy-t", data).state
+    };
+    assert_eq!([state("\"online\""), state("\"offline\""), state("1")], {
+        [InstanceState::Up, InstanceState::Down, InstanceState::Down]
+    });
+}
+
+#[test]
+fn a_broker_of_kafka_has_listeners_or_a_host() {
+    let kafka = Config { name: "events".into(), ..config(Format::Kafka, "/") };
+    let broker = |data: &str| read(&kafka, "/brokers/ids/1", data, &[]);
+    let found = broker(KAFKA).expect("a broker").expect("one");
+    assert_eq!((&*found.service, &*found.zone, &metadata(&found)["broker"]), ("events", "r1", &json!("1")));
+    let old = broker(r#"{"host":"h","port":9092,"endpoints":[]}"#).expect("a broker").expect("one");
+    assert_eq!(old.endpoints[0].address(), "h:9092");
+    let secured = broker(r#"{"host":null,"port":-1,"endpoints":["SSL://h:1",7,"x","SASL://h:70000"]}"#);
+    assert_eq!(secured.expect("a broker").expect("one").endpoints.len(), 1);
+    assert_eq!(broker(r#"{"host":null,"port":-1,"endpoints":[]}"#), Err(Undecodable::NoHost));
+    assert_eq!(kafka.locate(&path("/brokers/topics/x")), None);
+}
+
+#[test]
+fn keys_of_raw_json_are_those_that_the_configuration_names() {
+    let fields = Fields { host: "at.ip".into(), port: "at.port".into(), zone: "dc".into(), ..Fields::default() };
+    let raw = Config { name: "web".into(), fields, ..config(Format::Raw, "/raw") };
+    let found = instance(&raw, "/raw/x", r#"{"at":{"ip":"10.0.0.5","port":81},"dc":"a","more":true}"#);
+    assert_eq!((&*found.service, found.endpoints[0].address().as_str(), &*found.zone), ("web", "10.0.0.5:81", "a"));
+    let joined = instance(&raw, "/raw/x", r#"{"at.ip":"[::1]:81"}"#);
+    assert_eq!(joined.endpoints[0].address(), "[::1]:81");
+    assert_eq!(read(&raw, "/raw/above", "", &[]), Ok(None), "a node above others");
+    for data in ["{}", "{\"at\":7}", "{\"at.ip\":\"h\",\"at.port\":0}", "text", "\u{fc}", "{\"at.ip\":7}", "h:0"] {
+        read(&raw, "/raw/x", data, &[]).expect_err(data);
+    }
+    read(&raw, "/raw/x", b"\xff", &[]).expect_err("it is not UTF-8");
+}
+
+#[test]
+fn what_the_fuzz_target_asks_holds_for_all_that_is_known() {
+    for (format, root, at, data, ..) in fixtures() {
+        let number = Format::ALL.iter().position(|of| *of == format).expect("a format") as u8;
+        let below = at.strip_prefix(root).expect("below its root").trim_start_matches('/');
+        fuzz::nodes(&[&[number], below.as_bytes(), b"\n", &data].concat());
+    }
+}

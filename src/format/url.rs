@@ -1,0 +1,106 @@
+//! URLs of Dubbo and its kin: `protocol://[user@]host[:port]/path?key=value&…`, also form-encoded as a node's name.
+
+use std::collections::BTreeMap;
+
+use super::{Undecodable, address};
+
+/// A URL, whose parameters are as they are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Url<'u> {
+    pub(super) protocol: &'u str,
+    pub(super) host: String,
+    pub(super) port: Option<u16>,
+    pub(super) path: &'u str,
+    /// Of a key that is there twice, the last counts.
+    pub(super) parameters: BTreeMap<&'u str, &'u str>,
+}
+
+impl<'u> Url<'u> {
+    pub(super) fn parse(text: &'u str) -> Result<Self, Undecodable> {
+        let (protocol, rest) = text.split_once("://").ok_or(Undecodable::NotUrl)?;
+        if protocol.is_empty() || !protocol.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte))
+        {
+            return Err(Undecodable::NotUrl);
+        }
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, after)| after);
+        let has_port = authority.rfind(':').is_some_and(|colon| authority.rfind(']').is_none_or(|end| end < colon));
+        let (host, port) = if has_port {
+            let (host, port) = authority.rsplit_once(':').ok_or(Undecodable::NoPort)?;
+            // Dubbo writes 0 for any.
+            let is_any = !port.is_empty() && port.bytes().all(|byte| byte == b'0');
+            (host, if is_any { None } else { Some(address::port(port)?) })
+        } else {
+            (authority, None)
+        };
+        let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let parameters = pairs.filter(|(key, _)| !key.is_empty()).collect();
+        Ok(Self { protocol, host: address::host(host)?, port, path, parameters })
+    }
+
+    /// A parameter; empty: there is none.
+    pub(super) fn parameter(&self, key: &str) -> &'u str {
+        self.parameters.get(key).copied().unwrap_or_default()
+    }
+
+    pub(super) fn host_and_port(&self) -> Result<(String, u16), Undecodable> {
+        Ok((self.host.clone(), self.port.ok_or(Undecodable::NoPort)?))
+    }
+}
+
+/// A name as Java's `URLEncoder` and PHP's `urlencode` write it; what is no escape stands for itself.
+pub(super) fn form_decoded(name: &str) -> Result<String, Undecodable> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(name.len()), name.as_bytes());
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        let escaped = after.first_chunk::<2>().filter(|_| *byte == b'%');
+        let escaped = escaped.and_then(|digits| hex(*digits));
+        match (byte, escaped) {
+            (_, Some(escaped)) => {
+                decoded.push(escaped);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            (b'+', _) => decoded.push(b' '),
+            (byte, _) => decoded.push(*byte),
+        }
+    }
+    String::from_utf8(decoded).map_err(|_| Undecodable::NotUtf8)
+}
+
+fn hex([high, low]: [u8; 2]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_a_place_and_parameters() {
+        let url = Url::parse("dubbo://user:pass@[::1]:20880/com.acme.Foo?b=1&a=x,y&b=2&c&=d").expect("a URL");
+        assert_eq!(
+            (url.protocol, url.host.as_str(), url.port, url.path),
+            ("dubbo", "::1", Some(20_880), "com.acme.Foo")
+        );
+        assert_eq!(url.parameters, BTreeMap::from([("a", "x,y"), ("b", "2"), ("c", "")]));
+        let bare = Url::parse("override://0.0.0.0?weight=5").expect("a URL");
+        assert_eq!((bare.host.as_str(), bare.port, bare.path), ("0.0.0.0", None, ""));
+        assert_eq!(Url::parse("tri://h:0/x").expect("a URL").host_and_port(), Err(Undecodable::NoPort));
+        for text in
+            ["", "h:1/x", "://h:1", "a b://h:1", "dubbo://", "dubbo://:1/x", "dubbo://h:65536/x", "dubbo://h:1x"]
+        {
+            Url::parse(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_name_is_decoded_as_java_and_php_encode_it() {
+        assert_eq!(form_decoded("a%3A%2F%2f+b*c%C3%BC").as_deref(), Ok("a:// b*c\u{fc}"));
+        assert_eq!(form_decoded("100%").as_deref(), Ok("100%"));
+        assert_eq!(form_decoded("%4").as_deref(), Ok("%4"));
+        assert_eq!(form_decoded("%zz%+1").as_deref(), Ok("%zz% 1"));
+        assert_eq!(form_decoded("%ff"), Err(Undecodable::NotUtf8));
+    }
+}
