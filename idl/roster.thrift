@@ -218,10 +218,10 @@ struct ServiceQuery {
   5: optional map<string, string> metadata
 }
 
-/** A service and who offers it. */
+/** A service and how many instances it has. */
 struct ServiceSummary {
   1: required string name
-  /** By version, how many masters offer it; empty when none does any more. */
+  /** By version, how many instances there are, masters and others; empty when there are none any more. */
   2: required map<string, i32> masters
 }
 
@@ -249,7 +249,9 @@ struct Endpoint {
 enum InstanceState {
   UP = 1,
   /** It was there before a restart, and is expected back. */
-  RETURNING = 2
+  RETURNING = 2,
+  /** Its registration says that it takes no calls: it is disabled, is starting, or is out of service. */
+  DOWN = 3
 }
 
 /** By what an instance is known. */
@@ -260,7 +262,7 @@ struct Provenance {
   2: optional string path
   /** or the id of a master. */
   3: optional string masterId
-  /** What read it: `tunnel` (the protocol of masters). */
+  /** What read it: `tunnel` (the protocol of masters), or the format of a node as `[[services]]` has it. */
   4: required string decoder
   /** Since which revision the source reports it so. */
   5: required i64 sinceRevision
@@ -289,7 +291,7 @@ struct Instance {
   /** A JSON object. */
   10: required string metadata
   11: required InstanceState state
-  /** Empty for a master. */
+  /** Empty for a master. The first is that of the service itself. */
   12: required list<Endpoint> endpoints
   /** By what it is known; at least one. */
   13: required list<Provenance> provenance

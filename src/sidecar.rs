@@ -250,7 +250,7 @@ type Start<'a> = Box<dyn FnOnce(Publisher, &Context) + 'a>;
 /// The sources, each as the store sees it, and how it is started.
 fn sources(config: &Config, register: Option<Register>, channels: Channels) -> impl Iterator<Item = (Feed, Start<'_>)> {
     let ensembles = config.zookeeper.iter().map(|ensemble| {
-        source(ensemble.feed(), move |publisher, context| {
+        source(ensemble.feed().with_services(config.services_below(&ensemble.roots)), move |publisher, context| {
             ensemble.credentials.iter().for_each(|path| warn_if_open("zookeeper.credentials", path));
             ensemble.key.iter().for_each(|path| warn_if_open("zookeeper.key", path));
             let keytab = ensemble.kerberos.as_ref().and_then(|kerberos| kerberos.keytab.as_deref());
@@ -262,7 +262,8 @@ fn sources(config: &Config, register: Option<Register>, channels: Channels) -> i
         })
     });
     let files = config.file.iter().map(|file| {
-        source(file.feed(), move |publisher, context| {
+        let services = config.services_below(std::slice::from_ref(&file.root));
+        source(file.feed().with_services(services), move |publisher, context| {
             let tasks = context.tasks.of(Phase::Sources);
             let reader = source::file::run(file.clone(), publisher, context.reload.clone(), tasks.stop_signal());
             tasks.critical(format!("the reader of {}", file.name), reader);

@@ -146,7 +146,7 @@ class Instance
      */
     public $state = null;
     /**
-     * Empty for a master.
+     * Empty for a master. The first is that of the service itself.
      * 
      * @var \Roster\Thrift\Endpoint[]
      */

@@ -28,9 +28,15 @@ final class InstanceState
      */
     const RETURNING = 2;
 
+    /**
+     * Its registration says that it takes no calls: it is disabled, is starting, or is out of service.
+     */
+    const DOWN = 3;
+
     static public $__names = array(
         1 => 'UP',
         2 => 'RETURNING',
+        3 => 'DOWN',
     );
 }
 

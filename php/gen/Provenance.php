@@ -70,7 +70,7 @@ class Provenance
      */
     public $masterId = null;
     /**
-     * What read it: `tunnel` (the protocol of masters).
+     * What read it: `tunnel` (the protocol of masters), or the format of a node as `[[services]]` has it.
      * 
      * @var string
      */

@@ -17,7 +17,7 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 use Thrift\Exception\TApplicationException;
 
 /**
- * A service and who offers it.
+ * A service and how many instances it has.
  */
 class ServiceSummary
 {
@@ -49,7 +49,7 @@ class ServiceSummary
      */
     public $name = null;
     /**
-     * By version, how many masters offer it; empty when none does any more.
+     * By version, how many instances there are, masters and others; empty when there are none any more.
      * 
      * @var array
      */

@@ -49,18 +49,15 @@ impl SharedFile {
 
     pub(crate) fn services(&self) -> anyhow::Result<idl::ServicesReply> {
         let contents = self.reader.contents()?;
-        let freshness = self.freshness(&contents.report, contents.report.behind_masters())?;
-        let mut services = BTreeMap::new();
-        for (name, instances) in contents.services() {
-            let instances: Vec<view::Instance> = self.parse(instances)?;
-            // The key of a long name is a digest, but who offers it knows it.
-            let name = name.or_else(|| instances.first().map(|first| first.service_name.as_str()));
-            let Some(name) = name.map(str::to_owned) else { continue };
-            let mut masters = BTreeMap::new();
-            for instance in instances {
-                *masters.entry(instance.version).or_default() += 1;
-            }
-            services.insert(name, masters);
+        let freshness = self.freshness(&contents.report, contents.report.behind_instances())?;
+        let mut services: BTreeMap<String, BTreeMap<String, i32>> = BTreeMap::new();
+        let mut instances: Vec<view::Instance> =
+            contents.registered().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
+        for (_, of_masters) in contents.services() {
+            instances.extend(self.parse::<Vec<view::Instance>>(of_masters)?);
+        }
+        for instance in instances {
+            *services.entry(instance.service_name).or_default().entry(instance.version).or_default() += 1;
         }
         let services = services.into_iter().map(|(name, masters)| idl::ServiceSummary { name, masters }).collect();
         Ok(idl::ServicesReply { services, freshness, cursor: None })
@@ -68,12 +65,11 @@ impl SharedFile {
 
     pub(crate) fn instances(&self, service: &str) -> anyhow::Result<idl::InstancesReply> {
         let (instances, report) = self.reader.instances(service)?;
-        let freshness = self.freshness(&report, report.behind_masters())?;
+        let freshness = self.freshness(&report, report.behind_instances())?;
         let Some(instances) = instances else {
             let message = format!("nobody offers `{service}`");
             return Err(not_found(EntityKind::SERVICE, service, message, freshness).into());
         };
-        let instances: Vec<view::Instance> = serde_json::from_value(instances).with_context(|| self.damaged())?;
         Ok(idl::InstancesReply { instances: instances.into_iter().map(Into::into).collect(), freshness, cursor: None })
     }
 

@@ -124,6 +124,7 @@ fn state(state: InstanceState) -> String {
     match state {
         InstanceState::UP => "up".into(),
         InstanceState::RETURNING => "returning".into(),
+        InstanceState::DOWN => "down".into(),
         InstanceState(newer) => newer.to_string(),
     }
 }

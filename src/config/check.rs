@@ -11,7 +11,8 @@ use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use super::{Config, connect};
 use crate::access::Subject;
-use crate::model::NodePath;
+use crate::format::Fields;
+use crate::model::{Format, NodePath};
 use crate::net::{Address, Remote, max_path_len};
 use crate::{access, register, secret, source, store, thrift, worker};
 
@@ -43,6 +44,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let sources = check.sources(config);
     check.names(&sources);
     check.roots(&sources);
+    check.services(config, &sources);
     check.mistakes
 }
 
@@ -348,6 +350,35 @@ impl Check<'_> {
             Source { roots: Vec::new(), name: &upstream.name, key }
         });
         ensembles.chain(files).chain(upstreams).collect()
+    }
+
+    /// Services are registered below the roots of sources, and no node in two ways.
+    fn services(&mut self, config: &Config, sources: &[Source<'_>]) {
+        let keys = |number| self.draft.element(&"services".into(), number);
+        let keys: Vec<Key> = (0..config.services.len()).map(keys).collect();
+        for (number, services) in config.services.iter().enumerate() {
+            let (at, root) = (keys[number].child("root"), &services.root);
+            self.require(&keys[number].child("format"));
+            let is_raw = services.format == Format::Raw || services.fields == Fields::default();
+            self.object_if(!is_raw, &keys[number].child("fields"), "is of use for the format \"raw\" alone");
+            if !self.require(&at) {
+                continue;
+            }
+            let mut roots = sources.iter().flat_map(|source| &source.roots);
+            if !roots.any(|(_, of_source)| root.is_under(of_source)) {
+                let message = format!("`{root}` lies below no root of a source: add it to those of a `[[zookeeper]]`");
+                self.object(&[&at], message);
+            }
+            let overlaps = |first: &usize| {
+                let other = &config.services[*first].root;
+                self.draft.is_set(&keys[*first].child("root")) && (root.is_under(other) || other.is_under(root))
+            };
+            if let Some(first) = (0..number).find(overlaps) {
+                let (first, other) = (keys[first].child("root"), &config.services[first].root);
+                let message = format!("`{root}` overlaps `{other}` of `{first}`: nodes are registered in one way only");
+                self.object(&[&at, &first], message);
+            }
+        }
     }
 
     fn names(&mut self, sources: &[Source<'_>]) {

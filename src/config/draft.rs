@@ -19,7 +19,7 @@ const LEVELS: &str = "__";
 const REPEATED: &str = "duplicate key";
 
 /// The tables of which there may be several.
-const LISTS: [&str; 5] = ["zookeeper", "file", "upstream", "allow", "worker"];
+const LISTS: [&str; 6] = ["zookeeper", "file", "services", "upstream", "allow", "worker"];
 
 /// Those of which there is one, which are there by default.
 static TABLES: LazyLock<Vec<String>> = LazyLock::new(|| {

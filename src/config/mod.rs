@@ -23,7 +23,8 @@ use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
 pub(crate) use self::surroundings::foreign_folders;
 use crate::default_paths::DefaultPaths;
-use crate::{access, admin, register, source, store, thrift, worker};
+use crate::model::NodePath;
+use crate::{access, admin, format, register, source, store, thrift, worker};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,6 +38,8 @@ pub struct Config {
     pub zookeeper: Vec<source::zookeeper::Config>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub file: Vec<source::file::Config>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<format::Config>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstream: Vec<source::upstream::Config>,
     pub register: register::Config,
@@ -148,6 +151,12 @@ impl Config {
     /// Whether there is anything to answer from of nodes.
     pub fn has_source(&self) -> bool {
         !self.zookeeper.is_empty() || !self.file.is_empty()
+    }
+
+    /// What of `[[services]]` is registered below these roots.
+    pub(crate) fn services_below(&self, roots: &[NodePath]) -> Vec<format::Config> {
+        let is_below = |services: &&format::Config| roots.iter().any(|root| services.root.is_under(root));
+        self.services.iter().filter(is_below).cloned().collect()
     }
 
     /// Where Roster keeps the token that it makes for masters, if it has to. Relative: nowhere.

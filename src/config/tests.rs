@@ -758,6 +758,27 @@ fn no_layers_are_the_defaults() {
 }
 
 #[test]
+fn services_are_registered_below_the_root_of_a_source_and_in_one_way() {
+    let text = "[[zookeeper]]\nconnect = 'zk'\nroots = ['/a', '/dubbo']\n[[services]]\nroot = '/b'\nformat = 'curator'\n\
+        [[services]]\nroot = '/a/x'\nformat = 'dubo'\n[[services]]\nroot = '/a'\nformat = 'nerve'\n\
+        [services.fields]\nhost = 'ip'\n[[services]]\nname = 'x'\n[[services]]\nroot = '/dubbo'\nformat = 'dubbo'\n";
+    let names = crate::model::Format::ALL.map(|format| format!("{:?}", format.name()));
+    assert_eq!(
+        mistakes(text, &[], &[]),
+        format!(
+            "\
+roster.toml:5: services.0.root: `/b` lies below no root of a source: add it to those of a `[[zookeeper]]`
+roster.toml:9: services.1.format: expected {}, found \"dubo\"
+roster.toml:11: services.2.root: `/a` overlaps `/a/x` of `services.1.root`: nodes are registered in one way only
+roster.toml:13: services.2.fields: is of use for the format \"raw\" alone
+roster.toml:15: services.3.format: is required, there is no default
+roster.toml:15: services.3.root: is required, there is no default",
+            names.join(" or ")
+        )
+    );
+}
+
+#[test]
 fn the_example_is_the_defaults_and_holds_every_key() {
     let ensemble = source::zookeeper::Config::new("127.0.0.1:2181");
     let mut expected = Config { zookeeper: vec![ensemble], ..Config::default() };
@@ -777,6 +798,8 @@ fn the_example_is_the_defaults_and_holds_every_key() {
         ..kerberos
     });
     expected.file = config.file.clone();
+    let (root, format) = (NodePath::root().child("services"), crate::model::Format::Curator);
+    expected.services = vec![format::Config { root, format, ..format::Config::default() }];
     expected.upstream = config.upstream.clone();
     let worker = worker::Config::default();
     expected.worker = vec![worker::Config {

@@ -35,8 +35,10 @@ const KAFKA: &str = r#"{"listener_security_protocol_map":{"PLAINTEXT":"PLAINTEXT
     "PLAINTEXT://10.0.0.9:9092","SSL://[::1]:9093"],"jmx_port":-1,"features":{},"host":"10.0.0.9","timestamp":"1",
     "port":9092,"version":5,"rack":"r1"}"#;
 
-/// By format: its root, a path, the data, the service, and where that is reached.
-fn fixtures() -> Vec<(Format, &'static str, String, Vec<u8>, &'static str, &'static [&'static str])> {
+/// A format, its root, a path, the data, the service, and where that is reached.
+type Fixture = (Format, &'static str, String, Vec<u8>, &'static str, &'static [&'static str]);
+
+fn fixtures() -> Vec<Fixture> {
     let text = |text: &str| text.as_bytes().to_vec();
     vec![
         (

@@ -1,5 +1,7 @@
 //! The directory: masters with the routes to each, and services with their instances.
 
+mod registrations;
+
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -8,6 +10,8 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use semver::Version;
 
+pub(super) use self::registrations::Nodes;
+use self::registrations::Registrations;
 use super::instances::{Instances, Provider};
 use super::retired::Retired;
 use crate::model::{
@@ -21,6 +25,7 @@ pub struct Directory {
     masters: OrdMap<Arc<str>, Arc<MasterEntry>>,
     /// Each has at least one instance.
     services: OrdMap<Arc<str>, Instances>,
+    registrations: Registrations,
     retired: Retired,
 }
 

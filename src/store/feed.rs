@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::{Filled, Identity, Proof};
 use crate::clock::Moment;
+use crate::format;
 use crate::metrics::Counter;
 use crate::model::{NodePath, Origin, Supply};
 use crate::mutant;
@@ -37,6 +38,8 @@ pub struct Feed {
     supplies: &'static [Supply],
     /// Of the nodes that it supplies.
     roots: Vec<NodePath>,
+    /// Which of them register instances, and how.
+    services: Vec<format::Config>,
     born: Moment,
     /// How old what an earlier process left was then.
     restored: Option<Duration>,
@@ -87,6 +90,7 @@ impl Feed {
             identity: Identity::default(),
             supplies,
             roots,
+            services: Vec::new(),
             born: Moment::now(),
             restored: None,
             proven: AtomicU64::new(0),
@@ -97,6 +101,13 @@ impl Feed {
             reconnects: Counter::default(),
             drift: Counter::default(),
         }
+    }
+
+    /// This, of nodes, some of which register instances of services.
+    pub fn with_services(self, services: Vec<format::Config>) -> Self {
+        let supplies: &[Supply] =
+            if services.is_empty() { &[Supply::Nodes] } else { &[Supply::Nodes, Supply::Instances] };
+        Self { supplies, services, ..self }
     }
 
     /// A register that another one told of.
@@ -133,6 +144,16 @@ impl Feed {
 
     pub fn roots(&self) -> &[NodePath] {
         &self.roots
+    }
+
+    /// Which of its nodes register instances, and how.
+    pub fn services(&self) -> &[format::Config] {
+        &self.services
+    }
+
+    /// Whether it knows masters, rather than nodes.
+    pub fn knows_masters(&self) -> bool {
+        self.supplies(Supply::Instances) && !self.supplies(Supply::Nodes)
     }
 
     /// All that it supplies.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imbl::{OrdMap, Vector};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use semver::Version;
 
 use crate::model::Instance;
@@ -11,12 +12,17 @@ use crate::model::Instance;
 /// By version, the instances of a service; at least one.
 pub type Instances = OrdMap<Version, InstanceSet>;
 
+/// What the ids of providers begin with that nodes register. No master's does.
+pub(super) const NODE_MARK: char = '\u{1}';
+
 /// Providers by their ids. Each has a number below `len`, so that one can be chosen; and one that comes or goes moves
 /// at most one other, however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct InstanceSet {
     numbers: OrdMap<Arc<str>, usize>,
-    providers: Vector<Provider>,
+    providers: OrdMap<usize, Provider>,
+    /// How many of them nodes register.
+    registered: usize,
     /// How often one has been chosen by turns, of all sets that came from one another.
     turns: Arc<AtomicUsize>,
 }
@@ -42,43 +48,61 @@ impl InstanceSet {
 
     /// All, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
-        self.numbers.values().filter_map(|number| self.providers.get(*number))
+        self.numbers.values().filter_map(|number| self.providers.get(number))
+    }
+
+    /// How many of them nodes register.
+    pub(super) fn count_of_registered(&self) -> usize {
+        self.registered
+    }
+
+    /// What has another provider in `newer`: by number, the one that nodes register, if it is one.
+    pub(super) fn changed_numbers<'a>(
+        &'a self,
+        newer: &'a InstanceSet,
+    ) -> impl Iterator<Item = (usize, Option<&'a Provider>)> {
+        self.providers.diff(&newer.providers).map(|change| match change {
+            DiffItem::Add(number, provider) | DiffItem::Update { new: (number, provider), .. } => {
+                (*number, Some(provider).filter(|provider| provider.is_registered()))
+            }
+            DiffItem::Remove(number, _) => (*number, None),
+        })
     }
 
     /// The one with this number.
     pub fn get(&self, number: usize) -> Option<&Provider> {
-        self.providers.get(number)
+        self.providers.get(&number)
     }
 
     /// The one whose turn it is; it is the next one's then.
     pub fn take_turn(&self) -> Option<&Provider> {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        self.providers.get(turn % self.len().max(1))
+        self.providers.get(&(turn % self.len().max(1)))
     }
 
     pub(super) fn of(&self, id: &str) -> Option<&Provider> {
-        self.providers.get(*self.numbers.get(id)?)
+        self.providers.get(self.numbers.get(id)?)
     }
 
     /// In the place of what the provider had.
     pub(super) fn insert(&mut self, provider: Provider) {
-        match self.numbers.get(&provider.id) {
-            Some(number) => drop(self.providers.set(*number, provider)),
-            None => {
-                self.numbers.insert(provider.id.clone(), self.providers.len());
-                self.providers.push_back(provider);
-            }
+        let known = self.numbers.get(&provider.id).copied();
+        let number = known.unwrap_or(self.len());
+        if known.is_none() {
+            self.numbers.insert(provider.id.clone(), number);
+            self.registered += usize::from(provider.is_registered());
         }
+        self.providers.insert(number, provider);
     }
 
     /// The last one takes its number.
     pub(super) fn remove(&mut self, id: &str) {
         let Some(number) = self.numbers.remove(id) else { return };
-        if let Some(last) = self.providers.pop_back()
-            && number < self.providers.len()
-        {
+        let removed = self.providers.remove(&number);
+        self.registered -= usize::from(removed.is_some_and(|removed| removed.is_registered()));
+        if let Some(last) = self.providers.remove(&self.numbers.len()) {
             self.numbers.insert(last.id.clone(), number);
-            self.providers.set(number, last);
+            self.providers.insert(number, last);
         }
     }
 }
@@ -86,7 +110,14 @@ impl InstanceSet {
 /// What two of them share is not compared.
 impl PartialEq for InstanceSet {
     fn eq(&self, other: &Self) -> bool {
-        self.providers.ptr_eq(&other.providers) || self.providers == other.providers
+        self.providers.diff(&other.providers).next().is_none()
+    }
+}
+
+impl Provider {
+    /// Whether nodes register it; else it is a master.
+    pub fn is_registered(&self) -> bool {
+        self.id.starts_with(NODE_MARK)
     }
 }
 

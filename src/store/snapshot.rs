@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use super::directory::{Directory, MasterEntry, ReportedBy};
+use super::directory::{Directory, MasterEntry, Nodes, ReportedBy};
+use super::instances::NODE_MARK;
 use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
 use super::{Batch, Feed};
-use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision, Supply};
+use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision};
 
 /// Everything known at one revision.
 ///
@@ -18,7 +19,7 @@ use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revisi
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     revision: Revision,
-    nodes: OrdMap<NodePath, Arc<Node>>,
+    nodes: Nodes,
     directory: Directory,
     node_journal: Journal<NodePath>,
     master_journal: Journal<Arc<str>>,
@@ -75,10 +76,20 @@ impl Snapshot {
     /// out last may not have been left.
     pub(super) fn restored(self, from: Restored) -> Self {
         let revision = self.revision.max(from.revision + 1);
+        let mut directory = from.directory;
+        for (number, feed) in self.feeds.iter().enumerate() {
+            let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
+            let roots = feed.services().iter().map(|services| &services.root);
+            let paths = roots.flat_map(|root| {
+                let below = from.nodes.range(root.clone()..).map(|(path, _)| path);
+                below.take_while(|path| path.is_under(root))
+            });
+            directory.register(&by, feed.services(), &from.nodes, paths);
+        }
         Self {
             revision,
             nodes: from.nodes,
-            directory: from.directory,
+            directory,
             node_journal: self.node_journal.continuing(from.is_same.then_some(from.revision), revision),
             filled: from.filled.into(),
             unread: from.unread.into(),
@@ -186,9 +197,22 @@ impl Snapshot {
         &self.directory
     }
 
-    /// The feeds that supply instances and have a say, with what they have filled in.
+    /// The feeds that know masters and have a say, with what they have filled in.
     pub fn behind_masters(&self) -> impl Iterator<Item = (&Feed, Filled)> {
-        self.behind_all().filter(|(feed, filled)| feed.supplies(Supply::Instances) && feed.counts(filled.whole))
+        self.behind_all().filter(|(feed, filled)| feed.knows_masters() && feed.counts(filled.whole))
+    }
+
+    /// The feeds that supply instances and have a say: those that know masters, and those whose nodes register some.
+    pub fn behind_instances(&self) -> impl Iterator<Item = (&Feed, Filled)> {
+        let feeds = self.feeds.iter().zip(self.filled.iter()).enumerate();
+        let registering = feeds.filter(|(_, (feed, _))| !feed.is_gone() && !feed.services().is_empty());
+        let registering = registering.map(|(number, (feed, filled))| {
+            let roots = || feed.services().iter().map(|services| &services.root);
+            let concerns = |unread: &NodePath| roots().any(|root| root.is_under(unread) || unread.is_under(root));
+            let is_unread = self.unread_by(number).any(concerns);
+            (feed.as_ref(), Filled { whole: filled.whole && !is_unread, ..*filled })
+        });
+        self.behind_masters().chain(registering)
     }
 
     /// What changed at or below `paths` since a revision: as many whole revisions as have room.
@@ -255,6 +279,8 @@ impl Snapshot {
             match change {
                 Change::Put(path, node) => self.put(&mut next, path, node),
                 Change::Delete(path) => self.delete(&mut next, path),
+                // Such an id is for what nodes register.
+                Change::Join(master, _) | Change::Expect(master) if master.id.starts_with(NODE_MARK) => {}
                 Change::Join(master, line) => {
                     let id = master.id.as_str().into();
                     match self.directory.join(report(), master, line) {
@@ -274,6 +300,8 @@ impl Snapshot {
                 }
             }
         }
+        let changed = next.nodes.iter().map(|(path, _)| path);
+        self.directory.register(&report(), self.feeds[feed].services(), &self.nodes, changed);
         next.filled.whole |= batch.whole;
         if batch.whole && self.unread_by(feed).next().is_some() {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();

@@ -1,5 +1,7 @@
 //! What the store promises, without any source or client.
 
+mod registered;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -78,6 +78,8 @@ pub(super) enum Subject<'a> {
     Node(&'a NodePath),
     Nodes(&'a [NodePath]),
     Masters,
+    /// Masters, and what nodes register.
+    Instances,
 }
 
 /// A page of nodes while it is collected.
@@ -285,7 +287,11 @@ impl Api {
     /// Who does not see all masters is not told how many there are, nor what they do.
     fn counters(&self, snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = (String, u64)> {
         let (directory, sees_all) = (snapshot.directory(), grant.sees_all());
-        let held = [("masters", directory.len() as u64), ("services", directory.count_of_services() as u64)];
+        let held = [
+            ("masters", directory.len() as u64),
+            ("services", directory.count_of_services() as u64),
+            ("undecodableNodes", directory.count_of_undecodable() as u64),
+        ];
         let held = sees_all.then_some(held).into_iter().flatten().chain(self.accounts.gauges());
         self.metrics.named(sees_all).chain(held.map(|(name, n)| (name.to_owned(), n)))
     }
@@ -368,7 +374,11 @@ impl Api {
 impl Subject<'_> {
     /// How fresh an answer is, if all that are behind it have been read as a whole.
     fn freshness(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
-        ensure_known(self.behind(snapshot))?;
+        match self {
+            // What one source registers is known without the others.
+            Subject::Instances => ensure_known(snapshot.behind_masters())?,
+            _ => ensure_known(self.behind(snapshot))?,
+        }
         Ok(snapshot.freshness(self.behind(snapshot)))
     }
 
@@ -382,10 +392,11 @@ impl Subject<'_> {
         let paths = match self {
             Subject::Node(path) => slice::from_ref(*path),
             Subject::Nodes(paths) => paths,
-            Subject::Masters => &[],
+            Subject::Masters | Subject::Instances => &[],
         };
         let masters = matches!(self, Subject::Masters).then(|| snapshot.behind_masters());
-        masters.into_iter().flatten().chain(snapshot.behind(paths))
+        let instances = matches!(self, Subject::Instances).then(|| snapshot.behind_instances());
+        masters.into_iter().flatten().chain(instances.into_iter().flatten()).chain(snapshot.behind(paths))
     }
 }
 
@@ -421,7 +432,7 @@ impl Page {
 }
 
 /// That each of the feeds has been read as a whole.
-fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> thrift::Result<()> {
+pub(super) fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> thrift::Result<()> {
     let Some(feed) = waited_for(feeds) else { return Ok(()) };
     let message = feed.with_detail(format!("waiting for {}", feed.name()));
     Err(NotReady { source: feed.name().to_owned(), message }.into())

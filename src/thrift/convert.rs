@@ -159,6 +159,7 @@ impl From<view::Instance> for idl::Instance {
             state: match instance.state {
                 InstanceState::Up => idl::InstanceState::UP,
                 InstanceState::Returning => idl::InstanceState::RETURNING,
+                InstanceState::Down => idl::InstanceState::DOWN,
                 InstanceState::Unknown => idl::InstanceState(0),
             },
             endpoints: instance.endpoints.into_iter().map(endpoint).collect(),
@@ -183,6 +184,7 @@ impl From<idl::Instance> for view::Instance {
             state: match instance.state {
                 idl::InstanceState::UP => InstanceState::Up,
                 idl::InstanceState::RETURNING => InstanceState::Returning,
+                idl::InstanceState::DOWN => InstanceState::Down,
                 _ => InstanceState::Unknown,
             },
             endpoints: instance.endpoints.into_iter().map(endpoint).collect(),

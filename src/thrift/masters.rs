@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use semver::Version;
 
-use super::api::{Api, Subject, denied, invalid, page_size};
+use super::api::{Api, Subject, denied, ensure_known, invalid, page_size};
 use super::idl::{self, EntityKind, InvalidRequest, MasterRequest, NotFound, ServiceQuery};
 use super::{Peer, convert, request};
 use crate::access::Grant;
@@ -79,7 +79,7 @@ impl Api {
         check_metadata(filter.metadata.as_ref())?;
         self.ensure_room_for_page(peer)?;
         let limit = page_size(filter.limit)?;
-        let (snapshot, freshness) = self.fresh(Subject::Masters, filter.max_age_ms)?;
+        let (snapshot, freshness) = self.fresh(Subject::Instances, filter.max_age_ms)?;
         let (are_offered, after) = place(filter)?;
         let directory = snapshot.directory();
         let grant = peer.identity.grant();
@@ -120,10 +120,11 @@ impl Api {
         self.ensure_room_for_page(peer)?;
         let limit = page_size(filter.limit)?;
         let after = filter.cursor.as_deref().map(after).transpose()?;
-        let (snapshot, freshness) = self.fresh(Subject::Masters, filter.max_age_ms)?;
+        let (snapshot, freshness) = self.fresh(Subject::Instances, filter.max_age_ms)?;
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
-            let message = format!("no master has ever offered `{service}`");
+            ensure_known(snapshot.behind_instances())?;
+            let message = format!("nobody has ever offered `{service}`");
             return Err(not_found(EntityKind::SERVICE, service, message, freshness));
         }
         let after = after.as_ref().map(|(version, id)| (version, *id));
@@ -191,7 +192,7 @@ fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
     place.ok_or_else(|| invalid("cursor", "no page of instances ended so"))
 }
 
-/// By version, how many masters offer a service as the filter asks for.
+/// By version, how many instances a service has as the filter asks for.
 async fn summary(peer: &Peer, by_version: &Instances, filter: &ServiceQuery) -> BTreeMap<String, i32> {
     let mut counts = BTreeMap::new();
     for (version, providers) in by_version {

@@ -11,6 +11,7 @@ mod cli;
 mod containers;
 mod death;
 mod descriptors;
+mod discovery;
 mod documentation;
 mod endpoint;
 mod ensembles;

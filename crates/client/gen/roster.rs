@@ -141,9 +141,12 @@ impl InstanceState {
   pub const UP: InstanceState = InstanceState(1);
   /// It was there before a restart, and is expected back.
   pub const RETURNING: InstanceState = InstanceState(2);
+  /// Its registration says that it takes no calls: it is disabled, is starting, or is out of service.
+  pub const DOWN: InstanceState = InstanceState(3);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::UP,
     Self::RETURNING,
+    Self::DOWN,
   ];
 }
 
@@ -163,6 +166,7 @@ impl From<i32> for InstanceState {
     match i {
       1 => InstanceState::UP,
       2 => InstanceState::RETURNING,
+      3 => InstanceState::DOWN,
       _ => InstanceState(i)
     }
   }
@@ -2556,11 +2560,11 @@ impl Default for ServiceQuery {
 // ServiceSummary
 //
 
-/// A service and who offers it.
+/// A service and how many instances it has.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServiceSummary {
   pub name: String,
-  /// By version, how many masters offer it; empty when none does any more.
+  /// By version, how many instances there are, masters and others; empty when there are none any more.
   pub masters: BTreeMap<String, i32>,
 }
 
@@ -2837,7 +2841,7 @@ pub struct Provenance {
   pub path: Option<String>,
   /// or the id of a master.
   pub master_id: Option<String>,
-  /// What read it: `tunnel` (the protocol of masters).
+  /// What read it: `tunnel` (the protocol of masters), or the format of a node as `[[services]]` has it.
   pub decoder: String,
   /// Since which revision the source reports it so.
   pub since_revision: i64,
@@ -2961,7 +2965,7 @@ pub struct Instance {
   /// A JSON object.
   pub metadata: String,
   pub state: InstanceState,
-  /// Empty for a master.
+  /// Empty for a master. The first is that of the service itself.
   pub endpoints: Vec<Endpoint>,
   /// By what it is known; at least one.
   pub provenance: Vec<Provenance>,

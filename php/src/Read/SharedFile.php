@@ -14,6 +14,7 @@ use Roster\Origin;
 use Roster\Owner;
 use Roster\Quiet;
 use Roster\Way;
+use Roster\Wire\Version;
 
 use function dba_fetch;
 use function getmypid;
@@ -165,9 +166,47 @@ final class SharedFile
     /** @return list<Instance> */
     public function instances(string $service, ?int $maxAge): array
     {
-        [$json] = $this->entries(['service' . self::name($service, '/')], null, $maxAge);
-        $instance = fn (array $told) => Told::instance($told, $this->freshness);
-        return $json === false ? [] : array_map($instance, self::decoded($json));
+        $keys = ['service' . self::name($service, '/'), 'instances' . self::name($service, '/')];
+        [$masters, $counts] = $found = $this->entries($keys, null, $maxAge);
+        // What nodes register is read at the revision of its counts, or they are read again.
+        for ($try = 0; $counts !== false; $try++) {
+            [$before, $numbered] = [$counts, $this->numbered($service, self::decoded($counts))];
+            $found = $this->entries([...$keys, ...$numbered], null, $maxAge);
+            [$masters, $counts] = $found;
+            if ($counts === $before) {
+                break;
+            }
+            if ($try === self::TRIES) {
+                throw new WayFailed('it changes faster than so much can be read from it');
+            }
+        }
+        $instances = $masters === false ? [] : self::decoded($masters);
+        foreach (array_slice($found, 2) as $json) {
+            if ($json !== false) {
+                $instances[] = self::decoded($json);
+            }
+        }
+        if ($masters !== false && count($found) > 2) {
+            usort($instances, static fn (array $one, array $other) => Version::compare($other['version'], $one['version']));
+        }
+        return array_map(fn (array $told) => Told::instance($told, $this->freshness), $instances);
+    }
+
+    /**
+     * The keys of what nodes register of a service.
+     *
+     * @param array<string, int> $counts by version
+     * @return list<string>
+     */
+    private function numbered(string $service, array $counts): array
+    {
+        $keys = [];
+        foreach ($counts as $version => $count) {
+            for ($number = 0; $number < $count; $number++) {
+                $keys[] = 'instance' . self::name("$service\0$version\0$number", '/');
+            }
+        }
+        return $keys;
     }
 
     public function master(string $id, ?int $maxAge): ?Master
@@ -180,7 +219,7 @@ final class SharedFile
      * The entries with these keys (false for those that are not there), all of one revision.
      *
      * @param list<string> $keys
-     * @param ?list<string> $paths what they tell of; null: of masters
+     * @param ?list<string> $paths what they tell of; null: of instances
      * @return list<string|false>
      */
     private function entries(array $keys, ?array $paths, ?int $maxAge): array

@@ -100,6 +100,7 @@ final class Values
         return match ($told) {
             Thrift\InstanceState::UP => InstanceState::Up,
             Thrift\InstanceState::RETURNING => InstanceState::Returning,
+            Thrift\InstanceState::DOWN => InstanceState::Down,
             default => InstanceState::Unknown,
         };
     }

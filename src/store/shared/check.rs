@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Contents;
 use super::contents::{json, of_path};
-use super::entry::{self, CHILDREN, MASTER, SERVICE};
+use super::entry::{self, CHILDREN, INSTANCES, MASTER, SERVICE};
 use super::image::{Image, Unfit};
 use crate::model::{NodePath, view};
 
@@ -25,6 +25,7 @@ pub struct Checked {
 pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<String>, Unfit> {
     let mut found = children(image, contents)?;
     let (by_master, by_service) = (offers_of_masters(contents, &mut found), offers_of_services(contents, &mut found));
+    found.extend(uncounted(contents));
     for (service, master) in by_master.symmetric_difference(&by_service) {
         found.push(format!("service {service:?} and master {master:?} do not agree on whether it is offered there"));
     }
@@ -69,6 +70,25 @@ fn names(contents: &Contents) -> BTreeMap<Vec<u8>, (NodePath, Vec<String>)> {
         }
     }
     families.into_iter().map(|(path, names)| (entry::key(CHILDREN, &path), (path, names))).collect()
+}
+
+/// Instances that nodes register, and that no service counts.
+fn uncounted(contents: &Contents) -> Vec<String> {
+    let counts = contents.registered.iter().filter(|(key, _)| of_path(key, INSTANCES).is_some());
+    let counts: BTreeMap<&[u8], BTreeMap<String, usize>> =
+        counts.filter_map(|(key, value)| Some((key.as_slice(), json(value).ok()?))).collect();
+    let mut found = Vec::new();
+    for instance in contents.registered() {
+        let Ok(view::Instance { service_name, version, .. }) = json(instance) else {
+            found.push("an instance that a node registers cannot be read".to_owned());
+            continue;
+        };
+        let is_counted = counts.get(&*entry::instances(&service_name)).is_some_and(|of| of.contains_key(&version));
+        if !is_counted {
+            found.push(format!("an instance of the service {service_name:?} {version} is not counted there"));
+        }
+    }
+    found
 }
 
 /// Services by the name, each with the id of a master.

@@ -10,10 +10,12 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 use serde::Deserialize;
 
-use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION};
+use super::entry::{
+    self, CHECKSUM, FORMAT, FRESHNESS, INSTANCE, INSTANCES, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION,
+};
 use super::image::{Half, Image, Unfit};
 use super::place::Mark;
-use crate::model::{Master, Node, NodePath, Revision, Stat, Supply, view};
+use crate::model::{Master, Node, NodePath, Revision, Stat, view};
 use crate::store::{Directory, Feed, Filled, ReportedBy};
 
 /// So many nodes are handed from one thread to the other at once.
@@ -26,6 +28,8 @@ pub struct Contents {
     pub nodes: OrdMap<NodePath, Arc<Node>>,
     /// The entries of masters and of services, in the order of their keys.
     pub(super) of_masters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Those of what nodes register, in the same order.
+    pub(super) registered: Vec<(Vec<u8>, Vec<u8>)>,
     /// The sum that the checksum tells.
     pub(super) sum: u64,
     /// From which file it was read.
@@ -57,6 +61,7 @@ struct Named {
 struct Reading {
     nodes: Vec<Bare>,
     of_masters: Vec<(Vec<u8>, Vec<u8>)>,
+    registered: Vec<(Vec<u8>, Vec<u8>)>,
     report: Option<Report>,
     checksum: Option<Vec<u8>>,
     sum: u64,
@@ -96,7 +101,8 @@ impl Contents {
         if reading.checksum != Some(entry::checksum(sum)) {
             return Err(Unfit::Damaged("its checksum is another"));
         }
-        Ok(Self { report, nodes, of_masters: reading.of_masters, sum, mark: image.mark })
+        let Reading { of_masters, registered, .. } = reading;
+        Ok(Self { report, nodes, of_masters, registered, sum, mark: image.mark })
     }
 
     /// Whether neither a node nor a master is in it.
@@ -104,9 +110,14 @@ impl Contents {
         self.nodes.is_empty() && self.of_masters.is_empty()
     }
 
-    /// Each service: its name, if its key is not a digest, and its instances in JSON.
+    /// Each service that masters offer: its name, if its key is not a digest, and these instances in JSON.
     pub fn services(&self) -> impl Iterator<Item = (Option<&str>, &[u8])> {
         self.entries(SERVICE)
+    }
+
+    /// Each instance that nodes register, in JSON.
+    pub fn registered(&self) -> impl Iterator<Item = &[u8]> {
+        self.registered.iter().filter(|(key, _)| of_path(key, INSTANCE).is_some()).map(|(_, value)| value.as_slice())
     }
 
     /// Each master in JSON.
@@ -143,7 +154,7 @@ impl Contents {
 
     /// Sees to it that some of the nodes are of the feeds, if there are any.
     pub(super) fn check_cluster(&self, feeds: &[impl Borrow<Feed>]) -> Result<(), Unfit> {
-        let sources: Vec<_> = self.report.sources.iter().filter(|source| !source.supplies(Supply::Instances)).collect();
+        let sources: Vec<_> = self.report.sources.iter().filter(|source| !source.knows_masters()).collect();
         if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed.borrow()))) {
             return Ok(());
         }
@@ -156,7 +167,7 @@ impl Contents {
     /// of all begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
         let (masters, unreadable) = self.readable_masters();
-        let is_known = |source: &Source| !source.supplies(Supply::Instances) || source.whole;
+        let is_known = |source: &Source| !source.knows_masters() || source.whole;
         let has_roots_of = |source: &Source, feed: &Feed| {
             feed.roots().is_empty() || source.roots.iter().any(|root| feed.is_behind(root))
         };
@@ -186,7 +197,7 @@ impl Contents {
             if filled.whole {
                 unread.extend(others.into_iter().map(|root| (number, root)));
             }
-            let unreadable = if feed.supplies(Supply::Instances) { unreadable } else { 0 };
+            let unreadable = if feed.knows_masters() { unreadable } else { 0 };
             // Nobody knows how much of what is mirrored now was left out.
             let unknown = |source: &Source| u64::from(!source.identity.covers(feed.identity()));
             let left_out: u64 = sources.iter().map(|source| source.left_out + unknown(source)).sum();
@@ -198,8 +209,7 @@ impl Contents {
         for mut master in masters {
             let sources = std::mem::take(&mut master.sources);
             let master = Arc::new(Master::from(master));
-            let is_of =
-                |feed: &Feed| feed.supplies(Supply::Instances) && sources.iter().any(|name| name == feed.name());
+            let is_of = |feed: &Feed| feed.knows_masters() && sources.iter().any(|name| name == feed.name());
             let owners =
                 feeds.iter().zip(&filled).enumerate().filter(|(_, (feed, filled))| filled.whole && is_of(feed));
             for (number, (feed, _)) in owners {
@@ -246,6 +256,8 @@ impl Reading {
             }
         } else if of_path(key, SERVICE).or(of_path(key, MASTER)).is_some() {
             self.of_masters.push((key.to_vec(), value.to_vec()));
+        } else if of_path(key, INSTANCE).or(of_path(key, INSTANCES)).is_some() {
+            self.registered.push((key.to_vec(), value.to_vec()));
         }
         Ok(())
     }

@@ -3,19 +3,22 @@
 use std::ops::Not;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use semver::Version;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::kept::Kept;
 use crate::model::{Freshness, NodePath, Origin, Supply, view};
-use crate::store::{Feed, Filled, Identity, Snapshot};
+use crate::store::{Feed, Filled, Identity, Instances, Provider, Snapshot};
 
 pub(super) const NODE: &str = "node";
 pub(super) const STAT: &str = "stat";
 pub(super) const CHILDREN: &str = "children";
 pub(super) const SERVICE: &str = "service";
 pub(super) const MASTER: &str = "master";
+pub(super) const INSTANCES: &str = "instances";
+pub(super) const INSTANCE: &str = "instance";
 
 pub(super) const FORMAT: &[u8] = b"meta/format";
 pub(super) const FRESHNESS: &[u8] = b"meta/freshness";
@@ -70,7 +73,26 @@ pub(super) fn key(kind: &str, path: &NodePath) -> Vec<u8> {
     if is_short(path) { [kind, path].concat().into_bytes() } else { by_digest(kind, path) }
 }
 
-/// Whether an entry is of a master or a service.
+/// The keys of what nodes register of a service: that of the counts, and of each instance by its version and number.
+pub(super) fn instances(service: &str) -> Vec<u8> {
+    named(INSTANCES, service)
+}
+
+pub(super) fn instance(service: &str, version: &Version, number: usize) -> Vec<u8> {
+    named(INSTANCE, &format!("{service}\0{version}\0{number}"))
+}
+
+/// The keys of all that nodes register of a service.
+pub(super) fn of_service(name: &str, versions: &Instances) -> Vec<Vec<u8>> {
+    let registered = versions.iter().flat_map(|(version, set)| {
+        let numbers = (0..set.len()).filter(|number| set.get(*number).is_some_and(Provider::is_registered));
+        numbers.map(move |number| instance(name, version, number))
+    });
+    let registered: Vec<_> = registered.collect();
+    if registered.is_empty() { registered } else { registered.into_iter().chain([instances(name)]).collect() }
+}
+
+/// Whether an entry is of a master, or of a service that masters offer.
 pub(super) fn is_of_masters(key: &[u8]) -> bool {
     [MASTER, SERVICE].iter().any(|kind| key.starts_with(kind.as_bytes()))
 }
@@ -127,7 +149,7 @@ impl Report {
         let written_at = wall_clock(now);
         let is_kept = |feed: &Feed| kept.is_some_and(|kept| kept.sources().any(|(source, _)| source.is_of(feed)));
         let is_live = |feed: &Feed, filled: Filled| match kept {
-            Some(_) if feed.supplies(Supply::Instances) => !is_kept(feed) && feed.counts(filled.whole),
+            Some(_) if feed.knows_masters() => !is_kept(feed) && feed.counts(filled.whole),
             _ => true,
         };
         let live = || snapshot.behind_all().filter(|(feed, filled)| is_live(feed, *filled));
@@ -166,8 +188,13 @@ impl Report {
         self.sources.iter().filter(|source| source.roots.iter().any(|root| path.is_under(root) || root.is_under(path)))
     }
 
-    /// Those that supply instances.
+    /// Those that know masters.
     pub fn behind_masters(&self) -> impl Iterator<Item = &Source> + Clone {
+        self.sources.iter().filter(|source| source.knows_masters())
+    }
+
+    /// Those that supply instances: masters, or nodes that register some.
+    pub fn behind_instances(&self) -> impl Iterator<Item = &Source> + Clone {
         self.sources.iter().filter(|source| source.supplies(Supply::Instances))
     }
 }
@@ -212,10 +239,15 @@ impl Source {
         self.supplies.contains(&what)
     }
 
+    /// Whether it knows masters, rather than nodes.
+    pub(super) fn knows_masters(&self) -> bool {
+        self.supplies(Supply::Instances) && !self.supplies(Supply::Nodes)
+    }
+
     /// Whether this is what `feed` mirrors now. Masters name who told of them; nodes do not, whatever it is called.
     pub(super) fn is_of(&self, feed: &Feed) -> bool {
         self.kind == feed.kind()
-            && (self.name == feed.name() || !self.supplies(Supply::Instances))
+            && (self.name == feed.name() || !self.knows_masters())
             && self.identity.is_same(feed.identity())
     }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use super::Contents;
 use super::entry::{Report, Source};
 use crate::clock::Moment;
-use crate::model::Supply;
 use crate::store::Feed;
 
 #[derive(Debug)]
@@ -26,9 +25,7 @@ impl Kept {
     /// What of `left` is about masters, and told by one of the feeds.
     pub(super) fn of(left: &Contents, feeds: &[impl Borrow<Feed>]) -> Self {
         let now = SystemTime::now();
-        let is_of = |source: &&Source| {
-            source.supplies(Supply::Instances) && feeds.iter().any(|feed| source.is_of(feed.borrow()))
-        };
+        let is_of = |source: &&Source| source.knows_masters() && feeds.iter().any(|feed| source.is_of(feed.borrow()));
         let sources = left.report.sources.iter().filter(is_of);
         Self {
             keys: left.of_masters.iter().map(|(key, _)| key.clone()).collect(),
@@ -40,7 +37,7 @@ impl Kept {
     /// What stands of masters in a file of this report, since what became of them later does not fit into it.
     pub(super) fn standing(report: &Report) -> Self {
         let now = SystemTime::now();
-        let sources = report.sources.iter().filter(|source| source.supplies(Supply::Instances));
+        let sources = report.sources.iter().filter(|source| source.knows_masters());
         let sources = sources.map(|source| (source.clone(), report.age_of(source, now))).collect();
         Self { keys: Vec::new(), sources, then: Moment::now() }
     }

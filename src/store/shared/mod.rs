@@ -8,7 +8,9 @@
 //! | `node<path>` | a node's bytes: `node/zk_test` |
 //! | `stat<path>` | JSON: its stat, with the names of the Thrift interface |
 //! | `children<path>` | JSON: the names of its children, in the order of their bytes |
-//! | `service/<name>` | JSON: an array of its instances, the newest version first; absent: nobody offers it |
+//! | `service/<name>` | JSON: an array of the masters that offer it, as instances, the newest version first |
+//! | `instances/<name>` | JSON: by version, how many numbers the instances have; absent: no node registers the service |
+//! | `instance/<name>\0<version>\0<number>` | JSON: an instance that a node registers; absent: a master has the number |
 //! | `master/<id>` | JSON: a master, with the services that it offers |
 //! | `meta/format` | `2` |
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`Report`]); rewritten every second |

@@ -1,8 +1,11 @@
 //! A reader of the shared file in another process: the command line, when there is no sidecar to ask.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use semver::Version;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -12,7 +15,7 @@ use super::entry::{self, CHILDREN, MASTER, NODE, Report, SERVICE, STAT};
 use super::image::{Image, Unfit};
 use super::lock_file::LockFile;
 use super::{Contents, Env, lock_file};
-use crate::model::{Node, NodePath};
+use crate::model::{Node, NodePath, view};
 
 /// LMDB must not have one lock file twice in one process: closing the one ends the locks of the other.
 static PINNED: Mutex<()> = Mutex::new(());
@@ -58,9 +61,29 @@ impl Reader {
         self.value(&entry::key(CHILDREN, path))
     }
 
-    /// The instances of a service, with the names of the Thrift interface; None: nobody offers it.
-    pub fn instances(&self, service: &str) -> Result<(Option<Value>, Report), ReadError> {
-        self.value(&entry::named(SERVICE, service))
+    /// The instances of a service, with the names of the Thrift interface, the newest version first; None: it has none.
+    pub fn instances(&self, service: &str) -> Result<(Option<Vec<view::Instance>>, Report), ReadError> {
+        self.at_once(|image| {
+            let read = |key: &[u8]| image.get(key);
+            let of_masters = read(&entry::named(SERVICE, service))?;
+            let of_masters = of_masters.map(|list| json::<Vec<view::Instance>>(&list)).transpose()?;
+            let counts = read(&entry::instances(service))?;
+            let counts = counts.map(|counts| json::<BTreeMap<String, usize>>(&counts)).transpose()?;
+            if of_masters.is_none() && counts.is_none() {
+                return Ok((None, report(image)?));
+            }
+            let mut instances = of_masters.unwrap_or_default();
+            let counts = counts.iter().flatten();
+            for (version, count) in counts.filter_map(|(of, count)| Some((Version::parse(of).ok()?, count))) {
+                for number in 0..*count {
+                    let instance = read(&entry::instance(service, &version, number))?;
+                    instances.extend(instance.map(|instance| json(&instance)).transpose()?);
+                }
+            }
+            let version = |it: &view::Instance| Version::parse(&it.version).ok();
+            instances.sort_by_cached_key(|it| Reverse(version(it)));
+            Ok((Some(instances), report(image)?))
+        })
     }
 
     /// A master by its id, with the names of the Thrift interface.

@@ -2,6 +2,7 @@
 
 mod broken;
 mod masters;
+mod registered;
 mod replaced;
 
 use std::fs::{self, File};

@@ -1,11 +1,13 @@
 //! A write transaction of the shared file, in which entries are set to what the store holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use lmdb::{Database, Error, RwTransaction, Transaction, WriteFlags};
+use semver::Version;
+use serde_json::Value;
 
 use super::Env;
 use super::entry::{
@@ -13,7 +15,7 @@ use super::entry::{
 };
 use crate::model::view;
 use crate::model::{Node, NodePath, Stat};
-use crate::store::{Directory, MasterEntry, Snapshot};
+use crate::store::{Directory, InstanceSet, Instances, MasterEntry, Snapshot};
 
 /// A transaction under way.
 pub(super) struct WriteTxn<'e> {
@@ -58,7 +60,43 @@ impl<'e> WriteTxn<'e> {
         Ok(())
     }
 
-    /// The list of a service is written anew when one of its instances comes, goes or becomes another: the other cost
+    /// What nodes register: an entry for each instance, by its number, and one with the counts for each service.
+    pub(super) fn instances(&mut self, from: &Directory, snapshot: &Snapshot) -> Result<(), Error> {
+        let (to, none, no_set) = (snapshot.directory(), Instances::default(), InstanceSet::default());
+        for name in from.changed_services(to) {
+            let [old, new] = [from, to].map(|directory| directory.instances_of(name).unwrap_or(&none));
+            let is_registered = |instances: &Instances| instances.values().any(|set| set.count_of_registered() > 0);
+            if !is_registered(old) && !is_registered(new) {
+                continue;
+            }
+            let versions: BTreeSet<&Version> = old.keys().chain(new.keys()).collect();
+            for version in versions {
+                let [old, new] = [old, new].map(|instances| instances.get(version).unwrap_or(&no_set));
+                for (number, provider) in old.changed_numbers(new) {
+                    let instance = provider.and_then(|provider| provider.instances.first()).map(view::Instance::from);
+                    let instance = instance.as_ref().map(written);
+                    self.set(&entry::instance(name, version, number), instance.as_deref())?;
+                }
+            }
+            let counts = new.iter().rev().map(|(version, set)| (version.to_string(), set.len().into()));
+            let counts = is_registered(new).then(|| written(&counts.collect::<serde_json::Map<_, Value>>()));
+            self.set(&entry::instances(name), counts.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// What an earlier process left of that, and is no longer so. (It is all that is not in the snapshot.)
+    pub(super) fn forget_instances(&mut self, left: &[Vec<u8>], snapshot: &Snapshot) -> Result<(), Error> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let services = snapshot.directory().services(None);
+        let stands: HashSet<Vec<u8>> =
+            services.flat_map(|(name, versions)| entry::of_service(name, versions)).collect();
+        left.iter().filter(|key| !stands.contains(*key)).try_for_each(|key| self.set(key, None))
+    }
+
+    /// The list of a service's masters is written anew when one of its instances comes, goes or becomes another: the other cost
     /// that is not of the change. What takes more than `max` counts as what the file has no room for.
     pub(super) fn masters(&mut self, from: &Directory, snapshot: &Snapshot, max: u64) -> Result<(), Error> {
         let to = snapshot.directory();
@@ -69,10 +107,9 @@ impl<'e> WriteTxn<'e> {
             }
         }
         for name in from.changed_services(to) {
-            let instances = to.instances_of(name).map(|_| {
-                let instances = to.instances(name).map(|(_, instance)| view::Instance::from(instance));
-                written(&instances.collect::<Vec<_>>())
-            });
+            let instances = to.instances(name).filter(|(_, instance)| instance.master().is_some());
+            let instances: Vec<_> = instances.map(|(_, instance)| view::Instance::from(instance)).collect();
+            let instances = (!instances.is_empty()).then(|| written(&instances));
             self.set_of_masters(&entry::named(SERVICE, name), instances.as_deref(), max)?;
         }
         Ok(())

@@ -66,8 +66,12 @@ pub(super) struct Writer {
     missing: Option<String>,
     /// What the file holds,
     nodes: OrdMap<NodePath, Arc<Node>>,
-    /// as far as it was this process that wrote it,
+    /// as far as it was this process that wrote it, of what nodes register
+    registered: Directory,
+    /// and of masters,
     directory: Directory,
+    /// the keys of what nodes registered that an earlier process left, until that was written anew,
+    left: Vec<Vec<u8>>,
     /// and what stands in it from before until all masters are known;
     kept: Kept,
     /// and the sum that its checksum tells.
@@ -175,7 +179,9 @@ impl Writer {
             fault: None,
             missing: None,
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),
+            registered: Directory::default(),
             directory: Directory::default(),
+            left: here.map_or_else(Vec::new, |here| here.registered.iter().map(|(key, _)| key.clone()).collect()),
             kept: here.map_or_else(Kept::nothing, |here| Kept::of(here, feeds)),
             sum: here.map_or(0, |here| here.sum),
             of_masters: here.map_or(0, |here| here.of_masters.iter().map(|(key, value)| entry::room(key, value)).sum()),
@@ -261,13 +267,15 @@ impl Writer {
         self.commit(txn, snapshot)
     }
 
-    /// A transaction with the nodes.
+    /// A transaction with the nodes, and what they register.
     fn write_txn<'e>(&self, env: &'e Env, snapshot: &Snapshot) -> Result<WriteTxn<'e>, Error> {
         let mut txn = WriteTxn::begin(env, self.sum, self.of_masters)?;
         if self.nodes.is_empty() {
             txn.remove_marks()?;
         }
         txn.nodes(&self.nodes, snapshot)?;
+        txn.instances(&self.registered, snapshot)?;
+        txn.forget_instances(&self.left, snapshot)?;
         Ok(txn)
     }
 
@@ -275,7 +283,8 @@ impl Writer {
         let (entries, of_masters) = (txn.entries, txn.of_masters);
         self.sum = txn.commit()?;
         self.of_masters = of_masters;
-        self.nodes = snapshot.nodes().clone();
+        (self.nodes, self.registered) = (snapshot.nodes().clone(), snapshot.directory().clone());
+        self.left = Vec::new();
         Ok(entries)
     }
 

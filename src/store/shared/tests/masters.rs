@@ -63,8 +63,7 @@ impl Open {
 /// Who offers a service by the file, if it has an entry.
 fn masters_of(house: &House, service: &str) -> Option<Vec<String>> {
     let (instances, _) = Reader::open(&house.file()).and_then(|reader| reader.instances(service)).expect("read");
-    let name = |instance: &serde_json::Value| instance["masterId"].as_str().expect("an id").to_owned();
-    Some(instances?.as_array().expect("an array").iter().map(name).collect())
+    Some(instances?.into_iter().map(|instance| instance.master_id.expect("an id")).collect())
 }
 
 fn freshness(house: &House) -> Freshness {

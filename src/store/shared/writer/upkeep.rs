@@ -116,6 +116,7 @@ impl Writer {
         (self.mapped, self.origin) = (None, Origin::Nothing);
         (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
         (self.of_masters, self.report, self.standing) = (0, None, None);
+        (self.registered, self.left) = (Directory::default(), Vec::new());
     }
 
     /// The file, mapped anew if it was not mapped.

@@ -1,0 +1,197 @@
+//! What nodes register: at their own revision, merged by address, and at the cost of what changed.
+
+use super::*;
+use crate::format;
+use crate::model::{Format, Instance};
+
+fn services(root: &str, format: Format) -> format::Config {
+    format::Config { root: path(root), format, ..format::Config::default() }
+}
+
+fn house(services: Vec<format::Config>) -> (Arc<Store>, Publisher) {
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(services);
+    let store = Store::new(&Config::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    (store, publisher)
+}
+
+fn member(status: &str, port: usize, metadata: &str) -> String {
+    let at = format!(r#"{{"host":"10.0.0.5","port":{port}}}"#);
+    format!(r#"{{"serviceEndpoint":{at},"status":{status:?},"metadata":{metadata},"shard":{port}}}"#)
+}
+
+fn instances(store: &Store, service: &str) -> Vec<Instance> {
+    store.snapshot().directory().instances(service).map(|(_, instance)| instance.clone()).collect()
+}
+
+/// By address, by which nodes an instance is known, the first of them first.
+fn told_by(store: &Store, service: &str) -> Vec<(String, Vec<String>)> {
+    let node = |it: &crate::model::Provenance| match &it.record {
+        crate::model::Record::Node(path) => path.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let told = |it: Instance| (it.endpoints[0].address(), it.provenance.iter().map(node).collect());
+    instances(store, service).into_iter().map(told).collect()
+}
+
+#[test]
+fn what_a_node_registers_comes_changes_and_goes_with_the_node() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    let first = publisher.publish(vec![put("/s/web/member_1", &member("ALIVE", 80, "{}")), put("/other", "x")]);
+    let [web] = &instances(&store, "web")[..] else { panic!("one") };
+    assert_eq!((web.state, web.provenance[0].since, web.provenance[0].decoder.name()), {
+        (InstanceState::Up, first, "serverset")
+    });
+    assert_eq!((&*web.provenance[0].source, web.master()), ("zk", None));
+    let second = publisher.publish(vec![put("/s/web/member_1", &member("DEAD", 80, "{}")), put("/other", "y")]);
+    let [web] = &instances(&store, "web")[..] else { panic!("one") };
+    assert_eq!((web.state, web.provenance[0].since), (InstanceState::Down, second));
+    publisher.publish(vec![put("/s/web/member_1", &(member("DEAD", 80, "{}") + " "))]);
+    assert_eq!(instances(&store, "web")[0].provenance[0].since, second, "that says nothing new");
+    publisher.publish(vec![put("/s/web/member_1", &member("ALIVE", 81, "{}"))]);
+    assert_eq!(told_by(&store, "web"), [("10.0.0.5:81".into(), vec!["/s/web/member_1".into()])], "it moved");
+    publisher.publish(vec![delete("/s/web/member_1")]);
+    let snapshot = store.snapshot();
+    assert!(snapshot.directory().instances_of("web").is_none() && snapshot.directory().was_offered("web"));
+}
+
+#[test]
+fn a_node_that_cannot_be_read_is_counted_and_harms_no_other() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    publisher.publish(vec![
+        put("/s/web/member_1", &member("ALIVE", 80, "{}")),
+        put("/s/web/member_2", "{"),
+        put("/s/web/member_3", &member("ALIVE", 0, "{}")),
+        put("/s/web/vector_1", "no vector"),
+    ]);
+    let reasons = || {
+        let snapshot = store.snapshot();
+        let root = path("/s");
+        let undecodable = snapshot.directory().undecodable(&root);
+        let reasons: Vec<_> = undecodable.map(|(path, why)| format!("{path}: {why}")).collect();
+        assert_eq!(snapshot.directory().count_of_undecodable(), reasons.len());
+        reasons
+    };
+    assert_eq!(instances(&store, "web").len(), 1);
+    assert_eq!(
+        reasons(),
+        [
+            "/s/web/member_2: its data are no JSON object",
+            "/s/web/member_3: it names no port from 1 to 65535",
+            "/s/web/vector_1: its data are no JSON object",
+        ]
+    );
+    publisher.publish(vec![put("/s/web/member_2", &member("ALIVE", 81, "{}")), delete("/s/web/member_3")]);
+    publisher.publish(vec![put("/s/web/member_1", "")]);
+    assert_eq!(told_by(&store, "web").len(), 1);
+    assert_eq!(reasons().len(), 2);
+    publisher.publish(vec![delete("/s/web/member_1"), put("/s/web/vector_1", r#"{"vector":[]}"#)]);
+    assert_eq!(reasons(), [""; 0]);
+}
+
+#[test]
+fn an_address_that_several_nodes_register_is_one_instance() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset), services("/n", Format::Nerve)]);
+    let poor = r#"{"host":"10.0.0.5","port":80}"#;
+    publisher.publish(vec![
+        put("/n/web/i_0000000001", poor),
+        put("/s/web/member_1", &member("ALIVE", 80, r#"{"a":1}"#)),
+        put("/s/web/member_2", &member("STARTING", 80, r#"{"a":1}"#)),
+    ]);
+    let all = ["/s/web/member_1", "/n/web/i_0000000001", "/s/web/member_2"].map(str::to_owned);
+    assert_eq!(
+        told_by(&store, "web"),
+        [("10.0.0.5:80".into(), all.to_vec())],
+        "the richest that is up, then all others"
+    );
+    assert_eq!(instances(&store, "web")[0].state, InstanceState::Up);
+    publisher.publish(vec![delete("/s/web/member_1")]);
+    assert_eq!(instances(&store, "web")[0].state, InstanceState::Down, "the richest of those that are left");
+    publisher.publish(vec![delete("/s/web/member_2")]);
+    assert_eq!(told_by(&store, "web"), [("10.0.0.5:80".into(), vec!["/n/web/i_0000000001".into()])]);
+}
+
+#[test]
+fn many_nodes_at_one_address_are_one_instance_that_most_of_them_make_no_larger() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    let members = (0..2_000).map(|number| put(&format!("/s/web/member_{number}"), &member("ALIVE", 80, "{}")));
+    publisher.publish(members.collect::<Vec<_>>());
+    let [web] = &instances(&store, "web")[..] else { panic!("one") };
+    assert!(web.provenance.len() <= 64, "{}", web.provenance.len());
+}
+
+#[test]
+fn an_interface_of_dubbo_has_each_provider_once_whoever_registers_it() {
+    let (store, publisher) =
+        house(vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
+    let provider = |query: &str| format!("/dubbo/i/providers/dubbo%3A%2F%2F10.0.0.5%3A20880%2Fi%3F{query}");
+    let application = r#"{"address":"10.0.0.5","payload":{"metadata":{"dubbo.endpoints":
+        "[{\"port\":20880,\"protocol\":\"dubbo\"}]","dubbo.metadata.revision":"a"}}}"#;
+    let at = "/services/shop/10.0.0.5:20880";
+    publisher.publish(vec![put(at, application), put(&provider("group%3Da"), ""), put(&provider("group%3Db"), "")]);
+    assert_eq!(told_by(&store, "shop"), [("dubbo://10.0.0.5:20880".into(), vec![at.to_owned()])]);
+    let groups = || instances(&store, "i").iter().map(|it| it.group.to_string()).collect::<Vec<_>>();
+    assert_eq!(groups(), ["a", "b"], "a process may offer an interface in several groups");
+    publisher.publish(vec![put("/dubbo/mapping/i", "cart,shop")]);
+    assert_eq!(groups(), ["a", "b"], "the application is the same process");
+    assert_eq!(told_by(&store, "i")[0].1, [provider("group%3Da"), at.to_owned()]);
+    publisher.publish(vec![delete(&provider("group%3Da")), delete(&provider("group%3Db"))]);
+    assert_eq!(told_by(&store, "i"), [("dubbo://10.0.0.5:20880".into(), vec![at.to_owned()])]);
+    publisher.publish(vec![put("/services/cart/x", &application.replace("0.5", "0.6"))]);
+    assert_eq!(instances(&store, "i").len(), 2, "an application that comes later");
+    publisher.publish(vec![put("/dubbo/mapping/i", "cart")]);
+    assert_eq!(told_by(&store, "i").len(), 1);
+    publisher.publish(vec![delete("/dubbo/mapping/i")]);
+    assert!(instances(&store, "i").is_empty());
+    assert_eq!((instances(&store, "shop").len(), instances(&store, "cart").len()), (1, 1));
+}
+
+#[test]
+fn a_rule_changes_the_instances_of_its_scope_in_its_own_revision() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    let members =
+        |of: &'static str| (1..=3).map(move |n| put(&format!("/s/{of}/member_{n}"), &member("ALIVE", n, "{}")));
+    publisher.publish(members("web").chain(members("mail")).collect::<Vec<_>>());
+    let weights = |service: &str| instances(&store, service).iter().map(|it| it.weight).collect::<Vec<_>>();
+    let before = store.snapshot();
+    publisher.publish(vec![put("/s/web/vector_1", r#"{"vector":[{"select":"shard=2","weight":0.5}]}"#)]);
+    assert_eq!((weights("web"), weights("mail")), (vec![100, 50, 100], vec![100; 3]));
+    let snapshot = store.snapshot();
+    let changed: Vec<_> = before.directory().changed_services(snapshot.directory()).collect();
+    assert_eq!(changed, ["web"]);
+    publisher.publish(vec![delete("/s/web/vector_1")]);
+    assert_eq!(weights("web"), [100; 3]);
+}
+
+#[test]
+fn one_of_many_that_changes_changes_no_other() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    let all = (1..=1_000).map(|port| put(&format!("/s/web/member_{port}"), &member("ALIVE", port, "{}")));
+    publisher.publish(all.collect::<Vec<_>>());
+    let changed = |change: Change| {
+        let before = store.snapshot();
+        publisher.publish(vec![change]);
+        let after = store.snapshot();
+        let set = |snapshot: &Snapshot| {
+            let versions = snapshot.directory().instances_of("web").cloned().expect("instances");
+            versions.get_min().expect("a version").1.clone()
+        };
+        set(&before).changed_numbers(&set(&after)).count()
+    };
+    assert_eq!(changed(put("/s/web/member_500", &member("DEAD", 500, "{}"))), 1);
+    assert_eq!(changed(put("/s/web/member_1001", &member("ALIVE", 1_001, "{}"))), 1);
+    assert_eq!(changed(delete("/s/web/member_7")), 2, "the last one takes its number");
+}
+
+#[test]
+fn no_master_takes_the_place_of_what_a_node_registers() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    publisher.publish(vec![put("/s/web/member_1", &member("ALIVE", 80, "{}"))]);
+    let id = store.snapshot().directory().instances("web").next().expect("one").0.to_string();
+    let service = Service { name: "web".into(), metadata: Value::Map(Vec::new()).into() };
+    let master = Master { id, peer_address: "here".into(), connected_at: 0, services: vec![service] };
+    publisher.publish(vec![Change::Join(Arc::new(master), Arc::new(Nowhere))]);
+    let [web] = &instances(&store, "web")[..] else { panic!("one") };
+    assert_eq!(web.master(), None);
+    assert!(store.snapshot().directory().is_empty());
+}

@@ -1,0 +1,206 @@
+//! Services that others register in ZooKeeper are the same for all who ask.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Ended, SOON, Scene, binary, ensure, eventually, fresh_chroot};
+use crate::idl::TRosterSyncClient;
+
+const SERVICES: [(&str, &str); 13] = [
+    ("/dubbo", "dubbo"),
+    ("/services", "dubbo-application"),
+    ("/curator", "curator"),
+    ("/spring", "spring-cloud"),
+    ("/aurora", "serverset"),
+    ("/nerve", "nerve"),
+    ("/motan", "motan"),
+    ("/qconf", "qconf"),
+    ("/jodis", "codis"),
+    ("/patroni", "patroni"),
+    ("/brokers", "kafka"),
+    ("/hive", "hiveserver2"),
+    ("/sofa-rpc", "sofa-rpc"),
+];
+
+const PROVIDER: &str = "/dubbo/com.acme.Foo/providers/dubbo%3A%2F%2F10.0.0.5%3A20880%2Fcom.acme.Foo%3Fgroup%3Da%26side\
+    %3Dprovider%26version%3D1.2";
+
+const MEMBER: &str = r#"{"serviceEndpoint":{"host":"10.0.0.5","port":8080},"status":"ALIVE","shard":0}"#;
+
+fn settings() -> String {
+    let services =
+        SERVICES.iter().map(|(root, format)| format!("\n[[services]]\nroot = {root:?}\nformat = {format:?}\n"));
+    services.collect::<String>()
+        + "\n[[services]]\nroot = \"/raw\"\nformat = \"raw\"\n[services.fields]\nhost = \"ip\"\n"
+}
+
+fn scene() -> Scene {
+    Scene::with(&fresh_chroot(), &settings())
+}
+
+/// Where a service is, by the command line; with which state.
+fn told(scene: &Scene, service: &str, more: &[&str]) -> Vec<String> {
+    let ended = scene.roster.cli(["services", service, "-o", "json"].iter().chain(more));
+    if ended.code != Some(0) {
+        return Vec::new();
+    }
+    addresses(&ended.json()["instances"])
+}
+
+fn addresses(instances: &Value) -> Vec<String> {
+    let of = |instance: &Value| {
+        let endpoint = &instance["endpoints"][0];
+        let text = |key: &str| endpoint[key].as_str().unwrap_or_default().to_owned();
+        let state = instance["state"].as_str().unwrap_or_default();
+        format!("{}://{}:{} {state}", text("protocol"), text("host"), endpoint["port"])
+    };
+    instances.as_array().into_iter().flatten().map(of).collect()
+}
+
+fn becomes(scene: &Scene, service: &str, expected: &[&str]) {
+    eventually(&format!("{service} is told of"), SOON, || {
+        let found = told(scene, service, &[]);
+        ensure(found == expected, format!("{found:?}"))
+    });
+}
+
+/// What PHP has of a service by the shared file alone.
+fn in_php(scene: &Scene, service: &str) -> Vec<String> {
+    let file = scene.roster.shared_file();
+    let code = format!(
+        "require 'php/autoload.php'; $roster = Roster\\Client::local('', '', '{}'); \
+         foreach ($roster->instances('{service}') as $it) {{ $at = $it->endpoints[0]; \
+         echo \"$at->protocol://$at->host:$at->port {{$it->state->value}}\\n\"; }}",
+        file.display()
+    );
+    let ended = Ended::of(Command::new("php").current_dir(env!("CARGO_MANIFEST_DIR")).args(["-r", &code]));
+    ended.text().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn every_format_is_told_alike_by_the_sidecar_the_shared_file_and_php() {
+    let scene = scene();
+    let java = [b"\xac\xed\x00\x05\x74\x00\x1e".as_slice(), b"motan2://10.0.0.5:8002/x?a=b&c"].concat();
+    let curator = |payload: &str| format!(r#"{{"address":"10.0.0.5","port":80,"payload":{payload},"sslPort":null}}"#);
+    let application = r#"{"metadata":{"dubbo.endpoints":"[{\"port\":20880,\"protocol\":\"dubbo\"}]"}}"#;
+    let nodes: [(&str, Vec<u8>, &str, &str); 15] = [
+        (PROVIDER, b"10.0.0.5".to_vec(), "com.acme.Foo", "dubbo://10.0.0.5:20880 UP"),
+        ("/services/shop/10.0.0.5:20880", curator(application).into(), "shop", "dubbo://10.0.0.5:20880 UP"),
+        ("/curator/db/4e1c", curator("null").into(), "db", "://10.0.0.5:80 UP"),
+        (
+            "/spring/app/x",
+            curator(r#"{"metadata":{"instance_status":"OUT_OF_SERVICE"}}"#).into(),
+            "app",
+            "://10.0.0.5:80 DOWN",
+        ),
+        ("/aurora/www/web/member_0000000001", MEMBER.into(), "www/web", "://10.0.0.5:8080 UP"),
+        (
+            "/nerve/base64_64_eyJob3N0IjoiMTAuMC4wLjUiLCJwb3J0Ijo4MDgwLCJuYW1lIjoid2ViLTEifQ==_0000000123",
+            Vec::new(),
+            "nerve",
+            "://10.0.0.5:8080 UP",
+        ),
+        ("/motan/g/Bar/server/10.0.0.5:8002", java, "Bar", "motan2://10.0.0.5:8002 UP"),
+        ("/qconf/conf/10.0.0.5:81", b"2".to_vec(), "conf", "://10.0.0.5:81 DOWN"),
+        (
+            "/jodis/redis/proxy-1",
+            br#"{"addr":"10.0.0.7:19000","state":"online"}"#.to_vec(),
+            "redis",
+            "redis://10.0.0.7:19000 UP",
+        ),
+        (
+            "/patroni/pg/members/a",
+            br#"{"conn_url":"postgres://10.0.0.8:5432/postgres","state":"running","role":"replica"}"#.to_vec(),
+            "pg",
+            "postgres://10.0.0.8:5432 UP",
+        ),
+        (
+            "/brokers/ids/1",
+            br#"{"endpoints":["PLAINTEXT://10.0.0.9:9092"],"rack":"r"}"#.to_vec(),
+            "kafka",
+            "plaintext://10.0.0.9:9092 UP",
+        ),
+        ("/hive/serverUri=h:10000;version=3.1.2;sequence=0000000001", Vec::new(), "hive", "hive2://h:10000 UP"),
+        ("/sofa-rpc/Baz/providers/bolt%3A%2F%2F10.0.0.5%3A12200", Vec::new(), "Baz", "bolt://10.0.0.5:12200 UP"),
+        ("/raw/10.0.0.5:7", Vec::new(), "raw", "://10.0.0.5:7 UP"),
+        ("/raw/deep/one/i", br#"{"ip":"10.0.0.5","port":"8"}"#.to_vec(), "deep/one", "://10.0.0.5:8 UP"),
+    ];
+    for (path, data, ..) in &nodes {
+        scene.zk.create(path, data);
+    }
+    for (_, _, service, expected) in &nodes {
+        becomes(&scene, service, &[expected]);
+    }
+    let shared = scene.roster.shared_file();
+    let shared = shared.to_str().expect("UTF-8");
+    eventually("the shared file has them too", SOON, || {
+        nodes.iter().try_for_each(|(_, _, service, expected)| {
+            let found = told(&scene, service, &["--shared", shared]);
+            ensure(found == [*expected], format!("{service}: {found:?}"))
+        })
+    });
+    for (_, _, service, expected) in &nodes {
+        assert_eq!(in_php(&scene, service), [*expected], "{service}");
+    }
+    let listed = scene.roster.cli(["services", "-o", "json"]).json();
+    let names: Vec<_> = listed["services"].as_array().expect("a list").iter().map(|it| it["name"].clone()).collect();
+    assert_eq!(names.len(), nodes.len(), "{names:?}");
+    let found = scene.roster.cli(["services", "com.acme.Foo", "-o", "json"]).json()["instances"][0].clone();
+    assert_eq!([&found["group"], &found["version"]], ["a", "1.2.0"]);
+    let provenance = &found["provenance"][0];
+    let told = ["source", "path", "decoder"].map(|key| provenance[key].as_str().unwrap_or_default());
+    assert_eq!(told, ["zookeeper", PROVIDER, "dubbo"]);
+    let check = Ended::of(binary().args(["shared", "check", shared]));
+    assert_eq!(check.code, Some(0), "{check:?}");
+
+    // A configurator of the whole interface, the leader of a cluster, and a node that nobody can read.
+    scene.zk.create("/dubbo/com.acme.Foo/configurators/override%3A%2F%2F0.0.0.0%2FF%3Fdisabled%3Dtrue", "");
+    becomes(&scene, "com.acme.Foo", &["dubbo://10.0.0.5:20880 DOWN"]);
+    scene.zk.create("/patroni/pg/leader", "a");
+    scene.zk.create("/aurora/www/web/member_0000000002", "{");
+    eventually("the member leads", SOON, || {
+        let pg = scene.roster.cli(["services", "pg", "-o", "json"]).json();
+        ensure(pg["instances"][0]["metadata"]["role"] == "primary", pg)
+    });
+    eventually("it is counted", SOON, || {
+        let counters = scene.roster.status().counters;
+        ensure(counters.get("undecodableNodes") == Some(&1), format!("{counters:?}"))
+    });
+    becomes(&scene, "www/web", &["://10.0.0.5:8080 UP"]);
+}
+
+#[test]
+fn what_nodes_register_stands_while_zookeeper_is_away_and_after_a_restart() {
+    let mut scene = scene();
+    scene.zk.create("/aurora/web/member_0000000001", MEMBER);
+    scene.zk.create("/aurora/web/member_0000000002", MEMBER.replace("8080", "8081"));
+    becomes(&scene, "web", &["://10.0.0.5:8080 UP", "://10.0.0.5:8081 UP"]);
+    let revision = |scene: &Scene| {
+        let query = crate::harness::offering("web");
+        scene.roster.client().instances(query).expect("instances").freshness
+    };
+    assert!(revision(&scene).complete);
+    scene.link.cut();
+    scene.roster.kill();
+    scene.roster.run();
+    let fresh = revision(&scene);
+    assert_eq!((fresh.origin, told(&scene, "web", &[]).len()), (crate::idl::Origin::RESTORED, 2));
+    assert_eq!(in_php(&scene, "web").len(), 2);
+    scene.zk.delete("/aurora/web/member_0000000001");
+    scene.link.mend();
+    becomes(&scene, "web", &["://10.0.0.5:8081 UP"]);
+    eventually("PHP reads that too", SOON, || {
+        let found = in_php(&scene, "web");
+        ensure(found == ["://10.0.0.5:8081 UP"], format!("{found:?}"))
+    });
+}
+
+#[test]
+fn a_service_of_zookeeper_is_not_known_before_that_was_read_and_one_of_masters_is() {
+    let scene = Scene::before_zookeeper(&settings());
+    let ended = scene.roster.cli(["services", "web"]);
+    assert_eq!(ended.code, scene.roster.cli(["get", "/aurora"]).code, "neither is known yet: {ended:?}");
+    let listed = scene.roster.cli(["services", "-o", "json"]).json();
+    assert_eq!(listed["freshness"]["complete"], false);
+}
