@@ -57,7 +57,7 @@ pub(crate) fn file_size(sidecar: &Roster) -> usize {
 pub(crate) fn file_in_step(sidecar: &Roster) {
     let wanted = sidecar.status().freshness.revision;
     let report = || {
-        let file = Reader::open(&sidecar.shared_file()).and_then(|reader| reader.report());
+        let file = Reader::open(&sidecar.shared_file()).and_then(|reader| reader.status());
         file.map_err(|error| error.to_string())
     };
     let written = eventually("the shared file is in step", LONG, || {

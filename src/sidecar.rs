@@ -114,7 +114,7 @@ impl Sidecar {
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
         let peeked = if shared.is_none() { Shared::peek(&shared_config, beside, &feeds) } else { None };
-        let began = peeked.as_ref().map_or(0, |left| left.report.fresh.revision);
+        let began = peeked.as_ref().map_or(0, |left| left.status.fresh.revision);
         let store = match shared.as_ref().map_or(peeked.as_ref(), Shared::left) {
             Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
             None => Store::new(&config.store, feeds, metrics.clone()),

@@ -11,7 +11,7 @@ use roster::access::UnknownName;
 use roster::config::Mistakes;
 use roster::default_paths::DefaultPaths;
 use roster::net::Address;
-use roster::store::shared::{ReadError, Unfit};
+use roster::store::shared::{InvalidFile, ReadError};
 use roster::thrift::client::Error;
 
 use super::call::{GivenTwice, SomeFailed, Unreadable as NoCall};
@@ -151,10 +151,12 @@ fn groups_of_sidecars(user: u32) -> Vec<u32> {
 
 /// What can be done about a shared file.
 fn cure(error: &ReadError) -> Option<String> {
-    let ReadError::Unfit { path, source } = error;
+    let ReadError::InvalidFile { path, source } = error;
     Some(match source {
-        Unfit::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => open_to(path, MAY_READ, "[shared]"),
-        Unfit::Unreadable(_) => {
+        InvalidFile::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => {
+            open_to(path, MAY_READ, "[shared]")
+        }
+        InvalidFile::Unreadable(_) => {
             "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.".into()
         }
         _ => "The next start of its sidecar sets it aside, and makes it anew.".into(),

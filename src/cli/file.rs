@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use roster::model::{Node, NodePath, view};
 use roster::store::no_node;
-use roster::store::shared::{Reader, Report, Source};
+use roster::store::shared::{FileStatus, Reader, Source};
 use roster::thrift::client::{Error, age};
 use roster::thrift::idl::{self, EntityKind, Freshness, NotFound, NotReady, TooStale};
 use serde::Deserialize;
@@ -27,29 +27,29 @@ impl SharedFile {
     }
 
     pub(crate) fn get(&self, path: &NodePath) -> anyhow::Result<idl::NodeReply> {
-        let (node, report) = self.reader.node(path)?;
-        let freshness = self.freshness(&report, report.behind(path))?;
-        let node = node.ok_or_else(|| absent(&report, path, &freshness))?;
+        let (node, status) = self.reader.node(path)?;
+        let freshness = self.freshness(&status, status.behind(path))?;
+        let node = node.ok_or_else(|| absent(&status, path, &freshness))?;
         Ok(idl::NodeReply { node: told(path, &node), freshness })
     }
 
     pub(crate) fn children(&self, path: &NodePath) -> anyhow::Result<idl::ChildrenReply> {
-        let (names, report) = self.reader.children(path)?;
-        let freshness = self.freshness(&report, report.behind(path))?;
-        let names = names.ok_or_else(|| absent(&report, path, &freshness))?;
+        let (names, status) = self.reader.children(path)?;
+        let freshness = self.freshness(&status, status.behind(path))?;
+        let names = names.ok_or_else(|| absent(&status, path, &freshness))?;
         Ok(idl::ChildrenReply { names, freshness, cursor: None })
     }
 
     pub(crate) fn subtree(&self, root: &NodePath) -> anyhow::Result<(Tree, Freshness)> {
         let contents = self.reader.contents()?;
-        let freshness = self.freshness(&contents.report, contents.report.behind(root))?;
+        let freshness = self.freshness(&contents.status, contents.status.behind(root))?;
         let below = contents.nodes.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
         Ok((below.map(|(path, node)| (path.clone(), told(path, node))).collect(), freshness))
     }
 
     pub(crate) fn services(&self) -> anyhow::Result<idl::ServicesReply> {
         let contents = self.reader.contents()?;
-        let freshness = self.freshness(&contents.report, contents.report.behind_instances())?;
+        let freshness = self.freshness(&contents.status, contents.status.behind_instances())?;
         let mut services: BTreeMap<String, BTreeMap<String, i32>> = BTreeMap::new();
         let mut instances: Vec<view::Instance> =
             contents.registered().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
@@ -64,8 +64,8 @@ impl SharedFile {
     }
 
     pub(crate) fn instances(&self, service: &str) -> anyhow::Result<idl::InstancesReply> {
-        let (instances, report) = self.reader.instances(service)?;
-        let freshness = self.freshness(&report, report.behind_instances())?;
+        let (instances, status) = self.reader.instances(service)?;
+        let freshness = self.freshness(&status, status.behind_instances())?;
         let Some(instances) = instances else {
             let message = format!("nobody offers `{service}`");
             return Err(not_found(EntityKind::SERVICE, service, message, freshness).into());
@@ -75,7 +75,7 @@ impl SharedFile {
 
     pub(crate) fn masters(&self, service: Option<&str>) -> anyhow::Result<(Vec<idl::Master>, Freshness)> {
         let contents = self.reader.contents()?;
-        let freshness = self.freshness(&contents.report, contents.report.behind_masters())?;
+        let freshness = self.freshness(&contents.status, contents.status.behind_masters())?;
         let mut masters: Vec<view::Master> =
             contents.masters().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
         masters.retain(|master| service.is_none_or(|name| master.services.iter().any(|offer| offer.name == name)));
@@ -86,7 +86,7 @@ impl SharedFile {
     /// How far an answer can be trusted that these sources are behind, if it can be given.
     fn freshness<'a>(
         &self,
-        report: &Report,
+        status: &FileStatus,
         behind: impl Iterator<Item = &'a Source> + Clone,
     ) -> anyhow::Result<Freshness> {
         if let Some(source) = behind.clone().find(|source| !source.whole) {
@@ -95,7 +95,7 @@ impl SharedFile {
             let message = format!("the source {name} {why}, says {path}; `roster status` tells what it waits for");
             return Err(Error::NotReady(NotReady { source: source.name.clone(), message }).into());
         }
-        let freshness = report.freshness(behind, SystemTime::now()).into();
+        let freshness = status.freshness(behind, SystemTime::now()).into();
         check_age(&freshness, self.max_age)?;
         Ok(freshness)
     }
@@ -109,8 +109,8 @@ impl SharedFile {
     }
 }
 
-fn absent(report: &Report, path: &NodePath, freshness: &Freshness) -> Error {
-    let behind = report.behind(path).map(|source| (source.name.as_str(), source.origin, source.left_out));
+fn absent(status: &FileStatus, path: &NodePath, freshness: &Freshness) -> Error {
+    let behind = status.behind(path).map(|source| (source.name.as_str(), source.origin, source.left_out));
     let message = no_node(path, behind).unwrap_or_else(|| format!("no source of the shared file mirrors {path}"));
     not_found(EntityKind::NODE, path.as_str(), message, freshness.clone())
 }

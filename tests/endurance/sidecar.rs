@@ -169,7 +169,7 @@ impl Sidecar {
     pub(crate) fn is_whole(&self) {
         self.roster.becomes("live");
         eventually("the shared file is whole", HEALING, || {
-            let report = Reader::open(&self.roster.shared_file()).and_then(|file| file.report());
+            let report = Reader::open(&self.roster.shared_file()).and_then(|file| file.status());
             report
                 .map(|report| ensure(report.sources.iter().all(|it| it.whole), "it is not"))
                 .map_err(|e| e.to_string())?

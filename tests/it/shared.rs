@@ -351,7 +351,7 @@ fn a_clock_that_jumps_changes_no_age_and_turns_no_revision_back() {
     run_by(&clock, &mut roster);
     roster.becomes("live");
     let file = roster.shared_file();
-    let report = || Reader::open(&file).and_then(|reader| reader.report()).map_err(|error| error.to_string());
+    let report = || Reader::open(&file).and_then(|reader| reader.status()).map_err(|error| error.to_string());
     let mut last = 0;
     for (number, hours) in [30, -30, 0, -50].into_iter().enumerate() {
         clock.jump(hours);
@@ -398,8 +398,8 @@ fn a_reader_in_a_loop_sees_whole_revisions_that_never_go_back() {
             replace(&roster, &format!("{edit}"));
         }
         let contents = reader.contents().expect("a whole revision");
-        assert!(contents.report.fresh.revision >= last);
-        last = contents.report.fresh.revision;
+        assert!(contents.status.fresh.revision >= last);
+        last = contents.status.fresh.revision;
         one_value(contents.nodes.iter().map(|(path, node)| (path.as_str(), node.data.to_vec())));
         assert!(reader.node(&path).expect("read").0.is_some());
     }

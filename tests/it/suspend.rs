@@ -31,6 +31,6 @@ fn after_a_suspend_the_first_answer_is_as_old_as_it_says() {
         }
         ensure(answer.node.data == b"after" && age == 0, age)
     });
-    let report = || Reader::open(&roster.shared_file()).and_then(|reader| reader.report()).map_err(|e| e.to_string());
+    let report = || Reader::open(&roster.shared_file()).and_then(|reader| reader.status()).map_err(|e| e.to_string());
     eventually("so is the file", SOON, || ensure(report()?.sources[0].age_ms == Some(0), "it is not"));
 }

@@ -81,14 +81,14 @@ pub(super) fn compare(reader: &Reader, checked: &mut Checked, connection: Connec
         Ok(sees_all) => sees_all,
         Err(error) => return unanswered(error.into(), is_told),
     };
-    let first = checked.contents.report.fresh.revision;
+    let first = checked.contents.status.fresh.revision;
     loop {
         let live = match read(&mut client) {
             Ok(live) => live,
             Err(error) => return unanswered(error, is_told),
         };
         if let Some(live) = live {
-            let is_of_live = |checked: &Checked| checked.contents.report.fresh.revision as i64 == live.revision;
+            let is_of_live = |checked: &Checked| checked.contents.status.fresh.revision as i64 == live.revision;
             if !is_of_live(checked) {
                 *checked = reader.check().map_err(super::unsound)?;
             }
@@ -103,7 +103,7 @@ pub(super) fn compare(reader: &Reader, checked: &mut Checked, connection: Connec
             }
         }
         if Instant::now() > patience {
-            let last = reader.report().map_err(super::unsound)?.fresh.revision;
+            let last = reader.status().map_err(super::unsound)?.fresh.revision;
             if last != first {
                 return Ok(Comparison::Apart);
             }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use roster::model::Origin;
-use roster::store::shared::{Checked, ReadError, Reader, Unfit};
+use roster::store::shared::{Checked, InvalidFile, ReadError, Reader};
 use serde_json::json;
 
 use self::compare::Comparison;
@@ -88,7 +88,7 @@ impl Check {
 /// To a check, a file that cannot be used is a finding, and not what keeps it from its work.
 fn unsound(error: ReadError) -> anyhow::Error {
     match error {
-        ReadError::Unfit { source: Unfit::Unreadable(_), .. } => error.into(),
+        ReadError::InvalidFile { source: InvalidFile::Unreadable(_), .. } => error.into(),
         unfit => anyhow::anyhow!("{unfit}"),
     }
 }
@@ -97,8 +97,8 @@ fn unsound(error: ReadError) -> anyhow::Error {
 const TOLD: usize = 20;
 
 fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
-    let report = &checked.contents.report;
-    let fresh = report.freshness(report.sources.iter(), SystemTime::now());
+    let status = &checked.contents.status;
+    let fresh = status.freshness(status.sources.iter(), SystemTime::now());
     let restored = if fresh.origin == Origin::Restored { ", restored" } else { "" };
     let readers = match checked.readers {
         Some((used, all)) => format!("{used} of {all} places were taken"),
@@ -106,7 +106,7 @@ fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
     };
     let rows = [
         ("file", file.display().to_string()),
-        ("revision", report.fresh.revision.to_string()),
+        ("revision", status.fresh.revision.to_string()),
         ("age", text::duration(fresh.age.as_millis() as i64) + restored),
         ("nodes", checked.contents.nodes.len().to_string()),
         ("masters", checked.contents.masters().count().to_string()),
@@ -119,10 +119,10 @@ fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
 }
 
 fn document(file: &Path, checked: &Checked, comparison: &Comparison) -> serde_json::Value {
-    let report = &checked.contents.report;
+    let status = &checked.contents.status;
     json!({
         "file": file,
-        "freshness": json::freshness(&report.freshness(report.sources.iter(), SystemTime::now()).into()),
+        "freshness": json::freshness(&status.freshness(status.sources.iter(), SystemTime::now()).into()),
         "nodes": checked.contents.nodes.len(),
         "masters": checked.contents.masters().count(),
         "services": checked.contents.services().count(),

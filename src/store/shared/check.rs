@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::Contents;
 use super::contents::{json, of_path};
 use super::entry::{self, CHILDREN, INSTANCES, MASTER, SERVICE};
-use super::image::{Image, Unfit};
+use super::image::{Image, InvalidFile};
 use crate::model::{NodePath, view};
 
 /// A sound file as a whole; or what of it contradicts the rest.
@@ -22,7 +22,7 @@ pub struct Checked {
 }
 
 /// Beyond the checksum: that the names of children are those of the nodes, and the instances those of the masters.
-pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<String>, Unfit> {
+pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<String>, InvalidFile> {
     let mut found = children(image, contents)?;
     let (by_master, by_service) = (offers_of_masters(contents, &mut found), offers_of_services(contents, &mut found));
     found.extend(uncounted(contents));
@@ -32,7 +32,7 @@ pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<S
     Ok(found)
 }
 
-fn children(image: &Image, contents: &Contents) -> Result<Vec<String>, Unfit> {
+fn children(image: &Image, contents: &Contents) -> Result<Vec<String>, InvalidFile> {
     let mut expected = names(contents);
     let (mut wrong, mut other) = (Vec::new(), Vec::new());
     image.walk(&mut |key, value| {

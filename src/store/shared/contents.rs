@@ -11,29 +11,29 @@ use imbl::OrdMap;
 use serde::Deserialize;
 
 use super::entry::{
-    self, CHECKSUM, FORMAT, FRESHNESS, INSTANCE, INSTANCES, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION,
+    self, CHECKSUM, FORMAT, FRESHNESS, FileStatus, INSTANCE, INSTANCES, MASTER, NODE, SERVICE, STAT, Source, VERSION,
 };
-use super::image::{Half, Image, Unfit};
-use super::place::Mark;
+use super::image::{Half, Image, InvalidFile};
+use super::location::FileId;
 use crate::model::{Master, Node, NodePath, Revision, Stat, view};
 use crate::store::{Directory, Feed, Filled, ReportedBy};
 
-/// So many nodes are handed from one thread to the other at once.
+/// How many nodes are handed from one thread to the other at once.
 const BATCH: usize = 1_024;
 
 /// All that a file holds.
 #[derive(Clone, Debug)]
 pub struct Contents {
-    pub report: Report,
+    pub status: FileStatus,
     pub nodes: OrdMap<NodePath, Arc<Node>>,
     /// The entries of masters and of services, in the order of their keys.
     pub(super) of_masters: Vec<(Vec<u8>, Vec<u8>)>,
     /// Those of what nodes register, in the same order.
     pub(super) registered: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The sum that the checksum tells.
+    /// The sum that the checksum is of.
     pub(super) sum: u64,
     /// From which file it was read.
-    pub(super) mark: Mark,
+    pub(super) file_id: FileId,
 }
 
 /// What a store begins with.
@@ -62,7 +62,7 @@ struct Reading {
     nodes: Vec<Bare>,
     of_masters: Vec<(Vec<u8>, Vec<u8>)>,
     registered: Vec<(Vec<u8>, Vec<u8>)>,
-    report: Option<Report>,
+    status: Option<FileStatus>,
     checksum: Option<Vec<u8>>,
     sum: u64,
 }
@@ -81,11 +81,11 @@ enum Name {
 
 impl Contents {
     /// Reads a whole file of our own, to which nobody writes meanwhile.
-    pub(super) fn load(path: &Path) -> Result<Self, Unfit> {
+    pub(super) fn load(path: &Path) -> Result<Self, InvalidFile> {
         Self::read(&Image::open_own(path)?)
     }
 
-    pub(super) fn read(image: &Image) -> Result<Self, Unfit> {
+    pub(super) fn read(image: &Image) -> Result<Self, InvalidFile> {
         check_format(image)?;
         let (give, bare) = mpsc::channel();
         let before = move |half: &mut Half<'_>| {
@@ -96,13 +96,13 @@ impl Contents {
             Ok(reading)
         };
         let (reading, (nodes, sum)) = image.halves(STAT.as_bytes(), before, |half| join(half, bare))?;
-        let report = reading.report.ok_or(Unfit::Damaged("it does not say how fresh it is"))?;
+        let status = reading.status.ok_or(InvalidFile::Damaged("it does not say how fresh it is"))?;
         let sum = sum.wrapping_add(reading.sum);
         if reading.checksum != Some(entry::checksum(sum)) {
-            return Err(Unfit::Damaged("its checksum is another"));
+            return Err(InvalidFile::Damaged("its checksum is another"));
         }
         let Reading { of_masters, registered, .. } = reading;
-        Ok(Self { report, nodes, of_masters, registered, sum, mark: image.mark })
+        Ok(Self { status, nodes, of_masters, registered, sum, file_id: image.file_id })
     }
 
     /// Whether neither a node nor a master is in it.
@@ -153,13 +153,13 @@ impl Contents {
     }
 
     /// Sees to it that some of the nodes are of the feeds, if there are any.
-    pub(super) fn check_cluster(&self, feeds: &[impl Borrow<Feed>]) -> Result<(), Unfit> {
-        let sources: Vec<_> = self.report.sources.iter().filter(|source| !source.knows_masters()).collect();
+    pub(super) fn check_cluster(&self, feeds: &[impl Borrow<Feed>]) -> Result<(), InvalidFile> {
+        let sources: Vec<_> = self.status.sources.iter().filter(|source| !source.knows_masters()).collect();
         if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed.borrow()))) {
             return Ok(());
         }
         let identities: Vec<_> = sources.iter().map(|source| source.identity.to_string()).collect();
-        Err(Unfit::Foreign(identities.join(", ")))
+        Err(InvalidFile::Foreign(identities.join(", ")))
     }
 
     /// Has the feeds begin with what of this is theirs. Nodes are of the feed whose roots they are below, whatever those
@@ -172,7 +172,7 @@ impl Contents {
             feed.roots().is_empty() || source.roots.iter().any(|root| feed.is_behind(root))
         };
         let of = |feed: &Feed| -> Vec<&Source> {
-            let known = self.report.sources.iter().filter(|source| is_known(source));
+            let known = self.status.sources.iter().filter(|source| is_known(source));
             known.filter(|source| source.is_of(feed) && has_roots_of(source, feed)).collect()
         };
         let sources: Vec<Vec<&Source>> = feeds.iter().map(of).collect();
@@ -203,7 +203,7 @@ impl Contents {
             let left_out: u64 = sources.iter().map(|source| source.left_out + unknown(source)).sum();
             filled.left_out = left_out + unreadable;
             filled.settling = sources.iter().any(|source| source.settling);
-            feed.restore(sources.iter().filter_map(|source| self.report.age_of(source, now)).max());
+            feed.restore(sources.iter().filter_map(|source| self.status.age_of(source, now)).max());
         }
         let mut directory = Directory::default();
         for mut master in masters {
@@ -214,37 +214,37 @@ impl Contents {
                 feeds.iter().zip(&filled).enumerate().filter(|(_, (feed, filled))| filled.whole && is_of(feed));
             for (number, (feed, _)) in owners {
                 let by =
-                    ReportedBy { feed: number, source: feed.source().clone(), revision: self.report.fresh.revision };
+                    ReportedBy { feed: number, source: feed.source().clone(), revision: self.status.fresh.revision };
                 directory.expect(by, master.clone());
             }
         }
-        let (is_same, revision) = (nodes.len() == self.nodes.len(), self.report.fresh.revision);
+        let (is_same, revision) = (nodes.len() == self.nodes.len(), self.status.fresh.revision);
         Restored { is_same, nodes, directory, filled, unread, revision }
     }
 }
 
 /// What the file says of itself.
-pub(super) fn report(image: &Image) -> Result<Report, Unfit> {
+pub(super) fn status(image: &Image) -> Result<FileStatus, InvalidFile> {
     check_format(image)?;
-    json(&image.get(FRESHNESS)?.ok_or(Unfit::Damaged("it does not say how fresh it is"))?)
+    json(&image.get(FRESHNESS)?.ok_or(InvalidFile::Damaged("it does not say how fresh it is"))?)
 }
 
-fn check_format(image: &Image) -> Result<(), Unfit> {
+fn check_format(image: &Image) -> Result<(), InvalidFile> {
     match image.get(FORMAT)? {
         Some(version) if version == VERSION.as_bytes() => Ok(()),
-        Some(other) => Err(Unfit::Format(String::from_utf8_lossy(&other).into_owned())),
-        None => Err(Unfit::Damaged("it does not say its format")),
+        Some(other) => Err(InvalidFile::Format(String::from_utf8_lossy(&other).into_owned())),
+        None => Err(InvalidFile::Damaged("it does not say its format")),
     }
 }
 
 impl Reading {
-    fn take(&mut self, key: &[u8], value: &[u8], give: &Sender<Vec<Bare>>) -> Result<(), Unfit> {
+    fn take(&mut self, key: &[u8], value: &[u8], give: &Sender<Vec<Bare>>) -> Result<(), InvalidFile> {
         match key {
             CHECKSUM => {
                 self.checksum = Some(value.to_vec());
                 return Ok(());
             }
-            FRESHNESS => self.report = Some(json(value)?),
+            FRESHNESS => self.status = Some(json(value)?),
             _ => {}
         }
         self.sum = self.sum.wrapping_add(entry::part_of_checksum(key, value));
@@ -264,8 +264,8 @@ impl Reading {
 }
 
 /// Gives the nodes their stats, which are in the same order. Also the sum over the entries of these.
-fn join(stats: &mut Half<'_>, nodes: Receiver<Vec<Bare>>) -> Result<(OrdMap<NodePath, Arc<Node>>, u64), Unfit> {
-    const UNPAIRED: Unfit = Unfit::Damaged("a node has no stat, or a stat no node");
+fn join(stats: &mut Half<'_>, nodes: Receiver<Vec<Bare>>) -> Result<(OrdMap<NodePath, Arc<Node>>, u64), InvalidFile> {
+    const UNPAIRED: InvalidFile = InvalidFile::Damaged("a node has no stat, or a stat no node");
     let (mut nodes, mut joined, mut sum) = (nodes.into_iter().flatten(), OrdMap::new(), 0_u64);
     stats.each(&mut |key, value| {
         sum = sum.wrapping_add(entry::part_of_checksum(key, value));
@@ -284,12 +284,12 @@ fn join(stats: &mut Half<'_>, nodes: Receiver<Vec<Bare>>) -> Result<(OrdMap<Node
 }
 
 impl Name {
-    fn of(rest: &[u8]) -> Result<Self, Unfit> {
+    fn of(rest: &[u8]) -> Result<Self, InvalidFile> {
         if rest.starts_with(b"#") {
             return Ok(Self::Digest(rest.to_vec()));
         }
         let path = std::str::from_utf8(rest).ok().and_then(|text| NodePath::parse(text).ok());
-        path.map(Self::Path).ok_or(Unfit::Damaged("a key is no path"))
+        path.map(Self::Path).ok_or(InvalidFile::Damaged("a key is no path"))
     }
 }
 
@@ -321,6 +321,6 @@ pub(super) fn of_path<'k>(key: &'k [u8], kind: &str) -> Option<&'k [u8]> {
     key.strip_prefix(kind.as_bytes()).filter(|rest| matches!(rest.first(), Some(b'/' | b'#')))
 }
 
-pub(super) fn json<'v, T: Deserialize<'v>>(value: &'v [u8]) -> Result<T, Unfit> {
-    serde_json::from_slice(value).map_err(|_| Unfit::Damaged("an entry is not what it should be"))
+pub(super) fn json<'v, T: Deserialize<'v>>(value: &'v [u8]) -> Result<T, InvalidFile> {
+    serde_json::from_slice(value).map_err(|_| InvalidFile::Damaged("an entry is not what it should be"))
 }

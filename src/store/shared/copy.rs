@@ -13,8 +13,8 @@ use crate::metrics::Metrics;
 use crate::model::Revision;
 use crate::permissions::own;
 
-/// After so long a file that is not mapped will be again.
-const UNMAPPED: Duration = Duration::from_secs(1);
+/// How soon a file that is not mapped is looked for again.
+const UNMAPPED_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What was written last, and where, if that is mapped.
 pub(super) type Written = (Revision, Option<Arc<Env>>);
@@ -33,7 +33,8 @@ pub(super) async fn keep(
         let is_last = tokio::time::timeout(patience, written.wait_for(|_| false)).await.is_ok();
         let (revision, env) = written.borrow().clone();
         let env = env.filter(|_| is_last || copied != Some(revision));
-        patience = if env.is_none() && copied != Some(revision) { UNMAPPED.min(interval) } else { interval };
+        patience =
+            if env.is_none() && copied != Some(revision) { UNMAPPED_RETRY_DELAY.min(interval) } else { interval };
         match env.map(|env| copy(&env, &path)) {
             None => {}
             Some(Ok(())) => (copied, failing) = (Some(revision), false),

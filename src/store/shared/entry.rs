@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::kept::Kept;
+use super::restored_masters::RestoredMasters;
 use crate::model::{Freshness, NodePath, Origin, Supply, view};
 use crate::store::{Feed, Filled, Identity, Instances, Provider, Snapshot};
 
@@ -28,16 +28,16 @@ pub(super) const CHECKSUM: &[u8] = b"meta/checksum";
 pub(super) const VERSION: &str = "2";
 
 /// LMDB's keys have at most 511 bytes. A longer path or name goes by its digest.
-const LONGEST: usize = 500;
+const MAX_NAME_BYTES: usize = 500;
 
-/// The writer rewrites its report every second. When it has not for so long, it is away.
-const SILENCE: Duration = Duration::from_secs(3);
+/// The writer rewrites its status every second. When it has not for this long, it is away.
+const WRITER_SILENCE_THRESHOLD: Duration = Duration::from_secs(3);
 
 /// `meta/freshness`: how far the file could be trusted when that was written. Times are in ms, `writtenAt` and
 /// `lastSync` since 1970.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct FileStatus {
     #[serde(flatten)]
     pub fresh: view::Freshness,
     pub written_at: u64,
@@ -116,7 +116,7 @@ fn by_digest(kind: &str, name: &str) -> Vec<u8> {
 }
 
 pub(super) fn is_short(name: &str) -> bool {
-    name.len() <= LONGEST
+    name.len() <= MAX_NAME_BYTES
 }
 
 /// An entry's part in the checksum, which is the sum over all other entries, modulo 2^64.
@@ -142,14 +142,15 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-impl Report {
-    /// Where masters of an earlier process are `kept`, their sources are told as they were; those of which nothing is
+impl FileStatus {
+    /// Where masters of an earlier process are `restored`, their sources stand as they were; those of which nothing is
     /// known yet, as they are: no absence is an answer before they are whole.
-    pub(super) fn of(snapshot: &Snapshot, kept: Option<&Kept>, now: SystemTime) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, restored: Option<&RestoredMasters>, now: SystemTime) -> Self {
         let written_at = wall_clock(now);
-        let is_kept = |feed: &Feed| kept.is_some_and(|kept| kept.sources().any(|(source, _)| source.is_of(feed)));
-        let is_live = |feed: &Feed, filled: Filled| match kept {
-            Some(_) if feed.knows_masters() => !is_kept(feed) && feed.counts(filled.whole),
+        let is_restored =
+            |feed: &Feed| restored.is_some_and(|restored| restored.sources().any(|(source, _)| source.is_of(feed)));
+        let is_live = |feed: &Feed, filled: Filled| match restored {
+            Some(_) if feed.knows_masters() => !is_restored(feed) && feed.counts(filled.whole),
             _ => true,
         };
         let live = || snapshot.behind_all().filter(|(feed, filled)| is_live(feed, *filled));
@@ -159,7 +160,7 @@ impl Report {
         let unread: Vec<Source> = parts.collect();
         fresh = unread.iter().fold(fresh, |fresh, part| part.add_to(fresh, Duration::ZERO, Duration::ZERO));
         sources.extend(unread);
-        for (source, age) in kept.into_iter().flat_map(Kept::sources) {
+        for (source, age) in restored.into_iter().flat_map(RestoredMasters::sources) {
             let source = source.of_earlier(age, written_at);
             fresh = source.add_to(fresh, Duration::ZERO, Duration::ZERO);
             sources.push(source);
@@ -170,7 +171,7 @@ impl Report {
     /// How far an answer that is read from the file now can be trusted, if these sources are behind it.
     pub fn freshness<'a>(&self, behind: impl Iterator<Item = &'a Source>, now: SystemTime) -> Freshness {
         let silent = Duration::from_millis(wall_clock(now).saturating_sub(self.written_at));
-        let silent = if silent > SILENCE { silent } else { Duration::ZERO };
+        let silent = if silent > WRITER_SILENCE_THRESHOLD { silent } else { Duration::ZERO };
         let fresh = Freshness { revision: self.fresh.revision, age: silent, origin: Origin::Live, complete: true };
         behind.fold(fresh, |fresh, source| source.add_to(fresh, silent, Duration::from_millis(self.fresh.age_ms)))
     }
@@ -244,7 +245,7 @@ impl Source {
         self.supplies(Supply::Instances) && !self.supplies(Supply::Nodes)
     }
 
-    /// Whether this is what `feed` mirrors now. Masters name who told of them; nodes do not, whatever it is called.
+    /// Whether this is what `feed` mirrors now. Masters name their source; nodes do not, whatever it is called.
     pub(super) fn is_of(&self, feed: &Feed) -> bool {
         self.kind == feed.kind()
             && (self.name == feed.name() || !self.knows_masters())

@@ -31,7 +31,7 @@ pub(super) struct Env {
 }
 
 impl Env {
-    /// Maps a file under a name beside which nobody else has a lock file; it gets one, with places for so many readers. A
+    /// Maps a file under a name beside which nobody else has a lock file; it gets one, with places for this many readers. A
     /// file that is not empty has been read as an [`super::image::Image`]: LMDB trusts it.
     pub(super) fn writer(path: &Path, max_size: ByteSize, readers: u32) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;

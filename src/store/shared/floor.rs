@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What a commit replaces is left alone for so long, whoever says that he reads it or does not: who has the folder
+/// How long what a commit replaces is left alone, whoever says that he reads it or does not: who has the folder
 /// mounted read-only cannot say so. It is longer than a read takes.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// How exactly that time is kept.
 const SLICE: Duration = Duration::from_millis(250);
 
-/// How many states are told apart.
+/// How many states are distinguished.
 const MAX_STATES: usize = 64;
 
 /// The states at the ends of the last slices, the oldest first. All that was current since that one is left alone.

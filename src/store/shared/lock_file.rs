@@ -37,7 +37,7 @@ const SLOT_PROCESS: usize = 8;
 /// No process of Linux has so large a number.
 const MAX_PROCESS: i64 = (1 << 22) + 1;
 
-/// So many locks a place of the table may be there: a process has its own also while it has no place.
+/// The most locks for each place of the table: a process has its own also while it has no place.
 const LOCKS_A_SLOT: usize = 2;
 
 /// How long the kernel may take to go through one lock of two: it goes through all of them for each question.
@@ -51,7 +51,7 @@ pub(super) const BLOCK: u64 = 512;
 const MUTEX_CHECKS: usize = 5;
 const MUTEX_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// For so long a lock file may be out of order before the file is replaced. Every reader holds the mutex for a moment.
+/// How long a lock file may be out of order before the file is replaced. Every reader holds the mutex for a moment.
 const DAMAGED_GRACE: Duration = Duration::from_secs(2);
 
 /// The lock file under the shared file's name, or LMDB's own of its writer.
@@ -72,7 +72,7 @@ pub(super) struct Pin {
 }
 
 impl LockFile {
-    /// The one at `path` with places for so many readers, which else must be like `model`, one that LMDB has just made.
+    /// The one at `path` with places for this many readers, which else must be like `model`, one that LMDB has just made.
     pub(super) fn open(path: &Path, model: &Path, readers: u32) -> io::Result<Self> {
         let stamps = stamps(&fs::read(model)?);
         let file = own::open_with(path, File::options().read(true).write(true)).map_err(|why| why.at(path))?;
@@ -96,17 +96,17 @@ impl LockFile {
         &self.file
     }
 
-    /// Makes the one that LMDB maps at `path`, with places for so many readers.
+    /// Makes the one that LMDB maps at `path`, with places for this many readers.
     pub(super) fn make(path: &Path, readers: u32) -> io::Result<()> {
         allocate(&own::create(path, 0o600)?, Self::size(readers))
     }
 
-    /// How large one is that has places for so many readers.
+    /// How large one is that has places for this many readers.
     pub(super) fn size(readers: u32) -> u64 {
         HEADER as u64 + SLOT as u64 * u64::from(readers)
     }
 
-    /// Tells readers which transaction is the newest.
+    /// Shows readers which transaction is the newest.
     pub(super) fn publish(&self, transaction: u64) -> io::Result<()> {
         self.file.write_all_at(&transaction.to_ne_bytes(), TRANSACTION)
     }
@@ -343,7 +343,7 @@ fn flock(kind: libc::c_int, start: i64, length: i64) -> libc::flock {
     libc::flock { l_type, l_whence, l_start: start, l_len: length, l_pid: 0 }
 }
 
-/// A process as an operator can find it. Of another container the kernel does not tell which.
+/// A process as an operator can find it. Of another container the kernel does not say which.
 fn named(process: i32) -> String {
     match fs::read_to_string(format!("/proc/{process}/comm")) {
         Ok(name) if process > 0 => format!("process {process} ({})", name.trim_end().escape_debug()),

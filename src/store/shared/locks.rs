@@ -11,12 +11,12 @@ use std::process;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::location::{FileId, file_id};
 use super::lock_file::LockFile;
-use super::place::{Mark, mark};
 use crate::permissions::own;
 
-/// Files are not replaced while readers have the lock files of so many open that were.
-const MAX: usize = 64;
+/// Files are not replaced while readers have the lock files of this many open that were.
+const MAX_LOCK_FILES: usize = 64;
 
 const PREFIX: &str = "readers-";
 
@@ -63,19 +63,19 @@ impl Locks {
     pub(super) fn take(&mut self, others: Self) {
         for (name, lock) in others.known {
             // What is open twice here never seems to be closed.
-            let is_known = lock.file().metadata().is_ok_and(|found| self.has(mark(&found)));
+            let is_known = lock.file().metadata().is_ok_and(|found| self.has(file_id(&found)));
             if !is_known {
                 self.known.push((name, lock));
             }
         }
     }
 
-    fn has(&self, which: Mark) -> bool {
+    fn has(&self, which: FileId) -> bool {
         self.known.iter().any(|(_, lock)| is(lock.file(), which))
     }
 
     /// Whether it is one of these, and nothing that a reader has added to it stays.
-    pub(super) fn has_sound(&self, which: Mark) -> bool {
+    pub(super) fn has_sound(&self, which: FileId) -> bool {
         self.known.iter().any(|(_, lock)| is(lock.file(), which) && lock.strip().is_ok())
     }
 
@@ -85,7 +85,7 @@ impl Locks {
     }
 
     /// Forgets those that no reader can write any more, except for these, which readers may open at any time.
-    pub(super) fn forget(&mut self, current: [Option<Mark>; 2]) {
+    pub(super) fn forget(&mut self, current: [Option<FileId>; 2]) {
         self.known.retain(|(name, lock)| {
             let file = lock.file();
             let _ = lock.strip();
@@ -111,12 +111,12 @@ impl Locks {
 
     /// Why no more can be watched.
     pub(super) fn full(&self) -> Result<(), String> {
-        if self.known.len() <= MAX {
+        if self.known.len() <= MAX_LOCK_FILES {
             return Ok(());
         }
         let (folder, sidecar) = (self.folder.display(), process::id());
         Err(format!(
-            "processes have the lock files of {MAX} replaced files open: end those, but for the sidecar's {sidecar}, that \
+            "processes have the lock files of {MAX_LOCK_FILES} replaced files open: end those, but for the sidecar's {sidecar}, that \
              `fuser -v {folder}/{PREFIX}*` names"
         ))
     }
@@ -127,12 +127,12 @@ fn size(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
 }
 
-fn is(file: &File, which: Mark) -> bool {
-    file.metadata().is_ok_and(|found| mark(&found) == which)
+fn is(file: &File, which: FileId) -> bool {
+    file.metadata().is_ok_and(|found| file_id(&found) == which)
 }
 
 /// Whether any other descriptor or mapping of this file is there: then the kernel gives nobody a lease to write it.
-/// None: its file system knows no leases, so that nobody can tell.
+/// None: its file system knows no leases, so that nobody can know.
 #[allow(unsafe_code)]
 pub(super) fn is_open_elsewhere(file: &File) -> Option<bool> {
     // SAFETY: neither command takes a pointer. The signal is one that is ignored, if root should open it meanwhile.

@@ -10,8 +10,8 @@ use lmdb::Error;
 
 use super::env::Env;
 use super::floor::Floor;
+use super::location::{FileId, file_id};
 use super::lock_file::LockFile;
-use super::place::{Mark, mark};
 
 /// The file, its readers' lock file, and LMDB's own.
 #[derive(Debug)]
@@ -53,11 +53,11 @@ impl Mapped {
     }
 
     /// Which file it is, and which lock file of its readers: of these two, also if others lie in their place by now.
-    pub(super) fn marks(&self) -> [Option<Mark>; 2] {
-        [&self.data, self.readers.file()].map(|file| file.metadata().ok().map(|file| mark(&file)))
+    pub(super) fn ids(&self) -> [Option<FileId>; 2] {
+        [&self.data, self.readers.file()].map(|file| file.metadata().ok().map(|file| file_id(&file)))
     }
 
-    /// Tells readers of the newest transaction.
+    /// Shows readers the newest transaction.
     pub(super) fn publish(&self) -> io::Result<()> {
         let Some(env) = &self.env else { return Ok(()) };
         let transaction = env.transaction().map_err(|error| io::Error::other(error.to_string()))?;

@@ -13,14 +13,14 @@
 //! | `instance/<name>\0<version>\0<number>` | JSON: an instance that a node registers; absent: a master has the number |
 //! | `master/<id>` | JSON: a master, with the services that it offers |
 //! | `meta/format` | `2` |
-//! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`Report`]); rewritten every second |
+//! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`FileStatus`]); rewritten every second |
 //! | `meta/checksum` | the sum of XXH3 over all other entries, seeded with the XXH3 of its key; 16 hex digits |
 //!
 //! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in
-//! hexadecimal instead (`node#5a…`, `service#5a…`), and a stat then tells the `path`. One transaction is one revision.
+//! hexadecimal instead (`node#5a…`, `service#5a…`), and a stat then has the `path`. One transaction is one revision.
 //!
 //! Masters and instances are as in [`view`](crate::model::view), without `outstanding`, since the file is not written
-//! with each call. In the report, their sources are those that supply `instances`. After a restart the masters of the
+//! with each call. In this status, their sources are those that supply `instances`. After a restart the masters of the
 //! earlier process stand in the file, `RESTORED` and with their age, until those that live are known.
 
 mod check;
@@ -33,14 +33,14 @@ mod floor;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod image;
-mod kept;
-mod left;
+mod location;
 mod lock_file;
 mod locks;
 mod mapped;
-mod place;
 mod reader;
+mod recovery;
 mod replaced;
+mod restored_masters;
 mod state;
 mod write_txn;
 mod writer;
@@ -57,12 +57,12 @@ pub use self::check::Checked;
 pub use self::config::Config;
 pub use self::contents::Contents;
 pub(crate) use self::contents::Restored;
-pub use self::entry::{Report, Source};
+pub use self::entry::{FileStatus, Source};
 use self::env::Env;
-pub use self::image::Unfit;
-use self::left::{left_at, newer_at};
-use self::place::Place;
+pub use self::image::InvalidFile;
+use self::location::FileLocation;
 pub use self::reader::{ReadError, Reader};
+use self::recovery::{recover, recover_newer};
 pub(crate) use self::state::STATE_MODE;
 pub use self::state::StateTaken;
 use self::writer::{HEARTBEAT_INTERVAL, Origin, Writer};
@@ -73,7 +73,7 @@ use crate::permissions::Holder;
 use crate::task::Tasks;
 
 /// How soon it is tried again to open a file that could not be.
-const RETRY: Duration = Duration::from_secs(5);
+const OPEN_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// The shared file, ours to write.
 #[derive(Debug)]
@@ -132,24 +132,24 @@ impl Shared {
         feeds: &[impl Borrow<Feed>],
     ) -> Result<Option<Self>, SharedError> {
         let Some(path) = config.file(beside) else { return Ok(None) };
-        let place = Place::claim(path, config.clone())?;
-        let path = &place.path;
-        let here = left_at(path, feeds).map_err(|source| SharedError::Io { path: path.clone(), source })?;
+        let location = FileLocation::claim(path, config.clone())?;
+        let path = &location.path;
+        let here = recover(path, feeds).map_err(|source| SharedError::Io { path: path.clone(), source })?;
         let copy = config.copy(path);
-        let newer = copy.as_ref().and_then(|copy| newer_at(copy, here.as_ref(), feeds));
+        let newer = copy.as_ref().and_then(|copy| recover_newer(copy, here.as_ref(), feeds));
         let origin = match (&copy, &newer, &here) {
-            (Some(copy), Some(newer), _) => Origin::Copy(copy.clone(), newer.mark),
-            (_, _, Some(here)) => Origin::Here(here.mark),
+            (Some(copy), Some(newer), _) => Origin::Copy(copy.clone(), newer.file_id),
+            (_, _, Some(here)) => Origin::Here(here.file_id),
             _ => Origin::Nothing,
         };
         let left = newer.or(here);
-        let writer = Writer::new(place, origin, left.as_ref(), feeds);
+        let writer = Writer::new(location, origin, left.as_ref(), feeds);
         Ok(Some(Self { writer, copy, copy_interval: config.copy_interval, left }))
     }
 
     /// Takes away what readers may have filled the file's file system with, as far as nobody else has it.
     pub fn make_room(config: &Config, beside: Option<&Path>) {
-        if let Some(Err(error)) = config.file(beside).map(|path| Place::claim(path, config.clone())) {
+        if let Some(Err(error)) = config.file(beside).map(|path| FileLocation::claim(path, config.clone())) {
             tracing::warn!(%error, "cannot make room where the shared file lies");
         }
     }
@@ -164,7 +164,7 @@ impl Shared {
         let file = config.file(beside)?;
         let places = [config.copy(&file), Some(file)].into_iter().flatten();
         let left = places.filter_map(|path| Contents::load(&path).ok());
-        left.filter(|left| left.check_cluster(feeds).is_ok()).max_by_key(|left| left.report.fresh.revision)
+        left.filter(|left| left.check_cluster(feeds).is_ok()).max_by_key(|left| left.status.fresh.revision)
     }
 
     /// Starts to write what the store holds.
@@ -198,14 +198,14 @@ impl Shared {
         tasks.thread("the opening of the shared file", move |_| async move {
             let mut opened: Option<Self> = None;
             loop {
-                let wait = if opened.is_some() { HEARTBEAT_INTERVAL } else { RETRY };
+                let wait = if opened.is_some() { HEARTBEAT_INTERVAL } else { OPEN_RETRY_DELAY };
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = stop.requested() => return,
                 }
                 // Else it is claimed and read once more.
-                opened = opened.filter(|shared| shared.writer.place.is_there() && shared.writer.is_as_read());
-                opened.iter_mut().for_each(|shared| shared.writer.place.make_room(None, Instant::now()));
+                opened = opened.filter(|shared| shared.writer.location.is_there() && shared.writer.is_as_read());
+                opened.iter_mut().for_each(|shared| shared.writer.location.make_room(None, Instant::now()));
                 if opened.is_none() {
                     match Self::open(&config, beside.as_deref(), store.snapshot().feeds()) {
                         Ok(shared) => opened = shared,
@@ -228,7 +228,7 @@ impl Shared {
                     awaited.join(", ")
                 );
                 if metrics.shared_trouble.load().as_deref() != Some(&why) {
-                    tracing::warn!(path = %shared.writer.place.path.display(), "{why}");
+                    tracing::warn!(path = %shared.writer.location.path.display(), "{why}");
                     metrics.shared_trouble.store(Some(Arc::new(why)));
                 }
                 opened = Some(shared);
@@ -239,12 +239,12 @@ impl Shared {
 
     /// The sources whose nodes stand here, and of which a store that began with that revision does not know more yet.
     fn awaits(&self, store: &Store, began: Revision) -> Vec<String> {
-        let Some(left) = self.left.as_ref().filter(|left| left.report.fresh.revision > began) else {
+        let Some(left) = self.left.as_ref().filter(|left| left.status.fresh.revision > began) else {
             return Vec::new();
         };
         let snapshot = store.snapshot();
         let known = snapshot.behind_all().filter(|(feed, filled)| !(filled.whole && feed.was_in_sync()));
-        let stands = |feed: &Feed| left.report.sources.iter().any(|source| source.whole && source.is_of(feed));
+        let stands = |feed: &Feed| left.status.sources.iter().any(|source| source.whole && source.is_of(feed));
         let awaited = known.filter(|(feed, _)| feed.supplies(Supply::Nodes) && stands(feed));
         awaited.map(|(feed, _)| feed.name().to_owned()).collect()
     }

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::check::{self, Checked};
-use super::contents::{json, report};
-use super::entry::{self, CHILDREN, MASTER, NODE, Report, SERVICE, STAT};
-use super::image::{Image, Unfit};
+use super::contents::{json, status};
+use super::entry::{self, CHILDREN, FileStatus, MASTER, NODE, SERVICE, STAT};
+use super::image::{Image, InvalidFile};
 use super::lock_file::LockFile;
 use super::{Contents, Env, lock_file};
 use crate::model::{Node, NodePath, view};
@@ -31,7 +31,7 @@ pub struct Reader {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("cannot use {path}: {source}")]
-    Unfit { path: PathBuf, source: Unfit },
+    InvalidFile { path: PathBuf, source: InvalidFile },
 }
 
 impl Reader {
@@ -40,29 +40,29 @@ impl Reader {
         reader.at_once(|_| Ok(())).map(|()| reader)
     }
 
-    pub fn report(&self) -> Result<Report, ReadError> {
-        self.at_once(report)
+    pub fn status(&self) -> Result<FileStatus, ReadError> {
+        self.at_once(status)
     }
 
     /// A node, and what the file says of itself at the same revision.
-    pub fn node(&self, path: &NodePath) -> Result<(Option<Arc<Node>>, Report), ReadError> {
+    pub fn node(&self, path: &NodePath) -> Result<(Option<Arc<Node>>, FileStatus), ReadError> {
         self.at_once(|image| {
             let stat = image.get(&entry::key(STAT, path))?;
             let node = match (image.get(&entry::key(NODE, path))?, stat) {
                 (Some(data), Some(stat)) => Some(Arc::new(Node { data: data.into(), stat: json(&stat)? })),
                 _ => None,
             };
-            Ok((node, report(image)?))
+            Ok((node, status(image)?))
         })
     }
 
     /// The names of a node's children, in the order of their bytes; None: there is no such node.
-    pub fn children(&self, path: &NodePath) -> Result<(Option<Vec<String>>, Report), ReadError> {
+    pub fn children(&self, path: &NodePath) -> Result<(Option<Vec<String>>, FileStatus), ReadError> {
         self.value(&entry::key(CHILDREN, path))
     }
 
     /// The instances of a service, with the names of the Thrift interface, the newest version first; None: it has none.
-    pub fn instances(&self, service: &str) -> Result<(Option<Vec<view::Instance>>, Report), ReadError> {
+    pub fn instances(&self, service: &str) -> Result<(Option<Vec<view::Instance>>, FileStatus), ReadError> {
         self.at_once(|image| {
             let read = |key: &[u8]| image.get(key);
             let of_masters = read(&entry::named(SERVICE, service))?;
@@ -70,7 +70,7 @@ impl Reader {
             let counts = read(&entry::instances(service))?;
             let counts = counts.map(|counts| json::<BTreeMap<String, usize>>(&counts)).transpose()?;
             if of_masters.is_none() && counts.is_none() {
-                return Ok((None, report(image)?));
+                return Ok((None, status(image)?));
             }
             let mut instances = of_masters.unwrap_or_default();
             let counts = counts.iter().flatten();
@@ -82,12 +82,12 @@ impl Reader {
             }
             let version = |it: &view::Instance| Version::parse(&it.version).ok();
             instances.sort_by_cached_key(|it| Reverse(version(it)));
-            Ok((Some(instances), report(image)?))
+            Ok((Some(instances), status(image)?))
         })
     }
 
     /// A master by its id, with the names of the Thrift interface.
-    pub fn master(&self, id: &str) -> Result<(Option<Value>, Report), ReadError> {
+    pub fn master(&self, id: &str) -> Result<(Option<Value>, FileStatus), ReadError> {
         self.value(&entry::named(MASTER, id))
     }
 
@@ -107,24 +107,24 @@ impl Reader {
     }
 
     /// What is written as JSON under a key.
-    fn value<T: DeserializeOwned>(&self, key: &[u8]) -> Result<(Option<T>, Report), ReadError> {
+    fn value<T: DeserializeOwned>(&self, key: &[u8]) -> Result<(Option<T>, FileStatus), ReadError> {
         self.at_once(|image| {
             let value = image.get(key)?.map(|value| json(&value)).transpose()?;
-            Ok((value, report(image)?))
+            Ok((value, status(image)?))
         })
     }
 
     /// Keeps the writer meanwhile from writing over what is read, as readers of other languages do. Where the lock file
     /// does not allow that, what is read may turn out to be damaged.
-    fn as_a_whole<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {
+    fn as_a_whole<T>(&self, read: impl FnOnce(&Image) -> Result<T, InvalidFile>) -> Result<T, ReadError> {
         let _one = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
         let env = LockFile::slots(&lock_file(&self.path)).and_then(|_| Env::reader(&self.path).ok());
         let _pin = env.as_ref().and_then(|env| env.pin().ok());
         self.at_once(read)
     }
 
-    fn at_once<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {
+    fn at_once<T>(&self, read: impl FnOnce(&Image) -> Result<T, InvalidFile>) -> Result<T, ReadError> {
         let read = Image::open(&self.path).and_then(|image| read(&image));
-        read.map_err(|source| ReadError::Unfit { path: self.path.clone(), source })
+        read.map_err(|source| ReadError::InvalidFile { path: self.path.clone(), source })
     }
 }

@@ -14,16 +14,16 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, fallocate};
 use nix::unistd::linkat;
 
 use super::env::Env;
+use super::location::{FileId, file_id};
 use super::lock_file::BLOCK;
 use super::locks::is_open_elsewhere;
-use super::place::{Mark, mark};
 use crate::permissions::own::{self, NotOwn};
 
-/// So long those who have a file open that was replaced may take to notice, before it can be emptied.
-const RECENT: Duration = Duration::from_secs(30);
+/// How long processes that have a replaced file open may take to notice, before it can be emptied.
+const EMPTY_DELAY: Duration = Duration::from_secs(30);
 
 /// LMDB's two pages of its own; of a page size that no machine exceeds.
-const HEAD: i64 = 2 * 65_536;
+const META_PAGES_BYTES: i64 = 2 * 65_536;
 
 const PREFIX: &str = "replaced-";
 
@@ -37,14 +37,14 @@ pub(super) struct Replaced {
 }
 
 /// Those that earlier processes replaced. What has a second name but lies in its place still was not.
-pub(super) fn found(folder: &Path, current: Option<Mark>) -> io::Result<Vec<Replaced>> {
+pub(super) fn found(folder: &Path, current: Option<FileId>) -> io::Result<Vec<Replaced>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let Some(since) = entry.file_name().to_str().and_then(since) else { continue };
         let name = entry.path();
         match own::open_with(&name, File::options().read(true).write(true)) {
-            Ok(data) if data.metadata().is_ok_and(|data| Some(mark(&data)) == current) => own::remove(&name)?,
+            Ok(data) if data.metadata().is_ok_and(|data| Some(file_id(&data)) == current) => own::remove(&name)?,
             Ok(data) => found.push(Replaced { data, env: Weak::new(), since, name }),
             // Nobody but us gives names here.
             Err(NotOwn::NoFile | NotOwn::Foreign { .. }) => own::remove(&name)?,
@@ -73,13 +73,13 @@ pub(super) fn remember(path: &Path, folder: &Path) -> Option<Replaced> {
     Some(watched)
 }
 
-/// It tells when the file was replaced.
+/// It has the time when the file was replaced.
 fn name(folder: &Path, data: &fs::Metadata) -> PathBuf {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     folder.join(format!("{PREFIX}{}-{}", data.ino(), now.as_secs()))
 }
 
-/// When a file of this second name was replaced: now, if that cannot be told.
+/// When a file of this second name was replaced: now, if that cannot be known.
 fn since(name: &str) -> Option<Instant> {
     let (_, seconds) = name.strip_prefix(PREFIX)?.split_once('-').unwrap_or_default();
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.parse::<u32>().unwrap_or(u32::MAX).into());
@@ -102,8 +102,8 @@ impl Replaced {
         Ok(linkat(AT_FDCWD, open.as_str(), AT_FDCWD, &self.name, AtFlags::AT_SYMLINK_FOLLOW)?)
     }
 
-    pub(super) fn mark(&self) -> Option<Mark> {
-        self.data.metadata().ok().map(|data| mark(&data))
+    pub(super) fn file_id(&self) -> Option<FileId> {
+        self.data.metadata().ok().map(|data| file_id(&data))
     }
 
     /// A name of it that can be looked at, also where it has none any more on its file system.
@@ -113,7 +113,7 @@ impl Replaced {
 
     /// Whether it keeps all of its memory, if anybody has it open: its readers may not have noticed, or it is copied.
     pub(super) fn is_whole(&self, now: Instant) -> bool {
-        now < self.since + RECENT || self.env.strong_count() > 0
+        now < self.since + EMPTY_DELAY || self.env.strong_count() > 0
     }
 
     /// It was not replaced after all.
@@ -151,9 +151,9 @@ impl Replaced {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         // Where nothing is left, the kernel would still look through all of its mappings.
         let takes = data.blocks() * BLOCK;
-        if size > HEAD
-            && takes > HEAD as u64
-            && let Err(error) = fallocate(&self.data, flags, HEAD, size - HEAD)
+        if size > META_PAGES_BYTES
+            && takes > META_PAGES_BYTES as u64
+            && let Err(error) = fallocate(&self.data, flags, META_PAGES_BYTES, size - META_PAGES_BYTES)
         {
             tracing::debug!(%error, "cannot empty a shared file that was replaced");
         }

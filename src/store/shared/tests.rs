@@ -38,7 +38,7 @@ fn feeds(identity: &str) -> Vec<Feed> {
 }
 
 /// A store with its shared file, and both directories.
-struct House {
+struct SharedFileFixture {
     folder: TempDir,
     config: Config,
 }
@@ -49,7 +49,7 @@ struct Open {
     publisher: Publisher,
 }
 
-impl House {
+impl SharedFileFixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let state = folder.path().join("state");
@@ -96,13 +96,13 @@ impl House {
 
     /// A file that holds these changes, each a revision.
     fn with(changes: impl IntoIterator<Item = Vec<Change>>) -> Self {
-        let house = Self::new();
-        let mut open = house.open();
+        let fixture = Self::new();
+        let mut open = fixture.open();
         open.sync();
         for changes in changes {
             open.publish(changes);
         }
-        house
+        fixture
     }
 
     /// Something writes few pages of the file, however large that is.
@@ -174,17 +174,17 @@ fn data(snapshot: &Snapshot, at: &str) -> Option<String> {
 }
 
 /// Sees to it that the file at `at` was set aside, and that the sidecar began without it.
-fn assert_set_aside(house: &House, open: &Open) {
+fn assert_set_aside(fixture: &SharedFileFixture, open: &Open) {
     assert!(open.shared.left().is_none());
-    assert!(house.aside().exists());
-    assert_eq!(house.file().metadata().expect("a new file").mode() & 0o777, 0o640);
+    assert!(fixture.aside().exists());
+    assert_eq!(fixture.file().metadata().expect("a new file").mode() & 0o777, 0o640);
 }
 
 #[test]
 fn php_reads_it_with_no_extension_of_ours() {
     let long = format!("/{}", "x".repeat(600));
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.sync();
     let revision = open.publish(vec![put("/zk_test", "hello"), put("/a/b", "\0\u{ff}"), put(&long, "far")]);
     let show = "foreach (['node/zk_test', 'stat/zk_test', 'children/zk_test', 'children/a', 'node/a', 'children/', \
@@ -197,25 +197,25 @@ false
 "[\"a\",\"LONG\",\"zk_test\"]"
 "2"
 "#;
-    assert_eq!(house.php(show), expected.replace("LONG", &long[1..]));
-    assert_eq!(house.php("echo bin2hex(dba_fetch('node/a/b', $db));"), "00c3bf");
+    assert_eq!(fixture.php(show), expected.replace("LONG", &long[1..]));
+    assert_eq!(fixture.php("echo bin2hex(dba_fetch('node/a/b', $db));"), "00c3bf");
     let far = format!(
         "$key = hash('sha256', '{long}'); echo dba_fetch(\"node#$key\", $db), \
                        strlen(json_decode(dba_fetch(\"stat#$key\", $db))->path);"
     );
-    assert_eq!(house.php(&far), "far601");
+    assert_eq!(fixture.php(&far), "far601");
     let fresh = "$f = json_decode(dba_fetch('meta/freshness', $db)); echo \"$f->revision $f->ageMs $f->origin \", \
                  json_encode($f->complete), ' ', abs(microtime(true) * 1000 - $f->writtenAt) < 600000 ? 'now' : 'then', \
                  ' ', $f->sources[0]->identity->what;";
-    assert_eq!(house.php(fresh), format!("{revision} 0 LIVE true now cluster"));
+    assert_eq!(fixture.php(fresh), format!("{revision} 0 LIVE true now cluster"));
     drop(open);
-    assert!(house.php("echo dba_fetch('node/zk_test', $db);") == "hello", "also when the writer is gone");
+    assert!(fixture.php("echo dba_fetch('node/zk_test', $db);") == "hello", "also when the writer is gone");
 }
 
 #[test]
 fn what_is_written_is_what_the_store_holds_after_any_changes() {
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.sync();
     let mut random = 1_u64;
     for _ in 0..200 {
@@ -231,10 +231,10 @@ fn what_is_written_is_what_the_store_holds_after_any_changes() {
     }
     let snapshot = open.store.snapshot();
     drop(open.shared);
-    let reader = Reader::open(&house.file()).expect("a reader");
+    let reader = Reader::open(&fixture.file()).expect("a reader");
     let contents = reader.contents().expect("a whole file");
     assert_eq!(contents.nodes, *snapshot.nodes());
-    assert_eq!(contents.report.fresh.revision, snapshot.revision());
+    assert_eq!(contents.status.fresh.revision, snapshot.revision());
     for (at, node) in snapshot.nodes() {
         assert_eq!(reader.node(at).expect("read").0.as_ref(), Some(node));
         let names = snapshot.children(at).map(str::to_owned).collect::<Vec<_>>();
@@ -246,24 +246,24 @@ fn what_is_written_is_what_the_store_holds_after_any_changes() {
 
 #[test]
 fn a_change_writes_by_its_own_size() {
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.sync();
     open.publish((0..20_000).map(|n| put(&format!("/n{}/{n}", n % 100), "some data")).collect());
-    house.assert_writes_little(|| {
+    fixture.assert_writes_little(|| {
         open.publish(vec![put("/n7/7", "other data")]);
     });
 }
 
 #[test]
 fn the_next_start_answers_from_it_and_says_so() {
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.sync();
     let last = open.publish(vec![put("/a", "1")]);
     drop(open);
     std::thread::sleep(Duration::from_millis(20));
-    let open = house.open();
+    let open = fixture.open();
     let (snapshot, freshness) = (open.store.snapshot(), open.freshness());
     assert_eq!(data(&snapshot, "/a").as_deref(), Some("1"));
     assert_eq!((freshness.origin, freshness.complete), (Origin::Restored, true));
@@ -285,23 +285,23 @@ fn the_next_start_answers_from_it_and_says_so() {
 
 #[test]
 fn an_age_counts_from_the_last_sync_whatever_the_clock_does() {
-    let contents = House::with([vec![put("/a", "1")]]).read();
+    let contents = SharedFileFixture::with([vec![put("/a", "1")]]).read();
     let age = |now: SystemTime| {
         let mut feeds = feeds("cluster");
         contents.restore(&mut feeds, now);
         feeds[0].age().expect("it was in sync once").as_secs()
     };
-    let written = SystemTime::UNIX_EPOCH + Duration::from_millis(contents.report.written_at);
+    let written = SystemTime::UNIX_EPOCH + Duration::from_millis(contents.status.written_at);
     assert_eq!(age(written + Duration::from_secs(3_600)), 3_600);
     assert_eq!(age(written - Duration::from_secs(3_600)), 0);
-    let away = |now| contents.report.freshness(contents.report.behind(&NodePath::root()), now).age.as_secs();
+    let away = |now| contents.status.freshness(contents.status.behind(&NodePath::root()), now).age.as_secs();
     assert_eq!(away(written + Duration::from_secs(1)), 0, "the writer lives");
     assert_eq!(away(written + Duration::from_secs(3_600)), 3_600, "the writer is away");
 }
 
 #[test]
 fn only_what_is_mirrored_now_is_restored() {
-    let house = House::with([vec![put("/a/x", "1"), put("/b", "1"), put("/c", "1")]]);
+    let fixture = SharedFileFixture::with([vec![put("/a/x", "1"), put("/b", "1"), put("/c", "1")]]);
     let roots = |of: &[&str]| of.iter().map(|root| path(root)).collect::<Vec<_>>();
     let narrow = || {
         vec![
@@ -309,57 +309,57 @@ fn only_what_is_mirrored_now_is_restored() {
             Feed::of_nodes("other", "file", roots(&["/b"])).of(Identity::new("cluster")),
         ]
     };
-    let mut open = house.open_as(narrow());
+    let mut open = fixture.open_as(narrow());
     let snapshot = open.store.snapshot();
     let filled: Vec<_> = snapshot.filled().iter().map(|filled| (filled.whole, filled.nodes)).collect();
     assert_eq!(filled, [(true, 1), (true, 1)], "/c is of none");
     open.write();
     drop(open);
-    assert_eq!(house.read().nodes.len(), 2, "what is not restored is taken out of the file");
+    assert_eq!(fixture.read().nodes.len(), 2, "what is not restored is taken out of the file");
 }
 
 #[test]
 fn a_root_that_is_added_takes_no_answer_from_the_others() {
-    let house = House::with([vec![put("/a/x", "1")]]);
+    let fixture = SharedFileFixture::with([vec![put("/a/x", "1")]]);
     let of = |roots: &[&str]| {
         let roots = roots.iter().map(|root| path(root)).collect();
         vec![Feed::of_nodes("test", "file", roots).of(Identity::new("cluster"))]
     };
     let wider = || of(&["/a", "/d"]);
-    house.open_as(of(&["/a"])).write();
+    fixture.open_as(of(&["/a"])).write();
     let is_whole = |open: &Open| {
         let snapshot = open.store.snapshot();
         ["/a/x", "/a", "/a/none", "/d", "/d/x", "/"]
             .map(|at| snapshot.behind(&[path(at)]).map(|(_, filled)| filled.whole).eq([true]))
     };
     let unread = [true, true, true, false, false, false];
-    let mut open = house.open_as(wider());
+    let mut open = fixture.open_as(wider());
     assert_eq!(is_whole(&open), unread, "nothing is known of /d, nor of all below /");
     open.write();
     drop(open);
-    let report = house.read().report;
-    let told: Vec<_> = report.sources.iter().map(|source| (source.roots.clone(), source.whole)).collect();
+    let status = fixture.read().status;
+    let told: Vec<_> = status.sources.iter().map(|source| (source.roots.clone(), source.whole)).collect();
     assert_eq!(told, [(vec![path("/a")], true), (vec![path("/d")], false)], "readers of the file learn as much");
-    assert!(!report.fresh.complete);
-    let mut open = house.open_as(wider());
+    assert!(!status.fresh.complete);
+    let mut open = fixture.open_as(wider());
     assert_eq!(is_whole(&open), unread, "also after another restart");
     open.publish(vec![put("/a/y", "2")]);
     assert_eq!(is_whole(&open), unread, "a change is not all");
     open.sync();
     assert_eq!(is_whole(&open), [true; 6]);
     open.write();
-    assert_eq!(house.read().report.sources.len(), 1);
+    assert_eq!(fixture.read().status.sources.len(), 1);
 }
 
 #[test]
 fn nodes_are_restored_however_their_roots_are_named_and_shared() {
-    let house = House::with([vec![put("/a/x", "1"), put("/b", "1")]]);
+    let fixture = SharedFileFixture::with([vec![put("/a/x", "1"), put("/b", "1")]]);
     let restored = |tables: &[(&str, &str, &[&str])]| -> Vec<_> {
         let feed = |(name, identity, roots): &(&str, &str, &[&str])| {
             let roots = roots.iter().map(|root| path(root)).collect();
             Feed::of_nodes(*name, "file", roots).of(Identity::new(*identity))
         };
-        let mut open = house.open_as(tables.iter().map(feed).collect());
+        let mut open = fixture.open_as(tables.iter().map(feed).collect());
         open.write();
         open.store.snapshot().filled().iter().map(|filled| (filled.whole, filled.nodes)).collect()
     };
@@ -373,35 +373,38 @@ fn nodes_are_restored_however_their_roots_are_named_and_shared() {
 
 #[test]
 fn the_file_of_another_cluster_is_set_aside_and_comes_back() {
-    let house = House::with([vec![put("/a", "1")]]);
-    let aside = with_end(&house.file(), ".other-cluster");
+    let fixture = SharedFileFixture::with([vec![put("/a", "1")]]);
+    let aside = with_end(&fixture.file(), ".other-cluster");
     let nodes = |open: &Open| open.store.snapshot().nodes().keys().map(NodePath::to_string).collect::<Vec<_>>();
-    let open = house.open_as(feeds("another"));
+    let open = fixture.open_as(feeds("another"));
     assert!(aside.exists() && nodes(&open).is_empty());
     drop(open);
-    let open = house.open();
+    let open = fixture.open();
     assert_eq!(nodes(&open), ["/a"]);
     assert!(!aside.exists(), "what held nothing is not kept");
     drop(open);
-    let mut other = house.open_as(feeds("another"));
+    let mut other = fixture.open_as(feeds("another"));
     other.sync();
     other.publish(vec![put("/b", "2")]);
     drop(other);
-    assert_eq!(nodes(&house.open()), ["/a"]);
-    assert_eq!(nodes(&house.open_as(feeds("another"))), ["/b"]);
-    assert_eq!(nodes(&house.open()), ["/a"], "as often as it takes");
-    fs::rename(house.file(), with_end(&house.file(), ".back")).expect("an exchange that was interrupted");
-    assert_eq!(nodes(&house.open()), ["/a"]);
+    assert_eq!(nodes(&fixture.open()), ["/a"]);
+    assert_eq!(nodes(&fixture.open_as(feeds("another"))), ["/b"]);
+    assert_eq!(nodes(&fixture.open()), ["/a"], "as often as it takes");
+    fs::rename(fixture.file(), with_end(&fixture.file(), ".back")).expect("an exchange that was interrupted");
+    assert_eq!(nodes(&fixture.open()), ["/a"]);
 }
 
 #[test]
 fn two_sidecars_do_not_keep_one_state() {
-    let house = House::new();
-    let claim = || house.config.clone().claim_state();
+    let fixture = SharedFileFixture::new();
+    let claim = || fixture.config.clone().claim_state();
     let first = claim().expect("free").expect("it can be used");
     let told = claim().expect_err("it is held").to_string();
-    let expected =
-        format!("another sidecar (process {}) keeps its state in {}", std::process::id(), house.config.state.display());
+    let expected = format!(
+        "another sidecar (process {}) keeps its state in {}",
+        std::process::id(),
+        fixture.config.state.display()
+    );
     assert!(told.contains(&expected), "{told}");
     drop(first);
     assert!(claim().expect("free again").is_some());
@@ -409,74 +412,74 @@ fn two_sidecars_do_not_keep_one_state() {
 
 #[test]
 fn where_no_state_can_be_kept_none_is_and_no_start_fails() {
-    let house = House::new();
+    let fixture = SharedFileFixture::new();
     for state in ["/proc/none/at-all", "/proc"] {
-        let mut config = Config { state: state.into(), ..house.config.clone() };
+        let mut config = Config { state: state.into(), ..fixture.config.clone() };
         assert!(config.claim_state().expect("nobody has it").is_none(), "{state}");
-        assert_eq!(config.copy(&house.file()), None);
+        assert_eq!(config.copy(&fixture.file()), None);
     }
 }
 
 #[test]
 fn a_file_of_another_format_is_set_aside() {
-    let house = House::with([vec![put("/a", "1")]]);
-    let open = house.open();
+    let fixture = SharedFileFixture::with([vec![put("/a", "1")]]);
+    let open = fixture.open();
     let env = open.env();
     let mut transaction = env.write().expect("a transaction");
     transaction.put(env.db, &entry::FORMAT, b"3", lmdb::WriteFlags::empty()).expect("put");
     lmdb::Transaction::commit(transaction).expect("committed");
     drop(env);
     drop(open);
-    assert!(matches!(Contents::load(&house.file()), Err(Unfit::Format(version)) if version == "3"));
-    assert_set_aside(&house, &house.open());
+    assert!(matches!(Contents::load(&fixture.file()), Err(InvalidFile::Format(version)) if version == "3"));
+    assert_set_aside(&fixture, &fixture.open());
 }
 
 #[test]
 fn no_damage_is_served_or_ends_the_process() {
     let changes = |round: usize| (0..40).map(|n| put(&format!("/n{n}"), &"x".repeat(round * n * 7))).collect();
-    let house = House::with((0..30).map(changes));
+    let fixture = SharedFileFixture::with((0..30).map(changes));
     // Without the free pages, which nothing reads.
-    copy::copy(&house.open().env(), &house.file()).expect("copied");
-    let whole = house.read();
-    let bytes = fs::read(house.file()).expect("the file");
-    let file = File::options().write(true).open(house.file()).expect("the file");
+    copy::copy(&fixture.open().env(), &fixture.file()).expect("copied");
+    let whole = fixture.read();
+    let bytes = fs::read(fixture.file()).expect("the file");
+    let file = File::options().write(true).open(fixture.file()).expect("the file");
     let mut refused = 0;
     let (heads, rest) = ((0..400).step_by(3), (400..bytes.len()).step_by(bytes.len() / 400 + 1));
     for at in heads.chain(rest) {
         file.write_all_at(&[bytes[at] ^ 0x55], at as u64).expect("damaged");
-        match Contents::load(&house.file()) {
-            Ok(contents) => assert!(contents.nodes == whole.nodes && contents.report == whole.report, "at {at}"),
+        match Contents::load(&fixture.file()) {
+            Ok(contents) => assert!(contents.nodes == whole.nodes && contents.status == whole.status, "at {at}"),
             Err(_) => refused += 1,
         }
         file.write_all_at(&bytes[at..=at], at as u64).expect("repaired");
     }
     assert!(refused > 50, "{refused}");
     for length in (1..bytes.len()).step_by(bytes.len() / 50) {
-        fs::write(house.file(), &bytes[..length]).expect("cut off");
-        if let Ok(contents) = Contents::load(&house.file()) {
+        fs::write(fixture.file(), &bytes[..length]).expect("cut off");
+        if let Ok(contents) = Contents::load(&fixture.file()) {
             assert_eq!(contents.nodes, whole.nodes, "{length} of {}", bytes.len());
         }
     }
     for junk in [&b"{}"[..], &[0; 4096], &[0xff; 100_000], &bytes[..bytes.len() / 2]] {
-        fs::write(house.file(), junk).expect("junk");
-        let mut open = house.open();
-        assert_set_aside(&house, &open);
+        fs::write(fixture.file(), junk).expect("junk");
+        let mut open = fixture.open();
+        assert_set_aside(&fixture, &open);
         open.publish(vec![put("/a", "1")]);
     }
-    assert_eq!(data(&house.open().store.snapshot(), "/a").as_deref(), Some("1"));
+    assert_eq!(data(&fixture.open().store.snapshot(), "/a").as_deref(), Some("1"));
 }
 
 #[test]
 fn a_file_that_is_being_written_is_no_damage() {
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.sync();
     open.publish(vec![put("/a", "0")]);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                Image::open(&house.file()).expect("a whole file");
+                Image::open(&fixture.file()).expect("a whole file");
             }
         });
         for round in 0..20_000 {
@@ -488,45 +491,45 @@ fn a_file_that_is_being_written_is_no_damage() {
 
 #[test]
 fn a_file_to_which_nothing_was_written_yet_is_no_damage() {
-    let house = House::new();
-    drop(house.open());
-    assert!(house.file().metadata().expect("a file").len() > 0);
-    let mut open = house.open();
-    assert!(open.shared.left().is_none() && !house.aside().exists());
+    let fixture = SharedFileFixture::new();
+    drop(fixture.open());
+    assert!(fixture.file().metadata().expect("a file").len() > 0);
+    let mut open = fixture.open();
+    assert!(open.shared.left().is_none() && !fixture.aside().exists());
     open.publish(vec![put("/a", "1")]);
     drop(open);
-    assert_eq!(data(&house.open().store.snapshot(), "/a").as_deref(), Some("1"));
+    assert_eq!(data(&fixture.open().store.snapshot(), "/a").as_deref(), Some("1"));
 }
 
 #[test]
 fn the_newer_whole_one_of_file_and_copy_wins() {
-    let house = House::with([vec![put("/a", "old")]]);
-    let old = fs::read(house.file()).expect("the file");
-    let mut open = house.open();
+    let fixture = SharedFileFixture::with([vec![put("/a", "old")]]);
+    let old = fs::read(fixture.file()).expect("the file");
+    let mut open = fixture.open();
     open.publish(vec![put("/a", "new")]);
-    let copy = |open: &Open| copy::copy(&open.env(), &house.copy()).expect("copied");
+    let copy = |open: &Open| copy::copy(&open.env(), &fixture.copy()).expect("copied");
     copy(&open);
     drop(open);
-    let starts_with = || data(&house.open().store.snapshot(), "/a");
+    let starts_with = || data(&fixture.open().store.snapshot(), "/a");
     assert_eq!(starts_with().as_deref(), Some("new"));
-    fs::remove_file(house.file()).expect("a reboot");
+    fs::remove_file(fixture.file()).expect("a reboot");
     assert_eq!(starts_with().as_deref(), Some("new"), "a tmpfs is empty after a reboot");
-    fs::write(house.file(), &old).expect("an older one");
+    fs::write(fixture.file(), &old).expect("an older one");
     assert_eq!(starts_with().as_deref(), Some("new"));
-    fs::write(house.file(), b"junk").expect("a damaged one");
+    fs::write(fixture.file(), b"junk").expect("a damaged one");
     assert_eq!(starts_with().as_deref(), Some("new"));
-    fs::write(house.file(), &old).expect("an older one");
-    fs::write(house.copy(), b"junk").expect("a damaged copy");
+    fs::write(fixture.file(), &old).expect("an older one");
+    fs::write(fixture.copy(), b"junk").expect("a damaged copy");
     assert_eq!(starts_with().as_deref(), Some("old"));
-    fs::remove_file(house.file()).expect("a reboot");
+    fs::remove_file(fixture.file()).expect("a reboot");
     assert_eq!(starts_with(), None, "nothing whole is left");
-    assert!(with_end(&house.copy(), ".set-aside").exists());
+    assert!(with_end(&fixture.copy(), ".set-aside").exists());
 }
 
 #[tokio::test]
 async fn what_is_unmapped_after_a_large_change_is_written_and_copied_as_before() {
-    let house = House::new();
-    let Open { publisher, store, shared } = house.open();
+    let fixture = SharedFileFixture::new();
+    let Open { publisher, store, shared } = fixture.open();
     let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
     shared.start(&tasks, &store, &metrics).expect("threads");
     let written = async |nodes: Vec<Change>| {
@@ -539,7 +542,7 @@ async fn what_is_unmapped_after_a_large_change_is_written_and_copied_as_before()
     written((0..5_000).map(|number| put(&format!("/{number}"), "large")).collect()).await;
     written(vec![put("/0", "small")]).await;
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
-    for file in [house.file(), house.copy()] {
+    for file in [fixture.file(), fixture.copy()] {
         let nodes = Contents::load(&file).expect("a whole file").nodes;
         assert_eq!((nodes.len(), &*nodes[&path("/0")].data), (5_000, &b"small"[..]));
     }
@@ -547,9 +550,9 @@ async fn what_is_unmapped_after_a_large_change_is_written_and_copied_as_before()
 
 #[test]
 fn a_full_file_stands_as_it_was_and_is_written_again_when_there_is_room() {
-    let mut house = House::new();
-    house.config.max_size = ByteSize::mib(1);
-    let mut open = house.open();
+    let mut fixture = SharedFileFixture::new();
+    fixture.config.max_size = ByteSize::mib(1);
+    let mut open = fixture.open();
     open.sync();
     let fits = open.publish(vec![put("/a", "1")]);
     open.publisher.publish(vec![put("/a", "2"), put("/big", &"x".repeat(2_000_000))]);
@@ -558,38 +561,38 @@ fn a_full_file_stands_as_it_was_and_is_written_again_when_there_is_room() {
     let why = open.shared.writer.why(&open.store, &lmdb::Error::MapFull);
     assert!(why.starts_with("it needs more than `shared.max_size`, which is 1.0 MiB: raise it; "), "{why}");
     assert_eq!(
-        house.php("echo dba_fetch('node/a', $db), json_decode(dba_fetch('meta/freshness', $db))->revision;"),
+        fixture.php("echo dba_fetch('node/a', $db), json_decode(dba_fetch('meta/freshness', $db))->revision;"),
         format!("1{fits}")
     );
     open.publish(vec![Change::Delete(path("/big"))]);
-    assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "2");
+    assert_eq!(fixture.php("echo dba_fetch('node/a', $db);"), "2");
 }
 
 #[test]
 fn the_file_is_for_its_group_alone_and_so_is_the_lock() {
-    let house = House::with([]);
+    let fixture = SharedFileFixture::with([]);
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
-    assert_eq!((mode(&house.file()), mode(&lock_file(&house.file()))), (0o640, 0o660));
-    let mut house = House::new();
-    house.config.group = "no such group".into();
-    assert!(matches!(house.try_open(&[]), Err(SharedError::Permissions { .. })));
+    assert_eq!((mode(&fixture.file()), mode(&lock_file(&fixture.file()))), (0o640, 0o660));
+    let mut fixture = SharedFileFixture::new();
+    fixture.config.group = "no such group".into();
+    assert!(matches!(fixture.try_open(&[]), Err(SharedError::Permissions { .. })));
 }
 
 #[test]
 fn two_sidecars_do_not_write_one_file() {
-    let house = House::new();
-    let _first = house.open();
-    let told = house.try_open(&feeds("cluster")).expect_err("another has it").to_string();
+    let fixture = SharedFileFixture::new();
+    let _first = fixture.open();
+    let told = fixture.try_open(&feeds("cluster")).expect_err("another has it").to_string();
     assert!(told.contains(&format!("another sidecar (process {}) does", std::process::id())), "{told}");
 }
 
 #[test]
 fn a_file_that_was_replaced_takes_no_memory_and_its_lock_file_does_not_grow() {
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
     let file = |path: &Path| File::options().read(true).write(true).open(path).expect("a file");
-    let (data, lock) = (file(&house.file()), file(&lock_file(&house.file())));
+    let (data, lock) = (file(&fixture.file()), file(&lock_file(&fixture.file())));
     let size = |file: &File| file.metadata().expect("a file").len();
     let (whole, memory) = (size(&lock), |file: &File| file.metadata().expect("a file").blocks() * 512);
     // A reader writes over what kind of file it is.
@@ -597,7 +600,7 @@ fn a_file_that_was_replaced_takes_no_memory_and_its_lock_file_does_not_grow() {
     let now = Instant::now();
     let mut beat = |seconds| open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).is_ok();
     assert!(beat(0) && beat(3));
-    assert_ne!(file(&house.file()).metadata().expect("a file").ino(), data.metadata().expect("a file").ino());
+    assert_ne!(file(&fixture.file()).metadata().expect("a file").ino(), data.metadata().expect("a file").ino());
     assert!(beat(4) && memory(&data) > 1_000_000, "who reads it may not have noticed yet");
     lock.set_len(100 << 20).expect("its group may");
     assert!(beat(40) && memory(&data) < 200_000, "{}", memory(&data));
@@ -605,36 +608,36 @@ fn a_file_that_was_replaced_takes_no_memory_and_its_lock_file_does_not_grow() {
 }
 
 /// A lock file as a reader has it open who then breaks it, so that another file takes its place.
-fn break_lock(house: &House) -> File {
-    let lock = File::options().read(true).write(true).open(lock_file(&house.file())).expect("a file");
+fn break_lock(fixture: &SharedFileFixture) -> File {
+    let lock = File::options().read(true).write(true).open(lock_file(&fixture.file())).expect("a file");
     lock.write_all_at(&[0xff; 8], 0).expect("written");
     lock
 }
 
 /// How many files in the hidden folder have a name that begins so.
-fn hidden_files(house: &House, prefix: &str) -> usize {
-    let names = fs::read_dir(house.folder.path().join(".shared.mdb")).expect("a folder");
+fn hidden_files(fixture: &SharedFileFixture, prefix: &str) -> usize {
+    let names = fs::read_dir(fixture.folder.path().join(".shared.mdb")).expect("a folder");
     names
         .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(prefix)))
         .count()
 }
 
 /// The second names of lock files that readers may write.
-fn known_locks(house: &House) -> usize {
-    hidden_files(house, "readers-")
+fn known_locks(fixture: &SharedFileFixture) -> usize {
+    hidden_files(fixture, "readers-")
 }
 
 #[test]
 fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are_closed() {
-    let mut house = House::new();
-    let mut open = house.open();
+    let mut fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.publish(vec![put("/a", "1")]);
     let (start, size) = (Instant::now(), |file: &File| file.metadata().expect("a file").len());
-    let whole = fs::metadata(lock_file(&house.file())).expect("a file").len();
+    let whole = fs::metadata(lock_file(&fixture.file())).expect("a file").len();
     let mut locks = Vec::new();
     for n in 0.. {
         let now = start + Duration::from_secs(n * 60);
-        let lock = break_lock(&house);
+        let lock = break_lock(&fixture);
         let _ = open.shared.writer.make_ready(true, now);
         let ready = open.shared.writer.make_ready(true, now + Duration::from_secs(3));
         locks.push(lock);
@@ -651,18 +654,18 @@ fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are
     drop(open);
     locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
     // Of which size they are does not depend on what is configured by now.
-    house.config.max_readers = 4;
-    assert!(house.try_open(&feeds("cluster")).is_ok());
+    fixture.config.max_readers = 4;
+    assert!(fixture.try_open(&feeds("cluster")).is_ok());
     assert!(locks.iter().all(|lock| size(lock) == whole), "{whole}");
-    let mut open = house.open();
-    assert_eq!(known_locks(&house), 66);
+    let mut open = fixture.open();
+    assert_eq!(known_locks(&fixture), 66);
     locks.drain(10..);
     // A child of another test has them open until it runs its own program.
     let until = Instant::now() + Duration::from_secs(20);
-    while known_locks(&house) > 11 && Instant::now() < until {
+    while known_locks(&fixture) > 11 && Instant::now() < until {
         open.shared.writer.make_ready(true, Instant::now()).expect("ready");
     }
-    assert_eq!(known_locks(&house), 11);
+    assert_eq!(known_locks(&fixture), 11);
     locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
     open.shared.writer.make_ready(false, Instant::now()).expect("ready");
     assert!(locks.iter().all(|lock| size(lock) == 1 << 20), "who has many mappings does not delay each change");
@@ -672,9 +675,9 @@ fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are
 
 #[test]
 fn what_readers_add_to_a_lock_file_beside_bytes_is_taken_away_too() {
-    let house = House::new();
-    let mut open = house.open();
-    let lock = File::options().read(true).write(true).open(lock_file(&house.file())).expect("a file");
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
+    let lock = File::options().read(true).write(true).open(lock_file(&fixture.file())).expect("a file");
     let fill = || {
         let behind = lock.metadata().expect("a file").len() as i64;
         fallocate(&lock, FallocateFlags::FALLOC_FL_KEEP_SIZE, behind, 1 << 20).expect("room");
@@ -691,23 +694,23 @@ fn what_readers_add_to_a_lock_file_beside_bytes_is_taken_away_too() {
     assert_eq!(is_filled(), (false, false));
     drop(open);
     fill();
-    assert!(house.try_open(&feeds("cluster")).is_ok());
+    assert!(fixture.try_open(&feeds("cluster")).is_ok());
     assert_eq!(is_filled(), (false, false));
 }
 
 #[test]
 fn killed_readers_leave_no_places_taken() {
-    let mut house = House::new();
-    house.config.max_readers = 4;
-    let mut open = house.open();
+    let mut fixture = SharedFileFixture::new();
+    fixture.config.max_readers = 4;
+    let mut open = fixture.open();
     open.publish(vec![put("/a", "1")]);
     for _ in 0..5 {
         let kill = "dba_fetch('node/a', $db); posix_kill(getmypid(), SIGKILL);";
         for _ in 0..3 {
-            assert_eq!(house.php(kill), "");
+            assert_eq!(fixture.php(kill), "");
         }
         open.make_ready();
-        assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "1");
+        assert_eq!(fixture.php("echo dba_fetch('node/a', $db);"), "1");
     }
 }
 
@@ -723,8 +726,8 @@ async fn wait_until(mut is_so: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn its_writer_follows_the_store_and_leaves_a_copy_at_the_stop() {
-    let house = House::new();
-    let Open { shared, store, publisher } = house.open();
+    let fixture = SharedFileFixture::new();
+    let Open { shared, store, publisher } = fixture.open();
     let (tasks, mut failures) = Tasks::new();
     let metrics: Arc<Metrics> = Arc::default();
     shared.start(&tasks, &store, &metrics).expect("started");
@@ -732,49 +735,49 @@ async fn its_writer_follows_the_store_and_leaves_a_copy_at_the_stop() {
     publisher.publish(vec![put("/a", "1")]);
     let written = metrics.shared_writes.get();
     wait_until(|| metrics.shared_writes.get() > written).await;
-    assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "1");
+    assert_eq!(fixture.php("echo dba_fetch('node/a', $db);"), "1");
     let written = metrics.shared_writes.get();
     wait_until(|| metrics.shared_writes.get() > written).await;
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
     assert!(failures.try_recv().is_err());
-    let left = Contents::load(&house.copy()).expect("a whole copy");
+    let left = Contents::load(&fixture.copy()).expect("a whole copy");
     assert_eq!(left.nodes, *store.snapshot().nodes());
 }
 
 #[tokio::test]
 async fn a_file_that_is_deleted_is_made_anew() {
-    let house = House::new();
-    let Open { shared, store, publisher } = house.open();
+    let fixture = SharedFileFixture::new();
+    let Open { shared, store, publisher } = fixture.open();
     let (tasks, _failures) = Tasks::new();
     shared.start(&tasks, &store, &Arc::default()).expect("started");
     publisher.publish(vec![put("/a", "1")]);
     let holds = |data: &str| {
-        let node = Reader::open(&house.file()).and_then(|reader| reader.node(&path("/a")));
+        let node = Reader::open(&fixture.file()).and_then(|reader| reader.node(&path("/a")));
         node.is_ok_and(|(node, _)| node.is_some_and(|node| &*node.data == data.as_bytes()))
     };
     wait_until(|| holds("1")).await;
-    let lock = lock_file(&house.file());
-    for files in [vec![house.file()], vec![lock.clone()], vec![house.file(), lock.clone()]] {
+    let lock = lock_file(&fixture.file());
+    for files in [vec![fixture.file()], vec![lock.clone()], vec![fixture.file(), lock.clone()]] {
         files.iter().for_each(|file| fs::remove_file(file).expect("a file"));
         wait_until(|| files.iter().all(|file| file.exists()) && holds("1")).await;
     }
     publisher.publish(vec![put("/a", "2")]);
     wait_until(|| holds("2")).await;
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
-    assert_eq!((mode(&house.file()), mode(&lock)), (0o640, 0o660));
+    assert_eq!((mode(&fixture.file()), mode(&lock)), (0o640, 0o660));
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
-    let left = Contents::load(&house.copy()).expect("a whole copy");
+    let left = Contents::load(&fixture.copy()).expect("a whole copy");
     assert_eq!(left.nodes, *store.snapshot().nodes(), "the copy is of the new file");
 }
 
 #[tokio::test]
 async fn a_file_that_is_deleted_in_the_moment_when_it_is_made_is_made_anew() {
-    let house = House::new();
-    let Open { shared, store, publisher } = house.open();
+    let fixture = SharedFileFixture::new();
+    let Open { shared, store, publisher } = fixture.open();
     let (tasks, _failures) = Tasks::new();
     shared.start(&tasks, &store, &Arc::default()).expect("started");
     publisher.publish(vec![put("/a", "1")]);
-    let (file, lock) = (house.file(), lock_file(&house.file()));
+    let (file, lock) = (fixture.file(), lock_file(&fixture.file()));
     wait_until(|| file.exists() && lock.exists()).await;
     [&file, &lock].iter().for_each(|file| fs::remove_file(file).expect("a file"));
     let deleter = thread::spawn({
@@ -788,33 +791,33 @@ async fn a_file_that_is_deleted_in_the_moment_when_it_is_made_is_made_anew() {
 
 #[tokio::test]
 async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_changed() {
-    let house = House::new();
-    let Open { shared, store, publisher } = house.open();
+    let fixture = SharedFileFixture::new();
+    let Open { shared, store, publisher } = fixture.open();
     let (tasks, _failures) = Tasks::new();
     let metrics: Arc<Metrics> = Arc::default();
     shared.start(&tasks, &store, &metrics).expect("started");
     wait_until(|| metrics.shared_writes.get() > 0).await;
-    let report = || Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
+    let status = || Reader::open(&fixture.file()).and_then(|reader| reader.status()).expect("a report");
     let revision = publisher.publish_whole(vec![]);
-    wait_until(|| report().fresh.revision == revision).await;
-    assert!(report().sources[0].whole);
+    wait_until(|| status().fresh.revision == revision).await;
+    assert!(status().sources[0].whole);
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
 }
 
 #[test]
 fn the_directory_of_the_state_is_made_if_its_parent_is_there() {
-    let mut house = House::new();
-    fs::remove_dir(&house.config.state).expect("an empty folder");
-    assert!(house.config.claim_state().expect("free").is_some() && house.config.state.is_dir());
-    house.config.state = house.folder.path().join("not/there");
-    assert!(house.config.claim_state().expect("nobody has it").is_none());
-    assert!(house.open().shared.copy.is_none() && !house.folder.path().join("not").exists());
+    let mut fixture = SharedFileFixture::new();
+    fs::remove_dir(&fixture.config.state).expect("an empty folder");
+    assert!(fixture.config.claim_state().expect("free").is_some() && fixture.config.state.is_dir());
+    fixture.config.state = fixture.folder.path().join("not/there");
+    assert!(fixture.config.claim_state().expect("nobody has it").is_none());
+    assert!(fixture.open().shared.copy.is_none() && !fixture.folder.path().join("not").exists());
 }
 
 #[test]
 fn a_source_that_is_back_vouches_for_nothing_from_before() {
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.sync();
     open.publisher.feed().enter(FeedState::Down, "");
     std::thread::sleep(Duration::from_millis(2));
@@ -824,7 +827,7 @@ fn a_source_that_is_back_vouches_for_nothing_from_before() {
     open.publisher.feed().enter(FeedState::Live, "");
     open.publisher.feed().prove(Moment::now());
     open.shared.writer.write(&due).expect("written");
-    let written = house.read().report;
+    let written = fixture.read().status;
     assert!(written.fresh.age_ms > 0 && written.fresh.revision == due.snapshot.revision(), "{written:?}");
 }
 
@@ -849,23 +852,23 @@ fn a_writer_without_end() {
 
 #[test]
 fn a_writer_killed_at_any_moment_leaves_a_whole_revision() {
-    let house = House::new();
+    let fixture = SharedFileFixture::new();
     for round in 0..40 {
         let mut writer = Command::new(std::env::current_exe().expect("this program"))
             .args(["--ignored", "--exact", "store::shared::tests::a_writer_without_end"])
-            .env("ROSTER_TEST_FOLDER", house.folder.path())
+            .env("ROSTER_TEST_FOLDER", fixture.folder.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("a writer");
         // From the first commit on: before, there is no revision that could be whole.
         let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(10) && Contents::load(&house.file()).is_err() {
+        while began.elapsed() < Duration::from_secs(10) && Contents::load(&fixture.file()).is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_micros(5_000 + round * 773));
         writer.kill().expect("killed");
         writer.wait().expect("ended");
-        let contents = Contents::load(&house.file()).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let contents = Contents::load(&fixture.file()).unwrap_or_else(|error| panic!("round {round}: {error}"));
         for n in 0..50 {
             let of = |pair: char| contents.nodes.get(&path(&format!("/{pair}/{n}"))).map(|node| &node.data);
             assert_eq!(of('a'), of('b'), "round {round}");

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Env;
 use super::entry::{
-    self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, VERSION, written,
+    self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, FileStatus, MASTER, NODE, SERVICE, STAT, VERSION, written,
 };
 use crate::model::view;
 use crate::model::{Node, NodePath, Stat};
@@ -29,7 +29,7 @@ pub(super) struct WriteTxn<'e> {
 }
 
 impl<'e> WriteTxn<'e> {
-    /// Of a file whose checksum tells this `sum`, and of which so much is about masters.
+    /// Of a file whose checksum is of this `sum`, and of which `of_masters` bytes are about masters.
     pub(super) fn begin(env: &'e Env, sum: u64, of_masters: u64) -> Result<Self, Error> {
         Ok(Self { transaction: env.write()?, db: env.db, sum, of_masters, entries: 0 })
     }
@@ -137,20 +137,20 @@ impl<'e> WriteTxn<'e> {
     }
 
     /// What the file says of itself.
-    pub(super) fn marks(&mut self, report: &Report) -> Result<(), Error> {
+    pub(super) fn marks(&mut self, status: &FileStatus) -> Result<(), Error> {
         self.set(FORMAT, Some(VERSION.as_bytes()))?;
-        self.set(FRESHNESS, Some(&written(report)))
+        self.set(FRESHNESS, Some(&written(status)))
     }
 
     /// That the file is left: for its readers, its writer is away.
     pub(super) fn farewell(&mut self) -> Result<(), Error> {
         let last = match self.transaction.get(self.db, &FRESHNESS) {
-            Ok(last) => serde_json::from_slice::<Report>(last).ok(),
+            Ok(last) => serde_json::from_slice::<FileStatus>(last).ok(),
             Err(Error::NotFound) => None,
             Err(error) => return Err(error),
         };
-        let report = last.map(|report| written(&Report { written_at: 0, ..report }));
-        self.set(FRESHNESS, report.as_deref())
+        let status = last.map(|status| written(&FileStatus { written_at: 0, ..status }));
+        self.set(FRESHNESS, status.as_deref())
     }
 
     fn set_of_masters(&mut self, key: &[u8], value: Option<&[u8]>, max: u64) -> Result<(), Error> {
@@ -180,7 +180,7 @@ impl<'e> WriteTxn<'e> {
         }
     }
 
-    /// The sum that the checksum tells now.
+    /// The sum that the checksum is of now.
     pub(super) fn commit(mut self) -> Result<u64, Error> {
         self.transaction.put(self.db, &CHECKSUM, &entry::checksum(self.sum), WriteFlags::empty())?;
         self.transaction.commit()?;
@@ -206,7 +206,7 @@ fn master(entry: &MasterEntry) -> view::Master {
     view::Master { ways: entry.lines().count() as u32, sources: entry.sources().map(str::to_owned).collect(), ..master }
 }
 
-/// A stat as JSON. Where the key holds only a digest, it tells the path as well.
+/// A stat as JSON. Where the key holds only a digest, it has the path as well.
 fn stat(path: &NodePath, stat: &Stat) -> Vec<u8> {
     #[derive(serde::Serialize)]
     struct Named<'a> {

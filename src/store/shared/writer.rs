@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::copy::Written;
-use super::entry::{self, Report};
-use super::kept::Kept;
+use super::entry::{self, FileStatus};
+use super::location::{FileId, FileLocation};
 use super::mapped::{Mapped, Room};
-use super::place::{Mark, Place};
+use super::restored_masters::RestoredMasters;
 use super::write_txn::WriteTxn;
 use super::{Contents, Env};
 use crate::metrics::Metrics;
@@ -25,10 +25,10 @@ use crate::model::{Node, NodePath, Revision};
 use crate::store::{Directory, Feed, Snapshot, Store};
 use crate::task::Stop;
 
-/// How often the report is rewritten, so that readers know that the writer lives.
+/// How often the status is rewritten, so that readers know that the writer lives.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Transactions begin so long after one another, so that not much of the file waits for readers that were replaced.
+/// Transactions begin at least this long after one another, so that not much of the file waits for readers that were replaced.
 const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// After a transaction that took this long or longer, the next one waits: four times as long, so that long lists that
@@ -39,7 +39,7 @@ const MAX_COOLDOWN: Duration = Duration::from_millis(250);
 /// How often it is tried again to write masters for whom there was no room.
 const MASTERS_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory
+/// After a transaction of this many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory
 /// of all pages that its largest transaction has written.
 const UNMAP_THRESHOLD: usize = 8_192;
 
@@ -52,7 +52,7 @@ const WRITTEN: &str = "the shared file is written, but not all is in order";
 /// What writes the file. Nobody else does.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) place: Place,
+    pub(super) location: FileLocation,
     origin: Origin,
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
@@ -73,15 +73,15 @@ pub(super) struct Writer {
     /// the keys of what nodes registered that an earlier process left, until that was written anew,
     left: Vec<Vec<u8>>,
     /// and what stands in it from before until all masters are known;
-    kept: Kept,
-    /// and the sum that its checksum tells.
+    restored: RestoredMasters,
+    /// and the sum that its checksum is of.
     sum: u64,
     /// About how much of the file is about masters, of which a part is kept for nodes.
     of_masters: u64,
     /// What it said of masters when they were last written,
-    report: Option<Report>,
+    status: Option<FileStatus>,
     /// and what is said of them since there is no room for them any more; tried again at that time.
-    standing: Option<(Kept, Instant)>,
+    standing: Option<(RestoredMasters, Instant)>,
 }
 
 /// Where the file begins.
@@ -89,20 +89,20 @@ pub(super) struct Writer {
 pub(super) enum Origin {
     Nothing,
     /// It lies in its place: the one that was read,
-    Here(Mark),
+    Here(FileId),
     /// or with the bytes of this one.
-    Copy(PathBuf, Mark),
+    Copy(PathBuf, FileId),
 }
 
 /// What is to be written.
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) snapshot: Arc<Snapshot>,
-    report: Report,
+    status: FileStatus,
     with_masters: bool,
 }
 
-/// Keeps the file in step with the store, until the stop. Tells the revision of each transaction.
+/// Keeps the file in step with the store, until the stop. Reports the revision of each transaction.
 pub(super) async fn follow(
     mut writer: Writer,
     store: Arc<Store>,
@@ -149,7 +149,7 @@ pub(super) async fn follow(
             }
             let failure = result.err().map(|why| (NOT_WRITTEN, why));
             let trouble = failure.or_else(|| writer.trouble().map(|why| (WRITTEN, why)));
-            log_trouble(&metrics, trouble, &writer.place.path);
+            log_trouble(&metrics, trouble, &writer.location.path);
         }
         if is_last {
             return;
@@ -169,9 +169,14 @@ pub(super) async fn follow(
 
 impl Writer {
     /// Of a file that holds `here`, which an earlier process left.
-    pub(super) fn new(place: Place, origin: Origin, here: Option<&Contents>, feeds: &[impl Borrow<Feed>]) -> Self {
+    pub(super) fn new(
+        location: FileLocation,
+        origin: Origin,
+        here: Option<&Contents>,
+        feeds: &[impl Borrow<Feed>],
+    ) -> Self {
         Self {
-            place,
+            location,
             origin,
             mapped: None,
             not_before: None,
@@ -182,10 +187,10 @@ impl Writer {
             registered: Directory::default(),
             directory: Directory::default(),
             left: here.map_or_else(Vec::new, |here| here.registered.iter().map(|(key, _)| key.clone()).collect()),
-            kept: here.map_or_else(Kept::nothing, |here| Kept::of(here, feeds)),
+            restored: here.map_or_else(RestoredMasters::nothing, |here| RestoredMasters::of(here, feeds)),
             sum: here.map_or(0, |here| here.sum),
             of_masters: here.map_or(0, |here| here.of_masters.iter().map(|(key, value)| entry::room(key, value)).sum()),
-            report: None,
+            status: None,
             standing: None,
         }
     }
@@ -211,59 +216,59 @@ impl Writer {
 
     /// What is to be written of the newest snapshot.
     pub(super) fn due(&self, store: &Store) -> Due {
-        let (snapshot, (report, with_masters)) = store.vouched(|snapshot| {
-            let kept = self.kept_beside(snapshot);
-            (Report::of(snapshot, kept, SystemTime::now()), kept.is_none())
+        let (snapshot, (status, with_masters)) = store.vouched(|snapshot| {
+            let restored = self.masters_beside(snapshot);
+            (FileStatus::of(snapshot, restored, SystemTime::now()), restored.is_none())
         });
-        Due { snapshot, report, with_masters }
+        Due { snapshot, status, with_masters }
     }
 
     /// What stands of masters in the file and is not written anew; None: they are.
-    fn kept_beside(&self, snapshot: &Snapshot) -> Option<&Kept> {
+    fn masters_beside(&self, snapshot: &Snapshot) -> Option<&RestoredMasters> {
         // Before all masters are known, what is known of them has holes; what an earlier process left has none.
         if !snapshot.behind_masters().all(|(_, filled)| filled.whole) {
-            return Some(&self.kept);
+            return Some(&self.restored);
         }
-        self.standing.as_ref().filter(|(_, again)| *again > Instant::now()).map(|(kept, _)| kept)
+        self.standing.as_ref().filter(|(_, again)| *again > Instant::now()).map(|(restored, _)| restored)
     }
 
     /// Makes the file hold what the snapshot does; how many entries that took. Where it fails, the file stands as it
-    /// was, its report too: for its readers it then grows old, as it must. Where masters have no room, they stand as
+    /// was, its status too: for its readers it then grows old, as it must. Where masters have no room, they stand as
     /// they were, and nodes are written.
-    pub(super) fn write(&mut self, Due { snapshot, report, with_masters }: &Due) -> Result<usize, Error> {
+    pub(super) fn write(&mut self, Due { snapshot, status, with_masters }: &Due) -> Result<usize, Error> {
         if !with_masters {
-            return self.write_nodes(snapshot, report);
+            return self.write_nodes(snapshot, status);
         }
-        match self.write_all(snapshot, report) {
+        match self.write_all(snapshot, status) {
             Err(Error::MapFull) if snapshot.directory().masters("").next().is_some() => {}
             result => return result,
         }
-        let of_last = self.report.get_or_insert_with(|| unwritten(snapshot));
-        let kept = Kept::standing(of_last);
-        let report = Report::of(snapshot, Some(&kept), SystemTime::now());
-        let entries = self.write_nodes(snapshot, &report)?;
-        self.standing = Some((kept, Instant::now() + MASTERS_RETRY_INTERVAL));
+        let of_last = self.status.get_or_insert_with(|| unwritten(snapshot));
+        let restored = RestoredMasters::standing(of_last);
+        let status = FileStatus::of(snapshot, Some(&restored), SystemTime::now());
+        let entries = self.write_nodes(snapshot, &status)?;
+        self.standing = Some((restored, Instant::now() + MASTERS_RETRY_INTERVAL));
         Ok(entries)
     }
 
-    fn write_all(&mut self, snapshot: &Snapshot, report: &Report) -> Result<usize, Error> {
+    fn write_all(&mut self, snapshot: &Snapshot, status: &FileStatus) -> Result<usize, Error> {
         let env = self.env()?;
         let mut txn = self.write_txn(&env, snapshot)?;
-        txn.remove(&self.kept.keys)?;
-        let max = self.place.config.max_size.as_u64() / 2;
+        txn.remove(&self.restored.keys)?;
+        let max = self.location.config.max_size.as_u64() / 2;
         txn.masters(&self.directory, snapshot, max)?;
-        txn.marks(report)?;
+        txn.marks(status)?;
         let entries = self.commit(txn, snapshot)?;
-        (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());
-        (self.report, self.standing) = (Some(report.clone()), None);
+        (self.directory, self.restored) = (snapshot.directory().clone(), RestoredMasters::nothing());
+        (self.status, self.standing) = (Some(status.clone()), None);
         Ok(entries)
     }
 
     /// Writes no masters.
-    fn write_nodes(&mut self, snapshot: &Snapshot, report: &Report) -> Result<usize, Error> {
+    fn write_nodes(&mut self, snapshot: &Snapshot, status: &FileStatus) -> Result<usize, Error> {
         let env = self.env()?;
         let mut txn = self.write_txn(&env, snapshot)?;
-        txn.marks(report)?;
+        txn.marks(status)?;
         self.commit(txn, snapshot)
     }
 
@@ -299,7 +304,7 @@ impl Writer {
             return format!("{error}{}", hint(error));
         }
         let bytes: u64 = store.snapshot().filled().iter().map(|filled| filled.bytes).sum();
-        let (max, bytes) = (self.place.config.max_size, bytesize::ByteSize(bytes));
+        let (max, bytes) = (self.location.config.max_size, bytesize::ByteSize(bytes));
         format!("it needs more than `shared.max_size`, which is {max}: raise it{NODES_TAKE}{bytes}")
     }
 
@@ -308,17 +313,17 @@ impl Writer {
         if let Some(fault) = self.missing.as_ref().or(self.fault.as_ref()) {
             return Some(fault.clone());
         }
-        let half = self.standing.as_ref().map(|_| self.place.config.max_size.as_u64() / 2)?;
+        let half = self.standing.as_ref().map(|_| self.location.config.max_size.as_u64() / 2)?;
         let half = bytesize::ByteSize(half);
         Some(format!("masters take more than {half}, half of it, and stand as they were; raise shared.max_size"))
     }
 }
 
 /// What is said of masters that were never written: they are not whole.
-fn unwritten(snapshot: &Snapshot) -> Report {
-    let mut report = Report::of(snapshot, None, SystemTime::now());
-    report.sources.iter_mut().for_each(|source| source.whole = false);
-    report
+fn unwritten(snapshot: &Snapshot) -> FileStatus {
+    let mut status = FileStatus::of(snapshot, None, SystemTime::now());
+    status.sources.iter_mut().for_each(|source| source.whole = false);
+    status
 }
 
 /// What an operator can do about it.

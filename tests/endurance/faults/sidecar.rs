@@ -116,7 +116,7 @@ impl Fault {
 
 /// How many hours the clock is wrong by which a shared file is written.
 fn off_by(file: &Path) -> Result<i64, String> {
-    let report = Reader::open(file).and_then(|reader| reader.report()).map_err(|error| error.to_string())?;
+    let report = Reader::open(file).and_then(|reader| reader.status()).map_err(|error| error.to_string())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64();
     Ok(((report.written_at as f64 / 1_000.0 - now) / 3_600.0).round() as i64)
 }

@@ -1,4 +1,4 @@
-//! An LMDB file read as bytes, of which nothing is trusted: tells a whole file from a damaged one.
+//! An LMDB file read as bytes, of which nothing is trusted: distinguishes a whole file from a damaged one.
 //!
 //! LMDB trusts its file: a damaged page ends the process, and again at each start. So a file is read here before LMDB
 //! maps it. The form is that of LMDB 0.9 on a 64-bit machine (`mdb.c`: `MDB_meta`, `MDB_page`, `MDB_node`).
@@ -14,7 +14,7 @@ use std::path::Path;
 pub(super) use self::walk::Half;
 use super::Config;
 use super::entry::VERSION;
-use super::place::{Mark, mark};
+use super::location::{FileId, file_id};
 use crate::permissions::own::{self, NotOwn};
 
 const MAGIC: u32 = 0xBEEF_C0DE;
@@ -33,12 +33,12 @@ const NOWHERE: u64 = u64::MAX;
 /// LMDB itself goes no deeper.
 const MAX_DEPTH: usize = 32;
 
-const CUT_OFF: Unfit = Unfit::Damaged("it is cut off");
-const TOO_DEEP: Unfit = Unfit::Damaged("its tree is too deep");
+const CUT_OFF: InvalidFile = InvalidFile::Damaged("it is cut off");
+const TOO_DEEP: InvalidFile = InvalidFile::Damaged("its tree is too deep");
 
 /// Why a file cannot be taken.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub enum InvalidFile {
     #[error("cannot read it: {0}")]
     Unreadable(#[source] io::Error),
     #[error(transparent)]
@@ -56,7 +56,7 @@ pub enum Unfit {
 pub(super) struct Image {
     file: File,
     /// Which file it is.
-    pub(super) mark: Mark,
+    pub(super) file_id: FileId,
     page_size: usize,
     /// Whole pages in the file.
     pages: u64,
@@ -82,23 +82,23 @@ struct Entry<'a> {
 }
 
 impl Image {
-    pub(super) fn open(path: &Path) -> Result<Self, Unfit> {
-        Self::of(File::open(path).map_err(Unfit::Unreadable)?)
+    pub(super) fn open(path: &Path) -> Result<Self, InvalidFile> {
+        Self::of(File::open(path).map_err(InvalidFile::Unreadable)?)
     }
 
     /// That of a file which nobody else can have made or written.
-    pub(super) fn open_own(path: &Path) -> Result<Self, Unfit> {
+    pub(super) fn open_own(path: &Path) -> Result<Self, InvalidFile> {
         Self::of(own::open(path).map_err(|why| match why {
-            NotOwn::Io(error) => Unfit::Unreadable(error),
-            why => Unfit::NotOwn(why),
+            NotOwn::Io(error) => InvalidFile::Unreadable(error),
+            why => InvalidFile::NotOwn(why),
         })?)
     }
 
-    pub(super) fn of(file: File) -> Result<Self, Unfit> {
+    pub(super) fn of(file: File) -> Result<Self, InvalidFile> {
         let first = read(&file, 0, META_END)?;
         let page_size = u32_at(&first, 40)? as usize;
         if !page_size.is_power_of_two() || !(256..=65_536).contains(&page_size) {
-            return Err(Unfit::Damaged("it does not begin as an LMDB file"));
+            return Err(InvalidFile::Damaged("it does not begin as an LMDB file"));
         }
         let (first, second) = at_rest(|| {
             let metas = read(&file, 0, page_size + META_END)?;
@@ -107,27 +107,27 @@ impl Image {
         for meta in [&first, &second] {
             let is_meta = u16_at(meta, 10)? & META != 0 && u32_at(meta, 16)? == MAGIC;
             if !is_meta || u32_at(meta, 20)? != DATA_VERSION || u32_at(meta, 40)? != page_size as u32 {
-                return Err(Unfit::Damaged("it does not begin as an LMDB file"));
+                return Err(InvalidFile::Damaged("it does not begin as an LMDB file"));
             }
         }
         // Each commit has the next number, and goes to the one of the two that has the older.
         let commits = (u64_at(&first, 144)?, u64_at(&second, 144)?);
         if commits.0.abs_diff(commits.1) > 1 {
-            return Err(Unfit::Damaged("its last two commits do not follow one another"));
+            return Err(InvalidFile::Damaged("its last two commits do not follow one another"));
         }
         let meta = if commits.1 > commits.0 { second } else { first };
         if u16_at(&meta, 92)? != 0 {
-            return Err(Unfit::Damaged("its tree is of another kind"));
+            return Err(InvalidFile::Damaged("its tree is of another kind"));
         }
         // As large as a writer's `max_size`.
         if u64_at(&meta, 32)? > Config::LARGEST.as_u64() {
-            return Err(Unfit::Damaged("it is larger than what can be mapped"));
+            return Err(InvalidFile::Damaged("it is larger than what can be mapped"));
         }
         // A writer lets the file grow before it commits.
-        let found = file.metadata().map_err(Unfit::Unreadable)?;
+        let found = file.metadata().map_err(InvalidFile::Unreadable)?;
         Ok(Self {
             file,
-            mark: mark(&found),
+            file_id: file_id(&found),
             page_size,
             pages: found.len() / page_size as u64,
             last_page: u64_at(&meta, 136)?,
@@ -147,7 +147,7 @@ impl Image {
     }
 
     /// The value of a key.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Unfit> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, InvalidFile> {
         let mut at = self.main;
         for _ in 0..MAX_DEPTH {
             if at == NOWHERE {
@@ -170,7 +170,7 @@ impl Image {
         Err(TOO_DEEP)
     }
 
-    fn page(&self, number: u64) -> Result<Page, Unfit> {
+    fn page(&self, number: u64) -> Result<Page, InvalidFile> {
         let bytes = self.bytes(number)?;
         let (flags, lower, upper) = (u16_at(&bytes, 10)?, u16_at(&bytes, 12)? as usize, u16_at(&bytes, 14)? as usize);
         let is_sound = u64_at(&bytes, 0)? == number && lower >= PAGE_HEADER && lower <= upper && upper <= bytes.len();
@@ -178,11 +178,11 @@ impl Image {
         match flags {
             LEAF if is_sound => Ok(Page { bytes, is_branch, count }),
             BRANCH if is_sound && count > 0 => Ok(Page { bytes, is_branch, count }),
-            _ => Err(Unfit::Damaged("a page is not what it should be")),
+            _ => Err(InvalidFile::Damaged("a page is not what it should be")),
         }
     }
 
-    fn bytes(&self, page: u64) -> Result<Vec<u8>, Unfit> {
+    fn bytes(&self, page: u64) -> Result<Vec<u8>, InvalidFile> {
         if !(2..self.pages).contains(&page) {
             return Err(CUT_OFF);
         }
@@ -192,11 +192,11 @@ impl Image {
     fn data<'p>(
         &self,
         entry: &Entry<'p>,
-        meet: &mut dyn FnMut(u64) -> Result<(), Unfit>,
-    ) -> Result<Cow<'p, [u8]>, Unfit> {
+        meet: &mut dyn FnMut(u64) -> Result<(), InvalidFile>,
+    ) -> Result<Cow<'p, [u8]>, InvalidFile> {
         let size = entry.size as usize;
         if entry.flags > BIG_DATA {
-            return Err(Unfit::Damaged("an entry is of another kind"));
+            return Err(InvalidFile::Damaged("an entry is of another kind"));
         }
         if entry.flags == 0 {
             let data = entry.rest.get(..size).ok_or(CUT_OFF)?;
@@ -207,7 +207,7 @@ impl Image {
         let pages = u64::from(u32_at(&head, 12)?);
         let fits = (PAGE_HEADER + size).div_ceil(self.page_size) as u64 <= pages && pages <= self.pages - first;
         if u64_at(&head, 0)? != first || u16_at(&head, 10)? != OVERFLOW || !fits {
-            return Err(Unfit::Damaged("a large entry is not where it should be"));
+            return Err(InvalidFile::Damaged("a large entry is not where it should be"));
         }
         (first..first + pages).try_for_each(meet)?;
         read(&self.file, first * self.page_size as u64 + PAGE_HEADER as u64, size).map(Cow::Owned)
@@ -216,7 +216,7 @@ impl Image {
 
 impl Page {
     /// The first entry whose key is not below `at`. The first of a branch stands for all that is smaller.
-    fn first_from(&self, at: &[u8]) -> Result<usize, Unfit> {
+    fn first_from(&self, at: &[u8]) -> Result<usize, InvalidFile> {
         for index in usize::from(self.is_branch)..self.count {
             if self.entry(index)?.key >= at {
                 return Ok(index);
@@ -225,7 +225,7 @@ impl Page {
         Ok(self.count)
     }
 
-    fn entry(&self, index: usize) -> Result<Entry<'_>, Unfit> {
+    fn entry(&self, index: usize) -> Result<Entry<'_>, InvalidFile> {
         let upper = u16_at(&self.bytes, 14)?;
         let offset = u16_at(&self.bytes, PAGE_HEADER + 2 * index)?;
         let node = self.bytes.get(offset as usize..).filter(|_| offset >= upper).ok_or(CUT_OFF)?;
@@ -243,7 +243,7 @@ impl Entry<'_> {
 }
 
 /// Reads again until two readings agree: a writer may be at work meanwhile.
-fn at_rest<T: PartialEq>(read: impl Fn() -> Result<T, Unfit>) -> Result<T, Unfit> {
+fn at_rest<T: PartialEq>(read: impl Fn() -> Result<T, InvalidFile>) -> Result<T, InvalidFile> {
     let mut last = read()?;
     for _ in 0..1_000 {
         let now = read()?;
@@ -255,28 +255,28 @@ fn at_rest<T: PartialEq>(read: impl Fn() -> Result<T, Unfit>) -> Result<T, Unfit
     Ok(last)
 }
 
-fn read(file: &File, at: u64, length: usize) -> Result<Vec<u8>, Unfit> {
+fn read(file: &File, at: u64, length: usize) -> Result<Vec<u8>, InvalidFile> {
     let mut bytes = vec![0; length];
     match file.read_exact_at(&mut bytes, at) {
         Ok(()) => Ok(bytes),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(CUT_OFF),
-        Err(error) => Err(Unfit::Unreadable(error)),
+        Err(error) => Err(InvalidFile::Unreadable(error)),
     }
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Unfit> {
+fn u64_at(bytes: &[u8], at: usize) -> Result<u64, InvalidFile> {
     array_at(bytes, at).map(u64::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Unfit> {
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32, InvalidFile> {
     array_at(bytes, at).map(u32::from_ne_bytes)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Unfit> {
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16, InvalidFile> {
     array_at(bytes, at).map(u16::from_ne_bytes)
 }
 
-fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Unfit> {
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], InvalidFile> {
     let part = bytes.get(at..at.saturating_add(N)).and_then(|part| part.try_into().ok());
     part.ok_or(CUT_OFF)
 }

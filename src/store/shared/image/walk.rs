@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{CUT_OFF, Image, MAX_DEPTH, NOWHERE, Page, TOO_DEEP, Unfit, u64_at};
+use super::{CUT_OFF, Image, InvalidFile, MAX_DEPTH, NOWHERE, Page, TOO_DEEP, u64_at};
 use crate::task;
 
-const OUT_OF_ORDER: Unfit = Unfit::Damaged("its keys are out of order");
+const OUT_OF_ORDER: InvalidFile = InvalidFile::Damaged("its keys are out of order");
 
 /// What is done with an entry: its key, its value.
-type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Unfit> + Send + 'a;
+type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), InvalidFile> + Send + 'a;
 
 /// A walk along a tree, which sees to it that each page is met once, and that the keys are in order.
 struct Walk<'i> {
@@ -39,7 +39,7 @@ enum Side {
 
 impl Image {
     /// Hands over every entry in the order of the keys, and sees to it that LMDB can work with the whole file.
-    pub(in crate::store::shared) fn walk(&self, each: &mut Each<'_>) -> Result<(), Unfit> {
+    pub(in crate::store::shared) fn walk(&self, each: &mut Each<'_>) -> Result<(), InvalidFile> {
         let mut walk = Walk::new(self);
         if self.main != NOWHERE {
             let root = walk.page(self.main)?;
@@ -52,9 +52,9 @@ impl Image {
     pub(in crate::store::shared) fn halves<A, B: Send>(
         &self,
         at: &[u8],
-        before: impl FnOnce(&mut Half<'_>) -> Result<A, Unfit>,
-        from: impl FnOnce(&mut Half<'_>) -> Result<B, Unfit> + Send,
-    ) -> Result<(A, B), Unfit> {
+        before: impl FnOnce(&mut Half<'_>) -> Result<A, InvalidFile>,
+        from: impl FnOnce(&mut Half<'_>) -> Result<B, InvalidFile> + Send,
+    ) -> Result<(A, B), InvalidFile> {
         let [mut lower, mut upper] = [Side::Before, Side::From].map(|side| Half::new(self, side, at));
         let (two, one) = task::both(|| from(&mut upper), || before(&mut lower));
         let both = (one?, two?);
@@ -73,14 +73,14 @@ impl<'i> Half<'i> {
     }
 
     /// Hands over every entry of this half in the order of the keys.
-    pub(in crate::store::shared) fn each(&mut self, each: &mut Each<'_>) -> Result<(), Unfit> {
+    pub(in crate::store::shared) fn each(&mut self, each: &mut Each<'_>) -> Result<(), InvalidFile> {
         match self.walk.image.main {
             NOWHERE => Ok(()),
             root => self.along(root, each),
         }
     }
 
-    fn along(&mut self, number: u64, each: &mut Each<'_>) -> Result<(), Unfit> {
+    fn along(&mut self, number: u64, each: &mut Each<'_>) -> Result<(), InvalidFile> {
         let (page, depth) = (self.walk.page(number)?, self.way.len());
         if depth == MAX_DEPTH {
             return Err(TOO_DEEP);
@@ -105,7 +105,7 @@ impl<'i> Half<'i> {
     }
 
     /// The walk along both.
-    fn join(mut self, upper: Half<'_>) -> Result<Walk<'i>, Unfit> {
+    fn join(mut self, upper: Half<'_>) -> Result<Walk<'i>, InvalidFile> {
         if self.walk.last.as_slice() >= self.at {
             return Err(OUT_OF_ORDER);
         }
@@ -121,20 +121,20 @@ impl<'i> Walk<'i> {
         Self { image, met, is_ordered: true, last: Vec::new(), least: Vec::new() }
     }
 
-    fn meet(&mut self, page: u64) -> Result<(), Unfit> {
+    fn meet(&mut self, page: u64) -> Result<(), InvalidFile> {
         match self.met.get_mut(page as usize) {
             Some(met) if !*met && (2..=self.image.last_page).contains(&page) => *met = true,
-            _ => return Err(Unfit::Damaged("a page has two places in it, or none")),
+            _ => return Err(InvalidFile::Damaged("a page has two places in it, or none")),
         }
         Ok(())
     }
 
-    fn page(&mut self, number: u64) -> Result<Page, Unfit> {
+    fn page(&mut self, number: u64) -> Result<Page, InvalidFile> {
         self.meet(number)?;
         self.image.page(number)
     }
 
-    fn entries(&mut self, page: &Page, of: Range<usize>, depth: usize, each: &mut Each<'_>) -> Result<(), Unfit> {
+    fn entries(&mut self, page: &Page, of: Range<usize>, depth: usize, each: &mut Each<'_>) -> Result<(), InvalidFile> {
         if depth == MAX_DEPTH {
             return Err(TOO_DEEP);
         }
@@ -156,7 +156,7 @@ impl<'i> Walk<'i> {
     }
 
     /// A branch's key lies above all keys before it, and not above those that come.
-    fn pass(&mut self, key: &[u8], is_branch: bool) -> Result<(), Unfit> {
+    fn pass(&mut self, key: &[u8], is_branch: bool) -> Result<(), InvalidFile> {
         if key < self.least.as_slice() || key <= self.last.as_slice() {
             return Err(OUT_OF_ORDER);
         }
@@ -169,7 +169,7 @@ impl<'i> Walk<'i> {
     }
 
     /// No free page is in use, and what is not in the file is free.
-    fn free_list(mut self) -> Result<(), Unfit> {
+    fn free_list(mut self) -> Result<(), InvalidFile> {
         let mut free = BTreeSet::new();
         if self.image.free != NOWHERE {
             self.is_ordered = false;
@@ -188,7 +188,7 @@ impl<'i> Walk<'i> {
             } else if page <= self.image.last_page {
                 beyond += 1;
             } else {
-                return Err(Unfit::Damaged("it has free pages that it does not have"));
+                return Err(InvalidFile::Damaged("it has free pages that it does not have"));
             }
         }
         let missing = self.image.last_page.saturating_sub(self.image.pages - 1);

@@ -44,8 +44,8 @@ fn refuse_roots_of_this_thread() {
 
 #[test]
 fn what_lmdb_could_not_finish_is_written_when_it_can_without_a_restart() {
-    let house = House::new();
-    let Open { shared, store, publisher } = house.open();
+    let fixture = SharedFileFixture::new();
+    let Open { shared, store, publisher } = fixture.open();
     let ((tasks, _failures), metrics) = (Tasks::new(), Arc::<Metrics>::default());
     let (written, _copied) = watch::channel((0, None));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -71,13 +71,13 @@ fn what_lmdb_could_not_finish_is_written_when_it_can_without_a_restart() {
     });
     assert_eq!(trouble(), Some("Input/output error; is there room on its file system?".into()));
     follow_until(&|| trouble().is_none());
-    house.assert_holds(&store);
+    fixture.assert_holds(&store);
 }
 
 #[test]
 fn what_was_written_though_it_seemed_to_fail_is_written_over() {
-    let house = House::new();
-    let mut open = house.open();
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
     open.publish(vec![put("/a", "1")]);
     let env = open.env();
     // A transaction of which the writer does not know: of another sum than the file's.
@@ -86,5 +86,5 @@ fn what_was_written_though_it_seemed_to_fail_is_written_over() {
     drop(env);
     open.shared.writer.unmap();
     open.publish(vec![put("/a", "2")]);
-    house.assert_holds(&open.store);
+    fixture.assert_holds(&open.store);
 }

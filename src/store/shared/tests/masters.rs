@@ -38,8 +38,8 @@ fn leave(id: &str) -> Change {
 }
 
 /// A start of the sidecar with a register, which is feed 1.
-fn start(house: &House) -> Open {
-    house.open_as(feeds("cluster").into_iter().chain([Feed::of_instances("register", "register")]).collect())
+fn start(fixture: &SharedFileFixture) -> Open {
+    fixture.open_as(feeds("cluster").into_iter().chain([Feed::of_instances("register", "register")]).collect())
 }
 
 impl Open {
@@ -61,24 +61,24 @@ impl Open {
 }
 
 /// Who offers a service by the file, if it has an entry.
-fn masters_of(house: &House, service: &str) -> Option<Vec<String>> {
-    let (instances, _) = Reader::open(&house.file()).and_then(|reader| reader.instances(service)).expect("read");
+fn masters_of(fixture: &SharedFileFixture, service: &str) -> Option<Vec<String>> {
+    let (instances, _) = Reader::open(&fixture.file()).and_then(|reader| reader.instances(service)).expect("read");
     Some(instances?.into_iter().map(|instance| instance.master_id.expect("an id")).collect())
 }
 
-fn freshness(house: &House) -> Freshness {
-    let report = Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
-    report.freshness(report.behind_masters(), SystemTime::now())
+fn freshness(fixture: &SharedFileFixture) -> Freshness {
+    let status = Reader::open(&fixture.file()).and_then(|reader| reader.status()).expect("a report");
+    status.freshness(status.behind_masters(), SystemTime::now())
 }
 
 #[test]
 fn who_offers_what_is_told_with_the_names_of_the_interface() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     open.tell(vec![join("m1", &["mail@1.2.0", "log"]), join("m2", &["mail@2.0.0"])]);
     let told = |key: &str| -> serde_json::Value {
-        serde_json::from_str(&house.php(&format!("echo dba_fetch('{key}', $db);"))).expect("JSON")
+        serde_json::from_str(&fixture.php(&format!("echo dba_fetch('{key}', $db);"))).expect("JSON")
     };
     let offer = |name: &str, version: &str| json!({"name": name, "version": version, "metadata": {"zone": "a"}});
     let master = json!({
@@ -96,87 +96,87 @@ fn who_offers_what_is_told_with_the_names_of_the_interface() {
     };
     assert_eq!(told("service/mail"), json!([instance("m2", "2.0.0"), instance("m1", "1.2.0")]));
     assert_eq!(told("service/log")[0]["masterId"], "m1");
-    let (read, known) = (freshness(&house), open.freshness());
+    let (read, known) = (freshness(&fixture), open.freshness());
     assert_eq!((read.origin, read.complete), (known.origin, known.complete));
 
     open.tell(vec![leave("m1"), join("m2", &["mail@2.0.0", "news"])]);
-    assert_eq!(house.php("echo json_encode(dba_fetch('master/m1', $db));"), "false");
-    assert_eq!(masters_of(&house, "log"), None, "it was offered once");
-    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["m2"]);
-    assert_eq!(masters_of(&house, "news").expect("an entry"), ["m2"]);
-    assert_eq!(masters_of(&house, "other"), None);
+    assert_eq!(fixture.php("echo json_encode(dba_fetch('master/m1', $db));"), "false");
+    assert_eq!(masters_of(&fixture, "log"), None, "it was offered once");
+    assert_eq!(masters_of(&fixture, "mail").expect("an entry"), ["m2"]);
+    assert_eq!(masters_of(&fixture, "news").expect("an entry"), ["m2"]);
+    assert_eq!(masters_of(&fixture, "other"), None);
 }
 
 #[test]
 fn any_name_has_a_key() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     let long = "x".repeat(2_000);
     let names = ["", "a/b", "#", "quote'\"", "\u{0}\u{1b}", "日本", "../x", &long];
     open.tell(names.iter().map(|name| join(&format!("of {name}"), &[*name])).collect());
     for name in names {
-        assert_eq!(masters_of(&house, name).expect("an entry"), [format!("of {name}")]);
-        let (master, _) = Reader::open(&house.file()).and_then(|r| r.master(&format!("of {name}"))).expect("read");
+        assert_eq!(masters_of(&fixture, name).expect("an entry"), [format!("of {name}")]);
+        let (master, _) = Reader::open(&fixture.file()).and_then(|r| r.master(&format!("of {name}"))).expect("read");
         assert_eq!(master.expect("an entry")["services"][0]["name"], name);
     }
-    let key = house.php("echo 'service#' . hash('sha256', str_repeat('x', 2000));");
-    assert!(house.read().of_masters.iter().any(|(found, _)| found == key.as_bytes()));
+    let key = fixture.php("echo 'service#' . hash('sha256', str_repeat('x', 2000));");
+    assert!(fixture.read().of_masters.iter().any(|(found, _)| found == key.as_bytes()));
 }
 
 #[test]
 fn a_change_of_one_master_writes_that_master_and_its_services() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     open.tell((0..5_000).map(|n| join(&format!("m{n}"), &[&format!("s{}", n % 500)])).collect());
-    house.assert_writes_little(|| open.tell(vec![join("m7", &["s7", "new"])]));
+    fixture.assert_writes_little(|| open.tell(vec![join("m7", &["s7", "new"])]));
 }
 
 #[test]
 fn masters_leave_room_for_nodes() {
-    let mut house = House::new();
-    house.config.max_size = ByteSize::mib(4);
-    let mut open = start(&house);
+    let mut fixture = SharedFileFixture::new();
+    fixture.config.max_size = ByteSize::mib(4);
+    let mut open = start(&fixture);
     open.settle();
     open.tell(vec![join("first", &["mail"])]);
     let many: Vec<String> = (0..1_000).map(|n| format!("{n}-{}", "x".repeat(200))).collect();
     let names: Vec<&str> = many.iter().map(String::as_str).collect();
     open.tell((0..20).map(|n| join(&format!("m{n}"), &names)).collect());
-    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["first"]);
-    assert_eq!(freshness(&house).origin, Origin::Restored, "they stand as they were");
+    assert_eq!(masters_of(&fixture, "mail").expect("an entry"), ["first"]);
+    assert_eq!(freshness(&fixture).origin, Origin::Restored, "they stand as they were");
     open.publish(vec![put("/node", "written")]);
-    let report = Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
-    assert_eq!(report.fresh.revision, open.store.snapshot().revision());
-    assert_eq!(&*house.read().nodes[&path("/node")].data, b"written");
+    let status = Reader::open(&fixture.file()).and_then(|reader| reader.status()).expect("a report");
+    assert_eq!(status.fresh.revision, open.store.snapshot().revision());
+    assert_eq!(&*fixture.read().nodes[&path("/node")].data, b"written");
     assert!(open.shared.writer.trouble().is_some_and(|why| why.contains("shared.max_size")));
 
     open.tell((0..20).map(|n| leave(&format!("m{n}"))).collect());
     open.shared.writer.retry_at_once();
     open.write();
-    assert_eq!(freshness(&house).origin, Origin::Live);
+    assert_eq!(freshness(&fixture).origin, Origin::Live);
     assert_eq!(open.shared.writer.trouble(), None);
 }
 
 #[test]
 fn masters_that_were_known_stand_until_all_that_live_are_known() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     open.tell(vec![join("old", &["mail", "gone"]), join("both", &["mail"])]);
     drop(open);
     std::thread::sleep(Duration::from_millis(20));
 
     for restart in 0..2 {
-        let mut open = start(&house);
+        let mut open = start(&fixture);
         let expected =
             |open: &Open, id: &str| open.store.snapshot().directory().master(id).map(|it| !it.is_connected());
         assert_eq!(["old", "both"].map(|id| expected(&open, id)), [Some(true); 2]);
         open.store.publisher(1).publish(Batch::settling(true));
         open.tell(vec![join("both", &["mail"]), join("new", &["mail"])]);
         assert_eq!(["old", "both"].map(|id| expected(&open, id)), [Some(true), Some(false)]);
-        let told = freshness(&house);
-        assert_eq!(masters_of(&house, "mail").expect("an entry"), ["both", "new", "old"], "restart {restart}");
+        let told = freshness(&fixture);
+        assert_eq!(masters_of(&fixture, "mail").expect("an entry"), ["both", "new", "old"], "restart {restart}");
         assert_eq!((told.origin, told.complete), (Origin::Restored, false));
         assert!(told.age >= Duration::from_millis(20), "{told:?}");
         if restart == 0 {
@@ -184,66 +184,66 @@ fn masters_that_were_known_stand_until_all_that_live_are_known() {
         }
         open.store.publisher(1).publish(Batch::settling(false));
         open.settle();
-        let told = freshness(&house);
+        let told = freshness(&fixture);
         assert_eq!((told.origin, told.complete), (Origin::Live, true));
     }
-    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["both", "new"]);
-    assert_eq!(masters_of(&house, "gone"), None);
-    let (old, _) = Reader::open(&house.file()).and_then(|reader| reader.master("old")).expect("read");
+    assert_eq!(masters_of(&fixture, "mail").expect("an entry"), ["both", "new"]);
+    assert_eq!(masters_of(&fixture, "gone"), None);
+    let (old, _) = Reader::open(&fixture.file()).and_then(|reader| reader.master("old")).expect("read");
     assert_eq!(old, None);
 }
 
 #[test]
 fn before_anything_is_known_of_masters_no_absence_is_an_answer() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.write();
-    let told = |house: &House| {
-        let report = Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
-        report.sources.into_iter().map(|source| (source.name, source.whole)).collect::<Vec<_>>()
+    let told = |fixture: &SharedFileFixture| {
+        let status = Reader::open(&fixture.file()).and_then(|reader| reader.status()).expect("a report");
+        status.sources.into_iter().map(|source| (source.name, source.whole)).collect::<Vec<_>>()
     };
-    assert!(told(&house).contains(&("register".into(), false)), "{:?}", told(&house));
-    assert!(!freshness(&house).complete);
+    assert!(told(&fixture).contains(&("register".into(), false)), "{:?}", told(&fixture));
+    assert!(!freshness(&fixture).complete);
     open.settle();
-    assert!(told(&house).contains(&("register".into(), true)), "{:?}", told(&house));
-    assert!(freshness(&house).complete);
+    assert!(told(&fixture).contains(&("register".into(), true)), "{:?}", told(&fixture));
+    assert!(freshness(&fixture).complete);
 }
 
 #[test]
 fn after_a_reboot_the_masters_of_the_copy_stand() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     open.tell(vec![join("old", &["mail"])]);
-    copy::copy(&open.env(), &house.copy()).expect("copied");
+    copy::copy(&open.env(), &fixture.copy()).expect("copied");
     drop(open);
-    fs::remove_file(house.file()).expect("a reboot");
-    let mut open = start(&house);
+    fs::remove_file(fixture.file()).expect("a reboot");
+    let mut open = start(&fixture);
     open.write();
-    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["old"]);
-    assert_eq!(freshness(&house).origin, Origin::Restored);
+    assert_eq!(masters_of(&fixture, "mail").expect("an entry"), ["old"]);
+    assert_eq!(freshness(&fixture).origin, Origin::Restored);
     open.settle();
-    assert_eq!(masters_of(&house, "mail"), None);
-    house.read();
+    assert_eq!(masters_of(&fixture, "mail"), None);
+    fixture.read();
 }
 
 #[test]
 fn the_masters_of_a_register_that_is_switched_off_are_taken_out() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     open.tell(vec![join("old", &["mail"])]);
     drop(open);
-    house.open().sync();
-    assert_eq!(house.read().of_masters, []);
+    fixture.open().sync();
+    assert_eq!(fixture.read().of_masters, []);
 }
 
 #[test]
 fn what_a_register_told_says_nothing_of_the_cluster() {
-    let house = House::new();
-    start(&house).settle();
+    let fixture = SharedFileFixture::new();
+    start(&fixture).settle();
     let other = || feeds("another").into_iter().chain([Feed::of_instances("register", "register")]).collect::<Vec<_>>();
-    assert!(house.open_as(other()).shared.left().is_none());
+    assert!(fixture.open_as(other()).shared.left().is_none());
 }
 
 /// A register that begins with what a file holds.
@@ -255,11 +255,11 @@ fn restored(left: &Contents) -> Restored {
 
 #[test]
 fn a_master_that_cannot_be_read_is_left_out_and_the_others_are_expected_back() {
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     open.tell(vec![join("m1", &["mail"]), join("m2", &["mail"])]);
-    let mut left = Contents::load(&house.file()).expect("it is whole");
+    let mut left = Contents::load(&fixture.file()).expect("it is whole");
     let (id, nested) = (entry::named("master", "bad"), "[".repeat(200) + &"]".repeat(200));
     let bad = format!("{{\"id\":\"bad\",\"services\":[{{\"name\":\"a\",\"metadata\":{nested}}}]}}");
     left.of_masters.push((id, bad.into()));
@@ -285,11 +285,11 @@ fn services_of_odd_names_and_versions_contradict_nothing_and_are_the_same_after_
         "1.0.0",
         "",
     ];
-    let house = House::new();
-    let mut open = start(&house);
+    let fixture = SharedFileFixture::new();
+    let mut open = start(&fixture);
     open.settle();
     open.tell(vec![join("m1", &odd)]);
-    let checked = Reader::open(&house.file()).and_then(|reader| reader.check()).expect("it is whole");
+    let checked = Reader::open(&fixture.file()).and_then(|reader| reader.check()).expect("it is whole");
     assert_eq!(checked.contradictions, Vec::<String>::new());
     let offered = |directory: &crate::store::Directory| {
         let services = directory.services(None).flat_map(|(name, versions)| {

@@ -22,56 +22,56 @@ fn web(number: usize) -> Change {
 }
 
 /// The ports where a service is, in their order, by the file.
-fn ports(house: &House, service: &str) -> Option<Vec<u16>> {
-    let (instances, _) = Reader::open(&house.file()).and_then(|reader| reader.instances(service)).expect("read");
+fn ports(fixture: &SharedFileFixture, service: &str) -> Option<Vec<u16>> {
+    let (instances, _) = Reader::open(&fixture.file()).and_then(|reader| reader.instances(service)).expect("read");
     let port = |instance: view::Instance| instance.endpoints[0].port;
     let mut ports: Vec<_> = instances?.into_iter().map(port).collect();
     ports.sort_unstable();
     Some(ports)
 }
 
-fn contradictions(house: &House) -> Vec<String> {
-    Reader::open(&house.file()).and_then(|reader| reader.check()).expect("it is whole").contradictions
+fn contradictions(fixture: &SharedFileFixture) -> Vec<String> {
+    Reader::open(&fixture.file()).and_then(|reader| reader.check()).expect("it is whole").contradictions
 }
 
 #[test]
 fn an_instance_has_an_entry_of_its_own_and_is_written_alone() {
-    let house = House::new();
-    let mut open = house.open_as(with_services());
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(with_services());
     open.sync();
     open.publish((1..=2_000).map(web).collect());
-    assert_eq!(ports(&house, "web"), Some((1..=2_000).collect()));
-    house.assert_writes_little(|| {
+    assert_eq!(ports(&fixture, "web"), Some((1..=2_000).collect()));
+    fixture.assert_writes_little(|| {
         open.publish(vec![web(2_001), Change::Delete(path("/s/web/i-7"))]);
     });
-    assert_eq!(ports(&house, "web"), Some((1..=2_001).filter(|port| *port != 7).collect()));
-    assert_eq!(contradictions(&house), [""; 0]);
+    assert_eq!(ports(&fixture, "web"), Some((1..=2_001).filter(|port| *port != 7).collect()));
+    assert_eq!(contradictions(&fixture), [""; 0]);
     let read = "$n = json_decode(dba_fetch('instances/web', $db), true)['0.0.0']; $last = $n - 1;
         echo $n, ' ', json_decode(dba_fetch(\"instance/web\\0\" . \"0.0.0\\0$last\", $db))->endpoints[0]->host,
             ' ', json_encode(dba_fetch(\"instance/web\\0\" . \"0.0.0\\0$n\", $db));";
-    assert_eq!(house.php(read), "2000 10.0.0.5 false");
+    assert_eq!(fixture.php(read), "2000 10.0.0.5 false");
     open.publish((1..=2_001).map(|number| Change::Delete(path(&format!("/s/web/i-{number}")))).collect());
-    assert_eq!(ports(&house, "web"), None);
-    assert!(house.read().registered.is_empty());
+    assert_eq!(ports(&fixture, "web"), None);
+    assert!(fixture.read().registered.is_empty());
 }
 
 #[test]
 fn a_restart_has_what_nodes_register_before_any_master_is_known_and_forgets_what_is_gone() {
-    let house = House::new();
-    let mut open = house.open_as(with_services());
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(with_services());
     open.sync();
     open.publish((1..=3).map(web).chain([put("/s/mail/i", "h:1")]).collect());
     drop(open);
     // The register settles: what is known of masters stands as it was.
-    let mut open = house.open_as(with_services());
+    let mut open = fixture.open_as(with_services());
     let directory = |open: &Open| open.store.snapshot().directory().instances("web").count();
     assert_eq!((directory(&open), open.store.snapshot().directory().instances("mail").count()), (3, 1));
     open.publish(vec![Change::Delete(path("/s/web/i-1")), Change::Delete(path("/s/mail/i")), web(9)]);
-    assert_eq!((ports(&house, "web"), ports(&house, "mail")), (Some(vec![2, 3, 9]), None));
-    assert_eq!(contradictions(&house), [""; 0]);
+    assert_eq!((ports(&fixture, "web"), ports(&fixture, "mail")), (Some(vec![2, 3, 9]), None));
+    assert_eq!(contradictions(&fixture), [""; 0]);
     drop(open);
     // Who has them registered no longer in the configuration has none.
-    let mut open = house.open();
+    let mut open = fixture.open();
     open.publish(vec![put("/other", "x")]);
-    assert_eq!((ports(&house, "web"), house.read().registered.len()), (None, 0));
+    assert_eq!((ports(&fixture, "web"), fixture.read().registered.len()), (None, 0));
 }

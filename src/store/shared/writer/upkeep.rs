@@ -12,9 +12,9 @@ use super::{Origin, Writer};
 use crate::allocator;
 use crate::permissions::own;
 use crate::store::Directory;
-use crate::store::shared::kept::Kept;
+use crate::store::shared::location::{Beginning, FileLocation, file_id, has_sum};
 use crate::store::shared::mapped::{Mapped, Room};
-use crate::store::shared::place::{Beginning, Place, has_sum, mark};
+use crate::store::shared::restored_masters::RestoredMasters;
 use crate::store::shared::write_txn::WriteTxn;
 use crate::store::shared::{Env, SharedError};
 
@@ -28,10 +28,10 @@ impl Writer {
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
         let failed = |error: SharedError| error.with_hint();
         // Each time: without the claim, another sidecar may write the file, and take the memory of what was mapped here.
-        let is_claimed_anew = !self.place.is_there() && self.claim_again().map_err(failed)?;
+        let is_claimed_anew = !self.location.is_there() && self.claim_again().map_err(failed)?;
         if is_beat {
             // Before anything else: it may be what fills the disk. But readers decide how long it takes.
-            self.place.make_room(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]), now);
+            self.location.make_room(self.mapped.as_ref().and_then(|mapped| mapped.ids()[1]), now);
         }
         // Another sidecar may have had the claim meanwhile; and what LMDB could not finish may be there all the same.
         if (is_claimed_anew || self.env().is_err()) && !self.is_as_written() {
@@ -42,7 +42,7 @@ impl Writer {
             self.put_by_turns(now, Self::begin)?;
         }
         let (mapped, _) = self.map().map_err(failed)?;
-        let is_out_of_place = is_beat && mapped.marks() != self.place.marks();
+        let is_out_of_place = is_beat && mapped.ids() != self.location.ids();
         if is_beat || is_claimed_anew {
             let is_missing = is_out_of_place || is_claimed_anew && !begins;
             let again = if is_missing { self.put_by_turns(now, Self::put_again) } else { Ok(()) };
@@ -55,7 +55,7 @@ impl Writer {
                 self.fault = self.replace(&fault, now).err();
             }
         }
-        let max = self.place.config.max_pinned;
+        let max = self.location.config.max_pinned;
         let (mapped, _) = self.map().map_err(failed)?;
         match mapped.room(max, now) {
             Ok(Room::Pinned(who)) => {
@@ -82,13 +82,13 @@ impl Writer {
 
     fn begin(&mut self) -> Result<(), SharedError> {
         let mut begun = match &self.origin {
-            Origin::Nothing => self.place.put(Beginning::Nothing),
-            Origin::Here(read) => self.place.adopt(*read, self.sum),
-            Origin::Copy(from, read) => self.place.put(Beginning::Copy(from, *read, self.sum)),
+            Origin::Nothing => self.location.put(Beginning::Nothing),
+            Origin::Here(read) => self.location.adopt(*read, self.sum),
+            Origin::Copy(from, read) => self.location.put(Beginning::Copy(from, *read, self.sum)),
         };
         if begun.is_err() && !self.is_as_read() {
             self.begin_anew();
-            begun = self.place.put(Beginning::Nothing);
+            begun = self.location.put(Beginning::Nothing);
         }
         begun.map(|mapped| self.install(mapped))
     }
@@ -97,11 +97,11 @@ impl Writer {
     pub(in crate::store::shared) fn is_as_read(&self) -> bool {
         let (path, read) = match &self.origin {
             Origin::Nothing => return true,
-            Origin::Here(read) => (&self.place.path, read),
+            Origin::Here(read) => (&self.location.path, read),
             Origin::Copy(from, read) => (from, read),
         };
         match fs::symlink_metadata(path) {
-            Ok(found) => mark(&found) == *read && own::open(path).ok().is_none_or(|file| has_sum(&file, self.sum)),
+            Ok(found) => file_id(&found) == *read && own::open(path).ok().is_none_or(|file| has_sum(&file, self.sum)),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
@@ -114,21 +114,22 @@ impl Writer {
     /// What the file holds, or what it was to begin with, is not known any more.
     fn begin_anew(&mut self) {
         (self.mapped, self.origin) = (None, Origin::Nothing);
-        (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
-        (self.of_masters, self.report, self.standing) = (0, None, None);
+        (self.nodes, self.directory, self.restored, self.sum) =
+            (OrdMap::new(), Directory::default(), RestoredMasters::nothing(), 0);
+        (self.of_masters, self.status, self.standing) = (0, None, None);
         (self.registered, self.left) = (Directory::default(), Vec::new());
     }
 
     /// The file, mapped anew if it was not mapped.
     fn map(&mut self) -> Result<(&mut Mapped, Arc<Env>), SharedError> {
         let Some(mapped) = &mut self.mapped else {
-            return Err(self.place.failed(io::ErrorKind::NotFound.into()));
+            return Err(self.location.failed(io::ErrorKind::NotFound.into()));
         };
         let env = match &mapped.env {
             Some(env) => env.clone(),
             None => {
-                let again = self.place.map(&mapped.data)?;
-                mapped.map_again(again).map_err(|source| self.place.failed(source))?
+                let again = self.location.map(&mapped.data)?;
+                mapped.map_again(again).map_err(|source| self.location.failed(source))?
             }
         };
         Ok((mapped, env))
@@ -138,22 +139,22 @@ impl Writer {
     fn install(&mut self, mapped: Mapped) {
         if let Some(old) = self.mapped.replace(mapped) {
             let old = self.say_farewell(old);
-            self.place.watch(old);
+            self.location.watch(old);
         }
     }
 
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
-        self.place.locks.full().and_then(|()| self.place.full()).map_err(|full| format!("{why}; {full}"))?;
+        self.location.locks.full().and_then(|()| self.location.full()).map_err(|full| format!("{why}; {full}"))?;
         // Also one that a start replaced, or an earlier process: there is room for two.
-        let is_one_whole = self.place.replaced.iter().any(|old| old.is_whole(now));
+        let is_one_whole = self.location.replaced.iter().any(|old| old.is_whole(now));
         if is_one_whole || self.not_before.is_some_and(|not_before| now < not_before) {
             return Err(format!("{why}; another one takes its place soon"));
         }
         let state = self.map().map(|(_, env)| env);
-        match state.and_then(|env| self.place.put(Beginning::State(&env))) {
+        match state.and_then(|env| self.location.put(Beginning::State(&env))) {
             Ok(fresh) => {
-                tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
+                tracing::warn!(path = %self.location.path.display(), why, "replaced the shared file");
                 self.not_before = Some(now + REPLACE_INTERVAL);
                 self.install(fresh);
                 Ok(())
@@ -181,27 +182,27 @@ impl Writer {
 
     /// Claims the place once more, whose hidden folder was removed; false: only its permissions were in the way.
     fn claim_again(&mut self) -> Result<bool, SharedError> {
-        let again = Place::claim(self.place.path.clone(), self.place.config.clone());
+        let again = FileLocation::claim(self.location.path.clone(), self.location.config.clone());
         if let Err(SharedError::Taken(..)) = &again {
             // The attempt has set them right, and met this claim.
-            if self.place.is_there() {
+            if self.location.is_there() {
                 return Ok(false);
             }
             // It may write the very file that is mapped here.
             self.begin_anew();
-            self.place.leave();
+            self.location.leave();
         }
-        let before = mem::replace(&mut self.place, again?);
-        self.place.take(before);
+        let before = mem::replace(&mut self.location, again?);
+        self.location.take(before);
         Ok(true)
     }
 
     /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
     fn put_again(&mut self) -> Result<(), SharedError> {
         let (_, env) = self.map()?;
-        let fresh = self.place.put(Beginning::State(&env))?;
+        let fresh = self.location.put(Beginning::State(&env))?;
         self.install(fresh);
-        tracing::warn!(path = %self.place.path.display(), "put the shared file in its place anew: something there was removed or exchanged");
+        tracing::warn!(path = %self.location.path.display(), "put the shared file in its place anew: something there was removed or exchanged");
         Ok(())
     }
 

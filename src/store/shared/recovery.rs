@@ -7,26 +7,26 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::contents;
-use super::image::{Image, Unfit};
+use super::image::{Image, InvalidFile};
 use super::{Contents, lock_file, with_end};
 use crate::permissions::own::remove;
 use crate::store::Feed;
 
 /// What an earlier process left in a file. One that cannot be used is set aside; and one that was, for being of another
 /// cluster, comes back when it is of ours.
-pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Option<Contents>> {
+pub(super) fn recover(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Option<Contents>> {
     let began = Instant::now();
     let (left, why) = match Contents::load(path) {
         Ok(left) => match left.check_cluster(feeds) {
             Ok(()) => {
                 let ms = began.elapsed().as_millis() as u64;
-                let (nodes, revision) = (left.nodes.len(), left.report.fresh.revision);
+                let (nodes, revision) = (left.nodes.len(), left.status.fresh.revision);
                 tracing::info!(path = %path.display(), nodes, revision, ms, "read what an earlier process left");
                 return Ok(Some(left));
             }
             Err(why) => (Some(left), why),
         },
-        Err(Unfit::Unreadable(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(InvalidFile::Unreadable(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Err(why) => (None, why),
     };
     let (other, spare) = (with_end(path, ".other-cluster"), with_end(path, ".back"));
@@ -46,7 +46,7 @@ pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
     remove(&lock_file(path))?;
     if let Some(back) = &back {
         fs::rename(&spare, path)?;
-        let (nodes, revision) = (back.nodes.len(), back.report.fresh.revision);
+        let (nodes, revision) = (back.nodes.len(), back.status.fresh.revision);
         tracing::info!(path = %path.display(), nodes, revision, "took back the shared file that had been set aside");
     }
     Ok(back)
@@ -61,13 +61,13 @@ fn is_new(path: &Path) -> bool {
 }
 
 /// A copy that is newer than `here`.
-pub(super) fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
-    let is_newer = |revision| here.is_none_or(|here| revision > here.report.fresh.revision);
-    let told = Image::open_own(copy).and_then(|image| contents::report(&image));
-    if told.is_ok_and(|report| !is_newer(report.fresh.revision)) {
+pub(super) fn recover_newer(copy: &Path, here: Option<&Contents>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
+    let is_newer = |revision| here.is_none_or(|here| revision > here.status.fresh.revision);
+    let told = Image::open_own(copy).and_then(|image| contents::status(&image));
+    if told.is_ok_and(|status| !is_newer(status.fresh.revision)) {
         return None;
     }
-    let left = left_at(copy, feeds);
+    let left = recover(copy, feeds);
     let left = left.inspect_err(|error| tracing::warn!(path = %copy.display(), %error, "cannot use the copy")).ok()?;
-    left.filter(|left| is_newer(left.report.fresh.revision))
+    left.filter(|left| is_newer(left.status.fresh.revision))
 }

@@ -17,7 +17,7 @@ use bytesize::ByteSize;
 
 use super::entry::{CHECKSUM, checksum};
 use super::env::Env;
-use super::image::{Image, Unfit};
+use super::image::{Image, InvalidFile};
 use super::lock_file::LockFile;
 use super::locks::Locks;
 use super::mapped::Mapped;
@@ -29,12 +29,12 @@ use crate::permissions::{Claim, Mode, NotClaimed, Permissions, make_folder};
 /// How many places LMDB's own lock file has: for the floor, and for whoever copies or counts.
 const OWN_READERS: u32 = 8;
 
-/// A file is not replaced while processes have so many open that were: they can take the memory of each.
+/// A file is not replaced while processes have this many open that were: they can take the memory of each.
 const MAX_REPLACED: usize = 8;
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct FileLocation {
     pub(super) path: PathBuf,
     pub(super) config: Config,
     /// The writer's own folder.
@@ -53,13 +53,13 @@ pub(super) enum Beginning<'a> {
     /// The newest state of this file.
     State(&'a Env),
     /// The bytes of this file, which was read before and had this sum.
-    Copy(&'a Path, Mark, u64),
+    Copy(&'a Path, FileId, u64),
 }
 
 /// Which file it is.
-pub(super) type Mark = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
-impl Place {
+impl FileLocation {
     /// The place of the file at `path`, to which nobody else writes from now on.
     pub(super) fn claim(path: PathBuf, config: Config) -> Result<Self, SharedError> {
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -80,7 +80,7 @@ impl Place {
             NotClaimed::Failed(error) => io(error),
         })?;
         let locks = clear(&path, &own).map_err(io)?;
-        let current = fs::symlink_metadata(&path).ok().map(|file| mark(&file));
+        let current = fs::symlink_metadata(&path).ok().map(|file| file_id(&file));
         let replaced = replaced::found(&own, current).map_err(io)?;
         let fresh = own.join("fresh");
         create(&fresh, 0o600).map_err(io)?;
@@ -91,7 +91,7 @@ impl Place {
 
     /// Maps the file that lies here and was read before, with this sum, if that can be done so that its readers notice nothing; else a
     /// new one takes its place, with the same state.
-    pub(super) fn adopt(&mut self, read: Mark, sum: u64) -> Result<Mapped, SharedError> {
+    pub(super) fn adopt(&mut self, read: FileId, sum: u64) -> Result<Mapped, SharedError> {
         permit(&self.path, &self.config.permissions())?;
         let data = own::open_with(&self.path, File::options().read(true).write(true))
             .map_err(|why| self.failed(why.at(&self.path)))?;
@@ -199,8 +199,8 @@ impl Place {
 
     /// Keeps watch over a file that was replaced.
     pub(super) fn watch(&mut self, old: (File, Weak<Env>)) {
-        let which = old.0.metadata().ok().map(|data| mark(&data));
-        match self.replaced.iter_mut().find(|known| known.mark() == which) {
+        let which = old.0.metadata().ok().map(|data| file_id(&data));
+        match self.replaced.iter_mut().find(|known| known.file_id() == which) {
             Some(known) => known.env = old.1,
             None => self.replaced.extend(Replaced::of(old, &self.own).ok()),
         }
@@ -210,7 +210,7 @@ impl Place {
     pub(super) fn take(&mut self, before: Self) {
         self.locks.take(before.locks);
         // What is open twice here never seems to be closed.
-        self.replaced.retain(|found| before.replaced.iter().all(|known| known.mark() != found.mark()));
+        self.replaced.retain(|found| before.replaced.iter().all(|known| known.file_id() != found.file_id()));
         self.replaced.extend(before.replaced);
     }
 
@@ -235,9 +235,9 @@ impl Place {
 
     /// Takes away what readers have filled the file system with, and forgets what they cannot fill any more: but not the
     /// `mapped` lock file, which may come back to its place.
-    pub(super) fn make_room(&mut self, mapped: Option<Mark>, now: Instant) {
+    pub(super) fn make_room(&mut self, mapped: Option<FileId>, now: Instant) {
         self.locks.cut();
-        let [_, current] = self.marks();
+        let [_, current] = self.ids();
         self.locks.forget([current, mapped]);
         self.replaced.retain(|old| old.empty(now));
     }
@@ -248,8 +248,9 @@ impl Place {
     }
 
     /// Which file lies here, and which lock file.
-    pub(super) fn marks(&self) -> [Option<Mark>; 2] {
-        [self.path.clone(), lock_file(&self.path)].map(|path| fs::symlink_metadata(path).ok().map(|file| mark(&file)))
+    pub(super) fn ids(&self) -> [Option<FileId>; 2] {
+        [self.path.clone(), lock_file(&self.path)]
+            .map(|path| fs::symlink_metadata(path).ok().map(|file| file_id(&file)))
     }
 
     pub(super) fn failed(&self, source: io::Error) -> SharedError {
@@ -262,8 +263,8 @@ impl Place {
 }
 
 /// LMDB trusts what it maps, so it has to be the very file that was read as an [`super::image::Image`].
-fn check_read(file: &File, read: Mark, sum: u64) -> io::Result<()> {
-    if mark(&file.metadata()?) == read && has_sum(file, sum) {
+fn check_read(file: &File, read: FileId, sum: u64) -> io::Result<()> {
+    if file_id(&file.metadata()?) == read && has_sum(file, sum) {
         return Ok(());
     }
     Err(io::Error::other("another file lies in the place of the one that was read"))
@@ -271,13 +272,13 @@ fn check_read(file: &File, read: Mark, sum: u64) -> io::Result<()> {
 
 /// Whether its checksum tells this sum: so another file of the same number is found out, too.
 pub(super) fn has_sum(file: &File, sum: u64) -> bool {
-    let image = file.try_clone().map_err(Unfit::Unreadable).and_then(Image::of);
+    let image = file.try_clone().map_err(InvalidFile::Unreadable).and_then(Image::of);
     let told = image.and_then(|image| image.get(CHECKSUM));
     // Nothing was written yet to one without.
     told.is_ok_and(|told| told.map_or(sum == 0, |told| told == checksum(sum)))
 }
 
-pub(super) fn mark(file: &Metadata) -> Mark {
+pub(super) fn file_id(file: &Metadata) -> FileId {
     (file.dev(), file.ino())
 }
 
@@ -292,10 +293,10 @@ fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
         remove(&lock)?;
     }
     match fs::symlink_metadata(&lock) {
-        Ok(found) if !locks.has_sound(mark(&found)) => {
+        Ok(found) if !locks.has_sound(file_id(&found)) => {
             tracing::warn!(
                 path = %lock.display(),
-                "remove what lies in the place of the shared file's lock file: an earlier version or somebody else made \
+                "remove what lies in the location of the shared file's lock file: an earlier version or somebody else made \
                  it, the hidden folder beside it was removed, or a reader gave it more attributes than can be removed"
             );
             // Where that cannot be, whatever comes to need its place says why.
