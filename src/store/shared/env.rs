@@ -31,8 +31,8 @@ pub(super) struct Env {
 }
 
 impl Env {
-    /// Maps a file under a name beside which nobody else has a lock file; it gets one, with places for this many readers. A
-    /// file that is not empty has been read as an [`super::image::Image`]: LMDB trusts it.
+    /// Maps a file under a name beside which nobody else has a lock file; it gets one, with places for this many
+    /// readers. A file that is not empty has been read as an [`super::image::Image`]: LMDB trusts it.
     pub(super) fn writer(path: &Path, max_size: ByteSize, readers: u32) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;
         let size = (max_size.as_u64() as usize).next_multiple_of(PAGE);

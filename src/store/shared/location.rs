@@ -89,8 +89,8 @@ impl FileLocation {
         Ok(Self { path, config, own, locks, replaced, claim })
     }
 
-    /// Maps the file that lies here and was read before, with this sum, if that can be done so that its readers notice nothing; else a
-    /// new one takes its place, with the same state.
+    /// Maps the file that lies here and was read before, with this sum, if that can be done so that its readers notice
+    /// nothing; else a new one takes its place, with the same state.
     pub(super) fn adopt(&mut self, read: FileId, sum: u64) -> Result<Mapped, SharedError> {
         permit(&self.path, &self.config.permissions())?;
         let data = own::open_with(&self.path, File::options().read(true).write(true))
@@ -264,18 +264,24 @@ impl FileLocation {
 
 /// LMDB trusts what it maps, so it has to be the very file that was read as an [`super::image::Image`].
 fn check_read(file: &File, read: FileId, sum: u64) -> io::Result<()> {
-    if file_id(&file.metadata()?) == read && has_sum(file, sum) {
+    if file_id(&file.metadata()?) == read && has_sum(file, sum)? {
         return Ok(());
     }
     Err(io::Error::other("another file lies in the place of the one that was read"))
 }
 
-/// Whether its checksum tells this sum: so another file of the same number is found out, too.
-pub(super) fn has_sum(file: &File, sum: u64) -> bool {
+/// Whether its checksum is of this sum: so another file of the same number is found out, too.
+///
+/// # Errors
+/// When it cannot be read now, as without a free descriptor: that says nothing of what it holds.
+pub(super) fn has_sum(file: &File, sum: u64) -> io::Result<bool> {
     let image = file.try_clone().map_err(InvalidFile::Unreadable).and_then(Image::of);
-    let told = image.and_then(|image| image.get(CHECKSUM));
-    // Nothing was written yet to one without.
-    told.is_ok_and(|told| told.map_or(sum == 0, |told| told == checksum(sum)))
+    match image.and_then(|image| image.get(CHECKSUM)) {
+        // Nothing was written yet to one without.
+        Ok(written) => Ok(written.map_or(sum == 0, |written| written == checksum(sum))),
+        Err(InvalidFile::Unreadable(error)) => Err(error),
+        Err(_) => Ok(false),
+    }
 }
 
 pub(super) fn file_id(file: &Metadata) -> FileId {

@@ -28,7 +28,8 @@ use crate::task::Stop;
 /// How often the status is rewritten, so that readers know that the writer lives.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Transactions begin at least this long after one another, so that not much of the file waits for readers that were replaced.
+/// Transactions begin at least this long after one another, so that not much of the file waits for readers that were
+/// replaced.
 const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// After a transaction that took this long or longer, the next one waits: four times as long, so that long lists that
@@ -56,6 +57,8 @@ pub(super) struct Writer {
     origin: Origin,
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
+    /// Whether the location was claimed anew, and the file was not looked at since.
+    is_claim_new: bool,
     /// When a file may be replaced again.
     not_before: Option<Instant>,
     /// When it is tried again to put a file in its place, and why that failed.
@@ -179,6 +182,7 @@ impl Writer {
             location,
             origin,
             mapped: None,
+            is_claim_new: false,
             not_before: None,
             not_put: None,
             fault: None,

@@ -549,6 +549,59 @@ fn no_file_is_replaced_while_readers_have_many_that_were() {
 }
 
 #[test]
+fn a_file_that_is_deleted_is_not_put_again_while_readers_have_many_that_were() {
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
+    open.publish(vec![put("/a", "1")]);
+    let (start, mut held) = (Instant::now(), Vec::new());
+    for n in 0..9 {
+        held.push(File::open(fixture.file()).expect("a file"));
+        fs::remove_file(fixture.file()).expect("a file");
+        open.shared.writer.make_ready(true, start + Duration::from_secs(n * 60)).expect("ready");
+        assert_eq!(fixture.file().exists(), n < 8, "{n}");
+    }
+    let why = open.shared.writer.trouble().expect("why it is not put again");
+    assert!(
+        why.starts_with("new readers cannot find it: ") && why.contains("8 files open that were replaced"),
+        "{why}"
+    );
+    held.clear();
+    // A child of another test has them open until it runs its own program.
+    assert!((10..2_000).any(|n| {
+        open.shared.writer.make_ready(true, start + Duration::from_secs(n * 60)).expect("ready");
+        fixture.file().exists()
+    }));
+    fixture.assert_holds(&open.store);
+}
+
+#[test]
+fn what_cannot_be_read_for_a_moment_is_not_written_anew() {
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open();
+    open.sync();
+    open.publish(vec![put("/a", "1")]);
+    let inode = || fs::metadata(fixture.file()).expect("a file").ino();
+    let before = inode();
+    for (is_claim_lost, is_same_file) in [(false, true), (true, false)] {
+        if is_claim_lost {
+            fs::remove_dir_all(fixture.folder.path().join(".shared.mdb")).expect("a folder");
+        } else {
+            open.shared.writer.unmap();
+        }
+        // It refuses to be read, as it does without a free descriptor.
+        let unreadable = File::options().write(true).open(fixture.file()).expect("a file");
+        let mapped = open.shared.writer.mapped.as_mut().expect("a file");
+        let readable = std::mem::replace(&mut mapped.data, unreadable);
+        let why = open.shared.writer.make_ready(false, Instant::now()).expect_err("nobody knows what it holds");
+        assert!(why.starts_with("cannot read what it holds: "), "{why}");
+        open.shared.writer.mapped.as_mut().expect("it is not given up").data = readable;
+        open.write_between_beats();
+        assert_eq!(inode() == before, is_same_file, "{is_claim_lost}");
+        fixture.assert_holds(&open.store);
+    }
+}
+
+#[test]
 fn a_lock_file_that_is_known_once_more_is_forgotten_as_others_are() {
     let fixture = SharedFileFixture::new();
     let mut open = fixture.open();

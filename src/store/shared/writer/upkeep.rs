@@ -28,15 +28,19 @@ impl Writer {
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
         let failed = |error: SharedError| error.with_hint();
         // Each time: without the claim, another sidecar may write the file, and take the memory of what was mapped here.
-        let is_claimed_anew = !self.location.is_there() && self.claim_again().map_err(failed)?;
+        if !self.location.is_there() {
+            self.is_claim_new |= self.claim_again().map_err(failed)?;
+        }
         if is_beat {
             // Before anything else: it may be what fills the disk. But readers decide how long it takes.
             self.location.make_room(self.mapped.as_ref().and_then(|mapped| mapped.ids()[1]), now);
         }
         // Another sidecar may have had the claim meanwhile; and what LMDB could not finish may be there all the same.
-        if (is_claimed_anew || self.env().is_err()) && !self.is_as_written() {
+        let is_in_doubt = self.is_claim_new || self.env().is_err();
+        if is_in_doubt && !self.is_as_written().map_err(|error| format!("cannot read what it holds: {error}"))? {
             self.begin_anew();
         }
+        let is_claimed_anew = mem::take(&mut self.is_claim_new);
         let begins = self.mapped.is_none();
         if begins {
             self.put_by_turns(now, Self::begin)?;
@@ -101,14 +105,17 @@ impl Writer {
             Origin::Copy(from, read) => (from, read),
         };
         match fs::symlink_metadata(path) {
-            Ok(found) => file_id(&found) == *read && own::open(path).ok().is_none_or(|file| has_sum(&file, self.sum)),
+            Ok(found) => {
+                file_id(&found) == *read
+                    && own::open(path).ok().is_none_or(|file| has_sum(&file, self.sum).unwrap_or(true))
+            }
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 
     /// Whether the mapped file holds what was written last.
-    fn is_as_written(&self) -> bool {
-        self.mapped.as_ref().is_none_or(|mapped| has_sum(&mapped.data, self.sum))
+    fn is_as_written(&self) -> io::Result<bool> {
+        self.mapped.as_ref().map_or(Ok(true), |mapped| has_sum(&mapped.data, self.sum))
     }
 
     /// What the file holds, or what it was to begin with, is not known any more.
@@ -143,9 +150,14 @@ impl Writer {
         }
     }
 
+    /// Whether processes have few enough files open that were replaced; or what an operator can do about it.
+    fn may_replace(&self) -> Result<(), String> {
+        self.location.locks.full().and_then(|()| self.location.full())
+    }
+
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
-        self.location.locks.full().and_then(|()| self.location.full()).map_err(|full| format!("{why}; {full}"))?;
+        self.may_replace().map_err(|full| format!("{why}; {full}"))?;
         // Also one that a start replaced, or an earlier process: there is room for two.
         let is_one_whole = self.location.replaced.iter().any(|old| old.is_whole(now));
         if is_one_whole || self.not_before.is_some_and(|not_before| now < not_before) {
@@ -199,6 +211,7 @@ impl Writer {
 
     /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
     fn put_again(&mut self) -> Result<(), SharedError> {
+        self.may_replace().map_err(|full| self.location.failed(io::Error::other(full)))?;
         let (_, env) = self.map()?;
         let fresh = self.location.put(Beginning::State(&env))?;
         self.install(fresh);
