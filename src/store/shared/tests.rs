@@ -1,9 +1,16 @@
 //! What the shared file promises: to its readers, to the next start, and when it comes to harm.
 
 mod broken;
+mod claims;
+mod following;
+mod killed;
+mod lock_files;
 mod masters;
+mod missing;
 mod registered;
 mod replaced;
+mod starts;
+mod state;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -169,15 +176,55 @@ impl Open {
     }
 }
 
-fn data(snapshot: &Snapshot, at: &str) -> Option<String> {
-    snapshot.node(&path(at)).map(|node| String::from_utf8_lossy(&node.data).into_owned())
+impl Open {
+    /// What the writer does between two heartbeats when the store has changed.
+    fn write_between_beats(&mut self) {
+        self.shared.writer.make_ready(false, Instant::now()).expect("ready");
+        self.shared.writer.renew(&self.store).expect("written");
+    }
+
+    /// Breaks the lock file, and lets the writer replace the file.
+    fn replace(&mut self, fixture: &SharedFileFixture, now: Instant) {
+        drop(break_lock(fixture));
+        for seconds in [0, 3] {
+            self.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
+        }
+    }
+
+    /// Lets the writer's heart beat until that is so: a child of another test has files open until it runs its own
+    /// program.
+    fn beats_until(&mut self, is_so: impl Fn() -> bool) {
+        assert!((0..2_000).any(|_| {
+            self.make_ready();
+            is_so()
+        }));
+    }
 }
 
-/// Sees to it that the file at `at` was set aside, and that the sidecar began without it.
-fn assert_set_aside(fixture: &SharedFileFixture, open: &Open) {
-    assert!(open.shared.left().is_none());
-    assert!(fixture.aside().exists());
-    assert_eq!(fixture.file().metadata().expect("a new file").mode() & 0o777, 0o640);
+impl SharedFileFixture {
+    /// Puts a folder where a new file is made, so that none can be.
+    fn hinder(&self) -> PathBuf {
+        let fresh = self.folder.path().join(".shared.mdb/fresh");
+        let _ = fs::remove_file(&fresh);
+        fs::create_dir(&fresh).expect("a folder");
+        fresh
+    }
+
+    /// Gives the one file that was replaced the second name that it has if that was `then`.
+    fn date_second_name(&self, then: SystemTime) {
+        let names = fs::read_dir(self.folder.path().join(".shared.mdb")).expect("a folder");
+        let mut names = names.map(|entry| entry.expect("a name").path());
+        let is_second =
+            |name: &PathBuf| name.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"replaced-"));
+        let name = names.find(is_second).expect("a second name");
+        let seconds = then.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+        let (start, _) = name.to_str().expect("a name").rsplit_once('-').expect("a time");
+        fs::rename(&name, format!("{start}-{seconds}")).expect("renamed");
+    }
+}
+
+fn data(snapshot: &Snapshot, at: &str) -> Option<String> {
+    snapshot.node(&path(at)).map(|node| String::from_utf8_lossy(&node.data).into_owned())
 }
 
 #[test]
@@ -256,220 +303,6 @@ fn a_change_writes_by_its_own_size() {
 }
 
 #[test]
-fn the_next_start_answers_from_it_and_says_so() {
-    let fixture = SharedFileFixture::new();
-    let mut open = fixture.open();
-    open.sync();
-    let last = open.publish(vec![put("/a", "1")]);
-    drop(open);
-    std::thread::sleep(Duration::from_millis(20));
-    let open = fixture.open();
-    let (snapshot, freshness) = (open.store.snapshot(), open.freshness());
-    assert_eq!(data(&snapshot, "/a").as_deref(), Some("1"));
-    assert_eq!((freshness.origin, freshness.complete), (Origin::Restored, true));
-    assert!(freshness.age >= Duration::from_millis(20) && freshness.age < Duration::from_secs(600), "{freshness:?}");
-    assert!(freshness.revision > last);
-
-    let room = PageLimit { changes: 9, bytes: 999 };
-    let since = |revision| open.store.snapshot().changes_since(revision, &[NodePath::root()], room);
-    assert!(matches!(since(last), ChangesSince::Known { changes, .. } if changes.is_empty()), "it is the same state");
-    assert_eq!(since(last - 1), ChangesSince::Unknown);
-    assert_eq!(since(last + 1), ChangesSince::Unknown, "this may have been given out and not written");
-    open.publisher.feed().enter(FeedState::Live, "");
-    open.publisher.feed().prove(Moment::now());
-    open.publisher.publish_whole(vec![put("/b", "1")]);
-    assert_eq!((open.freshness().origin, open.freshness().age), (Origin::Live, Duration::ZERO));
-    assert!(matches!(since(last), ChangesSince::Known { changes, .. } if changes.len() == 1));
-    assert_eq!(since(last + 1), ChangesSince::Unknown);
-}
-
-#[test]
-fn an_age_counts_from_the_last_sync_whatever_the_clock_does() {
-    let contents = SharedFileFixture::with([vec![put("/a", "1")]]).read();
-    let age = |now: SystemTime| {
-        let mut feeds = feeds("cluster");
-        contents.restore(&mut feeds, now);
-        feeds[0].age().expect("it was in sync once").as_secs()
-    };
-    let written = SystemTime::UNIX_EPOCH + Duration::from_millis(contents.status.written_at);
-    assert_eq!(age(written + Duration::from_secs(3_600)), 3_600);
-    assert_eq!(age(written - Duration::from_secs(3_600)), 0);
-    let away = |now| contents.status.freshness(contents.status.behind(&NodePath::root()), now).age.as_secs();
-    assert_eq!(away(written + Duration::from_secs(1)), 0, "the writer lives");
-    assert_eq!(away(written + Duration::from_secs(3_600)), 3_600, "the writer is away");
-}
-
-#[test]
-fn only_what_is_mirrored_now_is_restored() {
-    let fixture = SharedFileFixture::with([vec![put("/a/x", "1"), put("/b", "1"), put("/c", "1")]]);
-    let roots = |of: &[&str]| of.iter().map(|root| path(root)).collect::<Vec<_>>();
-    let narrow = || {
-        vec![
-            Feed::of_nodes("test", "file", roots(&["/a"])).of(Identity::new("cluster")),
-            Feed::of_nodes("other", "file", roots(&["/b"])).of(Identity::new("cluster")),
-        ]
-    };
-    let mut open = fixture.open_as(narrow());
-    let snapshot = open.store.snapshot();
-    let filled: Vec<_> = snapshot.filled().iter().map(|filled| (filled.whole, filled.nodes)).collect();
-    assert_eq!(filled, [(true, 1), (true, 1)], "/c is of none");
-    open.write();
-    drop(open);
-    assert_eq!(fixture.read().nodes.len(), 2, "what is not restored is taken out of the file");
-}
-
-#[test]
-fn a_root_that_is_added_takes_no_answer_from_the_others() {
-    let fixture = SharedFileFixture::with([vec![put("/a/x", "1")]]);
-    let of = |roots: &[&str]| {
-        let roots = roots.iter().map(|root| path(root)).collect();
-        vec![Feed::of_nodes("test", "file", roots).of(Identity::new("cluster"))]
-    };
-    let wider = || of(&["/a", "/d"]);
-    fixture.open_as(of(&["/a"])).write();
-    let is_whole = |open: &Open| {
-        let snapshot = open.store.snapshot();
-        ["/a/x", "/a", "/a/none", "/d", "/d/x", "/"]
-            .map(|at| snapshot.behind(&[path(at)]).map(|(_, filled)| filled.whole).eq([true]))
-    };
-    let unread = [true, true, true, false, false, false];
-    let mut open = fixture.open_as(wider());
-    assert_eq!(is_whole(&open), unread, "nothing is known of /d, nor of all below /");
-    open.write();
-    drop(open);
-    let status = fixture.read().status;
-    let told: Vec<_> = status.sources.iter().map(|source| (source.roots.clone(), source.whole)).collect();
-    assert_eq!(told, [(vec![path("/a")], true), (vec![path("/d")], false)], "readers of the file learn as much");
-    assert!(!status.fresh.complete);
-    let mut open = fixture.open_as(wider());
-    assert_eq!(is_whole(&open), unread, "also after another restart");
-    open.publish(vec![put("/a/y", "2")]);
-    assert_eq!(is_whole(&open), unread, "a change is not all");
-    open.sync();
-    assert_eq!(is_whole(&open), [true; 6]);
-    open.write();
-    assert_eq!(fixture.read().status.sources.len(), 1);
-}
-
-#[test]
-fn nodes_are_restored_however_their_roots_are_named_and_shared() {
-    let fixture = SharedFileFixture::with([vec![put("/a/x", "1"), put("/b", "1")]]);
-    let restored = |tables: &[(&str, &str, &[&str])]| -> Vec<_> {
-        let feed = |(name, identity, roots): &(&str, &str, &[&str])| {
-            let roots = roots.iter().map(|root| path(root)).collect();
-            Feed::of_nodes(*name, "file", roots).of(Identity::new(*identity))
-        };
-        let mut open = fixture.open_as(tables.iter().map(feed).collect());
-        open.write();
-        open.store.snapshot().filled().iter().map(|filled| (filled.whole, filled.nodes)).collect()
-    };
-    let of = "cluster";
-    assert_eq!(restored(&[("test", of, &["/a"]), ("new", of, &["/b"])]), [(true, 1), (true, 1)], "split");
-    assert_eq!(restored(&[("new", of, &["/a"]), ("test", of, &["/b"])]), [(true, 1), (true, 1)], "swapped");
-    assert_eq!(restored(&[("test", of, &["/a", "/b"])]), [(true, 2)], "joined");
-    let another = ("test", "another", ["/other"].as_slice());
-    assert_eq!(restored(&[("app", of, &["/a", "/b"]), another]), [(true, 2), (false, 0)], "its name went to another");
-}
-
-#[test]
-fn the_file_of_another_cluster_is_set_aside_and_comes_back() {
-    let fixture = SharedFileFixture::with([vec![put("/a", "1")]]);
-    let aside = with_end(&fixture.file(), ".other-cluster");
-    let nodes = |open: &Open| open.store.snapshot().nodes().keys().map(NodePath::to_string).collect::<Vec<_>>();
-    let open = fixture.open_as(feeds("another"));
-    assert!(aside.exists() && nodes(&open).is_empty());
-    drop(open);
-    let open = fixture.open();
-    assert_eq!(nodes(&open), ["/a"]);
-    assert!(!aside.exists(), "what held nothing is not kept");
-    drop(open);
-    let mut other = fixture.open_as(feeds("another"));
-    other.sync();
-    other.publish(vec![put("/b", "2")]);
-    drop(other);
-    assert_eq!(nodes(&fixture.open()), ["/a"]);
-    assert_eq!(nodes(&fixture.open_as(feeds("another"))), ["/b"]);
-    assert_eq!(nodes(&fixture.open()), ["/a"], "as often as it takes");
-    fs::rename(fixture.file(), with_end(&fixture.file(), ".back")).expect("an exchange that was interrupted");
-    assert_eq!(nodes(&fixture.open()), ["/a"]);
-}
-
-#[test]
-fn two_sidecars_do_not_keep_one_state() {
-    let fixture = SharedFileFixture::new();
-    let claim = || fixture.config.clone().claim_state();
-    let first = claim().expect("free").expect("it can be used");
-    let told = claim().expect_err("it is held").to_string();
-    let expected = format!(
-        "another sidecar (process {}) keeps its state in {}",
-        std::process::id(),
-        fixture.config.state.display()
-    );
-    assert!(told.contains(&expected), "{told}");
-    drop(first);
-    assert!(claim().expect("free again").is_some());
-}
-
-#[test]
-fn where_no_state_can_be_kept_none_is_and_no_start_fails() {
-    let fixture = SharedFileFixture::new();
-    for state in ["/proc/none/at-all", "/proc"] {
-        let mut config = Config { state: state.into(), ..fixture.config.clone() };
-        assert!(config.claim_state().expect("nobody has it").is_none(), "{state}");
-        assert_eq!(config.copy(&fixture.file()), None);
-    }
-}
-
-#[test]
-fn a_file_of_another_format_is_set_aside() {
-    let fixture = SharedFileFixture::with([vec![put("/a", "1")]]);
-    let open = fixture.open();
-    let env = open.env();
-    let mut transaction = env.write().expect("a transaction");
-    transaction.put(env.db, &entry::FORMAT, b"3", lmdb::WriteFlags::empty()).expect("put");
-    lmdb::Transaction::commit(transaction).expect("committed");
-    drop(env);
-    drop(open);
-    assert!(matches!(Contents::load(&fixture.file()), Err(InvalidFile::Format(version)) if version == "3"));
-    assert_set_aside(&fixture, &fixture.open());
-}
-
-#[test]
-fn no_damage_is_served_or_ends_the_process() {
-    let changes = |round: usize| (0..40).map(|n| put(&format!("/n{n}"), &"x".repeat(round * n * 7))).collect();
-    let fixture = SharedFileFixture::with((0..30).map(changes));
-    // Without the free pages, which nothing reads.
-    copy::copy(&fixture.open().env(), &fixture.file()).expect("copied");
-    let whole = fixture.read();
-    let bytes = fs::read(fixture.file()).expect("the file");
-    let file = File::options().write(true).open(fixture.file()).expect("the file");
-    let mut refused = 0;
-    let (heads, rest) = ((0..400).step_by(3), (400..bytes.len()).step_by(bytes.len() / 400 + 1));
-    for at in heads.chain(rest) {
-        file.write_all_at(&[bytes[at] ^ 0x55], at as u64).expect("damaged");
-        match Contents::load(&fixture.file()) {
-            Ok(contents) => assert!(contents.nodes == whole.nodes && contents.status == whole.status, "at {at}"),
-            Err(_) => refused += 1,
-        }
-        file.write_all_at(&bytes[at..=at], at as u64).expect("repaired");
-    }
-    assert!(refused > 50, "{refused}");
-    for length in (1..bytes.len()).step_by(bytes.len() / 50) {
-        fs::write(fixture.file(), &bytes[..length]).expect("cut off");
-        if let Ok(contents) = Contents::load(&fixture.file()) {
-            assert_eq!(contents.nodes, whole.nodes, "{length} of {}", bytes.len());
-        }
-    }
-    for junk in [&b"{}"[..], &[0; 4096], &[0xff; 100_000], &bytes[..bytes.len() / 2]] {
-        fs::write(fixture.file(), junk).expect("junk");
-        let mut open = fixture.open();
-        assert_set_aside(&fixture, &open);
-        open.publish(vec![put("/a", "1")]);
-    }
-    assert_eq!(data(&fixture.open().store.snapshot(), "/a").as_deref(), Some("1"));
-}
-
-#[test]
 fn a_file_that_is_being_written_is_no_damage() {
     let fixture = SharedFileFixture::new();
     let mut open = fixture.open();
@@ -487,43 +320,6 @@ fn a_file_that_is_being_written_is_no_damage() {
         }
         done.store(true, Ordering::Relaxed);
     });
-}
-
-#[test]
-fn a_file_to_which_nothing_was_written_yet_is_no_damage() {
-    let fixture = SharedFileFixture::new();
-    drop(fixture.open());
-    assert!(fixture.file().metadata().expect("a file").len() > 0);
-    let mut open = fixture.open();
-    assert!(open.shared.left().is_none() && !fixture.aside().exists());
-    open.publish(vec![put("/a", "1")]);
-    drop(open);
-    assert_eq!(data(&fixture.open().store.snapshot(), "/a").as_deref(), Some("1"));
-}
-
-#[test]
-fn the_newer_whole_one_of_file_and_copy_wins() {
-    let fixture = SharedFileFixture::with([vec![put("/a", "old")]]);
-    let old = fs::read(fixture.file()).expect("the file");
-    let mut open = fixture.open();
-    open.publish(vec![put("/a", "new")]);
-    let copy = |open: &Open| copy::copy(&open.env(), &fixture.copy()).expect("copied");
-    copy(&open);
-    drop(open);
-    let starts_with = || data(&fixture.open().store.snapshot(), "/a");
-    assert_eq!(starts_with().as_deref(), Some("new"));
-    fs::remove_file(fixture.file()).expect("a reboot");
-    assert_eq!(starts_with().as_deref(), Some("new"), "a tmpfs is empty after a reboot");
-    fs::write(fixture.file(), &old).expect("an older one");
-    assert_eq!(starts_with().as_deref(), Some("new"));
-    fs::write(fixture.file(), b"junk").expect("a damaged one");
-    assert_eq!(starts_with().as_deref(), Some("new"));
-    fs::write(fixture.file(), &old).expect("an older one");
-    fs::write(fixture.copy(), b"junk").expect("a damaged copy");
-    assert_eq!(starts_with().as_deref(), Some("old"));
-    fs::remove_file(fixture.file()).expect("a reboot");
-    assert_eq!(starts_with(), None, "nothing whole is left");
-    assert!(with_end(&fixture.copy(), ".set-aside").exists());
 }
 
 #[tokio::test]
@@ -614,104 +410,9 @@ fn break_lock(fixture: &SharedFileFixture) -> File {
     lock
 }
 
-/// How many files in the hidden folder have a name that begins so.
-fn hidden_files(fixture: &SharedFileFixture, prefix: &str) -> usize {
-    let names = fs::read_dir(fixture.folder.path().join(".shared.mdb")).expect("a folder");
-    names
-        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(prefix)))
-        .count()
-}
-
 /// The second names of lock files that readers may write.
 fn known_locks(fixture: &SharedFileFixture) -> usize {
     hidden_files(fixture, "readers-")
-}
-
-#[test]
-fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are_closed() {
-    let mut fixture = SharedFileFixture::new();
-    let mut open = fixture.open();
-    open.publish(vec![put("/a", "1")]);
-    let (start, size) = (Instant::now(), |file: &File| file.metadata().expect("a file").len());
-    let whole = fs::metadata(lock_file(&fixture.file())).expect("a file").len();
-    let mut locks = Vec::new();
-    for n in 0.. {
-        let now = start + Duration::from_secs(n * 60);
-        let lock = break_lock(&fixture);
-        let _ = open.shared.writer.make_ready(true, now);
-        let ready = open.shared.writer.make_ready(true, now + Duration::from_secs(3));
-        locks.push(lock);
-        if locks.len() > 64 {
-            assert!(ready.is_ok(), "what is known can be written");
-            let why = open.shared.writer.trouble().expect("why it is not replaced");
-            assert!(why.contains("lock files of 64 replaced files open: end those, but for the sidecar's "), "{why}");
-            break;
-        }
-        assert_eq!((ready, open.shared.writer.trouble()), (Ok(mapped::Room::Enough), None));
-    }
-    // Who may write one now by another way than what is open already?
-    assert!(locks[..64].iter().all(|lock| lock.metadata().expect("a file").permissions().mode() & 0o077 == 0));
-    drop(open);
-    locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
-    // Of which size they are does not depend on what is configured by now.
-    fixture.config.max_readers = 4;
-    assert!(fixture.try_open(&feeds("cluster")).is_ok());
-    assert!(locks.iter().all(|lock| size(lock) == whole), "{whole}");
-    let mut open = fixture.open();
-    assert_eq!(known_locks(&fixture), 66);
-    locks.drain(10..);
-    // A child of another test has them open until it runs its own program.
-    let until = Instant::now() + Duration::from_secs(20);
-    while known_locks(&fixture) > 11 && Instant::now() < until {
-        open.shared.writer.make_ready(true, Instant::now()).expect("ready");
-    }
-    assert_eq!(known_locks(&fixture), 11);
-    locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
-    open.shared.writer.make_ready(false, Instant::now()).expect("ready");
-    assert!(locks.iter().all(|lock| size(lock) == 1 << 20), "who has many mappings does not delay each change");
-    open.make_ready();
-    assert!(locks.iter().all(|lock| size(lock) == whole));
-}
-
-#[test]
-fn what_readers_add_to_a_lock_file_beside_bytes_is_taken_away_too() {
-    let fixture = SharedFileFixture::new();
-    let mut open = fixture.open();
-    let lock = File::options().read(true).write(true).open(lock_file(&fixture.file())).expect("a file");
-    let fill = || {
-        let behind = lock.metadata().expect("a file").len() as i64;
-        fallocate(&lock, FallocateFlags::FALLOC_FL_KEEP_SIZE, behind, 1 << 20).expect("room");
-        lock.set_xattr("user.one", b"x").expect("an attribute");
-    };
-    let is_filled = || {
-        let names = lock.list_xattr().expect("attributes");
-        let are_given = names.into_iter().any(|name| name.as_encoded_bytes().starts_with(b"user."));
-        (lock.metadata().expect("a file").blocks() * 512 > 1 << 20, are_given)
-    };
-    fill();
-    assert_eq!(is_filled(), (true, true));
-    open.shared.writer.make_ready(true, Instant::now()).expect("ready");
-    assert_eq!(is_filled(), (false, false));
-    drop(open);
-    fill();
-    assert!(fixture.try_open(&feeds("cluster")).is_ok());
-    assert_eq!(is_filled(), (false, false));
-}
-
-#[test]
-fn killed_readers_leave_no_places_taken() {
-    let mut fixture = SharedFileFixture::new();
-    fixture.config.max_readers = 4;
-    let mut open = fixture.open();
-    open.publish(vec![put("/a", "1")]);
-    for _ in 0..5 {
-        let kill = "dba_fetch('node/a', $db); posix_kill(getmypid(), SIGKILL);";
-        for _ in 0..3 {
-            assert_eq!(fixture.php(kill), "");
-        }
-        open.make_ready();
-        assert_eq!(fixture.php("echo dba_fetch('node/a', $db);"), "1");
-    }
 }
 
 /// Waits until `is_so`, at most 20 s.
@@ -724,154 +425,14 @@ async fn wait_until(mut is_so: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time");
 }
 
-#[tokio::test]
-async fn its_writer_follows_the_store_and_leaves_a_copy_at_the_stop() {
-    let fixture = SharedFileFixture::new();
-    let Open { shared, store, publisher } = fixture.open();
-    let (tasks, mut failures) = Tasks::new();
-    let metrics: Arc<Metrics> = Arc::default();
-    shared.start(&tasks, &store, &metrics).expect("started");
-    wait_until(|| metrics.shared_writes.get() > 0).await;
-    publisher.publish(vec![put("/a", "1")]);
-    let written = metrics.shared_writes.get();
-    wait_until(|| metrics.shared_writes.get() > written).await;
-    assert_eq!(fixture.php("echo dba_fetch('node/a', $db);"), "1");
-    let written = metrics.shared_writes.get();
-    wait_until(|| metrics.shared_writes.get() > written).await;
-    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
-    assert!(failures.try_recv().is_err());
-    let left = Contents::load(&fixture.copy()).expect("a whole copy");
-    assert_eq!(left.nodes, *store.snapshot().nodes());
+/// How many files in the hidden folder have a name that begins so.
+fn hidden_files(fixture: &SharedFileFixture, prefix: &str) -> usize {
+    let names = fs::read_dir(fixture.folder.path().join(".shared.mdb")).expect("a folder");
+    names
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(prefix)))
+        .count()
 }
 
-#[tokio::test]
-async fn a_file_that_is_deleted_is_made_anew() {
-    let fixture = SharedFileFixture::new();
-    let Open { shared, store, publisher } = fixture.open();
-    let (tasks, _failures) = Tasks::new();
-    shared.start(&tasks, &store, &Arc::default()).expect("started");
-    publisher.publish(vec![put("/a", "1")]);
-    let holds = |data: &str| {
-        let node = Reader::open(&fixture.file()).and_then(|reader| reader.node(&path("/a")));
-        node.is_ok_and(|(node, _)| node.is_some_and(|node| &*node.data == data.as_bytes()))
-    };
-    wait_until(|| holds("1")).await;
-    let lock = lock_file(&fixture.file());
-    for files in [vec![fixture.file()], vec![lock.clone()], vec![fixture.file(), lock.clone()]] {
-        files.iter().for_each(|file| fs::remove_file(file).expect("a file"));
-        wait_until(|| files.iter().all(|file| file.exists()) && holds("1")).await;
-    }
-    publisher.publish(vec![put("/a", "2")]);
-    wait_until(|| holds("2")).await;
-    let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
-    assert_eq!((mode(&fixture.file()), mode(&lock)), (0o640, 0o660));
-    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
-    let left = Contents::load(&fixture.copy()).expect("a whole copy");
-    assert_eq!(left.nodes, *store.snapshot().nodes(), "the copy is of the new file");
-}
-
-#[tokio::test]
-async fn a_file_that_is_deleted_in_the_moment_when_it_is_made_is_made_anew() {
-    let fixture = SharedFileFixture::new();
-    let Open { shared, store, publisher } = fixture.open();
-    let (tasks, _failures) = Tasks::new();
-    shared.start(&tasks, &store, &Arc::default()).expect("started");
-    publisher.publish(vec![put("/a", "1")]);
-    let (file, lock) = (fixture.file(), lock_file(&fixture.file()));
-    wait_until(|| file.exists() && lock.exists()).await;
-    [&file, &lock].iter().for_each(|file| fs::remove_file(file).expect("a file"));
-    let deleter = thread::spawn({
-        let lock = lock.clone();
-        move || while fs::remove_file(&lock).is_err() {}
-    });
-    wait_until(|| deleter.is_finished()).await;
-    wait_until(|| file.exists() && lock.exists()).await;
-    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
-}
-
-#[tokio::test]
-async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_changed() {
-    let fixture = SharedFileFixture::new();
-    let Open { shared, store, publisher } = fixture.open();
-    let (tasks, _failures) = Tasks::new();
-    let metrics: Arc<Metrics> = Arc::default();
-    shared.start(&tasks, &store, &metrics).expect("started");
-    wait_until(|| metrics.shared_writes.get() > 0).await;
-    let status = || Reader::open(&fixture.file()).and_then(|reader| reader.status()).expect("a report");
-    let revision = publisher.publish_whole(vec![]);
-    wait_until(|| status().fresh.revision == revision).await;
-    assert!(status().sources[0].whole);
-    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
-}
-
-#[test]
-fn the_directory_of_the_state_is_made_if_its_parent_is_there() {
-    let mut fixture = SharedFileFixture::new();
-    fs::remove_dir(&fixture.config.state).expect("an empty folder");
-    assert!(fixture.config.claim_state().expect("free").is_some() && fixture.config.state.is_dir());
-    fixture.config.state = fixture.folder.path().join("not/there");
-    assert!(fixture.config.claim_state().expect("nobody has it").is_none());
-    assert!(fixture.open().shared.copy.is_none() && !fixture.folder.path().join("not").exists());
-}
-
-#[test]
-fn a_source_that_is_back_vouches_for_nothing_from_before() {
-    let fixture = SharedFileFixture::new();
-    let mut open = fixture.open();
-    open.sync();
-    open.publisher.feed().enter(FeedState::Down, "");
-    std::thread::sleep(Duration::from_millis(2));
-    let due = open.shared.writer.due(&open.store);
-    // Before that is written, the source returns.
-    open.publisher.publish(vec![put("/a", "new")]);
-    open.publisher.feed().enter(FeedState::Live, "");
-    open.publisher.feed().prove(Moment::now());
-    open.shared.writer.write(&due).expect("written");
-    let written = fixture.read().status;
-    assert!(written.fresh.age_ms > 0 && written.fresh.revision == due.snapshot.revision(), "{written:?}");
-}
-
-/// Writes pairs that must always agree, until it is killed.
-#[test]
-#[ignore = "is run by another test, as a process of its own"]
-fn a_writer_without_end() {
-    let folder = PathBuf::from(std::env::var_os("ROSTER_TEST_FOLDER").expect("a folder"));
-    let config = Config { state: PathBuf::new(), ..Config::default() };
-    let feeds = feeds("cluster");
-    let shared = Shared::open(&config, Some(&folder), &feeds).expect("the file").expect("a file");
-    let store = Store::new(&store::Config::default(), feeds, Arc::default());
-    let (mut writer, publisher) = (shared.writer, store.publisher(0));
-    for round in 0.. {
-        let at = |pair: char| format!("/{pair}/{}", round % 50);
-        let text = format!("{round} {}", "x".repeat(round * 97 % 9_000));
-        publisher.publish(vec![put(&at('a'), &text), put(&at('b'), &text)]);
-        writer.make_ready(true, Instant::now()).expect("in order");
-        writer.renew(&store).expect("written");
-    }
-}
-
-#[test]
-fn a_writer_killed_at_any_moment_leaves_a_whole_revision() {
-    let fixture = SharedFileFixture::new();
-    for round in 0..40 {
-        let mut writer = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--ignored", "--exact", "store::shared::tests::a_writer_without_end"])
-            .env("ROSTER_TEST_FOLDER", fixture.folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("a writer");
-        // From the first commit on: before, there is no revision that could be whole.
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(10) && Contents::load(&fixture.file()).is_err() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_micros(5_000 + round * 773));
-        writer.kill().expect("killed");
-        writer.wait().expect("ended");
-        let contents = Contents::load(&fixture.file()).unwrap_or_else(|error| panic!("round {round}: {error}"));
-        for n in 0..50 {
-            let of = |pair: char| contents.nodes.get(&path(&format!("/{pair}/{n}"))).map(|node| &node.data);
-            assert_eq!(of('a'), of('b'), "round {round}");
-        }
-    }
+fn second_names(fixture: &SharedFileFixture) -> usize {
+    hidden_files(fixture, "replaced-")
 }

@@ -1,0 +1,205 @@
+//! Rules: the values that are refused, each with the cure.
+
+use super::*;
+
+#[test]
+fn what_nobody_can_mean_is_refused() {
+    let file = "\
+[thrift]
+threads = 257
+max_depth = 1025
+idle_timeout = '25h'
+max_watch = '1day'
+[[zookeeper]]
+connect = 'zk'
+session_timeout = '500000000000years'
+hold = '0s'
+audit_interval = '1month'
+max_depth = 1024
+[shared]
+max_size = '65TiB'
+[register]
+max_depth = 128
+[sidecar]
+stop_timeout = '2days'
+";
+    assert_eq!(
+        mistakes(file, &[], &[]),
+        "\
+roster.toml:2: thrift.threads: is more than anybody can need: at most 256
+roster.toml:3: thrift.max_depth: is more than anybody can need: at most 1024
+roster.toml:4: thrift.idle_timeout: is more than anybody can need: at most 1day
+roster.toml:8: zookeeper.0.session_timeout: is more than anybody can need: at most 1h
+roster.toml:10: zookeeper.0.audit_interval: is more than anybody can need: at most 1day
+roster.toml:13: shared.max_size: is more than anybody can need: at most 64.0 TiB
+roster.toml:15: register.max_depth: is more than readers of JSON take: at most 127
+roster.toml:17: sidecar.stop_timeout: is more than anybody can need: at most 1day"
+    );
+    load("[shared]\nmax_size = '64TiB'\n", &[], &[]).expect("a configuration");
+}
+
+#[test]
+fn what_nothing_works_with_is_refused_and_the_least_that_works_is_not() {
+    for (key, too_little, least) in [
+        ("thrift.max_depth", "4", "5"),
+        ("thrift.max_request", "1023", "1.0 KiB"),
+        ("thrift.max_call", "1", "1.0 KiB"),
+        ("thrift.max_reply", "63KiB", "64.0 KiB"),
+        ("thrift.max_string", "1", "1.0 KiB"),
+        ("register.max_depth", "3", "4"),
+        ("register.max_message", "1", "1.0 KiB"),
+        ("register.max_metadata", "3KiB", "4.0 KiB"),
+        ("shared.max_size", "127KiB", "128.0 KiB"),
+        ("shared.max_pinned", "1", "64.0 KiB"),
+    ] {
+        let told = mistakes("", &[], &[(key, too_little)]);
+        assert!(told.ends_with(&format!("--set {key}: is too small: at least {least}")), "{told}");
+        load("", &[], &[(key, least)]).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn the_owner_of_the_shared_file_may_read_and_write_it() {
+    for mode in ["0440", "0240", "0040"] {
+        let told = mistakes(&format!("[shared]\nmode = '{mode}'\n"), &[], &[]);
+        assert!(told.contains("shared.mode: the sidecar opens the file more than once, so its owner has to"), "{told}");
+    }
+    load("[shared]\nmode = '0600'\n", &[], &[]).expect("a configuration");
+}
+
+#[test]
+fn every_duration_is_at_most_a_day() {
+    let shown = load(EXAMPLE, &[], &[]).expect("the example").to_toml();
+    let shown = toml::from_str(&shown).expect("TOML");
+    let (mut all, mut durations) = (BTreeSet::new(), 0);
+    keys(&shown, "", &mut all);
+    for key in &all {
+        let value = key.split('.').try_fold(&shown, |value, part| match part.parse::<usize>() {
+            Ok(number) => value.get(number),
+            Err(_) => value.get(part),
+        });
+        let Some(text) = value.and_then(toml::Value::as_str) else { continue };
+        if humantime::parse_duration(text).is_ok() {
+            durations += 1;
+            let told = mistakes(EXAMPLE, &[], &[(key, "25h")]);
+            assert!(told.contains("is more than anybody can need: at most 1"), "{told}");
+        }
+    }
+    assert!(durations > 10, "{durations}");
+}
+
+#[test]
+fn a_queue_has_room_for_the_longest_message() {
+    let told = mistakes("[register]\nmax_message = '2MiB'\n", &[], &[]);
+    assert_eq!(told, "roster.toml:1: register.max_queue: is less than one message: `register.max_message` is 2.0 MiB");
+    load("[register]\nmax_message = '2MiB'\nmax_queue = '2MiB'\n", &[], &[]).expect("a configuration");
+}
+
+#[test]
+fn what_kerberos_is_given_is_not_empty_and_its_keytab_is_a_file() {
+    let text =
+        "[[zookeeper]]\nconnect = 'zk'\n[zookeeper.kerberos]\nkeytab = 'env:PATH'\nprincipal = ''\nservice = ' '\n";
+    assert_eq!(
+        mistakes(text, &[], &[]),
+        "\
+roster.toml:4: zookeeper.0.kerberos.keytab: is a variable, which only tokens, credentials and `signing_key` may be
+roster.toml:5: zookeeper.0.kerberos.principal: is empty: leave the key out for the default
+roster.toml:6: zookeeper.0.kerberos.service: is empty: leave the key out for the default"
+    );
+}
+
+#[test]
+fn a_pattern_that_can_match_nothing_is_refused() {
+    for key in ["include", "exclude"] {
+        let told = mistakes(&format!("[[zookeeper]]\nconnect = 'zk'\n{key} = ['config']\n"), &[], &[]);
+        let why = "\"config\" matches nothing: a pattern begins with '/'";
+        assert_eq!(told, format!("roster.toml:3: zookeeper.0.{key}: {why}"));
+    }
+    load("[[zookeeper]]\nconnect = 'zk'\nexclude = ['**/locks', '{/a,/b}/*']\n", &[], &[]).expect("patterns");
+    assert_eq!(
+        mistakes("[[allow]]\nuser = '*'\nread = ['config/db']\n", &[], &[]),
+        "roster.toml:3: allow.0.read: \"config/db\" is neither a path, which begins with '/', nor a service, which has none"
+    );
+    let upstream = |join: &str| format!("[[upstream]]\nconnect = 'hub:1'\ntoken = 't'\njoin = ['{join}']\n");
+    assert_eq!(
+        mistakes(&upstream("hub.example"), &[], &[]),
+        "roster.toml:4: upstream.0.join: \"hub.example\" matches no register, each of which has a port: write \
+         \"hub.example:8010\""
+    );
+    for join in ["*", "hub*", "*:8010"] {
+        load(&upstream(join), &[], &[]).expect(join);
+    }
+}
+
+#[test]
+fn a_register_to_follow_is_an_address_or_a_socket_and_a_socket_has_no_tls() {
+    let upstream = |connect: &str| format!("[[upstream]]\nconnect = '{connect}'\ntoken = 't'\n");
+    for (connect, why) in [
+        ("hub", "expected `host:port`, `tls://host:port` or `unix:///path`"),
+        ("tls://unix:///run/hub.sock", "a Unix socket is spoken to without TLS: write `unix:///path`"),
+        (
+            "unix://run/hub.sock",
+            "expected `unix:///path`, with an absolute path of at most 107 bytes and without control characters",
+        ),
+    ] {
+        let told = format!("roster.toml:2: upstream.0.connect: {connect:?} is not an address: {why}");
+        assert_eq!(mistakes(&upstream(connect), &[], &[]), told);
+    }
+    load(&upstream("unix:///run/hub.sock"), &[], &[]).expect("a socket");
+    let told = mistakes(&format!("{}ca = 'ca.pem'\n", upstream("unix:///run/hub.sock")), &[], &[]);
+    assert!(told.contains("upstream.0.ca: is of no use without TLS"), "{told}");
+}
+
+#[test]
+fn an_address_to_listen_on_is_a_loopback_one() {
+    for tcp in ["127.0.0.1:0", "127.8.9.10:9090", "[::1]:9090", "localhost:9090", ""] {
+        load("", &[], &[("thrift.tcp", tcp)]).unwrap_or_else(|error| panic!("{tcp}: {error}"));
+    }
+    assert!(load("", &[], &[("admin.listen", "0.0.0.0:9191")]).is_err());
+    for tcp in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "localhost", "127.0.0.1:", ":1", "local.example:1", "unix:///x"] {
+        assert!(load("", &[], &[("thrift.tcp", tcp)]).is_err(), "{tcp}");
+    }
+}
+
+#[test]
+fn a_log_filter_is_a_level_or_names_its_modules() {
+    for level in ["info", "off", "WARN", "info,roster=debug", "roster::store=trace,warn"] {
+        load("", &[], &[("log.level", level)]).unwrap_or_else(|error| panic!("{level}: {error}"));
+    }
+    for level in ["verbose", "info,debgu", "roster=verbose", "=,="] {
+        assert!(load("", &[], &[("log.level", level)]).is_err(), "{level}");
+    }
+}
+
+#[test]
+fn no_worker_listens_where_another_part_does() {
+    let worker =
+        |name: &str, listen: &str| format!("[[worker]]\nname = '{name}'\ncommand = ['true']\nlisten = ['{listen}']\n");
+    let workers = [("a", "tcp://0.0.0.0:9090"), ("b", "unix:///run/b.sock"), ("c", "unix:///run/b.sock")];
+    let workers: String = workers.iter().map(|(name, listen)| worker(name, listen)).collect();
+    assert_eq!(
+        mistakes(&workers, &[], &[]),
+        "roster.toml:4: worker.0.listen.0: is \"0.0.0.0:9090\", where `thrift.tcp` listens too: give each a port of its own\n\
+         roster.toml:12: worker.2.listen.0: is the socket of `worker.1.listen.0` too: give each one of its own"
+    );
+}
+
+#[test]
+fn a_start_refuses_workers_that_nobody_could_run_or_name() {
+    let text = "[[worker]]\nname = 'a b'\ncommand = ['']\nenvironment = { 'A=B' = '' }\nlisten = ['127.0.0.1:80']\n\
+                [[worker]]\ncommand = ['true']\ncount = 0\n[[worker]]\nname = 'a b'\nstop_signal = 'NOPE'\n";
+    let told = mistakes(text, &[], &[]);
+    for line in [
+        "roster.toml:2: worker.0.name: \"a b\" is no name: expected letters, digits, `.`, `_` and `-`",
+        "roster.toml:3: worker.0.command: names no program: write `[\"php\", \"worker.php\"]`",
+        "roster.toml:4: worker.0.environment: \"A=B\" cannot be set as a variable",
+        "roster.toml:5: worker.0.listen.0: \"127.0.0.1:80\" is not an address: expected `tcp://host:port` or `unix:///path`",
+        "roster.toml:6: worker.1.name: is required, there is no default",
+        "roster.toml:8: worker.1.count: 0 is no number of processes: 1 to 1000",
+        "roster.toml:9: worker.2.command: is required, there is no default",
+        "roster.toml:10: worker.2.name: \"a b\" is the name of `worker.0.name`: give each a name of its own",
+    ] {
+        assert!(told.lines().any(|found| found == line), "{line} in\n{told}");
+    }
+    assert!(told.contains("roster.toml:11: worker.2.stop_signal: \"NOPE\" is no signal"), "{told}");
+}
