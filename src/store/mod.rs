@@ -33,7 +33,7 @@ pub use self::messages::{MasterMessage, Messages};
 use self::shared::Contents;
 pub use self::snapshot::{Filled, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
-use self::subscription::{MASTERS, MESSAGES, REVISIONS, Subscriptions};
+use self::subscription::{Subscriptions, Topic};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;
@@ -123,17 +123,17 @@ impl Store {
     /// Wakes the holder when something at or below one of `paths` has changed. Subscribe first, then look at the
     /// snapshot: so nothing is missed in between.
     pub fn subscribe(&self, paths: &[NodePath]) -> Subscription<'_> {
-        self.subscriptions.add(paths.iter().map(|path| path.as_str().into()).collect())
+        self.subscriptions.add(paths.iter().map(|path| Topic::Below(path.as_str().to_owned().into())).collect())
     }
 
     /// The same for masters.
     pub fn subscribe_to_masters(&self) -> Subscription<'_> {
-        self.subscriptions.add(vec![MASTERS.into()])
+        self.subscriptions.add(vec![Topic::Masters])
     }
 
     /// The same for messages of masters.
     pub fn subscribe_to_messages(&self) -> Subscription<'_> {
-        self.subscriptions.add(vec![MESSAGES.into()])
+        self.subscriptions.add(vec![Topic::Messages])
     }
 
     /// What masters sent of their own accord.
@@ -143,7 +143,7 @@ impl Store {
 
     /// The same for each revision, also one of which watchers are not told.
     fn subscribe_to_revisions(&self) -> Subscription<'_> {
-        self.subscriptions.add(vec![REVISIONS.into()])
+        self.subscriptions.add(vec![Topic::Revisions])
     }
 
     /// The handle by which the feed with this number fills the store.

@@ -1,5 +1,6 @@
 //! Subscriptions: who waits for changes below which path.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -9,26 +10,30 @@ use tokio::sync::Notify;
 use crate::model::NodePath;
 use crate::sync::{Mutex, MutexGuard};
 
-/// By path and by the number of the subscription.
-type Waiting = HashMap<Box<str>, HashMap<u64, Arc<Notify>>>;
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Topic<'a> {
+    /// Changes at a path and below it.
+    Below(Cow<'a, str>),
+    /// Changes of masters.
+    Masters,
+    /// Each revision.
+    Revisions,
+    /// Messages of masters.
+    Messages,
+}
 
-/// Where those wait who wait for masters. No path is like it.
-pub(super) const MASTERS: &str = "masters";
+/// By the number of the subscription.
+type Waiting<'a> = HashMap<Topic<'a>, HashMap<u64, Arc<Notify>>>;
 
-/// Where those wait who wait for each revision.
-pub(super) const REVISIONS: &str = "revisions";
+/// With more changed paths than this, all subscriptions are woken: cheaper than to find those that are concerned.
+const WAKE_ALL_THRESHOLD: usize = 4_096;
 
-/// Where those wait who wait for messages of masters.
-pub(super) const MESSAGES: &str = "messages";
-
-/// With more changed paths than this, everybody is woken: cheaper than to find out who is concerned.
-const WAKE_ALL: usize = 4_096;
-
-/// Those who wait, by the path below which they wait. A change looks only at its own path and those above it, so
-/// that it wakes nobody whom it does not concern.
+/// All subscriptions, by topic. A change looks only at its own path and those above it, so that it wakes none that it
+/// does not concern.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<'static>>,
     next_id: AtomicU64,
 }
 
@@ -37,19 +42,19 @@ pub(super) struct Subscriptions {
 pub struct Subscription<'a> {
     all: &'a Subscriptions,
     id: u64,
-    keys: Vec<Box<str>>,
+    topics: Vec<Topic<'static>>,
     changed: Arc<Notify>,
 }
 
 impl Subscriptions {
-    pub(super) fn add(&self, keys: Vec<Box<str>>) -> Subscription<'_> {
+    pub(super) fn add(&self, topics: Vec<Topic<'static>>) -> Subscription<'_> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let changed = Arc::new(Notify::new());
         let mut waiting = self.lock();
-        for key in &keys {
-            waiting.entry(key.clone()).or_default().insert(id, changed.clone());
+        for topic in &topics {
+            waiting.entry(topic.clone()).or_default().insert(id, changed.clone());
         }
-        Subscription { all: self, id, keys, changed }
+        Subscription { all: self, id, topics, changed }
     }
 
     pub(super) fn wake(&self, changed: &[NodePath], masters: bool) {
@@ -57,25 +62,26 @@ impl Subscriptions {
         if waiting.is_empty() {
             return;
         }
-        if changed.len() > WAKE_ALL {
+        if changed.len() > WAKE_ALL_THRESHOLD {
             return waiting.values().flat_map(HashMap::values).for_each(|one| one.notify_one());
         }
-        let paths = changed.iter().flat_map(NodePath::upwards);
-        for key in paths.chain(masters.then_some(MASTERS)).chain([REVISIONS]) {
-            if let Some(concerned) = waiting.get(key) {
+        let waiting: &Waiting<'_> = &waiting;
+        let paths = changed.iter().flat_map(NodePath::upwards).map(|path| Topic::Below(path.into()));
+        for topic in paths.chain(masters.then_some(Topic::Masters)).chain([Topic::Revisions]) {
+            if let Some(concerned) = waiting.get(&topic) {
                 concerned.values().for_each(|one| one.notify_one());
             }
         }
     }
 
-    /// Wakes those who wait for messages.
+    /// Wakes the subscriptions to messages.
     pub(super) fn wake_for_messages(&self) {
-        if let Some(waiting) = self.lock().get(MESSAGES) {
+        if let Some(waiting) = self.lock().get(&Topic::Messages) {
             waiting.values().for_each(|one| one.notify_one());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<'static>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,11 +96,11 @@ impl Subscription<'_> {
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
         let mut waiting = self.all.lock();
-        for key in &self.keys {
-            if let Some(those) = waiting.get_mut(key) {
+        for topic in &self.topics {
+            if let Some(those) = waiting.get_mut(topic) {
                 those.remove(&self.id);
                 if those.is_empty() {
-                    waiting.remove(key);
+                    waiting.remove(topic);
                 }
             }
         }
