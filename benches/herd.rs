@@ -220,7 +220,7 @@ impl Herd {
         eventually("all see a change", PATIENCE, || {
             let is_there = |store: &&Arc<Store>| {
                 let snapshot = store.snapshot();
-                snapshot.filled()[0].nodes > load.nodes as u64
+                snapshot.progress()[0].nodes > load.nodes as u64
                     && snapshot.node(&path).is_some_and(|node| *node.data == *data.as_bytes())
             };
             let seeing = self.stores.iter().filter(is_there).count();

@@ -200,7 +200,7 @@ impl Sidecar {
                 let connected = snapshot.directory().masters("").filter(|(_, entry)| entry.is_connected());
                 if connected.count() >= count {
                     store.end_settling();
-                    if snapshot.behind_masters().all(|(feed, filled)| feed.state_of(filled) == FeedState::Live) {
+                    if snapshot.behind_masters().all(|(feed, progress)| feed.state_of(progress) == FeedState::Live) {
                         return;
                     }
                 }

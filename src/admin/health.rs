@@ -9,7 +9,7 @@ use crate::store::Snapshot;
 pub(super) fn ready(snapshot: &Snapshot) -> (StatusCode, String) {
     let missing: Vec<String> = snapshot
         .behind_all()
-        .filter(|(feed, filled)| feed.counts(filled.whole) && !filled.whole)
+        .filter(|(feed, progress)| feed.counts(progress.whole) && !progress.whole)
         .map(|(feed, _)| format!("waiting for {}\n", feed.name()))
         .collect();
     if missing.is_empty() {

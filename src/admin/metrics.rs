@@ -14,7 +14,7 @@ use super::Rooms;
 use crate::access::{Client, Grant};
 use crate::metrics::{family, sample};
 use crate::share::{Share, Taken};
-use crate::store::{Feed, FeedState, Filled, Snapshot};
+use crate::store::{Feed, FeedProgress, FeedState, Snapshot};
 use crate::worker::{Report, State, Workers};
 
 /// The text is made once in so long at most, however many ask for it.
@@ -126,7 +126,7 @@ struct OfSource {
     help: &'static str,
     /// Whether it would tell of nodes that a client may not read.
     is_of_nodes: bool,
-    value: fn(&Feed, Filled) -> Option<f64>,
+    value: fn(&Feed, FeedProgress) -> Option<f64>,
 }
 
 const OF_SOURCES: [OfSource; 8] = [
@@ -135,7 +135,7 @@ const OF_SOURCES: [OfSource; 8] = [
         name: "source_live",
         help: "Whether the source is in sync.",
         is_of_nodes: false,
-        value: |feed, filled| Some(flag(feed.state_of(filled) == FeedState::Live)),
+        value: |feed, progress| Some(flag(feed.state_of(progress) == FeedState::Live)),
     },
     OfSource {
         kind: GAUGE,
@@ -149,28 +149,28 @@ const OF_SOURCES: [OfSource; 8] = [
         name: "source_whole",
         help: "Whether all of the source has been read once, or is known from before.",
         is_of_nodes: false,
-        value: |_, filled| Some(flag(filled.whole)),
+        value: |_, progress| Some(flag(progress.whole)),
     },
     OfSource {
         kind: GAUGE,
         name: "source_nodes",
         help: "Nodes that are known of the source.",
         is_of_nodes: true,
-        value: |_, filled| Some(filled.nodes as f64),
+        value: |_, progress| Some(progress.nodes as f64),
     },
     OfSource {
         kind: GAUGE,
         name: "source_bytes",
         help: "Bytes of their paths and data.",
         is_of_nodes: true,
-        value: |_, filled| Some(filled.bytes as f64),
+        value: |_, progress| Some(progress.bytes as f64),
     },
     OfSource {
         kind: GAUGE,
         name: "source_left_out",
         help: "Nodes and lists of the source that may not be read or pass a limit.",
         is_of_nodes: false,
-        value: |_, filled| Some(filled.left_out as f64),
+        value: |_, progress| Some(progress.left_out as f64),
     },
     OfSource {
         kind: COUNTER,
@@ -193,8 +193,8 @@ fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFam
         let samples: Vec<Metric> = snapshot
             .behind_all()
             .filter(|(feed, _)| !is_of_nodes || grant.reads_all(feed.roots()))
-            .filter_map(|(feed, filled)| {
-                Some(sample(*kind, [("source", feed.name()), ("kind", feed.kind())], value(feed, filled)?))
+            .filter_map(|(feed, progress)| {
+                Some(sample(*kind, [("source", feed.name()), ("kind", feed.kind())], value(feed, progress)?))
             })
             .collect();
         (!samples.is_empty()).then(|| family(*kind, name, help, samples))

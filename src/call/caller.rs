@@ -189,7 +189,7 @@ impl Caller {
         let was_known = directory.instances_of(&request.service).is_some() || directory.was_offered(&request.service);
         snapshot
             .behind_masters()
-            .any(|(feed, filled)| feed.is_returning(filled.settling) && (was_known || !filled.whole))
+            .any(|(feed, progress)| feed.is_returning(progress.settling) && (was_known || !progress.whole))
     }
 
     /// The snapshot is let go before anybody waits.
@@ -230,7 +230,7 @@ fn message(too_many: TooMany, service: &str) -> String {
 
 /// That there is no master; and that there may be one, while not all who tell of masters have been heard.
 fn nobody(snapshot: &Snapshot, request: &Request, mut message: String) -> Failure {
-    if let Some((feed, _)) = snapshot.behind_masters().find(|(_, filled)| !filled.whole) {
+    if let Some((feed, _)) = snapshot.behind_masters().find(|(_, progress)| !progress.whole) {
         message = feed.with_detail(format!("{message}; but {} is not yet known as a whole", feed.name()));
     }
     Failure::unsent(request, message)

@@ -250,7 +250,7 @@ async fn keep(state: Arc<RegisterState>, mut settling: Settling, files: Files, m
     loop {
         state.presence.report();
         settling.look(&state);
-        let pause = if state.publisher.filled().settling { CHECK_INTERVAL } else { PROOF_INTERVAL };
+        let pause = if state.publisher.progress().settling { CHECK_INTERVAL } else { PROOF_INTERVAL };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = reload.requested() => state.read_again(&files),

@@ -144,7 +144,7 @@ pub(super) async fn follow(
         // Before the snapshot, which then is no older than the question.
         let question = *asked.borrow_and_update();
         let snapshot = state.publisher.snapshot();
-        let is_settling = snapshot.filled()[own].settling;
+        let is_settling = snapshot.progress()[own].settling;
         let news = News::since(since, &snapshot, own);
         if news.is_whole {
             reporter.report(Report::Reset).await?;

@@ -22,9 +22,9 @@ pub(super) struct Settling {
 
 impl Settling {
     pub(super) fn begin(state: &RegisterState) -> Self {
-        let (filled, own) = (state.publisher.filled(), state.publisher.number());
-        let is_restored = filled.whole;
-        let are_all = is_restored && !filled.settling;
+        let (progress, own) = (state.publisher.progress(), state.publisher.number());
+        let is_restored = progress.whole;
+        let are_all = is_restored && !progress.settling;
         state.publisher.publish(Batch::settling(true));
         state.returning.expect(state.publisher.snapshot().directory().expected_by(own).map(AsRef::as_ref));
         Self { began: Instant::now(), is_restored, are_all, is_over: false }
@@ -57,7 +57,7 @@ impl Settling {
     fn has_ended(&self, state: &RegisterState) -> bool {
         let all_are_back = self.are_all && count_of_expected(state) == 0;
         // Who knows that there are no others has reported it.
-        let is_settled = !state.publisher.filled().settling;
+        let is_settled = !state.publisher.progress().settling;
         all_are_back || is_settled || self.began.elapsed() >= state.config.settle
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{Filled, Identity, Proof};
+use super::{FeedProgress, Identity, Proof};
 use crate::clock::Moment;
 use crate::format;
 use crate::metrics::Counter;
@@ -217,9 +217,9 @@ impl Feed {
 
     /// What the source is doing, where this much of it can be read. Of what it publishes as a whole for the first time
     /// it says that it is live before that can be read.
-    pub fn state_of(&self, filled: Filled) -> FeedState {
+    pub fn state_of(&self, progress: FeedProgress) -> FeedState {
         match self.state() {
-            FeedState::Live if !filled.whole => FeedState::Syncing,
+            FeedState::Live if !progress.whole => FeedState::Syncing,
             state => state,
         }
     }

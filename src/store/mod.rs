@@ -31,7 +31,7 @@ pub use self::instances::{InstanceSet, Instances, Provider};
 pub use self::journal::{ChangesSince, PageLimit};
 pub use self::messages::{MasterMessage, Messages};
 use self::shared::Contents;
-pub use self::snapshot::{Filled, MasterChange, NodeChange, Snapshot};
+pub use self::snapshot::{FeedProgress, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
 use self::subscription::{Subscriptions, Topic};
 use crate::metrics::Metrics;
@@ -188,8 +188,8 @@ impl Store {
         let (feed, proof) = (known.feeds()[number].as_ref(), batch.proof);
         let told = next.apply(number, batch);
         if let Some(proof) = proof
-            && next.filled()[number].whole
-            && !known.filled()[number].whole
+            && next.progress()[number].whole
+            && !known.progress()[number].whole
         {
             // Else the shared file could say, until it is written again, that the source is whole with the age of
             // something never proven, or that it is not in sync yet.
@@ -289,8 +289,8 @@ impl Publisher {
     }
 
     /// What the snapshot holds from this source.
-    pub fn filled(&self) -> Filled {
-        self.store.snapshot().filled()[self.number]
+    pub fn progress(&self) -> FeedProgress {
+        self.store.snapshot().progress()[self.number]
     }
 }
 

@@ -24,14 +24,14 @@ pub struct Snapshot {
     node_journal: Journal<NodePath>,
     master_journal: Journal<Arc<str>>,
     feeds: Arc<[Arc<Feed>]>,
-    filled: Arc<[Filled]>,
+    progress: Arc<[FeedProgress]>,
     /// Roots, by the number of their feed, of which an earlier process left nothing, until the feed is whole anew.
     unread: Arc<[(usize, NodePath)]>,
 }
 
-/// How much a feed has filled in, and how far that is all of its source.
+/// How much a feed has published, and how far that is all of its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Filled {
+pub struct FeedProgress {
     /// Whether it has published a whole generation. Before, an absence is no answer.
     pub whole: bool,
     pub nodes: u64,
@@ -66,7 +66,7 @@ impl Snapshot {
             directory: Directory::default(),
             node_journal: Journal::new(revision, journal_limit),
             master_journal: Journal::new(revision, journal_limit),
-            filled: feeds.iter().map(|_| Filled::default()).collect(),
+            progress: feeds.iter().map(|_| FeedProgress::default()).collect(),
             feeds,
             unread: Arc::default(),
         }
@@ -91,7 +91,7 @@ impl Snapshot {
             nodes: from.nodes,
             directory,
             node_journal: self.node_journal.continuing(from.is_same.then_some(from.revision), revision),
-            filled: from.filled.into(),
+            progress: from.progress.into(),
             unread: from.unread.into(),
             ..self
         }
@@ -106,8 +106,8 @@ impl Snapshot {
     }
 
     /// By the number of the feed.
-    pub fn filled(&self) -> &[Filled] {
-        &self.filled
+    pub fn progress(&self) -> &[FeedProgress] {
+        &self.progress
     }
 
     pub(super) fn nodes(&self) -> &OrdMap<NodePath, Arc<Node>> {
@@ -158,19 +158,19 @@ impl Snapshot {
         })
     }
 
-    /// The feeds, with what they have filled in.
-    pub fn behind_all(&self) -> impl Iterator<Item = (&Feed, Filled)> {
-        self.feeds.iter().map(Arc::as_ref).zip(self.filled.iter().copied()).filter(|(feed, _)| !feed.is_gone())
+    /// The feeds, with what they have published.
+    pub fn behind_all(&self) -> impl Iterator<Item = (&Feed, FeedProgress)> {
+        self.feeds.iter().map(Arc::as_ref).zip(self.progress.iter().copied()).filter(|(feed, _)| !feed.is_gone())
     }
 
     /// Those that have a say in what lies at or below `paths`; whether they are whole is said of what lies there.
-    pub fn behind<'a>(&'a self, paths: &'a [NodePath]) -> impl Iterator<Item = (&'a Feed, Filled)> + 'a {
-        let feeds = self.feeds.iter().zip(self.filled.iter()).enumerate();
+    pub fn behind<'a>(&'a self, paths: &'a [NodePath]) -> impl Iterator<Item = (&'a Feed, FeedProgress)> + 'a {
+        let feeds = self.feeds.iter().zip(self.progress.iter()).enumerate();
         feeds.filter(|(_, (feed, _))| !feed.is_gone() && paths.iter().any(|path| feed.is_behind(path))).map(
-            |(number, (feed, filled))| {
+            |(number, (feed, progress))| {
                 let concerns = |root: &NodePath| paths.iter().any(|path| path.is_under(root) || root.is_under(path));
                 let is_unread = self.unread_by(number).any(concerns);
-                (feed.as_ref(), Filled { whole: filled.whole && !is_unread, ..*filled })
+                (feed.as_ref(), FeedProgress { whole: progress.whole && !is_unread, ..*progress })
             },
         )
     }
@@ -186,31 +186,33 @@ impl Snapshot {
         number.into_iter().flat_map(|number| self.unread_by(number))
     }
 
-    /// How far an answer from what `feeds` have filled in can be trusted.
-    pub fn freshness<'a>(&self, feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Freshness {
+    /// How far an answer from what `feeds` have published can be trusted.
+    pub fn freshness<'a>(&self, feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> Freshness {
         let fresh = Freshness { revision: self.revision, age: Duration::ZERO, origin: Origin::Live, complete: true };
-        let feeds = feeds.filter(|(feed, filled)| feed.counts(filled.whole));
-        feeds.fold(fresh, |fresh, (feed, filled)| fresh.and(feed.age_at_least(), feed.origin(), filled.is_complete()))
+        let feeds = feeds.filter(|(feed, progress)| feed.counts(progress.whole));
+        feeds.fold(fresh, |fresh, (feed, progress)| {
+            fresh.and(feed.age_at_least(), feed.origin(), progress.is_complete())
+        })
     }
 
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
 
-    /// The feeds that know masters and have a say, with what they have filled in.
-    pub fn behind_masters(&self) -> impl Iterator<Item = (&Feed, Filled)> {
-        self.behind_all().filter(|(feed, filled)| feed.knows_masters() && feed.counts(filled.whole))
+    /// The feeds that know masters and have a say, with what they have published.
+    pub fn behind_masters(&self) -> impl Iterator<Item = (&Feed, FeedProgress)> {
+        self.behind_all().filter(|(feed, progress)| feed.knows_masters() && feed.counts(progress.whole))
     }
 
     /// The feeds that supply instances and have a say: those that know masters, and those whose nodes register some.
-    pub fn behind_instances(&self) -> impl Iterator<Item = (&Feed, Filled)> {
-        let feeds = self.feeds.iter().zip(self.filled.iter()).enumerate();
+    pub fn behind_instances(&self) -> impl Iterator<Item = (&Feed, FeedProgress)> {
+        let feeds = self.feeds.iter().zip(self.progress.iter()).enumerate();
         let registering = feeds.filter(|(_, (feed, _))| !feed.is_gone() && !feed.services().is_empty());
-        let registering = registering.map(|(number, (feed, filled))| {
+        let registering = registering.map(|(number, (feed, progress))| {
             let roots = || feed.services().iter().map(|services| &services.root);
             let concerns = |unread: &NodePath| roots().any(|root| root.is_under(unread) || unread.is_under(root));
             let is_unread = self.unread_by(number).any(concerns);
-            (feed.as_ref(), Filled { whole: filled.whole && !is_unread, ..*filled })
+            (feed.as_ref(), FeedProgress { whole: progress.whole && !is_unread, ..*progress })
         });
         self.behind_masters().chain(registering)
     }
@@ -250,11 +252,11 @@ impl Snapshot {
 
     /// Takes in one more feed, in the place of one that is gone if there is one; its number.
     pub(super) fn admit(&mut self, feed: Arc<Feed>) -> usize {
-        let (mut feeds, mut filled) = (self.feeds.to_vec(), self.filled.to_vec());
+        let (mut feeds, mut progress) = (self.feeds.to_vec(), self.progress.to_vec());
         let number = feeds.iter().position(|feed| feed.is_gone()).unwrap_or(feeds.len());
         feeds.splice(number..feeds.len().min(number + 1), [feed]);
-        filled.splice(number..filled.len().min(number + 1), [Filled::default()]);
-        (self.feeds, self.filled) = (feeds.into(), filled.into());
+        progress.splice(number..progress.len().min(number + 1), [FeedProgress::default()]);
+        (self.feeds, self.progress) = (feeds.into(), progress.into());
         number
     }
 
@@ -272,7 +274,7 @@ impl Snapshot {
     /// Makes this the next revision, if what a feed says differs from what is here.
     pub(super) fn apply(&mut self, feed: usize, batch: Batch) -> Applied {
         let mut next =
-            RevisionBuilder { filled: self.filled[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
+            RevisionBuilder { progress: self.progress[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
         let (source, revision) = (self.feeds[feed].source().clone(), self.revision + 1);
         let report = || ReportedBy { feed, source: source.clone(), revision };
         for change in batch.changes {
@@ -302,19 +304,19 @@ impl Snapshot {
         }
         let changed = next.nodes.iter().map(|(path, _)| path);
         self.directory.register(&report(), self.feeds[feed].services(), &self.nodes, changed);
-        next.filled.whole |= batch.whole;
+        next.progress.whole |= batch.whole;
         if batch.whole && self.unread_by(feed).next().is_some() {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();
             next.silent = true;
         }
-        next.filled.left_out = batch.left_out.unwrap_or(next.filled.left_out);
-        next.filled.settling = batch.settling.unwrap_or(next.filled.settling);
+        next.progress.left_out = batch.left_out.unwrap_or(next.progress.left_out);
+        next.progress.settling = batch.settling.unwrap_or(next.progress.settling);
         let told = !next.nodes.is_empty() || !next.masters.is_empty();
-        let changed = next.silent || told || next.filled != self.filled[feed];
+        let changed = next.silent || told || next.progress != self.progress[feed];
         if changed {
             self.revision += 1;
-            self.filled =
-                self.filled.iter().enumerate().map(|(i, f)| if i == feed { next.filled } else { *f }).collect();
+            self.progress =
+                self.progress.iter().enumerate().map(|(i, f)| if i == feed { next.progress } else { *f }).collect();
             self.node_journal.remember(self.revision, &next.nodes);
             self.master_journal.remember(self.revision, &next.masters);
         }
@@ -323,11 +325,11 @@ impl Snapshot {
     }
 
     fn put(&mut self, next: &mut RevisionBuilder, path: NodePath, node: Arc<Node>) {
-        next.filled.add(&path, &node);
+        next.progress.add(&path, &node);
         let Some(old) = self.nodes.insert(path.clone(), node.clone()) else {
             return next.tell(path, ChangeKind::Created);
         };
-        next.filled.remove(&path, &old);
+        next.progress.remove(&path, &old);
         if is_told(&old, &node) {
             next.tell(path, ChangeKind::Changed);
         } else if old != node {
@@ -337,13 +339,13 @@ impl Snapshot {
 
     fn delete(&mut self, next: &mut RevisionBuilder, path: NodePath) {
         if let Some(old) = self.nodes.remove(&path) {
-            next.filled.remove(&path, &old);
+            next.progress.remove(&path, &old);
             next.tell(path, ChangeKind::Deleted);
         }
     }
 }
 
-impl Filled {
+impl FeedProgress {
     /// Whether an absence is an answer.
     fn is_complete(&self) -> bool {
         self.whole && self.left_out == 0 && !self.settling
@@ -362,7 +364,7 @@ impl Filled {
 
 /// The next revision while it is made.
 struct RevisionBuilder {
-    filled: Filled,
+    progress: FeedProgress,
     nodes: Vec<(NodePath, ChangeKind)>,
     masters: Vec<(Arc<str>, ChangeKind)>,
     /// Whether something changed of which watchers are not told.

@@ -72,7 +72,7 @@ fn what_is_filled_in_is_counted() {
     let (store, publisher) = store(100);
     publisher.publish(vec![put("/a", "1"), put("/a/b", "12"), put("/ab", "1")]);
     publisher.publish(vec![delete("/a/b"), put("/a", "123"), delete("/nowhere")]);
-    assert_eq!(publisher.filled(), Filled { nodes: 2, bytes: 9, ..Filled::default() });
+    assert_eq!(publisher.progress(), FeedProgress { nodes: 2, bytes: 9, ..FeedProgress::default() });
     assert!(store.snapshot().node(&path("/a/b")).is_none());
 }
 
@@ -248,10 +248,10 @@ fn what_a_batch_says_is_there_at_its_revision_and_its_proof_is_of_what_can_be_re
     let first = Batch { left_out: Some(2), proof: Some(Proof::Seen(began)), ..Batch::whole(vec![put("/a", "1")]) };
     let revision = publisher.publish(first);
     assert_eq!((publisher.feed().state(), publisher.feed().age()), (FeedState::Live, Some(Duration::ZERO)));
-    assert!(!freshness().complete && publisher.filled().left_out == 2);
+    assert!(!freshness().complete && publisher.progress().left_out == 2);
     let settling = Batch { left_out: Some(0), settling: Some(true), ..Batch::default() };
     assert_eq!(publisher.publish(settling), revision + 1, "what can be trusted is of one revision too");
-    assert!(!freshness().complete && publisher.filled().left_out == 0);
+    assert!(!freshness().complete && publisher.progress().left_out == 0);
     assert_eq!(publisher.publish(Batch::settling(false)), revision + 2);
     assert!(freshness().complete);
     let nothing = Batch { left_out: Some(0), settling: Some(false), ..Batch::whole(Vec::new()) };

@@ -19,7 +19,7 @@ use crate::access::{Denied, Grant};
 use crate::call::{Caller, OVERLOADED};
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
-use crate::store::{Feed, Filled, Snapshot, Store, no_node};
+use crate::store::{Feed, FeedProgress, Snapshot, Store, no_node};
 use crate::worker::Workers;
 
 /// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
@@ -272,7 +272,9 @@ impl Api {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as i64,
             freshness: snapshot.freshness(feeds()).into(),
-            sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now, peer.identity.grant())).collect(),
+            sources: feeds()
+                .map(|(feed, progress)| convert::source(feed, progress, now, peer.identity.grant()))
+                .collect(),
             counters: self.counters(&snapshot, peer.identity.grant()).map(|(name, n)| (name, n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             shared_file_error: self.metrics.shared_trouble.load().as_deref().cloned(),
@@ -388,7 +390,7 @@ impl Subject<'_> {
         oldest.map_or_else(String::new, |feed| feed.with_detail(format!("{} is {}", feed.name(), feed.state())))
     }
 
-    fn behind<'s>(&'s self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Feed, Filled)> {
+    fn behind<'s>(&'s self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Feed, FeedProgress)> {
         let paths = match self {
             Subject::Node(path) => slice::from_ref(*path),
             Subject::Nodes(paths) => paths,
@@ -432,20 +434,20 @@ impl Page {
 }
 
 /// That each of the feeds has been read as a whole.
-pub(super) fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> thrift::Result<()> {
+pub(super) fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> thrift::Result<()> {
     let Some(feed) = waited_for(feeds) else { return Ok(()) };
     let message = feed.with_detail(format!("waiting for {}", feed.name()));
     Err(NotReady { source: feed.name().to_owned(), message }.into())
 }
 
 /// A feed of which nothing whole is known yet.
-fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Option<&'a Feed> {
-    feeds.find(|(_, Filled { whole, .. })| !whole).map(|(feed, _)| feed)
+fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> Option<&'a Feed> {
+    feeds.find(|(_, FeedProgress { whole, .. })| !whole).map(|(feed, _)| feed)
 }
 
 pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
     let behind =
-        snapshot.behind(slice::from_ref(path)).map(|(feed, filled)| (feed.name(), feed.origin(), filled.left_out));
+        snapshot.behind(slice::from_ref(path)).map(|(feed, progress)| (feed.name(), feed.origin(), progress.left_out));
     no_node(path, behind)
         .unwrap_or_else(|| format!("no source mirrors {path}; `roster status --all` tells the roots of each"))
 }

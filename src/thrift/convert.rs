@@ -6,7 +6,7 @@ use crate::access::Grant;
 use crate::model::{
     ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Stat, Supply, json, view,
 };
-use crate::store::{Feed, Filled, MasterEntry};
+use crate::store::{Feed, FeedProgress, MasterEntry};
 
 impl From<Freshness> for idl::Freshness {
     fn from(fresh: Freshness) -> Self {
@@ -240,7 +240,7 @@ pub(super) fn instance_size(instance: &idl::Instance) -> usize {
         + 128
 }
 
-pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) -> idl::SourceStatus {
+pub(super) fn source(feed: &Feed, progress: FeedProgress, now_ms: i64, grant: &Grant) -> idl::SourceStatus {
     let ms = |duration: std::time::Duration| duration.as_millis() as i64;
     // Who may not read all is not told what would tell of the rest.
     let sees_all = grant.reads_all(feed.roots());
@@ -248,16 +248,16 @@ pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) ->
     idl::SourceStatus {
         name: feed.name().to_owned(),
         kind: feed.kind().to_owned(),
-        state: feed.state_of(filled).to_string(),
+        state: feed.state_of(progress).to_string(),
         detail: if sees_all { feed.detail_with_names() } else { String::new() },
         roots: feed.roots().iter().filter(|root| grant.lists(root)).map(NodePath::to_string).collect(),
         session: feed.session(),
         last_sync: feed.since_proof().map(|since| now_ms - ms(since)),
         age_ms: feed.age().map(ms),
-        nodes: seen(filled.nodes),
-        bytes: seen(filled.bytes),
+        nodes: seen(progress.nodes),
+        bytes: seen(progress.bytes),
         reconnects: feed.reconnects.get() as i64,
-        skipped_nodes: filled.left_out as i64,
+        skipped_nodes: progress.left_out as i64,
         drift: feed.drift.get() as i64,
         supplies: Some(feed.supplied().iter().map(|it| (*it).into()).collect()),
     }

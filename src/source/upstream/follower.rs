@@ -271,7 +271,7 @@ impl Follower {
         if let Some(generation) = generation {
             generation.retain(|_, known| !known.is_expected);
         }
-        if self.publisher.filled().settling {
+        if self.publisher.progress().settling {
             let (source, settle) = (self.feed().name(), self.config.settle);
             tracing::warn!(source, ?settle, "the register gives masters time to come back for longer than `settle`");
             self.publisher.clear_expected();

@@ -28,7 +28,7 @@ use crate::clock::Moment;
 use crate::model::{Change, Node, NodePath, Revision, counted};
 use crate::mutant;
 use crate::source::Generation;
-use crate::store::{Batch, Feed, FeedState, Filled, Proof, Publisher, left_out};
+use crate::store::{Batch, Feed, FeedProgress, FeedState, Proof, Publisher, left_out};
 use crate::task::{Backoff, Reload, Stop, around, random_part};
 use crate::zookeeper::{Servers, Session, SessionError, Settings, credentials};
 
@@ -138,10 +138,11 @@ impl Mirror {
     /// Takes away what an earlier process left and patterns or limits leave out now, so that it does not count as lost.
     /// As in a first read, what lies deeper has its place after what does not, and none below what has none.
     fn trim(&self) {
-        let (snapshot, scope, filled) = (self.publisher.snapshot(), self.scope(), self.publisher.filled());
+        let (snapshot, scope, progress) = (self.publisher.snapshot(), self.scope(), self.publisher.progress());
         let known = || self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone()));
         let is_of_interest = |path: &NodePath| scope.enters(path) && scope.keeps(path);
-        let has_place = filled.nodes <= self.config.max_nodes as u64 && filled.bytes <= self.config.max_bytes.as_u64();
+        let has_place =
+            progress.nodes <= self.config.max_nodes as u64 && progress.bytes <= self.config.max_bytes.as_u64();
         let stays = |(path, node): (&NodePath, &Arc<Node>)| {
             is_of_interest(path) && !scope.is_too_deep(path) && !scope.is_too_large(node)
         };
@@ -149,7 +150,7 @@ impl Mirror {
             return;
         }
         let (mut budget, mut placeless, mut too_large) =
-            (Budget::new(&self.config, Filled::default()), BTreeSet::new(), 0);
+            (Budget::new(&self.config, FeedProgress::default()), BTreeSet::new(), 0);
         let mut nodes: Vec<_> = known().collect();
         nodes.sort_by_key(|(path, _)| path.depth());
         nodes.retain(|(path, node)| {
@@ -174,7 +175,7 @@ impl Mirror {
             nodes = nodes.len(),
             "took away nodes of an earlier process that patterns or limits leave out"
         );
-        let left_out = filled.left_out + placeless.len() as u64 + too_large;
+        let left_out = progress.left_out + placeless.len() as u64 + too_large;
         let changes = nodes.into_iter().map(|(path, _)| Change::Delete(path.clone())).collect();
         self.publisher.publish(Batch { changes, left_out: Some(left_out), ..Batch::default() });
     }
@@ -223,7 +224,7 @@ impl Mirror {
     async fn spread(&self) {
         let outage = self.feed().since_proof().unwrap_or_default();
         if outage > self.config.session_timeout / 2 {
-            let most = Duration::from_micros(500 * self.publisher.filled().nodes).min(Duration::from_secs(5));
+            let most = Duration::from_micros(500 * self.publisher.progress().nodes).min(Duration::from_secs(5));
             sleep(random_part(most)).await;
         }
     }
@@ -256,10 +257,10 @@ impl Mirror {
             false => self.held.is_none().then_some(Proof::Seen(began)),
         };
         let revision = self.publish(Batch { proof, ..Batch::whole(changes) });
-        let filled = self.publisher.filled();
+        let progress = self.publisher.progress();
         let ms = began.elapsed().as_millis() as u64;
         let watches = session.watching();
-        tracing::info!(source = self.feed().name(), nodes = filled.nodes, changed, revision, ms, %watches, "read everything");
+        tracing::info!(source = self.feed().name(), nodes = progress.nodes, changed, revision, ms, %watches, "read everything");
         for root in self.empty_roots() {
             tracing::warn!(source = self.feed().name(), %root, "there is nothing at this root yet; it is watched");
         }

@@ -7,7 +7,7 @@ use super::skipped::{Skipped, Why};
 use super::walk::Gather;
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
-use crate::store::{Filled, Snapshot};
+use crate::store::{FeedProgress, Snapshot};
 use crate::zookeeper::{Chroot, ReadResult};
 
 /// What of the ensemble is mirrored, and how much may be.
@@ -44,10 +44,10 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(config: &Config, filled: Filled) -> Self {
+    pub(super) fn new(config: &Config, progress: FeedProgress) -> Self {
         Self {
-            nodes: (config.max_nodes as u64).saturating_sub(filled.nodes),
-            bytes: config.max_bytes.as_u64().saturating_sub(filled.bytes),
+            nodes: (config.max_nodes as u64).saturating_sub(progress.nodes),
+            bytes: config.max_bytes.as_u64().saturating_sub(progress.bytes),
         }
     }
 

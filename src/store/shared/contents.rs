@@ -16,7 +16,7 @@ use super::entry::{
 use super::image::{Half, Image, InvalidFile};
 use super::location::FileId;
 use crate::model::{Master, Node, NodePath, Revision, Stat, view};
-use crate::store::{Directory, Feed, Filled, ReportedBy};
+use crate::store::{Directory, Feed, FeedProgress, ReportedBy};
 
 /// How many nodes are handed from one thread to the other at once.
 const BATCH: usize = 1_024;
@@ -42,7 +42,7 @@ pub(crate) struct Restored {
     /// Masters that are expected back.
     pub(crate) directory: Directory,
     /// By the number of the feed.
-    pub(crate) filled: Vec<Filled>,
+    pub(crate) progress: Vec<FeedProgress>,
     /// Roots, by the number of their feed, of which nothing was left.
     pub(crate) unread: Vec<(usize, NodePath)>,
     pub(crate) revision: Revision,
@@ -176,33 +176,33 @@ impl Contents {
             known.filter(|source| source.is_of(feed) && has_roots_of(source, feed)).collect()
         };
         let sources: Vec<Vec<&Source>> = feeds.iter().map(of).collect();
-        let (mut nodes, mut filled) = (self.nodes.clone(), vec![Filled::default(); feeds.len()]);
+        let (mut nodes, mut progress) = (self.nodes.clone(), vec![FeedProgress::default(); feeds.len()]);
         for (path, node) in &self.nodes {
             let is_of = |(feed, sources): (&Feed, &Vec<&Source>)| {
                 sources.iter().any(|source| source.covers(path)) && feed.roots().iter().any(|root| path.is_under(root))
             };
             match feeds.iter().zip(&sources).position(is_of) {
-                Some(owner) => filled[owner].add(path, node),
+                Some(owner) => progress[owner].add(path, node),
                 None => drop(nodes.remove(path)),
             }
         }
         let mut unread = Vec::new();
-        for (number, ((feed, filled), sources)) in feeds.iter_mut().zip(&mut filled).zip(sources).enumerate() {
+        for (number, ((feed, progress), sources)) in feeds.iter_mut().zip(&mut progress).zip(sources).enumerate() {
             if sources.is_empty() {
                 continue;
             }
             let is_whole = |root: &NodePath| sources.iter().any(|source| source.whole && source.covers(root));
             let (read, others): (Vec<_>, Vec<_>) = feed.roots().iter().cloned().partition(is_whole);
-            filled.whole = !read.is_empty() || others.is_empty();
-            if filled.whole {
+            progress.whole = !read.is_empty() || others.is_empty();
+            if progress.whole {
                 unread.extend(others.into_iter().map(|root| (number, root)));
             }
             let unreadable = if feed.knows_masters() { unreadable } else { 0 };
             // Nobody knows how much of what is mirrored now was left out.
             let unknown = |source: &Source| u64::from(!source.identity.covers(feed.identity()));
             let left_out: u64 = sources.iter().map(|source| source.left_out + unknown(source)).sum();
-            filled.left_out = left_out + unreadable;
-            filled.settling = sources.iter().any(|source| source.settling);
+            progress.left_out = left_out + unreadable;
+            progress.settling = sources.iter().any(|source| source.settling);
             feed.restore(sources.iter().filter_map(|source| self.status.age_of(source, now)).max());
         }
         let mut directory = Directory::default();
@@ -211,7 +211,7 @@ impl Contents {
             let master = Arc::new(Master::from(master));
             let is_of = |feed: &Feed| feed.knows_masters() && sources.iter().any(|name| name == feed.name());
             let owners =
-                feeds.iter().zip(&filled).enumerate().filter(|(_, (feed, filled))| filled.whole && is_of(feed));
+                feeds.iter().zip(&progress).enumerate().filter(|(_, (feed, progress))| progress.whole && is_of(feed));
             for (number, (feed, _)) in owners {
                 let by =
                     ReportedBy { feed: number, source: feed.source().clone(), revision: self.status.fresh.revision };
@@ -219,7 +219,7 @@ impl Contents {
             }
         }
         let (is_same, revision) = (nodes.len() == self.nodes.len(), self.status.fresh.revision);
-        Restored { is_same, nodes, directory, filled, unread, revision }
+        Restored { is_same, nodes, directory, progress, unread, revision }
     }
 }
 

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::restored_masters::RestoredMasters;
 use crate::model::{Freshness, NodePath, Origin, Supply, view};
-use crate::store::{Feed, Filled, Identity, Instances, Provider, Snapshot};
+use crate::store::{Feed, FeedProgress, Identity, Instances, Provider, Snapshot};
 
 pub(super) const NODE: &str = "node";
 pub(super) const STAT: &str = "stat";
@@ -149,13 +149,13 @@ impl FileStatus {
         let written_at = wall_clock(now);
         let is_restored =
             |feed: &Feed| restored.is_some_and(|restored| restored.sources().any(|(source, _)| source.is_of(feed)));
-        let is_live = |feed: &Feed, filled: Filled| match restored {
-            Some(_) if feed.knows_masters() => !is_restored(feed) && feed.counts(filled.whole),
+        let is_live = |feed: &Feed, progress: FeedProgress| match restored {
+            Some(_) if feed.knows_masters() => !is_restored(feed) && feed.counts(progress.whole),
             _ => true,
         };
-        let live = || snapshot.behind_all().filter(|(feed, filled)| is_live(feed, *filled));
+        let live = || snapshot.behind_all().filter(|(feed, progress)| is_live(feed, *progress));
         let mut fresh = snapshot.freshness(live());
-        let mut sources: Vec<Source> = live().map(|(feed, filled)| Source::of(feed, filled, written_at)).collect();
+        let mut sources: Vec<Source> = live().map(|(feed, progress)| Source::of(feed, progress, written_at)).collect();
         let parts = live().zip(&mut sources).filter_map(|((feed, _), source)| source.split(snapshot.unread_of(feed)));
         let unread: Vec<Source> = parts.collect();
         fresh = unread.iter().fold(fresh, |fresh, part| part.add_to(fresh, Duration::ZERO, Duration::ZERO));
@@ -201,19 +201,19 @@ impl FileStatus {
 }
 
 impl Source {
-    fn of(feed: &Feed, filled: Filled, written_at: u64) -> Self {
+    fn of(feed: &Feed, progress: FeedProgress, written_at: u64) -> Self {
         Self {
             name: feed.name().to_owned(),
             kind: feed.kind().to_owned(),
             identity: feed.identity().clone(),
             supplies: feed.supplied().to_vec(),
             roots: feed.roots().to_vec(),
-            whole: filled.whole,
+            whole: progress.whole,
             age_ms: feed.age().map(millis),
             last_sync: feed.since_proof().map(|since| written_at.saturating_sub(millis(since))),
             origin: feed.origin(),
-            left_out: filled.left_out,
-            settling: filled.settling,
+            left_out: progress.left_out,
+            settling: progress.settling,
         }
     }
 

@@ -243,7 +243,7 @@ impl Shared {
             return Vec::new();
         };
         let snapshot = store.snapshot();
-        let known = snapshot.behind_all().filter(|(feed, filled)| !(filled.whole && feed.was_in_sync()));
+        let known = snapshot.behind_all().filter(|(feed, progress)| !(progress.whole && feed.was_in_sync()));
         let stands = |feed: &Feed| left.status.sources.iter().any(|source| source.whole && source.is_of(feed));
         let awaited = known.filter(|(feed, _)| feed.supplies(Supply::Nodes) && stands(feed));
         awaited.map(|(feed, _)| feed.name().to_owned()).collect()

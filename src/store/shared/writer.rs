@@ -230,7 +230,7 @@ impl Writer {
     /// What stands of masters in the file and is not written anew; None: they are.
     fn masters_beside(&self, snapshot: &Snapshot) -> Option<&RestoredMasters> {
         // Before all masters are known, what is known of them has holes; what an earlier process left has none.
-        if !snapshot.behind_masters().all(|(_, filled)| filled.whole) {
+        if !snapshot.behind_masters().all(|(_, progress)| progress.whole) {
             return Some(&self.restored);
         }
         self.standing.as_ref().filter(|(_, again)| *again > Instant::now()).map(|(restored, _)| restored)
@@ -307,7 +307,7 @@ impl Writer {
         if *error != Error::MapFull {
             return format!("{error}{}", hint(error));
         }
-        let bytes: u64 = store.snapshot().filled().iter().map(|filled| filled.bytes).sum();
+        let bytes: u64 = store.snapshot().progress().iter().map(|progress| progress.bytes).sum();
         let (max, bytes) = (self.location.config.max_size, bytesize::ByteSize(bytes));
         format!("it needs more than `shared.max_size`, which is {max}: raise it{NODES_TAKE}{bytes}")
     }

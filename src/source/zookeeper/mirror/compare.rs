@@ -22,7 +22,7 @@ impl Mirror {
         mut announced: BTreeSet<NodePath>,
     ) -> Result<(Vec<Change>, BTreeSet<NodePath>), SessionError> {
         let known = self.publisher.snapshot();
-        let mut scan = Scan::new(&known, Budget::new(&self.config, self.publisher.filled()));
+        let mut scan = Scan::new(&known, Budget::new(&self.config, self.publisher.progress()));
         if let Err(trouble) = self.read_all(session, &known, &mut scan, &mut announced).await {
             self.pace.slow_down();
             self.keep_large(scan.generation);
@@ -87,7 +87,7 @@ impl Mirror {
             _ => true,
         };
         let gone = changes.iter().filter(|change| !passes(change)).count();
-        let shrunken = gone as u64 * 2 > self.publisher.filled().nodes;
+        let shrunken = gone as u64 * 2 > self.publisher.progress().nodes;
         let since = self.held.filter(|_| shrunken).map_or_else(Moment::now, |held| held.since);
         let was_held = self.held.take().is_some();
         if shrunken && since.elapsed() < self.config.hold {

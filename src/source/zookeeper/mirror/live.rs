@@ -112,7 +112,7 @@ impl Mirror {
         let unreadable: Vec<_> = paths.iter().filter(|path| self.skipped.is_unreadable(path)).cloned().collect();
         let known = self.publisher.snapshot();
         let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
-        let budget = Budget::new(&self.config, self.publisher.filled());
+        let budget = Budget::new(&self.config, self.publisher.progress());
         let bulk = Bulk { session, pace: &self.pace, known: &known, earlier: &self.earlier };
         let mut update = Delta::new(&known, budget, self.held.is_none(), &mut self.skipped);
         let read = Walk { scope: &scope, bulk, below: Below::Unwatched }.read(paths, &mut update).await;

@@ -265,7 +265,7 @@ fn a_master_that_cannot_be_read_is_left_out_and_the_others_are_expected_back() {
     left.of_masters.push((id, bad.into()));
     let restored = restored(&left);
     let ids: Vec<&str> = restored.directory.masters("").map(|(id, _)| &**id).collect();
-    assert_eq!((ids, restored.filled[1].left_out, restored.filled[0].left_out), (vec!["m1", "m2"], 1, 0));
+    assert_eq!((ids, restored.progress[1].left_out, restored.progress[0].left_out), (vec!["m1", "m2"], 1, 0));
 }
 
 #[test]

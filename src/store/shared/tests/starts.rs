@@ -65,8 +65,8 @@ fn only_what_is_mirrored_now_is_restored() {
     };
     let mut open = fixture.open_as(narrow());
     let snapshot = open.store.snapshot();
-    let filled: Vec<_> = snapshot.filled().iter().map(|filled| (filled.whole, filled.nodes)).collect();
-    assert_eq!(filled, [(true, 1), (true, 1)], "/c is of none");
+    let progress: Vec<_> = snapshot.progress().iter().map(|progress| (progress.whole, progress.nodes)).collect();
+    assert_eq!(progress, [(true, 1), (true, 1)], "/c is of none");
     open.write();
     drop(open);
     assert_eq!(fixture.read().nodes.len(), 2, "what is not restored is taken out of the file");
@@ -84,7 +84,7 @@ fn a_root_that_is_added_takes_no_answer_from_the_others() {
     let is_whole = |open: &Open| {
         let snapshot = open.store.snapshot();
         ["/a/x", "/a", "/a/none", "/d", "/d/x", "/"]
-            .map(|at| snapshot.behind(&[path(at)]).map(|(_, filled)| filled.whole).eq([true]))
+            .map(|at| snapshot.behind(&[path(at)]).map(|(_, progress)| progress.whole).eq([true]))
     };
     let unread = [true, true, true, false, false, false];
     let mut open = fixture.open_as(wider());
@@ -115,7 +115,7 @@ fn nodes_are_restored_however_their_roots_are_named_and_shared() {
         };
         let mut open = fixture.open_as(tables.iter().map(feed).collect());
         open.write();
-        open.store.snapshot().filled().iter().map(|filled| (filled.whole, filled.nodes)).collect()
+        open.store.snapshot().progress().iter().map(|progress| (progress.whole, progress.nodes)).collect()
     };
     let of = "cluster";
     assert_eq!(restored(&[("test", of, &["/a"]), ("new", of, &["/b"])]), [(true, 1), (true, 1)], "split");
