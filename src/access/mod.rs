@@ -168,7 +168,7 @@ impl Identity {
                 Client::Tcp => "--tcp".to_owned(),
                 Client::Unix { uid, .. } => format!("--user {uid}"),
             };
-            format!("`roster explain access {subject}`, as root, tells which rule decides")
+            format!("`roster explain access {subject}`, as root, shows which rule decides")
         })
     }
 

@@ -122,7 +122,7 @@ fn what_is_denied_is_told_by_name_alone_with_who_asks_and_the_cure() {
     let message = identity.may_read(&path("/b")).expect_err("denied").to_string();
     assert_eq!(
         message,
-        "uid 33033 may not read /b; `roster explain access --user 33033`, as root, tells which rule decides"
+        "uid 33033 may not read /b; `roster explain access --user 33033`, as root, shows which rule decides"
     );
     assert!(identity.may_command().expect_err("denied").to_string().contains("root"));
 }

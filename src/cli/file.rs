@@ -92,7 +92,7 @@ impl SharedFile {
         if let Some(source) = behind.clone().find(|source| !source.whole) {
             let why = if source.age_ms.is_none() { "has never been in sync" } else { "has not been read as a whole" };
             let (name, path) = (&source.name, self.path.display());
-            let message = format!("the source {name} {why}, says {path}; `roster status` tells what it waits for");
+            let message = format!("the source {name} {why}, says {path}; `roster status` shows what it waits for");
             return Err(Error::NotReady(NotReady { source: source.name.clone(), message }).into());
         }
         let freshness = status.freshness(behind, SystemTime::now()).into();
@@ -125,7 +125,7 @@ fn check_age(freshness: &Freshness, max_age: Option<Duration>) -> Result<(), Err
     if freshness.age_ms <= max_age_ms {
         return Ok(());
     }
-    let message = "`roster status` tells which source is behind".into();
+    let message = "`roster status` shows which source is behind".into();
     Err(Error::TooStale(TooStale { age_ms: freshness.age_ms, max_age_ms, message }))
 }
 

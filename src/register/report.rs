@@ -189,7 +189,7 @@ fn pass_on(command: Result<Value, RecvError>, handle: &Handle) {
         .map_err(|error| error.to_string())
         .and_then(|command| handle.send(Message::Other(command)).map_err(|error| error.to_string()));
     if let Err(why) = sent {
-        tracing::warn!(why, "a sidecar that follows this one was not told of registers");
+        tracing::warn!(why, "cannot pass a command about registers on to a sidecar that follows this one");
     }
 }
 

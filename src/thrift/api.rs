@@ -449,7 +449,7 @@ pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
     let behind =
         snapshot.behind(slice::from_ref(path)).map(|(feed, progress)| (feed.name(), feed.origin(), progress.left_out));
     no_node(path, behind)
-        .unwrap_or_else(|| format!("no source mirrors {path}; `roster status --all` tells the roots of each"))
+        .unwrap_or_else(|| format!("no source mirrors {path}; `roster status --all` lists the roots of each"))
 }
 
 fn not_found(snapshot: &Snapshot, path: &NodePath, freshness: Freshness) -> thrift::Error {

@@ -25,7 +25,7 @@ pub enum NotFound {
     Late,
 }
 
-/// Looks up so many names at once, and each once at a time: those that hang take no more threads when they are asked
+/// Looks up `most` names at once, and each once at a time: those that hang take no more threads when they are asked
 /// for again, and keep no others from being looked up than those that share this. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Names {

@@ -159,14 +159,14 @@ impl Peers {
     }
 
     /// The user to whom the socket at `peer` belongs, whose other end is `own`; none: its user has closed it, and the
-    /// kernel would name root. `/proc/net/tcp` tells the same, but all of it at once.
+    /// kernel would name root. `/proc/net/tcp` has the same, but all of it at once.
     fn uid_of(&self, peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
         let mut kernel = self.kernel.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let question = question(peer, own);
         kernel.send(&question)?;
         let mut answer = [0; 1024];
         let length = kernel.read(&mut answer)?;
-        // Where there is no such connection, the kernel tells of a socket that listens at that port.
+        // Where there is no such connection, the kernel reports a socket that listens at that port.
         let is_answer = answer[4..6] == SOCK_DIAG_BY_FAMILY.to_ne_bytes()
             && answer[PORTS_AT..PORTS_AT + 4] == question[ASKED_PORTS_AT..ASKED_PORTS_AT + 4];
         let number = |at: usize| Some(u32::from_ne_bytes(answer[..length].get(at..at + 4)?.try_into().ok()?));

@@ -86,7 +86,7 @@ pub fn key_of(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 fn in_plain(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            io::Error::new(error.kind(), "it does not speak TLS, as one does to a host with `tls://` before it")
+            io::Error::new(error.kind(), "it does not speak TLS: have it connect to the host with `tls://` before it")
         }
         Some(fault) => io::Error::new(error.kind(), handshake_fault(fault)),
         None => error,
@@ -165,7 +165,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// What is wrong with a file. Its lines are not told: they may be of a key.
+/// What is wrong with a file. Its lines are not shown: they may be of a key.
 fn in_words(error: &pem::Error, wanted: &str) -> String {
     match error {
         pem::Error::NoItemsFound => format!("it holds no {wanted} in PEM"),

@@ -39,7 +39,7 @@ final class Report
             }
             if (!$source['whole']) {
                 $why = $source['ageMs'] === null ? 'has never been in sync' : 'has not been read as a whole';
-                $cure = '`roster status` tells what it waits for';
+                $cure = '`roster status` shows what it waits for';
                 throw new NotReady($source['name'], "the source {$source['name']} $why, says $this->file; $cure");
             }
             $age = max($age, $silenceMs + ($source['ageMs'] ?? $this->told['ageMs']));

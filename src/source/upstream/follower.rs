@@ -47,9 +47,9 @@ enum Trouble {
     Unreachable { remote: Remote, why: String },
     #[error("{remote} refuses the token of {path}")]
     Refused { remote: Remote, path: PathBuf },
-    #[error("the register tells of more masters than max_masters allows: {0}")]
+    #[error("the register reports more masters than max_masters allows: {0}")]
     TooMany(usize),
-    #[error("the register tells of more metadata than max_metadata allows: {0}")]
+    #[error("the register reports more metadata than max_metadata allows: {0}")]
     TooMuch(ByteSize),
     #[error("{0}")]
     Lost(String),
@@ -317,10 +317,10 @@ impl Follower {
         Change::Join(master, Arc::new(line))
     }
 
-    /// Says that the register is not followed, and why. What it told stands.
+    /// Says that the register is not followed, and why. What it reported stands.
     fn down(&self, trouble: &Trouble) {
         let (state, what) = match self.feed().was_in_sync() {
-            true => (FeedState::Down, "lost the register; what it told stands"),
+            true => (FeedState::Down, "lost the register; what it reported stands"),
             false => (FeedState::Connecting, "cannot follow the register yet"),
         };
         if self.feed().enter(state, trouble.to_string()) {

@@ -207,7 +207,7 @@ impl UpstreamGroup {
                 Ok(remote) if self.registers.contains_key(&remote) => {}
                 Ok(remote) => {
                     let source = &self.config.name;
-                    tracing::info!(source, register = %remote, "joins a register, as it was told to");
+                    tracing::info!(source, register = %remote, "joins a register, by a command");
                     let publisher = match remote == self.own {
                         true => self.publisher.clone(),
                         false => self.publisher.for_another(Feed::learned(format!("{}/{remote}", self.config.name))),
@@ -247,13 +247,13 @@ impl UpstreamGroup {
         let Some((remote, followed)) = remote.ok().and_then(|remote| self.registers.remove_entry(&remote)) else {
             return;
         };
-        tracing::info!(source = self.config.name, register = %remote, "leaves a register, as it was told to");
+        tracing::info!(source = self.config.name, register = %remote, "leaves a register, by a command");
         followed.leave.cancel();
         if remote != self.own {
             return followed.publisher.dismiss();
         }
         let feed = self.publisher.feed();
-        feed.enter(FeedState::Live, "left, as it was told to; SIGHUP or a start joins it again");
+        feed.enter(FeedState::Live, "left by a command; SIGHUP or a start joins it again");
         feed.prove(Moment::now());
         self.publisher.clear_masters();
     }

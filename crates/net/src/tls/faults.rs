@@ -162,9 +162,7 @@ pub fn alert_in_words(alert: AlertDescription) -> String {
         AlertDescription::UnrecognisedName => {
             "it has no certificate for the name by which it was asked: connect by a name that it has"
         }
-        AlertDescription::AccessDenied => {
-            "it does not let in whom the certificate shown to it names: have it allow that"
-        }
+        AlertDescription::AccessDenied => "it refuses the name in the certificate shown to it: have it allow that name",
         other => return format!("it ends TLS with {other:?}"),
     };
     plain.to_owned()
