@@ -15,6 +15,7 @@ mod output;
 mod pass;
 mod preflight;
 mod process;
+mod process_stat;
 mod reaper;
 mod record;
 mod slot;

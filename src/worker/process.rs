@@ -206,8 +206,8 @@ impl Process {
             // The reaper is gone, and this process with it.
             None => std::future::pending().await,
         };
-        let mark = self.mark.clone();
-        let _ = spawn_blocking(move || orphans::kill_marked(&[mark])).await;
+        let (pid, mark) = (self.pid, self.mark.clone());
+        let _ = spawn_blocking(move || orphans::kill_left_by(pid, &mark)).await;
         end
     }
 

@@ -1,0 +1,60 @@
+//! What the kernel says of a process in `/proc/PID/stat`, which nobody can delay or make large.
+
+use std::fs;
+
+use nix::unistd::Pid;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProcessStat {
+    pub(super) parent: Pid,
+    pub(super) session: Pid,
+    /// In ticks since the machine started.
+    pub(super) started: u64,
+    /// Whether it has ended, and is still to be reaped.
+    pub(super) is_over: bool,
+}
+
+impl ProcessStat {
+    /// None: there is no such process.
+    pub(super) fn of(pid: Pid) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Fields as proc_pid_stat(5) numbers them.
+    fn parse(stat: &str) -> Option<Self> {
+        // The name before may hold anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).copied();
+        let pid = |number| Some(Pid::from_raw(field(number)?.parse().ok()?));
+        let threads: u32 = field(20)?.parse().ok()?;
+        Some(Self {
+            parent: pid(4)?,
+            session: pid(6)?,
+            started: field(22)?.parse().ok()?,
+            // One whose first thread alone has ended is called a zombie too.
+            is_over: matches!(field(3)?, "Z" | "X") && threads <= 1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_by_its_fields_whatever_its_name() {
+        let stat = |state: &str, threads: u32| {
+            let text =
+                format!("77 (a) Z 1 (b) {state} 12 77 70 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 4711 9 9");
+            ProcessStat::parse(&text).expect("a process")
+        };
+        let running = stat("S", 1);
+        assert_eq!((running.parent, running.session), (Pid::from_raw(12), Pid::from_raw(70)));
+        assert_eq!((running.started, running.is_over), (4_711, false));
+        assert!(stat("Z", 1).is_over && stat("Z", 0).is_over);
+        assert!(!stat("Z", 3).is_over, "its other threads live");
+        assert!(ProcessStat::parse("77 (a) Z 12").is_none() && ProcessStat::parse("").is_none());
+        assert_eq!(ProcessStat::of(Pid::this()).expect("it lives").parent, Pid::parent());
+    }
+}
