@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::orphans;
+use super::process_stat::ProcessStat;
 use crate::permissions::own;
 
 /// The file in the state's folder.
@@ -101,14 +102,15 @@ impl Record {
             return BTreeMap::new();
         }
         let read = own::open(path).map_err(|why| why.at(path)).and_then(io::read_to_string);
-        let written = match read {
-            Ok(written) => written,
+        let read = read.and_then(|written| Ok(serde_json::from_str::<BTreeMap<i32, Entry>>(&written)?));
+        let mut left = match read {
+            Ok(left) => left,
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot read which workers an earlier sidecar left");
+                let cure = "if `ps` shows processes of workers that run already, end them";
+                tracing::error!(path = %path.display(), %error, "cannot read which workers an earlier sidecar left; {cure}");
                 return BTreeMap::new();
             }
         };
-        let mut left: BTreeMap<i32, Entry> = serde_json::from_str(&written).unwrap_or_default();
         left.retain(|_, entry| entry.boot == boot());
         left
     }
@@ -157,7 +159,7 @@ fn kill_all(processes: &BTreeMap<i32, Entry>) {
 
 /// Kills what they started.
 fn kill_orphans(processes: &BTreeMap<i32, Entry>) {
-    let marks: Vec<String> = processes.values().map(|entry| entry.mark.clone()).collect();
+    let marks: Vec<&str> = processes.values().map(|entry| entry.mark.as_str()).collect();
     if !marks.is_empty() {
         orphans::kill_marked(&marks);
     }
@@ -165,12 +167,7 @@ fn kill_orphans(processes: &BTreeMap<i32, Entry>) {
 
 /// When a process started that has not ended.
 fn started(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut rest = rest.split_whitespace();
-    let is_over = matches!(rest.next()?, "Z" | "X");
-    rest.nth(18)?.parse().ok().filter(|_| !is_over)
+    ProcessStat::of(Pid::from_raw(pid)).filter(|stat| !stat.is_over).map(|stat| stat.started)
 }
 
 fn boot() -> String {
