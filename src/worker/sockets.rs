@@ -4,6 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
@@ -17,7 +19,8 @@ use crate::permissions::Permissions;
 pub(super) struct Sockets {
     /// The group's number in the configuration.
     number: usize,
-    bound: Mutex<Result<Arc<Bound>, BindError>>,
+    /// None: they are to be had anew.
+    bound: Mutex<Option<Result<Arc<Bound>, BindError>>>,
 }
 
 /// They, in the order of the configuration, each with its name.
@@ -31,23 +34,33 @@ impl Sockets {
         if let Err(error) = &bound {
             tracing::error!(%error, worker = config.name, "going on without this worker, until it can be had");
         }
-        Self { number, bound: Mutex::new(bound) }
+        Self { number, bound: Mutex::new(Some(bound)) }
     }
 
     /// The sockets; or why not yet, after another try. Meanwhile `metrics` say it.
     pub(super) async fn get(&self, config: &Config, metrics: &Metrics) -> Result<Arc<Bound>, String> {
         let mut bound = self.bound.lock().await;
-        if let Err(before) = &*bound {
-            let (setting, number, again) = (before.setting().clone(), self.number, config.clone());
-            let again = spawn_blocking(move || Bound::new(&again, number)).await;
-            *bound = again.map_err(|error| error.to_string())?.map(Arc::new);
-            metrics.ports_taken.clear(&setting);
-            match &*bound {
-                Ok(_) => tracing::info!(worker = config.name, "all can be had that this worker listens on"),
-                Err(error) => metrics.ports_taken.set(error.setting(), error.to_string()),
+        let before = match bound.take() {
+            Some(Ok(sockets)) if !sockets.is_shut_down() => {
+                *bound = Some(Ok(sockets.clone()));
+                return Ok(sockets);
             }
+            Some(Ok(_)) => {
+                let all = "all of them have to be replaced: `roster worker restart` does it";
+                tracing::error!(worker = config.name, "a process has shut down a socket of this worker, so {all}");
+                None
+            }
+            Some(Err(before)) => Some(before),
+            None => None,
+        };
+        let (number, again) = (self.number, config.clone());
+        let again = spawn_blocking(move || Bound::new(&again, number)).await.map_err(|error| error.to_string())?;
+        before.iter().for_each(|before| metrics.ports_taken.clear(before.setting()));
+        match &again {
+            Ok(_) => tracing::info!(worker = config.name, "all can be had that this worker listens on"),
+            Err(error) => metrics.ports_taken.set(error.setting(), error.to_string()),
         }
-        bound.as_ref().map(Arc::clone).map_err(ToString::to_string)
+        bound.insert(again.map(Arc::new)).as_ref().map(Arc::clone).map_err(ToString::to_string)
     }
 }
 
@@ -67,6 +80,16 @@ impl Bound {
             Ok((name(listener.address()), listener))
         };
         config.listen.iter().enumerate().map(bind).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether a process that inherited one has shut it down, which it does for all: nobody accepts from it any more.
+    fn is_shut_down(&self) -> bool {
+        let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
+        let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
+        let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
+        // None: that for which `nix` has no name.
+        let is_ended = |socket: &PollFd<'_>| socket.revents().is_none_or(|events| events.intersects(ended));
+        poll(&mut polled, PollTimeout::ZERO).is_ok() && polled.iter().any(is_ended)
     }
 
     /// What `LISTEN_FDNAMES` says of them.
@@ -101,7 +124,37 @@ fn name(address: &Address) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_a_process_has_shut_down_is_had_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let unix = format!("unix://{}", folder.path().join("app.sock").display());
+        for listen in ["tcp://127.0.0.1:0".to_owned(), unix] {
+            let config = Config { listen: vec![listen.clone()], ..Config::default() };
+            let sockets = Sockets::new(&config, 0);
+            let metrics = Metrics::default();
+            let first = sockets.get(&config, &metrics).await.expect("it is free");
+            let inherited = first.listeners()[0].1.as_fd().try_clone_to_owned().expect("a descriptor");
+            assert!(Arc::ptr_eq(&first, &sockets.get(&config, &metrics).await.expect("as before")));
+            // Where the kernel chose the port, the same one.
+            let listen = match first.listeners()[0].1.address() {
+                Address::Tcp(address) => format!("tcp://{address}"),
+                Address::Unix(_) => listen,
+            };
+            let config = Config { listen: vec![listen.clone()], ..config };
+            drop(first);
+            socket2::SockRef::from(&inherited).shutdown(Shutdown::Read).expect("anybody may");
+            let anew = sockets.get(&config, &metrics).await.expect("it is free");
+            match anew.listeners()[0].1.address() {
+                Address::Tcp(address) => drop(std::net::TcpStream::connect(address).expect("a listener")),
+                Address::Unix(path) => drop(std::os::unix::net::UnixStream::connect(path).expect("a listener")),
+            }
+            assert!(!anew.is_shut_down(), "{listen}");
+        }
+    }
 
     #[test]
     fn an_address_says_what_it_is_of() {
