@@ -37,8 +37,8 @@ pub(super) const MAX_DESCRIPTORS: usize = 253;
 /// The longest spec that is read.
 const MAX_SPEC_BYTES: usize = 1024 * 1024;
 
-/// What is found nowhere in the way of what a program inherits.
-const ABOVE_ALL: RawFd = 1_000;
+/// What is found nowhere in the way of what a program inherits; low, for hosts that allow few descriptors.
+const ABOVE_ALL: RawFd = FIRST_DESCRIPTOR + MAX_DESCRIPTORS as RawFd;
 
 /// What a process is to become.
 #[derive(Debug, Serialize, Deserialize)]
@@ -131,6 +131,7 @@ impl Spec {
         };
         step("cannot leave the sidecar's session", setsid().map(drop))?;
         give_up_precedence();
+        heed_all_signals();
         umask(Mode::from_bits_truncate(self.umask));
         for (limit, most) in [(Resource::RLIMIT_NOFILE, self.max_files), (Resource::RLIMIT_NPROC, self.max_processes)] {
             let Some(most) = most else { continue };
@@ -186,6 +187,15 @@ fn give_up_precedence() {
         if libc::getpriority(libc::PRIO_PROCESS, 0) < 0 {
             libc::setpriority(libc::PRIO_PROCESS, 0, 0);
         }
+    }
+}
+
+/// Ignores no signal that the sidecar ignores, as one does that a script has started in its background.
+#[allow(unsafe_code)]
+fn heed_all_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // Safety: this process has one thread, and handles none. Of those that cannot be ignored the kernel refuses it.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
