@@ -626,6 +626,8 @@ struct Worker {
   7: required string why
   /** Absent: it has no process. */
   8: optional i32 pid
+  /** Its processes that were replaced, and still end what they have under way. Absent: none. */
+  9: optional list<i32> retiring
 }
 
 struct WorkersQuery {
@@ -650,6 +652,7 @@ struct WorkersReply {
 enum WorkerAction {
   /** Start those that do not run, and wait until they are ready or have failed. */
   START = 1,
+  /** Ask them to end, and wait until they have, also those that were replaced before. */
   STOP = 2,
   /** Stop and start; the clients of their sockets wait meanwhile. */
   RESTART = 3,
@@ -661,7 +664,9 @@ enum WorkerAction {
   /** Have `count` of them, and wait until new ones are ready, and those too many have ended. */
   SCALE = 5,
   /** Send `signal` to the process of each. */
-  SIGNAL = 6
+  SIGNAL = 6,
+  /** Kill what there is, also what was asked to end already, and leave it stopped. */
+  KILL = 7
 }
 
 struct WorkerControl {

@@ -77,6 +77,16 @@ impl<const SECONDS: u64, const IS_POSITIVE: bool> Within<SECONDS, IS_POSITIVE> {
     }
 }
 
+/// A duration of at least so many seconds, if there is one.
+pub(crate) fn at_least_seconds<'de, D, const LEAST: u64>(value: D) -> Result<Option<Duration>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let value: Option<Duration> = humantime_serde::deserialize(value)?;
+    let least = Duration::from_secs(LEAST);
+    value.map(|value| enough(value, least, humantime::format_duration(least))).transpose()
+}
+
 /// By this name a path is asked for which a reader that knows where it stands makes absolute.
 pub(crate) const PATH: &str = "path";
 

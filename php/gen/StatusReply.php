@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size225 = 0;
-                        $_etype228 = 0;
-                        $xfer += $input->readListBegin($_etype228, $_size225);
-                        for ($_i229 = 0; $_i229 < $_size225; ++$_i229) {
-                            $elem230 = null;
-                            $elem230 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem230->read($input);
-                            $this->sources []= $elem230;
+                        $_size232 = 0;
+                        $_etype235 = 0;
+                        $xfer += $input->readListBegin($_etype235, $_size232);
+                        for ($_i236 = 0; $_i236 < $_size232; ++$_i236) {
+                            $elem237 = null;
+                            $elem237 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem237->read($input);
+                            $this->sources []= $elem237;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,25 +295,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size231 = 0;
-                        $_ktype232 = 0;
-                        $_vtype233 = 0;
-                        $xfer += $input->readMapBegin($_ktype232, $_vtype233, $_size231);
-                        for ($_i235 = 0; $_i235 < $_size231; ++$_i235) {
-                            $key236 = '';
-                            $val237 = 0;
-                            $xfer += $input->readString($key236);
-                            $xfer += $input->readI64($val237);
-                            $this->counters[$key236] = $val237;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size238 = 0;
                         $_ktype239 = 0;
                         $_vtype240 = 0;
@@ -323,7 +304,26 @@ class StatusReply
                             $val244 = 0;
                             $xfer += $input->readString($key243);
                             $xfer += $input->readI64($val244);
-                            $this->limits[$key243] = $val244;
+                            $this->counters[$key243] = $val244;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size245 = 0;
+                        $_ktype246 = 0;
+                        $_vtype247 = 0;
+                        $xfer += $input->readMapBegin($_ktype246, $_vtype247, $_size245);
+                        for ($_i249 = 0; $_i249 < $_size245; ++$_i249) {
+                            $key250 = '';
+                            $val251 = 0;
+                            $xfer += $input->readString($key250);
+                            $xfer += $input->readI64($val251);
+                            $this->limits[$key250] = $val251;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size245 = 0;
-                        $_etype248 = 0;
-                        $xfer += $input->readListBegin($_etype248, $_size245);
-                        for ($_i249 = 0; $_i249 < $_size245; ++$_i249) {
-                            $elem250 = null;
-                            $xfer += $input->readString($elem250);
-                            $this->portsTaken []= $elem250;
+                        $_size252 = 0;
+                        $_etype255 = 0;
+                        $xfer += $input->readListBegin($_etype255, $_size252);
+                        for ($_i256 = 0; $_i256 < $_size252; ++$_i256) {
+                            $elem257 = null;
+                            $xfer += $input->readString($elem257);
+                            $this->portsTaken []= $elem257;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size251 = 0;
-                        $_etype254 = 0;
-                        $xfer += $input->readSetBegin($_etype254, $_size251);
-                        for ($_i255 = 0; $_i255 < $_size251; ++$_i255) {
-                            $elem256 = null;
-                            $xfer += $input->readString($elem256);
-                            $this->capabilities[$elem256] = true;
+                        $_size258 = 0;
+                        $_etype261 = 0;
+                        $xfer += $input->readSetBegin($_etype261, $_size258);
+                        for ($_i262 = 0; $_i262 < $_size258; ++$_i262) {
+                            $elem263 = null;
+                            $xfer += $input->readString($elem263);
+                            $this->capabilities[$elem263] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size257 = 0;
-                        $_ktype258 = 0;
-                        $_vtype259 = 0;
-                        $xfer += $input->readMapBegin($_ktype258, $_vtype259, $_size257);
-                        for ($_i261 = 0; $_i261 < $_size257; ++$_i261) {
-                            $key262 = 0;
-                            $val263 = 0;
-                            $xfer += $input->readI32($key262);
-                            $xfer += $input->readI32($val263);
-                            $this->workers[$key262] = $val263;
+                        $_size264 = 0;
+                        $_ktype265 = 0;
+                        $_vtype266 = 0;
+                        $xfer += $input->readMapBegin($_ktype265, $_vtype266, $_size264);
+                        for ($_i268 = 0; $_i268 < $_size264; ++$_i268) {
+                            $key269 = 0;
+                            $val270 = 0;
+                            $xfer += $input->readI32($key269);
+                            $xfer += $input->readI32($val270);
+                            $this->workers[$key269] = $val270;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter264) {
-                $xfer += $iter264->write($output);
+            foreach ($this->sources as $iter271) {
+                $xfer += $iter271->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter265 => $viter266) {
-                $xfer += $output->writeString($kiter265);
-                $xfer += $output->writeI64($viter266);
+            foreach ($this->counters as $kiter272 => $viter273) {
+                $xfer += $output->writeString($kiter272);
+                $xfer += $output->writeI64($viter273);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter267 => $viter268) {
-                $xfer += $output->writeString($kiter267);
-                $xfer += $output->writeI64($viter268);
+            foreach ($this->limits as $kiter274 => $viter275) {
+                $xfer += $output->writeString($kiter274);
+                $xfer += $output->writeI64($viter275);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter269) {
-                $xfer += $output->writeString($iter269);
+            foreach ($this->portsTaken as $iter276) {
+                $xfer += $output->writeString($iter276);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter270 => $iter271) {
-                $xfer += $output->writeString($iter270);
+            foreach ($this->capabilities as $iter277 => $iter278) {
+                $xfer += $output->writeString($iter277);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter272 => $viter273) {
-                $xfer += $output->writeI32($kiter272);
-                $xfer += $output->writeI32($viter273);
+            foreach ($this->workers as $kiter279 => $viter280) {
+                $xfer += $output->writeI32($kiter279);
+                $xfer += $output->writeI32($viter280);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -65,6 +65,15 @@ class Worker
             'isRequired' => false,
             'type' => TType::I32,
         ),
+        9 => array(
+            'var' => 'retiring',
+            'isRequired' => false,
+            'type' => TType::LST,
+            'etype' => TType::I32,
+            'elem' => array(
+                'type' => TType::I32,
+                ),
+        ),
     );
 
     /**
@@ -111,6 +120,12 @@ class Worker
      * @var int
      */
     public $pid = null;
+    /**
+     * Its processes that were replaced, and still end what they have under way. Absent: none.
+     * 
+     * @var int[]
+     */
+    public $retiring = null;
 
     public function __construct($vals = null)
     {
@@ -138,6 +153,9 @@ class Worker
             }
             if (isset($vals['pid'])) {
                 $this->pid = $vals['pid'];
+            }
+            if (isset($vals['retiring'])) {
+                $this->retiring = $vals['retiring'];
             }
         }
     }
@@ -217,6 +235,22 @@ class Worker
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 9:
+                    if ($ftype == TType::LST) {
+                        $this->retiring = array();
+                        $_size197 = 0;
+                        $_etype200 = 0;
+                        $xfer += $input->readListBegin($_etype200, $_size197);
+                        for ($_i201 = 0; $_i201 < $_size197; ++$_i201) {
+                            $elem202 = null;
+                            $xfer += $input->readI32($elem202);
+                            $this->retiring []= $elem202;
+                        }
+                        $xfer += $input->readListEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -269,6 +303,18 @@ class Worker
         if ($this->pid !== null) {
             $xfer += $output->writeFieldBegin('pid', TType::I32, 8);
             $xfer += $output->writeI32($this->pid);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->retiring !== null) {
+            if (!is_array($this->retiring)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('retiring', TType::LST, 9);
+            $output->writeListBegin(TType::I32, count($this->retiring));
+            foreach ($this->retiring as $iter203) {
+                $xfer += $output->writeI32($iter203);
+            }
+            $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -26,6 +26,9 @@ final class WorkerAction
      */
     const START = 1;
 
+    /**
+     * Ask them to end, and wait until they have, also those that were replaced before.
+     */
     const STOP = 2;
 
     /**
@@ -49,6 +52,11 @@ final class WorkerAction
      */
     const SIGNAL = 6;
 
+    /**
+     * Kill what there is, also what was asked to end already, and leave it stopped.
+     */
+    const KILL = 7;
+
     static public $__names = array(
         1 => 'START',
         2 => 'STOP',
@@ -56,6 +64,7 @@ final class WorkerAction
         4 => 'ROLL',
         5 => 'SCALE',
         6 => 'SIGNAL',
+        7 => 'KILL',
     );
 }
 

@@ -71,14 +71,14 @@ class WorkerCommandReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->answers = array();
-                        $_size218 = 0;
-                        $_etype221 = 0;
-                        $xfer += $input->readListBegin($_etype221, $_size218);
-                        for ($_i222 = 0; $_i222 < $_size218; ++$_i222) {
-                            $elem223 = null;
-                            $elem223 = new \Roster\Thrift\WorkerAnswer();
-                            $xfer += $elem223->read($input);
-                            $this->answers []= $elem223;
+                        $_size225 = 0;
+                        $_etype228 = 0;
+                        $xfer += $input->readListBegin($_etype228, $_size225);
+                        for ($_i229 = 0; $_i229 < $_size225; ++$_i229) {
+                            $elem230 = null;
+                            $elem230 = new \Roster\Thrift\WorkerAnswer();
+                            $xfer += $elem230->read($input);
+                            $this->answers []= $elem230;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class WorkerCommandReply
             }
             $xfer += $output->writeFieldBegin('answers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->answers));
-            foreach ($this->answers as $iter224) {
-                $xfer += $iter224->write($output);
+            foreach ($this->answers as $iter231) {
+                $xfer += $iter231->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -85,14 +85,14 @@ class WorkerControlReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size204 = 0;
-                        $_etype207 = 0;
-                        $xfer += $input->readListBegin($_etype207, $_size204);
-                        for ($_i208 = 0; $_i208 < $_size204; ++$_i208) {
-                            $elem209 = null;
-                            $elem209 = new \Roster\Thrift\WorkerOutcome();
-                            $xfer += $elem209->read($input);
-                            $this->outcomes []= $elem209;
+                        $_size211 = 0;
+                        $_etype214 = 0;
+                        $xfer += $input->readListBegin($_etype214, $_size211);
+                        for ($_i215 = 0; $_i215 < $_size211; ++$_i215) {
+                            $elem216 = null;
+                            $elem216 = new \Roster\Thrift\WorkerOutcome();
+                            $xfer += $elem216->read($input);
+                            $this->outcomes []= $elem216;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkerControlReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter210) {
-                $xfer += $iter210->write($output);
+            foreach ($this->outcomes as $iter217) {
+                $xfer += $iter217->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -97,14 +97,14 @@ class WorkerOutputReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->lines = array();
-                        $_size211 = 0;
-                        $_etype214 = 0;
-                        $xfer += $input->readListBegin($_etype214, $_size211);
-                        for ($_i215 = 0; $_i215 < $_size211; ++$_i215) {
-                            $elem216 = null;
-                            $elem216 = new \Roster\Thrift\WorkerLine();
-                            $xfer += $elem216->read($input);
-                            $this->lines []= $elem216;
+                        $_size218 = 0;
+                        $_etype221 = 0;
+                        $xfer += $input->readListBegin($_etype221, $_size218);
+                        for ($_i222 = 0; $_i222 < $_size218; ++$_i222) {
+                            $elem223 = null;
+                            $elem223 = new \Roster\Thrift\WorkerLine();
+                            $xfer += $elem223->read($input);
+                            $this->lines []= $elem223;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class WorkerOutputReply
             }
             $xfer += $output->writeFieldBegin('lines', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->lines));
-            foreach ($this->lines as $iter217) {
-                $xfer += $iter217->write($output);
+            foreach ($this->lines as $iter224) {
+                $xfer += $iter224->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

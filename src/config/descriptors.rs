@@ -102,9 +102,9 @@ mod tests {
         let worker = worker::Config { count: Count::Number(10), listen, ..Default::default() };
         let accepting = worker::Config { accept: Accept::Sidecar, ..worker.clone() };
         let few = Config { worker: vec![accepting], ..Config::default() };
-        assert_eq!(bounds(&few.within(4_096))[0], (4_096 - OWN - 42 - 1_024) / 4);
+        assert_eq!(bounds(&few.within(4_096))[0], (4_096 - OWN - 52 - 1_024) / 4);
         let config = Config { worker: vec![worker; 2], ..Config::default() };
-        assert_eq!(bounds(&config.within(1_024)), [144; 4], "64 less");
+        assert_eq!(bounds(&config.within(1_024)), [139; 4], "84 less");
         assert_eq!(bounds(&config.within(65_536)), bounds(&config));
     }
 

@@ -182,6 +182,7 @@ fn action(request: &WorkerControl) -> thrift::Result<Action> {
             let no_signal = || invalid("signal", &format!("`{}` is none, as HUP is", name.escape_debug()));
             Action::Signal(signal(name).ok_or_else(no_signal)?)
         }
+        WorkerAction::KILL => Action::Kill,
         WorkerAction(unknown) => return Err(invalid("action", &format!("{unknown} is none"))),
     })
 }
@@ -199,7 +200,7 @@ fn name(group: &str, number: u32) -> String {
 }
 
 fn worker(group: &str, report: Report) -> Worker {
-    let Report { number, state, since, pid, restarts, why } = report;
+    let Report { number, state, since, pid, restarts, why, retiring } = report;
     Worker {
         name: name(group, number),
         group: group.to_owned(),
@@ -209,6 +210,7 @@ fn worker(group: &str, report: Report) -> Worker {
         restarts: restarts as i64,
         why,
         pid,
+        retiring: Some(retiring).filter(|retiring| !retiring.is_empty()),
     }
 }
 

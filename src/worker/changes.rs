@@ -21,6 +21,8 @@ const MAX_FILES: usize = 20_000;
 pub(super) struct Watched {
     folders: Vec<PathBuf>,
     patterns: GlobSet,
+    /// What they were like when a change was last told of.
+    known: Option<u64>,
 }
 
 impl Watched {
@@ -35,17 +37,21 @@ impl Watched {
             let plain: Vec<&str> = whole.split('/').take_while(is_plain).collect();
             folders.push(PathBuf::from(if plain == [""] { "/".to_owned() } else { plain.join("/") }));
         }
-        Ok(Self { folders, patterns: set.build()? })
+        Ok(Self { folders, patterns: set.build()?, known: None })
     }
 
-    /// Waits until files were changed, and are not being changed any more.
-    pub(super) async fn changed(&self) {
-        let known = self.look().await;
+    /// Waits until files were changed since the last time, and are not being changed any more.
+    pub(super) async fn changed(&mut self) {
+        let known = match self.known {
+            Some(known) => known,
+            None => self.look().await,
+        };
         let mut last = known;
         loop {
             sleep(LOOK_INTERVAL).await;
             let now = self.look().await;
             if now != known && now == last {
+                self.known = Some(now);
                 return;
             }
             last = now;
@@ -114,5 +120,20 @@ mod tests {
         assert_ne!(after, before);
         write("src/new.php", "3");
         assert_ne!(watched.digest(), after);
+    }
+
+    #[tokio::test]
+    async fn what_is_edited_while_a_change_is_followed_is_another_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("mail.php");
+        fs::write(&file, "1").expect("written");
+        let mut watched = Watched::new(&["*.php".into()], folder.path()).expect("patterns");
+        let edit = async {
+            sleep(LOOK_INTERVAL / 2).await;
+            fs::write(&file, "22").expect("written");
+        };
+        tokio::join!(watched.changed(), edit);
+        fs::write(&file, "333").expect("written");
+        tokio::time::timeout(Duration::from_secs(60), watched.changed()).await.expect("it is told");
     }
 }

@@ -75,7 +75,11 @@ pub struct Config {
     #[serde(deserialize_with = "crate::permissions::group")]
     pub socket_group: String,
     /// A process that has lived for so long, or less by a tenth at random, is replaced;
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "crate::rule::at_least_seconds::<_, 10>",
+        serialize_with = "humantime_serde::serialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_lifetime: Option<Duration>,
     /// so is one that takes more memory than this;
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,12 +182,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How many descriptors it takes here: of each process what it prints and its channel; its sockets; and where they are
+    /// How many descriptors it takes here: of each process what it prints and its channel, twice; its sockets; and where they are
     /// accepted from here, what waits for a process, and the way to each.
     pub(crate) fn descriptors(&self) -> usize {
         let (each, waiting) = match self.accept {
-            Accept::Worker => (3, 0),
-            Accept::Sidecar => (4, MAX_WAITING),
+            Accept::Worker => (4, 0),
+            Accept::Sidecar => (5, MAX_WAITING),
         };
         self.count.number() as usize * each + self.listen.len() + waiting
     }

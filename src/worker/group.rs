@@ -5,15 +5,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt, Shared as Joined, join, join_all};
+use futures::future::{BoxFuture, FutureExt, join_all};
 use nix::sys::signal::Signal;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::changes::Watched;
 use super::channel::Addressee;
 use super::config::Config;
-use super::slot::{Handle, Order, Report, Shared, Slot, State, Wanted};
+use super::machine::{Done, Machine, Outcome};
+use super::slot::{Report, Shared, Slot};
+
+/// How soon a process is gone that is killed.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What came of something, for each slot that it was done with.
 pub type Outcomes = Vec<(u32, Result<(), String>)>;
@@ -22,11 +25,17 @@ pub type Outcomes = Vec<(u32, Result<(), String>)>;
 pub(super) struct Group {
     pub(super) shared: Arc<Shared>,
     slots: Mutex<Slots>,
-    /// The rolling restart of all under way, which whoever asks for another one joins.
-    rolling: Mutex<Option<Joined<BoxFuture<'static, Outcomes>>>>,
+    /// Rolling restarts are carried out one after the other.
+    rolling: tokio::sync::Mutex<()>,
 }
 
-type Slots = BTreeMap<u32, Arc<Handle>>;
+#[derive(Debug, Default)]
+struct Slots {
+    /// Also those that leave, until they are gone.
+    all: BTreeMap<u32, Arc<Slot>>,
+    /// No process is to be started any more.
+    are_over: bool,
+}
 
 /// Which slots of a group are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +50,13 @@ pub enum Action {
     /// Start what is not running, and wait until it is ready or has failed.
     Start,
     Stop,
+    /// Stop what there is without asking it, also what was asked already.
+    Kill,
     /// Stop and start; the clients of its sockets wait meanwhile.
     Restart,
     /// Put a new process in the place of each once it is ready, one after the other. The first that does not become
-    /// ready ends it, and what ran goes on. What is stopped stays so; who asks meanwhile for all of them joins.
+    /// ready ends it, and what ran goes on. What is stopped stays so. Who asks meanwhile has those replaced again whose
+    /// processes began before that.
     Roll,
     /// Have as many slots as this, whichever are meant, and wait until the new ones are ready and those too many have
     /// ended.
@@ -54,77 +66,88 @@ pub enum Action {
 
 impl Group {
     pub(super) fn new(shared: Shared) -> Arc<Self> {
-        Arc::new(Self { shared: Arc::new(shared), slots: Mutex::default(), rolling: Mutex::default() })
+        Arc::new(Self { shared: Arc::new(shared), slots: Mutex::default(), rolling: tokio::sync::Mutex::default() })
     }
 
     pub(super) fn name(&self) -> &str {
         &self.shared.config.name
     }
 
+    pub(super) fn priority(&self) -> i32 {
+        self.shared.config.priority
+    }
+
     pub(super) fn reports(&self) -> Vec<Report> {
-        self.slots().values().map(|slot| slot.report.borrow().clone()).collect()
+        self.meant(Which::All).values().map(|slot| slot.report()).collect()
     }
 
     pub(super) async fn carry_out(&self, which: Which, action: Action) -> Outcomes {
-        let patience = self.shared.config.stop_timeout;
+        let now = Instant::now();
+        let until = now + self.shared.config.stop_timeout;
         match action {
-            Action::Start => self.each(which, |slot| async move { start(&slot).await }).await,
-            Action::Stop => self.each(which, |slot| async move { stop(&slot, patience).await }).await,
-            Action::Restart => {
-                let restart = |slot: Arc<Handle>| async move {
-                    stop(&slot, patience).await?;
-                    start(&slot).await
-                };
-                self.each(which, restart).await
-            }
-            Action::Roll if which == Which::All => self.roll().await,
-            Action::Roll => roll(self.meant(which)).await,
-            Action::Scale(count) => {
-                let (added, removed) = self.resize(count);
-                let started = each(added, |slot| async move { start(&slot).await });
-                let stopped = each(removed, |slot| async move { stop(&slot, patience).await });
-                let (started, stopped) = join(started, stopped).await;
-                [started, stopped].concat()
-            }
+            Action::Start => self.ask(which, Machine::start).await,
+            Action::Stop => self.ask(which, |machine, done, now| machine.stop(until, done, now)).await,
+            Action::Kill => self.ask(which, |machine, done, now| machine.stop(now, done, now)).await,
+            Action::Restart => self.ask(which, |machine, done, now| machine.restart(until, done, now)).await,
+            Action::Roll => self.roll(which).await,
+            Action::Scale(count) => join_all(self.resize(count, until)).await,
             Action::Signal(signal) => {
-                self.each(which, |slot| async move { ask(&slot, |done| Order::Signal(signal, done)).await }).await
+                self.meant(which).into_iter().map(|(number, slot)| (number, slot.signal(signal))).collect()
             }
         }
     }
 
-    /// Has as many slots as this, the new ones with processes that start; these, and those too many, whose processes
-    /// end when nobody has them any more.
-    pub(super) fn resize(&self, count: u32) -> (Slots, Slots) {
+    /// Has as many slots as this, the new ones with processes that start; what comes of these, and of those too many.
+    pub(super) fn resize(&self, count: u32, until: Instant) -> Vec<BoxFuture<'static, (u32, Outcome)>> {
         let mut slots = self.slots();
-        let removed = slots.split_off(&(count + 1));
-        let missing: Vec<u32> = (1..=count).filter(|number| !slots.contains_key(number)).collect();
-        let add = |number| {
-            let (handle, slot) = Slot::new(self.shared.clone(), number);
-            self.shared.launcher.begin(slot.run());
-            (number, Arc::new(handle))
-        };
-        let added: Slots = missing.into_iter().map(add).collect();
-        slots.extend(added.clone());
-        (added, removed)
+        if slots.are_over {
+            return Vec::new();
+        }
+        slots.all.retain(|_, slot| !slot.is_gone());
+        let removed = slots.all.range(count + 1..).map(|(number, slot)| {
+            let ended = slot.ask(move |machine, done, now| machine.leave(until, done, now));
+            (*number, ended)
+        });
+        let mut changed: Vec<_> = removed.collect();
+        for number in 1..=count {
+            let slot = slots.all.entry(number).or_insert_with(|| Slot::new(self.shared.clone(), number));
+            if slot.look(Machine::is_new_or_leaves) {
+                changed.push((number, slot.ask(Machine::start_also_if_it_leaves)));
+            }
+        }
+        changed.sort_by_key(|(number, _)| *number);
+        changed.into_iter().map(|(number, outcome)| outcome.map(move |outcome| (number, outcome)).boxed()).collect()
     }
 
-    async fn roll(&self) -> Outcomes {
-        let joined = {
-            let mut rolling = self.rolling.lock().unwrap_or_else(PoisonError::into_inner);
-            let under_way = rolling.clone().filter(|rolling| rolling.peek().is_none());
-            under_way.unwrap_or_else(|| rolling.insert(roll(self.meant(Which::All)).boxed().shared()).clone())
-        };
-        joined.await
+    /// One after the other, until one does not become ready.
+    async fn roll(&self, which: Which) -> Outcomes {
+        let due: Vec<_> =
+            self.meant(which).into_iter().map(|(number, slot)| (number, slot.look(Machine::next), slot)).collect();
+        let _turn = self.rolling.lock().await;
+        let mut outcomes = Outcomes::new();
+        for (number, next, slot) in due {
+            if slot.look(Machine::is_passed_over) {
+                continue;
+            }
+            let outcome = slot.ask(|machine, done, now| machine.renew(next, done, now)).await;
+            let failed = outcome.is_err();
+            outcomes.push((number, outcome));
+            if failed {
+                break;
+            }
+        }
+        outcomes
     }
 
     /// Replaces the processes whenever what they are made of was edited.
     pub(super) async fn follow_changes(&self) {
-        let Config { watch, directory, .. } = &self.shared.config;
+        let Config { watch, directory, .. } = &*self.shared.config;
         let watched = Watched::new(watch, directory.as_deref().unwrap_or(Path::new("/")));
-        let Some(watched) = watched.ok().filter(|_| !watch.is_empty()) else { return std::future::pending().await };
+        let Some(mut watched) = watched.ok().filter(|_| !watch.is_empty()) else { return std::future::pending().await };
         loop {
             watched.changed().await;
-            let failed = self.roll().await.into_iter().find_map(|(number, outcome)| Some((number, outcome.err()?)));
+            let failed =
+                self.roll(Which::All).await.into_iter().find_map(|(number, outcome)| Some((number, outcome.err()?)));
             let worker = self.name();
             match failed {
                 None => tracing::info!(worker, "files were edited: the processes were replaced"),
@@ -138,103 +161,40 @@ impl Group {
     /// Those that are meant, as they can be commanded.
     pub(super) fn addressees(&self, which: Which) -> impl Iterator<Item = Addressee> {
         self.meant(which).into_iter().map(|(number, slot)| {
-            let pid = slot.report.borrow().pid;
+            let pid = slot.look(Machine::pid);
             self.shared.members.addressee(format!("{}/{number}", self.name()), pid)
         })
     }
 
-    /// Stops all within this time, and lets them go.
+    /// Stops all within this time, for good.
     pub(super) async fn end(&self, patience: Duration) {
-        let slots = std::mem::take(&mut *self.slots());
         let until = Instant::now() + patience;
-        let stopped = slots.values().map(|slot| async move {
-            // Beyond its patience a process is killed, which takes a moment.
-            let _ = tokio::time::timeout_at(until + Duration::from_secs(1), stop(slot, patience)).await;
+        let ended: Vec<_> = {
+            let mut slots = self.slots();
+            slots.are_over = true;
+            let leave = |slot: &Arc<Slot>| slot.ask(|machine, done, now| machine.leave(until, done, now));
+            slots.all.values().map(leave).collect()
+        };
+        // Beyond its patience a process is killed, which takes a moment.
+        let _ = timeout_at(until + KILL_TIMEOUT, join_all(ended)).await;
+    }
+
+    async fn ask(&self, which: Which, wish: impl Fn(&mut Machine, Done, Instant)) -> Outcomes {
+        let asked = self.meant(which).into_iter().map(|(number, slot)| {
+            let outcome = slot.ask(&wish);
+            outcome.map(move |outcome| (number, outcome))
         });
-        join_all(stopped).await;
+        join_all(asked.collect::<Vec<_>>()).await
     }
 
-    async fn each<F>(&self, which: Which, act: impl Fn(Arc<Handle>) -> F) -> Outcomes
-    where
-        F: Future<Output = Result<(), String>>,
-    {
-        each(self.meant(which), act).await
-    }
-
-    fn meant(&self, which: Which) -> Slots {
+    fn meant(&self, which: Which) -> BTreeMap<u32, Arc<Slot>> {
         let slots = self.slots();
-        let meant = slots.iter().filter(|(number, _)| which == Which::All || which == Which::Number(**number));
+        let is_meant = |number: u32| which == Which::All || which == Which::Number(number);
+        let meant = slots.all.iter().filter(|(number, slot)| is_meant(**number) && !slot.is_gone());
         meant.map(|(number, slot)| (*number, slot.clone())).collect()
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn each<F>(slots: Slots, act: impl Fn(Arc<Handle>) -> F) -> Outcomes
-where
-    F: Future<Output = Result<(), String>>,
-{
-    join_all(slots.into_iter().map(|(number, slot)| act(slot).map(move |outcome| (number, outcome)))).await
-}
-
-/// One after the other, until one does not become ready.
-async fn roll(slots: Slots) -> Outcomes {
-    let mut outcomes = Outcomes::new();
-    for (number, slot) in slots {
-        let Some(outcome) = renew(&slot).await else { continue };
-        let failed = outcome.is_err();
-        outcomes.push((number, outcome));
-        if failed {
-            break;
-        }
-    }
-    outcomes
-}
-
-/// Has a process in a slot that began from now on; none: the slot is stopped.
-async fn renew(slot: &Handle) -> Option<Result<(), String>> {
-    let state = slot.report.borrow().state;
-    if matches!(state, State::Stopped | State::Stopping) {
-        return None;
-    }
-    // What is starting may have begun with what is to be replaced.
-    let runs = matches!(state, State::Running | State::Starting) && start(slot).await.is_ok();
-    if runs && let Err(why) = ask(slot, Order::Replace).await {
-        return Some(Err(why));
-    }
-    // Where there was none to replace, or that ended meanwhile.
-    Some(start(slot).await)
-}
-
-async fn start(slot: &Handle) -> Result<(), String> {
-    let mut report = slot.report.clone();
-    if report.borrow_and_update().state == State::Running {
-        return Ok(());
-    }
-    slot.wanted.send_replace(Wanted::Running);
-    while report.changed().await.is_ok() {
-        let report = report.borrow_and_update();
-        match report.state {
-            State::Running => return Ok(()),
-            State::Backoff | State::Fatal | State::Exited => return Err(report.why.clone()),
-            State::Stopped | State::Starting | State::Stopping => {}
-        }
-    }
-    Err("it was removed".into())
-}
-
-async fn stop(slot: &Handle, patience: Duration) -> Result<(), String> {
-    slot.wanted.send_replace(Wanted::Stopped(patience));
-    // One that is no more has stopped too.
-    let _ = slot.report.clone().wait_for(|report| report.state == State::Stopped).await;
-    Ok(())
-}
-
-async fn ask(slot: &Handle, order: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Order) -> Result<(), String> {
-    let (done, outcome) = oneshot::channel();
-    let gone = || "it was removed".to_owned();
-    slot.orders.send(order(done)).await.map_err(|_| gone())?;
-    outcome.await.unwrap_or_else(|_| Err(gone()))
 }

@@ -1,10 +1,11 @@
 //! Limits: what a process may take before another one takes its place.
 
 use std::fs;
+use std::future::pending;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::config::Config;
 
@@ -14,50 +15,43 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// A lifetime is shorter by a random part of it, at most one in so many, so that processes do not end together.
 const LIFETIME_JITTER: u32 = 10;
 
-/// A limit that a process has passed.
+/// A limit that a process has passed, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
-    /// In words. Another one is to take its place.
-    Soft(String),
+    /// Another one is to take its place.
+    Age(String),
+    Memory(String),
     /// It is not to go on.
     Hard(String),
 }
 
-/// Waits until a process passes a limit, for so long at least.
-pub(super) async fn passed(config: &Config, pid: i32, pause: Duration) -> Passed {
-    sleep(pause).await;
-    let lifetime = async {
-        match config.max_lifetime {
-            Some(most) => {
-                let jitter = (most / LIFETIME_JITTER).mul_f64(fastrand::f64());
-                sleep_until(Instant::now() + most - jitter).await;
-                Passed::Soft(format!("it has lived for max_lifetime, {}", humantime::format_duration(most)))
-            }
-            None => std::future::pending().await,
-        }
-    };
-    let memory = async {
-        if config.max_memory.is_none() && config.kill_memory.is_none() {
-            return std::future::pending().await;
-        }
-        loop {
-            sleep(LOOK_INTERVAL).await;
-            let Some(taken) = resident(pid) else { continue };
-            let over = |most: Option<ByteSize>, key| {
-                let most = most.filter(|most| taken > *most)?;
-                Some(format!("it takes {taken} of memory, and {key} is {most}"))
-            };
-            if let Some(why) = over(config.kill_memory, "kill_memory") {
-                return Passed::Hard(why);
-            }
-            if let Some(why) = over(config.max_memory, "max_memory") {
-                return Passed::Soft(why);
-            }
-        }
+/// Waits until another process is to take the place of one that is ready.
+pub(super) async fn soft(config: &Config, pid: i32) -> Passed {
+    let age = async {
+        let Some(most) = config.max_lifetime else { return pending().await };
+        let jitter = (most / LIFETIME_JITTER).mul_f64(fastrand::f64());
+        sleep(most - jitter).await;
+        Passed::Age(format!("it has lived for max_lifetime, {}", humantime::format_duration(most)))
     };
     tokio::select! {
-        passed = lifetime => passed,
-        passed = memory => passed,
+        passed = age => passed,
+        why = takes_more(config.max_memory, "max_memory", pid) => Passed::Memory(why),
+    }
+}
+
+/// Waits until a process is not to go on, whatever it is doing.
+pub(super) async fn hard(config: &Config, pid: i32) -> Passed {
+    Passed::Hard(takes_more(config.kill_memory, "kill_memory", pid).await)
+}
+
+/// Waits until a process takes more memory than this setting allows.
+async fn takes_more(most: Option<ByteSize>, key: &str, pid: i32) -> String {
+    let Some(most) = most else { return pending().await };
+    loop {
+        sleep(LOOK_INTERVAL).await;
+        if let Some(taken) = resident(pid).filter(|taken| *taken > most) {
+            return format!("it takes {taken} of memory, and {key} is {most}");
+        }
     }
 }
 
@@ -70,6 +64,8 @@ fn resident(pid: i32) -> Option<ByteSize> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]
@@ -83,9 +79,7 @@ mod tests {
     async fn a_life_is_no_longer_than_it_may_be_and_not_much_shorter() {
         let config = Config { max_lifetime: Some(Duration::from_secs(100)), ..Config::default() };
         let begun = Instant::now();
-        assert!(
-            matches!(passed(&config, 1, Duration::ZERO).await, Passed::Soft(why) if why.contains("max_lifetime, 1m 40s"))
-        );
+        assert!(matches!(soft(&config, 1).await, Passed::Age(why) if why.contains("max_lifetime, 1m 40s")));
         let lived = begun.elapsed().as_secs_f64();
         assert!((89.9..=100.1).contains(&lived), "{lived}");
     }

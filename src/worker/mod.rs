@@ -10,6 +10,7 @@ mod config;
 mod group;
 mod launch;
 mod limits;
+mod machine;
 mod orphans;
 mod output;
 mod pass;
@@ -39,6 +40,7 @@ pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
 pub use self::group::{Action, Outcomes, Which};
 pub use self::launch::{COMMAND as LAUNCH, launch};
+pub use self::machine::State;
 pub use self::output::{Line, OUTPUT_LOG, Printed};
 pub use self::pass::Balance;
 use self::pass::Passing;
@@ -46,12 +48,12 @@ pub(crate) use self::preflight::flaws;
 use self::process::Launcher;
 use self::reaper::Reaper;
 use self::record::Record;
+pub use self::slot::Report;
 use self::slot::Shared;
-pub use self::slot::{Report, State};
 use self::sockets::Sockets;
 pub(crate) use self::sockets::parse as parse_listen;
 use crate::metrics::{Counter, Metrics};
-use crate::task::{Stop, Tasks};
+use crate::task::{Phase, Stop, Tasks};
 use crate::tunnel::worker::Channel;
 
 /// All workers of the sidecar.
@@ -107,7 +109,7 @@ impl BoundWorkers {
         let group = |(config, sockets): (Config, Sockets)| {
             let passing = (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance));
             Group::new(Shared {
-                config,
+                config: Arc::new(config),
                 sockets,
                 output: Arc::default(),
                 members: Arc::default(),
@@ -120,15 +122,20 @@ impl BoundWorkers {
         let groups = self.groups.into_iter().map(group).collect();
         let workers = Arc::new(Workers { groups, launcher: Some(launcher.clone()) });
         for group in workers.by_priority() {
-            group.resize(group.shared.config.count.number());
+            // Nobody waits for what comes of it.
+            drop(group.resize(group.shared.config.count.number(), Instant::now()));
         }
-        let (kept, stop) = (workers.clone(), tasks.stop_signal());
-        tasks.critical("the keeper of workers", async move {
+        // What ends after the workers is reaped as well.
+        let last = tasks.of(Phase::SharedFile);
+        let stop = last.stop_signal();
+        last.critical("the reaper of workers", async move {
             tokio::select! {
                 never = launcher.reaper.run(ended) => match never {},
-                () = kept.keep(patience, stop) => {}
+                () = stop.requested() => {}
             }
         });
+        let (kept, stop) = (workers.clone(), tasks.stop_signal());
+        tasks.critical("the keeper of workers", async move { kept.keep(patience, stop).await });
         Ok(workers)
     }
 }
@@ -142,9 +149,14 @@ impl Workers {
         }
         let until = Instant::now() + patience;
         let groups = self.by_priority();
-        for same in groups.chunk_by(|one, other| one.shared.config.priority == other.shared.config.priority).rev() {
+        let same = |one: &&Arc<Group>, other: &&Arc<Group>| one.priority() == other.priority();
+        let mut later = groups.chunk_by(same).count();
+        for groups in groups.chunk_by(same).rev() {
+            later -= 1;
             let left = until.saturating_duration_since(Instant::now());
-            join_all(same.iter().map(|group| group.end(left.min(group.shared.config.stop_timeout)))).await;
+            // One that hangs leaves time to those after it.
+            let most = if later == 0 { left } else { left - left / 4 };
+            join_all(groups.iter().map(|group| group.end(most.min(group.shared.config.stop_timeout)))).await;
         }
     }
 
@@ -189,7 +201,7 @@ impl Workers {
 
     fn by_priority(&self) -> Vec<&Arc<Group>> {
         let mut groups: Vec<_> = self.groups.iter().collect();
-        groups.sort_by_key(|group| group.shared.config.priority);
+        groups.sort_by_key(|group| group.priority());
         groups
     }
 

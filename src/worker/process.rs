@@ -1,27 +1,32 @@
 //! One process of a worker: launched, watched, asked to end, and killed with all that it started.
 
+use std::convert::Infallible;
 use std::env;
+use std::future::pending;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, User, getegid, geteuid, getgrouplist};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
-use super::channel::{Members, Progress};
-use super::config::Config;
+use super::channel::{Progress, reached};
+use super::config::{Config, Ready};
 use super::launch::{self, FIRST_DESCRIPTOR, Identity, Spec};
+use super::limits::{self, Passed};
+use super::machine::Ending;
 use super::orphans::{self, MARK};
 use super::output::Output;
 use super::pass::{self, Passing};
@@ -33,7 +38,7 @@ use super::sockets::Bound;
 use crate::permissions::gid_of;
 use crate::permissions::own::name_of;
 use crate::task::Tasks;
-use crate::tunnel::worker::{CHANNEL, Channel, EVENT_QUEUE, WORKER};
+use crate::tunnel::worker::{CHANNEL, Channel, EVENT_QUEUE, Event, WORKER};
 
 /// This very binary, also where another one has taken its name since.
 const OWN_BINARY: &str = "/proc/self/exe";
@@ -62,17 +67,39 @@ pub(super) struct Launcher {
     pub(super) runtime: Handle,
 }
 
-/// A process whose program has begun.
+/// What a slot learns of a process that has not ended.
 #[derive(Debug)]
-pub(super) struct Process {
-    pub(super) pid: Pid,
+pub(super) enum News {
+    /// Its program has begun.
+    Began(i32),
+    Ready,
+    Passed(Passed),
+}
+
+/// Until when a process is to end, once it is to.
+pub(super) type Deadline = watch::Receiver<Option<Instant>>;
+
+/// A process, which is killed with what it started when this is dropped.
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
     ended: Ended,
-    launcher: Arc<Launcher>,
-    members: Arc<Members>,
-    pub(super) progress: watch::Receiver<Progress>,
+    group: Arc<Shared>,
+    /// Its channel, which nobody can speak over once it has ended.
+    channel: UnixStream,
     /// By which it is handed connections, where it is.
     connections: Option<(Arc<Passing>, Arc<tokio::net::UnixStream>)>,
     mark: String,
+}
+
+/// A process on its way to become its program.
+struct Launch {
+    process: Process,
+    /// What it reads from there, and answers.
+    text: Vec<u8>,
+    socket: UnixStream,
+    channel: Channel,
+    events: mpsc::Receiver<Event>,
 }
 
 impl Launcher {
@@ -82,17 +109,82 @@ impl Launcher {
         self.tasks.short(task);
     }
 
-    /// Starts a process of this name; or why it cannot be had, in words.
-    pub(super) async fn start(
-        self: &Arc<Self>,
-        name: &str,
-        group: &Shared,
-        sockets: &Bound,
-    ) -> Result<Process, String> {
-        let Shared { config, output, members, .. } = group;
+    /// Starts what is to become the program, whose output is read from now on.
+    fn spawn(&self, name: &str, output: &Arc<Output>) -> io::Result<(Pid, Ended, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let [(out, stdout), (err, stderr)] = [io::pipe()?, io::pipe()?];
+        let mut command = Command::new(OWN_BINARY);
+        command.arg0("roster").arg(launch::COMMAND).env_clear();
+        command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
+        let (pid, ended) = self.reaper.spawn(&mut command)?;
+        for (pipe, is_error) in [(out, false), (err, true)] {
+            let (output, name, ended) = (output.clone(), name.to_owned(), ended.clone());
+            self.begin(async move {
+                let ended = async {
+                    end(ended).await;
+                    tokio::time::sleep(OUTPUT_LINGER).await;
+                };
+                tokio::select! {
+                    () = output.read(pipe.into(), &name, pid.as_raw(), is_error) => {}
+                    () = ended => {}
+                }
+            });
+        }
+        Ok((pid, ended, ours))
+    }
+}
+
+/// Has a process of this name live: from its start until nothing of it is left.
+pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, tell: impl Fn(News)) -> Ending {
+    let Shared { config, sockets, launcher, metrics, .. } = &**group;
+    let sockets = match sockets.get(config, metrics).await {
+        Ok(sockets) => sockets,
+        Err(why) => return Ending::NoSocket(why),
+    };
+    if let Some(passing) = &group.passing {
+        passing.start(&config.name, sockets.listeners(), &launcher.tasks);
+    }
+    // It looks up users, and writes to the disk.
+    let (of_group, of_name) = (group.clone(), name.to_owned());
+    let launched = spawn_blocking(move || Launch::start(&of_group, &of_name, &sockets)).await;
+    let launch = match launched.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(launch) => launch,
+        Err(why) => return Ending::Failed(why),
+    };
+    let Launch { mut process, text, socket, channel, events } = launch;
+    let begun = tokio::select! {
+        begun = timeout(LAUNCH_TIMEOUT, become_program(&text, socket)) => match begun {
+            Ok(Ok(why)) => why,
+            Ok(Err(error)) => Some(format!("cannot launch it: {error}")),
+            Err(_) => Some(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}")),
+        },
+        () = is_asked(&mut asked) => None,
+    };
+    let ending = match begun {
+        Some(why) => process.give_up(why).await,
+        None => {
+            let (reaching, progress) = watch::channel(Progress::Started);
+            // Without a register, which ends after the workers, nobody hears it.
+            let _ = launcher.channels.send(channel);
+            let (group, name, pid) = (group.clone(), name.to_owned(), process.pid.as_raw());
+            launcher.begin(async move { group.members.hear(&name, pid, events, reaching, &group.output).await });
+            tell(News::Began(pid));
+            process.run(progress, &mut asked, tell).await
+        }
+    };
+    process.over().await;
+    ending
+}
+
+impl Launch {
+    /// Starts a process that is to become the program; or why it cannot be had, in words. Blocks meanwhile.
+    fn start(group: &Arc<Shared>, name: &str, sockets: &Bound) -> Result<Self, String> {
+        let Shared { config, output, launcher, .. } = &**group;
         let (user, identity) = identity(config).map_err(|flaw| flaw.to_string())?;
         let failed = |error: io::Error| format!("cannot start a process: {error}");
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        let stream = ours.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
         let mark = Uuid::new_v4().simple().to_string();
         let handed = group.passing.as_ref().map(|_| pass::pair()).transpose().map_err(failed)?;
         let inherited = group.passing.is_none().then(|| sockets.descriptors());
@@ -124,68 +216,87 @@ impl Launcher {
             listens,
             descriptors: descriptors.len(),
         };
-        let (pid, ended, socket) = self.spawn(name, output).map_err(failed)?;
-        let (reaching, progress) = watch::channel(Progress::Started);
+        let (pid, ended, socket) = launcher.spawn(name, output).map_err(failed)?;
         let connections = group.passing.clone().zip(handed.as_ref().map(|(ours, _)| ours.clone()));
-        let (launcher, members) = (self.clone(), members.clone());
-        let process = Process { pid, ended, launcher, members: members.clone(), progress, connections, mark };
-        self.record.add(pid, name, &process.mark);
-        match timeout(LAUNCH_TIMEOUT, become_program(&spec, socket, &descriptors)).await {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(why))) => return Err(why),
-            Ok(Err(error)) => return Err(format!("cannot launch it: {error}")),
-            Err(_) => return Err(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}")),
-        }
-        ours.set_nonblocking(true).map_err(failed)?;
-        let stream = tokio::net::UnixStream::from_std(ours).map_err(failed)?;
+        let process = Process { pid, ended, group: group.clone(), channel: ours, connections, mark };
+        launcher.record.add(pid, name, &process.mark);
+        let text = spec.announce(&socket, &descriptors).map_err(failed)?;
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
-        let pid = pid.as_raw();
-        // Without a register, which ends after the workers, nobody hears it.
-        let _ = self.channels.send(Channel { stream, worker: name.to_owned(), pid, uid, gid, events });
-        let (output, name) = (output.clone(), name.to_owned());
-        self.tasks.short(async move { members.hear(&name, pid, heard, reaching, &output).await });
-        Ok(process)
-    }
-
-    /// Starts what is to become the program, whose output is read from now on.
-    fn spawn(&self, name: &str, output: &Arc<Output>) -> io::Result<(Pid, Ended, UnixStream)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let [(out, stdout), (err, stderr)] = [io::pipe()?, io::pipe()?];
-        let mut command = Command::new(OWN_BINARY);
-        command.arg0("roster").arg(launch::COMMAND).env_clear();
-        command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
-        let (pid, ended) = self.reaper.spawn(&mut command)?;
-        for (pipe, is_error) in [(out, false), (err, true)] {
-            let (output, name, mut ended) = (output.clone(), name.to_owned(), ended.clone());
-            self.tasks.short(async move {
-                let ended = async {
-                    let _ = ended.wait_for(Option::is_some).await;
-                    tokio::time::sleep(OUTPUT_LINGER).await;
-                };
-                tokio::select! {
-                    () = output.read(pipe.into(), &name, pid.as_raw(), is_error) => {}
-                    () = ended => {}
-                }
-            });
-        }
-        Ok((pid, ended, ours))
+        let channel = Channel { stream, worker: name.to_owned(), pid: pid.as_raw(), uid, gid, events };
+        Ok(Self { process, text, socket, channel, events: heard })
     }
 }
 
 /// Tells a process what it is to become, and waits until it has; or why it has not.
-async fn become_program(spec: &Spec, socket: UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<Option<String>> {
-    let text = spec.announce(&socket, descriptors)?;
+async fn become_program(text: &[u8], socket: UnixStream) -> io::Result<Option<String>> {
     socket.set_nonblocking(true)?;
     let mut socket = tokio::net::UnixStream::from_std(socket)?;
-    socket.write_all(&text).await?;
+    socket.write_all(text).await?;
     let mut why = String::new();
     socket.read_to_string(&mut why).await?;
     Ok(Some(why).filter(|why| !why.is_empty()))
 }
 
+/// Waits until a process is to end.
+async fn is_asked(asked: &mut Deadline) {
+    // Without a slot nobody wants it either.
+    let _ = asked.wait_for(Option::is_some).await;
+}
+
+/// Waits until a process has ended.
+async fn end(mut ended: Ended) -> End {
+    match ended.wait_for(Option::is_some).await.ok().and_then(|end| *end) {
+        Some(end) => end,
+        // The reaper is gone, and this process with it.
+        None => pending().await,
+    }
+}
+
 impl Process {
-    /// Says that it is ready: it is handed connections from now on, where it is.
-    pub(super) fn is_ready(&self) {
+    /// Keeps a process whose program has begun until it has ended.
+    async fn run(
+        &mut self,
+        mut progress: watch::Receiver<Progress>,
+        asked: &mut Deadline,
+        tell: impl Fn(News),
+    ) -> Ending {
+        let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
+        let config = &group.config;
+        let mut hard = pin!(async {
+            tell(News::Passed(limits::hard(config, pid).await));
+            pending::<Infallible>().await
+        });
+        let outcome = tokio::select! {
+            ready = is_ready(config, &mut progress) => ready,
+            end = end(ended.clone()) => return Ending::Ended(end),
+            never = &mut hard => match never {},
+            () = is_asked(asked) => Ok(()),
+        };
+        if let Err(why) = outcome {
+            return self.give_up(why).await;
+        }
+        if asked.borrow().is_none() {
+            self.take_connections();
+            tell(News::Ready);
+        }
+        let soft = async {
+            tell(News::Passed(limits::soft(config, pid).await));
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            end = end(ended) => return Ending::Ended(end),
+            never = soft => match never {},
+            never = &mut hard => match never {},
+            () = is_asked(asked) => {}
+        }
+        tokio::select! {
+            end = self.stop(asked) => Ending::Ended(end),
+            never = &mut hard => match never {},
+        }
+    }
+
+    /// It is handed connections from now on, where it is.
+    fn take_connections(&self) {
         if let Some((passing, socket)) = &self.connections {
             passing.add(self.pid.as_raw(), socket.clone());
         }
@@ -198,54 +309,84 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended, and nothing of it is left.
-    pub(super) async fn ended(&mut self) -> End {
-        let ended = self.ended.wait_for(Option::is_some).await.ok().and_then(|end| *end);
-        let end = match ended {
-            Some(end) => end,
-            // The reaper is gone, and this process with it.
-            None => std::future::pending().await,
-        };
-        let (pid, mark) = (self.pid, self.mark.clone());
-        let _ = spawn_blocking(move || orphans::kill_left_by(pid, &mark)).await;
-        end
-    }
-
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), nix::errno::Errno> {
-        self.launcher.reaper.signal(self.pid, signal)
-    }
-
-    /// Asks it to end, and kills it if it has not within this time. One that has joined over its channel is asked there;
-    /// by the signal too, which may cut what is under way, only for the last quarter of that time.
-    pub(super) async fn stop(&mut self, signal: Signal, patience: Duration) -> End {
+    /// Asks it to end, and kills it if it has not in time. One that has joined over its channel is asked there; by the
+    /// signal too, which may cut what is under way, only for the last quarter of that time.
+    async fn stop(&mut self, asked: &mut Deadline) -> End {
         self.hand_no_more();
-        let mut left = patience;
-        if self.members.stop(self.pid.as_raw()) {
-            left = patience / 4;
-            if let Ok(end) = timeout(patience - left, self.ended()).await {
-                return end;
+        let (begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
+        let signal = self.group.config.stop_signal.0;
+        let mut is_signalled = false;
+        let is_told = self.group.members.stop(pid);
+        loop {
+            let until = asked.borrow_and_update().unwrap_or(begun).max(begun);
+            if !is_signalled && (!is_told || Instant::now() >= until - (until - begun) / 4) {
+                let _ = self.launcher().reaper.signal(self.pid, signal);
+                is_signalled = true;
+            }
+            let next = if is_signalled { until } else { until - (until - begun) / 4 };
+            tokio::select! {
+                end = end(ended.clone()) => return end,
+                changed = asked.changed() => if changed.is_err() {
+                    return self.kill().await;
+                },
+                () = sleep_until(next) => if is_signalled {
+                    if until > begun {
+                        tracing::warn!(pid, after = ?until - begun, "a worker did not end in time, and is killed");
+                    }
+                    return self.kill().await;
+                },
             }
         }
-        let _ = self.signal(signal);
-        if let Ok(end) = timeout(left, self.ended()).await {
-            return end;
-        }
-        tracing::warn!(pid = self.pid.as_raw(), ?patience, "a worker did not end in time, and is killed");
-        self.kill().await
     }
 
-    pub(super) async fn kill(&mut self) -> End {
-        self.launcher.reaper.kill(self.pid);
-        self.ended().await
+    async fn kill(&self) -> End {
+        self.launcher().reaper.kill(self.pid);
+        end(self.ended.clone()).await
+    }
+
+    /// Ends what cannot become ready.
+    async fn give_up(&self, why: String) -> Ending {
+        self.kill().await;
+        Ending::Failed(why)
+    }
+
+    /// Ends all that is left of one that has ended: whatever it was that it started, nobody speaks for it any more.
+    async fn over(mut self) {
+        self.hand_no_more();
+        // What it has said is still heard.
+        let _ = self.channel.shutdown(Shutdown::Read);
+        let _ = spawn_blocking(move || {
+            orphans::kill_left_by(self.pid, &self.mark);
+            drop(self);
+        })
+        .await;
+    }
+
+    fn launcher(&self) -> &Launcher {
+        &self.group.launcher
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.hand_no_more();
-        self.launcher.record.remove(self.pid);
-        self.launcher.reaper.kill(self.pid);
+        self.launcher().record.remove(self.pid);
+        self.launcher().reaper.kill(self.pid);
     }
+}
+
+/// Waits until a process is ready; or why it is not.
+async fn is_ready(config: &Config, progress: &mut watch::Receiver<Progress>) -> Result<(), String> {
+    let awaited = match config.ready {
+        Ready::StaysUp => {
+            sleep(config.ready_after).await;
+            return Ok(());
+        }
+        Ready::Connected => reached(progress, Progress::Connected),
+        Ready::Message => reached(progress, Progress::Ready),
+    };
+    let late = |_| format!("it was not ready within {:?}", config.ready_timeout);
+    timeout(config.ready_timeout, awaited).await.map_err(late)
 }
 
 /// The user as whom a process runs; and as the kernel knows them, unless it is the sidecar's own.

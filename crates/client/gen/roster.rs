@@ -501,6 +501,7 @@ pub struct WorkerAction(pub i32);
 impl WorkerAction {
   /// Start those that do not run, and wait until they are ready or have failed.
   pub const START: WorkerAction = WorkerAction(1);
+  /// Ask them to end, and wait until they have, also those that were replaced before.
   pub const STOP: WorkerAction = WorkerAction(2);
   /// Stop and start; the clients of their sockets wait meanwhile.
   pub const RESTART: WorkerAction = WorkerAction(3);
@@ -511,6 +512,8 @@ impl WorkerAction {
   pub const SCALE: WorkerAction = WorkerAction(5);
   /// Send `signal` to the process of each.
   pub const SIGNAL: WorkerAction = WorkerAction(6);
+  /// Kill what there is, also what was asked to end already, and leave it stopped.
+  pub const KILL: WorkerAction = WorkerAction(7);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::START,
     Self::STOP,
@@ -518,6 +521,7 @@ impl WorkerAction {
     Self::ROLL,
     Self::SCALE,
     Self::SIGNAL,
+    Self::KILL,
   ];
 }
 
@@ -541,6 +545,7 @@ impl From<i32> for WorkerAction {
       4 => WorkerAction::ROLL,
       5 => WorkerAction::SCALE,
       6 => WorkerAction::SIGNAL,
+      7 => WorkerAction::KILL,
       _ => WorkerAction(i)
     }
   }
@@ -5765,10 +5770,12 @@ pub struct Worker {
   pub why: String,
   /// Absent: it has no process.
   pub pid: Option<i32>,
+  /// Its processes that were replaced, and still end what they have under way. Absent: none.
+  pub retiring: Option<Vec<i32>>,
 }
 
 impl Worker {
-  pub fn new<F8>(name: String, group: String, number: i32, state: WorkerState, since_ms: i64, restarts: i64, why: String, pid: F8) -> Worker where F8: Into<Option<i32>> {
+  pub fn new<F8, F9>(name: String, group: String, number: i32, state: WorkerState, since_ms: i64, restarts: i64, why: String, pid: F8, retiring: F9) -> Worker where F8: Into<Option<i32>>, F9: Into<Option<Vec<i32>>> {
     Worker {
       name,
       group,
@@ -5778,6 +5785,7 @@ impl Worker {
       restarts,
       why,
       pid: pid.into(),
+      retiring: retiring.into(),
     }
   }
 }
@@ -5793,6 +5801,7 @@ impl TSerializable for Worker {
     let mut f_6: Option<i64> = None;
     let mut f_7: Option<String> = None;
     let mut f_8: Option<i32> = None;
+    let mut f_9: Option<Vec<i32>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -5832,6 +5841,16 @@ impl TSerializable for Worker {
           let val = i_prot.read_i32()?;
           f_8 = Some(val);
         },
+        9 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_31 = i_prot.read_i32()?;
+            val.push(list_elem_31);
+          }
+          i_prot.read_list_end()?;
+          f_9 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -5855,6 +5874,7 @@ impl TSerializable for Worker {
       restarts: f_6.expect("auto-generated code should have checked for presence of required fields"),
       why: f_7.expect("auto-generated code should have checked for presence of required fields"),
       pid: f_8,
+      retiring: f_9,
     };
     Ok(ret)
   }
@@ -5885,6 +5905,15 @@ impl TSerializable for Worker {
     if let Some(fld_var) = self.pid {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(8) })?;
       o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.retiring {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(9) })?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::I32, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_i32(*e)?;
+      }
+      o_prot.write_list_end()?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -6040,8 +6069,8 @@ impl TSerializable for WorkersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_32 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6316,8 +6345,8 @@ impl TSerializable for WorkerControlReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = WorkerOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_33 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6593,8 +6622,8 @@ impl TSerializable for WorkerOutputReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = WorkerLine::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_33);
+            let list_elem_34 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6906,8 +6935,8 @@ impl TSerializable for WorkerCommandReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = WorkerAnswer::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_35 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7076,8 +7105,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_35);
+            let list_elem_36 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -7086,9 +7115,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_36 = i_prot.read_string()?;
-            let map_val_37 = i_prot.read_i64()?;
-            val.insert(map_key_36, map_val_37);
+            let map_key_37 = i_prot.read_string()?;
+            let map_val_38 = i_prot.read_i64()?;
+            val.insert(map_key_37, map_val_38);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -7097,9 +7126,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_38 = i_prot.read_string()?;
-            let map_val_39 = i_prot.read_i64()?;
-            val.insert(map_key_38, map_val_39);
+            let map_key_39 = i_prot.read_string()?;
+            let map_val_40 = i_prot.read_i64()?;
+            val.insert(map_key_39, map_val_40);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -7116,8 +7145,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_40 = i_prot.read_string()?;
-            val.push(list_elem_40);
+            let list_elem_41 = i_prot.read_string()?;
+            val.push(list_elem_41);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -7130,8 +7159,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_41 = i_prot.read_string()?;
-            val.insert(set_elem_41);
+            let set_elem_42 = i_prot.read_string()?;
+            val.insert(set_elem_42);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -7140,9 +7169,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_42 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_43 = i_prot.read_i32()?;
-            val.insert(map_key_42, map_val_43);
+            let map_key_43 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_44 = i_prot.read_i32()?;
+            val.insert(map_key_43, map_val_44);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);

@@ -40,6 +40,18 @@ fn up_to_an_hour(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Stop them, and wait until they have ended, with those that were replaced before
+///
+/// Each is asked to end, and killed after its `stop_timeout`.
+#[derive(Debug, Args)]
+pub(super) struct Stop {
+    /// Kill them, also those that were asked to end before
+    #[arg(long)]
+    now: bool,
+    #[command(flatten)]
+    targets: Targets,
+}
+
 /// Put new processes in the place of those that run
 ///
 /// One after the other, each once it is ready; then the old one is asked to end. The first that does not become ready ends
@@ -98,6 +110,7 @@ struct Order {
 
 const START: Order = Order { action: WorkerAction::START, done: "runs", failed: "not all of them run" };
 const STOP: Order = Order { action: WorkerAction::STOP, done: "is stopped", failed: "not all of them are stopped" };
+const KILL: Order = Order { action: WorkerAction::KILL, ..STOP };
 const RESTART: Order =
     Order { action: WorkerAction::RESTART, done: "is restarted", failed: "not all of them run again" };
 const ROLL: Order = Order {
@@ -105,6 +118,12 @@ const ROLL: Order = Order {
     done: "is replaced",
     failed: "the rolling restart ended there, and what ran before goes on",
 };
+
+impl Stop {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        self.targets.carry_out(if self.now { &KILL } else { &STOP })
+    }
+}
 
 impl Restart {
     pub(super) fn run(self) -> anyhow::Result<()> {
@@ -139,10 +158,6 @@ impl Signal {
 impl Targets {
     pub(super) fn start(self) -> anyhow::Result<()> {
         self.carry_out(&START)
-    }
-
-    pub(super) fn stop(self) -> anyhow::Result<()> {
-        self.carry_out(&STOP)
     }
 
     /// One after the other, also after one that failed.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use roster::thrift::idl::{Worker, WorkersQuery};
+use roster::thrift::idl::{Worker, WorkerState, WorkersQuery};
 use serde_json::{Value, json};
 
 use super::Target;
@@ -45,52 +45,60 @@ fn document(worker: &Worker) -> Value {
         "restarts": worker.restarts,
         "why": worker.why,
         "pid": worker.pid,
+        "retiring": worker.retiring.as_deref().unwrap_or_default(),
     })
 }
 
 fn table(workers: &[Worker]) -> String {
     let heading = ["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "WHY"];
-    text::table(heading, &["PID", "RESTARTS"], &workers.iter().map(row).collect::<Vec<_>>())
+    text::table(heading, &["PID", "RESTARTS"], &workers.iter().flat_map(rows).collect::<Vec<_>>())
 }
 
-fn row(worker: &Worker) -> [String; 6] {
-    [
+/// One of its own, and one for each process that was replaced and has not ended.
+fn rows(worker: &Worker) -> Vec<[String; 6]> {
+    let own = [
         worker.name.clone(),
         worker.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
         json::worker_state(worker.state),
         text::time(worker.since_ms),
         worker.restarts.to_string(),
         worker.why.clone(),
-    ]
+    ];
+    let retiring = worker.retiring.iter().flatten().map(|pid| {
+        let state = json::worker_state(WorkerState::STOPPING);
+        [worker.name.clone(), pid.to_string(), state, "-".into(), "-".into(), "it was replaced".into()]
+    });
+    std::iter::once(own).chain(retiring).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use roster::thrift::idl::WorkerState;
-
     use super::*;
 
     #[test]
     fn a_worker_is_shown_with_its_state_and_why() {
         let worker = |number, state, why: &str, pid| {
             let name = format!("web/{number}");
-            Worker::new(name, "web".into(), number, state, 1_700_000_000_000, 3, why.into(), pid)
+            Worker::new(name, "web".into(), number, state, 1_700_000_000_000, 3, why.into(), pid, None)
         };
+        let replaced = worker(1, WorkerState::RUNNING, "", Some(4711));
         let workers = [
-            worker(1, WorkerState::RUNNING, "", Some(4711)),
+            Worker { retiring: Some(vec![4700]), ..replaced },
             worker(2, WorkerState::FATAL, "it ended with code 1", None),
             worker(3, WorkerState(99), "", None),
         ];
         assert_eq!(
             table(&workers),
             "\
-WORKER   PID  STATE    SINCE                 RESTARTS  WHY
-web/1   4711  RUNNING  2023-11-14T22:13:20Z         3
-web/2      -  FATAL    2023-11-14T22:13:20Z         3  it ended with code 1
-web/3      -  99       2023-11-14T22:13:20Z         3
+WORKER   PID  STATE     SINCE                 RESTARTS  WHY
+web/1   4711  RUNNING   2023-11-14T22:13:20Z         3
+web/1   4700  STOPPING  -                            -  it was replaced
+web/2      -  FATAL     2023-11-14T22:13:20Z         3  it ended with code 1
+web/3      -  99        2023-11-14T22:13:20Z         3
 "
         );
-        let second = document(&workers[1]);
+        let [first, second] = [document(&workers[0]), document(&workers[1])];
         assert_eq!((&second["state"], &second["pid"]), (&json!("FATAL"), &Value::Null));
+        assert_eq!((&first["retiring"], &second["retiring"]), (&json!([4700]), &json!([])));
     }
 }

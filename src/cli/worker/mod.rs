@@ -27,8 +27,7 @@ enum Command {
     /// Start those that do not run, and wait until they are ready
     Start(control::Targets),
     #[command(after_help = super::exit::HELP)]
-    /// Stop them
-    Stop(control::Targets),
+    Stop(control::Stop),
     #[command(after_help = super::exit::HELP)]
     Restart(control::Restart),
     #[command(after_help = super::exit::HELP)]
@@ -47,7 +46,7 @@ impl Worker {
         match self.command {
             Command::List(list) => list.run(),
             Command::Start(targets) => targets.start(),
-            Command::Stop(targets) => targets.stop(),
+            Command::Stop(stop) => stop.run(),
             Command::Restart(restart) => restart.run(),
             Command::Scale(scale) => scale.run(),
             Command::Signal(signal) => signal.run(),

@@ -187,7 +187,8 @@ fn no_worker_listens_where_another_part_does() {
 #[test]
 fn a_start_refuses_workers_that_nobody_could_run_or_name() {
     let text = "[[worker]]\nname = 'a b'\ncommand = ['']\nenvironment = { 'A=B' = '' }\nlisten = ['127.0.0.1:80']\n\
-                [[worker]]\ncommand = ['true']\ncount = 0\n[[worker]]\nname = 'a b'\nstop_signal = 'NOPE'\n";
+                [[worker]]\ncommand = ['true']\ncount = 0\n[[worker]]\nname = 'a b'\nstop_signal = 'NOPE'\n\
+                max_lifetime = '9s'\n";
     let told = mistakes(text, &[], &[]);
     for line in [
         "roster.toml:2: worker.0.name: \"a b\" is no name: expected letters, digits, `.`, `_` and `-`",
@@ -198,6 +199,7 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
         "roster.toml:8: worker.1.count: 0 is no number of processes: 1 to 1000",
         "roster.toml:9: worker.2.command: is required, there is no default",
         "roster.toml:10: worker.2.name: \"a b\" is the name of `worker.0.name`: give each a name of its own",
+        "roster.toml:12: worker.2.max_lifetime: is too small: at least 10s",
     ] {
         assert!(told.lines().any(|found| found == line), "{line} in\n{told}");
     }

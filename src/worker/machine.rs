@@ -1,0 +1,876 @@
+//! The state machine of a slot: from what is wished of it and what becomes of its processes follows what is to be done. It
+//! does nothing itself, and knows no clock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::config::{Config, Restart};
+use super::limits::Passed;
+use super::reaper::End;
+use crate::task::Backoff;
+
+/// How late it is tried again to have a socket.
+const MAX_SOCKET_DELAY: Duration = Duration::from_secs(5);
+
+/// How many processes of a slot may still end what they have under way when another one is to take the place of the next.
+const MAX_RETIRING: usize = 8;
+
+/// What a process's place is in its life, by supervisord's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It was asked to stop, or never to start.
+    Stopped,
+    /// Its process is not ready yet.
+    Starting,
+    Running,
+    /// Its process failed or cannot be had, and the next one waits.
+    Backoff,
+    /// Its processes were asked to end.
+    Stopping,
+    /// Its process ended, and is not to be started again.
+    Exited,
+    /// Its processes failed too often.
+    Fatal,
+}
+
+impl State {
+    pub const ALL: [Self; 7] =
+        [Self::Stopped, Self::Starting, Self::Running, Self::Backoff, Self::Stopping, Self::Exited, Self::Fatal];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "STOPPED",
+            Self::Starting => "STARTING",
+            Self::Running => "RUNNING",
+            Self::Backoff => "BACKOFF",
+            Self::Stopping => "STOPPING",
+            Self::Exited => "EXITED",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
+/// What came of a wish; or why nothing, in words.
+pub(super) type Outcome = Result<(), String>;
+
+/// Where it is told.
+pub(super) type Done = oneshot::Sender<Outcome>;
+
+/// What is to be done. Processes are told apart by how many the slot had before them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Start this process.
+    Begin(u64),
+    /// Have it end until then, unless it is to end sooner already.
+    End(u64, Instant),
+    /// Say so after this time.
+    Pause(u64, Duration),
+}
+
+/// How the time of a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Ended(End),
+    /// It could not be had, or was not ready in time.
+    Failed(String),
+    /// What it is to listen on cannot be had yet.
+    NoSocket(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// Of the slot, as the log has it.
+    name: String,
+    config: Arc<Config>,
+    wish: Wish,
+    last: u64,
+    current: Option<Child>,
+    /// It takes the place of the current one once it is ready.
+    successor: Option<Child>,
+    /// What is no longer wanted, and ends what it has under way.
+    retiring: Vec<Child>,
+    /// What the slot is without a process.
+    rest: State,
+    /// Why the current process is to be replaced though nobody asks for it.
+    passed: Option<String>,
+    /// The pause under way, and how many there were.
+    pause: Option<u64>,
+    pauses: u64,
+    delays: Backoff,
+    /// When processes failed, within the window.
+    failures: VecDeque<Instant>,
+    waiting: Vec<(Awaited, Done)>,
+    actions: Vec<Action>,
+    /// How many processes there were beside the first.
+    restarts: u64,
+    /// Why the process before this one is no more, or cannot be had.
+    why: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Run,
+    Stop,
+    /// To stop, and to be no more.
+    Leave,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// That this process, or one after it, is ready.
+    Ready(u64),
+    /// That there is none any more.
+    End,
+}
+
+#[derive(Debug)]
+struct Child {
+    nth: u64,
+    pid: Option<i32>,
+    phase: State,
+    begun: Instant,
+    /// Why it is killed, if it is for a limit.
+    killed: Option<String>,
+}
+
+impl Machine {
+    pub(super) fn new(name: String, config: Arc<Config>) -> Self {
+        let delays = Backoff::new(config.restart_delay, config.max_restart_delay);
+        Self {
+            name,
+            config,
+            wish: Wish::Stop,
+            last: 0,
+            current: None,
+            successor: None,
+            retiring: Vec::new(),
+            rest: State::Stopped,
+            passed: None,
+            pause: None,
+            pauses: 0,
+            delays,
+            failures: VecDeque::new(),
+            waiting: Vec::new(),
+            actions: Vec::new(),
+            restarts: 0,
+            why: String::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        match &self.current {
+            Some(current) => current.phase,
+            None if self.wish != Wish::Run && !self.retiring.is_empty() => State::Stopping,
+            None => self.rest,
+        }
+    }
+
+    /// Of the process that is meant by the slot's name.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.current.as_ref().and_then(|current| current.pid)
+    }
+
+    /// Of those whose place another one took, or that nobody wants any more.
+    pub(super) fn retiring(&self) -> Vec<i32> {
+        self.retiring.iter().filter_map(|child| child.pid).collect()
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// What the next process will be.
+    pub(super) fn next(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// Whether a rolling restart has nothing to do here.
+    pub(super) fn is_passed_over(&self) -> bool {
+        self.wish != Wish::Run || self.state() == State::Exited
+    }
+
+    /// Whether it was never asked for anything, or is to be no more.
+    pub(super) fn is_new_or_leaves(&self) -> bool {
+        self.last == 0 || self.wish == Wish::Leave
+    }
+
+    /// Whether it has left, with all of its processes.
+    pub(super) fn is_gone(&self) -> bool {
+        self.wish == Wish::Leave && self.is_empty()
+    }
+
+    pub(super) fn is_pausing(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    /// What has become due.
+    pub(super) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// A wish: that a process runs.
+    pub(super) fn start(&mut self, done: Done, now: Instant) {
+        if self.wish == Wish::Leave {
+            return refuse(done, "it is being removed");
+        }
+        self.start_also_if_it_leaves(done, now);
+    }
+
+    pub(super) fn start_also_if_it_leaves(&mut self, done: Done, now: Instant) {
+        self.want(Wish::Run);
+        let awaited = match &self.current {
+            Some(current) if current.phase == State::Stopping => self.next(),
+            Some(current) => current.nth,
+            None => self.begin_anew(now),
+        };
+        self.wait(Awaited::Ready(awaited), done, now);
+    }
+
+    /// A wish: that none runs, and none is left then.
+    pub(super) fn stop(&mut self, until: Instant, done: Done, now: Instant) {
+        let wish = if self.wish == Wish::Leave { Wish::Leave } else { Wish::Stop };
+        self.end(wish, until, done, now);
+    }
+
+    /// The same, and that the slot is no more then.
+    pub(super) fn leave(&mut self, until: Instant, done: Done, now: Instant) {
+        self.end(Wish::Leave, until, done, now);
+    }
+
+    /// A wish: that the process ends, and another one runs.
+    pub(super) fn restart(&mut self, until: Instant, done: Done, now: Instant) {
+        if self.wish == Wish::Leave {
+            return refuse(done, "it is being removed");
+        }
+        self.want(Wish::Run);
+        let awaited = if self.current.is_some() {
+            self.forgive();
+            self.end_all(until);
+            self.next()
+        } else {
+            self.begin_anew(now)
+        };
+        self.wait(Awaited::Ready(awaited), done, now);
+    }
+
+    /// A wish: that a process runs that is no older than this one, and that what runs goes on until then.
+    pub(super) fn renew(&mut self, nth: u64, done: Done, now: Instant) {
+        if self.is_passed_over() {
+            return refuse(done, "it was stopped meanwhile");
+        }
+        if self.current.is_none() {
+            self.begin_anew(now);
+        }
+        self.wait(Awaited::Ready(nth), done, now);
+    }
+
+    /// A process's program has begun.
+    pub(super) fn began(&mut self, nth: u64, pid: i32) {
+        if let Some(child) = self.child(nth) {
+            child.pid = Some(pid);
+        }
+    }
+
+    pub(super) fn ready(&mut self, nth: u64, now: Instant) {
+        if let Some(successor) = self.successor.take_if(|successor| successor.nth == nth) {
+            self.restarts += 1;
+            let old = self.current.replace(successor);
+            self.retire(old, now + self.config.stop_timeout);
+            if let Some(why) = self.passed.take() {
+                tracing::info!(worker = self.name, why, "a worker was replaced");
+            }
+        }
+        // One that was asked to end stays so.
+        if let Some(child) = self.current.as_mut().filter(|child| child.nth == nth && child.phase == State::Starting) {
+            child.phase = State::Running;
+        }
+        self.settle(now);
+    }
+
+    /// A process has passed a limit.
+    pub(super) fn passed(&mut self, nth: u64, limit: Passed, now: Instant) {
+        let is_current = |child: &Child| child.nth == nth && child.phase == State::Running;
+        let (why, is_young) = match limit {
+            Passed::Hard(why) => {
+                let Some(child) = self.child(nth) else { return };
+                let pid = child.pid;
+                child.killed = Some(why.clone());
+                tracing::warn!(worker = self.name, pid, why, "a worker's process is killed");
+                self.actions.push(Action::End(nth, now));
+                return;
+            }
+            Passed::Age(why) => (why, false),
+            Passed::Memory(why) => {
+                let window = self.config.start_window;
+                (why, self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < window))
+            }
+        };
+        if self.wish != Wish::Run || !self.current.as_ref().is_some_and(is_current) {
+            return;
+        }
+        self.passed = Some(why.clone());
+        if is_young {
+            // Whoever takes so much at once would be replaced for ever.
+            let pause = self.delays.delay();
+            tracing::warn!(worker = self.name, why, ?pause, "a worker passes a limit soon after its start");
+            self.pause_for(pause);
+        } else {
+            self.delays.reset();
+            self.replace_for_limit(now);
+        }
+    }
+
+    pub(super) fn pause_is_over(&mut self, pause: u64, now: Instant) {
+        if self.pause.take_if(|current| *current == pause).is_none() {
+            return;
+        }
+        if self.current.is_none() {
+            self.begin(now);
+        } else {
+            self.replace_for_limit(now);
+        }
+    }
+
+    /// Nothing is left of a process.
+    pub(super) fn ended(&mut self, nth: u64, ending: Ending, now: Instant) {
+        self.retiring.retain(|child| child.nth != nth);
+        if let Some(successor) = self.successor.take_if(|successor| successor.nth == nth) {
+            let why = successor.killed.unwrap_or_else(|| ending.before_it_was_ready());
+            self.answer(|awaited| is_due(awaited, nth), Err(&why));
+            if let Some(passed) = &self.passed {
+                tracing::error!(
+                    worker = self.name,
+                    why = passed,
+                    error = why,
+                    "a worker cannot be replaced, and goes on"
+                );
+                let pause = self.delays.delay();
+                self.pause_for(pause);
+            }
+        }
+        if let Some(current) = self.current.take_if(|current| current.nth == nth) {
+            self.current_ended(current, ending, now);
+        }
+        self.settle(now);
+    }
+
+    fn current_ended(&mut self, child: Child, ending: Ending, now: Instant) {
+        self.passed = None;
+        self.pause = None;
+        if child.phase == State::Stopping {
+            self.rest = State::Stopped;
+            if self.wish == Wish::Run {
+                self.begin(now);
+            }
+            return;
+        }
+        if now.duration_since(child.begun) >= self.config.max_restart_delay {
+            self.delays.reset();
+        }
+        let was_ready = child.phase == State::Running;
+        let is_well = child.killed.is_none() && self.is_well(&ending);
+        let is_over = match self.config.restart {
+            Restart::Always => false,
+            Restart::OnFailure => is_well,
+            Restart::Never => matches!(ending, Ending::Ended(_)),
+        };
+        let no_socket = matches!(ending, Ending::NoSocket(_));
+        let why = match child.killed {
+            Some(why) => why,
+            None if was_ready => ending.to_string(),
+            None => ending.before_it_was_ready(),
+        };
+        if was_ready && is_well {
+            tracing::info!(worker = self.name, pid = child.pid, why, "a worker ended");
+        }
+        self.why.clone_from(&why);
+        if let Some(successor) = self.successor.take() {
+            self.restarts += 1;
+            self.current = Some(successor);
+        } else if is_over {
+            self.rest = State::Exited;
+            self.answer(|awaited| awaited != Awaited::End, Err(&why));
+        } else if no_socket {
+            self.rest = State::Backoff;
+            self.answer(|awaited| is_due(awaited, child.nth), Err(&why));
+            let pause = self.delays.delay().min(MAX_SOCKET_DELAY);
+            self.pause_for(pause);
+        } else if was_ready && is_well {
+            // Many do so after some requests, or some time.
+            self.rest = State::Backoff;
+            self.restarts += 1;
+            self.pause_for(self.config.restart_delay);
+        } else {
+            self.failed(child.nth, &why, now);
+        }
+    }
+
+    /// Counts a failure, and rests after it; after too many until it is asked for.
+    fn failed(&mut self, nth: u64, why: &str, now: Instant) {
+        let Config { start_retries, start_window, .. } = *self.config;
+        self.failures.push_back(now);
+        while self.failures.front().is_some_and(|failure| now.duration_since(*failure) > start_window) {
+            self.failures.pop_front();
+        }
+        let (worker, failures) = (&self.name, self.failures.len());
+        if failures > start_retries {
+            tracing::error!(worker, why, failures, "a worker is given up; `roster worker start` tries it again");
+            self.rest = State::Fatal;
+            self.answer(|awaited| awaited != Awaited::End, Err(why));
+            return;
+        }
+        let pause = self.delays.delay();
+        tracing::warn!(worker, why, ?pause, "a worker failed, and is started again");
+        self.restarts += 1;
+        self.rest = State::Backoff;
+        self.answer(|awaited| is_due(awaited, nth), Err(why));
+        self.pause_for(pause);
+    }
+
+    fn is_well(&self, ending: &Ending) -> bool {
+        let well = &self.config.exit_codes;
+        matches!(ending, Ending::Ended(End::Exited(code)) if well.iter().any(|well| i32::from(*well) == *code))
+    }
+
+    /// From now on this is wished; who waits for the opposite is told so, and undoes nothing later.
+    fn want(&mut self, wish: Wish) {
+        self.wish = wish;
+        match wish {
+            Wish::Run => self.answer(|awaited| awaited == Awaited::End, Err("it was started meanwhile")),
+            _ => self.answer(|awaited| awaited != Awaited::End, Err("it was stopped meanwhile")),
+        }
+    }
+
+    fn end(&mut self, wish: Wish, until: Instant, done: Done, now: Instant) {
+        self.want(wish);
+        self.end_all(until);
+        self.rest = State::Stopped;
+        self.wait(Awaited::End, done, now);
+    }
+
+    fn end_all(&mut self, until: Instant) {
+        (self.pause, self.passed) = (None, None);
+        self.retiring.extend(self.successor.take());
+        for child in self.current.iter_mut().chain(&mut self.retiring) {
+            child.phase = State::Stopping;
+            self.actions.push(Action::End(child.nth, until));
+        }
+    }
+
+    fn retire(&mut self, child: Option<Child>, until: Instant) {
+        let Some(mut child) = child else { return };
+        child.phase = State::Stopping;
+        self.actions.push(Action::End(child.nth, until));
+        self.retiring.push(child);
+    }
+
+    /// Starts a process after what was before is forgiven; which one.
+    fn begin_anew(&mut self, now: Instant) -> u64 {
+        self.forgive();
+        self.begin(now);
+        self.last
+    }
+
+    fn forgive(&mut self) {
+        self.failures.clear();
+        self.delays.reset();
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.pause = None;
+        self.current = Some(self.launch(now));
+    }
+
+    fn launch(&mut self, now: Instant) -> Child {
+        self.last += 1;
+        self.actions.push(Action::Begin(self.last));
+        Child { nth: self.last, pid: None, phase: State::Starting, begun: now, killed: None }
+    }
+
+    /// Starts a process beside the current one.
+    fn replace(&mut self, now: Instant) -> Outcome {
+        let before = self.retiring.len();
+        if before >= MAX_RETIRING {
+            return Err(format!("{before} that were replaced have not ended yet; `roster worker list` tells which"));
+        }
+        self.successor = Some(self.launch(now));
+        Ok(())
+    }
+
+    fn replace_for_limit(&mut self, now: Instant) {
+        if self.passed.is_some()
+            && self.successor.is_none()
+            && let Err(error) = self.replace(now)
+        {
+            tracing::error!(worker = self.name, why = self.passed, error, "a worker cannot be replaced, and goes on");
+            let pause = self.delays.delay();
+            self.pause_for(pause);
+        }
+    }
+
+    fn pause_for(&mut self, time: Duration) {
+        self.pauses += 1;
+        self.pause = Some(self.pauses);
+        self.actions.push(Action::Pause(self.pauses, time));
+    }
+
+    fn wait(&mut self, awaited: Awaited, done: Done, now: Instant) {
+        self.waiting.push((awaited, done));
+        self.settle(now);
+    }
+
+    /// Answers whoever waits for what has come, and starts what somebody waits for who wants another process than that which
+    /// runs.
+    fn settle(&mut self, now: Instant) {
+        if self.wish != Wish::Run {
+            if self.is_empty() {
+                self.answer(|awaited| awaited == Awaited::End, Ok(()));
+            }
+            return;
+        }
+        let Some(nth) = self.current.as_ref().filter(|it| it.phase == State::Running).map(|it| it.nth) else { return };
+        self.answer(|awaited| is_due(awaited, nth), Ok(()));
+        if self.waiting.is_empty() || self.successor.is_some() {
+            return;
+        }
+        if let Err(why) = self.replace(now) {
+            self.answer(|awaited| awaited != Awaited::End, Err(&why));
+        }
+    }
+
+    fn answer(&mut self, whom: impl Fn(Awaited) -> bool, outcome: Result<(), &str>) {
+        for (_, done) in self.waiting.extract_if(.., |(awaited, _)| whom(*awaited)) {
+            // Whoever asked may have gone.
+            let _ = done.send(outcome.map_err(str::to_owned));
+        }
+    }
+
+    fn child(&mut self, nth: u64) -> Option<&mut Child> {
+        let all = self.current.iter_mut().chain(&mut self.successor).chain(&mut self.retiring);
+        all.into_iter().find(|child| child.nth == nth)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.current.is_none() && self.successor.is_none() && self.retiring.is_empty()
+    }
+}
+
+/// Whether somebody waits for this process, or one before it.
+fn is_due(awaited: Awaited, nth: u64) -> bool {
+    matches!(awaited, Awaited::Ready(least) if least <= nth)
+}
+
+fn refuse(done: Done, why: &str) {
+    let _ = done.send(Err(why.to_owned()));
+}
+
+impl Ending {
+    fn before_it_was_ready(&self) -> String {
+        match self {
+            Self::Ended(end) => format!("it {end} before it was ready"),
+            Self::Failed(why) | Self::NoSocket(why) => why.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ended(end) => write!(f, "it {end}"),
+            Self::Failed(why) | Self::NoSocket(why) => f.write_str(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine, and what is told to who wished something.
+    struct Slot {
+        machine: Machine,
+        now: Instant,
+        told: Vec<oneshot::Receiver<Outcome>>,
+    }
+
+    impl Slot {
+        fn new(change: impl FnOnce(&mut Config)) -> Self {
+            let mut config = Config::default();
+            change(&mut config);
+            Self { machine: Machine::new("web/1".into(), Arc::new(config)), now: Instant::now(), told: Vec::new() }
+        }
+
+        /// One whose first process runs.
+        fn running(change: impl FnOnce(&mut Config)) -> Self {
+            let mut slot = Self::new(change);
+            assert_eq!(slot.wish(Machine::start), [Action::Begin(1)]);
+            assert_eq!(slot.ready(1), []);
+            assert_eq!(slot.answer(0), Some(Ok(())));
+            slot
+        }
+
+        fn wish(&mut self, wish: impl FnOnce(&mut Machine, Done, Instant)) -> Vec<Action> {
+            let (done, told) = oneshot::channel();
+            self.told.push(told);
+            wish(&mut self.machine, done, self.now);
+            self.machine.take_actions()
+        }
+
+        fn stop(&mut self) -> Vec<Action> {
+            let until = self.until();
+            self.wish(|machine, done, now| machine.stop(until, done, now))
+        }
+
+        fn renew(&mut self) -> Vec<Action> {
+            let next = self.machine.next();
+            self.wish(|machine, done, now| machine.renew(next, done, now))
+        }
+
+        fn until(&self) -> Instant {
+            self.now + self.machine.config.stop_timeout
+        }
+
+        fn ready(&mut self, nth: u64) -> Vec<Action> {
+            self.machine.began(nth, nth as i32);
+            self.machine.ready(nth, self.now);
+            self.machine.take_actions()
+        }
+
+        fn exits(&mut self, nth: u64, code: i32) -> Vec<Action> {
+            self.machine.ended(nth, Ending::Ended(End::Exited(code)), self.now);
+            self.machine.take_actions()
+        }
+
+        fn passes(&mut self, nth: u64, limit: Passed) -> Vec<Action> {
+            self.machine.passed(nth, limit, self.now);
+            self.machine.take_actions()
+        }
+
+        fn pause_is_over(&mut self) -> Vec<Action> {
+            self.machine.pause_is_over(self.machine.pauses, self.now);
+            self.machine.take_actions()
+        }
+
+        /// What was told to the one who wished something after so many others.
+        fn answer(&mut self, nth: usize) -> Option<Outcome> {
+            self.told[nth].try_recv().ok()
+        }
+
+        fn shown(&self) -> (State, Option<i32>, Vec<i32>) {
+            (self.machine.state(), self.machine.pid(), self.machine.retiring())
+        }
+    }
+
+    fn why(why: &str) -> Option<Outcome> {
+        Some(Err(why.to_owned()))
+    }
+
+    #[test]
+    fn who_waits_for_a_stop_is_told_when_it_is_started_instead_and_undoes_nothing_later() {
+        let mut slot = Slot::running(|_| {});
+        let until = slot.until();
+        assert_eq!(slot.stop(), [Action::End(1, until)]);
+        assert_eq!(slot.wish(Machine::start), []);
+        assert_eq!((slot.answer(1), slot.answer(2)), (why("it was started meanwhile"), None));
+        assert_eq!(slot.exits(1, 0), [Action::Begin(2)]);
+        slot.ready(2);
+        assert_eq!(slot.answer(2), Some(Ok(())));
+        let until = slot.until();
+        assert_eq!(slot.stop(), [Action::End(2, until)]);
+        assert_eq!((slot.exits(2, 0), slot.answer(3)), (vec![], Some(Ok(()))));
+        assert_eq!((slot.shown(), slot.machine.restarts()), ((State::Stopped, None, vec![]), 0));
+    }
+
+    #[test]
+    fn a_restart_that_a_stop_overtakes_starts_nothing() {
+        let mut slot = Slot::running(|_| {});
+        let until = slot.until();
+        assert_eq!(slot.wish(|machine, done, now| machine.restart(until, done, now)), [Action::End(1, until)]);
+        slot.stop();
+        assert_eq!(slot.answer(1), why("it was stopped meanwhile"));
+        assert_eq!((slot.exits(1, 0), slot.machine.state()), (vec![], State::Stopped));
+        let until = slot.until();
+        assert_eq!(slot.wish(|machine, done, now| machine.restart(until, done, now)), [Action::Begin(2)]);
+        slot.ready(2);
+        assert_eq!(slot.answer(3), Some(Ok(())));
+    }
+
+    #[test]
+    fn what_was_asked_to_end_never_runs_again_though_it_is_ready_then() {
+        for leaves in [false, true] {
+            let mut slot = Slot::new(|_| {});
+            slot.wish(Machine::start);
+            let until = slot.until();
+            slot.wish(|machine, done, now| match leaves {
+                true => machine.leave(until, done, now),
+                false => machine.stop(until, done, now),
+            });
+            assert_eq!((slot.ready(1), slot.machine.state()), (vec![], State::Stopping));
+            assert_eq!(slot.answer(0), why("it was stopped meanwhile"));
+            assert_eq!((slot.exits(1, 0), slot.answer(1)), (vec![], Some(Ok(()))));
+            assert_eq!(slot.machine.is_gone(), leaves);
+            let begun = if leaves { vec![] } else { vec![Action::Begin(2)] };
+            assert_eq!(slot.wish(Machine::start), begun);
+        }
+    }
+
+    #[test]
+    fn a_slot_that_leaves_can_be_had_again() {
+        let mut slot = Slot::running(|_| {});
+        let until = slot.until();
+        slot.wish(|machine, done, now| machine.leave(until, done, now));
+        assert!(slot.machine.is_new_or_leaves());
+        slot.wish(Machine::start_also_if_it_leaves);
+        assert_eq!((slot.exits(1, 0), slot.machine.is_gone()), (vec![Action::Begin(2)], false));
+    }
+
+    #[test]
+    fn a_stop_is_over_when_all_have_ended_also_those_that_were_replaced() {
+        let mut slot = Slot::running(|_| {});
+        assert_eq!(slot.renew(), [Action::Begin(2)]);
+        let retired = slot.until();
+        assert_eq!(slot.ready(2), [Action::End(1, retired)]);
+        assert_eq!((slot.answer(1), slot.machine.restarts()), (Some(Ok(())), 1));
+        assert_eq!(slot.shown(), (State::Running, Some(2), vec![1]));
+        let until = slot.until();
+        assert_eq!(slot.stop(), [Action::End(2, until), Action::End(1, until)]);
+        slot.exits(2, 0);
+        assert_eq!((slot.answer(2), slot.shown()), (None, (State::Stopping, None, vec![1])));
+        slot.exits(1, 0);
+        assert_eq!((slot.answer(2), slot.machine.state()), (Some(Ok(())), State::Stopped));
+    }
+
+    #[test]
+    fn what_ends_already_can_be_killed() {
+        let mut slot = Slot::running(|_| {});
+        slot.stop();
+        let now = slot.now;
+        assert_eq!(slot.wish(|machine, done, now| machine.stop(now, done, now)), [Action::End(1, now)]);
+        slot.exits(1, 0);
+        assert_eq!((slot.answer(1), slot.answer(2)), (Some(Ok(())), Some(Ok(()))));
+    }
+
+    #[test]
+    fn so_many_that_were_replaced_may_be_left_and_no_more() {
+        let mut slot = Slot::running(|_| {});
+        for nth in 2..=MAX_RETIRING as u64 + 1 {
+            assert_eq!(slot.renew(), [Action::Begin(nth)]);
+            slot.ready(nth);
+        }
+        assert_eq!(slot.renew(), []);
+        let told = slot.told.last_mut().expect("one").try_recv().expect("an answer").expect_err("too many");
+        assert!(told.starts_with("8 that were replaced have not ended yet"), "{told}");
+        slot.exits(1, 0);
+        assert_eq!(slot.renew(), [Action::Begin(MAX_RETIRING as u64 + 2)]);
+    }
+
+    #[test]
+    fn who_asks_for_new_code_has_a_process_that_began_after_that() {
+        let mut slot = Slot::running(|_| {});
+        assert_eq!(slot.renew(), [Action::Begin(2)]);
+        assert_eq!(slot.renew(), [], "one after the other");
+        assert_eq!(slot.ready(2), [Action::End(1, slot.until()), Action::Begin(3)]);
+        assert_eq!((slot.answer(1), slot.answer(2)), (Some(Ok(())), None));
+        slot.ready(3);
+        assert_eq!(slot.answer(2), Some(Ok(())));
+
+        let mut slot = Slot::new(|_| {});
+        slot.wish(Machine::start);
+        assert_eq!(slot.renew(), [], "what starts may have begun with what is to be replaced");
+        assert_eq!((slot.ready(1), slot.answer(1)), (vec![Action::Begin(2)], None));
+        slot.exits(2, 1);
+        assert_eq!(slot.answer(1), why("it ended with code 1 before it was ready"));
+        assert_eq!(slot.shown(), (State::Running, Some(1), vec![]));
+    }
+
+    #[test]
+    fn new_code_for_what_waits_after_a_failure_is_there_when_it_runs() {
+        let mut slot = Slot::running(|_| {});
+        slot.exits(1, 1);
+        assert_eq!(slot.machine.state(), State::Backoff);
+        assert_eq!((slot.renew(), slot.answer(1)), (vec![Action::Begin(2)], None));
+        slot.ready(2);
+        assert_eq!(slot.answer(1), Some(Ok(())));
+    }
+
+    #[test]
+    fn what_is_stopped_or_over_is_passed_over() {
+        let mut slot = Slot::running(|config| config.restart = Restart::Never);
+        assert!(!slot.machine.is_passed_over());
+        slot.exits(1, 0);
+        assert!(slot.machine.is_passed_over() && slot.machine.state() == State::Exited);
+        slot.wish(Machine::start);
+        slot.stop();
+        assert!(slot.machine.is_passed_over());
+    }
+
+    #[test]
+    fn one_that_ends_while_its_successor_starts_has_it_at_once() {
+        let mut slot = Slot::running(|_| {});
+        slot.renew();
+        assert_eq!((slot.exits(1, 1), slot.machine.state()), (vec![], State::Starting));
+        slot.ready(2);
+        assert_eq!((slot.shown(), slot.machine.restarts()), ((State::Running, Some(2), vec![]), 1));
+        assert_eq!(slot.answer(1), Some(Ok(())));
+    }
+
+    #[test]
+    fn who_takes_too_much_memory_soon_after_each_start_is_replaced_less_and_less_often() {
+        let mut slot = Slot::running(|_| {});
+        let mut most = Duration::ZERO;
+        for nth in 1..=12 {
+            let actions = slot.passes(nth, Passed::Memory("much".into()));
+            let [Action::Pause(_, pause)] = actions[..] else { panic!("{actions:?}") };
+            most = most.max(pause);
+            slot.now += pause;
+            assert_eq!(slot.pause_is_over(), [Action::Begin(nth + 1)]);
+            slot.ready(nth + 1);
+            slot.exits(nth, 0);
+        }
+        assert!(most > Duration::from_secs(5), "{most:?}");
+        slot.now += slot.machine.config.start_window;
+        assert_eq!(slot.passes(13, Passed::Memory("much".into())), [Action::Begin(14)], "that took its time");
+        slot.ready(14);
+        assert_eq!(slot.passes(14, Passed::Age("old".into())), [Action::Begin(15)]);
+    }
+
+    #[test]
+    fn what_passes_a_hard_limit_is_killed_also_while_it_starts_or_ends() {
+        let mut slot = Slot::running(|_| {});
+        slot.renew();
+        slot.ready(2);
+        slot.renew();
+        for nth in 1..=3 {
+            assert_eq!(slot.passes(nth, Passed::Hard("too much".into())), [Action::End(nth, slot.now)]);
+        }
+        slot.exits(1, 0);
+        slot.exits(3, 0);
+        assert_eq!(slot.answer(2), why("too much"));
+        assert!(matches!(slot.exits(2, 0)[..], [Action::Pause(..)]));
+        assert_eq!((slot.machine.state(), slot.machine.why()), (State::Backoff, "too much"));
+    }
+
+    #[test]
+    fn a_crash_loop_is_given_up_and_an_old_pause_starts_nothing() {
+        let mut slot = Slot::new(|config| config.start_retries = 2);
+        slot.wish(Machine::start);
+        for nth in 1..=2 {
+            assert!(matches!(slot.exits(nth, 3)[..], [Action::Pause(..)]));
+            assert_eq!(slot.pause_is_over(), [Action::Begin(nth + 1)]);
+        }
+        assert_eq!((slot.exits(3, 3), slot.machine.state(), slot.machine.restarts()), (vec![], State::Fatal, 2));
+        assert_eq!(slot.pause_is_over(), []);
+        assert_eq!(slot.wish(Machine::start), [Action::Begin(4)]);
+        slot.exits(4, 3);
+        slot.stop();
+        assert_eq!((slot.pause_is_over(), slot.machine.state()), (vec![], State::Stopped));
+    }
+}
