@@ -13,8 +13,11 @@ use tokio::time::{Instant, sleep_until};
 /// Where the log has it.
 pub const OUTPUT_LOG: &str = "roster::worker::output";
 
-/// Longer lines are logged in pieces.
+/// Longer lines are logged in pieces; a longer message or context of a record is cut.
 const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// A longer key is none of a context.
+const MAX_KEY_BYTES: usize = 256;
 
 /// How much is read at a time.
 const READ_BYTES: usize = 4 * 1024;
@@ -130,7 +133,7 @@ impl Output {
 
     /// Logs what a process says over its channel, at a level of PSR-3.
     pub(super) fn log_record(&self, worker: &str, pid: i32, level: &str, message: &str, context: &str) {
-        let message = filled_in(message, context);
+        let (message, context) = (filled_in(message, context), cut(context, MAX_LINE_BYTES));
         let is_error = matches!(level, "emergency" | "alert" | "critical" | "error");
         match level {
             _ if is_error => tracing::error!(target: OUTPUT_LOG, worker, pid, level, context, "{message}"),
@@ -150,15 +153,17 @@ impl Output {
     }
 }
 
-/// The message with `{key}` replaced by what the context, an object of JSON, has under that key.
+/// The message with `{key}` replaced by what the context, an object of JSON, has under that key; so much of it as a line has.
 fn filled_in(message: &str, context: &str) -> String {
     let context: serde_json::Map<String, serde_json::Value> = serde_json::from_str(context).unwrap_or_default();
-    let (mut filled, mut rest) = (String::with_capacity(message.len()), message);
+    // The rest of a long one is not even looked at.
+    let (mut filled, mut rest) = (String::new(), cut(message, MAX_LINE_BYTES));
     while filled.len() < MAX_LINE_BYTES
         && let Some((before, after)) = rest.split_once('{')
     {
         filled.push_str(before);
-        let known = after.split_once('}').and_then(|(key, after)| Some((context.get(key)?, after)));
+        let known =
+            cut(after, MAX_KEY_BYTES).find('}').and_then(|end| Some((context.get(&after[..end])?, &after[end + 1..])));
         rest = match known {
             Some((value, after)) => {
                 filled.push_str(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
@@ -171,7 +176,14 @@ fn filled_in(message: &str, context: &str) -> String {
         };
     }
     filled.push_str(rest);
+    filled.truncate(cut(&filled, MAX_LINE_BYTES).len());
     filled
+}
+
+/// So many bytes of a text, or less by a part of a character.
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -184,6 +196,17 @@ mod tests {
         assert_eq!(filled_in("sent {bytes} bytes to {to}: {list}", context), "sent 7 bytes to ada: [1]");
         assert_eq!(filled_in("{nobody} {to {to}}", context), "{nobody} {to ada}");
         assert_eq!(filled_in("{to}", "null"), "{to}");
+    }
+
+    #[test]
+    fn a_message_of_any_length_costs_a_line() {
+        assert_eq!(filled_in(&"{".repeat(16 << 20), "{}"), "{".repeat(MAX_LINE_BYTES));
+        let context = serde_json::json!({ "a": "ä".repeat(1 << 20) }).to_string();
+        assert_eq!(filled_in("1{a}{a}", &context), format!("1{}", "ä".repeat(MAX_LINE_BYTES / 2 - 1)));
+        let output = Output::default();
+        output.log_record("web/1", 1, "info", &"x".repeat(1 << 20), &context);
+        let kept = output.after(0, None).lines;
+        assert!(kept[0].text.len() < 3 * MAX_LINE_BYTES, "{}", kept[0].text.len());
     }
 
     #[test]
