@@ -177,6 +177,12 @@ impl Workers {
         self.groups.iter().map(|group| (group.name(), group.shared.restarts.get()))
     }
 
+    /// Of each group for which the sidecar accepts: how many connections wait for a process, and how many were closed
+    /// because none took them.
+    pub fn connections(&self) -> impl Iterator<Item = (&str, (usize, u64))> {
+        self.groups.iter().filter_map(|group| Some((group.name(), group.shared.passing.as_ref()?.counts())))
+    }
+
     /// What a group's processes printed after the line of this number. None: there is no such group.
     pub fn output(&self, group: &str, after: u64, which: Which) -> Option<Printed> {
         let group = self.group(group)?;

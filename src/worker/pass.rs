@@ -5,10 +5,12 @@
 //! process that is to end gets no more and then the end of the stream, so that it serves all that it was handed.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
 
 use futures::future::select_all;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -16,12 +18,17 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::net::{Accepted, Listener, Peer};
 use crate::task::{Stop, Tasks};
 
 /// How many connections may wait until a process takes one.
 pub(super) const MAX_WAITING: usize = 1_024;
+
+/// How long each may wait, and how often it is told that some did so in vain.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many bytes may be on their way to one process: few connections, since those are lost if it is killed.
 const SEND_BUFFER_BYTES: usize = 4 * 1024;
@@ -50,8 +57,8 @@ struct State {
     takers: Vec<Taker>,
     next: usize,
     waiting: VecDeque<Connection>,
-    /// How many were closed, since too many waited.
-    refused: u64,
+    /// How many were closed, since too many waited, or since they waited for too long.
+    closed: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +72,7 @@ struct Connection {
     socket: OwnedFd,
     about: Vec<u8>,
     client: u64,
+    since: Instant,
 }
 
 impl Passing {
@@ -108,8 +116,15 @@ impl Passing {
             state.waiting.push_back(connection);
             self.changed.notify_one();
         } else {
-            state.refused += 1;
+            state.closed += 1;
+            self.changed.notify_one();
         }
+    }
+
+    /// How many connections wait for a process, and how many were closed because none took them.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        let state = self.state();
+        (state.waiting.len(), state.closed)
     }
 
     /// A process that is ready takes its share from now on.
@@ -126,35 +141,37 @@ impl Passing {
     }
 
     async fn pass_all(&self, group: &str) {
-        let mut reported = 0;
+        let (mut reported, mut next_report) = (0, Instant::now());
         loop {
-            let refused = self.state().refused;
-            if refused > reported && self.state().waiting.is_empty() {
-                tracing::warn!(
-                    worker = group,
-                    refused = refused - reported,
-                    "connections were closed: no process took them"
-                );
-                reported = refused;
-            }
-            let (waits, takers) = {
-                let mut state = self.state();
-                while let Some(connection) = state.waiting.pop_front() {
-                    if let Err(connection) = state.pass(connection, self.balance) {
-                        state.waiting.push_front(connection);
-                        break;
-                    }
-                }
-                (!state.waiting.is_empty(), state.takers.clone())
-            };
             let changed = self.changed.notified();
-            if !waits || takers.is_empty() {
-                changed.await;
-                continue;
+            let now = Instant::now();
+            let (takers, oldest, closed) = {
+                let mut state = self.state();
+                state.pass_all(self.balance, now);
+                (state.takers.clone(), state.waiting.front().map(|connection| connection.since), state.closed)
+            };
+            if closed > reported && now >= next_report {
+                let count = closed - reported;
+                tracing::warn!(worker = group, count, "connections were closed: no process took them in time");
+                (reported, next_report) = (closed, now + REPORT_INTERVAL);
             }
-            let writable = takers.iter().map(|taker| Box::pin(taker.socket.writable()));
+            let due = [oldest.map(|since| since + MAX_WAIT), (closed > reported).then_some(next_report)];
+            let due = due.into_iter().flatten().min();
+            let is_due = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
+                }
+            };
+            let has_room = async {
+                if oldest.is_none() || takers.is_empty() {
+                    return pending().await;
+                }
+                let _ = select_all(takers.iter().map(|taker| Box::pin(taker.socket.writable()))).await;
+            };
             tokio::select! {
-                _ = select_all(writable) => {}
+                () = has_room => {}
+                () = is_due => {}
                 () = changed => {}
             }
         }
@@ -166,6 +183,19 @@ impl Passing {
 }
 
 impl State {
+    /// Passes on what there is room for, and closes what has waited for too long.
+    fn pass_all(&mut self, balance: Balance, now: Instant) {
+        while let Some(connection) = self.waiting.pop_front() {
+            if let Err(connection) = self.pass(connection, balance) {
+                self.waiting.push_front(connection);
+                break;
+            }
+        }
+        let late = self.waiting.iter().take_while(|connection| connection.since + MAX_WAIT <= now).count();
+        self.waiting.drain(..late);
+        self.closed += late as u64;
+    }
+
     /// Passes a connection to a process that has room for it, or gives it back.
     fn pass(&mut self, connection: Connection, balance: Balance) -> Result<(), Connection> {
         let count = self.takers.len();
@@ -210,7 +240,8 @@ impl Connection {
             Peer::Tcp(address) => address.ip().hash(&mut client),
             Peer::Unix { uid, .. } => uid.hash(&mut client),
         }
-        Some(Self { socket: accepted.into_descriptor(), about: about.into_bytes(), client: client.finish() })
+        let (about, client) = (about.into_bytes(), client.finish());
+        Some(Self { socket: accepted.into_descriptor(), about, client, since: Instant::now() })
     }
 }
 
@@ -230,7 +261,7 @@ mod tests {
 
     fn connection() -> (Connection, std::os::unix::net::UnixStream) {
         let (client, socket) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        (Connection { socket: socket.into(), about: b"{}".to_vec(), client: 0 }, client)
+        (Connection { socket: socket.into(), about: b"{}".to_vec(), client: 0, since: Instant::now() }, client)
     }
 
     #[tokio::test]
@@ -249,5 +280,31 @@ mod tests {
         drop((state, open));
         // With whoever had it, the connection is gone too.
         assert_eq!(client.read(&mut [0; 1]).expect("an end"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_for_a_process_is_let_go_and_counted() {
+        let passing = Passing::new(Balance::RoundRobin);
+        let until = async |moment: Instant| {
+            tokio::select! {
+                () = passing.pass_all("web") => {}
+                () = sleep_until(moment) => {}
+            }
+        };
+        let begun = Instant::now();
+        let (early, mut first) = connection();
+        passing.wait(early);
+        until(begun + MAX_WAIT / 2).await;
+        let (late, second) = connection();
+        passing.wait(late);
+        assert_eq!(passing.counts(), (2, 0));
+        until(begun + MAX_WAIT + Duration::from_millis(1)).await;
+        assert_eq!((passing.counts(), first.read(&mut [0; 1]).expect("an end")), ((1, 1), 0));
+        second.set_nonblocking(true).expect("a socket");
+        assert_eq!((&second).read(&mut [0; 1]).expect_err("it waits").kind(), io::ErrorKind::WouldBlock);
+        for _ in 0..MAX_WAITING {
+            passing.wait(connection().0);
+        }
+        assert_eq!(passing.counts(), (MAX_WAITING, 2), "no more than these wait");
     }
 }
