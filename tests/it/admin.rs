@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -137,9 +138,12 @@ fn workers_are_counted_by_their_states_and_their_restarts() {
         )
     };
     let crashes = worker("crash", "[\"false\"]") + "max_restart_delay = \"10ms\"\nstart_retries = 3\n";
-    let roster =
-        Roster::start(&(LISTEN.to_owned() + &worker("web", "[\"sleep\", \"1000\"]") + "count = 2\n" + &crashes));
+    let accepts = "restart = \"never\"\naccept = \"sidecar\"\nlisten = [\"unix://{folder}/once.sock\"]\n";
+    let groups =
+        [worker("web", "[\"sleep\", \"1000\"]") + "count = 2\n", crashes, worker("once", "[\"true\"]") + accepts];
+    let roster = Roster::start(&(LISTEN.to_owned() + &groups.concat()));
     let port = port(&roster);
+    let waits = UnixStream::connect(roster.folder().join("once.sock"));
     let state = |group: &str, state: &str| format!("roster_workers{{group=\"{group}\",state=\"{state}\"}}");
     let known = eventually("one is given up", SOON, || {
         let known = samples(port);
@@ -148,6 +152,11 @@ fn workers_are_counted_by_their_states_and_their_restarts() {
     });
     assert_eq!((known[&state("web", "FATAL")], known[&state("crash", "BACKOFF")]), (0.0, 0.0));
     assert_eq!(known["roster_worker_restarts_total{group=\"crash\"}"], 3.0);
+    eventually("a connection waits", SOON, || {
+        let waiting = samples(port)["roster_worker_connections_waiting{group=\"once\"}"];
+        ensure(waits.is_ok() && waiting == 1.0, waiting)
+    });
+    assert_eq!(known["roster_worker_connections_closed_total{group=\"once\"}"], 0.0);
     assert!(roster.cli(["worker", "scale", "web", "3"]).code == Some(0));
     assert!(roster.cli(["worker", "restart", "web"]).code == Some(0));
     assert!(roster.cli(["worker", "scale", "web", "1"]).code == Some(0));

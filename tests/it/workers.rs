@@ -391,6 +391,19 @@ fn what_does_not_end_can_be_forced_to() {
 }
 
 #[test]
+fn a_signal_reaches_the_process_that_is_there_also_while_another_one_is_to_take_its_place() {
+    let script = "trap 'echo $$ > {folder}/got' USR1; while :; do sleep 0.05; done";
+    let roster = started(&slow(&sh("web", script, "")));
+    let old = running(&roster, "web/1");
+    let restarts = Printing::start(&mut roster.command(["worker", "restart", "web"]));
+    eventually("it was asked", SOON, || ensure(roster.log().contains("action=Roll"), "not yet"));
+    assert_eq!(says(&roster, ["worker", "signal", "web", "USR1"], 0), "web/1 was sent USR1\n");
+    assert_eq!(written(&roster, "got"), old);
+    assert_eq!(restarts.line(), "web/1 is replaced");
+    assert_ne!(running(&roster, "web/1"), old);
+}
+
+#[test]
 fn a_start_before_a_stop_is_over_is_what_counts() {
     let roster = started(&sh("web", LINGERS, "stop_timeout = \"1h\""));
     let old = running(&roster, "web/1");
