@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rmpv::Value;
-use roster::model::{Answers, Call, Change, Command, Line, Master, Node, NodePath, Refused, Service};
+use roster::format::Config;
+use roster::model::{Answers, Call, Change, Command, Format, Line, Master, Node, NodePath, Refused, Service};
 use roster::store::{Feed, Publisher, Store};
 
 use crate::measure::{exponent, median};
@@ -25,14 +26,16 @@ const LINEAR: f64 = 1.25;
 /// A cost with what it may grow by.
 type Cost = (&'static str, f64, fn(usize) -> Duration);
 
-const COSTS: [Cost; 7] = [
+const COSTS: [Cost; 9] = [
     ("publish one change", LOGARITHMIC, publish),
     ("publish one change beside n watchers", LOGARITHMIC, publish_beside_watchers),
     ("read a node", LOGARITHMIC, read),
     ("list 100 children", LOGARITHMIC, list),
     ("begin and end a watch beside n", LOGARITHMIC, watch),
     ("publish one master's change", LOGARITHMIC, publish_master),
+    ("publish one of n instances of a service", LOGARITHMIC, publish_instance),
     ("publish a first sync", LINEAR, sync),
+    ("the same where each node registers an instance", LINEAR, sync_instances),
 ];
 
 pub(crate) fn run(report: &mut Report) {
@@ -132,14 +135,56 @@ fn watch(n: usize) -> Duration {
 }
 
 fn sync(n: usize) -> Duration {
+    first(n, || empty().1, |number| put(number, "first"))
+}
+
+fn sync_instances(n: usize) -> Duration {
+    first(n, || registering().1, |number| provider(number, ""))
+}
+
+/// The first sync of n nodes.
+fn first(n: usize, begin: impl Fn() -> Publisher, node: impl Fn(usize) -> Change) -> Duration {
     let rounds = (0..ROUNDS).map(|_| {
-        let (_store, publisher) = empty();
-        let changes = (0..n).map(|number| put(number, "first")).collect();
+        let publisher = begin();
+        let changes = (0..n).map(&node).collect();
         let began = Instant::now();
         publisher.publish_whole(changes);
         began.elapsed()
     });
     median(&rounds.collect::<Vec<_>>())
+}
+
+/// Nodes that register what Dubbo does.
+fn registering() -> (Arc<Store>, Publisher) {
+    let root = NodePath::parse("/dubbo").expect("a path");
+    let services = Config { root, format: Format::Dubbo, ..Config::default() };
+    let feed = Feed::of_nodes("nodes", "bench", vec![NodePath::root()]).with_services(vec![services]);
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    (store, publisher)
+}
+
+/// A provider of the one interface, as long as they are.
+fn provider(number: usize, more: &str) -> Change {
+    let (host, port) = (number / 40_000, number % 40_000 + 1);
+    let name = format!(
+        "dubbo%3A%2F%2F10.0.0.{host}%3A{port}%2Fcom.acme.Foo%3Fanyhost%3Dtrue%26application%3Dshop%26deprecated%3Dfalse\
+         %26dubbo%3D2.0.2%26dynamic%3Dtrue%26generic%3Dfalse%26interface%3Dcom.acme.Foo%26methods%3Dfind%2Cfetch%2Cstore\
+         %26pid%3D4711%26release%3D3.2.4%26service-name-mapping%3Dtrue%26side%3Dprovider%26timestamp%3D1700000000000{more}"
+    );
+    let path = NodePath::parse(&format!("/dubbo/com.acme.Foo/providers/{name}")).expect("a path");
+    Change::Put(path, Arc::new(Node { data: b"10.0.0.1".as_slice().into(), ..Node::default() }))
+}
+
+/// One comes, and goes.
+fn publish_instance(n: usize) -> Duration {
+    let (_store, publisher) = registering();
+    publisher.publish_whole((0..n).map(|number| provider(number, "")).collect());
+    each(1_000, |time| {
+        let coming = provider(scattered(time / 2, n), "%26weight%3D7");
+        let going = coming.path().cloned().map(Change::Delete);
+        publisher.publish(vec![if time % 2 == 0 { coming } else { going.expect("a path") }]);
+    })
 }
 
 /// A way to nowhere.

@@ -1,4 +1,4 @@
-//! `roster services`: what is offered, by whom, and how its calls went.
+//! `roster services`: what is offered, where, and how its calls went.
 
 use std::io::{self, Write};
 
@@ -96,7 +96,7 @@ fn summary_table(services: &[ServiceSummary]) -> String {
             rows.push([name, "-".into(), "0".into()]);
         }
     }
-    text::table(["SERVICE", "VERSION", "MASTERS"], &["MASTERS"], &rows)
+    text::table(["SERVICE", "VERSION", "INSTANCES"], &["INSTANCES"], &rows)
 }
 
 fn instance(instance: &Instance) -> Value {
@@ -173,10 +173,10 @@ m1      -                                        1.0.0    returning          3  
         assert_eq!(
             summary_table(&services),
             "\
-SERVICE  VERSION  MASTERS
-log      -              0
-mail     2.0.0          1
-mail     1.0.0          2
+SERVICE  VERSION  INSTANCES
+log      -                0
+mail     2.0.0            1
+mail     1.0.0            2
 "
         );
     }
