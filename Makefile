@@ -1,9 +1,10 @@
 # `make run` starts the sidecar, `make test` proves it against a real ZooKeeper and real PHP.
 
 # What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler,
-# a clock that jumps, networks of their own; and for the PHP package its test runner, a web server, and Composer.
+# a clock that jumps, networks of their own; for the PHP package its test runner, a web server, and Composer; and what
+# registers services in ZooKeeper (Curator, which a JDK runs, Patroni and kazoo).
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler php-dba phpunit php-fpm nginx-light composer faketime \
-	iproute2 iptables prometheus
+	iproute2 iptables prometheus default-jdk-headless libcurator-discovery-java python3-kazoo patroni
 
 # What builds the feature `gssapi`, and what tests it: headers and what makes Rust of them; a KDC.
 GSSAPI_PACKAGES := libkrb5-dev libclang-dev pkg-config

@@ -1,10 +1,13 @@
 //! Services that others register in ZooKeeper are the same for all who ask.
 
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Ended, SOON, Scene, binary, ensure, eventually, fresh_chroot};
+use crate::harness::{Ended, Process, SOON, Scene, binary, ensure, eventually, fresh_chroot};
 use crate::idl::TRosterSyncClient;
 
 const SERVICES: [(&str, &str); 13] = [
@@ -22,6 +25,24 @@ const SERVICES: [(&str, &str); 13] = [
     ("/hive", "hiveserver2"),
     ("/sofa-rpc", "sofa-rpc"),
 ];
+
+/// What Curator's discovery needs.
+const JARS: [&str; 11] = [
+    "curator-x-discovery",
+    "curator-framework",
+    "curator-client",
+    "zookeeper",
+    "zookeeper-jute",
+    "guava",
+    "jackson-core",
+    "jackson-databind",
+    "jackson-annotations",
+    "slf4j-api",
+    "slf4j-nop",
+];
+
+/// What other programs take to start, and ZooKeeper to find that a session has ended.
+const LATER: Duration = Duration::from_secs(60);
 
 const PROVIDER: &str = "/dubbo/com.acme.Foo/providers/dubbo%3A%2F%2F10.0.0.5%3A20880%2Fcom.acme.Foo%3Fgroup%3Da%26side\
     %3Dprovider%26version%3D1.2";
@@ -168,6 +189,70 @@ fn every_format_is_told_alike_by_the_sidecar_the_shared_file_and_php() {
         ensure(counters.get("undecodableNodes") == Some(&1), format!("{counters:?}"))
     });
     becomes(&scene, "www/web", &["://10.0.0.5:8080 UP"]);
+}
+
+/// Starts one of the programs of `writers`, until it is dropped.
+fn writer(scene: &Scene, program: &str, arguments: &[&str]) -> Process {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/writers").join(program);
+    let is_java = program.ends_with(".java");
+    // Debian's own Python has Debian's packages.
+    let mut command = Command::new(if is_java { "java" } else { "/usr/bin/python3" });
+    if is_java {
+        let jars = JARS.map(|name| format!("/usr/share/java/{name}.jar"));
+        command.args(["-Xmx128m", "-cp", &jars.join(":")]);
+    }
+    command.arg(file).arg(scene.zk.connect_string()).args(arguments);
+    Process::start(&mut command, scene.roster.folder())
+}
+
+#[test]
+fn what_curator_registers_is_an_instance_until_its_process_ends_or_dies() {
+    let scene = scene();
+    let discovery = |port: &str| writer(&scene, "Register.java", &["/curator", "db", port]);
+    let (ending, dying) = (discovery("3306"), discovery("3307"));
+    eventually("both are told of", LATER, || {
+        let mut found = told(&scene, "db", &[]);
+        found.sort();
+        ensure(found == ["http://10.0.0.5:3306 UP", "http://10.0.0.5:3307 UP"], format!("{found:?}"))
+    });
+    let found = scene.roster.cli(["services", "db", "-o", "json"]).json()["instances"][0].clone();
+    assert_eq!(found["zone"], "a");
+    assert_eq!(found["metadata"]["more"]["deep"]["n"], 1, "{found}");
+    ending.signal(Signal::SIGTERM);
+    becomes(&scene, "db", &["http://10.0.0.5:3307 UP"]);
+    drop(dying);
+    eventually("its session ends", LATER, || {
+        let found = told(&scene, "db", &[]);
+        ensure(found.is_empty(), format!("{found:?}"))
+    });
+}
+
+#[test]
+fn what_kazoo_and_patroni_register_is_told_with_its_role() {
+    let scene = scene();
+    let _web = writer(&scene, "member.py", &["/aurora/web", "8080"]);
+    let replica = writer(&scene, "patroni_member.py", &["b", "5433", "replica"]);
+    let primary = writer(&scene, "patroni_member.py", &["a", "5432", "primary"]);
+    let roles = || -> Vec<String> {
+        let ended = scene.roster.cli(["services", "pg", "-o", "json"]);
+        let found = if ended.code == Some(0) { ended.json()["instances"].clone() } else { Value::Null };
+        let role = |it: &Value| format!("{} {}", it["endpoints"][0]["port"], it["metadata"]["role"]);
+        found.as_array().into_iter().flatten().map(role).collect()
+    };
+    let become_roles = |expected: &[&str]| {
+        eventually("the members have their roles", LATER, || {
+            let found = roles();
+            ensure(found == expected, format!("{found:?}"))
+        });
+    };
+    become_roles(&["5432 \"primary\"", "5433 \"replica\""]);
+    becomes(&scene, "web", &["://10.0.0.5:8080 UP"]);
+    drop(primary);
+    become_roles(&["5433 \"replica\""]);
+    drop(replica);
+    // Another program's member takes the lead.
+    let _next = writer(&scene, "patroni_member.py", &["b", "5433", "primary"]);
+    become_roles(&["5433 \"primary\""]);
 }
 
 #[test]

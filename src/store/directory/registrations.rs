@@ -131,7 +131,7 @@ impl Directory {
 
     /// Lists what a node registers now in the place of what it did.
     fn read(&mut self, reader: &mut Reader<'_>, config: &Config, path: NodePath) {
-        let (claims, why) = match reader.decode(config, &path) {
+        let (mut claims, why) = match reader.decode(config, &path) {
             Ok(read) => (self.claims(reader, config, &path, read), None),
             Err(why) => (BTreeMap::new(), Some(why)),
         };
@@ -143,7 +143,6 @@ impl Directory {
         let touched: BTreeSet<ClaimKey> =
             old.iter().chain(claims.keys()).filter(|key| !is_same(key)).cloned().collect();
         let keys: Vec<ClaimKey> = claims.keys().cloned().collect();
-        let mut claims = claims;
         for key in touched {
             let before = self.registrations.listed(&key);
             match claims.remove(&key) {
