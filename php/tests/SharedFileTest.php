@@ -10,6 +10,8 @@ use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
+use Roster\Instance;
+use Roster\InstanceState;
 use Roster\Origin;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\SharedFile;
@@ -43,6 +45,33 @@ final class SharedFileTest extends TestCase
         $file->set(['/a' => 'new']);
         self::assertSame('new', $roster->get('/a')->data);
         self::assertSame(6, $roster->freshness()->revision);
+    }
+
+    public function testWhatNodesRegisterIsReadByItsNumbersBesideMasters(): void
+    {
+        $instance = static fn (string $version, int $port, ?string $master = null): array => [
+            'serviceName' => 'web', 'version' => $version, 'state' => $port === 3 ? 'DOWN' : 'UP', 'masterId' => $master,
+            'endpoints' => $master === null ? [['host' => '10.0.0.5', 'port' => $port]] : [],
+        ];
+        $key = static fn (string ...$parts): string => 'instance/' . implode("\0", $parts);
+        $file = new SharedFile([], ['supplies' => ['nodes', 'instances']]);
+        $roster = self::client($file);
+        self::assertSame([], $roster->instances('web'));
+        $file->write([
+            'instances/web' => '{"2.0.0":1,"1.0.0":3}',
+            $key('web', '2.0.0', '0') => json_encode($instance('2.0.0', 1)),
+            $key('web', '1.0.0', '0') => json_encode($instance('1.0.0', 2)),
+            $key('web', '1.0.0', '2') => json_encode($instance('1.0.0', 3)),
+        ]);
+        $file->set([], ['supplies' => ['nodes', 'instances']]);
+        $ports = static fn (): array => array_map(
+            static fn (Instance $it) => $it->masterId ?? $it->endpoints[0]->port,
+            $roster->instances('web'),
+        );
+        self::assertSame([1, 2, 3], $ports(), 'a master has the number 1, and is not known yet');
+        self::assertSame(InstanceState::Down, $roster->instances('web')[2]->state);
+        $file->write(['service/web' => json_encode([$instance('1.5.0', 0, 'm1'), $instance('1.0.0', 0, 'm2')])]);
+        self::assertSame([1, 'm1', 'm2', 2, 3], $ports(), 'the newest version first');
     }
 
     public function testALongPathGoesByItsDigest(): void
@@ -136,7 +165,7 @@ final class SharedFileTest extends TestCase
         $roster = $this->reading(['/a' => 'x'], ['whole' => false, 'ageMs' => null]);
         $this->expectException(NotReady::class);
         $this->expectExceptionMessageMatches(
-            '~^not ready: the source zookeeper has never been in sync, says /.*shared\.mdb; `roster status` tells what~'
+            '~^not ready: the source zookeeper has never been in sync, says /.*shared\.mdb; `roster status` shows what~'
         );
         $roster->get('/a');
     }

@@ -103,7 +103,13 @@ fn families(rooms: &Rooms) -> Vec<MetricFamily> {
     if grant.sees_all() {
         let directory = snapshot.directory();
         families.push(one("masters", "Masters that are known.", [], directory.len() as f64));
-        families.push(one("services", "Services that they offer.", [], directory.count_of_services() as f64));
+        families.push(one("services", "Services that have instances.", [], directory.count_of_services() as f64));
+        families.push(one(
+            "undecodable_nodes",
+            "Nodes that are to register instances, and cannot be read.",
+            [],
+            directory.count_of_undecodable() as f64,
+        ));
         families.extend(workers(&rooms.workers));
     }
     families.extend(sources(&snapshot, grant));

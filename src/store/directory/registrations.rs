@@ -21,6 +21,9 @@ const MAX_SEEN: usize = 4 * MAX_RULES;
 /// The most interfaces of an application that lists none itself.
 const MAX_INTERFACES: usize = 1_024;
 
+/// The log names nodes that cannot be read as long as they are no more than so many.
+const MAX_LOGGED: usize = 100;
+
 pub(in crate::store) type Nodes = OrdMap<NodePath, Arc<Node>>;
 
 /// What nodes register. A clone shares all it can with the original.
@@ -225,6 +228,12 @@ impl Directory {
 impl Registrations {
     /// Makes this what is known of a node: why it cannot be read, or nothing.
     fn note(&mut self, path: &NodePath, why: Option<Undecodable>) {
+        if let Some(why) = &why
+            && self.undecodable < MAX_LOGGED
+            && !matches!(self.nodes.get(path), Some(Registration::Undecodable(old)) if **old == *why)
+        {
+            tracing::warn!(%path, %why, "a node is to register an instance, and cannot be read");
+        }
         self.undecodable += usize::from(why.is_some());
         let old = match why {
             Some(why) => self.nodes.insert(path.clone(), Registration::Undecodable(why.into())),
