@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(Vec<String>);
 
-/// Where a value was written. In the order in which mistakes are told.
+/// Where a value was written. In the order in which mistakes are reported.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// The file as a whole, where nothing is written of it.
@@ -35,7 +35,7 @@ pub struct Mistake {
 pub struct Mistakes(pub Vec<Mistake>);
 
 impl Mistakes {
-    /// In the order of their places. TOML's parser may tell one thing many times.
+    /// In the order of their places. TOML's parser may report one thing many times.
     pub(super) fn new(mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort();
         mistakes.dedup();

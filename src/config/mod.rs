@@ -118,7 +118,7 @@ impl Config {
     }
 
     /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too. What may
-    /// be one, though nothing here can tell, goes to `doubt`.
+    /// be one, though nothing here can know, goes to `doubt`.
     pub fn check(layers: &Layers, mut doubt: impl FnMut(Mistake)) -> Result<Self, Mistakes> {
         Self::load_and(layers, |config, draft| {
             surroundings::doubts(config, draft).into_iter().for_each(&mut doubt);

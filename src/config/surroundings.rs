@@ -62,7 +62,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         && let Err(error) = config.register.check_secrets(&config.token_file())
         && !matches!(error, SecretError::Read { .. })
     {
-        // What cannot be read is told below.
+        // What cannot be read is reported below.
         mistakes.push(draft.mistake(Key::new(["register", error.key()]), error.to_string()));
     }
     for (number, place) in of_ensembles(config) {

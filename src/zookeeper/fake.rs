@@ -299,18 +299,18 @@ impl State {
                 let stat = Stat { czxid: zxid, mzxid: zxid, pzxid: zxid, ctime: time, mtime: time, ..Stat::default() };
                 let node = Node { data: [].into(), stat: Stat { ephemeral_owner, ..stat } };
                 self.nodes.insert(path.to_owned(), node);
-                self.tell(CREATED, path);
+                self.notify(CREATED, path);
                 self.count_child(path, 1);
             }
             Deed::Set(path) => {
                 let node = self.nodes.get_mut(path).expect("a node");
                 (node.data, node.stat.mzxid, node.stat.mtime) = (zxid.to_string().into_bytes().into(), zxid, time);
                 node.stat.version += 1;
-                self.tell(DATA_CHANGED, path);
+                self.notify(DATA_CHANGED, path);
             }
             Deed::Delete(path) => {
                 self.nodes.remove(path).expect("a node");
-                self.tell(DELETED, path);
+                self.notify(DELETED, path);
                 self.count_child(path, -1);
             }
             Deed::Close(path) => _ = self.closed.insert(path),
@@ -324,11 +324,11 @@ impl State {
         let parent = parent(path).expect("a parent").to_owned();
         let stat = &mut self.nodes.get_mut(&parent).expect("a parent").stat;
         (stat.pzxid, stat.num_children) = (self.zxid, stat.num_children + more);
-        self.tell(CHILDREN_CHANGED, &parent);
+        self.notify(CHILDREN_CHANGED, &parent);
     }
 
     /// Sends an event of a change to whoever watches it.
-    fn tell(&mut self, kind: i32, path: &str) {
+    fn notify(&mut self, kind: i32, path: &str) {
         let is_watched = self.connected(|it| {
             let data = kind != CHILDREN_CHANGED && it.data.remove(path);
             let children = matches!(kind, DELETED | CHILDREN_CHANGED) && it.children.remove(path);
