@@ -628,6 +628,16 @@ struct Worker {
   8: optional i32 pid
   /** Its processes that were replaced, and still end what they have under way. Absent: none. */
   9: optional list<i32> retiring
+  /** How much memory the process has in use, in bytes, and how long it has had a processor: where the query asks for it, and
+   *  the kernel tells. */
+  10: optional i64 memoryBytes
+  11: optional i64 processorMs
+  /** How many calls to it are under way from here, and which has been for longest; absent: it has not connected, or none is. */
+  12: optional i32 calls
+  /** `service.method`, perhaps cut, */
+  13: optional string doing
+  /** and since when, ms since 1970. */
+  14: optional i64 doingSinceMs
 }
 
 struct WorkersQuery {
@@ -639,6 +649,28 @@ struct WorkersQuery {
   3: optional i32 limit
   /** The `cursor` of the page before. */
   4: optional string cursor
+  /** Whether the memory and time of the processes are read too. Absent: they are not. */
+  5: optional bool usage
+}
+
+struct WatchWorkersRequest {
+  /** The cursor of the reply before. Absent, or 0: none, so that all workers are the answer, at once. */
+  1: optional i64 since
+  /** At most this long, and no longer than `max_watch` of the sidecar. Absent: 10 s. */
+  2: optional i32 timeoutMs
+  /** At most this many workers at a time. Absent, or 0: as many as a reply may hold. */
+  3: optional i32 limit
+}
+
+struct WorkersWatchReply {
+  /** The workers whose state, process or reason is another than at the cursor, as they are now; the last one to change last. */
+  1: required list<Worker> changes
+  /** The names of those that are no more. */
+  2: required list<string> removed
+  /** The cursor to pass as `since` next time. */
+  3: required i64 cursor
+  /** True: what changed since the cursor is not known. Forget all workers: those that there are follow, from these on. */
+  4: required bool reset
 }
 
 struct WorkersReply {
@@ -1016,4 +1048,10 @@ service Roster {
    */
   WorkerCommandReply commandWorkers(1: WorkerCommand request)
     throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /**
+   * Waits until a worker is in another state, has another process or another reason than at the cursor `since`, or is no more,
+   * and tells of it. For clients that may read all services and watch.
+   */
+  WorkersWatchReply watchWorkers(1: WatchWorkersRequest request) throws (4: InvalidRequest invalid, 5: AccessDenied denied)
 }

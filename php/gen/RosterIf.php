@@ -343,4 +343,14 @@ interface RosterIf
      * @throws \Roster\Thrift\Overloaded
      */
     public function commandWorkers(\Roster\Thrift\WorkerCommand $request);
+    /**
+     * Waits until a worker is in another state, has another process or another reason than at the cursor `since`, or is no more,
+     * and tells of it. For clients that may read all services and watch.
+     * 
+     * @param \Roster\Thrift\WatchWorkersRequest $request
+     * @return \Roster\Thrift\WorkersWatchReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function watchWorkers(\Roster\Thrift\WatchWorkersRequest $request);
 }

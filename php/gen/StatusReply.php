@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size232 = 0;
-                        $_etype235 = 0;
-                        $xfer += $input->readListBegin($_etype235, $_size232);
-                        for ($_i236 = 0; $_i236 < $_size232; ++$_i236) {
-                            $elem237 = null;
-                            $elem237 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem237->read($input);
-                            $this->sources []= $elem237;
+                        $_size246 = 0;
+                        $_etype249 = 0;
+                        $xfer += $input->readListBegin($_etype249, $_size246);
+                        for ($_i250 = 0; $_i250 < $_size246; ++$_i250) {
+                            $elem251 = null;
+                            $elem251 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem251->read($input);
+                            $this->sources []= $elem251;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,16 +295,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size238 = 0;
-                        $_ktype239 = 0;
-                        $_vtype240 = 0;
-                        $xfer += $input->readMapBegin($_ktype239, $_vtype240, $_size238);
-                        for ($_i242 = 0; $_i242 < $_size238; ++$_i242) {
-                            $key243 = '';
-                            $val244 = 0;
-                            $xfer += $input->readString($key243);
-                            $xfer += $input->readI64($val244);
-                            $this->counters[$key243] = $val244;
+                        $_size252 = 0;
+                        $_ktype253 = 0;
+                        $_vtype254 = 0;
+                        $xfer += $input->readMapBegin($_ktype253, $_vtype254, $_size252);
+                        for ($_i256 = 0; $_i256 < $_size252; ++$_i256) {
+                            $key257 = '';
+                            $val258 = 0;
+                            $xfer += $input->readString($key257);
+                            $xfer += $input->readI64($val258);
+                            $this->counters[$key257] = $val258;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -314,16 +314,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size245 = 0;
-                        $_ktype246 = 0;
-                        $_vtype247 = 0;
-                        $xfer += $input->readMapBegin($_ktype246, $_vtype247, $_size245);
-                        for ($_i249 = 0; $_i249 < $_size245; ++$_i249) {
-                            $key250 = '';
-                            $val251 = 0;
-                            $xfer += $input->readString($key250);
-                            $xfer += $input->readI64($val251);
-                            $this->limits[$key250] = $val251;
+                        $_size259 = 0;
+                        $_ktype260 = 0;
+                        $_vtype261 = 0;
+                        $xfer += $input->readMapBegin($_ktype260, $_vtype261, $_size259);
+                        for ($_i263 = 0; $_i263 < $_size259; ++$_i263) {
+                            $key264 = '';
+                            $val265 = 0;
+                            $xfer += $input->readString($key264);
+                            $xfer += $input->readI64($val265);
+                            $this->limits[$key264] = $val265;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size252 = 0;
-                        $_etype255 = 0;
-                        $xfer += $input->readListBegin($_etype255, $_size252);
-                        for ($_i256 = 0; $_i256 < $_size252; ++$_i256) {
-                            $elem257 = null;
-                            $xfer += $input->readString($elem257);
-                            $this->portsTaken []= $elem257;
+                        $_size266 = 0;
+                        $_etype269 = 0;
+                        $xfer += $input->readListBegin($_etype269, $_size266);
+                        for ($_i270 = 0; $_i270 < $_size266; ++$_i270) {
+                            $elem271 = null;
+                            $xfer += $input->readString($elem271);
+                            $this->portsTaken []= $elem271;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size258 = 0;
-                        $_etype261 = 0;
-                        $xfer += $input->readSetBegin($_etype261, $_size258);
-                        for ($_i262 = 0; $_i262 < $_size258; ++$_i262) {
-                            $elem263 = null;
-                            $xfer += $input->readString($elem263);
-                            $this->capabilities[$elem263] = true;
+                        $_size272 = 0;
+                        $_etype275 = 0;
+                        $xfer += $input->readSetBegin($_etype275, $_size272);
+                        for ($_i276 = 0; $_i276 < $_size272; ++$_i276) {
+                            $elem277 = null;
+                            $xfer += $input->readString($elem277);
+                            $this->capabilities[$elem277] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size264 = 0;
-                        $_ktype265 = 0;
-                        $_vtype266 = 0;
-                        $xfer += $input->readMapBegin($_ktype265, $_vtype266, $_size264);
-                        for ($_i268 = 0; $_i268 < $_size264; ++$_i268) {
-                            $key269 = 0;
-                            $val270 = 0;
-                            $xfer += $input->readI32($key269);
-                            $xfer += $input->readI32($val270);
-                            $this->workers[$key269] = $val270;
+                        $_size278 = 0;
+                        $_ktype279 = 0;
+                        $_vtype280 = 0;
+                        $xfer += $input->readMapBegin($_ktype279, $_vtype280, $_size278);
+                        for ($_i282 = 0; $_i282 < $_size278; ++$_i282) {
+                            $key283 = 0;
+                            $val284 = 0;
+                            $xfer += $input->readI32($key283);
+                            $xfer += $input->readI32($val284);
+                            $this->workers[$key283] = $val284;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter271) {
-                $xfer += $iter271->write($output);
+            foreach ($this->sources as $iter285) {
+                $xfer += $iter285->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter272 => $viter273) {
-                $xfer += $output->writeString($kiter272);
-                $xfer += $output->writeI64($viter273);
+            foreach ($this->counters as $kiter286 => $viter287) {
+                $xfer += $output->writeString($kiter286);
+                $xfer += $output->writeI64($viter287);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter274 => $viter275) {
-                $xfer += $output->writeString($kiter274);
-                $xfer += $output->writeI64($viter275);
+            foreach ($this->limits as $kiter288 => $viter289) {
+                $xfer += $output->writeString($kiter288);
+                $xfer += $output->writeI64($viter289);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter276) {
-                $xfer += $output->writeString($iter276);
+            foreach ($this->portsTaken as $iter290) {
+                $xfer += $output->writeString($iter290);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter277 => $iter278) {
-                $xfer += $output->writeString($iter277);
+            foreach ($this->capabilities as $iter291 => $iter292) {
+                $xfer += $output->writeString($iter291);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter279 => $viter280) {
-                $xfer += $output->writeI32($kiter279);
-                $xfer += $output->writeI32($viter280);
+            foreach ($this->workers as $kiter293 => $viter294) {
+                $xfer += $output->writeI32($kiter293);
+                $xfer += $output->writeI32($viter294);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -74,6 +74,31 @@ class Worker
                 'type' => TType::I32,
                 ),
         ),
+        10 => array(
+            'var' => 'memoryBytes',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
+        11 => array(
+            'var' => 'processorMs',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
+        12 => array(
+            'var' => 'calls',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
+        13 => array(
+            'var' => 'doing',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        14 => array(
+            'var' => 'doingSinceMs',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -126,6 +151,35 @@ class Worker
      * @var int[]
      */
     public $retiring = null;
+    /**
+     * How much memory the process has in use, in bytes, and how long it has had a processor: where the query asks for it, and
+     * the kernel tells.
+     * 
+     * @var int
+     */
+    public $memoryBytes = null;
+    /**
+     * @var int
+     */
+    public $processorMs = null;
+    /**
+     * How many calls to it are under way from here, and which has been for longest; absent: it has not connected, or none is.
+     * 
+     * @var int
+     */
+    public $calls = null;
+    /**
+     * `service.method`, perhaps cut,
+     * 
+     * @var string
+     */
+    public $doing = null;
+    /**
+     * and since when, ms since 1970.
+     * 
+     * @var int
+     */
+    public $doingSinceMs = null;
 
     public function __construct($vals = null)
     {
@@ -156,6 +210,21 @@ class Worker
             }
             if (isset($vals['retiring'])) {
                 $this->retiring = $vals['retiring'];
+            }
+            if (isset($vals['memoryBytes'])) {
+                $this->memoryBytes = $vals['memoryBytes'];
+            }
+            if (isset($vals['processorMs'])) {
+                $this->processorMs = $vals['processorMs'];
+            }
+            if (isset($vals['calls'])) {
+                $this->calls = $vals['calls'];
+            }
+            if (isset($vals['doing'])) {
+                $this->doing = $vals['doing'];
+            }
+            if (isset($vals['doingSinceMs'])) {
+                $this->doingSinceMs = $vals['doingSinceMs'];
             }
         }
     }
@@ -251,6 +320,41 @@ class Worker
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 10:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->memoryBytes);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 11:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->processorMs);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 12:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->calls);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 13:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->doing);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 14:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->doingSinceMs);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -315,6 +419,31 @@ class Worker
                 $xfer += $output->writeI32($iter203);
             }
             $output->writeListEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->memoryBytes !== null) {
+            $xfer += $output->writeFieldBegin('memoryBytes', TType::I64, 10);
+            $xfer += $output->writeI64($this->memoryBytes);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->processorMs !== null) {
+            $xfer += $output->writeFieldBegin('processorMs', TType::I64, 11);
+            $xfer += $output->writeI64($this->processorMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->calls !== null) {
+            $xfer += $output->writeFieldBegin('calls', TType::I32, 12);
+            $xfer += $output->writeI32($this->calls);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->doing !== null) {
+            $xfer += $output->writeFieldBegin('doing', TType::STRING, 13);
+            $xfer += $output->writeString($this->doing);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->doingSinceMs !== null) {
+            $xfer += $output->writeFieldBegin('doingSinceMs', TType::I64, 14);
+            $xfer += $output->writeI64($this->doingSinceMs);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

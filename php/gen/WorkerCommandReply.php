@@ -71,14 +71,14 @@ class WorkerCommandReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->answers = array();
-                        $_size225 = 0;
-                        $_etype228 = 0;
-                        $xfer += $input->readListBegin($_etype228, $_size225);
-                        for ($_i229 = 0; $_i229 < $_size225; ++$_i229) {
-                            $elem230 = null;
-                            $elem230 = new \Roster\Thrift\WorkerAnswer();
-                            $xfer += $elem230->read($input);
-                            $this->answers []= $elem230;
+                        $_size239 = 0;
+                        $_etype242 = 0;
+                        $xfer += $input->readListBegin($_etype242, $_size239);
+                        for ($_i243 = 0; $_i243 < $_size239; ++$_i243) {
+                            $elem244 = null;
+                            $elem244 = new \Roster\Thrift\WorkerAnswer();
+                            $xfer += $elem244->read($input);
+                            $this->answers []= $elem244;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class WorkerCommandReply
             }
             $xfer += $output->writeFieldBegin('answers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->answers));
-            foreach ($this->answers as $iter231) {
-                $xfer += $iter231->write($output);
+            foreach ($this->answers as $iter245) {
+                $xfer += $iter245->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

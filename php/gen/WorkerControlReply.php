@@ -85,14 +85,14 @@ class WorkerControlReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size211 = 0;
-                        $_etype214 = 0;
-                        $xfer += $input->readListBegin($_etype214, $_size211);
-                        for ($_i215 = 0; $_i215 < $_size211; ++$_i215) {
-                            $elem216 = null;
-                            $elem216 = new \Roster\Thrift\WorkerOutcome();
-                            $xfer += $elem216->read($input);
-                            $this->outcomes []= $elem216;
+                        $_size225 = 0;
+                        $_etype228 = 0;
+                        $xfer += $input->readListBegin($_etype228, $_size225);
+                        for ($_i229 = 0; $_i229 < $_size225; ++$_i229) {
+                            $elem230 = null;
+                            $elem230 = new \Roster\Thrift\WorkerOutcome();
+                            $xfer += $elem230->read($input);
+                            $this->outcomes []= $elem230;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkerControlReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter217) {
-                $xfer += $iter217->write($output);
+            foreach ($this->outcomes as $iter231) {
+                $xfer += $iter231->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

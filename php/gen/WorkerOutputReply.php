@@ -97,14 +97,14 @@ class WorkerOutputReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->lines = array();
-                        $_size218 = 0;
-                        $_etype221 = 0;
-                        $xfer += $input->readListBegin($_etype221, $_size218);
-                        for ($_i222 = 0; $_i222 < $_size218; ++$_i222) {
-                            $elem223 = null;
-                            $elem223 = new \Roster\Thrift\WorkerLine();
-                            $xfer += $elem223->read($input);
-                            $this->lines []= $elem223;
+                        $_size232 = 0;
+                        $_etype235 = 0;
+                        $xfer += $input->readListBegin($_etype235, $_size232);
+                        for ($_i236 = 0; $_i236 < $_size232; ++$_i236) {
+                            $elem237 = null;
+                            $elem237 = new \Roster\Thrift\WorkerLine();
+                            $xfer += $elem237->read($input);
+                            $this->lines []= $elem237;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class WorkerOutputReply
             }
             $xfer += $output->writeFieldBegin('lines', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->lines));
-            foreach ($this->lines as $iter224) {
-                $xfer += $iter224->write($output);
+            foreach ($this->lines as $iter238) {
+                $xfer += $iter238->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -41,6 +41,11 @@ class WorkersQuery
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        5 => array(
+            'var' => 'usage',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -67,6 +72,12 @@ class WorkersQuery
      * @var string
      */
     public $cursor = null;
+    /**
+     * Whether the memory and time of the processes are read too. Absent: they are not.
+     * 
+     * @var bool
+     */
+    public $usage = null;
 
     public function __construct($vals = null)
     {
@@ -82,6 +93,9 @@ class WorkersQuery
             }
             if (isset($vals['cursor'])) {
                 $this->cursor = $vals['cursor'];
+            }
+            if (isset($vals['usage'])) {
+                $this->usage = $vals['usage'];
             }
         }
     }
@@ -133,6 +147,13 @@ class WorkersQuery
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 5:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->usage);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -165,6 +186,11 @@ class WorkersQuery
         if ($this->cursor !== null) {
             $xfer += $output->writeFieldBegin('cursor', TType::STRING, 4);
             $xfer += $output->writeString($this->cursor);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->usage !== null) {
+            $xfer += $output->writeFieldBegin('usage', TType::BOOL, 5);
+            $xfer += $output->writeBool($this->usage);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -85,14 +85,14 @@ class WorkersReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->workers = array();
-                        $_size204 = 0;
-                        $_etype207 = 0;
-                        $xfer += $input->readListBegin($_etype207, $_size204);
-                        for ($_i208 = 0; $_i208 < $_size204; ++$_i208) {
-                            $elem209 = null;
-                            $elem209 = new \Roster\Thrift\Worker();
-                            $xfer += $elem209->read($input);
-                            $this->workers []= $elem209;
+                        $_size218 = 0;
+                        $_etype221 = 0;
+                        $xfer += $input->readListBegin($_etype221, $_size218);
+                        for ($_i222 = 0; $_i222 < $_size218; ++$_i222) {
+                            $elem223 = null;
+                            $elem223 = new \Roster\Thrift\Worker();
+                            $xfer += $elem223->read($input);
+                            $this->workers []= $elem223;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkersReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->workers));
-            foreach ($this->workers as $iter210) {
-                $xfer += $iter210->write($output);
+            foreach ($this->workers as $iter224) {
+                $xfer += $iter224->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -16,6 +16,7 @@ use Roster\Wire\MasterFollower;
 use Roster\Wire\MessageFollower;
 use Roster\Wire\MessagePack;
 use Roster\Wire\NodeFollower;
+use Roster\Wire\WorkerFollower;
 
 use const PHP_SAPI;
 
@@ -356,6 +357,19 @@ final class Client
     }
 
     /**
+     * The workers of the sidecar, and what each is doing.
+     *
+     * @param ?string $worker a group, or one of it such as `web/2`; null: all that there are
+     * @param bool $usage whether the memory and processor time of their processes are read too
+     * @return list<WorkerReport>
+     */
+    public function workers(?string $worker = null, bool $usage = false): array
+    {
+        $ask = static fn (Endpoint $way, Deadline $deadline) => $way->workers($worker, $usage, $deadline);
+        return $this->ways()->consult($ask)->value;
+    }
+
+    /**
      * Has workers of the sidecar carry out a command, side by side: `ping`, `status`, or what they add by
      * `Worker::onCommand`. One that hangs costs its own answer. For administrators.
      *
@@ -421,6 +435,17 @@ final class Client
     public function watchMessages(int $waitMs = 10_000, ?callable $until = null): \Generator
     {
         return (new MessageFollower($this->ways()->consultant(), $waitMs, $until))->changes();
+    }
+
+    /**
+     * As `watch`, for the workers of the sidecar: their states, processes, and why.
+     *
+     * @param ?callable(): bool $until
+     * @return \Generator<int, WorkerChange>
+     */
+    public function watchWorkers(int $waitMs = 10_000, ?callable $until = null): \Generator
+    {
+        return (new WorkerFollower($this->ways()->consultant(), $waitMs, $until))->changes();
     }
 
     /** How far the last answer can be trusted, be it an absence; null before the first. */

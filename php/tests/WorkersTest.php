@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
+use Roster\ChangeKind;
 use Roster\Client;
 use Roster\Exception\CallFailed;
 use Roster\Exception\InvalidRequest;
@@ -12,7 +13,7 @@ use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 use Roster\WorkerAnswer;
 
-/** Workers that a real sidecar keeps alive are commanded by a client. */
+/** Workers that a real sidecar keeps alive are listed, watched and commanded by a client. */
 final class WorkersTest extends TestCase
 {
     private Roster $roster;
@@ -49,6 +50,42 @@ final class WorkersTest extends TestCase
         self::assertSame(['not now', 'DomainException'], [$one->error->getMessage(), $one->error->className]);
         self::assertSame(7, $this->client->commandWorkers('count', 7, 'mail')[0]->value());
         self::assertStringContainsString('nope', $this->client->commandWorkers('nope', worker: 'mail')[0]->error->getMessage());
+    }
+
+    public function testTheyAreListedWithWhatTheyTakeAndDo(): void
+    {
+        $reports = $this->client->workers(usage: true);
+        self::assertSame(['web/1', 'web/2', 'mail/1'], array_column($reports, 'name'));
+        self::assertSame(['RUNNING', 'web', 1, 0], [
+            $reports[0]->state, $reports[0]->group, $reports[0]->number, $reports[0]->calls,
+        ]);
+        self::assertGreaterThan(1_000_000, $reports[0]->memoryBytes);
+        self::assertNull($this->client->workers('mail')[0]->memoryBytes);
+        self::assertCount(1, $this->client->workers('web/2'));
+    }
+
+    public function testAWatchTellsOfWhatBecomesOfThem(): void
+    {
+        $changes = $this->client->watchWorkers(1_000);
+        $present = [];
+        foreach ([1, 2, 3] as $_) {
+            $present[$changes->current()->worker] = $changes->current()->kind;
+            $changes->next();
+            count($present) === 2 && $this->roster->command('worker', 'stop', 'mail');
+        }
+        self::assertSame(['mail/1', 'web/1', 'web/2'], self::sorted(array_keys($present)));
+        self::assertSame([ChangeKind::Present], array_values(array_unique($present, SORT_REGULAR)));
+        while ($changes->current()->report?->state !== 'STOPPED') {
+            $changes->next();
+        }
+        $last = $changes->current();
+        self::assertSame([ChangeKind::Changed, 'mail/1', null], [$last->kind, $last->worker, $last->report->pid]);
+    }
+
+    private static function sorted(array $names): array
+    {
+        sort($names);
+        return $names;
     }
 
     /** @dataProvider nobody */

@@ -12,6 +12,7 @@ use rmpv::Value;
 use super::secrets::Secrets;
 use crate::model::{Answer, Answers, Call, Command, Input, Line, Packed, Refused};
 use crate::share::Share;
+use crate::tunnel::worker::CallsUnderWay;
 use crate::tunnel::{CallError, Feeder, Handle, InFlight, Message, Request, SendError, Status, Stream, answers};
 
 #[derive(Clone, Debug)]
@@ -22,12 +23,15 @@ pub(super) struct MasterLine {
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) in_flight: InFlight,
     pub(super) max_calls: usize,
+    /// Of a worker, the calls that are under way.
+    pub(super) under_way: Option<Arc<CallsUnderWay>>,
 }
 
 impl Line for MasterLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let guard = self.in_flight.acquire(self.max_calls).ok_or(Refused::Overloaded)?;
-        let held = (guard, call.until.map(|until| self.handle.wait_until(until)));
+        let under_way = self.under_way.as_ref().map(|calls| calls.begin(&call.service, &call.method));
+        let held = (guard, under_way, call.until.map(|until| self.handle.wait_until(until)));
         if self.native {
             return answers(self.open(call), &[Status::Refused], held);
         }

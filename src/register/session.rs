@@ -63,7 +63,7 @@ async fn converse(
     let (handle, incoming, conversation) =
         Conversation::new(wire, state.config.settings(state.memory.share(origin.user)));
     let session = Session::new(auth, origin, handle, supervisor, state);
-    session.tell(|handle| Event::Opened(handle.clone())).await;
+    session.tell(|line| Event::Opened(line.handle.clone(), line.under_way.clone().unwrap_or_default())).await;
     let ended = tokio::select! {
         ended = conversation.run() => ended,
         () = session.listen(incoming) => CloseReason::Closed,
@@ -260,6 +260,7 @@ impl Session {
             secrets: state.secrets.clone(),
             in_flight: InFlight::default(),
             max_calls: state.config.max_calls_per_master,
+            under_way: supervisor.as_ref().map(|_| Arc::default()),
         });
         let connected_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
         Self {
@@ -360,10 +361,10 @@ impl Session {
     }
 
     /// Tells the supervisor, if there is one.
-    async fn tell(&self, event: impl FnOnce(&Handle) -> Event) {
+    async fn tell(&self, event: impl FnOnce(&MasterLine) -> Event) {
         if let Some(supervisor) = &self.supervisor {
             // One that has gone lets the worker end.
-            let _ = supervisor.send(event(&self.line.handle)).await;
+            let _ = supervisor.send(event(&self.line)).await;
         }
     }
 

@@ -39,7 +39,8 @@ impl Api {
         stop: &Stop,
     ) -> thrift::Result<idl::MessagesReply> {
         let subscription = self.store.subscribe_to_messages();
-        self.wait(peer, watch.patience, subscription, stop, |since| Ok(self.messages_since(peer, watch, since))).await
+        let changed = || subscription.changed();
+        self.wait(peer, watch.patience, changed, stop, |since| Ok(self.messages_since(peer, watch, since))).await
     }
 
     fn messages_since(&self, peer: &Peer, watch: &MessageWatch, since: Revision) -> Told<idl::MessagesReply> {

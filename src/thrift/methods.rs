@@ -3,7 +3,7 @@
 use futures::FutureExt;
 
 use super::dispatch::{Exchange, Step};
-use super::idl::{CallsRequest, NextValuesRequest, RegistersRequest, StatsRequest, StatusRequest};
+use super::idl::{CallsRequest, NextValuesRequest, RegistersRequest, StatsRequest, StatusRequest, WorkersQuery};
 use super::request;
 use super::wait::Wait;
 
@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 28] = [
+pub(super) static METHODS: [Method; 29] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -81,13 +81,21 @@ pub(super) static METHODS: [Method; 28] = [
         it.command(|RegistersRequest { registers }| Ok(Wait::Order(request::registers("remove", &registers)?)))
     }),
     Method::new("stats", |it| it.reply(|api, peer, StatsRequest {}| api.stats(peer))),
-    Method::new("workers", |it| it.reply(|api, peer, query| api.workers(peer, &query))),
+    Method::new("workers", |it| {
+        it.reply_or_wait(|api, peer, query: WorkersQuery| match query.usage {
+            Some(true) => Ok(Step::Waits(Wait::WorkersWithUsage(query).into())),
+            _ => api.workers(peer, &query).map(Step::Done),
+        })
+    }),
     Method::new("controlWorkers", |it| {
         it.wait(|api, peer, request| api.control_workers(peer, request).map(Wait::ControlWorkers))
     }),
     Method::new("workerOutput", |it| it.reply(|api, peer, query| api.worker_output(peer, &query))),
     Method::new("commandWorkers", |it| {
         it.wait(|api, peer, request| api.command_workers(peer, request).map(Wait::CommandWorkers))
+    }),
+    Method::new("watchWorkers", |it| {
+        it.wait(|api, peer, request| api.watch_workers(peer, &request).map(Wait::WatchWorkers))
     }),
 ];
 

@@ -9,7 +9,8 @@ use super::dispatch::ReplyTo;
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
     MessagesReply, Overloaded, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
-    WatchReply, WorkerAnswer, WorkerCommandReply, WorkerControlReply,
+    WatchReply, Worker, WorkerAnswer, WorkerCommandReply, WorkerControlReply, WorkersQuery, WorkersReply,
+    WorkersWatchReply,
 };
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
@@ -56,6 +57,9 @@ pub(super) enum Wait {
     ControlWorkers(Control),
     /// Until each has answered, or had its time.
     CommandWorkers(WorkersCommand),
+    /// Until it is read what their processes take.
+    WorkersWithUsage(WorkersQuery),
+    WatchWorkers(Patience),
 }
 
 /// The answer to one that waited.
@@ -76,6 +80,8 @@ pub(super) enum Awaited {
     Sent(thrift::Result<CommandReply>),
     WorkersControlled(thrift::Result<WorkerControlReply>),
     WorkersCommanded(thrift::Result<WorkerCommandReply>),
+    Workers(thrift::Result<WorkersReply>),
+    WatchWorkers(thrift::Result<WorkersWatchReply>),
 }
 
 impl Wait {
@@ -112,6 +118,8 @@ impl Wait {
             Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(why)),
             Wait::ControlWorkers(_) => Awaited::WorkersControlled(Err(why)),
             Wait::CommandWorkers(_) => Awaited::WorkersCommanded(Err(why)),
+            Wait::WorkersWithUsage(_) => Awaited::Workers(Err(why)),
+            Wait::WatchWorkers(_) => Awaited::WatchWorkers(Err(why)),
         }
     }
 
@@ -142,7 +150,7 @@ impl Wait {
     pub(super) fn watches(&self) -> Option<usize> {
         match self {
             Wait::Watch(watch) => Some(watch.paths().len()),
-            Wait::WatchMasters(_) | Wait::WatchMessages(_) => Some(0),
+            Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::WatchWorkers(_) => Some(0),
             _ => None,
         }
     }
@@ -162,7 +170,7 @@ impl Wait {
             Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
-            Wait::ControlWorkers(_) => 0,
+            Wait::ControlWorkers(_) | Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
         }
     }
@@ -207,6 +215,10 @@ impl Wait {
                 Awaited::WorkersControlled(open.beside(api.controlled(control, stop)).await)
             }
             Wait::CommandWorkers(command) => Awaited::WorkersCommanded(open.beside(api.commanded(peer, command)).await),
+            Wait::WorkersWithUsage(query) => Awaited::Workers(open.beside(api.workers_with_usage(peer, &query)).await),
+            Wait::WatchWorkers(patience) => {
+                Awaited::WatchWorkers(open.beside(api.worker_changes(peer, patience, stop)).await)
+            }
         }
     }
 }
@@ -229,6 +241,8 @@ impl Awaited {
             Awaited::Sent(sent) => reply.write(sent),
             Awaited::WorkersControlled(outcomes) => reply.write(outcomes),
             Awaited::WorkersCommanded(answers) => reply.write(answers),
+            Awaited::Workers(workers) => reply.write(workers),
+            Awaited::WatchWorkers(changes) => reply.write(changes),
         }
     }
 
@@ -246,6 +260,8 @@ impl Awaited {
             Awaited::WorkersCommanded(_) => self,
             Awaited::Opened(_) | Awaited::SentValues(_) => self,
             Awaited::WorkersControlled(_) => Awaited::WorkersControlled(Err(overloaded())),
+            Awaited::Workers(_) => Awaited::Workers(Err(overloaded())),
+            Awaited::WatchWorkers(_) => Awaited::WatchWorkers(Err(overloaded())),
         }
     }
 
@@ -288,6 +304,11 @@ impl Awaited {
                 let sizes = reply.answers.iter().map(|it| texts(it) + it.value.as_ref().map_or(0, Vec::len));
                 sizes.map(|size| size + NAME_OVERHEAD).sum()
             }
+            Awaited::Workers(Ok(reply)) => size_of_workers(&reply.workers),
+            Awaited::WatchWorkers(Ok(reply)) => {
+                size_of_workers(&reply.changes)
+                    + reply.removed.iter().map(|name| name.len() + NAME_OVERHEAD).sum::<usize>()
+            }
             // Failures, and what has no more than a number.
             _ => 0,
         }
@@ -296,6 +317,12 @@ impl Awaited {
 
 fn overload(message: &str) -> thrift::Error {
     Overloaded { message: message.to_owned() }.into()
+}
+
+/// About how much memory workers take that are told of.
+fn size_of_workers(workers: &[Worker]) -> usize {
+    let texts = |it: &Worker| it.name.len() + it.group.len() + it.why.len() + it.doing.as_ref().map_or(0, String::len);
+    workers.iter().map(|it| texts(it) + CHANGE_OVERHEAD).sum()
 }
 
 /// About how much memory a master takes that is told of, by what it offers.

@@ -12,7 +12,7 @@ use super::idl::{self, WatchMastersRequest, WatchRequest};
 use super::masters::is_visible;
 use crate::access::Grant;
 use crate::model::{ChangeKind, Freshness, NodePath, Revision};
-use crate::store::{ChangesSince, MasterChange, PageLimit, Subscription};
+use crate::store::{ChangesSince, MasterChange, PageLimit};
 use crate::task::Stop;
 
 /// The most paths of one watch, each of which a change is compared with.
@@ -115,7 +115,8 @@ impl Api {
     /// Waits for what `watch` waits for.
     pub(super) async fn changes(&self, peer: &Peer, watch: &Watch, stop: &Stop) -> thrift::Result<idl::WatchReply> {
         let subscription = self.store.subscribe(&watch.paths);
-        self.wait(peer, watch.patience, subscription, stop, |since| self.changes_since(peer, watch, since)).await
+        let changed = || subscription.changed();
+        self.wait(peer, watch.patience, changed, stop, |since| self.changes_since(peer, watch, since)).await
     }
 
     /// Waits for what `watchMasters` waits for.
@@ -126,15 +127,16 @@ impl Api {
         stop: &Stop,
     ) -> thrift::Result<idl::MastersWatchReply> {
         let subscription = self.store.subscribe_to_masters();
-        self.wait(peer, patience, subscription, stop, |since| self.masters_since(peer, patience, since)).await
+        let changed = || subscription.changed();
+        self.wait(peer, patience, changed, stop, |since| self.masters_since(peer, patience, since)).await
     }
 
     /// Asks at each change, until there are news or the time is over. A stop answers as the time-out does.
-    pub(super) async fn wait<Reply>(
+    pub(super) async fn wait<Reply, Changed: Future<Output = ()>>(
         &self,
         peer: &Peer,
         patience: Patience,
-        subscription: Subscription<'_>,
+        changed: impl Fn() -> Changed,
         stop: &Stop,
         ask: impl Fn(Revision) -> thrift::Result<Told<Reply>>,
     ) -> thrift::Result<Reply> {
@@ -158,7 +160,7 @@ impl Api {
                 continue;
             }
             tokio::select! {
-                () = subscription.changed() => {}
+                () = changed() => {}
                 _ = replaced.changed() => {}
                 () = &mut deadline => is_late = true,
                 () = stop.requested() => return Ok(told.reply),

@@ -10,19 +10,24 @@ use tokio::time::timeout;
 use super::Peer;
 use super::api::{Api, denied, invalid, page_size};
 use super::idl::{
-    EntityKind, NotFound, Worker, WorkerAction, WorkerControl, WorkerControlReply, WorkerLine, WorkerOutcome,
-    WorkerOutputQuery, WorkerOutputReply, WorkerState, WorkersQuery, WorkersReply,
+    EntityKind, NotFound, WatchWorkersRequest, Worker, WorkerAction, WorkerControl, WorkerControlReply, WorkerLine,
+    WorkerOutcome, WorkerOutputQuery, WorkerOutputReply, WorkerState, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
+use super::watch::{Patience, Told};
 use crate::access::Grant;
 use crate::task::Stop;
-use crate::worker::{Action, Line, MAX_COUNT, Outcomes, Printed, Report, State, Which, signal};
+use crate::tunnel::worker::CallUnderWay;
+use crate::worker::{Action, Line, MAX_COUNT, Outcomes, Printed, Report, State, Usage, Which, WorkerNews, signal};
 
 /// How long a request waits that does not say, and at most.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// What a worker takes in a reply beside why it is what it is.
-const WORKER_OVERHEAD: usize = 192;
+const WORKER_OVERHEAD: usize = 512;
+
+/// About what a worker takes in a reply that has changed.
+const CHANGE_SIZE: usize = 1024;
 
 /// What `controlWorkers` was asked, and is being done.
 #[derive(Debug)]
@@ -55,9 +60,76 @@ impl Api {
                 break;
             }
             last = Some(format!("{nth}/{number}"));
-            workers.push(worker(group, report));
+            workers.push(self.worker(group, report));
         }
         Ok(WorkersReply { workers, cursor })
+    }
+
+    /// The same with what the processes take, which is read where nobody waits for it but who asked.
+    pub(super) async fn workers_with_usage(&self, peer: &Peer, query: &WorkersQuery) -> thrift::Result<WorkersReply> {
+        let reply = self.workers(peer, query)?;
+        let read = move || {
+            let with_usage = |worker: Worker| {
+                let usage = worker.pid.and_then(Usage::of);
+                let memory_bytes = usage.map(|usage| usage.memory as i64);
+                let processor_ms = usage.map(|usage| usage.processor.as_millis() as i64);
+                Worker { memory_bytes, processor_ms, ..worker }
+            };
+            WorkersReply { workers: reply.workers.into_iter().map(with_usage).collect(), ..reply }
+        };
+        Ok(peer.account.memory.work(usize::MAX, read).await)
+    }
+
+    /// Checks what `watchWorkers` was asked.
+    pub(super) fn watch_workers(&self, peer: &Peer, request: &WatchWorkersRequest) -> thrift::Result<Patience> {
+        peer.identity.may_watch().and_then(|()| peer.identity.may_see_workers()).map_err(denied)?;
+        let WatchWorkersRequest { since, timeout_ms, limit } = *request;
+        self.patience(since, timeout_ms, limit)
+    }
+
+    /// Waits for what `watchWorkers` waits for.
+    pub(super) async fn worker_changes(
+        &self,
+        peer: &Peer,
+        patience: Patience,
+        stop: &Stop,
+    ) -> thrift::Result<WorkersWatchReply> {
+        let news = &tokio::sync::Mutex::new(self.workers.subscribe());
+        // It is told as long as there are workers.
+        let changed = || async { drop(news.lock().await.changed().await) };
+        self.wait(peer, patience, changed, stop, |since| Ok(self.workers_since(since, patience.limit))).await
+    }
+
+    fn workers_since(&self, since: u64, limit: usize) -> Told<WorkersWatchReply> {
+        let most = limit.min(self.page_bytes() / CHANGE_SIZE).max(1);
+        let WorkerNews { changes, removed, cursor, is_reset } = self.workers.news(since, most);
+        let is_news = is_reset || since == 0 || !changes.is_empty() || !removed.is_empty();
+        let changes = changes.into_iter().map(|(group, report)| self.worker(&group, report)).collect();
+        let reply = WorkersWatchReply { changes, removed, cursor: cursor as i64, reset: is_reset };
+        Told { reply, is_news, is_all: true, revision: cursor }
+    }
+
+    /// A worker, and what the sidecar knows of its calls.
+    fn worker(&self, group: &str, report: Report) -> Worker {
+        let Report { number, state, since, pid, restarts, why, retiring } = report;
+        let (calls, doing) = pid.and_then(|pid| self.workers.calls(group, pid)).unzip();
+        let doing: Option<CallUnderWay> = doing.flatten();
+        Worker {
+            name: name(group, number),
+            group: group.to_owned(),
+            number: number as i32,
+            state: state.into(),
+            since_ms: millis(since),
+            restarts: restarts as i64,
+            why,
+            pid,
+            retiring: Some(retiring).filter(|retiring| !retiring.is_empty()),
+            memory_bytes: None,
+            processor_ms: None,
+            calls: calls.map(|calls| calls as i32),
+            doing_since_ms: doing.as_ref().map(|doing| millis(doing.since)),
+            doing: doing.map(|doing| doing.what),
+        }
     }
 
     /// How many workers are in which state; none: there are no workers, or who asks may not see them.
@@ -197,21 +269,6 @@ fn patience(timeout_ms: Option<i32>) -> thrift::Result<Duration> {
 
 fn name(group: &str, number: u32) -> String {
     format!("{group}/{number}")
-}
-
-fn worker(group: &str, report: Report) -> Worker {
-    let Report { number, state, since, pid, restarts, why, retiring } = report;
-    Worker {
-        name: name(group, number),
-        group: group.to_owned(),
-        number: number as i32,
-        state: state.into(),
-        since_ms: millis(since),
-        restarts: restarts as i64,
-        why,
-        pid,
-        retiring: Some(retiring).filter(|retiring| !retiring.is_empty()),
-    }
 }
 
 fn line(line: Line) -> WorkerLine {

@@ -3,19 +3,26 @@
 //! A worker is a native master whose connection is a socket that it inherited. So the sidecar knows who it is, and its
 //! token is empty. Only over that socket are these messages read.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::Handle;
 use super::message::{Message, command};
 use super::value::{Value, get, text_in};
-use crate::model::json;
+use crate::model::{json, shortened};
 
 /// The variable that says which descriptor the socket is.
 pub const CHANNEL: &str = "ROSTER_CHANNEL";
 
 /// The variable that says what the worker is called, `NAME/NUMBER`, which is its id as a master.
 pub const WORKER: &str = "ROSTER_WORKER";
+
+/// How many characters are kept of the name of a service or method that is under way.
+const MAX_CALL_NAME: usize = 100;
 
 /// How many messages of a worker may wait to be taken.
 pub const EVENT_QUEUE: usize = 64;
@@ -31,11 +38,63 @@ pub struct Channel {
     pub events: mpsc::Sender<Event>,
 }
 
+/// The calls of a worker that are under way from here.
+#[derive(Debug, Default)]
+pub struct CallsUnderWay(Mutex<ByBegin>);
+
+#[derive(Debug, Default)]
+struct ByBegin {
+    begun: u64,
+    calls: BTreeMap<u64, CallUnderWay>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallUnderWay {
+    /// `service.method`, cut where it is long.
+    pub what: String,
+    pub since: SystemTime,
+}
+
+/// A call is under way as long as this is there.
+#[derive(Debug)]
+pub struct UnderWay {
+    all: Arc<CallsUnderWay>,
+    number: u64,
+}
+
+impl CallsUnderWay {
+    pub fn begin(self: &Arc<Self>, service: &str, method: &str) -> UnderWay {
+        let [service, method] = [service, method].map(|name| shortened(name, MAX_CALL_NAME));
+        let call = CallUnderWay { what: format!("{service}.{method}"), since: SystemTime::now() };
+        let mut calls = self.lock();
+        calls.begun += 1;
+        let number = calls.begun;
+        calls.calls.insert(number, call);
+        UnderWay { all: self.clone(), number }
+    }
+
+    /// How many there are, and the one that has been for longest.
+    pub fn look(&self) -> (usize, Option<CallUnderWay>) {
+        let calls = self.lock();
+        (calls.calls.len(), calls.calls.values().next().cloned())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByBegin> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.all.lock().calls.remove(&self.number);
+    }
+}
+
 /// What the sidecar learns of a worker.
 #[derive(Debug)]
 pub enum Event {
-    /// It has connected, and can be spoken to.
-    Opened(Handle),
+    /// It has connected, and can be spoken to; and what calls it will have under way.
+    Opened(Handle, Arc<CallsUnderWay>),
     /// It has reported its services, perhaps none.
     Offered,
     Said(Report),
@@ -113,6 +172,20 @@ mod tests {
         let fields = ["cmd", "uuid", "name"].map(|key| text_in(&sent, key));
         assert_eq!(fields, ["worker-command", "1", "reload"]);
         assert_eq!(get(&sent, "data"), Some(&data));
+    }
+
+    #[test]
+    fn of_the_calls_under_way_the_oldest_is_known_until_it_ends() {
+        let calls = Arc::<CallsUnderWay>::default();
+        let first = calls.begin("mail", "send");
+        let second = calls.begin(&"x".repeat(1_000), "list");
+        let (count, oldest) = calls.look();
+        assert_eq!((count, oldest.map(|call| call.what)), (2, Some("mail.send".to_owned())));
+        drop(first);
+        let (count, oldest) = calls.look();
+        assert!(count == 1 && oldest.is_some_and(|call| call.what.len() < 120));
+        drop(second);
+        assert_eq!(calls.look(), (0, None));
     }
 
     #[test]

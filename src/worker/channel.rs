@@ -13,7 +13,7 @@ use super::output::Output;
 use crate::model::Arguments;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
-use crate::tunnel::worker::{Event, Report, Request};
+use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, Report, Request};
 use crate::tunnel::{Handle, SendError, StreamError};
 
 /// How far a process has come.
@@ -34,6 +34,7 @@ pub(super) struct Members(Mutex<HashMap<i32, Member>>);
 struct Member {
     worker: String,
     handle: Handle,
+    calls: Arc<CallsUnderWay>,
 }
 
 /// What workers are to carry out, each within this time.
@@ -80,7 +81,9 @@ impl Members {
     ) {
         while let Some(event) = events.recv().await {
             match event {
-                Event::Opened(handle) => drop(self.members().insert(pid, Member { worker: worker.to_owned(), handle })),
+                Event::Opened(handle, calls) => {
+                    self.members().insert(pid, Member { worker: worker.to_owned(), handle, calls });
+                }
                 Event::Offered => reach(&progress, Progress::Connected),
                 Event::Said(Report::Ready) => reach(&progress, Progress::Ready),
                 Event::Said(Report::Log { level, message, context }) => {
@@ -97,7 +100,7 @@ impl Members {
     fn broadcast(&self, from: &str, pid: i32, data: &Value) {
         let others: Vec<Member> =
             self.members().iter().filter(|(other, _)| **other != pid).map(|(_, member)| member.clone()).collect();
-        for Member { worker, handle } in others {
+        for Member { worker, handle, .. } in others {
             let message = Request::Message { from: from.to_owned(), data: data.clone() };
             if let Err(error) = handle.send(message.encode()) {
                 tracing::debug!(worker, from, %error, "a worker misses a message of its group");
@@ -114,6 +117,11 @@ impl Members {
     pub(super) fn addressee(&self, worker: String, pid: Option<i32>) -> Addressee {
         let handle = pid.ok_or(NoAnswer::NoProcess).and_then(|pid| self.handle(pid).ok_or(NoAnswer::NotConnected));
         Addressee { worker, handle }
+    }
+
+    /// How many calls a process has under way, and which for longest. None: it has not connected.
+    pub(super) fn calls(&self, pid: i32) -> Option<(usize, Option<CallUnderWay>)> {
+        self.members().get(&pid).map(|member| member.calls.look())
     }
 
     fn handle(&self, pid: i32) -> Option<Handle> {

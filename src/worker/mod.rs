@@ -11,6 +11,7 @@ mod group;
 mod launch;
 mod limits;
 mod machine;
+mod news;
 mod orphans;
 mod output;
 mod pass;
@@ -21,6 +22,7 @@ mod reaper;
 mod record;
 mod slot;
 mod sockets;
+mod usage;
 
 use std::io;
 use std::path::PathBuf;
@@ -30,7 +32,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{self, SignalKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub(crate) use self::changes::check_patterns;
@@ -41,6 +43,8 @@ use self::group::Group;
 pub use self::group::{Action, Outcomes, Which};
 pub use self::launch::{COMMAND as LAUNCH, launch};
 pub use self::machine::State;
+use self::news::News;
+pub use self::news::WorkerNews;
 pub use self::output::{Line, OUTPUT_LOG, Printed};
 pub use self::pass::Balance;
 use self::pass::Passing;
@@ -52,9 +56,10 @@ pub use self::slot::Report;
 use self::slot::Shared;
 use self::sockets::Sockets;
 pub(crate) use self::sockets::parse as parse_listen;
+pub use self::usage::Usage;
 use crate::metrics::{Counter, Metrics};
 use crate::task::{Phase, Stop, Tasks};
-use crate::tunnel::worker::Channel;
+use crate::tunnel::worker::{CallUnderWay, Channel};
 
 /// All workers of the sidecar.
 #[derive(Debug, Default)]
@@ -62,6 +67,7 @@ pub struct Workers {
     groups: Vec<Arc<Group>>,
     /// None: there are no workers.
     launcher: Option<Arc<Launcher>>,
+    news: Arc<News>,
 }
 
 /// Why workers cannot be started.
@@ -99,11 +105,13 @@ impl BoundWorkers {
             return Ok(Arc::default());
         }
         let ended = unix::signal(SignalKind::child())?;
+        let news = Arc::<News>::default();
         let launcher = Arc::new(Launcher {
             reaper: Reaper::new()?,
             record: self.record,
             channels,
             tasks: tasks.clone(),
+            news: news.clone(),
             runtime: Handle::current(),
         });
         let group = |(config, sockets): (Config, Sockets)| {
@@ -120,7 +128,7 @@ impl BoundWorkers {
             })
         };
         let groups = self.groups.into_iter().map(group).collect();
-        let workers = Arc::new(Workers { groups, launcher: Some(launcher.clone()) });
+        let workers = Arc::new(Workers { groups, launcher: Some(launcher.clone()), news });
         for group in workers.by_priority() {
             // Nobody waits for what comes of it.
             drop(group.resize(group.shared.config.count.number(), Instant::now()));
@@ -170,6 +178,23 @@ impl Workers {
     /// The names of the groups, in the order of the configuration, each with what is known of its slots.
     pub fn reports(&self) -> impl Iterator<Item = (&str, Vec<Report>)> {
         self.groups.iter().map(|group| (group.name(), group.reports()))
+    }
+
+    /// What became of workers after a cursor, at most so many.
+    pub fn news(&self, since: u64, most: usize) -> WorkerNews {
+        let reports = self.reports();
+        let now = reports.flat_map(|(group, reports)| reports.into_iter().map(|report| (group.to_owned(), report)));
+        self.news.since(since, most, now)
+    }
+
+    /// Hears when there may be news.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// How many calls a process has under way, and which for longest. None: it has not connected.
+    pub fn calls(&self, group: &str, pid: i32) -> Option<(usize, Option<CallUnderWay>)> {
+        self.group(group)?.shared.members.calls(pid)
     }
 
     /// How many processes each group has had beside the first of each slot.

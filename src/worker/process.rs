@@ -63,6 +63,8 @@ pub(super) struct Launcher {
     /// Where the register takes over the sockets by which processes are masters.
     pub(super) channels: mpsc::UnboundedSender<Channel>,
     pub(super) tasks: Tasks,
+    /// What becomes of workers.
+    pub(super) news: Arc<super::news::News>,
     /// Where slots and their processes live, whichever thread asks for them.
     pub(super) runtime: Handle,
 }

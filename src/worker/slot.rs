@@ -36,6 +36,15 @@ pub struct Report {
     pub retiring: Vec<i32>,
 }
 
+#[cfg(test)]
+impl Report {
+    /// One of which nothing else is said.
+    pub(super) fn of_tests() -> Self {
+        let (since, why, retiring) = (SystemTime::UNIX_EPOCH, String::new(), Vec::new());
+        Self { number: 1, state: State::Running, since, pid: None, restarts: 0, why, retiring }
+    }
+}
+
 /// What all slots of a group have.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -129,6 +138,7 @@ impl Slot {
             inner.since = SystemTime::now();
         }
         (before..inner.machine.restarts()).for_each(|_| self.shared.restarts.increment());
+        self.shared.launcher.news.tell();
     }
 
     fn carry_out(self: &Arc<Self>, action: Action, inner: &mut Inner) {

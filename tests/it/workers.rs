@@ -133,7 +133,10 @@ fn workers_are_told_with_their_states_and_do_what_they_are_told() {
     let before = [running(&roster, "web/1"), running(&roster, "web/2"), running(&roster, "mail/1")];
     let table = roster.cli(["worker", "list"]).text();
     let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(lines.next(), Some(vec!["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "WHY"]));
+    assert_eq!(
+        lines.next(),
+        Some(vec!["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "MEMORY", "CPU", "CALLS", "DOING", "WHY"])
+    );
     assert_eq!(lines.next().map(|line| line[..3].join(" ")), Some(format!("web/1 {} RUNNING", before[0])));
     assert!(!roster.cli(["status"]).text().contains("NOT ALL RUNNING"));
     assert_eq!(roster.cli(["status", "-o", "json"]).json()["workers"], json!({ "RUNNING": 3 }));
@@ -175,7 +178,7 @@ fn what_is_not_there_is_told_with_what_there_is() {
     assert_eq!(none.cli(["worker", "list", "-o", "json"]).json()["workers"], json!([]));
     assert!(says(&none, ["worker", "start", "web"], 1).contains("the configuration has no [[worker]]"));
     assert_eq!(none.cli(["status", "-o", "json"]).json()["workers"], Value::Null);
-    let query = WorkersQuery::new("web\n".to_owned(), None, None, None);
+    let query = WorkersQuery::new("web\n".to_owned(), None, None, None, None);
     let absent = exception::<NotFound>(none.client().workers(query)).expect("it is told");
     assert_eq!((absent.kind, absent.name.as_str()), (EntityKind::WORKER, "web\n"));
 }
@@ -981,6 +984,10 @@ fn a_worker_in_php_is_a_master_whose_calls_under_way_a_stop_lets_end() {
             let outstanding = outstanding()?;
             ensure(outstanding == 1, outstanding)
         });
+        let busy = worker(&roster, "mail/1");
+        assert_eq!((&busy["calls"], &busy["doing"]), (&json!(1), &json!("mail.slow")), "{busy}");
+        assert!(busy["doingSinceMs"].as_i64() >= busy["sinceMs"].as_i64(), "{busy}");
+        assert!(busy["memoryBytes"].as_i64() > Some(1 << 20) && busy["processorMs"].is_i64(), "{busy}");
         says(&roster, ["worker", "restart", "mail", "--now"], 0);
         assert_eq!(call.join().expect("no panic").trim(), "\"done\"");
     });
@@ -1135,4 +1142,36 @@ fn commands_are_told_by_lines_and_refused_with_what_is_wrong() {
     let told = says(&roster, ["worker", "command", "web/2", "spread", "[1]"], 0);
     assert_eq!(told, "web/2\tnull\n");
     assert_eq!(next(), (json!("web/1"), json!({"heard": [1], "of": "web/2"})), "the other of its group");
+}
+
+#[test]
+fn a_watch_of_workers_tells_what_becomes_of_them_also_over_a_restart_of_the_sidecar() {
+    let mut roster = started(&sh("web", SLEEPS, "count = 2"));
+    let pid = running(&roster, "web/1");
+    running(&roster, "web/2");
+    let watch = Printing::start(&mut roster.command(["watch", "--workers", "-o", "json"]));
+    let next = || serde_json::from_str::<Value>(&watch.line()).expect("JSON");
+    let until = |kind: &str, name: &str, state: &str| {
+        let is_it = |news: &Value| news["kind"] == kind && (name, state) == (told(news, "name"), told(news, "state"));
+        std::iter::repeat_with(next).take(20).find(is_it).unwrap_or_else(|| panic!("{kind} {name} {state}"))
+    };
+    assert_eq!(until("PRESENT", "web/1", "RUNNING")["pid"], pid);
+    until("PRESENT", "web/2", "RUNNING");
+    says(&roster, ["worker", "stop", "web/1"], 0);
+    assert_eq!(until("CHANGED", "web/1", "STOPPED")["pid"], Value::Null);
+    says(&roster, ["worker", "scale", "web", "1"], 0);
+    until("DELETED", "web/2", "");
+    says(&roster, ["worker", "start", "web/1"], 0);
+    until("CHANGED", "web/1", "RUNNING");
+    assert!(roster.stop().success());
+    roster.run();
+    until("RESET", "", "");
+    running(&roster, "web/2");
+    let kind = |news: &Value| told(news, "name") == "web/2" && told(news, "state") == "RUNNING";
+    assert!(std::iter::repeat_with(next).take(20).any(|news| kind(&news)), "the new sidecar's");
+}
+
+/// A text of a line of JSON; empty: it has none of this name.
+fn told<'a>(news: &'a Value, key: &str) -> &'a str {
+    news[key].as_str().unwrap_or_default()
 }

@@ -5772,10 +5772,20 @@ pub struct Worker {
   pub pid: Option<i32>,
   /// Its processes that were replaced, and still end what they have under way. Absent: none.
   pub retiring: Option<Vec<i32>>,
+  /// How much memory the process has in use, in bytes, and how long it has had a processor: where the query asks for it, and
+  /// the kernel tells.
+  pub memory_bytes: Option<i64>,
+  pub processor_ms: Option<i64>,
+  /// How many calls to it are under way from here, and which has been for longest; absent: it has not connected, or none is.
+  pub calls: Option<i32>,
+  /// `service.method`, perhaps cut,
+  pub doing: Option<String>,
+  /// and since when, ms since 1970.
+  pub doing_since_ms: Option<i64>,
 }
 
 impl Worker {
-  pub fn new<F8, F9>(name: String, group: String, number: i32, state: WorkerState, since_ms: i64, restarts: i64, why: String, pid: F8, retiring: F9) -> Worker where F8: Into<Option<i32>>, F9: Into<Option<Vec<i32>>> {
+  pub fn new<F8, F9, F10, F11, F12, F13, F14>(name: String, group: String, number: i32, state: WorkerState, since_ms: i64, restarts: i64, why: String, pid: F8, retiring: F9, memory_bytes: F10, processor_ms: F11, calls: F12, doing: F13, doing_since_ms: F14) -> Worker where F8: Into<Option<i32>>, F9: Into<Option<Vec<i32>>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i32>>, F13: Into<Option<String>>, F14: Into<Option<i64>> {
     Worker {
       name,
       group,
@@ -5786,6 +5796,11 @@ impl Worker {
       why,
       pid: pid.into(),
       retiring: retiring.into(),
+      memory_bytes: memory_bytes.into(),
+      processor_ms: processor_ms.into(),
+      calls: calls.into(),
+      doing: doing.into(),
+      doing_since_ms: doing_since_ms.into(),
     }
   }
 }
@@ -5802,6 +5817,11 @@ impl TSerializable for Worker {
     let mut f_7: Option<String> = None;
     let mut f_8: Option<i32> = None;
     let mut f_9: Option<Vec<i32>> = None;
+    let mut f_10: Option<i64> = None;
+    let mut f_11: Option<i64> = None;
+    let mut f_12: Option<i32> = None;
+    let mut f_13: Option<String> = None;
+    let mut f_14: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -5851,6 +5871,26 @@ impl TSerializable for Worker {
           i_prot.read_list_end()?;
           f_9 = Some(val);
         },
+        10 => {
+          let val = i_prot.read_i64()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let val = i_prot.read_i64()?;
+          f_11 = Some(val);
+        },
+        12 => {
+          let val = i_prot.read_i32()?;
+          f_12 = Some(val);
+        },
+        13 => {
+          let val = i_prot.read_string()?;
+          f_13 = Some(val);
+        },
+        14 => {
+          let val = i_prot.read_i64()?;
+          f_14 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -5875,6 +5915,11 @@ impl TSerializable for Worker {
       why: f_7.expect("auto-generated code should have checked for presence of required fields"),
       pid: f_8,
       retiring: f_9,
+      memory_bytes: f_10,
+      processor_ms: f_11,
+      calls: f_12,
+      doing: f_13,
+      doing_since_ms: f_14,
     };
     Ok(ret)
   }
@@ -5916,6 +5961,31 @@ impl TSerializable for Worker {
       o_prot.write_list_end()?;
       o_prot.write_field_end()?
     }
+    if let Some(fld_var) = self.memory_bytes {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(10) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.processor_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.calls {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(12) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.doing {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(13) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.doing_since_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(14) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -5935,15 +6005,18 @@ pub struct WorkersQuery {
   pub limit: Option<i32>,
   /// The `cursor` of the page before.
   pub cursor: Option<String>,
+  /// Whether the memory and time of the processes are read too. Absent: they are not.
+  pub usage: Option<bool>,
 }
 
 impl WorkersQuery {
-  pub fn new<F1, F2, F3, F4>(group: F1, number: F2, limit: F3, cursor: F4) -> WorkersQuery where F1: Into<Option<String>>, F2: Into<Option<i32>>, F3: Into<Option<i32>>, F4: Into<Option<String>> {
+  pub fn new<F1, F2, F3, F4, F5>(group: F1, number: F2, limit: F3, cursor: F4, usage: F5) -> WorkersQuery where F1: Into<Option<String>>, F2: Into<Option<i32>>, F3: Into<Option<i32>>, F4: Into<Option<String>>, F5: Into<Option<bool>> {
     WorkersQuery {
       group: group.into(),
       number: number.into(),
       limit: limit.into(),
       cursor: cursor.into(),
+      usage: usage.into(),
     }
   }
 }
@@ -5955,6 +6028,7 @@ impl TSerializable for WorkersQuery {
     let mut f_2: Option<i32> = None;
     let mut f_3: Option<i32> = None;
     let mut f_4: Option<String> = None;
+    let mut f_5: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -5978,6 +6052,10 @@ impl TSerializable for WorkersQuery {
           let val = i_prot.read_string()?;
           f_4 = Some(val);
         },
+        5 => {
+          let val = i_prot.read_bool()?;
+          f_5 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -5990,6 +6068,7 @@ impl TSerializable for WorkersQuery {
       number: f_2,
       limit: f_3,
       cursor: f_4,
+      usage: f_5,
     };
     Ok(ret)
   }
@@ -6016,6 +6095,11 @@ impl TSerializable for WorkersQuery {
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
+    if let Some(fld_var) = self.usage {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(5) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -6028,7 +6112,220 @@ impl Default for WorkersQuery {
       number: None,
       limit: None,
       cursor: None,
+      usage: None,
     }
+  }
+}
+
+//
+// WatchWorkersRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WatchWorkersRequest {
+  /// The cursor of the reply before. Absent, or 0: none, so that all workers are the answer, at once.
+  pub since: Option<i64>,
+  /// At most this long, and no longer than `max_watch` of the sidecar. Absent: 10 s.
+  pub timeout_ms: Option<i32>,
+  /// At most this many workers at a time. Absent, or 0: as many as a reply may hold.
+  pub limit: Option<i32>,
+}
+
+impl WatchWorkersRequest {
+  pub fn new<F1, F2, F3>(since: F1, timeout_ms: F2, limit: F3) -> WatchWorkersRequest where F1: Into<Option<i64>>, F2: Into<Option<i32>>, F3: Into<Option<i32>> {
+    WatchWorkersRequest {
+      since: since.into(),
+      timeout_ms: timeout_ms.into(),
+      limit: limit.into(),
+    }
+  }
+}
+
+impl TSerializable for WatchWorkersRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WatchWorkersRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = WatchWorkersRequest {
+      since: f_1,
+      timeout_ms: f_2,
+      limit: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.since {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for WatchWorkersRequest {
+  fn default() -> Self {
+    WatchWorkersRequest{
+      since: None,
+      timeout_ms: None,
+      limit: None,
+    }
+  }
+}
+
+//
+// WorkersWatchReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkersWatchReply {
+  /// The workers whose state, process or reason is another than at the cursor, as they are now; the last one to change last.
+  pub changes: Vec<Worker>,
+  /// The names of those that are no more.
+  pub removed: Vec<String>,
+  /// The cursor to pass as `since` next time.
+  pub cursor: i64,
+  /// True: what changed since the cursor is not known. Forget all workers: those that there are follow, from these on.
+  pub reset: bool,
+}
+
+impl WorkersWatchReply {
+  pub fn new(changes: Vec<Worker>, removed: Vec<String>, cursor: i64, reset: bool) -> WorkersWatchReply {
+    WorkersWatchReply {
+      changes,
+      removed,
+      cursor,
+      reset,
+    }
+  }
+}
+
+impl TSerializable for WorkersWatchReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkersWatchReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Worker>> = None;
+    let mut f_2: Option<Vec<String>> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_32 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_33 = i_prot.read_string()?;
+            val.push(list_elem_33);
+          }
+          i_prot.read_list_end()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_bool()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkersWatchReply.changes", &f_1)?;
+    verify_required_field_exists("WorkersWatchReply.removed", &f_2)?;
+    verify_required_field_exists("WorkersWatchReply.cursor", &f_3)?;
+    verify_required_field_exists("WorkersWatchReply.reset", &f_4)?;
+    let ret = WorkersWatchReply {
+      changes: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      removed: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      reset: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.changes.len() as i32))?;
+    for e in &self.changes {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(2) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.removed.len() as i32))?;
+    for e in &self.removed {
+      o_prot.write_string(e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+    o_prot.write_i64(self.cursor)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(4) })?;
+    o_prot.write_bool(self.reset)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
   }
 }
 
@@ -6069,8 +6366,8 @@ impl TSerializable for WorkersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_34 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6345,8 +6642,8 @@ impl TSerializable for WorkerControlReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = WorkerOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_33);
+            let list_elem_35 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6622,8 +6919,8 @@ impl TSerializable for WorkerOutputReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = WorkerLine::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_36 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6935,8 +7232,8 @@ impl TSerializable for WorkerCommandReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = WorkerAnswer::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_35);
+            let list_elem_37 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_37);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7105,8 +7402,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_36 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_36);
+            let list_elem_38 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_38);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -7115,9 +7412,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_37 = i_prot.read_string()?;
-            let map_val_38 = i_prot.read_i64()?;
-            val.insert(map_key_37, map_val_38);
+            let map_key_39 = i_prot.read_string()?;
+            let map_val_40 = i_prot.read_i64()?;
+            val.insert(map_key_39, map_val_40);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -7126,9 +7423,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_39 = i_prot.read_string()?;
-            let map_val_40 = i_prot.read_i64()?;
-            val.insert(map_key_39, map_val_40);
+            let map_key_41 = i_prot.read_string()?;
+            let map_val_42 = i_prot.read_i64()?;
+            val.insert(map_key_41, map_val_42);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -7145,8 +7442,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_41 = i_prot.read_string()?;
-            val.push(list_elem_41);
+            let list_elem_43 = i_prot.read_string()?;
+            val.push(list_elem_43);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -7159,8 +7456,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_42 = i_prot.read_string()?;
-            val.insert(set_elem_42);
+            let set_elem_44 = i_prot.read_string()?;
+            val.insert(set_elem_44);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -7169,9 +7466,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_43 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_44 = i_prot.read_i32()?;
-            val.insert(map_key_43, map_val_44);
+            let map_key_45 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_46 = i_prot.read_i32()?;
+            val.insert(map_key_45, map_val_46);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);
@@ -8187,6 +8484,9 @@ pub trait TRosterSyncClient {
   /// Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
   /// answer and no other. For administrators, of whom each may have 16 such requests under way.
   fn command_workers(&mut self, request: WorkerCommand) -> thrift::Result<WorkerCommandReply>;
+  /// Waits until a worker is in another state, has another process or another reason than at the cursor `since`, or is no more,
+  /// and tells of it. For clients that may read all services and watch.
+  fn watch_workers(&mut self, request: WatchWorkersRequest) -> thrift::Result<WorkersWatchReply>;
 }
 
 pub trait TRosterSyncClientMarker {}
@@ -8969,6 +9269,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn watch_workers(&mut self, request: WatchWorkersRequest) -> thrift::Result<WorkersWatchReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("watchWorkers", TMessageType::Call, self.sequence_number());
+        let call_args = RosterWatchWorkersArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("watchWorkers", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterWatchWorkersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
 }
 
 //
@@ -9049,6 +9376,9 @@ pub trait RosterSyncHandler {
   /// Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
   /// answer and no other. For administrators, of whom each may have 16 such requests under way.
   fn handle_command_workers(&self, request: WorkerCommand) -> thrift::Result<WorkerCommandReply>;
+  /// Waits until a worker is in another state, has another process or another reason than at the cursor `since`, or is no more,
+  /// and tells of it. For clients that may read all services and watch.
+  fn handle_watch_workers(&self, request: WatchWorkersRequest) -> thrift::Result<WorkersWatchReply>;
 }
 
 pub struct RosterSyncProcessor<H: RosterSyncHandler> {
@@ -9144,6 +9474,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_command_workers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_command_workers(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_watch_workers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_watch_workers(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
 }
 
@@ -11416,6 +11749,74 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_watch_workers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterWatchWorkersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_watch_workers(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("watchWorkers", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterWatchWorkersResult { result_value: Some(handler_return), invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterWatchWorkersResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("watchWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterWatchWorkersResult{ result_value: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("watchWorkers", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("watchWorkers", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("watchWorkers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("watchWorkers", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
 }
 
 impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
@@ -11505,6 +11906,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "commandWorkers" => {
         self.process_command_workers(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "watchWorkers" => {
+        self.process_watch_workers(message_ident.sequence_number, i_prot, o_prot)
       },
       method => {
         Err(
@@ -16091,6 +16495,145 @@ impl RosterCommandWorkersResult {
     }
     if let Some(ref fld_var) = self.overloaded {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWatchWorkersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWatchWorkersArgs {
+  request: WatchWorkersRequest,
+}
+
+impl RosterWatchWorkersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchWorkersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WatchWorkersRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WatchWorkersRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterWatchWorkersArgs.request", &f_1)?;
+    let ret = RosterWatchWorkersArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWatchWorkersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWatchWorkersResult {
+  result_value: Option<WorkersWatchReply>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterWatchWorkersResult {
+  fn ok_or(self) -> thrift::Result<WorkersWatchReply> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterWatchWorkers"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchWorkersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WorkersWatchReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WorkersWatchReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterWatchWorkersResult {
+      result_value: f_0,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

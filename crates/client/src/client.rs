@@ -16,9 +16,9 @@ use crate::idl::{
     MastersWatchReply, MessagesReply, NextValuesRequest, NoMaster, NodeReply, NotFound, NotReady, Overloaded,
     RegisterAddress, RegistersRequest, RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery,
     ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
-    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest, WorkerCommand,
-    WorkerCommandReply, WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery,
-    WorkersReply,
+    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
+    WatchWorkersRequest, WorkerCommand, WorkerCommandReply, WorkerControl, WorkerControlReply, WorkerOutputQuery,
+    WorkerOutputReply, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use crate::{Address, default_paths};
 
@@ -224,6 +224,12 @@ impl Client {
     /// One page of the workers that the query lets pass.
     pub fn workers(&mut self, query: WorkersQuery) -> Result<WorkersReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.workers(query))
+    }
+
+    /// Waits for changes of workers after a cursor, at most for `wait` beside the client's own timeout.
+    pub fn watch_workers(&mut self, since: i64, wait: Duration) -> Result<WorkersWatchReply, Error> {
+        let request = WatchWorkersRequest::new(since, millis(wait), None);
+        self.ask(self.timeout + wait, |sidecar| sidecar.watch_workers(request))
     }
 
     /// Has something done with workers, which may take `wait` beside the client's own timeout.

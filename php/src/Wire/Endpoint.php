@@ -7,6 +7,7 @@ namespace Roster\Wire;
 use Roster\Call;
 use Roster\CallOutcome;
 use Roster\CallResult;
+use Roster\ChangeKind;
 use Roster\Exception;
 use Roster\Freshness;
 use Roster\Origin;
@@ -17,6 +18,7 @@ use Roster\Thrift;
 use Roster\Timeouts;
 use Roster\Way;
 use Roster\WorkerAnswer;
+use Roster\WorkerChange;
 use Thrift\Exception\TApplicationException;
 use Thrift\Exception\TException;
 use Thrift\Protocol\TBinaryProtocol;
@@ -370,6 +372,38 @@ final class Endpoint
         }
     }
 
+    /** As `watch`, for workers. */
+    public function watchWorkers(int $since, int $waitMs): Answer
+    {
+        return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
+            $reply = $roster->watchWorkers(new Thrift\WatchWorkersRequest(['since' => $since, 'timeoutMs' => $waitMs]));
+            $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->way);
+            $kind = $since === 0 ? ChangeKind::Present : ChangeKind::Changed;
+            $change = static fn (Thrift\Worker $told) => new WorkerChange($kind, $told->name, Values::worker($told));
+            $removed = static fn (string $name) => new WorkerChange(ChangeKind::Deleted, $name, null);
+            $changes = [...array_map($change, $reply->changes), ...array_map($removed, $reply->removed)];
+            return new Answer($reply->reset ? null : $changes, $freshness);
+        });
+    }
+
+    /** @return Answer with a list of WorkerReport */
+    public function workers(?string $worker, bool $usage, Deadline $deadline): Answer
+    {
+        [$group, $number] = Values::target($worker);
+        [$reports, $cursor] = [[], null];
+        do {
+            $request = compact('group', 'number', 'cursor', 'usage');
+            $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
+                $reply = $roster->workers(new Thrift\WorkersQuery($request));
+                $freshness = new Freshness(0, 0, Origin::Live, true, $this->way);
+                return new Answer([array_map(Values::worker(...), $reply->workers), $reply->cursor], $freshness);
+            });
+            [$some, $cursor] = $page->value;
+            array_push($reports, ...$some);
+        } while ($cursor !== null);
+        return new Answer($reports, $page->freshness);
+    }
+
     /**
      * @param ?string $worker a group, or one of it; null: all
      * @param string $data as MessagePack
@@ -377,7 +411,7 @@ final class Endpoint
      */
     public function commandWorkers(string $command, string $data, ?string $worker, int $timeoutMs): array
     {
-        [$group, $number] = Values::worker($worker);
+        [$group, $number] = Values::target($worker);
         $request = ['group' => $group, 'number' => $number, 'name' => $command, 'data' => $data, 'timeoutMs' => $timeoutMs];
         $request = new Thrift\WorkerCommand($request + ['encoding' => Thrift\Encoding::MSGPACK]);
         return $this->send(

@@ -11,6 +11,7 @@ use Roster\Freshness;
 use Roster\MasterChange;
 use Roster\MasterMessage;
 use Roster\Read\Answer;
+use Roster\WorkerChange;
 
 /**
  * Follows something: what is there, then every change.
@@ -41,7 +42,7 @@ abstract class Follower
     ) {
     }
 
-    /** @return \Generator<int, Change|MasterChange|MasterMessage> */
+    /** @return \Generator<int, Change|MasterChange|MasterMessage|WorkerChange> */
     public function changes(): \Generator
     {
         while ($this->until === null || !($this->until)()) {
@@ -68,7 +69,7 @@ abstract class Follower
     /** What changed since a revision, as an endpoint tells it; null where that is no longer known. */
     abstract protected function news(Endpoint $way, int $since): Answer;
 
-    abstract protected function reset(Freshness $freshness): Change|MasterChange|MasterMessage;
+    abstract protected function reset(Freshness $freshness): Change|MasterChange|MasterMessage|WorkerChange;
 
     protected function answer(callable $question): Answer
     {

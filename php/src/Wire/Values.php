@@ -32,6 +32,7 @@ use Roster\Status;
 use Roster\Thrift;
 use Roster\Way;
 use Roster\WorkerAnswer;
+use Roster\WorkerReport;
 
 /**
  * Makes this package's values of what Thrift's classes hold, and the other way round.
@@ -221,13 +222,32 @@ final class Values
      *
      * @return array{?string, ?int}
      */
-    public static function worker(?string $worker): array
+    public static function target(?string $worker): array
     {
         [$group, $number] = explode('/', $worker ?? '', 2) + [1 => null];
         if ($worker === '' || $number !== null && !preg_match('/^[1-9][0-9]{0,8}$/D', $number)) {
             throw new InvalidRequest('worker', "`$worker` is neither a group of workers nor one of it, such as `web/2`");
         }
         return [$worker === null ? null : $group, $number === null ? null : (int) $number];
+    }
+
+    public static function worker(Thrift\Worker $told): WorkerReport
+    {
+        return new WorkerReport(
+            $told->name,
+            $told->group,
+            $told->number,
+            Thrift\WorkerState::$__names[$told->state] ?? (string) $told->state,
+            $told->sinceMs,
+            $told->restarts,
+            $told->why,
+            $told->pid,
+            $told->memoryBytes,
+            $told->processorMs,
+            $told->calls,
+            $told->doing,
+            $told->doingSinceMs,
+        );
     }
 
     public static function workerAnswer(Thrift\WorkerAnswer $told): WorkerAnswer

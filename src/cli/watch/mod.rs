@@ -4,6 +4,7 @@ mod masters;
 mod messages;
 mod nodes;
 mod services;
+mod workers;
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -19,6 +20,7 @@ use self::masters::Masters;
 use self::messages::Messages;
 use self::nodes::Nodes;
 use self::services::Services;
+use self::workers::Workers;
 use super::connection::Connection;
 use super::{Output, text};
 
@@ -40,6 +42,9 @@ pub(crate) struct Watch {
     /// Watch the commands that masters send of their own accord: those that are kept, then every new one
     #[arg(long, conflicts_with = "paths")]
     messages: bool,
+    /// Watch the workers, and what becomes of them
+    #[arg(long, conflicts_with_all = ["paths", "masters", "services", "messages"])]
+    workers: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -58,6 +63,7 @@ impl Watch {
             _ if self.masters => Box::new(Masters),
             _ if self.services => Box::new(Services::default()),
             _ if self.messages => Box::new(Messages),
+            _ if self.workers => Box::new(Workers),
             paths => Box::new(Nodes::new(paths)),
         };
         let mut follower = Follower::new(self.connection.client(), subject, self.output, io::stdout().lock());

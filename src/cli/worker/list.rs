@@ -1,6 +1,7 @@
 //! `roster worker list`: what each of them is doing.
 
 use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use roster::thrift::idl::{Worker, WorkerState, WorkersQuery};
@@ -25,9 +26,10 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let query = self.target.map_or_else(WorkersQuery::default, |target| target.query());
+        let query = WorkersQuery { usage: Some(true), ..query };
         let workers = super::read(&mut self.connection.client(), query)?;
         match self.output {
-            Output::Table => io::stdout().write_all(table(&workers).as_bytes())?,
+            Output::Table => io::stdout().write_all(table(&workers, now()).as_bytes())?,
             Output::Json => json::print(&json!({ "workers": workers.iter().map(document).collect::<Vec<_>>() }))?,
         }
         Ok(())
@@ -35,7 +37,7 @@ impl List {
 }
 
 /// What is absent in the reply is `null`.
-fn document(worker: &Worker) -> Value {
+pub(crate) fn document(worker: &Worker) -> Value {
     json!({
         "name": worker.name,
         "group": worker.group,
@@ -46,29 +48,59 @@ fn document(worker: &Worker) -> Value {
         "why": worker.why,
         "pid": worker.pid,
         "retiring": worker.retiring.as_deref().unwrap_or_default(),
+        "memoryBytes": worker.memory_bytes,
+        "processorMs": worker.processor_ms,
+        "calls": worker.calls,
+        "doing": worker.doing,
+        "doingSinceMs": worker.doing_since_ms,
     })
 }
 
-fn table(workers: &[Worker]) -> String {
-    let heading = ["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "WHY"];
-    text::table(heading, &["PID", "RESTARTS"], &workers.iter().flat_map(rows).collect::<Vec<_>>())
+/// At a time in ms since 1970.
+fn table(workers: &[Worker], now: i64) -> String {
+    let heading = ["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "MEMORY", "CPU", "CALLS", "DOING", "WHY"];
+    text::table(
+        heading,
+        &["PID", "RESTARTS", "MEMORY", "CPU", "CALLS"],
+        &workers.iter().flat_map(|worker| rows(worker, now)).collect::<Vec<_>>(),
+    )
 }
 
 /// One of its own, and one for each process that was replaced and has not ended.
-fn rows(worker: &Worker) -> Vec<[String; 6]> {
+fn rows(worker: &Worker, now: i64) -> Vec<[String; 10]> {
     let own = [
         worker.name.clone(),
         worker.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
         json::worker_state(worker.state),
         text::time(worker.since_ms),
         worker.restarts.to_string(),
+        worker.memory_bytes.map_or_else(unknown, text::size),
+        worker.processor_ms.map_or_else(unknown, text::duration),
+        worker.calls.map_or_else(unknown, |calls| calls.to_string()),
+        doing(worker, now),
         worker.why.clone(),
     ];
     let retiring = worker.retiring.iter().flatten().map(|pid| {
         let state = json::worker_state(WorkerState::STOPPING);
-        [worker.name.clone(), pid.to_string(), state, "-".into(), "-".into(), "it was replaced".into()]
+        let [name, why] = [worker.name.clone(), "it was replaced".to_owned()];
+        let [since, restarts, memory, processor, calls, doing] = std::array::from_fn(|_| unknown());
+        [name, pid.to_string(), state, since, restarts, memory, processor, calls, doing, why]
     });
     std::iter::once(own).chain(retiring).collect()
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
+
+fn unknown() -> String {
+    "-".into()
+}
+
+/// The call that it has had under way for longest, and how long.
+fn doing(worker: &Worker, now: i64) -> String {
+    let Some((doing, since)) = worker.doing.as_ref().zip(worker.doing_since_ms) else { return unknown() };
+    format!("{doing} {}", text::duration((now - since).max(0)))
 }
 
 #[cfg(test)]
@@ -79,22 +111,45 @@ mod tests {
     fn a_worker_is_shown_with_its_state_and_why() {
         let worker = |number, state, why: &str, pid| {
             let name = format!("web/{number}");
-            Worker::new(name, "web".into(), number, state, 1_700_000_000_000, 3, why.into(), pid, None)
+            Worker::new(
+                name,
+                "web".into(),
+                number,
+                state,
+                1_700_000_000_000,
+                3,
+                why.into(),
+                pid,
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+            )
         };
         let replaced = worker(1, WorkerState::RUNNING, "", Some(4711));
         let workers = [
-            Worker { retiring: Some(vec![4700]), ..replaced },
+            Worker {
+                memory_bytes: Some(26 << 20),
+                processor_ms: Some(1_250),
+                calls: Some(2),
+                doing: Some("mail.send".into()),
+                doing_since_ms: Some(1_700_000_000_000),
+                retiring: Some(vec![4700]),
+                ..replaced
+            },
             worker(2, WorkerState::FATAL, "it ended with code 1", None),
             worker(3, WorkerState(99), "", None),
         ];
         assert_eq!(
-            table(&workers),
+            table(&workers, 1_700_000_062_500),
             "\
-WORKER   PID  STATE     SINCE                 RESTARTS  WHY
-web/1   4711  RUNNING   2023-11-14T22:13:20Z         3
-web/1   4700  STOPPING  -                            -  it was replaced
-web/2      -  FATAL     2023-11-14T22:13:20Z         3  it ended with code 1
-web/3      -  99        2023-11-14T22:13:20Z         3
+WORKER   PID  STATE     SINCE                 RESTARTS    MEMORY  CPU  CALLS  DOING            WHY
+web/1   4711  RUNNING   2023-11-14T22:13:20Z         3  26.0 MiB   1s      2  mail.send 1m 2s
+web/1   4700  STOPPING  -                            -         -    -      -  -                it was replaced
+web/2      -  FATAL     2023-11-14T22:13:20Z         3         -    -      -  -                it ended with code 1
+web/3      -  99        2023-11-14T22:13:20Z         3         -    -      -  -
 "
         );
         let [first, second] = [document(&workers[0]), document(&workers[1])];

@@ -11,6 +11,7 @@ use roster::thrift::idl::{self, WorkersQuery};
 
 pub(super) use self::command::Misused;
 pub(super) use self::control::Unfinished;
+pub(super) use self::list::document;
 
 /// List the workers, start, stop, restart, scale and command them, and read what they print
 #[derive(Debug, Args)]
@@ -75,7 +76,7 @@ impl Target {
     }
 
     fn query(&self) -> WorkersQuery {
-        WorkersQuery::new(self.group.clone(), self.number, None, None)
+        WorkersQuery { group: Some(self.group.clone()), number: self.number, ..WorkersQuery::default() }
     }
 }
 

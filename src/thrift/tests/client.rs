@@ -141,6 +141,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_watch_workers(&self, _: WatchWorkersRequest) -> thrift::Result<WorkersWatchReply> {
+        Err("not asked".into())
+    }
+
     fn handle_worker_output(&self, _: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {
         Err("not asked".into())
     }

@@ -1,0 +1,33 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Wire;
+
+use Roster\ChangeKind;
+use Roster\Freshness;
+use Roster\Read\Answer;
+use Roster\WorkerChange;
+
+/**
+ * Follows the workers. The cursor takes the place of the revision.
+ *
+ * @internal
+ */
+final class WorkerFollower extends Follower
+{
+    protected function pages(): \Generator
+    {
+        yield $this->answer(static fn (Endpoint $way) => $way->watchWorkers(0, 0));
+    }
+
+    protected function news(Endpoint $way, int $since): Answer
+    {
+        return $way->watchWorkers($since, $this->waitMs);
+    }
+
+    protected function reset(Freshness $freshness): WorkerChange
+    {
+        return new WorkerChange(ChangeKind::Reset, '', null);
+    }
+}

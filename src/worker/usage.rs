@@ -1,0 +1,56 @@
+//! Usage: what a process takes of memory and processors, read from /proc when somebody asks.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
+
+/// What a process takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// In use, in bytes.
+    pub memory: u64,
+    /// How long it has had a processor.
+    pub processor: Duration,
+}
+
+impl Usage {
+    /// Of a child of this process; none: it has ended, or the kernel does not tell. It reads a file.
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Self::read(&String::from_utf8_lossy(&stat), std::process::id())
+    }
+
+    fn read(stat: &str, parent: u32) -> Option<Self> {
+        // A program is called what it likes, also `) 1 (`.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        // As proc(5) numbers them; these begin with the third.
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let unit = |variable| u64::try_from(sysconf(variable).ok()??).ok().filter(|unit| *unit > 0);
+        if field(4)? != u64::from(parent) {
+            return None;
+        }
+        let ticks = field(14)? + field(15)?;
+        let processor = Duration::from_millis(ticks * 1_000 / unit(SysconfVar::CLK_TCK)?);
+        Some(Self { memory: field(24)? * unit(SysconfVar::PAGE_SIZE)?, processor })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_child_takes_is_read_whatever_it_is_called_and_of_no_other_process() {
+        let own = fs::read_to_string("/proc/self/stat").expect("it is there");
+        let (_, rest) = own.rsplit_once(')').expect("a name");
+        let parent = nix::unistd::getppid().as_raw() as u32;
+        let usage = Usage::read(&format!("7 (a) S 1 (b){rest}"), parent).expect("it is read");
+        assert!(usage.memory > 100_000, "{usage:?}");
+        assert_eq!(Usage::read(&own, parent + 1), None);
+        assert_eq!(Usage::of(-1), None);
+        for short in ["", "7 (a", "7 (a)", "7 (a) S 1"] {
+            assert_eq!(Usage::read(short, 1), None);
+        }
+    }
+}
