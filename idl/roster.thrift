@@ -712,6 +712,8 @@ struct WorkerControl {
   5: optional string signal
   /** How long to wait until it is done, at most an hour. Absent: a minute. */
   6: optional i32 timeoutMs
+  /** Of SCALE: whether the sidecar has as many again when it is started again. Absent: it has as the configuration says. */
+  7: optional bool save
 }
 
 /** What came of it for one worker. */
@@ -726,6 +728,8 @@ struct WorkerControlReply {
   1: required list<WorkerOutcome> outcomes
   /** True: the time ran out, and nothing is known of the outcomes. What was asked for goes on. */
   2: required bool timedOut
+  /** Why it could not be saved; absent: it is, or was not to be. */
+  3: optional string notSaved
 }
 
 struct WorkerOutputQuery {

@@ -52,6 +52,11 @@ class WorkerControl
             'isRequired' => false,
             'type' => TType::I32,
         ),
+        7 => array(
+            'var' => 'save',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -86,6 +91,12 @@ class WorkerControl
      * @var int
      */
     public $timeoutMs = null;
+    /**
+     * Of SCALE: whether the sidecar has as many again when it is started again. Absent: it has as the configuration says.
+     * 
+     * @var bool
+     */
+    public $save = null;
 
     public function __construct($vals = null)
     {
@@ -107,6 +118,9 @@ class WorkerControl
             }
             if (isset($vals['timeoutMs'])) {
                 $this->timeoutMs = $vals['timeoutMs'];
+            }
+            if (isset($vals['save'])) {
+                $this->save = $vals['save'];
             }
         }
     }
@@ -172,6 +186,13 @@ class WorkerControl
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 7:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->save);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -214,6 +235,11 @@ class WorkerControl
         if ($this->timeoutMs !== null) {
             $xfer += $output->writeFieldBegin('timeoutMs', TType::I32, 6);
             $xfer += $output->writeI32($this->timeoutMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->save !== null) {
+            $xfer += $output->writeFieldBegin('save', TType::BOOL, 7);
+            $xfer += $output->writeBool($this->save);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

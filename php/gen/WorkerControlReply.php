@@ -36,6 +36,11 @@ class WorkerControlReply
             'isRequired' => true,
             'type' => TType::BOOL,
         ),
+        3 => array(
+            'var' => 'notSaved',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -50,6 +55,12 @@ class WorkerControlReply
      * @var bool
      */
     public $timedOut = null;
+    /**
+     * Why it could not be saved; absent: it is, or was not to be.
+     * 
+     * @var string
+     */
+    public $notSaved = null;
 
     public function __construct($vals = null)
     {
@@ -59,6 +70,9 @@ class WorkerControlReply
             }
             if (isset($vals['timedOut'])) {
                 $this->timedOut = $vals['timedOut'];
+            }
+            if (isset($vals['notSaved'])) {
+                $this->notSaved = $vals['notSaved'];
             }
         }
     }
@@ -106,6 +120,13 @@ class WorkerControlReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->notSaved);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -135,6 +156,11 @@ class WorkerControlReply
         if ($this->timedOut !== null) {
             $xfer += $output->writeFieldBegin('timedOut', TType::BOOL, 2);
             $xfer += $output->writeBool($this->timedOut);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->notSaved !== null) {
+            $xfer += $output->writeFieldBegin('notSaved', TType::STRING, 3);
+            $xfer += $output->writeString($this->notSaved);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

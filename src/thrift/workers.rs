@@ -17,7 +17,7 @@ use super::watch::{Patience, Told};
 use crate::access::Grant;
 use crate::task::Stop;
 use crate::tunnel::worker::CallUnderWay;
-use crate::worker::{Action, Line, MAX_COUNT, Outcomes, Printed, Report, State, Usage, Which, WorkerNews, signal};
+use crate::worker::{Action, Controlled, Line, MAX_COUNT, Printed, Report, State, Usage, Which, WorkerNews, signal};
 
 /// How long a request waits that does not say, and at most.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ const CHANGE_SIZE: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Control {
     group: String,
-    outcomes: oneshot::Receiver<Outcomes>,
+    outcomes: oneshot::Receiver<Controlled>,
     timeout: Duration,
 }
 
@@ -146,9 +146,13 @@ impl Api {
     pub(super) fn control_workers(&self, peer: &Peer, request: WorkerControl) -> thrift::Result<Control> {
         peer.identity.may_control_workers().map_err(denied)?;
         let (action, timeout) = (action(&request)?, patience(request.timeout_ms)?);
-        let WorkerControl { group, number, .. } = request;
+        let WorkerControl { group, number, save, .. } = request;
         let which = self.which(&group, number)?;
-        let outcomes = self.workers.control(&group, which, action).ok_or_else(|| self.no_group(&group))?;
+        let is_kept = save.unwrap_or(false);
+        if is_kept && !matches!(action, Action::Scale(_)) {
+            return Err(invalid("save", "only to how many a group is scaled can be kept"));
+        }
+        let outcomes = self.workers.control(&group, which, action, is_kept).ok_or_else(|| self.no_group(&group))?;
         tracing::info!(client = %peer.identity.client(), group, ?which, ?action, "workers are controlled");
         Ok(Control { group, outcomes, timeout })
     }
@@ -160,10 +164,11 @@ impl Api {
             outcomes = timeout(patience, outcomes) => outcomes.ok().map(|outcomes| outcomes.map_err(|_| stops())),
             () = stop.requested() => Some(Err(stops())),
         };
-        let outcomes = outcomes.transpose()?;
+        let controlled = outcomes.transpose()?;
         let outcome = |(number, done): (u32, Result<(), String>)| WorkerOutcome::new(name(&group, number), done.err());
-        let timed_out = outcomes.is_none();
-        Ok(WorkerControlReply { outcomes: outcomes.into_iter().flatten().map(outcome).collect(), timed_out })
+        let timed_out = controlled.is_none();
+        let (outcomes, not_saved) = controlled.unwrap_or_default();
+        Ok(WorkerControlReply { outcomes: outcomes.into_iter().map(outcome).collect(), timed_out, not_saved })
     }
 
     pub(super) fn worker_output(&self, peer: &Peer, query: &WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {

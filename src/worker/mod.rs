@@ -20,6 +20,7 @@ mod process;
 mod process_stat;
 mod reaper;
 mod record;
+mod scaled;
 mod slot;
 mod sockets;
 mod usage;
@@ -33,6 +34,7 @@ use futures::future::join_all;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 pub(crate) use self::changes::check_patterns;
@@ -52,6 +54,7 @@ pub(crate) use self::preflight::flaws;
 use self::process::Launcher;
 use self::reaper::Reaper;
 use self::record::Record;
+use self::scaled::Scaled;
 pub use self::slot::Report;
 use self::slot::Shared;
 use self::sockets::Sockets;
@@ -68,7 +71,11 @@ pub struct Workers {
     /// None: there are no workers.
     launcher: Option<Arc<Launcher>>,
     news: Arc<News>,
+    scaled: Option<Arc<Scaled>>,
 }
+
+/// What came of something that was done with slots; and why it could not be kept for good, in words.
+pub type Controlled = (Outcomes, Option<String>);
 
 /// Why workers cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -78,18 +85,22 @@ pub struct WorkerError(#[from] io::Error);
 /// What workers are listening on, before anybody of them is there.
 #[derive(Debug)]
 pub struct BoundWorkers {
-    groups: Vec<(Config, Sockets)>,
+    /// Each with the number of processes that the configuration says.
+    groups: Vec<(Config, Sockets, u32)>,
     record: Record,
+    scaled: Scaled,
 }
 
 impl BoundWorkers {
     /// Listens on all their sockets, once what an earlier sidecar left is gone. Which processes there are is recorded
     /// in `state`, if there is such a folder, which is this sidecar's alone.
     pub fn bind(configs: &[Config], state: Option<PathBuf>) -> Self {
-        let record = Record::new(state);
+        let (record, scaled) = (Record::new(state.clone()), Scaled::read(state));
         record.end_left();
-        let bind = |(number, config): (usize, &Config)| (config.clone(), Sockets::new(config, number));
-        Self { groups: configs.iter().enumerate().map(bind).collect(), record }
+        let bind = |(number, config): (usize, &Config)| {
+            (scaled.applied(config), Sockets::new(config, number), config.count.number())
+        };
+        Self { groups: configs.iter().enumerate().map(bind).collect(), record, scaled }
     }
 
     /// Starts them, on the runtime of the caller. The register takes over their `channels`. A stop takes no longer than
@@ -106,6 +117,7 @@ impl BoundWorkers {
         }
         let ended = unix::signal(SignalKind::child())?;
         let news = Arc::<News>::default();
+        let scaled = Arc::new(self.scaled);
         let launcher = Arc::new(Launcher {
             reaper: Reaper::new()?,
             record: self.record,
@@ -114,7 +126,7 @@ impl BoundWorkers {
             news: news.clone(),
             runtime: Handle::current(),
         });
-        let group = |(config, sockets): (Config, Sockets)| {
+        let group = |(config, sockets, configured): (Config, Sockets, u32)| {
             let passing = (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance));
             Group::new(Shared {
                 config: Arc::new(config),
@@ -125,10 +137,11 @@ impl BoundWorkers {
                 launcher: launcher.clone(),
                 metrics: metrics.clone(),
                 restarts: Counter::default(),
+                configured,
             })
         };
         let groups = self.groups.into_iter().map(group).collect();
-        let workers = Arc::new(Workers { groups, launcher: Some(launcher.clone()), news });
+        let workers = Arc::new(Workers { groups, launcher: Some(launcher.clone()), news, scaled: Some(scaled) });
         for group in workers.by_priority() {
             // Nobody waits for what comes of it.
             drop(group.resize(group.shared.config.count.number(), Instant::now()));
@@ -218,14 +231,31 @@ impl Workers {
         Some(group.shared.output.after(after, worker.as_deref()))
     }
 
-    /// Has something done with slots of a group, also when nobody waits for what comes of it. None: there is no such
-    /// group.
-    pub fn control(&self, group: &str, which: Which, action: Action) -> Option<oneshot::Receiver<Outcomes>> {
+    /// Has something done with slots of a group, also when nobody waits for what comes of it; to how many it is scaled
+    /// may be kept for good. None: there is no such group.
+    pub fn control(
+        &self,
+        group: &str,
+        which: Which,
+        action: Action,
+        is_kept: bool,
+    ) -> Option<oneshot::Receiver<Controlled>> {
         let group = self.group(group)?.clone();
         let (done, outcomes) = oneshot::channel();
+        let scaled = self.scaled.clone().filter(|_| is_kept);
         group.shared.launcher.clone().begin(async move {
+            let outcomes = group.carry_out(which, action).await;
+            let not_kept = match (scaled, action) {
+                (Some(scaled), Action::Scale(count)) => {
+                    let (name, count) =
+                        (group.name().to_owned(), Some(count).filter(|it| *it != group.shared.configured));
+                    let kept = spawn_blocking(move || scaled.keep(&name, count)).await;
+                    kept.unwrap_or_else(|error| Err(error.into())).err()
+                }
+                _ => None,
+            };
             // Whoever asked may have gone.
-            let _ = done.send(group.carry_out(which, action).await);
+            let _ = done.send((outcomes, not_kept.map(|error| error.to_string())));
         });
         Some(outcomes)
     }

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     /// How many processes its slots have had beside the first of each, also those slots that are no more.
     pub(super) restarts: Counter,
+    /// How many processes the configuration says.
+    pub(super) configured: u32,
 }
 
 #[derive(Debug)]

@@ -1175,3 +1175,28 @@ fn a_watch_of_workers_tells_what_becomes_of_them_also_over_a_restart_of_the_side
 fn told<'a>(news: &'a Value, key: &str) -> &'a str {
     news[key].as_str().unwrap_or_default()
 }
+
+#[test]
+fn what_is_scaled_for_good_is_so_after_a_restart_and_kept_by_nobody_else() {
+    let mut roster = started(&sh("web", SLEEPS, "count = 2"));
+    running(&roster, "web/2");
+    let count = |roster: &Roster| {
+        running(roster, "web/1");
+        roster.cli(["worker", "list", "-o", "json"]).json()["workers"].as_array().map_or(0, Vec::len)
+    };
+    let told = says(&roster, ["worker", "scale", "web", "3", "--save"], 0);
+    assert_eq!(told, "web/3 runs\nweb has 3 of them, also when the sidecar is started again\n");
+    says(&roster, ["worker", "scale", "web", "1"], 0);
+    assert!(roster.stop().success());
+    roster.run();
+    assert_eq!(count(&roster), 3, "that other scaling was not for good");
+    fs::set_permissions(roster.state().join("workers-scaled.json"), PermissionsExt::from_mode(0o666)).expect("ours");
+    assert!(roster.stop().success());
+    roster.run();
+    assert_eq!(count(&roster), 2, "anybody may have written it");
+    assert!(roster.log().contains("cannot read to how many workers were scaled"));
+    fs::remove_file(roster.state().join("workers-scaled.json")).expect("it is there");
+    fs::create_dir(roster.state().join("workers-scaled.new")).expect("a folder in the way");
+    let told = says(&roster, ["worker", "scale", "web", "3", "--save"], 7);
+    assert!(told.contains("web has 3 of them, but not when the sidecar is started again: "), "{told}");
+}

@@ -6426,10 +6426,12 @@ pub struct WorkerControl {
   pub signal: Option<String>,
   /// How long to wait until it is done, at most an hour. Absent: a minute.
   pub timeout_ms: Option<i32>,
+  /// Of SCALE: whether the sidecar has as many again when it is started again. Absent: it has as the configuration says.
+  pub save: Option<bool>,
 }
 
 impl WorkerControl {
-  pub fn new<F2, F4, F5, F6>(group: String, number: F2, action: WorkerAction, count: F4, signal: F5, timeout_ms: F6) -> WorkerControl where F2: Into<Option<i32>>, F4: Into<Option<i32>>, F5: Into<Option<String>>, F6: Into<Option<i32>> {
+  pub fn new<F2, F4, F5, F6, F7>(group: String, number: F2, action: WorkerAction, count: F4, signal: F5, timeout_ms: F6, save: F7) -> WorkerControl where F2: Into<Option<i32>>, F4: Into<Option<i32>>, F5: Into<Option<String>>, F6: Into<Option<i32>>, F7: Into<Option<bool>> {
     WorkerControl {
       group,
       number: number.into(),
@@ -6437,6 +6439,7 @@ impl WorkerControl {
       count: count.into(),
       signal: signal.into(),
       timeout_ms: timeout_ms.into(),
+      save: save.into(),
     }
   }
 }
@@ -6450,6 +6453,7 @@ impl TSerializable for WorkerControl {
     let mut f_4: Option<i32> = None;
     let mut f_5: Option<String> = None;
     let mut f_6: Option<i32> = None;
+    let mut f_7: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -6481,6 +6485,10 @@ impl TSerializable for WorkerControl {
           let val = i_prot.read_i32()?;
           f_6 = Some(val);
         },
+        7 => {
+          let val = i_prot.read_bool()?;
+          f_7 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -6497,6 +6505,7 @@ impl TSerializable for WorkerControl {
       count: f_4,
       signal: f_5,
       timeout_ms: f_6,
+      save: f_7,
     };
     Ok(ret)
   }
@@ -6527,6 +6536,11 @@ impl TSerializable for WorkerControl {
     if let Some(fld_var) = self.timeout_ms {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(6) })?;
       o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.save {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(7) })?;
+      o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -6615,13 +6629,16 @@ pub struct WorkerControlReply {
   pub outcomes: Vec<WorkerOutcome>,
   /// True: the time ran out, and nothing is known of the outcomes. What was asked for goes on.
   pub timed_out: bool,
+  /// Why it could not be saved; absent: it is, or was not to be.
+  pub not_saved: Option<String>,
 }
 
 impl WorkerControlReply {
-  pub fn new(outcomes: Vec<WorkerOutcome>, timed_out: bool) -> WorkerControlReply {
+  pub fn new<F3>(outcomes: Vec<WorkerOutcome>, timed_out: bool, not_saved: F3) -> WorkerControlReply where F3: Into<Option<String>> {
     WorkerControlReply {
       outcomes,
       timed_out,
+      not_saved: not_saved.into(),
     }
   }
 }
@@ -6631,6 +6648,7 @@ impl TSerializable for WorkerControlReply {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Vec<WorkerOutcome>> = None;
     let mut f_2: Option<bool> = None;
+    let mut f_3: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -6652,6 +6670,10 @@ impl TSerializable for WorkerControlReply {
           let val = i_prot.read_bool()?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -6664,6 +6686,7 @@ impl TSerializable for WorkerControlReply {
     let ret = WorkerControlReply {
       outcomes: f_1.expect("auto-generated code should have checked for presence of required fields"),
       timed_out: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      not_saved: f_3,
     };
     Ok(ret)
   }
@@ -6680,6 +6703,11 @@ impl TSerializable for WorkerControlReply {
     o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
     o_prot.write_bool(self.timed_out)?;
     o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.not_saved {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

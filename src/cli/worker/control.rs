@@ -68,7 +68,7 @@ pub(super) struct Restart {
     targets: Targets,
 }
 
-/// Have more or fewer processes of a worker, until the sidecar is started again
+/// Have more or fewer processes of a worker, until the sidecar is started again; with --save also then
 #[derive(Debug, Args)]
 pub(super) struct Scale {
     #[arg(value_name = "NAME")]
@@ -76,6 +76,10 @@ pub(super) struct Scale {
     /// How many there are to be, from 1 to 1000
     #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000))]
     count: i32,
+    /// Have as many also when the sidecar is started again, until they are scaled with --save again; the configuration stays as
+    /// it is
+    #[arg(long)]
+    save: bool,
     #[command(flatten)]
     patience: Patience,
 }
@@ -133,14 +137,20 @@ impl Restart {
 
 impl Scale {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Self { group, count, patience: Patience { wait, connection } } = self;
-        let control = WorkerControl::new(group.clone(), None, WorkerAction::SCALE, count, None, None);
+        let Self { group, count, save, patience: Patience { wait, connection } } = self;
+        let control = WorkerControl::new(group.clone(), None, WorkerAction::SCALE, count, None, None, save);
         let reply = connection.client().control_workers(control, wait)?;
         let number = |name: &str| name.rsplit('/').next().and_then(|number| number.parse::<i32>().ok());
         let is_removed = |name: &str| number(name).is_some_and(|number| number > count);
         let failed = print(&reply, wait, |name| if is_removed(name) { "is no more".into() } else { "runs".into() })?;
         fail(&failed, "not all of them run")?;
-        Ok(writeln!(io::stdout(), "{group} has {count} of them, until the sidecar is started again")?)
+        if let Some(why) = reply.not_saved {
+            let why = text::line(&why);
+            let message = format!("{group} has {count} of them, but not when the sidecar is started again: {why}");
+            return Err(Unfinished::Failed(message).into());
+        }
+        let until = if save { "also when" } else { "until" };
+        Ok(writeln!(io::stdout(), "{group} has {count} of them, {until} the sidecar is started again")?)
     }
 }
 
@@ -148,7 +158,7 @@ impl Signal {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self { target: Target { group, number }, signal, connection } = self;
         let wait = connection.timeout();
-        let control = WorkerControl::new(group, number, WorkerAction::SIGNAL, None, signal.clone(), None);
+        let control = WorkerControl::new(group, number, WorkerAction::SIGNAL, None, signal.clone(), None, None);
         let reply = connection.client().control_workers(control, wait)?;
         let failed = print(&reply, wait, |_| format!("was sent {signal}"))?;
         fail(&failed, "not all of them were sent it")
@@ -169,7 +179,7 @@ impl Targets {
         targets.iter().try_for_each(|target| super::read(&mut client, target.query()).map(drop))?;
         let mut failed = Vec::new();
         for Target { group, number } in targets {
-            let control = WorkerControl::new(group.clone(), number, order.action, None, None, None);
+            let control = WorkerControl::new(group.clone(), number, order.action, None, None, None, None);
             let reply = client.control_workers(control, wait)?;
             if reply.outcomes.is_empty() && !reply.timed_out {
                 eprintln!("roster: of {group} nothing runs; `roster worker start {group}` starts it");
