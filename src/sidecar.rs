@@ -106,7 +106,7 @@ impl Sidecar {
         let bind = || Admin::bind(&config.admin, taken_ports);
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
         let folder = Some(config.shared.state.clone()).filter(|folder| !folder.as_os_str().is_empty());
-        let workers = BoundWorkers::bind(&config.worker, folder);
+        let workers = BoundWorkers::bind(&config.worker, folder, taken_ports)?;
 
         let metrics = Arc::new(Metrics::default());
         let (channels, connected) = mpsc::unbounded_channel();

@@ -1,5 +1,5 @@
 <?php
-// A service that others call: roster call mail.send to=ada@example.com text=Hello
+// A service that others call: roster call letters.send to=ada@example.com text=Hello
 require __DIR__ . '/../../php/autoload.php';
 
 final class Mail
@@ -37,7 +37,7 @@ final class Mail
 
 $worker = Roster\Worker::fromEnvironment();
 $mail = new Mail($worker->params()['from'], $worker->log());
-$worker->offer('mail', $mail, ['version' => '1.0.0']);
+$worker->offer('letters', $mail, ['version' => '1.0.0']);
 $worker->onCommand('sent', fn () => $mail->sent());
 $worker->ready();
 $worker->run();

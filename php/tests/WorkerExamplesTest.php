@@ -103,11 +103,11 @@ final class WorkerExamplesTest extends TestCase
         $command = [PHP_BINARY, self::ROOT . '/examples/workers/mail.php'];
         $sidecar = new Supervisor(['ROSTER_PARAMS' => '{"from":"shop@example.com"}'], command: $command);
         $sidecar->receive('worker-ready');
-        $sent = $sidecar->call('send', ['to' => 'ada@example.com', 'text' => 'Hello'], 'mail');
+        $sent = $sidecar->call('send', ['to' => 'ada@example.com', 'text' => 'Hello'], 'letters');
         self::assertSame([['shop@example.com has written to ada@example.com'], null], $sent);
         self::assertSame(['bytes' => 5, 'to' => 'ada@example.com'], $sidecar->receive('worker-log')['context']);
-        self::assertCount(2, $sidecar->call('sendMany', [['a@b', 'c@d'], 'Hello'], 'mail')[0]);
-        self::assertSame('`nobody` is no address', $sidecar->call('send', ['nobody', ''], 'mail')[1]['data']['message']);
+        self::assertCount(2, $sidecar->call('sendMany', [['a@b', 'c@d'], 'Hello'], 'letters')[0]);
+        self::assertSame('`nobody` is no address', $sidecar->call('send', ['nobody', ''], 'letters')[1]['data']['message']);
         self::assertSame([[3], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'sent']));
     }
 }

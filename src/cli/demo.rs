@@ -9,11 +9,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::future::join;
 use roster::config::Config;
 use roster::default_paths;
 use roster::net::Address;
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::ServiceQuery;
+use roster::thrift::idl::{ServiceQuery, Worker, WorkerState, WorkersQuery};
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -23,7 +25,10 @@ use super::sample::SERVICE;
 const TREE: &str = include_str!("../../examples/tree.toml");
 /// As [`roster::register::EXAMPLE_TOKEN`].
 const TOKENS: &str = "register-center-token-2024\n";
-const PHP_EXAMPLE: &str = "examples/php/get.php";
+/// Where it was built, and nowhere else: what lies in a working directory may be another's.
+const PHP_EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/php/get.php");
+const WORKERS: &str = include_str!("../../examples/workers/roster.toml");
+const WORKERS_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/workers");
 
 /// How long the masters may take to be there; for the register's first seconds nobody is told of any.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,12 +38,24 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) fn file() -> (PathBuf, String) {
     let quoted = |path: PathBuf| toml::Value::from(path.to_string_lossy().as_ref()).to_string();
     let text = format!(
-        "[thrift]\nunix = {}\n\n[register]\ntokens = {}\n\n[[file]]\npath = {}\n\n[shared]\nstate = \"\"\n",
+        "[thrift]\nunix = {}\n\n[register]\ntokens = {}\n\n[[file]]\npath = {}\n\n[shared]\nstate = \"\"\n\n{}",
         quoted(default_paths::user_socket()),
         quoted(token_path()),
-        quoted(tree_path())
+        quoted(tree_path()),
+        if can_have_workers() { workers() } else { String::new() }
     );
     (PathBuf::from("the built-in configuration"), text)
+}
+
+/// Those of the examples.
+fn workers() -> String {
+    WORKERS.replace("directory = \".\"", &format!("directory = {WORKERS_FOLDER:?}"))
+}
+
+/// Whether their sources and PHP are there.
+fn can_have_workers() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Path::new(WORKERS_FOLDER).is_dir() && std::env::split_paths(&path).any(|folder| folder.join("php").is_file())
 }
 
 /// Lays out the tree of nodes for the user to edit, and the token that everybody knows, unless they are there already.
@@ -61,6 +78,14 @@ pub(crate) fn avoid_taken(config: &mut Config) -> io::Result<Vec<String>> {
             let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
             moved.push(format!("{address} is taken by another process, so it listens for {what} on {free}."));
             *address = free;
+        }
+    }
+    for at in config.worker.iter_mut().flat_map(|worker| &mut worker.listen) {
+        let address = at.strip_prefix("tcp://").unwrap_or_default();
+        if is_taken(address) {
+            let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            moved.push(format!("{address} is taken by another process, so its web server listens on {free}."));
+            *at = format!("tcp://{free}");
         }
     }
     let socket = &mut config.thrift.unix;
@@ -107,21 +132,27 @@ pub(crate) struct Invitation {
     has_zk_test: bool,
     /// The example in PHP, if it runs.
     php: Option<PathBuf>,
+    /// Where its workers answer, if all of them run.
+    web: Option<String>,
 }
 
 impl Invitation {
     /// Waits until all that it offers works.
     pub(crate) async fn when_ready(config: &Config, address: Address, binary: PathBuf, masters: Vec<u32>) -> Self {
         let offered = masters.len();
-        let come = async {
-            while !is_ready(address.clone(), offered).await {
-                sleep(POLL_INTERVAL).await;
+        let come = until(|| is_ready(address.clone(), offered));
+        let run = async {
+            if !config.worker.is_empty() {
+                until(|| all_run(address.clone())).await;
             }
         };
-        let masters = if timeout(READY_TIMEOUT, come).await.is_ok() { masters } else { Vec::new() };
+        let (come, run) = join(timeout(READY_TIMEOUT, come), timeout(READY_TIMEOUT, run)).await;
+        let masters = if come.is_ok() { masters } else { Vec::new() };
+        let listen = config.worker.iter().find_map(|worker| worker.listen.first());
+        let web = listen.filter(|_| run.is_ok()).map(|at| at.replace("tcp://", "http://"));
         let has_zk_test = ask(address.clone(), |client| client.get("/zk_test", None)).await.is_some();
         let php = runnable_example(&address).await;
-        Self { address: variable(config), binary, masters, has_zk_test, php }
+        Self { address: variable(config), binary, masters, has_zk_test, php, web }
     }
 
     pub(crate) fn text(&self) -> String {
@@ -146,7 +177,21 @@ impl Invitation {
                 pids.join(" and ")
             );
         }
+        if let Some(web) = &self.web {
+            text += &format!(
+                "\nAnd it keeps workers alive, of which four answer {web}/; see them, call one, and replace them all while \
+                 they answer:\n\n  {address}{roster} worker list\n  \
+                 {address}{roster} call letters.send to=ada@example.com text=Hello\n  {address}{roster} worker restart web\n"
+            );
+        }
         text
+    }
+}
+
+/// Waits until something is so.
+async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
+    while !is_so().await {
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -158,6 +203,13 @@ async fn is_ready(address: Address, masters: usize) -> bool {
     nodes.is_some() && found.is_some_and(|reply| reply.masters.len() >= masters)
 }
 
+/// Whether all workers are ready, of which there are some.
+async fn all_run(address: Address) -> bool {
+    let told = ask(address, |client| client.workers(WorkersQuery::default())).await;
+    let runs = |worker: &Worker| worker.state == WorkerState::RUNNING;
+    told.is_some_and(|reply| !reply.workers.is_empty() && reply.workers.iter().all(runs))
+}
+
 async fn ask<Reply: Send + 'static>(
     address: Address,
     question: impl FnOnce(&mut Client) -> Result<Reply, Error> + Send + 'static,
@@ -166,13 +218,20 @@ async fn ask<Reply: Send + 'static>(
     answer.await.ok()?.ok()
 }
 
-/// The example in PHP, if it is there and prints what it should: PHP or its Thrift library may be missing.
+/// The example in PHP, if it is there and prints what it should: PHP or its Thrift library may be missing. How it ends only
+/// the keeper of workers knows, who buries all children.
 async fn runnable_example(address: &Address) -> Option<PathBuf> {
-    let example = std::fs::canonicalize(PHP_EXAMPLE).ok()?;
+    let example = PathBuf::from(PHP_EXAMPLE);
     let mut php = Command::new("php");
-    php.arg(&example).arg("/").env("ROSTER_ADDRESS", address.to_string()).kill_on_drop(true);
-    let run = php.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    timeout(Duration::from_secs(5), run).await.ok()?.ok()?.success().then_some(example)
+    php.args(["-d", "display_errors=stderr"])
+        .arg(&example)
+        .arg("/")
+        .env("ROSTER_ADDRESS", address.to_string())
+        .kill_on_drop(true);
+    let mut php = php.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let mut printed = Vec::new();
+    let read = php.stdout.as_mut()?.read_to_end(&mut printed);
+    timeout(Duration::from_secs(5), read).await.ok()?.ok().filter(|read| *read > 0).map(|_| example)
 }
 
 fn variable(config: &Config) -> String {
@@ -206,6 +265,10 @@ mod tests {
         assert_eq!(config.file[0].path, tree_path());
         assert_eq!(config.register.tokens, Some(token_path()));
         assert_eq!(TOKENS.trim(), roster::register::EXAMPLE_TOKEN);
+        let (path, text) = (PathBuf::from("built-in"), workers());
+        let config = Config::load(&Layers { file: Some((path, text)), ..Layers::default() }).expect("no mistakes");
+        let folders: Vec<_> = config.worker.iter().map(|worker| worker.directory.as_deref()).collect();
+        assert_eq!(folders, [Some(Path::new(WORKERS_FOLDER)); 2]);
     }
 
     #[test]
@@ -238,10 +301,13 @@ mod tests {
         let mut config = Config::default();
         (config.thrift.tcp, config.thrift.unix) = (taken.clone(), socket.clone());
         config.register.listen = String::new();
+        config.worker = vec![roster::worker::Config { listen: vec![format!("tcp://{taken}")], ..Default::default() }];
         let moved = avoid_taken(&mut config).expect("free places");
         assert!(config.thrift.tcp != taken && moved[0].contains(&config.thrift.tcp), "{moved:?}");
         assert!(config.thrift.unix != socket && config.register.listen.is_empty(), "{moved:?}");
-        assert_eq!(moved.len(), 2);
+        let [web] = config.worker[0].listen.as_slice() else { panic!("one socket") };
+        assert!(web.strip_prefix("tcp://").is_some_and(|web| web != taken && moved[1].contains(web)), "{moved:?}");
+        assert_eq!(moved.len(), 3);
         (config.thrift.tcp, config.thrift.unix) = ("127.0.0.1:0".into(), folder.path().join("free.sock"));
         assert!(avoid_taken(&mut config).expect("free places").is_empty());
     }

@@ -61,6 +61,7 @@ use self::sockets::Sockets;
 pub(crate) use self::sockets::parse as parse_listen;
 pub use self::usage::Usage;
 use crate::metrics::{Counter, Metrics};
+use crate::net::{BindError, TakenPorts};
 use crate::task::{Phase, Stop, Tasks};
 use crate::tunnel::worker::{CallUnderWay, Channel};
 
@@ -94,13 +95,14 @@ pub struct BoundWorkers {
 impl BoundWorkers {
     /// Listens on all their sockets, once what an earlier sidecar left is gone. Which processes there are is recorded
     /// in `state`, if there is such a folder, which is this sidecar's alone.
-    pub fn bind(configs: &[Config], state: Option<PathBuf>) -> Self {
+    pub fn bind(configs: &[Config], state: Option<PathBuf>, taken_ports: TakenPorts) -> Result<Self, BindError> {
         let (record, scaled) = (Record::new(state.clone()), Scaled::read(state));
         record.end_left();
         let bind = |(number, config): (usize, &Config)| {
-            (scaled.applied(config), Sockets::new(config, number), config.count.number())
+            Ok((scaled.applied(config), Sockets::new(config, number, taken_ports)?, config.count.number()))
         };
-        Self { groups: configs.iter().enumerate().map(bind).collect(), record, scaled }
+        let groups: Result<_, BindError> = configs.iter().enumerate().map(bind).collect();
+        Ok(Self { groups: groups?, record, scaled })
     }
 
     /// Starts them, on the runtime of the caller. The register takes over their `channels`. A stop takes no longer than

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::config::{Accept, Config};
 use crate::metrics::Metrics;
-use crate::net::{Address, BindError, Listener};
+use crate::net::{Address, BindError, Listener, TakenPorts};
 use crate::permissions::Permissions;
 
 /// The sockets of one group; none, as long as one of them cannot be had.
@@ -28,13 +28,16 @@ pub(super) struct Sockets {
 pub(super) struct Bound(Vec<(String, Listener)>);
 
 impl Sockets {
-    /// Listens, if that can be had.
-    pub(super) fn new(config: &Config, number: usize) -> Self {
-        let bound = Bound::new(config, number).map(Arc::new);
+    /// Listens, if that can be had. An error: a port is taken, and that is not waited for.
+    pub(super) fn new(config: &Config, number: usize, taken_ports: TakenPorts) -> Result<Self, BindError> {
+        let bound = match Bound::new(config, number) {
+            Err(error) if error.is_taken() && taken_ports == TakenPorts::Fail => return Err(error),
+            bound => bound.map(Arc::new),
+        };
         if let Err(error) = &bound {
             tracing::error!(%error, worker = config.name, "going on without this worker, until it can be had");
         }
-        Self { number, bound: Mutex::new(Some(bound)) }
+        Ok(Self { number, bound: Mutex::new(Some(bound)) })
     }
 
     /// The sockets; or why not yet, after another try. Meanwhile `metrics` say it.
@@ -134,7 +137,7 @@ mod tests {
         let unix = format!("unix://{}", folder.path().join("app.sock").display());
         for listen in ["tcp://127.0.0.1:0".to_owned(), unix] {
             let config = Config { listen: vec![listen.clone()], ..Config::default() };
-            let sockets = Sockets::new(&config, 0);
+            let sockets = Sockets::new(&config, 0, TakenPorts::Fail).expect("a free port");
             let metrics = Metrics::default();
             let first = sockets.get(&config, &metrics).await.expect("it is free");
             let inherited = first.listeners()[0].1.as_fd().try_clone_to_owned().expect("a descriptor");

@@ -156,6 +156,18 @@ impl Demonstration {
         })
     }
 
+    /// The ids of the processes of its workers, once all run.
+    fn workers(&self) -> Vec<i32> {
+        eventually("its workers run", SOON, || {
+            let ended = self.home.cli(["worker", "list", "-o", "json"]);
+            let told: Value = serde_json::from_slice(&ended.told).map_err(|_| format!("{ended:?}"))?;
+            let workers = told["workers"].as_array().expect("a list");
+            let pids = workers.iter().filter(|worker| worker["state"] == "RUNNING");
+            let pids: Vec<i32> = pids.filter_map(|worker| worker["pid"].as_i64()).map(|pid| pid as i32).collect();
+            ensure(pids.len() == 5, format!("{told}\n{}", self.sidecar.said())).map(|()| pids)
+        })
+    }
+
     /// Runs a line of a shell at once, as it would be typed. What goes on for ever has to print something.
     fn type_in(&self, line: &str) {
         let mut shell = self.home.run_as(self.home.user, Path::new("bash"));
@@ -183,7 +195,9 @@ fn are_gone(pids: &[i32]) {
 fn all_that_the_demonstration_prints_works_when_it_is_typed_at_once() {
     let Some(demonstration) = Demonstration::start() else { return };
     let printed = demonstration.printed();
-    assert!(printed.len() >= 7 && printed.iter().any(|line| line.contains(" call ")), "{printed:?}");
+    for part in [" call greeter", " worker restart"] {
+        assert!(printed.len() >= 10 && printed.iter().any(|line| line.contains(part)), "{part}: {printed:?}");
+    }
     assert!(printed.iter().any(|line| line.contains("php ")), "PHP is there when tests run: {printed:?}");
     printed.iter().for_each(|line| demonstration.type_in(line));
 }
@@ -205,11 +219,11 @@ fn every_example_of_the_command_line_works_with_the_demonstration() {
 #[test]
 fn a_demonstration_starts_though_its_ports_and_its_socket_are_taken() {
     // Unless somebody has them already.
-    let _taken = [9_090, 8_010].map(|port| TcpListener::bind(("127.0.0.1", port)));
+    let _taken = [9_090, 8_010, 8_080].map(|port| TcpListener::bind(("127.0.0.1", port)));
     let Some(first) = Demonstration::start() else { return };
     let said = first.sidecar.said();
-    for address in ["127.0.0.1:9090 is taken by another process", "127.0.0.1:8010 is taken by another process"] {
-        assert!(said.contains(address), "{said}");
+    for address in ["127.0.0.1:9090", "127.0.0.1:8010", "127.0.0.1:8080"] {
+        assert!(said.contains(&format!("{address} is taken by another process")), "{said}");
     }
     let second = first.home.serve(first.home.roster_as(first.home.user).arg("serve"));
     let said = second.says("in a second terminal");
@@ -219,8 +233,9 @@ fn a_demonstration_starts_though_its_ports_and_its_socket_are_taken() {
 }
 
 #[test]
-fn the_demonstration_has_masters_that_can_be_called_and_killed_and_none_outlives_it() {
+fn the_demonstration_has_masters_that_can_be_called_and_killed_and_no_process_outlives_it() {
     let Some(mut demonstration) = Demonstration::start() else { return };
+    let workers = demonstration.workers();
     let pids = demonstration.masters(2);
     let told = demonstration.sidecar.said();
     assert!(pids.iter().all(|pid| told.contains(&pid.to_string())), "{told}");
@@ -231,21 +246,21 @@ fn the_demonstration_has_masters_that_can_be_called_and_killed_and_none_outlives
     are_gone(&pids[..1]);
     demonstration.sidecar.process.signal(Signal::SIGTERM);
     assert!(demonstration.sidecar.process.ends_within(SOON).success());
-    are_gone(&pids);
+    are_gone(&[pids, workers].concat());
 }
 
 #[test]
 fn a_demonstration_waits_for_no_masters_but_its_own() {
     let Some(demonstration) = Demonstration::start() else { return };
-    let told = demonstration.home.cli(["masters", "-o", "json"]).json();
+    let told = demonstration.home.cli(["masters", "--service", "greeter", "-o", "json"]).json();
     assert_eq!(told["masters"].as_array().map(Vec::len), Some(2), "{told}");
     assert_eq!((&told["freshness"]["origin"], &told["freshness"]["complete"]), (&"LIVE".into(), &true.into()));
 }
 
 #[test]
-fn the_masters_of_a_demonstration_that_is_killed_end_too() {
+fn the_processes_of_a_demonstration_that_is_killed_end_too() {
     let Some(mut demonstration) = Demonstration::start() else { return };
-    let pids = demonstration.masters(2);
+    let pids = [demonstration.masters(2), demonstration.workers()].concat();
     demonstration.sidecar.process.signal(Signal::SIGKILL);
     demonstration.sidecar.process.ends_within(SOON);
     eventually("nothing of them runs", SOON, || {
