@@ -18,6 +18,7 @@ mod network;
 mod readers;
 mod scene;
 mod sidecar;
+mod workers;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -100,6 +101,7 @@ impl Act {
             scene.checker.violation(&format!("no call leaves anything behind in a master of PHP: {wrong}"));
         }
         self.report(&scene, struck, worst, &before);
+        scene.ends_workers();
         scene.checker.violations()
     }
 
@@ -113,6 +115,7 @@ impl Act {
         if let Ok(more) = scene.load.more(&scene.sidecars[0].roster) {
             println!("  which left behind      {more:>12} bytes");
         }
+        println!("  visitors of workers          {:>12}", scene.workers.answered());
         println!("  violations                   {:>12}", scene.checker.violations());
         if std::env::var_os(MUTANT).is_some() {
             println!(

@@ -1,4 +1,5 @@
-//! Masters of both kinds at the first sidecar's register, and callers who count how often each call was executed.
+//! Masters of both kinds at the first sidecar's register, and callers of them and of its workers who count how often each
+//! call was executed.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -183,9 +184,10 @@ impl Calls {
         while !stop.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let line = format!("{number}\n");
-            let (service, arguments) = match dice.below(2) {
+            let (service, arguments) = match dice.below(3) {
                 0 => ("trace", json!([line])),
-                _ => ("control", json!([self.trace, line])),
+                1 => ("control", json!([self.trace, line])),
+                _ => ("work", json!([self.trace, line])),
             };
             let called =
                 client.call(Call { timeout_ms: Some(2_000), ..Call::of(service, "append", arguments.to_string()) });

@@ -19,6 +19,7 @@ use crate::model::{LIMIT, Value};
 use crate::network::Network;
 use crate::readers::Readers;
 use crate::sidecar::Sidecar;
+use crate::workers::Workers;
 
 /// How long everything may take to be right again, on a busy machine, when all faults are healed.
 pub(crate) const HEALING: Duration = Duration::from_secs(60);
@@ -34,6 +35,7 @@ pub(crate) struct Scene {
     pub(crate) masters: Masters,
     pub(crate) driver: Driver,
     pub(crate) sidecars: Vec<Sidecar>,
+    pub(crate) workers: Workers,
     pub(crate) upstream: Link,
     pub(crate) ensemble: Ensemble,
     /// A server alone, that may be restarted with little.
@@ -72,9 +74,22 @@ impl Scene {
         let masters = Masters::start(sidecars[0].register);
         let sockets: Vec<&Path> = sidecars.iter().map(|sidecar| sidecar.roster.socket()).collect();
         let callers = Callers::start(masters.trace(), &sockets, dice);
+        let workers = Workers::start(&sidecars[0].roster);
         let load = Load::start(&sidecars[0].roster, sidecars[0].register);
-        let scene =
-            Self { readers, load, callers, masters, driver, sidecars, upstream, ensemble, frail, checker, crowd };
+        let scene = Self {
+            readers,
+            load,
+            callers,
+            masters,
+            driver,
+            sidecars,
+            workers,
+            upstream,
+            ensemble,
+            frail,
+            checker,
+            crowd,
+        };
         NAMES.iter().for_each(|name| scene.is_there(name));
         scene
     }
@@ -117,6 +132,9 @@ impl Scene {
         if let Err(wrong) = self.callers.check() {
             self.checker.violation(&format!("no call is executed twice, or otherwise than it is told: {wrong}"));
         }
+        if let Err(wrong) = self.workers.check() {
+            self.checker.violation(&format!("no visitor of workers is lost: {wrong}"));
+        }
         self.sidecars.iter().for_each(|sidecar| self.checker.calm(sidecar.number));
         let took = began.elapsed();
         self.checker.note(format!("all agree after {took:.1?}"));
@@ -139,14 +157,27 @@ impl Scene {
             ensure(freshness.age_ms == 0, format!("sidecar {} is {} ms old", sidecar.number, freshness.age_ms))?;
             sidecar.has_written(&truth, mirrored)?;
             let masters = sidecar.masters()?;
-            ensure(NAMES.iter().all(|name| masters.iter().any(|it| it == name)), format!("{masters:?}"))?;
+            ensure(
+                NAMES.iter().chain(&["work"]).all(|name| masters.iter().any(|it| it == name)),
+                format!("{masters:?}"),
+            )?;
             for copy in readers.copies() {
                 let copy = copy.into_iter().filter(|(path, _)| mirrored(path));
                 let copy: Tree = copy.map(|(path, node)| (path, as_told(node))).collect();
                 difference(&format!("a watcher of sidecar {}", sidecar.number), &copy, &told)?;
             }
         }
-        Ok(())
+        self.workers.are_well(&self.sidecars[0].roster)
+    }
+
+    /// Stops the first sidecar, and with it its workers.
+    pub(crate) fn ends_workers(&mut self) {
+        self.checker.disturb(0, true);
+        self.workers.excuse();
+        self.sidecars[0].roster.stop();
+        if let Err(left) = self.workers.are_gone() {
+            self.checker.violation(&format!("no process of a worker outlives its sidecar: {left}"));
+        }
     }
 
     /// All that ZooKeeper holds.

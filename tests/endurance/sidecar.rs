@@ -18,6 +18,7 @@ use crate::idl::{ServiceQuery, StatusRequest, TRosterSyncClient};
 use crate::model::LIMIT;
 use crate::network::Network;
 use crate::scene::{HEALING, TOKEN};
+use crate::workers;
 
 /// In which way sidecars are to be wrong, if they can be.
 pub(crate) const MUTANT: &str = "ROSTER_MUTANT";
@@ -61,6 +62,9 @@ impl Sidecar {
             "[[zookeeper]]\nconnect = \"{connect}\"\nroots = [\"{ROOT}\"]\nsession_timeout = \"4s\"\n\
              hold = \"20s\"\nmax_node_bytes = \"{LIMIT}B\"\n"
         ) + &quiet::settings(&connect, &frail.address().to_string());
+        if number == 0 {
+            settings += &workers::settings();
+        }
         if let Some(line) = upstream {
             settings += &format!("[[upstream]]\nconnect = \"{}\"\ntoken = \"{{folder}}/token\"\n", line.address());
         }

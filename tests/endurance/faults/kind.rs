@@ -56,6 +56,12 @@ pub(crate) enum Kind {
     FreezeMaster,
     FlapMaster,
     Crowd,
+    WorkerKill,
+    WorkerStop,
+    WorkerExit,
+    RollWorkers,
+    RollBrokenWorkers,
+    AbandonWorkers,
 }
 
 /// What a fault strikes: two that overlap never strike the same.
@@ -68,17 +74,21 @@ pub(super) enum Part {
     Sidecar,
     /// At the register of a sidecar.
     Masters,
+    /// Of the first sidecar.
+    Workers,
     Upstream,
     /// So much that there is nothing beside it.
     All,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 49] = [
+    pub(crate) const ALL: [Kind; 55] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
         Kind::KillSidecar,
+        Kind::WorkerKill,
+        Kind::RollWorkers,
         Kind::Flicker,
         Kind::Storm,
         Kind::TooManyNodes,
@@ -124,6 +134,10 @@ impl Kind {
         Kind::FreezeMaster,
         Kind::FlapMaster,
         Kind::Crowd,
+        Kind::WorkerStop,
+        Kind::WorkerExit,
+        Kind::RollBrokenWorkers,
+        Kind::AbandonWorkers,
     ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -132,9 +146,10 @@ impl Kind {
 
     /// Whether both can strike at the same time.
     pub(crate) fn goes_with(self, other: Kind) -> bool {
-        use Part::{All, Ensemble, Lines, Masters, Quiet, Sidecar};
-        let never =
-            |one, other| matches!((one, other), (All, _) | (Sidecar, Masters) | (Quiet, Ensemble | Lines | Sidecar));
+        use Part::{All, Ensemble, Lines, Masters, Quiet, Sidecar, Workers};
+        let never = |one, other| {
+            matches!((one, other), (All, _) | (Sidecar, Masters | Workers) | (Quiet, Ensemble | Lines | Sidecar))
+        };
         let (one, other) = (self.part(), other.part());
         one != other && !never(one, other) && !never(other, one)
     }
@@ -156,6 +171,9 @@ impl Kind {
             Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
             _ if self.attack().is_some() => Part::Sidecar,
             Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
+            // Their sidecar is no more.
+            Kind::AbandonWorkers => Part::Sidecar,
+            _ if self.is_of_workers() => Part::Workers,
             _ => Part::Masters,
         }
     }
@@ -176,7 +194,7 @@ impl Kind {
     pub(crate) fn lasts(self) -> Duration {
         Duration::from_millis(match self {
             Kind::Silence | Kind::SilenceUpstream | Kind::BlackHole => 13_000,
-            Kind::Refuse => 3_000,
+            Kind::Refuse | Kind::WorkerStop => 3_000,
             Kind::FullDisk => 6_000,
             Kind::FreezeMaster => 9_000,
             Kind::ExpireSession => 9_000,

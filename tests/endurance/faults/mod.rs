@@ -8,9 +8,12 @@ mod masters;
 mod nodes;
 pub(crate) mod quiet;
 mod sidecar;
+mod workers;
 
 use std::net::TcpStream;
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 pub(crate) use self::kind::Kind;
 use self::kind::Part;
@@ -31,6 +34,8 @@ pub(crate) struct Fault {
     pub(crate) kind: Kind,
     sidecar: usize,
     master: usize,
+    /// The number of its process.
+    worker: i32,
     servers: Vec<usize>,
     clients: Vec<TcpStream>,
     crowd: Option<Crowd>,
@@ -44,12 +49,14 @@ impl Fault {
             Kind::BlackHole | Kind::Refuse => 1,
             // The one that knows the servers by that name.
             Kind::DeadAddress => 0,
+            _ if kind.is_of_workers() => 0,
             _ => dice.below(scene.sidecars.len()),
         };
         let servers = Self::servers(kind, scene, dice);
         // One that is to be frozen is a process of its own.
         let master = dice.below(if kind == Kind::FreezeMaster { 2 } else { NAMES.len() });
-        let mut fault = Self { kind, sidecar, master, servers, clients: Vec::new(), crowd: None, adversary: None };
+        let mut fault =
+            Self { kind, sidecar, master, worker: 0, servers, clients: Vec::new(), crowd: None, adversary: None };
         scene.checker.note(fault.told());
         fault.begin(scene, dice);
         fault
@@ -74,7 +81,7 @@ impl Fault {
             }
             _ if kind.part() == Part::Ensemble => format!("{kind:?} strikes servers {:?}", self.servers),
             Kind::Crowd => format!("{kind:?} comes"),
-            _ if matches!(kind.part(), Part::Upstream | Part::Quiet) => format!("{kind:?} strikes"),
+            _ if matches!(kind.part(), Part::Upstream | Part::Quiet | Part::Workers) => format!("{kind:?} strikes"),
             _ => format!("{kind:?} strikes sidecar {}", self.sidecar),
         }
     }
@@ -162,6 +169,12 @@ impl Fault {
                     pause(dice.below(600) as u64);
                 }
             }
+            Kind::WorkerKill => self.strike_worker(scene, Signal::SIGKILL, dice),
+            Kind::WorkerStop => self.strike_worker(scene, Signal::SIGSTOP, dice),
+            Kind::WorkerExit => self.worker_exits(scene, dice),
+            Kind::RollWorkers => self.roll_workers(scene, dice),
+            Kind::RollBrokenWorkers => self.roll_broken_workers(scene),
+            Kind::AbandonWorkers => self.abandon_workers(scene, dice),
         }
     }
 
@@ -179,6 +192,9 @@ impl Fault {
                 scene.ensemble.serves();
             }
             Kind::Wipe | Kind::OldData | Kind::DeleteRoot | Kind::DeadAddress | Kind::Garbage | Kind::SlowClients => {}
+            Kind::WorkerKill | Kind::RollWorkers => {}
+            Kind::WorkerStop => self.thaw_worker(),
+            Kind::WorkerExit | Kind::RollBrokenWorkers => scene.workers.is_broken(false),
             Kind::Storm => scene.driver.storm(false),
             Kind::TooManyNodes | Kind::TooLargeNodes | Kind::Acls => scene.small().empty(),
             Kind::OddNames | Kind::SlowLine => {
@@ -191,7 +207,7 @@ impl Fault {
                 scene.sidecars[self.sidecar].roster.process().thaw();
                 self.calm(scene);
             }
-            Kind::KillSidecar | Kind::RestartSidecar => self.run_again(scene, |_| {}),
+            Kind::KillSidecar | Kind::RestartSidecar | Kind::AbandonWorkers => self.run_again(scene, |_| {}),
             Kind::UpgradeSidecar => {
                 scene.sidecars[self.sidecar].upgrade();
                 self.run_again(scene, |_| {});

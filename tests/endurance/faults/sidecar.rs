@@ -16,11 +16,12 @@ use crate::scene::Scene;
 const SLEEP: u64 = 12;
 
 impl Fault {
-    /// The sidecar need not answer. With the first one goes its register.
+    /// The sidecar need not answer. With the first one go its register and its workers.
     pub(super) fn disturb(&self, scene: &Scene) {
         scene.checker.disturb(self.sidecar, matches!(self.kind, Kind::DamageFile | Kind::RemoveFile));
         if self.sidecar == 0 {
             scene.is_unknown(&NAMES);
+            scene.workers.excuse();
         }
     }
 
