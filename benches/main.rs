@@ -18,6 +18,7 @@ mod plot;
 mod report;
 mod start;
 mod watchers;
+mod workers;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub(crate) use roster::thrift::idl;
 type Part = fn(&mut Report);
 
 /// What `BENCH` may name, in the order in which they run.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("endpoint", endpoint::run),
     ("php", php::run),
     ("mirror", mirror::run),
@@ -40,14 +41,17 @@ const PARTS: [(&str, Part); 8] = [
     ("start", start::run),
     ("growth", growth::run),
     ("herd", herd::run),
+    ("workers", workers::run),
 ];
 
 fn main() {
-    // The limit is a process of its own, since its processor time is measured too.
-    if let [_, command, arguments @ ..] = env::args().collect::<Vec<_>>().as_slice()
-        && command == endpoint::BARE
-    {
-        return endpoint::bare(arguments);
+    // The limits are processes of their own, since their processor time is measured too.
+    if let [_, command, arguments @ ..] = env::args().collect::<Vec<_>>().as_slice() {
+        match command.as_str() {
+            endpoint::BARE => return endpoint::bare(arguments),
+            role if workers::play(role, arguments) => return,
+            _ => {}
+        }
     }
     let chosen = env::var("BENCH").unwrap_or_default();
     let parts: Vec<_> = PARTS.iter().filter(|(name, _)| chosen.is_empty() || chosen == *name).collect();
