@@ -101,7 +101,7 @@ impl Passing {
     async fn accept(&self, name: &str, listener: &Listener, stop: &Stop) {
         let accepted = listener.accept(stop, |accepted| {
             if let Some(connection) = Connection::new(name, accepted) {
-                self.wait(connection);
+                self.take(connection);
             }
         });
         if let Err(error) = accepted.await {
@@ -109,9 +109,11 @@ impl Passing {
         }
     }
 
-    /// Has a connection wait for a process; where too many do, it is closed.
-    fn wait(&self, connection: Connection) {
+    /// Hands a connection to a process, or has it wait for one that has room; where too many do, it is closed.
+    fn take(&self, connection: Connection) {
         let mut state = self.state();
+        let passed = if state.waiting.is_empty() { state.pass(connection, self.balance) } else { Err(connection) };
+        let Err(connection) = passed else { return };
         if state.waiting.len() < MAX_WAITING {
             state.waiting.push_back(connection);
             self.changed.notify_one();
@@ -265,6 +267,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_is_handed_on_at_once_where_there_is_room_and_none_waits() {
+        let passing = Passing::new(Balance::RoundRobin);
+        passing.take(connection().0);
+        let (socket, _open) = pair().expect("a pair");
+        socket.writable().await.expect("a socket");
+        passing.add(1, socket);
+        passing.take(connection().0);
+        assert_eq!(passing.state().waiting.len(), 2, "behind the one that waited");
+        passing.state().waiting.clear();
+        passing.take(connection().0);
+        assert_eq!(passing.state().waiting.len(), 0);
+    }
+
+    #[tokio::test]
     async fn who_has_closed_its_socket_takes_no_more_and_keeps_nobody_from_it() {
         let mut state = State::default();
         let (gone, closed) = pair().expect("a pair");
@@ -293,17 +309,17 @@ mod tests {
         };
         let begun = Instant::now();
         let (early, mut first) = connection();
-        passing.wait(early);
+        passing.take(early);
         until(begun + MAX_WAIT / 2).await;
         let (late, second) = connection();
-        passing.wait(late);
+        passing.take(late);
         assert_eq!(passing.counts(), (2, 0));
         until(begun + MAX_WAIT + Duration::from_millis(1)).await;
         assert_eq!((passing.counts(), first.read(&mut [0; 1]).expect("an end")), ((1, 1), 0));
         second.set_nonblocking(true).expect("a socket");
         assert_eq!((&second).read(&mut [0; 1]).expect_err("it waits").kind(), io::ErrorKind::WouldBlock);
         for _ in 0..MAX_WAITING {
-            passing.wait(connection().0);
+            passing.take(connection().0);
         }
         assert_eq!(passing.counts(), (MAX_WAITING, 2), "no more than these wait");
     }
