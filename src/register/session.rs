@@ -20,7 +20,8 @@ use crate::model::{Change, Master, Service};
 use crate::net::{self, Peer, User};
 use crate::tunnel::worker::{Channel, Event, Report};
 use crate::tunnel::{
-    Bounds, CloseReason, Conversation, Handle, InFlight, Incoming, Message, Role, Token, Wire, WireError, Wrong,
+    Bounds, CloseReason, Conversation, Handle, InFlight, Incoming, Message, OnSilence, Role, Token, Wire, WireError,
+    Wrong,
 };
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
@@ -60,8 +61,12 @@ async fn converse(
         state.handshakes.refused(&origin, "there are max_masters already, or its user has its share of them");
         return;
     };
-    let (handle, incoming, conversation) =
-        Conversation::new(wire, state.config.settings(state.memory.share(origin.user)));
+    let mut settings = state.config.settings(state.memory.share(origin.user));
+    if supervisor.is_some() {
+        // A worker may work for as long as it likes, and on what nobody called. Its end the kernel reports.
+        settings.on_silence = OnSilence::Log;
+    }
+    let (handle, incoming, conversation) = Conversation::new(wire, settings);
     let session = Session::new(auth, origin, handle, supervisor, state);
     session.tell(|line| Event::Opened(line.handle.clone(), line.under_way.clone().unwrap_or_default())).await;
     let ended = tokio::select! {
@@ -371,6 +376,10 @@ impl Session {
     fn log_silence(&self, is_silent: bool) {
         let (master, address) = (self.id(), self.address());
         match is_silent {
+            _ if self.supervisor.is_some() => match is_silent {
+                true => tracing::warn!(worker = master, "a worker does not answer: it hangs, or works on one thing"),
+                false => tracing::info!(worker = master, "a worker answers again"),
+            },
             _ if !self.state.presence.is_logged(self.origin.user) => {}
             true => tracing::warn!(master, address, "a master does not answer; as register.on_silence says, it stays"),
             false => tracing::info!(master, address, "a master answers again"),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rmpv::Value;
 use tokio::sync::{mpsc, watch};
@@ -122,6 +122,11 @@ impl Members {
     /// How many calls a process has under way, and which for longest. None: it has not connected.
     pub(super) fn calls(&self, pid: i32) -> Option<(usize, Option<CallUnderWay>)> {
         self.members().get(&pid).map(|member| member.calls.look())
+    }
+
+    /// Since when a process that has connected does not answer over its channel.
+    pub(super) fn silent_since(&self, pid: i32) -> Option<SystemTime> {
+        self.handle(pid)?.silent_since()
     }
 
     fn handle(&self, pid: i32) -> Option<Handle> {

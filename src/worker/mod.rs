@@ -192,7 +192,16 @@ impl Workers {
 
     /// The names of the groups, in the order of the configuration, each with what is known of its slots.
     pub fn reports(&self) -> impl Iterator<Item = (&str, Vec<Report>)> {
-        self.groups.iter().map(|group| (group.name(), group.reports()))
+        self.groups.iter().map(|group| {
+            let mut reports = group.reports();
+            for report in &mut reports {
+                let silent_since = report.pid.and_then(|pid| group.shared.members.silent_since(pid));
+                if let Some(since) = silent_since {
+                    report.why = format!("it does not answer since {}", humantime::format_rfc3339_seconds(since));
+                }
+            }
+            (group.name(), reports)
+        })
     }
 
     /// What became of workers after a cursor, at most so many.

@@ -1114,6 +1114,38 @@ fn a_worker_that_hangs_or_is_stopped_or_answers_nonsense_costs_its_own_answer_an
 }
 
 #[test]
+fn a_worker_that_is_busy_with_what_nobody_called_keeps_its_channel_and_is_told_to_be_so() {
+    // Silent for far longer than any other master may be.
+    let busy = r#"
+        $worker->offer('late', new class { public function done(): string { return 'done'; } });
+        $worker->onCommand('busy', function () { while (!is_file('{folder}/over')) { usleep(10_000); } });
+        $worker->ready();"#;
+    let mut roster = prepared(&in_php("late", ""));
+    let silence = "ping_interval = \"100ms\"\npong_timeout = \"100ms\"\non_silence = \"close\"";
+    roster.configure("[register]\n", &format!("[register]\n{silence}\n"));
+    let folder = roster.folder().display().to_string();
+    roster.write("worker.php", &COMMANDED.replace("$worker->ready();", &busy.replace("{folder}", &folder)));
+    roster.run();
+    let before = running(&roster, "late/1");
+    assert!(answers(&roster, &["late", "busy", "--timeout", "100ms"])["late/1"].is_err(), "it is busy");
+    let silent = eventually("it is told to be silent", SOON, || {
+        let worker = look(&roster, "late/1")?;
+        let why = worker["why"].as_str().unwrap_or_default().to_owned();
+        ensure(why.starts_with("it does not answer since 20"), &why)?;
+        Ok::<_, String>(worker)
+    });
+    assert_eq!((&silent["state"], pid(&silent)), (&json!("RUNNING"), before));
+    eventually("the log tells of it", SOON, || ensure(roster.log().contains("a worker does not answer"), roster.log()));
+    roster.write("over", "");
+    eventually("it is called", SOON, || {
+        let ended = roster.cli(["call", "late.done"]);
+        ensure(ended.code == Some(0), &ended.wrong)
+    });
+    let worker = worker(&roster, "late/1");
+    assert_eq!((pid(&worker), &worker["why"], &worker["restarts"]), (before, &json!(""), &json!(0)));
+}
+
+#[test]
 fn commands_are_told_by_lines_and_refused_with_what_is_wrong() {
     let mut roster = prepared(&in_php("web", "count = 2\nstop_timeout = \"1h\""));
     roster.write("worker.php", COMMANDED);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -71,8 +71,8 @@ pub(super) struct State {
     /// Until when the other end may be busy, by numbers.
     busy: HashMap<u64, Instant>,
     next_busy: u64,
-    /// Whether the other end has not answered in time, and the conversation goes on.
-    is_silent: bool,
+    /// Since when the other end has not answered what it was asked in time, and the conversation goes on.
+    silent_since: Option<SystemTime>,
 }
 
 /// While it is there, the other end may be silent until a point in time.
@@ -178,13 +178,19 @@ impl Handle {
     /// Whether the conversation goes on, and the other end is not silent.
     pub fn is_answering(&self) -> bool {
         let state = self.0.lock();
-        state.ended.is_none() && !state.is_silent
+        state.ended.is_none() && state.silent_since.is_none()
+    }
+
+    /// Since when the other end does not answer; none: it does, or the conversation has ended.
+    pub fn silent_since(&self) -> Option<SystemTime> {
+        let state = self.0.lock();
+        state.silent_since.filter(|_| state.ended.is_none())
     }
 
     /// Waits until the other end has fallen silent, or is silent no more; whether it is silent then. For one who waits.
     pub async fn silence_changed(&self) -> bool {
         self.0.silence.notified().await;
-        self.0.lock().is_silent
+        self.0.lock().silent_since.is_some()
     }
 
     /// Why the conversation ended; none: it goes on.
@@ -212,7 +218,7 @@ impl Shared {
                 outlets: HashMap::new(),
                 busy: HashMap::new(),
                 next_busy: 0,
-                is_silent: false,
+                silent_since: None,
             }),
             outgoing: Notify::new(),
             written: Notify::new(),
@@ -265,7 +271,9 @@ impl Shared {
             OnSilence::Wait => state.busy.iter().any(|(number, until)| *number <= last_asked && *until > now),
             OnSilence::Log => true,
         };
-        if bears && !std::mem::replace(&mut state.is_silent, true) {
+        if bears && state.silent_since.is_none() {
+            let asked = SystemTime::now().checked_sub(self.settings.pong_timeout);
+            state.silent_since = asked.or(Some(SystemTime::UNIX_EPOCH));
             self.silence.notify_one();
         }
         bears
@@ -273,7 +281,7 @@ impl Shared {
 
     /// The other end has sent something.
     pub(super) fn end_silence(&self) {
-        if std::mem::take(&mut self.lock().is_silent) {
+        if self.lock().silent_since.take().is_some() {
             self.silence.notify_one();
         }
     }
