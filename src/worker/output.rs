@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::BufMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Where the log has it.
 pub const OUTPUT_LOG: &str = "roster::worker::output";
@@ -18,6 +18,12 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 
 /// A longer key is none of a context.
 const MAX_KEY_BYTES: usize = 256;
+
+/// What has come of a line is logged when nothing more has for so long: progress, or a question.
+const PART_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The levels of PSR-3.
+const LEVELS: [&str; 8] = ["emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"];
 
 /// How much is read at a time.
 const READ_BYTES: usize = 4 * 1024;
@@ -109,9 +115,15 @@ impl Output {
             }
             let held = line.len();
             line.reserve(READ_BYTES);
-            match pipe.read_buf(&mut (&mut line).limit(READ_BYTES)).await {
-                Ok(0) | Err(_) => break,
-                Ok(bytes) => read += bytes,
+            let patience = if held == 0 { Duration::MAX } else { PART_TIMEOUT };
+            match timeout(patience, pipe.read_buf(&mut (&mut line).limit(READ_BYTES))).await {
+                Ok(Ok(0) | Err(_)) => break,
+                Ok(Ok(bytes)) => read += bytes,
+                Err(_) => {
+                    self.log(&line, worker, pid, is_error);
+                    line.clear();
+                    continue;
+                }
             }
             let mut start = 0;
             while let Some(end) = line[held.max(start)..].iter().position(|byte| *byte == b'\n') {
@@ -133,6 +145,7 @@ impl Output {
 
     /// Logs what a process says over its channel, at a level of PSR-3.
     pub(super) fn log_record(&self, worker: &str, pid: i32, level: &str, message: &str, context: &str) {
+        let level = LEVELS.into_iter().find(|known| *known == level).unwrap_or("info");
         let (message, context) = (filled_in(message, context), cut(context, MAX_LINE_BYTES));
         let is_error = matches!(level, "emergency" | "alert" | "critical" | "error");
         match level {
@@ -207,6 +220,35 @@ mod tests {
         output.log_record("web/1", 1, "info", &"x".repeat(1 << 20), &context);
         let kept = output.after(0, None).lines;
         assert!(kept[0].text.len() < 3 * MAX_LINE_BYTES, "{}", kept[0].text.len());
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_that_of_information() {
+        let output = Output::default();
+        (0..9).for_each(|_| output.log_record("web/1", 1, &"x".repeat(100_000), "text", "{}"));
+        assert!(output.after(0, None).lines.iter().all(|line| line.text == "info: text {}" && !line.is_error));
+    }
+
+    #[tokio::test]
+    async fn what_no_newline_ends_is_told_when_nothing_more_comes() {
+        let output = std::sync::Arc::new(Output::default());
+        let (read, mut write) = std::io::pipe().expect("a pipe");
+        let reader = output.clone();
+        let reading = tokio::spawn(async move { reader.read(read.into(), "web/1", 1, false).await });
+        std::io::Write::write_all(&mut write, b"line\n50 % ...").expect("written");
+        let told = async {
+            loop {
+                let lines = output.after(0, None).lines;
+                if lines.len() == 2 {
+                    return lines[1].text.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert_eq!(timeout(Duration::from_secs(60), told).await.as_deref(), Ok("50 % ..."));
+        drop(write);
+        reading.await.expect("it ends");
+        assert_eq!(output.after(0, None).lines.len(), 2);
     }
 
     #[test]
