@@ -10,6 +10,7 @@ use roster::config::{Log, LogFormat};
 use roster::worker::OUTPUT_LOG;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::callsite::Identifier;
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -24,6 +25,10 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Of what workers print, which is for nobody else to tell.
 const MAX_OUTPUT_LINES: u64 = 500;
+const MAX_OUTPUT_BYTES: usize = 2 * 1024 * 1024;
+
+/// How many workers are named whose lines were left out.
+const MAX_NAMED: usize = 3;
 
 /// What tells how many lines were left out.
 const TARGET: &str = "roster::log";
@@ -34,10 +39,14 @@ struct Limit(Arc<Mutex<HashMap<Identifier, Kind>>>);
 
 #[derive(Debug)]
 struct Kind {
-    lines: u64,
+    written: u64,
+    bytes: usize,
+    left_out: u64,
     of: &'static Metadata<'static>,
     /// What the first of them says.
     message: String,
+    /// Of what workers print, how many lines of each were left out.
+    by_worker: HashMap<String, u64>,
 }
 
 /// Tells, once a second, of the lines that were left out.
@@ -84,11 +93,46 @@ impl Limit {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins the next period; what was left out in the last one.
-    fn next_period(&self) -> Vec<(Kind, u64)> {
+    /// Begins the next period; the kinds of which lines were left out in the last one.
+    fn next_period(&self) -> Vec<Kind> {
         let kinds = std::mem::take(&mut *self.kinds());
-        let left_out = |kind: Kind| kind.lines.checked_sub(max_lines(kind.of) + 1).map(|beyond| (kind, beyond + 1));
-        kinds.into_values().filter_map(left_out).collect()
+        kinds.into_values().filter(|kind| kind.left_out > 0).collect()
+    }
+}
+
+impl Kind {
+    fn new(event: &Event<'_>) -> Self {
+        let message = Said::by(event).message;
+        let of = event.metadata();
+        Self { written: 0, bytes: 0, left_out: 0, of, message, by_worker: HashMap::new() }
+    }
+
+    /// Whether one more is written.
+    fn takes(&mut self, event: &Event<'_>) -> bool {
+        if self.of.target() != OUTPUT_LOG {
+            return self.count(self.written < MAX_LINES);
+        }
+        let said = Said::by(event);
+        self.bytes += said.bytes;
+        let takes = self.count(self.written < MAX_OUTPUT_LINES && self.bytes <= MAX_OUTPUT_BYTES);
+        if !takes {
+            *self.by_worker.entry(said.worker).or_default() += 1;
+        }
+        takes
+    }
+
+    fn count(&mut self, takes: bool) -> bool {
+        *if takes { &mut self.written } else { &mut self.left_out } += 1;
+        takes
+    }
+
+    /// The workers of which most was left out, each with how many lines.
+    fn workers(&self) -> String {
+        let mut workers: Vec<_> = self.by_worker.iter().map(|(worker, lines)| (*lines, worker)).collect();
+        workers.sort_unstable_by(|one, other| other.cmp(one));
+        let named: Vec<_> =
+            workers.iter().take(MAX_NAMED).map(|(lines, worker)| format!("{worker}: {lines}")).collect();
+        named.join(", ")
     }
 }
 
@@ -98,30 +142,40 @@ impl<S: Subscriber> Layer<S> for Limit {
         if *of.level() > Level::INFO || of.target() == TARGET {
             return true;
         }
-        let mut kinds = self.kinds();
-        let kind = kinds.entry(of.callsite()).or_insert_with(|| Kind { lines: 0, of, message: message(event) });
-        kind.lines += 1;
-        kind.lines <= max_lines(of)
+        self.kinds().entry(of.callsite()).or_insert_with(|| Kind::new(event)).takes(event)
     }
 }
 
-fn max_lines(of: &Metadata<'_>) -> u64 {
-    if of.target() == OUTPUT_LOG { MAX_OUTPUT_LINES } else { MAX_LINES }
+/// What a line says.
+#[derive(Debug, Default)]
+struct Said {
+    message: String,
+    worker: String,
+    bytes: usize,
 }
 
-/// What a line says, without its fields.
-fn message(event: &Event<'_>) -> String {
-    struct Message(String);
-    impl tracing::field::Visit for Message {
-        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-            if field.name() == "message" {
-                self.0 = format!("{value:?}");
-            }
+impl Said {
+    fn by(event: &Event<'_>) -> Self {
+        let mut said = Self::default();
+        event.record(&mut said);
+        said
+    }
+}
+
+impl Visit for Said {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.bytes += value.len();
+        if field.name() == "worker" {
+            value.clone_into(&mut self.worker);
         }
     }
-    let mut message = Message(String::new());
-    event.record(&mut message);
-    message.0
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+            self.bytes += self.message.len();
+        }
+    }
 }
 
 impl Reports {
@@ -138,7 +192,13 @@ impl Reports {
 
     /// Tells of the lines that were left out until now.
     pub(super) fn report(&self) {
-        for (kind, left_out) in self.limit.next_period() {
+        for kind in self.limit.next_period() {
+            let left_out = kind.left_out;
+            if !kind.by_worker.is_empty() {
+                let workers = kind.workers();
+                tracing::warn!(target: TARGET, left_out, workers, "left out lines that workers print too often");
+                continue;
+            }
             let (line, module) = (kind.message, kind.of.target());
             tracing::warn!(target: TARGET, left_out, line, module, "left out lines of the log that came too often");
         }
@@ -169,13 +229,26 @@ mod tests {
             tracing::warn!("something else");
             assert_eq!(written.swap(0, Ordering::Relaxed), 11);
             let left_out = limit.next_period();
-            let told: Vec<_> = left_out.iter().map(|(kind, lines)| (kind.message.as_str(), *lines)).collect();
+            let told: Vec<_> = left_out.iter().map(|kind| (kind.message.as_str(), kind.left_out)).collect();
             assert_eq!(told, [("a master is there", 15)]);
             often(10);
             assert_eq!(written.load(Ordering::Relaxed), 10);
             assert!(limit.next_period().is_empty());
-            (0..600).for_each(|line| tracing::info!(target: OUTPUT_LOG, "{line}"));
-            assert_eq!((written.load(Ordering::Relaxed), limit.next_period()[0].1), (510, 100));
+            let print = |worker: &str, line: &str| tracing::info!(target: OUTPUT_LOG, worker, "{line}");
+            (0..580).for_each(|_| print("web/1", "line"));
+            (0..20).for_each(|_| print("web/2", "line"));
+            let left_out = limit.next_period();
+            assert_eq!((written.swap(0, Ordering::Relaxed), left_out[0].left_out), (510, 100));
+            assert_eq!(left_out[0].workers(), "web/1: 80, web/2: 20");
+            (0..10).for_each(|_| print("web/3", &"x".repeat(500_000)));
+            assert_eq!((written.swap(0, Ordering::Relaxed), limit.next_period()[0].left_out), (4, 6));
         });
+    }
+
+    #[test]
+    fn no_line_of_the_log_is_forged_by_what_another_says() {
+        let line = b"INFO \x1b[1mroster\x1b[0m: line\r1\nERROR roster: forged\0\t\xc2\x85!\n";
+        let shown = "INFO \u{1b}[1mroster\u{1b}[0m: line\\r1\\nERROR roster: forged\\u0000\t\\u0085!\n";
+        assert_eq!(text::visible(line), shown);
     }
 }

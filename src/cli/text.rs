@@ -17,10 +17,13 @@ pub(crate) fn printable_json(json: &str) -> String {
     escape_json(json, |character| is_shown(character) || matches!(character, '\n' | '\t'))
 }
 
-/// A line of the log, colours and all, in which nothing stands that cannot be seen: escaped as in JSON, which it may
-/// be.
+/// A line of the log, colours and all, in which nothing stands that cannot be seen, and no other line: escaped as in JSON,
+/// which it may be.
 pub(crate) fn visible(line: &[u8]) -> String {
-    escape_json(&String::from_utf8_lossy(line), |character| character.is_control() || is_shown(character))
+    let line = String::from_utf8_lossy(line);
+    let (text, end) = line.strip_suffix('\n').map_or((&*line, ""), |text| (text, "\n"));
+    // What begins a colour is the log's own: of what others say it has escaped it.
+    escape_json(text, |character| matches!(character, '\u{1b}' | '\t') || is_shown(character)) + end
 }
 
 fn escape_json(json: &str, keep: impl Fn(char) -> bool) -> String {
@@ -28,6 +31,8 @@ fn escape_json(json: &str, keep: impl Fn(char) -> bool) -> String {
     for character in json.chars() {
         if keep(character) {
             text.push(character);
+        } else if matches!(character, '\n' | '\r') {
+            text.extend(character.escape_default());
         } else {
             let units = character.encode_utf16(&mut [0; 2]).to_vec();
             units.iter().for_each(|unit| write!(text, "\\u{unit:04x}").expect("a string takes all"));
