@@ -59,6 +59,7 @@ final class Worker
     private ?Connections $connections = null;
     private bool $isToldToStop = false;
     private bool $isTicking = false;
+    private bool $hasBegun = false;
     private bool $isRunning = false;
     /** Since when it leaves, by hrtime(). */
     private ?int $leftAt = null;
@@ -95,9 +96,14 @@ final class Worker
      * @param string $address of the register: `unix:///path`, `tcp://host:port` or `tls://host:port`
      * @param string $token by which the register knows its masters: from a file or the environment, not from the source
      * @param ?string $ca a file with the authorities that sign its certificate, in PEM; null: those of this machine
+     * @throws InvalidRequest if there is no token
      */
     public static function connect(string $address, #[\SensitiveParameter] string $token, ?string $ca = null): self
     {
+        if ($token === '') {
+            $where = 'the register\'s are in the file `[register] tokens`, else in `register.token` in `[shared] state`';
+            throw new InvalidRequest('token', "it is empty; $where");
+        }
         return new self(new Dialer($address, $ca), $token, bin2hex(random_bytes(16)), []);
     }
 
@@ -257,6 +263,12 @@ final class Worker
             return self::RETRY_SECONDS;
         }
         $this->isTicking = true;
+        if (!$this->hasBegun) {
+            $this->hasBegun = true;
+            $this->connections === null && Environment::hasConnections() && $this->log->warning(
+                'the sidecar hands this worker connections, and nobody takes them: onConnection() was not called',
+            );
+        }
         try {
             return $this->isOver ? null : $this->advance();
         } catch (Disconnected $end) {

@@ -78,6 +78,17 @@ final class LinkTest extends TestCase
         }
     }
 
+    public function testAWorkerThatWasBusyReadsTheAnswerToItsTokenBeforeItBlamesTheRegister(): void
+    {
+        $link = $this->link(connectTimeout: 0.2);
+        $client = $this->meet($link);
+        fwrite($client, MessagePack::pack(['cmd' => 'auth-success']));
+        usleep(300_000);
+        $link->receive(true);
+        self::assertNotNull($link->line());
+        self::assertSame([], $this->reasons());
+    }
+
     public function testARegisterThatSaysNothingOfTheTokenIsLeft(): void
     {
         $link = $this->link(connectTimeout: 0.2);

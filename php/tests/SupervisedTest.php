@@ -41,6 +41,12 @@ final class SupervisedTest extends TestCase
         }
     }
 
+    public function testOneThatIsHandedConnectionsAndTakesNoneSaysSo(): void
+    {
+        $sidecar = new Supervisor(['ROSTER_CONNECTIONS' => '9']);
+        self::assertStringContainsString('onConnection() was not called', $sidecar->receive('worker-log')['message']);
+    }
+
     public function testWithoutAChannelItSaysWhy(): void
     {
         foreach ([

@@ -58,7 +58,7 @@ final class WorkerExamplesTest extends TestCase
         $three = [0, "\"user1@example.com\"\n\"user2@example.com\"\n\"user3@example.com\"\n", ''];
         Process::until(static fn () => $run($second) === $three, 'it is called after a restart', 30);
         posix_kill($worker->id, SIGTERM);
-        $worker->await();
+        self::assertSame(0, $worker->await(), $worker->output());
         Process::until(static fn () => $client->masters('mail') === [], 'it is gone');
     }
 

@@ -25,6 +25,13 @@ final class WorkerRefusalsTest extends TestCase
         ]);
     }
 
+    public function testAnEmptyTokenIsRefusedWithWhereOneIsFound(): void
+    {
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage('register.token');
+        Worker::connect('tcp://127.0.0.1:8010', token: '');
+    }
+
     public function testWhatNeedsASidecarThatHasStartedItSaysSo(): void
     {
         $worker = Worker::connect('unix:///nowhere', token: 'x');

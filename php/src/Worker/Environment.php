@@ -81,6 +81,12 @@ final class Environment
             ?? throw new InvalidRequest('ROSTER_CONNECTIONS', "the descriptor $number is no socket");
     }
 
+    /** Whether connections are handed to this process, and nobody takes them yet. */
+    public static function hasConnections(): bool
+    {
+        return getenv('ROSTER_CONNECTIONS') !== false;
+    }
+
     private static function take(string $variable): ?string
     {
         $value = getenv($variable);

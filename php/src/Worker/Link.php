@@ -70,13 +70,18 @@ final class Link
     {
         $now = self::now();
         try {
-            if (!$this->connect($now)) {
-                return [];
-            }
-            $messages = $isReading ? $this->line->receive() : [];
+            $this->connect($now);
+            $messages = $isReading ? $this->line?->receive() ?? [] : [];
             $messages = $this->isJoined ? $messages : $this->enter($messages, $now);
-            if ($messages === [] && ($end = $this->line->end()) !== null) {
+            if ($messages === [] && ($end = $this->line?->end()) !== null) {
                 throw new Disconnected($end);
+            }
+            // Not before it has read what came while it was busy.
+            if (!$this->isJoined && $this->since !== null && $now - $this->since > $this->connectTimeout) {
+                throw new Disconnected('it does not answer');
+            }
+            if ($this->line === null) {
+                return [];
             }
             $this->line->write();
             $this->watch($now, $isReading);
@@ -106,17 +111,13 @@ final class Link
         [$this->line, $this->isJoined, $this->since, $this->pingedAt] = [null, false, null, null];
     }
 
-    private function connect(float $now): bool
+    private function connect(float $now): void
     {
         if ($this->line === null && $now >= $this->retryAt) {
             $this->since ??= $now;
             $this->line = $this->to->open();
             $this->line?->send(['cmd' => 'auth', 'token' => $this->token, 'native' => 1, 'id' => $this->id]);
         }
-        if (!$this->isJoined && $this->since !== null && $now - $this->since > $this->connectTimeout) {
-            throw new Disconnected('it does not answer');
-        }
-        return $this->line !== null;
     }
 
     /**

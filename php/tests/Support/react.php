@@ -11,6 +11,7 @@ final class Loop
     private static array $ticks = [];
     private static array $streams = [];
     private static array $timers = [];
+    private static bool $isStopped = false;
 
     public static function futureTick(callable $then): void
     {
@@ -38,9 +39,20 @@ final class Loop
         unset(self::$timers[spl_object_id($timer)]);
     }
 
+    public static function addSignal(int $signal, callable $listener): void
+    {
+        pcntl_async_signals(true);
+        pcntl_signal($signal, $listener);
+    }
+
+    public static function stop(): void
+    {
+        self::$isStopped = true;
+    }
+
     public static function run(): void
     {
-        while (self::$ticks || self::$streams || self::$timers) {
+        while (!self::$isStopped && (self::$ticks || self::$streams || self::$timers)) {
             [$ticks, self::$ticks] = [self::$ticks, []];
             array_map(static fn (callable $tick) => $tick(), $ticks);
             foreach (self::$timers as $id => $timer) {
@@ -52,7 +64,7 @@ final class Loop
             $next = self::$timers ? min(array_column(self::$timers, 'at')) - microtime(true) : 1;
             $us = (int) max(0, min(1, $next) * 1e6);
             [$read, $none] = [array_column(self::$streams, 0), []];
-            $read ? stream_select($read, $none, $none, 0, $us) : usleep($us);
+            $read ? @stream_select($read, $none, $none, 0, $us) : usleep($us);
             foreach ($read as $stream) {
                 isset(self::$streams[(int) $stream]) && self::$streams[(int) $stream][1]($stream);
             }
