@@ -85,10 +85,12 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     text
 }
 
-/// That not all workers run, on a line.
+/// That workers fail or are not ready, on a line. Those that were stopped, and those that have done their work, are as they
+/// are to be.
 fn workers(states: &BTreeMap<WorkerState, i32>) -> String {
     let of_state = |(state, count): (&WorkerState, &i32)| format!("{count} {}", json::worker_state(*state));
-    if states.keys().all(|state| *state == WorkerState::RUNNING) {
+    let are_well = [WorkerState::RUNNING, WorkerState::STOPPING, WorkerState::STOPPED, WorkerState::EXITED];
+    if states.keys().all(|state| are_well.contains(state)) {
         return String::new();
     }
     let states: Vec<_> = states.iter().map(of_state).collect();
@@ -250,7 +252,8 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     #[test]
     fn workers_that_do_not_run_stand_out() {
         let mut reply = reply(0, source("other", "live", "", Some(0)));
-        reply.workers = Some(BTreeMap::from([(WorkerState::RUNNING, 4)]));
+        let well = [WorkerState::RUNNING, WorkerState::STOPPED, WorkerState::EXITED];
+        reply.workers = Some(well.map(|state| (state, 4)).into());
         assert!(!table(&reply, &[], false).contains("workers"));
         reply.workers = Some(BTreeMap::from([(WorkerState::FATAL, 1), (WorkerState::RUNNING, 3)]));
         let text = table(&reply, &[], false);

@@ -292,10 +292,24 @@ impl Check<'_> {
             let is_empty = worker.command.first().is_none_or(|program| program.is_empty());
             self.object_if(is_empty, &command, "names no program: write `[\"php\", \"worker.php\"]`");
         }
+        let environment = at.child("environment");
         for (name, value) in &worker.environment {
             let is_wrong = !worker::is_variable(name, value);
-            self.object_if(is_wrong, &at.child("environment"), &format!("{name:?} cannot be set as a variable"));
+            self.object_if(is_wrong, &environment, &format!("{name:?} cannot be set as a variable"));
+            let is_ours = ["ROSTER_", "LISTEN_"].iter().any(|ours| name.starts_with(ours));
+            self.object_if(is_ours, &environment, &format!("{name:?} is set by the sidecar"));
         }
+        if worker.params.values().any(has_no_json) {
+            self.object(&[&at.child("params")], "has a number that JSON does not have: `nan` or `inf`");
+        }
+        if let (Some(most), Some(kill)) = (worker.max_memory, worker.kill_memory)
+            && kill < most
+        {
+            let message = format!("is less than max_memory, {most}: a process is killed before it is replaced");
+            self.object(&[&at.child("kill_memory"), &at.child("max_memory")], message);
+        }
+        let balances = worker.accept == worker::Accept::Worker && worker.balance != worker::Balance::RoundRobin;
+        self.object_if(balances, &at.child("balance"), "is of no use without `accept = \"sidecar\"`");
         if let Err(error) = worker::check_patterns(&worker.watch) {
             self.object(&[&at.child("watch")], error.to_string());
         }
@@ -428,4 +442,14 @@ fn is_one_port(one: &str, other: &str) -> bool {
     let (Ok(one), Ok(other)) = (parse(one), parse(other)) else { return !one.is_empty() && one == other };
     let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && same_host
+}
+
+/// Whether there is a number in it that JSON does not have.
+fn has_no_json(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Float(number) => !number.is_finite(),
+        toml::Value::Array(items) => items.iter().any(has_no_json),
+        toml::Value::Table(entries) => entries.values().any(has_no_json),
+        _ => false,
+    }
 }

@@ -109,6 +109,9 @@ impl Draft {
             (Value::Text(text), Place::Variable(_)) => {
                 format!("; write `{}='[{text:?}]'`, or `{}={text}`", variable(key), variable(&first))
             }
+            (Value::Text(text), _) if key.parts().last().is_some_and(|name| name == "command") => {
+                format!("; write `{:?}`: no shell reads it", text.split_whitespace().collect::<Vec<_>>())
+            }
             (Value::Text(text), _) => format!("; write `[{text:?}]`"),
             _ => String::new(),
         }

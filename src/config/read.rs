@@ -91,7 +91,8 @@ fn wanted(expected: &dyn Expected) -> String {
     match expected.to_string().as_str() {
         "a duration" => "a duration such as \"30s\" or \"250ms\"".into(),
         "an integer or string" | "parsable string" | "integer overflow" => "a size such as \"64KiB\"".into(),
-        "usize" => "a whole number".into(),
+        "usize" | "u64" | "i64" | "i32" => "a whole number".into(),
+        "u8" => "a number from 0 to 255".into(),
         "a sequence" => "a list".into(),
         "path string" => "a string".into(),
         table if table.starts_with("struct ") => "a table".into(),

@@ -6,8 +6,13 @@
 //! is written to it before.
 
 use std::convert::Infallible;
+use std::env::split_paths;
+use std::ffi::OsStr;
+use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -36,6 +41,9 @@ pub(super) const MAX_DESCRIPTORS: usize = 253;
 
 /// The longest spec that is read.
 const MAX_SPEC_BYTES: usize = 1024 * 1024;
+
+/// How much of a script is read to learn of its interpreter: as much as the kernel reads.
+const MAX_INTERPRETER_BYTES: u64 = 256;
 
 /// What is found nowhere in the way of what a program inherits; low, for hosts that allow few descriptors.
 const ABOVE_ALL: RawFd = FIRST_DESCRIPTOR + MAX_DESCRIPTORS as RawFd;
@@ -122,7 +130,7 @@ impl Spec {
         }
         let path = self.environment.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
         let error = Errno::from_raw(command.exec().raw_os_error().unwrap_or(0));
-        io::Error::other(explain(program, path, geteuid(), error))
+        io::Error::other(explain(program, Path::new("."), path, geteuid(), error))
     }
 
     fn prepare(&self) -> io::Result<()> {
@@ -133,9 +141,13 @@ impl Spec {
         give_up_precedence();
         heed_all_signals();
         umask(Mode::from_bits_truncate(self.umask));
-        for (limit, most) in [(Resource::RLIMIT_NOFILE, self.max_files), (Resource::RLIMIT_NPROC, self.max_processes)] {
+        let limits = [
+            ("max_files", Resource::RLIMIT_NOFILE, self.max_files),
+            ("max_processes", Resource::RLIMIT_NPROC, self.max_processes),
+        ];
+        for (key, limit, most) in limits {
             let Some(most) = most else { continue };
-            step(&format!("cannot set {limit:?} to {most}"), setrlimit(limit, most, most))?;
+            step(&format!("cannot set {key} to {most}, as {limit:?}"), setrlimit(limit, most, most))?;
         }
         if let Some(Identity { uid, gid, groups }) = &self.identity {
             // In this order: who is no longer root may change nothing.
@@ -145,8 +157,10 @@ impl Spec {
             step("cannot take on the user", setuid(Uid::from_raw(*uid)))?;
         }
         let directory = &self.directory;
-        std::env::set_current_dir(directory)
-            .map_err(|error| io::Error::other(format!("cannot start in {}: {error}", directory.display())))
+        std::env::set_current_dir(directory).map_err(|error| {
+            let (directory, user) = (directory.display(), name_of(geteuid().as_raw()));
+            io::Error::other(format!("cannot start in {directory} as {user}: {error}"))
+        })
     }
 }
 
@@ -199,15 +213,93 @@ fn heed_all_signals() {
     }
 }
 
-/// Why a program cannot be started by this user.
-pub(super) fn explain(program: &str, path: &str, user: Uid, error: Errno) -> String {
-    let why = match error {
-        Errno::ENOENT if !program.contains('/') => format!("it is in no folder of PATH, {path}"),
-        Errno::ENOENT if Path::new(program).exists() => "the interpreter in its first line is not there".to_owned(),
-        Errno::ENOENT => "there is no such file".to_owned(),
-        Errno::EACCES => format!("{} may not execute it", name_of(user.as_raw())),
-        Errno::ENOEXEC => "it is no program: a script begins with `#!` and its interpreter".to_owned(),
+/// Why a program cannot be started by this user in a directory.
+pub(super) fn explain(program: &str, directory: &Path, path: &str, user: Uid, error: Errno) -> String {
+    let (user, is_path) = (name_of(user.as_raw()), program.contains('/'));
+    let found = places(program, directory, path).find_map(|place| Some((fs::metadata(&place).ok()?, place)));
+    let why = match (error, found) {
+        (Errno::ENOENT, None) if is_path => "there is no such file".to_owned(),
+        (Errno::ENOENT, None) => format!("it is in no folder of PATH, {path}"),
+        (Errno::ENOENT, Some((_, file))) => {
+            no_interpreter(&file).unwrap_or_else(|| "what loads it is not there".to_owned())
+        }
+        (Errno::EACCES, None) if is_path => format!("{user} may not look into its folder"),
+        (Errno::EACCES, None) => format!("it is in no folder of PATH that {user} may look into, {path}"),
+        (Errno::EACCES, Some((found, _))) if found.is_dir() => "it is a directory".to_owned(),
+        (Errno::EACCES, Some((found, _))) if found.mode() & 0o111 == 0 => {
+            "it is not executable: `chmod +x`, or name its interpreter before it".to_owned()
+        }
+        (Errno::EACCES, Some(_)) => format!("{user} may not execute it"),
+        (Errno::ENOEXEC, _) => "it is no program: a script begins with `#!` and its interpreter".to_owned(),
         _ => error.desc().to_owned(),
     };
-    format!("cannot start {program:?}: {why}")
+    let words: Vec<&str> = program.split_whitespace().collect();
+    let no_shell = match error {
+        Errno::ENOENT if words.len() > 1 => format!("; no shell reads it: write `command = {words:?}`"),
+        _ => String::new(),
+    };
+    format!("cannot start {program:?}: {why}{no_shell}")
+}
+
+/// Where a program may be.
+pub(super) fn places(program: &str, directory: &Path, path: &str) -> impl Iterator<Item = PathBuf> {
+    let folders = match program.contains('/') {
+        true => vec![PathBuf::new()],
+        false => split_paths(path).collect(),
+    };
+    folders.into_iter().map(move |folder| directory.join(folder).join(program))
+}
+
+/// That the interpreter of a script is not there; none: it is, or that is no script.
+pub(super) fn no_interpreter(script: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    fs::File::open(script).ok()?.take(MAX_INTERPRETER_BYTES).read_to_end(&mut start).ok()?;
+    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii_start();
+    let interpreter = line.split(|byte| matches!(byte, b' ' | b'\t')).next()?;
+    let path = Path::new(OsStr::from_bytes(interpreter));
+    if path.exists() {
+        return None;
+    }
+    let end = if line.ends_with(b"\r") { ", which ends in a carriage return" } else { "" };
+    Some(format!("the interpreter in its first line is not there, {path:?}{end}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_program_from_its_start_is_told_with_its_cure() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = folder.path();
+        fs::create_dir(at.join("folder")).expect("made");
+        for (name, text, mode) in [
+            ("plain", "", 0o644),
+            ("windows", "#!/bin/sh\r\nexit\r\n", 0o755),
+            ("lost", "#! /nowhere/php -q\n", 0o755),
+            ("elf", "\x7fELF", 0o755),
+        ] {
+            fs::write(at.join(name), text).expect("written");
+            fs::set_permissions(at.join(name), Permissions::from_mode(mode)).expect("it is ours");
+        }
+        let told = |program: &str, error| explain(program, at, "/bin", geteuid(), error);
+        for (program, error, why) in [
+            ("./none", Errno::ENOENT, "there is no such file"),
+            ("none", Errno::ENOENT, "it is in no folder of PATH, /bin"),
+            ("./lost", Errno::ENOENT, "the interpreter in its first line is not there, \"/nowhere/php\""),
+            ("./windows", Errno::ENOENT, "not there, \"/bin/sh\\r\", which ends in a carriage return"),
+            ("./elf", Errno::ENOENT, "what loads it is not there"),
+            ("./folder", Errno::EACCES, "it is a directory"),
+            ("./plain", Errno::EACCES, "it is not executable: `chmod +x`, or name its interpreter before it"),
+            ("./lost", Errno::EACCES, " may not execute it"),
+            ("none", Errno::EACCES, " may look into, /bin"),
+            ("php a.php", Errno::ENOENT, "; no shell reads it: write `command = [\"php\", \"a.php\"]`"),
+        ] {
+            let told = told(program, error);
+            assert!(told.ends_with(why), "{program}: {told}");
+        }
+    }
 }

@@ -1,17 +1,18 @@
 //! Preflight: what a worker needs of the machine, and would not find there.
 
-use std::env::split_paths;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups};
 
 use super::config::Config;
-use super::launch::{Identity, explain};
+use super::launch::{Identity, explain, no_interpreter, places};
 use super::process::{environment, identity};
+use crate::permissions::own::name_of;
 
 /// What is wrong with a setting of a worker on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,29 +45,48 @@ pub(crate) fn flaws(config: &Config) -> Vec<Flaw> {
         (Ok((user, identity)), None) => {
             let path = environment(config, user.as_ref()).into_iter().find(|(name, _)| name == "PATH");
             let user = identity.clone().unwrap_or_else(own_identity);
-            flaw_of_program(config, &directory, &path.map_or_else(String::new, |(_, path)| path), &user)
+            let path = path.map_or_else(String::new, |(_, path)| path);
+            flaw_of_directory(&directory, &user).or_else(|| flaw_of_program(config, &directory, &path, &user))
         }
         _ => None,
     };
-    runs.err().into_iter().chain(no_directory).chain(no_program).collect()
+    let too_many_files = flaw_of_max_files(config);
+    runs.err().into_iter().chain(no_directory).chain(no_program).chain(too_many_files).collect()
 }
 
 fn flaw_of_program(config: &Config, directory: &Path, path: &str, user: &Identity) -> Option<Flaw> {
     let program = config.command.first()?;
-    let places: Vec<PathBuf> = match program.contains('/') {
-        true => vec![directory.join(program)],
-        false => split_paths(path).map(|folder| directory.join(folder).join(program)).collect(),
-    };
     let mut error = Errno::ENOENT;
-    for found in places.iter().map(fs::metadata) {
-        match found {
-            Ok(found) if found.is_file() && may_execute(&found, user) => return None,
+    for place in places(program, directory, path) {
+        match fs::metadata(&place) {
+            Ok(found) if found.is_file() && may_execute(&found, user) => {
+                let why = no_interpreter(&place)?;
+                return Some(Flaw::new("command", format!("cannot start {program:?}: {why}")));
+            }
             Ok(_) => error = Errno::EACCES,
             Err(why) if why.kind() == io::ErrorKind::PermissionDenied => error = Errno::EACCES,
             Err(_) => {}
         }
     }
-    Some(Flaw::new("command", explain(program, path, Uid::from_raw(user.uid), error)))
+    Some(Flaw::new("command", explain(program, directory, path, Uid::from_raw(user.uid), error)))
+}
+
+/// That the user may not enter the directory, or one above it.
+fn flaw_of_directory(directory: &Path, user: &Identity) -> Option<Flaw> {
+    let is_closed = |folder: &&Path| fs::metadata(folder).is_ok_and(|found| !may_execute(&found, user));
+    let closed = directory.ancestors().filter(is_closed).last().filter(|_| user.uid != 0)?;
+    let why = format!("{} may not enter {}", name_of(user.uid), closed.display());
+    Some(Flaw::new("directory", format!("{why}; choose another, or have it opened")))
+}
+
+/// That a process cannot have so many descriptors.
+fn flaw_of_max_files(config: &Config) -> Option<Flaw> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let most = config.max_files.filter(|most| *most > hard && !geteuid().is_root())?;
+    let why = format!(
+        "{most} is more than the sidecar itself may have, {hard}; lower it, or raise `LimitNOFILE=` of its unit"
+    );
+    Some(Flaw::new("max_files", why))
 }
 
 fn may_execute(program: &fs::Metadata, user: &Identity) -> bool {
@@ -126,8 +146,24 @@ mod tests {
         assert_eq!(wrong, [format!("command: cannot start \"no-such-program\": {why}")]);
         let script = script.display().to_string();
         fs::set_permissions(&script, Permissions::from_mode(0o644)).expect("it is ours");
-        assert!(command(&script)[0].ends_with(" may not execute it"), "{:?}", command(&script));
+        assert!(command(&script)[0].ends_with("name its interpreter before it"), "{:?}", command(&script));
         fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("it is ours");
         assert_eq!(command(&script), Vec::<String>::new());
+        fs::write(&script, "#!/nowhere/php\n").expect("written");
+        assert!(command(&script)[0].contains("is not there, \"/nowhere/php\""), "{:?}", command(&script));
+    }
+
+    #[test]
+    fn a_directory_that_its_user_may_not_enter_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).expect("made");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("it is ours");
+        let stranger = Identity { uid: 54_321, gid: 54_321, groups: Vec::new() };
+        let told = flaw_of_directory(&inner, &stranger).map(|flaw| flaw.to_string());
+        let closed = folder.path().display();
+        let why = format!("directory: uid 54321 may not enter {closed}; choose another, or have it opened");
+        assert_eq!(told, Some(why));
+        assert_eq!(flaw_of_directory(&inner, &own_identity()), None);
     }
 }

@@ -135,7 +135,7 @@ fn value(text: &str) -> Value {
 fn key_and_value(text: &str) -> Result<(String, Value), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), self::value(value))),
-        _ => Err("expected KEY=VALUE".into()),
+        _ => Err("expected KEY=VALUE; by position with --json '[…]'".into()),
     }
 }
 

@@ -22,21 +22,21 @@ pub(crate) struct Worker {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    #[command(after_help = super::exit::HELP)]
+    #[command(after_help = super::exit::HELP, visible_aliases = ["status", "ps"])]
     List(list::List),
     #[command(after_help = super::exit::HELP)]
     /// Start those that do not run, and wait until they are ready
     Start(control::Targets),
     #[command(after_help = super::exit::HELP)]
     Stop(control::Stop),
-    #[command(after_help = super::exit::HELP)]
+    #[command(after_help = super::exit::HELP, visible_alias = "reload")]
     Restart(control::Restart),
     #[command(after_help = super::exit::HELP)]
     Scale(control::Scale),
     #[command(after_help = super::exit::HELP)]
     /// Send a signal to the process of each
     Signal(control::Signal),
-    #[command(after_help = super::exit::HELP)]
+    #[command(after_help = super::exit::HELP, visible_alias = "tail")]
     Logs(logs::Logs),
     #[command(after_help = super::exit::HELP)]
     Command(command::Command),
