@@ -87,6 +87,13 @@ pub struct Config {
     /// and one that takes more than this is killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kill_memory: Option<ByteSize>,
+    /// One that does not answer over its channel for so long is killed, however busy it is.
+    #[serde(
+        deserialize_with = "crate::rule::at_least_seconds::<_, 1>",
+        serialize_with = "humantime_serde::serialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub hang_timeout: Option<Duration>,
     /// How many descriptors a process may have open; none: as many as the sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_files: Option<u64>,
@@ -173,6 +180,7 @@ impl Default for Config {
             max_lifetime: None,
             max_memory: None,
             kill_memory: None,
+            hang_timeout: None,
             max_files: None,
             max_processes: None,
             watch: Vec::new(),

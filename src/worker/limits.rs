@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::future::pending;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytesize::ByteSize;
 use tokio::time::sleep;
@@ -42,6 +42,18 @@ pub(super) async fn soft(config: &Config, pid: i32) -> Passed {
 /// Waits until a process is not to go on, whatever it is doing.
 pub(super) async fn hard(config: &Config, pid: i32) -> Passed {
     Passed::Hard(takes_more(config.kill_memory, "kill_memory", pid).await)
+}
+
+/// Waits until a process has not answered over its channel for too long.
+pub(super) async fn silent(config: &Config, since: impl Fn() -> Option<SystemTime>) -> Passed {
+    let Some(most) = config.hang_timeout else { return pending().await };
+    loop {
+        sleep(LOOK_INTERVAL.min(most)).await;
+        if since().and_then(|since| since.elapsed().ok()).is_some_and(|silent| silent >= most) {
+            let most = humantime::format_duration(most);
+            return Passed::Hard(format!("it did not answer over its channel for hang_timeout, {most}"));
+        }
+    }
 }
 
 /// Waits until a process takes more memory than this setting allows.

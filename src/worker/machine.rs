@@ -109,6 +109,8 @@ pub(super) struct Machine {
     restarts: u64,
     /// Why the process before this one is no more, or cannot be had.
     why: String,
+    /// Whether that is for what it listens on.
+    had_no_socket: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +160,7 @@ impl Machine {
             actions: Vec::new(),
             restarts: 0,
             why: String::new(),
+            had_no_socket: false,
         }
     }
 
@@ -183,8 +186,12 @@ impl Machine {
         self.restarts
     }
 
-    pub(super) fn why(&self) -> &str {
-        &self.why
+    pub(super) fn why(&self) -> String {
+        match &self.successor {
+            Some(Child { pid: Some(pid), .. }) => format!("its successor, {pid}, is not ready yet"),
+            Some(Child { pid: None, .. }) => "its successor is starting".to_owned(),
+            None => self.why.clone(),
+        }
     }
 
     /// What the next process will be.
@@ -276,6 +283,7 @@ impl Machine {
     pub(super) fn began(&mut self, nth: u64, pid: i32) {
         if let Some(child) = self.child(nth) {
             child.pid = Some(pid);
+            tracing::info!(worker = self.name, pid, "a worker's process has begun");
         }
     }
 
@@ -284,13 +292,20 @@ impl Machine {
             self.restarts += 1;
             let old = self.current.replace(successor);
             self.retire(old, now + self.config.stop_timeout);
+            self.why.clear();
             if let Some(why) = self.passed.take() {
                 tracing::info!(worker = self.name, why, "a worker was replaced");
+                self.why = why;
             }
         }
         // One that was asked to end stays so.
         if let Some(child) = self.current.as_mut().filter(|child| child.nth == nth && child.phase == State::Starting) {
             child.phase = State::Running;
+            let (pid, after) = (child.pid, now.duration_since(child.begun));
+            tracing::info!(worker = self.name, pid, ?after, "a worker is ready");
+            if std::mem::take(&mut self.had_no_socket) {
+                self.why.clear();
+            }
         }
         self.settle(now);
     }
@@ -341,9 +356,13 @@ impl Machine {
 
     /// Nothing is left of a process.
     pub(super) fn ended(&mut self, nth: u64, ending: Ending, now: Instant) {
+        if let Some(child) = self.child(nth).filter(|child| child.phase == State::Stopping) {
+            let pid = child.pid;
+            tracing::info!(worker = self.name, pid, how = %ending, "a worker ended as it was asked to");
+        }
         self.retiring.retain(|child| child.nth != nth);
         if let Some(successor) = self.successor.take_if(|successor| successor.nth == nth) {
-            let why = successor.killed.unwrap_or_else(|| ending.before_it_was_ready());
+            let why = successor.killed.clone().unwrap_or_else(|| ending.before_it_was_ready());
             self.answer(|awaited| is_due(awaited, nth), Err(&why));
             if let Some(passed) = &self.passed {
                 tracing::error!(
@@ -354,6 +373,13 @@ impl Machine {
                 );
                 let pause = self.delays.delay();
                 self.pause_for(pause);
+            } else {
+                tracing::warn!(
+                    worker = self.name,
+                    pid = successor.pid,
+                    why,
+                    "no successor became ready: the worker goes on"
+                );
             }
         }
         if let Some(current) = self.current.take_if(|current| current.nth == nth) {
@@ -385,7 +411,8 @@ impl Machine {
         let no_socket = matches!(ending, Ending::NoSocket(_));
         let why = match child.killed {
             Some(why) => why,
-            None if was_ready => ending.to_string(),
+            // One that is to do something once may be quick.
+            None if was_ready || is_over && is_well => ending.to_string(),
             None => ending.before_it_was_ready(),
         };
         if was_ready && is_well {
@@ -397,8 +424,9 @@ impl Machine {
             self.current = Some(successor);
         } else if is_over {
             self.rest = State::Exited;
-            self.answer(|awaited| awaited != Awaited::End, Err(&why));
+            self.answer(|awaited| awaited != Awaited::End, if is_well { Ok(()) } else { Err(&why) });
         } else if no_socket {
+            self.had_no_socket = true;
             self.rest = State::Backoff;
             self.answer(|awaited| is_due(awaited, child.nth), Err(&why));
             let pause = self.delays.delay().min(MAX_SOCKET_DELAY);
@@ -575,6 +603,9 @@ fn refuse(done: Done, why: &str) {
 impl Ending {
     fn before_it_was_ready(&self) -> String {
         match self {
+            Self::Ended(end @ End::Exited(0)) => {
+                format!("it {end} before it was ready; a program has to stay in the foreground")
+            }
             Self::Ended(end) => format!("it {end} before it was ready"),
             Self::Failed(why) | Self::NoSocket(why) => why.clone(),
         }
@@ -855,7 +886,7 @@ mod tests {
         slot.exits(3, 0);
         assert_eq!(slot.answer(2), why("too much"));
         assert!(matches!(slot.exits(2, 0)[..], [Action::Pause(..)]));
-        assert_eq!((slot.machine.state(), slot.machine.why()), (State::Backoff, "too much"));
+        assert_eq!((slot.machine.state(), slot.machine.why()), (State::Backoff, "too much".to_owned()));
     }
 
     #[test]

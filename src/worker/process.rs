@@ -87,6 +87,8 @@ struct Process {
     pid: Pid,
     ended: Ended,
     group: Arc<Shared>,
+    /// Of its slot.
+    name: String,
     /// Its channel, which nobody can speak over once it has ended.
     channel: UnixStream,
     /// By which it is handed connections, where it is.
@@ -220,7 +222,8 @@ impl Launch {
         };
         let (pid, ended, socket) = launcher.spawn(name, output).map_err(failed)?;
         let connections = group.passing.clone().zip(handed.as_ref().map(|(ours, _)| ours.clone()));
-        let process = Process { pid, ended, group: group.clone(), channel: ours, connections, mark };
+        let process =
+            Process { pid, ended, group: group.clone(), name: name.to_owned(), channel: ours, connections, mark };
         launcher.record.add(pid, name, &process.mark);
         let text = spec.announce(&socket, &descriptors).map_err(failed)?;
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
@@ -256,20 +259,19 @@ async fn end(mut ended: Ended) -> End {
 
 impl Process {
     /// Keeps a process whose program has begun until it has ended.
-    async fn run(
-        &mut self,
-        mut progress: watch::Receiver<Progress>,
-        asked: &mut Deadline,
-        tell: impl Fn(News),
-    ) -> Ending {
+    async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: impl Fn(News)) -> Ending {
         let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
         let config = &group.config;
         let mut hard = pin!(async {
-            tell(News::Passed(limits::hard(config, pid).await));
+            let passed = tokio::select! {
+                passed = limits::hard(config, pid) => passed,
+                passed = limits::silent(config, || group.members.silent_since(pid)) => passed,
+            };
+            tell(News::Passed(passed));
             pending::<Infallible>().await
         });
         let outcome = tokio::select! {
-            ready = is_ready(config, &mut progress) => ready,
+            ready = is_ready(config, &progress) => ready,
             end = end(ended.clone()) => return Ending::Ended(end),
             never = &mut hard => match never {},
             () = is_asked(asked) => Ok(()),
@@ -333,7 +335,8 @@ impl Process {
                 },
                 () = sleep_until(next) => if is_signalled {
                     if until > begun {
-                        tracing::warn!(pid, after = ?until - begun, "a worker did not end in time, and is killed");
+                        let (worker, after) = (&self.name, until - begun);
+                        tracing::warn!(worker, pid, ?after, "a worker did not end in time, and is killed");
                     }
                     return self.kill().await;
                 },
@@ -378,17 +381,28 @@ impl Drop for Process {
 }
 
 /// Waits until a process is ready; or why it is not.
-async fn is_ready(config: &Config, progress: &mut watch::Receiver<Progress>) -> Result<(), String> {
+async fn is_ready(config: &Config, progress: &watch::Receiver<Progress>) -> Result<(), String> {
+    let mut until = progress.clone();
     let awaited = match config.ready {
         Ready::StaysUp => {
             sleep(config.ready_after).await;
             return Ok(());
         }
-        Ready::Connected => reached(progress, Progress::Connected),
-        Ready::Message => reached(progress, Progress::Ready),
+        Ready::Connected => reached(&mut until, Progress::Connected),
+        Ready::Message => reached(&mut until, Progress::Ready),
     };
-    let late = |_| format!("it was not ready within {:?}", config.ready_timeout);
-    timeout(config.ready_timeout, awaited).await.map_err(late)
+    timeout(config.ready_timeout, awaited).await.map_err(|_| {
+        let (time, has_connected) = (config.ready_timeout, *progress.borrow() >= Progress::Connected);
+        match config.ready {
+            Ready::Message if has_connected => {
+                format!("it did not report within {time:?} that it is ready, as by Roster\\Worker::ready()")
+            }
+            _ => format!(
+                "it did not connect over its channel within {time:?}; for a program without Roster\\Worker \
+                 `ready` is \"stays-up\""
+            ),
+        }
+    })
 }
 
 /// The user as whom a process runs; and as the kernel knows them, unless it is the sidecar's own.

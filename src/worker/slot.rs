@@ -95,7 +95,7 @@ impl Slot {
             since: *since,
             pid: machine.pid(),
             restarts: machine.restarts(),
-            why: machine.why().to_owned(),
+            why: machine.why(),
             retiring: machine.retiring(),
         }
     }

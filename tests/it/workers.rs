@@ -219,9 +219,9 @@ fn what_is_to_be_done_once_is_done_once_however_quickly_it_ends() {
     };
     let groups = once("never", 3, "never") + &once("well", 0, "on-failure");
     let roster = started(&slow(&groups));
-    for (name, code) in [("never", 3), ("well", 0)] {
+    for (name, why) in [("never", "it ended with code 3 before it was ready"), ("well", "it ended with code 0")] {
         let worker = becomes(&roster, &format!("{name}/1"), "EXITED");
-        assert_eq!(worker["why"], format!("it ended with code {code} before it was ready"));
+        assert_eq!(worker["why"], why);
         assert_eq!(fs::read_to_string(roster.folder().join(name)).expect("written"), "x\n");
     }
 }
@@ -458,7 +458,8 @@ fn what_ends_at_once_is_given_up_whatever_its_code() {
     let roster = started(&slow(&(codes.iter().map(group).collect::<String>() + &sh("web", SLEEPS, ""))));
     for code in codes {
         let given_up = becomes(&roster, &format!("code-{code}/1"), "FATAL");
-        assert_eq!(given_up["why"], format!("it ended with code {code} before it was ready"));
+        let why = given_up["why"].as_str().expect("a text");
+        assert!(why.starts_with(&format!("it ended with code {code} before it was ready")), "{why}");
     }
     running(&roster, "web/1");
     assert_eq!(zombies_of(roster.process().id()), 0);
@@ -1148,6 +1149,51 @@ fn a_worker_that_is_busy_with_what_nobody_called_keeps_its_channel_and_is_told_t
     });
     let worker = worker(&roster, "late/1");
     assert_eq!((pid(&worker), &worker["why"], &worker["restarts"]), (before, &json!(""), &json!(0)));
+}
+
+#[test]
+fn a_worker_that_hangs_for_too_long_is_killed_and_started_again() {
+    let mut roster = prepared(&in_php("web", "hang_timeout = \"1s\""));
+    roster.configure("[register]\n", "[register]\nping_interval = \"100ms\"\npong_timeout = \"100ms\"\n");
+    roster.write("worker.php", COMMANDED);
+    roster.run();
+    let before = running(&roster, "web/1");
+    assert!(answers(&roster, &["web", "hang", "--timeout", "100ms"])["web/1"].is_err());
+    eventually("another one runs", SOON, || {
+        let worker = look(&roster, "web/1")?;
+        ensure(worker["state"] == "RUNNING" && pid(&worker) != before, &worker)?;
+        let why = "it did not answer over its channel for hang_timeout, 1s";
+        ensure(worker["why"] == why, &worker)
+    });
+}
+
+#[test]
+fn the_log_tells_of_the_life_of_each_worker() {
+    let fails = "test -e {folder}/broken && exit 9; trap '' TERM; while :; do sleep 0.05; done";
+    let mut roster = prepared(&sh("web", fails, "stop_timeout = \"100ms\""));
+    roster.run();
+    let pid = running(&roster, "web/1");
+    let logged = |what: &str| {
+        let has_all = |line: &str| line.contains("web/1") && what.split(' ').all(|word| line.contains(word));
+        eventually(what, SOON, || ensure(roster.log().lines().any(has_all), roster.log()));
+    };
+    logged(&format!("INFO process has begun pid={pid}"));
+    logged(&format!("INFO is ready pid={pid}"));
+    roster.write("broken", "");
+    says(&roster, ["worker", "restart", "web"], 7);
+    logged("WARN no successor became ready code 9");
+    says(&roster, ["worker", "stop", "web"], 0);
+    logged(&format!("WARN did not end in time killed pid={pid}"));
+    logged(&format!("INFO ended as it was asked to pid={pid} SIGKILL"));
+}
+
+#[test]
+fn what_is_to_be_done_once_and_is_done_well_is_no_failure_however_quick_it_was() {
+    let roster = started(&slow(&sh("job", "exit 0", "restart = \"never\"")));
+    becomes(&roster, "job/1", "EXITED");
+    says(&roster, ["worker", "start", "job"], 0);
+    assert_eq!(becomes(&roster, "job/1", "EXITED")["why"], "it ended with code 0");
+    assert!(!roster.cli(["status"]).text().contains("NOT ALL RUNNING"));
 }
 
 #[test]

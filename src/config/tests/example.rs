@@ -42,6 +42,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
         max_lifetime: Some(Duration::from_secs(3_600)),
         max_memory: Some(ByteSize::mib(256)),
         kill_memory: Some(ByteSize::mib(512)),
+        hang_timeout: Some(Duration::from_secs(300)),
         max_files: Some(1_024),
         max_processes: Some(512),
         ..worker

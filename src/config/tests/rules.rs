@@ -188,7 +188,9 @@ fn no_worker_listens_where_another_part_does() {
 fn a_start_refuses_workers_that_nobody_could_run_or_name() {
     let text = "[[worker]]\nname = 'a b'\ncommand = ['']\nenvironment = { 'A=B' = '' }\nlisten = ['127.0.0.1:80']\n\
                 [[worker]]\ncommand = ['true']\ncount = 0\n[[worker]]\nname = 'a b'\nstop_signal = 'NOPE'\n\
-                max_lifetime = '9s'\n";
+                max_lifetime = '9s'\nenvironment = { ROSTER_PARAMS = '' }\nparams = { n = nan }\nkill_memory = '1MiB'\n\
+                max_memory = '2MiB'\nbalance = 'client-address'\n[[worker]]\nname = 'c'\ncommand = 'php a.php'\nexit_codes = [300]\n\
+                priority = 'high'\n";
     let told = mistakes(text, &[], &[]);
     for line in [
         "roster.toml:2: worker.0.name: \"a b\" is no name: expected letters, digits, `.`, `_` and `-`",
@@ -200,6 +202,13 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
         "roster.toml:9: worker.2.command: is required, there is no default",
         "roster.toml:10: worker.2.name: \"a b\" is the name of `worker.0.name`: give each a name of its own",
         "roster.toml:12: worker.2.max_lifetime: is too small: at least 10s",
+        "roster.toml:13: worker.2.environment: \"ROSTER_PARAMS\" is set by the sidecar",
+        "roster.toml:14: worker.2.params: has a number that JSON does not have: `nan` or `inf`",
+        "roster.toml:15: worker.2.kill_memory: is less than max_memory, 2.0 MiB: a process is killed before it is replaced",
+        "roster.toml:17: worker.2.balance: is of no use without `accept = \"sidecar\"`",
+        "roster.toml:20: worker.3.command: expected a list, found \"php a.php\"; write `[\"php\", \"a.php\"]`: no shell reads it",
+        "roster.toml:21: worker.3.exit_codes.0: expected a number from 0 to 255, found 300",
+        "roster.toml:22: worker.3.priority: expected a whole number, found \"high\"",
     ] {
         assert!(told.lines().any(|found| found == line), "{line} in\n{told}");
     }
