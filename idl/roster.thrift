@@ -216,6 +216,15 @@ struct ServiceQuery {
   4: optional string cursor
   /** Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text. */
   5: optional map<string, string> metadata
+  // What follows is of `instances` alone.
+  /** A requirement, as in Call. */
+  6: optional string version
+  /** The group that they must be in, as their registration has it; empty: none. */
+  7: optional string group
+  /** As the group. */
+  8: optional string zone
+  /** Whether only those are wanted that can be called now: those that `resolve` chooses among. */
+  9: optional bool callable
 }
 
 /** A service and how many instances it has. */
@@ -286,7 +295,7 @@ struct Instance {
   7: required string group
   /** Empty: none is given. */
   8: required string zone
-  /** 100 where none is given. It does not yet change who is called. */
+  /** 100 where none is given. How often it is chosen beside others; 0: never. */
   9: required i32 weight
   /** A JSON object. */
   10: required string metadata
@@ -370,14 +379,66 @@ struct MessagesReply {
   4: required bool reset
 }
 
-/** How a master is chosen among those that offer a service. */
+/** How one is chosen among those that will do. One of the weight 0 never is. */
 enum Balance {
-  /** Of two random ones, the one with fewer calls under way. */
+  /** Of two random ones, the one with fewer calls under way, which are counted of masters alone. */
   LEAST_OUTSTANDING = 1,
+  /** One after the other, whatever they weigh. */
   ROUND_ROBIN = 2,
+  /** Each as often as its weight among theirs. */
   RANDOM = 3,
-  /** The same one for the same `key`, as long as it is there. */
-  CONSISTENT_HASH = 4
+  /** The same one for the same `key`, as long as it is there. Of all keys, each has as many as its weight among theirs. */
+  CONSISTENT_HASH = 4,
+  /** Of two random ones, the one whose metadata report less `load`: a number, 0 where there is none. */
+  LEAST_LOAD = 5
+}
+
+/** Which instance of a service is wanted, and how it is chosen. */
+struct ResolveRequest {
+  /** `name@1.2.0` is the name in just that version. */
+  1: required string serviceName
+  /** A requirement, as in Call. Absent: the newest version of which one can be called. */
+  2: optional string version
+  /** As in ServiceQuery. */
+  3: optional string group
+  4: optional string zone
+  5: optional map<string, string> metadata
+  /** Absent: CONSISTENT_HASH with a key, else RANDOM. */
+  6: optional Balance balance
+  /** For CONSISTENT_HASH, at most 1,024 bytes. */
+  7: optional string key
+  /** The zone of the caller: as long as five of seven instances there can be called, none elsewhere is chosen; of fewer,
+   *  some calls go elsewhere; where there is none, all. */
+  8: optional string preferZone
+  /** Choose among this many, the same for the same `subsetKey` as long as they are there. Absent: among all. */
+  9: optional i32 subset
+  /** Who chooses, at most 1,024 bytes: the name of a host. */
+  10: optional string subsetKey
+  11: optional i64 maxAgeMs
+}
+
+struct ResolveReply {
+  1: required Instance instance
+  2: required Freshness freshness
+}
+
+struct ResolveManyRequest {
+  /** At most 64. Their `maxAgeMs` says nothing. */
+  1: required list<ResolveRequest> requests
+  2: optional i64 maxAgeMs
+}
+
+/** What one of several requests came to. */
+struct ResolveOutcome {
+  /** Absent: there is none. */
+  1: optional Instance instance
+  /** Why there is none. */
+  2: optional string error
+}
+
+struct ResolveManyReply {
+  1: required list<ResolveOutcome> outcomes
+  2: required Freshness freshness
 }
 
 /** One call of a method. */
@@ -866,6 +927,13 @@ exception NoMaster {
   2: required string message
 }
 
+/** No instance of the service is as it was asked for, or none can be called. */
+exception NoInstance {
+  1: required string serviceName
+  /** Says what leaves none: the service is unknown, none has such a version, none is in such a zone */
+  2: required string message
+}
+
 /** The master's own error; or the connection to it was lost with the call under way. */
 exception CallFailed {
   1: required string masterId
@@ -950,6 +1018,15 @@ service Roster {
   InstancesReply instances(1: ServiceQuery request)
     throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
             5: AccessDenied denied)
+
+  /** One instance of a service that can be called. */
+  ResolveReply resolve(1: ResolveRequest request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied,
+            10: NoInstance noInstance)
+
+  /** Several at one revision, each of a service: in the order of the requests. */
+  ResolveManyReply resolveMany(1: ResolveManyRequest request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /** As `watch`, for masters. */
   MastersWatchReply watchMasters(1: WatchMastersRequest request)

@@ -17,29 +17,41 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 use Thrift\Exception\TApplicationException;
 
 /**
- * How a master is chosen among those that offer a service.
+ * How one is chosen among those that will do. One of the weight 0 never is.
  */
 final class Balance
 {
     /**
-     * Of two random ones, the one with fewer calls under way.
+     * Of two random ones, the one with fewer calls under way, which are counted of masters alone.
      */
     const LEAST_OUTSTANDING = 1;
 
+    /**
+     * One after the other, whatever they weigh.
+     */
     const ROUND_ROBIN = 2;
 
+    /**
+     * Each as often as its weight among theirs.
+     */
     const RANDOM = 3;
 
     /**
-     * The same one for the same `key`, as long as it is there.
+     * The same one for the same `key`, as long as it is there. Of all keys, each has as many as its weight among theirs.
      */
     const CONSISTENT_HASH = 4;
+
+    /**
+     * Of two random ones, the one whose metadata report less `load`: a number, 0 where there is none.
+     */
+    const LEAST_LOAD = 5;
 
     static public $__names = array(
         1 => 'LEAST_OUTSTANDING',
         2 => 'ROUND_ROBIN',
         3 => 'RANDOM',
         4 => 'CONSISTENT_HASH',
+        5 => 'LEAST_LOAD',
     );
 }
 

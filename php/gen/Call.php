@@ -283,16 +283,16 @@ class Call
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->metadata = array();
-                        $_size118 = 0;
-                        $_ktype119 = 0;
-                        $_vtype120 = 0;
-                        $xfer += $input->readMapBegin($_ktype119, $_vtype120, $_size118);
-                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
-                            $key123 = '';
-                            $val124 = '';
-                            $xfer += $input->readString($key123);
-                            $xfer += $input->readString($val124);
-                            $this->metadata[$key123] = $val124;
+                        $_size141 = 0;
+                        $_ktype142 = 0;
+                        $_vtype143 = 0;
+                        $xfer += $input->readMapBegin($_ktype142, $_vtype143, $_size141);
+                        for ($_i145 = 0; $_i145 < $_size141; ++$_i145) {
+                            $key146 = '';
+                            $val147 = '';
+                            $xfer += $input->readString($key146);
+                            $xfer += $input->readString($val147);
+                            $this->metadata[$key146] = $val147;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -393,9 +393,9 @@ class Call
             }
             $xfer += $output->writeFieldBegin('metadata', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::STRING, count($this->metadata));
-            foreach ($this->metadata as $kiter125 => $viter126) {
-                $xfer += $output->writeString($kiter125);
-                $xfer += $output->writeString($viter126);
+            foreach ($this->metadata as $kiter148 => $viter149) {
+                $xfer += $output->writeString($kiter148);
+                $xfer += $output->writeString($viter149);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

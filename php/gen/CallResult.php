@@ -110,13 +110,13 @@ class CallResult
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size127 = 0;
-                        $_etype130 = 0;
-                        $xfer += $input->readListBegin($_etype130, $_size127);
-                        for ($_i131 = 0; $_i131 < $_size127; ++$_i131) {
-                            $elem132 = null;
-                            $xfer += $input->readString($elem132);
-                            $this->values []= $elem132;
+                        $_size150 = 0;
+                        $_etype153 = 0;
+                        $xfer += $input->readListBegin($_etype153, $_size150);
+                        for ($_i154 = 0; $_i154 < $_size150; ++$_i154) {
+                            $elem155 = null;
+                            $xfer += $input->readString($elem155);
+                            $this->values []= $elem155;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -164,8 +164,8 @@ class CallResult
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter133) {
-                $xfer += $output->writeString($iter133);
+            foreach ($this->values as $iter156) {
+                $xfer += $output->writeString($iter156);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -88,13 +88,13 @@ class CallValues
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size134 = 0;
-                        $_etype137 = 0;
-                        $xfer += $input->readListBegin($_etype137, $_size134);
-                        for ($_i138 = 0; $_i138 < $_size134; ++$_i138) {
-                            $elem139 = null;
-                            $xfer += $input->readString($elem139);
-                            $this->values []= $elem139;
+                        $_size157 = 0;
+                        $_etype160 = 0;
+                        $xfer += $input->readListBegin($_etype160, $_size157);
+                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
+                            $elem162 = null;
+                            $xfer += $input->readString($elem162);
+                            $this->values []= $elem162;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -129,8 +129,8 @@ class CallValues
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter140) {
-                $xfer += $output->writeString($iter140);
+            foreach ($this->values as $iter163) {
+                $xfer += $output->writeString($iter163);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

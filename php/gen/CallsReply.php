@@ -69,14 +69,14 @@ class CallsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size155 = 0;
-                        $_etype158 = 0;
-                        $xfer += $input->readListBegin($_etype158, $_size155);
-                        for ($_i159 = 0; $_i159 < $_size155; ++$_i159) {
-                            $elem160 = null;
-                            $elem160 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem160->read($input);
-                            $this->outcomes []= $elem160;
+                        $_size178 = 0;
+                        $_etype181 = 0;
+                        $xfer += $input->readListBegin($_etype181, $_size178);
+                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
+                            $elem183 = null;
+                            $elem183 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem183->read($input);
+                            $this->outcomes []= $elem183;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallsReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter161) {
-                $xfer += $iter161->write($output);
+            foreach ($this->outcomes as $iter184) {
+                $xfer += $iter184->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

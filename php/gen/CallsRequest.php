@@ -69,14 +69,14 @@ class CallsRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size148 = 0;
-                        $_etype151 = 0;
-                        $xfer += $input->readListBegin($_etype151, $_size148);
-                        for ($_i152 = 0; $_i152 < $_size148; ++$_i152) {
-                            $elem153 = null;
-                            $elem153 = new \Roster\Thrift\Call();
-                            $xfer += $elem153->read($input);
-                            $this->calls []= $elem153;
+                        $_size171 = 0;
+                        $_etype174 = 0;
+                        $xfer += $input->readListBegin($_etype174, $_size171);
+                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
+                            $elem176 = null;
+                            $elem176 = new \Roster\Thrift\Call();
+                            $xfer += $elem176->read($input);
+                            $this->calls []= $elem176;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallsRequest
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter154) {
-                $xfer += $iter154->write($output);
+            foreach ($this->calls as $iter177) {
+                $xfer += $iter177->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

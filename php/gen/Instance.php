@@ -130,7 +130,7 @@ class Instance
      */
     public $zone = null;
     /**
-     * 100 where none is given. It does not yet change who is called.
+     * 100 where none is given. How often it is chosen beside others; 0: never.
      * 
      * @var int
      */

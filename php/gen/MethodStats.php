@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size169 = 0;
-                        $_etype172 = 0;
-                        $xfer += $input->readListBegin($_etype172, $_size169);
-                        for ($_i173 = 0; $_i173 < $_size169; ++$_i173) {
-                            $elem174 = null;
-                            $xfer += $input->readI64($elem174);
-                            $this->histogram []= $elem174;
+                        $_size192 = 0;
+                        $_etype195 = 0;
+                        $xfer += $input->readListBegin($_etype195, $_size192);
+                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
+                            $elem197 = null;
+                            $xfer += $input->readI64($elem197);
+                            $this->histogram []= $elem197;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter175) {
-                $xfer += $output->writeI64($iter175);
+            foreach ($this->histogram as $iter198) {
+                $xfer += $output->writeI64($iter198);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

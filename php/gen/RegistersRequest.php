@@ -71,14 +71,14 @@ class RegistersRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size162 = 0;
-                        $_etype165 = 0;
-                        $xfer += $input->readListBegin($_etype165, $_size162);
-                        for ($_i166 = 0; $_i166 < $_size162; ++$_i166) {
-                            $elem167 = null;
-                            $elem167 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem167->read($input);
-                            $this->registers []= $elem167;
+                        $_size185 = 0;
+                        $_etype188 = 0;
+                        $xfer += $input->readListBegin($_etype188, $_size185);
+                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
+                            $elem190 = null;
+                            $elem190 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem190->read($input);
+                            $this->registers []= $elem190;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class RegistersRequest
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter168) {
-                $xfer += $iter168->write($output);
+            foreach ($this->registers as $iter191) {
+                $xfer += $iter191->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -740,6 +740,151 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("instances failed: unknown result");
     }
 
+    public function resolve(\Roster\Thrift\ResolveRequest $request)
+    {
+        $this->send_resolve($request);
+        return $this->recv_resolve();
+    }
+
+    public function send_resolve(\Roster\Thrift\ResolveRequest $request)
+    {
+        $args = new \Roster\Thrift\Roster_resolve_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'resolve',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('resolve', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_resolve()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_resolve_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_resolve_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notReady !== null) {
+            throw $result->notReady;
+        }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        if ($result->noInstance !== null) {
+            throw $result->noInstance;
+        }
+        throw new \Exception("resolve failed: unknown result");
+    }
+
+    public function resolveMany(\Roster\Thrift\ResolveManyRequest $request)
+    {
+        $this->send_resolveMany($request);
+        return $this->recv_resolveMany();
+    }
+
+    public function send_resolveMany(\Roster\Thrift\ResolveManyRequest $request)
+    {
+        $args = new \Roster\Thrift\Roster_resolveMany_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'resolveMany',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('resolveMany', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_resolveMany()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_resolveMany_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_resolveMany_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notReady !== null) {
+            throw $result->notReady;
+        }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("resolveMany failed: unknown result");
+    }
+
     public function watchMasters(\Roster\Thrift\WatchMastersRequest $request)
     {
         $this->send_watchMasters($request);

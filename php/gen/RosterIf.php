@@ -131,6 +131,29 @@ interface RosterIf
      */
     public function instances(\Roster\Thrift\ServiceQuery $request);
     /**
+     * One instance of a service that can be called.
+     * 
+     * @param \Roster\Thrift\ResolveRequest $request
+     * @return \Roster\Thrift\ResolveReply
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\NoInstance
+     */
+    public function resolve(\Roster\Thrift\ResolveRequest $request);
+    /**
+     * Several at one revision, each of a service: in the order of the requests.
+     * 
+     * @param \Roster\Thrift\ResolveManyRequest $request
+     * @return \Roster\Thrift\ResolveManyReply
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function resolveMany(\Roster\Thrift\ResolveManyRequest $request);
+    /**
      * As `watch`, for masters.
      * 
      * @param \Roster\Thrift\WatchMastersRequest $request

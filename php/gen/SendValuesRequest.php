@@ -84,13 +84,13 @@ class SendValuesRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size141 = 0;
-                        $_etype144 = 0;
-                        $xfer += $input->readListBegin($_etype144, $_size141);
-                        for ($_i145 = 0; $_i145 < $_size141; ++$_i145) {
-                            $elem146 = null;
-                            $xfer += $input->readString($elem146);
-                            $this->values []= $elem146;
+                        $_size164 = 0;
+                        $_etype167 = 0;
+                        $xfer += $input->readListBegin($_etype167, $_size164);
+                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
+                            $elem169 = null;
+                            $xfer += $input->readString($elem169);
+                            $this->values []= $elem169;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class SendValuesRequest
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter147) {
-                $xfer += $output->writeString($iter147);
+            foreach ($this->values as $iter170) {
+                $xfer += $output->writeString($iter170);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -57,6 +57,26 @@ class ServiceQuery
                 'type' => TType::STRING,
                 ),
         ),
+        6 => array(
+            'var' => 'version',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        7 => array(
+            'var' => 'group',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        8 => array(
+            'var' => 'zone',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        9 => array(
+            'var' => 'callable',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -87,6 +107,30 @@ class ServiceQuery
      * @var array
      */
     public $metadata = null;
+    /**
+     * A requirement, as in Call.
+     * 
+     * @var string
+     */
+    public $version = null;
+    /**
+     * The group that they must be in, as their registration has it; empty: none.
+     * 
+     * @var string
+     */
+    public $group = null;
+    /**
+     * As the group.
+     * 
+     * @var string
+     */
+    public $zone = null;
+    /**
+     * Whether only those are wanted that can be called now: those that `resolve` chooses among.
+     * 
+     * @var bool
+     */
+    public $callable = null;
 
     public function __construct($vals = null)
     {
@@ -105,6 +149,18 @@ class ServiceQuery
             }
             if (isset($vals['metadata'])) {
                 $this->metadata = $vals['metadata'];
+            }
+            if (isset($vals['version'])) {
+                $this->version = $vals['version'];
+            }
+            if (isset($vals['group'])) {
+                $this->group = $vals['group'];
+            }
+            if (isset($vals['zone'])) {
+                $this->zone = $vals['zone'];
+            }
+            if (isset($vals['callable'])) {
+                $this->callable = $vals['callable'];
             }
         }
     }
@@ -175,6 +231,34 @@ class ServiceQuery
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 6:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->version);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 7:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->group);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 8:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->zone);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 9:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->callable);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -220,6 +304,26 @@ class ServiceQuery
                 $xfer += $output->writeString($viter66);
             }
             $output->writeMapEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->version !== null) {
+            $xfer += $output->writeFieldBegin('version', TType::STRING, 6);
+            $xfer += $output->writeString($this->version);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->group !== null) {
+            $xfer += $output->writeFieldBegin('group', TType::STRING, 7);
+            $xfer += $output->writeString($this->group);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->zone !== null) {
+            $xfer += $output->writeFieldBegin('zone', TType::STRING, 8);
+            $xfer += $output->writeString($this->zone);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->callable !== null) {
+            $xfer += $output->writeFieldBegin('callable', TType::BOOL, 9);
+            $xfer += $output->writeBool($this->callable);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -286,13 +286,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size183 = 0;
-                        $_etype186 = 0;
-                        $xfer += $input->readListBegin($_etype186, $_size183);
-                        for ($_i187 = 0; $_i187 < $_size183; ++$_i187) {
-                            $elem188 = null;
-                            $xfer += $input->readString($elem188);
-                            $this->roots []= $elem188;
+                        $_size206 = 0;
+                        $_etype209 = 0;
+                        $xfer += $input->readListBegin($_etype209, $_size206);
+                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
+                            $elem211 = null;
+                            $xfer += $input->readString($elem211);
+                            $this->roots []= $elem211;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -358,13 +358,13 @@ class SourceStatus
                 case 14:
                     if ($ftype == TType::LST) {
                         $this->supplies = array();
-                        $_size189 = 0;
-                        $_etype192 = 0;
-                        $xfer += $input->readListBegin($_etype192, $_size189);
-                        for ($_i193 = 0; $_i193 < $_size189; ++$_i193) {
-                            $elem194 = null;
-                            $xfer += $input->readI32($elem194);
-                            $this->supplies []= $elem194;
+                        $_size212 = 0;
+                        $_etype215 = 0;
+                        $xfer += $input->readListBegin($_etype215, $_size212);
+                        for ($_i216 = 0; $_i216 < $_size212; ++$_i216) {
+                            $elem217 = null;
+                            $xfer += $input->readI32($elem217);
+                            $this->supplies []= $elem217;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -411,8 +411,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter195) {
-                $xfer += $output->writeString($iter195);
+            foreach ($this->roots as $iter218) {
+                $xfer += $output->writeString($iter218);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -463,8 +463,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('supplies', TType::LST, 14);
             $output->writeListBegin(TType::I32, count($this->supplies));
-            foreach ($this->supplies as $iter196) {
-                $xfer += $output->writeI32($iter196);
+            foreach ($this->supplies as $iter219) {
+                $xfer += $output->writeI32($iter219);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

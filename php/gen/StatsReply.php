@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size176 = 0;
-                        $_etype179 = 0;
-                        $xfer += $input->readListBegin($_etype179, $_size176);
-                        for ($_i180 = 0; $_i180 < $_size176; ++$_i180) {
-                            $elem181 = null;
-                            $elem181 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem181->read($input);
-                            $this->methods []= $elem181;
+                        $_size199 = 0;
+                        $_etype202 = 0;
+                        $xfer += $input->readListBegin($_etype202, $_size199);
+                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
+                            $elem204 = null;
+                            $elem204 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem204->read($input);
+                            $this->methods []= $elem204;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter182) {
-                $xfer += $iter182->write($output);
+            foreach ($this->methods as $iter205) {
+                $xfer += $iter205->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

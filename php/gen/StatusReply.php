@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size246 = 0;
-                        $_etype249 = 0;
-                        $xfer += $input->readListBegin($_etype249, $_size246);
-                        for ($_i250 = 0; $_i250 < $_size246; ++$_i250) {
-                            $elem251 = null;
-                            $elem251 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem251->read($input);
-                            $this->sources []= $elem251;
+                        $_size269 = 0;
+                        $_etype272 = 0;
+                        $xfer += $input->readListBegin($_etype272, $_size269);
+                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
+                            $elem274 = null;
+                            $elem274 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem274->read($input);
+                            $this->sources []= $elem274;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,16 +295,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size252 = 0;
-                        $_ktype253 = 0;
-                        $_vtype254 = 0;
-                        $xfer += $input->readMapBegin($_ktype253, $_vtype254, $_size252);
-                        for ($_i256 = 0; $_i256 < $_size252; ++$_i256) {
-                            $key257 = '';
-                            $val258 = 0;
-                            $xfer += $input->readString($key257);
-                            $xfer += $input->readI64($val258);
-                            $this->counters[$key257] = $val258;
+                        $_size275 = 0;
+                        $_ktype276 = 0;
+                        $_vtype277 = 0;
+                        $xfer += $input->readMapBegin($_ktype276, $_vtype277, $_size275);
+                        for ($_i279 = 0; $_i279 < $_size275; ++$_i279) {
+                            $key280 = '';
+                            $val281 = 0;
+                            $xfer += $input->readString($key280);
+                            $xfer += $input->readI64($val281);
+                            $this->counters[$key280] = $val281;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -314,16 +314,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size259 = 0;
-                        $_ktype260 = 0;
-                        $_vtype261 = 0;
-                        $xfer += $input->readMapBegin($_ktype260, $_vtype261, $_size259);
-                        for ($_i263 = 0; $_i263 < $_size259; ++$_i263) {
-                            $key264 = '';
-                            $val265 = 0;
-                            $xfer += $input->readString($key264);
-                            $xfer += $input->readI64($val265);
-                            $this->limits[$key264] = $val265;
+                        $_size282 = 0;
+                        $_ktype283 = 0;
+                        $_vtype284 = 0;
+                        $xfer += $input->readMapBegin($_ktype283, $_vtype284, $_size282);
+                        for ($_i286 = 0; $_i286 < $_size282; ++$_i286) {
+                            $key287 = '';
+                            $val288 = 0;
+                            $xfer += $input->readString($key287);
+                            $xfer += $input->readI64($val288);
+                            $this->limits[$key287] = $val288;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size266 = 0;
-                        $_etype269 = 0;
-                        $xfer += $input->readListBegin($_etype269, $_size266);
-                        for ($_i270 = 0; $_i270 < $_size266; ++$_i270) {
-                            $elem271 = null;
-                            $xfer += $input->readString($elem271);
-                            $this->portsTaken []= $elem271;
+                        $_size289 = 0;
+                        $_etype292 = 0;
+                        $xfer += $input->readListBegin($_etype292, $_size289);
+                        for ($_i293 = 0; $_i293 < $_size289; ++$_i293) {
+                            $elem294 = null;
+                            $xfer += $input->readString($elem294);
+                            $this->portsTaken []= $elem294;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size272 = 0;
-                        $_etype275 = 0;
-                        $xfer += $input->readSetBegin($_etype275, $_size272);
-                        for ($_i276 = 0; $_i276 < $_size272; ++$_i276) {
-                            $elem277 = null;
-                            $xfer += $input->readString($elem277);
-                            $this->capabilities[$elem277] = true;
+                        $_size295 = 0;
+                        $_etype298 = 0;
+                        $xfer += $input->readSetBegin($_etype298, $_size295);
+                        for ($_i299 = 0; $_i299 < $_size295; ++$_i299) {
+                            $elem300 = null;
+                            $xfer += $input->readString($elem300);
+                            $this->capabilities[$elem300] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size278 = 0;
-                        $_ktype279 = 0;
-                        $_vtype280 = 0;
-                        $xfer += $input->readMapBegin($_ktype279, $_vtype280, $_size278);
-                        for ($_i282 = 0; $_i282 < $_size278; ++$_i282) {
-                            $key283 = 0;
-                            $val284 = 0;
-                            $xfer += $input->readI32($key283);
-                            $xfer += $input->readI32($val284);
-                            $this->workers[$key283] = $val284;
+                        $_size301 = 0;
+                        $_ktype302 = 0;
+                        $_vtype303 = 0;
+                        $xfer += $input->readMapBegin($_ktype302, $_vtype303, $_size301);
+                        for ($_i305 = 0; $_i305 < $_size301; ++$_i305) {
+                            $key306 = 0;
+                            $val307 = 0;
+                            $xfer += $input->readI32($key306);
+                            $xfer += $input->readI32($val307);
+                            $this->workers[$key306] = $val307;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter285) {
-                $xfer += $iter285->write($output);
+            foreach ($this->sources as $iter308) {
+                $xfer += $iter308->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter286 => $viter287) {
-                $xfer += $output->writeString($kiter286);
-                $xfer += $output->writeI64($viter287);
+            foreach ($this->counters as $kiter309 => $viter310) {
+                $xfer += $output->writeString($kiter309);
+                $xfer += $output->writeI64($viter310);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter288 => $viter289) {
-                $xfer += $output->writeString($kiter288);
-                $xfer += $output->writeI64($viter289);
+            foreach ($this->limits as $kiter311 => $viter312) {
+                $xfer += $output->writeString($kiter311);
+                $xfer += $output->writeI64($viter312);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter290) {
-                $xfer += $output->writeString($iter290);
+            foreach ($this->portsTaken as $iter313) {
+                $xfer += $output->writeString($iter313);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter291 => $iter292) {
-                $xfer += $output->writeString($iter291);
+            foreach ($this->capabilities as $iter314 => $iter315) {
+                $xfer += $output->writeString($iter314);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter293 => $viter294) {
-                $xfer += $output->writeI32($kiter293);
-                $xfer += $output->writeI32($viter294);
+            foreach ($this->workers as $kiter316 => $viter317) {
+                $xfer += $output->writeI32($kiter316);
+                $xfer += $output->writeI32($viter317);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

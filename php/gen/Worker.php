@@ -307,13 +307,13 @@ class Worker
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->retiring = array();
-                        $_size197 = 0;
-                        $_etype200 = 0;
-                        $xfer += $input->readListBegin($_etype200, $_size197);
-                        for ($_i201 = 0; $_i201 < $_size197; ++$_i201) {
-                            $elem202 = null;
-                            $xfer += $input->readI32($elem202);
-                            $this->retiring []= $elem202;
+                        $_size220 = 0;
+                        $_etype223 = 0;
+                        $xfer += $input->readListBegin($_etype223, $_size220);
+                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
+                            $elem225 = null;
+                            $xfer += $input->readI32($elem225);
+                            $this->retiring []= $elem225;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -415,8 +415,8 @@ class Worker
             }
             $xfer += $output->writeFieldBegin('retiring', TType::LST, 9);
             $output->writeListBegin(TType::I32, count($this->retiring));
-            foreach ($this->retiring as $iter203) {
-                $xfer += $output->writeI32($iter203);
+            foreach ($this->retiring as $iter226) {
+                $xfer += $output->writeI32($iter226);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

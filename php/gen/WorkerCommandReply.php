@@ -71,14 +71,14 @@ class WorkerCommandReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->answers = array();
-                        $_size239 = 0;
-                        $_etype242 = 0;
-                        $xfer += $input->readListBegin($_etype242, $_size239);
-                        for ($_i243 = 0; $_i243 < $_size239; ++$_i243) {
-                            $elem244 = null;
-                            $elem244 = new \Roster\Thrift\WorkerAnswer();
-                            $xfer += $elem244->read($input);
-                            $this->answers []= $elem244;
+                        $_size262 = 0;
+                        $_etype265 = 0;
+                        $xfer += $input->readListBegin($_etype265, $_size262);
+                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
+                            $elem267 = null;
+                            $elem267 = new \Roster\Thrift\WorkerAnswer();
+                            $xfer += $elem267->read($input);
+                            $this->answers []= $elem267;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class WorkerCommandReply
             }
             $xfer += $output->writeFieldBegin('answers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->answers));
-            foreach ($this->answers as $iter245) {
-                $xfer += $iter245->write($output);
+            foreach ($this->answers as $iter268) {
+                $xfer += $iter268->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

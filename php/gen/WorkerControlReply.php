@@ -99,14 +99,14 @@ class WorkerControlReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size225 = 0;
-                        $_etype228 = 0;
-                        $xfer += $input->readListBegin($_etype228, $_size225);
-                        for ($_i229 = 0; $_i229 < $_size225; ++$_i229) {
-                            $elem230 = null;
-                            $elem230 = new \Roster\Thrift\WorkerOutcome();
-                            $xfer += $elem230->read($input);
-                            $this->outcomes []= $elem230;
+                        $_size248 = 0;
+                        $_etype251 = 0;
+                        $xfer += $input->readListBegin($_etype251, $_size248);
+                        for ($_i252 = 0; $_i252 < $_size248; ++$_i252) {
+                            $elem253 = null;
+                            $elem253 = new \Roster\Thrift\WorkerOutcome();
+                            $xfer += $elem253->read($input);
+                            $this->outcomes []= $elem253;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class WorkerControlReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter231) {
-                $xfer += $iter231->write($output);
+            foreach ($this->outcomes as $iter254) {
+                $xfer += $iter254->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -97,14 +97,14 @@ class WorkerOutputReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->lines = array();
-                        $_size232 = 0;
-                        $_etype235 = 0;
-                        $xfer += $input->readListBegin($_etype235, $_size232);
-                        for ($_i236 = 0; $_i236 < $_size232; ++$_i236) {
-                            $elem237 = null;
-                            $elem237 = new \Roster\Thrift\WorkerLine();
-                            $xfer += $elem237->read($input);
-                            $this->lines []= $elem237;
+                        $_size255 = 0;
+                        $_etype258 = 0;
+                        $xfer += $input->readListBegin($_etype258, $_size255);
+                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
+                            $elem260 = null;
+                            $elem260 = new \Roster\Thrift\WorkerLine();
+                            $xfer += $elem260->read($input);
+                            $this->lines []= $elem260;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class WorkerOutputReply
             }
             $xfer += $output->writeFieldBegin('lines', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->lines));
-            foreach ($this->lines as $iter238) {
-                $xfer += $iter238->write($output);
+            foreach ($this->lines as $iter261) {
+                $xfer += $iter261->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -85,14 +85,14 @@ class WorkersReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->workers = array();
-                        $_size218 = 0;
-                        $_etype221 = 0;
-                        $xfer += $input->readListBegin($_etype221, $_size218);
-                        for ($_i222 = 0; $_i222 < $_size218; ++$_i222) {
-                            $elem223 = null;
-                            $elem223 = new \Roster\Thrift\Worker();
-                            $xfer += $elem223->read($input);
-                            $this->workers []= $elem223;
+                        $_size241 = 0;
+                        $_etype244 = 0;
+                        $xfer += $input->readListBegin($_etype244, $_size241);
+                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
+                            $elem246 = null;
+                            $elem246 = new \Roster\Thrift\Worker();
+                            $xfer += $elem246->read($input);
+                            $this->workers []= $elem246;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkersReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->workers));
-            foreach ($this->workers as $iter224) {
-                $xfer += $iter224->write($output);
+            foreach ($this->workers as $iter247) {
+                $xfer += $iter247->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -117,14 +117,14 @@ class WorkersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size204 = 0;
-                        $_etype207 = 0;
-                        $xfer += $input->readListBegin($_etype207, $_size204);
-                        for ($_i208 = 0; $_i208 < $_size204; ++$_i208) {
-                            $elem209 = null;
-                            $elem209 = new \Roster\Thrift\Worker();
-                            $xfer += $elem209->read($input);
-                            $this->changes []= $elem209;
+                        $_size227 = 0;
+                        $_etype230 = 0;
+                        $xfer += $input->readListBegin($_etype230, $_size227);
+                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
+                            $elem232 = null;
+                            $elem232 = new \Roster\Thrift\Worker();
+                            $xfer += $elem232->read($input);
+                            $this->changes []= $elem232;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -134,13 +134,13 @@ class WorkersWatchReply
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->removed = array();
-                        $_size210 = 0;
-                        $_etype213 = 0;
-                        $xfer += $input->readListBegin($_etype213, $_size210);
-                        for ($_i214 = 0; $_i214 < $_size210; ++$_i214) {
-                            $elem215 = null;
-                            $xfer += $input->readString($elem215);
-                            $this->removed []= $elem215;
+                        $_size233 = 0;
+                        $_etype236 = 0;
+                        $xfer += $input->readListBegin($_etype236, $_size233);
+                        for ($_i237 = 0; $_i237 < $_size233; ++$_i237) {
+                            $elem238 = null;
+                            $xfer += $input->readString($elem238);
+                            $this->removed []= $elem238;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -181,8 +181,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter216) {
-                $xfer += $iter216->write($output);
+            foreach ($this->changes as $iter239) {
+                $xfer += $iter239->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -193,8 +193,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('removed', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->removed));
-            foreach ($this->removed as $iter217) {
-                $xfer += $output->writeString($iter217);
+            foreach ($this->removed as $iter240) {
+                $xfer += $output->writeString($iter240);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -222,6 +222,7 @@ mod tests {
             "watch",
             "masters",
             "services",
+            "resolve",
             "call",
             "broadcast",
             "registers",

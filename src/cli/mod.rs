@@ -18,6 +18,7 @@ mod ls;
 mod man_pages;
 mod masters;
 mod registers;
+mod resolve;
 mod sample;
 mod serve;
 mod services;
@@ -54,6 +55,8 @@ enum Command {
     Masters(masters::Masters),
     #[command(after_help = exit::HELP)]
     Services(services::Services),
+    #[command(after_help = exit::HELP)]
+    Resolve(resolve::Resolve),
     #[command(after_help = exit::HELP)]
     Call(call::Call),
     #[command(after_help = exit::HELP)]
@@ -101,6 +104,7 @@ impl Cli {
             Command::Watch(watch) => watch.run(),
             Command::Masters(masters) => masters.run(),
             Command::Services(services) => services.run(),
+            Command::Resolve(resolve) => resolve.run(),
             Command::Call(call) => call.run(),
             Command::Broadcast(broadcast) => broadcast.run(),
             Command::Registers(registers) => registers.run(),

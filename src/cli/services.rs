@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use roster::model::view;
+use roster::model::{address, view};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{Endpoint, Instance, InstanceState, ServiceQuery, ServiceSummary, ServicesReply};
 use serde_json::{Value, json};
@@ -133,8 +133,7 @@ fn state(state: InstanceState) -> String {
 fn endpoint(Endpoint { name, protocol, host, port }: &Endpoint) -> String {
     let name = if name.is_empty() { String::new() } else { format!("{name}=") };
     let protocol = if protocol.is_empty() { String::new() } else { format!("{protocol}://") };
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    format!("{name}{protocol}{host}:{port}")
+    format!("{name}{protocol}{}", address(host, port))
 }
 
 #[cfg(test)]

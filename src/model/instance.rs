@@ -1,6 +1,7 @@
 //! Instances: the places where a service can be had.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use rmpv::Value;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use super::master::{has_metadata, packed_bytes};
+use super::master::{has_metadata, metadatum, packed_bytes};
 use super::{MAX_SERVICE_BYTES, NodePath, Revision, Service};
 
 /// The most endpoints of an instance.
@@ -162,6 +163,24 @@ impl Instance {
         })
     }
 
+    /// The endpoint of the service itself: the one without a name, or else the first.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|it| it.name.is_empty()).or(self.endpoints.first())
+    }
+
+    /// What tells it from others where one is chosen by a key: the id of a master, or the address of its endpoint.
+    pub fn address(&self) -> String {
+        match (self.master(), self.endpoint()) {
+            (Some(id), _) => id.to_string(),
+            (None, Some(Endpoint { host, port, .. })) => address(host, *port),
+            (None, None) => String::new(),
+        }
+    }
+
+    pub fn metadatum(&self, key: &str) -> Option<&Value> {
+        metadatum(&self.metadata, key)
+    }
+
     /// As [`Service::has_metadata`].
     pub fn has_metadata(&self, wanted: &BTreeMap<String, String>) -> bool {
         has_metadata(&self.metadata, wanted)
@@ -198,6 +217,28 @@ impl Endpoint {
             // One address may be written in several ways.
             Ok(host) => format!("{protocol}{scheme}[{host}]:{port}"),
             Err(_) => format!("{protocol}{scheme}{host}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Instance {
+    /// One that is reached at `host:port`.
+    pub(crate) fn at(service: &str, address: &str) -> Self {
+        let (host, port) = address.rsplit_once(':').expect("host:port");
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let port = port.parse().expect("a port");
+        let record = Record::Node(NodePath::parse(&format!("/{service}/{address}")).expect("a path"));
+        Self {
+            service: service.into(),
+            version: Version::new(1, 0, 0),
+            group: "".into(),
+            zone: "".into(),
+            weight: DEFAULT_WEIGHT,
+            metadata: Value::Map(vec![]).into(),
+            state: InstanceState::Up,
+            endpoints: [Endpoint { name: String::new(), protocol: "http".into(), host, port }].into(),
+            provenance: [Provenance { source: "zk".into(), record, decoder: Decoder::Tunnel, since: 1 }].into(),
         }
     }
 }
@@ -248,6 +289,11 @@ impl Format {
             Format::Raw => "raw",
         }
     }
+}
+
+/// `host:port`; an address of IPv6 in brackets.
+pub fn address(host: &str, port: impl Display) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// A weight as a number, or as a text of one.

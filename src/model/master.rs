@@ -87,7 +87,7 @@ impl Service {
     }
 }
 
-fn metadatum<'a>(metadata: &'a Value, key: &str) -> Option<&'a Value> {
+pub(super) fn metadatum<'a>(metadata: &'a Value, key: &str) -> Option<&'a Value> {
     let entries = metadata.as_map()?;
     entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
 }

@@ -229,7 +229,7 @@ impl Directory {
                 after.is_some_and(|(last, after)| version == last && provider.id.as_ref() <= after)
             };
             let providers = providers.iter().skip_while(is_past);
-            providers.flat_map(|Provider { id, instances }| instances.iter().map(move |instance| (id, instance)))
+            providers.flat_map(|Provider { id, instances, .. }| instances.iter().map(move |instance| (id, instance)))
         })
     }
 
@@ -347,7 +347,7 @@ impl Directory {
         }
         self.retired.forget(&name);
         let providers = self.services.entry(name).or_default().entry(version).or_default();
-        providers.insert(Provider { id: id.clone(), instances });
+        providers.insert(Provider::new(id.clone(), instances));
     }
 
     fn withdraw(&mut self, id: &str, name: &str, version: &Version) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use semver::Version;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::Instance;
 
@@ -23,6 +24,8 @@ pub struct InstanceSet {
     providers: OrdMap<usize, Provider>,
     /// How many of them nodes register.
     registered: usize,
+    /// How many providers have each weight.
+    weights: OrdMap<u32, usize>,
     /// How often one has been chosen by turns, of all sets that came from one another.
     turns: Arc<AtomicUsize>,
 }
@@ -34,6 +37,27 @@ pub struct Provider {
     pub id: Arc<str>,
     /// One, but for a master that offers it under two names (`mail@1`, `mail@1.0`).
     pub instances: Arc<[Instance]>,
+    pub weight: u32,
+    /// The hash of the address, for choosing by a key.
+    pub address_hash: u64,
+}
+
+/// XXH3 of a key or an address without its two lowest bits: so PHP has it as an integer too, and each half is 31 bits.
+pub fn key_hash(text: &str) -> u64 {
+    xxh3_64(text.as_bytes()) >> 2
+}
+
+impl Provider {
+    pub(super) fn new(id: Arc<str>, instances: Arc<[Instance]>) -> Self {
+        let weight = instances.first().map_or(0, |first| first.weight);
+        let address_hash = key_hash(&instances.first().map(Instance::address).unwrap_or_default());
+        Self { id, instances, weight, address_hash }
+    }
+
+    /// That of its instances.
+    pub fn address(&self) -> String {
+        self.instances.first().map(Instance::address).unwrap_or_default()
+    }
 }
 
 impl InstanceSet {
@@ -69,6 +93,16 @@ impl InstanceSet {
         })
     }
 
+    /// All, in no order, in less time.
+    pub fn unordered(&self) -> impl Iterator<Item = &Provider> {
+        self.providers.values()
+    }
+
+    /// The greatest weight.
+    pub fn heaviest(&self) -> u32 {
+        self.weights.get_max().map_or(0, |(weight, _)| *weight)
+    }
+
     /// The one with this number.
     pub fn get(&self, number: usize) -> Option<&Provider> {
         self.providers.get(&number)
@@ -86,23 +120,36 @@ impl InstanceSet {
 
     /// In the place of what the provider had.
     pub(super) fn insert(&mut self, provider: Provider) {
+        *self.weights.entry(provider.weight).or_default() += 1;
         let known = self.numbers.get(&provider.id).copied();
         let number = known.unwrap_or(self.len());
         if known.is_none() {
             self.numbers.insert(provider.id.clone(), number);
             self.registered += usize::from(provider.is_registered());
         }
-        self.providers.insert(number, provider);
+        if let Some(old) = self.providers.insert(number, provider) {
+            self.forget_weight(old.weight);
+        }
     }
 
     /// The last one takes its number.
     pub(super) fn remove(&mut self, id: &str) {
         let Some(number) = self.numbers.remove(id) else { return };
-        let removed = self.providers.remove(&number);
-        self.registered -= usize::from(removed.is_some_and(|removed| removed.is_registered()));
+        if let Some(removed) = self.providers.remove(&number) {
+            self.registered -= usize::from(removed.is_registered());
+            self.forget_weight(removed.weight);
+        }
         if let Some(last) = self.providers.remove(&self.numbers.len()) {
             self.numbers.insert(last.id.clone(), number);
             self.providers.insert(number, last);
+        }
+    }
+
+    /// That one provider less has it.
+    fn forget_weight(&mut self, weight: u32) {
+        match self.weights.get_mut(&weight) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.weights.remove(&weight)),
         }
     }
 }
@@ -140,7 +187,7 @@ mod tests {
                 set.remove(&id);
                 expected.remove(&id);
             } else {
-                set.insert(Provider { id: id.clone(), instances: Arc::default() });
+                set.insert(Provider { weight: step as u32 % 7, ..Provider::new(id.clone(), Arc::default()) });
                 expected.insert(id);
             }
             assert!(set.iter().map(|provider| &provider.id).eq(expected.iter()));
@@ -149,6 +196,7 @@ mod tests {
             let mut numbered: Vec<_> = numbered.map(|provider| &provider.id).collect();
             numbered.sort();
             assert!(numbered.into_iter().eq(expected.iter()));
+            assert_eq!(set.heaviest(), set.unordered().map(|provider| provider.weight).max().unwrap_or(0));
         }
     }
 }

@@ -364,7 +364,7 @@ impl Api {
         MAX_PAGE_BYTES.min(self.max_reply() / 2)
     }
 
-    fn whole_bytes(&self) -> usize {
+    pub(super) fn whole_bytes(&self) -> usize {
         MAX_WHOLE_BYTES.min(self.max_reply())
     }
 

@@ -11,8 +11,8 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::Peer;
 use super::api::{Api, denied};
 use super::idl::{
-    AccessDenied, CallFailed, CallTimedOut, CommandReply, Freshness, InvalidRequest, NoMaster, NotFound, NotReady,
-    Overloaded, TooStale,
+    AccessDenied, CallFailed, CallTimedOut, CommandReply, Freshness, InvalidRequest, NoInstance, NoMaster, NotFound,
+    NotReady, Overloaded, TooStale,
 };
 use super::wait::Wait;
 use crate::model::{Node, NodePath};
@@ -228,6 +228,7 @@ fn declared<'a>(exception: &'a (dyn std::error::Error + Send + Sync + 'static)) 
         .or_else(|| of::<CallFailed>(7, exception))
         .or_else(|| of::<CallTimedOut>(8, exception))
         .or_else(|| of::<Overloaded>(9, exception))
+        .or_else(|| of::<NoInstance>(10, exception))
 }
 
 /// The number of `InvalidRequest`.

@@ -10,6 +10,7 @@ use super::{Peer, convert, request};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
+use crate::resolve::is_callable;
 use crate::store::{Instances, MasterEntry};
 
 /// What the cursor of a page begins with that ended among the services that are offered,
@@ -116,7 +117,7 @@ impl Api {
         let service = filter.service_name.as_deref();
         let service = service.ok_or_else(|| invalid("serviceName", "there must be one"))?;
         peer.identity.may_see(service).map_err(denied)?;
-        check_metadata(filter.metadata.as_ref())?;
+        let query = request::instances(filter)?;
         self.ensure_room_for_page(peer)?;
         let limit = page_size(filter.limit)?;
         let after = filter.cursor.as_deref().map(after).transpose()?;
@@ -139,8 +140,9 @@ impl Api {
                 break;
             }
             last = Some(at);
-            seen += cost(|| instance.packed_bytes(), filter);
-            if filter.metadata.as_ref().is_none_or(|wanted| instance.has_metadata(wanted)) {
+            seen += cost(|| instance.packed_bytes(), filter) + usize::from(query.version.is_some());
+            let is_only_known = filter.callable == Some(true) && !is_callable(directory, instance);
+            if !is_only_known && query.is_met_by(instance) {
                 let outstanding = directory.master(id).map_or(0, |entry| entry.outstanding());
                 let instance = convert::instance(instance, outstanding);
                 bytes += convert::instance_size(&instance);

@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 29] = [
+pub(super) static METHODS: [Method; 31] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -53,6 +53,13 @@ pub(super) static METHODS: [Method; 29] = [
         })
     }),
     Method::new("instances", |it| it.reply(|api, peer, query| api.instances(peer, &query))),
+    Method::new("resolve", |it| it.reply(|api, peer, request| api.resolve(peer, request))),
+    Method::new("resolveMany", |it| {
+        it.reply_or_wait(|api, peer, request| {
+            let reply = api.resolve_many(peer, &request).now_or_never();
+            reply.map_or_else(|| Ok(Step::Waits(Wait::ResolveMany(request).into())), |reply| reply.map(Step::Done))
+        })
+    }),
     Method::new("watchMasters", |it| {
         it.wait(|api, peer, request| api.watch_masters(peer, &request).map(Wait::WatchMasters))
     }),

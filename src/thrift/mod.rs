@@ -23,6 +23,7 @@ mod messages;
 mod methods;
 mod refusal;
 mod request;
+mod resolve;
 mod run_queue;
 mod scan;
 mod streaming_call;

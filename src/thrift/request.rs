@@ -6,12 +6,12 @@ use rmpv::Value;
 use semver::Version;
 
 use super::Config;
-use super::idl::{self, BroadcastRequest, InvalidRequest, RegisterAddress};
+use super::idl::{self, BroadcastRequest, InvalidRequest, RegisterAddress, ResolveRequest, ServiceQuery};
 use super::masters::check_metadata;
 use crate::call::{Arguments, Encoding, Request};
 use crate::model::{Command, split_name};
 use crate::net::Remote;
-use crate::resolve::{Balance, NoRequirement, Query, Requirement};
+use crate::resolve::{Balance, NoRequirement, Query, Requirement, Subset};
 use crate::tunnel::RegisterAddr;
 use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
@@ -62,6 +62,48 @@ pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, Invalid
         encoding,
         input: None,
     })
+}
+
+/// The service of which an instance is wanted, and how it is chosen.
+pub(super) fn query(request: ResolveRequest) -> Result<(String, Query), InvalidRequest> {
+    let (service, exact) = split_name(&request.service_name);
+    check_metadata(request.metadata.as_ref())?;
+    let default = if request.key.is_some() { idl::Balance::CONSISTENT_HASH } else { idl::Balance::RANDOM };
+    let query = Query {
+        version: version(exact, request.version.as_deref())?,
+        group: request.group,
+        zone: request.zone,
+        metadata: request.metadata.unwrap_or_default(),
+        balance: balance(request.balance.or(Some(default)), request.key)?,
+        prefer_zone: request.prefer_zone,
+        subset: subset(request.subset, request.subset_key)?,
+        exclude: Vec::new(),
+    };
+    Ok((service.to_owned(), query))
+}
+
+/// Which instances of the service are wanted.
+pub(super) fn instances(query: &ServiceQuery) -> Result<Query, InvalidRequest> {
+    check_metadata(query.metadata.as_ref())?;
+    Ok(Query {
+        version: version(None, query.version.as_deref())?,
+        group: query.group.clone(),
+        zone: query.zone.clone(),
+        metadata: query.metadata.clone().unwrap_or_default(),
+        ..Query::default()
+    })
+}
+
+fn subset(size: Option<i32>, of: Option<String>) -> Result<Option<Subset>, InvalidRequest> {
+    match (size.map(usize::try_from), of) {
+        (None, _) => Ok(None),
+        (Some(Err(_) | Ok(0)), _) => Err(invalid("subset", "must be above 0")),
+        (Some(Ok(_)), None) => Err(invalid("subsetKey", "a subset needs one: whose it is")),
+        (Some(Ok(_)), Some(of)) if of.len() > MAX_KEY => {
+            Err(invalid("subsetKey", format!("longer than {MAX_KEY} bytes; give a hash of it")))
+        }
+        (Some(Ok(size)), Some(of)) => Ok(Some(Subset { size, of })),
+    }
 }
 
 /// That arguments cannot be read.
@@ -135,6 +177,7 @@ fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance
         (None | Some(idl::Balance::LEAST_OUTSTANDING), _) => Ok(Balance::LeastOutstanding),
         (Some(idl::Balance::ROUND_ROBIN), _) => Ok(Balance::RoundRobin),
         (Some(idl::Balance::RANDOM), _) => Ok(Balance::Random),
+        (Some(idl::Balance::LEAST_LOAD), _) => Ok(Balance::LeastLoad),
         (Some(idl::Balance::CONSISTENT_HASH), Some(key)) if key.len() > MAX_KEY => {
             Err(invalid("key", format!("longer than {MAX_KEY} bytes; give a hash of it")))
         }

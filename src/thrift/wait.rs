@@ -8,16 +8,16 @@ use super::api::{Api, Children, NAME_OVERHEAD, Subtree, overloaded};
 use super::dispatch::ReplyTo;
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
-    MessagesReply, Overloaded, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
-    WatchReply, Worker, WorkerAnswer, WorkerCommandReply, WorkerControlReply, WorkersQuery, WorkersReply,
-    WorkersWatchReply,
+    MessagesReply, Overloaded, ResolveManyReply, ResolveManyRequest, SendValuesRequest, SentValuesReply, Service,
+    ServiceQuery, ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer, WorkerCommandReply,
+    WorkerControlReply, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
 use super::watch::{Patience, Watch};
 use super::worker_commands::WorkersCommand;
 use super::workers::Control;
-use super::{Peer, request};
+use super::{Peer, convert, request};
 use crate::call::{OVERLOADED, Request, Unreadable, size};
 use crate::model::Command;
 use crate::task::Stop;
@@ -37,6 +37,8 @@ pub(super) enum Wait {
     Masters(ServiceQuery),
     /// Until the metadata of all masters are compared.
     Services(ServiceQuery),
+    /// Until each is resolved.
+    ResolveMany(ResolveManyRequest),
     Watch(Watch),
     WatchMasters(Patience),
     WatchMessages(MessageWatch),
@@ -69,6 +71,7 @@ pub(super) enum Awaited {
     Subtree(thrift::Result<SubtreeReply>),
     Masters(thrift::Result<MastersReply>),
     Services(thrift::Result<ServicesReply>),
+    ResolveMany(thrift::Result<ResolveManyReply>),
     Watch(thrift::Result<WatchReply>),
     WatchMasters(thrift::Result<MastersWatchReply>),
     WatchMessages(thrift::Result<MessagesReply>),
@@ -107,6 +110,7 @@ impl Wait {
             Wait::Subtree(_) => Awaited::Subtree(Err(why)),
             Wait::Masters(_) => Awaited::Masters(Err(why)),
             Wait::Services(_) => Awaited::Services(Err(why)),
+            Wait::ResolveMany(_) => Awaited::ResolveMany(Err(why)),
             Wait::Watch(_) => Awaited::Watch(Err(why)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(why)),
             Wait::WatchMessages(_) => Awaited::WatchMessages(Err(why)),
@@ -169,7 +173,7 @@ impl Wait {
             }
             Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
-            Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
+            Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) | Wait::ResolveMany(_) => 0,
             Wait::ControlWorkers(_) | Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
         }
@@ -193,6 +197,7 @@ impl Wait {
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(api.searched_subtree(peer, &subtree)).await),
             Wait::Masters(filter) => Awaited::Masters(open.beside(api.masters(peer, &filter)).await),
             Wait::Services(filter) => Awaited::Services(open.beside(api.services(peer, &filter)).await),
+            Wait::ResolveMany(request) => Awaited::ResolveMany(open.beside(api.resolve_many(peer, &request)).await),
             Wait::Watch(watch) => Awaited::Watch(open.beside(api.changes(peer, &watch, stop)).await),
             Wait::WatchMasters(patience) => {
                 Awaited::WatchMasters(open.beside(api.master_changes(peer, patience, stop)).await)
@@ -231,6 +236,7 @@ impl Awaited {
             Awaited::Subtree(subtree) => reply.write(subtree),
             Awaited::Masters(masters) => reply.write(masters),
             Awaited::Services(services) => reply.write(services),
+            Awaited::ResolveMany(outcomes) => reply.write(outcomes),
             Awaited::Watch(changes) => reply.write(changes),
             Awaited::WatchMasters(changes) => reply.write(changes),
             Awaited::WatchMessages(messages) => reply.write(messages),
@@ -253,6 +259,7 @@ impl Awaited {
             Awaited::Subtree(_) => Awaited::Subtree(Err(overloaded())),
             Awaited::Masters(_) => Awaited::Masters(Err(overloaded())),
             Awaited::Services(_) => Awaited::Services(Err(overloaded())),
+            Awaited::ResolveMany(_) => Awaited::ResolveMany(Err(overloaded())),
             Awaited::Watch(_) => Awaited::Watch(Err(overloaded())),
             Awaited::WatchMasters(_) => Awaited::WatchMasters(Err(overloaded())),
             Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
@@ -275,6 +282,10 @@ impl Awaited {
             Awaited::Services(Ok(reply)) => {
                 let versions = |masters: &BTreeMap<String, i32>| masters.len() * CHANGE_OVERHEAD;
                 reply.services.iter().map(|it| it.name.len() + CHANGE_OVERHEAD + versions(&it.masters)).sum()
+            }
+            Awaited::ResolveMany(Ok(reply)) => {
+                let instances = reply.outcomes.iter().filter_map(|outcome| outcome.instance.as_ref());
+                instances.map(convert::instance_size).sum()
             }
             Awaited::Call(Ok(result)) => size(&result.values),
             Awaited::Calls(Ok(reply)) => {

@@ -40,6 +40,7 @@ mod recorded;
 mod register;
 mod register_socket;
 mod releases;
+mod resolve;
 mod restarts;
 mod secured;
 mod sessions;

@@ -244,22 +244,27 @@ impl From<&Encoding> for i32 {
   }
 }
 
-/// How a master is chosen among those that offer a service.
+/// How one is chosen among those that will do. One of the weight 0 never is.
 #[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Balance(pub i32);
 
 impl Balance {
-  /// Of two random ones, the one with fewer calls under way.
+  /// Of two random ones, the one with fewer calls under way, which are counted of masters alone.
   pub const LEAST_OUTSTANDING: Balance = Balance(1);
+  /// One after the other, whatever they weigh.
   pub const ROUND_ROBIN: Balance = Balance(2);
+  /// Each as often as its weight among theirs.
   pub const RANDOM: Balance = Balance(3);
-  /// The same one for the same `key`, as long as it is there.
+  /// The same one for the same `key`, as long as it is there. Of all keys, each has as many as its weight among theirs.
   pub const CONSISTENT_HASH: Balance = Balance(4);
+  /// Of two random ones, the one whose metadata report less `load`: a number, 0 where there is none.
+  pub const LEAST_LOAD: Balance = Balance(5);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::LEAST_OUTSTANDING,
     Self::ROUND_ROBIN,
     Self::RANDOM,
     Self::CONSISTENT_HASH,
+    Self::LEAST_LOAD,
   ];
 }
 
@@ -281,6 +286,7 @@ impl From<i32> for Balance {
       2 => Balance::ROUND_ROBIN,
       3 => Balance::RANDOM,
       4 => Balance::CONSISTENT_HASH,
+      5 => Balance::LEAST_LOAD,
       _ => Balance(i)
     }
   }
@@ -2439,16 +2445,28 @@ pub struct ServiceQuery {
   pub cursor: Option<String>,
   /// Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text.
   pub metadata: Option<BTreeMap<String, String>>,
+  /// A requirement, as in Call.
+  pub version: Option<String>,
+  /// The group that they must be in, as their registration has it; empty: none.
+  pub group: Option<String>,
+  /// As the group.
+  pub zone: Option<String>,
+  /// Whether only those are wanted that can be called now: those that `resolve` chooses among.
+  pub callable: Option<bool>,
 }
 
 impl ServiceQuery {
-  pub fn new<F1, F2, F3, F4, F5>(service_name: F1, max_age_ms: F2, limit: F3, cursor: F4, metadata: F5) -> ServiceQuery where F1: Into<Option<String>>, F2: Into<Option<i64>>, F3: Into<Option<i32>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>> {
+  pub fn new<F1, F2, F3, F4, F5, F6, F7, F8, F9>(service_name: F1, max_age_ms: F2, limit: F3, cursor: F4, metadata: F5, version: F6, group: F7, zone: F8, callable: F9) -> ServiceQuery where F1: Into<Option<String>>, F2: Into<Option<i64>>, F3: Into<Option<i32>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>>, F6: Into<Option<String>>, F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<bool>> {
     ServiceQuery {
       service_name: service_name.into(),
       max_age_ms: max_age_ms.into(),
       limit: limit.into(),
       cursor: cursor.into(),
       metadata: metadata.into(),
+      version: version.into(),
+      group: group.into(),
+      zone: zone.into(),
+      callable: callable.into(),
     }
   }
 }
@@ -2461,6 +2479,10 @@ impl TSerializable for ServiceQuery {
     let mut f_3: Option<i32> = None;
     let mut f_4: Option<String> = None;
     let mut f_5: Option<BTreeMap<String, String>> = None;
+    let mut f_6: Option<String> = None;
+    let mut f_7: Option<String> = None;
+    let mut f_8: Option<String> = None;
+    let mut f_9: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -2495,6 +2517,22 @@ impl TSerializable for ServiceQuery {
           i_prot.read_map_end()?;
           f_5 = Some(val);
         },
+        6 => {
+          let val = i_prot.read_string()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_string()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_string()?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = i_prot.read_bool()?;
+          f_9 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -2508,6 +2546,10 @@ impl TSerializable for ServiceQuery {
       limit: f_3,
       cursor: f_4,
       metadata: f_5,
+      version: f_6,
+      group: f_7,
+      zone: f_8,
+      callable: f_9,
     };
     Ok(ret)
   }
@@ -2544,6 +2586,26 @@ impl TSerializable for ServiceQuery {
       o_prot.write_map_end()?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.version {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.group {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.zone {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(8) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.callable {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(9) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -2557,6 +2619,10 @@ impl Default for ServiceQuery {
       limit: None,
       cursor: None,
       metadata: None,
+      version: None,
+      group: None,
+      zone: None,
+      callable: None,
     }
   }
 }
@@ -2965,7 +3031,7 @@ pub struct Instance {
   pub group: String,
   /// Empty: none is given.
   pub zone: String,
-  /// 100 where none is given. It does not yet change who is called.
+  /// 100 where none is given. How often it is chosen beside others; 0: never.
   pub weight: i32,
   /// A JSON object.
   pub metadata: String,
@@ -3833,6 +3899,522 @@ impl TSerializable for MessagesReply {
 }
 
 //
+// ResolveRequest
+//
+
+/// Which instance of a service is wanted, and how it is chosen.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ResolveRequest {
+  /// `name@1.2.0` is the name in just that version.
+  pub service_name: String,
+  /// A requirement, as in Call. Absent: the newest version of which one can be called.
+  pub version: Option<String>,
+  /// As in ServiceQuery.
+  pub group: Option<String>,
+  pub zone: Option<String>,
+  pub metadata: Option<BTreeMap<String, String>>,
+  /// Absent: CONSISTENT_HASH with a key, else RANDOM.
+  pub balance: Option<Balance>,
+  /// For CONSISTENT_HASH, at most 1,024 bytes.
+  pub key: Option<String>,
+  /// The zone of the caller: as long as five of seven instances there can be called, none elsewhere is chosen; of fewer,
+  /// some calls go elsewhere; where there is none, all.
+  pub prefer_zone: Option<String>,
+  /// Choose among this many, the same for the same `subsetKey` as long as they are there. Absent: among all.
+  pub subset: Option<i32>,
+  /// Who chooses, at most 1,024 bytes: the name of a host.
+  pub subset_key: Option<String>,
+  pub max_age_ms: Option<i64>,
+}
+
+impl ResolveRequest {
+  pub fn new<F2, F3, F4, F5, F6, F7, F8, F9, F10, F11>(service_name: String, version: F2, group: F3, zone: F4, metadata: F5, balance: F6, key: F7, prefer_zone: F8, subset: F9, subset_key: F10, max_age_ms: F11) -> ResolveRequest where F2: Into<Option<String>>, F3: Into<Option<String>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>>, F6: Into<Option<Balance>>, F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<i32>>, F10: Into<Option<String>>, F11: Into<Option<i64>> {
+    ResolveRequest {
+      service_name,
+      version: version.into(),
+      group: group.into(),
+      zone: zone.into(),
+      metadata: metadata.into(),
+      balance: balance.into(),
+      key: key.into(),
+      prefer_zone: prefer_zone.into(),
+      subset: subset.into(),
+      subset_key: subset_key.into(),
+      max_age_ms: max_age_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for ResolveRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ResolveRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<String> = None;
+    let mut f_5: Option<BTreeMap<String, String>> = None;
+    let mut f_6: Option<Balance> = None;
+    let mut f_7: Option<String> = None;
+    let mut f_8: Option<String> = None;
+    let mut f_9: Option<i32> = None;
+    let mut f_10: Option<String> = None;
+    let mut f_11: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let map_ident = i_prot.read_map_begin()?;
+          let mut val: BTreeMap<String, String> = BTreeMap::new();
+          for _ in 0..map_ident.size {
+            let map_key_19 = i_prot.read_string()?;
+            let map_val_20 = i_prot.read_string()?;
+            val.insert(map_key_19, map_val_20);
+          }
+          i_prot.read_map_end()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = Balance::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_string()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_string()?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = i_prot.read_i32()?;
+          f_9 = Some(val);
+        },
+        10 => {
+          let val = i_prot.read_string()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let val = i_prot.read_i64()?;
+          f_11 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ResolveRequest.service_name", &f_1)?;
+    let ret = ResolveRequest {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      version: f_2,
+      group: f_3,
+      zone: f_4,
+      metadata: f_5,
+      balance: f_6,
+      key: f_7,
+      prefer_zone: f_8,
+      subset: f_9,
+      subset_key: f_10,
+      max_age_ms: f_11,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.version {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.group {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.zone {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.metadata {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(5) })?;
+      o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, fld_var.len() as i32))?;
+      for (k, v) in fld_var {
+        o_prot.write_string(k)?;
+        o_prot.write_string(v)?;
+      }
+      o_prot.write_map_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.balance {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(6) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.key {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.prefer_zone {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(8) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.subset {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(9) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.subset_key {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(10) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ResolveReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ResolveReply {
+  pub instance: Instance,
+  pub freshness: Freshness,
+}
+
+impl ResolveReply {
+  pub fn new(instance: Instance, freshness: Freshness) -> ResolveReply {
+    ResolveReply {
+      instance,
+      freshness,
+    }
+  }
+}
+
+impl TSerializable for ResolveReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ResolveReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Instance> = None;
+    let mut f_2: Option<Freshness> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Instance::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ResolveReply.instance", &f_1)?;
+    verify_required_field_exists("ResolveReply.freshness", &f_2)?;
+    let ret = ResolveReply {
+      instance: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.instance.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ResolveManyRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ResolveManyRequest {
+  /// At most 64. Their `maxAgeMs` says nothing.
+  pub requests: Vec<ResolveRequest>,
+  pub max_age_ms: Option<i64>,
+}
+
+impl ResolveManyRequest {
+  pub fn new<F2>(requests: Vec<ResolveRequest>, max_age_ms: F2) -> ResolveManyRequest where F2: Into<Option<i64>> {
+    ResolveManyRequest {
+      requests,
+      max_age_ms: max_age_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for ResolveManyRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ResolveManyRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<ResolveRequest>> = None;
+    let mut f_2: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<ResolveRequest> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_21 = ResolveRequest::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_21);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ResolveManyRequest.requests", &f_1)?;
+    let ret = ResolveManyRequest {
+      requests: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      max_age_ms: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.requests.len() as i32))?;
+    for e in &self.requests {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ResolveOutcome
+//
+
+/// What one of several requests came to.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ResolveOutcome {
+  /// Absent: there is none.
+  pub instance: Option<Instance>,
+  /// Why there is none.
+  pub error: Option<String>,
+}
+
+impl ResolveOutcome {
+  pub fn new<F1, F2>(instance: F1, error: F2) -> ResolveOutcome where F1: Into<Option<Instance>>, F2: Into<Option<String>> {
+    ResolveOutcome {
+      instance: instance.into(),
+      error: error.into(),
+    }
+  }
+}
+
+impl TSerializable for ResolveOutcome {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ResolveOutcome> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Instance> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Instance::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = ResolveOutcome {
+      instance: f_1,
+      error: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.instance {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.error {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for ResolveOutcome {
+  fn default() -> Self {
+    ResolveOutcome{
+      instance: None,
+      error: None,
+    }
+  }
+}
+
+//
+// ResolveManyReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ResolveManyReply {
+  pub outcomes: Vec<ResolveOutcome>,
+  pub freshness: Freshness,
+}
+
+impl ResolveManyReply {
+  pub fn new(outcomes: Vec<ResolveOutcome>, freshness: Freshness) -> ResolveManyReply {
+    ResolveManyReply {
+      outcomes,
+      freshness,
+    }
+  }
+}
+
+impl TSerializable for ResolveManyReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ResolveManyReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<ResolveOutcome>> = None;
+    let mut f_2: Option<Freshness> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<ResolveOutcome> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_22 = ResolveOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_22);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ResolveManyReply.outcomes", &f_1)?;
+    verify_required_field_exists("ResolveManyReply.freshness", &f_2)?;
+    let ret = ResolveManyReply {
+      outcomes: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.outcomes.len() as i32))?;
+    for e in &self.outcomes {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // Call
 //
 
@@ -3936,9 +4518,9 @@ impl TSerializable for Call {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, String> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_19 = i_prot.read_string()?;
-            let map_val_20 = i_prot.read_string()?;
-            val.insert(map_key_19, map_val_20);
+            let map_key_23 = i_prot.read_string()?;
+            let map_val_24 = i_prot.read_string()?;
+            val.insert(map_key_23, map_val_24);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -4115,8 +4697,8 @@ impl TSerializable for CallResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_21 = i_prot.read_bytes()?;
-            val.push(list_elem_21);
+            let list_elem_25 = i_prot.read_bytes()?;
+            val.push(list_elem_25);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4346,8 +4928,8 @@ impl TSerializable for CallValues {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_22 = i_prot.read_bytes()?;
-            val.push(list_elem_22);
+            let list_elem_26 = i_prot.read_bytes()?;
+            val.push(list_elem_26);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4427,8 +5009,8 @@ impl TSerializable for SendValuesRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_23 = i_prot.read_bytes()?;
-            val.push(list_elem_23);
+            let list_elem_27 = i_prot.read_bytes()?;
+            val.push(list_elem_27);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4788,8 +5370,8 @@ impl TSerializable for CallsRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_24 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_24);
+            let list_elem_28 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4854,8 +5436,8 @@ impl TSerializable for CallsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_25 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_25);
+            let list_elem_29 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5062,8 +5644,8 @@ impl TSerializable for RegistersRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_26 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_26);
+            let list_elem_30 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5339,8 +5921,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = i_prot.read_i64()?;
-            val.push(list_elem_27);
+            let list_elem_31 = i_prot.read_i64()?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -5465,8 +6047,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_28);
+            let list_elem_32 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5600,8 +6182,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = i_prot.read_string()?;
-            val.push(list_elem_29);
+            let list_elem_33 = i_prot.read_string()?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -5642,8 +6224,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Supply> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = Supply::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_34 = Supply::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_14 = Some(val);
@@ -5865,8 +6447,8 @@ impl TSerializable for Worker {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = i_prot.read_i32()?;
-            val.push(list_elem_31);
+            let list_elem_35 = i_prot.read_i32()?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -6258,8 +6840,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_36 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6268,8 +6850,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = i_prot.read_string()?;
-            val.push(list_elem_33);
+            let list_elem_37 = i_prot.read_string()?;
+            val.push(list_elem_37);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -6366,8 +6948,8 @@ impl TSerializable for WorkersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_38 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_38);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6660,8 +7242,8 @@ impl TSerializable for WorkerControlReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = WorkerOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_35);
+            let list_elem_39 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_39);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6947,8 +7529,8 @@ impl TSerializable for WorkerOutputReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_36 = WorkerLine::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_36);
+            let list_elem_40 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_40);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7260,8 +7842,8 @@ impl TSerializable for WorkerCommandReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_37 = WorkerAnswer::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_37);
+            let list_elem_41 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_41);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7430,8 +8012,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_38 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_38);
+            let list_elem_42 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_42);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -7440,9 +8022,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_39 = i_prot.read_string()?;
-            let map_val_40 = i_prot.read_i64()?;
-            val.insert(map_key_39, map_val_40);
+            let map_key_43 = i_prot.read_string()?;
+            let map_val_44 = i_prot.read_i64()?;
+            val.insert(map_key_43, map_val_44);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -7451,9 +8033,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_41 = i_prot.read_string()?;
-            let map_val_42 = i_prot.read_i64()?;
-            val.insert(map_key_41, map_val_42);
+            let map_key_45 = i_prot.read_string()?;
+            let map_val_46 = i_prot.read_i64()?;
+            val.insert(map_key_45, map_val_46);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -7470,8 +8052,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_43 = i_prot.read_string()?;
-            val.push(list_elem_43);
+            let list_elem_47 = i_prot.read_string()?;
+            val.push(list_elem_47);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -7484,8 +8066,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_44 = i_prot.read_string()?;
-            val.insert(set_elem_44);
+            let set_elem_48 = i_prot.read_string()?;
+            val.insert(set_elem_48);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -7494,9 +8076,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_45 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_46 = i_prot.read_i32()?;
-            val.insert(map_key_45, map_val_46);
+            let map_key_49 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_50 = i_prot.read_i32()?;
+            val.insert(map_key_49, map_val_50);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);
@@ -7987,6 +8569,90 @@ impl Display for NoMaster {
 }
 
 //
+// NoInstance
+//
+
+/// No instance of the service is as it was asked for, or none can be called.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NoInstance {
+  pub service_name: String,
+  /// Says what leaves none: the service is unknown, none has such a version, none is in such a zone
+  pub message: String,
+}
+
+impl NoInstance {
+  pub fn new(service_name: String, message: String) -> NoInstance {
+    NoInstance {
+      service_name,
+      message,
+    }
+  }
+}
+
+impl TSerializable for NoInstance {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<NoInstance> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("NoInstance.service_name", &f_1)?;
+    verify_required_field_exists("NoInstance.message", &f_2)?;
+    let ret = NoInstance {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      message: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.message)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Error for NoInstance {}
+
+impl From<NoInstance> for thrift::Error {
+  fn from(e: NoInstance) -> Self {
+    thrift::Error::User(Box::new(e))
+  }
+}
+
+impl Display for NoInstance {
+  fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+    write!(f, "remote service threw NoInstance")
+  }
+}
+
+//
 // CallFailed
 //
 
@@ -8461,6 +9127,10 @@ pub trait TRosterSyncClient {
   fn services(&mut self, request: ServiceQuery) -> thrift::Result<ServicesReply>;
   /// The instances of a service, which the query must name, in pages.
   fn instances(&mut self, request: ServiceQuery) -> thrift::Result<InstancesReply>;
+  /// One instance of a service that can be called.
+  fn resolve(&mut self, request: ResolveRequest) -> thrift::Result<ResolveReply>;
+  /// Several at one revision, each of a service: in the order of the requests.
+  fn resolve_many(&mut self, request: ResolveManyRequest) -> thrift::Result<ResolveManyReply>;
   /// As `watch`, for masters.
   fn watch_masters(&mut self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
@@ -8807,6 +9477,60 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       }
       verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
       let result = RosterInstancesResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn resolve(&mut self, request: ResolveRequest) -> thrift::Result<ResolveReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("resolve", TMessageType::Call, self.sequence_number());
+        let call_args = RosterResolveArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("resolve", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterResolveResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn resolve_many(&mut self, request: ResolveManyRequest) -> thrift::Result<ResolveManyReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Call, self.sequence_number());
+        let call_args = RosterResolveManyArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("resolveMany", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterResolveManyResult::read_from_in_protocol(self.i_prot_mut())?;
       self.i_prot_mut().read_message_end()?;
       result.ok_or()
     }
@@ -9353,6 +10077,10 @@ pub trait RosterSyncHandler {
   fn handle_services(&self, request: ServiceQuery) -> thrift::Result<ServicesReply>;
   /// The instances of a service, which the query must name, in pages.
   fn handle_instances(&self, request: ServiceQuery) -> thrift::Result<InstancesReply>;
+  /// One instance of a service that can be called.
+  fn handle_resolve(&self, request: ResolveRequest) -> thrift::Result<ResolveReply>;
+  /// Several at one revision, each of a service: in the order of the requests.
+  fn handle_resolve_many(&self, request: ResolveManyRequest) -> thrift::Result<ResolveManyReply>;
   /// As `watch`, for masters.
   fn handle_watch_masters(&self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
@@ -9448,6 +10176,12 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_instances(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_instances(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_resolve(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_resolve(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_resolve_many(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_resolve_many(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_watch_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_watch_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -10327,6 +11061,182 @@ impl TRosterProcessFunctions {
               )
             };
             let message_ident = TMessageIdentifier::new("instances", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_resolve<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterResolveArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_resolve(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("resolve", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterResolveResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None, no_instance: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterResolveResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None, no_instance: None };
+              let message_ident = TMessageIdentifier::new("resolve", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterResolveResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None, no_instance: None };
+              let message_ident = TMessageIdentifier::new("resolve", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterResolveResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None, no_instance: None };
+              let message_ident = TMessageIdentifier::new("resolve", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterResolveResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err), no_instance: None };
+              let message_ident = TMessageIdentifier::new("resolve", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NoInstance>().is_some() {
+              let err = usr_err.downcast::<NoInstance>().expect("downcast already checked");
+              let ret_err = RosterResolveResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: None, no_instance: Some(*err) };
+              let message_ident = TMessageIdentifier::new("resolve", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("resolve", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("resolve", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("resolve", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_resolve_many<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterResolveManyArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_resolve_many(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterResolveManyResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterResolveManyResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterResolveManyResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterResolveManyResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterResolveManyResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Exception, incoming_sequence_number);
             o_prot.write_message_begin(&message_ident)?;
             thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
             o_prot.write_message_end()?;
@@ -11880,6 +12790,12 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "instances" => {
         self.process_instances(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "resolve" => {
+        self.process_resolve(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "resolveMany" => {
+        self.process_resolve_many(message_ident.sequence_number, i_prot, o_prot)
       },
       "watchMasters" => {
         self.process_watch_masters(message_ident.sequence_number, i_prot, o_prot)
@@ -13595,6 +14511,354 @@ impl RosterInstancesResult {
     }
     if let Some(ref fld_var) = self.not_found {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterResolveArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterResolveArgs {
+  request: ResolveRequest,
+}
+
+impl RosterResolveArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterResolveArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<ResolveRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = ResolveRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterResolveArgs.request", &f_1)?;
+    let ret = RosterResolveArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterResolveResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterResolveResult {
+  result_value: Option<ResolveReply>,
+  not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+  no_instance: Option<NoInstance>,
+}
+
+impl RosterResolveResult {
+  fn ok_or(self) -> thrift::Result<ResolveReply> {
+    if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.no_instance.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_instance.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterResolve"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterResolveResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<ResolveReply> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_10: Option<NoInstance> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = ResolveReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = TooStale::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        10 => {
+          let val = NoInstance::read_from_in_protocol(i_prot)?;
+          f_10 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterResolveResult {
+      result_value: f_0,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
+      no_instance: f_10,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_instance {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(10) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterResolveManyArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterResolveManyArgs {
+  request: ResolveManyRequest,
+}
+
+impl RosterResolveManyArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterResolveManyArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<ResolveManyRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = ResolveManyRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterResolveManyArgs.request", &f_1)?;
+    let ret = RosterResolveManyArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterResolveManyResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterResolveManyResult {
+  result_value: Option<ResolveManyReply>,
+  not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterResolveManyResult {
+  fn ok_or(self) -> thrift::Result<ResolveManyReply> {
+    if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterResolveMany"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterResolveManyResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<ResolveManyReply> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = ResolveManyReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = TooStale::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterResolveManyResult {
+      result_value: f_0,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

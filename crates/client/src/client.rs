@@ -13,12 +13,13 @@ use thrift::transport::TBufferedWriteTransport;
 use crate::idl::{
     AccessDenied, BroadcastRequest, Call, CallFailed, CallResult, CallTimedOut, CallValues, CallsReply, CallsRequest,
     ChildrenReply, ChildrenRequest, CommandReply, GetRequest, InstancesReply, InvalidRequest, MastersReply,
-    MastersWatchReply, MessagesReply, NextValuesRequest, NoMaster, NodeReply, NotFound, NotReady, Overloaded,
-    RegisterAddress, RegistersRequest, RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery,
-    ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
-    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
-    WatchWorkersRequest, WorkerCommand, WorkerCommandReply, WorkerControl, WorkerControlReply, WorkerOutputQuery,
-    WorkerOutputReply, WorkersQuery, WorkersReply, WorkersWatchReply,
+    MastersWatchReply, MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply, NotFound, NotReady,
+    Overloaded, RegisterAddress, RegistersRequest, ResolveManyReply, ResolveManyRequest, ResolveReply, ResolveRequest,
+    RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery, ServicesReply, StatsReply, StatsRequest,
+    StatusReply, StatusRequest, SubtreeReply, SubtreeRequest, TRosterSyncClient, TooStale, WatchMastersRequest,
+    WatchMessagesRequest, WatchReply, WatchRequest, WatchWorkersRequest, WorkerCommand, WorkerCommandReply,
+    WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery, WorkersReply,
+    WorkersWatchReply,
 };
 use crate::{Address, default_paths};
 
@@ -59,6 +60,8 @@ pub enum Error {
     Invalid(InvalidRequest),
     #[error("{}", .0.message)]
     NoMaster(NoMaster),
+    #[error("{}", .0.message)]
+    NoInstance(NoInstance),
     #[error("master {}: {}", .0.master_id, .0.message)]
     CallFailed(CallFailed),
     #[error("master {}: {}", .0.master_id.as_deref().unwrap_or("?"), .0.message)]
@@ -145,6 +148,16 @@ impl Client {
     /// One page of the instances that the query lets pass.
     pub fn instances(&mut self, query: ServiceQuery) -> Result<InstancesReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.instances(query))
+    }
+
+    /// One instance of a service that can be called.
+    pub fn resolve(&mut self, request: ResolveRequest) -> Result<ResolveReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.resolve(request))
+    }
+
+    /// Several at one revision, in the order of the requests.
+    pub fn resolve_many(&mut self, request: ResolveManyRequest) -> Result<ResolveManyReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.resolve_many(request))
     }
 
     /// Waits for changes of masters, at most for `wait` beside the client's own timeout.
@@ -294,6 +307,25 @@ impl Call {
     }
 }
 
+impl ResolveRequest {
+    /// Any instance of a service.
+    pub fn of(service: impl Into<String>) -> Self {
+        Self {
+            service_name: service.into(),
+            version: None,
+            group: None,
+            zone: None,
+            metadata: None,
+            balance: None,
+            key: None,
+            prefer_zone: None,
+            subset: None,
+            subset_key: None,
+            max_age_ms: None,
+        }
+    }
+}
+
 /// The first sidecar that accepts at one of these sockets. A socket that a dead one left hides no other.
 fn find(patience: Duration) -> Result<(Address, Socket), Error> {
     let mut failures = Vec::new();
@@ -361,6 +393,7 @@ fn declared(exception: &(dyn std::error::Error + Send + Sync + 'static)) -> Opti
         .or_else(|| exception.downcast_ref().cloned().map(Error::TooStale))
         .or_else(|| exception.downcast_ref().cloned().map(Error::Invalid))
         .or_else(|| exception.downcast_ref().cloned().map(Error::NoMaster))
+        .or_else(|| exception.downcast_ref().cloned().map(Error::NoInstance))
         .or_else(|| exception.downcast_ref().cloned().map(Error::CallFailed))
         .or_else(|| exception.downcast_ref().cloned().map(Error::CallTimedOut))
         .or_else(|| exception.downcast_ref().cloned().map(Error::Overloaded))

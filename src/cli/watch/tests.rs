@@ -75,6 +75,14 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_resolve(&self, _: ResolveRequest) -> thrift::Result<ResolveReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_resolve_many(&self, _: ResolveManyRequest) -> thrift::Result<ResolveManyReply> {
+        Err("not asked".into())
+    }
+
     fn handle_watch_masters(&self, _: WatchMastersRequest) -> thrift::Result<MastersWatchReply> {
         Err("not asked".into())
     }

@@ -157,7 +157,7 @@ impl Directory {
             for (version, provider) in before.iter().filter(|(version, it)| !stays(version, &it.id)) {
                 self.withdraw(&provider.id, &key.service, version);
             }
-            for (version, Provider { id, instances }) in after {
+            for (version, Provider { id, instances, .. }) in after {
                 self.list(&id, key.service.clone(), version, instances);
             }
         }
@@ -303,7 +303,7 @@ impl Registrations {
         let listed = variants.into_iter().filter_map(|(variant, claims)| {
             let instances = merged(if claims.is_empty() { &unaware } else { &claims }, &unaware)?;
             let id = format!("{NODE_MARK}{address}{variant}").into();
-            Some((instances.first()?.version.clone(), Provider { id, instances }))
+            Some((instances.first()?.version.clone(), Provider::new(id, instances)))
         });
         listed.collect()
     }

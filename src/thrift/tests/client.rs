@@ -77,6 +77,14 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_resolve(&self, request: ResolveRequest) -> thrift::Result<ResolveReply> {
+        Err(NoInstance::new(request.service_name, "as the test wants".into()).into())
+    }
+
+    fn handle_resolve_many(&self, _: ResolveManyRequest) -> thrift::Result<ResolveManyReply> {
+        Err("not asked".into())
+    }
+
     fn handle_watch_masters(&self, _: WatchMastersRequest) -> thrift::Result<MastersWatchReply> {
         Err("not asked".into())
     }
@@ -183,7 +191,7 @@ fn every_exception_has_its_variant_and_leaves_the_connection_in_use() {
 
 #[test]
 fn every_failure_of_a_call_has_its_variant() {
-    let mut client = Client::new(sidecar(4), TIMEOUT);
+    let mut client = Client::new(sidecar(5), TIMEOUT);
     let mut ask = |method: &str| {
         let call = Call { master_id: Some("m1".into()), ..Call::of("mail", method, "") };
         client.call(call, Duration::from_millis(9))
@@ -192,6 +200,8 @@ fn every_failure_of_a_call_has_its_variant() {
     assert!(matches!(ask("fail"), Err(Error::CallFailed(exception)) if exception.code == 7));
     assert!(matches!(ask("late"), Err(Error::CallTimedOut(exception)) if exception.timeout_ms == 9));
     assert!(matches!(ask("more"), Err(Error::Overloaded(_))));
+    let none = client.resolve(ResolveRequest::of("mail"));
+    assert!(matches!(none, Err(Error::NoInstance(exception)) if exception.service_name == "mail"));
 }
 
 #[test]

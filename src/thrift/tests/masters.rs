@@ -319,7 +319,7 @@ async fn a_watch_tells_what_became_of_masters() {
     assert_eq!(told, [("c", ChangeKind::DELETED, false), ("d", ChangeKind::CREATED, true)]);
 }
 
-fn by_turns<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn by_turns<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     loop {
         if let Some(done) = work.as_mut().now_or_never() {

@@ -6,6 +6,7 @@ mod costs;
 mod endpoint;
 mod masters;
 mod nodes;
+mod resolve;
 mod several;
 mod streaming_call;
 

@@ -1,0 +1,202 @@
+//! `roster resolve`: one instance of a service, as a client gets it; or how often each would come.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use roster::model::{self, view};
+use roster::thrift::client::age;
+use roster::thrift::idl::{self, Instance, ResolveRequest};
+use serde_json::{Value, json};
+
+use super::connection::{Connection, duration};
+use super::{Output, json, known, text};
+
+/// Choose one instance of a service that can be called, as a client would
+///
+/// It prints `host:port`, or the id of a master. With -n it tells how often each is chosen.
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    /// The name of a service, or `name@1.2.0`
+    service: String,
+    /// Choose so often, and tell how often each instance was chosen; with --key, of so many keys that begin with it
+    #[arg(short = 'n', value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    times: Option<u32>,
+    /// How it is chosen [default: random, or by --key]
+    #[arg(long, value_enum)]
+    balance: Option<Balance>,
+    /// The same instance for the same key, as long as it is there
+    #[arg(long, value_name = "TEXT")]
+    key: Option<String>,
+    /// A requirement of versions as Composer writes them, such as `^1.2` [default: the newest]
+    #[arg(long, value_name = "REQ")]
+    version: Option<String>,
+    /// Only of this group
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// Only in this zone
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// In this zone, as long as enough of it can be called
+    #[arg(long, value_name = "NAME", conflicts_with = "zone")]
+    prefer_zone: Option<String>,
+    /// Only with this metadata; several: all of them
+    #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum)]
+    metadata: Vec<(String, String)>,
+    /// Of so many of them, the same for the same --subset-key
+    #[arg(long, value_name = "SIZE", requires = "subset_key")]
+    subset: Option<i32>,
+    /// Whose subset it is
+    #[arg(long, value_name = "TEXT", requires = "subset")]
+    subset_key: Option<String>,
+    /// Refuse data that has not been known to be in sync for longer than this; a mere number is of seconds
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    max_age: Option<Duration>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// How one is chosen.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Balance {
+    /// Of two random ones, the one with fewer calls under way
+    LeastOutstanding,
+    /// One after the other
+    RoundRobin,
+    /// Each as often as its weight among theirs
+    Random,
+    /// By --key
+    ConsistentHash,
+    /// Of two random ones, the one that reports less load
+    LeastLoad,
+}
+
+/// How often an instance was chosen.
+struct Chosen {
+    instance: Instance,
+    times: u32,
+}
+
+impl Resolve {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let request = ResolveRequest {
+            version: self.version,
+            group: self.group,
+            zone: self.zone,
+            metadata: (!self.metadata.is_empty()).then(|| self.metadata.into_iter().collect()),
+            balance: self.balance.map(Into::into),
+            key: self.key,
+            prefer_zone: self.prefer_zone,
+            subset: self.subset,
+            subset_key: self.subset_key,
+            max_age_ms: self.max_age.map(age),
+            ..ResolveRequest::of(self.service)
+        };
+        let mut client = self.connection.client();
+        let Some(times) = self.times else {
+            let reply = client.resolve(request)?;
+            match self.output {
+                Output::Table => writeln!(io::stdout(), "{}", shown(&reply.instance))?,
+                Output::Json => {
+                    let freshness = json::freshness(&reply.freshness);
+                    json::print(&json!({ "instance": document(&reply.instance), "freshness": freshness }))?;
+                }
+            }
+            return Ok(());
+        };
+        let mut chosen: BTreeMap<String, Chosen> = BTreeMap::new();
+        for number in 0..times {
+            let key = request.key.as_ref().map(|key| format!("{key}{number}"));
+            let instance = client.resolve(ResolveRequest { key, ..request.clone() })?.instance;
+            chosen.entry(address(&instance)).or_insert(Chosen { instance, times: 0 }).times += 1;
+        }
+        match self.output {
+            Output::Table => io::stdout().write_all(table(chosen.values(), times).as_bytes())?,
+            Output::Json => {
+                let one = |it: &Chosen| json!({ "instance": document(&it.instance), "times": it.times });
+                json::print(&json!({ "chosen": chosen.values().map(one).collect::<Vec<_>>() }))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<Balance> for idl::Balance {
+    fn from(balance: Balance) -> Self {
+        match balance {
+            Balance::LeastOutstanding => Self::LEAST_OUTSTANDING,
+            Balance::RoundRobin => Self::ROUND_ROBIN,
+            Balance::Random => Self::RANDOM,
+            Balance::ConsistentHash => Self::CONSISTENT_HASH,
+            Balance::LeastLoad => Self::LEAST_LOAD,
+        }
+    }
+}
+
+fn document(instance: &Instance) -> Value {
+    json!(view::Instance::from(instance.clone()))
+}
+
+/// The id of a master, or the address of the endpoint of the service itself.
+fn address(instance: &Instance) -> String {
+    let endpoint = instance.endpoints.iter().find(|it| it.name.is_empty()).or(instance.endpoints.first());
+    match (&instance.master_id, endpoint) {
+        (Some(id), _) => id.clone(),
+        (None, Some(endpoint)) => model::address(&endpoint.host, endpoint.port),
+        (None, None) => String::new(),
+    }
+}
+
+fn shown(instance: &Instance) -> String {
+    text::preview(address(instance).as_bytes())
+}
+
+fn table<'c>(chosen: impl Iterator<Item = &'c Chosen>, of: u32) -> String {
+    let row = |Chosen { instance, times }: &Chosen| {
+        let share = f64::from(*times) * 100.0 / f64::from(of);
+        [
+            shown(instance),
+            instance.version.clone(),
+            text::preview(instance.zone.as_bytes()),
+            instance.weight.to_string(),
+            times.to_string(),
+            format!("{share:.1} %"),
+        ]
+    };
+    let rows: Vec<_> = chosen.map(row).collect();
+    let heading = ["INSTANCE", "VERSION", "ZONE", "WEIGHT", "TIMES", "SHARE"];
+    text::table(heading, &["WEIGHT", "TIMES", "SHARE"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roster::thrift::idl::{Endpoint, InstanceState};
+
+    fn instance(master: Option<&str>, host: &str) -> Instance {
+        let endpoint = |name: &str, port| Endpoint::new(name.into(), "http".into(), host.into(), port);
+        let endpoints = if master.is_some() { vec![] } else { vec![endpoint("admin", 9_990), endpoint("", 80)] };
+        let (name, version, none) = ("db".into(), "1.0.0".into(), String::new());
+        let master = master.map(str::to_owned);
+        let (zone, metadata) = ("a".into(), "{}".into());
+        Instance::new(master, 0, name, version, none, zone, 100, metadata, InstanceState::UP, endpoints, vec![])
+    }
+
+    #[test]
+    fn the_distribution_names_each_by_its_address() {
+        let chosen = [(None, "10.0.0.5", 700), (None, "::1", 299), (Some("m\u{1b}"), "", 1)];
+        let chosen = chosen.map(|(master, host, times)| Chosen { instance: instance(master, host), times });
+        assert_eq!(
+            table(chosen.iter(), 1_000),
+            "\
+INSTANCE     VERSION  ZONE  WEIGHT  TIMES   SHARE
+10.0.0.5:80  1.0.0    a        100    700  70.0 %
+[::1]:80     1.0.0    a        100    299  29.9 %
+m\\u{1b}      1.0.0    a        100      1   0.1 %
+"
+        );
+    }
+}

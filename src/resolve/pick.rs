@@ -1,0 +1,209 @@
+//! Picks one of a set that will do, by a policy.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::rendezvous::{Best, Score, draw};
+use super::{Balance, Query, Subset};
+use crate::model::{Instance, InstanceState};
+use crate::store::{Directory, InstanceSet, MasterEntry, Provider, key_hash};
+use crate::task::random_below;
+
+/// So often one is drawn at random before all are looked through for those that will do.
+const DRAWS: usize = 16;
+
+/// As long as so many percent of the instances in the caller's zone, and not all, can be called, each of them is called
+/// more often, and none elsewhere: 100 of 140.
+const OVERPROVISIONING: usize = 140;
+
+/// An instance that may be picked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) instance: &'a Instance,
+    /// None: clients call its endpoints.
+    pub(super) master: Option<&'a Arc<MasterEntry>>,
+}
+
+/// Which of them may be picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Callable {
+    pub(super) is_master: bool,
+    /// Not also those that are silent.
+    pub(super) is_answering: bool,
+}
+
+pub(super) type WillDo<'w, 'a> = &'w dyn Fn(&'a Provider) -> Option<Candidate<'a>>;
+
+impl Candidate<'_> {
+    pub(super) fn outstanding(&self) -> usize {
+        self.master.map_or(0, |master| master.outstanding())
+    }
+
+    /// As it reports it in its metadata; 0: it does not.
+    fn load(&self) -> f64 {
+        let load = self.instance.metadatum("load");
+        let load = load.and_then(|load| load.as_f64().or_else(|| load.as_str()?.parse().ok()));
+        load.filter(|load| !load.is_nan()).unwrap_or(0.0)
+    }
+}
+
+/// One of a set that the query admits and that can be called.
+pub(super) fn pick<'a>(
+    directory: &'a Directory,
+    set: &'a InstanceSet,
+    query: &Query,
+    callable: Callable,
+) -> Option<Candidate<'a>> {
+    let will_do = |provider: &'a Provider| candidate(directory, provider, query, callable);
+    match &query.prefer_zone {
+        Some(zone) => pick_near(set, query, zone, &will_do),
+        None => pick_of_subset(set, query, &will_do),
+    }
+}
+
+fn candidate<'a>(
+    directory: &'a Directory,
+    provider: &'a Provider,
+    query: &Query,
+    callable: Callable,
+) -> Option<Candidate<'a>> {
+    if query.exclude.contains(&provider.id) {
+        return None;
+    }
+    let instance = provider.instances.iter().find(|instance| instance.weight > 0 && query.admits(instance))?;
+    let Some(id) = instance.master() else {
+        return (has_endpoints(instance) && !callable.is_master).then_some(Candidate { instance, master: None });
+    };
+    let is_there = if callable.is_answering { MasterEntry::is_answering } else { MasterEntry::is_connected };
+    let master = directory.master(id).filter(|entry| is_there(entry))?;
+    Some(Candidate { instance, master: Some(master) })
+}
+
+/// Whether clients can call it themselves.
+pub(super) fn has_endpoints(instance: &Instance) -> bool {
+    instance.state == InstanceState::Up && !instance.endpoints.is_empty()
+}
+
+/// One in a zone; elsewhere where none of it can be called, or for a part of the picks where many of it cannot.
+fn pick_near<'a>(set: &'a InstanceSet, query: &Query, zone: &str, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
+    let is_near = |candidate: &Candidate<'a>| *candidate.instance.zone == *zone;
+    let (mut known, mut callable) = (0, 0);
+    for provider in set.unordered() {
+        if provider.instances.iter().any(|it| it.weight > 0 && query.admits(it) && *it.zone == *zone) {
+            known += 1;
+            callable += usize::from(will_do(provider).is_some());
+        }
+    }
+    let share = (callable * OVERPROVISIONING).checked_div(known).unwrap_or(0);
+    let chance = match &query.balance {
+        Balance::Key(key) => draw(key_hash(key), key_hash(zone)) as usize % 100,
+        _ => random_below(100),
+    };
+    let stays = chance < share;
+    let picked = pick_of_subset(set, query, &|provider| will_do(provider).filter(|it| is_near(it) == stays));
+    picked.or_else(|| pick_of_subset(set, query, will_do))
+}
+
+/// One of those that are a caller's subset.
+fn pick_of_subset<'a>(set: &'a InstanceSet, query: &Query, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
+    let Some(Subset { size, of }) = &query.subset else { return pick_by(set, &query.balance, will_do) };
+    let of = key_hash(of);
+    let mut all: Vec<&Provider> = set.unordered().filter(|provider| will_do(provider).is_some()).collect();
+    if all.len() <= *size {
+        return pick_by(set, &query.balance, will_do);
+    }
+    let (_, last, _) = all.select_nth_unstable_by(size.saturating_sub(1), |one, other| compare(of, other, one));
+    let last = *last;
+    pick_by(set, &query.balance, &|provider| will_do(provider).filter(|_| compare(of, provider, last).is_ge()))
+}
+
+pub(super) fn pick_by<'a>(set: &'a InstanceSet, balance: &Balance, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
+    match balance {
+        Balance::Random => any(set, will_do),
+        Balance::RoundRobin => {
+            // Others take turns meanwhile, and theirs may have been those of all that will do.
+            let turn = (0..set.len()).find_map(|_| set.take_turn().and_then(will_do));
+            turn.or_else(|| any(set, will_do))
+        }
+        Balance::Key(key) => rendezvous(set, key, will_do),
+        Balance::LeastOutstanding => of_two(set, will_do, |one, other| one.outstanding() < other.outstanding()),
+        Balance::LeastLoad => of_two(set, will_do, |one, other| one.load() < other.load()),
+    }
+}
+
+/// Of two random ones the better; the first, if none is.
+fn of_two<'a>(
+    set: &'a InstanceSet,
+    will_do: WillDo<'_, 'a>,
+    is_better: impl Fn(&Candidate<'a>, &Candidate<'a>) -> bool,
+) -> Option<Candidate<'a>> {
+    let first = any(set, will_do)?;
+    if set.len() == 1 {
+        return Some(first);
+    }
+    let is_other = |it: &Candidate<'a>| !std::ptr::eq(it.instance, first.instance);
+    let second = any(set, &|provider| will_do(provider).filter(is_other));
+    Some(second.filter(|second| is_better(second, &first)).unwrap_or(first))
+}
+
+/// A random one that will do, each as likely as its weight among theirs.
+fn any<'a>(set: &'a InstanceSet, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
+    let heaviest = set.heaviest() as usize;
+    for _ in 0..DRAWS {
+        let drawn = set.get(random_below(set.len()))?;
+        // Else drawn anew: so what it is drawn by is its weight.
+        if random_below(heaviest) < drawn.weight as usize
+            && let Some(candidate) = will_do(drawn)
+        {
+            return Some(candidate);
+        }
+    }
+    let all = || set.unordered().filter_map(|provider| Some((provider.weight as usize, will_do(provider)?)));
+    let mut left = random_below(all().map(|(weight, _)| weight).sum());
+    let mut last = None;
+    for (weight, candidate) in all() {
+        last = Some(candidate);
+        let Some(rest) = left.checked_sub(weight) else { break };
+        left = rest;
+    }
+    last
+}
+
+/// The one that scores best for the key: who comes or goes moves only its own keys.
+fn rendezvous<'a>(set: &'a InstanceSet, key: &str, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
+    let key = key_hash(key);
+    let mut best: Option<(Best, &'a Provider, Candidate<'a>)> = None;
+    for provider in set.unordered() {
+        let own = score(key, provider);
+        let is_better =
+            best.is_none_or(|(known, best, _)| known.may_be_beaten_by(own) && compare(key, provider, best).is_gt());
+        if is_better && let Some(candidate) = will_do(provider) {
+            best = Some((Best::new(own), provider, candidate));
+        }
+    }
+    best.map(|(.., candidate)| candidate)
+}
+
+/// Whether one does better for a key than the other; of equal ones, the one of the smaller address.
+fn compare(key: u64, one: &Provider, other: &Provider) -> Ordering {
+    let by_address = || other.address().cmp(&one.address()).then_with(|| other.id.cmp(&one.id));
+    score(key, one).compare(score(key, other)).then_with(by_address)
+}
+
+fn score(key: u64, provider: &Provider) -> Score {
+    Score { draw: draw(key, provider.address_hash), weight: provider.weight }
+}
+
+impl Query {
+    /// Whether an instance is one of those that are asked for.
+    pub fn is_met_by(&self, instance: &Instance) -> bool {
+        self.version.as_ref().is_none_or(|version| version.matches(&instance.version)) && self.admits(instance)
+    }
+
+    /// The same of one in a version that meets the requirement.
+    fn admits(&self, instance: &Instance) -> bool {
+        self.group.as_deref().is_none_or(|group| group == &*instance.group)
+            && self.zone.as_deref().is_none_or(|zone| zone == &*instance.zone)
+            && instance.has_metadata(&self.metadata)
+    }
+}

@@ -1,0 +1,546 @@
+//! That what is chosen is what was asked for.
+
+use super::*;
+use crate::model::{
+    Answers, Call, Change, Command, Decoder, Endpoint, Instance, InstanceState, Line, Master, NodePath, Provenance,
+    Record, Refused, Service,
+};
+use crate::store::{Feed, Provider, Publisher, Store, key_hash};
+use rmpv::Value;
+
+/// A line with so many calls under way.
+#[derive(Debug, Default)]
+struct Busy {
+    outstanding: usize,
+    is_direct: bool,
+    is_silent: bool,
+}
+
+impl Line for Busy {
+    fn call(&self, _: Call) -> Result<Answers, Refused> {
+        Err(Refused::Gone)
+    }
+
+    fn send(&self, _: &Command) -> Result<(), Refused> {
+        Err(Refused::Gone)
+    }
+
+    fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    fn is_answering(&self) -> bool {
+        !self.is_silent
+    }
+
+    fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+}
+
+fn store() -> (Arc<Store>, Publisher) {
+    let store = Store::new(&Default::default(), vec![Feed::of_instances("register", "register")], Arc::default());
+    let publisher = store.publisher(0);
+    (store, publisher)
+}
+
+fn join(id: &str, services: &[&str], outstanding: usize) -> Change {
+    join_by(id, services, Busy { outstanding, ..Busy::default() })
+}
+
+fn join_by(id: &str, services: &[&str], line: Busy) -> Change {
+    let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(vec![]).into() };
+    let services = services.iter().map(service).collect();
+    let master = Master { id: id.into(), peer_address: "here".into(), connected_at: 0, services };
+    Change::Join(Arc::new(master), Arc::new(line))
+}
+
+fn chosen(store: &Store, service: &str, query: &Query) -> Result<String, NoMaster> {
+    let snapshot = store.snapshot();
+    choose(snapshot.directory(), service, query).map(|entry| entry.master.id.clone())
+}
+
+#[test]
+fn the_metadata_that_nobody_has_are_named_and_cut_where_they_are_long() {
+    let query = |value: &str| in_words(&BTreeMap::from([("a".to_owned(), value.to_owned())]));
+    let told = NoMaster::NoMetadata("mail".into(), query("9")).to_string();
+    assert_eq!(told, "no master that is connected offers the service `mail` with a=9");
+    assert_eq!(query(&"ü".repeat(10_000)), format!("a={}…", "ü".repeat(198)));
+}
+
+#[test]
+fn why_there_is_none_is_told() {
+    let (store, publisher) = store();
+    let query = Query { version: Some(">=3".parse().expect("a requirement")), ..Query::default() };
+    assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::Unknown("mail".into())));
+    publisher.publish(vec![join("a", &["mail@1.0.0"], 0)]);
+    assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::NoVersion("mail".into(), ">=3".into())));
+    let query = Query { exclude: vec!["a".into()], ..Query::default() };
+    assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::AllTried("mail".into())));
+    publisher.publish(vec![Change::Leave("a".into())]);
+    assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::NoneAlive("mail".into())));
+}
+
+#[test]
+fn the_newest_version_that_will_do_is_chosen() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("a", &["mail@1.2.0"], 0), join("b", &["mail@2.0.0"], 0), join("c", &["mail"], 0)]);
+    let version = |text: &str| Query { version: Some(text.parse().expect("a requirement")), ..Query::default() };
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("b".into()));
+    assert_eq!(chosen(&store, "mail", &version("^1")), Ok("a".into()));
+    assert_eq!(
+        chosen(&store, "mail", &Query { exclude: vec!["b".into(), "a".into()], ..Query::default() }),
+        Ok("c".into())
+    );
+}
+
+#[test]
+fn each_balance_keeps_its_word() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("a", &["mail"], 9), join("b", &["mail"], 0), join("c", &["mail"], 9)]);
+    let snapshot = store.snapshot();
+    let count = |balance: Balance, id: &str| {
+        let query = Query { balance, ..Query::default() };
+        let choose = || super::choose(snapshot.directory(), "mail", &query).expect("a master");
+        (0..300).filter(|_| choose().master.id == id).count()
+    };
+    assert_eq!(count(Balance::RoundRobin, "a"), 100);
+    assert!((50..150).contains(&count(Balance::Random, "b")));
+    let idle = count(Balance::LeastOutstanding, "b");
+    assert!((160..240).contains(&idle), "two thirds of all pairs have the idle one: {idle}");
+    let keyed = ["a", "b", "c"].map(|id| count(Balance::Key("user 7".into()), id));
+    assert_eq!(keyed.iter().max(), Some(&300), "a key stays with its master");
+}
+
+#[test]
+fn each_service_has_turns_of_its_own() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("a", &["mail", "log"], 0), join("b", &["mail", "log"], 0)]);
+    let by_turns = Query { balance: Balance::RoundRobin, ..Query::default() };
+    let turn = |service: &str| chosen(&store, service, &by_turns).expect("a master");
+    let turns = [0; 4].map(|_| (turn("mail"), turn("log")));
+    for id in ["a", "b"] {
+        let count = turns.iter().filter(|(mail, log)| mail == id && log == id).count();
+        assert_eq!(count, 2, "two services called in turn reach every master: {turns:?}");
+    }
+    // Who comes and goes begins nothing anew.
+    let before = turn("mail");
+    publisher.publish(vec![join("c", &["other"], 0), join("d", &["mail"], 0)]);
+    publisher.publish(vec![Change::Leave("d".into())]);
+    assert_ne!(turn("mail"), before);
+}
+
+#[test]
+fn turns_that_others_take_meanwhile_hide_no_master() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("a", &["mail"], 0), join("b", &["mail"], 0)]);
+    let snapshot = store.snapshot();
+    let (_, set) = snapshot.directory().instances_of("mail").and_then(|all| all.iter().next()).expect("a version");
+    for other in ["a", "b"] {
+        let will_do: pick::WillDo<'_, '_> = &|provider| {
+            // As a thread beside this one would, so that all of its turns are those of one master.
+            set.take_turn();
+            let Provider { id, instances, .. } = provider;
+            (**id != *other).then(|| Candidate { instance: &instances[0], master: snapshot.directory().master(id) })
+        };
+        assert!(pick::pick_by(set, &Balance::RoundRobin, will_do).is_some(), "not {other}");
+    }
+}
+
+#[test]
+fn of_two_masters_the_busy_one_is_never_chosen() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("busy", &["mail"], 1), join("idle", &["mail"], 0)]);
+    assert!((0..400).all(|_| chosen(&store, "mail", &Query::default()) == Ok("idle".into())));
+}
+
+#[test]
+fn one_that_is_silent_is_chosen_only_where_no_other_can_be_had() {
+    let (store, publisher) = store();
+    let silent = || Busy { is_silent: true, ..Busy::default() };
+    publisher.publish(vec![join_by("silent", &["mail@2.0.0"], silent()), join("a", &["mail@2.0.0"], 9)]);
+    let balances = || {
+        let keyed = (0..20).map(|key| Balance::Key(key.to_string()));
+        keyed.chain([Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin])
+    };
+    let always = |id: &str| {
+        let query = |balance| Query { balance, ..Query::default() };
+        balances().all(|balance| (0..20).all(|_| chosen(&store, "mail", &query(balance.clone())) == Ok(id.into())))
+    };
+    assert!(always("a"));
+    publisher.publish(vec![join("a", &["mail@1.0.0"], 9)]);
+    assert!(always("a"), "an older version that answers");
+    publisher.publish(vec![Change::Leave("a".into())]);
+    assert!(always("silent"));
+}
+
+#[test]
+fn who_comes_after_one_that_was_tried_gets_no_more_than_its_share() {
+    let (store, publisher) = store();
+    publisher.publish(["a", "b", "c", "d"].map(|id| join(id, &["mail"], 0)).to_vec());
+    let snapshot = store.snapshot();
+    for balance in [Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin] {
+        let query = Query { balance, exclude: vec!["a".into()], ..Query::default() };
+        let choose = || super::choose(snapshot.directory(), "mail", &query).expect("a master").master.id.clone();
+        let chosen: Vec<String> = (0..600).map(|_| choose()).collect();
+        for id in ["b", "c", "d"] {
+            let count = chosen.iter().filter(|chosen| *chosen == id).count();
+            assert!((140..260).contains(&count), "{id}: {count} of 600, {:?}", query.balance);
+        }
+    }
+}
+
+#[test]
+fn one_that_is_expected_back_is_known_and_not_called() {
+    let (store, publisher) = store();
+    let Change::Join(master, _) = join("a", &["mail"], 0) else { unreachable!("it joins") };
+    publisher.publish(vec![Change::Expect(master)]);
+    assert_eq!(store.snapshot().directory().instances("mail").count(), 1);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneConnected("mail".into())));
+    publisher.publish(vec![join("a", &["mail"], 0)]);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
+    publisher.clear_expected();
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
+}
+
+#[test]
+fn a_master_of_two_ways_goes_with_the_last() {
+    let feeds = ["one", "two"].map(|name| Feed::of_instances(name, "upstream"));
+    let store = Store::new(&Default::default(), feeds.into(), Arc::default());
+    let [one, two] = [0, 1].map(|feed| store.publisher(feed));
+    one.publish(vec![join("a", &["mail"], 1)]);
+    let revision = two.publish(vec![join("a", &["mail"], 2)]);
+    let directory = |store: &Store| store.snapshot().directory().clone();
+    assert_eq!(directory(&store).master("a").expect("a master").outstanding(), 3);
+    one.publish(vec![Change::Leave("a".into())]);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
+    assert!(store.snapshot().revision() > revision);
+    two.publish(vec![Change::Leave("a".into())]);
+    assert!(directory(&store).master("a").is_none());
+    assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneAlive("mail".into())));
+}
+
+#[test]
+fn a_master_that_left_one_register_is_called_by_another() {
+    let feeds = ["one", "two"].map(|name| Feed::of_instances(name, "upstream"));
+    let store = Store::new(&Default::default(), feeds.into(), Arc::default());
+    let [one, two] = [0, 1].map(|feed| store.publisher(feed));
+    let entry = |store: &Store| store.snapshot().directory().master("a").expect("a master").clone();
+    one.publish(vec![join("a", &["mail"], 1)]);
+    two.publish(vec![join("a", &["mail"], 2)]);
+    two.publish(vec![join("a", &[], 2)]);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
+    let offer = entry(&store).master.services[0].clone();
+    assert_eq!(entry(&store).lines_to(&offer).map(|line| line.outstanding()).collect::<Vec<_>>(), [1]);
+    two.publish(vec![Change::Leave("a".into())]);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
+    one.publish(vec![join("a", &[], 1)]);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneAlive("mail".into())));
+}
+
+#[test]
+fn a_register_that_claims_the_id_of_a_connected_master_neither_speaks_for_it_nor_gets_its_calls() {
+    let feeds = [Feed::of_instances("liar", "upstream"), Feed::of_instances("register", "register")];
+    let store = Store::new(&Default::default(), feeds.into(), Arc::default());
+    let [liar, register] = [0, 1].map(|feed| store.publisher(feed));
+    register.publish(vec![join_by("a", &["mail"], Busy { outstanding: 7, is_direct: true, ..Busy::default() })]);
+    liar.publish(vec![join("a", &["mail", "more"], 0)]);
+    let entry = store.snapshot().directory().master("a").expect("a master").clone();
+    let [offer] = &entry.master.services[..] else { panic!("{:?}", entry.master) };
+    assert_eq!(entry.lines_to(offer).map(|line| line.outstanding()).collect::<Vec<_>>(), [7]);
+    assert_eq!(entry.lines().next().map(|line| line.outstanding()), Some(7), "commands go to itself first");
+    register.publish(vec![Change::Leave("a".into())]);
+    assert_eq!(chosen(&store, "more", &Query::default()), Ok("a".into()));
+}
+
+#[test]
+fn instances_with_endpoints_stand_beside_masters_and_are_never_called_through_a_connection() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("m1", &["mail@1.0.0"], 0)]);
+    let mut directory = store.snapshot().directory().clone();
+    let service = Service { name: "mail@1.0.0".into(), metadata: Value::Map(vec![]).into() };
+    for host in ["10.0.0.2", "10.0.0.1"] {
+        let record = Record::Node(NodePath::root().child("mail").child(host));
+        let node = Provenance { source: "zk".into(), record, decoder: Decoder::Tunnel, since: 1 };
+        let endpoint = Endpoint { name: "".into(), protocol: "tcp".into(), host: host.into(), port: 25 };
+        let instance = Instance::of_master(&service, InstanceState::Up, [node]);
+        let instance = Instance { endpoints: [endpoint].into(), ..instance };
+        instance.check().expect("it is within its bounds");
+        directory.list(&format!("{host}:25").into(), "mail".into(), service.version(), [instance].into());
+    }
+    let found: Vec<_> =
+        directory.instances("mail").map(|(id, it)| (id.as_ref(), it.endpoints.len(), it.master().is_some())).collect();
+    assert_eq!(found, [("10.0.0.1:25", 1, false), ("10.0.0.2:25", 1, false), ("m1", 0, true)]);
+    let choose = |query: &Query| super::choose(&directory, "mail", query);
+    for balance in [Balance::LeastOutstanding, Balance::RoundRobin, Balance::Random, Balance::Key("k".into())] {
+        let chosen = choose(&Query { balance, ..Query::default() }).expect("a master");
+        assert_eq!(chosen.master.id, "m1");
+    }
+    let tried = Query { exclude: vec!["m1".into()], ..Query::default() };
+    assert_eq!(choose(&tried).expect_err("clients call the others themselves"), NoMaster::AllTried("mail".into()));
+}
+
+#[test]
+fn of_names_that_nobody_offers_the_newest_are_remembered() {
+    let (store, publisher) = store();
+    for round in 0..6 {
+        let names: Vec<String> = (0..1_000).map(|i| format!("s{round}-{i}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).chain(["mail"]).collect();
+        publisher.publish(vec![join("a", &names, 0)]);
+    }
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
+    publisher.publish(vec![Change::Leave("a".into())]);
+    assert_eq!(store.snapshot().directory().retired_services(None).count(), 4_096);
+    assert_eq!(store.snapshot().directory().count_of_services(), 0);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneAlive("mail".into())));
+    assert_eq!(chosen(&store, "s0-0", &Query::default()), Err(NoMaster::Unknown("s0-0".into())));
+}
+
+/// A directory with a service `db` at these hosts, each of a weight.
+fn directory(hosts: &[(&str, u32)]) -> Directory {
+    let mut directory = Directory::default();
+    hosts.iter().for_each(|(host, weight)| add(&mut directory, host, |it| it.weight = *weight));
+    directory
+}
+
+fn add(directory: &mut Directory, address: &str, change: impl FnOnce(&mut Instance)) {
+    let mut instance = Instance::at("db", address);
+    change(&mut instance);
+    directory.list(&address.into(), "db".into(), instance.version.clone(), [instance].into());
+}
+
+fn resolved(directory: &Directory, query: &Query) -> Result<String, NoInstance> {
+    resolve(directory, "db", query).map(|(instance, _)| instance.address())
+}
+
+/// How often each is resolved.
+fn counts(directory: &Directory, query: &Query, times: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..times {
+        *counts.entry(resolved(directory, query).expect("an instance")).or_default() += 1;
+    }
+    counts
+}
+
+fn by(balance: Balance) -> Query {
+    Query { balance, ..Query::default() }
+}
+
+fn key(key: impl ToString) -> Query {
+    by(Balance::Key(key.to_string()))
+}
+
+/// That a count is within five deviations of what chance has.
+fn assert_near(count: usize, times: usize, share: f64) {
+    let (mean, deviation) = (times as f64 * share, (times as f64 * share * (1.0 - share)).sqrt());
+    assert!((count as f64 - mean).abs() <= 5.0 * deviation, "{count} of {times}, and not about {mean}");
+}
+
+#[test]
+fn what_php_computes_is_computed_here() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/resolve.json")).expect("JSON");
+    let all = |of: &serde_json::Value| of.as_array().expect("a list").clone();
+    let text = |of: &serde_json::Value| of.as_str().expect("a text").to_owned();
+    for vector in all(&vectors["hashes"]) {
+        assert_eq!(key_hash(&text(&vector["text"])), vector["hash"], "{vector}");
+    }
+    for vector in all(&vectors["draws"]) {
+        let drawn = rendezvous::draw(key_hash(&text(&vector["key"])), key_hash(&text(&vector["address"])));
+        assert_eq!(
+            (drawn.into(), rendezvous::distance(drawn).into()),
+            (vector["draw"].clone(), vector["distance"].clone())
+        );
+    }
+    for vector in all(&vectors["picks"]) {
+        let mut directory = Directory::default();
+        // Whatever their order.
+        for instance in all(&vector["instances"]).iter().rev() {
+            let weight = instance["weight"].as_u64().expect("a weight") as u32;
+            add(&mut directory, &text(&instance["address"]), |it| it.weight = weight);
+        }
+        for pick in all(&vector["picks"]) {
+            let found = resolved(&directory, &key(text(&pick["key"])));
+            assert_eq!(found, Ok(text(&pick["address"])), "{}: {pick}", vector["what"]);
+        }
+    }
+}
+
+#[test]
+fn each_is_drawn_as_often_as_its_weight() {
+    fastrand::seed(7);
+    let hosts = [("a:1", 100), ("b:1", 300), ("c:1", 0), ("d:1", 600)];
+    let total = 1_000.0;
+    let directory = directory(&hosts);
+    let found = counts(&directory, &by(Balance::Random), 10_000);
+    let keyed = (0..10_000).map(|key| resolved(&directory, &self::key(key)).expect("one"));
+    let keyed = keyed.fold(BTreeMap::<_, usize>::new(), |mut counts, host| {
+        *counts.entry(host).or_default() += 1;
+        counts
+    });
+    for counts in [found, keyed] {
+        for (host, weight) in hosts {
+            assert_near(counts.get(host).copied().unwrap_or(0), 10_000, f64::from(weight) / total);
+        }
+    }
+}
+
+#[test]
+fn light_ones_beside_a_very_heavy_one_have_their_share_too() {
+    fastrand::seed(7);
+    let mut hosts: Vec<(String, u32)> = (0..100).map(|n| (format!("light-{n}:1"), 1)).collect();
+    hosts.push(("heavy:1".into(), 900));
+    let hosts: Vec<(&str, u32)> = hosts.iter().map(|(host, weight)| (host.as_str(), *weight)).collect();
+    assert_near(counts(&directory(&hosts), &by(Balance::Random), 10_000)["heavy:1"], 10_000, 0.9);
+    // Where the heavy one will not do, hardly any draw hits one that will.
+    let query = Query { exclude: vec!["heavy:1".into()], ..by(Balance::Random) };
+    let light = counts(&directory(&hosts), &query, 10_000);
+    light.values().for_each(|count| assert_near(*count, 10_000, 0.01));
+}
+
+#[test]
+fn one_that_goes_moves_its_own_keys_and_no_others() {
+    let names: Vec<String> = (0..20).map(|n| format!("10.0.0.{n}:80")).collect();
+    let all: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100 + name.len() as u32)).collect();
+    let (gone, rest) = all.split_first().expect("one");
+    let (before, after) = (directory(&all), directory(rest));
+    let mut moved = 0;
+    for number in 0..5_000 {
+        let chosen = [&before, &after].map(|directory| resolved(directory, &key(number)).expect("one"));
+        assert!(chosen[0] == chosen[1] || chosen[0] == gone.0, "{chosen:?}");
+        moved += usize::from(chosen[0] != chosen[1]);
+    }
+    assert_near(moved, 5_000, f64::from(gone.1) / all.iter().map(|(_, weight)| f64::from(*weight)).sum::<f64>());
+}
+
+#[test]
+fn of_equal_addresses_the_same_is_chosen_whatever_the_order() {
+    let twice = |first: &str, second: &str| {
+        let mut directory = Directory::default();
+        for id in [first, second] {
+            let mut instance = Instance::at("db", "a:1");
+            instance.zone = id.into();
+            directory.list(&id.into(), "db".into(), instance.version.clone(), [instance].into());
+        }
+        resolve(&directory, "db", &key("k")).expect("one").0.zone.clone()
+    };
+    assert_eq!(twice("x", "y"), twice("y", "x"));
+}
+
+#[test]
+fn all_take_turns_but_those_of_the_weight_0() {
+    let directory = directory(&[("a:1", 1), ("b:1", 1_000), ("c:1", 0)]);
+    let found = counts(&directory, &by(Balance::RoundRobin), 300);
+    assert!(!found.contains_key("c:1") && found["a:1"].abs_diff(found["b:1"]) <= 100, "{found:?}");
+}
+
+#[test]
+fn of_two_the_one_that_reports_less_load_is_chosen() {
+    fastrand::seed(7);
+    let mut directory = Directory::default();
+    for (host, load) in [("idle:1", 0.1), ("busy:1", 0.9), ("full:1", 1.5)] {
+        add(&mut directory, host, |it| it.metadata = Value::Map(vec![("load".into(), load.into())]).into());
+    }
+    let found = counts(&directory, &by(Balance::LeastLoad), 9_000);
+    assert_near(found["idle:1"], 9_000, 2.0 / 3.0);
+    assert_near(found["busy:1"], 9_000, 1.0 / 3.0);
+    assert_eq!(found.get("full:1"), None);
+}
+
+#[test]
+fn the_callers_zone_comes_first_and_overflows_where_much_of_it_is_down() {
+    fastrand::seed(7);
+    let zoned = |down: usize| {
+        let mut directory = Directory::default();
+        for number in 0..10 {
+            add(&mut directory, &format!("near-{number}:1"), |it| {
+                it.zone = "a".into();
+                it.state = if number < down { InstanceState::Returning } else { InstanceState::Up };
+            });
+        }
+        add(&mut directory, "far:1", |it| it.zone = "b".into());
+        directory
+    };
+    let query = |balance| Query { prefer_zone: Some("a".into()), ..by(balance) };
+    let far = |down, balance: Balance| counts(&zoned(down), &query(balance), 4_000).get("far:1").copied().unwrap_or(0);
+    assert_eq!([far(0, Balance::Random), far(2, Balance::Random)], [0, 0]);
+    // Five of ten do 1.4 times what they did: 70 of 100.
+    assert_near(far(5, Balance::Random), 4_000, 0.3);
+    assert_eq!(far(10, Balance::Random), 4_000);
+    let half = zoned(5);
+    let keyed = |number: usize| resolved(&half, &query(Balance::Key(number.to_string()))).expect("one");
+    assert_near((0..4_000).filter(|number| keyed(*number) == "far:1").count(), 4_000, 0.3);
+    assert!((0..100).all(|number| keyed(number) == keyed(number)));
+}
+
+#[test]
+fn a_caller_has_the_same_subset_and_callers_share_all() {
+    let names: Vec<String> = (0..20).map(|n| format!("10.0.0.{n}:80")).collect();
+    let hosts: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100)).collect();
+    let directory = directory(&hosts);
+    let subset = |of: usize, size: usize| {
+        let subset = Some(Subset { size, of: of.to_string() });
+        counts(&directory, &Query { subset, ..by(Balance::Random) }, 400).into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(subset(1, 5).len(), 5);
+    assert_eq!(subset(1, 5), subset(1, 5));
+    assert_eq!(subset(1, 100).len(), 20);
+    let mut all: Vec<_> = (0..40).flat_map(|of| subset(of, 5)).collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 20);
+}
+
+#[test]
+fn what_is_asked_for_is_what_is_chosen_or_it_is_told_why_not() {
+    let mut directory = Directory::default();
+    assert_eq!(resolved(&directory, &Query::default()), Err(NoInstance::Unknown("db".into())));
+    add(&mut directory, "a:1", |it| it.group = "blue".into());
+    add(&mut directory, "b:1", |it| {
+        it.group = "green".into();
+        it.zone = "z".into();
+        it.metadata = Value::Map(vec![("role".into(), "replica".into())]).into();
+    });
+    let group = |group: &str| Query { group: Some(group.into()), ..Query::default() };
+    assert_eq!(resolved(&directory, &group("blue")), Ok("a:1".into()));
+    assert_eq!(resolved(&directory, &group("red")), Err(NoInstance::NoGroup("db".into(), "red".into())));
+    let zone = |zone: &str| Query { zone: Some(zone.into()), ..group("green") };
+    assert_eq!(resolved(&directory, &zone("z")), Ok("b:1".into()));
+    assert_eq!(resolved(&directory, &zone("y")), Err(NoInstance::NoZone("db".into(), "y".into())));
+    let role = |role: &str| Query { metadata: [("role".into(), role.into())].into(), ..Query::default() };
+    assert_eq!(resolved(&directory, &role("replica")), Ok("b:1".into()));
+    assert_eq!(resolved(&directory, &role("x")), Err(NoInstance::NoMetadata("db".into(), "role=x".into())));
+    let version = Query { version: Some("^2".parse().expect("a requirement")), ..Query::default() };
+    assert_eq!(resolved(&directory, &version), Err(NoInstance::NoVersion("db".into(), "^2".into())));
+    let mut directory = self::directory(&[("a:1", 0)]);
+    assert_eq!(resolved(&directory, &Query::default()), Err(NoInstance::NoWeight("db".into())));
+    add(&mut directory, "b:1", |it| it.state = InstanceState::Returning);
+    assert_eq!(resolved(&directory, &Query::default()), Err(NoInstance::NoneUp("db".into())));
+}
+
+#[test]
+fn a_master_and_an_endpoint_of_one_service_are_both_chosen_and_only_the_master_is_called() {
+    fastrand::seed(7);
+    let (store, publisher) = store();
+    publisher.publish(vec![join("m", &["db@1.0.0"], 0)]);
+    let mut directory = store.snapshot().directory().clone();
+    add(&mut directory, "a:1", |_| {});
+    let found = counts(&directory, &by(Balance::Random), 2_000);
+    assert_near(found["m"], 2_000, 0.5);
+    assert!((0..100).all(|_| choose(&directory, "db", &Query::default()).is_ok_and(|it| it.master.id == "m")));
+}
+
+/// `cargo test --release --lib resolve::tests::how_long -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn how_long_one_of_a_thousand_takes() {
+    let names: Vec<String> = (0..1_000).map(|n| format!("10.0.{}.{}:8080", n / 256, n % 256)).collect();
+    let hosts: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100)).collect();
+    let directory = directory(&hosts);
+    for balance in [Balance::Random, Balance::RoundRobin, Balance::LeastOutstanding, Balance::Key("user:42".into())] {
+        let query = by(balance);
+        let began = std::time::Instant::now();
+        (0..10_000).for_each(|_| drop(std::hint::black_box(resolve(&directory, "db", &query))));
+        println!("{:?}: {:?}", query.balance, began.elapsed() / 10_000);
+    }
+}

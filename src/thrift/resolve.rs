@@ -1,0 +1,67 @@
+//! Resolving: one instance of a service, for who calls it.
+
+use super::Peer;
+use super::api::{Api, Subject, denied, ensure_known, invalid};
+use super::convert;
+use super::idl::{NoInstance, ResolveManyReply, ResolveManyRequest, ResolveOutcome, ResolveReply, ResolveRequest};
+use super::request;
+use crate::resolve::{self, Query};
+
+/// The most requests of one `resolveMany`.
+const MAX_MANY: usize = 64;
+
+impl Api {
+    pub(super) fn resolve(&self, peer: &Peer, request: ResolveRequest) -> thrift::Result<ResolveReply> {
+        let max_age_ms = request.max_age_ms;
+        let (service, query) = wanted(peer, request)?;
+        let (snapshot, freshness) = self.fresh(Subject::Instances, max_age_ms)?;
+        match resolve::resolve(snapshot.directory(), &service, &query) {
+            Ok((found, outstanding)) => {
+                Ok(ResolveReply { instance: convert::instance(found, outstanding), freshness: freshness.into() })
+            }
+            Err(none) => {
+                // A source that is not known yet may have one.
+                ensure_known(snapshot.behind_instances())?;
+                Err(NoInstance { message: none.to_string(), service_name: service }.into())
+            }
+        }
+    }
+
+    /// By turns, since each may look through a whole service.
+    pub(super) async fn resolve_many(
+        &self,
+        peer: &Peer,
+        request: &ResolveManyRequest,
+    ) -> thrift::Result<ResolveManyReply> {
+        if request.requests.len() > MAX_MANY {
+            return Err(invalid("requests", &format!("more than {MAX_MANY} of them")));
+        }
+        self.ensure_room_for_page(peer)?;
+        let wanted: Vec<_> = request.requests.iter().map(|it| wanted(peer, it.clone())).collect::<Result<_, _>>()?;
+        let (snapshot, freshness) = self.fresh(Subject::Instances, request.max_age_ms)?;
+        let (mut outcomes, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
+        for (service, query) in &wanted {
+            peer.let_others_work().await;
+            let outcome = match resolve::resolve(snapshot.directory(), service, query) {
+                Ok((found, outstanding)) => ResolveOutcome::new(convert::instance(found, outstanding), None),
+                Err(none) => {
+                    ensure_known(snapshot.behind_instances())?;
+                    ResolveOutcome::new(None, none.to_string())
+                }
+            };
+            bytes += outcome.instance.as_ref().map_or(0, convert::instance_size);
+            if bytes > self.whole_bytes() {
+                return Err(invalid("requests", "more than a reply may hold; ask for fewer"));
+            }
+            outcomes.push(outcome);
+        }
+        Ok(ResolveManyReply { outcomes, freshness: freshness.into() })
+    }
+}
+
+/// The service and what is asked of it, which the client may see.
+fn wanted(peer: &Peer, request: ResolveRequest) -> thrift::Result<(String, Query)> {
+    let (service, query) = request::query(request)?;
+    peer.identity.may_see(&service).map_err(denied)?;
+    Ok((service, query))
+}

@@ -1,0 +1,122 @@
+//! One instance of a service, over the interface.
+
+use super::masters::by_turns;
+use super::*;
+use crate::access::{Access, Client, Policy};
+use crate::thrift::idl::{
+    AccessDenied, Balance, InvalidRequest, NoInstance, ResolveManyRequest, ResolveRequest, ServiceQuery,
+};
+
+fn house() -> House {
+    let way = Way::new(Manner::Echoes);
+    let house = House::new(1, &Config::default());
+    house.feeds[0].publish_whole(vec![
+        join("a", &["mail@1.0.0", "log"], &way),
+        join("b", &["mail@2.0.0"], &way),
+        join("c", &["mail@2.0.0"], &way),
+    ]);
+    house
+}
+
+fn resolved(house: &House, change: impl FnOnce(&mut ResolveRequest)) -> thrift::Result<String> {
+    let mut request = ResolveRequest::of("mail");
+    change(&mut request);
+    let reply = house.api.resolve(&house.peer, request)?;
+    assert!(reply.freshness.complete && !reply.instance.provenance.is_empty());
+    Ok(reply.instance.master_id.expect("a master"))
+}
+
+#[test]
+fn the_instance_is_as_it_was_asked_for() {
+    let house = house();
+    let newest = resolved(&house, |_| {}).expect("one");
+    assert!(["b", "c"].contains(&&*newest), "{newest}");
+    assert_eq!(resolved(&house, |it| it.version = Some("^1".into())).expect("one"), "a");
+    assert_eq!(resolved(&house, |it| it.service_name = "mail@1.0.0".into()).expect("one"), "a");
+    assert_eq!(resolved(&house, |it| it.zone = Some("c".into())).expect("one"), "c");
+    assert_eq!(resolved(&house, |it| it.prefer_zone = Some("b".into())).expect("one"), "b");
+    assert_eq!(resolved(&house, |it| it.metadata = Some([("zone".into(), "b".into())].into())).expect("one"), "b");
+    let keyed = || resolved(&house, |it| it.key = Some("user:42".into())).expect("one");
+    assert!((0..20).all(|_| keyed() == keyed()));
+    let subset = || resolved(&house, |it| (it.subset, it.subset_key) = (Some(1), Some("web-1".into()))).expect("one");
+    assert!((0..20).all(|_| subset() == subset()));
+}
+
+#[test]
+fn that_there_is_none_says_of_which_service_and_why() {
+    let house = house();
+    let none = |change: fn(&mut ResolveRequest)| {
+        let NoInstance { service_name, message } = exception(&resolved(&house, change).expect_err("none"));
+        assert!(message.contains(&format!("`{service_name}`")), "{message}");
+        message
+    };
+    assert!(none(|it| it.service_name = "nothing".into()).contains("unknown"));
+    assert!(none(|it| it.version = Some("^3".into())).contains("meets ^3"));
+    assert!(none(|it| it.group = Some("blue".into())).contains("`blue`"));
+    assert!(none(|it| it.zone = Some("z".into())).contains("`z`"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_its_field() {
+    let house = house();
+    for (field, change) in [
+        ("version", (|it| it.version = Some("new".into())) as fn(&mut ResolveRequest)),
+        ("key", |it| it.balance = Some(Balance::CONSISTENT_HASH)),
+        ("key", |it| it.key = Some("x".repeat(1_025))),
+        ("balance", |it| it.balance = Some(Balance(99))),
+        ("subset", |it| (it.subset, it.subset_key) = (Some(0), Some("web-1".into()))),
+        ("subsetKey", |it| it.subset = Some(1)),
+        ("metadata", |it| it.metadata = Some((0..9).map(|n| (n.to_string(), String::new())).collect())),
+    ] {
+        let refused: InvalidRequest = exception(&resolved(&house, change).expect_err(field));
+        assert_eq!(refused.field, field);
+    }
+}
+
+#[test]
+fn several_are_resolved_at_once_and_one_that_is_none_spoils_no_other() {
+    let house = house();
+    let many = |services: &[&str]| {
+        let requests = services.iter().map(|service| ResolveRequest::of(*service)).collect();
+        let request = ResolveManyRequest::new(requests, None);
+        by_turns(house.api.resolve_many(&house.peer, &request))
+    };
+    let outcomes = many(&["log", "nothing", "mail"]).expect("outcomes").outcomes;
+    let names: Vec<_> = outcomes.iter().map(|it| it.instance.as_ref().map(|it| it.service_name.as_str())).collect();
+    assert_eq!(names, [Some("log"), None, Some("mail")]);
+    assert!(outcomes[1].error.as_ref().is_some_and(|error| error.contains("`nothing`")));
+    assert!(many(&["log"; 64]).is_ok());
+    assert_eq!(exception::<InvalidRequest>(&many(&["log"; 65]).expect_err("too many")).field, "requests");
+}
+
+#[test]
+fn who_may_not_see_a_service_is_not_told_of_its_instances() {
+    let mut house = house();
+    let rule = toml::from_str("user = '33033'\nread = ['log']").expect("a rule");
+    let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
+    house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
+    exception::<AccessDenied>(&resolved(&house, |_| {}).expect_err("denied"));
+    let requests = vec![ResolveRequest::of("log"), ResolveRequest::of("mail")];
+    let many = by_turns(house.api.resolve_many(&house.peer, &ResolveManyRequest::new(requests, None)));
+    exception::<AccessDenied>(&many.expect_err("denied"));
+}
+
+#[test]
+fn instances_are_listed_by_version_group_zone_and_whether_they_can_be_called() {
+    let house = house();
+    let Change::Join(master, _) = join("d", &["mail@2.0.0"], &Way::new(Manner::Silent)) else {
+        unreachable!("it joins")
+    };
+    house.feeds[0].publish(vec![Change::Expect(master)]);
+    let listed = |change: fn(&mut ServiceQuery)| {
+        let mut query = ServiceQuery { service_name: Some("mail".into()), ..ServiceQuery::default() };
+        change(&mut query);
+        let instances = house.api.instances(&house.peer, &query).expect("instances").instances;
+        instances.into_iter().map(|it| it.master_id.expect("a master")).collect::<String>()
+    };
+    assert_eq!(listed(|_| {}), "bcda");
+    assert_eq!(listed(|it| it.version = Some("^2".into())), "bcd");
+    assert_eq!(listed(|it| it.callable = Some(true)), "bca");
+    assert_eq!(listed(|it| it.zone = Some("c".into())), "c");
+    assert_eq!(listed(|it| it.group = Some("blue".into())), "");
+}

@@ -1,0 +1,49 @@
+//! One instance of a service, by the command line.
+
+use rmpv::Value;
+
+use crate::harness::master::{Scripted, map};
+use crate::harness::{SOON, ensure, eventually};
+use crate::register::{Scene, TOKEN};
+
+#[test]
+fn one_is_resolved_and_the_distribution_follows_the_weights() {
+    let scene = Scene::new();
+    let join = |zone: &str, weight: i64| {
+        let metadata: Value = map([("zone", zone.into()), ("weight", weight.into())]);
+        Scripted::join(scene.port, TOKEN, &[("mail@1.2.0", metadata)])
+    };
+    let masters = [join("a", 300), join("b", 100), join("b", 0)];
+    scene.has(3);
+    let of_zone = |zone: &str| scene.roster.cli(["resolve", "mail", "--zone", zone]).text();
+    let [a, b] = ["a", "b"].map(of_zone);
+    assert!(a != b && a.ends_with('\n'), "{a} {b}");
+    let chosen = scene.roster.cli(["resolve", "mail", "-n", "400", "-o", "json"]).json();
+    let chosen = chosen["chosen"].as_array().expect("a list");
+    let times = |id: &str| {
+        let of = chosen.iter().find(|it| it["instance"]["masterId"] == id.trim());
+        of.and_then(|it| it["times"].as_u64()).expect("it was chosen")
+    };
+    assert_eq!((chosen.len(), times(&a) + times(&b)), (2, 400));
+    // Ten deviations.
+    assert!((214..387).contains(&times(&a)), "{chosen:?}");
+    let keyed = || scene.roster.cli(["resolve", "mail", "--key", "user:42"]).text();
+    assert_eq!(keyed(), keyed());
+    let table = scene.roster.cli(["resolve", "mail", "-n", "50", "--key", "user:", "--prefer-zone", "a"]).text();
+    assert!(table.starts_with("INSTANCE") && table.contains("100.0 %"), "{table}");
+    for (arguments, told) in [
+        (["resolve", "nothing", "--zone", "a"], "the service `nothing` is unknown"),
+        (["resolve", "mail", "--version", "^2"], "has a version that meets ^2"),
+        (["resolve", "mail", "--metadata", "role=replica"], "has role=replica"),
+    ] {
+        let ended = scene.roster.cli(arguments);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.wrong.contains(told), "{ended:?}");
+    }
+    assert_eq!(scene.roster.cli(["resolve", "mail", "--version", "new"]).code, Some(2));
+    drop(masters);
+    eventually("nobody is left", SOON, || {
+        let ended = scene.roster.cli(["resolve", "mail"]);
+        ensure(ended.code == Some(1) && ended.wrong.contains("has no instances any more"), format!("{ended:?}"))
+    });
+}
