@@ -16,6 +16,7 @@ use Roster\Wire\MasterFollower;
 use Roster\Wire\MessageFollower;
 use Roster\Wire\MessagePack;
 use Roster\Wire\NodeFollower;
+use Roster\Wire\Values;
 use Roster\Wire\WorkerFollower;
 
 use const PHP_SAPI;
@@ -141,6 +142,50 @@ final class Client
     public function instances(string|int $service, ?int $maxAge = null): array
     {
         return $this->read('instances', (string) $service, $maxAge);
+    }
+
+    /**
+     * One instance of a service that can be called; the same one for the same key, as long as it is there.
+     *
+     * @param string|int $service its name without a version
+     * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest of which one
+     *     can be called
+     * @param array<string|int|float|bool> $metadata by key, what it must have, as of `call`
+     * @param ?Balance $balance null: by the key, or else `Random`
+     * @param ?string $preferZone the zone of the caller: none elsewhere is chosen as long as enough of it can be called
+     * @param ?int $subset choose among so many, the same for the same `subsetKey` as long as they are there
+     * @param ?string $subsetKey who chooses; null: this host
+     * @throws Exception\NoInstance if there is none
+     */
+    public function resolve(
+        string|int $service,
+        string|int|null $key = null,
+        ?string $version = null,
+        ?string $group = null,
+        ?string $zone = null,
+        array $metadata = [],
+        ?Balance $balance = null,
+        ?string $preferZone = null,
+        ?int $subset = null,
+        ?string $subsetKey = null,
+        ?int $maxAge = null,
+    ): Resolved {
+        self::checkAge($maxAge);
+        $maxAge ??= $this->maxAge;
+        $request = [
+            'serviceName' => (string) $service,
+            'version' => $version,
+            'group' => $group,
+            'zone' => $zone,
+            'metadata' => Values::metadata($metadata),
+            'balance' => $balance?->value,
+            'key' => $key === null ? null : (string) $key,
+            'preferZone' => $preferZone,
+            'subset' => $subset,
+            'subsetKey' => $subset === null ? null : $subsetKey ?? gethostname(),
+            'maxAgeMs' => $maxAge,
+        ];
+        return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->resolve($request, $deadline));
     }
 
     /** A master by its id; null if it is not there. */

@@ -10,6 +10,7 @@ use Roster\ChangeKind;
 use Roster\Client;
 use Roster\Exception\CallFailed;
 use Roster\Exception\InvalidRequest;
+use Roster\Exception\NoInstance;
 use Roster\Exception\NoMaster;
 use Roster\Exception\RosterException;
 use Roster\Instance;
@@ -112,6 +113,20 @@ final class MastersTest extends TestCase
         $this->expectException(NoMaster::class);
         $this->expectExceptionMessage('with weight=3, zone=c');
         $this->client->call('demo', 'echo', metadata: $in('c'));
+    }
+
+    public function testOneOfTheMastersIsResolvedByTheSidecar(): void
+    {
+        $resolved = $this->client->resolve('demo', key: 7);
+        self::assertSame([null, Way::Unix], [$resolved->host, $resolved->freshness->from]);
+        self::assertContains($resolved->address(), array_column($this->client->masters('demo'), 'id'));
+        for ($i = 0; $i < 8; $i++) {
+            self::assertSame($resolved->masterId, $this->client->resolve('demo', key: '7')->masterId);
+        }
+        self::assertNotNull($this->client->resolve('demo', version: '^1', preferZone: 'c', subset: 1)->masterId);
+        $this->expectException(NoInstance::class);
+        $this->expectExceptionMessage('has a version that meets ^9');
+        $this->client->resolve('demo', version: '^9');
     }
 
     public function testACallOnAMasterIsAnsweredByItAlone(): void

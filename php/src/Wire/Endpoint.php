@@ -146,6 +146,16 @@ final class Endpoint
         );
     }
 
+    /** @param array<string, mixed> $request of `ResolveRequest` */
+    public function resolve(array $request, Deadline $deadline): Answer
+    {
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
+            $reply = $roster->resolve(new Thrift\ResolveRequest($request));
+            $freshness = Values::freshness($reply->freshness, $this->way);
+            return new Answer(Values::resolved($reply->instance, $freshness), $freshness);
+        });
+    }
+
     public function master(string $id, ?int $maxAge, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($id, $maxAge): Answer {
@@ -510,6 +520,8 @@ final class Endpoint
             throw new Exception\InvalidRequest('worker', $told->message);
         } catch (Thrift\NoMaster $told) {
             throw new Exception\NoMaster($told->serviceName, $told->message);
+        } catch (Thrift\NoInstance $told) {
+            throw new Exception\NoInstance($told->serviceName, $told->message);
         } catch (Thrift\CallFailed $told) {
             throw new Exception\CallFailed($told->message, $told->masterId, $told->className, $told->code, $told->lost);
         } catch (Thrift\CallTimedOut $told) {

@@ -25,6 +25,7 @@ use Roster\MasterMessage;
 use Roster\Node;
 use Roster\Origin;
 use Roster\Provenance;
+use Roster\Resolved;
 use Roster\Service;
 use Roster\Source;
 use Roster\Stat;
@@ -92,6 +93,20 @@ final class Values
             $told->masterId,
             $told->outstanding,
             array_map(self::provenance(...), $told->provenance),
+            $freshness,
+        );
+    }
+
+    public static function resolved(Thrift\Instance $told, Freshness $freshness): Resolved
+    {
+        $endpoints = array_filter($told->endpoints, static fn (Thrift\Endpoint $endpoint) => $endpoint->name === '');
+        $endpoint = [...$endpoints, ...$told->endpoints][0] ?? null;
+        $isMaster = $told->masterId !== null;
+        return new Resolved(
+            $isMaster ? null : $endpoint?->host,
+            $isMaster ? null : $endpoint?->port,
+            $endpoint?->protocol ?? '',
+            $told->masterId,
             $freshness,
         );
     }

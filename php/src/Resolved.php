@@ -1,0 +1,36 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/**
+ * One instance of a service, chosen to be called: at a host and a port; or a master, through its connection
+ * (`Client::call` with its id as `master`).
+ */
+final class Resolved
+{
+    /**
+     * @param ?string $host a name or an address; one of IPv6 without brackets; null: it is a master
+     * @param string $protocol as its registration has it (`http`, `dubbo`); empty: it does not say
+     * @param ?string $masterId null: it is called at its host
+     */
+    public function __construct(
+        public readonly ?string $host,
+        public readonly ?int $port,
+        public readonly string $protocol,
+        public readonly ?string $masterId,
+        public readonly Freshness $freshness,
+    ) {
+    }
+
+    /** `host:port`, an address of IPv6 in brackets; or the id of the master. */
+    public function address(): string
+    {
+        return match (true) {
+            $this->host === null => (string) $this->masterId,
+            str_contains($this->host, ':') => "[$this->host]:$this->port",
+            default => "$this->host:$this->port",
+        };
+    }
+}
