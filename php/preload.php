@@ -15,7 +15,10 @@ foreach ([
     Roster\Origin::class,
     Roster\Place::class,
     Roster\Quiet::class,
+    Roster\Read\Picks::class,
     Roster\Read\SharedFile::class,
+    Roster\Read\Told::class,
+    Roster\Resolved::class,
     Roster\Way::class,
 ] as $class) {
     class_exists($class);

@@ -7,6 +7,7 @@ namespace Roster;
 use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
+use Roster\Exception\Unavailable;
 use Roster\Exception\WayFailed;
 use Roster\Read\Path;
 use Roster\Read\SharedFile;
@@ -147,6 +148,9 @@ final class Client
     /**
      * One instance of a service that can be called; the same one for the same key, as long as it is there.
      *
+     * Where nothing but the service and a key is asked for, the shared file answers, unless masters offer the service: which
+     * of them is connected just now, the sidecar alone knows.
+     *
      * @param string|int $service its name without a version
      * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest of which one
      *     can be called
@@ -172,20 +176,56 @@ final class Client
     ): Resolved {
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
+        [$service, $key] = [(string) $service, $key === null ? null : (string) $key];
+        $isPlain = $version === null && $group === null && $zone === null && $metadata === [] && $preferZone === null
+            && $subset === null && $balance === null;
+        if ($isPlain && $this->file !== null) {
+            try {
+                $found = $this->file->resolve($service, $key, $maxAge);
+                if ($found !== null) {
+                    $this->freshness = $found->freshness;
+                    $this->ways?->passOver();
+                    return $found;
+                }
+            } catch (WayFailed | NotReady | TooStale) {
+                // The sidecar itself may answer.
+            }
+        }
         $request = [
-            'serviceName' => (string) $service,
+            'serviceName' => $service,
             'version' => $version,
             'group' => $group,
             'zone' => $zone,
             'metadata' => Values::metadata($metadata),
             'balance' => $balance?->value,
-            'key' => $key === null ? null : (string) $key,
+            'key' => $key,
             'preferZone' => $preferZone,
             'subset' => $subset,
             'subsetKey' => $subset === null ? null : $subsetKey ?? gethostname(),
             'maxAgeMs' => $maxAge,
         ];
-        return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->resolve($request, $deadline));
+        try {
+            return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->resolve($request, $deadline));
+        } catch (Unavailable $failure) {
+            return $isPlain ? $this->resolveAsLeft($service, $key, $maxAge) ?? throw $failure : throw $failure;
+        }
+    }
+
+    /** From the shared file as a writer left it, where no sidecar answers. */
+    private function resolveAsLeft(string $service, ?string $key, ?int $maxAge): ?Resolved
+    {
+        foreach (array_unique(array_filter($this->places)) as $file) {
+            try {
+                $left = new SharedFile($file, $this->owner, isLast: true);
+                $found = $left->resolve($service, $key, $maxAge);
+                if ($found !== null) {
+                    $this->freshness = $found->freshness;
+                    return $found;
+                }
+            } catch (WayFailed | NotReady) {
+            }
+        }
+        return null;
     }
 
     /** A master by its id; null if it is not there. */

@@ -1,4 +1,4 @@
-//! Weighted rendezvous: each key goes to the instance that scores best for it, in integers, so that all agree.
+//! Weighted rendezvous: each key goes to the instance that scores best for it, in integers, so that Rust and PHP agree.
 //!
 //! Whoever comes or goes moves only its own keys. `tests/vectors/resolve.json` has what both must choose.
 

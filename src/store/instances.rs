@@ -8,7 +8,7 @@ use imbl::ordmap::DiffItem;
 use semver::Version;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::Instance;
+use crate::model::{Instance, InstanceState};
 
 /// By version, the instances of a service; at least one.
 pub type Instances = OrdMap<Version, InstanceSet>;
@@ -37,6 +37,7 @@ pub struct Provider {
     pub id: Arc<str>,
     /// One, but for a master that offers it under two names (`mail@1`, `mail@1.0`).
     pub instances: Arc<[Instance]>,
+    /// 0 where it cannot be called.
     pub weight: u32,
     /// The hash of the address, for choosing by a key.
     pub address_hash: u64,
@@ -49,7 +50,7 @@ pub fn key_hash(text: &str) -> u64 {
 
 impl Provider {
     pub(super) fn new(id: Arc<str>, instances: Arc<[Instance]>) -> Self {
-        let weight = instances.first().map_or(0, |first| first.weight);
+        let weight = instances.first().filter(|first| first.state == InstanceState::Up).map_or(0, |up| up.weight);
         let address_hash = key_hash(&instances.first().map(Instance::address).unwrap_or_default());
         Self { id, instances, weight, address_hash }
     }

@@ -1,5 +1,6 @@
 //! Services that others register in ZooKeeper are the same for all who ask.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -279,6 +280,42 @@ fn what_nodes_register_stands_while_zookeeper_is_away_and_after_a_restart() {
         let found = in_php(&scene, "web");
         ensure(found == ["://10.0.0.5:8081 UP"], format!("{found:?}"))
     });
+}
+
+#[test]
+fn the_sidecar_and_php_choose_the_same_instance_for_a_key() {
+    let scene = scene();
+    for member in 0..5 {
+        let path = format!("/aurora/web/member_000000000{member}");
+        scene.zk.create(&path, MEMBER.replace("8080", &format!("{}", 8_080 + member)));
+    }
+    let file = scene.roster.shared_file();
+    let code = format!(
+        "require 'php/autoload.php'; $roster = Roster\\Client::local('', '', '{}'); \
+         foreach (range(0, 19) as $key) {{ echo $roster->resolve('web', key: $key)->address(), \"\\n\"; }}",
+        file.display()
+    );
+    let in_php = || {
+        let php = Ended::of(Command::new("php").current_dir(env!("CARGO_MANIFEST_DIR")).args(["-r", &code]));
+        php.told.split(|byte| *byte == b'\n').map(|line| String::from_utf8_lossy(line).into_owned()).collect::<Vec<_>>()
+    };
+    let here = || {
+        let all = (0..20).map(|key| scene.roster.cli(["resolve", "web", "--key", &key.to_string()]));
+        let all = all.map(|ended| String::from_utf8_lossy(&ended.told).trim().to_owned());
+        all.chain([String::new()]).collect::<Vec<_>>()
+    };
+    let agree = |count: usize| {
+        eventually(&format!("both choose among {count}"), SOON, || {
+            let (here, in_php) = (here(), in_php());
+            let different: HashSet<&String> = here.iter().filter(|address| !address.is_empty()).collect();
+            ensure(here == in_php && different.len() == count, format!("{here:?} and {in_php:?}"))?;
+            Ok::<_, String>(here)
+        })
+    };
+    let before = agree(5);
+    scene.zk.delete("/aurora/web/member_0000000003");
+    let moved = agree(4).into_iter().zip(before).filter(|(now, before)| now != before);
+    assert!({ moved }.all(|(_, before)| before == "10.0.0.5:8083"), "no other's keys move");
 }
 
 #[test]

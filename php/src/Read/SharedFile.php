@@ -13,6 +13,7 @@ use Roster\Node;
 use Roster\Origin;
 use Roster\Owner;
 use Roster\Quiet;
+use Roster\Resolved;
 use Roster\Way;
 use Roster\Wire\Version;
 
@@ -45,6 +46,9 @@ final class SharedFile
     private const SILENCE_MS = 3_000;
 
     private const TRIES = 8;
+
+    /** So often one is drawn at random before the weights of all are looked through. */
+    private const DRAWS = 8;
 
     /** What warnings of `dba` mean. */
     private const CURES = [
@@ -207,6 +211,58 @@ final class SharedFile
             }
         }
         return $keys;
+    }
+
+    /** One instance that can be called; null where the file does not know which can. */
+    public function resolve(string $service, ?string $key, ?int $maxAge): ?Resolved
+    {
+        for ($try = 0; $try <= self::TRIES; $try++) {
+            [$choice] = $this->entries(['pick' . self::name($service, '/')], null, $maxAge);
+            if ($choice === false) {
+                return null;
+            }
+            $look = $this->json;
+            ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = self::decoded($choice);
+            $of = "$service\0$version\0";
+            $numbers = $key === null
+                ? [$this->random($of, $count, $heaviest, $maxAge)]
+                : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key);
+            $name = static fn (int $number) => 'instance' . self::name("$of$number", '/');
+            $found = $this->entries(array_map($name, $numbers), null, $maxAge);
+            if ($this->json !== $look) {
+                continue;
+            }
+            $first = Told::resolved(self::decoded((string) array_pop($found)), $this->freshness);
+            foreach ($found as $json) {
+                $other = Told::resolved(self::decoded((string) $json), $this->freshness);
+                // Of equal ones, that of the smaller address.
+                $first = strcmp($other->address(), $first->address()) < 0 ? $other : $first;
+            }
+            return $first;
+        }
+        throw new WayFailed('it changes faster than so much can be read from it');
+    }
+
+    /** The number of a random instance, each as likely as its weight among theirs. */
+    private function random(string $of, int $count, int $heaviest, ?int $maxAge): int
+    {
+        for ($draw = 0; $draw < self::DRAWS; $draw++) {
+            $number = random_int(0, $count - 1);
+            $key = 'pick' . self::name($of . intdiv($number, Picks::CHUNK), '/');
+            $weight = Picks::weight($this->entries([$key], null, $maxAge)[0], $number % Picks::CHUNK);
+            // Else drawn anew: so what it is drawn by is its weight.
+            if ($weight === $heaviest || random_int(0, $heaviest - 1) < $weight) {
+                return $number;
+            }
+        }
+        return Picks::random($this->chunks($of, $count, $maxAge), $heaviest);
+    }
+
+    /** @return list<string|false> the hashes and weights of all instances */
+    private function chunks(string $of, int $count, ?int $maxAge): array
+    {
+        $name = static fn (int $chunk) => 'pick' . self::name("$of$chunk", '/');
+        return $this->entries(array_map($name, range(0, intdiv($count - 1, Picks::CHUNK))), null, $maxAge);
     }
 
     public function master(string $id, ?int $maxAge): ?Master

@@ -5,11 +5,13 @@ declare(strict_types=1);
 namespace Roster\Read;
 
 use Roster\Endpoint;
+use Roster\Exception\WayFailed;
 use Roster\Freshness;
 use Roster\Instance;
 use Roster\InstanceState;
 use Roster\Master;
 use Roster\Provenance;
+use Roster\Resolved;
 use Roster\Service;
 
 /**
@@ -35,6 +37,15 @@ final class Told
             array_map(self::provenance(...), $told['provenance'] ?? []),
             $freshness,
         );
+    }
+
+    /** Where it is called that is told of: at the endpoint of the service itself. */
+    public static function resolved(array $told, Freshness $freshness): Resolved
+    {
+        $endpoints = $told['endpoints'] ?? [];
+        $own = array_filter($endpoints, static fn (array $endpoint) => ($endpoint['name'] ?? '') === '');
+        $endpoint = [...$own, ...$endpoints][0] ?? throw new WayFailed('an entry is damaged');
+        return new Resolved($endpoint['host'], $endpoint['port'], $endpoint['protocol'] ?? '', null, $freshness);
     }
 
     public static function master(array $told, Freshness $freshness): Master

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::pick::CHUNK;
 use super::restored_masters::RestoredMasters;
 use crate::model::{Freshness, NodePath, Origin, Supply, view};
 use crate::store::{Feed, FeedProgress, Identity, Instances, Provider, Snapshot};
@@ -16,6 +17,7 @@ pub(super) const NODE: &str = "node";
 pub(super) const STAT: &str = "stat";
 pub(super) const CHILDREN: &str = "children";
 pub(super) const SERVICE: &str = "service";
+pub(super) const PICK: &str = "pick";
 pub(super) const MASTER: &str = "master";
 pub(super) const INSTANCES: &str = "instances";
 pub(super) const INSTANCE: &str = "instance";
@@ -82,6 +84,11 @@ pub(super) fn instance(service: &str, version: &Version, number: usize) -> Vec<u
     named(INSTANCE, &format!("{service}\0{version}\0{number}"))
 }
 
+/// The key of the hashes and weights of some of them.
+pub(super) fn chunk(service: &str, version: &Version, chunk: usize) -> Vec<u8> {
+    named(PICK, &format!("{service}\0{version}\0{chunk}"))
+}
+
 /// The keys of all that nodes register of a service.
 pub(super) fn of_service(name: &str, versions: &Instances) -> Vec<Vec<u8>> {
     let registered = versions.iter().flat_map(|(version, set)| {
@@ -89,7 +96,13 @@ pub(super) fn of_service(name: &str, versions: &Instances) -> Vec<Vec<u8>> {
         numbers.map(move |number| instance(name, version, number))
     });
     let registered: Vec<_> = registered.collect();
-    if registered.is_empty() { registered } else { registered.into_iter().chain([instances(name)]).collect() }
+    if registered.is_empty() {
+        return registered;
+    }
+    let chunks = versions
+        .iter()
+        .flat_map(|(version, set)| (0..set.len().div_ceil(CHUNK)).map(move |number| chunk(name, version, number)));
+    registered.into_iter().chain(chunks).chain([instances(name), named(PICK, name)]).collect()
 }
 
 /// Whether an entry is of a master, or of a service that masters offer.

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::Env;
 use super::entry::{
-    self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, FileStatus, MASTER, NODE, SERVICE, STAT, VERSION, written,
+    self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, FileStatus, MASTER, NODE, PICK, SERVICE, STAT, VERSION, written,
 };
+use super::pick::{self, CHUNK};
 use crate::model::view;
 use crate::model::{Node, NodePath, Stat};
 use crate::store::{Directory, InstanceSet, Instances, MasterEntry, Snapshot};
@@ -72,15 +73,22 @@ impl<'e> WriteTxn<'e> {
             let versions: BTreeSet<&Version> = old.keys().chain(new.keys()).collect();
             for version in versions {
                 let [old, new] = [old, new].map(|instances| instances.get(version).unwrap_or(&no_set));
+                let mut chunks = BTreeSet::new();
                 for (number, provider) in old.changed_numbers(new) {
                     let instance = provider.and_then(|provider| provider.instances.first()).map(view::Instance::from);
                     let instance = instance.as_ref().map(written);
                     self.set(&entry::instance(name, version, number), instance.as_deref())?;
+                    chunks.insert(number / CHUNK);
+                }
+                for number in chunks {
+                    self.set(&entry::chunk(name, version, number), pick::chunk(new, number).as_deref())?;
                 }
             }
             let counts = new.iter().rev().map(|(version, set)| (version.to_string(), set.len().into()));
             let counts = is_registered(new).then(|| written(&counts.collect::<serde_json::Map<_, Value>>()));
             self.set(&entry::instances(name), counts.as_deref())?;
+            let choice = if is_registered(new) { pick::choice(new) } else { None };
+            self.set(&entry::named(PICK, name), choice.as_deref())?;
         }
         Ok(())
     }

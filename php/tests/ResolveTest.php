@@ -1,0 +1,171 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Client;
+use Roster\Exception\Unavailable;
+use Roster\Read\Picks;
+use Roster\Tests\Support\SharedFile;
+use Roster\Way;
+
+/** One instance of a service is chosen as the sidecar would choose it: the vectors are those of its own tests. */
+final class ResolveTest extends TestCase
+{
+    private const VECTORS = __DIR__ . '/../../tests/vectors/resolve.json';
+
+    public function testHashesAndDrawsAreThoseOfTheSidecar(): void
+    {
+        $vectors = self::vectorsOf('hashes');
+        self::assertGreaterThan(4, count($vectors));
+        foreach ($vectors as ['text' => $text, 'hash' => $hash]) {
+            self::assertSame($hash, Picks::hash($text));
+        }
+        foreach (self::vectorsOf('draws') as $vector) {
+            $draw = Picks::draw(Picks::hash($vector['key']), Picks::hash($vector['address']));
+            self::assertSame([$vector['draw'], $vector['distance']], [$draw, Picks::distance($draw)]);
+        }
+    }
+
+    /**
+     * @dataProvider sets
+     * @requires extension dba
+     */
+    public function testEachKeyGoesWhereTheSidecarSendsIt(array $instances, string $chunk, array $picks): void
+    {
+        $roster = Client::local('', '', self::file($instances, [base64_decode($chunk)])->path);
+        foreach ($picks as ['key' => $key, 'address' => $address]) {
+            $resolved = $roster->resolve('web', key: $key);
+            self::assertSame([$address, 'http', null], [$resolved->address(), $resolved->protocol, $resolved->masterId], $key);
+            self::assertSame(Way::Shared, $resolved->freshness->from);
+        }
+        self::assertSame(5, $roster->freshness()->revision);
+    }
+
+    /**
+     * @dataProvider sets
+     * @requires extension dba
+     */
+    public function testEachIsDrawnAsOftenAsItsWeight(array $instances, string $chunk): void
+    {
+        $roster = Client::local('', '', self::file($instances, [base64_decode($chunk)])->path);
+        $counts = array_fill_keys(array_column($instances, 'address'), 0);
+        for ($time = 0; $time < 4_000; $time++) {
+            $counts[$roster->resolve('web')->address()]++;
+        }
+        $weights = array_column($instances, 'weight', 'address');
+        foreach ($weights as $address => $weight) {
+            $share = $weight / array_sum($weights);
+            // Six deviations: of a thousand million such tests two fail.
+            $deviation = sqrt(4_000 * $share * (1 - $share));
+            self::assertEqualsWithDelta(4_000 * $share, $counts[$address], 6 * $deviation + 1, $address);
+        }
+    }
+
+    /** @return iterable<string, array{list<array>, string, list<array>}> */
+    public static function sets(): iterable
+    {
+        foreach (self::vectorsOf('picks') as $vector) {
+            yield $vector['what'] => [$vector['instances'], $vector['chunk'], $vector['picks']];
+        }
+    }
+
+    /** @requires extension dba */
+    public function testMoreThanOneChunkIsLookedThrough(): void
+    {
+        $instances = array_map(static fn (int $n) => ['address' => "10.0.0.$n:80", 'weight' => 100], range(0, 299));
+        $chunks = array_map(self::chunk(...), array_chunk($instances, Picks::CHUNK));
+        $roster = Client::local('', '', self::file($instances, $chunks)->path);
+        $found = [];
+        for ($key = 0; $key < 300; $key++) {
+            $draws = [];
+            foreach (array_column($instances, 'address') as $address) {
+                $draws[$address] = Picks::draw(Picks::hash((string) $key), Picks::hash($address));
+            }
+            $found[] = $address = $roster->resolve('web', key: $key)->address();
+            self::assertSame(array_search(max($draws), $draws, true), $address);
+            $found[] = $roster->resolve('web')->address();
+        }
+        self::assertNotEmpty(array_intersect($found, array_column(array_slice($instances, Picks::CHUNK), 'address')));
+    }
+
+    /** @requires extension dba */
+    public function testOfEqualOnesTheSmallerAddressIsChosenAndWhereAllButOneWeighNothingThatOne(): void
+    {
+        // One hash for two addresses, as if they had met.
+        $same = [['address' => 'b:1', 'weight' => 7], ['address' => 'a:1', 'weight' => 7]];
+        $chunk = str_repeat(pack('J', Picks::hash('x')), 2) . pack('NN', 7, 7);
+        self::assertSame('a:1', Client::local('', '', self::file($same, [$chunk])->path)->resolve('web', key: 'k')->address());
+        $instances = array_map(static fn (int $n) => ['address' => "h$n:1", 'weight' => (int) ($n === 77)], range(0, 99));
+        $roster = Client::local('', '', self::file($instances, [self::chunk($instances)])->path);
+        for ($time = 0; $time < 50; $time++) {
+            self::assertSame(['h77:1', 'h77:1'], [$roster->resolve('web')->address(), $roster->resolve('web', $time)->address()]);
+        }
+    }
+
+    /** @requires extension dba */
+    public function testWhereNoSidecarAnswersTheFileAsItWasLeftDoes(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $file = self::file($instances, [self::chunk($instances)], silenceMs: 60_000);
+        self::assertGreaterThan(59_000, Client::local('', '', $file->path)->resolve('web')->freshness->ageMs);
+        $this->expectException(Unavailable::class);
+        Client::local('', '', $file->path)->resolve('web', zone: 'a');
+    }
+
+    /** @requires extension dba */
+    public function testADamagedEntryIsNoAnswer(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        foreach (['', 'x', substr(self::chunk($instances), 0, 9)] as $damaged) {
+            $roster = Client::local('', '', self::file($instances, [$damaged])->path);
+            foreach (['k', null] as $key) {
+                try {
+                    $roster->resolve('web', key: $key);
+                    self::fail('it answered');
+                } catch (Unavailable) {
+                    self::addToAssertionCount(1);
+                }
+            }
+        }
+    }
+
+    /**
+     * @param list<array{address: string, weight: int}> $instances
+     * @param list<string> $chunks
+     */
+    private static function file(array $instances, array $chunks, int $silenceMs = 0): SharedFile
+    {
+        static $file;
+        $file = new SharedFile([], ['supplies' => ['instances']], $silenceMs);
+        $heaviest = max(array_column($instances, 'weight'));
+        $choice = ['version' => '1.0.0', 'count' => count($instances), 'heaviest' => $heaviest];
+        $entries = ['pick/web' => json_encode($choice)];
+        foreach ($chunks as $number => $chunk) {
+            $entries["pick/web\0001.0.0\0$number"] = $chunk;
+        }
+        foreach ($instances as $number => ['address' => $address]) {
+            $colon = strrpos($address, ':');
+            $host = trim(substr($address, 0, $colon), '[]');
+            $endpoint = ['protocol' => 'http', 'host' => $host, 'port' => (int) substr($address, $colon + 1)];
+            $instance = ['endpoints' => [['name' => 'admin', 'port' => 1] + $endpoint, $endpoint]];
+            $entries["instance/web\0001.0.0\0$number"] = json_encode($instance);
+        }
+        $file->write($entries);
+        return $file;
+    }
+
+    private static function chunk(array $instances): string
+    {
+        $hashes = array_map(static fn (array $it) => pack('J', Picks::hash($it['address'])), $instances);
+        $weights = array_map(static fn (array $it) => pack('N', $it['weight']), $instances);
+        return implode($hashes) . implode($weights);
+    }
+
+    private static function vectorsOf(string $what): array
+    {
+        return json_decode(file_get_contents(self::VECTORS), true, flags: JSON_THROW_ON_ERROR)[$what];
+    }
+}

@@ -1,0 +1,129 @@
+//! `pick/…`: what a client needs to choose one of the instances that nodes register of a service, and no more, so that it
+//! reads a thousand in microseconds; and where one comes or goes, a few entries are written, however many there are.
+//!
+//! The instances are those of the newest version of which one can be called. Where masters are among them there is no such
+//! entry, since the file does not know who is connected just now.
+
+use serde::Serialize;
+
+use crate::store::{InstanceSet, Instances};
+
+/// So many instances have one entry with their hashes and weights.
+pub(super) const CHUNK: usize = 256;
+
+/// `pick/<service>`.
+#[derive(Serialize)]
+struct Choice {
+    version: String,
+    /// How many numbers its instances have.
+    count: usize,
+    /// The greatest weight; above 0.
+    heaviest: u32,
+}
+
+/// Among which instances of a service one chooses, as JSON; None: the file does not know.
+pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
+    for (version, set) in instances.iter().rev() {
+        if set.count_of_registered() < set.len() {
+            return None;
+        }
+        if set.heaviest() > 0 {
+            let choice = Choice { version: version.to_string(), count: set.len(), heaviest: set.heaviest() };
+            return Some(super::entry::written(&choice));
+        }
+    }
+    None
+}
+
+/// Of instances with numbers from `CHUNK * chunk` on: 8 bytes each, the hash of the address; then 4 bytes each, the weight,
+/// 0 where it cannot be called. The numbers are big-endian.
+pub(super) fn chunk(set: &InstanceSet, chunk: usize) -> Option<Vec<u8>> {
+    let providers = || (CHUNK * chunk..set.len()).take(CHUNK).map_while(|number| set.get(number));
+    let hashes = providers().flat_map(|provider| provider.address_hash.to_be_bytes());
+    let bytes: Vec<u8> = hashes.chain(providers().flat_map(|provider| provider.weight.to_be_bytes())).collect();
+    (!bytes.is_empty()).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    use semver::Version;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::{Decoder, Instance, InstanceState, Provenance, Record};
+    use crate::store::Directory;
+    use crate::store::instances::NODE_MARK;
+
+    fn list(directory: &mut Directory, id: &str, instance: Instance) {
+        let id = format!("{NODE_MARK}{id}").into();
+        directory.list(&id, "db".into(), instance.version.clone(), [instance].into());
+    }
+
+    fn choice_of(directory: &Directory) -> Option<Value> {
+        let choice = directory.instances_of("db").and_then(choice)?;
+        Some(serde_json::from_slice(&choice).expect("JSON"))
+    }
+
+    #[test]
+    fn the_bytes_are_those_that_the_php_package_reads() {
+        let vectors: Value = serde_json::from_str(include_str!("../../../tests/vectors/resolve.json")).expect("JSON");
+        let picks = vectors["picks"].as_array().expect("a list");
+        assert!(picks.len() >= 5);
+        for vector in picks {
+            let mut directory = Directory::default();
+            let instances = vector["instances"].as_array().expect("a list");
+            for instance in instances {
+                let (address, weight) = (instance["address"].as_str(), instance["weight"].as_u64());
+                let address = address.expect("an address");
+                let weight = weight.expect("a weight") as u32;
+                list(&mut directory, address, Instance { weight, ..Instance::at("db", address) });
+            }
+            let sets = directory.instances_of("db").expect("it is there");
+            let set = sets.values().next().expect("a version");
+            let found = chunk(set, 0).map(|bytes| BASE64_STANDARD.encode(bytes));
+            assert_eq!(found.as_deref(), vector["chunk"].as_str(), "{}", vector["what"]);
+            assert_eq!(chunk(set, 1), None);
+            let heaviest = instances.iter().map(|instance| instance["weight"].as_u64()).max();
+            let choice = json!({"version": "1.0.0", "count": instances.len(), "heaviest": heaviest});
+            assert_eq!(choice_of(&directory), Some(choice));
+        }
+    }
+
+    #[test]
+    fn one_that_comes_changes_one_chunk() {
+        let mut directory = Directory::default();
+        let chunks = |directory: &Directory| {
+            let set = directory.instances_of("db").and_then(|sets| sets.values().next()).expect("a version");
+            [0, 1, 2].map(|number| chunk(set, number))
+        };
+        let add = |directory: &mut Directory, number: usize| {
+            list(directory, &number.to_string(), Instance::at("db", &format!("h{number}:1")));
+        };
+        (0..300).for_each(|number| add(&mut directory, number));
+        let before = chunks(&directory);
+        add(&mut directory, 300);
+        let after = chunks(&directory);
+        assert_eq!(before.each_ref().map(|it| it.as_ref().map(Vec::len)), [Some(3_072), Some(44 * 12), None]);
+        assert_eq!((&before[0], after[1].as_ref().map(Vec::len)), (&after[0], Some(45 * 12)));
+    }
+
+    #[test]
+    fn it_is_of_the_newest_version_of_which_one_can_be_called_and_of_no_masters() {
+        let mut directory = Directory::default();
+        assert_eq!(choice_of(&directory), None);
+        let at = |version, state| Instance { version: Version::new(version, 0, 0), state, ..Instance::at("db", "a:1") };
+        list(&mut directory, "a", at(3, InstanceState::Down));
+        assert_eq!(choice_of(&directory), None, "it is not up");
+        list(&mut directory, "b", Instance { weight: 0, ..at(2, InstanceState::Up) });
+        assert_eq!(choice_of(&directory), None, "it has no weight");
+        list(&mut directory, "c", at(1, InstanceState::Up));
+        assert_eq!(choice_of(&directory).expect("one")["version"], "1.0.0");
+        let record = Record::Master("m".into());
+        let provenance = Provenance { source: "register".into(), record, decoder: Decoder::Tunnel, since: 1 };
+        let master = Instance { provenance: [provenance].into(), ..at(3, InstanceState::Up) };
+        directory.list(&"m".into(), "db".into(), master.version.clone(), [master].into());
+        assert_eq!(choice_of(&directory), None, "the sidecar alone knows who is connected");
+    }
+}
