@@ -353,7 +353,7 @@ fn what_was_replaced_is_listed_until_it_has_ended_and_a_stop_waits_for_it() {
     assert_eq!(says(&roster, ["worker", "restart", "web"], 0), "web/1 is replaced\n");
     let new = running(&roster, "web/1");
     assert_eq!(worker(&roster, "web/1")["retiring"], json!([old]));
-    let row = format!("web/1 {old} STOPPING - - it was replaced");
+    let row = format!("web/1 {old} STOPPING - - - - - - it was replaced");
     let table = roster.cli(["worker", "list"]).text();
     assert!(table.lines().any(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") == row), "{table}");
     says(&roster, ["worker", "stop", "web", "--wait", "100ms"], 6);
