@@ -216,18 +216,16 @@ fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
     };
     let states: Vec<Metric> = workers.reports().flat_map(in_state).collect();
     let restarts = workers.restarts().map(|(group, count)| sample(COUNTER, [("group", group)], count as f64)).collect();
-    let (waiting, closed) = workers
-        .connections()
-        .map(|(group, (waiting, closed))| {
-            let of = [("group", group)];
-            (sample(GAUGE, of, waiting as f64), sample(COUNTER, of, closed as f64))
-        })
-        .unzip();
+    let of_connections = |kind, count: fn((usize, u64)) -> f64| {
+        workers.connections().map(|(group, counts)| sample(kind, [("group", group)], count(counts))).collect()
+    };
+    let (waiting, refused) =
+        (of_connections(GAUGE, |(waiting, _)| waiting as f64), of_connections(COUNTER, |(_, refused)| refused as f64));
     let families: [(_, _, _, Vec<Metric>); 4] = [
         (GAUGE, "workers", "Workers by their state, as supervisord calls it.", states),
         (COUNTER, "worker_restarts", "Processes that took the place of another one.", restarts),
-        (GAUGE, "worker_connections_waiting", "Accepted connections that wait for a worker's process.", waiting),
-        (COUNTER, "worker_connections_closed", "Accepted connections that no process took in time.", closed),
+        (GAUGE, "worker_connections_waiting", "Accepted connections that wait until a process takes them.", waiting),
+        (COUNTER, "worker_connections_refused", "Connections closed, since no process took them in time.", refused),
     ];
     let families = families.into_iter().filter(|(.., samples)| !samples.is_empty());
     families.map(|(kind, name, help, samples)| family(kind, name, help, samples))

@@ -3,11 +3,14 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Config;
-use crate::worker;
+use crate::worker::{self, Accept};
 
 /// What the sidecar keeps for itself: its files, threads, listeners, sources and the registers it joins; its question
 /// to itself for the watchdog; and what is accepted in one go before those have gone that must make room.
 const OWN: usize = 384;
+
+/// Where there are not enough, connections that wait for workers have one descriptor in so many.
+const WAITING_PART: usize = 8;
 
 /// Lets this process have as many descriptors as it may; how many that are.
 pub fn raise_limit() -> usize {
@@ -23,25 +26,20 @@ pub fn raise_limit() -> usize {
 }
 
 impl Config {
-    /// The same, with bounds of connections that `limit` descriptors are enough for: those that are higher share what
-    /// the lower ones leave.
+    /// The same, with bounds of connections that `limit` descriptors are enough for: what waits for workers makes room
+    /// first, and of the others those that are higher share what the lower ones leave.
     pub fn within(&self, limit: usize) -> Self {
-        let own = OWN + self.worker.iter().map(worker::Config::descriptors).sum::<usize>();
         let mut config = self.clone();
-        let (thrift, register, is_on) = (&mut config.thrift, &mut config.register, self.register.is_on());
-        let mut bounds = vec![
-            ("thrift.max_connections", &mut thrift.max_connections),
-            ("thrift.max_watches", &mut thrift.max_watches),
-        ];
-        if is_on {
-            bounds.push(("register.max_masters", &mut register.max_masters));
-            bounds.push(("register.max_unauthenticated", &mut register.max_unauthenticated));
-        }
-        let wanted = bounds.iter().fold(own, |sum, (_, bound)| sum.saturating_add(**bound));
+        let wanted = bounds(&mut config).iter().fold(own(self), |sum, (_, bound)| sum.saturating_add(**bound));
         if wanted <= limit {
             return config;
         }
-        let settings = in_words(&bounds);
+        let settings = in_words(&bounds(&mut config));
+        let mut accepting: Vec<_> = config.worker.iter_mut().filter(|it| it.accept == Accept::Sidecar).collect();
+        let waiting = limit / WAITING_PART / accepting.len().max(1);
+        accepting.iter_mut().for_each(|worker| worker.max_waiting = worker.max_waiting.min(waiting).max(1));
+        let own = own(&config);
+        let mut bounds = bounds(&mut config);
         share(&mut bounds, limit - own.min(limit / 2));
         tracing::warn!(
             settings,
@@ -52,6 +50,23 @@ impl Config {
         );
         config
     }
+}
+
+/// What does not depend on these bounds.
+fn own(config: &Config) -> usize {
+    OWN + config.worker.iter().map(worker::Config::descriptors).sum::<usize>()
+}
+
+fn bounds(config: &mut Config) -> Vec<(&'static str, &mut usize)> {
+    let is_on = config.register.is_on();
+    let (thrift, register) = (&mut config.thrift, &mut config.register);
+    let mut bounds =
+        vec![("thrift.max_connections", &mut thrift.max_connections), ("thrift.max_watches", &mut thrift.max_watches)];
+    if is_on {
+        bounds.push(("register.max_masters", &mut register.max_masters));
+        bounds.push(("register.max_unauthenticated", &mut register.max_unauthenticated));
+    }
+    bounds
 }
 
 /// Makes all bounds together no more than `available`: the highest give up most.
@@ -71,9 +86,9 @@ fn in_words(bounds: &[(&str, &mut usize)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::{Accept, Count};
+    use crate::worker::Count;
 
-    fn bounds(config: &Config) -> [usize; 4] {
+    fn four(config: &Config) -> [usize; 4] {
         let Config { thrift, register, .. } = config;
         [thrift.max_connections, thrift.max_watches, register.max_masters, register.max_unauthenticated]
     }
@@ -81,17 +96,17 @@ mod tests {
     #[test]
     fn bounds_for_which_there_are_descriptors_stay_as_they_are() {
         let config = Config::default();
-        assert_eq!(bounds(&config.within(65_536)), bounds(&config), "as the unit in contrib/ has them");
-        assert_eq!(bounds(&config.within(usize::MAX)), bounds(&config));
+        assert_eq!(four(&config.within(65_536)), four(&config), "as the unit in contrib/ has them");
+        assert_eq!(four(&config.within(usize::MAX)), four(&config));
     }
 
     #[test]
     fn where_descriptors_are_few_all_bounds_fit_and_the_lowest_stay() {
         let config = Config::default();
-        assert_eq!(bounds(&config.within(1_024)), [160; 4]);
-        assert_eq!(bounds(&config.within(20_000)), [2_048, 6_736, 6_736, 4_096]);
+        assert_eq!(four(&config.within(1_024)), [160; 4]);
+        assert_eq!(four(&config.within(20_000)), [2_048, 6_736, 6_736, 4_096]);
         for limit in [4, 100, 1_000, 10_000, 42_000] {
-            let sum = bounds(&config.within(limit)).iter().sum::<usize>();
+            let sum = four(&config.within(limit)).iter().sum::<usize>();
             assert!(sum <= limit.max(4), "{sum} of {limit}");
         }
     }
@@ -101,17 +116,21 @@ mod tests {
         let listen = vec!["tcp://127.0.0.1:1".to_owned(); 2];
         let worker = worker::Config { count: Count::Number(10), listen, ..Default::default() };
         let accepting = worker::Config { accept: Accept::Sidecar, ..worker.clone() };
-        let few = Config { worker: vec![accepting], ..Config::default() };
-        assert_eq!(bounds(&few.within(4_096))[0], (4_096 - OWN - 52 - 1_024) / 4);
+        let few = Config { worker: vec![accepting; 2], ..Config::default() };
+        let waiting = |limit| few.within(limit).worker.iter().map(|it| it.max_waiting).collect::<Vec<_>>();
+        assert_eq!(waiting(65_536), [1_024; 2]);
+        assert_eq!((waiting(4_096), waiting(1_024), waiting(4)), (vec![256; 2], vec![64; 2], vec![1; 2]));
+        assert_eq!(four(&few.within(4_096))[0], (4_096 - OWN - 2 * (52 + 256)) / 4);
+        assert_eq!(four(&few.within(1_024))[0], 512 / 4, "what waits makes room before them");
         let config = Config { worker: vec![worker; 2], ..Config::default() };
-        assert_eq!(bounds(&config.within(1_024)), [139; 4], "84 less");
-        assert_eq!(bounds(&config.within(65_536)), bounds(&config));
+        assert_eq!(four(&config.within(1_024)), [139; 4], "84 less");
+        assert_eq!(four(&config.within(65_536)), four(&config));
     }
 
     #[test]
     fn where_there_is_no_register_masters_need_no_descriptors() {
         let mut config = Config::default();
         config.register.listen.clear();
-        assert_eq!(bounds(&config.within(1_024)), [320, 320, 20_000, 4_096]);
+        assert_eq!(four(&config.within(1_024)), [320, 320, 20_000, 4_096]);
     }
 }

@@ -104,6 +104,9 @@ pub struct Config {
     pub watch: Vec<String>,
     /// Groups with a smaller one start earlier and stop later.
     pub priority: i32,
+    /// How many connections may wait for a process, where the sidecar accepts: fewer where it may have few descriptors.
+    #[serde(skip)]
+    pub(crate) max_waiting: usize,
 }
 
 /// How many processes: a number, or one for each processor.
@@ -185,6 +188,7 @@ impl Default for Config {
             max_processes: None,
             watch: Vec::new(),
             priority: 0,
+            max_waiting: MAX_WAITING,
         }
     }
 }
@@ -195,7 +199,7 @@ impl Config {
     pub(crate) fn descriptors(&self) -> usize {
         let (each, waiting) = match self.accept {
             Accept::Worker => (4, 0),
-            Accept::Sidecar => (5, MAX_WAITING),
+            Accept::Sidecar => (5, self.max_waiting),
         };
         self.count.number() as usize * each + self.listen.len() + waiting
     }

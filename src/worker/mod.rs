@@ -129,7 +129,7 @@ impl BoundWorkers {
             runtime: Handle::current(),
         });
         let group = |(config, sockets, configured): (Config, Sockets, u32)| {
-            let passing = (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance));
+            let passing = (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance, config.max_waiting));
             Group::new(Shared {
                 config: Arc::new(config),
                 sockets,
@@ -227,7 +227,7 @@ impl Workers {
     }
 
     /// Of each group for which the sidecar accepts: how many connections wait for a process, and how many were closed
-    /// because none took them.
+    /// since none took them.
     pub fn connections(&self) -> impl Iterator<Item = (&str, (usize, u64))> {
         self.groups.iter().filter_map(|group| Some((group.name(), group.shared.passing.as_ref()?.counts())))
     }

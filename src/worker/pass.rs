@@ -5,29 +5,44 @@
 //! process that is to end gets no more and then the end of the stream, so that it serves all that it was handed.
 
 use std::collections::VecDeque;
-use std::future::pending;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use futures::future::select_all;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use futures::future::{Either, select_all};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
+use crate::metrics::Counter;
 use crate::net::{Accepted, Listener, Peer};
 use crate::task::{Stop, Tasks};
 
-/// How many connections may wait until a process takes one.
+/// How many connections of a group may wait until a process takes one, where there are descriptors enough.
 pub(super) const MAX_WAITING: usize = 1_024;
 
-/// How long each may wait, and how often it is told that some did so in vain.
-const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How long each may.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// How often it is looked for those that have waited too long, or whose client has gone.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same where one comes for which there is no room.
+const CROWDED_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How soon it is tried again to pass one on where the machine was short of something.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How often the log tells of connections that were closed, at most.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many bytes may be on their way to one process: few connections, since those are lost if it is killed.
@@ -47,9 +62,12 @@ pub enum Balance {
 #[derive(Debug)]
 pub(super) struct Passing {
     balance: Balance,
+    max_waiting: usize,
     started: Once,
     state: Mutex<State>,
     changed: Notify,
+    /// How many were closed, since no process took them in time.
+    refused: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -57,8 +75,8 @@ struct State {
     takers: Vec<Taker>,
     next: usize,
     waiting: VecDeque<Connection>,
-    /// How many were closed, since too many waited, or since they waited for too long.
-    closed: u64,
+    /// When it was last looked whose client has gone.
+    looked: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,9 +93,25 @@ struct Connection {
     since: Instant,
 }
 
+/// Why a connection was passed to nobody.
+#[derive(Debug)]
+enum NotPassed {
+    /// No process has room for it.
+    NoRoom,
+    /// The machine is short of something, and no process can be handed anything now.
+    Short(io::Error),
+}
+
 impl Passing {
-    pub(super) fn new(balance: Balance) -> Arc<Self> {
-        Arc::new(Self { balance, started: Once::new(), state: Mutex::default(), changed: Notify::new() })
+    pub(super) fn new(balance: Balance, max_waiting: usize) -> Arc<Self> {
+        Arc::new(Self {
+            balance,
+            max_waiting,
+            started: Once::new(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            refused: Counter::default(),
+        })
     }
 
     /// Accepts from these listeners and passes on what comes, until the stop; unless it does already.
@@ -85,8 +119,8 @@ impl Passing {
         self.started.call_once(|| {
             for (name, listener) in listeners {
                 let (passing, stop) = (self.clone(), tasks.stop_signal());
-                let (name, listener) = (name.clone(), listener.clone());
-                tasks.short(async move { passing.accept(&name, &listener, &stop).await });
+                let (group, name, listener) = (group.to_owned(), name.clone(), listener.clone());
+                tasks.short(async move { passing.accept(&group, &name, &listener, &stop).await });
             }
             let (passing, stop, group) = (self.clone(), tasks.stop_signal(), group.to_owned());
             tasks.short(async move {
@@ -98,10 +132,10 @@ impl Passing {
         });
     }
 
-    async fn accept(&self, name: &str, listener: &Listener, stop: &Stop) {
+    async fn accept(&self, group: &str, name: &str, listener: &Listener, stop: &Stop) {
         let accepted = listener.accept(stop, |accepted| {
             if let Some(connection) = Connection::new(name, accepted) {
-                self.take(connection);
+                self.take(group, connection);
             }
         });
         if let Err(error) = accepted.await {
@@ -109,24 +143,22 @@ impl Passing {
         }
     }
 
-    /// Hands a connection to a process, or has it wait for one that has room; where too many do, it is closed.
-    fn take(&self, connection: Connection) {
+    /// Hands a connection to a process, or has it wait for one that has room; where too many do, also after those have left
+    /// whose client has gone, it is closed.
+    fn take(&self, group: &str, connection: Connection) {
         let mut state = self.state();
-        let passed = if state.waiting.is_empty() { state.pass(connection, self.balance) } else { Err(connection) };
-        let Err(connection) = passed else { return };
-        if state.waiting.len() < MAX_WAITING {
-            state.waiting.push_back(connection);
-            self.changed.notify_one();
-        } else {
-            state.closed += 1;
-            self.changed.notify_one();
+        if state.waiting.is_empty() && state.pass(&connection, group, self.balance).is_ok() {
+            return;
         }
-    }
-
-    /// How many connections wait for a process, and how many were closed because none took them.
-    pub(super) fn counts(&self) -> (usize, u64) {
-        let state = self.state();
-        (state.waiting.len(), state.closed)
+        if state.waiting.len() >= self.max_waiting {
+            state.let_go_of_gone(CROWDED_LOOK_INTERVAL, Connection::may_be_gone);
+        }
+        if state.waiting.len() < self.max_waiting {
+            state.waiting.push_back(connection);
+        } else {
+            self.refused.increment();
+        }
+        self.changed.notify_one();
     }
 
     /// A process that is ready takes its share from now on.
@@ -142,39 +174,52 @@ impl Passing {
         self.changed.notify_one();
     }
 
+    /// How many wait now, and how many were closed since no process took them.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.state().waiting.len(), self.refused.get())
+    }
+
     async fn pass_all(&self, group: &str) {
-        let (mut reported, mut next_report) = (0, Instant::now());
+        let (mut reported, mut report_at) = (0, Instant::now());
+        let mut is_short = false;
         loop {
-            let changed = self.changed.notified();
-            let now = Instant::now();
-            let (takers, oldest, closed) = {
+            let (waits, sockets, short) = {
                 let mut state = self.state();
-                state.pass_all(self.balance, now);
-                (state.takers.clone(), state.waiting.front().map(|connection| connection.since), state.closed)
+                state.let_go_of_gone(LOOK_INTERVAL, Connection::is_gone);
+                self.refused.add(state.let_go_of_old());
+                let short = state.pass_on(group, self.balance);
+                let sockets: Vec<_> = state.takers.iter().map(|taker| taker.socket.clone()).collect();
+                (!state.waiting.is_empty(), sockets, short)
             };
-            if closed > reported && now >= next_report {
-                let count = closed - reported;
-                tracing::warn!(worker = group, count, "connections were closed: no process took them in time");
-                (reported, next_report) = (closed, now + REPORT_INTERVAL);
+            match &short {
+                Some(error) if !is_short => {
+                    tracing::error!(worker = group, %error, "cannot hand connections to a worker; trying again");
+                }
+                _ => {}
             }
-            let due = [oldest.map(|since| since + MAX_WAIT), (closed > reported).then_some(next_report)];
-            let due = due.into_iter().flatten().min();
-            let is_due = async {
-                match due {
-                    Some(due) => sleep_until(due).await,
-                    None => pending().await,
+            is_short = short.is_some();
+            let refused = self.refused.get();
+            if refused > reported && Instant::now() >= report_at {
+                let refused = refused - std::mem::replace(&mut reported, refused);
+                tracing::warn!(worker = group, refused, "connections were closed: no process took them in time");
+                report_at = Instant::now() + REPORT_INTERVAL;
+            }
+            let look_again = async {
+                match is_short {
+                    true => sleep(RETRY_DELAY).await,
+                    false if waits || refused > reported => sleep(LOOK_INTERVAL).await,
+                    false => std::future::pending().await,
                 }
             };
-            let has_room = async {
-                if oldest.is_none() || takers.is_empty() {
-                    return pending().await;
-                }
-                let _ = select_all(takers.iter().map(|taker| Box::pin(taker.socket.writable()))).await;
+            let writable = match waits && !is_short && !sockets.is_empty() {
+                true => Either::Left(select_all(sockets.iter().map(|socket| Box::pin(socket.writable())))),
+                false => Either::Right(std::future::pending()),
             };
+            let mut look_again = pin!(look_again);
             tokio::select! {
-                () = has_room => {}
-                () = is_due => {}
-                () = changed => {}
+                _ = writable => {}
+                () = self.changed.notified(), if !is_short => {}
+                () = &mut look_again => {}
             }
         }
     }
@@ -185,38 +230,65 @@ impl Passing {
 }
 
 impl State {
-    /// Passes on what there is room for, and closes what has waited for too long.
-    fn pass_all(&mut self, balance: Balance, now: Instant) {
+    /// Passes on those that wait, as long as there is room; what the machine is short of, if it is.
+    fn pass_on(&mut self, group: &str, balance: Balance) -> Option<io::Error> {
         while let Some(connection) = self.waiting.pop_front() {
-            if let Err(connection) = self.pass(connection, balance) {
-                self.waiting.push_front(connection);
-                break;
+            match self.pass(&connection, group, balance) {
+                Ok(()) => {}
+                Err(why) => {
+                    self.waiting.push_front(connection);
+                    return match why {
+                        NotPassed::NoRoom => None,
+                        NotPassed::Short(error) => Some(error),
+                    };
+                }
             }
         }
-        let late = self.waiting.iter().take_while(|connection| connection.since + MAX_WAIT <= now).count();
-        self.waiting.drain(..late);
-        self.closed += late as u64;
+        None
     }
 
-    /// Passes a connection to a process that has room for it, or gives it back.
-    fn pass(&mut self, connection: Connection, balance: Balance) -> Result<(), Connection> {
+    /// Passes a connection to a process that has room for it.
+    fn pass(&mut self, connection: &Connection, group: &str, balance: Balance) -> Result<(), NotPassed> {
         let count = self.takers.len();
         let first = match balance {
             Balance::RoundRobin => self.next,
             Balance::ClientAddress => connection.client as usize,
         };
-        let mut gone = Vec::new();
+        let (mut gone, mut why) = (Vec::new(), NotPassed::NoRoom);
         let taken = (0..count).map(|step| first.wrapping_add(step) % count).find(|place| {
-            let taken = self.takers[*place].take(&connection);
-            if taken.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
-                gone.push(self.takers[*place].pid);
+            let taker = &self.takers[*place];
+            let Err(error) = taker.take(connection) else { return true };
+            match error.raw_os_error().map(Errno::from_raw) {
+                // That it has no room, as the kernel or the runtime says it.
+                None | Some(Errno::EAGAIN) => {}
+                Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => gone.push(taker.pid),
+                Some(_) => why = NotPassed::Short(error),
             }
-            taken.is_ok()
+            false
         });
         self.next = taken.map_or(self.next, |place| place + 1);
         // One that has closed its socket is always ready for more.
         self.takers.retain(|taker| !gone.contains(&taker.pid));
-        taken.map(drop).ok_or(connection)
+        for pid in gone {
+            let what = "a process has closed the socket over which it is handed connections, and gets no more";
+            tracing::error!(worker = group, pid, "{what}");
+        }
+        taken.map(drop).ok_or(why)
+    }
+
+    /// Lets go of those that have waited too long; how many those were.
+    fn let_go_of_old(&mut self) -> u64 {
+        let old = self.waiting.iter().take_while(|connection| connection.since.elapsed() >= MAX_WAIT).count();
+        self.waiting.drain(..old);
+        old as u64
+    }
+
+    /// Lets go of those whose client has gone, unless it was looked within this time.
+    fn let_go_of_gone(&mut self, interval: Duration, is_gone: fn(&Connection) -> bool) {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= interval) {
+            self.waiting.retain(|connection| !is_gone(connection));
+            self.looked = Some(Instant::now());
+        }
     }
 }
 
@@ -242,8 +314,24 @@ impl Connection {
             Peer::Tcp(address) => address.ip().hash(&mut client),
             Peer::Unix { uid, .. } => uid.hash(&mut client),
         }
-        let (about, client) = (about.into_bytes(), client.finish());
-        Some(Self { socket: accepted.into_descriptor(), about, client, since: Instant::now() })
+        let (socket, client) = (accepted.into_descriptor(), client.finish());
+        Some(Self { socket, about: about.into_bytes(), client, since: Instant::now() })
+    }
+
+    /// Whether its client has gone, and has asked for nothing.
+    fn is_gone(&self) -> bool {
+        match recv(self.socket.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => !matches!(error, Errno::EAGAIN | Errno::EINTR),
+        }
+    }
+
+    /// Whether its client sends no more: it has gone, or waits for an answer to all that it has said.
+    fn may_be_gone(&self) -> bool {
+        let ended = PollFlags::from_bits_retain(libc::POLLRDHUP);
+        let mut polled = [PollFd::new(self.socket.as_fd(), ended)];
+        // None: that for which `nix` has no name.
+        poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_none_or(|events| !events.is_empty())
     }
 }
 
@@ -257,70 +345,116 @@ pub(super) fn pair() -> io::Result<(Arc<UnixStream>, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
 
     use super::*;
 
-    fn connection() -> (Connection, std::os::unix::net::UnixStream) {
-        let (client, socket) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    type Client = std::os::unix::net::UnixStream;
+
+    fn connection() -> (Connection, Client) {
+        let (client, socket) = Client::pair().expect("a pair");
         (Connection { socket: socket.into(), about: b"{}".to_vec(), client: 0, since: Instant::now() }, client)
+    }
+
+    /// A taker, and its process's end of the socket.
+    async fn taker(pid: i32) -> (Taker, OwnedFd) {
+        let (socket, theirs) = pair().expect("a pair");
+        socket.writable().await.expect("a socket");
+        (Taker { pid, socket }, theirs)
     }
 
     #[tokio::test]
     async fn a_connection_is_handed_on_at_once_where_there_is_room_and_none_waits() {
-        let passing = Passing::new(Balance::RoundRobin);
-        passing.take(connection().0);
-        let (socket, _open) = pair().expect("a pair");
-        socket.writable().await.expect("a socket");
-        passing.add(1, socket);
-        passing.take(connection().0);
+        let passing = Passing::new(Balance::RoundRobin, 4);
+        let (clients, come): (Vec<Client>, Vec<Connection>) =
+            (0..3).map(|_| connection()).map(|(it, client)| (client, it)).unzip();
+        let mut come = come.into_iter();
+        let mut take = || passing.take("web", come.next().expect("three of them"));
+        take();
+        let (taker, _open) = taker(1).await;
+        passing.state().takers.push(taker);
+        take();
         assert_eq!(passing.state().waiting.len(), 2, "behind the one that waited");
         passing.state().waiting.clear();
-        passing.take(connection().0);
-        assert_eq!(passing.state().waiting.len(), 0);
+        take();
+        assert_eq!((passing.state().waiting.len(), clients.len()), (0, 3));
     }
 
     #[tokio::test]
     async fn who_has_closed_its_socket_takes_no_more_and_keeps_nobody_from_it() {
         let mut state = State::default();
-        let (gone, closed) = pair().expect("a pair");
-        let (lives, open) = pair().expect("a pair");
+        let [(gone, closed), (lives, open)] = [taker(1).await, taker(2).await];
         drop(closed);
-        for (pid, socket) in [(1, gone), (2, lives)] {
-            socket.writable().await.expect("a socket");
-            state.takers.push(Taker { pid, socket });
-        }
+        state.takers.extend([gone, lives]);
         let (passed, mut client) = connection();
-        state.pass(passed, Balance::RoundRobin).expect("the other takes it");
+        state.pass(&passed, "web", Balance::RoundRobin).expect("the other takes it");
         assert_eq!(state.takers.iter().map(|taker| taker.pid).collect::<Vec<_>>(), [2]);
-        drop((state, open));
+        drop((state, open, passed));
         // With whoever had it, the connection is gone too.
         assert_eq!(client.read(&mut [0; 1]).expect("an end"), 0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_too_long_for_a_process_is_let_go_and_counted() {
-        let passing = Passing::new(Balance::RoundRobin);
-        let until = async |moment: Instant| {
-            tokio::select! {
-                () = passing.pass_all("web") => {}
-                () = sleep_until(moment) => {}
-            }
+    #[tokio::test]
+    async fn a_shortage_of_the_machine_takes_nobody_out_and_room_is_found_later() {
+        let (taker, _theirs) = taker(1).await;
+        let mut state = State { takers: vec![taker], ..State::default() };
+        let (mut passed, _client) = connection();
+        // An error that says nothing of the process: the kernel cannot pass on what is no descriptor.
+        let socket = std::mem::replace(&mut passed.socket, no_descriptor());
+        let short = state.pass(&passed, "web", Balance::RoundRobin).expect_err("it cannot be passed");
+        assert!(matches!(&short, NotPassed::Short(error) if error.raw_os_error() == Some(libc::EBADF)), "{short:?}");
+        std::mem::forget(std::mem::replace(&mut passed.socket, socket));
+        state.pass(&passed, "web", Balance::RoundRobin).expect("it is still there");
+    }
+
+    /// One that was closed.
+    #[allow(unsafe_code)]
+    fn no_descriptor() -> OwnedFd {
+        // Safety: nobody uses or closes it.
+        unsafe { std::os::fd::FromRawFd::from_raw_fd(i32::MAX) }
+    }
+
+    #[tokio::test]
+    async fn connections_whose_client_has_gone_make_room() {
+        let passing = Passing::new(Balance::RoundRobin, 4);
+        let mut clients: Vec<Client> = Vec::new();
+        let come = || {
+            let (connection, client) = connection();
+            passing.take("web", connection);
+            client
         };
-        let begun = Instant::now();
-        let (early, mut first) = connection();
-        passing.take(early);
-        until(begun + MAX_WAIT / 2).await;
-        let (late, second) = connection();
-        passing.take(late);
-        assert_eq!(passing.counts(), (2, 0));
-        until(begun + MAX_WAIT + Duration::from_millis(1)).await;
-        assert_eq!((passing.counts(), first.read(&mut [0; 1]).expect("an end")), ((1, 1), 0));
-        second.set_nonblocking(true).expect("a socket");
-        assert_eq!((&second).read(&mut [0; 1]).expect_err("it waits").kind(), io::ErrorKind::WouldBlock);
-        for _ in 0..MAX_WAITING {
-            passing.take(connection().0);
-        }
-        assert_eq!(passing.counts(), (MAX_WAITING, 2), "no more than these wait");
+        clients.extend((0..6).map(|_| come()));
+        assert_eq!(passing.counts(), (4, 2));
+        // One has gone, one has asked before, and one waits for an answer.
+        clients[1].write_all(b"GET /").expect("it is open");
+        drop(clients.drain(..2));
+        clients[0].write_all(b"GET /").expect("it is open");
+        passing.state().looked = None;
+        passing.state().let_go_of_gone(LOOK_INTERVAL, Connection::is_gone);
+        assert_eq!(passing.counts(), (3, 2), "what was asked may still be answered");
+        clients.push(come());
+        passing.state().looked = None;
+        clients.push(come());
+        assert_eq!(passing.counts(), (4, 2), "where there is no room, only who is there waits");
+        clients[0].shutdown(Shutdown::Write).expect("it is open");
+        passing.state().let_go_of_gone(LOOK_INTERVAL, Connection::is_gone);
+        assert_eq!(passing.counts(), (4, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_and_the_refused_are_counted() {
+        let passing = Passing::new(Balance::RoundRobin, 4);
+        let (connection, _client) = connection();
+        passing.take("web", connection);
+        let serving = tokio::spawn({
+            let passing = passing.clone();
+            async move { passing.pass_all("web").await }
+        });
+        sleep(MAX_WAIT - 2 * LOOK_INTERVAL).await;
+        assert_eq!(passing.counts(), (1, 0));
+        sleep(4 * LOOK_INTERVAL).await;
+        assert_eq!(passing.counts(), (0, 1));
+        serving.abort();
     }
 }

@@ -166,6 +166,28 @@ fn workers_are_counted_by_their_states_and_their_restarts() {
         Ok::<_, String>(known)
     });
     assert_eq!(known["roster_worker_restarts_total{group=\"web\"}"], 3.0, "also of those that are no more");
+    assert_eq!(known.get("roster_worker_connections_waiting{group=\"web\"}"), None, "it accepts by itself");
+    promtool_takes(&get(port, "/metrics").1);
+}
+
+#[test]
+fn connections_that_wait_for_workers_are_counted() {
+    let accepts =
+        "[[worker]]\nname = \"web\"\ncommand = [\"sleep\", \"1000\"]\nready_after = \"1h\"\naccept = \"sidecar\"\n";
+    let at = free_port();
+    let roster = Roster::start(&format!("{LISTEN}{accepts}listen = [\"tcp://127.0.0.1:{at}\"]\n"));
+    let port = port(&roster);
+    let waiting = |count: f64| {
+        eventually("it is counted", SOON, || {
+            let known = samples(port);
+            ensure(known["roster_worker_connections_waiting{group=\"web\"}"] == count, "not yet")?;
+            ensure(known["roster_worker_connections_refused_total{group=\"web\"}"] == 0.0, "refused")
+        });
+    };
+    let client = eventually("it listens", SOON, || std::net::TcpStream::connect(("127.0.0.1", at)));
+    waiting(1.0);
+    drop(client);
+    waiting(0.0);
     promtool_takes(&get(port, "/metrics").1);
 }
 

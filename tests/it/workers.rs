@@ -1037,6 +1037,32 @@ fn connections_that_the_sidecar_accepts_are_served_by_all_also_while_processes_a
     assert!(pids().is_disjoint(&before) && before.is_disjoint(&(0..3).map(|_| ask()).collect()));
 }
 
+#[test]
+fn clients_of_workers_that_take_nothing_leave_descriptors_for_all_else_and_their_places_when_they_go() {
+    let port = free_port();
+    let listen = format!("accept = \"sidecar\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let mut roster = prepared(&sh("stuck", SLEEPS, &listen));
+    let mut limited = unconfigured(Command::new("sh"));
+    limited.args(["-c", "ulimit -n 600 && exec \"$0\" \"$@\""]).arg(binary_path());
+    let mut serve = roster.serve(limited);
+    roster.run_as(&mut serve);
+    let before = running(&roster, "stuck/1");
+    let sidecar = roster.process().id();
+    let opened = || fs::read_dir(format!("/proc/{sidecar}/fd")).map_or(0, Iterator::count);
+    let own = opened();
+    let clients: Vec<_> = (0..400).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("it is accepted")).collect();
+    eventually("those for which there is no room are closed", SOON, || {
+        ensure(roster.log().contains("connections were closed: no process took them in time"), roster.log())
+    });
+    assert!(opened() <= own + 600 / 8, "{} of them", opened());
+    // All else goes on, also the start of a process.
+    roster.status();
+    assert_eq!(Ended::of(Command::new("kill").args(["-9", &before.to_string()])).code, Some(0));
+    eventually("it is another process", SOON, || ensure(running(&roster, "stuck/1") != before, "not yet"));
+    drop(clients);
+    eventually("who has gone waits no more", SOON, || ensure(opened() <= own + 8, opened()));
+}
+
 /// What each worker answers to a command, by their names: its value, or its error.
 fn answers(roster: &Roster, words: &[&str]) -> BTreeMap<String, Result<Value, String>> {
     let ended = roster.cli([&["worker", "command", "-o", "json"], words].concat());
