@@ -4,6 +4,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -16,6 +18,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How many files are looked at, at most.
 const MAX_FILES: usize = 20_000;
 
+/// And how deep folders may lie in each other.
+const MAX_DEPTH: usize = 64;
+
 /// The files that some patterns are of.
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
@@ -23,6 +28,8 @@ pub(super) struct Watched {
     patterns: GlobSet,
     /// What they were like when a change was last told of.
     known: Option<u64>,
+    /// Whether it was told that not all of them are looked at.
+    is_reported: Arc<AtomicBool>,
 }
 
 impl Watched {
@@ -37,7 +44,7 @@ impl Watched {
             let plain: Vec<&str> = whole.split('/').take_while(is_plain).collect();
             folders.push(PathBuf::from(if plain == [""] { "/".to_owned() } else { plain.join("/") }));
         }
-        Ok(Self { folders, patterns: set.build()?, known: None })
+        Ok(Self { folders, patterns: set.build()?, known: None, is_reported: Arc::default() })
     }
 
     /// Waits until files were changed since the last time, and are not being changed any more.
@@ -61,30 +68,51 @@ impl Watched {
     /// What the files are like now.
     async fn look(&self) -> u64 {
         let watched = self.clone();
-        tokio::task::spawn_blocking(move || watched.digest()).await.unwrap_or_default()
+        let looked = tokio::task::spawn_blocking(move || watched.digest()).await;
+        let (digest, left_out) = looked.unwrap_or_default();
+        if let Some(folder) = left_out
+            && !self.is_reported.swap(true, Ordering::Relaxed)
+        {
+            let bounds = format!("{MAX_FILES} files, and {MAX_DEPTH} folders in each other");
+            tracing::warn!(folder = %folder.display(), "not all files of `watch` are looked at, but {bounds}");
+        }
+        digest
     }
 
-    fn digest(&self) -> u64 {
-        let mut digest = DefaultHasher::new();
-        let mut left = MAX_FILES;
-        for folder in &self.folders {
-            self.take_in(folder, &mut digest, &mut left);
+    /// A digest of all of them; and the first folder of which something was left out, if that was.
+    fn digest(&self) -> (u64, Option<PathBuf>) {
+        let (mut digest, mut left, mut left_out) = (DefaultHasher::new(), MAX_FILES, None);
+        let mut folders: Vec<(PathBuf, usize)> = Vec::new();
+        for root in self.folders.iter().rev() {
+            match fs::symlink_metadata(root) {
+                Ok(file) if file.is_dir() => folders.push((root.clone(), 0)),
+                Ok(file) => self.take_in(root, &file, &mut digest),
+                Err(_) => {}
+            }
         }
-        digest.finish()
-    }
-
-    fn take_in(&self, path: &Path, digest: &mut DefaultHasher, left: &mut usize) {
-        let Ok(file) = fs::symlink_metadata(path) else { return };
-        if *left == 0 {
-            return;
-        }
-        *left -= 1;
-        if file.is_dir() {
-            let mut entries: Vec<PathBuf> =
-                fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        // A list, since folders lie in each other as deep as somebody likes.
+        while let Some((folder, depth)) = folders.pop() {
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            let mut entries: Vec<_> = entries.flatten().take(left + 1).map(|entry| entry.path()).collect();
+            if entries.len() > left || depth >= MAX_DEPTH {
+                left_out.get_or_insert(folder);
+                entries.truncate(if depth >= MAX_DEPTH { 0 } else { left });
+            }
+            left -= entries.len();
             entries.sort();
-            entries.iter().for_each(|entry| self.take_in(entry, digest, left));
-        } else if self.patterns.is_match(path) {
+            for entry in entries {
+                match fs::symlink_metadata(&entry) {
+                    Ok(file) if file.is_dir() => folders.push((entry, depth + 1)),
+                    Ok(file) => self.take_in(&entry, &file, &mut digest),
+                    Err(_) => {}
+                }
+            }
+        }
+        (digest.finish(), left_out)
+    }
+
+    fn take_in(&self, path: &Path, file: &fs::Metadata, digest: &mut DefaultHasher) {
+        if self.patterns.is_match(path) {
             // Of what a link leads to.
             let modified = fs::metadata(path).and_then(|file| file.modified()).ok();
             (path, modified, file.len()).hash(digest);
@@ -120,6 +148,25 @@ mod tests {
         assert_ne!(after, before);
         write("src/new.php", "3");
         assert_ne!(watched.digest(), after);
+    }
+
+    #[test]
+    fn folders_as_deep_or_full_as_somebody_likes_cost_no_more_than_the_bounds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let watched = Watched::new(&["**/*.php".into()], folder.path()).expect("patterns");
+        let at = |depth: usize| folder.path().join("a/".repeat(depth));
+        fs::create_dir_all(at(200)).expect("a folder");
+        fs::write(at(MAX_DEPTH - 1).join("near.php"), "1").expect("written");
+        let (before, left_out) = watched.digest();
+        assert_eq!(left_out.map(|path| path.components().count()), Some(at(MAX_DEPTH).components().count()));
+        fs::write(at(100).join("far.php"), "1").expect("written");
+        assert_eq!(watched.digest().0, before);
+        fs::write(at(MAX_DEPTH - 1).join("near.php"), "22").expect("written");
+        assert_ne!(watched.digest().0, before);
+        for file in 0..=MAX_FILES {
+            fs::File::create(folder.path().join(format!("{file}.txt"))).expect("written");
+        }
+        assert_eq!(watched.digest().1, Some(folder.path().to_owned()));
     }
 
     #[tokio::test]
