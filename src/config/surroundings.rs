@@ -211,7 +211,22 @@ pub(super) fn doubts(config: &Config, draft: &Draft) -> Vec<Mistake> {
         draft.mistake("shared.path".into(), why)
     });
     let of_rules = paths_without_slash(config, draft).into_iter().chain(for_nobody(config, draft));
-    of_credentials.chain(by_file).chain(to_come).chain(shared).chain(of_rules).collect()
+    let of_workers = workers_of_root(config, draft);
+    of_credentials.chain(by_file).chain(to_come).chain(shared).chain(of_rules).chain(of_workers).collect()
+}
+
+/// The workers that root's sidecar would have run as root.
+fn workers_of_root(config: &Config, draft: &Draft) -> impl Iterator<Item = Mistake> {
+    let is_root = geteuid().is_root() && config.sidecar_user().is_none_or(|user| user.is_root());
+    let workers = config.worker.iter().enumerate().filter(move |(_, worker)| is_root && worker.user.is_empty());
+    workers.map(|(number, worker)| {
+        let key = draft.element(&"worker".into(), number);
+        let why = format!(
+            "without `user`, {} runs as the sidecar does: as root, it may do whatever an administrator may; name another user",
+            worker.name
+        );
+        draft.mistake(key, why)
+    })
 }
 
 /// Whom the access rules name, and the sidecar never takes a client for.
