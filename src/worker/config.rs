@@ -106,7 +106,7 @@ pub struct Config {
     pub priority: i32,
     /// How many connections may wait for a process, where the sidecar accepts: fewer where it may have few descriptors.
     #[serde(skip)]
-    pub(crate) max_waiting: usize,
+    pub max_waiting: usize,
 }
 
 /// How many processes: a number, or one for each processor.

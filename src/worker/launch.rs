@@ -25,7 +25,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, dup2_stdin, geteuid, setgid, setgroups, setsid, setuid};
+use nix::unistd::{Gid, Uid, dup2_stdin, fchown, geteuid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
 use crate::permissions::own::name_of;
@@ -75,6 +75,37 @@ pub(super) struct Identity {
     pub(super) groups: Vec<u32>,
 }
 
+/// Why a process cannot become its program, as it says it to the sidecar.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) why: String,
+    /// Whether only the machine is short of something, and it may be had later.
+    pub(super) is_short: bool,
+}
+
+/// Makes descriptors a user's, unless they are the sidecar's own: to the kernel, and so to whoever asks it, a socket is of
+/// who owns it, also where it connects anew in another process.
+pub(super) fn give_to<'a>(
+    identity: Option<&Identity>,
+    descriptors: impl IntoIterator<Item = BorrowedFd<'a>>,
+) -> io::Result<()> {
+    let Some(Identity { uid, gid, .. }) = identity else { return Ok(()) };
+    for descriptor in descriptors {
+        fchown(descriptor, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))
+            .map_err(|error| io::Error::other(format!("cannot give its descriptors to uid {uid}: {error}")))?;
+    }
+    Ok(())
+}
+
+/// Whether an error says that the machine is short of something.
+pub(super) fn is_shortage(error: Option<i32>) -> bool {
+    let error = error.map(Errno::from_raw);
+    matches!(
+        error,
+        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ETOOMANYREFS)
+    )
+}
+
 impl Spec {
     /// Sends the descriptors, and the length of what must follow, to a process that is being launched.
     pub(super) fn announce(&self, to: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
@@ -115,13 +146,14 @@ impl Spec {
     }
 
     /// Becomes it; or why not.
-    fn become_it(&self) -> io::Error {
+    fn become_it(&self) -> Refusal {
+        let refuse = |why: String, is_short| Refusal { why, is_short };
         let prepared = self.prepare();
         let Some((program, arguments)) = self.command.split_first() else {
-            return io::Error::other("there is no command");
+            return refuse("there is no command".to_owned(), false);
         };
         if let Err(error) = prepared {
-            return error;
+            return refuse(error.to_string(), false);
         }
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -130,7 +162,7 @@ impl Spec {
         }
         let path = self.environment.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
         let error = Errno::from_raw(command.exec().raw_os_error().unwrap_or(0));
-        io::Error::other(explain(program, Path::new("."), path, geteuid(), error))
+        refuse(explain(program, Path::new("."), path, geteuid(), error), is_shortage(Some(error as i32)))
     }
 
     fn prepare(&self) -> io::Result<()> {
@@ -170,8 +202,8 @@ pub fn launch() -> io::Result<Infallible> {
     let sidecar = take_stdin()?;
     let spec = Spec::receive(&sidecar)
         .map_err(|error| io::Error::other(format!("{error}; only a sidecar runs this, for a `[[worker]]`")))?;
-    let error = spec.become_it();
-    (&mut &sidecar).write_all(error.to_string().as_bytes())?;
+    let refusal = serde_json::to_vec(&spec.become_it())?;
+    (&mut &sidecar).write_all(&refusal)?;
     std::process::exit(127)
 }
 
@@ -267,9 +299,13 @@ pub(super) fn no_interpreter(script: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::PermissionsExt;
 
+    use nix::unistd::User;
+
     use super::*;
+    use crate::net::{Accepted, Peers, User as Owner};
 
     #[test]
     fn what_keeps_a_program_from_its_start_is_told_with_its_cure() {
@@ -301,5 +337,39 @@ mod tests {
             let told = told(program, error);
             assert!(told.ends_with(why), "{program}: {told}");
         }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_socket_that_was_given_to_a_user_speaks_as_that_user_wherever_it_connects_anew() {
+        let Some(nobody) = User::from_name("nobody").ok().flatten().filter(|_| geteuid().is_root()) else {
+            eprintln!("skipped: it takes root, and a user nobody");
+            return;
+        };
+        let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+        let inherited = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let target = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let identity = Identity { uid, gid, groups: Vec::new() };
+        give_to(Some(&identity), [inherited.as_fd()]).expect("root may");
+        // What a process does with it: it listens no more, and connects from its port.
+        let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+        let length = size_of::<libc::sockaddr>() as u32;
+        // Safety: an address of this length.
+        let done = unsafe { libc::connect(inherited.as_raw_fd(), &raw const nowhere, length) };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+        let again = socket2::SockRef::from(&inherited);
+        again.connect(&target.local_addr().expect("an address").into()).expect("it connects");
+        let (stream, peer): (TcpStream, _) = target.accept().expect("it came");
+        assert_eq!(Peers::new().user_of(&Accepted::Tcp(stream, peer)), Some(Owner::Uid(uid)));
+    }
+
+    #[test]
+    fn what_is_short_is_told_from_what_is_wrong() {
+        for (error, is_short) in
+            [(Errno::EAGAIN, true), (Errno::EMFILE, true), (Errno::ENOENT, false), (Errno::EACCES, false)]
+        {
+            assert_eq!(is_shortage(Some(error as i32)), is_short, "{error}");
+        }
+        assert!(!is_shortage(None));
     }
 }

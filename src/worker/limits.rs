@@ -21,6 +21,8 @@ pub(super) enum Passed {
     /// Another one is to take its place.
     Age(String),
     Memory(String),
+    /// It takes no connections any more.
+    Connections(String),
     /// It is not to go on.
     Hard(String),
 }

@@ -79,6 +79,8 @@ pub(super) enum Ending {
     Failed(String),
     /// What it is to listen on cannot be had yet.
     NoSocket(String),
+    /// The machine is short of something that it takes.
+    Short(String),
 }
 
 #[derive(Debug)]
@@ -137,6 +139,8 @@ struct Child {
     begun: Instant,
     /// Why it is killed, if it is for a limit.
     killed: Option<String>,
+    /// Why it does not end, though it was killed.
+    stuck: Option<String>,
 }
 
 impl Machine {
@@ -313,6 +317,7 @@ impl Machine {
     /// A process has passed a limit.
     pub(super) fn passed(&mut self, nth: u64, limit: Passed, now: Instant) {
         let is_current = |child: &Child| child.nth == nth && child.phase == State::Running;
+        let is_explained = matches!(limit, Passed::Connections(_));
         let (why, is_young) = match limit {
             Passed::Hard(why) => {
                 let Some(child) = self.child(nth) else { return };
@@ -323,13 +328,16 @@ impl Machine {
                 return;
             }
             Passed::Age(why) => (why, false),
-            Passed::Memory(why) => {
+            Passed::Memory(why) | Passed::Connections(why) => {
                 let window = self.config.start_window;
                 (why, self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < window))
             }
         };
         if self.wish != Wish::Run || !self.current.as_ref().is_some_and(is_current) {
             return;
+        }
+        if is_explained {
+            self.why.clone_from(&why);
         }
         self.passed = Some(why.clone());
         if is_young {
@@ -341,6 +349,15 @@ impl Machine {
             self.delays.reset();
             self.replace_for_limit(now);
         }
+    }
+
+    /// A process does not end, though it was killed: nobody waits for that, as long as it may take.
+    pub(super) fn stuck(&mut self, nth: u64, why: String) {
+        let Some(child) = self.child(nth) else { return };
+        child.stuck = Some(why.clone());
+        let is_current = self.current.as_ref().is_some_and(|current| current.nth == nth);
+        self.answer(|awaited| is_current || awaited == Awaited::End, Err(&why));
+        self.why = why;
     }
 
     pub(super) fn pause_is_over(&mut self, pause: u64, now: Instant) {
@@ -393,6 +410,9 @@ impl Machine {
         self.pause = None;
         if child.phase == State::Stopping {
             self.rest = State::Stopped;
+            if child.stuck.is_some() {
+                self.why.clear();
+            }
             if self.wish == Wish::Run {
                 self.begin(now);
             }
@@ -408,7 +428,7 @@ impl Machine {
             Restart::OnFailure => is_well,
             Restart::Never => matches!(ending, Ending::Ended(_)),
         };
-        let no_socket = matches!(ending, Ending::NoSocket(_));
+        let is_missing = matches!(ending, Ending::NoSocket(_) | Ending::Short(_));
         let why = match child.killed {
             Some(why) => why,
             // One that is to do something once may be quick.
@@ -425,7 +445,8 @@ impl Machine {
         } else if is_over {
             self.rest = State::Exited;
             self.answer(|awaited| awaited != Awaited::End, if is_well { Ok(()) } else { Err(&why) });
-        } else if no_socket {
+        } else if is_missing {
+            // It is no fault of the worker's, and is over some time.
             self.had_no_socket = true;
             self.rest = State::Backoff;
             self.answer(|awaited| is_due(awaited, child.nth), Err(&why));
@@ -520,7 +541,7 @@ impl Machine {
     fn launch(&mut self, now: Instant) -> Child {
         self.last += 1;
         self.actions.push(Action::Begin(self.last));
-        Child { nth: self.last, pid: None, phase: State::Starting, begun: now, killed: None }
+        Child { nth: self.last, pid: None, phase: State::Starting, begun: now, killed: None, stuck: None }
     }
 
     /// Starts a process beside the current one.
@@ -551,6 +572,12 @@ impl Machine {
     }
 
     fn wait(&mut self, awaited: Awaited, done: Done, now: Instant) {
+        let awaits =
+            |child: &&Child| awaited == Awaited::End || self.current.as_ref().is_some_and(|it| it.nth == child.nth);
+        let all = self.current.iter().chain(&self.successor).chain(&self.retiring);
+        if let Some(why) = all.filter(awaits).find_map(|child| child.stuck.as_ref()) {
+            return refuse(done, why);
+        }
         self.waiting.push((awaited, done));
         self.settle(now);
     }
@@ -607,7 +634,7 @@ impl Ending {
                 format!("it {end} before it was ready; a program has to stay in the foreground")
             }
             Self::Ended(end) => format!("it {end} before it was ready"),
-            Self::Failed(why) | Self::NoSocket(why) => why.clone(),
+            Self::Failed(why) | Self::NoSocket(why) | Self::Short(why) => why.clone(),
         }
     }
 }
@@ -616,7 +643,7 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ended(end) => write!(f, "it {end}"),
-            Self::Failed(why) | Self::NoSocket(why) => f.write_str(why),
+            Self::Failed(why) | Self::NoSocket(why) | Self::Short(why) => f.write_str(why),
         }
     }
 }
@@ -718,6 +745,43 @@ mod tests {
         assert_eq!(slot.stop(), [Action::End(2, until)]);
         assert_eq!((slot.exits(2, 0), slot.answer(3)), (vec![], Some(Ok(()))));
         assert_eq!((slot.shown(), slot.machine.restarts()), ((State::Stopped, None, vec![]), 0));
+    }
+
+    #[test]
+    fn what_the_machine_is_short_of_is_no_failure_and_is_waited_for() {
+        let mut slot = Slot::new(|config| config.start_retries = 0);
+        slot.wish(Machine::start);
+        for nth in 1..20 {
+            slot.machine.ended(nth, Ending::Short("Try again".to_owned()), slot.now);
+            let actions = slot.machine.take_actions();
+            assert!(matches!(actions[..], [Action::Pause(_, pause)] if pause <= MAX_SOCKET_DELAY), "{actions:?}");
+            assert_eq!(slot.machine.state(), State::Backoff);
+            assert_eq!(slot.pause_is_over(), [Action::Begin(nth + 1)]);
+        }
+        assert_eq!((slot.answer(0), &*slot.machine.why()), (why("Try again"), "Try again"));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_process_that_cannot_be_killed() {
+        let mut slot = Slot::running(|_| {});
+        slot.stop();
+        slot.machine.stuck(1, "traced".to_owned());
+        assert_eq!(
+            (slot.answer(1), slot.shown(), &*slot.machine.why()),
+            (why("traced"), (State::Stopping, Some(1), vec![]), "traced")
+        );
+        assert_eq!((slot.wish(Machine::start), slot.answer(2)), (vec![], why("traced")));
+        assert_eq!((slot.exits(1, 0), &*slot.machine.why()), (vec![Action::Begin(2)], ""), "as it was wished last");
+        // What takes the place of one that is stuck does not wait for it.
+        slot.ready(2);
+        assert_eq!(slot.renew(), [Action::Begin(3)]);
+        slot.ready(3);
+        slot.machine.stuck(2, "traced".to_owned());
+        assert_eq!((slot.answer(3), slot.machine.state()), (Some(Ok(())), State::Running));
+        slot.wish(Machine::start);
+        assert_eq!(slot.answer(4), Some(Ok(())));
+        slot.stop();
+        assert_eq!(slot.answer(5), why("traced"));
     }
 
     #[test]

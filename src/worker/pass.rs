@@ -20,9 +20,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
+use super::launch::{Identity, give_to};
 use crate::metrics::Counter;
 use crate::net::{Accepted, Listener, Peer};
 use crate::task::{Stop, Tasks};
@@ -79,10 +80,14 @@ struct State {
     looked: Option<Instant>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Taker {
     pid: i32,
     socket: Arc<UnixStream>,
+    /// Whose it is, unless it is the sidecar's own user's.
+    identity: Option<Identity>,
+    /// What hears that it has closed its socket.
+    gone: oneshot::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -161,10 +166,13 @@ impl Passing {
         self.changed.notify_one();
     }
 
-    /// A process that is ready takes its share from now on.
-    pub(super) fn add(&self, pid: i32, socket: Arc<UnixStream>) {
-        self.state().takers.push(Taker { pid, socket });
+    /// A process that is ready takes its share from now on, as whose the connections are then. What is told once it has
+    /// closed its socket.
+    pub(super) fn add(&self, pid: i32, socket: Arc<UnixStream>, identity: Option<Identity>) -> oneshot::Receiver<()> {
+        let (gone, told) = oneshot::channel();
+        self.state().takers.push(Taker { pid, socket, identity, gone });
         self.changed.notify_one();
+        told
     }
 
     /// A process takes no more.
@@ -259,19 +267,19 @@ impl State {
             let taker = &self.takers[*place];
             let Err(error) = taker.take(connection) else { return true };
             match error.raw_os_error().map(Errno::from_raw) {
-                // That it has no room, as the kernel or the runtime says it.
-                None | Some(Errno::EAGAIN) => {}
                 Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => gone.push(taker.pid),
-                Some(_) => why = NotPassed::Short(error),
+                _ if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => why = NotPassed::Short(error),
             }
             false
         });
         self.next = taken.map_or(self.next, |place| place + 1);
         // One that has closed its socket is always ready for more.
-        self.takers.retain(|taker| !gone.contains(&taker.pid));
-        for pid in gone {
+        for Taker { pid, gone, .. } in self.takers.extract_if(.., |taker| gone.contains(&taker.pid)) {
             let what = "a process has closed the socket over which it is handed connections, and gets no more";
             tracing::error!(worker = group, pid, "{what}");
+            // It may be ending.
+            let _ = gone.send(());
         }
         taken.map(drop).ok_or(why)
     }
@@ -294,6 +302,7 @@ impl State {
 
 impl Taker {
     fn take(&self, connection: &Connection) -> io::Result<()> {
+        give_to(self.identity.as_ref(), [connection.socket.as_fd()])?;
         self.socket.try_io(Interest::WRITABLE, || {
             let rights = [connection.socket.as_raw_fd()];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -361,7 +370,7 @@ mod tests {
     async fn taker(pid: i32) -> (Taker, OwnedFd) {
         let (socket, theirs) = pair().expect("a pair");
         socket.writable().await.expect("a socket");
-        (Taker { pid, socket }, theirs)
+        (Taker { pid, socket, identity: None, gone: oneshot::channel().0 }, theirs)
     }
 
     #[tokio::test]
@@ -413,6 +422,21 @@ mod tests {
     fn no_descriptor() -> OwnedFd {
         // Safety: nobody uses or closes it.
         unsafe { std::os::fd::FromRawFd::from_raw_fd(i32::MAX) }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_its_takers_users_own() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: it takes root");
+            return;
+        }
+        let (mut taker, _theirs) = taker(1).await;
+        taker.identity = Some(Identity { uid: 1, gid: 1, groups: Vec::new() });
+        let mut state = State { takers: vec![taker], ..State::default() };
+        let (passed, _client) = connection();
+        state.pass(&passed, "web", Balance::RoundRobin).expect("it takes it");
+        let owner = nix::sys::stat::fstat(&passed.socket).expect("it is open");
+        assert_eq!((owner.st_uid, owner.st_gid), (1, 1));
     }
 
     #[tokio::test]

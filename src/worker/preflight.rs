@@ -20,11 +20,13 @@ use crate::permissions::own::name_of;
 pub(crate) struct Flaw {
     pub(crate) key: &'static str,
     pub(crate) why: String,
+    /// Whether only the machine is short of something.
+    pub(crate) is_short: bool,
 }
 
 impl Flaw {
     pub(super) fn new(key: &'static str, why: impl Into<String>) -> Self {
-        Self { key, why: why.into() }
+        Self { key, why: why.into(), is_short: false }
     }
 
     /// That there is no user, or no group, of a name.

@@ -17,14 +17,14 @@ use std::time::Duration;
 use nix::unistd::{Gid, Pid, User, getegid, geteuid, getgrouplist};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::channel::{Progress, reached};
 use super::config::{Config, Ready};
-use super::launch::{self, FIRST_DESCRIPTOR, Identity, Spec};
+use super::launch::{self, FIRST_DESCRIPTOR, Identity, Refusal, Spec};
 use super::limits::{self, Passed};
 use super::machine::Ending;
 use super::orphans::{self, MARK};
@@ -45,6 +45,9 @@ const OWN_BINARY: &str = "/proc/self/exe";
 
 /// How long a process may take to become its program.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a process may take to end that was killed, until it is told that it does not.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the output of a process is read that has ended, should somebody else still have its pipe.
 const OUTPUT_LINGER: Duration = Duration::from_secs(1);
@@ -76,6 +79,8 @@ pub(super) enum News {
     Began(i32),
     Ready,
     Passed(Passed),
+    /// It was killed and does not end, and why.
+    Stuck(String),
 }
 
 /// Until when a process is to end, once it is to.
@@ -93,6 +98,8 @@ struct Process {
     channel: UnixStream,
     /// By which it is handed connections, where it is.
     connections: Option<(Arc<Passing>, Arc<tokio::net::UnixStream>)>,
+    /// Whose it is, unless it is the sidecar's own user's.
+    identity: Option<Identity>,
     mark: String,
 }
 
@@ -114,9 +121,16 @@ impl Launcher {
     }
 
     /// Starts what is to become the program, whose output is read from now on.
-    fn spawn(&self, name: &str, output: &Arc<Output>) -> io::Result<(Pid, Ended, UnixStream)> {
+    fn spawn(
+        &self,
+        name: &str,
+        output: &Arc<Output>,
+        identity: Option<&Identity>,
+    ) -> io::Result<(Pid, Ended, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let [(out, stdout), (err, stderr)] = [io::pipe()?, io::pipe()?];
+        // Many programs open them again, as /dev/stdout and /dev/stderr.
+        launch::give_to(identity, [stdout.as_fd(), stderr.as_fd()])?;
         let mut command = Command::new(OWN_BINARY);
         command.arg0("roster").arg(launch::COMMAND).env_clear();
         command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
@@ -151,21 +165,21 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
     // It looks up users, and writes to the disk.
     let (of_group, of_name) = (group.clone(), name.to_owned());
     let launched = spawn_blocking(move || Launch::start(&of_group, &of_name, &sockets)).await;
-    let launch = match launched.unwrap_or_else(|error| Err(error.to_string())) {
+    let launch = match launched.unwrap_or_else(|error| Err(Ending::Failed(error.to_string()))) {
         Ok(launch) => launch,
-        Err(why) => return Ending::Failed(why),
+        Err(ending) => return ending,
     };
     let Launch { mut process, text, socket, channel, events } = launch;
     let begun = tokio::select! {
         begun = timeout(LAUNCH_TIMEOUT, become_program(&text, socket)) => match begun {
-            Ok(Ok(why)) => why,
-            Ok(Err(error)) => Some(format!("cannot launch it: {error}")),
-            Err(_) => Some(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}")),
+            Ok(Ok(refusal)) => refusal,
+            Ok(Err(error)) => Some(ending("cannot launch it", &error)),
+            Err(_) => Some(Ending::Failed(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}"))),
         },
         () = is_asked(&mut asked) => None,
     };
     let ending = match begun {
-        Some(why) => process.give_up(why).await,
+        Some(ending) => process.give_up(ending, &tell).await,
         None => {
             let (reaching, progress) = watch::channel(Progress::Started);
             // Without a register, which ends after the workers, nobody hears it.
@@ -181,11 +195,14 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
 }
 
 impl Launch {
-    /// Starts a process that is to become the program; or why it cannot be had, in words. Blocks meanwhile.
-    fn start(group: &Arc<Shared>, name: &str, sockets: &Bound) -> Result<Self, String> {
+    /// Starts a process that is to become the program; or why it cannot be had. Blocks meanwhile.
+    fn start(group: &Arc<Shared>, name: &str, sockets: &Bound) -> Result<Self, Ending> {
         let Shared { config, output, launcher, .. } = &**group;
-        let (user, identity) = identity(config).map_err(|flaw| flaw.to_string())?;
-        let failed = |error: io::Error| format!("cannot start a process: {error}");
+        let (user, identity) = identity(config).map_err(|flaw| match flaw.is_short {
+            true => Ending::Short(flaw.to_string()),
+            false => Ending::Failed(flaw.to_string()),
+        })?;
+        let failed = |error: io::Error| ending("cannot start a process", &error);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let stream = ours.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
@@ -207,12 +224,13 @@ impl Launch {
             environment.push((CONNECTIONS.into(), (channel + 1).to_string()));
             descriptors.push(theirs.as_fd());
         }
+        launch::give_to(identity.as_ref(), descriptors.iter().copied()).map_err(failed)?;
         let uid = identity.as_ref().map_or_else(|| geteuid().as_raw(), |identity| identity.uid);
         let gid = identity.as_ref().map_or_else(|| getegid().as_raw(), |identity| identity.gid);
         let spec = Spec {
             command: config.command.clone(),
             environment,
-            identity,
+            identity: identity.clone(),
             directory: config.directory.clone().unwrap_or_else(|| PathBuf::from("/")),
             umask: config.umask.0,
             max_files: config.max_files,
@@ -220,10 +238,18 @@ impl Launch {
             listens,
             descriptors: descriptors.len(),
         };
-        let (pid, ended, socket) = launcher.spawn(name, output).map_err(failed)?;
+        let (pid, ended, socket) = launcher.spawn(name, output, identity.as_ref()).map_err(failed)?;
         let connections = group.passing.clone().zip(handed.as_ref().map(|(ours, _)| ours.clone()));
-        let process =
-            Process { pid, ended, group: group.clone(), name: name.to_owned(), channel: ours, connections, mark };
+        let process = Process {
+            pid,
+            ended,
+            group: group.clone(),
+            name: name.to_owned(),
+            channel: ours,
+            connections,
+            identity,
+            mark,
+        };
         launcher.record.add(pid, name, &process.mark);
         let text = spec.announce(&socket, &descriptors).map_err(failed)?;
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
@@ -233,13 +259,24 @@ impl Launch {
 }
 
 /// Tells a process what it is to become, and waits until it has; or why it has not.
-async fn become_program(text: &[u8], socket: UnixStream) -> io::Result<Option<String>> {
+async fn become_program(text: &[u8], socket: UnixStream) -> io::Result<Option<Ending>> {
     socket.set_nonblocking(true)?;
     let mut socket = tokio::net::UnixStream::from_std(socket)?;
     socket.write_all(text).await?;
-    let mut why = String::new();
-    socket.read_to_string(&mut why).await?;
-    Ok(Some(why).filter(|why| !why.is_empty()))
+    let mut said = Vec::new();
+    socket.read_to_end(&mut said).await?;
+    Ok(if said.is_empty() { None } else { Some(serde_json::from_slice::<Refusal>(&said)?.into()) })
+}
+
+impl From<Refusal> for Ending {
+    fn from(Refusal { why, is_short }: Refusal) -> Self {
+        if is_short { Self::Short(why) } else { Self::Failed(why) }
+    }
+}
+
+/// What follows from an error: where the machine is short of something, it is the worker's fault by no means.
+fn ending(what: &str, error: &io::Error) -> Ending {
+    Ending::from(Refusal { why: format!("{what}: {error}"), is_short: launch::is_shortage(error.raw_os_error()) })
 }
 
 /// Waits until a process is to end.
@@ -277,14 +314,19 @@ impl Process {
             () = is_asked(asked) => Ok(()),
         };
         if let Err(why) = outcome {
-            return self.give_up(why).await;
+            return self.give_up(Ending::Failed(why), &tell).await;
         }
+        let mut shut_out = None;
         if asked.borrow().is_none() {
-            self.take_connections();
+            shut_out = self.take_connections();
             tell(News::Ready);
         }
         let soft = async {
-            tell(News::Passed(limits::soft(config, pid).await));
+            let passed = tokio::select! {
+                passed = limits::soft(config, pid) => passed,
+                () = is_shut_out(shut_out) => Passed::Connections("it has closed the socket of ROSTER_CONNECTIONS".into()),
+            };
+            tell(News::Passed(passed));
             pending::<Infallible>().await
         };
         tokio::select! {
@@ -294,16 +336,15 @@ impl Process {
             () = is_asked(asked) => {}
         }
         tokio::select! {
-            end = self.stop(asked) => Ending::Ended(end),
+            end = self.stop(asked, &tell) => Ending::Ended(end),
             never = &mut hard => match never {},
         }
     }
 
-    /// It is handed connections from now on, where it is.
-    fn take_connections(&self) {
-        if let Some((passing, socket)) = &self.connections {
-            passing.add(self.pid.as_raw(), socket.clone());
-        }
+    /// It is handed connections from now on, where it is. What is told once it has closed the socket for that.
+    fn take_connections(&self) -> Option<oneshot::Receiver<()>> {
+        let (passing, socket) = self.connections.as_ref()?;
+        Some(passing.add(self.pid.as_raw(), socket.clone(), self.identity.clone()))
     }
 
     /// Hands it no more connections: it finds the end of them.
@@ -315,7 +356,7 @@ impl Process {
 
     /// Asks it to end, and kills it if it has not in time. One that has joined over its channel is asked there; by the
     /// signal too, which may cut what is under way, only for the last quarter of that time.
-    async fn stop(&mut self, asked: &mut Deadline) -> End {
+    async fn stop(&mut self, asked: &mut Deadline, tell: &impl Fn(News)) -> End {
         self.hand_no_more();
         let (begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
         let signal = self.group.config.stop_signal.0;
@@ -331,28 +372,40 @@ impl Process {
             tokio::select! {
                 end = end(ended.clone()) => return end,
                 changed = asked.changed() => if changed.is_err() {
-                    return self.kill().await;
+                    return self.kill(tell).await;
                 },
                 () = sleep_until(next) => if is_signalled {
                     if until > begun {
                         let (worker, after) = (&self.name, until - begun);
                         tracing::warn!(worker, pid, ?after, "a worker did not end in time, and is killed");
                     }
-                    return self.kill().await;
+                    return self.kill(tell).await;
                 },
             }
         }
     }
 
-    async fn kill(&self) -> End {
+    async fn kill(&self, tell: &impl Fn(News)) -> End {
         self.launcher().reaper.kill(self.pid);
+        if let Ok(end) = timeout(KILL_TIMEOUT, end(self.ended.clone())).await {
+            return end;
+        }
+        // Who traces it may be of its own, and would hold it for ever.
+        let (pid, mark) = (self.pid, self.mark.clone());
+        let _ = spawn_blocking(move || orphans::kill_left_by(pid, &mark)).await;
+        if let Ok(end) = timeout(KILL_TIMEOUT, end(self.ended.clone())).await {
+            return end;
+        }
+        let why = format!("it cannot be killed: {}", what_holds(self.pid));
+        tracing::error!(pid = self.pid.as_raw(), why, "a worker's process does not end");
+        tell(News::Stuck(why));
         end(self.ended.clone()).await
     }
 
     /// Ends what cannot become ready.
-    async fn give_up(&self, why: String) -> Ending {
-        self.kill().await;
-        Ending::Failed(why)
+    async fn give_up(&self, ending: Ending, tell: &impl Fn(News)) -> Ending {
+        self.kill(tell).await;
+        ending
     }
 
     /// Ends all that is left of one that has ended: whatever it was that it started, nobody speaks for it any more.
@@ -377,6 +430,28 @@ impl Drop for Process {
         self.hand_no_more();
         self.launcher().record.remove(self.pid);
         self.launcher().reaper.kill(self.pid);
+    }
+}
+
+/// Waits until a process has closed the socket over which it is handed connections, where it is.
+async fn is_shut_out(told: Option<oneshot::Receiver<()>>) {
+    let is_told = match told {
+        Some(told) => told.await.is_ok(),
+        None => false,
+    };
+    if !is_told {
+        pending().await
+    }
+}
+
+/// What keeps a process from its end that was killed.
+fn what_holds(pid: Pid) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim());
+    match (field("TracerPid:"), field("State:")) {
+        (Some(tracer), _) if tracer != "0" => format!("process {tracer} traces it; end that"),
+        (_, Some(state)) => format!("the kernel says of it: {state}"),
+        _ => "the kernel says nothing of it".to_owned(),
     }
 }
 
@@ -407,7 +482,10 @@ async fn is_ready(config: &Config, progress: &watch::Receiver<Progress>) -> Resu
 
 /// The user as whom a process runs; and as the kernel knows them, unless it is the sidecar's own.
 pub(super) fn identity(config: &Config) -> Result<(Option<User>, Option<Identity>), Flaw> {
-    let failed = |error: nix::errno::Errno| Flaw::new("user", error.desc());
+    let failed = |error: nix::errno::Errno| Flaw {
+        is_short: launch::is_shortage(Some(error as i32)),
+        ..Flaw::new("user", error.desc())
+    };
     let user = match config.user.as_str() {
         "" => User::from_uid(geteuid()).map_err(failed)?,
         name => Some(User::from_name(name).map_err(failed)?.ok_or_else(|| Flaw::none("user", name))?),

@@ -782,6 +782,8 @@ fn the_port_of_a_sidecar_that_runs_is_no_mistake_of_its_configuration() {
     running(&roster, "web/1");
     let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
     assert_eq!(checked.code, Some(0), "{checked:?}");
+    let warning = "worker.0: without `user`, web runs as the sidecar does: as root";
+    assert_eq!(checked.wrong.contains(warning), nix::unistd::geteuid().is_root(), "{checked:?}");
 }
 
 #[test]
@@ -1043,7 +1045,7 @@ fn clients_of_workers_that_take_nothing_leave_descriptors_for_all_else_and_their
     let listen = format!("accept = \"sidecar\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
     let mut roster = prepared(&sh("stuck", SLEEPS, &listen));
     let mut limited = unconfigured(Command::new("sh"));
-    limited.args(["-c", "ulimit -n 600 && exec \"$0\" \"$@\""]).arg(binary_path());
+    limited.args(["-c", "ulimit -n 1100 && exec \"$0\" \"$@\""]).arg(binary_path());
     let mut serve = roster.serve(limited);
     roster.run_as(&mut serve);
     let before = running(&roster, "stuck/1");
@@ -1054,13 +1056,131 @@ fn clients_of_workers_that_take_nothing_leave_descriptors_for_all_else_and_their
     eventually("those for which there is no room are closed", SOON, || {
         ensure(roster.log().contains("connections were closed: no process took them in time"), roster.log())
     });
-    assert!(opened() <= own + 600 / 8, "{} of them", opened());
+    assert!(opened() <= own + 1_100 / 8, "{} of them", opened());
     // All else goes on, also the start of a process.
     roster.status();
     assert_eq!(Ended::of(Command::new("kill").args(["-9", &before.to_string()])).code, Some(0));
     eventually("it is another process", SOON, || ensure(running(&roster, "stuck/1") != before, "not yet"));
     drop(clients);
     eventually("who has gone waits no more", SOON, || ensure(opened() <= own + 8, opened()));
+}
+
+#[test]
+fn a_worker_that_closes_the_way_of_its_connections_is_told_and_replaced() {
+    let port = free_port();
+    let settings = format!("accept = \"sidecar\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let script = "eval \"exec $ROSTER_CONNECTIONS>&-\"; exec sleep 1000";
+    let roster = started(&sh("web", script, &settings));
+    let before = running(&roster, "web/1");
+    let _client = TcpStream::connect(("127.0.0.1", port)).expect("it is accepted");
+    eventually("it is another process, and why", SOON, || {
+        let web = look(&roster, "web/1")?;
+        let is_told =
+            web["why"].as_str().is_some_and(|why| why.contains("has closed the socket of ROSTER_CONNECTIONS"));
+        ensure(is_told && web["pid"] != before, web)
+    });
+    assert!(roster.log().contains("is handed connections, and gets no more"), "{}", roster.log());
+}
+
+#[test]
+fn what_a_user_inherits_is_the_users_own_and_its_output_can_be_opened() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let port = free_port();
+    let settings = format!("user = \"www-data\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let roster = started(&sh("web", "echo out > /dev/stdout; echo err > /dev/stderr; exec sleep 1000", &settings));
+    running(&roster, "web/1");
+    eventually("it has opened its output", SOON, || {
+        let told = says(&roster, ["worker", "logs", "web"], 0);
+        ensure(told.contains(" | out") && told.contains(" ! err"), told)
+    });
+    let sockets = fs::read_to_string("/proc/net/tcp").expect("what the kernel tells");
+    let listens = format!("0100007F:{port:04X} 00000000:0000 0A");
+    let listener = sockets.lines().find(|line| line.contains(&listens)).expect("it listens");
+    assert_eq!(listener.split_whitespace().nth(7), Some(&*WWW_DATA.to_string()), "{listener}");
+}
+
+#[test]
+fn a_shortage_of_the_machine_gives_no_worker_up() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let settings = "count = 3\nuser = \"www-data\"\nmax_processes = 1\nstart_retries = 0";
+    let roster = started(&sh("few", SLEEPS, settings));
+    let short = eventually("one has no place", SOON, || {
+        let ended = roster.cli(["worker", "list", "few", "-o", "json"]).json();
+        let workers = ended["workers"].as_array().cloned().unwrap_or_default();
+        workers.into_iter().find(|it| it["state"] != "RUNNING" && it["why"] != "").ok_or(ended)
+    });
+    assert!(short["state"] != "FATAL" && short["why"].as_str().is_some_and(|why| why.contains("Try again")), "{short}");
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_worker_that_cannot_be_killed_is_told_and_waited_for_by_nobody() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let roster = started(&sh("web", SLEEPS, "stop_timeout = \"100ms\""));
+    let traced = running(&roster, "web/1");
+    let (over, attached) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|threads| {
+        let over_now = Over(&over);
+        // One thread traces, and lets go when it ends.
+        threads.spawn(|| {
+            // Safety: numbers alone.
+            let done = unsafe { nix::libc::ptrace(nix::libc::PTRACE_SEIZE, traced as i32, 0, 0) };
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+            attached.store(true, Ordering::Relaxed);
+            while !over.load(Ordering::Relaxed) {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        });
+        eventually("it is traced", SOON, || ensure(attached.load(Ordering::Relaxed), "not yet"));
+        let why = "it cannot be killed: process ";
+        assert!(says(&roster, ["worker", "stop", "web"], 7).contains(why));
+        let held = becomes(&roster, "web/1", "STOPPING");
+        assert!(
+            held["why"].as_str().is_some_and(|told| told.starts_with(why) && told.ends_with(" traces it; end that"))
+        );
+        assert!(says(&roster, ["worker", "start", "web"], 7).contains(why));
+        drop(over_now);
+    });
+    eventually("another one runs", SOON, || ensure(running(&roster, "web/1") != traced, "not yet"));
+}
+
+#[test]
+fn a_worker_in_php_without_a_descriptor_leaves_a_connection_where_it_waits_and_says_so() {
+    let port = free_port();
+    let listen = format!("max_files = 24\naccept = \"sidecar\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let mut roster = prepared(&in_php("web", &listen));
+    let keeps = r#"<?php
+require getenv('PACKAGE') . '/autoload.php';
+$worker = Roster\Worker::fromEnvironment();
+$kept = [];
+$worker->offer('web', new class($kept) {
+    public function __construct(private array &$kept) {}
+    public function close(): int { $count = count($this->kept); $this->kept = []; return $count; }
+});
+$worker->onConnection(function ($connection) use (&$kept) { fwrite($connection, 'x'); $kept[] = $connection; });
+$worker->ready();
+$worker->run();
+"#;
+    roster.write("worker.php", keeps);
+    roster.run();
+    running(&roster, "web/1");
+    let mut clients: Vec<_> =
+        (0..12).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("it is accepted")).collect();
+    eventually("it says that it has no room", SOON, || {
+        let told = says(&roster, ["worker", "logs", "web"], 0);
+        ensure(told.contains("this process may have no more descriptors (max_files)"), told)
+    });
+    assert!(says(&roster, ["call", "web.close"], 0).trim().parse::<usize>().expect("a number") > 4);
+    for client in &mut clients {
+        client.set_read_timeout(Some(SOON)).expect("a timeout");
+        assert_eq!(client.read(&mut [0; 1]).expect("none is lost"), 1);
+    }
 }
 
 /// What each worker answers to a command, by their names: its value, or its error.
