@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::Handle;
 use super::message::{Message, command};
-use super::value::{Value, get, text_in};
+use super::value::{Value, get, memory_size, text_in};
 use crate::model::{json, shortened};
 
 /// The variable that says which descriptor the socket is.
@@ -25,7 +25,15 @@ pub const WORKER: &str = "ROSTER_WORKER";
 const MAX_CALL_NAME: usize = 100;
 
 /// How many messages of a worker may wait to be taken.
-pub const EVENT_QUEUE: usize = 64;
+pub const EVENT_QUEUE: usize = 4;
+
+/// How many characters are taken of a level and a message for the log, and how much memory its context may take.
+const MAX_LEVEL: usize = 64;
+const MAX_LOGGED: usize = 16 * 1024;
+const MAX_CONTEXT_BYTES: usize = 256 * 1024;
+
+/// What stands in the place of one that takes more.
+const LONG_CONTEXT: &str = r#"{"leftOut":"the context is too large"}"#;
 
 /// The sidecar's end of the socket, and whose the other one is.
 #[derive(Debug)]
@@ -105,8 +113,9 @@ pub enum Event {
 pub enum Report {
     /// `{cmd:"worker-ready"}`: it is ready for work.
     Ready,
-    /// `{cmd:"worker-log", level, message, context}`: a line for the log, by the names of PSR-3; the context as JSON.
-    Log { level: String, message: String, context: String },
+    /// `{cmd:"worker-log", level, message, context}`: a line for the log, by the names of PSR-3; the context as JSON. What
+    /// is too long is cut; `said` is how much memory all of it took.
+    Log { level: String, message: String, context: String, said: usize },
     /// `{cmd:"worker-send", data}`: for whoever watches the messages of masters.
     Send(Value),
     /// `{cmd:"worker-broadcast", data}`: for the other workers of its group.
@@ -131,9 +140,13 @@ impl Report {
         Some(match text_in(map, "cmd").as_str() {
             "worker-ready" => Self::Ready,
             "worker-log" => Self::Log {
-                level: text_in(map, "level"),
-                message: text_in(map, "message"),
-                context: get(map, "context").map_or_else(String::new, json::text),
+                level: shortened(&text_in(map, "level"), MAX_LEVEL).into_owned(),
+                message: shortened(&text_in(map, "message"), MAX_LOGGED).into_owned(),
+                context: match get(map, "context") {
+                    Some(context) if memory_size(context) > MAX_CONTEXT_BYTES => LONG_CONTEXT.to_owned(),
+                    context => context.map_or_else(String::new, json::text),
+                },
+                said: memory_size(map),
             },
             "worker-send" => Self::Send(data()),
             "worker-broadcast" => Self::Broadcast(data()),
@@ -199,6 +212,25 @@ mod tests {
         let log = vec![("level", "error".into()), ("message", "no mail".into()), ("context", context)];
         let (level, message) = ("error".to_owned(), "no mail".to_owned());
         let context = "{\"id\":7}".to_owned();
-        assert_eq!(report("worker-log", log), Some(Report::Log { level, message, context }));
+        let logged = report("worker-log", log);
+        let said = match &logged {
+            Some(Report::Log { said, .. }) => *said,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(logged, Some(Report::Log { level, message, context, said }));
+    }
+
+    #[test]
+    fn a_record_for_the_log_is_cut_and_counted_with_what_was_cut() {
+        let long = "{".repeat(300_000);
+        let context = Value::Map(vec![("a".into(), long.as_str().into())]);
+        let log = [("level", long.as_str().into()), ("message", long.as_str().into()), ("context", context)];
+        match Report::decode(&sent(Message::Other(command("worker-log", log)))) {
+            Some(Report::Log { level, message, context, said }) => {
+                assert!(level.len() < 100 && message.len() < 17_000 && context == LONG_CONTEXT);
+                assert!(said > 3 * 300_000, "{said}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

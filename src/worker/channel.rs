@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rmpv::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::output::Output;
 use crate::model::Arguments;
@@ -15,6 +15,10 @@ use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
 use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, Report, Request};
 use crate::tunnel::{Handle, SendError, StreamError};
+
+/// How much memory what one process logs and broadcasts takes in a period; what is more waits, and its process with it.
+const MAX_SAID_BYTES: usize = 4 * 1024 * 1024;
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +83,7 @@ impl Members {
         progress: watch::Sender<Progress>,
         output: &Output,
     ) {
+        let mut pace = Pace::default();
         while let Some(event) = events.recv().await {
             match event {
                 Event::Opened(handle, calls) => {
@@ -86,10 +91,14 @@ impl Members {
                 }
                 Event::Offered => reach(&progress, Progress::Connected),
                 Event::Said(Report::Ready) => reach(&progress, Progress::Ready),
-                Event::Said(Report::Log { level, message, context }) => {
+                Event::Said(Report::Log { level, message, context, said }) => {
+                    pace.keep(said).await;
                     output.log_record(worker, pid, &level, &message, &context);
                 }
-                Event::Said(Report::Broadcast(data)) => self.broadcast(worker, pid, &data),
+                Event::Said(Report::Broadcast(data)) => {
+                    pace.keep(memory_size(&data)).await;
+                    self.broadcast(worker, pid, &data);
+                }
                 // The register passes it on itself.
                 Event::Said(Report::Send(_)) => {}
             }
@@ -157,6 +166,27 @@ impl Addressee {
     }
 }
 
+/// How much a process has said since a moment.
+#[derive(Debug, Default)]
+struct Pace {
+    since: Option<Instant>,
+    bytes: usize,
+}
+
+impl Pace {
+    /// Waits until so much more may be said.
+    async fn keep(&mut self, bytes: usize) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if self.bytes > MAX_SAID_BYTES {
+            sleep_until(since + PERIOD).await;
+        }
+        if since.elapsed() >= PERIOD {
+            (self.since, self.bytes) = (None, 0);
+        }
+        self.bytes += bytes;
+    }
+}
+
 /// It never goes back.
 fn reach(progress: &watch::Sender<Progress>, reached: Progress) {
     progress.send_if_modified(|progress| {
@@ -171,5 +201,29 @@ pub(super) async fn reached(progress: &mut watch::Receiver<Progress>, wanted: Pr
     if progress.wait_for(|progress| *progress >= wanted).await.is_err() {
         // It says nothing more; its end is another's concern.
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::worker::EVENT_QUEUE;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_says_too_much_waits() {
+        let (members, output) = (Members::default(), Output::default());
+        let (said, heard) = mpsc::channel(EVENT_QUEUE);
+        let begun = Instant::now();
+        let say = async {
+            for _ in 0..16 {
+                let (level, message, context) = ("info".to_owned(), "{".repeat(1_000), String::new());
+                let log = Report::Log { level, message, context, said: 1024 * 1024 };
+                said.send(Event::Said(log)).await.expect("it is heard");
+            }
+            drop(said);
+        };
+        tokio::join!(say, members.hear("web/1", 1, heard, watch::channel(Progress::Started).0, &output));
+        assert!(begun.elapsed() >= 3 * PERIOD, "{:?}", begun.elapsed());
+        assert_eq!(output.after(0, None).lines.len(), 16, "none is lost");
     }
 }
