@@ -18,8 +18,10 @@ pub(crate) struct Process {
     guardian: Child,
 }
 
-/// Reads until the tests close the pipe, be it by their own death. An interrupt is meant for the tests.
-const GUARD: &str = r#"trap "" INT TERM; cat > /dev/null; kill -9 "-$0"; rm -rf "$1""#;
+/// Reads until the tests close the pipe, be it by their own death. An interrupt is meant for the tests. A sidecar's
+/// workers have groups of their own.
+const GUARD: &str = r#"trap "" INT TERM; cat > /dev/null; workers=$(ps -o pid= --ppid "$0"); kill -9 "-$0"
+    for worker in $workers; do kill -9 "-$worker"; done; rm -rf "$1""#;
 
 impl Process {
     pub(crate) fn start(command: &mut Command, folder: &Path) -> Self {
@@ -33,6 +35,16 @@ impl Process {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Kills it with those of its children that have groups of their own, as workers have.
+    pub(crate) fn kill_with_workers(self) {
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &self.child.id().to_string()]).output();
+        let children = children.expect("ps starts").stdout;
+        drop(self);
+        for worker in String::from_utf8_lossy(&children).split_whitespace().filter_map(|child| child.parse().ok()) {
+            let _ = killpg(Pid::from_raw(worker), Signal::SIGKILL);
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

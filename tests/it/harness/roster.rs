@@ -218,5 +218,6 @@ impl Drop for Roster {
         if std::thread::panicking() {
             eprintln!("The sidecar's log:\n{}", self.log());
         }
+        self.process.take().into_iter().for_each(Process::kill_with_workers);
     }
 }
