@@ -156,7 +156,7 @@ fn workers_are_counted_by_their_states_and_their_restarts() {
         let waiting = samples(port)["roster_worker_connections_waiting{group=\"once\"}"];
         ensure(waits.is_ok() && waiting == 1.0, waiting)
     });
-    assert_eq!(known["roster_worker_connections_closed_total{group=\"once\"}"], 0.0);
+    assert_eq!(known["roster_worker_connections_refused_total{group=\"once\"}"], 0.0);
     assert!(roster.cli(["worker", "scale", "web", "3"]).code == Some(0));
     assert!(roster.cli(["worker", "restart", "web"]).code == Some(0));
     assert!(roster.cli(["worker", "scale", "web", "1"]).code == Some(0));
