@@ -54,8 +54,8 @@ final class PackageTest extends TestCase
             . 'fn ($class) => str_starts_with($class, "Roster")));');
         exec(PHP_BINARY . " $settings -r $code 2>&1", $told);
         self::assertSame(
-            ['Roster\Client Roster\Freshness Roster\Node Roster\Origin Roster\Place Roster\Quiet '
-                . 'Roster\Read\SharedFile Roster\Way'],
+            ['Roster\Client Roster\Freshness Roster\Node Roster\Origin Roster\Place Roster\Quiet Roster\Read\Picks '
+                . 'Roster\Read\SharedFile Roster\Read\Told Roster\Resolved Roster\Way'],
             $told,
         );
     }
