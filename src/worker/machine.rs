@@ -170,6 +170,7 @@ impl Machine {
 
     pub(super) fn state(&self) -> State {
         match &self.current {
+            Some(current) if current.stuck.is_some() => State::Stopping,
             Some(current) => current.phase,
             None if self.wish != Wish::Run && !self.retiring.is_empty() => State::Stopping,
             None => self.rest,
@@ -191,11 +192,14 @@ impl Machine {
     }
 
     pub(super) fn why(&self) -> String {
-        match &self.successor {
+        let why = match &self.successor {
             Some(Child { pid: Some(pid), .. }) => format!("its successor, {pid}, is not ready yet"),
             Some(Child { pid: None, .. }) => "its successor is starting".to_owned(),
             None => self.why.clone(),
-        }
+        };
+        let stuck = self.current.iter().chain(&self.retiring).filter_map(|child| child.stuck.clone());
+        let all: Vec<String> = std::iter::once(why).filter(|why| !why.is_empty()).chain(stuck).collect();
+        all.join("; ")
     }
 
     /// What the next process will be.
@@ -205,7 +209,12 @@ impl Machine {
 
     /// Whether a rolling restart has nothing to do here.
     pub(super) fn is_passed_over(&self) -> bool {
-        self.wish != Wish::Run || self.state() == State::Exited
+        self.is_unwanted() || self.state() == State::Exited
+    }
+
+    /// Whether no process is wished.
+    pub(super) fn is_unwanted(&self) -> bool {
+        self.wish != Wish::Run
     }
 
     /// Whether it was never asked for anything, or is to be no more.
@@ -305,6 +314,7 @@ impl Machine {
         // One that was asked to end stays so.
         if let Some(child) = self.current.as_mut().filter(|child| child.nth == nth && child.phase == State::Starting) {
             child.phase = State::Running;
+            self.failures.retain(|failure| now.duration_since(*failure) <= self.config.start_window);
             let (pid, after) = (child.pid, now.duration_since(child.begun));
             tracing::info!(worker = self.name, pid, ?after, "a worker is ready");
             if std::mem::take(&mut self.had_no_socket) {
@@ -352,12 +362,17 @@ impl Machine {
     }
 
     /// A process does not end, though it was killed: nobody waits for that, as long as it may take.
-    pub(super) fn stuck(&mut self, nth: u64, why: String) {
+    pub(super) fn stuck(&mut self, nth: u64, why: &str, now: Instant) {
         let Some(child) = self.child(nth) else { return };
-        child.stuck = Some(why.clone());
+        child.stuck = Some(why.to_owned());
+        if let Some(mut successor) = self.successor.take_if(|successor| successor.nth == nth) {
+            self.not_replaced(nth, successor.pid, why);
+            successor.phase = State::Stopping;
+            self.retiring.push(successor);
+        }
         let is_current = self.current.as_ref().is_some_and(|current| current.nth == nth);
-        self.answer(|awaited| is_current || awaited == Awaited::End, Err(&why));
-        self.why = why;
+        self.answer(|awaited| is_current || awaited == Awaited::End, Err(why));
+        self.settle(now);
     }
 
     pub(super) fn pause_is_over(&mut self, pause: u64, now: Instant) {
@@ -380,24 +395,7 @@ impl Machine {
         self.retiring.retain(|child| child.nth != nth);
         if let Some(successor) = self.successor.take_if(|successor| successor.nth == nth) {
             let why = successor.killed.clone().unwrap_or_else(|| ending.before_it_was_ready());
-            self.answer(|awaited| is_due(awaited, nth), Err(&why));
-            if let Some(passed) = &self.passed {
-                tracing::error!(
-                    worker = self.name,
-                    why = passed,
-                    error = why,
-                    "a worker cannot be replaced, and goes on"
-                );
-                let pause = self.delays.delay();
-                self.pause_for(pause);
-            } else {
-                tracing::warn!(
-                    worker = self.name,
-                    pid = successor.pid,
-                    why,
-                    "no successor became ready: the worker goes on"
-                );
-            }
+            self.not_replaced(nth, successor.pid, &why);
         }
         if let Some(current) = self.current.take_if(|current| current.nth == nth) {
             self.current_ended(current, ending, now);
@@ -405,23 +403,33 @@ impl Machine {
         self.settle(now);
     }
 
+    /// A successor will not become ready.
+    fn not_replaced(&mut self, nth: u64, pid: Option<i32>, why: &str) {
+        self.answer(|awaited| is_due(awaited, nth), Err(why));
+        let worker = &self.name;
+        if let Some(passed) = &self.passed {
+            tracing::error!(worker, why = passed, error = why, "a worker cannot be replaced, and goes on");
+            let pause = self.delays.delay();
+            self.pause_for(pause);
+        } else {
+            tracing::warn!(worker, pid, why, "no successor became ready: the worker goes on");
+        }
+    }
+
     fn current_ended(&mut self, child: Child, ending: Ending, now: Instant) {
         self.passed = None;
         self.pause = None;
         if child.phase == State::Stopping {
             self.rest = State::Stopped;
-            if child.stuck.is_some() {
-                self.why.clear();
-            }
             if self.wish == Wish::Run {
                 self.begin(now);
             }
             return;
         }
-        if now.duration_since(child.begun) >= self.config.max_restart_delay {
+        let was_ready = child.phase == State::Running;
+        if was_ready && now.duration_since(child.begun) >= self.config.max_restart_delay {
             self.delays.reset();
         }
-        let was_ready = child.phase == State::Running;
         let is_well = child.killed.is_none() && self.is_well(&ending);
         let is_over = match self.config.restart {
             Restart::Always => false,
@@ -458,16 +466,17 @@ impl Machine {
             self.restarts += 1;
             self.pause_for(self.config.restart_delay);
         } else {
-            self.failed(child.nth, &why, now);
+            self.failed(child.nth, &why, was_ready, now);
         }
     }
 
-    /// Counts a failure, and rests after it; after too many until it is asked for.
-    fn failed(&mut self, nth: u64, why: &str, now: Instant) {
+    /// Counts a failure, and rests after it; after too many until it is asked for. Those between which none was ready all
+    /// count, however long each of them took.
+    fn failed(&mut self, nth: u64, why: &str, was_ready: bool, now: Instant) {
         let Config { start_retries, start_window, .. } = *self.config;
         self.failures.push_back(now);
-        while self.failures.front().is_some_and(|failure| now.duration_since(*failure) > start_window) {
-            self.failures.pop_front();
+        if was_ready {
+            self.failures.retain(|failure| now.duration_since(*failure) <= start_window);
         }
         let (worker, failures) = (&self.name, self.failures.len());
         if failures > start_retries {
@@ -765,7 +774,7 @@ mod tests {
     fn nobody_waits_for_a_process_that_cannot_be_killed() {
         let mut slot = Slot::running(|_| {});
         slot.stop();
-        slot.machine.stuck(1, "traced".to_owned());
+        slot.machine.stuck(1, "traced", slot.now);
         assert_eq!(
             (slot.answer(1), slot.shown(), &*slot.machine.why()),
             (why("traced"), (State::Stopping, Some(1), vec![]), "traced")
@@ -776,12 +785,68 @@ mod tests {
         slot.ready(2);
         assert_eq!(slot.renew(), [Action::Begin(3)]);
         slot.ready(3);
-        slot.machine.stuck(2, "traced".to_owned());
+        slot.machine.stuck(2, "traced", slot.now);
         assert_eq!((slot.answer(3), slot.machine.state()), (Some(Ok(())), State::Running));
         slot.wish(Machine::start);
-        assert_eq!(slot.answer(4), Some(Ok(())));
-        slot.stop();
-        assert_eq!(slot.answer(5), why("traced"));
+        assert_eq!((slot.answer(4), &*slot.machine.why()), (Some(Ok(())), "traced"));
+        slot.exits(2, 0);
+        assert_eq!(&*slot.machine.why(), "", "it is over");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_successor_that_is_not_ready_and_cannot_be_killed() {
+        let mut slot = Slot::running(|_| {});
+        slot.renew();
+        slot.machine.began(2, 2);
+        slot.machine.stuck(2, "traced", slot.now);
+        assert_eq!((slot.answer(1), slot.shown()), (why("traced"), (State::Running, Some(1), vec![2])));
+        assert_eq!(slot.renew(), [Action::Begin(3)], "the next one is not kept waiting");
+        slot.ready(3);
+        assert_eq!((slot.answer(2), slot.shown()), (Some(Ok(())), (State::Running, Some(3), vec![2, 1])));
+
+        assert_eq!(slot.passes(3, Passed::Age("old".into())), [Action::Begin(4)]);
+        slot.machine.stuck(4, "traced", slot.now);
+        assert!(matches!(slot.machine.take_actions()[..], [Action::Pause(..)]));
+        assert_eq!(slot.pause_is_over(), [Action::Begin(5)]);
+    }
+
+    #[test]
+    fn one_that_was_given_up_and_cannot_be_killed_is_stopping() {
+        let mut slot = Slot::new(|_| {});
+        slot.wish(Machine::start);
+        slot.machine.stuck(1, "traced", slot.now);
+        assert_eq!((slot.answer(0), slot.machine.state()), (why("traced"), State::Stopping));
+    }
+
+    #[test]
+    fn what_hangs_at_each_start_is_tried_less_and_less_often_and_given_up() {
+        let mut slot = Slot::new(|_| {});
+        slot.wish(Machine::start);
+        let mut pauses = Vec::new();
+        for nth in 1.. {
+            slot.now += slot.machine.config.ready_timeout;
+            slot.machine.ended(nth, Ending::Failed("it hangs".to_owned()), slot.now);
+            let [Action::Pause(_, pause)] = slot.machine.take_actions()[..] else { break };
+            pauses.push(pause);
+            slot.now += pause;
+            slot.pause_is_over();
+        }
+        assert_eq!((slot.machine.state(), pauses.len()), (State::Fatal, slot.machine.config.start_retries));
+        assert!(pauses.iter().max() > Some(&Duration::from_secs(1)), "{pauses:?}");
+    }
+
+    #[test]
+    fn failures_of_long_ago_do_not_count_when_one_was_ready_since() {
+        let mut slot = Slot::new(|config| config.start_retries = 1);
+        slot.wish(Machine::start);
+        slot.exits(1, 1);
+        slot.pause_is_over();
+        slot.now += 2 * slot.machine.config.start_window;
+        slot.ready(2);
+        slot.exits(2, 0);
+        slot.pause_is_over();
+        slot.exits(3, 1);
+        assert_eq!(slot.machine.state(), State::Backoff);
     }
 
     #[test]

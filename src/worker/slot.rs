@@ -155,7 +155,7 @@ impl Slot {
                             News::Began(pid) => machine.began(nth, pid),
                             News::Ready => machine.ready(nth, now),
                             News::Passed(limit) => machine.passed(nth, limit, now),
-                            News::Stuck(why) => machine.stuck(nth, why),
+                            News::Stuck(why) => machine.stuck(nth, &why, now),
                         });
                     };
                     let name = name(&slot.shared, slot.number);
