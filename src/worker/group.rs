@@ -130,6 +130,9 @@ impl Group {
                 continue;
             }
             let outcome = slot.ask(|machine, done, now| machine.renew(next, done, now)).await;
+            if slot.look(Machine::is_unwanted) {
+                continue;
+            }
             let failed = outcome.is_err();
             outcomes.push((number, outcome));
             if failed {

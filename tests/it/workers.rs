@@ -546,6 +546,19 @@ fn who_asks_during_a_rolling_restart_has_none_that_began_before_and_it_goes_on_w
 }
 
 #[test]
+fn a_rolling_restart_passes_over_what_is_stopped_meanwhile() {
+    let roster = started(&slow(&sh("web", SLEEPS, "count = 2")));
+    let (_, before) = (running(&roster, "web/1"), running(&roster, "web/2"));
+    let _rolls = Printing::start(&mut roster.command(["worker", "restart", "web"]));
+    eventually("a successor starts", SOON, || {
+        let why = look(&roster, "web/1")?["why"].to_string();
+        ensure(why.contains("successor"), why)
+    });
+    assert_eq!(says(&roster, ["worker", "stop", "web/1"], 0), "web/1 is stopped\n");
+    eventually("the next one is replaced", SOON, || ensure(pid(&look(&roster, "web/2")?) != before, "not yet"));
+}
+
+#[test]
 fn a_rolling_restart_replaces_also_what_was_starting_before() {
     let roster = started(&slow(&sh("web", SLEEPS, "")));
     let before = eventually("it has begun", SOON, || {
