@@ -19,8 +19,16 @@ use crate::permissions::Permissions;
 pub(super) struct Sockets {
     /// The group's number in the configuration.
     number: usize,
-    /// None: they are to be had anew.
-    bound: Mutex<Option<Result<Arc<Bound>, BindError>>>,
+    tried: Mutex<Tried>,
+}
+
+/// What came of the last try to have them.
+#[derive(Debug, Default)]
+struct Tried {
+    /// None: some are to be had anew, beside those that are kept, each in its place.
+    bound: Option<Arc<Bound>>,
+    kept: Vec<Option<(String, Listener)>>,
+    error: Option<BindError>,
 }
 
 /// They, in the order of the configuration, each with its name.
@@ -30,47 +38,56 @@ pub(super) struct Bound(Vec<(String, Listener)>);
 impl Sockets {
     /// Listens, if that can be had. An error: a port is taken, and that is not waited for.
     pub(super) fn new(config: &Config, number: usize, taken_ports: TakenPorts) -> Result<Self, BindError> {
-        let bound = match Bound::new(config, number) {
+        let tried = match Bound::new(config, number, &[]) {
             Err(error) if error.is_taken() && taken_ports == TakenPorts::Fail => return Err(error),
-            bound => bound.map(Arc::new),
+            Err(error) => {
+                tracing::error!(%error, worker = config.name, "going on without this worker, until it can be had");
+                Tried { error: Some(error), ..Tried::default() }
+            }
+            Ok(bound) => Tried { bound: Some(Arc::new(bound)), ..Tried::default() },
         };
-        if let Err(error) = &bound {
-            tracing::error!(%error, worker = config.name, "going on without this worker, until it can be had");
-        }
-        Ok(Self { number, bound: Mutex::new(Some(bound)) })
+        Ok(Self { number, tried: Mutex::new(tried) })
     }
 
     /// The sockets; or why not yet, after another try. Meanwhile `metrics` say it.
     pub(super) async fn get(&self, config: &Config, metrics: &Metrics) -> Result<Arc<Bound>, String> {
-        let mut bound = self.bound.lock().await;
-        let before = match bound.take() {
-            Some(Ok(sockets)) if !sockets.is_shut_down() => {
-                *bound = Some(Ok(sockets.clone()));
-                return Ok(sockets);
+        let mut tried = self.tried.lock().await;
+        if let Some(bound) = tried.bound.take() {
+            tried.kept = bound.kept();
+            if tried.kept.iter().all(Option::is_some) {
+                tried.bound = Some(bound.clone());
+                return Ok(bound);
             }
-            Some(Ok(_)) => {
-                let all = "all of them have to be replaced: `roster worker restart` does it";
-                tracing::error!(worker = config.name, "a process has shut down a socket of this worker, so {all}");
-                None
-            }
-            Some(Err(before)) => Some(before),
-            None => None,
-        };
-        let (number, again) = (self.number, config.clone());
-        let again = spawn_blocking(move || Bound::new(&again, number)).await.map_err(|error| error.to_string())?;
-        before.iter().for_each(|before| metrics.ports_taken.clear(before.setting()));
-        match &again {
-            Ok(_) => tracing::info!(worker = config.name, "all can be had that this worker listens on"),
-            Err(error) => metrics.ports_taken.set(error.setting(), error.to_string()),
+            let anew = "it is had anew, and the processes that run have the old one: `roster worker restart`";
+            tracing::error!(worker = config.name, "a process has shut down a socket of this worker; {anew}");
         }
-        bound.insert(again.map(Arc::new)).as_ref().map(Arc::clone).map_err(ToString::to_string)
+        let (number, again, kept) = (self.number, config.clone(), tried.kept.clone());
+        let again = spawn_blocking(move || Bound::new(&again, number, &kept)).await;
+        let again = again.map_err(|error| error.to_string())?;
+        tried.error.take().iter().for_each(|before| metrics.ports_taken.clear(before.setting()));
+        match again {
+            Ok(bound) => {
+                tracing::info!(worker = config.name, "all can be had that this worker listens on");
+                Ok(tried.bound.insert(Arc::new(bound)).clone())
+            }
+            Err(error) => {
+                let why = error.to_string();
+                metrics.ports_taken.set(error.setting(), why.clone());
+                tried.error = Some(error);
+                Err(why)
+            }
+        }
     }
 }
 
 impl Bound {
-    fn new(config: &Config, number: usize) -> Result<Self, BindError> {
+    /// Listens on all, but for those that are `kept` in their places.
+    fn new(config: &Config, number: usize, kept: &[Option<(String, Listener)>]) -> Result<Self, BindError> {
         let permissions = Permissions::new(config.socket_mode, &config.socket_group);
         let bind = |(nth, at): (usize, &String)| {
+            if let Some(Some(kept)) = kept.get(nth) {
+                return Ok(kept.clone());
+            }
             let setting = format!("worker.{number}.listen.{nth}");
             let listener = match parse(at) {
                 Some(Address::Unix(path)) => Listener::unix(setting.clone(), &path, &permissions)?,
@@ -85,14 +102,19 @@ impl Bound {
         config.listen.iter().enumerate().map(bind).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether a process that inherited one has shut it down, which it does for all: nobody accepts from it any more.
-    fn is_shut_down(&self) -> bool {
+    /// Those on which one still listens, each in its place: a process that inherited one can shut it down, which it does for
+    /// all.
+    fn kept(&self) -> Vec<Option<(String, Listener)>> {
         let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
         // None: that for which `nix` has no name.
         let is_ended = |socket: &PollFd<'_>| socket.revents().is_none_or(|events| events.intersects(ended));
-        poll(&mut polled, PollTimeout::ZERO).is_ok() && polled.iter().any(is_ended)
+        let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
+        let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
+            Some(listener.clone()).filter(|_| !is_known || !is_ended(socket))
+        };
+        polled.iter().zip(&self.0).map(kept).collect()
     }
 
     /// What `LISTEN_FDNAMES` says of them.
@@ -155,7 +177,39 @@ mod tests {
                 Address::Tcp(address) => drop(std::net::TcpStream::connect(address).expect("a listener")),
                 Address::Unix(path) => drop(std::os::unix::net::UnixStream::connect(path).expect("a listener")),
             }
-            assert!(!anew.is_shut_down(), "{listen}");
+            assert!(anew.kept().iter().all(Option::is_some), "{listen}");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_a_process_has_shut_down_one_socket_the_others_are_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.sock");
+        let unix = format!("unix://{}", path.display());
+        let config = Config { listen: vec!["tcp://127.0.0.1:0".to_owned(), unix], ..Config::default() };
+        let sockets = Sockets::new(&config, 0, TakenPorts::Fail).expect("a free port");
+        let metrics = Metrics::default();
+        for ended in [1, 0] {
+            let first = sockets.get(&config, &metrics).await.expect("it is free");
+            let addresses: Vec<_> = first.listeners().iter().map(|(_, listener)| listener.address().clone()).collect();
+            // As processes that live have them.
+            let inherited: Vec<_> =
+                first.descriptors().map(|socket| socket.try_clone_to_owned().expect("a descriptor")).collect();
+            drop(first);
+            socket2::SockRef::from(&inherited[ended]).shutdown(Shutdown::Read).expect("anybody may");
+            let at = |address: &Address| match address {
+                Address::Tcp(at) => format!("tcp://{at}"),
+                Address::Unix(at) => format!("unix://{}", at.display()),
+            };
+            let config = Config { listen: addresses.iter().map(at).collect(), ..config.clone() };
+            let anew = sockets.get(&config, &metrics).await.expect("the other one is not in its own way");
+            for (_, listener) in anew.listeners() {
+                match listener.address() {
+                    Address::Tcp(address) => drop(std::net::TcpStream::connect(address).expect("a listener")),
+                    Address::Unix(path) => drop(std::os::unix::net::UnixStream::connect(path).expect("a listener")),
+                }
+            }
+            assert!(anew.kept().iter().all(Option::is_some));
         }
     }
 
