@@ -2,8 +2,8 @@
 //!
 //! The sidecar has many threads, and between `fork` and `exec` such a process may do next to nothing. So it starts its
 //! own binary, which has one thread and inherits nothing, and sends it over its standard input what it is to become:
-//! first [`Spec`] as JSON, with the descriptors. That socket closes when the program has begun; what keeps it from that
-//! is written to it before.
+//! first [`Spec`] as JSON, with the descriptors. It answers with one byte when all is ready for the program, and the socket
+//! closes when that has begun; what keeps it from that is written to it before.
 
 use std::convert::Infallible;
 use std::env::split_paths;
@@ -48,6 +48,9 @@ const MAX_INTERPRETER_BYTES: u64 = 256;
 /// What is found nowhere in the way of what a program inherits; low, for hosts that allow few descriptors.
 const ABOVE_ALL: RawFd = FIRST_DESCRIPTOR + MAX_DESCRIPTORS as RawFd;
 
+/// What a process says that is about to become its program. One that says nothing has ended before.
+const READY: &[u8] = b"+";
+
 /// What a process is to become.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Spec {
@@ -81,6 +84,28 @@ pub(super) struct Refusal {
     pub(super) why: String,
     /// Whether only the machine is short of something, and it may be had later.
     pub(super) is_short: bool,
+}
+
+impl Refusal {
+    fn new(what: &str, error: Errno) -> Self {
+        Self { why: format!("{what}: {}", error.desc()), is_short: is_shortage(Some(error as i32)) }
+    }
+
+    /// What a process has said until it closed its socket; none: its program has begun.
+    pub(super) fn read(said: &[u8]) -> io::Result<Option<Self>> {
+        match said.strip_prefix(READY).unwrap_or(said) {
+            [] if said.is_empty() => Ok(Some(Self::before_it_began())),
+            [] => Ok(None),
+            refusal => Ok(Some(serde_json::from_slice(refusal)?)),
+        }
+    }
+
+    /// Of one that has ended and could not say why: the machine did not let it come so far.
+    pub(super) fn before_it_began() -> Self {
+        let why =
+            "cannot launch it: it ended before it could become its program, as where memory or descriptors are short";
+        Self { why: why.to_owned(), is_short: true }
+    }
 }
 
 /// Makes descriptors a user's, unless they are the sidecar's own: to the kernel, and so to whoever asks it, a socket is of
@@ -145,15 +170,14 @@ impl Spec {
         Ok(spec)
     }
 
-    /// Becomes it; or why not.
-    fn become_it(&self) -> Refusal {
-        let refuse = |why: String, is_short| Refusal { why, is_short };
+    /// Becomes it, after `sidecar` was told so; or why not.
+    fn become_it(&self, sidecar: &UnixStream) -> Refusal {
         let prepared = self.prepare();
         let Some((program, arguments)) = self.command.split_first() else {
-            return refuse("there is no command".to_owned(), false);
+            return Refusal { why: "there is no command".to_owned(), is_short: false };
         };
-        if let Err(error) = prepared {
-            return refuse(error.to_string(), false);
+        if let Err(refusal) = prepared {
+            return refusal;
         }
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -161,14 +185,15 @@ impl Spec {
             command.env("LISTEN_PID", std::process::id().to_string());
         }
         let path = self.environment.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
+        // Where nobody hears it, this process is about to be killed.
+        let _ = (&mut &*sidecar).write_all(READY);
         let error = Errno::from_raw(command.exec().raw_os_error().unwrap_or(0));
-        refuse(explain(program, Path::new("."), path, geteuid(), error), is_shortage(Some(error as i32)))
+        let why = explain(program, Path::new("."), path, geteuid(), error);
+        Refusal { why, is_short: is_shortage(Some(error as i32)) }
     }
 
-    fn prepare(&self) -> io::Result<()> {
-        let step = |what: &str, done: Result<(), Errno>| {
-            done.map_err(|error| io::Error::other(format!("{what}: {}", error.desc())))
-        };
+    fn prepare(&self) -> Result<(), Refusal> {
+        let step = |what: &str, done: Result<(), Errno>| done.map_err(|error| Refusal::new(what, error));
         step("cannot leave the sidecar's session", setsid().map(drop))?;
         give_up_precedence();
         heed_all_signals();
@@ -191,7 +216,8 @@ impl Spec {
         let directory = &self.directory;
         std::env::set_current_dir(directory).map_err(|error| {
             let (directory, user) = (directory.display(), name_of(geteuid().as_raw()));
-            io::Error::other(format!("cannot start in {directory} as {user}: {error}"))
+            let error = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            Refusal::new(&format!("cannot start in {directory} as {user}"), error)
         })
     }
 }
@@ -202,7 +228,7 @@ pub fn launch() -> io::Result<Infallible> {
     let sidecar = take_stdin()?;
     let spec = Spec::receive(&sidecar)
         .map_err(|error| io::Error::other(format!("{error}; only a sidecar runs this, for a `[[worker]]`")))?;
-    let refusal = serde_json::to_vec(&spec.become_it())?;
+    let refusal = serde_json::to_vec(&spec.become_it(&sidecar))?;
     (&mut &sidecar).write_all(&refusal)?;
     std::process::exit(127)
 }
@@ -369,7 +395,20 @@ mod tests {
             [(Errno::EAGAIN, true), (Errno::EMFILE, true), (Errno::ENOENT, false), (Errno::EACCES, false)]
         {
             assert_eq!(is_shortage(Some(error as i32)), is_short, "{error}");
+            assert_eq!(Refusal::new("cannot start in /tmp", error).is_short, is_short, "{error}");
         }
         assert!(!is_shortage(None));
+    }
+
+    #[test]
+    fn a_program_has_begun_only_if_its_process_has_said_so() {
+        let read = |said: &str| Refusal::read(said.as_bytes()).expect("that makes sense");
+        assert!(read("+").is_none());
+        assert!(read("").expect("it ended before").is_short);
+        for said in [r#"{"why": "gone", "is_short": false}"#, r#"+{"why": "gone", "is_short": false}"#] {
+            let refusal = read(said).expect("it says why");
+            assert_eq!((&*refusal.why, refusal.is_short), ("gone", false));
+        }
+        assert!(Refusal::read(b"nonsense").is_err());
     }
 }

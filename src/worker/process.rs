@@ -262,10 +262,20 @@ impl Launch {
 async fn become_program(text: &[u8], socket: UnixStream) -> io::Result<Option<Ending>> {
     socket.set_nonblocking(true)?;
     let mut socket = tokio::net::UnixStream::from_std(socket)?;
-    socket.write_all(text).await?;
     let mut said = Vec::new();
-    socket.read_to_end(&mut said).await?;
-    Ok(if said.is_empty() { None } else { Some(serde_json::from_slice::<Refusal>(&said)?.into()) })
+    let exchange = async {
+        socket.write_all(text).await?;
+        socket.read_to_end(&mut said).await
+    };
+    let refusal = match exchange.await {
+        Ok(_) => Refusal::read(&said)?,
+        // It has ended before it had read all.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Some(Refusal::before_it_began())
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(refusal.map(Ending::from))
 }
 
 impl From<Refusal> for Ending {
