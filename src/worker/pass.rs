@@ -138,13 +138,18 @@ impl Passing {
     }
 
     async fn accept(&self, group: &str, name: &str, listener: &Listener, stop: &Stop) {
-        let accepted = listener.accept(stop, |accepted| {
-            if let Some(connection) = Connection::new(name, accepted) {
-                self.take(group, connection);
+        loop {
+            let accepted = listener.accept(stop, |accepted| {
+                if let Some(connection) = Connection::new(name, accepted) {
+                    self.take(group, connection);
+                }
+            });
+            let Err(error) = accepted.await else { return };
+            tracing::error!(listener = name, %error, "cannot accept connections for a worker; trying again");
+            tokio::select! {
+                () = sleep(RETRY_DELAY) => {}
+                () = stop.requested() => return,
             }
-        });
-        if let Err(error) = accepted.await {
-            tracing::error!(listener = name, %error, "cannot accept connections for a worker");
         }
     }
 
