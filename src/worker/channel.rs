@@ -16,9 +16,10 @@ use crate::tunnel::value::memory_size;
 use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, Report, Request};
 use crate::tunnel::{Handle, SendError, StreamError};
 
-/// How much memory what one process logs and broadcasts takes in a period; what is more waits, and its process with it.
-const MAX_SAID_BYTES: usize = 4 * 1024 * 1024;
-const PERIOD: Duration = Duration::from_secs(1);
+/// How much memory what one process logs and broadcasts takes in a period; what is more waits, and its process with it,
+/// for less than the register waits until it is heard.
+const MAX_SAID_BYTES: usize = 1024 * 1024;
+const PERIOD: Duration = Duration::from_millis(250);
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -225,5 +226,15 @@ mod tests {
         tokio::join!(say, members.hear("web/1", 1, heard, watch::channel(Progress::Started).0, &output));
         assert!(begun.elapsed() >= 3 * PERIOD, "{:?}", begun.elapsed());
         assert_eq!(output.after(0, None).lines.len(), 16, "none is lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_says_too_much_is_heard_again_long_before_the_register_gives_its_channel_up() {
+        let mut pace = Pace::default();
+        for _ in 0..64 {
+            let begun = Instant::now();
+            pace.keep(1024 * 1024).await;
+            assert!(begun.elapsed() <= Duration::from_millis(300), "of 1 s, {:?}", begun.elapsed());
+        }
     }
 }
