@@ -291,7 +291,6 @@ fn listen_under(
         NotClaimed::Failed(error) => error.into(),
     })?;
     PathOccupied::none_at(path)?;
-    let (listener, mut file) = SocketFile::bind(path, permissions)?;
-    file.move_to(path)?;
+    let (listener, file) = SocketFile::at(path, permissions)?;
     Ok((listener, (file, claim)))
 }

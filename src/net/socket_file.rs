@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::permissions::Permissions;
 
@@ -46,8 +47,18 @@ impl PathOccupied {
 }
 
 impl SocketFile {
-    /// Listens under a name beside `path`, whose folder is there, where nobody looks for it yet.
-    pub(super) fn bind(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
+    /// Listens under `path`, whose folder is there, where one appears that is ready.
+    pub(super) fn at(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
+        // Those of one folder have the same name beside them.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (listener, mut file) = Self::bind(path, permissions)?;
+        file.move_to(path)?;
+        Ok((listener, file))
+    }
+
+    /// Listens under a name beside `path`, where nobody looks for it yet.
+    fn bind(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
         let fresh = path.with_file_name(format!(".{:x}", std::process::id()));
         // A process of the same number may have been killed before it moved its own.
         if is_socket(&fresh) {
@@ -61,7 +72,7 @@ impl SocketFile {
         Ok((listener, file))
     }
 
-    pub(super) fn move_to(&mut self, path: &Path) -> io::Result<()> {
+    fn move_to(&mut self, path: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, path)?;
         self.path = path.to_owned();
         remove_link(path);
@@ -112,11 +123,27 @@ mod tests {
             let path = folder.path().join("x".repeat(taken)).join(name);
             assert_eq!(path.as_os_str().len(), max_path_len(&path));
             make_folder(path.parent().expect("a folder")).expect("made");
-            let (_listener, mut file) = SocketFile::bind(&path, &own()).expect("a socket");
-            file.move_to(&path).expect("it has its name");
+            let (_listener, _file) = SocketFile::at(&path, &own()).expect("a socket");
             std::os::unix::net::UnixStream::connect(&path).expect("it is found");
             std::os::unix::net::UnixStream::connect(link_beside(&path)).expect("by PHP too");
         }
+    }
+
+    #[test]
+    fn sockets_that_are_made_in_one_folder_at_the_same_time_are_each_found_under_their_own_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::thread::scope(|threads| {
+            for name in ["one", "two", "three", "four"] {
+                let path = folder.path().join(name);
+                threads.spawn(move || {
+                    for _ in 0..200 {
+                        let (listener, _file) = SocketFile::at(&path, &own()).expect("a socket");
+                        std::os::unix::net::UnixStream::connect(&path).expect("it is there");
+                        listener.accept().expect("and it is this one");
+                    }
+                });
+            }
+        });
     }
 
     #[test]
