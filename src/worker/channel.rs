@@ -84,10 +84,11 @@ impl Members {
         progress: watch::Sender<Progress>,
         output: &Output,
     ) {
-        let mut pace = Pace::default();
+        let (mut pace, mut own) = (Pace::default(), None);
         while let Some(event) = events.recv().await {
             match event {
                 Event::Opened(handle, calls) => {
+                    own = Some(calls.clone());
                     self.members().insert(pid, Member { worker: worker.to_owned(), handle, calls });
                 }
                 Event::Offered => reach(&progress, Progress::Connected),
@@ -104,7 +105,11 @@ impl Members {
                 Event::Said(Report::Send(_)) => {}
             }
         }
-        self.members().remove(&pid);
+        // Its number may be another's by now.
+        let mut members = self.members();
+        if members.get(&pid).zip(own).is_some_and(|(member, own)| Arc::ptr_eq(&member.calls, &own)) {
+            members.remove(&pid);
+        }
     }
 
     fn broadcast(&self, from: &str, pid: i32, data: &Value) {

@@ -47,6 +47,7 @@ pub use self::launch::{COMMAND as LAUNCH, launch};
 pub use self::machine::State;
 use self::news::News;
 pub use self::news::WorkerNews;
+use self::orphans::Sweeper;
 pub use self::output::{Line, OUTPUT_LOG, Printed};
 pub use self::pass::Balance;
 use self::pass::Passing;
@@ -123,6 +124,7 @@ impl BoundWorkers {
         let launcher = Arc::new(Launcher {
             reaper: Reaper::new()?,
             record: self.record,
+            sweeper: Sweeper::default(),
             channels,
             tasks: tasks.clone(),
             news: news.clone(),

@@ -181,8 +181,8 @@ impl Passing {
     }
 
     /// A process takes no more.
-    pub(super) fn remove(&self, pid: i32) {
-        self.state().takers.retain(|taker| taker.pid != pid);
+    pub(super) fn remove(&self, socket: &Arc<UnixStream>) {
+        self.state().takers.retain(|taker| !Arc::ptr_eq(&taker.socket, socket));
         // Who waits until it has room lets it go.
         self.changed.notify_one();
     }

@@ -27,7 +27,7 @@ use super::config::{Config, Ready};
 use super::launch::{self, FIRST_DESCRIPTOR, Identity, Refusal, Spec};
 use super::limits::{self, Passed};
 use super::machine::Ending;
-use super::orphans::{self, MARK};
+use super::orphans::{Leaver, MARK, Sweeper};
 use super::output::Output;
 use super::pass::{self, Passing};
 use super::preflight::Flaw;
@@ -63,6 +63,7 @@ const CONNECTIONS: &str = "ROSTER_CONNECTIONS";
 pub(super) struct Launcher {
     pub(super) reaper: Arc<Reaper>,
     pub(super) record: Record,
+    pub(super) sweeper: Sweeper,
     /// Where the register takes over the sockets by which processes are masters.
     pub(super) channels: mpsc::UnboundedSender<Channel>,
     pub(super) tasks: Tasks,
@@ -359,8 +360,8 @@ impl Process {
 
     /// Hands it no more connections: it finds the end of them.
     fn hand_no_more(&mut self) {
-        if let Some((passing, _)) = self.connections.take() {
-            passing.remove(self.pid.as_raw());
+        if let Some((passing, socket)) = self.connections.take() {
+            passing.remove(&socket);
         }
     }
 
@@ -401,8 +402,7 @@ impl Process {
             return end;
         }
         // Who traces it may be of its own, and would hold it for ever.
-        let (pid, mark) = (self.pid, self.mark.clone());
-        let _ = spawn_blocking(move || orphans::kill_left_by(pid, &mark)).await;
+        self.sweep(false).await;
         if let Ok(end) = timeout(KILL_TIMEOUT, end(self.ended.clone())).await {
             return end;
         }
@@ -423,11 +423,14 @@ impl Process {
         self.hand_no_more();
         // What it has said is still heard.
         let _ = self.channel.shutdown(Shutdown::Read);
-        let _ = spawn_blocking(move || {
-            orphans::kill_left_by(self.pid, &self.mark);
-            drop(self);
-        })
-        .await;
+        self.sweep(true).await;
+        // It writes to the disk.
+        let _ = spawn_blocking(move || drop(self)).await;
+    }
+
+    async fn sweep(&self, is_reaped: bool) {
+        let Launcher { sweeper, reaper, .. } = self.launcher();
+        sweeper.sweep(Leaver { pid: self.pid, mark: self.mark.clone(), is_reaped }, reaper).await;
     }
 
     fn launcher(&self) -> &Launcher {
@@ -438,8 +441,11 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.hand_no_more();
-        self.launcher().record.remove(self.pid);
-        self.launcher().reaper.kill(self.pid);
+        self.launcher().record.remove(self.pid, &self.mark);
+        // The number of one that has ended may be another's.
+        if self.ended.borrow().is_none() {
+            self.launcher().reaper.kill(self.pid);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The reaper: learns which of the sidecar's processes have ended, kills what they left behind, and leaves no zombie.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -71,6 +71,11 @@ impl Reaper {
                 let _ = kill(pid, Signal::SIGKILL);
             }
         }
+    }
+
+    /// Those that have not been reaped.
+    pub(super) fn pids(&self) -> HashSet<Pid> {
+        self.processes().keys().copied().collect()
     }
 
     /// Reaps, for as long as it is polled.

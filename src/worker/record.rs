@@ -59,9 +59,11 @@ impl Record {
         self.write(&processes);
     }
 
-    pub(super) fn remove(&self, pid: Pid) {
+    /// Unless that number is another's by now.
+    pub(super) fn remove(&self, pid: Pid, mark: &str) {
         let mut processes = self.processes();
-        if processes.remove(&pid.as_raw()).is_some() {
+        if processes.get(&pid.as_raw()).is_some_and(|entry| entry.mark == mark) {
+            processes.remove(&pid.as_raw());
             self.write(&processes);
         }
     }
@@ -172,4 +174,21 @@ fn started(pid: i32) -> Option<u64> {
 
 fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_has_ended_takes_no_other_of_the_same_number_along() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let record = Record::new(Some(folder.path().to_owned()));
+        record.add(Pid::this(), "web/1", "the-first");
+        record.add(Pid::this(), "web/2", "the-next");
+        record.remove(Pid::this(), "the-first");
+        assert_eq!(record.left().values().map(|entry| &*entry.worker).collect::<Vec<_>>(), ["web/2"]);
+        record.remove(Pid::this(), "the-next");
+        assert!(record.left().is_empty());
+    }
 }
