@@ -9,8 +9,8 @@ use tokio::time::sleep;
 
 use super::config::Config;
 
-/// How often it is looked how much memory a process takes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is looked how much memory a process takes, and whether it answers.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A lifetime is shorter by a random part of it, at most one in so many, so that processes do not end together.
 const LIFETIME_JITTER: u32 = 10;

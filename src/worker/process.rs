@@ -314,6 +314,7 @@ impl Process {
             let passed = tokio::select! {
                 passed = limits::hard(config, pid) => passed,
                 passed = limits::silent(config, || group.members.silent_since(pid)) => passed,
+                never = tell_of_silence(&group, pid) => match never {},
             };
             tell(News::Passed(passed));
             pending::<Infallible>().await
@@ -445,6 +446,18 @@ impl Drop for Process {
         // The number of one that has ended may be another's.
         if self.ended.borrow().is_none() {
             self.launcher().reaper.kill(self.pid);
+        }
+    }
+}
+
+/// Has it heard when a process no longer answers, or does again: nothing else happens to it then.
+async fn tell_of_silence(group: &Shared, pid: i32) -> Infallible {
+    let mut known = None;
+    loop {
+        sleep(limits::LOOK_INTERVAL).await;
+        let since = group.members.silent_since(pid);
+        if std::mem::replace(&mut known, since) != since {
+            group.launcher.news.tell();
         }
     }
 }

@@ -1291,7 +1291,15 @@ fn a_worker_that_is_busy_with_what_nobody_called_keeps_its_channel_and_is_told_t
     roster.write("worker.php", &COMMANDED.replace("$worker->ready();", &busy.replace("{folder}", &folder)));
     roster.run();
     let before = running(&roster, "late/1");
+    let watch = Printing::start(&mut roster.command(["watch", "--workers", "-o", "json"]));
+    let heard = |why: &str| {
+        let news = || serde_json::from_str::<Value>(&watch.line()).expect("JSON");
+        let is_it = |news: &Value| told(news, "why").starts_with(why) && why.is_empty() == told(news, "why").is_empty();
+        assert!(std::iter::repeat_with(news).take(20).any(|news| is_it(&news)), "{why}");
+    };
+    heard("");
     assert!(answers(&roster, &["late", "busy", "--timeout", "100ms"])["late/1"].is_err(), "it is busy");
+    heard("it does not answer since 20");
     let silent = eventually("it is told to be silent", SOON, || {
         let worker = look(&roster, "late/1")?;
         let why = worker["why"].as_str().unwrap_or_default().to_owned();
