@@ -27,6 +27,8 @@ pub(super) struct Group {
     slots: Mutex<Slots>,
     /// Rolling restarts are carried out one after the other.
     rolling: tokio::sync::Mutex<()>,
+    /// What is scaled for good is so in the order in which it is kept.
+    scaling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +68,8 @@ pub enum Action {
 
 impl Group {
     pub(super) fn new(shared: Shared) -> Arc<Self> {
-        Arc::new(Self { shared: Arc::new(shared), slots: Mutex::default(), rolling: tokio::sync::Mutex::default() })
+        let (rolling, scaling) = <(tokio::sync::Mutex<()>, tokio::sync::Mutex<()>)>::default();
+        Arc::new(Self { shared: Arc::new(shared), slots: Mutex::default(), rolling, scaling })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -90,11 +93,21 @@ impl Group {
             Action::Kill => self.ask(which, |machine, done, now| machine.stop(now, done, now)).await,
             Action::Restart => self.ask(which, |machine, done, now| machine.restart(until, done, now)).await,
             Action::Roll => self.roll(which).await,
-            Action::Scale(count) => join_all(self.resize(count, until)).await,
+            Action::Scale(count) => self.scale(count, async {}).await.0,
             Action::Signal(signal) => {
                 self.meant(which).into_iter().map(|(number, slot)| (number, slot.signal(signal))).collect()
             }
         }
+    }
+
+    /// Has as many slots as this once that is kept, and waits for what comes of it; and what came of the keeping.
+    pub(super) async fn scale<T>(&self, count: u32, keep: impl Future<Output = T>) -> (Outcomes, T) {
+        let (kept, changed) = {
+            let _turn = self.scaling.lock().await;
+            let kept = keep.await;
+            (kept, self.resize(count, Instant::now() + self.shared.config.stop_timeout))
+        };
+        (join_all(changed).await, kept)
     }
 
     /// Has as many slots as this, the new ones with processes that start; what comes of these, and of those too many.

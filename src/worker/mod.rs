@@ -257,15 +257,18 @@ impl Workers {
         let (done, outcomes) = oneshot::channel();
         let scaled = self.scaled.clone().filter(|_| is_kept);
         group.shared.launcher.clone().begin(async move {
-            let outcomes = group.carry_out(which, action).await;
-            let not_kept = match (scaled, action) {
+            let (outcomes, not_kept) = match (scaled, action) {
                 (Some(scaled), Action::Scale(count)) => {
-                    let (name, count) =
-                        (group.name().to_owned(), Some(count).filter(|it| *it != group.shared.configured));
-                    let kept = spawn_blocking(move || scaled.keep(&name, count)).await;
-                    kept.unwrap_or_else(|error| Err(error.into())).err()
+                    let name = group.name().to_owned();
+                    let kept_count = Some(count).filter(|it| *it != group.shared.configured);
+                    // A sidecar that stops before all have ended has kept it.
+                    let keep = async {
+                        let kept = spawn_blocking(move || scaled.keep(&name, kept_count)).await;
+                        kept.unwrap_or_else(|error| Err(error.into())).err()
+                    };
+                    group.scale(count, keep).await
                 }
-                _ => None,
+                _ => (group.carry_out(which, action).await, None),
             };
             // Whoever asked may have gone.
             let _ = done.send((outcomes, not_kept.map(|error| error.to_string())));

@@ -1449,3 +1449,15 @@ fn what_is_scaled_for_good_is_so_after_a_restart_and_kept_by_nobody_else() {
     let told = says(&roster, ["worker", "scale", "web", "3", "--save"], 7);
     assert!(told.contains("web has 3 of them, but not when the sidecar is started again: "), "{told}");
 }
+
+#[test]
+fn what_is_scaled_for_good_is_kept_before_all_have_ended() {
+    let roster = started(&sh("web", "trap '' TERM; while :; do sleep 0.05; done", "count = 2\nstop_timeout = \"1h\""));
+    running(&roster, "web/2");
+    let _scales = Printing::start(&mut roster.command(["worker", "scale", "web", "1", "--save"]));
+    eventually("it is kept", SOON, || {
+        let kept = fs::read_to_string(roster.state().join("workers-scaled.json")).map_err(|error| error.to_string())?;
+        ensure(kept == r#"{"web":1}"#, kept)
+    });
+    assert_eq!(worker(&roster, "web/2")["state"], "STOPPING");
+}
