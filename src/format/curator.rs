@@ -10,6 +10,9 @@ use crate::model::{Endpoint, MAX_ENDPOINTS};
 /// What an application of Dubbo tells that exports nothing.
 const NOTHING: &str = "0";
 
+/// What the class of Spring Cloud's payload begins with.
+const SPRING: &str = "org.springframework.cloud.";
+
 pub(super) fn locate(parts: &[&str]) -> Option<Located> {
     match parts {
         [service, _] => Located::instance(*service, 1),
@@ -20,6 +23,8 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 /// None: it exports nothing.
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
+    let class = object.get("payload").and_then(|payload| payload.get("@class")).and_then(Json::as_str);
+    let is_spring = class.is_some_and(|class| class.starts_with(SPRING));
     let metadata = match object.remove("payload") {
         Some(Json::Object(mut payload)) => match payload.remove("metadata") {
             Some(Json::Object(metadata)) => metadata,
@@ -38,7 +43,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undeco
         && metadata.get("instance_status").is_none_or(|status| {
             status.as_str().is_some_and(|status| status.is_empty() || status.eq_ignore_ascii_case("UP"))
         });
-    let endpoints = if exported.is_empty() { own(&object, host)? } else { exported };
+    let endpoints = if exported.is_empty() { own(&object, host, is_spring)? } else { exported };
     let first = endpoints.first().cloned().ok_or(Undecodable::NoPort)?;
     let mut draft = Draft { endpoints, ..Draft::at(first) }.up_if(is_up);
     draft.metadata = json::metadata(metadata)?;
@@ -51,31 +56,39 @@ fn with(mut object: Map<String, Json>, key: &str, value: Json) -> Map<String, Js
     object
 }
 
-/// The ports that an application of Dubbo tells of, which are JSON in a text; none: it is no such application.
+/// The ports that an application of Dubbo tells of, which are JSON in a text; none: it is no such application. One that
+/// cannot be read is left out.
 fn exported(metadata: &Map<String, Json>, host: &str) -> Result<Vec<Endpoint>, Undecodable> {
     let Some(text) = metadata.get("dubbo.endpoints").and_then(Json::as_str) else { return Ok(Vec::new()) };
     let Ok(Json::Array(all)) = serde_json::from_str(text) else { return Err(Undecodable::NotJson) };
-    let all = all.iter().take(MAX_ENDPOINTS).map(|it| {
+    let read = all.iter().filter_map(|it| {
         let protocol = it.get("protocol").and_then(Json::as_str).unwrap_or_default();
-        Ok(endpoint(protocol, (host.to_owned(), json::port(it.get("port"))?)))
+        Some(endpoint(protocol, (host.to_owned(), json::port(it.get("port")).ok()?)))
     });
-    all.collect()
+    let read: Vec<_> = read.take(MAX_ENDPOINTS).collect();
+    if read.is_empty() && !all.is_empty() { Err(Undecodable::NoPort) } else { Ok(read) }
 }
 
-/// The port, and the one for TLS; where there is that alone, it is the service's own.
-fn own(object: &Map<String, Json>, host: String) -> Result<Vec<Endpoint>, Undecodable> {
+/// The port, and the one for TLS; where there is that alone, it is the service's own. So it is where clients take it in
+/// the place of the other: those of Spring, and of a URI whose scheme is `https` then.
+fn own(object: &Map<String, Json>, host: String, is_spring: bool) -> Result<Vec<Endpoint>, Undecodable> {
     let is_told = |key: &str| object.get(key).is_some_and(|port| !port.is_null());
     let secured = is_told("sslPort").then(|| json::port(object.get("sslPort"))).transpose()?;
     let plain = is_told("port").then(|| json::port(object.get("port"))).transpose();
     let scheme = scheme(object);
+    let is_variable = matches!(scheme, Scheme::Http);
     let at = |scheme: &str, port: u16| endpoint(scheme, (host.clone(), port));
     let (http, https) = match scheme {
         Scheme::Http => ("http", "https"),
         Scheme::Other(other) => (other, other),
+        Scheme::None if is_spring => ("", "https"),
         Scheme::None => ("", ""),
     };
     match (plain, secured) {
         // Who has a port for TLS may write anything for the other.
+        (Ok(Some(plain)), Some(secured)) if plain != secured && (is_spring || is_variable) => {
+            Ok(vec![at(https, secured), Endpoint { name: "plain".into(), ..at(http, plain) }])
+        }
         (Ok(Some(plain)), Some(secured)) if plain != secured => {
             Ok(vec![at(http, plain), Endpoint { name: "ssl".into(), ..at(https, secured) }])
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::registered::{Draft, endpoint};
 use super::url::{Url, form_decoded};
 use super::{Located, Reading, Registered, Role, Rule, Undecodable};
-use crate::model::{DEFAULT_WEIGHT, MAX_SERVICE_BYTES};
+use crate::model::{DEFAULT_WEIGHT, InstanceError, MAX_LABEL_BYTES, MAX_SERVICE_BYTES};
 
 /// What a configurator sets for the providers that it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +131,13 @@ pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
             None if OF_ITSELF.contains(key) => {}
             None => drop(sets.insert((*key).to_owned(), (*value).to_owned())),
         }
+    }
+    let bytes = sets.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_SERVICE_BYTES / 2 {
+        return Err(InstanceError::Metadata(bytes).into());
+    }
+    if sets.get("zone").is_some_and(|zone| zone.len() > MAX_LABEL_BYTES) {
+        return Err(InstanceError::Label("zone").into());
     }
     conditions.retain(|_, value| !matches!(value.as_str(), "" | "*"));
     let host = Some(url.host.clone()).filter(|host| !matches!(host.as_str(), "0.0.0.0" | "anyhost" | "::"));

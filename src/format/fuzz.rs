@@ -33,6 +33,6 @@ pub fn nodes(bytes: &[u8]) {
             let sibling = config.instances_of(&scope).child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
             let _ = config.decode(&sibling, &located.service, &node, &[rule]);
         }
-        Role::Interface => drop(config.applications(&node)),
+        Role::Interface => drop(config.applications(&located.service, &node)),
     }
 }

@@ -31,7 +31,7 @@ pub use self::config::{Config, Fields};
 use self::dubbo::Configurator;
 pub use self::registered::Registered;
 use self::serverset::Vector;
-use crate::model::{Format, InstanceError, Node, NodePath};
+use crate::model::{Format, InstanceError, MAX_LABEL_BYTES, Node, NodePath};
 
 /// The most rules of a scope that are looked at.
 pub const MAX_RULES: usize = 64;
@@ -174,27 +174,47 @@ impl Config {
         rules: &[Rule],
     ) -> Result<Option<Registered>, Undecodable> {
         let parts = self.parts(path).unwrap_or_default();
-        let reading = Reading { config: self, service, name: last_part(path), parts: &parts, node, rules };
+        let read =
+            |rules| self.read(&Reading { config: self, service, name: last_part(path), parts: &parts, node, rules });
+        match read(rules) {
+            // What rules set together may pass a bound that the node itself keeps.
+            Err(Undecodable::Bound(_)) if !rules.is_empty() => read(&[]),
+            read => read,
+        }
+    }
+
+    fn read(&self, reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
         let registered = match self.format {
-            Format::Dubbo => dubbo::decode(&reading)?,
-            Format::DubboApplication | Format::Curator | Format::SpringCloud => curator::decode(&reading)?,
-            Format::Serverset => Some(serverset::decode(&reading)?),
-            Format::Nerve => Some(nerve::decode(&reading)?),
-            Format::Motan => Some(motan::decode(&reading)?),
-            Format::Qconf => Some(qconf::decode(&reading)?),
-            Format::Codis => Some(codis::decode(&reading)?),
-            Format::Patroni => Some(patroni::decode(&reading)?),
-            Format::Kafka => Some(kafka::decode(&reading)?),
-            Format::HiveServer2 => Some(hiveserver2::decode(&reading)?),
-            Format::SofaRpc => Some(sofa_rpc::decode(&reading)?),
-            Format::Raw => raw::decode(&reading)?,
+            Format::Dubbo => dubbo::decode(reading)?,
+            Format::DubboApplication | Format::Curator | Format::SpringCloud => curator::decode(reading)?,
+            Format::Serverset => Some(serverset::decode(reading)?),
+            Format::Nerve => Some(nerve::decode(reading)?),
+            Format::Motan => Some(motan::decode(reading)?),
+            Format::Qconf => Some(qconf::decode(reading)?),
+            Format::Codis => Some(codis::decode(reading)?),
+            Format::Patroni => Some(patroni::decode(reading)?),
+            Format::Kafka => Some(kafka::decode(reading)?),
+            Format::HiveServer2 => Some(hiveserver2::decode(reading)?),
+            Format::SofaRpc => Some(sofa_rpc::decode(reading)?),
+            Format::Raw => raw::decode(reading)?,
         };
-        registered.iter().try_for_each(|it| it.instance.check())?;
+        if let Some(Registered { instance, variant }) = &registered {
+            instance.check()?;
+            if variant.contains(char::is_control) {
+                return Err(InstanceError::Control("version").into());
+            }
+        }
         Ok(registered)
     }
 
     /// The applications that a node says to offer an interface.
-    pub fn applications<'n>(&self, node: &'n Node) -> Result<Vec<&'n str>, Undecodable> {
+    pub fn applications<'n>(&self, interface: &str, node: &'n Node) -> Result<Vec<&'n str>, Undecodable> {
+        if interface.len() > MAX_LABEL_BYTES {
+            return Err(InstanceError::Label("interface").into());
+        }
+        if interface.contains(char::is_control) {
+            return Err(InstanceError::Control("interface").into());
+        }
         let text = std::str::from_utf8(&node.data).map_err(|_| Undecodable::NotUtf8)?;
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         Ok(names.take(MAX_APPLICATIONS).collect())

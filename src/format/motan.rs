@@ -24,7 +24,7 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let [group, _, category, name] = reading.parts else { return Err(Undecodable::Malformed) };
-    let text = string(&reading.node.data)?;
+    let text = string(&reading.node.data).unwrap_or_default();
     let url = Url::parse(text).ok().filter(|url| url.port.is_some());
     let mut draft = match &url {
         Some(url) => Draft::at(endpoint(url.protocol, url.host_and_port()?)),
@@ -50,17 +50,20 @@ fn by_name(name: &str) -> Result<(String, u16), Undecodable> {
 }
 
 /// A text that is there as such, or as a string that Java serialized.
-fn string(data: &[u8]) -> Result<&str, Undecodable> {
-    let Some(rest) = data.strip_prefix(&STREAM) else {
-        return std::str::from_utf8(data).map_err(|_| Undecodable::NotUtf8);
+fn string(data: &[u8]) -> Option<&str> {
+    let bytes = match data.strip_prefix(&STREAM) {
+        None => data,
+        Some(rest) => {
+            let (kind, rest) = rest.split_first()?;
+            let (length, bytes) = match *kind {
+                SHORT_STRING => {
+                    rest.split_first_chunk().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest))
+                }
+                LONG_STRING => rest.split_first_chunk().map(|(length, rest)| (u64::from_be_bytes(*length), rest)),
+                _ => None,
+            }?;
+            bytes.get(..usize::try_from(length).ok()?)?
+        }
     };
-    let (kind, rest) = rest.split_first().ok_or(Undecodable::Malformed)?;
-    let (length, bytes) = match *kind {
-        SHORT_STRING => rest.split_first_chunk().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest)),
-        LONG_STRING => rest.split_first_chunk().map(|(length, rest)| (u64::from_be_bytes(*length), rest)),
-        _ => None,
-    }
-    .ok_or(Undecodable::Malformed)?;
-    let bytes = usize::try_from(length).ok().and_then(|length| bytes.get(..length)).ok_or(Undecodable::Malformed)?;
-    std::str::from_utf8(bytes).map_err(|_| Undecodable::NotUtf8)
+    std::str::from_utf8(bytes).ok()
 }

@@ -91,7 +91,8 @@ fn weight(rules: &[Rule], member: &str, at: &Endpoint, shard: Option<i64>) -> u3
         Select::Member(name) => name == member,
         Select::Shard(number) => Some(*number) == shard,
     });
-    let product: f64 = matching.map(|(_, weight)| weight).product();
+    // Not infinite, of which no part would be nothing.
+    let product = matching.fold(1.0, |product: f64, (_, weight)| (product * weight).min(f64::MAX));
     let weight = (product * f64::from(DEFAULT_WEIGHT)).min(f64::from(i32::MAX));
     // What is not nothing weighs something.
     if weight > 0.0 { (weight as u32).max(1) } else { 0 }

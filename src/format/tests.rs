@@ -232,6 +232,16 @@ fn a_provider_of_dubbo_says_whether_it_is_called_and_how_much_it_weighs() {
         read(&dubbo, &format!("/dubbo/i/providers/{name}"), "", &[]).expect_err(name);
     }
     assert_eq!(dubbo.locate(&path("/dubbo/i/consumers/x")), None);
+    let provider = "providers/dubbo%3A%2F%2Fh%3A1%2Fi";
+    for odd in [
+        format!("/dubbo/foo%000.0.0%000/{provider}"),
+        format!("/dubbo/i/{provider}%3Fgroup%3Da%00"),
+        format!("/dubbo/i/{provider}%3Fversion%3D1%00"),
+        format!("/dubbo/i/{provider}%3Fzone%3D%0a"),
+    ] {
+        let found = read(&dubbo, &odd, "", &[]);
+        assert!(matches!(found, Err(Undecodable::Bound(InstanceError::Control(_)))), "{odd}: {found:?}");
+    }
 }
 
 #[test]
@@ -262,6 +272,10 @@ fn configurators_of_dubbo_change_the_providers_that_they_match() {
     let (all, one) = ("override://0.0.0.0/i?priority=9&weight=1", "override://10.0.0.5/i?weight=2");
     assert_eq!([with(&[all, one]), with(&[one, all])], [(2, up); 2], "one of the host comes after those of all");
     rule("dubbo://0.0.0.0/i?weight=1").expect_err("it is no configurator");
+    rule(&format!("override://0.0.0.0/i?zone={}", "z".repeat(257))).expect_err("no zone is so long");
+    rule(&format!("override://0.0.0.0/i?a={}", "x".repeat(10_000))).expect_err("it would fill the metadata");
+    let fat = |key: &str| format!("override://0.0.0.0/i?weight=7&{key}={}", "x".repeat(8_000));
+    assert_eq!(with(&[&fat("a"), &fat("b"), &fat("c")]), (50, up), "together they are too much");
 }
 
 #[test]
@@ -271,13 +285,18 @@ fn an_application_of_dubbo_has_an_endpoint_for_each_protocol() {
     assert_eq!(metadata(&found)["dubbo.metadata.revision"], "af3");
     let nothing = APPLICATION.replace("\"af3\"", "\"0\"");
     assert_eq!(read(&services, "/services/shop/x", nothing, &[]), Ok(None), "it exports nothing");
+    let odd = APPLICATION.replace("50051", "-1");
+    assert_eq!(instance(&services, "/services/shop/x", odd.clone()).endpoints.len(), 1, "the other is reached");
+    let none = odd.replace("{\\\"port\\\":20880", "{\\\"port\\\":0");
+    assert_eq!(read(&services, "/services/shop/x", none, &[]), Err(Undecodable::NoPort));
     let cut = APPLICATION.replace("[{\\\"port\\\"", "[{");
     assert!(read(&services, "/services/shop/x", cut, &[]).is_err());
     let dubbo = config(Format::Dubbo, "/dubbo");
     let at = path("/dubbo/mapping/com.acme.Foo");
     assert_eq!(dubbo.locate(&at).map(|it| (it.role, it.service)), Some((Role::Interface, "com.acme.Foo".into())));
-    assert_eq!(dubbo.applications(&node("shop, cart,,")), Ok(vec!["shop", "cart"]));
-    assert_eq!(dubbo.applications(&node(b"\xff")), Err(Undecodable::NotUtf8));
+    assert_eq!(dubbo.applications("i", &node("shop, cart,,")), Ok(vec!["shop", "cart"]));
+    assert_eq!(dubbo.applications("i", &node(b"\xff")), Err(Undecodable::NotUtf8));
+    dubbo.applications(&"i".repeat(257), &node("shop")).expect_err("each instance would have the name");
 }
 
 #[test]
@@ -288,7 +307,10 @@ fn an_instance_of_curator_has_its_port_for_tls_and_says_whether_it_is_up() {
     let endpoints =
         |found: Instance| found.endpoints.iter().map(|it| (it.name.clone(), it.address())).collect::<Vec<_>>();
     let both = endpoints(found("\"sslPort\":null", "\"sslPort\":443"));
-    assert_eq!(both, [(String::new(), "http://10.0.0.5:3306".into()), ("ssl".into(), "https://10.0.0.5:443".into())]);
+    assert_eq!(both, [(String::new(), "https://10.0.0.5:443".into()), ("plain".into(), "http://10.0.0.5:3306".into())]);
+    let own = CURATOR.replace("\"scheme\",\"variable\":true", "\"tcp\",\"variable\":false");
+    let own = endpoints(instance(&base, "/base/db/4e1c", own.replace("\"sslPort\":null", "\"sslPort\":443")));
+    assert_eq!(own, [(String::new(), "tcp://10.0.0.5:3306".into()), ("ssl".into(), "tcp://10.0.0.5:443".into())]);
     let alone = endpoints(found("\"port\":3306,\"sslPort\":null", "\"port\":null,\"sslPort\":443"));
     assert_eq!(alone, [(String::new(), "https://10.0.0.5:443".into())]);
     assert_eq!(found("\"payload\":null", "\"payload\":null,\"enabled\":false").state, InstanceState::Down);
@@ -308,6 +330,9 @@ fn an_instance_of_curator_has_its_port_for_tls_and_says_whether_it_is_up() {
     assert_eq!(twice.endpoints[0].port, 2, "of two keys the last counts");
 
     let spring = config(Format::SpringCloud, "/services");
+    let secured = SPRING.replace("\"sslPort\":null", "\"sslPort\":8443");
+    let secured = endpoints(instance(&spring, "/services/app/x", secured));
+    assert_eq!(secured, [(String::new(), "https://10.0.0.6:8443".into()), ("plain".into(), "10.0.0.6:8080".into())]);
     let state = |status: &str| instance(&spring, "/services/app/x", SPRING.replace("\"UP\"", status)).state;
     assert_eq!([state("\"up\""), state("\"OUT_OF_SERVICE\""), state("7")], {
         [InstanceState::Up, InstanceState::Down, InstanceState::Down]
@@ -337,6 +362,11 @@ fn members_of_a_serverset_are_weighed_by_all_vectors_that_match() {
     assert_eq!(
         weight(&[r#"[{"select":"shard=3","weight":1e300},{"select":"shard=3","weight":1e300}]"#]),
         i32::MAX as u32
+    );
+    assert_eq!(
+        weight(&[r#"[{"select":"shard=3","weight":1e300},{"select":"shard=3","weight":1e300},
+            {"select":"shard=3","weight":0}]"#]),
+        0
     );
     assert_eq!(
         weight(&[r#"[{"select":"shard=4","weight":5},{"select":"x"},7,{"select":"shard=3","weight":-1}]"#]),
@@ -394,7 +424,8 @@ fn servers_of_motan_are_read_as_text_and_as_java_writes_it() {
     assert_eq!(instance(&motan, &at("server", "10.0.0.5:9"), "").endpoints[0].address(), "10.0.0.5:9");
     assert_eq!(instance(&motan, &at("server", "10.0.0.5"), " ").endpoints[0].address(), "10.0.0.5:80");
     for data in [&b"\xac\xed\x00\x05"[..], b"\xac\xed\x00\x05\x74\xff\xffx", b"\xac\xed\x00\x05\x70", b"\xff"] {
-        read(&motan, &at("server", "10.0.0.5:1"), data, &[]).expect_err("it is cut");
+        let found = instance(&motan, &at("server", "10.0.0.5:1"), data);
+        assert_eq!(found.endpoints[0].address(), "10.0.0.5:1", "its clients take the name");
     }
     assert_eq!(motan.locate(&path("/motan/blue/command")), None);
     assert_eq!(motan.locate(&path(&at("client", "10.0.0.5:8002"))), None);

@@ -129,6 +129,8 @@ pub enum InstanceError {
     Endpoints(usize),
     #[error("the {0} of an instance has at most {MAX_LABEL_BYTES} bytes")]
     Label(&'static str),
+    #[error("the {0} of an instance has no control characters")]
+    Control(&'static str),
     #[error("the name and the metadata of an instance have at most {MAX_SERVICE_BYTES} bytes, and not {0}")]
     Metadata(usize),
 }
@@ -191,17 +193,22 @@ impl Instance {
         self.service.len() + packed_bytes(&self.metadata)
     }
 
-    /// That it is within the bounds of an instance.
+    /// That it is within the bounds of an instance. Keys and ids are made of its texts, with control characters between.
     pub fn check(&self) -> Result<(), InstanceError> {
         if self.endpoints.len() > MAX_ENDPOINTS {
             return Err(InstanceError::Endpoints(self.endpoints.len()));
         }
-        let own = [("group", &*self.group), ("zone", &self.zone)];
-        let labels = self.endpoints.iter().flat_map(|it| {
-            [("endpoint's name", &*it.name), ("endpoint's protocol", &it.protocol), ("endpoint's host", &it.host)]
+        let own = [("group", &*self.group), ("zone", &*self.zone)];
+        let of_endpoints = self.endpoints.iter().flat_map(|it| {
+            [("endpoint's name", &*it.name), ("endpoint's protocol", &*it.protocol), ("endpoint's host", &*it.host)]
         });
-        if let Some((what, _)) = own.into_iter().chain(labels).find(|(_, label)| label.len() > MAX_LABEL_BYTES) {
+        let labels = || own.into_iter().chain(of_endpoints.clone());
+        if let Some((what, _)) = labels().find(|(_, label)| label.len() > MAX_LABEL_BYTES) {
             return Err(InstanceError::Label(what));
+        }
+        let mut texts = [("name", &*self.service)].into_iter().chain(labels());
+        if let Some((what, _)) = texts.find(|(_, text)| text.contains(char::is_control)) {
+            return Err(InstanceError::Control(what));
         }
         let bytes = self.packed_bytes();
         if bytes > MAX_SERVICE_BYTES { Err(InstanceError::Metadata(bytes)) } else { Ok(()) }
@@ -239,6 +246,16 @@ impl Instance {
             state: InstanceState::Up,
             endpoints: [Endpoint { name: String::new(), protocol: "http".into(), host, port }].into(),
             provenance: [Provenance { source: "zk".into(), record, decoder: Decoder::Tunnel, since: 1 }].into(),
+        }
+    }
+}
+
+impl Record {
+    /// How many bytes the path or the id has.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Record::Node(path) => path.as_str().len(),
+            Record::Master(id) => id.len(),
         }
     }
 }
@@ -365,6 +382,10 @@ mod tests {
         );
         let zoned = Instance { zone: long.into(), ..of(vec![]) };
         assert_eq!(zoned.check(), Err(InstanceError::Label("zone")));
+        let marked = Instance { service: "foo\u{0}1.0.0\u{0}0".into(), ..of(vec![]) };
+        assert_eq!(marked.check(), Err(InstanceError::Control("name")));
+        let marked = Instance { group: "a\n".into(), ..of(vec![]) };
+        assert_eq!(marked.check(), Err(InstanceError::Control("group")));
         let fat = of(vec![("fat", "x".repeat(MAX_SERVICE_BYTES).into())]);
         assert!(matches!(fat.check(), Err(InstanceError::Metadata(_))));
     }

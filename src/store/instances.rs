@@ -77,7 +77,7 @@ impl InstanceSet {
     }
 
     /// How many of them nodes register.
-    pub(super) fn count_of_registered(&self) -> usize {
+    pub fn count_of_registered(&self) -> usize {
         self.registered
     }
 

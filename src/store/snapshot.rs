@@ -1,6 +1,6 @@
 //! The snapshot: everything known at one revision, immutable.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +84,8 @@ impl Snapshot {
                 let below = from.nodes.range(root.clone()..).map(|(path, _)| path);
                 below.take_while(|path| path.is_under(root))
             });
-            directory.register(&by, feed.services(), &from.nodes, paths);
+            let applications = directory.register(&by, feed.services(), &from.nodes, paths);
+            register_applications(&mut directory, &self.feeds, &from.nodes, revision, &applications);
         }
         Self {
             revision,
@@ -303,7 +304,8 @@ impl Snapshot {
             }
         }
         let changed = next.nodes.iter().map(|(path, _)| path);
-        self.directory.register(&report(), self.feeds[feed].services(), &self.nodes, changed);
+        let applications = self.directory.register(&report(), self.feeds[feed].services(), &self.nodes, changed);
+        register_applications(&mut self.directory, &self.feeds, &self.nodes, revision, &applications);
         next.progress.whole |= batch.whole;
         if batch.whole && self.unread_by(feed).next().is_some() {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();
@@ -374,6 +376,20 @@ struct RevisionBuilder {
 impl RevisionBuilder {
     fn tell(&mut self, path: NodePath, kind: ChangeKind) {
         self.nodes.push((path, kind));
+    }
+}
+
+/// Has each feed's applications read anew of which other interfaces are known, whichever feed tells of them.
+fn register_applications(
+    directory: &mut Directory,
+    feeds: &[Arc<Feed>],
+    nodes: &Nodes,
+    revision: Revision,
+    applications: &BTreeSet<Arc<str>>,
+) {
+    for (number, feed) in feeds.iter().enumerate().filter(|_| !applications.is_empty()) {
+        let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
+        directory.register_applications(&by, feed.services(), nodes, applications);
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use rmpv::Value;
 use semver::Version;
 
 use super::{Directory, ReportedBy};
@@ -14,12 +15,18 @@ use crate::format::{Config, Located, MAX_RULES, Registered, Role, Rule, Undecoda
 use crate::model::{Decoder, Format, Instance, InstanceState, Node, NodePath, Provenance, Record};
 use crate::store::instances::{NODE_MARK, Provider};
 
-/// So many nodes are looked at that register one address of a service, or may be rules of one scope.
+/// So many nodes make one instance, so many are looked at that register one address of a service, and so many that may be
+/// rules of one scope.
 const MAX_CLAIMS: usize = 64;
+const MAX_CLAIMS_SEEN: usize = 4 * MAX_CLAIMS;
 const MAX_SEEN: usize = 4 * MAX_RULES;
 
-/// The most interfaces of an application that lists none itself.
+/// The paths of the nodes that make one instance have at most so many bytes, but for the first.
+const MAX_PROVENANCE_BYTES: usize = 64 << 10;
+
+/// The most interfaces of an application that lists none itself; and as how many instances of them one node counts.
 const MAX_INTERFACES: usize = 1_024;
+const MAX_OF_INTERFACES: usize = 1_024;
 
 /// The log names nodes that cannot be read as long as they are no more than so many.
 const MAX_LOGGED: usize = 100;
@@ -74,16 +81,17 @@ struct Reader<'a> {
 }
 
 impl Directory {
-    /// Takes in what became of nodes of a feed, which has services registered so.
+    /// Takes in what became of nodes of a feed, which has services registered so. The applications of which other interfaces
+    /// are known than before.
     pub(in crate::store) fn register<'p>(
         &mut self,
         by: &ReportedBy,
         configs: &[Config],
         nodes: &Nodes,
         changed: impl Iterator<Item = &'p NodePath>,
-    ) {
+    ) -> BTreeSet<Arc<str>> {
         if configs.is_empty() {
-            return;
+            return BTreeSet::new();
         }
         let mut reader = Reader { by, configs, nodes, rules: HashMap::new() };
         let (mut due, mut scopes, mut applications) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
@@ -105,16 +113,28 @@ impl Directory {
             let parent = configs[*number].instances_of(scope);
             due.extend(reader.instances(&configs[*number], &parent).map(|path| (path, *number)));
         }
-        let is_of_applications = |(_, config): &(usize, &Config)| config.format == Format::DubboApplication;
-        for (number, config) in configs.iter().enumerate().filter(is_of_applications) {
-            for name in &applications {
-                due.extend(reader.instances(config, &config.root.child(name)).map(|path| (path, number)));
-            }
-        }
         due.sort_unstable();
         due.dedup();
         for (path, number) in due {
             self.read(&mut reader, &configs[number], path);
+        }
+        applications
+    }
+
+    /// Reads applications anew of which other interfaces are known: the nodes that say so may be of another feed.
+    pub(in crate::store) fn register_applications(
+        &mut self,
+        by: &ReportedBy,
+        configs: &[Config],
+        nodes: &Nodes,
+        applications: &BTreeSet<Arc<str>>,
+    ) {
+        let mut reader = Reader { by, configs, nodes, rules: HashMap::new() };
+        for config in configs.iter().filter(|config| config.format == Format::DubboApplication) {
+            for name in applications {
+                let due: Vec<_> = reader.instances(config, &config.root.child(name)).collect();
+                due.into_iter().for_each(|path| self.read(&mut reader, config, path));
+            }
         }
     }
 
@@ -181,14 +201,19 @@ impl Directory {
             Format::DubboApplication => self.registrations.interfaces_of(&instance.service),
             _ => Vec::new(),
         };
+        let no_metadata = Arc::new(Value::Map(Vec::new()));
         let of_interface = |(interface, endpoint): (Arc<str>, _)| {
-            // In which group and version it offers that, it does not say.
+            // In which group and version it offers that, it does not say; its metadata are of all that it offers.
             let (version, group, endpoints) = (Version::new(0, 0, 0), "".into(), [endpoint].into());
-            (Instance { service: interface, version, group, endpoints, ..instance.clone() }, None)
+            let (metadata, zone) = (no_metadata.clone(), instance.zone.clone());
+            let (weight, state, provenance) = (instance.weight, instance.state, Box::default());
+            let of =
+                Instance { service: interface, version, group, zone, weight, metadata, state, endpoints, provenance };
+            (of, None)
         };
         let endpoints = || instance.endpoints.iter().cloned();
         let interfaces = interfaces.into_iter().flat_map(|name| endpoints().map(move |it| (name.clone(), it)));
-        let mut all: Vec<_> = interfaces.map(of_interface).collect();
+        let mut all: Vec<_> = interfaces.map(of_interface).take(MAX_OF_INTERFACES).collect();
         all.push((instance, Some(Arc::from(variant))));
         let claims = all.into_iter().filter_map(|(instance, variant)| {
             let address = instance.endpoints.first()?.address().into();
@@ -254,7 +279,7 @@ impl Registrations {
             Some(Registration::Interface(names)) => names.iter().cloned().collect(),
             _ => BTreeSet::new(),
         };
-        let read = nodes.get(path).map(|node| config.applications(node)).transpose();
+        let read = nodes.get(path).map(|node| config.applications(&located.service, node)).transpose();
         let names = read.as_ref().ok().and_then(Option::as_ref).into_iter().flatten();
         let new: BTreeSet<Arc<str>> = names.map(|name| Arc::from(*name)).collect();
         for name in old.difference(&new) {
@@ -289,14 +314,13 @@ impl Registrations {
         let from = ClaimKey { service: service.clone(), address: address.clone(), node: NodePath::root() };
         let range = self.claims.range(from..);
         let range = range.take_while(|(key, _)| key.service == *service && key.address == *address);
-        let claims: Vec<&Claim> = range.take(MAX_CLAIMS).map(|(_, claim)| claim).collect();
-        let mut variants: BTreeMap<&str, Vec<&Claim>> = BTreeMap::new();
-        for claim in &claims {
-            if let Some(variant) = &claim.variant {
-                variants.entry(variant).or_default().push(claim);
+        let (mut variants, mut unaware): (BTreeMap<&str, Vec<&Claim>>, Vec<&Claim>) = Default::default();
+        for (_, claim) in range.take(MAX_CLAIMS_SEEN) {
+            let alike = claim.variant.as_deref().map_or(&mut unaware, |variant| variants.entry(variant).or_default());
+            if alike.len() < MAX_CLAIMS {
+                alike.push(claim);
             }
         }
-        let unaware: Vec<&Claim> = claims.iter().copied().filter(|claim| claim.variant.is_none()).collect();
         if variants.is_empty() && !unaware.is_empty() {
             variants.insert("", Vec::new());
         }
@@ -309,12 +333,12 @@ impl Registrations {
     }
 }
 
-/// The richest of the claims, with all of them and of the others as its provenance.
+/// The richest of the claims that are up, with all of them and of the others as its provenance.
 fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
     let richness = |claim: &&&Claim| {
         claim.instances.first().map(|it| {
             let entries = it.metadata.as_map().map_or(0, Vec::len);
-            (it.endpoints.len() + entries, it.state == InstanceState::Up)
+            (it.state == InstanceState::Up, it.endpoints.len() + entries)
         })
     };
     let richest = claims.iter().max_by_key(richness)?;
@@ -325,7 +349,13 @@ fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
     }
     let instance = richest.instances.first()?;
     let provenance = rest.iter().flat_map(|claim| claim.instances.iter()).flat_map(|it| &it.provenance);
-    let provenance = instance.provenance.iter().chain(provenance).cloned().collect();
+    let mut bytes = 0;
+    let has_room = |it: &&Provenance| {
+        bytes += it.record.bytes();
+        bytes <= MAX_PROVENANCE_BYTES
+    };
+    let rest = provenance.take(MAX_CLAIMS - 1).take_while(has_room);
+    let provenance = instance.provenance.iter().chain(rest).cloned().collect();
     Some([Instance { provenance, ..instance.clone() }].into())
 }
 

@@ -70,10 +70,13 @@ impl<'e> WriteTxn<'e> {
             if !is_registered(old) && !is_registered(new) {
                 continue;
             }
+            let is_one = is_registered(new);
             let versions: BTreeSet<&Version> = old.keys().chain(new.keys()).collect();
             for version in versions {
                 let [old, new] = [old, new].map(|instances| instances.get(version).unwrap_or(&no_set));
-                let mut chunks = BTreeSet::new();
+                // Where nodes register none any more, all of it goes.
+                let all = if is_one { 0 } else { old.len().div_ceil(CHUNK) };
+                let mut chunks: BTreeSet<usize> = (0..all).collect();
                 for (number, provider) in old.changed_numbers(new) {
                     let instance = provider.and_then(|provider| provider.instances.first()).map(view::Instance::from);
                     let instance = instance.as_ref().map(written);
@@ -81,13 +84,14 @@ impl<'e> WriteTxn<'e> {
                     chunks.insert(number / CHUNK);
                 }
                 for number in chunks {
-                    self.set(&entry::chunk(name, version, number), pick::chunk(new, number).as_deref())?;
+                    let chunk = if is_one { pick::chunk(new, number) } else { None };
+                    self.set(&entry::chunk(name, version, number), chunk.as_deref())?;
                 }
             }
             let counts = new.iter().rev().map(|(version, set)| (version.to_string(), set.len().into()));
-            let counts = is_registered(new).then(|| written(&counts.collect::<serde_json::Map<_, Value>>()));
+            let counts = is_one.then(|| written(&counts.collect::<serde_json::Map<_, Value>>()));
             self.set(&entry::instances(name), counts.as_deref())?;
-            let choice = if is_registered(new) { pick::choice(new) } else { None };
+            let choice = if is_one { pick::choice(new) } else { None };
             self.set(&entry::named(PICK, name), choice.as_deref())?;
         }
         Ok(())

@@ -4,6 +4,9 @@ use super::*;
 use crate::format;
 use crate::model::{Format, Instance};
 
+const APPLICATION: &str = r#"{"address":"10.0.0.5","payload":{"metadata":{"dubbo.endpoints":
+    "[{\"port\":20880,\"protocol\":\"dubbo\"}]","dubbo.metadata.revision":"a"}}}"#;
+
 fn services(root: &str, format: Format) -> format::Config {
     format::Config { root: path(root), format, ..format::Config::default() }
 }
@@ -106,9 +109,13 @@ fn an_address_that_several_nodes_register_is_one_instance() {
     );
     assert_eq!(instances(&store, "web")[0].state, InstanceState::Up);
     publisher.publish(vec![delete("/s/web/member_1")]);
-    assert_eq!(instances(&store, "web")[0].state, InstanceState::Down, "the richest of those that are left");
-    publisher.publish(vec![delete("/s/web/member_2")]);
-    assert_eq!(told_by(&store, "web"), [("10.0.0.5:80".into(), vec!["/n/web/i_0000000001".into()])]);
+    assert_eq!(told_by(&store, "web")[0].1, ["/n/web/i_0000000001", "/s/web/member_2"], "it alone is up");
+    publisher.publish(vec![put("/s/web/member_3", &member("DEAD", 80, r#"{"a":1,"b":2}"#))]);
+    assert_eq!(instances(&store, "web")[0].state, InstanceState::Up, "what is left of a dead one hides none");
+    publisher.publish(vec![delete("/n/web/i_0000000001")]);
+    assert_eq!(told_by(&store, "web")[0].1, ["/s/web/member_3", "/s/web/member_2"], "of none that is up the richest");
+    publisher.publish(vec![delete("/s/web/member_2"), delete("/s/web/member_3")]);
+    assert!(instances(&store, "web").is_empty());
 }
 
 #[test]
@@ -125,10 +132,8 @@ fn an_interface_of_dubbo_has_each_provider_once_whoever_registers_it() {
     let (store, publisher) =
         house(vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
     let provider = |query: &str| format!("/dubbo/i/providers/dubbo%3A%2F%2F10.0.0.5%3A20880%2Fi%3F{query}");
-    let application = r#"{"address":"10.0.0.5","payload":{"metadata":{"dubbo.endpoints":
-        "[{\"port\":20880,\"protocol\":\"dubbo\"}]","dubbo.metadata.revision":"a"}}}"#;
     let at = "/services/shop/10.0.0.5:20880";
-    publisher.publish(vec![put(at, application), put(&provider("group%3Da"), ""), put(&provider("group%3Db"), "")]);
+    publisher.publish(vec![put(at, APPLICATION), put(&provider("group%3Da"), ""), put(&provider("group%3Db"), "")]);
     assert_eq!(told_by(&store, "shop"), [("dubbo://10.0.0.5:20880".into(), vec![at.to_owned()])]);
     let groups = || instances(&store, "i").iter().map(|it| it.group.to_string()).collect::<Vec<_>>();
     assert_eq!(groups(), ["a", "b"], "a process may offer an interface in several groups");
@@ -137,13 +142,68 @@ fn an_interface_of_dubbo_has_each_provider_once_whoever_registers_it() {
     assert_eq!(told_by(&store, "i")[0].1, [provider("group%3Da"), at.to_owned()]);
     publisher.publish(vec![delete(&provider("group%3Da")), delete(&provider("group%3Db"))]);
     assert_eq!(told_by(&store, "i"), [("dubbo://10.0.0.5:20880".into(), vec![at.to_owned()])]);
-    publisher.publish(vec![put("/services/cart/x", &application.replace("0.5", "0.6"))]);
+    publisher.publish(vec![put("/services/cart/x", &APPLICATION.replace("0.5", "0.6"))]);
     assert_eq!(instances(&store, "i").len(), 2, "an application that comes later");
     publisher.publish(vec![put("/dubbo/mapping/i", "cart")]);
     assert_eq!(told_by(&store, "i").len(), 1);
     publisher.publish(vec![delete("/dubbo/mapping/i")]);
     assert!(instances(&store, "i").is_empty());
     assert_eq!((instances(&store, "shop").len(), instances(&store, "cart").len()), (1, 1));
+}
+
+#[test]
+fn a_mapping_and_its_applications_may_be_of_two_sources_in_any_order() {
+    let at = "/services/shop/x";
+    for applications_first in [true, false] {
+        let mut feeds = [
+            Feed::of_nodes("a", "zookeeper", vec![path("/services")])
+                .with_services(vec![services("/services", Format::DubboApplication)]),
+            Feed::of_nodes("b", "zookeeper", vec![path("/dubbo")])
+                .with_services(vec![services("/dubbo", Format::Dubbo)]),
+        ];
+        let (a, b) = if applications_first { (0, 1) } else { (1, 0) };
+        if !applications_first {
+            feeds.reverse();
+        }
+        let store = Store::new(&Config::default(), feeds.into(), Arc::default());
+        let (a, b) = (store.publisher(a), store.publisher(b));
+        a.publish(vec![put(at, APPLICATION)]);
+        b.publish(vec![put("/dubbo/mapping/i", "shop")]);
+        assert_eq!(told_by(&store, "i"), [("dubbo://10.0.0.5:20880".into(), vec![at.to_owned()])]);
+        assert_eq!(&*instances(&store, "i")[0].provenance[0].source, "a");
+        b.publish(vec![delete("/dubbo/mapping/i")]);
+        assert!(instances(&store, "i").is_empty());
+        assert_eq!(instances(&store, "shop").len(), 1);
+    }
+}
+
+#[test]
+fn one_node_counts_as_a_bounded_number_of_instances_of_interfaces_without_its_metadata() {
+    let (store, publisher) =
+        house(vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
+    let mappings = (0..1_100).map(|number| put(&format!("/dubbo/mapping/i{number:04}"), "shop"));
+    let long = format!("/dubbo/mapping/{}", "i".repeat(257));
+    publisher.publish(mappings.chain([put("/services/shop/x", APPLICATION), put(&long, "shop")]).collect::<Vec<_>>());
+    let snapshot = store.snapshot();
+    let named = snapshot.directory().services(None).filter(|(name, _)| name.starts_with('i'));
+    assert_eq!(named.count(), 1_024);
+    assert_eq!(snapshot.directory().count_of_undecodable(), 1);
+    let metadata = |service: &str| instances(&store, service)[0].metadata.as_map().map(Vec::len);
+    assert_eq!((metadata("shop"), metadata("i0000")), (Some(2), Some(0)));
+}
+
+#[test]
+fn what_one_process_offers_in_many_versions_is_listed_and_its_provenance_is_bounded_in_bytes() {
+    let (store, publisher) = house(vec![services("/dubbo", Format::Dubbo)]);
+    let provider = |query: &str| format!("/dubbo/i/providers/dubbo%3A%2F%2Fh%3A1%2Fi%3F{query}");
+    let many = (0..100).map(|number| put(&provider(&format!("group%3Dg{number}")), ""));
+    publisher.publish(many.collect::<Vec<_>>());
+    assert_eq!(instances(&store, "i").len(), 100);
+    let (store, publisher) = house(vec![services("/dubbo", Format::Dubbo)]);
+    let fat = (0..8).map(|number| put(&provider(&format!("a%3D{number}%26methods%3D{}", "m".repeat(20_000))), ""));
+    publisher.publish(fat.collect::<Vec<_>>());
+    let [it] = &instances(&store, "i")[..] else { panic!("one") };
+    assert_eq!(it.provenance.len(), 4, "its own, and those of 64 KiB");
 }
 
 #[test]

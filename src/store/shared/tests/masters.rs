@@ -25,7 +25,7 @@ impl Line for Nowhere {
     }
 }
 
-fn join(id: &str, services: &[&str]) -> Change {
+pub(super) fn join(id: &str, services: &[&str]) -> Change {
     let metadata = Value::Map(vec![("zone".into(), "a".into())]);
     let services = services.iter().map(|name| Service { name: (*name).to_owned(), metadata: metadata.clone().into() });
     let master =
@@ -44,7 +44,7 @@ fn start(fixture: &SharedFileFixture) -> Open {
 
 impl Open {
     /// What the register says.
-    fn tell(&mut self, changes: Vec<Change>) {
+    pub(super) fn tell(&mut self, changes: Vec<Change>) {
         self.store.publisher(1).publish(changes);
         self.write();
     }

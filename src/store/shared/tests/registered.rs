@@ -75,3 +75,16 @@ fn a_restart_has_what_nodes_register_before_any_master_is_known_and_forgets_what
     open.publish(vec![put("/other", "x")]);
     assert_eq!((ports(&fixture, "web"), fixture.read().registered.len()), (None, 0));
 }
+
+#[test]
+fn of_a_service_that_masters_alone_still_offer_nothing_stays_of_what_nodes_registered() {
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(with_services());
+    open.sync();
+    open.tell(vec![super::masters::join("m1", &["web@0.0.0"])]);
+    open.publish((1..=600).map(web).collect());
+    assert!(fixture.read().registered.len() > 600);
+    open.publish((1..=600).map(|number| Change::Delete(path(&format!("/s/web/i-{number}")))).collect());
+    assert!(open.store.snapshot().directory().instances_of("web").is_some());
+    assert!(fixture.read().registered.is_empty(), "also of the chunks with numbers of masters");
+}
