@@ -6,6 +6,7 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Exception\NotReady;
 use Roster\Exception\Unavailable;
 use Roster\Read\Picks;
 use Roster\Tests\Support\SharedFile;
@@ -106,6 +107,31 @@ final class ResolveTest extends TestCase
     }
 
     /** @requires extension dba */
+    public function testOfOneAddressTheSameIsChosenAsByTheSidecar(): void
+    {
+        foreach (self::vectorsOf('ties') as ['instances' => $instances, 'protocol' => $protocol]) {
+            foreach ([$instances, array_reverse($instances)] as $ordered) {
+                $file = self::file($ordered, [self::chunk($ordered)]);
+                $found = Client::local('', '', $file->path)->resolve('web', key: 'k');
+                self::assertSame($protocol, $found->protocol);
+            }
+        }
+    }
+
+    /** @requires extension dba */
+    public function testWhatOneSourceSuppliesIsChosenWhileAnotherIsNotKnown(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $file = self::file($instances, [self::chunk($instances)]);
+        $file->set([], ['supplies' => ['instances'], 'whole' => false, 'ageMs' => null]);
+        $roster = Client::local('', '', $file->path);
+        self::assertSame('a:1', $roster->resolve('web', key: 'k')->address());
+        self::assertFalse($roster->freshness()->complete);
+        $this->expectException(NotReady::class);
+        $roster->instances('other');
+    }
+
+    /** @requires extension dba */
     public function testWhereNoSidecarAnswersTheFileAsItWasLeftDoes(): void
     {
         $instances = [['address' => 'a:1', 'weight' => 1]];
@@ -146,11 +172,12 @@ final class ResolveTest extends TestCase
         foreach ($chunks as $number => $chunk) {
             $entries["pick/web\0001.0.0\0$number"] = $chunk;
         }
-        foreach ($instances as $number => ['address' => $address]) {
+        foreach ($instances as $number => $it) {
+            $address = $it['address'];
             $colon = strrpos($address, ':');
             $host = trim(substr($address, 0, $colon), '[]');
-            $endpoint = ['protocol' => 'http', 'host' => $host, 'port' => (int) substr($address, $colon + 1)];
-            $instance = ['endpoints' => [['name' => 'admin', 'port' => 1] + $endpoint, $endpoint]];
+            $endpoint = ['protocol' => $it['protocol'] ?? 'http', 'host' => $host, 'port' => (int) substr($address, $colon + 1)];
+            $instance = ['group' => $it['group'] ?? '', 'endpoints' => [['name' => 'admin', 'port' => 1] + $endpoint, $endpoint]];
             $entries["instance/web\0001.0.0\0$number"] = json_encode($instance);
         }
         $file->write($entries);

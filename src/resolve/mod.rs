@@ -155,7 +155,10 @@ fn find<'a>(
     query: &Query,
     is_master: bool,
 ) -> Option<Candidate<'a>> {
-    [true, false].into_iter().find_map(|is_answering| {
+    // Where no master is, each pass would find the same.
+    let has_masters = instances.values().any(|set| set.count_of_registered() < set.len());
+    let passes = if has_masters { [true, false].as_slice() } else { &[true] };
+    passes.iter().find_map(|&is_answering| {
         let callable = Callable { is_master, is_answering };
         candidates(instances, query.version.as_ref()).find_map(|(_, set)| pick(directory, set, query, callable))
     })

@@ -367,6 +367,26 @@ fn what_php_computes_is_computed_here() {
 }
 
 #[test]
+fn of_one_address_the_same_is_chosen_as_by_php() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/resolve.json")).expect("JSON");
+    for vector in vectors["ties"].as_array().expect("a list") {
+        let mut directory = Directory::default();
+        for told in vector["instances"].as_array().expect("a list") {
+            let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
+            let mut instance = Instance::at("db", &text("address"));
+            instance.endpoints[0].protocol = text("protocol");
+            // As what nodes register is listed.
+            let variant = told["group"].as_str().map(|group| format!("?group={group}&version="));
+            let id = format!("\u{1}{}{}", instance.endpoints[0].address(), variant.unwrap_or_default()).into();
+            directory.list(&id, "db".into(), instance.version.clone(), [instance].into());
+        }
+        let (found, _) = resolve(&directory, "db", &key("k")).expect("one");
+        assert_eq!(found.endpoints[0].protocol, vector["protocol"], "{vector}");
+    }
+}
+
+#[test]
 fn each_is_drawn_as_often_as_its_weight() {
     fastrand::seed(7);
     let hosts = [("a:1", 100), ("b:1", 300), ("c:1", 0), ("d:1", 600)];

@@ -4,7 +4,7 @@ use super::idl;
 use super::masters::seen_services;
 use crate::access::Grant;
 use crate::model::{
-    ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Stat, Supply, json, view,
+    ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Record, Stat, Supply, json, view,
 };
 use crate::store::{Feed, FeedProgress, MasterEntry};
 
@@ -221,8 +221,15 @@ pub(super) fn master(entry: &MasterEntry, grant: &Grant) -> idl::Master {
     view::Master { ways, outstanding, ..master }.into()
 }
 
-pub(super) fn instance(instance: &Instance, outstanding: usize) -> idl::Instance {
-    view::Instance { outstanding: Some(outstanding as u32), ..view::Instance::from(instance) }.into()
+/// An instance, with those paths of its nodes that `grant` reads.
+pub(super) fn instance(instance: &Instance, outstanding: usize, grant: &Grant) -> idl::Instance {
+    let mut told = view::Instance { outstanding: Some(outstanding as u32), ..view::Instance::from(instance) };
+    for (provenance, told) in instance.provenance.iter().zip(&mut told.provenance) {
+        if matches!(&provenance.record, Record::Node(path) if !grant.reads(path)) {
+            told.path = None;
+        }
+    }
+    told.into()
 }
 
 /// About how many bytes an instance takes in a reply.

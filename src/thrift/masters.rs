@@ -110,6 +110,9 @@ impl Api {
             bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
             services.push(idl::ServiceSummary { name: name.to_string(), masters });
         }
+        if services.is_empty() && filter.cursor.is_none() {
+            ensure_known(snapshot.behind_instances())?;
+        }
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
 
@@ -144,7 +147,7 @@ impl Api {
             let is_only_known = filter.callable == Some(true) && !is_callable(directory, instance);
             if !is_only_known && query.is_met_by(instance) {
                 let outstanding = directory.master(id).map_or(0, |entry| entry.outstanding());
-                let instance = convert::instance(instance, outstanding);
+                let instance = convert::instance(instance, outstanding, peer.identity.grant());
                 bytes += convert::instance_size(&instance);
                 instances.push(instance);
             }

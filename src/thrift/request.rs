@@ -12,6 +12,7 @@ use crate::call::{Arguments, Encoding, Request};
 use crate::model::{Command, split_name};
 use crate::net::Remote;
 use crate::resolve::{Balance, NoRequirement, Query, Requirement, Subset};
+use crate::store::Directory;
 use crate::tunnel::RegisterAddr;
 use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
@@ -64,9 +65,11 @@ pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, Invalid
     })
 }
 
-/// The service of which an instance is wanted, and how it is chosen.
-pub(super) fn query(request: ResolveRequest) -> Result<(String, Query), InvalidRequest> {
-    let (service, exact) = split_name(&request.service_name);
+/// The service of which an instance is wanted, and how it is chosen. One that is registered by the whole name comes before
+/// a version of another.
+pub(super) fn query(request: ResolveRequest, directory: &Directory) -> Result<(String, Query), InvalidRequest> {
+    let name = request.service_name.as_str();
+    let (service, exact) = if directory.instances_of(name).is_some() { (name, None) } else { split_name(name) };
     check_metadata(request.metadata.as_ref())?;
     let default = if request.key.is_some() { idl::Balance::CONSISTENT_HASH } else { idl::Balance::RANDOM };
     let query = Query {

@@ -6,6 +6,7 @@ use super::convert;
 use super::idl::{NoInstance, ResolveManyReply, ResolveManyRequest, ResolveOutcome, ResolveReply, ResolveRequest};
 use super::request;
 use crate::resolve::{self, Query};
+use crate::store::Directory;
 
 /// The most requests of one `resolveMany`.
 const MAX_MANY: usize = 64;
@@ -13,12 +14,13 @@ const MAX_MANY: usize = 64;
 impl Api {
     pub(super) fn resolve(&self, peer: &Peer, request: ResolveRequest) -> thrift::Result<ResolveReply> {
         let max_age_ms = request.max_age_ms;
-        let (service, query) = wanted(peer, request)?;
+        let (service, query) = wanted(peer, request, self.store.snapshot().directory())?;
         let (snapshot, freshness) = self.fresh(Subject::Instances, max_age_ms)?;
         match resolve::resolve(snapshot.directory(), &service, &query) {
-            Ok((found, outstanding)) => {
-                Ok(ResolveReply { instance: convert::instance(found, outstanding), freshness: freshness.into() })
-            }
+            Ok((found, outstanding)) => Ok(ResolveReply {
+                instance: convert::instance(found, outstanding, peer.identity.grant()),
+                freshness: freshness.into(),
+            }),
             Err(none) => {
                 // A source that is not known yet may have one.
                 ensure_known(snapshot.behind_instances())?;
@@ -37,13 +39,17 @@ impl Api {
             return Err(invalid("requests", &format!("more than {MAX_MANY} of them")));
         }
         self.ensure_room_for_page(peer)?;
-        let wanted: Vec<_> = request.requests.iter().map(|it| wanted(peer, it.clone())).collect::<Result<_, _>>()?;
+        let now = self.store.snapshot();
+        let wanted = request.requests.iter().map(|it| wanted(peer, it.clone(), now.directory()));
+        let wanted: Vec<_> = wanted.collect::<Result<_, _>>()?;
         let (snapshot, freshness) = self.fresh(Subject::Instances, request.max_age_ms)?;
         let (mut outcomes, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
         for (service, query) in &wanted {
             peer.let_others_work().await;
             let outcome = match resolve::resolve(snapshot.directory(), service, query) {
-                Ok((found, outstanding)) => ResolveOutcome::new(convert::instance(found, outstanding), None),
+                Ok((found, outstanding)) => {
+                    ResolveOutcome::new(convert::instance(found, outstanding, peer.identity.grant()), None)
+                }
                 Err(none) => {
                     ensure_known(snapshot.behind_instances())?;
                     ResolveOutcome::new(None, none.to_string())
@@ -60,8 +66,8 @@ impl Api {
 }
 
 /// The service and what is asked of it, which the client may see.
-fn wanted(peer: &Peer, request: ResolveRequest) -> thrift::Result<(String, Query)> {
-    let (service, query) = request::query(request)?;
+fn wanted(peer: &Peer, request: ResolveRequest, directory: &Directory) -> thrift::Result<(String, Query)> {
+    let (service, query) = request::query(request, directory)?;
     peer.identity.may_see(&service).map_err(denied)?;
     Ok((service, query))
 }

@@ -16,25 +16,34 @@ use Roster\Way;
  */
 final class Report
 {
+    /** Subjects beside nodes: instances, whoever supplies them, and masters. */
+    public const INSTANCES = 'instances';
+    public const MASTERS = 'masters';
+
     /** @param array{revision: int, ageMs: int, sources: list<array<string, mixed>>} $told */
     public function __construct(private readonly array $told, private readonly string $file)
     {
     }
 
     /**
-     * How far an answer about these paths can be trusted.
+     * How far an answer can be trusted.
      *
-     * @param ?list<string> $paths null: about masters
+     * @param list<string>|string $subject the paths that it is about, or one of the constants
      * @param int $silenceMs for how long the writer has been away
+     * @param bool $isFound whether there is something: what one source supplies of instances is known without the others
      * @throws NotReady if one of the sources behind it was never read as a whole
      */
-    public function freshness(?array $paths, int $silenceMs): Freshness
+    public function freshness(array|string $subject, int $silenceMs, bool $isFound = false): Freshness
     {
         $age = $silenceMs;
         $origin = Origin::Live;
         $isComplete = true;
         foreach ($this->told['sources'] as $source) {
-            if (!self::isBehind($source, $paths)) {
+            if (!self::isBehind($source, $subject)) {
+                continue;
+            }
+            if (!$source['whole'] && $isFound && $subject === self::INSTANCES) {
+                $isComplete = false;
                 continue;
             }
             if (!$source['whole']) {
@@ -50,18 +59,19 @@ final class Report
     }
 
     /**
-     * Whether a source has a say in what lies at or below one of these paths.
+     * Whether a source has a say in what lies at or below one of these paths, in instances or in masters.
      *
      * @param array{supplies: list<string>, roots: list<string>} $source
-     * @param ?list<string> $paths null: in instances
+     * @param list<string>|string $subject
      */
-    private static function isBehind(array $source, ?array $paths): bool
+    private static function isBehind(array $source, array|string $subject): bool
     {
-        if ($paths === null) {
-            return in_array('instances', $source['supplies'], true);
+        if (!is_array($subject)) {
+            $suppliesNodes = in_array('nodes', $source['supplies'], true);
+            return in_array('instances', $source['supplies'], true) && ($subject === self::INSTANCES || !$suppliesNodes);
         }
         foreach ($source['roots'] as $root) {
-            foreach ($paths as $path) {
+            foreach ($subject as $path) {
                 if (self::isUnder($path, $root) || self::isUnder($root, $path)) {
                     return true;
                 }

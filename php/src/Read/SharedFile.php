@@ -171,11 +171,11 @@ final class SharedFile
     public function instances(string $service, ?int $maxAge): array
     {
         $keys = ['service' . self::name($service, '/'), 'instances' . self::name($service, '/')];
-        [$masters, $counts] = $found = $this->entries($keys, null, $maxAge);
+        [$masters, $counts] = $found = $this->entries($keys, Report::INSTANCES, $maxAge);
         // What nodes register is read at the revision of its counts, or they are read again.
         for ($try = 0; $counts !== false; $try++) {
             [$before, $numbered] = [$counts, $this->numbered($service, self::decoded($counts))];
-            $found = $this->entries([...$keys, ...$numbered], null, $maxAge);
+            $found = $this->entries([...$keys, ...$numbered], Report::INSTANCES, $maxAge);
             [$masters, $counts] = $found;
             if ($counts === $before) {
                 break;
@@ -217,28 +217,34 @@ final class SharedFile
     public function resolve(string $service, ?string $key, ?int $maxAge): ?Resolved
     {
         for ($try = 0; $try <= self::TRIES; $try++) {
-            [$choice] = $this->entries(['pick' . self::name($service, '/')], null, $maxAge);
+            [$choice] = $this->entries(['pick' . self::name($service, '/')], Report::INSTANCES, $maxAge);
             if ($choice === false) {
                 return null;
             }
             $look = $this->json;
             ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = self::decoded($choice);
             $of = "$service\0$version\0";
-            $numbers = $key === null
-                ? [$this->random($of, $count, $heaviest, $maxAge)]
-                : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key);
+            try {
+                $numbers = $key === null
+                    ? [$this->random($of, $count, $heaviest, $maxAge)]
+                    : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key);
+            } catch (WayFailed $failure) {
+                // What was read at two revisions does not fit together.
+                if ($this->json === $look) {
+                    throw $failure;
+                }
+                continue;
+            }
             $name = static fn (int $number) => 'instance' . self::name("$of$number", '/');
-            $found = $this->entries(array_map($name, $numbers), null, $maxAge);
+            $found = $this->entries(array_map($name, $numbers), Report::INSTANCES, $maxAge);
             if ($this->json !== $look) {
                 continue;
             }
-            $first = Told::resolved(self::decoded((string) array_pop($found)), $this->freshness);
-            foreach ($found as $json) {
-                $other = Told::resolved(self::decoded((string) $json), $this->freshness);
-                // Of equal ones, that of the smaller address.
-                $first = strcmp($other->address(), $first->address()) < 0 ? $other : $first;
+            $equal = array_map(static fn (string|false $json) => self::decoded((string) $json), $found);
+            if (count($equal) > 1) {
+                usort($equal, Told::compare(...));
             }
-            return $first;
+            return Told::resolved($equal[0], $this->freshness);
         }
         throw new WayFailed('it changes faster than so much can be read from it');
     }
@@ -249,7 +255,7 @@ final class SharedFile
         for ($draw = 0; $draw < self::DRAWS; $draw++) {
             $number = random_int(0, $count - 1);
             $key = 'pick' . self::name($of . intdiv($number, Picks::CHUNK), '/');
-            $weight = Picks::weight($this->entries([$key], null, $maxAge)[0], $number % Picks::CHUNK);
+            $weight = Picks::weight($this->entries([$key], Report::INSTANCES, $maxAge)[0], $number % Picks::CHUNK);
             // Else drawn anew: so what it is drawn by is its weight.
             if ($weight === $heaviest || random_int(0, $heaviest - 1) < $weight) {
                 return $number;
@@ -262,12 +268,12 @@ final class SharedFile
     private function chunks(string $of, int $count, ?int $maxAge): array
     {
         $name = static fn (int $chunk) => 'pick' . self::name("$of$chunk", '/');
-        return $this->entries(array_map($name, range(0, intdiv($count - 1, Picks::CHUNK))), null, $maxAge);
+        return $this->entries(array_map($name, range(0, intdiv($count - 1, Picks::CHUNK))), Report::INSTANCES, $maxAge);
     }
 
     public function master(string $id, ?int $maxAge): ?Master
     {
-        [$json] = $this->entries(['master' . self::name($id, '/')], null, $maxAge);
+        [$json] = $this->entries(['master' . self::name($id, '/')], Report::MASTERS, $maxAge);
         return $json === false ? null : Told::master(self::decoded($json), $this->freshness);
     }
 
@@ -275,10 +281,10 @@ final class SharedFile
      * The entries with these keys (false for those that are not there), all of one revision.
      *
      * @param list<string> $keys
-     * @param ?list<string> $paths what they tell of; null: of instances
+     * @param list<string>|string $subject the paths that they tell of; or `Report::INSTANCES`, `Report::MASTERS`
      * @return list<string|false>
      */
-    private function entries(array $keys, ?array $paths, ?int $maxAge): array
+    private function entries(array $keys, array|string $subject, ?int $maxAge): array
     {
         Quiet::begin();
         try {
@@ -292,7 +298,8 @@ final class SharedFile
         }
         $this->freshness = $this->silenceMs === 0 && $this->fresh !== null
             ? $this->fresh
-            : (new Report($this->told, $this->file))->freshness($paths, $this->silenceMs);
+            : (new Report($this->told, $this->file))
+                ->freshness($subject, $this->silenceMs, array_filter($found, 'is_string') !== []);
         if ($maxAge !== null && $this->freshness->ageMs > $maxAge) {
             throw new TooStale($this->freshness->ageMs, $maxAge, 'the shared file');
         }

@@ -42,10 +42,38 @@ final class Told
     /** Where it is called that is told of: at the endpoint of the service itself. */
     public static function resolved(array $told, Freshness $freshness): Resolved
     {
+        $endpoint = self::own($told);
+        return new Resolved($endpoint['host'], $endpoint['port'], $endpoint['protocol'] ?? '', null, $freshness);
+    }
+
+    /** The order of equal ones: that of the smaller address comes first, then as their ids in the sidecar. */
+    public static function compare(array $one, array $other): int
+    {
+        return strcmp(self::address(self::own($one)), self::address(self::own($other)))
+            ?: strcmp(self::id($one), self::id($other));
+    }
+
+    private static function id(array $told): string
+    {
+        $endpoint = $told['endpoints'][0];
+        $protocol = $endpoint['protocol'] ?? '';
+        [$group, $version] = [$told['group'] ?? '', $told['metadata']['version'] ?? ''];
+        $variant = is_string($version) && "$group$version" !== '' ? "?group=$group&version=$version" : '';
+        return ($protocol === '' ? '' : "$protocol://") . self::address($endpoint) . $variant;
+    }
+
+    private static function address(array $endpoint): string
+    {
+        ['host' => $host, 'port' => $port] = $endpoint;
+        return str_contains($host, ':') ? "[$host]:$port" : "$host:$port";
+    }
+
+    /** The endpoint of the service itself. */
+    private static function own(array $told): array
+    {
         $endpoints = $told['endpoints'] ?? [];
         $own = array_filter($endpoints, static fn (array $endpoint) => ($endpoint['name'] ?? '') === '');
-        $endpoint = [...$own, ...$endpoints][0] ?? throw new WayFailed('an entry is damaged');
-        return new Resolved($endpoint['host'], $endpoint['port'], $endpoint['protocol'] ?? '', null, $freshness);
+        return [...$own, ...$endpoints][0] ?? throw new WayFailed('an entry is damaged');
     }
 
     public static function master(array $told, Freshness $freshness): Master

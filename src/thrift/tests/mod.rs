@@ -117,10 +117,14 @@ struct House {
 impl House {
     /// With so many feeds that tell of masters.
     fn new(feeds: usize, config: &Config) -> Self {
-        let metrics = Arc::<Metrics>::default();
         let feed = |number| Feed::of_instances(format!("register-{number}"), "register");
-        let store = Store::new(&Default::default(), (0..feeds).map(feed).collect(), metrics.clone());
-        let feeds = (0..feeds).map(|feed| store.publisher(feed)).collect();
+        Self::of((0..feeds).map(feed).collect(), config)
+    }
+
+    fn of(feeds: Vec<Feed>, config: &Config) -> Self {
+        let (metrics, count) = (Arc::<Metrics>::default(), feeds.len());
+        let store = Store::new(&Default::default(), feeds, metrics.clone());
+        let feeds = (0..count).map(|feed| store.publisher(feed)).collect();
         let api = Api::new(config, &ZkData::default(), store, Accounts::new(config), metrics.clone());
         Self { peer: Peer::of(&api, None), api, feeds, metrics }
     }

@@ -3,8 +3,11 @@
 use super::masters::by_turns;
 use super::*;
 use crate::access::{Access, Client, Policy};
+use crate::format;
+use crate::model::{Format, Node, NodePath};
+use crate::store::Feed;
 use crate::thrift::idl::{
-    AccessDenied, Balance, InvalidRequest, NoInstance, ResolveManyRequest, ResolveRequest, ServiceQuery,
+    AccessDenied, Balance, InvalidRequest, NoInstance, NotReady, ResolveManyRequest, ResolveRequest, ServiceQuery,
 };
 
 fn house() -> House {
@@ -119,4 +122,54 @@ fn instances_are_listed_by_version_group_zone_and_whether_they_can_be_called() {
     assert_eq!(listed(|it| it.callable = Some(true)), "bca");
     assert_eq!(listed(|it| it.zone = Some("c".into())), "c");
     assert_eq!(listed(|it| it.group = Some("blue".into())), "");
+}
+
+/// With what nodes register, and a register of which nothing is known.
+fn house_of_nodes() -> House {
+    let root = |root: &str| NodePath::parse(root).expect("a path");
+    let services = format::Config { root: root("/s"), format: Format::Raw, ..format::Config::default() };
+    let nodes = Feed::of_nodes("zk", "zookeeper", vec![root("/s")]).with_services(vec![services]);
+    let house = House::of(vec![nodes, Feed::of_instances("register", "register")], &Config::default());
+    let node = |data: &str| Arc::new(Node { data: data.as_bytes().into(), ..Node::default() });
+    let put = |path: &str, data: &str| Change::Put(root(path), node(data));
+    house.feeds[0].publish_whole(vec![put("/s/web/a", "h:1"), put("/s/web@2/a", "h:2")]);
+    house
+}
+
+#[test]
+fn what_one_source_registers_is_told_while_nothing_is_known_of_another() {
+    let house = house_of_nodes();
+    let reply = house.api.resolve(&house.peer, ResolveRequest::of("web")).expect("one");
+    assert!(!reply.freshness.complete, "masters may offer it too");
+    let of = |name: &str| ServiceQuery { service_name: Some(name.into()), ..ServiceQuery::default() };
+    assert_eq!(house.api.instances(&house.peer, &of("web")).expect("instances").instances.len(), 1);
+    let services = |query: ServiceQuery| by_turns(house.api.services(&house.peer, &query));
+    assert_eq!(services(ServiceQuery::default()).expect("services").services.len(), 2);
+    exception::<NotReady>(&house.api.resolve(&house.peer, ResolveRequest::of("mail")).expect_err("not known yet"));
+    exception::<NotReady>(&house.api.instances(&house.peer, &of("mail")).expect_err("not known yet"));
+    exception::<NotReady>(&services(of("mail")).expect_err("not known yet"));
+}
+
+#[test]
+fn a_service_that_is_registered_by_a_name_with_an_at_sign_is_found_by_it() {
+    let house = house_of_nodes();
+    let reply = house.api.resolve(&house.peer, ResolveRequest::of("web@2")).expect("one");
+    assert_eq!((&*reply.instance.service_name, reply.instance.endpoints[0].port), ("web@2", 2));
+}
+
+#[test]
+fn where_a_node_lies_is_told_only_to_who_reads_it() {
+    let mut house = house_of_nodes();
+    let mut path = |read: &str| {
+        let rule = toml::from_str(&format!("user = '33033'\nread = [{read}]")).expect("a rule");
+        let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
+        house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
+        let of = ServiceQuery { service_name: Some("web".into()), ..ServiceQuery::default() };
+        let listed = house.api.instances(&house.peer, &of).expect("instances").instances;
+        let found = house.api.resolve(&house.peer, ResolveRequest::of("web")).expect("one").instance;
+        assert_eq!(listed[0].provenance, found.provenance);
+        found.provenance[0].path.clone()
+    };
+    assert_eq!(path("'web', '/s'").as_deref(), Some("/s/web/a"));
+    assert_eq!(path("'web', '/other'"), None);
 }
