@@ -1,6 +1,7 @@
 //! `roster services`: what is offered, where, and how its calls went.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::Args;
 use roster::model::{address, view};
@@ -71,6 +72,9 @@ impl Services {
 }
 
 /// All pages of the services, as one that is as fresh as the first.
+/// So often they are read anew by who follows them: no watch tells of those that nodes register.
+pub(crate) const REREAD: Duration = Duration::from_secs(2);
+
 pub(crate) fn read(client: &mut Client, query: ServiceQuery) -> Result<ServicesReply, Error> {
     let mut whole = client.services(query.clone())?;
     while let Some(cursor) = whole.cursor.take() {

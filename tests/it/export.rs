@@ -84,6 +84,27 @@ fn a_watched_export_follows_changes_also_across_a_restart() {
     assert_eq!(file.metadata().expect("a file").ino(), inode, "what is not exported changes nothing");
 }
 
+#[test]
+fn a_watched_export_follows_what_nodes_register() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/s/web/i\" = \"10.0.0.5:1\"");
+    roster.configure("[[file]]", "[[services]]\nroot = \"/s\"\nformat = \"raw\"\n\n[[file]]");
+    roster.run();
+    roster.becomes("live");
+    let file = roster.folder().join("export.php");
+    let arguments = ["export", "--php", file.to_str().expect("text"), "--services", "--watch"];
+    let _export = Printing::start(&mut roster.command(arguments));
+    let names = |expected: &[&str]| {
+        eventually("PHP reads it", SOON, || {
+            let told = included(&file)?["services"].clone();
+            let names: Vec<_> = told.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            ensure(names == expected, format!("{told}"))
+        });
+    };
+    names(&["web"]);
+    roster.write("nodes.toml", "[nodes]\n\"/s/mail/i\" = \"10.0.0.5:1\"");
+    names(&["mail"]);
+}
+
 /// A PHP with OPcache that includes a file whenever it is told to.
 struct Cached {
     php: Child,

@@ -13,7 +13,7 @@ use roster::thrift::client::{Client, Error};
 
 use super::Subject;
 use crate::cli::known::Source;
-use crate::cli::text;
+use crate::cli::{services, text};
 
 /// What changes in quick succession is written once.
 const GATHER: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_secs(25);
 /// What one thread waits for.
 enum Watched {
     Nodes(Vec<String>),
-    Masters,
+    Services,
 }
 
 /// Something may have become another; or nobody would tell if it did.
@@ -39,7 +39,7 @@ pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infal
     let (sender, changes) = sync_channel(1);
     let nodes =
         subject.paths.chunks(MAX_PATHS).map(|paths| Watched::Nodes(paths.iter().map(NodePath::to_string).collect()));
-    for what in nodes.chain(subject.services.then_some(Watched::Masters)) {
+    for what in nodes.chain(subject.services.then_some(Watched::Services)) {
         let client = source.client();
         start(sender.clone(), move |sender| what.tell(client, sender));
     }
@@ -130,9 +130,10 @@ impl Watched {
                 let reply = client.watch(since, paths.clone(), POLL)?;
                 (reply.freshness.revision, reply.reset || !reply.changes.is_empty())
             }
-            Watched::Masters => {
-                let reply = client.watch_masters(since, POLL)?;
-                (reply.freshness.revision, reply.reset || !reply.changes.is_empty())
+            Watched::Services => {
+                let reply = client.watch_masters(since, services::REREAD)?;
+                // Nodes may register others meanwhile. A file that stays as it is is not touched.
+                (reply.freshness.revision, true)
             }
         })
     }

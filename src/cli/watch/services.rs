@@ -1,4 +1,5 @@
-//! Following services: the masters are watched, and told is what that makes of the services.
+//! Following services: the masters are watched, what nodes register is read anew now and then, and told is what that
+//! makes of the services.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use roster::thrift::client::Client;
 use roster::thrift::idl::ServiceQuery;
 use serde_json::json;
 
-use super::{News, POLL, Subject, Tell};
+use super::{News, Subject, Tell};
 use crate::cli::{services, text};
 
 /// By version, how many masters offer a service.
@@ -37,18 +38,16 @@ impl Subject for Services {
     }
 
     fn changes(&mut self, client: &mut Client, since: i64, tell: Tell<'_>) -> anyhow::Result<Option<i64>> {
-        let reply = client.watch_masters(since, POLL)?;
+        let reply = client.watch_masters(since, services::REREAD)?;
         if reply.reset {
             tell(News::reset(reply.freshness.revision))?;
             return Ok(None);
         }
-        if !reply.changes.is_empty() {
-            let (services, revision) = Self::read(client)?;
-            for (kind, name) in differences(&self.told, &services) {
-                tell(news(revision, kind, name, services.get(name).unwrap_or(&Offers::new())))?;
-            }
-            self.told = services;
+        let (services, revision) = Self::read(client)?;
+        for (kind, name) in differences(&self.told, &services) {
+            tell(news(revision, kind, name, services.get(name).unwrap_or(&Offers::new())))?;
         }
+        self.told = services;
         Ok(Some(reply.freshness.revision))
     }
 }
