@@ -111,7 +111,7 @@ impl Api {
             services.push(idl::ServiceSummary { name: name.to_string(), masters });
         }
         if services.is_empty() && filter.cursor.is_none() {
-            ensure_known(snapshot.behind_instances())?;
+            ensure_known(snapshot.behind_masters())?;
         }
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
