@@ -155,7 +155,10 @@ fn are_gone_within(patience: Duration, processes: &BTreeMap<i32, Entry>) -> bool
 /// Kills those that are alive, with their groups.
 fn kill_all(processes: &BTreeMap<i32, Entry>) {
     for (pid, _) in processes.iter().filter(|(pid, entry)| entry.is_alive(**pid)) {
-        let _ = killpg(Pid::from_raw(*pid), Signal::SIGKILL);
+        // Until it has its own session there is no such group.
+        if killpg(Pid::from_raw(*pid), Signal::SIGKILL).is_err() {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
     }
 }
 
@@ -190,5 +193,14 @@ mod tests {
         assert_eq!(record.left().values().map(|entry| &*entry.worker).collect::<Vec<_>>(), ["web/2"]);
         record.remove(Pid::this(), "the-next");
         assert!(record.left().is_empty());
+    }
+
+    #[test]
+    fn one_that_has_no_session_of_its_own_yet_is_killed_too() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it starts");
+        let record = Record::new(None);
+        record.add(Pid::from_raw(child.id() as i32), "web/1", "of-one-that-starts");
+        record.kill_all();
+        assert!(!child.wait().expect("it ends").success());
     }
 }
