@@ -9,8 +9,9 @@ use Thrift\Protocol\TBinaryProtocol;
 use Thrift\Transport\TBufferedTransport;
 use Thrift\Transport\TSocket;
 
-$runtime = getenv('XDG_RUNTIME_DIR');
-$own = $runtime ? "$runtime/roster/roster.sock" : '/tmp/roster-' . posix_getuid() . '/roster.sock';
+$user = posix_getuid();
+$runtime = getenv('XDG_RUNTIME_DIR') ?: "/run/user/$user";
+$own = is_dir($runtime) ? "$runtime/roster/roster.sock" : "/tmp/roster-$user/roster.sock";
 // One that is there may be left by a sidecar that was killed, or not be for this user.
 $sockets = array_filter(['/run/roster/roster.sock', $own], static fn ($socket) => @fsockopen("unix://$socket"));
 // Over TCP nobody knows who answers, so that only ROSTER_ADDRESS leads there.
