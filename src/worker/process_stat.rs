@@ -17,15 +17,12 @@ pub(super) struct ProcessStat {
 impl ProcessStat {
     /// None: there is no such process.
     pub(super) fn of(pid: Pid) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        Self::parse(&read(pid)?)
     }
 
-    /// Fields as proc_pid_stat(5) numbers them.
     fn parse(stat: &str) -> Option<Self> {
-        // The name before may hold anything.
-        let (_, rest) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).copied();
+        let fields = fields(stat)?;
+        let field = |number: usize| fields.get(number - FIRST_FIELD).copied();
         let pid = |number| Some(Pid::from_raw(field(number)?.parse().ok()?));
         let threads: u32 = field(20)?.parse().ok()?;
         Some(Self {
@@ -38,9 +35,37 @@ impl ProcessStat {
     }
 }
 
+/// The number of the first of `fields`.
+pub(super) const FIRST_FIELD: usize = 3;
+
+/// What the kernel says of a process; none: there is none. A program's name may be no text.
+pub(super) fn read(pid: Pid) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned())
+}
+
+/// Fields as proc_pid_stat(5) numbers them, from the third on: the name before may hold anything, also `) 1 (`.
+pub(super) fn fields(stat: &str) -> Option<Vec<&str>> {
+    Some(stat.rsplit_once(')')?.1.split_whitespace().collect())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
     use super::*;
+
+    #[test]
+    fn a_process_whose_name_is_no_text_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join(std::ffi::OsStr::from_bytes(b"a\xff"));
+        std::os::unix::fs::symlink("/bin/sleep", &program).expect("a link");
+        let mut child = Command::new(&program).arg0("sleep").arg("60").spawn().expect("it starts");
+        let stat = ProcessStat::of(Pid::from_raw(child.id() as i32));
+        child.kill().and_then(|()| child.wait()).expect("it ends");
+        assert_eq!(stat.expect("it lives").parent, Pid::this());
+    }
 
     #[test]
     fn a_process_is_told_by_its_fields_whatever_its_name() {

@@ -1,9 +1,10 @@
 //! Usage: what a process takes of memory and processors, read from /proc when somebody asks.
 
-use std::fs;
 use std::time::Duration;
 
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+use super::process_stat::{self, FIRST_FIELD};
 
 /// What a process takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,15 +18,12 @@ pub struct Usage {
 impl Usage {
     /// Of a child of this process; none: it has ended, or the kernel does not tell. It reads a file.
     pub fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        Self::read(&String::from_utf8_lossy(&stat), std::process::id())
+        Self::read(&process_stat::read(Pid::from_raw(pid))?, std::process::id())
     }
 
     fn read(stat: &str, parent: u32) -> Option<Self> {
-        // A program is called what it likes, also `) 1 (`.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        // As proc(5) numbers them; these begin with the third.
-        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let fields = process_stat::fields(stat)?;
+        let field = |number: usize| fields.get(number - FIRST_FIELD)?.parse::<u64>().ok();
         let unit = |variable| u64::try_from(sysconf(variable).ok()??).ok().filter(|unit| *unit > 0);
         if field(4)? != u64::from(parent) {
             return None;
@@ -38,6 +36,8 @@ impl Usage {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
