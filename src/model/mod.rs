@@ -84,6 +84,11 @@ impl NodePath {
         root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// Whether one of them is at or below the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.is_under(other) || other.is_under(self)
+    }
+
     pub fn parent(&self) -> Option<NodePath> {
         let slash = self.0.rfind('/').filter(|_| self.as_str() != "/")?;
         Some(if slash == 0 { Self::root() } else { Self(self.0[..slash].into()) })

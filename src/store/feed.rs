@@ -203,7 +203,7 @@ impl Feed {
 
     /// Whether this feed has a say in what lies at or below `path`.
     pub fn is_behind(&self, path: &NodePath) -> bool {
-        self.roots.iter().any(|root| path.is_under(root) || root.is_under(path))
+        self.roots.iter().any(|root| path.overlaps(root))
     }
 
     pub fn state(&self) -> FeedState {

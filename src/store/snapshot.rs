@@ -166,14 +166,23 @@ impl Snapshot {
 
     /// Those that have a say in what lies at or below `paths`; whether they are whole is said of what lies there.
     pub fn behind<'a>(&'a self, paths: &'a [NodePath]) -> impl Iterator<Item = (&'a Feed, FeedProgress)> + 'a {
-        let feeds = self.feeds.iter().zip(self.progress.iter()).enumerate();
-        feeds.filter(|(_, (feed, _))| !feed.is_gone() && paths.iter().any(|path| feed.is_behind(path))).map(
-            |(number, (feed, progress))| {
-                let concerns = |root: &NodePath| paths.iter().any(|path| path.is_under(root) || root.is_under(path));
-                let is_unread = self.unread_by(number).any(concerns);
-                (feed.as_ref(), FeedProgress { whole: progress.whole && !is_unread, ..*progress })
-            },
+        self.behind_where(
+            |feed| paths.iter().any(|path| feed.is_behind(path)),
+            |_, root| paths.iter().any(|path| path.overlaps(root)),
         )
+    }
+
+    /// The feeds of which that is so. One is not whole if nothing is known of a root of its that concerns the question.
+    fn behind_where<'a>(
+        &'a self,
+        is_behind: impl Fn(&Feed) -> bool + 'a,
+        concerns: impl Fn(&Feed, &NodePath) -> bool + 'a,
+    ) -> impl Iterator<Item = (&'a Feed, FeedProgress)> + 'a {
+        let feeds = self.feeds.iter().map(Arc::as_ref).zip(self.progress.iter()).enumerate();
+        feeds.filter(move |(_, (feed, _))| !feed.is_gone() && is_behind(feed)).map(move |(number, (feed, progress))| {
+            let is_unread = self.unread_by(number).any(|root| concerns(feed, root));
+            (feed, FeedProgress { whole: progress.whole && !is_unread, ..*progress })
+        })
     }
 
     /// The roots of a feed of which an earlier process left nothing.
@@ -207,15 +216,9 @@ impl Snapshot {
 
     /// The feeds that supply instances and have a say: those that know masters, and those whose nodes register some.
     pub fn behind_instances(&self) -> impl Iterator<Item = (&Feed, FeedProgress)> {
-        let feeds = self.feeds.iter().zip(self.progress.iter()).enumerate();
-        let registering = feeds.filter(|(_, (feed, _))| !feed.is_gone() && !feed.services().is_empty());
-        let registering = registering.map(|(number, (feed, progress))| {
-            let roots = || feed.services().iter().map(|services| &services.root);
-            let concerns = |unread: &NodePath| roots().any(|root| root.is_under(unread) || unread.is_under(root));
-            let is_unread = self.unread_by(number).any(concerns);
-            (feed.as_ref(), FeedProgress { whole: progress.whole && !is_unread, ..*progress })
-        });
-        self.behind_masters().chain(registering)
+        let concerns =
+            |feed: &Feed, root: &NodePath| feed.services().iter().any(|services| services.root.overlaps(root));
+        self.behind_masters().chain(self.behind_where(|feed| !feed.services().is_empty(), concerns))
     }
 
     /// What changed at or below `paths` since a revision: as many whole revisions as have room.

@@ -199,7 +199,7 @@ impl FileStatus {
 
     /// The sources that have a say in what lies at or below `path`.
     pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = &'a Source> + Clone + 'a {
-        self.sources.iter().filter(|source| source.roots.iter().any(|root| path.is_under(root) || root.is_under(path)))
+        self.sources.iter().filter(|source| source.roots.iter().any(|root| path.overlaps(root)))
     }
 
     /// Those that know masters.
