@@ -267,6 +267,7 @@ fn what_nodes_register_stands_while_zookeeper_is_away_and_after_a_restart() {
         scene.roster.client().instances(query).expect("instances").freshness
     };
     assert!(revision(&scene).complete);
+    scene.roster.is_in_its_file();
     scene.link.cut();
     scene.roster.kill();
     scene.roster.run();

@@ -38,16 +38,6 @@ fn with_masters() -> (Scene, [Scripted; 2]) {
     (scene, masters)
 }
 
-/// Waits until a check of the file of this sidecar says that both hold the same.
-fn check(roster: &Roster) -> serde_json::Value {
-    eventually("both hold the same", SOON, || {
-        let ended = roster.cli(["shared", "check", "-o", "json"]);
-        let told = String::from_utf8_lossy(&ended.told).into_owned();
-        ensure(ended.code == Some(0) && told.contains("holds the same"), format!("{ended:?}"))?;
-        serde_json::from_str(&told).map_err(|error| error.to_string())
-    })
-}
-
 /// Another value under a key of a file, or a new one, with a checksum to match.
 fn forge(file: &Path, key: &str, value: &str) {
     let env = Environment::new().set_flags(EnvironmentFlags::NO_SUB_DIR).open(file).expect("a file");
@@ -96,7 +86,7 @@ fn nodes_are_read_without_a_sidecar() {
 #[test]
 fn masters_are_told_as_the_sidecar_tells_them() {
     let (mut scene, _masters) = with_masters();
-    check(&scene.roster);
+    scene.roster.is_in_its_file();
     let commands: [&[&str]; 5] =
         [&["services"], &["services", "mail"], &["services", "log"], &["masters"], &["masters", "--service", "log"]];
     let asked = commands.map(|command| scene.roster.cli(command).text());
@@ -128,7 +118,7 @@ fn a_check_says_whether_a_file_is_whole_and_holds_what_the_sidecar_does() {
     let (scene, _masters) = with_masters();
     scene.roster.write("nodes.toml", "[nodes]\n\"/a\" = \"one\"");
     eventually("there is a node", SOON, || scene.roster.get("/a"));
-    let told = check(&scene.roster);
+    let told = scene.roster.is_in_its_file();
     assert_eq!((&told["nodes"], &told["masters"], &told["services"]), (&json!(2), &json!(2), &json!(2)));
     assert!(told["bytes"].as_u64().expect("a size") > 0 && told["maxReaders"] == 1024, "{told}");
     assert!(scene.roster.cli(["shared", "check"]).text().contains("masters   2"));
@@ -185,7 +175,7 @@ fn a_table_full_of_readers_is_no_fault_of_the_file() {
     let env = eventually("the file is made", SOON, open);
     let _readers: Vec<_> = std::iter::from_fn(|| env.begin_ro_txn().ok()).take(10_000).collect();
     assert!(matches!(env.begin_ro_txn(), Err(lmdb::Error::ReadersFull)));
-    check(&roster);
+    roster.is_in_its_file();
 }
 
 #[test]

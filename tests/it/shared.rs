@@ -191,6 +191,7 @@ fn a_zookeeper_that_is_empty_after_a_restart_takes_nothing_away_at_once() {
     let mut scene = Scene::own("hold = \"60s\"");
     scene.zk.create_many("/member-", 20);
     scene.agrees();
+    scene.roster.is_in_its_file();
     scene.roster.kill();
     scene.server().restart_empty();
     scene.roster.run();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::process::Process;
 use super::watcher::read_all;
-use super::{Client, Dialect, SOON, Tree, Watcher, binary, eventually, free_port};
+use super::{Client, Dialect, SOON, Tree, Watcher, binary, ensure, eventually, free_port};
 use crate::idl::{Freshness, GetRequest, NodeReply, SourceStatus, StatusReply, StatusRequest, TRosterSyncClient};
 
 /// A sidecar. It is killed on drop, and shows its log if the test failed.
@@ -94,6 +94,16 @@ impl Roster {
         let output = serve.output().expect("the binary starts");
         assert!(!output.status.success(), "it started");
         String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Waits until the shared file holds what it answers, and gives what `shared check` says of that.
+    pub(crate) fn is_in_its_file(&self) -> serde_json::Value {
+        eventually("both hold the same", SOON, || {
+            let ended = self.cli(["shared", "check", "-o", "json"]);
+            let told = String::from_utf8_lossy(&ended.told).into_owned();
+            ensure(ended.code == Some(0) && told.contains("holds the same"), format!("{ended:?}"))?;
+            serde_json::from_str(&told).map_err(|error| error.to_string())
+        })
     }
 
     /// Asks it to stop, and answers how it ended.
