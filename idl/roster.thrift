@@ -263,6 +263,15 @@ enum InstanceState {
   DOWN = 3
 }
 
+/** For how long an instance is not chosen, though it is registered, and why. */
+struct Withholding {
+  /** Since when, ms since 1970. */
+  1: required i64 since
+  /** Until when. */
+  2: required i64 endsAt
+  3: required string reason
+}
+
 /** By what an instance is known. */
 struct Provenance {
   /** The name of the source, as `status` has it. */
@@ -304,6 +313,10 @@ struct Instance {
   12: required list<Endpoint> endpoints
   /** By what it is known; at least one. */
   13: required list<Provenance> provenance
+  /** Its callers reported failures: it is chosen only where no other can be called. Absent: it is not so. */
+  14: optional Withholding ejected
+  /** An administrator wants it to have no calls: it is not chosen. Absent: it is not so. */
+  15: optional Withholding drained
 }
 
 struct InstancesReply {

@@ -91,6 +91,18 @@ class Instance
                 'class' => '\Roster\Thrift\Provenance',
                 ),
         ),
+        14 => array(
+            'var' => 'ejected',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Withholding',
+        ),
+        15 => array(
+            'var' => 'drained',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Withholding',
+        ),
     );
 
     /**
@@ -157,6 +169,18 @@ class Instance
      * @var \Roster\Thrift\Provenance[]
      */
     public $provenance = null;
+    /**
+     * Its callers reported failures: it is chosen only where no other can be called. Absent: it is not so.
+     * 
+     * @var \Roster\Thrift\Withholding
+     */
+    public $ejected = null;
+    /**
+     * An administrator wants it to have no calls: it is not chosen. Absent: it is not so.
+     * 
+     * @var \Roster\Thrift\Withholding
+     */
+    public $drained = null;
 
     public function __construct($vals = null)
     {
@@ -193,6 +217,12 @@ class Instance
             }
             if (isset($vals['provenance'])) {
                 $this->provenance = $vals['provenance'];
+            }
+            if (isset($vals['ejected'])) {
+                $this->ejected = $vals['ejected'];
+            }
+            if (isset($vals['drained'])) {
+                $this->drained = $vals['drained'];
             }
         }
     }
@@ -313,6 +343,22 @@ class Instance
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 14:
+                    if ($ftype == TType::STRUCT) {
+                        $this->ejected = new \Roster\Thrift\Withholding();
+                        $xfer += $this->ejected->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 15:
+                    if ($ftype == TType::STRUCT) {
+                        $this->drained = new \Roster\Thrift\Withholding();
+                        $xfer += $this->drained->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -394,6 +440,22 @@ class Instance
                 $xfer += $iter96->write($output);
             }
             $output->writeListEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->ejected !== null) {
+            if (!is_object($this->ejected)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('ejected', TType::STRUCT, 14);
+            $xfer += $this->ejected->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->drained !== null) {
+            if (!is_object($this->drained)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('drained', TType::STRUCT, 15);
+            $xfer += $this->drained->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

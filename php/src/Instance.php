@@ -21,6 +21,8 @@ final class Instance
      * @param ?string $masterId null: one of the endpoints is called
      * @param int $outstanding how many calls to the master are under way; 0 where the shared file tells
      * @param list<Provenance> $provenance by what it is known
+     * @param ?Withholding $ejected its callers reported failures: it is chosen only where no other can be called
+     * @param ?Withholding $drained an administrator wants it to have no calls: it is not chosen
      */
     public function __construct(
         public readonly string $serviceName,
@@ -35,6 +37,8 @@ final class Instance
         public readonly int $outstanding,
         public readonly array $provenance,
         public readonly Freshness $freshness,
+        public readonly ?Withholding $ejected = null,
+        public readonly ?Withholding $drained = null,
     ) {
     }
 }

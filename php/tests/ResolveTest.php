@@ -107,6 +107,45 @@ final class ResolveTest extends TestCase
     }
 
     /** @requires extension dba */
+    public function testWhatIsWithheldIsNotChosenButAgainOnceItsTimeIsOver(): void
+    {
+        $hour = 3_600_000;
+        foreach ([[100, 100], [100, 700]] as [$others, $weight]) {
+            $instances = [
+                ['address' => 'a:1', 'weight' => $others],
+                ['address' => 'b:1', 'weight' => $weight],
+                ['address' => 'c:1', 'weight' => $others],
+            ];
+            $written = array_replace_recursive($instances, [1 => ['weight' => 0]]);
+            $now = (int) (microtime(true) * 1_000);
+            $found = static function (int $since, int $endsAt) use ($instances, $written, $weight): array {
+                $choice = ['heaviest' => max(array_column($instances, 'weight')), 'withheld' => ['1' => [$since, $endsAt, $weight]]];
+                $roster = Client::local('', '', self::file($written, [self::chunk($written)], choice: $choice)->path);
+                [$byKey, $byChance] = [[], []];
+                for ($key = 0; $key < 100; $key++) {
+                    $byKey[] = $roster->resolve('web', key: $key)->address();
+                    $byChance[] = $roster->resolve('web')->address();
+                }
+                return [array_count_values($byKey), array_count_values($byChance)];
+            };
+            foreach ($found($now - $hour, $now + $hour) as $withheld) {
+                self::assertArrayNotHasKey('b:1', $withheld);
+            }
+            // Also where the clock was set back since, so that nothing is withheld for longer than it was to be.
+            foreach ([[$now - $hour, $now - 1], [$now + $hour, $now + 2 * $hour]] as $over) {
+                $expected = [];
+                foreach (range(0, 99) as $key) {
+                    $picked = Picks::best([self::chunk($instances)], max($others, $weight), (string) $key)[0];
+                    $expected[] = $instances[$picked]['address'];
+                }
+                [$byKey, $byChance] = $found(...$over);
+                self::assertSame(array_count_values($expected), $byKey);
+                self::assertArrayHasKey('b:1', $byChance);
+            }
+        }
+    }
+
+    /** @requires extension dba */
     public function testOfOneAddressTheSameIsChosenAsByTheSidecar(): void
     {
         foreach (self::vectorsOf('ties') as ['instances' => $instances, 'protocol' => $protocol]) {
@@ -162,12 +201,12 @@ final class ResolveTest extends TestCase
      * @param list<array{address: string, weight: int}> $instances
      * @param list<string> $chunks
      */
-    private static function file(array $instances, array $chunks, int $silenceMs = 0): SharedFile
+    private static function file(array $instances, array $chunks, int $silenceMs = 0, array $choice = []): SharedFile
     {
         static $file;
         $file = new SharedFile([], ['supplies' => ['instances']], $silenceMs);
         $heaviest = max(array_column($instances, 'weight'));
-        $choice = ['version' => '1.0.0', 'count' => count($instances), 'heaviest' => $heaviest];
+        $choice += ['version' => '1.0.0', 'count' => count($instances), 'heaviest' => $heaviest];
         $entries = ['pick/web' => json_encode($choice)];
         foreach ($chunks as $number => $chunk) {
             $entries["pick/web\0001.0.0\0$number"] = $chunk;

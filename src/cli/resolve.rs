@@ -182,7 +182,21 @@ mod tests {
         let (name, version, none) = ("db".into(), "1.0.0".into(), String::new());
         let master = master.map(str::to_owned);
         let (zone, metadata) = ("a".into(), "{}".into());
-        Instance::new(master, 0, name, version, none, zone, 100, metadata, InstanceState::UP, endpoints, vec![])
+        Instance::new(
+            master,
+            0,
+            name,
+            version,
+            none,
+            zone,
+            100,
+            metadata,
+            InstanceState::UP,
+            endpoints,
+            vec![],
+            None,
+            None,
+        )
     }
 
     #[test]

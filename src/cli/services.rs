@@ -155,7 +155,21 @@ mod tests {
             let (version, metadata) = ("1.0.0".into(), r#"{"a":1}"#.into());
             let (name, none) = ("mail".into(), String::new());
             let master = master.map(str::to_owned);
-            Instance::new(master, 3, name, version, none.clone(), none, 100, metadata, state, endpoints, vec![])
+            Instance::new(
+                master,
+                3,
+                name,
+                version,
+                none.clone(),
+                none,
+                100,
+                metadata,
+                state,
+                endpoints,
+                vec![],
+                None,
+                None,
+            )
         };
         let instances =
             [instance(Some("m1"), vec![], InstanceState::RETURNING), instance(None, endpoints, InstanceState::UP)];

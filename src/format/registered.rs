@@ -4,7 +4,7 @@ use rmpv::Value;
 use semver::Version;
 
 use super::{Reading, Undecodable};
-use crate::model::{DEFAULT_WEIGHT, Endpoint, Instance, InstanceState, MAX_LABEL_BYTES, lenient_version};
+use crate::model::{DEFAULT_WEIGHT, Endpoint, Instance, InstanceState, MAX_LABEL_BYTES, Withheld, lenient_version};
 
 /// An instance as one node registers it.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,6 +80,7 @@ impl Draft {
             weight: self.weight,
             metadata: Value::Map(self.metadata).into(),
             state: self.state,
+            withheld: Withheld::default(),
             endpoints: self.endpoints.into(),
             provenance: Box::default(),
         };

@@ -36,10 +36,29 @@ pub struct Instance {
     /// A map; an empty one of PHP's is an empty list.
     pub metadata: Arc<Value>,
     pub state: InstanceState,
+    pub withheld: Withheld,
     /// None of a master.
     pub endpoints: Box<[Endpoint]>,
     /// At least one.
     pub provenance: Box<[Provenance]>,
+}
+
+/// Whether an instance is not to be chosen, though it is registered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Withheld {
+    /// Its callers reported failures.
+    pub ejected: Option<Arc<Withholding>>,
+    /// An administrator wants it to have no calls.
+    pub drained: Option<Arc<Withholding>>,
+}
+
+/// For how long an instance is withheld, in ms since 1970, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Withholding {
+    pub since: u64,
+    pub ends_at: u64,
+    pub reason: String,
 }
 
 /// Where clients reach an instance themselves.
@@ -152,6 +171,7 @@ impl Instance {
             weight: weight.unwrap_or(DEFAULT_WEIGHT),
             metadata: service.metadata.clone(),
             state,
+            withheld: Withheld::default(),
             endpoints: Box::default(),
             provenance: provenance.into_iter().collect(),
         }
@@ -215,6 +235,21 @@ impl Instance {
     }
 }
 
+impl Withheld {
+    pub fn is_withheld(&self) -> bool {
+        self.both().next().is_some()
+    }
+
+    /// From when until when at least one of them withholds it; None: none does.
+    pub fn span(&self) -> Option<(u64, u64)> {
+        Some((self.both().map(|it| it.since).min()?, self.both().map(|it| it.ends_at).max()?))
+    }
+
+    fn both(&self) -> impl Iterator<Item = &Withholding> {
+        self.ejected.iter().chain(&self.drained).map(AsRef::as_ref)
+    }
+}
+
 impl Endpoint {
     /// As one writes it, and tells it from others: `dubbo://10.0.0.5:20880`; without a protocol `10.0.0.5:20880`.
     pub fn address(&self) -> String {
@@ -244,6 +279,7 @@ impl Instance {
             weight: DEFAULT_WEIGHT,
             metadata: Value::Map(vec![]).into(),
             state: InstanceState::Up,
+            withheld: Withheld::default(),
             endpoints: [Endpoint { name: String::new(), protocol: "http".into(), host, port }].into(),
             provenance: [Provenance { source: "zk".into(), record, decoder: Decoder::Tunnel, since: 1 }].into(),
         }

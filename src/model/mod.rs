@@ -17,7 +17,7 @@ pub use roster_tunnel::{Answer, Answers, Arguments, Command, NotPhp, Packed, Ref
 
 pub use self::instance::{
     DEFAULT_WEIGHT, Decoder, Endpoint, Format, Instance, InstanceError, InstanceState, MAX_ENDPOINTS, MAX_LABEL_BYTES,
-    Provenance, Record, address, weight,
+    Provenance, Record, Withheld, Withholding, address, weight,
 };
 pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,

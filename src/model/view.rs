@@ -9,7 +9,7 @@ use rmpv::Value;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::json::Object;
-use super::{DEFAULT_WEIGHT, Endpoint, InstanceState, Origin, Record, Revision, Stat};
+use super::{DEFAULT_WEIGHT, Endpoint, InstanceState, Origin, Record, Revision, Stat, Withholding};
 
 /// A coordination node; its data, where it is no UTF-8, as base64 under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,10 @@ pub struct Instance {
     #[serde(default)]
     pub metadata: Metadata,
     pub state: InstanceState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<Withholding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Withholding>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,6 +183,8 @@ impl From<&super::Instance> for Instance {
             weight: instance.weight,
             metadata: Metadata(instance.metadata.clone()),
             state: instance.state,
+            ejected: instance.withheld.ejected.as_deref().cloned(),
+            drained: instance.withheld.drained.as_deref().cloned(),
             endpoints: instance.endpoints.to_vec(),
             master_id: instance.master().map(|id| id.as_ref().into()),
             outstanding: None,

@@ -68,7 +68,7 @@ pub enum NoMaster {
     AllTried(String),
     #[error("no master that is connected offers the service `{0}` with {1}")]
     NoMetadata(String, String),
-    #[error("no master that offers the service `{0}` is connected and has a weight above 0")]
+    #[error("no master that offers the service `{0}` is connected, has a weight above 0 and is not drained")]
     NoneConnected(String),
 }
 
@@ -89,6 +89,8 @@ pub enum NoInstance {
     NoMetadata(String, String),
     #[error("every instance of the service `{0}` that will do has the weight 0")]
     NoWeight(String),
+    #[error("every instance of the service `{0}` that will do is drained")]
+    Drained(String),
     #[error("no instance of the service `{0}` that will do can be called now")]
     NoneUp(String),
 }
@@ -145,10 +147,12 @@ pub fn resolve<'a>(
 /// Whether an instance is one of those that are chosen among, if it is what is asked for.
 pub fn is_callable(directory: &Directory, instance: &Instance) -> bool {
     let is_connected = |id: &Arc<str>| directory.master(id).is_some_and(|master| master.is_connected());
-    instance.weight > 0 && instance.master().map_or_else(|| has_endpoints(instance), is_connected)
+    let may_be_chosen = instance.weight > 0 && !instance.withheld.is_withheld();
+    may_be_chosen && instance.master().map_or_else(|| has_endpoints(instance), is_connected)
 }
 
-/// Of the newest version that will do; one that is silent only where no other can be had.
+/// Of the newest version that will do; one that is silent only where no other can be had, and of those that are ejected
+/// only where not even such a one can.
 fn find<'a>(
     directory: &'a Directory,
     instances: &'a Instances,
@@ -157,9 +161,11 @@ fn find<'a>(
 ) -> Option<Candidate<'a>> {
     // Where no master is, each pass would find the same.
     let has_masters = instances.values().any(|set| set.count_of_registered() < set.len());
-    let passes = if has_masters { [true, false].as_slice() } else { &[true] };
-    passes.iter().find_map(|&is_answering| {
-        let callable = Callable { is_master, is_answering };
+    let passes = [(true, false), (false, false), (false, true)];
+    let passes =
+        passes.into_iter().filter(|(is_answering, may_be_ejected)| *is_answering || *may_be_ejected || has_masters);
+    passes.into_iter().find_map(|(is_answering, may_be_ejected)| {
+        let callable = Callable { is_master, is_answering, may_be_ejected };
         candidates(instances, query.version.as_ref()).find_map(|(_, set)| pick(directory, set, query, callable))
     })
 }
@@ -189,7 +195,12 @@ fn why_none(instances: &Instances, service: &str, query: &Query) -> NoInstance {
     if left.is_empty() {
         return NoInstance::NoMetadata(name, in_words(&query.metadata));
     }
-    if left.iter().all(|it| it.weight == 0) { NoInstance::NoWeight(name) } else { NoInstance::NoneUp(name) }
+    left.retain(|it| it.weight > 0);
+    if left.is_empty() {
+        return NoInstance::NoWeight(name);
+    }
+    let are_drained = left.iter().all(|it| it.withheld.drained.is_some());
+    if are_drained { NoInstance::Drained(name) } else { NoInstance::NoneUp(name) }
 }
 
 /// The instances of each version that meets the requirement, the newest first.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::rendezvous::{Best, Score, draw};
 use super::{Balance, Query, Subset};
-use crate::model::{Instance, InstanceState};
+use crate::model::{Instance, InstanceState, Withheld};
 use crate::store::{Directory, InstanceSet, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
 
@@ -30,6 +30,8 @@ pub(super) struct Callable {
     pub(super) is_master: bool,
     /// Not also those that are silent.
     pub(super) is_answering: bool,
+    /// Also those that are ejected.
+    pub(super) may_be_ejected: bool,
 }
 
 pub(super) type WillDo<'w, 'a> = &'w dyn Fn(&'a Provider) -> Option<Candidate<'a>>;
@@ -70,7 +72,10 @@ fn candidate<'a>(
     if query.exclude.contains(&provider.id) {
         return None;
     }
-    let instance = provider.instances.iter().find(|instance| instance.weight > 0 && query.admits(instance))?;
+    let may_be_chosen =
+        |Withheld { ejected, drained }: &Withheld| drained.is_none() && (ejected.is_none() || callable.may_be_ejected);
+    let will_do = |it: &&Instance| it.weight > 0 && may_be_chosen(&it.withheld) && query.admits(it);
+    let instance = provider.instances.iter().find(will_do)?;
     let Some(id) = instance.master() else {
         return (has_endpoints(instance) && !callable.is_master).then_some(Candidate { instance, master: None });
     };

@@ -3,9 +3,9 @@
 use super::*;
 use crate::model::{
     Answers, Call, Change, Command, Decoder, Endpoint, Instance, InstanceState, Line, Master, NodePath, Provenance,
-    Record, Refused, Service,
+    Record, Refused, Service, Withholding,
 };
-use crate::store::{Feed, Provider, Publisher, Store, key_hash};
+use crate::store::{Feed, Provider, Publisher, Store, Withhold, WithholdKind, key_hash};
 use rmpv::Value;
 
 /// A line with so many calls under way.
@@ -548,6 +548,100 @@ fn a_master_and_an_endpoint_of_one_service_are_both_chosen_and_only_the_master_i
     let found = counts(&directory, &by(Balance::Random), 2_000);
     assert_near(found["m"], 2_000, 0.5);
     assert!((0..100).all(|_| choose(&directory, "db", &Query::default()).is_ok_and(|it| it.master.id == "m")));
+}
+
+fn withholding(ends_at: u64) -> Option<Arc<Withholding>> {
+    Some(Withholding { since: 1, ends_at, reason: "as the test wants".into() }.into())
+}
+
+fn withhold(
+    directory: &mut Directory,
+    kind: WithholdKind,
+    target: &str,
+    withholding: Option<Arc<Withholding>>,
+) -> bool {
+    directory.withhold(&[Withhold { service: "db".into(), target: target.into(), kind, withholding }])
+}
+
+#[test]
+fn one_that_is_withheld_is_not_chosen_by_any_policy_until_it_no_longer_is() {
+    fastrand::seed(7);
+    for kind in [WithholdKind::Ejected, WithholdKind::Drained] {
+        let mut directory = directory(&[("a:1", 100), ("b:1", 100), ("c:1", 900)]);
+        assert!(withhold(&mut directory, kind, "c:1", withholding(2)));
+        let random = counts(&directory, &by(Balance::Random), 2_000);
+        assert_near(random["a:1"], 2_000, 0.5);
+        for query in [by(Balance::RoundRobin), by(Balance::LeastOutstanding), by(Balance::LeastLoad), key(7)] {
+            let near = Query { prefer_zone: Some(String::new()), ..query.clone() };
+            let subset = Query { subset: Some(Subset { size: 2, of: "x".into() }), ..query.clone() };
+            for query in [query, near, subset] {
+                assert!(!counts(&directory, &query, 100).contains_key("c:1"), "{query:?}");
+            }
+        }
+        let is_callable = |directory: &Directory| {
+            directory.instances("db").filter(|(_, instance)| is_callable(directory, instance)).count()
+        };
+        assert_eq!(is_callable(&directory), 2);
+        assert!(!withhold(&mut directory, kind, "c:1", withholding(2)), "it is so");
+        assert!(withhold(&mut directory, kind, "c:1", None));
+        assert_eq!(is_callable(&directory), 3);
+        assert_near(counts(&directory, &by(Balance::Random), 2_000)["c:1"], 2_000, 9.0 / 11.0);
+    }
+}
+
+#[test]
+fn one_that_is_ejected_is_chosen_where_no_other_will_do_and_one_that_is_drained_never() {
+    let mut directory = directory(&[("a:1", 1), ("b:1", 1)]);
+    add(&mut directory, "p:1", |it| it.metadata = Value::Map(vec![("role".into(), "primary".into())]).into());
+    let primary = Query { metadata: [("role".into(), "primary".into())].into(), ..key("k") };
+    withhold(&mut directory, WithholdKind::Ejected, "p:1", withholding(2));
+    assert_eq!(resolved(&directory, &primary), Ok("p:1".into()));
+    withhold(&mut directory, WithholdKind::Drained, "p:1", withholding(2));
+    assert_eq!(resolved(&directory, &primary), Err(NoInstance::Drained("db".into())));
+    withhold(&mut directory, WithholdKind::Ejected, "p:1", None);
+    assert_eq!(resolved(&directory, &primary), Err(NoInstance::Drained("db".into())), "each has its own end");
+}
+
+#[test]
+fn what_is_withheld_stays_so_when_it_comes_back_and_a_host_is_drained_with_all_its_instances() {
+    let mut directory = directory(&[("a:1", 1), ("a:2", 1), ("aa:1", 1)]);
+    withhold(&mut directory, WithholdKind::Drained, "a", withholding(5));
+    withhold(&mut directory, WithholdKind::Drained, "b:1", withholding(2));
+    withhold(&mut directory, WithholdKind::Ejected, "a", withholding(2));
+    let found = |directory: &Directory| counts(directory, &by(Balance::RoundRobin), 50).into_keys().collect::<Vec<_>>();
+    assert_eq!(found(&directory), ["aa:1"]);
+    for late in ["a:3", "b:1", "b:2"] {
+        add(&mut directory, late, |_| {});
+    }
+    add(&mut directory, "a:1", |it| it.weight = 7);
+    assert_eq!(found(&directory), ["aa:1", "b:2"]);
+    let drained =
+        directory.instances("db").filter(|(_, it)| it.withheld.drained.is_some() && it.withheld.ejected.is_none());
+    assert_eq!(drained.count(), 4);
+    withhold(&mut directory, WithholdKind::Drained, "a", None);
+    assert_eq!(found(&directory), ["a:1", "a:2", "a:3", "aa:1", "b:2"]);
+}
+
+#[test]
+fn a_master_that_is_drained_gets_no_calls_and_the_older_version_does() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("m", &["mail@1.0.0"], 0), join("n", &["mail@2.0.0", "log"], 0)]);
+    let withhold = |kind, withholding| {
+        let before = store.snapshot().revision();
+        store.withhold(&[Withhold { service: "mail".into(), target: "n".into(), kind, withholding }]);
+        store.snapshot().revision() - before
+    };
+    assert_eq!(withhold(WithholdKind::Drained, withholding(2)), 1);
+    assert_eq!(withhold(WithholdKind::Drained, withholding(2)), 0, "it is so");
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("m".into()));
+    assert_eq!(chosen(&store, "log", &Query::default()), Ok("n".into()), "that is another service");
+    let newest = Query { version: Some("^2".parse().expect("a requirement")), ..Query::default() };
+    assert_eq!(chosen(&store, "mail", &newest), Err(NoMaster::NoneConnected("mail".into())));
+    publisher.publish(vec![Change::Leave("n".into())]);
+    publisher.publish(vec![join("n", &["mail@2.0.0"], 0)]);
+    assert_eq!(chosen(&store, "mail", &Query::default()), Ok("m".into()), "also when it has come back");
+    store.freeze();
+    assert_eq!(withhold(WithholdKind::Drained, None), 0, "a sidecar that stops leaves all as it is");
 }
 
 /// `cargo test --release --lib resolve::tests::how_long -- --ignored --nocapture`

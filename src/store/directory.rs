@@ -14,6 +14,7 @@ pub(super) use self::registrations::Nodes;
 use self::registrations::Registrations;
 use super::instances::{Instances, Provider};
 use super::retired::Retired;
+use super::{Withhold, Withholdings};
 use crate::model::{
     ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service, json,
 };
@@ -26,6 +27,7 @@ pub struct Directory {
     /// Each has at least one instance.
     services: OrdMap<Arc<str>, Instances>,
     registrations: Registrations,
+    withholdings: Withholdings,
     retired: Retired,
 }
 
@@ -341,6 +343,7 @@ impl Directory {
     /// Makes these the instances by which a provider has a service in this version. What stands is left alone: a change
     /// costs by what changed.
     pub(crate) fn list(&mut self, id: &Arc<str>, name: Arc<str>, version: Version, instances: Arc<[Instance]>) {
+        let instances = self.withholdings.applied(instances);
         let known = self.services.get(&name).and_then(|by_version| by_version.get(&version)?.of(id));
         if known.is_some_and(|known| known.instances == instances) {
             return;
@@ -348,6 +351,28 @@ impl Directory {
         self.retired.forget(&name);
         let providers = self.services.entry(name).or_default().entry(version).or_default();
         providers.insert(Provider::new(id.clone(), instances));
+    }
+
+    /// What is withheld, also of what is not there.
+    pub fn withholdings(&self) -> &Withholdings {
+        &self.withholdings
+    }
+
+    /// Whether anything is another by this.
+    pub(crate) fn withhold(&mut self, changes: &[Withhold]) -> bool {
+        let mut is_changed = false;
+        for change in changes {
+            is_changed |= self.withholdings.take(change);
+            let Some(by_version) = self.services.get(&change.service) else { continue };
+            let affected = by_version.iter().flat_map(|(version, set)| {
+                self.withholdings.affected(set, &change.target).into_iter().map(|it| (version.clone(), it))
+            });
+            for (version, provider) in affected.collect::<Vec<_>>() {
+                let by_version = self.services.entry(change.service.clone()).or_default();
+                by_version.entry(version).or_default().insert(provider);
+            }
+        }
+        is_changed
     }
 
     fn withdraw(&mut self, id: &str, name: &str, version: &Version) {

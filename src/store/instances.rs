@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
 use semver::Version;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,6 +24,8 @@ pub struct InstanceSet {
     providers: OrdMap<usize, Provider>,
     /// How many of them nodes register.
     registered: usize,
+    /// The ids of those that are withheld.
+    withheld: OrdSet<Arc<str>>,
     /// How many providers have each weight.
     weights: OrdMap<u32, usize>,
     /// How often one has been chosen by turns, of all sets that came from one another.
@@ -99,6 +101,18 @@ impl InstanceSet {
         self.providers.values()
     }
 
+    /// Those that are withheld, each with its number.
+    pub(super) fn withheld(&self) -> impl Iterator<Item = (usize, &Provider)> {
+        let numbers = self.withheld.iter().filter_map(|id| self.numbers.get(id));
+        numbers.filter_map(|number| Some((*number, self.providers.get(number)?)))
+    }
+
+    /// Whether one of them has a weight and is not withheld.
+    pub(super) fn has_callable(&self) -> bool {
+        let heavy = self.len() - self.weights.get(&0).copied().unwrap_or(0);
+        heavy > self.withheld().filter(|(_, provider)| provider.weight > 0).count()
+    }
+
     /// The greatest weight.
     pub fn heaviest(&self) -> u32 {
         self.weights.get_max().map_or(0, |(weight, _)| *weight)
@@ -122,6 +136,10 @@ impl InstanceSet {
     /// In the place of what the provider had.
     pub(super) fn insert(&mut self, provider: Provider) {
         *self.weights.entry(provider.weight).or_default() += 1;
+        match provider.is_withheld() {
+            true => drop(self.withheld.insert(provider.id.clone())),
+            false => drop(self.withheld.remove(&provider.id)),
+        }
         let known = self.numbers.get(&provider.id).copied();
         let number = known.unwrap_or(self.len());
         if known.is_none() {
@@ -136,6 +154,7 @@ impl InstanceSet {
     /// The last one takes its number.
     pub(super) fn remove(&mut self, id: &str) {
         let Some(number) = self.numbers.remove(id) else { return };
+        self.withheld.remove(id);
         if let Some(removed) = self.providers.remove(&number) {
             self.registered -= usize::from(removed.is_registered());
             self.forget_weight(removed.weight);
@@ -166,6 +185,12 @@ impl Provider {
     /// Whether nodes register it; else it is a master.
     pub fn is_registered(&self) -> bool {
         self.id.starts_with(NODE_MARK)
+    }
+}
+
+impl Provider {
+    pub fn is_withheld(&self) -> bool {
+        self.instances.first().is_some_and(|first| first.withheld.is_withheld())
     }
 }
 

@@ -13,6 +13,7 @@ mod retired;
 pub mod shared;
 mod snapshot;
 mod subscription;
+mod withholdings;
 
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,6 +35,7 @@ use self::shared::Contents;
 pub use self::snapshot::{FeedProgress, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
 use self::subscription::{Subscriptions, Topic};
+pub use self::withholdings::{Withhold, WithholdKind, Withholdings};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;
@@ -161,6 +163,21 @@ impl Store {
     pub fn freeze(&self) {
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Writing::Frozen;
         self.snapshot().feeds().iter().for_each(|feed| feed.freeze());
+    }
+
+    /// Withholds instances from who chooses, or does so no longer, as one revision.
+    pub fn withhold(&self, changes: &[Withhold]) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if *writer == Writing::Frozen {
+            return;
+        }
+        let mut next = Snapshot::clone(&self.current.load());
+        if !next.withhold(changes) {
+            return;
+        }
+        self.current.store(Arc::new(next));
+        drop(writer);
+        self.subscriptions.wake(&[], false);
     }
 
     /// Says that all masters are there: none is given any more time to come back.

@@ -10,7 +10,7 @@ use super::directory::{Directory, MasterEntry, Nodes, ReportedBy};
 use super::instances::NODE_MARK;
 use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
-use super::{Batch, Feed};
+use super::{Batch, Feed, Withhold};
 use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision};
 
 /// Everything known at one revision.
@@ -273,6 +273,13 @@ impl Snapshot {
     /// Takes away the masters that a feed expects back and that have not come back when the change is applied.
     pub(super) fn give_up_expected(&self, feed: usize) -> Vec<Change> {
         self.directory.expected_by(feed).map(|master| Change::GiveUp(master.id.clone())).collect()
+    }
+
+    /// Makes this the next revision, if other instances are withheld by this.
+    pub(super) fn withhold(&mut self, changes: &[Withhold]) -> bool {
+        let is_changed = self.directory.withhold(changes);
+        self.revision += u64::from(is_changed);
+        is_changed
     }
 
     /// Makes this the next revision, if what a feed says differs from what is here.

@@ -4,7 +4,8 @@ use super::idl;
 use super::masters::seen_services;
 use crate::access::Grant;
 use crate::model::{
-    ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Record, Stat, Supply, json, view,
+    ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Record, Stat, Supply,
+    Withholding, json, view,
 };
 use crate::store::{Feed, FeedProgress, MasterEntry};
 
@@ -164,7 +165,21 @@ impl From<view::Instance> for idl::Instance {
             },
             endpoints: instance.endpoints.into_iter().map(endpoint).collect(),
             provenance: instance.provenance.into_iter().map(Into::into).collect(),
+            ejected: instance.ejected.map(Into::into),
+            drained: instance.drained.map(Into::into),
         }
+    }
+}
+
+impl From<Withholding> for idl::Withholding {
+    fn from(Withholding { since, ends_at, reason }: Withholding) -> Self {
+        Self { since: since as i64, ends_at: ends_at as i64, reason }
+    }
+}
+
+impl From<idl::Withholding> for Withholding {
+    fn from(idl::Withholding { since, ends_at, reason }: idl::Withholding) -> Self {
+        Self { since: since as u64, ends_at: ends_at as u64, reason }
     }
 }
 
@@ -187,6 +202,8 @@ impl From<idl::Instance> for view::Instance {
                 idl::InstanceState::DOWN => InstanceState::Down,
                 _ => InstanceState::Unknown,
             },
+            ejected: instance.ejected.map(Into::into),
+            drained: instance.drained.map(Into::into),
             endpoints: instance.endpoints.into_iter().map(endpoint).collect(),
             master_id: instance.master_id,
             outstanding: Some(instance.outstanding as u32),
@@ -244,6 +261,7 @@ pub(super) fn instance_size(instance: &idl::Instance) -> usize {
         + instance.master_id.as_ref().map_or(0, String::len)
         + instance.endpoints.iter().map(of_endpoint).sum::<usize>()
         + instance.provenance.iter().map(of_provenance).sum::<usize>()
+        + [&instance.ejected, &instance.drained].into_iter().flatten().map(|it| it.reason.len() + 32).sum::<usize>()
         + 128
 }
 

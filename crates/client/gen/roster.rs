@@ -2900,6 +2900,89 @@ impl TSerializable for Endpoint {
 }
 
 //
+// Withholding
+//
+
+/// For how long an instance is not chosen, though it is registered, and why.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Withholding {
+  /// Since when, ms since 1970.
+  pub since: i64,
+  /// Until when.
+  pub ends_at: i64,
+  pub reason: String,
+}
+
+impl Withholding {
+  pub fn new(since: i64, ends_at: i64, reason: String) -> Withholding {
+    Withholding {
+      since,
+      ends_at,
+      reason,
+    }
+  }
+}
+
+impl TSerializable for Withholding {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Withholding> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Withholding.since", &f_1)?;
+    verify_required_field_exists("Withholding.ends_at", &f_2)?;
+    verify_required_field_exists("Withholding.reason", &f_3)?;
+    let ret = Withholding {
+      since: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      ends_at: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      reason: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+    o_prot.write_i64(self.since)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+    o_prot.write_i64(self.ends_at)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+    o_prot.write_string(&self.reason)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // Provenance
 //
 
@@ -3040,10 +3123,14 @@ pub struct Instance {
   pub endpoints: Vec<Endpoint>,
   /// By what it is known; at least one.
   pub provenance: Vec<Provenance>,
+  /// Its callers reported failures: it is chosen only where no other can be called. Absent: it is not so.
+  pub ejected: Option<Withholding>,
+  /// An administrator wants it to have no calls: it is not chosen. Absent: it is not so.
+  pub drained: Option<Withholding>,
 }
 
 impl Instance {
-  pub fn new<F1>(master_id: F1, outstanding: i32, service_name: String, version: String, group: String, zone: String, weight: i32, metadata: String, state: InstanceState, endpoints: Vec<Endpoint>, provenance: Vec<Provenance>) -> Instance where F1: Into<Option<String>> {
+  pub fn new<F1, F14, F15>(master_id: F1, outstanding: i32, service_name: String, version: String, group: String, zone: String, weight: i32, metadata: String, state: InstanceState, endpoints: Vec<Endpoint>, provenance: Vec<Provenance>, ejected: F14, drained: F15) -> Instance where F1: Into<Option<String>>, F14: Into<Option<Withholding>>, F15: Into<Option<Withholding>> {
     Instance {
       master_id: master_id.into(),
       outstanding,
@@ -3056,6 +3143,8 @@ impl Instance {
       state,
       endpoints,
       provenance,
+      ejected: ejected.into(),
+      drained: drained.into(),
     }
   }
 }
@@ -3074,6 +3163,8 @@ impl TSerializable for Instance {
     let mut f_11: Option<InstanceState> = None;
     let mut f_12: Option<Vec<Endpoint>> = None;
     let mut f_13: Option<Vec<Provenance>> = None;
+    let mut f_14: Option<Withholding> = None;
+    let mut f_15: Option<Withholding> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -3137,6 +3228,14 @@ impl TSerializable for Instance {
           i_prot.read_list_end()?;
           f_13 = Some(val);
         },
+        14 => {
+          let val = Withholding::read_from_in_protocol(i_prot)?;
+          f_14 = Some(val);
+        },
+        15 => {
+          let val = Withholding::read_from_in_protocol(i_prot)?;
+          f_15 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -3166,6 +3265,8 @@ impl TSerializable for Instance {
       state: f_11.expect("auto-generated code should have checked for presence of required fields"),
       endpoints: f_12.expect("auto-generated code should have checked for presence of required fields"),
       provenance: f_13.expect("auto-generated code should have checked for presence of required fields"),
+      ejected: f_14,
+      drained: f_15,
     };
     Ok(ret)
   }
@@ -3215,6 +3316,16 @@ impl TSerializable for Instance {
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.ejected {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(14) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.drained {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(15) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

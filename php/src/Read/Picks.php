@@ -23,9 +23,9 @@ final class Picks
 
     /** @var list<string> what was read last, of which a page may choose more than once, */
     private static array $last = [];
-    /** @var list<int> with the hashes in it, */
+    /** @var array<int, int> by their numbers, the hashes of those in it that can be called, */
     private static array $hashes = [];
-    /** @var ?list<int> and the weights; null: they are equal. */
+    /** @var ?array<int, int> and their weights; null: they are equal. */
     private static ?array $weights = null;
 
     /** The weight of the instance with this number in a chunk. */
@@ -42,11 +42,12 @@ final class Picks
      *
      * @param list<string|false> $chunks
      * @param int $heaviest the greatest weight
+     * @param array<int, int> $others by number, weights that are others than in the chunks
      * @return list<int>
      */
-    public static function best(array $chunks, int $heaviest, string $key): array
+    public static function best(array $chunks, int $heaviest, string $key, array $others = []): array
     {
-        self::read($chunks, $heaviest);
+        self::read($chunks, $heaviest, $others);
         $key = self::hash($key);
         return self::$weights === null
             ? self::greatest(self::$hashes, $key)
@@ -54,21 +55,22 @@ final class Picks
     }
 
     /**
-     * The number of a random one, each as likely as its weight among theirs.
+     * The number of a random one, each as likely as its weight among theirs; null: there is none.
      *
      * @param list<string|false> $chunks
+     * @param array<int, int> $others as for `best`
      */
-    public static function random(array $chunks, int $heaviest): int
+    public static function random(array $chunks, int $heaviest, array $others = []): ?int
     {
-        self::read($chunks, $heaviest);
-        $weights = self::$weights ?? array_fill(0, count(self::$hashes), $heaviest);
+        self::read($chunks, $heaviest, $others);
+        $weights = self::$weights ?? array_fill_keys(array_keys(self::$hashes), $heaviest);
         $left = random_int(0, max(array_sum($weights), 1) - 1);
         foreach ($weights as $number => $weight) {
             if (($left -= $weight) < 0) {
                 return $number;
             }
         }
-        throw new WayFailed('an entry is damaged');
+        return null;
     }
 
     /** Of a key or an address. */
@@ -109,10 +111,13 @@ final class Picks
         return $bytes > 0 && $bytes % 12 === 0 ? intdiv($bytes, 12) : throw new WayFailed('an entry is damaged');
     }
 
-    /** @param list<string|false> $chunks */
-    private static function read(array $chunks, int $heaviest): void
+    /**
+     * @param list<string|false> $chunks
+     * @param array<int, int> $others
+     */
+    private static function read(array $chunks, int $heaviest, array $others): void
     {
-        if ($chunks === self::$last) {
+        if ($chunks === self::$last && $others === []) {
             return;
         }
         [$hashes, $weights] = ['', ''];
@@ -123,14 +128,23 @@ final class Picks
         }
         $areEqual = $weights === str_repeat(pack('N', $heaviest), intdiv(strlen($weights), 4));
         self::$hashes = array_values(unpack('J*', $hashes));
-        self::$weights = $areEqual ? null : array_values(unpack('N*', $weights));
-        self::$last = $chunks;
+        self::$weights = $areEqual && $others === [] ? null : array_values(unpack('N*', $weights));
+        self::$last = $others === [] ? $chunks : [];
+        if (self::$weights !== null) {
+            self::$weights = array_replace(self::$weights, array_intersect_key($others, self::$weights));
+            foreach (array_keys(self::$weights, 0, true) as $number) {
+                unset(self::$hashes[$number], self::$weights[$number]);
+            }
+            if (self::$weights === [] || min(self::$weights) === max(self::$weights)) {
+                self::$weights = null;
+            }
+        }
     }
 
     /**
      * Those of the greatest draw. It is `draw` of each, written out: a call of it would take longer than all else.
      *
-     * @param list<int> $hashes
+     * @param array<int, int> $hashes
      * @return list<int>
      */
     private static function greatest(array $hashes, int $key): array
@@ -151,8 +165,8 @@ final class Picks
     /**
      * Those with most weight for each bit of their distance.
      *
-     * @param list<int> $hashes
-     * @param list<int> $weights
+     * @param array<int, int> $hashes
+     * @param array<int, int> $weights
      * @return list<int>
      */
     private static function bestByWeight(array $hashes, array $weights, int $key): array
@@ -164,7 +178,7 @@ final class Picks
             $draw = ($product >> 31 ^ $product) & self::MAX_DRAW;
             $weight = $weights[$number];
             // No logarithm is less than this.
-            if ($weight === 0 || $weight * $distance < $heaviest * (self::MAX_DRAW - $draw >> 5)) {
+            if ($weight * $distance < $heaviest * (self::MAX_DRAW - $draw >> 5)) {
                 continue;
             }
             $own = self::distance($draw);

@@ -222,18 +222,23 @@ final class SharedFile
                 return null;
             }
             $look = $this->json;
-            ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = self::decoded($choice);
+            $choice = self::decoded($choice);
+            ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = $choice;
             $of = "$service\0$version\0";
+            $back = isset($choice['withheld']) ? self::back($choice['withheld']) : [];
             try {
                 $numbers = $key === null
-                    ? [$this->random($of, $count, $heaviest, $maxAge)]
-                    : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key);
+                    ? $this->random($of, $count, $heaviest, $back, $maxAge)
+                    : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key, $back);
             } catch (WayFailed $failure) {
                 // What was read at two revisions does not fit together.
                 if ($this->json === $look) {
                     throw $failure;
                 }
                 continue;
+            }
+            if ($numbers === []) {
+                return null;
             }
             $name = static fn (int $number) => 'instance' . self::name("$of$number", '/');
             $found = $this->entries(array_map($name, $numbers), Report::INSTANCES, $maxAge);
@@ -249,19 +254,40 @@ final class SharedFile
         throw new WayFailed('it changes faster than so much can be read from it');
     }
 
-    /** The number of a random instance, each as likely as its weight among theirs. */
-    private function random(string $of, int $count, int $heaviest, ?int $maxAge): int
+    /**
+     * The weights, by number, of those that are withheld no longer, though nobody has written it: where the sidecar is dead,
+     * none is for ever.
+     *
+     * @param array<int, array{int, int, int}> $withheld by number, since when and until when, and the weight
+     * @return array<int, int>
+     */
+    private static function back(array $withheld): array
+    {
+        $now = microtime(true) * 1_000;
+        $isOver = static fn (array $it) => $now < $it[0] || $now >= $it[1];
+        return array_map(static fn (array $it) => $it[2], array_filter($withheld, $isOver));
+    }
+
+    /**
+     * The number of a random instance, each as likely as its weight among theirs; none: none can be called.
+     *
+     * @param array<int, int> $back by number, weights that are others than they are written
+     * @return list<int>
+     */
+    private function random(string $of, int $count, int $heaviest, array $back, ?int $maxAge): array
     {
         for ($draw = 0; $draw < self::DRAWS; $draw++) {
             $number = random_int(0, $count - 1);
             $key = 'pick' . self::name($of . intdiv($number, Picks::CHUNK), '/');
-            $weight = Picks::weight($this->entries([$key], Report::INSTANCES, $maxAge)[0], $number % Picks::CHUNK);
+            $chunk = $this->entries([$key], Report::INSTANCES, $maxAge)[0];
+            $weight = $back[$number] ?? Picks::weight($chunk, $number % Picks::CHUNK);
             // Else drawn anew: so what it is drawn by is its weight.
             if ($weight === $heaviest || random_int(0, $heaviest - 1) < $weight) {
-                return $number;
+                return [$number];
             }
         }
-        return Picks::random($this->chunks($of, $count, $maxAge), $heaviest);
+        $number = Picks::random($this->chunks($of, $count, $maxAge), $heaviest, $back);
+        return $number === null ? [] : [$number];
     }
 
     /** @return list<string|false> the hashes and weights of all instances */

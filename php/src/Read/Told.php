@@ -13,6 +13,7 @@ use Roster\Master;
 use Roster\Provenance;
 use Roster\Resolved;
 use Roster\Service;
+use Roster\Withholding;
 
 /**
  * Makes this package's values of what the shared file tells of masters.
@@ -36,6 +37,8 @@ final class Told
             $told['outstanding'] ?? 0,
             array_map(self::provenance(...), $told['provenance'] ?? []),
             $freshness,
+            self::withholding($told['ejected'] ?? null),
+            self::withholding($told['drained'] ?? null),
         );
     }
 
@@ -97,6 +100,11 @@ final class Told
     private static function endpoint(array $told): Endpoint
     {
         return new Endpoint($told['name'] ?? '', $told['protocol'] ?? '', $told['host'], $told['port']);
+    }
+
+    private static function withholding(?array $told): ?Withholding
+    {
+        return $told === null ? null : new Withholding($told['since'], $told['endsAt'], $told['reason']);
     }
 
     private static function provenance(array $told): Provenance

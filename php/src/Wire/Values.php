@@ -32,6 +32,7 @@ use Roster\Stat;
 use Roster\Status;
 use Roster\Thrift;
 use Roster\Way;
+use Roster\Withholding;
 use Roster\WorkerAnswer;
 use Roster\WorkerReport;
 
@@ -94,6 +95,8 @@ final class Values
             $told->outstanding,
             array_map(self::provenance(...), $told->provenance),
             $freshness,
+            self::withholding($told->ejected),
+            self::withholding($told->drained),
         );
     }
 
@@ -124,6 +127,11 @@ final class Values
     private static function endpoint(Thrift\Endpoint $told): \Roster\Endpoint
     {
         return new \Roster\Endpoint($told->name, $told->protocol, $told->host, $told->port);
+    }
+
+    private static function withholding(?Thrift\Withholding $told): ?Withholding
+    {
+        return $told === null ? null : new Withholding($told->since, $told->endsAt, $told->reason);
     }
 
     private static function provenance(Thrift\Provenance $told): Provenance

@@ -12,7 +12,7 @@ use semver::Version;
 
 use super::{Directory, ReportedBy};
 use crate::format::{Config, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
-use crate::model::{Decoder, Format, Instance, InstanceState, Node, NodePath, Provenance, Record};
+use crate::model::{Decoder, Format, Instance, InstanceState, Node, NodePath, Provenance, Record, Withheld};
 use crate::store::instances::{NODE_MARK, Provider};
 
 /// So many nodes make one instance, so many are looked at that register one address of a service, and so many that may be
@@ -207,8 +207,19 @@ impl Directory {
             let (version, group, endpoints) = (Version::new(0, 0, 0), "".into(), [endpoint].into());
             let (metadata, zone) = (no_metadata.clone(), instance.zone.clone());
             let (weight, state, provenance) = (instance.weight, instance.state, Box::default());
-            let of =
-                Instance { service: interface, version, group, zone, weight, metadata, state, endpoints, provenance };
+            let withheld = Withheld::default();
+            let of = Instance {
+                service: interface,
+                version,
+                group,
+                zone,
+                weight,
+                metadata,
+                state,
+                withheld,
+                endpoints,
+                provenance,
+            };
             (of, None)
         };
         let endpoints = || instance.endpoints.iter().cloned();

@@ -4,9 +4,11 @@
 //! The instances are those of the newest version of which one can be called. Where masters are among them there is no such
 //! entry, since the file does not know who is connected just now.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use crate::store::{InstanceSet, Instances};
+use crate::store::{InstanceSet, Instances, Provider};
 
 /// So many instances have one entry with their hashes and weights.
 pub(super) const CHUNK: usize = 256;
@@ -19,6 +21,11 @@ struct Choice {
     count: usize,
     /// The greatest weight; above 0.
     heaviest: u32,
+    /// Those that are withheld, and not in their chunk by their weight, which is 0 there: by number, since when and until
+    /// when, in ms since 1970, and the weight. At any other time a reader has them as if they were not: so none is withheld
+    /// for longer where nobody writes any more.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    withheld: BTreeMap<usize, (u64, u64, u32)>,
 }
 
 /// Among which instances of a service one chooses, as JSON; None: the file does not know.
@@ -27,8 +34,13 @@ pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
         if set.count_of_registered() < set.len() {
             return None;
         }
-        if set.heaviest() > 0 {
-            let choice = Choice { version: version.to_string(), count: set.len(), heaviest: set.heaviest() };
+        if set.has_callable() {
+            let withheld = set.withheld().filter_map(|(number, provider)| {
+                let (since, until) = provider.instances.first()?.withheld.span()?;
+                (provider.weight > 0).then_some((number, (since, until, provider.weight)))
+            });
+            let (version, count, heaviest) = (version.to_string(), set.len(), set.heaviest());
+            let choice = Choice { version, count, heaviest, withheld: withheld.collect() };
             return Some(super::entry::written(&choice));
         }
     }
@@ -40,7 +52,8 @@ pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
 pub(super) fn chunk(set: &InstanceSet, chunk: usize) -> Option<Vec<u8>> {
     let providers = || (CHUNK * chunk..set.len()).take(CHUNK).map_while(|number| set.get(number));
     let hashes = providers().flat_map(|provider| provider.address_hash.to_be_bytes());
-    let bytes: Vec<u8> = hashes.chain(providers().flat_map(|provider| provider.weight.to_be_bytes())).collect();
+    let weight = |provider: &Provider| if provider.is_withheld() { 0 } else { provider.weight };
+    let bytes: Vec<u8> = hashes.chain(providers().flat_map(|provider| weight(provider).to_be_bytes())).collect();
     (!bytes.is_empty()).then_some(bytes)
 }
 
@@ -52,9 +65,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::{Decoder, Instance, InstanceState, Provenance, Record};
-    use crate::store::Directory;
+    use crate::model::{Decoder, Instance, InstanceState, Provenance, Record, Withholding};
     use crate::store::instances::NODE_MARK;
+    use crate::store::{Directory, Withhold, WithholdKind};
 
     fn list(directory: &mut Directory, id: &str, instance: Instance) {
         let id = format!("{NODE_MARK}{id}").into();
@@ -107,6 +120,44 @@ mod tests {
         let after = chunks(&directory);
         assert_eq!(before.each_ref().map(|it| it.as_ref().map(Vec::len)), [Some(3_072), Some(44 * 12), None]);
         assert_eq!((&before[0], after[1].as_ref().map(Vec::len)), (&after[0], Some(45 * 12)));
+    }
+
+    #[test]
+    fn what_is_withheld_weighs_nothing_and_its_end_and_its_weight_are_told() {
+        let mut directory = Directory::default();
+        let add = |directory: &mut Directory, id: &str, version, weight| {
+            let version = Version::new(version, 0, 0);
+            list(directory, id, Instance { version, weight, ..Instance::at("db", id) });
+        };
+        add(&mut directory, "a:1", 2, 100);
+        add(&mut directory, "b:1", 2, 300);
+        add(&mut directory, "c:1", 2, 0);
+        add(&mut directory, "d:1", 1, 7);
+        let withhold = |directory: &mut Directory, target: &str, kind, span: Option<(u64, u64)>| {
+            let withholding = span.map(|(since, ends_at)| Withholding { since, ends_at, reason: String::new() }.into());
+            directory.withhold(&[Withhold { service: "db".into(), target: target.into(), kind, withholding }]);
+        };
+        let weights = |directory: &Directory| {
+            let set = directory.instances_of("db").and_then(|sets| sets.get(&Version::new(2, 0, 0))).expect("a set");
+            let bytes = chunk(set, 0).expect("a chunk");
+            let (_, weights) = bytes.split_at(3 * 8);
+            weights.chunks(4).map(|it| u32::from_be_bytes(it.try_into().expect("4 bytes"))).collect::<Vec<_>>()
+        };
+        withhold(&mut directory, "b:1", WithholdKind::Ejected, Some((10, 20)));
+        withhold(&mut directory, "b:1", WithholdKind::Drained, Some((15, 40)));
+        withhold(&mut directory, "c:1", WithholdKind::Drained, Some((15, 40)));
+        assert_eq!(weights(&directory), [100, 0, 0]);
+        let choice = json!({"version": "2.0.0", "count": 3, "heaviest": 300, "withheld": {"1": [10, 40, 300]}});
+        assert_eq!(choice_of(&directory), Some(choice));
+        withhold(&mut directory, "a:1", WithholdKind::Drained, Some((15, 40)));
+        let choice = json!({"version": "1.0.0", "count": 1, "heaviest": 7});
+        assert_eq!(choice_of(&directory), Some(choice), "of the newest version all are withheld");
+        for (target, kind) in [("a:1", WithholdKind::Drained), ("b:1", WithholdKind::Ejected)] {
+            withhold(&mut directory, target, kind, None);
+        }
+        withhold(&mut directory, "b:1", WithholdKind::Drained, None);
+        assert_eq!(weights(&directory), [100, 300, 0]);
+        assert_eq!(choice_of(&directory), Some(json!({"version": "2.0.0", "count": 3, "heaviest": 300})));
     }
 
     #[test]
