@@ -57,7 +57,6 @@ final class Worker
     /** @var ?array<resource> */
     private ?array $listeners = null;
     private ?Connections $connections = null;
-    private bool $isToldToStop = false;
     private bool $isTicking = false;
     private bool $hasBegun = false;
     private bool $isRunning = false;
@@ -321,6 +320,7 @@ final class Worker
         }
         if ($this->leftAt !== null) {
             $this->session->leave();
+            $this->connections?->takeNoMore();
         }
         $isBusy = $this->session->work();
         if ($this->session->hasLeft() && !$this->awaitsConnections() || $this->isLate()) {
@@ -341,17 +341,20 @@ final class Worker
         $write = $line === null || $line->isWritten() ? [] : [$stream];
         if ($this->leftAt === null) {
             $this->loop->wait($read, $write, $seconds);
-        } else {
-            Loop::select($read, $write, $seconds);
-            while ($this->connections?->serve()) {
-            }
+            return;
+        }
+        $handed = $this->awaitsConnections() ? [$this->connections->stream] : [];
+        $ready = Loop::select([...$read, ...$handed], $write, $seconds);
+        // One at a time: however many come, what the sidecar says is heard in between.
+        if ($handed !== [] && in_array($handed[0], $ready, true)) {
+            $this->connections->serve();
         }
     }
 
-    /** Whether the sidecar, which has it stop, may have handed it connections before. */
+    /** Whether the sidecar may have handed it connections that `run()` has not served yet. */
     private function awaitsConnections(): bool
     {
-        return $this->isToldToStop && $this->connections?->isOver() === false;
+        return $this->isRunning && $this->connections?->isOver() === false;
     }
 
     private function serveConnections(): void
@@ -382,7 +385,6 @@ final class Worker
     {
         [$command, $data] = [$message['cmd'], $message['data'] ?? null];
         if ($this->isSupervised() && $command === 'worker-stop') {
-            $this->isToldToStop = true;
             $this->stop();
         } elseif ($this->isSupervised() && $command === 'worker-command') {
             $this->command($message, $data, $bytes);

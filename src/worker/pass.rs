@@ -282,7 +282,7 @@ impl State {
         // One that has closed its socket is always ready for more.
         for Taker { pid, gone, .. } in self.takers.extract_if(.., |taker| gone.contains(&taker.pid)) {
             let what = "a process has closed the socket over which it is handed connections, and gets no more";
-            tracing::error!(worker = group, pid, "{what}");
+            tracing::warn!(worker = group, pid, "{what}");
             // It may be ending.
             let _ = gone.send(());
         }

@@ -37,7 +37,7 @@ while (!$asked) {
 "#;
 
 /// A group whose processes run a script of `sh`.
-fn sh(name: &str, script: &str, settings: &str) -> String {
+pub(crate) fn sh(name: &str, script: &str, settings: &str) -> String {
     group(name, &["sh", "-c", script], settings)
 }
 
@@ -53,7 +53,7 @@ fn slow(groups: &str) -> String {
     groups.replace("ready_after = \"50ms\"", "ready_after = \"4s\"")
 }
 
-fn prepared(settings: &str) -> Roster {
+pub(crate) fn prepared(settings: &str) -> Roster {
     let roster = Roster::prepare(settings);
     // The command line is started so often that it may be slow to speak.
     roster.configure("[thrift]\n", "[thrift]\nfirst_byte_timeout = \"20s\"\nrequest_timeout = \"20s\"\n");
@@ -62,7 +62,7 @@ fn prepared(settings: &str) -> Roster {
     roster
 }
 
-fn started(settings: &str) -> Roster {
+pub(crate) fn started(settings: &str) -> Roster {
     let mut roster = prepared(settings);
     roster.run();
     roster
@@ -92,12 +92,12 @@ fn pid(worker: &Value) -> i64 {
 }
 
 /// The number of a process that runs in this place.
-fn running(roster: &Roster, name: &str) -> i64 {
+pub(crate) fn running(roster: &Roster, name: &str) -> i64 {
     pid(&becomes(roster, name, "RUNNING"))
 }
 
 /// What the command says when it ends with this code.
-fn says<const N: usize>(roster: &Roster, words: [&str; N], code: i32) -> String {
+pub(crate) fn says<const N: usize>(roster: &Roster, words: [&str; N], code: i32) -> String {
     let ended = roster.cli(words);
     assert_eq!(ended.code, Some(code), "{ended:?}");
     String::from_utf8_lossy(&ended.told).into_owned() + &ended.wrong
@@ -1013,6 +1013,57 @@ fn a_worker_in_php_is_a_master_whose_calls_under_way_a_stop_lets_end() {
     });
 }
 
+/// Which such worker answers a connection.
+fn asked(port: u16) -> i64 {
+    let mut answer = String::new();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout");
+    stream.read_to_string(&mut answer).expect("nobody is cut off");
+    let (pid, listener) = answer.split_once(' ').expect("everybody is answered");
+    assert_eq!(listener, port.to_string());
+    pid.parse().expect("a number")
+}
+
+#[test]
+fn a_worker_under_a_constant_stream_of_connections_hears_commands_and_messages_and_leaves_when_it_is_asked_to() {
+    let port = free_port();
+    let listen = format!("accept = \"sidecar\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let mut roster = prepared(&in_php("web", &(listen + "\nparams = { from = \"shop\" }")));
+    roster.write("worker.php", PHP_WORKER);
+    roster.run();
+    let before = running(&roster, "web/1");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let over_now = Over(&over);
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                threads.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        asked(port);
+                    }
+                })
+            })
+            .collect();
+        asked(port);
+        assert_eq!(says(&roster, ["worker", "command", "web", "ping"], 0).trim(), "web/1\t\"pong\"");
+        eventually("it is called", SOON, || {
+            let called = roster.cli(["call", "mail.send", "to=ada"]);
+            ensure(called.code == Some(0), called.wrong)
+        });
+        // By whoever: what it was handed before is still served, and what comes waits for the next one.
+        assert_eq!(Ended::of(Command::new("kill").args(["-TERM", &before.to_string()])).code, Some(0));
+        ends("it", before);
+        let second = eventually("there is another one", SOON, || {
+            let pid = running(&roster, "web/1");
+            ensure(pid != before && is_alive(pid), pid).map(|()| pid)
+        });
+        says(&roster, ["worker", "restart", "web"], 0);
+        ends("the second", second);
+        drop(over_now);
+        clients.into_iter().for_each(|client| client.join().expect("everybody was answered"));
+    });
+}
+
 #[test]
 fn connections_that_the_sidecar_accepts_are_served_by_all_also_while_processes_are_replaced() {
     let port = free_port();
@@ -1022,15 +1073,7 @@ fn connections_that_the_sidecar_accepts_are_served_by_all_also_while_processes_a
     roster.run();
     let pids = || (1..=3).map(|number| running(&roster, &format!("web/{number}"))).collect::<BTreeSet<_>>();
     let before = pids();
-    let ask = || {
-        let mut answer = String::new();
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused");
-        stream.set_read_timeout(Some(SOON)).expect("a timeout");
-        stream.read_to_string(&mut answer).expect("nobody is cut off");
-        let (pid, listener) = answer.split_once(' ').expect("everybody is answered");
-        assert_eq!(listener, port.to_string());
-        pid.parse::<i64>().expect("a number")
-    };
+    let ask = || asked(port);
     assert_eq!((0..3).map(|_| ask()).collect::<BTreeSet<_>>(), before, "one after the other");
     let over = AtomicBool::new(false);
     std::thread::scope(|threads| {

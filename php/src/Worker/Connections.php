@@ -19,6 +19,7 @@ final class Connections
     /** After a failure for want of descriptors: others of the group may take what waits. */
     private const FULL_US = 10_000;
     private const LOG_SECONDS = 10.0;
+    private const READING = 0;
     /** What says that nothing will ever come: all else may be over some time. */
     private const OVER = [SOCKET_EBADF, SOCKET_ENOTCONN, SOCKET_ECONNRESET];
 
@@ -45,6 +46,14 @@ final class Connections
             $this->log->error('what serves a connection failed: {exception}', ['exception' => $error]);
         }
         return $connection !== null;
+    }
+
+    /** Has the sidecar hand no more to this process; what it has handed before still comes. */
+    public function takeNoMore(): void
+    {
+        if (!$this->isOver) {
+            Quiet::run(fn () => socket_shutdown($this->socket, self::READING));
+        }
     }
 
     /** Whether no more will come. */
