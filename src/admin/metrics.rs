@@ -221,11 +221,14 @@ fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
     };
     let (waiting, refused) =
         (of_connections(GAUGE, |(waiting, _)| waiting as f64), of_connections(COUNTER, |(_, refused)| refused as f64));
-    let families: [(_, _, _, Vec<Metric>); 4] = [
+    let of_logs = workers.log_lines_left_out();
+    let left_out = of_logs.map(|(group, count)| sample(COUNTER, [("group", group)], count as f64)).collect();
+    let families: [(_, _, _, Vec<Metric>); 5] = [
         (GAUGE, "workers", "Workers by their state, as supervisord calls it.", states),
         (COUNTER, "worker_restarts", "Processes that took the place of another one.", restarts),
         (GAUGE, "worker_connections_waiting", "Accepted connections that wait until a process takes them.", waiting),
         (COUNTER, "worker_connections_refused", "Connections closed, since no process took them in time.", refused),
+        (COUNTER, "worker_log_lines_left_out", "Lines of workers that their log could not be given.", left_out),
     ];
     let families = families.into_iter().filter(|(.., samples)| !samples.is_empty());
     families.map(|(kind, name, help, samples)| family(kind, name, help, samples))

@@ -1,6 +1,7 @@
 //! What one value alone does not show: those that contradict each other, and those that no room can work with.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -310,6 +311,25 @@ impl Check<'_> {
         }
         let balances = worker.accept == worker::Accept::Worker && worker.balance != worker::Balance::RoundRobin;
         self.object_if(balances, &at.child("balance"), "is of no use without `accept = \"sidecar\"`");
+        let log = at.child("log");
+        match &worker.log {
+            Some(path) => {
+                let is_named = path.file_name().is_some() && !path.as_os_str().as_bytes().ends_with(b"/");
+                self.object_if(
+                    !is_named,
+                    &log,
+                    "names no file: write the path of one, such as \"/var/log/app/web.log\"",
+                );
+                if let Some(first) = before.iter().position(|first| first.log.as_ref() == Some(path)) {
+                    let first = self.draft.element(&"worker".into(), first).child("log");
+                    self.object(&[&log, &first], format!("is `{first}` too: give each a file of its own"));
+                }
+            }
+            None => {
+                let is_aged = worker.max_log_age.is_some();
+                self.object_if(is_aged, &at.child("max_log_age"), "is of no use without `log`");
+            }
+        }
         if let Err(error) = worker::check_patterns(&worker.watch) {
             self.object(&[&at.child("watch")], error.to_string());
         }

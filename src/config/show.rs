@@ -38,6 +38,7 @@ impl Config {
             }
         }
         for (number, worker) in self.worker.iter().enumerate() {
+            table["worker"][number]["max_log_size"] = exact(worker.max_log_size).into();
             for (name, size) in [("max_memory", worker.max_memory), ("kill_memory", worker.kill_memory)] {
                 if let Some(size) = size {
                     table["worker"][number][name] = exact(size).into();

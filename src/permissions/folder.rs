@@ -1,20 +1,27 @@
 //! Folders that are open: what is done by a name in one is done there, whatever others put on the way to it meanwhile.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, getegid, unlinkat};
 
 use super::own::{NotOwn, OTHERS_WRITE, check_owner, foreign, look, regular};
 
 /// As the kernel follows.
 const MAX_LINKS: usize = 40;
+
+/// By which only an entry's owner, or the folder's, may rename or remove it.
+const STICKY: u32 = 0o1000;
+
+const EVERYBODY_WRITES: u32 = 0o002;
+const GROUP_WRITES: u32 = 0o020;
 
 /// A folder that stays the same one as long as this lives.
 #[derive(Debug)]
@@ -35,13 +42,41 @@ enum Misled {
     Into { owner: String, user: String },
 }
 
+/// A folder in which another user could put something else in the place of what is meant.
+#[derive(Debug, thiserror::Error)]
+enum Open {
+    #[error(
+        "{} belongs to {owner}, who could lead it elsewhere, and this is a process of {user}: choose a folder in which, \
+         as in all above it, nobody but {user} may write", folder.display()
+    )]
+    Foreign { folder: PathBuf, owner: String, user: String },
+    #[error(
+        "others than its owner may write {} (mode {mode:04o}), and could lead it elsewhere: `chmod go-w` it, or choose \
+         another folder", folder.display()
+    )]
+    Writable { folder: PathBuf, mode: u32 },
+}
+
 impl Folder {
     /// The folder of a file, and the file's name there. A link is followed only if it is our user's or root's; one in
     /// place of the file only into a folder of theirs.
     pub fn of(path: &Path) -> io::Result<(Self, OsString)> {
+        Self::reach(path, |_| Ok(()))
+    }
+
+    /// The same, where nobody but our user, our group and root can put anything else in the place of that file, or of a
+    /// folder on the way to it.
+    pub fn of_ours(path: &Path) -> io::Result<(Self, OsString)> {
+        Self::reach(path, check_ours)
+    }
+
+    fn reach(path: &Path, check: impl Fn(&File) -> io::Result<()>) -> io::Result<(Self, OsString)> {
         let (mut at, mut rest) = (look(AT_FDCWD, ".")?, parts(path));
         let (mut links, mut is_led) = (0, false);
         while let Some(name) = rest.pop() {
+            if name != Component::RootDir.as_os_str() {
+                check(&at)?;
+            }
             let found = match look(&at, name.as_os_str()) {
                 Err(Errno::ENOENT) if rest.is_empty() => None,
                 found => Some(found?),
@@ -50,6 +85,10 @@ impl Folder {
             if let (Some(found), Some(link)) = (&found, link) {
                 if let Some((owner, user)) = foreign(link.uid()) {
                     return Err(io::Error::other(Misled::Link { name, owner, user }));
+                }
+                // Whoever may name any file of ours elsewhere could have put it here.
+                if link.nlink() > 1 {
+                    return Err(NotOwn::Linked.at(path));
                 }
                 if links == MAX_LINKS {
                     return Err(Errno::ELOOP.into());
@@ -81,6 +120,17 @@ impl Folder {
         Ok(openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
     }
 
+    /// Opens a file to write at its end, made if there is none: one that nobody but our user or root can have made, and
+    /// that has no other name.
+    pub fn append(&self, name: &OsStr, mode: Mode) -> Result<File, NotOwn> {
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let opened = openat(&self.0, name, flags | OFlag::O_CLOEXEC, mode);
+        let file = regular(opened.map(File::from).map_err(io::Error::from))?;
+        let found = file.metadata().map_err(NotOwn::Io)?;
+        check_owner(found.uid())?;
+        if found.nlink() > 1 { Err(NotOwn::Linked) } else { Ok(file) }
+    }
+
     /// Whether nobody but these can have put a file of another user there: ours, root, and whose the folder is.
     pub fn check_owner(&self, file: &File) -> Result<(), NotOwn> {
         let (folder, owner) = (self.0.metadata().map_err(NotOwn::Io)?, file.metadata().map_err(NotOwn::Io)?.uid());
@@ -95,6 +145,21 @@ impl Folder {
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
     }
+}
+
+/// That nobody but our user, our group and root can rename or remove what is theirs in a folder.
+fn check_ours(folder: &File) -> io::Result<()> {
+    let found = folder.metadata()?;
+    let path = || fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).unwrap_or_default();
+    if let Some((owner, user)) = foreign(found.uid()) {
+        return Err(io::Error::other(Open::Foreign { folder: path(), owner, user }));
+    }
+    let mode = found.mode() & 0o7777;
+    let is_of_others = mode & EVERYBODY_WRITES != 0 || mode & GROUP_WRITES != 0 && found.gid() != getegid().as_raw();
+    if is_of_others && mode & STICKY == 0 {
+        return Err(io::Error::other(Open::Writable { folder: path(), mode }));
+    }
+    Ok(())
 }
 
 /// The names of a path, the last one first.
@@ -160,6 +225,52 @@ mod tests {
         ours.check_owner(&file).expect("nobody else can have put it there");
         fs::set_permissions(&above, Permissions::from_mode(0o1777)).expect("it is ours");
         assert!(matches!(ours.check_owner(&file), Err(NotOwn::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_folder_is_ours_only_if_nobody_else_can_change_the_way_to_it() {
+        let above = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| above.path().join(name);
+        let why = |name: &str| Folder::of_ours(&path(name)).err().map(|why| why.to_string());
+        fs::create_dir_all(path("a/b")).and_then(|()| symlink("a/b", path("link"))).expect("made");
+        let set = |name: &str, mode| fs::set_permissions(path(name), Permissions::from_mode(mode)).expect("ours");
+        assert_eq!((why("a/b/file"), why("link/file")), (None, None), "the link is ours");
+        for (mode, is_ours) in [(0o757, false), (0o1777, true), (0o755, true)] {
+            set("a", mode);
+            let why = why("a/b/file");
+            let is_told = why.as_ref().is_some_and(|why| why.contains("/a (mode 0757), and could lead it elsewhere"));
+            assert_eq!((why.is_none(), is_told), (is_ours, !is_ours), "{why:?}");
+        }
+        set("a/b", 0o775);
+        assert_eq!(why("a/b/file"), None, "the group is our own");
+        if chown(path("a/b"), None, Some(OTHER)).is_err() {
+            return; // Only root can make what is another's.
+        }
+        assert!(why("a/b/file").is_some_and(|why| why.contains("may write")));
+        set("a/b", 0o755);
+        chown(path("a"), Some(OTHER), None).expect("root can");
+        assert!(why("a/b/file").is_some_and(|why| why.contains("/a belongs to www-data")), "{:?}", why("a/b/file"));
+    }
+
+    #[test]
+    fn nothing_is_appended_to_what_another_user_may_have_put_there() {
+        let above = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| above.path().join(name);
+        let (folder, _) = Folder::of_ours(&path("log")).expect("it is ours");
+        let append = |name: &str| folder.append(OsStr::new(name), Mode::S_IRUSR | Mode::S_IWUSR);
+        append("log").expect("a file");
+        symlink("log", path("link")).and_then(|()| fs::create_dir(path("folder"))).expect("made");
+        nix::unistd::mkfifo(&path("pipe"), Mode::S_IRWXU).expect("a pipe");
+        for name in ["link", "pipe"] {
+            assert!(matches!(append(name), Err(NotOwn::NoFile)), "{name}");
+        }
+        assert!(append("folder").is_err());
+        fs::hard_link(path("log"), path("other")).expect("a link");
+        assert!(matches!(append("log"), Err(NotOwn::Linked)));
+        fs::remove_file(path("other")).expect("removed");
+        if chown(path("log"), Some(OTHER), None).is_ok() {
+            assert!(matches!(append("log"), Err(NotOwn::Foreign { .. })));
+        }
     }
 
     #[test]

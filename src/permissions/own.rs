@@ -31,6 +31,8 @@ pub enum NotOwn {
     Foreign { owner: String, user: String },
     #[error("it is not what was made here; {CURE}")]
     Replaced,
+    #[error("it has another name too, a hard link; {CURE}")]
+    Linked,
     #[error("others than its owner may write it (mode {0:04o}); {CURE}")]
     Writable(u32),
 }

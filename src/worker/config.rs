@@ -100,6 +100,22 @@ pub struct Config {
     /// How many processes its user may have, on the whole machine; none: as many as the sidecar's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_processes: Option<u64>,
+    /// The file of what they print; none: the sidecar's log.
+    #[serde(deserialize_with = "crate::rule::some_path")]
+    pub log: Option<PathBuf>,
+    /// Before it has more than this, the next one is begun;
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
+    pub max_log_size: ByteSize,
+    /// so it is after this, counted from 1970 on: a day's ends at midnight of UTC.
+    #[serde(
+        deserialize_with = "crate::rule::at_least_seconds::<_, 60>",
+        serialize_with = "humantime_serde::serialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub max_log_age: Option<Duration>,
+    /// How many are kept beside that which is written.
+    #[serde(deserialize_with = "crate::rule::at_most::<_, 1_000>")]
+    pub max_log_files: usize,
     /// For development: patterns of files, from `directory` on. When one is edited, the processes are replaced.
     pub watch: Vec<String>,
     /// Groups with a smaller one start earlier and stop later.
@@ -186,6 +202,10 @@ impl Default for Config {
             hang_timeout: None,
             max_files: None,
             max_processes: None,
+            log: None,
+            max_log_size: ByteSize::mib(16),
+            max_log_age: None,
+            max_log_files: 5,
             watch: Vec::new(),
             priority: 0,
             max_waiting: MAX_WAITING,

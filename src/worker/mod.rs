@@ -10,6 +10,7 @@ mod config;
 mod group;
 mod launch;
 mod limits;
+mod log_file;
 mod machine;
 mod news;
 mod orphans;
@@ -48,6 +49,7 @@ pub use self::machine::State;
 use self::news::News;
 pub use self::news::WorkerNews;
 use self::orphans::Sweeper;
+use self::output::Output;
 pub use self::output::{Line, OUTPUT_LOG, Printed};
 pub use self::pass::Balance;
 use self::pass::Passing;
@@ -133,9 +135,9 @@ impl BoundWorkers {
         let group = |(config, sockets, configured): (Config, Sockets, u32)| {
             let passing = (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance, config.max_waiting));
             Group::new(Shared {
+                output: Arc::new(Output::start(&config, tasks)),
                 config: Arc::new(config),
                 sockets,
-                output: Arc::default(),
                 members: Arc::default(),
                 passing,
                 launcher: launcher.clone(),
@@ -232,6 +234,11 @@ impl Workers {
     /// since none took them.
     pub fn connections(&self) -> impl Iterator<Item = (&str, (usize, u64))> {
         self.groups.iter().filter_map(|group| Some((group.name(), group.shared.passing.as_ref()?.counts())))
+    }
+
+    /// Of each group with a log of its own, how many lines are not in it that were printed.
+    pub fn log_lines_left_out(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.groups.iter().filter_map(|group| Some((group.name(), group.shared.output.left_out()?)))
     }
 
     /// What a group's processes printed after the line of this number. None: there is no such group.

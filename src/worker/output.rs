@@ -1,4 +1,5 @@
-//! What workers print: line by line into the log, and the last of it kept for `roster worker logs`.
+//! What workers print: line by line into the sidecar's log or a file of the group's own, and the last of it kept for
+//! `roster worker logs`.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -6,9 +7,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::BufMut;
+use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, sleep_until, timeout};
+
+use super::config::Config;
+use super::log_file::LogFile;
+use crate::task::Tasks;
 
 /// Where the log has it.
 pub const OUTPUT_LOG: &str = "roster::worker::output";
@@ -37,9 +43,13 @@ const PERIOD: Duration = Duration::from_millis(250);
 const MAX_KEPT_BYTES: usize = 256 * 1024;
 const LINE_OVERHEAD: usize = 128;
 
-/// The last lines of a group.
+/// The last lines of a group, and the file where all of them are.
 #[derive(Debug, Default)]
-pub(super) struct Output(Mutex<Kept>);
+pub(super) struct Output {
+    kept: Mutex<Kept>,
+    /// None: they are in the sidecar's log.
+    file: Option<LogFile>,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -71,6 +81,16 @@ pub struct Printed {
 }
 
 impl Output {
+    /// That of a group, whose file is written from now on, if it has one.
+    pub(super) fn start(config: &Config, tasks: &Tasks) -> Self {
+        Self { file: LogFile::start(config, tasks), ..Self::default() }
+    }
+
+    /// How many lines the file misses, if there is one.
+    pub(super) fn left_out(&self) -> Option<u64> {
+        self.file.as_ref().map(LogFile::left_out)
+    }
+
     fn keep(&self, worker: &str, is_error: bool, text: &str) {
         let mut kept = self.kept();
         kept.number += 1;
@@ -99,7 +119,7 @@ impl Output {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs what comes out of a pipe until nobody can write to it any more.
@@ -112,6 +132,9 @@ impl Output {
             } else if read >= MAX_BYTES_PER_PERIOD {
                 sleep_until(begun + PERIOD).await;
                 continue;
+            }
+            if let Some(file) = &self.file {
+                file.has_room().await;
             }
             let held = line.len();
             line.reserve(READ_BYTES);
@@ -147,22 +170,92 @@ impl Output {
     pub(super) fn log_record(&self, worker: &str, pid: i32, level: &str, message: &str, context: &str) {
         let level = LEVELS.into_iter().find(|known| *known == level).unwrap_or("info");
         let (message, context) = (filled_in(message, context), cut(context, MAX_LINE_BYTES));
-        let is_error = matches!(level, "emergency" | "alert" | "critical" | "error");
-        match level {
-            _ if is_error => tracing::error!(target: OUTPUT_LOG, worker, pid, level, context, "{message}"),
-            "warning" => tracing::warn!(target: OUTPUT_LOG, worker, pid, context, "{message}"),
-            "debug" => tracing::debug!(target: OUTPUT_LOG, worker, pid, context, "{message}"),
-            _ => tracing::info!(target: OUTPUT_LOG, worker, pid, context, "{message}"),
+        match &self.file {
+            Some(file) => file.write(level, worker, pid, &format!("{message} {context}")),
+            None => tell(level, worker, pid, Detail { context: Some(context), stream: None }, &message),
         }
-        self.keep(worker, is_error, &format!("{level}: {message} {context}"));
+        self.keep(worker, is_error(level), &format!("{level}: {message} {context}"));
     }
 
     fn log(&self, line: &[u8], worker: &str, pid: i32, is_error: bool) {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches('\r');
-        let stream = if is_error { "stderr" } else { "stdout" };
-        tracing::info!(target: OUTPUT_LOG, worker, pid, stream, "{text}");
+        let (level, stream) = (level_in(text), if is_error { "stderr" } else { "stdout" });
+        match &self.file {
+            Some(file) => file.write(level.unwrap_or(stream), worker, pid, text),
+            None => tell(level.unwrap_or("info"), worker, pid, Detail { context: None, stream: Some(stream) }, text),
+        }
         self.keep(worker, is_error, text);
+    }
+}
+
+/// What the sidecar's log has beside a line.
+struct Detail<'a> {
+    context: Option<&'a str>,
+    stream: Option<&'a str>,
+}
+
+/// Has the sidecar's log have it, at a level of PSR-3.
+fn tell(level: &str, worker: &str, pid: i32, Detail { context, stream }: Detail<'_>, text: &str) {
+    match level {
+        _ if is_error(level) => {
+            tracing::error!(target: OUTPUT_LOG, worker, pid, level, context, stream, "{text}");
+        }
+        "warning" => tracing::warn!(target: OUTPUT_LOG, worker, pid, context, stream, "{text}"),
+        "debug" => tracing::debug!(target: OUTPUT_LOG, worker, pid, context, stream, "{text}"),
+        _ => tracing::info!(target: OUTPUT_LOG, worker, pid, context, stream, "{text}"),
+    }
+}
+
+fn is_error(level: &str) -> bool {
+    matches!(level, "emergency" | "alert" | "critical" | "error")
+}
+
+/// The level that a line says itself, where it is an object of JSON, as Monolog and Pino write them.
+fn level_in(text: &str) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Record {
+        level_name: Option<String>,
+        level: Option<Level>,
+        severity: Option<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Level {
+        Name(String),
+        Number(u32),
+    }
+
+    let record: Record = text.starts_with('{').then(|| serde_json::from_str(text).ok())??;
+    let name = match (record.level_name.or(record.severity), record.level) {
+        (Some(name), _) | (None, Some(Level::Name(name))) => name,
+        (None, Some(Level::Number(number))) => return level_of(number),
+        (None, None) => return None,
+    };
+    let name = name.to_ascii_lowercase();
+    match &*name {
+        "trace" => Some("debug"),
+        "warn" => Some("warning"),
+        "err" => Some("error"),
+        "crit" | "fatal" => Some("critical"),
+        "emerg" => Some("emergency"),
+        name => LEVELS.into_iter().find(|level| *level == name),
+    }
+}
+
+/// Pino counts in tens, Monolog in hundreds.
+fn level_of(number: u32) -> Option<&'static str> {
+    match number {
+        10 | 20 | 100 => Some("debug"),
+        30 | 200 => Some("info"),
+        250 => Some("notice"),
+        40 | 300 => Some("warning"),
+        50 | 400 => Some("error"),
+        60 | 500 => Some("critical"),
+        550 => Some("alert"),
+        600 => Some("emergency"),
+        _ => None,
     }
 }
 
@@ -227,6 +320,25 @@ mod tests {
         let output = Output::default();
         (0..9).for_each(|_| output.log_record("web/1", 1, &"x".repeat(100_000), "text", "{}"));
         assert!(output.after(0, None).lines.iter().all(|line| line.text == "info: text {}" && !line.is_error));
+    }
+
+    #[test]
+    fn the_level_of_a_line_is_what_it_says_itself_where_it_is_json() {
+        for (line, level) in [
+            (r#"{"message":"full","context":{},"level":400,"level_name":"ERROR","channel":"app"}"#, Some("error")),
+            (r#"{"level":40,"msg":"low"}"#, Some("warning")),
+            (r#"{"severity":"Notice"}"#, Some("notice")),
+            (r#"{"level":"fatal"}"#, Some("critical")),
+            (r#"{"level":"loud"}"#, None),
+            (r#"{"level":[]}"#, None),
+            (r#"{"level":41}"#, None),
+            (r#"{"message":"level"}"#, None),
+            (r#"["error"]"#, None),
+            ("error: no JSON", None),
+            ("{", None),
+        ] {
+            assert_eq!(level_in(line), level, "{line}");
+        }
     }
 
     #[tokio::test]

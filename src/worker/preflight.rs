@@ -11,6 +11,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups};
 
 use super::config::Config;
 use super::launch::{Identity, explain, no_interpreter, places};
+use super::log_file;
 use super::process::{environment, identity};
 use crate::permissions::own::name_of;
 
@@ -53,7 +54,8 @@ pub(crate) fn flaws(config: &Config) -> Vec<Flaw> {
         _ => None,
     };
     let too_many_files = flaw_of_max_files(config);
-    runs.err().into_iter().chain(no_directory).chain(no_program).chain(too_many_files).collect()
+    let no_log = config.log.as_deref().and_then(log_file::flaw).map(|why| Flaw::new("log", why));
+    runs.err().into_iter().chain(no_directory).chain(no_program).chain(too_many_files).chain(no_log).collect()
 }
 
 fn flaw_of_program(config: &Config, directory: &Path, path: &str, user: &Identity) -> Option<Flaw> {

@@ -45,6 +45,8 @@ fn the_example_is_the_defaults_and_holds_every_key() {
         hang_timeout: Some(Duration::from_secs(300)),
         max_files: Some(1_024),
         max_processes: Some(512),
+        log: Some("/var/log/app/web.log".into()),
+        max_log_age: Some(Duration::from_secs(86_400)),
         ..worker
     }];
     expected.allow = config.allow.clone();

@@ -190,7 +190,10 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
                 [[worker]]\ncommand = ['true']\ncount = 0\n[[worker]]\nname = 'a b'\nstop_signal = 'NOPE'\n\
                 max_lifetime = '9s'\nenvironment = { ROSTER_PARAMS = '' }\nparams = { n = nan }\nkill_memory = '1MiB'\n\
                 max_memory = '2MiB'\nbalance = 'client-address'\n[[worker]]\nname = 'c'\ncommand = 'php a.php'\nexit_codes = [300]\n\
-                priority = 'high'\n";
+                priority = 'high'\n[[worker]]\nname = 'd'\ncommand = ['true']\nlog = '/var/log/'\nmax_log_files = 0\n\
+                [[worker]]\nname = 'e'\ncommand = ['true']\nlog = '/var/log/app.log'\nmax_log_size = '1KiB'\n\
+                [[worker]]\nname = 'f'\ncommand = ['true']\nlog = '/var/log/app.log'\n\
+                [[worker]]\nname = 'g'\ncommand = ['true']\nmax_log_age = '1d'\n";
     let told = mistakes(text, &[], &[]);
     for line in [
         "roster.toml:2: worker.0.name: \"a b\" is no name: expected letters, digits, `.`, `_` and `-`",
@@ -209,6 +212,11 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
         "roster.toml:20: worker.3.command: expected a list, found \"php a.php\"; write `[\"php\", \"a.php\"]`: no shell reads it",
         "roster.toml:21: worker.3.exit_codes.0: expected a number from 0 to 255, found 300",
         "roster.toml:22: worker.3.priority: expected a whole number, found \"high\"",
+        "roster.toml:26: worker.4.log: names no file: write the path of one, such as \"/var/log/app/web.log\"",
+        "roster.toml:27: worker.4.max_log_files: 0 leaves nothing to work with; leave the key out for its default",
+        "roster.toml:32: worker.5.max_log_size: is too small: at least 64.0 KiB",
+        "roster.toml:36: worker.6.log: is `worker.5.log` too: give each a file of its own",
+        "roster.toml:40: worker.7.max_log_age: is of no use without `log`",
     ] {
         assert!(told.lines().any(|found| found == line), "{line} in\n{told}");
     }

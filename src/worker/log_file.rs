@@ -1,0 +1,485 @@
+//! Log files: what the processes of a group print, in a file of its own that is rotated by size and by age.
+//!
+//! A file that cannot be written keeps nobody waiting: what it misses is counted, and told once with its reason. No link is
+//! followed, and nothing is written where another user could have led it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::stat::Mode;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::config::Config;
+use crate::model::counted;
+use crate::permissions::own::cannot_write;
+use crate::permissions::{Folder, own};
+use crate::task::{Phase, Stop, Tasks};
+
+/// How long a file is written before it is opened again by its name: another one may have that by then.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon it is tried again to write a file that cannot be.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How much is written at a time: no more than the smallest file may have.
+const MAX_BATCH_BYTES: usize = 32 * 1024;
+
+/// How much may wait to be written before who prints more waits too,
+const CROWDED_BYTES: usize = 512 * 1024;
+/// and before it is left out.
+const MAX_WAITING_BYTES: usize = 2 * CROWDED_BYTES;
+
+/// How long who prints waits at most for a disk that takes nothing, and how often it is looked.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Of a file: its owner and group alone read it.
+const MODE: Mode = Mode::from_bits_retain(0o640);
+
+/// The way to a group's file.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    lines: mpsc::UnboundedSender<String>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting_bytes: AtomicUsize,
+    /// Whether nothing can be written now.
+    is_stuck: AtomicBool,
+    /// How many lines were left out, and of how many of these the file does not tell yet.
+    left_out: AtomicU64,
+    untold: AtomicU64,
+}
+
+/// What writes it.
+#[derive(Debug)]
+struct Writer {
+    path: PathBuf,
+    max_size: u64,
+    max_age: Option<Duration>,
+    max_files: usize,
+    opened: Option<Opened>,
+    /// Whether the last line has not been written to its end.
+    is_torn: bool,
+}
+
+#[derive(Debug)]
+struct Opened {
+    folder: Folder,
+    name: OsString,
+    file: File,
+    since: Instant,
+}
+
+impl LogFile {
+    /// The file of a group, if it has one, that is written until the last process has ended at a stop.
+    pub(super) fn start(config: &Config, tasks: &Tasks) -> Option<Self> {
+        let (writer, tasks) = (Writer::new(config)?, tasks.of(Phase::SharedFile));
+        let (lines, written) = mpsc::unbounded_channel();
+        let (state, stop, worker) = (Arc::<State>::default(), tasks.stop_signal(), config.name.clone());
+        tasks.short(write_all(worker, writer, written, state.clone(), stop));
+        Some(Self { lines, state })
+    }
+
+    /// Has a line written, which is left out where too much waits.
+    pub(super) fn write(&self, level: &str, worker: &str, pid: i32, text: &str) {
+        let line = line(level, &format!("{worker}[{pid}]"), text);
+        if self.state.waiting_bytes.load(Ordering::Relaxed) + line.len() > MAX_WAITING_BYTES {
+            self.state.leave_out(1);
+            return;
+        }
+        self.state.waiting_bytes.fetch_add(line.len(), Ordering::Relaxed);
+        // Without who writes them the sidecar is over.
+        let _ = self.lines.send(line);
+    }
+
+    /// Waits until more can be written, unless that takes too long.
+    pub(super) async fn has_room(&self) {
+        let state = &self.state;
+        let begun = Instant::now();
+        let is_crowded = || state.waiting_bytes.load(Ordering::Relaxed) > CROWDED_BYTES;
+        while is_crowded() && !state.is_stuck.load(Ordering::Relaxed) {
+            if begun.elapsed() >= MAX_WAIT {
+                state.is_stuck.store(true, Ordering::Relaxed);
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    pub(super) fn left_out(&self) -> u64 {
+        self.state.left_out.load(Ordering::Relaxed)
+    }
+}
+
+impl State {
+    fn leave_out(&self, lines: u64) {
+        self.left_out.fetch_add(lines, Ordering::Relaxed);
+        self.untold.fetch_add(lines, Ordering::Relaxed);
+    }
+}
+
+async fn write_all(
+    worker: String,
+    mut writer: Writer,
+    mut lines: mpsc::UnboundedReceiver<String>,
+    state: Arc<State>,
+    stop: Stop,
+) {
+    let mut told = None;
+    loop {
+        let first = tokio::select! {
+            line = lines.recv() => line,
+            // What was printed before is written still.
+            () = stop.requested() => lines.try_recv().ok(),
+        };
+        let Some(mut batch) = first else { return };
+        while batch.len() < MAX_BATCH_BYTES
+            && let Ok(line) = lines.try_recv()
+        {
+            batch.push_str(&line);
+        }
+        let bytes = batch.len();
+        let untold = state.untold.swap(0, Ordering::Relaxed);
+        if untold > 0 {
+            let text = format!("{} left out before this one: they could not be written", counted(untold, "line"));
+            batch.insert_str(0, &line("warning", &worker, &text));
+        }
+        let written = spawn_blocking(move || {
+            let written = writer.write(batch.as_bytes());
+            (writer, batch, written)
+        });
+        // It never panics.
+        let Ok((used, batch, written)) = written.await else { return };
+        writer = used;
+        state.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        state.is_stuck.store(written.is_err(), Ordering::Relaxed);
+        let Err(error) = written else {
+            if told.take().is_some() {
+                tracing::info!(worker, log = %writer.path.display(), "the log of a worker is written again");
+            }
+            continue;
+        };
+        let lines = batch.lines().count() as u64;
+        state.leave_out(lines - u64::from(untold > 0));
+        state.untold.fetch_add(untold, Ordering::Relaxed);
+        let why = why(&writer.path, &error);
+        if told.as_ref() != Some(&why) {
+            let log = writer.path.display();
+            tracing::error!(worker, %log, why, "cannot write the log of a worker, and leaves out what it prints meanwhile");
+            told = Some(why);
+        }
+        tokio::select! {
+            () = sleep(RETRY_INTERVAL) => {}
+            () = stop.requested() => {}
+        }
+    }
+}
+
+impl Writer {
+    fn new(config: &Config) -> Option<Self> {
+        Some(Self {
+            path: config.log.clone()?,
+            max_size: config.max_log_size.0,
+            max_age: config.max_log_age,
+            max_files: config.max_log_files,
+            opened: None,
+            is_torn: false,
+        })
+    }
+
+    /// Writes whole lines, in the next file where they are too many for this one, or of another time. Blocks meanwhile.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let mut opened = match self.opened.take().filter(|opened| opened.since.elapsed() < REOPEN_INTERVAL) {
+            Some(opened) if opened.file.metadata()?.nlink() > 0 => opened,
+            _ => self.open()?,
+        };
+        let found = opened.file.metadata()?;
+        let is_full = found.len() + lines.len() as u64 > self.max_size;
+        if found.len() > 0 && (is_full || self.is_of_before(found.modified()?, SystemTime::now())) {
+            rotate(&opened.folder, &opened.name, self.max_files)?;
+            opened = self.open()?;
+            self.is_torn = false;
+        }
+        if self.is_torn {
+            opened.file.write_all(b"\n")?;
+        }
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let bytes = opened.file.write(rest)?;
+            let (written, left) = rest.split_at(bytes);
+            self.is_torn = *written.last().ok_or(ErrorKind::WriteZero)? != b'\n';
+            rest = left;
+        }
+        self.opened = Some(opened);
+        Ok(())
+    }
+
+    fn open(&self) -> io::Result<Opened> {
+        let (folder, name) = Folder::of_ours(&self.path)?;
+        let file = folder.append(&name, MODE).map_err(|why| why.at(&self.path))?;
+        Ok(Opened { folder, name, file, since: Instant::now() })
+    }
+
+    /// Whether what was written last is of another period than this moment: of 24 h, another day of UTC.
+    fn is_of_before(&self, written: SystemTime, now: SystemTime) -> bool {
+        let Some(period) = self.max_age else { return false };
+        let nth = |at: SystemTime| {
+            at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() / period.as_secs().max(1))
+        };
+        nth(written) < nth(now)
+    }
+}
+
+/// Gives a file the name of the first before it, and each of those the next one's. Those too many are removed.
+fn rotate(folder: &Folder, name: &OsStr, max_files: usize) -> io::Result<()> {
+    let nth = |number: usize| {
+        let mut nth = name.to_owned();
+        if number > 0 {
+            nth.push(format!(".{number}"));
+        }
+        nth
+    };
+    // There are more when the setting was a greater one before.
+    for number in max_files.. {
+        if !is_there(folder.remove(&nth(number)))? {
+            break;
+        }
+    }
+    for number in (0..max_files).rev() {
+        is_there(folder.rename(&nth(number), &nth(number + 1)))?;
+    }
+    Ok(())
+}
+
+fn is_there(done: io::Result<()>) -> io::Result<bool> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+/// Why nothing can be written there; None: it can. Nothing is made.
+pub(super) fn flaw(path: &Path) -> Option<String> {
+    path.file_name()?;
+    let checked = Folder::of_ours(path).and_then(|(folder, name)| match folder.open(&name) {
+        Err(own::NotOwn::Io(error)) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            Ok(())
+        }
+        Err(why) => Err(why.at(path)),
+        Ok(_) => Ok(()),
+    });
+    match checked {
+        Err(error) => Some(why(path, &error)),
+        Ok(()) => no_file(path).or_else(|| path.parent().and_then(cannot_write)),
+    }
+}
+
+/// That something else lies there.
+fn no_file(path: &Path) -> Option<String> {
+    let what = match path.metadata().ok()?.file_type() {
+        found if found.is_file() => return None,
+        found if found.is_dir() => "a folder: name a file in it",
+        _ => "a pipe or a device: name a file, or leave it out for the sidecar's log",
+    };
+    Some(format!("{} is no file, but {what}", path.display()))
+}
+
+/// What is wrong, with what mends it.
+fn why(path: &Path, error: &io::Error) -> String {
+    let folder = path.parent().unwrap_or(path);
+    if let Some(why) = no_file(path) {
+        return why;
+    }
+    match error.kind() {
+        ErrorKind::NotFound => format!("there is no folder {}: make it, or choose another", folder.display()),
+        ErrorKind::PermissionDenied => cannot_write(folder).unwrap_or_else(|| format!("{}: {error}", path.display())),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            format!("{error}: make room, or lower `max_log_size` and `max_log_files`")
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            let systemd = format!("under systemd, `ReadWritePaths={}` of the unit opens it", folder.display());
+            format!("{}: {error}; {systemd}", folder.display())
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// A line of a file, on which nothing stands that moves a cursor, and no other line.
+fn line(level: &str, who: &str, text: &str) -> String {
+    let at = humantime::format_rfc3339_millis(SystemTime::now());
+    let mut line = format!("{at} {level} {who} ");
+    for character in text.chars() {
+        match character {
+            '\t' => line.push(character),
+            _ if character.is_control() => line.extend(character.escape_default()),
+            _ => line.push(character),
+        }
+    }
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use bytesize::ByteSize;
+
+    use super::*;
+
+    fn writer(folder: &Path, change: impl FnOnce(&mut Config)) -> Writer {
+        let mut config = Config { log: Some(folder.join("web.log")), max_log_size: ByteSize(10), ..Config::default() };
+        change(&mut config);
+        Writer::new(&config).expect("it has a log")
+    }
+
+    fn files(folder: &Path) -> Vec<(String, String)> {
+        let read = |entry: io::Result<fs::DirEntry>| {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            (name, fs::read_to_string(path).expect("a file"))
+        };
+        let mut files: Vec<_> = fs::read_dir(folder).expect("a folder").map(read).collect();
+        files.sort();
+        files
+    }
+
+    fn named<const N: usize>(files: [(&str, &str); N]) -> Vec<(String, String)> {
+        files.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec()
+    }
+
+    #[test]
+    fn a_file_that_would_grow_too_large_is_rotated_and_so_many_are_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut log = writer(folder.path(), |config| config.max_log_files = 2);
+        for text in ["one\n", "two\n", "three\n", "four\nfive\n", "a line that is longer than a file\n", "six\n"] {
+            log.write(text.as_bytes()).expect("written");
+        }
+        let long = "a line that is longer than a file\n";
+        let kept = [("web.log", "six\n"), ("web.log.1", long), ("web.log.2", "four\nfive\n")];
+        assert_eq!(files(folder.path()), named(kept));
+        for number in 3..6 {
+            fs::write(folder.path().join(format!("web.log.{number}")), "older").expect("written");
+        }
+        let mut fewer = writer(folder.path(), |config| config.max_log_files = 1);
+        fewer.write(b"seven, eight\n").expect("written");
+        assert_eq!(files(folder.path()), named([("web.log", "seven, eight\n"), ("web.log.1", "six\n")]));
+    }
+
+    #[test]
+    fn a_file_of_another_day_is_rotated() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut log = writer(folder.path(), |config| config.max_log_age = Some(Duration::from_secs(86_400)));
+        log.write(b"old\n").expect("written");
+        log.write(b"new\n").expect("written");
+        assert_eq!(files(folder.path()), named([("web.log", "old\nnew\n")]));
+        let yesterday = SystemTime::now() - Duration::from_secs(86_400);
+        File::options()
+            .append(true)
+            .open(folder.path().join("web.log"))
+            .and_then(|file| file.set_modified(yesterday))
+            .expect("it is ours");
+        log.write(b"today\n").expect("written");
+        assert_eq!(files(folder.path()), named([("web.log", "today\n"), ("web.log.1", "old\nnew\n")]));
+    }
+
+    #[test]
+    fn a_file_that_was_moved_or_removed_is_made_anew() {
+        let above = tempfile::tempdir().expect("a folder");
+        let folder = above.path().join("log");
+        fs::create_dir(&folder).expect("made");
+        let mut log = writer(&folder, |_| {});
+        log.write(b"one\n").expect("written");
+        fs::remove_file(folder.join("web.log")).expect("it is there");
+        log.write(b"two\n").expect("written");
+        assert_eq!(files(&folder), named([("web.log", "two\n")]), "at once");
+        let is_later = |log: &mut Writer| {
+            let opened = log.opened.as_mut().expect("it is open");
+            opened.since = opened.since.checked_sub(REOPEN_INTERVAL).expect("the machine runs for longer");
+        };
+        fs::rename(folder.join("web.log"), folder.join("moved")).expect("it is there");
+        is_later(&mut log);
+        log.write(b"three\n").expect("written");
+        assert_eq!(files(&folder), named([("moved", "two\n"), ("web.log", "three\n")]));
+        // Also with its folder.
+        fs::rename(&folder, above.path().join("away")).and_then(|()| fs::create_dir(&folder)).expect("moved");
+        is_later(&mut log);
+        log.write(b"four\n").expect("written");
+        assert_eq!(files(&folder), named([("web.log", "four\n")]));
+    }
+
+    #[test]
+    fn nothing_is_written_where_a_link_leads_and_it_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (target, path) = (folder.path().join("target"), folder.path().join("web.log"));
+        fs::write(&target, "kept").and_then(|()| symlink(&target, &path)).expect("made");
+        let mut log = writer(folder.path(), |_| {});
+        // A link of ours is followed, as others of an operator are; one of another user is not.
+        log.write(b"one\n").expect("it is ours");
+        assert_eq!(fs::read_to_string(&target).expect("a file"), "keptone\n");
+        if std::os::unix::fs::lchown(&path, Some(33), None).is_ok() {
+            log.opened = None;
+            let why = log.write(b"two\n").expect_err("it is another user's").to_string();
+            assert!(why.contains("is a link of www-data"), "{why}");
+            assert_eq!(flaw(&path), Some(why));
+        }
+        fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("made");
+        let why = flaw(&path).expect("it is a folder");
+        assert!(why.ends_with("/web.log is no file, but a folder: name a file in it"), "{why}");
+        let device = "is no file, but a pipe or a device: name a file, or leave it out for the sidecar's log";
+        assert_eq!(flaw(Path::new("/dev/null")), Some(format!("/dev/null {device}")));
+        assert_eq!(flaw(&folder.path().join("new.log")), None);
+        let why = flaw(&folder.path().join("no/new.log")).expect("there is no folder");
+        assert!(why.starts_with("there is no folder ") && why.ends_with("/no: make it, or choose another"), "{why}");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_ends_before_the_next_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut log = writer(folder.path(), |config| config.max_log_size = ByteSize::kib(1));
+        log.write(b"half").expect("written");
+        log.write(b"whole\n").expect("written");
+        assert_eq!(files(folder.path()), named([("web.log", "half\nwhole\n")]));
+        assert!(line("info", "web/1[7]", "a\nb\u{1b}[1m\tc").ends_with(" info web/1[7] a\\nb\\u{1b}[1m\tc\n"));
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_written_holds_up_nobody_and_tells_what_it_missed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("no/web.log");
+        let config = Config { log: Some(log.clone()), ..Config::default() };
+        let (tasks, _failed) = Tasks::new();
+        let file = LogFile::start(&config, &tasks).expect("it has a log");
+        for number in 0..40_000 {
+            file.write("stdout", "web/1", 7, &format!("{number} {}", "x".repeat(100)));
+        }
+        assert!(file.state.waiting_bytes.load(Ordering::Relaxed) <= MAX_WAITING_BYTES);
+        let room = tokio::time::timeout(Duration::from_secs(60), file.has_room());
+        room.await.expect("nobody waits for what cannot be written");
+        fs::create_dir(log.parent().expect("a folder")).expect("made");
+        let whole = async {
+            while file.state.waiting_bytes.load(Ordering::Relaxed) > 0 {
+                sleep(LOOK_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), whole).await.expect("it is written then");
+        file.write("stdout", "web/1", 7, "last");
+        tasks.stop(Duration::from_secs(60)).await;
+        let written = fs::read_to_string(log).expect("a file");
+        assert!(written.ends_with(" stdout web/1[7] last\n"), "{written}");
+        assert!(written.contains(" left out before this one: they could not be written\n"));
+        let lines = written.lines().filter(|line| line.contains(" web/1[7] ")).count() as u64;
+        assert_eq!(lines + file.left_out(), 40_001, "each is written or counted");
+    }
+}
