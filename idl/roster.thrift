@@ -232,6 +232,8 @@ struct ServiceSummary {
   1: required string name
   /** By version, how many instances there are, masters and others; empty when there are none any more. */
   2: required map<string, i32> masters
+  /** How many of them are held; absent: none. */
+  3: optional i32 held
 }
 
 struct ServicesReply {
@@ -286,6 +288,27 @@ struct Provenance {
   5: required i64 sinceRevision
 }
 
+/** What is known of the address of an instance that is held. */
+enum Probe {
+  /** Nothing: it was not tried yet, or cannot be. */
+  UNTRIED = 1,
+  /** It takes connections. */
+  ANSWERING = 2,
+  /** It neither takes nor refuses them. */
+  SILENT = 3
+}
+
+/** Since when, how long and how an instance is served that no node registers any more. */
+struct Held {
+  /** When it vanished, ms since 1970; */
+  1: required i64 since
+  /** when it is believed gone at the latest. */
+  2: required i64 endsAt
+  3: required Probe probe
+  /** Whether none chooses it: nothing answers at its address, and most of the service are well. */
+  4: required bool passedOver
+}
+
 /**
  * One place where a service can be had: a master, which is called through its connection (`call`); or endpoints, which
  * clients call themselves.
@@ -317,6 +340,8 @@ struct Instance {
   14: optional Withholding ejected
   /** An administrator wants it to have no calls: it is not chosen. Absent: it is not so. */
   15: optional Withholding drained
+  /** Absent: it is registered. */
+  16: optional Held held
 }
 
 struct InstancesReply {
@@ -325,6 +350,8 @@ struct InstancesReply {
   2: required Freshness freshness
   /** Where the next page begins; absent on the last page. */
   3: optional string cursor
+  /** Whether some instances of the service are held, since too many vanished at once. */
+  4: optional bool isProtected
 }
 
 /** What became of one master. */
@@ -433,6 +460,8 @@ struct ResolveRequest {
 struct ResolveReply {
   1: required Instance instance
   2: required Freshness freshness
+  /** As in InstancesReply. */
+  3: optional bool isProtected
 }
 
 struct ResolveManyRequest {
@@ -447,6 +476,8 @@ struct ResolveOutcome {
   1: optional Instance instance
   /** Why there is none. */
   2: optional string error
+  /** As in InstancesReply. */
+  3: optional bool isProtected
 }
 
 struct ResolveManyReply {

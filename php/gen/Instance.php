@@ -103,6 +103,12 @@ class Instance
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\Withholding',
         ),
+        16 => array(
+            'var' => 'held',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Held',
+        ),
     );
 
     /**
@@ -181,6 +187,12 @@ class Instance
      * @var \Roster\Thrift\Withholding
      */
     public $drained = null;
+    /**
+     * Absent: it is registered.
+     * 
+     * @var \Roster\Thrift\Held
+     */
+    public $held = null;
 
     public function __construct($vals = null)
     {
@@ -223,6 +235,9 @@ class Instance
             }
             if (isset($vals['drained'])) {
                 $this->drained = $vals['drained'];
+            }
+            if (isset($vals['held'])) {
+                $this->held = $vals['held'];
             }
         }
     }
@@ -359,6 +374,14 @@ class Instance
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 16:
+                    if ($ftype == TType::STRUCT) {
+                        $this->held = new \Roster\Thrift\Held();
+                        $xfer += $this->held->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -456,6 +479,14 @@ class Instance
             }
             $xfer += $output->writeFieldBegin('drained', TType::STRUCT, 15);
             $xfer += $this->drained->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->held !== null) {
+            if (!is_object($this->held)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('held', TType::STRUCT, 16);
+            $xfer += $this->held->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -42,6 +42,11 @@ class InstancesReply
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        4 => array(
+            'var' => 'isProtected',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -60,6 +65,12 @@ class InstancesReply
      * @var string
      */
     public $cursor = null;
+    /**
+     * Whether some instances of the service are held, since too many vanished at once.
+     * 
+     * @var bool
+     */
+    public $isProtected = null;
 
     public function __construct($vals = null)
     {
@@ -72,6 +83,9 @@ class InstancesReply
             }
             if (isset($vals['cursor'])) {
                 $this->cursor = $vals['cursor'];
+            }
+            if (isset($vals['isProtected'])) {
+                $this->isProtected = $vals['isProtected'];
             }
         }
     }
@@ -127,6 +141,13 @@ class InstancesReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 4:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->isProtected);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -164,6 +185,11 @@ class InstancesReply
         if ($this->cursor !== null) {
             $xfer += $output->writeFieldBegin('cursor', TType::STRING, 3);
             $xfer += $output->writeString($this->cursor);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->isProtected !== null) {
+            $xfer += $output->writeFieldBegin('isProtected', TType::BOOL, 4);
+            $xfer += $output->writeBool($this->isProtected);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

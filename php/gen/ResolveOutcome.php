@@ -35,6 +35,11 @@ class ResolveOutcome
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        3 => array(
+            'var' => 'isProtected',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -49,6 +54,12 @@ class ResolveOutcome
      * @var string
      */
     public $error = null;
+    /**
+     * As in InstancesReply.
+     * 
+     * @var bool
+     */
+    public $isProtected = null;
 
     public function __construct($vals = null)
     {
@@ -58,6 +69,9 @@ class ResolveOutcome
             }
             if (isset($vals['error'])) {
                 $this->error = $vals['error'];
+            }
+            if (isset($vals['isProtected'])) {
+                $this->isProtected = $vals['isProtected'];
             }
         }
     }
@@ -96,6 +110,13 @@ class ResolveOutcome
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->isProtected);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -121,6 +142,11 @@ class ResolveOutcome
         if ($this->error !== null) {
             $xfer += $output->writeFieldBegin('error', TType::STRING, 2);
             $xfer += $output->writeString($this->error);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->isProtected !== null) {
+            $xfer += $output->writeFieldBegin('isProtected', TType::BOOL, 3);
+            $xfer += $output->writeBool($this->isProtected);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

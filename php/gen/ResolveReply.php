@@ -33,6 +33,11 @@ class ResolveReply
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\Freshness',
         ),
+        3 => array(
+            'var' => 'isProtected',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -43,6 +48,12 @@ class ResolveReply
      * @var \Roster\Thrift\Freshness
      */
     public $freshness = null;
+    /**
+     * As in InstancesReply.
+     * 
+     * @var bool
+     */
+    public $isProtected = null;
 
     public function __construct($vals = null)
     {
@@ -52,6 +63,9 @@ class ResolveReply
             }
             if (isset($vals['freshness'])) {
                 $this->freshness = $vals['freshness'];
+            }
+            if (isset($vals['isProtected'])) {
+                $this->isProtected = $vals['isProtected'];
             }
         }
     }
@@ -91,6 +105,13 @@ class ResolveReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->isProtected);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -119,6 +140,11 @@ class ResolveReply
             }
             $xfer += $output->writeFieldBegin('freshness', TType::STRUCT, 2);
             $xfer += $this->freshness->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->isProtected !== null) {
+            $xfer += $output->writeFieldBegin('isProtected', TType::BOOL, 3);
+            $xfer += $output->writeBool($this->isProtected);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

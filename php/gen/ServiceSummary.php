@@ -42,6 +42,11 @@ class ServiceSummary
                 'type' => TType::I32,
                 ),
         ),
+        3 => array(
+            'var' => 'held',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
     );
 
     /**
@@ -54,6 +59,12 @@ class ServiceSummary
      * @var array
      */
     public $masters = null;
+    /**
+     * How many of them are held; absent: none.
+     * 
+     * @var int
+     */
+    public $held = null;
 
     public function __construct($vals = null)
     {
@@ -63,6 +74,9 @@ class ServiceSummary
             }
             if (isset($vals['masters'])) {
                 $this->masters = $vals['masters'];
+            }
+            if (isset($vals['held'])) {
+                $this->held = $vals['held'];
             }
         }
     }
@@ -112,6 +126,13 @@ class ServiceSummary
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->held);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -142,6 +163,11 @@ class ServiceSummary
                 $xfer += $output->writeI32($viter75);
             }
             $output->writeMapEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->held !== null) {
+            $xfer += $output->writeFieldBegin('held', TType::I32, 3);
+            $xfer += $output->writeI32($this->held);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -23,6 +23,7 @@ final class Instance
      * @param list<Provenance> $provenance by what it is known
      * @param ?Withholding $ejected its callers reported failures: it is chosen only where no other can be called
      * @param ?Withholding $drained an administrator wants it to have no calls: it is not chosen
+     * @param ?Held $held that it is registered no more, and served all the same; null: it is registered
      */
     public function __construct(
         public readonly string $serviceName,
@@ -39,6 +40,7 @@ final class Instance
         public readonly Freshness $freshness,
         public readonly ?Withholding $ejected = null,
         public readonly ?Withholding $drained = null,
+        public readonly ?Held $held = null,
     ) {
     }
 }

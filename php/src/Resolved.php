@@ -14,6 +14,8 @@ final class Resolved
      * @param ?string $host a name or an address; one of IPv6 without brackets; null: it is a master
      * @param string $protocol as its registration has it (`http`, `dubbo`); empty: it does not say
      * @param ?string $masterId null: it is called at its host
+     * @param bool $isProtected whether some of the service's instances are held, since too many vanished at once: this may
+     *     be one that is gone
      */
     public function __construct(
         public readonly ?string $host,
@@ -21,6 +23,7 @@ final class Resolved
         public readonly string $protocol,
         public readonly ?string $masterId,
         public readonly Freshness $freshness,
+        public readonly bool $isProtected = false,
     ) {
     }
 

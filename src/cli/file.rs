@@ -50,16 +50,20 @@ impl SharedFile {
     pub(crate) fn services(&self) -> anyhow::Result<idl::ServicesReply> {
         let contents = self.reader.contents()?;
         let freshness = self.freshness(&contents.status, contents.status.behind_instances())?;
-        let mut services: BTreeMap<String, BTreeMap<String, i32>> = BTreeMap::new();
+        let mut services: BTreeMap<String, (BTreeMap<String, i32>, i32)> = BTreeMap::new();
         let mut instances: Vec<view::Instance> =
             contents.registered().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
         for (_, of_masters) in contents.services() {
             instances.extend(self.parse::<Vec<view::Instance>>(of_masters)?);
         }
         for instance in instances {
-            *services.entry(instance.service_name).or_default().entry(instance.version).or_default() += 1;
+            let (masters, held) = services.entry(instance.service_name).or_default();
+            *masters.entry(instance.version).or_default() += 1;
+            *held += i32::from(instance.held.is_some());
         }
-        let services = services.into_iter().map(|(name, masters)| idl::ServiceSummary { name, masters }).collect();
+        let summary =
+            |(name, (masters, held))| idl::ServiceSummary { name, masters, held: Some(held).filter(|held| *held > 0) };
+        let services = services.into_iter().map(summary).collect();
         Ok(idl::ServicesReply { services, freshness, cursor: None })
     }
 
@@ -70,7 +74,9 @@ impl SharedFile {
             let message = format!("nobody offers `{service}`");
             return Err(not_found(EntityKind::SERVICE, service, message, freshness).into());
         };
-        Ok(idl::InstancesReply { instances: instances.into_iter().map(Into::into).collect(), freshness, cursor: None })
+        let is_protected = Some(instances.iter().any(|it| it.held.is_some()));
+        let instances = instances.into_iter().map(Into::into).collect();
+        Ok(idl::InstancesReply { instances, freshness, cursor: None, is_protected })
     }
 
     pub(crate) fn masters(&self, service: Option<&str>) -> anyhow::Result<(Vec<idl::Master>, Freshness)> {

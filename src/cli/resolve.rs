@@ -102,7 +102,8 @@ impl Resolve {
                 Output::Table => writeln!(io::stdout(), "{}", shown(&reply.instance))?,
                 Output::Json => {
                     let freshness = json::freshness(&reply.freshness);
-                    json::print(&json!({ "instance": document(&reply.instance), "freshness": freshness }))?;
+                    let (instance, is_protected) = (document(&reply.instance), reply.is_protected == Some(true));
+                    json::print(&json!({ "instance": instance, "protected": is_protected, "freshness": freshness }))?;
                 }
             }
             return Ok(());
@@ -182,20 +183,9 @@ mod tests {
         let (name, version, none) = ("db".into(), "1.0.0".into(), String::new());
         let master = master.map(str::to_owned);
         let (zone, metadata) = ("a".into(), "{}".into());
+        let (weight, state, provenance) = (100, InstanceState::UP, vec![]);
         Instance::new(
-            master,
-            0,
-            name,
-            version,
-            none,
-            zone,
-            100,
-            metadata,
-            InstanceState::UP,
-            endpoints,
-            vec![],
-            None,
-            None,
+            master, 0, name, version, none, zone, weight, metadata, state, endpoints, provenance, None, None, None,
         )
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use roster::model::{address, view};
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::{Endpoint, Instance, InstanceState, ServiceQuery, ServiceSummary, ServicesReply};
+use roster::thrift::idl::{
+    Endpoint, Held, Instance, InstanceState, Probe, ServiceQuery, ServiceSummary, ServicesReply,
+};
 use serde_json::{Value, json};
 
 use super::known::{self, Known, Source};
@@ -56,7 +58,8 @@ impl Services {
             (Some(name), known) => {
                 let reply = known.instances(&name, metadata.clone())?;
                 let instances: Vec<_> = reply.instances.iter().map(instance).collect();
-                let document = json!({ "instances": instances, "freshness": json::freshness(&reply.freshness) });
+                let (is_protected, freshness) = (reply.is_protected == Some(true), json::freshness(&reply.freshness));
+                let document = json!({ "instances": instances, "protected": is_protected, "freshness": freshness });
                 if reply.instances.is_empty() {
                     masters::tell_none(known, Some(&name), &metadata)?;
                 }
@@ -86,7 +89,7 @@ pub(crate) fn read(client: &mut Client, query: ServiceQuery) -> Result<ServicesR
 }
 
 fn summary(service: &ServiceSummary) -> Value {
-    json!({ "name": service.name, "masters": service.masters })
+    json!({ "name": service.name, "masters": service.masters, "held": service.held.unwrap_or(0) })
 }
 
 /// A row a version; one for a service that nobody offers any more.
@@ -114,7 +117,7 @@ fn instance_table(instances: &[Instance]) -> String {
             text::preview(instance.master_id.as_deref().unwrap_or("-").as_bytes()),
             if endpoints.is_empty() { "-".into() } else { text::preview(endpoints.join(" ").as_bytes()) },
             instance.version.clone(),
-            state(instance.state),
+            state(instance),
             instance.outstanding.to_string(),
             text::preview(instance.metadata.as_bytes()),
         ]
@@ -123,14 +126,29 @@ fn instance_table(instances: &[Instance]) -> String {
     text::table(["MASTER", "ENDPOINTS", "VERSION", "STATE", "UNDER WAY", "METADATA"], &["UNDER WAY"], &rows)
 }
 
-/// One of a newer sidecar has only a number.
-fn state(state: InstanceState) -> String {
-    match state {
+/// One of a newer sidecar has only a number. One that is held may be passed over, too.
+fn state(instance: &Instance) -> String {
+    let state = match instance.state {
         InstanceState::UP => "up".into(),
         InstanceState::RETURNING => "returning".into(),
         InstanceState::DOWN => "down".into(),
         InstanceState(newer) => newer.to_string(),
+    };
+    match &instance.held {
+        None => state,
+        Some(held) => format!("{state}, held: {}", probe(held)),
     }
+}
+
+/// What is known of an instance that is held.
+pub(crate) fn probe(held: &Held) -> String {
+    let probe = match held.probe {
+        Probe::UNTRIED => "untried".into(),
+        Probe::ANSWERING => "answering".into(),
+        Probe::SILENT => "silent".into(),
+        Probe(newer) => newer.to_string(),
+    };
+    if held.passed_over { format!("{probe}, passed over") } else { probe }
 }
 
 /// As one writes it: `admin=http://10.0.0.5:9990`.
@@ -169,16 +187,22 @@ mod tests {
                 vec![],
                 None,
                 None,
+                None,
             )
         };
+        let held = |passed_over| Held::new(0, 0, Probe::SILENT, passed_over);
+        let up = instance(None, endpoints, InstanceState::UP);
+        let silent = |passed_over| Instance { held: Some(held(passed_over)), endpoints: vec![], ..up.clone() };
         let instances =
-            [instance(Some("m1"), vec![], InstanceState::RETURNING), instance(None, endpoints, InstanceState::UP)];
+            [instance(Some("m1"), vec![], InstanceState::RETURNING), up.clone(), silent(false), silent(true)];
         assert_eq!(
             instance_table(&instances),
             "\
-MASTER  ENDPOINTS                                VERSION  STATE      UNDER WAY  METADATA
-m1      -                                        1.0.0    returning          3  {\"a\":1}
--       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                 3  {\"a\":1}
+MASTER  ENDPOINTS                                VERSION  STATE                          UNDER WAY  METADATA
+m1      -                                        1.0.0    returning                              3  {\"a\":1}
+-       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                                     3  {\"a\":1}
+-       -                                        1.0.0    up, held: silent                       3  {\"a\":1}
+-       -                                        1.0.0    up, held: silent, passed over          3  {\"a\":1}
 "
         );
     }
@@ -186,7 +210,8 @@ m1      -                                        1.0.0    returning          3  
     #[test]
     fn a_service_has_a_row_a_version_and_one_when_nobody_is_left() {
         let mail = BTreeMap::from([("1.0.0".to_owned(), 2), ("2.0.0".to_owned(), 1)]);
-        let services = [ServiceSummary::new("log".into(), BTreeMap::new()), ServiceSummary::new("mail".into(), mail)];
+        let services =
+            [ServiceSummary::new("log".into(), BTreeMap::new(), None), ServiceSummary::new("mail".into(), mail, None)];
         assert_eq!(
             summary_table(&services),
             "\

@@ -83,6 +83,7 @@ impl Draft {
             withheld: Withheld::default(),
             endpoints: self.endpoints.into(),
             provenance: Box::default(),
+            held: None,
         };
         Registered { instance, variant }
     }

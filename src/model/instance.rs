@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::Ipv6Addr;
+use std::ops::Not;
 use std::sync::Arc;
 
 use rmpv::Value;
@@ -41,6 +42,8 @@ pub struct Instance {
     pub endpoints: Box<[Endpoint]>,
     /// At least one.
     pub provenance: Box<[Provenance]>,
+    /// That no node registers it any more, and the guard has it served all the same.
+    pub held: Option<Box<Held>>,
 }
 
 /// Whether an instance is not to be chosen, though it is registered.
@@ -85,6 +88,38 @@ pub enum InstanceState {
     /// It is registered, and its registration says that it takes no calls: disabled, starting, out of service.
     Down,
     /// One that only a newer sidecar knows: it cannot be called.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Since when, how long and how an instance is served that no node registers any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// When it vanished, and when it is believed gone at the latest; ms since 1970.
+    pub since: u64,
+    pub ends_at: u64,
+    pub probe: Probe,
+    /// Whether none is to choose it: nothing answers at its address, and most of the service are well.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub passed_over: bool,
+    /// What told it from others at its address, so that it is known again after a restart.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub variant: Box<str>,
+}
+
+/// What is known of the address of an instance that is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Probe {
+    /// Nothing: it was not tried yet, or cannot be.
+    #[default]
+    Untried,
+    /// It takes connections.
+    Answering,
+    /// It neither takes nor refuses them.
+    Silent,
+    /// What only a newer sidecar knows.
     #[serde(other)]
     Unknown,
 }
@@ -174,6 +209,7 @@ impl Instance {
             withheld: Withheld::default(),
             endpoints: Box::default(),
             provenance: provenance.into_iter().collect(),
+            held: None,
         }
     }
 
@@ -197,6 +233,11 @@ impl Instance {
             (None, Some(Endpoint { host, port, .. })) => address(host, *port),
             (None, None) => String::new(),
         }
+    }
+
+    /// Whether it takes calls, by its registration and by what is known of it since it has none.
+    pub fn takes_calls(&self) -> bool {
+        self.state == InstanceState::Up && self.held.as_ref().is_none_or(|held| !held.passed_over)
     }
 
     pub fn metadatum(&self, key: &str) -> Option<&Value> {
@@ -282,6 +323,7 @@ impl Instance {
             withheld: Withheld::default(),
             endpoints: [Endpoint { name: String::new(), protocol: "http".into(), host, port }].into(),
             provenance: [Provenance { source: "zk".into(), record, decoder: Decoder::Tunnel, since: 1 }].into(),
+            held: None,
         }
     }
 }

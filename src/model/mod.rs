@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 pub use roster_tunnel::{Answer, Answers, Arguments, Command, NotPhp, Packed, Refused, php_value};
 
 pub use self::instance::{
-    DEFAULT_WEIGHT, Decoder, Endpoint, Format, Instance, InstanceError, InstanceState, MAX_ENDPOINTS, MAX_LABEL_BYTES,
-    Provenance, Record, Withheld, Withholding, address, weight,
+    DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, Instance, InstanceError, InstanceState, MAX_ENDPOINTS,
+    MAX_LABEL_BYTES, Probe, Provenance, Record, Withheld, Withholding, address, weight,
 };
 pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,

@@ -9,7 +9,7 @@ use rmpv::Value;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::json::Object;
-use super::{DEFAULT_WEIGHT, Endpoint, InstanceState, Origin, Record, Revision, Stat, Withholding};
+use super::{DEFAULT_WEIGHT, Endpoint, Held, InstanceState, Origin, Record, Revision, Stat, Withholding};
 
 /// A coordination node; its data, where it is no UTF-8, as base64 under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +94,9 @@ pub struct Instance {
     /// Empty where it is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub provenance: Vec<Provenance>,
+    /// Where no node registers it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Box<Held>>,
 }
 
 /// By what an instance is known.
@@ -189,6 +192,7 @@ impl From<&super::Instance> for Instance {
             master_id: instance.master().map(|id| id.as_ref().into()),
             outstanding: None,
             provenance: instance.provenance.iter().map(Into::into).collect(),
+            held: instance.held.clone(),
         }
     }
 }

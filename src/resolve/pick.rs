@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::rendezvous::{Best, Score, draw};
 use super::{Balance, Query, Subset};
-use crate::model::{Instance, InstanceState, Withheld};
+use crate::model::{Instance, Withheld};
 use crate::store::{Directory, InstanceSet, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
 
@@ -86,7 +86,7 @@ fn candidate<'a>(
 
 /// Whether clients can call it themselves.
 pub(super) fn has_endpoints(instance: &Instance) -> bool {
-    instance.state == InstanceState::Up && !instance.endpoints.is_empty()
+    instance.takes_calls() && !instance.endpoints.is_empty()
 }
 
 /// One in a zone; elsewhere where none of it can be called, or for a part of the picks where many of it cannot.

@@ -8,10 +8,15 @@ use imbl::{OrdMap, OrdSet};
 use semver::Version;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::{Instance, InstanceState};
+use crate::model::Instance;
 
 /// By version, the instances of a service; at least one.
 pub type Instances = OrdMap<Version, InstanceSet>;
+
+/// How many of the instances of a service the guard holds.
+pub fn count_of_held(instances: &Instances) -> usize {
+    instances.values().map(InstanceSet::count_of_held).sum()
+}
 
 /// What the ids of providers begin with that nodes register. No master's does.
 pub(super) const NODE_MARK: char = '\u{1}';
@@ -22,8 +27,10 @@ pub(super) const NODE_MARK: char = '\u{1}';
 pub struct InstanceSet {
     numbers: OrdMap<Arc<str>, usize>,
     providers: OrdMap<usize, Provider>,
-    /// How many of them nodes register.
+    /// How many of them nodes register,
     registered: usize,
+    /// and how many nodes registered once, and the guard holds.
+    held: usize,
     /// The ids of those that are withheld.
     withheld: OrdSet<Arc<str>>,
     /// How many providers have each weight.
@@ -52,7 +59,7 @@ pub fn key_hash(text: &str) -> u64 {
 
 impl Provider {
     pub(super) fn new(id: Arc<str>, instances: Arc<[Instance]>) -> Self {
-        let weight = instances.first().filter(|first| first.state == InstanceState::Up).map_or(0, |up| up.weight);
+        let weight = instances.first().filter(|first| first.takes_calls()).map_or(0, |it| it.weight);
         let address_hash = key_hash(&instances.first().map(Instance::address).unwrap_or_default());
         Self { id, instances, weight, address_hash }
     }
@@ -78,9 +85,14 @@ impl InstanceSet {
         self.numbers.values().filter_map(|number| self.providers.get(number))
     }
 
-    /// How many of them nodes register.
+    /// How many of them nodes register, or did: those that the guard holds are among them.
     pub fn count_of_registered(&self) -> usize {
         self.registered
+    }
+
+    /// How many of them the guard holds.
+    pub fn count_of_held(&self) -> usize {
+        self.held
     }
 
     /// What has another provider in `newer`: by number, the one that nodes register, if it is one.
@@ -140,6 +152,7 @@ impl InstanceSet {
             true => drop(self.withheld.insert(provider.id.clone())),
             false => drop(self.withheld.remove(&provider.id)),
         }
+        self.held += usize::from(provider.is_held());
         let known = self.numbers.get(&provider.id).copied();
         let number = known.unwrap_or(self.len());
         if known.is_none() {
@@ -147,6 +160,7 @@ impl InstanceSet {
             self.registered += usize::from(provider.is_registered());
         }
         if let Some(old) = self.providers.insert(number, provider) {
+            self.held -= usize::from(old.is_held());
             self.forget_weight(old.weight);
         }
     }
@@ -157,6 +171,7 @@ impl InstanceSet {
         self.withheld.remove(id);
         if let Some(removed) = self.providers.remove(&number) {
             self.registered -= usize::from(removed.is_registered());
+            self.held -= usize::from(removed.is_held());
             self.forget_weight(removed.weight);
         }
         if let Some(last) = self.providers.remove(&self.numbers.len()) {
@@ -182,9 +197,14 @@ impl PartialEq for InstanceSet {
 }
 
 impl Provider {
-    /// Whether nodes register it; else it is a master.
+    /// Whether nodes register it, or did; else it is a master.
     pub fn is_registered(&self) -> bool {
         self.id.starts_with(NODE_MARK)
+    }
+
+    /// Whether none registers it any more.
+    pub fn is_held(&self) -> bool {
+        self.instances.first().is_some_and(|first| first.held.is_some())
     }
 }
 

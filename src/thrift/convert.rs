@@ -4,8 +4,8 @@ use super::idl;
 use super::masters::seen_services;
 use crate::access::Grant;
 use crate::model::{
-    ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Record, Stat, Supply,
-    Withholding, json, view,
+    ChangeKind, Endpoint, Freshness, Held, Instance, InstanceState, Node, NodePath, Origin, Probe, Record, Stat,
+    Supply, Withholding, json, view,
 };
 use crate::store::{Feed, FeedProgress, MasterEntry};
 
@@ -167,6 +167,7 @@ impl From<view::Instance> for idl::Instance {
             provenance: instance.provenance.into_iter().map(Into::into).collect(),
             ejected: instance.ejected.map(Into::into),
             drained: instance.drained.map(Into::into),
+            held: instance.held.map(|held| (*held).into()),
         }
     }
 }
@@ -208,7 +209,33 @@ impl From<idl::Instance> for view::Instance {
             master_id: instance.master_id,
             outstanding: Some(instance.outstanding as u32),
             provenance: instance.provenance.into_iter().map(Into::into).collect(),
+            held: instance.held.map(|held| Box::new(held.into())),
         }
+    }
+}
+
+impl From<Held> for idl::Held {
+    fn from(held: Held) -> Self {
+        let probe = match held.probe {
+            Probe::Untried => idl::Probe::UNTRIED,
+            Probe::Answering => idl::Probe::ANSWERING,
+            Probe::Silent => idl::Probe::SILENT,
+            Probe::Unknown => idl::Probe(0),
+        };
+        Self { since: held.since as i64, ends_at: held.ends_at as i64, probe, passed_over: held.passed_over }
+    }
+}
+
+impl From<idl::Held> for Held {
+    fn from(held: idl::Held) -> Self {
+        let probe = match held.probe {
+            idl::Probe::UNTRIED => Probe::Untried,
+            idl::Probe::ANSWERING => Probe::Answering,
+            idl::Probe::SILENT => Probe::Silent,
+            _ => Probe::Unknown,
+        };
+        let (since, ends_at) = (held.since as u64, held.ends_at as u64);
+        Self { since, ends_at, probe, passed_over: held.passed_over, variant: "".into() }
     }
 }
 

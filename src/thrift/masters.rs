@@ -6,12 +6,13 @@ use semver::Version;
 
 use super::api::{Api, Subject, denied, ensure_known, invalid, page_size};
 use super::idl::{self, EntityKind, InvalidRequest, MasterRequest, NotFound, ServiceQuery};
+use super::resolve::is_protected;
 use super::{Peer, convert, request};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
 use crate::resolve::is_callable;
-use crate::store::{Instances, MasterEntry};
+use crate::store::{Instances, MasterEntry, count_of_held};
 
 /// What the cursor of a page begins with that ended among the services that are offered,
 const OFFERED: char = '+';
@@ -108,7 +109,8 @@ impl Api {
                 }
             }
             bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
-            services.push(idl::ServiceSummary { name: name.to_string(), masters });
+            let held = instances.map(|it| count_of_held(it) as i32).filter(|held| *held > 0);
+            services.push(idl::ServiceSummary { name: name.to_string(), masters, held });
         }
         if services.is_empty() && filter.cursor.is_none() {
             ensure_known(snapshot.behind_masters())?;
@@ -152,7 +154,8 @@ impl Api {
                 instances.push(instance);
             }
         }
-        Ok(idl::InstancesReply { instances, freshness: freshness.into(), cursor })
+        let is_protected = is_protected(directory, service);
+        Ok(idl::InstancesReply { instances, freshness: freshness.into(), cursor, is_protected })
     }
 
     pub(super) fn stats(&self, peer: &Peer) -> thrift::Result<idl::StatsReply> {

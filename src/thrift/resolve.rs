@@ -6,7 +6,7 @@ use super::convert;
 use super::idl::{NoInstance, ResolveManyReply, ResolveManyRequest, ResolveOutcome, ResolveReply, ResolveRequest};
 use super::request;
 use crate::resolve::{self, Query};
-use crate::store::Directory;
+use crate::store::{Directory, count_of_held};
 
 /// The most requests of one `resolveMany`.
 const MAX_MANY: usize = 64;
@@ -20,6 +20,7 @@ impl Api {
             Ok((found, outstanding)) => Ok(ResolveReply {
                 instance: convert::instance(found, outstanding, peer.identity.grant()),
                 freshness: freshness.into(),
+                is_protected: is_protected(snapshot.directory(), &service),
             }),
             Err(none) => {
                 // A source that is not known yet may have one.
@@ -46,13 +47,15 @@ impl Api {
         let (mut outcomes, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
         for (service, query) in &wanted {
             peer.let_others_work().await;
+            let is_protected = is_protected(snapshot.directory(), service);
             let outcome = match resolve::resolve(snapshot.directory(), service, query) {
                 Ok((found, outstanding)) => {
-                    ResolveOutcome::new(convert::instance(found, outstanding, peer.identity.grant()), None)
+                    let instance = convert::instance(found, outstanding, peer.identity.grant());
+                    ResolveOutcome::new(instance, None, is_protected)
                 }
                 Err(none) => {
                     ensure_known(snapshot.behind_instances())?;
-                    ResolveOutcome::new(None, none.to_string())
+                    ResolveOutcome::new(None, none.to_string(), is_protected)
                 }
             };
             bytes += outcome.instance.as_ref().map_or(0, convert::instance_size);
@@ -63,6 +66,11 @@ impl Api {
         }
         Ok(ResolveManyReply { outcomes, freshness: freshness.into() })
     }
+}
+
+/// Whether the guard holds some of a service.
+pub(super) fn is_protected(directory: &Directory, service: &str) -> Option<bool> {
+    Some(directory.instances_of(service).is_some_and(|instances| count_of_held(instances) > 0))
 }
 
 /// The service and what is asked of it, which the client may see.

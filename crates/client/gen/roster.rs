@@ -190,6 +190,64 @@ impl From<&InstanceState> for i32 {
   }
 }
 
+/// What is known of the address of an instance that is held.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Probe(pub i32);
+
+impl Probe {
+  /// Nothing: it was not tried yet, or cannot be.
+  pub const UNTRIED: Probe = Probe(1);
+  /// It takes connections.
+  pub const ANSWERING: Probe = Probe(2);
+  /// It neither takes nor refuses them.
+  pub const SILENT: Probe = Probe(3);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::UNTRIED,
+    Self::ANSWERING,
+    Self::SILENT,
+  ];
+}
+
+impl TSerializable for Probe {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Probe> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(Probe::from(enum_value))
+  }
+}
+
+impl From<i32> for Probe {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => Probe::UNTRIED,
+      2 => Probe::ANSWERING,
+      3 => Probe::SILENT,
+      _ => Probe(i)
+    }
+  }
+}
+
+impl From<&i32> for Probe {
+  fn from(i: &i32) -> Self {
+    Probe::from(*i)
+  }
+}
+
+impl From<Probe> for i32 {
+  fn from(e: Probe) -> i32 {
+    e.0
+  }
+}
+
+impl From<&Probe> for i32 {
+  fn from(e: &Probe) -> i32 {
+    e.0
+  }
+}
+
 /// How arguments, values and messages are written.
 #[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Encoding(pub i32);
@@ -2637,13 +2695,16 @@ pub struct ServiceSummary {
   pub name: String,
   /// By version, how many instances there are, masters and others; empty when there are none any more.
   pub masters: BTreeMap<String, i32>,
+  /// How many of them are held; absent: none.
+  pub held: Option<i32>,
 }
 
 impl ServiceSummary {
-  pub fn new(name: String, masters: BTreeMap<String, i32>) -> ServiceSummary {
+  pub fn new<F3>(name: String, masters: BTreeMap<String, i32>, held: F3) -> ServiceSummary where F3: Into<Option<i32>> {
     ServiceSummary {
       name,
       masters,
+      held: held.into(),
     }
   }
 }
@@ -2653,6 +2714,7 @@ impl TSerializable for ServiceSummary {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<String> = None;
     let mut f_2: Option<BTreeMap<String, i32>> = None;
+    let mut f_3: Option<i32> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -2675,6 +2737,10 @@ impl TSerializable for ServiceSummary {
           i_prot.read_map_end()?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -2687,6 +2753,7 @@ impl TSerializable for ServiceSummary {
     let ret = ServiceSummary {
       name: f_1.expect("auto-generated code should have checked for presence of required fields"),
       masters: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      held: f_3,
     };
     Ok(ret)
   }
@@ -2704,6 +2771,11 @@ impl TSerializable for ServiceSummary {
     }
     o_prot.write_map_end()?;
     o_prot.write_field_end()?;
+    if let Some(fld_var) = self.held {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -3095,6 +3167,102 @@ impl TSerializable for Provenance {
 }
 
 //
+// Held
+//
+
+/// Since when, how long and how an instance is served that no node registers any more.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Held {
+  /// When it vanished, ms since 1970;
+  pub since: i64,
+  /// when it is believed gone at the latest.
+  pub ends_at: i64,
+  pub probe: Probe,
+  /// Whether none chooses it: nothing answers at its address, and most of the service are well.
+  pub passed_over: bool,
+}
+
+impl Held {
+  pub fn new(since: i64, ends_at: i64, probe: Probe, passed_over: bool) -> Held {
+    Held {
+      since,
+      ends_at,
+      probe,
+      passed_over,
+    }
+  }
+}
+
+impl TSerializable for Held {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Held> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<Probe> = None;
+    let mut f_4: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = Probe::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_bool()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Held.since", &f_1)?;
+    verify_required_field_exists("Held.ends_at", &f_2)?;
+    verify_required_field_exists("Held.probe", &f_3)?;
+    verify_required_field_exists("Held.passed_over", &f_4)?;
+    let ret = Held {
+      since: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      ends_at: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      probe: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      passed_over: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+    o_prot.write_i64(self.since)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+    o_prot.write_i64(self.ends_at)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+    self.probe.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(4) })?;
+    o_prot.write_bool(self.passed_over)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // Instance
 //
 
@@ -3127,10 +3295,12 @@ pub struct Instance {
   pub ejected: Option<Withholding>,
   /// An administrator wants it to have no calls: it is not chosen. Absent: it is not so.
   pub drained: Option<Withholding>,
+  /// Absent: it is registered.
+  pub held: Option<Held>,
 }
 
 impl Instance {
-  pub fn new<F1, F14, F15>(master_id: F1, outstanding: i32, service_name: String, version: String, group: String, zone: String, weight: i32, metadata: String, state: InstanceState, endpoints: Vec<Endpoint>, provenance: Vec<Provenance>, ejected: F14, drained: F15) -> Instance where F1: Into<Option<String>>, F14: Into<Option<Withholding>>, F15: Into<Option<Withholding>> {
+  pub fn new<F1, F14, F15, F16>(master_id: F1, outstanding: i32, service_name: String, version: String, group: String, zone: String, weight: i32, metadata: String, state: InstanceState, endpoints: Vec<Endpoint>, provenance: Vec<Provenance>, ejected: F14, drained: F15, held: F16) -> Instance where F1: Into<Option<String>>, F14: Into<Option<Withholding>>, F15: Into<Option<Withholding>>, F16: Into<Option<Held>> {
     Instance {
       master_id: master_id.into(),
       outstanding,
@@ -3145,6 +3315,7 @@ impl Instance {
       provenance,
       ejected: ejected.into(),
       drained: drained.into(),
+      held: held.into(),
     }
   }
 }
@@ -3165,6 +3336,7 @@ impl TSerializable for Instance {
     let mut f_13: Option<Vec<Provenance>> = None;
     let mut f_14: Option<Withholding> = None;
     let mut f_15: Option<Withholding> = None;
+    let mut f_16: Option<Held> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -3236,6 +3408,10 @@ impl TSerializable for Instance {
           let val = Withholding::read_from_in_protocol(i_prot)?;
           f_15 = Some(val);
         },
+        16 => {
+          let val = Held::read_from_in_protocol(i_prot)?;
+          f_16 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -3267,6 +3443,7 @@ impl TSerializable for Instance {
       provenance: f_13.expect("auto-generated code should have checked for presence of required fields"),
       ejected: f_14,
       drained: f_15,
+      held: f_16,
     };
     Ok(ret)
   }
@@ -3326,6 +3503,11 @@ impl TSerializable for Instance {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.held {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(16) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -3342,14 +3524,17 @@ pub struct InstancesReply {
   pub freshness: Freshness,
   /// Where the next page begins; absent on the last page.
   pub cursor: Option<String>,
+  /// Whether some instances of the service are held, since too many vanished at once.
+  pub is_protected: Option<bool>,
 }
 
 impl InstancesReply {
-  pub fn new<F3>(instances: Vec<Instance>, freshness: Freshness, cursor: F3) -> InstancesReply where F3: Into<Option<String>> {
+  pub fn new<F3, F4>(instances: Vec<Instance>, freshness: Freshness, cursor: F3, is_protected: F4) -> InstancesReply where F3: Into<Option<String>>, F4: Into<Option<bool>> {
     InstancesReply {
       instances,
       freshness,
       cursor: cursor.into(),
+      is_protected: is_protected.into(),
     }
   }
 }
@@ -3360,6 +3545,7 @@ impl TSerializable for InstancesReply {
     let mut f_1: Option<Vec<Instance>> = None;
     let mut f_2: Option<Freshness> = None;
     let mut f_3: Option<String> = None;
+    let mut f_4: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -3385,6 +3571,10 @@ impl TSerializable for InstancesReply {
           let val = i_prot.read_string()?;
           f_3 = Some(val);
         },
+        4 => {
+          let val = i_prot.read_bool()?;
+          f_4 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -3398,6 +3588,7 @@ impl TSerializable for InstancesReply {
       instances: f_1.expect("auto-generated code should have checked for presence of required fields"),
       freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
       cursor: f_3,
+      is_protected: f_4,
     };
     Ok(ret)
   }
@@ -3417,6 +3608,11 @@ impl TSerializable for InstancesReply {
     if let Some(ref fld_var) = self.cursor {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.is_protected {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(4) })?;
+      o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -4225,13 +4421,16 @@ impl TSerializable for ResolveRequest {
 pub struct ResolveReply {
   pub instance: Instance,
   pub freshness: Freshness,
+  /// As in InstancesReply.
+  pub is_protected: Option<bool>,
 }
 
 impl ResolveReply {
-  pub fn new(instance: Instance, freshness: Freshness) -> ResolveReply {
+  pub fn new<F3>(instance: Instance, freshness: Freshness, is_protected: F3) -> ResolveReply where F3: Into<Option<bool>> {
     ResolveReply {
       instance,
       freshness,
+      is_protected: is_protected.into(),
     }
   }
 }
@@ -4241,6 +4440,7 @@ impl TSerializable for ResolveReply {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Instance> = None;
     let mut f_2: Option<Freshness> = None;
+    let mut f_3: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4256,6 +4456,10 @@ impl TSerializable for ResolveReply {
           let val = Freshness::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_bool()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -4268,6 +4472,7 @@ impl TSerializable for ResolveReply {
     let ret = ResolveReply {
       instance: f_1.expect("auto-generated code should have checked for presence of required fields"),
       freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      is_protected: f_3,
     };
     Ok(ret)
   }
@@ -4280,6 +4485,11 @@ impl TSerializable for ResolveReply {
     o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
+    if let Some(fld_var) = self.is_protected {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(3) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -4376,13 +4586,16 @@ pub struct ResolveOutcome {
   pub instance: Option<Instance>,
   /// Why there is none.
   pub error: Option<String>,
+  /// As in InstancesReply.
+  pub is_protected: Option<bool>,
 }
 
 impl ResolveOutcome {
-  pub fn new<F1, F2>(instance: F1, error: F2) -> ResolveOutcome where F1: Into<Option<Instance>>, F2: Into<Option<String>> {
+  pub fn new<F1, F2, F3>(instance: F1, error: F2, is_protected: F3) -> ResolveOutcome where F1: Into<Option<Instance>>, F2: Into<Option<String>>, F3: Into<Option<bool>> {
     ResolveOutcome {
       instance: instance.into(),
       error: error.into(),
+      is_protected: is_protected.into(),
     }
   }
 }
@@ -4392,6 +4605,7 @@ impl TSerializable for ResolveOutcome {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Instance> = None;
     let mut f_2: Option<String> = None;
+    let mut f_3: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4407,6 +4621,10 @@ impl TSerializable for ResolveOutcome {
           let val = i_prot.read_string()?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_bool()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -4417,6 +4635,7 @@ impl TSerializable for ResolveOutcome {
     let ret = ResolveOutcome {
       instance: f_1,
       error: f_2,
+      is_protected: f_3,
     };
     Ok(ret)
   }
@@ -4433,6 +4652,11 @@ impl TSerializable for ResolveOutcome {
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
+    if let Some(fld_var) = self.is_protected {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(3) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -4443,6 +4667,7 @@ impl Default for ResolveOutcome {
     ResolveOutcome{
       instance: None,
       error: None,
+      is_protected: None,
     }
   }
 }

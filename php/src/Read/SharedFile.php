@@ -224,6 +224,7 @@ final class SharedFile
             $look = $this->json;
             $choice = self::decoded($choice);
             ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = $choice;
+            $isProtected = $choice['protected'] ?? false;
             $of = "$service\0$version\0";
             $back = isset($choice['withheld']) ? self::back($choice['withheld']) : [];
             try {
@@ -249,7 +250,7 @@ final class SharedFile
             if (count($equal) > 1) {
                 usort($equal, Told::compare(...));
             }
-            return Told::resolved($equal[0], $this->freshness);
+            return Told::resolved($equal[0], $this->freshness, $isProtected);
         }
         throw new WayFailed('it changes faster than so much can be read from it');
     }

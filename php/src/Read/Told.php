@@ -7,9 +7,11 @@ namespace Roster\Read;
 use Roster\Endpoint;
 use Roster\Exception\WayFailed;
 use Roster\Freshness;
+use Roster\Held;
 use Roster\Instance;
 use Roster\InstanceState;
 use Roster\Master;
+use Roster\Probe;
 use Roster\Provenance;
 use Roster\Resolved;
 use Roster\Service;
@@ -39,14 +41,15 @@ final class Told
             $freshness,
             self::withholding($told['ejected'] ?? null),
             self::withholding($told['drained'] ?? null),
+            isset($told['held']) ? self::held($told['held']) : null,
         );
     }
 
     /** Where it is called that is told of: at the endpoint of the service itself. */
-    public static function resolved(array $told, Freshness $freshness): Resolved
+    public static function resolved(array $told, Freshness $freshness, bool $isProtected): Resolved
     {
-        $endpoint = self::own($told);
-        return new Resolved($endpoint['host'], $endpoint['port'], $endpoint['protocol'] ?? '', null, $freshness);
+        ['host' => $host, 'port' => $port] = $endpoint = self::own($told);
+        return new Resolved($host, $port, $endpoint['protocol'] ?? '', null, $freshness, $isProtected);
     }
 
     /** The order of equal ones: that of the smaller address comes first, then as their ids in the sidecar. */
@@ -105,6 +108,12 @@ final class Told
     private static function withholding(?array $told): ?Withholding
     {
         return $told === null ? null : new Withholding($told['since'], $told['endsAt'], $told['reason']);
+    }
+
+    private static function held(array $told): Held
+    {
+        $probe = Probe::tryFrom($told['probe']) ?? Probe::Unknown;
+        return new Held($told['since'], $told['endsAt'], $probe, $told['passedOver'] ?? false);
     }
 
     private static function provenance(array $told): Provenance

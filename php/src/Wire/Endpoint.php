@@ -152,7 +152,7 @@ final class Endpoint
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
             $reply = $roster->resolve(new Thrift\ResolveRequest($request));
             $freshness = Values::freshness($reply->freshness, $this->way);
-            return new Answer(Values::resolved($reply->instance, $freshness), $freshness);
+            return new Answer(Values::resolved($reply->instance, $freshness, $reply->isProtected), $freshness);
         });
     }
 

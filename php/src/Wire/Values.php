@@ -17,6 +17,7 @@ use Roster\Exception\NoMaster;
 use Roster\Exception\Overloaded;
 use Roster\Exception\RosterException;
 use Roster\Freshness;
+use Roster\Held;
 use Roster\Instance;
 use Roster\InstanceState;
 use Roster\Master;
@@ -24,6 +25,7 @@ use Roster\MasterChange;
 use Roster\MasterMessage;
 use Roster\Node;
 use Roster\Origin;
+use Roster\Probe;
 use Roster\Provenance;
 use Roster\Resolved;
 use Roster\Service;
@@ -97,10 +99,11 @@ final class Values
             $freshness,
             self::withholding($told->ejected),
             self::withholding($told->drained),
+            $told->held === null ? null : self::held($told->held),
         );
     }
 
-    public static function resolved(Thrift\Instance $told, Freshness $freshness): Resolved
+    public static function resolved(Thrift\Instance $told, Freshness $freshness, ?bool $isProtected): Resolved
     {
         $endpoints = array_filter($told->endpoints, static fn (Thrift\Endpoint $endpoint) => $endpoint->name === '');
         $endpoint = [...$endpoints, ...$told->endpoints][0] ?? null;
@@ -111,6 +114,7 @@ final class Values
             $endpoint?->protocol ?? '',
             $told->masterId,
             $freshness,
+            $isProtected ?? false,
         );
     }
 
@@ -122,6 +126,17 @@ final class Values
             Thrift\InstanceState::DOWN => InstanceState::Down,
             default => InstanceState::Unknown,
         };
+    }
+
+    private static function held(Thrift\Held $told): Held
+    {
+        $probe = match ($told->probe) {
+            Thrift\Probe::UNTRIED => Probe::Untried,
+            Thrift\Probe::ANSWERING => Probe::Answering,
+            Thrift\Probe::SILENT => Probe::Silent,
+            default => Probe::Unknown,
+        };
+        return new Held($told->since, $told->endsAt, $probe, $told->passedOver);
     }
 
     private static function endpoint(Thrift\Endpoint $told): \Roster\Endpoint

@@ -122,7 +122,7 @@ fn is_absence(error: &anyhow::Error) -> bool {
 /// changes with each call or connection.
 fn instances(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)>> {
     let mut services = Vec::new();
-    for ServiceSummary { name, masters } in known.services(Vec::new())?.services {
+    for ServiceSummary { name, masters, .. } in known.services(Vec::new())?.services {
         if masters.is_empty() {
             continue;
         }

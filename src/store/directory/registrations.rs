@@ -207,9 +207,9 @@ impl Directory {
             let (version, group, endpoints) = (Version::new(0, 0, 0), "".into(), [endpoint].into());
             let (metadata, zone) = (no_metadata.clone(), instance.zone.clone());
             let (weight, state, provenance) = (instance.weight, instance.state, Box::default());
-            let withheld = Withheld::default();
+            let (service, withheld, held) = (interface, Withheld::default(), None);
             let of = Instance {
-                service: interface,
+                service,
                 version,
                 group,
                 zone,
@@ -219,6 +219,7 @@ impl Directory {
                 withheld,
                 endpoints,
                 provenance,
+                held,
             };
             (of, None)
         };

@@ -5,10 +5,11 @@
 //! entry, since the file does not know who is connected just now.
 
 use std::collections::BTreeMap;
+use std::ops::Not;
 
 use serde::Serialize;
 
-use crate::store::{InstanceSet, Instances, Provider};
+use crate::store::{InstanceSet, Instances, Provider, count_of_held};
 
 /// So many instances have one entry with their hashes and weights.
 pub(super) const CHUNK: usize = 256;
@@ -26,6 +27,9 @@ struct Choice {
     /// for longer where nobody writes any more.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     withheld: BTreeMap<usize, (u64, u64, u32)>,
+    /// Whether the guard holds some instances of the service.
+    #[serde(rename = "protected", skip_serializing_if = "Not::not")]
+    is_protected: bool,
 }
 
 /// Among which instances of a service one chooses, as JSON; None: the file does not know.
@@ -40,7 +44,8 @@ pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
                 (provider.weight > 0).then_some((number, (since, until, provider.weight)))
             });
             let (version, count, heaviest) = (version.to_string(), set.len(), set.heaviest());
-            let choice = Choice { version, count, heaviest, withheld: withheld.collect() };
+            let (withheld, is_protected) = (withheld.collect(), count_of_held(instances) > 0);
+            let choice = Choice { version, count, heaviest, withheld, is_protected };
             return Some(super::entry::written(&choice));
         }
     }
@@ -65,7 +70,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::{Decoder, Instance, InstanceState, Provenance, Record, Withholding};
+    use crate::model::{Decoder, Held, Instance, InstanceState, Probe, Provenance, Record, Withholding};
     use crate::store::instances::NODE_MARK;
     use crate::store::{Directory, Withhold, WithholdKind};
 
@@ -102,6 +107,26 @@ mod tests {
             let choice = json!({"version": "1.0.0", "count": instances.len(), "heaviest": heaviest});
             assert_eq!(choice_of(&directory), Some(choice));
         }
+    }
+
+    #[test]
+    fn one_that_is_held_is_chosen_unless_it_is_passed_over() {
+        let mut directory = Directory::default();
+        let held = |passed_over| {
+            let held = Held { since: 1, ends_at: 2, probe: Probe::Silent, passed_over, variant: "".into() };
+            Instance { held: Some(held.into()), ..Instance::at("db", "a:1") }
+        };
+        let weight = |directory: &Directory| {
+            let set = directory.instances_of("db").and_then(|sets| sets.values().next()).expect("a version");
+            chunk(set, 0).expect("a chunk")[8..].to_vec()
+        };
+        list(&mut directory, "a", held(false));
+        assert_eq!(choice_of(&directory).expect("one")["protected"], true);
+        assert_eq!(weight(&directory), 100_u32.to_be_bytes());
+        list(&mut directory, "a", held(true));
+        assert_eq!((choice_of(&directory), weight(&directory)), (None, vec![0; 4]));
+        list(&mut directory, "a", Instance::at("db", "a:1"));
+        assert_eq!(choice_of(&directory).expect("one").get("protected"), None, "it is back");
     }
 
     #[test]
