@@ -7,13 +7,18 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, join_all};
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::changes::Watched;
 use super::channel::Addressee;
-use super::config::Config;
+use super::config::{Accept, Config};
 use super::machine::{Done, Machine, Outcome};
 use super::slot::{Report, Shared, Slot};
+
+/// How often it is looked whether all sockets still listen, and how often processes are replaced for those that do not, at
+/// most: who shuts its own down again and again has that for nothing.
+const SOCKETS_INTERVAL: Duration = Duration::from_secs(2);
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How soon a process is gone that is killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -170,6 +175,34 @@ impl Group {
                 Some((number, why)) => {
                     tracing::warn!(worker, number, why, "files were edited, but no new process became ready");
                 }
+            }
+        }
+    }
+
+    /// Has sockets anew that a process has shut down, also while all run; and replaces those that have the old ones.
+    pub(super) async fn watch_sockets(&self) {
+        let Shared { config, sockets, metrics, .. } = &*self.shared;
+        if config.listen.is_empty() || config.accept == Accept::Sidecar {
+            return std::future::pending().await;
+        }
+        let mut seen = 0;
+        loop {
+            sleep(SOCKETS_INTERVAL).await;
+            // Why they cannot be had `metrics` say.
+            let has_them = sockets.get(config, metrics).await.is_ok();
+            let renewals = sockets.renewals();
+            if has_them && renewals > seen {
+                seen = renewals;
+                let outcomes = self.roll(Which::All).await;
+                if let Some((number, why)) = outcomes.into_iter().find_map(|(number, it)| Some((number, it.err()?))) {
+                    tracing::error!(
+                        worker = self.name(),
+                        number,
+                        why,
+                        "no process took the place of one without its socket"
+                    );
+                }
+                sleep(RENEWAL_INTERVAL).await;
             }
         }
     }

@@ -173,6 +173,7 @@ impl Workers {
         tokio::select! {
             () = stop.requested() => {}
             _ = join_all(self.groups.iter().map(|group| group.follow_changes())) => {}
+            _ = join_all(self.groups.iter().map(|group| group.watch_sockets())) => {}
         }
         let until = Instant::now() + patience;
         let groups = self.by_priority();

@@ -46,6 +46,9 @@ const OWN_BINARY: &str = "/proc/self/exe";
 /// How long a process may take to become its program.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How much longer a process that is to end may take to be launched.
+const LAUNCH_GRACE: Duration = Duration::from_secs(1);
+
 /// How long a process may take to end that was killed, until it is told that it does not.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -155,18 +158,15 @@ impl Launcher {
 
 /// Has a process of this name live: from its start until nothing of it is left.
 pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, tell: impl Fn(News)) -> Ending {
-    let Shared { config, sockets, launcher, metrics, .. } = &**group;
-    let sockets = match sockets.get(config, metrics).await {
-        Ok(sockets) => sockets,
-        Err(why) => return Ending::NoSocket(why),
+    let launcher = &group.launcher;
+    let launched = tokio::select! {
+        launched = launch_one(group, name) => launched,
+        // Who is asked for its user may not answer for long. What still comes of it ends with nobody to take it.
+        () = async { is_asked(&mut asked.clone()).await; sleep(LAUNCH_GRACE).await } => {
+            Err(Ending::Failed("it was asked to end before it could be launched".to_owned()))
+        }
     };
-    if let Some(passing) = &group.passing {
-        passing.start(&config.name, sockets.listeners(), &launcher.tasks);
-    }
-    // It looks up users, and writes to the disk.
-    let (of_group, of_name) = (group.clone(), name.to_owned());
-    let launched = spawn_blocking(move || Launch::start(&of_group, &of_name, &sockets)).await;
-    let launch = match launched.unwrap_or_else(|error| Err(Ending::Failed(error.to_string()))) {
+    let launch = match launched {
         Ok(launch) => launch,
         Err(ending) => return ending,
     };
@@ -193,6 +193,19 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
     };
     process.over().await;
     ending
+}
+
+/// Starts a process of this name that is to become the program, with its sockets; or why it cannot be had.
+async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
+    let Shared { config, sockets, launcher, metrics, .. } = &**group;
+    let sockets = sockets.get(config, metrics).await.map_err(Ending::NoSocket)?;
+    if let Some(passing) = &group.passing {
+        passing.start(&config.name, sockets.listeners(), &launcher.tasks);
+    }
+    // It looks up users, and writes to the disk.
+    let (group, name) = (group.clone(), name.to_owned());
+    let launched = spawn_blocking(move || Launch::start(&group, &name, &sockets)).await;
+    launched.unwrap_or_else(|error| Err(Ending::Failed(error.to_string())))
 }
 
 impl Launch {

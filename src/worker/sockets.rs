@@ -3,9 +3,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
@@ -20,6 +22,8 @@ pub(super) struct Sockets {
     /// The group's number in the configuration.
     number: usize,
     tried: Mutex<Tried>,
+    /// How often some were had anew, which processes that run have as they were before.
+    renewals: AtomicU64,
 }
 
 /// What came of the last try to have them.
@@ -46,7 +50,12 @@ impl Sockets {
             }
             Ok(bound) => Tried { bound: Some(Arc::new(bound)), ..Tried::default() },
         };
-        Ok(Self { number, tried: Mutex::new(tried) })
+        Ok(Self { number, tried: Mutex::new(tried), renewals: AtomicU64::new(0) })
+    }
+
+    /// How often processes that ran had sockets that are no more.
+    pub(super) fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Relaxed)
     }
 
     /// The sockets; or why not yet, after another try. Meanwhile `metrics` say it.
@@ -58,7 +67,8 @@ impl Sockets {
                 tried.bound = Some(bound.clone());
                 return Ok(bound);
             }
-            let anew = "it is had anew, and the processes that run have the old one: `roster worker restart`";
+            self.renewals.fetch_add(1, Ordering::Relaxed);
+            let anew = "it is had anew, and the processes that have the old one are replaced";
             tracing::error!(worker = config.name, "a process has shut down a socket of this worker; {anew}");
         }
         let (number, again, kept) = (self.number, config.clone(), tried.kept.clone());
@@ -102,8 +112,8 @@ impl Bound {
         config.listen.iter().enumerate().map(bind).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Those on which one still listens, each in its place: a process that inherited one can shut it down, which it does for
-    /// all.
+    /// Those on which one still listens, each in its place: a process that inherited one can shut it down, or make a
+    /// connection of it, which it does for all.
     fn kept(&self) -> Vec<Option<(String, Listener)>> {
         let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
@@ -112,7 +122,8 @@ impl Bound {
         let is_ended = |socket: &PollFd<'_>| socket.revents().is_none_or(|events| events.intersects(ended));
         let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
         let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
-            Some(listener.clone()).filter(|_| !is_known || !is_ended(socket))
+            let listens = getsockopt(&listener.1, sockopt::AcceptConn).unwrap_or(true);
+            Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)))
         };
         polled.iter().zip(&self.0).map(kept).collect()
     }
@@ -211,6 +222,20 @@ mod tests {
             }
             assert!(anew.kept().iter().all(Option::is_some));
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_which_a_process_has_made_a_connection_is_had_anew() {
+        let config = Config { listen: vec!["tcp://127.0.0.1:0".to_owned()], ..Config::default() };
+        let sockets = Sockets::new(&config, 0, TakenPorts::Fail).expect("a free port");
+        let metrics = Metrics::default();
+        let first = sockets.get(&config, &metrics).await.expect("it is free");
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let inherited = first.listeners()[0].1.as_fd().try_clone_to_owned().expect("a descriptor");
+        let inherited = socket2::SockRef::from(&inherited);
+        inherited.shutdown(Shutdown::Read).expect("anybody may");
+        inherited.connect(&other.local_addr().expect("an address").into()).expect("it is a socket like any other");
+        assert_eq!(first.kept().iter().flatten().count(), 0);
     }
 
     #[test]

@@ -1138,6 +1138,39 @@ fn a_worker_that_closes_the_way_of_its_connections_is_told_and_replaced() {
 }
 
 #[test]
+fn a_port_that_a_process_shuts_for_all_is_opened_again_while_all_run() {
+    let port = free_port();
+    let mut roster = prepared(&group(
+        "web",
+        &["php", "{folder}/server.php"],
+        &format!("count = 2\nlisten = [\"tcp://127.0.0.1:{port}\", \"unix://{{folder}}/other.sock\"]"),
+    ));
+    let shuts =
+        "pcntl_signal(SIGUSR1, function () use (&$listener) { socket_shutdown($listener, 0); });\nwhile (!$asked)";
+    roster.write("server.php", &SERVER.replace("while (!$asked)", shuts));
+    roster.run();
+    let before = ["web/1", "web/2"].map(|name| running(&roster, name));
+    let ask = || {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())?;
+        stream
+            .set_read_timeout(Some(SOON))
+            .and_then(|()| stream.read_to_string(&mut answer))
+            .map_err(|it| it.to_string())?;
+        answer.parse::<i64>().map_err(|error| error.to_string())
+    };
+    assert!(before.contains(&ask().expect("it is answered")));
+    says(&roster, ["worker", "signal", "web/1", "USR1"], 0);
+    eventually("it is answered again", SOON, || {
+        let answered = ask()?;
+        ensure(!before.contains(&answered), answered)
+    });
+    before.iter().for_each(|pid| ends("what has the old socket", *pid));
+    assert!(roster.log().contains("a process has shut down a socket of this worker"), "{}", roster.log());
+    assert!(roster.folder().join("other.sock").exists());
+}
+
+#[test]
 fn what_a_user_inherits_is_the_users_own_and_its_output_can_be_opened() {
     if is_skipped_without_root() {
         return;
