@@ -156,7 +156,7 @@ struct WatchReply {
   /** What changed since the revision asked for, each path once; empty when the time ran out. */
   1: required list<Change> changes
   /** True: what changed since that revision is no longer known (or too much to tell). Read anew, with `subtree`,
-   *  and watch since the revision of its first page. Nothing else is told then. */
+   *  and watch since the revision of its first page. Nothing else is returned then. */
   2: required bool reset
   /** Its revision is the one to pass as `since` next time. */
   3: required Freshness freshness
@@ -166,7 +166,7 @@ struct WatchReply {
 struct Service {
   /** Without a version; what is no version is a part of it (`mail@work`). */
   1: required string name
-  /** Of `name@version` or of the metadata; 0.0.0 where none is told. */
+  /** Of `name@version` or of the metadata; 0.0.0 where none is given. */
   2: required string version
   /** A JSON object. */
   3: required string metadata
@@ -321,7 +321,7 @@ struct Instance {
   4: required i32 outstanding
   /** Without a version; what is no version is a part of it (`mail@work`). */
   5: required string serviceName
-  /** 0.0.0 where none is told. */
+  /** 0.0.0 where none is given. */
   6: required string version
   /** Empty: none is given. */
   7: required string group
@@ -670,7 +670,7 @@ enum Supply {
 /** Something that fills the snapshot. */
 struct SourceStatus {
   1: required string name
-  /** `zookeeper`, `file`, `upstream`, `learned` (an upstream that another told it to join) or `register`. */
+  /** `zookeeper`, `file`, `upstream`, `learned` (an upstream that another had it join) or `register`. */
   2: required string kind
   /** `connecting`, `syncing`, `live` or `down`. */
   3: required string state
@@ -692,7 +692,7 @@ struct SourceStatus {
   11: required i64 reconnects
   /** How many nodes it was not allowed to read, or left out because a limit was passed. */
   12: required i64 skippedNodes
-  /** Differences that only an audit found, since no event had told of them. */
+  /** Differences that only an audit found, and no event reported. */
   13: required i64 drift
   /** What it fills the snapshot with. */
   14: optional list<Supply> supplies
@@ -1035,9 +1035,9 @@ service Roster {
     throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /**
-   * Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+   * Waits until something at or below `paths` is newer than revision `since`, and returns what. A revision is returned whole,
    * so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
-   * already be newer than its revision; that newer change is then told again.
+   * already be newer than its revision; that newer change is then returned again.
    */
   WatchReply watch(1: WatchRequest request)
     throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)

@@ -10,16 +10,16 @@ require_once __DIR__ . '/autoload.php';
 
 foreach ([
     Roster\Client::class,
+    Roster\DefaultPaths::class,
     Roster\Freshness::class,
     Roster\Node::class,
     Roster\Origin::class,
-    Roster\Place::class,
     Roster\Quiet::class,
+    Roster\Read\Hydrator::class,
     Roster\Read\Picks::class,
     Roster\Read\SharedFile::class,
-    Roster\Read\Told::class,
     Roster\Resolved::class,
-    Roster\Way::class,
+    Roster\Transport::class,
 ] as $class) {
     class_exists($class);
 }

@@ -130,7 +130,7 @@ class Instance
      */
     public $serviceName = null;
     /**
-     * 0.0.0 where none is told.
+     * 0.0.0 where none is given.
      * 
      * @var string
      */

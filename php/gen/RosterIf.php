@@ -65,9 +65,9 @@ interface RosterIf
      */
     public function subtree(\Roster\Thrift\SubtreeRequest $request);
     /**
-     * Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+     * Waits until something at or below `paths` is newer than revision `since`, and returns what. A revision is returned whole,
      * so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
-     * already be newer than its revision; that newer change is then told again.
+     * already be newer than its revision; that newer change is then returned again.
      * 
      * @param \Roster\Thrift\WatchRequest $request
      * @return \Roster\Thrift\WatchReply

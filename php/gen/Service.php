@@ -48,7 +48,7 @@ class Service
      */
     public $name = null;
     /**
-     * Of `name@version` or of the metadata; 0.0.0 where none is told.
+     * Of `name@version` or of the metadata; 0.0.0 where none is given.
      * 
      * @var string
      */

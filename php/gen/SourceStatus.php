@@ -110,7 +110,7 @@ class SourceStatus
      */
     public $name = null;
     /**
-     * `zookeeper`, `file`, `upstream`, `learned` (an upstream that another told it to join) or `register`.
+     * `zookeeper`, `file`, `upstream`, `learned` (an upstream that another had it join) or `register`.
      * 
      * @var string
      */
@@ -176,7 +176,7 @@ class SourceStatus
      */
     public $skippedNodes = null;
     /**
-     * Differences that only an audit found, since no event had told of them.
+     * Differences that only an audit found, and no event reported.
      * 
      * @var int
      */

@@ -52,7 +52,7 @@ class WatchReply
     public $changes = null;
     /**
      * True: what changed since that revision is no longer known (or too much to tell). Read anew, with `subtree`,
-     * and watch since the revision of its first page. Nothing else is told then.
+     * and watch since the revision of its first page. Nothing else is returned then.
      * 
      * @var bool
      */

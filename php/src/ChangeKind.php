@@ -12,6 +12,6 @@ enum ChangeKind
     case Created;
     case Changed;
     case Deleted;
-    /** What was told before no longer counts: what is there follows as `Present`, and what does not follow is gone. */
+    /** What was reported before no longer counts: what is there follows as `Present`, and what does not follow is gone. */
     case Reset;
 }

@@ -8,7 +8,7 @@ use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 use Roster\Read\Path;
 use Roster\Read\SharedFile;
 use Roster\Wire\Deadline;
@@ -25,16 +25,18 @@ use const PHP_SAPI;
 /**
  * What this host's Roster sidecar knows, and calls through it.
  *
- * A read takes the first way that leads to an answer: the shared file while its writer lives, the Unix socket, the
+ * A read takes the first transport that leads to an answer: the shared file while its writer lives, the Unix socket, the
  * shared file as a writer left it, and at last TCP, where it is configured. What is missing is null or a default. A
- * method throws `Unavailable` if no way led to an answer, `NotReady` if nothing is known yet, `TooStale` if all is older
- * than `maxAge`, and `InvalidRequest` for a request that makes no sense; all of them are `RosterException`s.
+ * method throws `Unavailable` if no transport led to an answer, `NotReady` if nothing is known yet, `TooStale` if all is
+ * older than `maxAge`, and `InvalidRequest` for a request that makes no sense; all of them are `RosterException`s.
+ *
+ * It is not final so that tests can put a mock in its place, and not meant to be extended otherwise.
  */
-final class Client
+class Client
 {
     private readonly ?SharedFile $file;
-    /** The other ways, when they are first needed. */
-    private ?Ways $ways = null;
+    /** The other transports, when they are first needed. */
+    private ?Transports $transports = null;
     private ?Freshness $freshness = null;
 
     /**
@@ -64,7 +66,7 @@ final class Client
      * @param ?string $shared the shared file; null: that beside the socket; empty: none
      * @param ?int $maxAge how many ms old an answer may be; null: any age will do
      * @param ?bool $persistent whether connections outlive the web request; null: except in the CLI
-     * @param ?\Psr\Log\LoggerInterface $logger is told when a way begins to fail
+     * @param ?\Psr\Log\LoggerInterface $logger logs when a transport begins to fail
      * @param string|int|null $user the name or uid of the user as whom the sidecar runs: what another one put in its
      *     place is passed over; null: whoever it is. Over TCP nobody knows
      */
@@ -83,10 +85,10 @@ final class Client
         if ($user !== null && $tcp !== '') {
             throw new InvalidRequest('user', 'over TCP nobody knows who answers; leave out `tcp`');
         }
-        $sockets = $socket === null ? Place::sockets() : [self::path($socket)];
+        $sockets = $socket === null ? DefaultPaths::sockets() : [self::path($socket)];
         $places = [];
         foreach ($sockets as $path) {
-            $places[$path] = $shared ?? Place::shared($path === '' ? Place::sockets()[0] : $path);
+            $places[$path] = $shared ?? DefaultPaths::shared($path === '' ? DefaultPaths::sockets()[0] : $path);
         }
         $persistent ??= PHP_SAPI !== 'cli';
         $owner = $user === null ? null : new Owner($user);
@@ -98,7 +100,7 @@ final class Client
      *
      * @template T
      * @param T $default what to give where there is none
-     * @param ?int $maxAge in ms; null: as the client was told
+     * @param ?int $maxAge in ms; null: that of the client
      * @return Node|T
      */
     public function get(string $path, mixed $default = null, ?int $maxAge = null): mixed
@@ -109,7 +111,7 @@ final class Client
             return $this->read('nodes', [$path], $maxAge)[$path] ?? $default;
         }
         $this->freshness = $node->freshness;
-        $this->ways?->passOver();
+        $this->transports?->passOver();
         return $node;
     }
 
@@ -184,10 +186,10 @@ final class Client
                 $found = $this->file->resolve($service, $key, $maxAge);
                 if ($found !== null) {
                     $this->freshness = $found->freshness;
-                    $this->ways?->passOver();
+                    $this->transports?->passOver();
                     return $found;
                 }
-            } catch (WayFailed | NotReady | TooStale) {
+            } catch (TransportFailed | NotReady | TooStale) {
                 // The sidecar itself may answer.
             }
         }
@@ -205,7 +207,9 @@ final class Client
             'maxAgeMs' => $maxAge,
         ];
         try {
-            return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->resolve($request, $deadline));
+            return $this->consult(
+                static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->resolve($request, $deadline),
+            );
         } catch (Unavailable $failure) {
             return $isPlain ? $this->resolveAsLeft($service, $key, $maxAge) ?? throw $failure : throw $failure;
         }
@@ -222,7 +226,7 @@ final class Client
                     $this->freshness = $found->freshness;
                     return $found;
                 }
-            } catch (WayFailed | NotReady) {
+            } catch (TransportFailed | NotReady) {
             }
         }
         return null;
@@ -246,7 +250,7 @@ final class Client
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
         return $this->consult(
-            static fn (Endpoint $way, Deadline $deadline) => $way->masters(
+            static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->masters(
                 $service === null ? null : (string) $service,
                 $metadata,
                 $maxAge,
@@ -267,14 +271,14 @@ final class Client
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
         return $this->consult(
-            static fn (Endpoint $way, Deadline $deadline) => $way->services($metadata, $maxAge, $deadline),
+            static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->services($metadata, $maxAge, $deadline),
         );
     }
 
     /** What the sidecar is doing. */
     public function status(): Status
     {
-        return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->status($deadline));
+        return $this->consult(static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->status($deadline));
     }
 
     /**
@@ -320,7 +324,7 @@ final class Client
             $key,
             $allValues,
         );
-        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call, metadata: $metadata));
+        return $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->call($call, metadata: $metadata));
     }
 
     /**
@@ -346,7 +350,7 @@ final class Client
             idempotent: $idempotent,
             allValues: $allValues,
         );
-        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call, (string) $master));
+        return $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->call($call, (string) $master));
     }
 
     /**
@@ -379,8 +383,8 @@ final class Client
         $call = new Call($service, $method, $args, $timeoutMs, $retries, $idempotent, $version, $balance, $key);
         $master = $master === null ? null : (string) $master;
         return $input === null
-            ? $this->ways()->stream($call, $master)
-            : $this->ways()->exchange($call, $master, $input);
+            ? $this->transports()->stream($call, $master)
+            : $this->transports()->exchange($call, $master, $input);
     }
 
     /**
@@ -409,7 +413,7 @@ final class Client
             version: $version,
             allValues: $allValues,
         );
-        return $this->ways()->consult(static fn (Endpoint $way) => $way->callAll($call));
+        return $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->callAll($call));
     }
 
     /**
@@ -420,7 +424,7 @@ final class Client
      */
     public function callMany(array $calls): array
     {
-        $outcomes = $this->ways()->consult(static fn (Endpoint $way) => $way->callMany(array_values($calls)));
+        $outcomes = $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->callMany(array_values($calls)));
         return array_combine(array_keys($calls), $outcomes);
     }
 
@@ -435,8 +439,8 @@ final class Client
      */
     public function callInOrder(array $calls, ?string $master = null): array
     {
-        $outcomes = $this->ways()->consult(
-            static fn (Endpoint $way) => $way->callInOrder(array_values($calls), $master),
+        $outcomes = $this->transports()->consult(
+            static fn (Endpoint $endpoint) => $endpoint->callInOrder(array_values($calls), $master),
         );
         return array_combine(array_keys($calls), $outcomes);
     }
@@ -450,8 +454,8 @@ final class Client
      */
     public function workers(?string $worker = null, bool $usage = false): array
     {
-        $ask = static fn (Endpoint $way, Deadline $deadline) => $way->workers($worker, $usage, $deadline);
-        return $this->ways()->consult($ask)->value;
+        $ask = static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->workers($worker, $usage, $deadline);
+        return $this->transports()->consult($ask)->value;
     }
 
     /**
@@ -474,8 +478,8 @@ final class Client
         } catch (\InvalidArgumentException $error) {
             throw new InvalidRequest('data', "it cannot be sent: {$error->getMessage()}");
         }
-        return $this->ways()->consult(
-            static fn (Endpoint $way) => $way->commandWorkers($command, $data, $worker, $timeoutMs),
+        return $this->transports()->consult(
+            static fn (Endpoint $endpoint) => $endpoint->commandWorkers($command, $data, $worker, $timeoutMs),
         );
     }
 
@@ -483,7 +487,7 @@ final class Client
      * The nodes that are there, then every change, for ever: for workers in the CLI.
      *
      * There is no hole, also across restarts of the sidecar, which are waited out. Where it no longer knows what
-     * changed, a `Reset` says so and what is there follows anew. What changes meanwhile may be told twice.
+     * changed, a `Reset` says so and what is there follows anew. What changes meanwhile may be reported twice.
      *
      * @param string|list<string> $paths what to watch, with all below it
      * @param int $waitMs how long to wait for a change before `$until` is asked again
@@ -495,7 +499,7 @@ final class Client
     {
         $paths = (array) $paths;
         Path::check(...$paths);
-        return (new NodeFollower($this->ways()->consultant(), $paths, $waitMs, $until))->changes();
+        return (new NodeFollower($this->transports()->consultant(), $paths, $waitMs, $until))->changes();
     }
 
     /**
@@ -506,7 +510,7 @@ final class Client
      */
     public function watchMasters(int $waitMs = 10_000, ?callable $until = null): \Generator
     {
-        return (new MasterFollower($this->ways()->consultant(), $waitMs, $until))->changes();
+        return (new MasterFollower($this->transports()->consultant(), $waitMs, $until))->changes();
     }
 
     /**
@@ -519,7 +523,7 @@ final class Client
      */
     public function watchMessages(int $waitMs = 10_000, ?callable $until = null): \Generator
     {
-        return (new MessageFollower($this->ways()->consultant(), $waitMs, $until))->changes();
+        return (new MessageFollower($this->transports()->consultant(), $waitMs, $until))->changes();
     }
 
     /**
@@ -530,7 +534,7 @@ final class Client
      */
     public function watchWorkers(int $waitMs = 10_000, ?callable $until = null): \Generator
     {
-        return (new WorkerFollower($this->ways()->consultant(), $waitMs, $until))->changes();
+        return (new WorkerFollower($this->transports()->consultant(), $waitMs, $until))->changes();
     }
 
     /** How far the last answer can be trusted, be it an absence; null before the first. */
@@ -540,17 +544,17 @@ final class Client
     }
 
     /**
-     * Which ways there are, in which order, and what they came to in the last request.
+     * Which transports there are, in which order, and what they came to in the last request.
      *
      * @param bool $try whether to try each of them now
-     * @return list<Step>
+     * @return list<Attempt>
      */
     public function explain(bool $try = false): array
     {
-        return $try ? $this->ways()->tried() : $this->ways()->steps();
+        return $try ? $this->transports()->tried() : $this->transports()->attempts();
     }
 
-    /** What the shared file answers; else what another way does. */
+    /** What the shared file answers; else what another transport does. */
     private function read(string $question, string|array $of, ?int $maxAge): mixed
     {
         self::checkAge($maxAge);
@@ -560,12 +564,12 @@ final class Client
             try {
                 $found = $this->file->$question($of, $maxAge);
                 $this->freshness = $this->file->freshness;
-                $this->ways?->passOver();
+                $this->transports?->passOver();
                 return $found;
-            } catch (WayFailed | NotReady | TooStale $failure) {
+            } catch (TransportFailed | NotReady | TooStale $failure) {
             }
         }
-        $answer = $this->ways()->read($question, $of, $maxAge, $failure);
+        $answer = $this->transports()->read($question, $of, $maxAge, $failure);
         $this->freshness = $answer->freshness;
         return $answer->value;
     }
@@ -592,21 +596,21 @@ final class Client
     /** What the sidecar itself answers. */
     private function consult(callable $question): mixed
     {
-        $answer = $this->ways()->consult($question);
+        $answer = $this->transports()->consult($question);
         $this->freshness = $answer->freshness;
         return $answer->value;
     }
 
-    private function ways(): Ways
+    private function transports(): Transports
     {
-        if ($this->ways === null) {
+        if ($this->transports === null) {
             $timeouts = $this->timeouts ?? new Timeouts();
             $to = [$this->places, $this->isSought, $this->tcp, $this->owner];
-            $this->ways = new Ways(...$to, ...[$timeouts, $this->isPersistent, $this->logger]);
+            $this->transports = new Transports(...$to, ...[$timeouts, $this->isPersistent, $this->logger]);
             if ($this->freshness !== null) {
-                $this->ways->passOver();
+                $this->transports->passOver();
             }
         }
-        return $this->ways;
+        return $this->transports;
     }
 }

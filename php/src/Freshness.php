@@ -17,7 +17,7 @@ final class Freshness
         public readonly int $ageMs,
         public readonly Origin $origin,
         public readonly bool $complete,
-        public readonly Way $from,
+        public readonly Transport $from,
     ) {
     }
 }

@@ -12,7 +12,7 @@ final class Instance
 {
     /**
      * @param string $serviceName without a version
-     * @param string $version 0.0.0 where none is told
+     * @param string $version 0.0.0 where none is given
      * @param string $group empty: none is given
      * @param string $zone empty: none is given
      * @param int $weight 100 where none is given

@@ -11,7 +11,7 @@ final class Master
      * @param string $peerAddress where it connected from: no address at which it could be called
      * @param int $connectedAt ms since 1970
      * @param list<Service> $services
-     * @param int $ways how many ways the sidecar has to it
+     * @param int $routes how many routes the sidecar has to it
      * @param int $outstanding how many calls to it are under way; 0 where the shared file tells
      */
     public function __construct(
@@ -19,7 +19,7 @@ final class Master
         public readonly string $peerAddress,
         public readonly int $connectedAt,
         public readonly array $services,
-        public readonly int $ways,
+        public readonly int $routes,
         public readonly int $outstanding,
         public readonly Freshness $freshness,
     ) {

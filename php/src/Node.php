@@ -58,7 +58,7 @@ final class Node implements \JsonSerializable
         return $this->jsonSerialize();
     }
 
-    /** The same by whatever way the node came; data that is not UTF-8 cannot be written as JSON. */
+    /** The same by whatever transport the node came by; data that is not UTF-8 cannot be written as JSON. */
     public function jsonSerialize(): array
     {
         return ['path' => $this->path, 'data' => $this->data, 'stat' => $this->stat, 'freshness' => $this->freshness];

@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster;
 
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 
 /**
  * The user as whom the sidecar runs: what another user put in its place is no way to it.
@@ -22,7 +22,7 @@ final class Owner
     /**
      * That a file or a Unix socket is of this user.
      *
-     * @throws WayFailed
+     * @throws TransportFailed
      */
     public function checkFile(string $path): void
     {
@@ -34,12 +34,12 @@ final class Owner
      * That an owner of a file is this user.
      *
      * @param int|false $owner the uid; false: there is no such file
-     * @throws WayFailed
+     * @throws TransportFailed
      */
     public function check(int|false $owner): void
     {
         if ($owner !== $this->uid()) {
-            throw new WayFailed($owner === false ? 'there is none' : "it belongs to uid $owner, not to `$this->user`");
+            throw new TransportFailed($owner === false ? 'there is none' : "it belongs to uid $owner, not to `$this->user`");
         }
     }
 
@@ -62,7 +62,7 @@ final class Owner
      * That this user sent what comes next, for which it waits so long.
      *
      * @return bool whether anything came, be it the end of the connection
-     * @throws WayFailed
+     * @throws TransportFailed
      */
     public function checkSender(\Socket $socket, int $us): bool
     {
@@ -74,7 +74,7 @@ final class Owner
             return $came === 0 || !in_array(socket_last_error($socket), [SOCKET_EAGAIN, SOCKET_EINTR], true);
         }
         $sender = $message['control'][0]['data']['uid'] ?? -1;
-        return $sender === $this->uid() ?: throw new WayFailed("uid $sender answers, not `$this->user`", isSent: true);
+        return $sender === $this->uid() ?: throw new TransportFailed("uid $sender answers, not `$this->user`", isSent: true);
     }
 
     private function uid(): int
@@ -85,8 +85,8 @@ final class Owner
     private static function named(string $name): int
     {
         if (!function_exists('posix_getpwnam')) {
-            throw new WayFailed("PHP's posix extension is not there, so `user` must be a number, not `$name`");
+            throw new TransportFailed("PHP's posix extension is not there, so `user` must be a number, not `$name`");
         }
-        return posix_getpwnam($name)['uid'] ?? throw new WayFailed("there is no user `$name`");
+        return posix_getpwnam($name)['uid'] ?? throw new TransportFailed("there is no user `$name`");
     }
 }

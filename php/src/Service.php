@@ -8,7 +8,7 @@ namespace Roster;
 final class Service
 {
     /**
-     * @param string $version 0.0.0 where none is told
+     * @param string $version 0.0.0 where none is given
      * @param array<string, mixed> $metadata
      */
     public function __construct(

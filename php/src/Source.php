@@ -25,7 +25,7 @@ final class Source
         public readonly int $nodes,
         public readonly int $bytes,
         public readonly int $reconnects,
-        public readonly int $leftOut,
+        public readonly int $skippedNodes,
         public readonly int $drift,
     ) {
     }

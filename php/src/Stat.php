@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster;
 
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 
 /** A coordination node's own figures, as ZooKeeper keeps them; those that are not known are 0. */
 final class Stat
@@ -33,25 +33,25 @@ final class Stat
 
     /**
      * @internal
-     * @param array<string, int> $told by the names above
+     * @param array<string, int> $fields named as above
      */
-    public static function of(array $told): self
+    public static function of(array $fields): self
     {
         return new self(
-            $told['version'],
-            $told['czxid'],
-            $told['mzxid'],
-            $told['pzxid'],
-            $told['ctime'],
-            $told['mtime'],
-            $told['ephemeralOwner'],
-            $told['numChildren'],
+            $fields['version'],
+            $fields['czxid'],
+            $fields['mzxid'],
+            $fields['pzxid'],
+            $fields['ctime'],
+            $fields['mtime'],
+            $fields['ephemeralOwner'],
+            $fields['numChildren'],
         );
     }
 
     /** @internal */
     public static function parse(string $json): self
     {
-        return self::of(json_decode($json, true) ?? throw new WayFailed('a stat is damaged'));
+        return self::of(json_decode($json, true) ?? throw new TransportFailed('a stat is damaged'));
     }
 }

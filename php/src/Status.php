@@ -12,7 +12,7 @@ final class Status
      * @param list<Source> $sources
      * @param array<string, int> $counters everything that is counted
      * @param array<string, int> $limits the bounds in force
-     * @param ?string $sharedTrouble why the shared file is not written; null: it is, or there is to be none
+     * @param ?string $sharedFileError why the shared file is not written; null: it is, or there is to be none
      * @param list<string> $portsTaken at which of its ports the sidecar does not listen, since other processes do, and why
      */
     public function __construct(
@@ -22,7 +22,7 @@ final class Status
         public readonly array $sources,
         public readonly array $counters,
         public readonly array $limits,
-        public readonly ?string $sharedTrouble,
+        public readonly ?string $sharedFileError,
         public readonly array $portsTaken = [],
     ) {
     }

@@ -10,14 +10,14 @@ final class Timeouts
     /**
      * @param int $connectMs for a connection
      * @param int $readMs for the next bytes of an answer
-     * @param int $wholeMs for the answer, over all ways together; of one in several parts, for each of them
+     * @param int $totalMs for the answer, over all transports together; of one in several parts, for each of them
      */
     public function __construct(
         public readonly int $connectMs = 100,
         public readonly int $readMs = 250,
-        public readonly int $wholeMs = 750,
+        public readonly int $totalMs = 750,
     ) {
-        if (min($connectMs, $readMs, $wholeMs) <= 0) {
+        if (min($connectMs, $readMs, $totalMs) <= 0) {
             throw new \InvalidArgumentException('a timeout must be longer than nothing');
         }
     }

@@ -85,7 +85,7 @@ final class ChannelTest extends TestCase
         self::assertStringContainsString('no answer in time', self::failure($roster));
         self::assertLessThan(0.9, microtime(true) - $began);
         self::assertStringContainsString('it has just timed out', self::failure($roster));
-        $fresh = self::client($fake, new Timeouts(readMs: 5_000, wholeMs: 5_000));
+        $fresh = self::client($fake, new Timeouts(readMs: 5_000, totalMs: 5_000));
         self::assertSame('own', $fresh->get('/b')->data);
     }
 
@@ -101,7 +101,7 @@ final class ChannelTest extends TestCase
     {
         $slow = [[Answer::nodes(['/a' => 'slow'], pauseMs: 5_000)]];
         [$unix, $tcp] = [new FakeSidecar($slow), new FakeSidecar($slow, isTcp: true)];
-        $timeouts = new Timeouts(readMs: 400, wholeMs: 500);
+        $timeouts = new Timeouts(readMs: 400, totalMs: 500);
         $roster = Client::local($unix->address, $tcp->address, '', timeouts: $timeouts);
         $began = microtime(true);
         self::failure($roster);
@@ -115,7 +115,7 @@ final class ChannelTest extends TestCase
             return Answer::of(new Roster_services_result(['success' => new ServicesReply($page)]), pauseMs: 300);
         };
         $fake = new FakeSidecar([[$page('a'), $page('b'), $page(null)]]);
-        $roster = self::client($fake, new Timeouts(readMs: 500, wholeMs: 500));
+        $roster = self::client($fake, new Timeouts(readMs: 500, totalMs: 500));
         self::assertSame([], $roster->services());
     }
 
@@ -151,7 +151,7 @@ final class ChannelTest extends TestCase
             sleep(60);
         }
         try {
-            $timeouts = new Timeouts(connectMs: 5_000, wholeMs: 10_000);
+            $timeouts = new Timeouts(connectMs: 5_000, totalMs: 10_000);
             $roster = Client::local("$folder->path/full.sock", '', '', timeouts: $timeouts);
             self::assertStringContainsString('no answer in time', self::failure($roster), 'it is connected');
         } finally {

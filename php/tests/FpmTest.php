@@ -24,8 +24,8 @@ final class FpmTest extends TestCase
     private array $counts = ['right' => 0, 'wrong' => 0, 'none' => 0, 'abandoned' => 0, 'killed' => 0];
     /** The last page that is no answer. */
     private string $strange = '';
-    /** @var array<string, true> the ways that answers came */
-    private array $ways = [];
+    /** @var array<string, true> the transports that answers came by */
+    private array $transports = [];
 
     protected function setUp(): void
     {
@@ -38,7 +38,7 @@ final class FpmTest extends TestCase
     {
         $this->browse(shared: '');
         self::assertSame(['right' => self::PAGES, 'wrong' => 0], array_slice($this->counts, 0, 2), $this->strange);
-        self::assertSame(['unix'], array_keys($this->ways));
+        self::assertSame(['unix'], array_keys($this->transports));
         self::assertLessThan(self::PAGES / 10, $this->connections());
     }
 
@@ -61,7 +61,7 @@ final class FpmTest extends TestCase
         self::assertSame(0, $this->counts['wrong']);
         self::assertGreaterThan(20, $this->counts['killed']);
         self::assertLessThanOrEqual($this->counts['killed'], $this->counts['none']);
-        self::assertSame(['shared'], array_keys($this->ways));
+        self::assertSame(['shared'], array_keys($this->transports));
     }
 
     /** Asks for a random node again and again; a page is cut off, a worker killed, once in so many pages, by chance. */
@@ -94,7 +94,7 @@ final class FpmTest extends TestCase
         };
         $this->counts[$what]++;
         if (isset($told['from'])) {
-            $this->ways[$told['from']] = true;
+            $this->transports[$told['from']] = true;
         }
     }
 

@@ -6,13 +6,13 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Exception\InvalidRequest;
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 use Roster\Freshness;
 use Roster\Node;
 use Roster\Origin;
 use Roster\Read\Answer;
 use Roster\Stat;
-use Roster\Way;
+use Roster\Transport;
 use Roster\Wire\ManyNodes;
 
 /** However many nodes are asked for, they are of one revision. */
@@ -61,7 +61,7 @@ final class ManyNodesTest extends TestCase
 
     public function testWhatChangesAllTheTimeIsNotReadForEver(): void
     {
-        $this->expectException(WayFailed::class);
+        $this->expectException(TransportFailed::class);
         $this->expectExceptionMessage('it changes faster');
         ManyNodes::read($this->paths(), $this->ask(function (): void {
             array_map($this->change(...), ['/0', '/3000']);
@@ -82,7 +82,7 @@ final class ManyNodesTest extends TestCase
     {
         return [
             [new InvalidRequest('paths', 'more than a reply may hold; ask for fewer')],
-            [new WayFailed('refused: the message is longer than max_request allows')],
+            [new TransportFailed('refused: the message is longer than max_request allows')],
         ];
     }
 
@@ -122,7 +122,7 @@ final class ManyNodesTest extends TestCase
                 $meanwhile();
             }
             $now = array_key_last($this->past);
-            $freshness = new Freshness($now, 0, Origin::Live, true, Way::Unix);
+            $freshness = new Freshness($now, 0, Origin::Live, true, Transport::Unix);
             $newest = max([0, ...array_intersect_key($this->changed, array_flip($paths))]);
             if ($since !== null && $newest <= $since) {
                 return new Answer(null, $freshness);

@@ -17,7 +17,7 @@ use Roster\Instance;
 use Roster\Master;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
-use Roster\Way;
+use Roster\Transport;
 
 /** Masters are known and called through a real sidecar: those that connect are real PHP processes. */
 final class MastersTest extends TestCase
@@ -30,16 +30,16 @@ final class MastersTest extends TestCase
     protected function setUp(): void
     {
         $this->roster = new Roster(['/zk_test' => 'Hello'], hasRegister: true);
-        $this->client = $this->client(Way::Shared, Way::Unix);
+        $this->client = $this->client(Transport::Shared, Transport::Unix);
         $this->masters = [$this->roster->master(), $this->roster->master('spare@2.0.0')];
         Process::until(fn () => count($this->instances('demo')) === 2, 'both masters offer it', 30);
-        $shared = $this->client(Way::Shared);
+        $shared = $this->client(Transport::Shared);
         Process::until(fn () => count($this->instances('demo', $shared)) === 2, 'the file tells of them', 30);
     }
 
-    public function testInstancesAndMastersAreTheSameOverEachWay(): void
+    public function testInstancesAndMastersAreTheSameOverEachTransport(): void
     {
-        [$shared, $unix] = [$this->client(Way::Shared), $this->client(Way::Unix)];
+        [$shared, $unix] = [$this->client(Transport::Shared), $this->client(Transport::Unix)];
         foreach (['demo', 'spare', 'control', 'nobody/has it', str_repeat('x', 501)] as $service) {
             [$one, $other] = [$shared->instances($service), $unix->instances($service)];
             self::assertEquals(array_map(self::told(...), $other), array_map(self::told(...), $one));
@@ -47,7 +47,7 @@ final class MastersTest extends TestCase
         $metadata = ['version' => '1.2.0', 'zone' => 'b', 'weight' => 3];
         self::assertSame($metadata, $shared->instances('demo')[0]->metadata);
         self::assertSame(['b', 3], [$shared->instances('demo')[0]->zone, $unix->instances('demo')[0]->weight]);
-        self::assertSame(Way::Shared, $shared->freshness()->from);
+        self::assertSame(Transport::Shared, $shared->freshness()->from);
         foreach ($unix->masters() as $master) {
             self::assertEquals(self::told($master), self::told($shared->master($master->id)));
             self::assertEquals(self::told($master), self::told($unix->master($master->id)));
@@ -58,7 +58,7 @@ final class MastersTest extends TestCase
     public function testTheFileStillTellsOfMastersWhenTheSidecarIsKilled(): void
     {
         $ask = fn () => $this->client->instances('spare')[0] ?? null;
-        Process::until(static fn () => $ask()?->freshness->from === Way::Shared, 'the file tells of it', 30);
+        Process::until(static fn () => $ask()?->freshness->from === Transport::Shared, 'the file tells of it', 30);
         $instance = $ask();
         self::assertSame(['2.0.0', 0], [$instance->version, $instance->freshness->ageMs]);
         $this->roster->end(SIGKILL);
@@ -66,17 +66,17 @@ final class MastersTest extends TestCase
         Process::until(static fn () => $left()->freshness->ageMs > 3_000, 'the age grows', 30);
         self::assertSame($instance->masterId, $left()->masterId);
         self::assertSame($instance->masterId, $this->client->master($instance->masterId)->id);
-        $steps = $this->client->explain();
-        self::assertSame([false, false, true], array_column($steps, 'answered'));
-        self::assertStringContainsString('its writer has been away for', (string) $steps[0]);
-        self::assertStringContainsString('cannot connect', (string) $steps[1]);
+        $attempts = $this->client->explain();
+        self::assertSame([false, false, true], array_column($attempts, 'answered'));
+        self::assertStringContainsString('its writer has been away for', (string) $attempts[0]);
+        self::assertStringContainsString('cannot connect', (string) $attempts[1]);
     }
 
     public function testServicesAreCountedByVersion(): void
     {
         $services = $this->client->services();
         self::assertSame([['1.2.0' => 2], ['2.0.0' => 1]], [$services['demo'], $services['spare']]);
-        self::assertSame(Way::Unix, $this->client->freshness()->from);
+        self::assertSame(Transport::Unix, $this->client->freshness()->from);
     }
 
     public function testANameLikeANumberIsAName(): void
@@ -118,7 +118,7 @@ final class MastersTest extends TestCase
     public function testOneOfTheMastersIsResolvedByTheSidecar(): void
     {
         $resolved = $this->client->resolve('demo', key: 7);
-        self::assertSame([null, Way::Unix], [$resolved->host, $resolved->freshness->from]);
+        self::assertSame([null, Transport::Unix], [$resolved->host, $resolved->freshness->from]);
         self::assertContains($resolved->address(), array_column($this->client->masters('demo'), 'id'));
         for ($i = 0; $i < 8; $i++) {
             self::assertSame($resolved->masterId, $this->client->resolve('demo', key: '7')->masterId);
@@ -284,12 +284,12 @@ final class MastersTest extends TestCase
         }
     }
 
-    private function client(Way ...$ways): Client
+    private function client(Transport ...$transports): Client
     {
         return Client::local(
-            in_array(Way::Unix, $ways, true) ? $this->roster->socket : '',
+            in_array(Transport::Unix, $transports, true) ? $this->roster->socket : '',
             '',
-            in_array(Way::Shared, $ways, true) ? $this->roster->shared : '',
+            in_array(Transport::Shared, $transports, true) ? $this->roster->shared : '',
         );
     }
 }

@@ -12,7 +12,7 @@ use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\SharedFile;
 use Roster\Tests\Support\Skip;
-use Roster\Way;
+use Roster\Transport;
 
 /** Where the sidecar's user is named, nobody else is believed. */
 final class OwnerTest extends TestCase
@@ -29,7 +29,7 @@ final class OwnerTest extends TestCase
             }
             $file = new SharedFile(['/a' => 'of the file']);
             $node = Client::local($fake->address, '', $file->path, user: $user)->get('/a');
-            self::assertSame(['of the file', Way::Shared], [$node->data, $node->freshness->from]);
+            self::assertSame(['of the file', Transport::Shared], [$node->data, $node->freshness->from]);
         }
     }
 
@@ -99,13 +99,13 @@ final class OwnerTest extends TestCase
         Client::local(tcp: '127.0.0.1:9090', user: 'roster');
     }
 
-    /** @return list<string> why each way failed */
+    /** @return list<string> why each transport failed */
     private static function failures(Client $roster): array
     {
         try {
             $roster->get('/a');
         } catch (Unavailable $failure) {
-            return array_column($failure->steps, 'failure');
+            return array_column($failure->attempts, 'failure');
         }
         self::fail('it answered');
     }

@@ -54,8 +54,8 @@ final class PackageTest extends TestCase
             . 'fn ($class) => str_starts_with($class, "Roster")));');
         exec(PHP_BINARY . " $settings -r $code 2>&1", $told);
         self::assertSame(
-            ['Roster\Client Roster\Freshness Roster\Node Roster\Origin Roster\Place Roster\Quiet Roster\Read\Picks '
-                . 'Roster\Read\SharedFile Roster\Read\Told Roster\Resolved Roster\Way'],
+            ['Roster\Client Roster\DefaultPaths Roster\Freshness Roster\Node Roster\Origin Roster\Quiet '
+                . 'Roster\Read\Hydrator Roster\Read\Picks Roster\Read\SharedFile Roster\Resolved Roster\Transport'],
             $told,
         );
     }
@@ -64,7 +64,7 @@ final class PackageTest extends TestCase
     private function assertReads(string $autoload): void
     {
         $code = 'require $argv[1];'
-            . 'foreach (Roster\Client::local("/none", "127.0.0.1:1")->explain(true) as $step) { echo "$step\n"; }';
+            . 'foreach (Roster\Client::local("/none", "127.0.0.1:1")->explain(true) as $attempt) { echo "$attempt\n"; }';
         exec(PHP_BINARY . ' -r ' . escapeshellarg($code) . ' ' . escapeshellarg($autoload) . ' 2>&1', $told, $status);
         self::assertSame(0, $status, implode("\n", $told));
         self::assertSame('unix:///none: cannot connect: [2] No such file or directory', $told[1]);
@@ -78,7 +78,13 @@ final class PackageTest extends TestCase
             $class = 'Roster\\' . strtr(substr($path, strlen(self::PACKAGE . '/src/'), -4), '/', '\\');
             self::assertTrue(class_exists($class) || interface_exists($class) || enum_exists($class), $class);
         }
-        self::assertTrue((new \ReflectionClass(Client::class))->isFinal());
+    }
+
+    public function testAnApplicationsTestsMayPutAMockInTheClientsPlace(): void
+    {
+        $client = $this->createStub(Client::class);
+        $client->method('get')->willReturn('mocked');
+        self::assertSame('mocked', $client->get('/a'));
     }
 
     private static function needComposer(): void

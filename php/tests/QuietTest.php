@@ -13,7 +13,7 @@ use Roster\Tests\Support\Folder;
 use Roster\Tests\Support\SharedFile;
 use Roster\Timeouts;
 
-/** Whatever way fails, the application's error handler hears nothing of it. */
+/** Whatever transport fails, the application's error handler hears nothing of it. */
 final class QuietTest extends TestCase
 {
     protected function setUp(): void
@@ -140,7 +140,7 @@ final class QuietTest extends TestCase
         try {
             $this->expectException(\ErrorException::class);
             $this->expectExceptionMessage('of the application');
-            Client::local($fake->address, '', '', timeouts: new Timeouts(readMs: 5_000, wholeMs: 5_000))->get('/a');
+            Client::local($fake->address, '', '', timeouts: new Timeouts(readMs: 5_000, totalMs: 5_000))->get('/a');
         } finally {
             pcntl_signal(SIGALRM, SIG_DFL);
             pcntl_async_signals($before);

@@ -10,7 +10,7 @@ use Roster\Exception\NotReady;
 use Roster\Exception\Unavailable;
 use Roster\Read\Picks;
 use Roster\Tests\Support\SharedFile;
-use Roster\Way;
+use Roster\Transport;
 
 /** One instance of a service is chosen as the sidecar would choose it: the vectors are those of its own tests. */
 final class ResolveTest extends TestCase
@@ -40,7 +40,7 @@ final class ResolveTest extends TestCase
         foreach ($picks as ['key' => $key, 'address' => $address]) {
             $resolved = $roster->resolve('web', key: $key);
             self::assertSame([$address, 'http', null], [$resolved->address(), $resolved->protocol, $resolved->masterId], $key);
-            self::assertSame(Way::Shared, $resolved->freshness->from);
+            self::assertSame(Transport::Shared, $resolved->freshness->from);
         }
         self::assertSame(5, $roster->freshness()->revision);
     }

@@ -18,7 +18,7 @@ use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 use Roster\Tests\Support\Skip;
 use Roster\Timeouts;
-use Roster\Way;
+use Roster\Transport;
 
 /** The package and a real sidecar understand each other. */
 final class RosterTest extends TestCase
@@ -30,13 +30,13 @@ final class RosterTest extends TestCase
         $this->roster = new Roster(['/zk_test' => 'Hello', '/services/mail/mail-1' => '{"port": 2525}', '/ü' => 'ö']);
     }
 
-    /** @dataProvider ways */
-    public function testNodesAndChildrenAreReadOverEachWay(Way $way): void
+    /** @dataProvider transports */
+    public function testNodesAndChildrenAreReadOverEachTransport(Transport $transport): void
     {
-        $client = $this->client($way);
+        $client = $this->client($transport);
         $node = $client->get('/services/mail/mail-1');
         self::assertSame(['port' => 2525], $node->json());
-        self::assertSame([0, true, Origin::Live, $way], [
+        self::assertSame([0, true, Origin::Live, $transport], [
             $node->freshness->ageMs, $node->freshness->complete, $node->freshness->origin, $node->freshness->from,
         ]);
         self::assertSame(['services', 'zk_test', 'ü'], $client->children('/'));
@@ -47,9 +47,9 @@ final class RosterTest extends TestCase
         self::assertNull($client->get('/none'));
     }
 
-    public static function ways(): array
+    public static function transports(): array
     {
-        return array_map(static fn (Way $way) => [$way], Way::cases());
+        return array_map(static fn (Transport $transport) => [$transport], Transport::cases());
     }
 
     public function testAllWaysTellTheSame(): void
@@ -57,7 +57,7 @@ final class RosterTest extends TestCase
         if (!Roster::hasShared()) {
             Skip::because('this sidecar keeps no shared file');
         }
-        [$shared, $unix] = [$this->client(Way::Shared), $this->client(Way::Unix)];
+        [$shared, $unix] = [$this->client(Transport::Shared), $this->client(Transport::Unix)];
         foreach (['/', '/zk_test', '/services', '/services/mail/mail-1', '/none'] as $path) {
             [$one, $other] = [$shared->get($path), $unix->get($path)];
             self::assertSame([$one?->path, $one?->data], [$other?->path, $other?->data]);
@@ -74,15 +74,15 @@ final class RosterTest extends TestCase
         return $text;
     }
 
-    public function testMoreThanARequestOrAReplyHoldsIsReadOverEachWay(): void
+    public function testMoreThanARequestOrAReplyHoldsIsReadOverEachTransport(): void
     {
         $name = static fn (int $number) => sprintf('%06d', $number) . str_repeat('x', 200);
         $names = array_map($name, range(1, 12_000));
         $nodes = array_fill_keys(array_map(static fn (string $name) => "/many/$name", $names), '');
         $large = array_map(static fn (int $number) => "/large/$number", range(1, 24));
         $this->roster = new Roster($nodes + array_fill_keys($large, str_repeat('y', 100_000)));
-        foreach (Roster::hasShared() ? Way::cases() : [Way::Unix, Way::Tcp] as $way) {
-            $client = $this->client($way, new Timeouts(connectMs: 10_000, readMs: 10_000, wholeMs: 60_000));
+        foreach (Roster::hasShared() ? Transport::cases() : [Transport::Unix, Transport::Tcp] as $transport) {
+            $client = $this->client($transport, new Timeouts(connectMs: 10_000, readMs: 10_000, totalMs: 60_000));
             self::assertSame($names, $client->children('/many'));
             self::assertNull($client->children('/none'));
             $some = array_slice(array_keys($nodes), 0, 3_000);
@@ -99,7 +99,7 @@ final class RosterTest extends TestCase
             Skip::because('this sidecar keeps no shared file');
         }
         $client = Client::local($this->roster->socket, $this->roster->tcp, $this->roster->shared);
-        self::assertSame(Way::Shared, $client->get('/zk_test')->freshness->from);
+        self::assertSame(Transport::Shared, $client->get('/zk_test')->freshness->from);
         $this->roster->end(SIGKILL);
         $aged = static fn () => $client->get('/zk_test')->freshness->ageMs > 3_000;
         Process::until($aged, 'the age grows');
@@ -111,19 +111,19 @@ final class RosterTest extends TestCase
 
     public function testTheStatusIsTold(): void
     {
-        $status = $this->client(Way::Unix)->status();
+        $status = $this->client(Transport::Unix)->status();
         self::assertSame(['file', 'live', ['/'], ['nodes']], [
             $status->sources[0]->kind, $status->sources[0]->state, $status->sources[0]->roots,
             $status->sources[0]->supplies,
         ]);
         self::assertArrayHasKey('requests', $status->counters);
         self::assertArrayHasKey('maxReplyBytes', $status->limits);
-        self::assertSame(Way::Unix, $status->freshness->from);
+        self::assertSame(Transport::Unix, $status->freshness->from);
     }
 
     public function testAWatchTellsEveryChangeAlsoAcrossARestart(): void
     {
-        $watch = $this->client(Way::Unix)->watch('/zk_test', waitMs: 200);
+        $watch = $this->client(Transport::Unix)->watch('/zk_test', waitMs: 200);
         self::assertSame([ChangeKind::Present, 'Hello'], [$watch->current()->kind, $watch->current()->node->data]);
         $this->roster->set(['/zk_test' => 'edited']);
         $watch->next();
@@ -141,35 +141,35 @@ final class RosterTest extends TestCase
     public function testWhatTheSidecarRefusesIsRefused(): void
     {
         $this->expectException(InvalidRequest::class);
-        $this->client(Way::Unix)->watch('/a', waitMs: -1)->valid();
+        $this->client(Transport::Unix)->watch('/a', waitMs: -1)->valid();
     }
 
     public function testARequestThatIsTooLongSaysSo(): void
     {
         $this->expectException(Unavailable::class);
         $this->expectExceptionMessage('the message is longer than max_request allows');
-        $this->client(Way::Unix)->getMany(['/' . str_repeat('x', 100_000)]);
+        $this->client(Transport::Unix)->getMany(['/' . str_repeat('x', 100_000)]);
     }
 
     public function testACallWithoutAMasterSaysSo(): void
     {
         try {
-            $this->client(Way::Unix)->call('users', 'find', ['id' => 7]);
+            $this->client(Transport::Unix)->call('users', 'find', ['id' => 7]);
             self::fail('somebody answered');
         } catch (NoMaster | NotReady | Unavailable $refusal) {
             self::assertInstanceOf(RosterException::class, $refusal);
         }
     }
 
-    private function client(Way $way, ?Timeouts $timeouts = null): Client
+    private function client(Transport $transport, ?Timeouts $timeouts = null): Client
     {
-        if ($way === Way::Shared && !Roster::hasShared()) {
+        if ($transport === Transport::Shared && !Roster::hasShared()) {
             Skip::because('this sidecar keeps no shared file');
         }
         return Client::local(
-            $way === Way::Unix ? $this->roster->socket : '',
-            $way === Way::Tcp ? $this->roster->tcp : '',
-            $way === Way::Shared ? $this->roster->shared : '',
+            $transport === Transport::Unix ? $this->roster->socket : '',
+            $transport === Transport::Tcp ? $this->roster->tcp : '',
+            $transport === Transport::Shared ? $this->roster->shared : '',
             timeouts: $timeouts,
         );
     }

@@ -16,7 +16,7 @@ use Roster\Origin;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\SharedFile;
 use Roster\Tests\Support\WebServer;
-use Roster\Way;
+use Roster\Transport;
 
 /**
  * The shared file is read without a call, and says how old it is.
@@ -33,7 +33,7 @@ final class SharedFileTest extends TestCase
         self::assertSame(['/a/b', "bytes\0\xff"], [$node->path, $node->data]);
         self::assertSame([1, 8], [$node->stat->version, $node->stat->numChildren]);
         self::assertSame([5, 0], [$node->freshness->revision, $node->freshness->ageMs]);
-        self::assertSame([Origin::Live, Way::Shared], [$node->freshness->origin, $node->freshness->from]);
+        self::assertSame([Origin::Live, Transport::Shared], [$node->freshness->origin, $node->freshness->from]);
         self::assertTrue($node->freshness->complete);
     }
 
@@ -102,7 +102,7 @@ final class SharedFileTest extends TestCase
 
     public function testTheAgeOfASourceCounts(): void
     {
-        $source = ['ageMs' => 7_000, 'origin' => 'RESTORED', 'leftOut' => 1];
+        $source = ['ageMs' => 7_000, 'origin' => 'RESTORED', 'skippedNodes' => 1];
         $roster = $this->reading(['/a' => 'x'], $source);
         $freshness = $roster->get('/a')->freshness;
         self::assertSame([7_000, Origin::Restored], [$freshness->ageMs, $freshness->origin]);

@@ -44,7 +44,7 @@ final class ViewsTest extends TestCase
     private static function freshness(object $json): array
     {
         $source = [
-            'ageMs' => $json->ageMs, 'origin' => $json->origin, 'leftOut' => (int) !$json->complete, 'supplies' => ['nodes'],
+            'ageMs' => $json->ageMs, 'origin' => $json->origin, 'skippedNodes' => (int) !$json->complete, 'supplies' => ['nodes'],
         ];
         $file = new SharedFile(['/a' => 'x'], $source, revision: $json->revision);
         return self::values(Client::local('', '', $file->path)->get('/a')->freshness);

@@ -29,7 +29,7 @@ final class WorkerTest extends TestCase
     {
         $this->roster = new Roster(['/zk_test' => 'Hello'], hasRegister: true);
         $this->folder = new Folder();
-        $patience = new Timeouts(connectMs: 5_000, readMs: 5_000, wholeMs: 10_000);
+        $patience = new Timeouts(connectMs: 5_000, readMs: 5_000, totalMs: 10_000);
         $this->client = Client::local($this->roster->socket, '', '', timeouts: $patience);
         $this->worker = $this->roster->worker("tcp://{$this->roster->register}", 'other', '7');
         $this->awaitWorkers(1);
@@ -293,7 +293,7 @@ final class WorkerTest extends TestCase
             true,
             ["register.tls.certificate=$certificate", "register.tls.key=$key"],
         );
-        $patience = new Timeouts(connectMs: 5_000, readMs: 5_000, wholeMs: 10_000);
+        $patience = new Timeouts(connectMs: 5_000, readMs: 5_000, totalMs: 10_000);
         $client = Client::local($roster->socket, '', '', timeouts: $patience);
         $address = 'tls://localhost:' . substr(strrchr($roster->register, ':'), 1);
         $stranger = $roster->worker($address);

@@ -176,7 +176,7 @@ const OF_SOURCES: [OfSource; 8] = [
         name: "source_left_out",
         help: "Nodes and lists of the source that may not be read or pass a limit.",
         is_of_nodes: false,
-        value: |_, progress| Some(progress.left_out as f64),
+        value: |_, progress| Some(progress.skipped_nodes as f64),
     },
     OfSource {
         kind: COUNTER,

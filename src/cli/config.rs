@@ -73,7 +73,7 @@ fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyho
         eprintln!("warning: {}", text::printable(doubt.to_string().as_bytes()));
         doubts += 1;
     });
-    let config = config.map_err(|mistakes| anyhow::Error::from(mistakes).context(origin.clone()))?;
+    let config = config.map_err(|diagnostics| anyhow::Error::from(diagnostics).context(origin.clone()))?;
     if !config.has_source() && config.worker.is_empty() {
         eprintln!("warning: {origin}: {NO_SOURCE}");
         doubts += 1;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use nix::unistd::{Group, User};
 use roster::access::UnknownName;
-use roster::config::Mistakes;
+use roster::config::Diagnostics;
 use roster::default_paths::DefaultPaths;
 use roster::net::Address;
 use roster::store::shared::{InvalidFile, ReadError};
@@ -67,9 +67,9 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn tell(error: &anyhow::Error) {
-    match error.downcast_ref::<Mistakes>() {
+    match error.downcast_ref::<Diagnostics>() {
         // Each line begins with its place, as editors like it.
-        Some(mistakes) => eprintln!("{}", text::printable(mistakes.to_string().as_bytes())),
+        Some(diagnostics) => eprintln!("{}", text::printable(diagnostics.to_string().as_bytes())),
         None => eprintln!("roster: {}", told(error)),
     }
     if let Some(origin) = error.downcast_ref::<Origin>() {
@@ -194,7 +194,7 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::Denied(_)) => DENIED,
         None if error.is::<Refused>() => DENIED,
         None if error.is::<UnknownName>() => WRONG,
-        None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
+        None if error.is::<Diagnostics>() || error.is::<Unreadable>() => WRONG,
         None if error.is::<GivenTwice>() || error.is::<NoCall>() || error.is::<Misused>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,

@@ -116,7 +116,7 @@ impl SharedFile {
 }
 
 fn absent(status: &FileStatus, path: &NodePath, freshness: &Freshness) -> Error {
-    let behind = status.behind(path).map(|source| (source.name.as_str(), source.origin, source.left_out));
+    let behind = status.behind(path).map(|source| (source.name.as_str(), source.origin, source.skipped_nodes));
     let message = no_node(path, behind).unwrap_or_else(|| format!("no source of the shared file mirrors {path}"));
     not_found(EntityKind::NODE, path.as_str(), message, freshness.clone())
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use futures::future::OptionFuture;
 use nix::unistd::{User, geteuid};
-use roster::config::{Config, Mistakes};
+use roster::config::{Config, Diagnostics};
 use roster::default_paths::{self, DefaultPaths};
 use roster::net::{Address, TakenPorts};
 use roster::permissions::own::cannot_write;
@@ -214,7 +214,7 @@ fn reload_access(sidecar: &Sidecar, loaded: anyhow::Result<Loaded>) {
         ),
         Err(error) => {
             // Each mistake names its file itself.
-            let why = error.downcast_ref::<Mistakes>().map_or_else(|| format!("{error:#}"), Mistakes::to_string);
+            let why = error.downcast_ref::<Diagnostics>().map_or_else(|| format!("{error:#}"), Diagnostics::to_string);
             tracing::error!(
                 "the sidecar does not take over the configuration as it is now, `[[allow]]` and `[access]` stay as they were: {why}"
             );

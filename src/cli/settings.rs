@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use nix::unistd::{Group, getegid, geteuid};
-use roster::config::{Config, Layers, Mistakes};
+use roster::config::{Config, Diagnostics, Layers};
 use roster::default_paths::DefaultPaths;
 use roster::permissions::own::name_of;
 
 use super::demo;
 
-/// Told as a warning, since the environment may name one where the sidecar runs.
+/// Logged as a warning, since the environment may name one where the sidecar runs.
 pub(crate) const NO_SOURCE: &str = "it mirrors no nodes: add [[zookeeper]] or [[file]] for that";
 
 #[derive(Clone, Debug, Args)]
@@ -149,10 +149,10 @@ fn changed(seconds: i64, nanoseconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds as u64) + fraction
 }
 
-fn loaded(config: Result<Config, Mistakes>, origin: Origin) -> anyhow::Result<Loaded> {
+fn loaded(config: Result<Config, Diagnostics>, origin: Origin) -> anyhow::Result<Loaded> {
     match config {
         Ok(config) => Ok(Loaded { config, origin }),
-        Err(mistakes) => Err(anyhow::Error::from(mistakes).context(origin)),
+        Err(diagnostics) => Err(anyhow::Error::from(diagnostics).context(origin)),
     }
 }
 

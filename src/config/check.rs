@@ -8,8 +8,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::draft::Draft;
-use super::mistake::{Key, Mistake};
+use super::diagnostic::{Diagnostic, Key};
+use super::tree::ConfigTree;
 use super::{Config, connect};
 use crate::access::Subject;
 use crate::format::Fields;
@@ -20,9 +20,9 @@ use crate::{access, register, secret, source, store, thrift, worker};
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// All mistakes in what was read from the draft.
-pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
-    let mut check = Check { draft, mistakes: Vec::new() };
+/// All diagnostics in what was read from the tree.
+pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
+    let mut check = Check { tree, diagnostics: Vec::new() };
     check.thrift(&config.thrift);
     check.access(config);
     check.loopback(&config.admin.listen, &"admin.listen".into(), "the admin server");
@@ -31,13 +31,13 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     check.shared(&config.shared);
     check.level(&config.log.level);
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
-        check.zookeeper(ensemble, &check.draft.element(&"zookeeper".into(), number), config);
+        check.zookeeper(ensemble, &check.tree.element(&"zookeeper".into(), number), config);
     }
     for (number, file) in config.file.iter().enumerate() {
-        check.plain_path(&file.path, &check.draft.element(&"file".into(), number).child("path"));
+        check.plain_path(&file.path, &check.tree.element(&"file".into(), number).child("path"));
     }
     for (number, upstream) in config.upstream.iter().enumerate() {
-        check.upstream(upstream, &check.draft.element(&"upstream".into(), number));
+        check.upstream(upstream, &check.tree.element(&"upstream".into(), number));
     }
     for (number, worker) in config.worker.iter().enumerate() {
         check.worker(worker, number, &config.worker[..number]);
@@ -46,12 +46,12 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     check.names(&sources);
     check.roots(&sources);
     check.services(config, &sources);
-    check.mistakes
+    check.diagnostics
 }
 
 struct Check<'a> {
-    draft: &'a Draft,
-    mistakes: Vec<Mistake>,
+    tree: &'a ConfigTree,
+    diagnostics: Vec<Diagnostic>,
 }
 
 /// A source, as far as it can be at odds with another.
@@ -64,15 +64,15 @@ struct Source<'a> {
 impl Check<'_> {
     /// Says that the first of the keys is wrong, in view of the others; unless one of them was refused before.
     fn object(&mut self, keys: &[&Key], message: impl Into<String>) {
-        if !keys.iter().any(|key| self.draft.is_refused(key)) {
-            self.mistakes.push(self.draft.mistake(keys[0].clone(), message));
+        if !keys.iter().any(|key| self.tree.is_refused(key)) {
+            self.diagnostics.push(self.tree.diagnostic(keys[0].clone(), message));
         }
     }
 
     /// A key without a default; whether it is there.
     fn require(&mut self, key: &Key) -> bool {
-        let is_set = self.draft.is_set(key);
-        self.object_if(!is_set && !self.draft.is_misspelt(key), key, "is required, there is no default");
+        let is_set = self.tree.is_set(key);
+        self.object_if(!is_set && !self.tree.is_misspelt(key), key, "is required, there is no default");
         is_set
     }
 
@@ -105,7 +105,7 @@ impl Check<'_> {
             "is without effect beside `[[allow]]`: write a rule with `tcp = true`",
         );
         for (number, rule) in config.allow.iter().enumerate() {
-            let key = self.draft.element(&"allow".into(), number);
+            let key = self.tree.element(&"allow".into(), number);
             let subject = rule.subject();
             self.object_if(
                 subject.is_none(),
@@ -184,12 +184,12 @@ impl Check<'_> {
             ("register.unix", Address::Unix(config.register.unix.clone())),
         ];
         let own = own.into_iter().map(|(key, address)| (Key::from(key), address));
-        let draft = self.draft;
+        let tree = self.tree;
         let of_workers = config.worker.iter().enumerate().flat_map(|(number, worker)| {
-            let listen = draft.element(&"worker".into(), number).child("listen");
+            let listen = tree.element(&"worker".into(), number).child("listen");
             let addresses = worker.listen.iter().enumerate();
             addresses
-                .filter_map(move |(nth, address)| Some((draft.element(&listen, nth), worker::parse_listen(address)?)))
+                .filter_map(move |(nth, address)| Some((tree.element(&listen, nth), worker::parse_listen(address)?)))
         });
         let all: Vec<(Key, Address)> = own.chain(of_workers).collect();
         for (number, (key, address)) in all.iter().enumerate() {
@@ -278,13 +278,13 @@ impl Check<'_> {
     }
 
     fn worker(&mut self, worker: &worker::Config, number: usize, before: &[worker::Config]) {
-        let at = self.draft.element(&"worker".into(), number);
+        let at = self.tree.element(&"worker".into(), number);
         let (name, command) = (at.child("name"), at.child("command"));
         if self.require(&name) {
             let message = format!("{:?} is no name: expected letters, digits, `.`, `_` and `-`", worker.name);
             self.object_if(!worker::is_name(&worker.name), &name, &message);
             if let Some(first) = before.iter().position(|first| first.name == worker.name) {
-                let first = self.draft.element(&"worker".into(), first).child("name");
+                let first = self.tree.element(&"worker".into(), first).child("name");
                 let message = format!("{:?} is the name of `{first}`: give each a name of its own", worker.name);
                 self.object(&[&name, &first], message);
             }
@@ -321,7 +321,7 @@ impl Check<'_> {
                     "names no file: write the path of one, such as \"/var/log/app/web.log\"",
                 );
                 if let Some(first) = before.iter().position(|first| first.log.as_ref() == Some(path)) {
-                    let first = self.draft.element(&"worker".into(), first).child("log");
+                    let first = self.tree.element(&"worker".into(), first).child("log");
                     self.object(&[&log, &first], format!("is `{first}` too: give each a file of its own"));
                 }
             }
@@ -336,7 +336,7 @@ impl Check<'_> {
         let accepts_nothing = worker.accept == worker::Accept::Sidecar && worker.listen.is_empty();
         self.object_if(accepts_nothing, &at.child("accept"), "is of no use without `listen`");
         for (nth, address) in worker.listen.iter().enumerate() {
-            let key = self.draft.element(&at.child("listen"), nth);
+            let key = self.tree.element(&at.child("listen"), nth);
             match worker::parse_listen(address) {
                 Some(Address::Unix(path)) => self.socket(&path, &key),
                 Some(Address::Tcp(_)) => {}
@@ -371,16 +371,16 @@ impl Check<'_> {
 
     fn sources<'c>(&self, config: &'c Config) -> Vec<Source<'c>> {
         let ensembles = config.zookeeper.iter().enumerate().map(|(number, ensemble)| {
-            let key = self.draft.element(&"zookeeper".into(), number);
-            let root = |(nth, root)| (self.draft.element(&key.child("roots"), nth), root);
+            let key = self.tree.element(&"zookeeper".into(), number);
+            let root = |(nth, root)| (self.tree.element(&key.child("roots"), nth), root);
             Source { roots: ensemble.roots.iter().enumerate().map(root).collect(), name: &ensemble.name, key }
         });
         let files = config.file.iter().enumerate().map(|(number, file)| {
-            let key = self.draft.element(&"file".into(), number);
+            let key = self.tree.element(&"file".into(), number);
             Source { roots: vec![(key.child("root"), &file.root)], name: &file.name, key }
         });
         let upstreams = config.upstream.iter().enumerate().map(|(number, upstream)| {
-            let key = self.draft.element(&"upstream".into(), number);
+            let key = self.tree.element(&"upstream".into(), number);
             Source { roots: Vec::new(), name: &upstream.name, key }
         });
         ensembles.chain(files).chain(upstreams).collect()
@@ -388,7 +388,7 @@ impl Check<'_> {
 
     /// Services are registered below the roots of sources, and no node in two ways.
     fn services(&mut self, config: &Config, sources: &[Source<'_>]) {
-        let keys = |number| self.draft.element(&"services".into(), number);
+        let keys = |number| self.tree.element(&"services".into(), number);
         let keys: Vec<Key> = (0..config.services.len()).map(keys).collect();
         for (number, services) in config.services.iter().enumerate() {
             let (at, root) = (keys[number].child("root"), &services.root);
@@ -405,7 +405,7 @@ impl Check<'_> {
             }
             let overlaps = |first: &usize| {
                 let other = &config.services[*first].root;
-                self.draft.is_set(&keys[*first].child("root")) && (root.is_under(other) || other.is_under(root))
+                self.tree.is_set(&keys[*first].child("root")) && (root.is_under(other) || other.is_under(root))
             };
             if let Some(first) = (0..number).find(overlaps) {
                 let (first, other) = (keys[first].child("root"), &config.services[first].root);
@@ -432,7 +432,7 @@ impl Check<'_> {
         for (number, (key, root)) in roots.iter().enumerate() {
             let overlaps = |other: &NodePath| root.is_under(other) || other.is_under(root);
             if let Some((first, other)) = roots[..number].iter().find(|(_, other)| overlaps(other)) {
-                let (it, cure) = match self.draft.is_set(key) {
+                let (it, cure) = match self.tree.is_set(key) {
                     true => (format!("`{root}`"), "take one away".to_owned()),
                     false => (format!("`{root}`, the default,"), format!("set `{key}` to other paths")),
                 };

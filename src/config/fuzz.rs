@@ -8,13 +8,13 @@ pub fn texts(bytes: &[u8]) {
     match load(text) {
         Ok(config) => {
             let shown = config.to_toml();
-            let again = load(&shown).unwrap_or_else(|mistakes| panic!("{mistakes}\n{shown}"));
+            let again = load(&shown).unwrap_or_else(|diagnostics| panic!("{diagnostics}\n{shown}"));
             assert_eq!(again.to_toml(), shown);
         }
-        Err(mistakes) => assert!(!mistakes.to_string().is_empty()),
+        Err(diagnostics) => assert!(!diagnostics.to_string().is_empty()),
     }
 }
 
-fn load(text: &str) -> Result<Config, super::Mistakes> {
+fn load(text: &str) -> Result<Config, super::Diagnostics> {
     Config::load(&Layers { file: Some(("/etc/roster/roster.toml".into(), text.to_owned())), ..Layers::default() })
 }

@@ -3,14 +3,14 @@
 mod check;
 mod connect;
 mod descriptors;
-mod draft;
+mod diagnostic;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod mistake;
+mod preflight;
 mod read;
 mod runs_as;
 mod show;
-mod surroundings;
+mod tree;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::check::log_filter_flaw;
 pub use self::descriptors::raise_limit;
-use self::draft::Draft;
-pub use self::mistake::{Key, Mistake, Mistakes, Place};
-pub(crate) use self::surroundings::foreign_folders;
+pub use self::diagnostic::{Diagnostic, Diagnostics, Key, Location};
+pub(crate) use self::preflight::foreign_folders;
+use self::tree::ConfigTree;
 use crate::default_paths::DefaultPaths;
 use crate::model::NodePath;
 use crate::{access, admin, format, register, source, store, thrift, worker};
@@ -108,44 +108,47 @@ pub struct Layers {
 
 impl Config {
     /// The configuration that the layers make; or all that is wrong with it.
-    pub fn load(layers: &Layers) -> Result<Self, Mistakes> {
+    pub fn load(layers: &Layers) -> Result<Self, Diagnostics> {
         Self::load_and(layers, |_, _| Vec::new())
     }
 
     /// The same for a start, which cannot do without the users and groups that it names.
-    pub fn load_to_start(layers: &Layers) -> Result<Self, Mistakes> {
-        Self::load_and(layers, surroundings::check_names)
+    pub fn load_to_start(layers: &Layers) -> Result<Self, Diagnostics> {
+        Self::load_and(layers, preflight::check_names)
     }
 
-    /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too. What may
+    /// The same; but what the machine does not have and a start would wait for, or fail at, is a diagnostic too. What may
     /// be one, though nothing here can know, goes to `doubt`.
-    pub fn check(layers: &Layers, mut doubt: impl FnMut(Mistake)) -> Result<Self, Mistakes> {
-        Self::load_and(layers, |config, draft| {
-            surroundings::doubts(config, draft).into_iter().for_each(&mut doubt);
-            let (ungiven, mut mistakes) = (surroundings::ungiven(config, draft), surroundings::check(config, draft));
+    pub fn check(layers: &Layers, mut doubt: impl FnMut(Diagnostic)) -> Result<Self, Diagnostics> {
+        Self::load_and(layers, |config, tree| {
+            preflight::doubts(config, tree).into_iter().for_each(&mut doubt);
+            let (ungiven, mut diagnostics) = (preflight::ungiven(config, tree), preflight::check(config, tree));
             match layers.has_other_groups {
                 true => ungiven.into_iter().for_each(doubt),
-                false => mistakes.extend(ungiven),
+                false => diagnostics.extend(ungiven),
             }
-            mistakes
+            diagnostics
         })
     }
 
-    fn load_and(layers: &Layers, check: impl FnOnce(&Self, &Draft) -> Vec<Mistake>) -> Result<Self, Mistakes> {
-        let mut draft = Draft::new(layers)?;
-        let mut config = draft.read();
+    fn load_and(
+        layers: &Layers,
+        check: impl FnOnce(&Self, &ConfigTree) -> Vec<Diagnostic>,
+    ) -> Result<Self, Diagnostics> {
+        let mut tree = ConfigTree::new(layers)?;
+        let mut config = tree.read();
         for (key, path, default) in [
             ("thrift.unix", &mut config.thrift.unix, &layers.default_paths.socket),
             ("shared.state", &mut config.shared.state, &layers.default_paths.state),
         ] {
-            if !draft.is_set(&key.into()) {
+            if !tree.is_set(&key.into()) {
                 path.clone_from(default);
             }
         }
-        let mut mistakes = check::check(&config, &draft);
-        mistakes.extend(check(&config, &draft));
-        mistakes.extend(draft.into_mistakes());
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(mistakes)) }
+        let mut diagnostics = check::check(&config, &tree);
+        diagnostics.extend(check(&config, &tree));
+        diagnostics.extend(tree.into_diagnostics());
+        if diagnostics.is_empty() { Ok(config) } else { Err(Diagnostics::new(diagnostics)) }
     }
 
     /// Whether there is anything to answer from of nodes.

@@ -1,4 +1,4 @@
-//! Reads a room's settings from the draft; what cannot be read is refused by its key.
+//! Reads a room's settings from the tree; what cannot be read is refused by its key.
 
 use std::collections::btree_map;
 use std::fmt;
@@ -11,8 +11,8 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::draft::{Entry, Value};
-use super::mistake::Key;
+use super::diagnostic::Key;
+use super::tree::{Entry, Value};
 use crate::{rule, secret};
 
 /// From this likeness on (of 1), a known key is offered for an unknown one.
@@ -127,7 +127,7 @@ impl Entry {
         if text.is_empty() || secret::variable(Path::new(text)).is_some() {
             return Ok(None);
         }
-        let Ok(absolute) = std::path::absolute(self.place.folder().join(text)) else { return Ok(None) };
+        let Ok(absolute) = std::path::absolute(self.location.folder().join(text)) else { return Ok(None) };
         match absolute.into_os_string().into_string() {
             Ok(path) => Ok(Some(path)),
             Err(_) => Err(Refusal::new("lies in a folder that is not UTF-8: write an absolute path elsewhere".into())),

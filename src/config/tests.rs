@@ -1,4 +1,4 @@
-//! From layers to a configuration, or to mistakes.
+//! From layers to a configuration, or to diagnostics.
 
 mod checks;
 mod example;
@@ -25,19 +25,19 @@ fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
     of.iter().map(|(name, value)| (String::from(*name), String::from(*value))).collect()
 }
 
-fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, Mistakes> {
+fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, Diagnostics> {
     let file = Some(("/etc/roster/roster.toml".into(), file.to_owned()));
     Config::load(&Layers { file, environment: pairs(environment), flags: pairs(flags), ..Layers::default() })
 }
 
-fn mistakes(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
-    let told = load(file, environment, flags).expect_err("mistakes").to_string();
+fn diagnostics(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
+    let told = load(file, environment, flags).expect_err("diagnostics").to_string();
     told.replace("/etc/roster/roster.toml", "roster.toml")
 }
 
 #[test]
 fn a_character_that_only_looks_like_one_of_toml_is_named() {
-    let told = |line: &str| mistakes(&format!("[[zookeeper]]\n{line}\n"), &[], &[]);
+    let told = |line: &str| diagnostics(&format!("[[zookeeper]]\n{line}\n"), &[], &[]);
     for (line, end) in [
         ("connect = “zk1”", "; there is a character U+201C: write a plain quotation mark"),
         ("connect = \"zk1”", "; there is a character U+201D: write a plain quotation mark"),
@@ -53,7 +53,7 @@ fn a_character_that_only_looks_like_one_of_toml_is_named() {
 fn what_stands_in_the_wrong_table_or_is_of_another_kind_is_told_with_what_to_write() {
     let text = "connect = 'zk1'\nhistory = 1\n[thrift]\nmode = 660\nroots = []\n[[zookeeper]]\nconnect = ['zk1:1', 'zk2:1']\nlisten = ''\n";
     assert_eq!(
-        mistakes(text, &[], &[]),
+        diagnostics(text, &[], &[]),
         "\
 roster.toml:1: connect: this version of Roster has no such key; it belongs under `[[zookeeper]]` or `[[upstream]]`
 roster.toml:2: history: this version of Roster has no such key; it belongs under `[store]`
@@ -67,7 +67,7 @@ roster.toml:8: zookeeper.0.listen: this version of Roster has no such key; it be
 #[test]
 fn a_default_root_that_is_anothers_too_and_a_number_below_nothing_are_told_with_what_to_write() {
     let text = "[[zookeeper]]\nconnect = 'zk1'\nmax_depth = -1\n[[file]]\npath = 'nodes.toml'\n";
-    let told = mistakes(text, &[], &[]);
+    let told = diagnostics(text, &[], &[]);
     let lines: Vec<_> = told.lines().collect();
     assert_eq!(
         lines[..2],
@@ -83,7 +83,7 @@ fn a_default_root_that_is_anothers_too_and_a_number_below_nothing_are_told_with_
 #[test]
 fn a_key_and_a_table_that_are_repeated_hide_no_other_mistake() {
     let text = "[thrift]\ntcp = ''\ntcp = ''\n[log]\nlevel = 'loud'\n[thrift]\nthreads = 'x'\n";
-    let told = mistakes(text, &[], &[]);
+    let told = diagnostics(text, &[], &[]);
     let lines: Vec<_> = told.lines().filter_map(|line| line.split(" \"").next()).collect();
     let threads = "roster.toml:7: thrift.threads: expected a whole number, found";
     let repeated =
@@ -202,34 +202,34 @@ ROSTER_ZOOKEEPER__9__CONNECT: zookeeper.9.connect: `9` is no entry of this list;
 "#;
     let environment = [("ROSTER_STORE__HISTROY", "1"), ("ROSTER_ZOOKEEPER__9__CONNECT", "zk9")];
     let flags = [("zk_data.path.deeper", "1"), ("thrift.max_string", "0")];
-    assert_eq!(mistakes(file, &environment, &flags), expected.trim());
+    assert_eq!(diagnostics(file, &environment, &flags), expected.trim());
 }
 
 #[test]
 fn what_should_be_a_list_is_told_as_it_is_written_there() {
     let connect = "zookeeper: expected a list, found a table; write";
     assert_eq!(
-        mistakes("", &[], &[("zookeeper.connect", "zk")]),
+        diagnostics("", &[], &[("zookeeper.connect", "zk")]),
         format!("--set zookeeper.connect: {connect} `--set zookeeper.0.connect=…`")
     );
     assert_eq!(
-        mistakes("", &[("ROSTER_ZOOKEEPER__CONNECT", "zk")], &[]),
+        diagnostics("", &[("ROSTER_ZOOKEEPER__CONNECT", "zk")], &[]),
         format!("ROSTER_ZOOKEEPER__CONNECT: {connect} `ROSTER_ZOOKEEPER__0__CONNECT=…`")
     );
     assert_eq!(
-        mistakes("", &[], &[("zookeeper.0.connect", "zk"), ("zookeeper.0.roots", "/config")]),
+        diagnostics("", &[], &[("zookeeper.0.connect", "zk"), ("zookeeper.0.roots", "/config")]),
         "--set zookeeper.0.roots: expected a list, found \"/config\"; write `zookeeper.0.roots='[\"/config\"]'`, or \
          `zookeeper.0.roots.0=/config`"
     );
     assert_eq!(
-        mistakes("[[zookeeper]]\nconnect = 'zk'\n", &[], &[("zookeeper.connect", "zk")]),
+        diagnostics("[[zookeeper]]\nconnect = 'zk'\n", &[], &[("zookeeper.connect", "zk")]),
         "--set zookeeper.connect: a list has entries by number: write `0.connect`, or 1 for a new one"
     );
 }
 
 #[test]
 fn a_key_that_was_renamed_names_its_successor() {
-    let told = mistakes("[register]\nmax_strangers = 9\n", &[], &[]);
+    let told = diagnostics("[register]\nmax_strangers = 9\n", &[], &[]);
     let why = "this version of Roster has no such key; `max_unauthenticated` took its place";
     assert_eq!(told, format!("roster.toml:2: register.max_strangers: {why}"));
 }
@@ -238,7 +238,7 @@ fn a_key_that_was_renamed_names_its_successor() {
 fn what_is_no_toml_is_told_by_lines_alone() {
     let file = "[thrift]\nunix = /run\nthreads = 1\nthreads = 2\n[log]\nlevel == 3\n";
     assert_eq!(
-        mistakes(file, &[("ROSTER_NO__KEY", "1")], &[]),
+        diagnostics(file, &[("ROSTER_NO__KEY", "1")], &[]),
         "roster.toml:2: string values must be quoted, expected literal string\n\
          roster.toml:4: threads: is set twice\n\
          roster.toml:6: extra `=`, expected nothing\n\
@@ -250,14 +250,14 @@ fn what_is_no_toml_is_told_by_lines_alone() {
 fn wrong_shapes_are_told_and_leave_the_rest_to_be_checked() {
     let file = "zookeeper = [5, { connect = '' }]\nfile = []\n[thrift]\nunix = ''\ntcp = ''\n";
     assert_eq!(
-        mistakes(file, &[], &[("log", "info"), ("zookeeper.1.name", "0")]),
+        diagnostics(file, &[], &[("log", "info"), ("zookeeper.1.name", "0")]),
         "roster.toml:1: zookeeper.0: expected a table, found 5\n\
          roster.toml:1: zookeeper.1.connect: names no server: expected `host:port,host:port/chroot`\n\
          roster.toml:4: thrift.unix: there is nothing to listen on: set this or `thrift.tcp`\n\
          --set log: expected a table, found \"info\""
     );
     assert_eq!(
-        mistakes("[zookeeper]\nconnect = 'zk'\n", &[], &[]),
+        diagnostics("[zookeeper]\nconnect = 'zk'\n", &[], &[]),
         "roster.toml:1: zookeeper: expected a list, found a table; write `[[zookeeper]]`, on the command line `zookeeper.0.connect`"
     );
 }
@@ -269,7 +269,7 @@ fn services_are_registered_below_the_root_of_a_source_and_in_one_way() {
         [services.fields]\nhost = 'ip'\n[[services]]\nname = 'x'\n[[services]]\nroot = '/dubbo'\nformat = 'dubbo'\n";
     let names = crate::model::Format::ALL.map(|format| format!("{:?}", format.name()));
     assert_eq!(
-        mistakes(text, &[], &[]),
+        diagnostics(text, &[], &[]),
         format!(
             "\
 roster.toml:5: services.0.root: `/b` lies below no root of a source: add it to those of a `[[zookeeper]]`
@@ -285,7 +285,7 @@ roster.toml:15: services.3.root: is required, there is no default",
 
 #[test]
 fn a_key_that_is_required_and_misspelt_is_one_mistake() {
-    let told = mistakes("[[zookeeper]]\nconect = \"zk1\"\n", &[], &[]);
+    let told = diagnostics("[[zookeeper]]\nconect = \"zk1\"\n", &[], &[]);
     assert!(told.contains("did you mean `connect`?") && !told.contains("is required"), "{told}");
 }
 

@@ -45,7 +45,7 @@ pub struct Master {
     #[serde(default, deserialize_with = "all_readable")]
     pub services: Vec<Service>,
     #[serde(default)]
-    pub ways: u32,
+    pub routes: u32,
     /// None where nobody counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outstanding: Option<u32>,
@@ -139,7 +139,7 @@ impl Master {
             peer_address: master.peer_address.clone(),
             connected_at: master.connected_at,
             services: services.map(Service::of).collect(),
-            ways: 0,
+            routes: 0,
             outstanding: None,
             sources: Vec::new(),
         }

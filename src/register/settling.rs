@@ -50,8 +50,8 @@ impl Settling {
         let detail = if self.is_over { state.suffering() } else { "masters may still be on their way".to_owned() };
         feed.enter(FeedState::Live, detail);
         let (settling, proof) = (Some(!self.is_over), Some(Proof::Seen(Moment::now())));
-        let left_out = Some(state.metrics.masters_left_out.get());
-        state.publisher.publish(Batch { settling, proof, left_out, ..Batch::whole(Vec::new()) });
+        let skipped_nodes = Some(state.metrics.masters_left_out.get());
+        state.publisher.publish(Batch { settling, proof, skipped_nodes, ..Batch::whole(Vec::new()) });
     }
 
     fn has_ended(&self, state: &RegisterState) -> bool {

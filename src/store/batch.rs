@@ -12,7 +12,7 @@ pub struct Batch {
     /// That with these changes all is published that the source holds, so that an absence is an answer from now on.
     pub whole: bool,
     /// How much of the source is left out.
-    pub left_out: Option<u64>,
+    pub skipped_nodes: Option<u64>,
     /// Whether masters are still given time to come back, whose absence is no answer until then.
     pub settling: Option<bool>,
     pub proof: Option<Proof>,

@@ -38,7 +38,7 @@ pub struct FeedProgress {
     /// Of paths and data.
     pub bytes: u64,
     /// How much of the source may not be read or passes a limit.
-    pub left_out: u64,
+    pub skipped_nodes: u64,
     /// Whether masters are still given time to come back, whose absence is no answer until then.
     pub settling: bool,
 }
@@ -321,7 +321,7 @@ impl Snapshot {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();
             next.silent = true;
         }
-        next.progress.left_out = batch.left_out.unwrap_or(next.progress.left_out);
+        next.progress.skipped_nodes = batch.skipped_nodes.unwrap_or(next.progress.skipped_nodes);
         next.progress.settling = batch.settling.unwrap_or(next.progress.settling);
         let told = !next.nodes.is_empty() || !next.masters.is_empty();
         let changed = next.silent || told || next.progress != self.progress[feed];
@@ -360,7 +360,7 @@ impl Snapshot {
 impl FeedProgress {
     /// Whether an absence is an answer.
     fn is_complete(&self) -> bool {
-        self.whole && self.left_out == 0 && !self.settling
+        self.whole && self.skipped_nodes == 0 && !self.settling
     }
 
     pub(super) fn add(&mut self, path: &NodePath, node: &Node) {

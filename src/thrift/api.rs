@@ -445,8 +445,9 @@ fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> 
 }
 
 pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
-    let behind =
-        snapshot.behind(slice::from_ref(path)).map(|(feed, progress)| (feed.name(), feed.origin(), progress.left_out));
+    let behind = snapshot
+        .behind(slice::from_ref(path))
+        .map(|(feed, progress)| (feed.name(), feed.origin(), progress.skipped_nodes));
     no_node(path, behind)
         .unwrap_or_else(|| format!("no source mirrors {path}; `roster status --all` lists the roots of each"))
 }

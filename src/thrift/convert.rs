@@ -125,7 +125,7 @@ impl From<view::Master> for idl::Master {
             peer_address: master.peer_address,
             connected_at: master.connected_at,
             services: master.services.into_iter().map(Into::into).collect(),
-            routes: master.ways as i32,
+            routes: master.routes as i32,
             outstanding: master.outstanding.unwrap_or(0) as i32,
         }
     }
@@ -138,7 +138,7 @@ impl From<idl::Master> for view::Master {
             peer_address: master.peer_address,
             connected_at: master.connected_at,
             services: master.services.into_iter().map(Into::into).collect(),
-            ways: master.routes as u32,
+            routes: master.routes as u32,
             outstanding: Some(master.outstanding as u32),
             sources: Vec::new(),
         }
@@ -261,8 +261,8 @@ fn metadata(text: &str) -> view::Metadata {
 /// A master, with those services that `grant` sees.
 pub(super) fn master(entry: &MasterEntry, grant: &Grant) -> idl::Master {
     let master = view::Master::of(&entry.master, seen_services(entry, grant));
-    let (ways, outstanding) = (entry.lines().count() as u32, Some(entry.outstanding() as u32));
-    view::Master { ways, outstanding, ..master }.into()
+    let (routes, outstanding) = (entry.lines().count() as u32, Some(entry.outstanding() as u32));
+    view::Master { routes, outstanding, ..master }.into()
 }
 
 /// An instance, with those paths of its nodes that `grant` reads.
@@ -309,7 +309,7 @@ pub(super) fn source(feed: &Feed, progress: FeedProgress, now_ms: i64, grant: &G
         nodes: seen(progress.nodes),
         bytes: seen(progress.bytes),
         reconnects: feed.reconnects.get() as i64,
-        skipped_nodes: progress.left_out as i64,
+        skipped_nodes: progress.skipped_nodes as i64,
         drift: feed.drift.get() as i64,
         supplies: Some(feed.supplied().iter().map(|it| (*it).into()).collect()),
     }

@@ -4,7 +4,7 @@ use super::Peer;
 use super::api::{Api, denied, invalid};
 use super::idl::{self, WatchMessagesRequest};
 use super::request;
-use super::watch::{Patience, Told};
+use super::watch::{Found, Patience};
 use crate::call::Encoding;
 use crate::model::Revision;
 use crate::store::MasterMessage;
@@ -43,7 +43,7 @@ impl Api {
         self.wait(peer, watch.patience, changed, stop, |since| Ok(self.messages_since(peer, watch, since))).await
     }
 
-    fn messages_since(&self, peer: &Peer, watch: &MessageWatch, since: Revision) -> Told<idl::MessagesReply> {
+    fn messages_since(&self, peer: &Peer, watch: &MessageWatch, since: Revision) -> Found<idl::MessagesReply> {
         // As the master itself is seen.
         let sees =
             |message: &MasterMessage| peer.identity.grant().sees_one_of(message.services.iter().map(String::as_str));
@@ -60,7 +60,7 @@ impl Api {
         // A first cursor is of use at once.
         let is_news = is_news || since == 0;
         let reply = idl::MessagesReply { messages, cursor: news.upto as i64, missed, reset: news.is_reset };
-        Told { reply, is_news, is_all: true, revision: news.upto }
+        Found { reply, is_news, is_all: true, revision: news.upto }
     }
 }
 

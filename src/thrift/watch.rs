@@ -45,7 +45,7 @@ pub(super) struct Patience {
 }
 
 /// An answer, whether it is worth to be given before the time is over, and whether it tells up to the present.
-pub(super) struct Told<Reply> {
+pub(super) struct Found<Reply> {
     pub(super) reply: Reply,
     pub(super) is_news: bool,
     pub(super) is_all: bool,
@@ -138,7 +138,7 @@ impl Api {
         patience: Patience,
         changed: impl Fn() -> Changed,
         stop: &Stop,
-        ask: impl Fn(Revision) -> thrift::Result<Told<Reply>>,
+        ask: impl Fn(Revision) -> thrift::Result<Found<Reply>>,
     ) -> thrift::Result<Reply> {
         let _waiting = self.metrics.watches_waiting.hold();
         let deadline = tokio::time::sleep(patience.timeout);
@@ -168,7 +168,7 @@ impl Api {
         }
     }
 
-    fn changes_since(&self, peer: &Peer, watch: &Watch, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
+    fn changes_since(&self, peer: &Peer, watch: &Watch, since: Revision) -> thrift::Result<Found<idl::WatchReply>> {
         let (snapshot, fresh) = self.fresh(Subject::Nodes(&watch.paths), watch.patience.max_age_ms)?;
         let since = snapshot.changes_since(since, &watch.paths, self.room(watch.patience));
         let (changes, reset, revision) = told(since, fresh.revision);
@@ -182,7 +182,7 @@ impl Api {
         let is_news = reset || !changes.is_empty();
         let freshness = Freshness { revision, ..fresh }.into();
         let is_all = revision == fresh.revision;
-        Ok(Told { reply: idl::WatchReply { changes, reset, freshness }, is_news, is_all, revision })
+        Ok(Found { reply: idl::WatchReply { changes, reset, freshness }, is_news, is_all, revision })
     }
 
     fn masters_since(
@@ -190,7 +190,7 @@ impl Api {
         peer: &Peer,
         patience: Patience,
         since: Revision,
-    ) -> thrift::Result<Told<idl::MastersWatchReply>> {
+    ) -> thrift::Result<Found<idl::MastersWatchReply>> {
         let (snapshot, fresh) = self.fresh(Subject::Masters, patience.max_age_ms)?;
         let (changes, reset, revision) = told(snapshot.masters_since(since, self.room(patience)), fresh.revision);
         let changes = changes.into_iter().filter_map(|change| master_change(change, peer.identity.grant()));
@@ -198,7 +198,7 @@ impl Api {
         let is_news = reset || !changes.is_empty();
         let freshness = Freshness { revision, ..fresh }.into();
         let is_all = revision == fresh.revision;
-        Ok(Told { reply: idl::MastersWatchReply { changes, reset, freshness }, is_news, is_all, revision })
+        Ok(Found { reply: idl::MastersWatchReply { changes, reset, freshness }, is_news, is_all, revision })
     }
 
     fn room(&self, patience: Patience) -> PageLimit {

@@ -13,7 +13,7 @@ use super::idl::{
     EntityKind, NotFound, WatchWorkersRequest, Worker, WorkerAction, WorkerControl, WorkerControlReply, WorkerLine,
     WorkerOutcome, WorkerOutputQuery, WorkerOutputReply, WorkerState, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
-use super::watch::{Patience, Told};
+use super::watch::{Found, Patience};
 use crate::access::Grant;
 use crate::task::Stop;
 use crate::tunnel::worker::CallUnderWay;
@@ -100,13 +100,13 @@ impl Api {
         self.wait(peer, patience, changed, stop, |since| Ok(self.workers_since(since, patience.limit))).await
     }
 
-    fn workers_since(&self, since: u64, limit: usize) -> Told<WorkersWatchReply> {
+    fn workers_since(&self, since: u64, limit: usize) -> Found<WorkersWatchReply> {
         let most = limit.min(self.page_bytes() / CHANGE_SIZE).max(1);
         let WorkerNews { changes, removed, cursor, is_reset } = self.workers.news(since, most);
         let is_news = is_reset || since == 0 || !changes.is_empty() || !removed.is_empty();
         let changes = changes.into_iter().map(|(group, report)| self.worker(&group, report)).collect();
         let reply = WorkersWatchReply { changes, removed, cursor: cursor as i64, reset: is_reset };
-        Told { reply, is_news, is_all: true, revision: cursor }
+        Found { reply, is_news, is_all: true, revision: cursor }
     }
 
     /// A worker, and what the sidecar knows of its calls.

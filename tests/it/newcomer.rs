@@ -363,7 +363,7 @@ fn a_client_looks_everywhere_but_where_another_user_could_have_put_a_socket() {
     });
     let found_by_php = || {
         let mut php = home.run_as(USER, Path::new("php"));
-        Ended::of(php.args(["-r", "require 'php/autoload.php'; echo Roster\\Place::sockets()[0];"])).text()
+        Ended::of(php.args(["-r", "require 'php/autoload.php'; echo Roster\\DefaultPaths::sockets()[0];"])).text()
     };
     assert_eq!(found_by_php(), home.file("runtime/roster/roster.sock").display().to_string());
     drop(live);

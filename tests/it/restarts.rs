@@ -98,8 +98,8 @@ fn after_a_restart_masters_stand_as_they_were_until_they_are_back() {
         assert_eq!(counts(&settles(&scene)), (3, 3));
         assert!(began.elapsed() < Duration::from_secs(30), "nobody else is waited for");
         eventually("the file has them", SOON, || {
-            let ways: Vec<Json> = filed(&scene).iter().map(|master| master["ways"].clone()).collect();
-            ensure(ways == [1, 1, 1], format!("{ways:?}"))
+            let routes: Vec<Json> = filed(&scene).iter().map(|master| master["routes"].clone()).collect();
+            ensure(routes == [1, 1, 1], format!("{routes:?}"))
         });
         // Until the next stop: what leaves of itself is gone.
         before = back;

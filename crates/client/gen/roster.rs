@@ -1956,7 +1956,7 @@ pub struct WatchReply {
   /// What changed since the revision asked for, each path once; empty when the time ran out.
   pub changes: Vec<Change>,
   /// True: what changed since that revision is no longer known (or too much to tell). Read anew, with `subtree`,
-  /// and watch since the revision of its first page. Nothing else is told then.
+  /// and watch since the revision of its first page. Nothing else is returned then.
   pub reset: bool,
   /// Its revision is the one to pass as `since` next time.
   pub freshness: Freshness,
@@ -2050,7 +2050,7 @@ impl TSerializable for WatchReply {
 pub struct Service {
   /// Without a version; what is no version is a part of it (`mail@work`).
   pub name: String,
-  /// Of `name@version` or of the metadata; 0.0.0 where none is told.
+  /// Of `name@version` or of the metadata; 0.0.0 where none is given.
   pub version: String,
   /// A JSON object.
   pub metadata: String,
@@ -3276,7 +3276,7 @@ pub struct Instance {
   pub outstanding: i32,
   /// Without a version; what is no version is a part of it (`mail@work`).
   pub service_name: String,
-  /// 0.0.0 where none is told.
+  /// 0.0.0 where none is given.
   pub version: String,
   /// Empty: none is given.
   pub group: String,
@@ -6425,7 +6425,7 @@ impl TSerializable for StatsReply {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceStatus {
   pub name: String,
-  /// `zookeeper`, `file`, `upstream`, `learned` (an upstream that another told it to join) or `register`.
+  /// `zookeeper`, `file`, `upstream`, `learned` (an upstream that another had it join) or `register`.
   pub kind: String,
   /// `connecting`, `syncing`, `live` or `down`.
   pub state: String,
@@ -6447,7 +6447,7 @@ pub struct SourceStatus {
   pub reconnects: i64,
   /// How many nodes it was not allowed to read, or left out because a limit was passed.
   pub skipped_nodes: i64,
-  /// Differences that only an audit found, since no event had told of them.
+  /// Differences that only an audit found, and no event reported.
   pub drift: i64,
   /// What it fills the snapshot with.
   pub supplies: Option<Vec<Supply>>,
@@ -9449,9 +9449,9 @@ pub trait TRosterSyncClient {
   fn children(&mut self, request: ChildrenRequest) -> thrift::Result<ChildrenReply>;
   /// A node and all below it, in pages.
   fn subtree(&mut self, request: SubtreeRequest) -> thrift::Result<SubtreeReply>;
-  /// Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+  /// Waits until something at or below `paths` is newer than revision `since`, and returns what. A revision is returned whole,
   /// so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
-  /// already be newer than its revision; that newer change is then told again.
+  /// already be newer than its revision; that newer change is then returned again.
   fn watch(&mut self, request: WatchRequest) -> thrift::Result<WatchReply>;
   /// What the sidecar is doing.
   fn status(&mut self, request: StatusRequest) -> thrift::Result<StatusReply>;
@@ -10399,9 +10399,9 @@ pub trait RosterSyncHandler {
   fn handle_children(&self, request: ChildrenRequest) -> thrift::Result<ChildrenReply>;
   /// A node and all below it, in pages.
   fn handle_subtree(&self, request: SubtreeRequest) -> thrift::Result<SubtreeReply>;
-  /// Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+  /// Waits until something at or below `paths` is newer than revision `since`, and returns what. A revision is returned whole,
   /// so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
-  /// already be newer than its revision; that newer change is then told again.
+  /// already be newer than its revision; that newer change is then returned again.
   fn handle_watch(&self, request: WatchRequest) -> thrift::Result<WatchReply>;
   /// What the sidecar is doing.
   fn handle_status(&self, request: StatusRequest) -> thrift::Result<StatusReply>;

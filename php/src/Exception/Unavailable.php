@@ -4,15 +4,15 @@ declare(strict_types=1);
 
 namespace Roster\Exception;
 
-use Roster\Step;
+use Roster\Attempt;
 
-/** No way led to an answer. */
+/** No transport led to an answer. */
 final class Unavailable extends RosterException
 {
-    /** @param list<Step> $steps what was tried, in order */
-    public function __construct(public readonly array $steps)
+    /** @param list<Attempt> $attempts what was tried, in order */
+    public function __construct(public readonly array $attempts)
     {
-        $why = $steps === [] ? 'no way to it is configured' : implode('; ', $steps);
+        $why = $attempts === [] ? 'no transport to it is configured' : implode('; ', $attempts);
         parent::__construct("Roster cannot be reached: $why");
     }
 }

@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Read;
 
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 
 /**
  * Chooses among the instances of a service by what the shared file has in `pick/…`, as the sidecar itself would:
@@ -34,7 +34,7 @@ final class Picks
         $count = self::count($chunk);
         return $number < $count
             ? unpack('N', $chunk, 8 * $count + 4 * $number)[1]
-            : throw new WayFailed('an entry is damaged');
+            : throw new TransportFailed('an entry is damaged');
     }
 
     /**
@@ -108,7 +108,7 @@ final class Picks
     private static function count(string|false $chunk): int
     {
         $bytes = strlen((string) $chunk);
-        return $bytes > 0 && $bytes % 12 === 0 ? intdiv($bytes, 12) : throw new WayFailed('an entry is damaged');
+        return $bytes > 0 && $bytes % 12 === 0 ? intdiv($bytes, 12) : throw new TransportFailed('an entry is damaged');
     }
 
     /**

@@ -7,7 +7,7 @@ namespace Roster\Read;
 use Roster\Exception\NotReady;
 use Roster\Freshness;
 use Roster\Origin;
-use Roster\Way;
+use Roster\Transport;
 
 /**
  * What follows for an answer from what the shared file says in `meta/freshness`, where not all is well.
@@ -20,8 +20,8 @@ final class Report
     public const INSTANCES = 'instances';
     public const MASTERS = 'masters';
 
-    /** @param array{revision: int, ageMs: int, sources: list<array<string, mixed>>} $told */
-    public function __construct(private readonly array $told, private readonly string $file)
+    /** @param array{revision: int, ageMs: int, sources: list<array<string, mixed>>} $report */
+    public function __construct(private readonly array $report, private readonly string $file)
     {
     }
 
@@ -38,7 +38,7 @@ final class Report
         $age = $silenceMs;
         $origin = Origin::Live;
         $isComplete = true;
-        foreach ($this->told['sources'] as $source) {
+        foreach ($this->report['sources'] as $source) {
             if (!self::isBehind($source, $subject)) {
                 continue;
             }
@@ -51,11 +51,11 @@ final class Report
                 $cure = '`roster status` shows what it waits for';
                 throw new NotReady($source['name'], "the source {$source['name']} $why, says $this->file; $cure");
             }
-            $age = max($age, $silenceMs + ($source['ageMs'] ?? $this->told['ageMs']));
+            $age = max($age, $silenceMs + ($source['ageMs'] ?? $this->report['ageMs']));
             $origin = $source['origin'] === 'RESTORED' ? Origin::Restored : $origin;
-            $isComplete = $isComplete && $source['leftOut'] === 0 && !($source['settling'] ?? false);
+            $isComplete = $isComplete && $source['skippedNodes'] === 0 && !($source['settling'] ?? false);
         }
-        return new Freshness($this->told['revision'], $age, $origin, $isComplete, Way::Shared);
+        return new Freshness($this->report['revision'], $age, $origin, $isComplete, Transport::Shared);
     }
 
     /**

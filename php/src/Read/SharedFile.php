@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster\Read;
 
 use Roster\Exception\TooStale;
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 use Roster\Freshness;
 use Roster\Instance;
 use Roster\Master;
@@ -14,7 +14,7 @@ use Roster\Origin;
 use Roster\Owner;
 use Roster\Quiet;
 use Roster\Resolved;
-use Roster\Way;
+use Roster\Transport;
 use Roster\Wire\Version;
 
 use function dba_fetch;
@@ -77,7 +77,7 @@ final class SharedFile
     /** `meta/freshness` as it was at the last look, */
     private string $json = '';
     /** decoded, */
-    private array $told = [];
+    private array $report = [];
     /** and what follows from it for whatever is read; null where that depends on what is read. */
     private ?Freshness $fresh = null;
     /** For how long the writer has been away; 0 while it is there. */
@@ -94,9 +94,9 @@ final class SharedFile
     ) {
     }
 
-    public function way(): Way
+    public function transport(): Transport
     {
-        return Way::Shared;
+        return Transport::Shared;
     }
 
     public function target(): string
@@ -124,7 +124,7 @@ final class SharedFile
             Quiet::end();
         }
         $isUnchanged = $json === $this->json
-            && microtime(true) * 1_000 - $this->told['writtenAt'] <= self::SILENCE_MS;
+            && microtime(true) * 1_000 - $this->report['writtenAt'] <= self::SILENCE_MS;
         return $isUnchanged && $data !== false && $path[0] === '/'
             ? new Node($path, $data, (string) $stat, $this->freshness = $this->fresh)
             : null;
@@ -181,7 +181,7 @@ final class SharedFile
                 break;
             }
             if ($try === self::TRIES) {
-                throw new WayFailed('it changes faster than so much can be read from it');
+                throw new TransportFailed('it changes faster than so much can be read from it');
             }
         }
         $instances = $masters === false ? [] : self::decoded($masters);
@@ -193,7 +193,7 @@ final class SharedFile
         if ($masters !== false && count($found) > 2) {
             usort($instances, static fn (array $one, array $other) => Version::compare($other['version'], $one['version']));
         }
-        return array_map(fn (array $told) => Told::instance($told, $this->freshness), $instances);
+        return array_map(fn (array $record) => Hydrator::instance($record, $this->freshness), $instances);
     }
 
     /**
@@ -231,7 +231,7 @@ final class SharedFile
                 $numbers = $key === null
                     ? $this->random($of, $count, $heaviest, $back, $maxAge)
                     : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key, $back);
-            } catch (WayFailed $failure) {
+            } catch (TransportFailed $failure) {
                 // What was read at two revisions does not fit together.
                 if ($this->json === $look) {
                     throw $failure;
@@ -248,11 +248,11 @@ final class SharedFile
             }
             $equal = array_map(static fn (string|false $json) => self::decoded((string) $json), $found);
             if (count($equal) > 1) {
-                usort($equal, Told::compare(...));
+                usort($equal, Hydrator::compare(...));
             }
-            return Told::resolved($equal[0], $this->freshness, $isProtected);
+            return Hydrator::resolved($equal[0], $this->freshness, $isProtected);
         }
-        throw new WayFailed('it changes faster than so much can be read from it');
+        throw new TransportFailed('it changes faster than so much can be read from it');
     }
 
     /**
@@ -301,7 +301,7 @@ final class SharedFile
     public function master(string $id, ?int $maxAge): ?Master
     {
         [$json] = $this->entries(['master' . self::name($id, '/')], Report::MASTERS, $maxAge);
-        return $json === false ? null : Told::master(self::decoded($json), $this->freshness);
+        return $json === false ? null : Hydrator::master(self::decoded($json), $this->freshness);
     }
 
     /**
@@ -316,7 +316,7 @@ final class SharedFile
         Quiet::begin();
         try {
             $found = $this->fetch($keys);
-        } catch (WayFailed $failure) {
+        } catch (TransportFailed $failure) {
             // The file may have been replaced, also by one of the right owner, or the place of this process in LMDB's lock
             // file was lost.
             $found = $this->close() ? $this->fetch($keys) : throw $failure;
@@ -325,7 +325,7 @@ final class SharedFile
         }
         $this->freshness = $this->silenceMs === 0 && $this->fresh !== null
             ? $this->fresh
-            : (new Report($this->told, $this->file))
+            : (new Report($this->report, $this->file))
                 ->freshness($subject, $this->silenceMs, array_filter($found, 'is_string') !== []);
         if ($maxAge !== null && $this->freshness->ageMs > $maxAge) {
             throw new TooStale($this->freshness->ageMs, $maxAge, 'the shared file');
@@ -347,26 +347,26 @@ final class SharedFile
             }
             $json = dba_fetch('meta/freshness', $handle);
             if ($json === $this->json) {
-                $silenceMs = (int) (microtime(true) * 1_000) - $this->told['writtenAt'];
+                $silenceMs = (int) (microtime(true) * 1_000) - $this->report['writtenAt'];
                 $this->silenceMs = $silenceMs > self::SILENCE_MS ? $silenceMs : 0;
                 return $this->silenceMs === 0 || $this->isLast
                     ? $found
-                    : throw new WayFailed("its writer has been away for $silenceMs ms");
+                    : throw new TransportFailed("its writer has been away for $silenceMs ms");
             }
             $this->look($json);
         }
-        throw new WayFailed('it changes faster than so much can be read from it');
+        throw new TransportFailed('it changes faster than so much can be read from it');
     }
 
     private function look(string|false $json): void
     {
-        $told = $json === false ? throw $this->failed('it does not say how fresh it is') : json_decode($json, true);
-        if (!isset($told['revision'], $told['ageMs'], $told['writtenAt'], $told['sources'])) {
-            throw new WayFailed('it does not say how fresh it is');
+        $report = $json === false ? throw $this->failed('it does not say how fresh it is') : json_decode($json, true);
+        if (!isset($report['revision'], $report['ageMs'], $report['writtenAt'], $report['sources'])) {
+            throw new TransportFailed('it does not say how fresh it is');
         }
-        [$this->json, $this->told] = [$json, $told];
-        $isWell = [$told['ageMs'], $told['origin'], $told['complete']] === [0, 'LIVE', true];
-        $this->fresh = $isWell ? new Freshness($told['revision'], 0, Origin::Live, true, Way::Shared) : null;
+        [$this->json, $this->report] = [$json, $report];
+        $isWell = [$report['ageMs'], $report['origin'], $report['complete']] === [0, 'LIVE', true];
+        $this->fresh = $isWell ? new Freshness($report['revision'], 0, Origin::Live, true, Transport::Shared) : null;
     }
 
     private function close(): bool
@@ -405,13 +405,13 @@ final class SharedFile
         if ($handle === false) {
             throw function_exists('dba_handlers') && in_array('lmdb', dba_handlers(), true)
                 ? $this->failed('it cannot be opened')
-                : new WayFailed("PHP's dba extension with lmdb is not there (Debian: php-dba)");
+                : new TransportFailed("PHP's dba extension with lmdb is not there (Debian: php-dba)");
         }
         $format = dba_fetch('meta/format', $handle);
         if ($format !== self::FORMAT) {
             $failure = $format === false
                 ? $this->failed('it does not say its format')
-                : new WayFailed("its format is $format, not " . self::FORMAT);
+                : new TransportFailed("its format is $format, not " . self::FORMAT);
             dba_close($handle);
             throw $failure;
         }
@@ -445,20 +445,20 @@ final class SharedFile
 
     private static function decoded(string $json): array
     {
-        return json_decode($json, true) ?? throw new WayFailed('an entry is damaged');
+        return json_decode($json, true) ?? throw new TransportFailed('an entry is damaged');
     }
 
     /** What PHP warned of, if it did, with the cure. */
-    private function failed(string $what): WayFailed
+    private function failed(string $what): TransportFailed
     {
-        foreach (self::CURES as $sign => $told) {
+        foreach (self::CURES as $sign => $cure) {
             if (preg_match($sign, Quiet::$warning) === 1) {
-                return new WayFailed(sprintf($told, $this->readers()));
+                return new TransportFailed(sprintf($cure, $this->readers()));
             }
         }
         $prefix = '/^dba_\w+\(\): (Driver initialization failed for handler: lmdb: )?/';
         $warning = preg_replace($prefix, '', Quiet::$warning);
-        return new WayFailed($warning === '' ? $what : "$what: $warning");
+        return new TransportFailed($warning === '' ? $what : "$what: $warning");
     }
 
     /** For whom the file is, or its folder where nothing in it can be seen, with the cure. */

@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster\Wire;
 
 use Roster\Exception\InvalidRequest;
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 use Roster\Freshness;
 use Roster\Node;
 use Roster\Read\Answer;
@@ -61,7 +61,7 @@ final class Batch
     {
         try {
             $answer = $ask($this->paths, $this->freshness?->revision);
-        } catch (InvalidRequest | WayFailed $refusal) {
+        } catch (InvalidRequest | TransportFailed $refusal) {
             $isTooMuch = $refusal instanceof InvalidRequest || str_contains($refusal->getMessage(), 'max_request');
             if (!$isTooMuch || count($this->paths) <= 1) {
                 throw $refusal;

@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Wire;
 
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 use Roster\Owner;
 use Roster\Timeouts;
 
@@ -54,7 +54,7 @@ final class Channel
      *
      * @param int $patienceMs how much longer than usual the answer may take to begin
      * @param bool $isRepeatable whether it does no harm to send it twice
-     * @throws WayFailed
+     * @throws TransportFailed
      */
     public function ask(string $request, Deadline $deadline, int $patienceMs, bool $isRepeatable): string
     {
@@ -63,7 +63,7 @@ final class Channel
         $isUsed = $this->connect($deadline);
         try {
             return $this->exchange($request, $deadline, $patienceMs);
-        } catch (WayFailed $failure) {
+        } catch (TransportFailed $failure) {
             // The sidecar closes an idle connection; it may just have done so.
             if (!$isUsed || $failure->timedOut || ($failure->isSent && !$isRepeatable)) {
                 throw $failure;
@@ -88,7 +88,7 @@ final class Channel
             $this->send(pack('N', strlen($request)) . $request, $deadline);
             $length = unpack('N', $this->receive(4, $deadline, $patienceMs))[1];
             if ($length > self::LONGEST_ANSWER) {
-                throw new WayFailed("the answer would have $length bytes", isSent: true);
+                throw new TransportFailed("the answer would have $length bytes", isSent: true);
             }
             $reply = $this->receive($length, $deadline, 0);
             Message::check($request, $reply);
@@ -141,7 +141,7 @@ final class Channel
             }
             usleep(min($pause, $left));
         }
-        throw new WayFailed("cannot connect: [$error] $reason", timedOut: $error === self::ETIMEDOUT);
+        throw new TransportFailed("cannot connect: [$error] $reason", timedOut: $error === self::ETIMEDOUT);
     }
 
     /** Whether the connection is open and nothing waits in it. */
@@ -161,7 +161,7 @@ final class Channel
             $written = fwrite($this->stream, $sent === 0 ? $bytes : substr($bytes, $sent));
             if ($written === false || $written === 0) {
                 $timedOut = stream_get_meta_data($this->stream)['timed_out'];
-                throw new WayFailed($timedOut ? 'timed out sending' : 'closed while sending', timedOut: $timedOut);
+                throw new TransportFailed($timedOut ? 'timed out sending' : 'closed while sending', timedOut: $timedOut);
             }
         }
     }
@@ -181,7 +181,7 @@ final class Channel
                 $until = new Deadline($this->timeouts->readMs);
             } elseif (feof($this->stream)) {
                 $where = $received === '' ? 'before the answer' : 'within the answer';
-                throw new WayFailed("closed $where", isSent: true);
+                throw new TransportFailed("closed $where", isSent: true);
             }
         }
         return $received;
@@ -192,7 +192,7 @@ final class Channel
     {
         $left = min($us, $deadline->left());
         if ($left === 0) {
-            throw new WayFailed('no answer in time', $isSent, timedOut: true);
+            throw new TransportFailed('no answer in time', $isSent, timedOut: true);
         }
         $slice = min($left, self::SLICE_US);
         stream_set_timeout($this->stream, 0, $slice);

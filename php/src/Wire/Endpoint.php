@@ -16,7 +16,7 @@ use Roster\Quiet;
 use Roster\Read\Answer;
 use Roster\Thrift;
 use Roster\Timeouts;
-use Roster\Way;
+use Roster\Transport;
 use Roster\WorkerAnswer;
 use Roster\WorkerChange;
 use Thrift\Exception\TApplicationException;
@@ -31,7 +31,7 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
  */
 final class Endpoint
 {
-    /** After a time-out, reads do not wait again for so long: a sidecar that hangs costs a web page one time-out a way. */
+    /** After a time-out, reads do not wait again for so long: one that hangs costs a page one time-out per transport. */
     private const REST_MS = 1_000;
 
     private readonly Channel $channel;
@@ -40,7 +40,7 @@ final class Endpoint
     private ?Deadline $rest = null;
 
     public function __construct(
-        private readonly Way $way,
+        private readonly Transport $transport,
         string $address,
         private readonly Timeouts $timeouts,
         bool $isPersistent,
@@ -49,9 +49,9 @@ final class Endpoint
         $this->channel = new Channel($address, $timeouts, $isPersistent, $owner);
     }
 
-    public function way(): Way
+    public function transport(): Transport
     {
-        return $this->way;
+        return $this->transport;
     }
 
     public function target(): string
@@ -74,7 +74,7 @@ final class Endpoint
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($paths, $since, $maxAge): Answer {
             $request = new Thrift\GetManyRequest(['paths' => $paths, 'maxAgeMs' => $maxAge, 'since' => $since]);
             $reply = $roster->getMany($request);
-            $freshness = Values::freshness($reply->freshness, $this->way);
+            $freshness = Values::freshness($reply->freshness, $this->transport);
             $node = static fn (Thrift\Node $node) => Values::node($node, $freshness);
             return new Answer($reply->unchanged ? null : array_map($node, $reply->nodes), $freshness);
         });
@@ -114,7 +114,7 @@ final class Endpoint
             } catch (Thrift\NotFound $absence) {
                 [$reply, $names] = [$absence, null];
             }
-            return new Answer([$names, $reply->cursor ?? null], Values::freshness($reply->freshness, $this->way));
+            return new Answer([$names, $reply->cursor ?? null], Values::freshness($reply->freshness, $this->transport));
         });
     }
 
@@ -137,9 +137,9 @@ final class Endpoint
                 try {
                     $page = $roster->instances(self::query($maxAge, $cursor, $service));
                 } catch (Thrift\NotFound $absence) {
-                    return new Answer([[], null], Values::freshness($absence->freshness, $this->way));
+                    return new Answer([[], null], Values::freshness($absence->freshness, $this->transport));
                 }
-                $freshness = Values::freshness($page->freshness, $this->way);
+                $freshness = Values::freshness($page->freshness, $this->transport);
                 $instance = static fn (Thrift\Instance $instance) => Values::instance($instance, $freshness);
                 return new Answer([array_map($instance, $page->instances), $page->cursor], $freshness);
             },
@@ -151,7 +151,7 @@ final class Endpoint
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
             $reply = $roster->resolve(new Thrift\ResolveRequest($request));
-            $freshness = Values::freshness($reply->freshness, $this->way);
+            $freshness = Values::freshness($reply->freshness, $this->transport);
             return new Answer(Values::resolved($reply->instance, $freshness, $reply->isProtected), $freshness);
         });
     }
@@ -162,9 +162,9 @@ final class Endpoint
             try {
                 $reply = $roster->master(new Thrift\MasterRequest(['id' => $id, 'maxAgeMs' => $maxAge]));
             } catch (Thrift\NotFound $absence) {
-                return new Answer(null, Values::freshness($absence->freshness, $this->way));
+                return new Answer(null, Values::freshness($absence->freshness, $this->transport));
             }
-            $freshness = Values::freshness($reply->freshness, $this->way);
+            $freshness = Values::freshness($reply->freshness, $this->transport);
             return new Answer(Values::master($reply->master, $freshness), $freshness);
         });
     }
@@ -192,7 +192,7 @@ final class Endpoint
             $deadline,
             function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge, $metadata): Answer {
                 $reply = $roster->masters(self::query($maxAge, $cursor, $service, $metadata));
-                $freshness = Values::freshness($reply->freshness, $this->way);
+                $freshness = Values::freshness($reply->freshness, $this->transport);
                 $master = static fn (Thrift\Master $master) => Values::master($master, $freshness);
                 return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
             },
@@ -205,7 +205,7 @@ final class Endpoint
         do {
             $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($metadata, $cursor, $maxAge): Answer {
                 $reply = $roster->services(self::query($maxAge, $cursor, metadata: $metadata));
-                $freshness = Values::freshness($reply->freshness, $this->way);
+                $freshness = Values::freshness($reply->freshness, $this->transport);
                 return new Answer([array_map(Values::summary(...), $reply->services), $reply->cursor], $freshness);
             });
             [$some, $cursor] = $page->value;
@@ -220,7 +220,7 @@ final class Endpoint
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster): Answer {
             $reply = $roster->status(new Thrift\StatusRequest());
-            $freshness = Values::freshness($reply->freshness, $this->way);
+            $freshness = Values::freshness($reply->freshness, $this->transport);
             return new Answer(Values::status($reply, $freshness), $freshness);
         });
     }
@@ -230,7 +230,7 @@ final class Endpoint
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($path, $cursor): Answer {
             $reply = $roster->subtree(new Thrift\SubtreeRequest(['path' => $path, 'cursor' => $cursor]));
-            $freshness = Values::freshness($reply->freshness, $this->way);
+            $freshness = Values::freshness($reply->freshness, $this->transport);
             $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
             return new Answer([$nodes, $reply->cursor], $freshness);
         });
@@ -246,7 +246,7 @@ final class Endpoint
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $paths, $waitMs): Answer {
             $request = ['since' => $since, 'paths' => $paths, 'timeoutMs' => $waitMs];
             $reply = $roster->watch(new Thrift\WatchRequest($request));
-            $freshness = Values::freshness($reply->freshness, $this->way);
+            $freshness = Values::freshness($reply->freshness, $this->transport);
             $change = static fn (Thrift\Change $change) => Values::change($change, $freshness);
             return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
         });
@@ -258,7 +258,7 @@ final class Endpoint
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
             $request = new Thrift\WatchMastersRequest(['since' => $since, 'timeoutMs' => $waitMs]);
             $reply = $roster->watchMasters($request);
-            $freshness = Values::freshness($reply->freshness, $this->way);
+            $freshness = Values::freshness($reply->freshness, $this->transport);
             $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
             return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
         });
@@ -270,7 +270,7 @@ final class Endpoint
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
             $request = ['since' => $since, 'timeoutMs' => $waitMs, 'encoding' => Thrift\Encoding::MSGPACK];
             $reply = $roster->watchMessages(new Thrift\WatchMessagesRequest($request));
-            $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->way);
+            $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->transport);
             return new Answer($reply->reset ? null : Values::messages($reply), $freshness);
         });
     }
@@ -376,7 +376,7 @@ final class Endpoint
     {
         try {
             return $this->send($question, $call->timeoutMs, false);
-        } catch (Exception\WayFailed | Exception\InvalidRequest $failure) {
+        } catch (Exception\TransportFailed | Exception\InvalidRequest $failure) {
             // The call went with its connection.
             throw new Exception\CallFailed($failure->getMessage(), lost: true);
         }
@@ -387,9 +387,9 @@ final class Endpoint
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
             $reply = $roster->watchWorkers(new Thrift\WatchWorkersRequest(['since' => $since, 'timeoutMs' => $waitMs]));
-            $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->way);
+            $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->transport);
             $kind = $since === 0 ? ChangeKind::Present : ChangeKind::Changed;
-            $change = static fn (Thrift\Worker $told) => new WorkerChange($kind, $told->name, Values::worker($told));
+            $change = static fn (Thrift\Worker $worker) => new WorkerChange($kind, $worker->name, Values::worker($worker));
             $removed = static fn (string $name) => new WorkerChange(ChangeKind::Deleted, $name, null);
             $changes = [...array_map($change, $reply->changes), ...array_map($removed, $reply->removed)];
             return new Answer($reply->reset ? null : $changes, $freshness);
@@ -405,7 +405,7 @@ final class Endpoint
             $request = compact('group', 'number', 'cursor', 'usage');
             $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
                 $reply = $roster->workers(new Thrift\WorkersQuery($request));
-                $freshness = new Freshness(0, 0, Origin::Live, true, $this->way);
+                $freshness = new Freshness(0, 0, Origin::Live, true, $this->transport);
                 return new Answer([array_map(Values::worker(...), $reply->workers), $reply->cursor], $freshness);
             });
             [$some, $cursor] = $page->value;
@@ -459,13 +459,13 @@ final class Endpoint
         $this->channel->close();
     }
 
-    /** Asks for calls. What was sent may have been executed: only what is idempotent goes on to the next way. */
+    /** Asks for calls. What was sent may have been executed: only what is idempotent goes on to the next transport. */
     private function send(callable $question, int $patienceMs, bool $isIdempotent): object|array
     {
         try {
-            $deadline = new Deadline($patienceMs + $this->timeouts->wholeMs);
+            $deadline = new Deadline($patienceMs + $this->timeouts->totalMs);
             return $this->ask($deadline, $question, $patienceMs, $isIdempotent);
-        } catch (Exception\WayFailed $failure) {
+        } catch (Exception\TransportFailed $failure) {
             throw match (true) {
                 !$failure->isSent => $failure,
                 $failure->timedOut => new Exception\CallTimedOut($failure->getMessage(), $patienceMs),
@@ -478,14 +478,14 @@ final class Endpoint
     private function read(Deadline $deadline, callable $question, int $patienceMs = 0): Answer
     {
         if ($this->rest?->left() > 0) {
-            throw new Exception\WayFailed('it has just timed out');
+            throw new Exception\TransportFailed('it has just timed out');
         }
         try {
             $answer = $this->ask($deadline, $question, $patienceMs, true);
             // It may be one page of many.
             $deadline->renew();
             return $answer;
-        } catch (Exception\WayFailed $failure) {
+        } catch (Exception\TransportFailed $failure) {
             $this->rest = $failure->timedOut ? new Deadline(self::REST_MS) : null;
             throw $failure;
         }
@@ -494,7 +494,7 @@ final class Endpoint
     /** The same, where the answer is waited for. */
     private function follow(int $waitMs, callable $question): Answer
     {
-        return $this->read(new Deadline($waitMs + $this->timeouts->wholeMs), $question, $waitMs);
+        return $this->read(new Deadline($waitMs + $this->timeouts->totalMs), $question, $waitMs);
     }
 
     /** Asks, and says in this package's words what went wrong. Whatever an answer lacks fails here. */
@@ -507,30 +507,31 @@ final class Endpoint
             return $question($client);
         } catch (Exception\RosterException $failure) {
             throw $failure;
-        } catch (Thrift\NotReady $told) {
-            throw new Exception\NotReady($told->source, $told->message);
-        } catch (Thrift\TooStale $told) {
-            throw new Exception\TooStale($told->ageMs, $told->maxAgeMs, $told->message);
-        } catch (Thrift\InvalidRequest $told) {
-            throw new Exception\InvalidRequest($told->field, $told->message);
-        } catch (Thrift\AccessDenied $told) {
-            throw new Exception\AccessDenied($told->message);
-        } catch (Thrift\NotFound $told) {
+        } catch (Thrift\NotReady $exception) {
+            throw new Exception\NotReady($exception->source, $exception->message);
+        } catch (Thrift\TooStale $exception) {
+            throw new Exception\TooStale($exception->ageMs, $exception->maxAgeMs, $exception->message);
+        } catch (Thrift\InvalidRequest $exception) {
+            throw new Exception\InvalidRequest($exception->field, $exception->message);
+        } catch (Thrift\AccessDenied $exception) {
+            throw new Exception\AccessDenied($exception->message);
+        } catch (Thrift\NotFound $exception) {
             // What may be absent is answered before; of a worker that is not there, the request makes no sense.
-            throw new Exception\InvalidRequest('worker', $told->message);
-        } catch (Thrift\NoMaster $told) {
-            throw new Exception\NoMaster($told->serviceName, $told->message);
-        } catch (Thrift\NoInstance $told) {
-            throw new Exception\NoInstance($told->serviceName, $told->message);
-        } catch (Thrift\CallFailed $told) {
-            throw new Exception\CallFailed($told->message, $told->masterId, $told->className, $told->code, $told->lost);
-        } catch (Thrift\CallTimedOut $told) {
-            throw new Exception\CallTimedOut($told->message, $told->timeoutMs, $told->masterId);
-        } catch (Thrift\Overloaded $told) {
-            throw new Exception\Overloaded($told->message);
-        } catch (TApplicationException $told) {
-            $isRefused = $told->getCode() === TApplicationException::UNKNOWN_METHOD;
-            throw new Exception\WayFailed($told->getMessage(), isSent: !$isRefused);
+            throw new Exception\InvalidRequest('worker', $exception->message);
+        } catch (Thrift\NoMaster $exception) {
+            throw new Exception\NoMaster($exception->serviceName, $exception->message);
+        } catch (Thrift\NoInstance $exception) {
+            throw new Exception\NoInstance($exception->serviceName, $exception->message);
+        } catch (Thrift\CallFailed $exception) {
+            [$class, $code] = [$exception->className, $exception->code];
+            throw new Exception\CallFailed($exception->message, $exception->masterId, $class, $code, $exception->lost);
+        } catch (Thrift\CallTimedOut $exception) {
+            throw new Exception\CallTimedOut($exception->message, $exception->timeoutMs, $exception->masterId);
+        } catch (Thrift\Overloaded $exception) {
+            throw new Exception\Overloaded($exception->message);
+        } catch (TApplicationException $exception) {
+            $isRefused = $exception->getCode() === TApplicationException::UNKNOWN_METHOD;
+            throw new Exception\TransportFailed($exception->getMessage(), isSent: !$isRefused);
         } catch (\Throwable $strange) {
             $this->channel->close();
             // What a signal handler of the application threw meanwhile is its own.
@@ -538,7 +539,7 @@ final class Endpoint
                 && !$strange instanceof \JsonException && $strange::class !== \Exception::class;
             throw $isOwn
                 ? $strange
-                : new Exception\WayFailed("a strange answer: {$strange->getMessage()}", isSent: true);
+                : new Exception\TransportFailed("a strange answer: {$strange->getMessage()}", isSent: true);
         } finally {
             Quiet::end();
         }
@@ -548,7 +549,7 @@ final class Endpoint
     {
         if (!class_exists(TBinaryProtocol::class)) {
             $remedy = 'Debian: php-thrift; Composer: apache/thrift';
-            throw new Exception\WayFailed("Thrift's PHP library is not there ($remedy)");
+            throw new Exception\TransportFailed("Thrift's PHP library is not there ($remedy)");
         }
         $this->frames = new Frames($this->channel);
         $isAccelerated = function_exists('thrift_protocol_write_binary');

@@ -23,10 +23,10 @@ abstract class Follower
     private const FIRST_PAUSE_MS = 100;
     private const LONGEST_PAUSE_MS = 2_000;
 
-    /** The revision up to which everything is told; null: what is there comes next. */
+    /** The revision up to which everything was yielded; null: what is there comes next. */
     private ?int $since = null;
-    /** Whether anything was told that a reset must take back. */
-    private bool $hasTold = false;
+    /** Whether anything was yielded that a reset must take back. */
+    private bool $hasYielded = false;
     /** Whether a sidecar has ever answered: from then on it is waited for. */
     private bool $hasMet = false;
     private int $pauseMs = self::FIRST_PAUSE_MS;
@@ -67,7 +67,7 @@ abstract class Follower
     abstract protected function pages(): \Generator;
 
     /** What changed since a revision, as an endpoint tells it; null where that is no longer known. */
-    abstract protected function news(Endpoint $way, int $since): Answer;
+    abstract protected function news(Endpoint $endpoint, int $since): Answer;
 
     abstract protected function reset(Freshness $freshness): Change|MasterChange|MasterMessage|WorkerChange;
 
@@ -78,17 +78,17 @@ abstract class Follower
         return $answer;
     }
 
-    /** A later page may be newer than the first: what changed in between is told again by what follows. */
+    /** A later page may be newer than the first: what changed in between is yielded again by what follows. */
     private function present(): \Generator
     {
         $first = null;
         foreach ($this->pages() as $page) {
             if ($first === null) {
                 $first = $page->freshness->revision;
-                if ($this->hasTold) {
+                if ($this->hasYielded) {
                     yield $this->reset($page->freshness);
                 }
-                $this->hasTold = true;
+                $this->hasYielded = true;
             }
             yield from $page->value;
         }
@@ -97,7 +97,7 @@ abstract class Follower
 
     private function changed(int $since): \Generator
     {
-        $reply = $this->answer(fn (Endpoint $way) => $this->news($way, $since));
+        $reply = $this->answer(fn (Endpoint $endpoint) => $this->news($endpoint, $since));
         yield from $reply->value ?? [];
         $this->since = $reply->value === null ? null : $reply->freshness->revision;
     }

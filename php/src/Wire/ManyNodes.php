@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Wire;
 
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 use Roster\Node;
 use Roster\Read\Answer;
 
@@ -20,7 +20,7 @@ final class ManyNodes
     /**
      * @param list<string> $paths
      * @param \Closure(list<string>, ?int): Answer $ask for some, as far as one has changed since a revision
-     * @throws WayFailed if they change all the time
+     * @throws TransportFailed if they change all the time
      */
     public static function read(array $paths, \Closure $ask): Answer
     {
@@ -39,7 +39,7 @@ final class ManyNodes
             }
             $batches = $next;
         }
-        throw new WayFailed('it changes faster than so much can be read from it');
+        throw new TransportFailed('it changes faster than so much can be read from it');
     }
 
     /** @param non-empty-list<Batch> $batches */

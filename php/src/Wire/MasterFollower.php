@@ -23,16 +23,16 @@ final class MasterFollower extends Follower
         $cursor = null;
         do {
             $page = $this->answer(
-                static fn (Endpoint $way, Deadline $deadline) => $way->mastersPage(null, $cursor, $deadline)
+                static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->mastersPage(null, $cursor, $deadline)
             );
             [$masters, $cursor] = $page->value;
             yield new Answer(array_map($present, $masters), $page->freshness);
         } while ($cursor !== null);
     }
 
-    protected function news(Endpoint $way, int $since): Answer
+    protected function news(Endpoint $endpoint, int $since): Answer
     {
-        return $way->watchMasters($since, $this->waitMs);
+        return $endpoint->watchMasters($since, $this->waitMs);
     }
 
     protected function reset(Freshness $freshness): MasterChange

@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Wire;
 
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 
 /**
  * The head of a Thrift message in the strict binary protocol: version and type, name, sequence id.
@@ -27,16 +27,16 @@ final class Message
         return substr_replace($request, pack('N', $id), self::offset($request), 4);
     }
 
-    /** @throws WayFailed unless `$reply` is an answer to `$request` */
+    /** @throws TransportFailed unless `$reply` is an answer to `$request` */
     public static function check(string $request, string $reply): void
     {
         if (str_starts_with($reply, self::REFUSAL)) {
-            throw new WayFailed('refused: ' . substr($reply, strlen(self::REFUSAL) + 4, -8));
+            throw new TransportFailed('refused: ' . substr($reply, strlen(self::REFUSAL) + 4, -8));
         }
         $end = self::offset($request) + 4;
         $isReply = str_starts_with($reply, self::REPLY) || str_starts_with($reply, self::EXCEPTION);
         if (!$isReply || substr($reply, 4, $end - 4) !== substr($request, 4, $end - 4)) {
-            throw new WayFailed('the answer belongs to another request; closed the connection', isSent: true);
+            throw new TransportFailed('the answer belongs to another request; closed the connection', isSent: true);
         }
     }
 

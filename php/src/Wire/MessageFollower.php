@@ -17,12 +17,12 @@ final class MessageFollower extends Follower
 {
     protected function pages(): \Generator
     {
-        yield $this->answer(static fn (Endpoint $way) => $way->watchMessages(0, 0));
+        yield $this->answer(static fn (Endpoint $endpoint) => $endpoint->watchMessages(0, 0));
     }
 
-    protected function news(Endpoint $way, int $since): Answer
+    protected function news(Endpoint $endpoint, int $since): Answer
     {
-        return $way->watchMessages($since, $this->waitMs);
+        return $endpoint->watchMessages($since, $this->waitMs);
     }
 
     protected function reset(Freshness $freshness): MasterMessage

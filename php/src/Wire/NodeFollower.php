@@ -30,7 +30,7 @@ final class NodeFollower extends Follower
             $cursor = null;
             do {
                 $page = $this->answer(
-                    static fn (Endpoint $way, Deadline $deadline) => $way->subtree($path, $cursor, $deadline)
+                    static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->subtree($path, $cursor, $deadline)
                 );
                 [$nodes, $cursor] = $page->value;
                 yield new Answer(array_map($present, $nodes), $page->freshness);
@@ -38,9 +38,9 @@ final class NodeFollower extends Follower
         }
     }
 
-    protected function news(Endpoint $way, int $since): Answer
+    protected function news(Endpoint $endpoint, int $since): Answer
     {
-        return $way->watch($since, $this->paths, $this->waitMs);
+        return $endpoint->watch($since, $this->paths, $this->waitMs);
     }
 
     protected function reset(Freshness $freshness): Change

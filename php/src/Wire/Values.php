@@ -33,7 +33,7 @@ use Roster\Source;
 use Roster\Stat;
 use Roster\Status;
 use Roster\Thrift;
-use Roster\Way;
+use Roster\Transport;
 use Roster\Withholding;
 use Roster\WorkerAnswer;
 use Roster\WorkerReport;
@@ -45,9 +45,9 @@ use Roster\WorkerReport;
  */
 final class Values
 {
-    public static function freshness(Thrift\Freshness $told, Way $way): Freshness
+    public static function freshness(Thrift\Freshness $struct, Transport $transport): Freshness
     {
-        return new Freshness($told->revision, $told->ageMs, Origin::from($told->origin), $told->complete, $way);
+        return new Freshness($struct->revision, $struct->ageMs, Origin::from($struct->origin), $struct->complete, $transport);
     }
 
     /**
@@ -66,61 +66,61 @@ final class Values
         );
     }
 
-    public static function node(Thrift\Node $told, Freshness $freshness): Node
+    public static function node(Thrift\Node $struct, Freshness $freshness): Node
     {
-        return new Node($told->path, $told->data, Stat::of(get_object_vars($told->stat)), $freshness);
+        return new Node($struct->path, $struct->data, Stat::of(get_object_vars($struct->stat)), $freshness);
     }
 
-    public static function change(Thrift\Change $told, Freshness $freshness): Change
+    public static function change(Thrift\Change $struct, Freshness $freshness): Change
     {
-        $node = $told->node ? self::node($told->node, $freshness) : null;
-        return new Change(self::kind($told->kind), $told->path, $node, $freshness);
+        $node = $struct->node ? self::node($struct->node, $freshness) : null;
+        return new Change(self::kind($struct->kind), $struct->path, $node, $freshness);
     }
 
-    public static function service(Thrift\Service $told): Service
+    public static function service(Thrift\Service $struct): Service
     {
-        return new Service($told->name, $told->version, self::json($told->metadata));
+        return new Service($struct->name, $struct->version, self::json($struct->metadata));
     }
 
-    public static function instance(Thrift\Instance $told, Freshness $freshness): Instance
+    public static function instance(Thrift\Instance $struct, Freshness $freshness): Instance
     {
         return new Instance(
-            $told->serviceName,
-            $told->version,
-            $told->group,
-            $told->zone,
-            $told->weight,
-            self::json($told->metadata),
-            self::state($told->state),
-            array_map(self::endpoint(...), $told->endpoints),
-            $told->masterId,
-            $told->outstanding,
-            array_map(self::provenance(...), $told->provenance),
+            $struct->serviceName,
+            $struct->version,
+            $struct->group,
+            $struct->zone,
+            $struct->weight,
+            self::json($struct->metadata),
+            self::state($struct->state),
+            array_map(self::endpoint(...), $struct->endpoints),
+            $struct->masterId,
+            $struct->outstanding,
+            array_map(self::provenance(...), $struct->provenance),
             $freshness,
-            self::withholding($told->ejected),
-            self::withholding($told->drained),
-            $told->held === null ? null : self::held($told->held),
+            self::withholding($struct->ejected),
+            self::withholding($struct->drained),
+            $struct->held === null ? null : self::held($struct->held),
         );
     }
 
-    public static function resolved(Thrift\Instance $told, Freshness $freshness, ?bool $isProtected): Resolved
+    public static function resolved(Thrift\Instance $struct, Freshness $freshness, ?bool $isProtected): Resolved
     {
-        $endpoints = array_filter($told->endpoints, static fn (Thrift\Endpoint $endpoint) => $endpoint->name === '');
-        $endpoint = [...$endpoints, ...$told->endpoints][0] ?? null;
-        $isMaster = $told->masterId !== null;
+        $endpoints = array_filter($struct->endpoints, static fn (Thrift\Endpoint $endpoint) => $endpoint->name === '');
+        $endpoint = [...$endpoints, ...$struct->endpoints][0] ?? null;
+        $isMaster = $struct->masterId !== null;
         return new Resolved(
             $isMaster ? null : $endpoint?->host,
             $isMaster ? null : $endpoint?->port,
             $endpoint?->protocol ?? '',
-            $told->masterId,
+            $struct->masterId,
             $freshness,
             $isProtected ?? false,
         );
     }
 
-    private static function state(int $told): InstanceState
+    private static function state(int $struct): InstanceState
     {
-        return match ($told) {
+        return match ($struct) {
             Thrift\InstanceState::UP => InstanceState::Up,
             Thrift\InstanceState::RETURNING => InstanceState::Returning,
             Thrift\InstanceState::DOWN => InstanceState::Down,
@@ -128,68 +128,68 @@ final class Values
         };
     }
 
-    private static function held(Thrift\Held $told): Held
+    private static function held(Thrift\Held $struct): Held
     {
-        $probe = match ($told->probe) {
+        $probe = match ($struct->probe) {
             Thrift\Probe::UNTRIED => Probe::Untried,
             Thrift\Probe::ANSWERING => Probe::Answering,
             Thrift\Probe::SILENT => Probe::Silent,
             default => Probe::Unknown,
         };
-        return new Held($told->since, $told->endsAt, $probe, $told->passedOver);
+        return new Held($struct->since, $struct->endsAt, $probe, $struct->passedOver);
     }
 
-    private static function endpoint(Thrift\Endpoint $told): \Roster\Endpoint
+    private static function endpoint(Thrift\Endpoint $struct): \Roster\Endpoint
     {
-        return new \Roster\Endpoint($told->name, $told->protocol, $told->host, $told->port);
+        return new \Roster\Endpoint($struct->name, $struct->protocol, $struct->host, $struct->port);
     }
 
-    private static function withholding(?Thrift\Withholding $told): ?Withholding
+    private static function withholding(?Thrift\Withholding $struct): ?Withholding
     {
-        return $told === null ? null : new Withholding($told->since, $told->endsAt, $told->reason);
+        return $struct === null ? null : new Withholding($struct->since, $struct->endsAt, $struct->reason);
     }
 
-    private static function provenance(Thrift\Provenance $told): Provenance
+    private static function provenance(Thrift\Provenance $struct): Provenance
     {
-        return new Provenance($told->source, $told->path, $told->masterId, $told->decoder, $told->sinceRevision);
+        return new Provenance($struct->source, $struct->path, $struct->masterId, $struct->decoder, $struct->sinceRevision);
     }
 
-    public static function master(Thrift\Master $told, Freshness $freshness): Master
+    public static function master(Thrift\Master $struct, Freshness $freshness): Master
     {
         return new Master(
-            $told->id,
-            $told->peerAddress,
-            $told->connectedAt,
-            array_map(self::service(...), $told->services),
-            $told->routes,
-            $told->outstanding,
+            $struct->id,
+            $struct->peerAddress,
+            $struct->connectedAt,
+            array_map(self::service(...), $struct->services),
+            $struct->routes,
+            $struct->outstanding,
             $freshness,
         );
     }
 
-    public static function masterChange(Thrift\MasterChange $told, Freshness $freshness): MasterChange
+    public static function masterChange(Thrift\MasterChange $struct, Freshness $freshness): MasterChange
     {
-        $master = $told->master ? self::master($told->master, $freshness) : null;
-        return new MasterChange(self::kind($told->kind), $told->id, $master, $freshness);
+        $master = $struct->master ? self::master($struct->master, $freshness) : null;
+        return new MasterChange(self::kind($struct->kind), $struct->id, $master, $freshness);
     }
 
     /** @return list<MasterMessage> before them, how many were missed */
-    public static function messages(Thrift\MessagesReply $told): array
+    public static function messages(Thrift\MessagesReply $struct): array
     {
-        $missed = $told->missed === 0 ? [] : [new MasterMessage('', [], 0, $told->missed)];
+        $missed = $struct->missed === 0 ? [] : [new MasterMessage('', [], 0, $struct->missed)];
         $message = static fn (Thrift\MasterMessage $message) => new MasterMessage(
             $message->masterId,
             MessagePack::unpack($message->message),
             $message->receivedAt,
         );
-        return [...$missed, ...array_map($message, $told->messages)];
+        return [...$missed, ...array_map($message, $struct->messages)];
     }
 
     /** @return array{string, array<string, int>} a service's name, and how many masters offer it by version */
-    public static function summary(Thrift\ServiceSummary $told): array
+    public static function summary(Thrift\ServiceSummary $struct): array
     {
-        uksort($told->masters, static fn (string $one, string $other) => Version::compare($other, $one));
-        return [$told->name, $told->masters];
+        uksort($struct->masters, static fn (string $one, string $other) => Version::compare($other, $one));
+        return [$struct->name, $struct->masters];
     }
 
     /**
@@ -227,31 +227,31 @@ final class Values
         return $metadata === [] ? null : array_map($text, $metadata);
     }
 
-    public static function result(Thrift\CallResult $told): CallResult
+    public static function result(Thrift\CallResult $struct): CallResult
     {
-        $values = array_map(MessagePack::unpack(...), $told->values);
+        $values = array_map(MessagePack::unpack(...), $struct->values);
         $last = $values === [] ? null : $values[array_key_last($values)];
-        return new CallResult($last, $values, $told->masterId, $told->durationUs / 1_000, $told->attempts);
+        return new CallResult($last, $values, $struct->masterId, $struct->durationUs / 1_000, $struct->attempts);
     }
 
-    public static function outcome(Thrift\CallOutcome $told, Call $call): CallOutcome
+    public static function outcome(Thrift\CallOutcome $struct, Call $call): CallOutcome
     {
-        $result = $told->result ? self::result($told->result) : null;
-        return new CallOutcome($told->masterId, $result, $told->error ? self::error($told, $call) : null);
+        $result = $struct->result ? self::result($struct->result) : null;
+        return new CallOutcome($struct->masterId, $result, $struct->error ? self::error($struct, $call) : null);
     }
 
-    private static function error(Thrift\CallOutcome $told, Call $call): RosterException
+    private static function error(Thrift\CallOutcome $struct, Call $call): RosterException
     {
-        $error = $told->error;
+        $error = $struct->error;
         $code = $error->code ?? 0;
         return match ($error->kind) {
             Thrift\CallErrorKind::NO_MASTER => new NoMaster($call->service, $error->message),
-            Thrift\CallErrorKind::TIMED_OUT => new CallTimedOut($error->message, $call->timeoutMs, $told->masterId),
+            Thrift\CallErrorKind::TIMED_OUT => new CallTimedOut($error->message, $call->timeoutMs, $struct->masterId),
             Thrift\CallErrorKind::OVERLOADED => new Overloaded($error->message),
             Thrift\CallErrorKind::DENIED => new AccessDenied($error->message),
             Thrift\CallErrorKind::INVALID => new InvalidRequest('call', $error->message),
             default =>
-                new CallFailed($error->message, $told->masterId ?? '', $error->className, $code, (bool) $error->lost),
+                new CallFailed($error->message, $struct->masterId ?? '', $error->className, $code, (bool) $error->lost),
         };
     }
 
@@ -269,73 +269,73 @@ final class Values
         return [$worker === null ? null : $group, $number === null ? null : (int) $number];
     }
 
-    public static function worker(Thrift\Worker $told): WorkerReport
+    public static function worker(Thrift\Worker $struct): WorkerReport
     {
         return new WorkerReport(
-            $told->name,
-            $told->group,
-            $told->number,
-            Thrift\WorkerState::$__names[$told->state] ?? (string) $told->state,
-            $told->sinceMs,
-            $told->restarts,
-            $told->why,
-            $told->pid,
-            $told->memoryBytes,
-            $told->processorMs,
-            $told->calls,
-            $told->doing,
-            $told->doingSinceMs,
+            $struct->name,
+            $struct->group,
+            $struct->number,
+            Thrift\WorkerState::$__names[$struct->state] ?? (string) $struct->state,
+            $struct->sinceMs,
+            $struct->restarts,
+            $struct->why,
+            $struct->pid,
+            $struct->memoryBytes,
+            $struct->processorMs,
+            $struct->calls,
+            $struct->doing,
+            $struct->doingSinceMs,
         );
     }
 
-    public static function workerAnswer(Thrift\WorkerAnswer $told): WorkerAnswer
+    public static function workerAnswer(Thrift\WorkerAnswer $struct): WorkerAnswer
     {
-        $value = $told->value === null ? null : MessagePack::unpack($told->value);
-        $error = $told->error === null ? null : new CallFailed($told->error, $told->worker, $told->className);
-        return new WorkerAnswer($told->worker, $value, $error);
+        $value = $struct->value === null ? null : MessagePack::unpack($struct->value);
+        $error = $struct->error === null ? null : new CallFailed($struct->error, $struct->worker, $struct->className);
+        return new WorkerAnswer($struct->worker, $value, $error);
     }
 
-    public static function status(Thrift\StatusReply $told, Freshness $freshness): Status
+    public static function status(Thrift\StatusReply $struct, Freshness $freshness): Status
     {
-        $sources = array_map(self::source(...), $told->sources);
+        $sources = array_map(self::source(...), $struct->sources);
         return new Status(
-            $told->version,
-            $told->uptimeMs,
+            $struct->version,
+            $struct->uptimeMs,
             $freshness,
             $sources,
-            $told->counters,
-            $told->limits,
-            $told->sharedFileError,
-            $told->portsTaken ?? [],
+            $struct->counters,
+            $struct->limits,
+            $struct->sharedFileError,
+            $struct->portsTaken ?? [],
         );
     }
 
-    private static function source(Thrift\SourceStatus $told): Source
+    private static function source(Thrift\SourceStatus $struct): Source
     {
         return new Source(
-            $told->name,
-            $told->kind,
-            $told->state,
-            $told->detail,
-            array_map(self::supply(...), $told->supplies ?? []),
-            $told->roots,
-            $told->ageMs,
-            $told->nodes,
-            $told->bytes,
-            $told->reconnects,
-            $told->skippedNodes,
-            $told->drift,
+            $struct->name,
+            $struct->kind,
+            $struct->state,
+            $struct->detail,
+            array_map(self::supply(...), $struct->supplies ?? []),
+            $struct->roots,
+            $struct->ageMs,
+            $struct->nodes,
+            $struct->bytes,
+            $struct->reconnects,
+            $struct->skippedNodes,
+            $struct->drift,
         );
     }
 
-    private static function supply(int $told): string
+    private static function supply(int $struct): string
     {
-        return strtolower(Thrift\Supply::$__names[$told] ?? 'unknown');
+        return strtolower(Thrift\Supply::$__names[$struct] ?? 'unknown');
     }
 
-    private static function kind(int $told): ChangeKind
+    private static function kind(int $struct): ChangeKind
     {
-        return match ($told) {
+        return match ($struct) {
             Thrift\ChangeKind::CREATED => ChangeKind::Created,
             Thrift\ChangeKind::CHANGED => ChangeKind::Changed,
             Thrift\ChangeKind::DELETED => ChangeKind::Deleted,

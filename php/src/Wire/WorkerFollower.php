@@ -18,12 +18,12 @@ final class WorkerFollower extends Follower
 {
     protected function pages(): \Generator
     {
-        yield $this->answer(static fn (Endpoint $way) => $way->watchWorkers(0, 0));
+        yield $this->answer(static fn (Endpoint $endpoint) => $endpoint->watchWorkers(0, 0));
     }
 
-    protected function news(Endpoint $way, int $since): Answer
+    protected function news(Endpoint $endpoint, int $since): Answer
     {
-        return $way->watchWorkers($since, $this->waitMs);
+        return $endpoint->watchWorkers($since, $this->waitMs);
     }
 
     protected function reset(Freshness $freshness): WorkerChange

@@ -61,7 +61,7 @@ final class Commands
     private function status(): array
     {
         $calls = array_filter(($this->tasks)(), static fn (Task $task) => $task->isCall);
-        $told = static fn (Task $task) => ['call' => $task->what, 'since' => $task->since];
+        $describe = static fn (Task $task) => ['call' => $task->what, 'since' => $task->since];
         return [
             'worker' => $this->id,
             'pid' => getmypid(),
@@ -69,7 +69,7 @@ final class Commands
             'since' => $this->since,
             'done' => $this->done,
             'underWay' => count($calls),
-            'doing' => array_map($told, array_slice(array_values($calls), 0, self::MAX_TASKS)),
+            'doing' => array_map($describe, array_slice(array_values($calls), 0, self::MAX_TASKS)),
         ];
     }
 }

@@ -18,7 +18,7 @@ abstract class Log
     private const JSON = JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE | JSON_INVALID_UTF8_SUBSTITUTE
         | JSON_PARTIAL_OUTPUT_ON_ERROR;
 
-    private int $leftOut = 0;
+    private int $skipped = 0;
 
     /** @param \Closure(): ?Line $line to the sidecar; null where there is none */
     public function __construct(private readonly \Closure $line)
@@ -88,12 +88,12 @@ abstract class Log
         if ($line === null) {
             $this->print($level, $message, $context);
         } elseif ($line->isFull()) {
-            $this->leftOut++;
+            $this->skipped++;
         } else {
-            if ($this->leftOut > 0) {
-                $leftOut = ['count' => $this->leftOut];
-                [$this->leftOut, $text] = [0, '{count} messages before this were left out: the sidecar did not read'];
-                $line->send(['cmd' => 'worker-log', 'level' => 'warning', 'message' => $text, 'context' => $leftOut]);
+            if ($this->skipped > 0) {
+                $skipped = ['count' => $this->skipped];
+                [$this->skipped, $text] = [0, '{count} messages before this were left out: the sidecar did not read'];
+                $line->send(['cmd' => 'worker-log', 'level' => 'warning', 'message' => $text, 'context' => $skipped]);
             }
             $line->send(['cmd' => 'worker-log'] + compact('level', 'message', 'context'));
         }

@@ -46,14 +46,14 @@ final class Services
         return $this->offered === [];
     }
 
-    /** As a register is told: names and metadata. */
+    /** As a register gets them: names and metadata. */
     public function list(): object
     {
-        $told = [];
+        $offered = [];
         foreach ($this->offered as $name => [, $metadata]) {
-            $told[$name] = ['name' => (string) $name, 'metadata' => (object) $metadata];
+            $offered[$name] = ['name' => (string) $name, 'metadata' => (object) $metadata];
         }
-        return (object) $told;
+        return (object) $offered;
     }
 
     /**

@@ -33,14 +33,14 @@ final class SharedFile
         $source += [
             'name' => 'zookeeper', 'kind' => 'zookeeper', 'identity' => 'zk1:2181', 'supplies' => ['nodes'],
             'roots' => ['/'], 'whole' => true,
-            'ageMs' => 0, 'lastSync' => 1, 'origin' => 'LIVE', 'leftOut' => 0,
+            'ageMs' => 0, 'lastSync' => 1, 'origin' => 'LIVE', 'skippedNodes' => 0,
         ];
         $writtenAt = (int) (microtime(true) * 1_000) - $silenceMs;
         $freshness = [
             'revision' => $this->revision++,
             'ageMs' => (int) $source['ageMs'],
             'origin' => $source['origin'],
-            'complete' => $source['whole'] && $source['leftOut'] === 0,
+            'complete' => $source['whole'] && $source['skippedNodes'] === 0,
             'writtenAt' => $writtenAt,
             'sources' => [$source],
         ];

@@ -19,7 +19,7 @@ if (isset($_GET['abandon'])) {
     exit(json_encode(['path' => $path, 'worker' => getmypid(), 'abandoned' => true]));
 }
 // On a busy machine a page may wait for longer than the package's own patience.
-$patience = new Timeouts(connectMs: 10_000, readMs: 10_000, wholeMs: 20_000);
+$patience = new Timeouts(connectMs: 10_000, readMs: 10_000, totalMs: 20_000);
 $node = Client::local($socket, '', $shared, timeouts: $patience)->get($path);
 $from = $node?->freshness->from;
 echo json_encode(['path' => $node?->path, 'data' => $node?->data, 'worker' => getmypid(), 'from' => $from]);

@@ -1,4 +1,4 @@
-//! What a check finds beyond the configuration itself: on this machine, and what may be a mistake.
+//! What a check finds beyond the configuration itself: on this machine, and what may be a diagnostic.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
     let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
     Config::load(&layers).expect("a configuration");
     assert_eq!(
-        Config::check(&layers, |doubt| panic!("{doubt}")).expect_err("mistakes").to_string(),
+        Config::check(&layers, |doubt| panic!("{doubt}")).expect_err("diagnostics").to_string(),
         "\
 /nonexistent/roster.toml:2: thrift.group: there is no group \"no such group\" on this machine
 /nonexistent/roster.toml:6: zookeeper.0.credentials: cannot read /nonexistent/none: No such file or directory (os error 2)
@@ -30,7 +30,7 @@ fn every_flaw_of_credentials_and_of_a_certificate_and_its_key_is_told() {
     let layers =
         |text: &str| Layers { file: Some((folder.path().join("roster.toml"), text.to_owned())), ..Layers::default() };
     let mut doubts = Vec::new();
-    let told = Config::check(&layers(text), |doubt| doubts.push(doubt)).expect_err("mistakes").to_string();
+    let told = Config::check(&layers(text), |doubt| doubts.push(doubt)).expect_err("diagnostics").to_string();
     let [doubt] = &doubts[..] else { panic!("{doubts:?}") };
     assert!(
         doubt
@@ -47,7 +47,7 @@ roster.toml:5: register.tls.certificate: cannot use the certificate no.pem: No s
 roster.toml:6: register.tls.key: cannot use the key nor.pem: No such file or directory (os error 2)"
     );
     let lone = layers("[register.tls]\ncertificate = 'no.pem'\n[shared]\nstate = 'state'\n");
-    let told = Config::check(&lone, |doubt| panic!("{doubt}")).expect_err("mistakes").to_string();
+    let told = Config::check(&lone, |doubt| panic!("{doubt}")).expect_err("diagnostics").to_string();
     assert!(told.contains("register.tls.certificate: cannot use") && told.contains("register.tls.key: is required"));
 }
 
@@ -58,7 +58,7 @@ fn kerberos_in_a_build_without_it_is_a_mistake_for_a_check_that_names_the_build_
     let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
     Config::load(&layers).expect("a configuration");
     assert_eq!(
-        Config::check(&layers, |doubt| panic!("{doubt}")).expect_err("a mistake").to_string(),
+        Config::check(&layers, |doubt| panic!("{doubt}")).expect_err("a diagnostic").to_string(),
         "/nonexistent/roster.toml:3: zookeeper.0.kerberos: this build has no Kerberos, nor has the \
          package for Debian: build one that has it with `cargo build --release --features gssapi`"
     );
@@ -81,7 +81,7 @@ fn tokens_with_which_no_register_starts_are_a_mistake_for_a_check() {
     assert_eq!(check("tokens = 'tokens'", "short\n"), "", "on loopback");
     assert_eq!(check("listen = '0.0.0.0:8010'", ""), "", "a token can be made");
     let layers = Layers { flags: vec![("shared.state".into(), "/proc/none/at-all".into())], ..Layers::default() };
-    let nowhere = Config::check(&layers, |_| {}).expect_err("a mistake").to_string();
+    let nowhere = Config::check(&layers, |_| {}).expect_err("a diagnostic").to_string();
     assert!(nowhere.contains("no token can be made in /proc/none/at-all/register.token"), "{nowhere}");
 }
 
@@ -89,8 +89,8 @@ fn tokens_with_which_no_register_starts_are_a_mistake_for_a_check() {
 fn checked(folder: &Path, text: &str) -> String {
     let layers = Layers { file: Some((folder.join("roster.toml"), text.to_owned())), ..Layers::default() };
     let mut told = Vec::new();
-    let mistakes = Config::check(&layers, |doubt| told.push(format!("warning: {doubt}"))).err();
-    told.extend(mistakes.map(|mistakes| mistakes.to_string()));
+    let diagnostics = Config::check(&layers, |doubt| told.push(format!("warning: {doubt}"))).err();
+    told.extend(diagnostics.map(|diagnostics| diagnostics.to_string()));
     told.join("\n").replace(&format!("{}/", folder.display()), "")
 }
 

@@ -83,15 +83,15 @@ fn no_part_of_a_file_makes_loading_panic_or_hang() {
         whole.lines().filter(|line| !line.starts_with("# ")).map(|line| format!("{line}\n")).collect();
     for (cut, _) in settings.char_indices() {
         for part in [&settings[..cut], &settings[cut..]] {
-            // Whatever it is, it comes to an end, and mistakes have lines that the part has.
+            // Whatever it is, it comes to an end, and diagnostics have lines that the part has.
             let Err(told) = load(part, &[], &[]) else { continue };
             let lines = part.matches('\n').count() + 1;
-            for mistake in &told.0 {
-                let is_there = match &mistake.place {
-                    Place::Line { line, .. } => *line <= lines,
-                    place => matches!(place, Place::File(_)),
+            for diagnostic in &told.0 {
+                let is_there = match &diagnostic.location {
+                    Location::Line { line, .. } => *line <= lines,
+                    location => matches!(location, Location::File(_)),
                 };
-                assert!(is_there, "{mistake}\n{part}");
+                assert!(is_there, "{diagnostic}\n{part}");
             }
         }
     }

@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn only_a_secret_is_taken_from_a_variable() {
-    let told = mistakes("[[file]]\npath = 'env:PATH'\n[register.tls]\ncertificate = 'c'\nkey = 'env:PATH'\n", &[], &[]);
+    let told =
+        diagnostics("[[file]]\npath = 'env:PATH'\n[register.tls]\ncertificate = 'c'\nkey = 'env:PATH'\n", &[], &[]);
     let why = "is a variable, which only tokens, credentials and `signing_key` may be";
     assert_eq!(told, format!("roster.toml:2: file.0.path: {why}\nroster.toml:5: register.tls.key: {why}"));
 }
@@ -28,7 +29,7 @@ fn flags_lie_over_the_environment_over_the_file_over_the_defaults() {
 fn a_variable_that_lacks_an_underscore_is_told_and_one_of_somebody_else_is_not() {
     let names = ["THRIFT_TCP", "ZK_DATA_PATH", "THRIFT_IDLE_TIMEOUT", "ZOOKEEPER_12_CONNECT", "LOG_LEVEL"];
     let environment: Vec<_> = names.iter().map(|name| (format!("ROSTER_{name}"), "1".to_owned())).collect();
-    let told = Config::load(&Layers { environment, ..Layers::default() }).expect_err("mistakes");
+    let told = Config::load(&Layers { environment, ..Layers::default() }).expect_err("diagnostics");
     assert_eq!(
         told.to_string(),
         "\
@@ -64,7 +65,7 @@ fn the_environment_reaches_into_lists_and_lengthens_them() {
 
     let many: Vec<_> = (0..12).map(|n| (format!("ROSTER_ZOOKEEPER__{n}__NAME"), format!("{n}"))).collect();
     let told = Config::load(&Layers { environment: many, ..Layers::default() }).expect_err("no `connect`");
-    assert!(told.0.iter().all(|mistake| !mistake.message.contains("no entry")), "{told}");
+    assert!(told.0.iter().all(|diagnostic| !diagnostic.message.contains("no entry")), "{told}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ max_depth = 128
 stop_timeout = '2days'
 ";
     assert_eq!(
-        mistakes(file, &[], &[]),
+        diagnostics(file, &[], &[]),
         "\
 roster.toml:2: thrift.threads: is more than anybody can need: at most 256
 roster.toml:3: thrift.max_depth: is more than anybody can need: at most 1024
@@ -52,7 +52,7 @@ fn what_nothing_works_with_is_refused_and_the_least_that_works_is_not() {
         ("shared.max_size", "127KiB", "128.0 KiB"),
         ("shared.max_pinned", "1", "64.0 KiB"),
     ] {
-        let told = mistakes("", &[], &[(key, too_little)]);
+        let told = diagnostics("", &[], &[(key, too_little)]);
         assert!(told.ends_with(&format!("--set {key}: is too small: at least {least}")), "{told}");
         load("", &[], &[(key, least)]).unwrap_or_else(|error| panic!("{error}"));
     }
@@ -61,7 +61,7 @@ fn what_nothing_works_with_is_refused_and_the_least_that_works_is_not() {
 #[test]
 fn the_owner_of_the_shared_file_may_read_and_write_it() {
     for mode in ["0440", "0240", "0040"] {
-        let told = mistakes(&format!("[shared]\nmode = '{mode}'\n"), &[], &[]);
+        let told = diagnostics(&format!("[shared]\nmode = '{mode}'\n"), &[], &[]);
         assert!(told.contains("shared.mode: the sidecar opens the file more than once, so its owner has to"), "{told}");
     }
     load("[shared]\nmode = '0600'\n", &[], &[]).expect("a configuration");
@@ -81,7 +81,7 @@ fn every_duration_is_at_most_a_day() {
         let Some(text) = value.and_then(toml::Value::as_str) else { continue };
         if humantime::parse_duration(text).is_ok() {
             durations += 1;
-            let told = mistakes(EXAMPLE, &[], &[(key, "25h")]);
+            let told = diagnostics(EXAMPLE, &[], &[(key, "25h")]);
             assert!(told.contains("is more than anybody can need: at most 1"), "{told}");
         }
     }
@@ -90,7 +90,7 @@ fn every_duration_is_at_most_a_day() {
 
 #[test]
 fn a_queue_has_room_for_the_longest_message() {
-    let told = mistakes("[register]\nmax_message = '2MiB'\n", &[], &[]);
+    let told = diagnostics("[register]\nmax_message = '2MiB'\n", &[], &[]);
     assert_eq!(told, "roster.toml:1: register.max_queue: is less than one message: `register.max_message` is 2.0 MiB");
     load("[register]\nmax_message = '2MiB'\nmax_queue = '2MiB'\n", &[], &[]).expect("a configuration");
 }
@@ -100,7 +100,7 @@ fn what_kerberos_is_given_is_not_empty_and_its_keytab_is_a_file() {
     let text =
         "[[zookeeper]]\nconnect = 'zk'\n[zookeeper.kerberos]\nkeytab = 'env:PATH'\nprincipal = ''\nservice = ' '\n";
     assert_eq!(
-        mistakes(text, &[], &[]),
+        diagnostics(text, &[], &[]),
         "\
 roster.toml:4: zookeeper.0.kerberos.keytab: is a variable, which only tokens, credentials and `signing_key` may be
 roster.toml:5: zookeeper.0.kerberos.principal: is empty: leave the key out for the default
@@ -111,18 +111,18 @@ roster.toml:6: zookeeper.0.kerberos.service: is empty: leave the key out for the
 #[test]
 fn a_pattern_that_can_match_nothing_is_refused() {
     for key in ["include", "exclude"] {
-        let told = mistakes(&format!("[[zookeeper]]\nconnect = 'zk'\n{key} = ['config']\n"), &[], &[]);
+        let told = diagnostics(&format!("[[zookeeper]]\nconnect = 'zk'\n{key} = ['config']\n"), &[], &[]);
         let why = "\"config\" matches nothing: a pattern begins with '/'";
         assert_eq!(told, format!("roster.toml:3: zookeeper.0.{key}: {why}"));
     }
     load("[[zookeeper]]\nconnect = 'zk'\nexclude = ['**/locks', '{/a,/b}/*']\n", &[], &[]).expect("patterns");
     assert_eq!(
-        mistakes("[[allow]]\nuser = '*'\nread = ['config/db']\n", &[], &[]),
+        diagnostics("[[allow]]\nuser = '*'\nread = ['config/db']\n", &[], &[]),
         "roster.toml:3: allow.0.read: \"config/db\" is neither a path, which begins with '/', nor a service, which has none"
     );
     let upstream = |join: &str| format!("[[upstream]]\nconnect = 'hub:1'\ntoken = 't'\njoin = ['{join}']\n");
     assert_eq!(
-        mistakes(&upstream("hub.example"), &[], &[]),
+        diagnostics(&upstream("hub.example"), &[], &[]),
         "roster.toml:4: upstream.0.join: \"hub.example\" matches no register, each of which has a port: write \
          \"hub.example:8010\""
     );
@@ -143,10 +143,10 @@ fn a_register_to_follow_is_an_address_or_a_socket_and_a_socket_has_no_tls() {
         ),
     ] {
         let told = format!("roster.toml:2: upstream.0.connect: {connect:?} is not an address: {why}");
-        assert_eq!(mistakes(&upstream(connect), &[], &[]), told);
+        assert_eq!(diagnostics(&upstream(connect), &[], &[]), told);
     }
     load(&upstream("unix:///run/hub.sock"), &[], &[]).expect("a socket");
-    let told = mistakes(&format!("{}ca = 'ca.pem'\n", upstream("unix:///run/hub.sock")), &[], &[]);
+    let told = diagnostics(&format!("{}ca = 'ca.pem'\n", upstream("unix:///run/hub.sock")), &[], &[]);
     assert!(told.contains("upstream.0.ca: is of no use without TLS"), "{told}");
 }
 
@@ -178,7 +178,7 @@ fn no_worker_listens_where_another_part_does() {
     let workers = [("a", "tcp://0.0.0.0:9090"), ("b", "unix:///run/b.sock"), ("c", "unix:///run/b.sock")];
     let workers: String = workers.iter().map(|(name, listen)| worker(name, listen)).collect();
     assert_eq!(
-        mistakes(&workers, &[], &[]),
+        diagnostics(&workers, &[], &[]),
         "roster.toml:4: worker.0.listen.0: is \"0.0.0.0:9090\", where `thrift.tcp` listens too: give each a port of its own\n\
          roster.toml:12: worker.2.listen.0: is the socket of `worker.1.listen.0` too: give each one of its own"
     );
@@ -194,7 +194,7 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
                 [[worker]]\nname = 'e'\ncommand = ['true']\nlog = '/var/log/app.log'\nmax_log_size = '1KiB'\n\
                 [[worker]]\nname = 'f'\ncommand = ['true']\nlog = '/var/log/app.log'\n\
                 [[worker]]\nname = 'g'\ncommand = ['true']\nmax_log_age = '1d'\n";
-    let told = mistakes(text, &[], &[]);
+    let told = diagnostics(text, &[], &[]);
     for line in [
         "roster.toml:2: worker.0.name: \"a b\" is no name: expected letters, digits, `.`, `_` and `-`",
         "roster.toml:3: worker.0.command: names no program: write `[\"php\", \"worker.php\"]`",

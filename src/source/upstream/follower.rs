@@ -183,7 +183,7 @@ impl Follower {
             };
             self.leave_out(&mut report, &mut left_out);
             if generation.is_none() && left_out.take_new() {
-                self.publisher.publish(Batch { left_out: Some(left_out.len()), ..Batch::default() });
+                self.publisher.publish(Batch { skipped_nodes: Some(left_out.len()), ..Batch::default() });
                 self.name_left_out(&left_out);
             }
             let Ok(report) = report else { continue };
@@ -301,7 +301,7 @@ impl Follower {
         let count = masters.len();
         changes.extend(masters.into_values().map(|known| self.join(handle, known)));
         self.publisher.publish(Batch {
-            left_out: Some(left_out),
+            skipped_nodes: Some(left_out),
             proof: Some(Proof::Seen(began)),
             ..Batch::whole(changes)
         });

@@ -175,9 +175,9 @@ impl Mirror {
             nodes = nodes.len(),
             "took away nodes of an earlier process that patterns or limits leave out"
         );
-        let left_out = progress.left_out + placeless.len() as u64 + too_large;
+        let left_out = progress.skipped_nodes + placeless.len() as u64 + too_large;
         let changes = nodes.into_iter().map(|(path, _)| Change::Delete(path.clone())).collect();
-        self.publisher.publish(Batch { changes, left_out: Some(left_out), ..Batch::default() });
+        self.publisher.publish(Batch { changes, skipped_nodes: Some(left_out), ..Batch::default() });
     }
 
     /// Waits, unless the operator asks to try at once.
@@ -270,8 +270,8 @@ impl Mirror {
     /// Publishes, and says what the store then holds.
     fn publish(&mut self, batch: Batch) -> Revision {
         let held = self.held.map_or(0, |held| held.nodes);
-        let left_out = Some(self.skipped.len() + held as u64);
-        let revision = self.publisher.publish(Batch { left_out, ..batch });
+        let skipped_nodes = Some(self.skipped.len() + held as u64);
+        let revision = self.publisher.publish(Batch { skipped_nodes, ..batch });
         self.skipped_log.log_new(self.publisher.feed().name(), &self.skipped);
         self.report(held);
         revision

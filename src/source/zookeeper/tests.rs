@@ -62,7 +62,7 @@ impl Mirror {
     }
 
     fn left_out(&self) -> u64 {
-        self.store.snapshot().progress()[0].left_out
+        self.store.snapshot().progress()[0].skipped_nodes
     }
 
     async fn is_live(&self) {

@@ -201,8 +201,8 @@ impl Contents {
             let unreadable = if feed.knows_masters() { unreadable } else { 0 };
             // Nobody knows how much of what is mirrored now was left out.
             let unknown = |source: &Source| u64::from(!source.identity.covers(feed.identity()));
-            let left_out: u64 = sources.iter().map(|source| source.left_out + unknown(source)).sum();
-            progress.left_out = left_out + unreadable;
+            let skipped_nodes: u64 = sources.iter().map(|source| source.skipped_nodes + unknown(source)).sum();
+            progress.skipped_nodes = skipped_nodes + unreadable;
             progress.settling = sources.iter().any(|source| source.settling);
             feed.restore(sources.iter().filter_map(|source| self.status.age_of(source, now)).max());
         }

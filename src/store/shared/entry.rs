@@ -63,7 +63,8 @@ pub struct Source {
     pub age_ms: Option<u64>,
     pub last_sync: Option<u64>,
     pub origin: Origin,
-    pub left_out: u64,
+    #[serde(alias = "leftOut")]
+    pub skipped_nodes: u64,
     /// Whether masters are still given time to come back, whose absence is no answer until then.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub settling: bool,
@@ -225,7 +226,7 @@ impl Source {
             age_ms: feed.age().map(millis),
             last_sync: feed.since_proof().map(|since| written_at.saturating_sub(millis(since))),
             origin: feed.origin(),
-            left_out: progress.left_out,
+            skipped_nodes: progress.skipped_nodes,
             settling: progress.settling,
         }
     }
@@ -234,7 +235,7 @@ impl Source {
     fn split<'a>(&mut self, unread: impl Iterator<Item = &'a NodePath>) -> Option<Self> {
         let roots: Vec<NodePath> = unread.cloned().collect();
         self.roots.retain(|root| !roots.contains(root));
-        (!roots.is_empty()).then(|| Self { roots, whole: false, left_out: 0, ..self.clone() })
+        (!roots.is_empty()).then(|| Self { roots, whole: false, skipped_nodes: 0, ..self.clone() })
     }
 
     /// The same source as an earlier process knew it, `age` ago.
@@ -246,7 +247,7 @@ impl Source {
     /// What is left of `fresh` with this source behind it too.
     fn add_to(&self, fresh: Freshness, silent: Duration, never: Duration) -> Freshness {
         let age = silent + self.age_ms.map_or(never, Duration::from_millis);
-        fresh.and(age, self.origin, self.whole && self.left_out == 0 && !self.settling)
+        fresh.and(age, self.origin, self.whole && self.skipped_nodes == 0 && !self.settling)
     }
 
     pub(super) fn supplies(&self, what: Supply) -> bool {

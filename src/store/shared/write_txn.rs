@@ -215,7 +215,11 @@ fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
 /// What `master/<id>` holds.
 fn master(entry: &MasterEntry) -> view::Master {
     let master = view::Master::of(&entry.master, entry.master.services.iter());
-    view::Master { ways: entry.lines().count() as u32, sources: entry.sources().map(str::to_owned).collect(), ..master }
+    view::Master {
+        routes: entry.lines().count() as u32,
+        sources: entry.sources().map(str::to_owned).collect(),
+        ..master
+    }
 }
 
 /// A stat as JSON. Where the key holds only a digest, it has the path as well.

@@ -83,7 +83,7 @@ fn who_offers_what_is_told_with_the_names_of_the_interface() {
     let offer = |name: &str, version: &str| json!({"name": name, "version": version, "metadata": {"zone": "a"}});
     let master = json!({
         "id": "m1", "peerAddress": "10.0.0.1:7", "connectedAt": 5,
-        "services": [offer("mail", "1.2.0"), offer("log", "0.0.0")], "ways": 1, "sources": ["register"],
+        "services": [offer("mail", "1.2.0"), offer("log", "0.0.0")], "routes": 1, "sources": ["register"],
     });
     assert_eq!(told("master/m1"), master);
     let since = open.store.snapshot().revision();
@@ -265,7 +265,7 @@ fn a_master_that_cannot_be_read_is_left_out_and_the_others_are_expected_back() {
     left.of_masters.push((id, bad.into()));
     let restored = restored(&left);
     let ids: Vec<&str> = restored.directory.masters("").map(|(id, _)| &**id).collect();
-    assert_eq!((ids, restored.progress[1].left_out, restored.progress[0].left_out), (vec!["m1", "m2"], 1, 0));
+    assert_eq!((ids, restored.progress[1].skipped_nodes, restored.progress[0].skipped_nodes), (vec!["m1", "m2"], 1, 0));
 }
 
 #[test]

@@ -4,8 +4,8 @@ declare(strict_types=1);
 
 namespace Roster\Exception;
 
-/** One way led to no answer; the next one is tried. Users see it as a step of `Unavailable`. */
-final class WayFailed extends RosterException
+/** One transport led to no answer; the next one is tried. Users see it as an attempt of `Unavailable`. */
+final class TransportFailed extends RosterException
 {
     /** @param bool $isSent whether the whole request was sent, so that it may have been executed */
     public function __construct(

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::{Key, Mistake, Mistakes, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, Key, Location};
 use super::read::UNKNOWN;
 use super::{Config, Layers};
 
@@ -27,14 +27,14 @@ static TABLES: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 #[derive(Debug)]
-pub(super) struct Draft {
+pub(super) struct ConfigTree {
     root: Entry,
-    mistakes: Vec<Mistake>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) place: Place,
+    pub(super) location: Location,
     pub(super) value: Value,
     /// The text of a variable or a flag that TOML would take for a number, a date or a truth, and that may yet be a name.
     pub(super) raw: Option<String>,
@@ -52,29 +52,29 @@ pub(super) enum Value {
     Table(BTreeMap<String, Entry>),
 }
 
-impl Draft {
-    /// A file that is no TOML has only these mistakes: what else it says cannot be known, but of one that only repeats
+impl ConfigTree {
+    /// A file that is no TOML has only these diagnostics: what else it says cannot be known, but of one that only repeats
     /// keys.
-    pub(super) fn new(layers: &Layers) -> Result<Self, Mistakes> {
+    pub(super) fn new(layers: &Layers) -> Result<Self, Diagnostics> {
         let (path, text) = layers.file.as_ref().map_or((Path::new("the defaults"), ""), |(path, text)| (path, text));
         let (root, repeated) = parse(path, text)?;
-        let mut draft = Self { root, mistakes: misspelt(&layers.environment) };
-        draft.mistakes.extend(repeated);
-        for (key, place, raw) in variables(&layers.environment).into_iter().chain(flags(&layers.flags)) {
-            draft.set(key, place, raw);
+        let mut tree = Self { root, diagnostics: misspelt(&layers.environment) };
+        tree.diagnostics.extend(repeated);
+        for (key, location, raw) in variables(&layers.environment).into_iter().chain(flags(&layers.flags)) {
+            tree.set(key, location, raw);
         }
-        Ok(draft)
+        Ok(tree)
     }
 
-    fn set(&mut self, key: Key, place: Place, raw: &str) {
-        let entry = key.parts().iter().try_fold(&mut self.root, |entry, part| entry.part_or_new(part, &place));
+    fn set(&mut self, key: Key, location: Location, raw: &str) {
+        let entry = key.parts().iter().try_fold(&mut self.root, |entry, part| entry.part_or_new(part, &location));
         match entry {
-            Ok(entry) => *entry = Entry::from_raw(raw, &place),
-            Err(message) => self.mistakes.push(Mistake { place, key, message }),
+            Ok(entry) => *entry = Entry::from_raw(raw, &location),
+            Err(message) => self.diagnostics.push(Diagnostic { location, key, message }),
         }
     }
 
-    /// What the layers say, over the defaults. What is refused is remembered as a mistake and left out.
+    /// What the layers say, over the defaults. What is refused is remembered as a diagnostic and left out.
     pub(super) fn read(&mut self) -> Config {
         loop {
             let refusal = match Config::deserialize(&self.root) {
@@ -84,7 +84,7 @@ impl Draft {
             // This ends: each round leaves out one entry more, and where nothing is left, all is default.
             let key = &refusal.key;
             let hint = if refusal.list { self.as_list(key) } else { self.hint(key, refusal.message == UNKNOWN) };
-            self.mistakes.push(self.mistake(key.clone(), refusal.message + &hint));
+            self.diagnostics.push(self.diagnostic(key.clone(), refusal.message + &hint));
             self.leave_out(key.parts());
         }
     }
@@ -96,17 +96,17 @@ impl Draft {
         };
         let variable = |key: &Key| format!("{PREFIX}{}", key.parts().join(LEVELS).to_uppercase());
         let first = key.child(0);
-        match (&entry.value, &entry.place) {
-            (Value::Table(entries), place) => {
+        match (&entry.value, &entry.location) {
+            (Value::Table(entries), location) => {
                 let first = entries.keys().next().map_or(first.clone(), |name| first.child(name));
-                match place {
-                    Place::Flag(_) => format!("; write `--set {first}=…`"),
-                    Place::Variable(_) => format!("; write `{}=…`", variable(&first)),
+                match location {
+                    Location::Flag(_) => format!("; write `--set {first}=…`"),
+                    Location::Variable(_) => format!("; write `{}=…`", variable(&first)),
                     _ => format!("; write `[[{key}]]`, on the command line `{first}`"),
                 }
             }
-            (Value::Text(text), Place::Flag(_)) => format!("; write `{key}='[{text:?}]'`, or `{first}={text}`"),
-            (Value::Text(text), Place::Variable(_)) => {
+            (Value::Text(text), Location::Flag(_)) => format!("; write `{key}='[{text:?}]'`, or `{first}={text}`"),
+            (Value::Text(text), Location::Variable(_)) => {
                 format!("; write `{}='[{text:?}]'`, or `{}={text}`", variable(key), variable(&first))
             }
             (Value::Text(text), _) if key.parts().last().is_some_and(|name| name == "command") => {
@@ -146,18 +146,18 @@ impl Draft {
         }
     }
 
-    /// A mistake at the place where the key is set, or else what holds it.
-    pub(super) fn mistake(&self, key: Key, message: impl Into<String>) -> Mistake {
-        Mistake { place: self.place(&key).clone(), key, message: message.into() }
+    /// A diagnostic at the place where the key is set, or else what holds it.
+    pub(super) fn diagnostic(&self, key: Key, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { location: self.location(&key).clone(), key, message: message.into() }
     }
 
-    pub(super) fn place(&self, key: &Key) -> &Place {
+    pub(super) fn location(&self, key: &Key) -> &Location {
         let mut entry = &self.root;
         for part in key.parts() {
             let Some(next) = entry.part(part) else { break };
             entry = next;
         }
-        &entry.place
+        &entry.location
     }
 
     /// Whether a layer sets the key.
@@ -168,7 +168,7 @@ impl Draft {
 
     /// Whether the key, or something it holds or that holds it, was refused: what was read is then not what was meant.
     pub(super) fn is_refused(&self, key: &Key) -> bool {
-        self.mistakes.iter().any(|mistake| mistake.key.touches(key))
+        self.diagnostics.iter().any(|diagnostic| diagnostic.key.touches(key))
     }
 
     /// Whether a key beside it was refused for which this one was proposed.
@@ -176,7 +176,7 @@ impl Draft {
         let Some((name, table)) = key.parts().split_last() else { return false };
         let proposal = format!("did you mean `{name}`?");
         let is_beside = |parts: &[String]| parts.split_last().is_some_and(|(_, other)| other == table);
-        self.mistakes.iter().any(|it| is_beside(it.key.parts()) && it.message.ends_with(&proposal))
+        self.diagnostics.iter().any(|it| is_beside(it.key.parts()) && it.message.ends_with(&proposal))
     }
 
     /// The key of the entry that was read as the list's `nth`; of the list itself where it is a default.
@@ -187,8 +187,8 @@ impl Draft {
         kept.nth(nth).map_or_else(|| list.clone(), |(number, _)| list.child(number))
     }
 
-    pub(super) fn into_mistakes(self) -> Vec<Mistake> {
-        self.mistakes
+    pub(super) fn into_diagnostics(self) -> Vec<Diagnostic> {
+        self.diagnostics
     }
 
     fn find_mut(&mut self, key: &[String]) -> Option<&mut Entry> {
@@ -197,18 +197,18 @@ impl Draft {
 }
 
 impl Entry {
-    fn new(place: &Place, value: Value) -> Self {
-        Self { place: place.clone(), value, raw: None }
+    fn new(location: &Location, value: Value) -> Self {
+        Self { location: location.clone(), value, raw: None }
     }
 
     /// Reads a variable or a flag: a TOML value if it is one, else a text.
-    fn from_raw(raw: &str, place: &Place) -> Self {
+    fn from_raw(raw: &str, location: &Location) -> Self {
         let value = DeValue::parse(raw).map_or_else(|_| DeValue::String(raw.into()), Spanned::into_inner);
         let is_word = !matches!(value, DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_));
-        Self { raw: is_word.then(|| raw.to_owned()), ..Self::from_toml(value, 0, &|_| place.clone()) }
+        Self { raw: is_word.then(|| raw.to_owned()), ..Self::from_toml(value, 0, &|_| location.clone()) }
     }
 
-    fn from_toml(value: DeValue<'_>, at: usize, place: &dyn Fn(usize) -> Place) -> Self {
+    fn from_toml(value: DeValue<'_>, at: usize, location: &dyn Fn(usize) -> Location) -> Self {
         let value = match value {
             DeValue::String(text) => Value::Text(text.into_owned()),
             // No key takes a date, or a number as large as that: as a text they are refused where they are read.
@@ -219,10 +219,10 @@ impl Entry {
             DeValue::Datetime(date) => Value::Text(date.to_string()),
             DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
             DeValue::Boolean(value) => Value::Boolean(value),
-            DeValue::Array(items) => Value::List(items.into_iter().map(|item| from_item(item, place)).collect()),
-            DeValue::Table(entries) => Value::Table(from_entries(entries, place)),
+            DeValue::Array(items) => Value::List(items.into_iter().map(|item| from_item(item, location)).collect()),
+            DeValue::Table(entries) => Value::Table(from_entries(entries, location)),
         };
-        Self::new(&place(at), value)
+        Self::new(&location(at), value)
     }
 
     pub(super) fn is_set(&self) -> bool {
@@ -246,12 +246,12 @@ impl Entry {
     }
 
     /// A part to set: a table's of that name, or a list's of that number, which may be the next one.
-    fn part_or_new(&mut self, name: &str, place: &Place) -> Result<&mut Entry, String> {
+    fn part_or_new(&mut self, name: &str, location: &Location) -> Result<&mut Entry, String> {
         let number = name.parse::<usize>();
         if !self.is_set() {
             self.value = if number.is_ok() { Value::List(Vec::new()) } else { Value::Table(BTreeMap::new()) };
         }
-        let new = || Entry::new(place, Value::Nothing);
+        let new = || Entry::new(location, Value::Nothing);
         match &mut self.value {
             Value::Table(entries) => Ok(entries.entry(name.to_owned()).or_insert_with(new)),
             Value::List(items) => {
@@ -270,40 +270,40 @@ impl Entry {
     }
 }
 
-fn from_item(item: Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Place) -> Entry {
+fn from_item(item: Spanned<DeValue<'_>>, location: &dyn Fn(usize) -> Location) -> Entry {
     let at = item.span().start;
-    Entry::from_toml(item.into_inner(), at, place)
+    Entry::from_toml(item.into_inner(), at, location)
 }
 
-fn from_entries(entries: DeTable<'_>, place: &dyn Fn(usize) -> Place) -> BTreeMap<String, Entry> {
+fn from_entries(entries: DeTable<'_>, location: &dyn Fn(usize) -> Location) -> BTreeMap<String, Entry> {
     let entry = |(name, value): (Spanned<_>, Spanned<_>)| {
         let at = name.span().start;
-        (String::from(name.into_inner()), Entry::from_toml(value.into_inner(), at, place))
+        (String::from(name.into_inner()), Entry::from_toml(value.into_inner(), at, location))
     };
     entries.into_iter().map(entry).collect()
 }
 
 /// What a text says, and which keys it repeats.
-fn parse(path: &Path, text: &str) -> Result<(Entry, Vec<Mistake>), Mistakes> {
+fn parse(path: &Path, text: &str) -> Result<(Entry, Vec<Diagnostic>), Diagnostics> {
     let file: Arc<Path> = path.into();
     let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
-    let place = |at| Place::Line { file: file.clone(), line: ends.partition_point(|end| *end < at) + 1 };
+    let location = |at| Location::Line { file: file.clone(), line: ends.partition_point(|end| *end < at) + 1 };
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mistake = |error: &toml::de::Error| {
+    let diagnostic = |error: &toml::de::Error| {
         let span = error.span().unwrap_or(text.len()..text.len());
         let line = text.lines().nth(ends.partition_point(|end| *end < span.start)).unwrap_or_default();
         let (key, message) = match (error.message(), text.get(span.clone())) {
             (REPEATED, Some(key)) => (Key::new([key]), "is set twice".to_owned()),
             (other, _) => (Key::default(), format!("{other}{}", stray(line))),
         };
-        Mistake { place: place(span.start), key, message }
+        Diagnostic { location: location(span.start), key, message }
     };
-    let mistakes = errors.iter().map(mistake).collect();
+    let diagnostics = errors.iter().map(diagnostic).collect();
     if errors.iter().any(|error| error.message() != REPEATED) {
-        return Err(Mistakes::new(mistakes));
+        return Err(Diagnostics::new(diagnostics));
     }
-    let root = Entry::from_toml(DeValue::Table(table.into_inner()), 0, &place);
-    Ok((Entry { place: Place::File(file.clone()), ..root }, mistakes))
+    let root = Entry::from_toml(DeValue::Table(table.into_inner()), 0, &location);
+    Ok((Entry { location: Location::File(file.clone()), ..root }, diagnostics))
 }
 
 /// The first character of what TOML cannot read that only looks like one of TOML's own.
@@ -319,13 +319,13 @@ fn stray(line: &str) -> String {
 }
 
 /// `ROSTER_THRIFT__TCP` is `thrift.tcp`. A name without a double underscore is no configuration; see `misspelt`.
-fn variables(environment: &[(String, String)]) -> Vec<(Key, Place, &str)> {
+fn variables(environment: &[(String, String)]) -> Vec<(Key, Location, &str)> {
     let mut found: Vec<_> = environment
         .iter()
         .filter_map(|(name, value)| {
             let path = name.strip_prefix(PREFIX)?.to_lowercase();
             let key = path.contains(LEVELS).then(|| Key::new(path.split(LEVELS)))?;
-            Some((key, Place::Variable(name.clone()), value.as_str()))
+            Some((key, Location::Variable(name.clone()), value.as_str()))
         })
         .collect();
     // The environment has no order: what holds comes before what it holds, and entry 2 of a list before entry 10.
@@ -334,14 +334,14 @@ fn variables(environment: &[(String, String)]) -> Vec<(Key, Place, &str)> {
 }
 
 /// Names that would be a known key if only their underscores between levels were double.
-fn misspelt(environment: &[(String, String)]) -> Vec<Mistake> {
-    let mistake = |(name, _): &(String, String)| {
+fn misspelt(environment: &[(String, String)]) -> Vec<Diagnostic> {
+    let diagnostic = |(name, _): &(String, String)| {
         let path = name.strip_prefix(PREFIX)?.to_lowercase();
         let parts = meant(&path).filter(|_| !path.contains(LEVELS))?;
         let message = format!("{UNKNOWN}; did you mean `{PREFIX}{}`?", parts.join(LEVELS).to_uppercase());
-        Some(Mistake { place: Place::Variable(name.clone()), key: Key::new([path]), message })
+        Some(Diagnostic { location: Location::Variable(name.clone()), key: Key::new([path]), message })
     };
-    environment.iter().filter_map(mistake).collect()
+    environment.iter().filter_map(diagnostic).collect()
 }
 
 fn meant(path: &str) -> Option<Vec<&str>> {
@@ -358,15 +358,15 @@ fn meant(path: &str) -> Option<Vec<&str>> {
 
 /// Whether a room reads this key, be its value right or wrong.
 fn is_known(key: &Key) -> bool {
-    let place = Place::Variable(String::new());
-    let mut draft = Draft { root: Entry::new(&place, Value::Nothing), mistakes: Vec::new() };
-    draft.set(key.clone(), place, "");
-    match Config::deserialize(&draft.root) {
+    let location = Location::Variable(String::new());
+    let mut tree = ConfigTree { root: Entry::new(&location, Value::Nothing), diagnostics: Vec::new() };
+    tree.set(key.clone(), location, "");
+    match Config::deserialize(&tree.root) {
         Ok(_) => true,
         Err(refusal) => refusal.key == *key && !refusal.unknown,
     }
 }
 
-fn flags(flags: &[(String, String)]) -> impl Iterator<Item = (Key, Place, &str)> {
-    flags.iter().map(|(key, value)| (Key::from(key.as_str()), Place::Flag(key.clone()), value.as_str()))
+fn flags(flags: &[(String, String)]) -> impl Iterator<Item = (Key, Location, &str)> {
+    flags.iter().map(|(key, value)| (Key::from(key.as_str()), Location::Flag(key.clone()), value.as_str()))
 }

@@ -4,8 +4,8 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** One way to an answer, and what it came to. */
-final class Step
+/** One transport, and what a request over it came to. */
+final class Attempt
 {
     /**
      * @param string $target where it leads
@@ -13,7 +13,7 @@ final class Step
      * @param ?string $failure why it did not answer
      */
     public function __construct(
-        public readonly Way $way,
+        public readonly Transport $transport,
         public readonly string $target,
         public readonly ?bool $answered = null,
         public readonly ?string $failure = null,

@@ -10,7 +10,7 @@ use Roster\Exception\NotReady;
 use Roster\Exception\RosterException;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
-use Roster\Exception\WayFailed;
+use Roster\Exception\TransportFailed;
 use Roster\Read\Answer;
 use Roster\Read\Path;
 use Roster\Read\SharedFile;
@@ -21,11 +21,11 @@ use Roster\Wire\Endpoint;
 use Roster\Wire\Values;
 
 /**
- * All ways to what the sidecar knows, for when its shared file alone does not do.
+ * All transports to the sidecar, for when its shared file alone does not do.
  *
  * @internal
  */
-final class Ways
+final class Transports
 {
     /** @var list<SharedFile|Endpoint> in the order in which they are tried */
     private readonly array $readers;
@@ -56,17 +56,18 @@ final class Ways
         private readonly ?object $logger,
     ) {
         $this->endpoints = $this->endpoints($isPersistent);
-        $over = fn (Way $way) => array_filter($this->endpoints, static fn (Endpoint $to) => $to->way() === $way);
+        $over = fn (Transport $over) =>
+            array_filter($this->endpoints, static fn (Endpoint $to) => $to->transport() === $over);
         $files = array_values(array_unique(array_filter($places, static fn (string $shared) => $shared !== '')));
         $first = array_map(static fn (string $file) => new SharedFile($file, $owner), array_slice($files, 0, 1));
         $left = array_map(static fn (string $file) => new SharedFile($file, $owner, isLast: true), $files);
         // Over TCP, anybody on the machine may answer in place of a sidecar that is gone: what it left is worth more.
-        $this->readers = [...$first, ...$over(Way::Unix), ...$left, ...$over(Way::Tcp)];
+        $this->readers = [...$first, ...$over(Transport::Unix), ...$left, ...$over(Transport::Tcp)];
         $this->asked = $this->readers;
     }
 
     /**
-     * The answer of the first way that has one.
+     * The answer of the first transport that has one.
      *
      * @param string $question a method of the shared file and of endpoints
      * @param ?RosterException $failure why the shared file has not answered, where it was asked before
@@ -76,27 +77,27 @@ final class Ways
         if ($question === 'nodes' || $question === 'children') {
             Path::check(...(array) $of);
         }
-        $deadline = new Deadline($this->timeouts->wholeMs);
-        return $this->ask($this->readers, static fn (SharedFile|Endpoint $way) => match (true) {
-            $way instanceof Endpoint => $way->$question($of, $maxAge, $deadline),
-            !$way->isLast && $failure !== null => throw $failure,
-            default => new Answer($way->$question($of, $maxAge), $way->freshness),
+        $deadline = new Deadline($this->timeouts->totalMs);
+        return $this->ask($this->readers, static fn (SharedFile|Endpoint $reader) => match (true) {
+            $reader instanceof Endpoint => $reader->$question($of, $maxAge, $deadline),
+            !$reader->isLast && $failure !== null => throw $failure,
+            default => new Answer($reader->$question($of, $maxAge), $reader->freshness),
         });
     }
 
     /** The same of the sidecar itself. */
     public function consult(callable $question): mixed
     {
-        $deadline = new Deadline($this->timeouts->wholeMs);
-        return $this->ask($this->endpoints, static fn (Endpoint $way) => $question($way, $deadline));
+        $deadline = new Deadline($this->timeouts->totalMs);
+        return $this->ask($this->endpoints, static fn (Endpoint $endpoint) => $question($endpoint, $deadline));
     }
 
     /** How a watch asks the sidecar, over connections of its own. */
     public function consultant(): \Closure
     {
         $endpoints = $this->endpoints(isPersistent: false);
-        $deadline = fn () => new Deadline($this->timeouts->wholeMs);
-        return fn (callable $question) => $this->ask($endpoints, static fn ($way) => $question($way, $deadline()));
+        $deadline = fn () => new Deadline($this->timeouts->totalMs);
+        return fn (callable $question) => $this->ask($endpoints, static fn ($endpoint) => $question($endpoint, $deadline()));
     }
 
     /**
@@ -107,8 +108,8 @@ final class Ways
      */
     public function stream(Call $call, ?string $master): \Generator
     {
-        $start = static fn (Endpoint $way) => [$way, $way->startCall($call, $master)];
-        [$way, $given] = $this->consultant()($start);
+        $start = static fn (Endpoint $endpoint) => [$endpoint, $endpoint->startCall($call, $master)];
+        [$endpoint, $given] = $this->consultant()($start);
         try {
             while (true) {
                 foreach ($given->values as $value) {
@@ -117,10 +118,10 @@ final class Ways
                 if ($given->completion !== null) {
                     return;
                 }
-                $given = $way->nextValues($call);
+                $given = $endpoint->nextValues($call);
             }
         } finally {
-            $way->close();
+            $endpoint->close();
         }
     }
 
@@ -132,9 +133,9 @@ final class Ways
      */
     public function exchange(Call $call, ?string $master, iterable $input): \Generator
     {
-        $way = $this->consultant()(static function (Endpoint $way) use ($call, $master): Endpoint {
-            $way->openCall($call, $master);
-            return $way;
+        $endpoint = $this->consultant()(static function (Endpoint $endpoint) use ($call, $master): Endpoint {
+            $endpoint->openCall($call, $master);
+            return $endpoint;
         });
         try {
             foreach ($input as $value) {
@@ -144,21 +145,21 @@ final class Ways
                     throw new InvalidRequest('input', $why->getMessage());
                 }
                 do {
-                    $sent = $way->sendValues($call, [$packed], false);
+                    $sent = $endpoint->sendValues($call, [$packed], false);
                     yield from self::unpacked($sent->values);
                     if ($sent->values->completion !== null) {
                         return;
                     }
                 } while ($sent->accepted === 0);
             }
-            $given = $way->sendValues($call, [], true)->values;
+            $given = $endpoint->sendValues($call, [], true)->values;
             yield from self::unpacked($given);
             while ($given->completion === null) {
-                $given = $way->nextValues($call);
+                $given = $endpoint->nextValues($call);
                 yield from self::unpacked($given);
             }
         } finally {
-            $way->close();
+            $endpoint->close();
         }
     }
 
@@ -176,29 +177,29 @@ final class Ways
         unset($this->logged[$this->readers[0]->target()]);
     }
 
-    /** @return list<Step> what the ways came to in the last request */
-    public function steps(): array
+    /** @return list<Attempt> what each transport came to in the last request */
+    public function attempts(): array
     {
-        $step = function (int $index, SharedFile|Endpoint $way): Step {
+        $attempt = function (int $index, SharedFile|Endpoint $endpoint): Attempt {
             $failure = $this->failures[$index] ?? null;
             $answered = $failure !== null ? false : ($this->answered === $index ?: null);
-            return new Step($way->way(), $way->target(), $answered, $failure?->getMessage());
+            return new Attempt($endpoint->transport(), $endpoint->target(), $answered, $failure?->getMessage());
         };
-        return array_map($step, array_keys($this->asked), $this->asked);
+        return array_map($attempt, array_keys($this->asked), $this->asked);
     }
 
-    /** @return list<Step> what they come to now */
+    /** @return list<Attempt> what they come to now */
     public function tried(): array
     {
-        return array_map(function (SharedFile|Endpoint $way): Step {
+        return array_map(function (SharedFile|Endpoint $endpoint): Attempt {
             try {
-                $way->nodes(['/'], null, new Deadline($this->timeouts->wholeMs));
-                return new Step($way->way(), $way->target(), true);
+                $endpoint->nodes(['/'], null, new Deadline($this->timeouts->totalMs));
+                return new Attempt($endpoint->transport(), $endpoint->target(), true);
             } catch (AccessDenied) {
                 // So it answers, and knows its rules.
-                return new Step($way->way(), $way->target(), true);
+                return new Attempt($endpoint->transport(), $endpoint->target(), true);
             } catch (RosterException $failure) {
-                return new Step($way->way(), $way->target(), false, $failure->getMessage());
+                return new Attempt($endpoint->transport(), $endpoint->target(), false, $failure->getMessage());
             }
         }, $this->readers);
     }
@@ -206,12 +207,12 @@ final class Ways
     /** @return list<Endpoint> */
     private function endpoints(bool $isPersistent): array
     {
-        $to = fn (Way $way, string $address, ?Owner $owner = null) =>
-            new Endpoint($way, $address, $this->timeouts, $isPersistent, $owner);
+        $to = fn (Transport $transport, string $address, ?Owner $owner = null) =>
+            new Endpoint($transport, $address, $this->timeouts, $isPersistent, $owner);
         $sockets = array_filter(array_map(strval(...), array_keys($this->places)));
         return [
-            ...array_map(fn (string $socket) => $to(Way::Unix, "unix://$socket", $this->owner), $sockets),
-            ...($this->tcp === '' ? [] : [$to(Way::Tcp, "tcp://$this->tcp")]),
+            ...array_map(fn (string $socket) => $to(Transport::Unix, "unix://$socket", $this->owner), $sockets),
+            ...($this->tcp === '' ? [] : [$to(Transport::Tcp, "tcp://$this->tcp")]),
         ];
     }
 
@@ -231,8 +232,8 @@ final class Ways
                 $this->answered = $index;
                 unset($this->logged[$reader->target()]);
                 return $answer;
-            } catch (WayFailed | NotReady | TooStale | AccessDenied $failure) {
-                if ($failure instanceof AccessDenied && $reader->way() !== Way::Tcp) {
+            } catch (TransportFailed | NotReady | TooStale | AccessDenied $failure) {
+                if ($failure instanceof AccessDenied && $reader->transport() !== Transport::Tcp) {
                     throw $failure;
                 }
                 // Over TCP nobody is known: a denial there says nothing of what this user may do.
@@ -243,26 +244,27 @@ final class Ways
         throw $this->refusal();
     }
 
-    /** The worst is not to know how bad it is: what the sidecar said of its data tells more than a broken way. */
+    /** The worst is not to know how bad it is: what the sidecar said of its data says more than a broken transport. */
     private function refusal(): RosterException
     {
         $ages = array_filter($this->failures, static fn ($failure) => $failure instanceof TooStale);
         usort($ages, static fn (TooStale $one, TooStale $other) => $one->ageMs <=> $other->ageMs);
         $unready = array_filter($this->failures, static fn ($failure) => $failure instanceof NotReady);
         return match (true) {
-            $ages !== [] => new TooStale($ages[0]->ageMs, $ages[0]->maxAgeMs, implode('; ', $this->steps())),
+            $ages !== [] => new TooStale($ages[0]->ageMs, $ages[0]->maxAgeMs, implode('; ', $this->attempts())),
             $unready !== [] => end($unready),
             count($this->failures) === 1 && end($this->failures) instanceof AccessDenied => end($this->failures),
-            default => new Unavailable([...$this->steps(), ...$this->passedOver()]),
+            default => new Unavailable([...$this->attempts(), ...$this->passedOver()]),
         };
     }
 
-    /** @return list<Step> */
+    /** @return list<Attempt> */
     private function passedOver(): array
     {
-        $sockets = $this->isSought ? Place::passedOver() : [];
-        $step = static fn (string $socket, string $why) => new Step(Way::Unix, "unix://$socket", failure: "not tried: $why");
-        return array_map($step, array_keys($sockets), $sockets);
+        $sockets = $this->isSought ? DefaultPaths::passedOver() : [];
+        $attempt = static fn (string $socket, string $why) =>
+            new Attempt(Transport::Unix, "unix://$socket", failure: "not tried: $why");
+        return array_map($attempt, array_keys($sockets), $sockets);
     }
 
     private function log(SharedFile|Endpoint $reader, RosterException $failure): void

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
-use super::draft::Draft;
-use super::mistake::{Key, Mistake};
+use super::diagnostic::{Diagnostic, Key};
+use super::tree::ConfigTree;
 use super::{Config, runs_as};
 use crate::access::{Match, Subject};
 use crate::default_paths;
@@ -21,41 +21,41 @@ use crate::worker;
 use crate::zookeeper::{credentials, kerberos};
 
 /// The groups and users that the configuration names, and this machine does not have.
-pub(super) fn check_names(config: &Config, draft: &Draft) -> Vec<Mistake> {
-    let mut mistakes = Vec::new();
+pub(super) fn check_names(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
     for (key, group) in [
         ("thrift.group", &config.thrift.group),
         ("register.group", &config.register.group),
         ("shared.group", &config.shared.group),
     ] {
         if !group.is_empty() && matches!(gid_of(group), Ok(None)) {
-            mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
+            diagnostics.push(tree.diagnostic(key.into(), format!("there is no group {group:?} on this machine")));
         }
     }
-    for (key, subject) in subjects(config, draft) {
+    for (key, subject) in subjects(config, tree) {
         if let Err(unknown) = subject.find() {
-            mistakes.push(draft.mistake(key, unknown.to_string()));
+            diagnostics.push(tree.diagnostic(key, unknown.to_string()));
         }
     }
-    mistakes
+    diagnostics
 }
 
 /// All that the configuration names, and this machine does not have or does not let this user read.
-pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
-    let mut mistakes = check_names(config, draft);
-    mistakes.extend(foreign_folders(config).map(|(key, why)| draft.mistake(key.into(), why)));
+pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
+    let mut diagnostics = check_names(config, tree);
+    diagnostics.extend(foreign_folders(config).map(|(key, why)| tree.diagnostic(key.into(), why)));
     let is_own = config.sidecar_user().is_none_or(|user| user == geteuid());
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
-        mistakes.extend(no_socket(path, is_own).map(|why| draft.mistake(key.into(), why)));
+        diagnostics.extend(no_socket(path, is_own).map(|why| tree.diagnostic(key.into(), why)));
     }
     for (number, file) in config.file.iter().enumerate() {
         if let Some(Err(error)) = is_set(&file.path).then(|| file.check()) {
-            mistakes.push(draft.mistake(draft.element(&"file".into(), number).child("path"), error.to_string()));
+            diagnostics.push(tree.diagnostic(tree.element(&"file".into(), number).child("path"), error.to_string()));
         }
     }
-    for (key, path) in files(config, draft) {
+    for (key, path) in files(config, tree) {
         if let Err(error) = look(path) {
-            mistakes.push(draft.mistake(key, format!("cannot read {}: {error}", path.display())));
+            diagnostics.push(tree.diagnostic(key, format!("cannot read {}: {error}", path.display())));
         }
     }
     if config.register.is_on()
@@ -63,16 +63,17 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         && !matches!(error, SecretError::Read { .. })
     {
         // What cannot be read is reported below.
-        mistakes.push(draft.mistake(Key::new(["register", error.key()]), error.to_string()));
+        diagnostics.push(tree.diagnostic(Key::new(["register", error.key()]), error.to_string()));
     }
-    for (number, place) in of_ensembles(config) {
-        let key = draft.element(&"zookeeper".into(), number).child("credentials");
-        mistakes.extend(credentials::flaws(place).iter().map(|flaw| draft.mistake(key.clone(), flaw.to_string())));
+    for (number, location) in of_ensembles(config) {
+        let key = tree.element(&"zookeeper".into(), number).child("credentials");
+        diagnostics
+            .extend(credentials::flaws(location).iter().map(|flaw| tree.diagnostic(key.clone(), flaw.to_string())));
     }
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
         let Some((part, why)) = kerberos::flaw(&ensemble.session()) else { continue };
-        let key = draft.element(&"zookeeper".into(), number).child("kerberos");
-        mistakes.push(draft.mistake(part.map_or(key.clone(), |part| key.child(part)), why));
+        let key = tree.element(&"zookeeper".into(), number).child("kerberos");
+        diagnostics.push(tree.diagnostic(part.map_or(key.clone(), |part| key.child(part)), why));
     }
     let ensembles = config.zookeeper.iter().map(source::zookeeper::Config::session).enumerate();
     for (number, ensemble) in ensembles.filter(|(_, ensemble)| ensemble.has_tls()) {
@@ -82,41 +83,42 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
             TlsError::Key { .. } => "key",
             TlsError::Authorities { .. } | TlsError::NoAuthorities(_) => "ca",
         };
-        mistakes.push(draft.mistake(draft.element(&"zookeeper".into(), number).child(part), error.to_string()));
+        diagnostics.push(tree.diagnostic(tree.element(&"zookeeper".into(), number).child(part), error.to_string()));
     }
-    mistakes.extend((0..config.worker.len()).flat_map(|number| of_worker(config, draft, number, is_own)));
+    diagnostics.extend((0..config.worker.len()).flat_map(|number| of_worker(config, tree, number, is_own)));
     for error in config.register.tls.as_ref().map(of_tls).unwrap_or_default() {
         let part = if matches!(error, TlsError::Key { .. }) { "key" } else { "certificate" };
-        mistakes.push(draft.mistake(Key::new(["register", "tls", part]), error.to_string()));
+        diagnostics.push(tree.diagnostic(Key::new(["register", "tls", part]), error.to_string()));
     }
     for (number, upstream) in config.upstream.iter().enumerate() {
         if let Some(Err(error)) = upstream.ca.as_deref().filter(|path| is_set(path)).map(authorities_of) {
-            mistakes.push(draft.mistake(draft.element(&"upstream".into(), number).child("ca"), error.to_string()));
+            diagnostics.push(tree.diagnostic(tree.element(&"upstream".into(), number).child("ca"), error.to_string()));
         }
     }
-    mistakes
+    diagnostics
 }
 
 /// What this machine does not have, or does not let this user have, of what a worker needs. It would wait for that, and
 /// keep nobody else from the start.
-fn of_worker(config: &Config, draft: &Draft, number: usize, is_own: bool) -> Vec<Mistake> {
-    let (worker, at) = (&config.worker[number], draft.element(&"worker".into(), number));
-    let mut mistakes: Vec<_> =
-        worker::flaws(worker).into_iter().map(|flaw| draft.mistake(at.child(flaw.key), flaw.why)).collect();
+fn of_worker(config: &Config, tree: &ConfigTree, number: usize, is_own: bool) -> Vec<Diagnostic> {
+    let (worker, at) = (&config.worker[number], tree.element(&"worker".into(), number));
+    let mut diagnostics: Vec<_> =
+        worker::flaws(worker).into_iter().map(|flaw| tree.diagnostic(at.child(flaw.key), flaw.why)).collect();
     let group = &worker.socket_group;
     if !group.is_empty() && matches!(gid_of(group), Ok(None)) {
-        mistakes.push(draft.mistake(at.child("socket_group"), format!("there is no group {group:?} on this machine")));
+        diagnostics
+            .push(tree.diagnostic(at.child("socket_group"), format!("there is no group {group:?} on this machine")));
     }
     for (nth, address) in worker.listen.iter().enumerate() {
-        let key = draft.element(&at.child("listen"), nth);
+        let key = tree.element(&at.child("listen"), nth);
         let why = match worker::parse_listen(address) {
             Some(Address::Unix(path)) => no_socket(&path, is_own),
             Some(Address::Tcp(address)) => no_port(config, &key, &address),
             None => None,
         };
-        mistakes.extend(why.map(|why| draft.mistake(key, why)));
+        diagnostics.extend(why.map(|why| tree.diagnostic(key, why)));
     }
-    mistakes
+    diagnostics
 }
 
 /// Why this user cannot have a socket there.
@@ -155,16 +157,16 @@ pub(crate) fn foreign_folders(config: &Config) -> impl Iterator<Item = (&'static
 }
 
 /// Whom the access rules name, with the keys that do.
-fn subjects(config: &Config, draft: &Draft) -> Vec<(Key, Subject)> {
+fn subjects(config: &Config, tree: &ConfigTree) -> Vec<(Key, Subject)> {
     let admins = config.access.admins.iter().cloned().enumerate();
-    let admins = admins.map(|(number, subject)| (draft.element(&"access.admins".into(), number), subject));
+    let admins = admins.map(|(number, subject)| (tree.element(&"access.admins".into(), number), subject));
     let rules = config.allow.iter().enumerate();
-    let rules = rules.filter_map(|(number, rule)| Some((draft.element(&"allow".into(), number), rule.subject()?)));
+    let rules = rules.filter_map(|(number, rule)| Some((tree.element(&"allow".into(), number), rule.subject()?)));
     admins.chain(rules).collect()
 }
 
 /// The groups to which the sidecar's user cannot give what it makes.
-pub(super) fn ungiven(config: &Config, draft: &Draft) -> Vec<Mistake> {
+pub(super) fn ungiven(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let all = [
         ("thrift.group", &config.thrift.group, &config.thrift.unix),
         ("register.group", &config.register.group, &config.register.unix),
@@ -173,7 +175,7 @@ pub(super) fn ungiven(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let made = all.into_iter().filter(|(_, group, path)| !group.is_empty() && is_set(path));
     // A group of the unit's stands in no list; that the socket has it shows that the sidecar is in it.
     let ungiven = made.filter(|(_, group, _)| !runs_as::is_of_group(&config.thrift.unix, group));
-    ungiven.filter_map(|(key, group, _)| Some(draft.mistake(key.into(), runs_as::cannot_give(group)?))).collect()
+    ungiven.filter_map(|(key, group, _)| Some(tree.diagnostic(key.into(), runs_as::cannot_give(group)?))).collect()
 }
 
 /// Whether it is the folder that the unit of the system's sidecar makes at a start.
@@ -181,79 +183,79 @@ fn is_to_come(folder: &Path) -> bool {
     default_paths::is_systems(folder) && !folder.exists()
 }
 
-/// What a start would not object to, and that may be a mistake all the same.
-pub(super) fn doubts(config: &Config, draft: &Draft) -> Vec<Mistake> {
+/// What a start would not object to, and that may be a diagnostic all the same.
+pub(super) fn doubts(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let is_for_others = config.shared.mode.0 & 0o077 != 0 && is_set(&config.shared.path);
     let by_file = !config.allow.is_empty() && is_for_others;
     let by_file = by_file.then(|| {
         let why = "`[[allow]]` does not hold for the shared file, whose group reads all of it; `mode = \"0600\"` or \
          `path = \"\"` under `[shared]` leaves nobody else to read it";
-        draft.mistake("shared.mode".into(), why)
+        tree.diagnostic("shared.mode".into(), why)
     });
-    let of_credentials = of_ensembles(config).flat_map(|(number, place)| {
-        let key = draft.element(&"zookeeper".into(), number).child("credentials");
-        credentials::doubts(place).into_iter().map(move |doubt| draft.mistake(key.clone(), doubt))
+    let of_credentials = of_ensembles(config).flat_map(|(number, location)| {
+        let key = tree.element(&"zookeeper".into(), number).child("credentials");
+        credentials::doubts(location).into_iter().map(move |doubt| tree.diagnostic(key.clone(), doubt))
     });
     let to_come = config
         .thrift
         .unix
         .parent()
-        .filter(|folder| is_to_come(folder) && draft.is_set(&"thrift.unix".into()) && !geteuid().is_root());
+        .filter(|folder| is_to_come(folder) && tree.is_set(&"thrift.unix".into()) && !geteuid().is_root());
     let to_come = to_come.map(|folder| {
         let why = format!("{} is not there: the unit makes it (RuntimeDirectory=), else root", folder.display());
-        draft.mistake("thrift.unix".into(), why)
+        tree.diagnostic("thrift.unix".into(), why)
     });
     let shared = config.shared.path.parent().filter(|folder| folder.is_absolute() && !is_to_come(folder));
     let is_own = config.sidecar_user().is_none_or(|user| user == geteuid());
     let shared = shared.filter(|_| is_own).and_then(|folder| runs_as::cannot_make("file", folder));
     let shared = shared.map(|why| {
         let why = format!("{why}; until then, the sidecar goes on without the shared file");
-        draft.mistake("shared.path".into(), why)
+        tree.diagnostic("shared.path".into(), why)
     });
-    let of_rules = paths_without_slash(config, draft).into_iter().chain(for_nobody(config, draft));
-    let of_workers = workers_of_root(config, draft);
+    let of_rules = paths_without_slash(config, tree).into_iter().chain(for_nobody(config, tree));
+    let of_workers = workers_of_root(config, tree);
     of_credentials.chain(by_file).chain(to_come).chain(shared).chain(of_rules).chain(of_workers).collect()
 }
 
 /// The workers that root's sidecar would have run as root.
-fn workers_of_root(config: &Config, draft: &Draft) -> impl Iterator<Item = Mistake> {
+fn workers_of_root(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = Diagnostic> {
     let is_root = geteuid().is_root() && config.sidecar_user().is_none_or(|user| user.is_root());
     let workers = config.worker.iter().enumerate().filter(move |(_, worker)| is_root && worker.user.is_empty());
     workers.map(|(number, worker)| {
-        let key = draft.element(&"worker".into(), number);
+        let key = tree.element(&"worker".into(), number);
         let why = format!(
             "without `user`, {} runs as the sidecar does: as root, it may do whatever an administrator may; name another user",
             worker.name
         );
-        draft.mistake(key, why)
+        tree.diagnostic(key, why)
     })
 }
 
 /// Whom the access rules name, and the sidecar never takes a client for.
-fn for_nobody(config: &Config, draft: &Draft) -> impl Iterator<Item = Mistake> {
-    let unmapped = subjects(config, draft).into_iter();
+fn for_nobody(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = Diagnostic> {
+    let unmapped = subjects(config, tree).into_iter();
     let unmapped = unmapped.filter(|(_, subject)| subject.find().is_ok_and(Match::is_unmapped));
     unmapped.map(|(key, subject)| {
         let why = format!(
             "\"{subject}\" is for nobody: its number stands for all whom a user namespace cannot name; name another user \
              or group"
         );
-        draft.mistake(key, why)
+        tree.diagnostic(key, why)
     })
 }
 
 /// What rules name as services, and is a part of a path that is mirrored.
-fn paths_without_slash(config: &Config, draft: &Draft) -> Vec<Mistake> {
+fn paths_without_slash(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let roots = || config.zookeeper.iter().flat_map(|ensemble| &ensemble.roots);
     let root_of = |name: &str| roots().find(|root| root.as_str().split('/').any(|part| part == name));
     let rules = config.allow.iter().enumerate().flat_map(|(number, rule)| {
-        let key = draft.element(&"allow".into(), number).child("read");
+        let key = tree.element(&"allow".into(), number).child("read");
         rule.read.services().filter_map(move |name| Some((key.clone(), name, root_of(name)?)))
     });
     let doubt = |(key, name, root): (Key, &str, &NodePath)| {
         let why =
             format!("{name:?} is a service; if it is to be of the nodes of {root}, write their path, with a `/` first");
-        draft.mistake(key, why)
+        tree.diagnostic(key, why)
     };
     rules.map(doubt).collect()
 }
@@ -262,7 +264,7 @@ fn paths_without_slash(config: &Config, draft: &Draft) -> Vec<Mistake> {
 fn of_ensembles(config: &Config) -> impl Iterator<Item = (usize, &Path)> {
     let all = config.zookeeper.iter().enumerate();
     let all = all.filter_map(|(number, ensemble)| Some((number, ensemble.credentials.as_deref()?)));
-    all.filter(|(_, place)| is_set(place))
+    all.filter(|(_, location)| is_set(location))
 }
 
 /// What is wrong with a certificate and with its key, each alone; or else with both together.
@@ -276,8 +278,8 @@ fn of_tls(tls: &register::Tls) -> Vec<TlsError> {
 }
 
 /// The files whose content is not looked into here, with the keys that name them.
-fn files<'c>(config: &'c Config, draft: &Draft) -> Vec<(Key, &'c Path)> {
-    let element = |kind: &str, number, name| draft.element(&kind.into(), number).child(name);
+fn files<'c>(config: &'c Config, tree: &ConfigTree) -> Vec<(Key, &'c Path)> {
+    let element = |kind: &str, number, name| tree.element(&kind.into(), number).child(name);
     let register =
         [("register.tokens", &config.register.tokens), ("register.signing_key", &config.register.signing_key)];
     let of_register = register.into_iter().filter_map(|(key, path)| Some((key.into(), path.as_deref()?)));

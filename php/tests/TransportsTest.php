@@ -19,10 +19,10 @@ use Roster\Tests\Support\SharedFile;
 use Roster\Tests\Support\Skip;
 use Roster\Thrift;
 use Roster\Timeouts;
-use Roster\Way;
+use Roster\Transport;
 
-/** The ways to an answer are tried in their order, and each failure can be seen. */
-final class WaysTest extends TestCase
+/** The transports are tried in their order, and each failure can be seen. */
+final class TransportsTest extends TestCase
 {
     public function testTheFileGoesFirstThenTheSocketThenTheFileAsItWasLeftAndLastThePort(): void
     {
@@ -30,14 +30,14 @@ final class WaysTest extends TestCase
         $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket'])]]);
         $tcp = new FakeSidecar([[Answer::nodes(['/a' => 'of the port'])]], isTcp: true);
         $roster = Client::local($unix->address, $tcp->address, $file->path);
-        self::assertSame(['of the file', Way::Shared], self::told($roster));
+        self::assertSame(['of the file', Transport::Shared], self::told($roster));
         $roster = Client::local($unix->address, $tcp->address, $left->path);
-        self::assertSame(['of the socket', Way::Unix], self::told($roster));
+        self::assertSame(['of the socket', Transport::Unix], self::told($roster));
         $unix->end();
-        self::assertSame(['left', Way::Shared], self::told($roster));
+        self::assertSame(['left', Transport::Shared], self::told($roster));
         unlink($left->path);
         $roster = Client::local($unix->address, $tcp->address, $left->path);
-        self::assertSame(['of the port', Way::Tcp], self::told($roster));
+        self::assertSame(['of the port', Transport::Tcp], self::told($roster));
         $tcp->end();
         $this->expectException(Unavailable::class);
         self::told($roster);
@@ -50,8 +50,8 @@ final class WaysTest extends TestCase
         $roster = Client::local('/nonexistent/socket', $tcp->address, $left->path);
         self::assertSame('left', $roster->get('/a')->data);
         self::assertSame('of the port', $roster->get('/a', maxAge: 5_000)->data);
-        $ways = array_column(Client::local('/nonexistent/socket', shared: $left->path)->explain(), 'way');
-        self::assertSame([Way::Shared, Way::Unix, Way::Shared], $ways);
+        $transports = array_column(Client::local('/nonexistent/socket', shared: $left->path)->explain(), 'transport');
+        self::assertSame([Transport::Shared, Transport::Unix, Transport::Shared], $transports);
     }
 
     public function testASocketMayBeNamedAsTheCommandLineNamesIt(): void
@@ -76,7 +76,7 @@ final class WaysTest extends TestCase
         return [['127.0.0.1:9090'], ['roster.sock'], ['unix://roster.sock']];
     }
 
-    public function testExplainTellsWhatEachWayCameTo(): void
+    public function testExplainTellsWhatEachTransportCameTo(): void
     {
         $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);
         $roster = Client::local('/nonexistent/socket', $tcp->address, '/nonexistent/file');
@@ -84,14 +84,14 @@ final class WaysTest extends TestCase
         $roster->get('/a');
         [$file, $unix, , $port] = $roster->explain();
         self::assertSame([false, false, false, true], array_column($roster->explain(), 'answered'));
-        self::assertSame([Way::Shared, Way::Unix, Way::Shared, Way::Tcp], array_column($roster->explain(), 'way'));
+        self::assertSame([Transport::Shared, Transport::Unix, Transport::Shared, Transport::Tcp], array_column($roster->explain(), 'transport'));
         self::assertSame('it is not there: does a sidecar run, and is this its `[shared] path`?', $file->failure);
         self::assertSame('cannot connect: [2] No such file or directory', $unix->failure);
         self::assertSame("unix:///nonexistent/socket: $unix->failure", (string) $unix);
         self::assertSame("tcp://$tcp->address: answered", (string) $port);
     }
 
-    public function testExplainTriesEachWayWhenToldTo(): void
+    public function testExplainTriesEachTransportWhenToldTo(): void
     {
         $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);
         $roster = Client::local('/nonexistent/socket', $tcp->address, '');
@@ -112,7 +112,7 @@ final class WaysTest extends TestCase
                 try {
                     $ask();
                 } catch (Roster\Exception\Unavailable $failure) {
-                    echo $failure->steps[0], "\n";
+                    echo $failure->attempts[0], "\n";
                 }
             }
             PHP;
@@ -129,7 +129,7 @@ final class WaysTest extends TestCase
             Skip::because('a sidecar is installed here');
         }
         $code = 'require $argv[1]; try { Roster\Client::local()->get("/a"); }'
-            . ' catch (Roster\Exception\Unavailable $failure) { echo array_slice($failure->steps, -1)[0]; }';
+            . ' catch (Roster\Exception\Unavailable $failure) { echo array_slice($failure->attempts, -1)[0]; }';
         $command = PHP_BINARY . ' -d disable_functions=posix_geteuid -r ' . escapeshellarg($code);
         exec("$command " . escapeshellarg(dirname(__DIR__) . '/autoload.php') . ' 2>&1', $told);
         $why = 'not tried: without PHP\'s extension posix nobody knows which folders are own';
@@ -139,7 +139,7 @@ final class WaysTest extends TestCase
     public function testWithoutAnyWayNothingIsSaidToBeConfigured(): void
     {
         $this->expectException(Unavailable::class);
-        $this->expectExceptionMessage('no way to it is configured');
+        $this->expectExceptionMessage('no transport to it is configured');
         Client::local('', '', '')->get('/a');
     }
 
@@ -148,7 +148,7 @@ final class WaysTest extends TestCase
         $file = new SharedFile(['/a' => 'of the file'], ['ageMs' => 7_000]);
         $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket']), Answer::of(self::tooStale(6_000))]]);
         $roster = Client::local($unix->address, '', $file->path, maxAge: 5_000);
-        self::assertSame(['of the socket', Way::Unix], self::told($roster));
+        self::assertSame(['of the socket', Transport::Unix], self::told($roster));
         try {
             $roster->get('/a');
             self::fail('it answered');
@@ -168,7 +168,7 @@ final class WaysTest extends TestCase
         $roster = Client::local($unix->address, '', $file->path, timeouts: new Timeouts(readMs: 200));
         $began = microtime(true);
         for ($read = 0; $read < 10; $read++) {
-            self::assertSame(['of the file', Way::Shared], self::told($roster));
+            self::assertSame(['of the file', Transport::Shared], self::told($roster));
         }
         self::assertLessThan(1, microtime(true) - $began);
         self::assertGreaterThanOrEqual(10_000, $roster->freshness()->ageMs);
@@ -289,7 +289,7 @@ final class WaysTest extends TestCase
         return new Thrift\Roster_getMany_result(['tooStale' => $told]);
     }
 
-    /** @return array{string, Way} */
+    /** @return array{string, Transport} */
     private static function told(Client $roster): array
     {
         $node = $roster->get('/a');

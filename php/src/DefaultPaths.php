@@ -9,7 +9,7 @@ namespace Roster;
  *
  * @internal
  */
-final class Place
+final class DefaultPaths
 {
     private const SYSTEM = '/run/roster';
     private const SOCKET = 'roster.sock';

@@ -5,12 +5,12 @@ declare(strict_types=1);
 namespace Roster;
 
 /** How an answer came. */
-enum Way: string
+enum Transport: string
 {
     /** Read from the shared file, without a call. */
     case Shared = 'shared';
-    /** Told by the sidecar, over its Unix socket. */
+    /** Hydrator by the sidecar, over its Unix socket. */
     case Unix = 'unix';
-    /** Told by the sidecar, over loopback TCP. */
+    /** Hydrator by the sidecar, over loopback TCP. */
     case Tcp = 'tcp';
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(Vec<String>);
 
-/// Where a value was written. In the order in which mistakes are reported.
+/// Where a value was written. In the order in which diagnostics are reported.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// The file as a whole, where nothing is written of it.
     File(Arc<Path>),
     Line {
@@ -22,8 +22,8 @@ pub enum Place {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mistake {
-    pub place: Place,
+pub struct Diagnostic {
+    pub location: Location,
     /// Empty for what is no TOML at all.
     pub key: Key,
     /// What is wrong, and the cure.
@@ -32,14 +32,14 @@ pub struct Mistake {
 
 /// All that is wrong with a configuration: a line each.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<Mistake>);
+pub struct Diagnostics(pub Vec<Diagnostic>);
 
-impl Mistakes {
+impl Diagnostics {
     /// In the order of their places. TOML's parser may report one thing many times.
-    pub(super) fn new(mut mistakes: Vec<Mistake>) -> Self {
-        mistakes.sort();
-        mistakes.dedup();
-        Self(mistakes)
+    pub(super) fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.sort();
+        diagnostics.dedup();
+        Self(diagnostics)
     }
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Key {
     }
 }
 
-impl Place {
+impl Location {
     /// From where a relative path starts that is written there.
     pub(super) fn folder(&self) -> &Path {
         let file = if let Self::Line { file, .. } = self { file.parent() } else { None };
@@ -94,7 +94,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(file) => write!(f, "{}", file.display()),
@@ -105,18 +105,18 @@ impl fmt::Display for Place {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_told = matches!(&self.place, Place::Flag(flag) if *flag == self.key.to_string());
+        let is_told = matches!(&self.location, Location::Flag(flag) if *flag == self.key.to_string());
         let key = if is_told || self.key.0.is_empty() { String::new() } else { format!("{}: ", self.key) };
         // A message may quote what somebody wrote.
-        write!(f, "{}: {key}{}", self.place, self.message.replace('\n', " "))
+        write!(f, "{}: {key}{}", self.location, self.message.replace('\n', " "))
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<_> = self.0.iter().map(Mistake::to_string).collect();
+        let lines: Vec<_> = self.0.iter().map(Diagnostic::to_string).collect();
         f.write_str(&lines.join("\n"))
     }
 }

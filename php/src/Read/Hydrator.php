@@ -1,0 +1,124 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Read;
+
+use Roster\Endpoint;
+use Roster\Exception\TransportFailed;
+use Roster\Freshness;
+use Roster\Held;
+use Roster\Instance;
+use Roster\InstanceState;
+use Roster\Master;
+use Roster\Probe;
+use Roster\Provenance;
+use Roster\Resolved;
+use Roster\Service;
+use Roster\Withholding;
+
+/**
+ * Makes this package's values of the records of the shared file.
+ *
+ * @internal
+ */
+final class Hydrator
+{
+    public static function instance(array $record, Freshness $freshness): Instance
+    {
+        return new Instance(
+            $record['serviceName'],
+            $record['version'],
+            $record['group'] ?? '',
+            $record['zone'] ?? '',
+            $record['weight'] ?? 100,
+            $record['metadata'] ?? [],
+            InstanceState::tryFrom($record['state']) ?? InstanceState::Unknown,
+            array_map(self::endpoint(...), $record['endpoints'] ?? []),
+            $record['masterId'] ?? null,
+            $record['outstanding'] ?? 0,
+            array_map(self::provenance(...), $record['provenance'] ?? []),
+            $freshness,
+            self::withholding($record['ejected'] ?? null),
+            self::withholding($record['drained'] ?? null),
+            isset($record['held']) ? self::held($record['held']) : null,
+        );
+    }
+
+    /** The endpoint of the service itself, as in the reply to `resolve`. */
+    public static function resolved(array $record, Freshness $freshness, bool $isProtected): Resolved
+    {
+        ['host' => $host, 'port' => $port] = $endpoint = self::own($record);
+        return new Resolved($host, $port, $endpoint['protocol'] ?? '', null, $freshness, $isProtected);
+    }
+
+    /** The order of equal ones: that of the smaller address comes first, then as their ids in the sidecar. */
+    public static function compare(array $one, array $other): int
+    {
+        return strcmp(self::address(self::own($one)), self::address(self::own($other)))
+            ?: strcmp(self::id($one), self::id($other));
+    }
+
+    private static function id(array $record): string
+    {
+        $endpoint = $record['endpoints'][0];
+        $protocol = $endpoint['protocol'] ?? '';
+        [$group, $version] = [$record['group'] ?? '', $record['metadata']['version'] ?? ''];
+        $variant = is_string($version) && "$group$version" !== '' ? "?group=$group&version=$version" : '';
+        return ($protocol === '' ? '' : "$protocol://") . self::address($endpoint) . $variant;
+    }
+
+    private static function address(array $endpoint): string
+    {
+        ['host' => $host, 'port' => $port] = $endpoint;
+        return str_contains($host, ':') ? "[$host]:$port" : "$host:$port";
+    }
+
+    /** The endpoint of the service itself. */
+    private static function own(array $record): array
+    {
+        $endpoints = $record['endpoints'] ?? [];
+        $own = array_filter($endpoints, static fn (array $endpoint) => ($endpoint['name'] ?? '') === '');
+        return [...$own, ...$endpoints][0] ?? throw new TransportFailed('an entry is damaged');
+    }
+
+    public static function master(array $record, Freshness $freshness): Master
+    {
+        return new Master(
+            $record['id'],
+            $record['peerAddress'],
+            $record['connectedAt'],
+            array_map(self::service(...), $record['services'] ?? []),
+            $record['routes'] ?? 0,
+            $record['outstanding'] ?? 0,
+            $freshness,
+        );
+    }
+
+    private static function service(array $record): Service
+    {
+        return new Service($record['name'], $record['version'], $record['metadata'] ?? []);
+    }
+
+    private static function endpoint(array $record): Endpoint
+    {
+        return new Endpoint($record['name'] ?? '', $record['protocol'] ?? '', $record['host'], $record['port']);
+    }
+
+    private static function withholding(?array $record): ?Withholding
+    {
+        return $record === null ? null : new Withholding($record['since'], $record['endsAt'], $record['reason']);
+    }
+
+    private static function held(array $record): Held
+    {
+        $probe = Probe::tryFrom($record['probe']) ?? Probe::Unknown;
+        return new Held($record['since'], $record['endsAt'], $probe, $record['passedOver'] ?? false);
+    }
+
+    private static function provenance(array $record): Provenance
+    {
+        [$path, $master] = [$record['path'] ?? null, $record['masterId'] ?? null];
+        return new Provenance($record['source'], $path, $master, $record['decoder'], $record['sinceRevision']);
+    }
+}
