@@ -1,4 +1,4 @@
-//! The clock: moments that also count while the machine sleeps. Every age is told by them.
+//! The clock: moments that also count while the machine sleeps. Every age is measured by them.
 
 use std::ops::Add;
 use std::time::Duration;

@@ -87,7 +87,7 @@ impl Stop {
 }
 
 impl Tasks {
-    /// The tasks, of the first phase, and where the first critical one to fail is told.
+    /// The tasks, of the first phase, and where the first critical one to fail is reported.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Failure>) {
         let (failures, failed) = mpsc::unbounded_channel();
         let phases = Arc::new(PHASES.map(|_| (TaskTracker::new(), CancellationToken::new())));

@@ -85,7 +85,7 @@ fn count(bytes: &[u8]) -> usize {
     let left = Cell::new(MAX_VALUES + 1);
     let mut bytes = rmp_serde::Deserializer::from_read_ref(bytes);
     bytes.set_max_depth(MAX_DEPTH);
-    // Whatever is wrong with them is told when they are read.
+    // Whatever is wrong with them is reported when they are read.
     let _ = Count(&left).deserialize(&mut bytes);
     MAX_VALUES + 1 - left.get()
 }

@@ -9,7 +9,7 @@ use crate::share::{Share, Taken};
 /// What a value takes beside its bytes.
 const OVERHEAD: usize = 64;
 
-/// What a client is told whose user takes too much.
+/// What a client hears whose user takes too much.
 pub const OVERLOADED: &str = "overloaded: requests and unread replies of this user take as much memory as one \
                                      user may have of max_memory; read the replies, and try again";
 

@@ -27,7 +27,7 @@ impl Broadcast {
     }
 }
 
-/// For how many masters a command was passed on, beside those that were told.
+/// For how many masters a command was passed on, beside those that got it.
 pub(super) fn passed(sent: &CommandReply) -> String {
     let Some(masters) = sent.passed else { return String::new() };
     let masters = counted(masters.unsigned_abs().into(), "other master");

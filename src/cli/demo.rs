@@ -30,7 +30,7 @@ const PHP_EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/php/get
 const WORKERS: &str = include_str!("../../examples/workers/roster.toml");
 const WORKERS_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/workers");
 
-/// How long the masters may take to be there; for the register's first seconds nobody is told of any.
+/// How long the masters may take to be there; for the register's first seconds nobody sees any.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -218,8 +218,8 @@ async fn ask<Reply: Send + 'static>(
     answer.await.ok()?.ok()
 }
 
-/// The example in PHP, if it is there and prints what it should: PHP or its Thrift library may be missing. How it ends only
-/// the keeper of workers knows, who buries all children.
+/// The example in PHP, if it is there and prints what it should: PHP or its Thrift library may be missing. How it ends
+/// only the keeper of workers knows, who buries all children.
 async fn runnable_example(address: &Address) -> Option<PathBuf> {
     let example = PathBuf::from(PHP_EXAMPLE);
     let mut php = Command::new("php");

@@ -170,7 +170,7 @@ fn told(error: &anyhow::Error) -> String {
 
 /// An error with its causes, as far as it does not tell them itself.
 fn whole(error: &anyhow::Error) -> String {
-    // Which configuration it is about is told on a line of its own.
+    // Which configuration it is about stands on a line of its own.
     let mut words = error.chain().skip(usize::from(error.is::<Origin>())).map(ToString::to_string);
     let first = words.next().unwrap_or_default();
     words.fold(first, |told, cause| if told.ends_with(&cause) { told } else { format!("{told}: {cause}") })

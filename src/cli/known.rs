@@ -140,7 +140,7 @@ fn all_children(client: &mut Client, path: &NodePath, max_age: Option<Duration>)
     Ok(all)
 }
 
-/// What a service must have to be told of.
+/// What a service must have to be listed.
 type Metadata = Vec<(String, String)>;
 
 fn query(service_name: Option<String>, metadata: Metadata, max_age: Option<Duration>) -> ServiceQuery {

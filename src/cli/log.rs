@@ -61,7 +61,8 @@ pub(super) fn start(log: &Log) -> anyhow::Result<Reports> {
     let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let lines = fmt::layer()
         .with_ansi(io::stderr().is_terminal() && !is_plain)
-        // A line that cannot be written, on a disk that is full, would be told by a second one, and that by a panic.
+        // A line that cannot be written, on a disk that is full, would be reported by a second one, and that by a
+        // panic.
         .log_internal_errors(false)
         .with_writer(|| Lines);
     let levels = EnvFilter::try_new(&log.level)?;

@@ -45,7 +45,7 @@ impl Registers {
     }
 }
 
-/// How many have been told: masters, and sidecars that follow this one.
+/// How many were reached: masters, and sidecars that follow this one.
 fn told(count: u64) -> String {
     let kinds = if count == 1 { "master or sidecar" } else { "masters or sidecars" };
     format!("{count} {kinds}")

@@ -85,8 +85,8 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     text
 }
 
-/// That workers fail or are not ready, on a line. Those that were stopped, and those that have done their work, are as they
-/// are to be.
+/// That workers fail or are not ready, on a line. Those that were stopped, and those that have done their work, are as
+/// they are to be.
 fn workers(states: &BTreeMap<WorkerState, i32>) -> String {
     let of_state = |(state, count): (&WorkerState, &i32)| format!("{count} {}", json::worker_state(*state));
     let are_well = [WorkerState::RUNNING, WorkerState::STOPPING, WorkerState::STOPPED, WorkerState::EXITED];
@@ -101,7 +101,7 @@ fn supplies(source: &SourceStatus, what: Supply) -> bool {
     source.supplies.iter().flatten().any(|it| *it == what)
 }
 
-/// Whether answers wait for a source that never was in sync. A register that another one told of keeps nobody waiting.
+/// Whether answers wait for a source that never was in sync. A register that another one reported keeps nobody waiting.
 fn is_awaited(source: &SourceStatus) -> bool {
     source.age_ms.is_none() && source.kind != "learned"
 }

@@ -1,4 +1,4 @@
-//! What systemd is told: that the sidecar is ready, that it still answers, that it stops.
+//! Notifications to systemd: that the sidecar is ready, that it still answers, that it stops.
 
 use std::convert::Infallible;
 use std::future::pending;

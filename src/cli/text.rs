@@ -17,8 +17,8 @@ pub(crate) fn printable_json(json: &str) -> String {
     escape_json(json, |character| is_shown(character) || matches!(character, '\n' | '\t'))
 }
 
-/// A line of the log, colours and all, in which nothing stands that cannot be seen, and no other line: escaped as in JSON,
-/// which it may be.
+/// A line of the log, colours and all, in which nothing stands that cannot be seen, and no other line: escaped as in
+/// JSON, which it may be.
 pub(crate) fn visible(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     let (text, end) = line.strip_suffix('\n').map_or((&*line, ""), |text| (text, "\n"));
@@ -73,7 +73,7 @@ fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
 /// Whether a character can be seen and leaves the order of the others as it is. Two names, or a line and what it seems
 /// to say, may differ in those alone for which this is not so: Unicode's `Default_Ignorable_Code_Point` (among them all
 /// that turn the direction of text, joiners, variation selectors and tags), what ends lines, annotations, and an empty
-/// pattern of Braille. Spaces can be seen, if not told apart.
+/// pattern of Braille. Spaces can be seen, if not distinguished from one another.
 fn is_shown(character: char) -> bool {
     !character.is_control()
         && !matches!(

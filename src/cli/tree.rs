@@ -12,10 +12,11 @@ pub(crate) type Tree = BTreeMap<NodePath, Node>;
 
 /// How often a subtree is begun anew.
 const TRIES: usize = 5;
-/// How often the changes since are asked for. Until there are none, some of what was told may be newer than the rest.
+/// How often the changes since are asked for. Until there are none, some of what was reported may be newer than the
+/// rest.
 const ROUNDS: usize = 100;
 
-/// Reads a subtree whole. A page that comes late may be newer than the first: then the changes since are told by
+/// Reads a subtree whole. A page that comes late may be newer than the first: then the changes since are reported by
 /// `watch`, and made in what was read.
 pub(crate) fn read(
     client: &mut Client,

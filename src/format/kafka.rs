@@ -35,7 +35,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     Ok(draft.finish(reading))
 }
 
-/// `PLAINTEXT://10.0.0.9:9092`: a listener by its name, which is the only protocol that is told.
+/// `PLAINTEXT://10.0.0.9:9092`: a listener by its name, which is the only protocol there is.
 fn listener(text: &str) -> Option<Endpoint> {
     let url = Url::parse(text).ok()?;
     Some(endpoint(&url.protocol.to_ascii_lowercase(), url.host_and_port().ok()?))

@@ -34,7 +34,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     Ok(draft.finish(reading))
 }
 
-/// So many characters as are told: base64 of this kind has `_` itself.
+/// As many characters as its length says: base64 of this kind has `_` itself.
 fn decoded(encoded: &str) -> Result<Vec<u8>, Undecodable> {
     let (length, rest) = encoded.split_once('_').ok_or(Undecodable::NotBase64)?;
     let length: usize = length.parse().map_err(|_| Undecodable::NotBase64)?;

@@ -103,7 +103,7 @@ pub struct Held {
     /// Whether none is to choose it: nothing answers at its address, and most of the service are well.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub passed_over: bool,
-    /// What told it from others at its address, so that it is known again after a restart.
+    /// What distinguished it from others at its address, so that it is known again after a restart.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub variant: Box<str>,
 }
@@ -254,7 +254,8 @@ impl Instance {
         self.service.len() + packed_bytes(&self.metadata)
     }
 
-    /// That it is within the bounds of an instance. Keys and ids are made of its texts, with control characters between.
+    /// That it is within the bounds of an instance. Keys and ids are made of its texts, with control characters
+    /// between.
     pub fn check(&self) -> Result<(), InstanceError> {
         if self.endpoints.len() > MAX_ENDPOINTS {
             return Err(InstanceError::Endpoints(self.endpoints.len()));

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::{Answers, Arguments, Command, Refused, json};
 use crate::share::Share;
 
-/// The most services that one master may offer, wherever it is connected: all of them are told and listed together.
+/// The most services that one master may offer, wherever it is connected: all of them are reported and listed together.
 pub const MAX_SERVICES: usize = 1_024;
 
 /// The most bytes that a service may have, and all services of a master together: in their names, and in their metadata
@@ -60,7 +60,7 @@ impl Service {
         split_name(&self.name).0
     }
 
-    /// The version: of `name@version`, or of the metadata; 0.0.0 where none is told, or none that can be compared.
+    /// The version: of `name@version`, or of the metadata; 0.0.0 where there is none, or none that can be compared.
     pub fn version(&self) -> Version {
         let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient_version);
         split_name(&self.name).1.or_else(told).unwrap_or(Version::new(0, 0, 0))

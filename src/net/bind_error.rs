@@ -59,7 +59,7 @@ impl BindError {
         &self.setting
     }
 
-    /// The same where the setting is told beside it.
+    /// The same where the setting is named beside it.
     pub(crate) fn without_setting(&self) -> String {
         format!("cannot listen on {}: {}", self.address, self.why)
     }

@@ -41,7 +41,7 @@ pub struct MasterEntry {
     pub master: Arc<Master>,
     /// About how many bytes it takes in a reply.
     pub size: usize,
-    /// At least one. The last is the master's own connection, if it has one here, or else the one that last told
+    /// At least one. The last is the master's own connection, if it has one here, or else the one that last reported
     /// something new; those that are expected come first.
     routes: Vec<Route>,
 }
@@ -274,8 +274,8 @@ impl Directory {
         self.masters.is_empty()
     }
 
-    /// What became of the master by this; None, if nothing that anybody is told of. A route more or less is told: those
-    /// who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
+    /// What became of the master by this; None, if nothing that watchers hear of. A route more or less is reported:
+    /// those who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
     pub(super) fn join(&mut self, by: ReportedBy, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
         let mut routes = self.routes_to(&id);

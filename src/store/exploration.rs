@@ -1,4 +1,4 @@
-//! In whichever order the store is written and watched, a watcher is woken for what it was not told yet.
+//! In whichever order the store is written and watched, a watcher is woken for what it has not seen yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -17,13 +17,13 @@ use crate::mutant;
 /// the source is away, that the task which should renew it hangs, or that this process or machine slept.
 const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
 
-/// For so long after a start or a loss the masters that a source told of are expected back.
+/// For so long after a start or a loss the masters that a source reported are expected back.
 const RETURN: Duration = Duration::from_secs(15);
 
 /// So long before a source was born it may have been in sync: longer than there are computers.
 const BEFORE_BIRTH: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// The kind of a source that is not configured: another one told of it.
+/// The kind of a source that is not configured: another one reported it.
 const LEARNED: &str = "learned";
 
 /// One source as the store sees it.
@@ -110,7 +110,7 @@ impl Feed {
         Self { supplies, services, ..self }
     }
 
-    /// A register that another one told of.
+    /// A register that another one reported.
     pub fn learned(name: impl Into<String>) -> Self {
         Self::of_instances(name, LEARNED)
     }
@@ -180,7 +180,7 @@ impl Feed {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Whether masters that the source told of may soon be back: it settles, or was started or lost just now. One that
+    /// Whether masters that the source reported may soon be back: it settles, or was started or lost just now. One that
     /// was lost while it settled may never be back to say that it has ended.
     pub fn is_returning(&self, is_settling: bool) -> bool {
         let since = self.since_sync().unwrap_or_else(|| self.born.elapsed());
@@ -338,7 +338,7 @@ impl Feed {
     }
 }
 
-/// That there is no such node; and that there may be one, where a source behind it, told by its name, left out so many.
+/// That there is no such node; and that there may be one, where a source behind it, which is named, left out so many.
 /// None: no source is behind it.
 pub fn no_node<'a>(path: &NodePath, behind: impl Iterator<Item = (&'a str, Origin, u64)>) -> Option<String> {
     let mut behind = behind.peekable();

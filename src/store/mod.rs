@@ -143,7 +143,7 @@ impl Store {
         &self.messages
     }
 
-    /// The same for each revision, also one of which watchers are not told.
+    /// The same for each revision, also one of which watchers do not hear.
     fn subscribe_to_revisions(&self) -> Subscription<'_> {
         self.subscriptions.add(vec![Topic::Revisions])
     }
@@ -252,7 +252,7 @@ impl Publisher {
         Self { number: self.store.admit(&feed), feed, store: self.store.clone() }
     }
 
-    /// Takes away all masters that the source told of.
+    /// Takes away all masters that the source reported.
     pub fn clear_masters(&self) {
         self.publish(self.snapshot().leaves(self.number));
     }
@@ -262,7 +262,7 @@ impl Publisher {
         self.publish(self.snapshot().give_up_expected(self.number));
     }
 
-    /// Takes away all masters that the source told of; and the source is no more.
+    /// Takes away all masters that the source reported; and the source is no more.
     pub fn dismiss(self) {
         self.clear_masters();
         self.feed.go();
@@ -285,7 +285,7 @@ impl Publisher {
         self.store.commands.subscribe()
     }
 
-    /// The feed's number, by which the routes to a master are told apart.
+    /// The feed's number, by which the routes to a master are distinguished.
     pub fn number(&self) -> usize {
         self.number
     }

@@ -46,9 +46,9 @@ pub struct FeedProgress {
 /// What `apply` did.
 pub(super) struct Applied {
     pub(super) changed: bool,
-    /// The paths that watchers are told of.
+    /// The paths that watchers hear of.
     pub(super) paths: Vec<NodePath>,
-    /// Whether watchers are told of masters.
+    /// Whether watchers hear of masters.
     pub(super) masters: bool,
 }
 
@@ -190,7 +190,8 @@ impl Snapshot {
         self.unread.iter().filter(move |(number, _)| *number == feed).map(|(_, root)| root)
     }
 
-    /// The roots of a feed about which nothing is known yet, though it began with what an earlier process left of others.
+    /// The roots of a feed about which nothing is known yet, though it began with what an earlier process left of
+    /// others.
     pub(super) fn unread_of<'a>(&'a self, feed: &'a Feed) -> impl Iterator<Item = &'a NodePath> {
         let number = self.feeds.iter().position(|other| std::ptr::eq(other.as_ref(), feed));
         number.into_iter().flat_map(|number| self.unread_by(number))
@@ -264,7 +265,7 @@ impl Snapshot {
         number
     }
 
-    /// What takes away all masters that a feed told of.
+    /// What takes away all masters that a feed reported.
     pub(super) fn leaves(&self, feed: usize) -> Vec<Change> {
         let masters = self.directory.masters("").filter(|(_, entry)| entry.told_by(feed).is_some());
         masters.map(|(id, _)| Change::Leave(id.to_string())).collect()
@@ -379,7 +380,7 @@ struct RevisionBuilder {
     progress: FeedProgress,
     nodes: Vec<(NodePath, ChangeKind)>,
     masters: Vec<(Arc<str>, ChangeKind)>,
-    /// Whether something changed of which watchers are not told.
+    /// Whether something changed of which watchers do not hear.
     silent: bool,
 }
 
@@ -403,8 +404,8 @@ fn register_applications(
     }
 }
 
-/// What became of a thing whose first change was `first`. One that came and went is told as deleted: whoever asks may
-/// have seen it in between, on a later page or as the newer state of an earlier change.
+/// What became of a thing whose first change was `first`. One that came and went is reported as deleted: whoever asks
+/// may have seen it in between, on a later page or as the newer state of an earlier change.
 fn outcome(first: ChangeKind, is_there: bool) -> ChangeKind {
     match (first, is_there) {
         (ChangeKind::Created, true) => ChangeKind::Created,
@@ -413,7 +414,7 @@ fn outcome(first: ChangeKind, is_there: bool) -> ChangeKind {
     }
 }
 
-/// Whether watchers are told of a change: not when only a child came or went (that is told of the child).
+/// Whether watchers hear of a change: not when only a child came or went (then they hear of the child).
 fn is_told(old: &Node, new: &Node) -> bool {
     old.stat.czxid != new.stat.czxid || old.stat.mzxid != new.stat.mzxid || old.data != new.data
 }

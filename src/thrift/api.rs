@@ -67,7 +67,7 @@ pub(super) struct Subtree {
 pub(super) struct Children {
     path: NodePath,
     after: Option<String>,
-    /// The most names of a page; None: all are to be told at once.
+    /// The most names of a page; None: all are to be returned at once.
     page: Option<usize>,
     max_age_ms: Option<i64>,
 }
@@ -174,7 +174,7 @@ impl Api {
     }
 
     /// The names of those children that may be read, or lead to something that may be. None: they are too many to be
-    /// told at once.
+    /// returned at once.
     pub(super) fn children(&self, peer: &Peer, asked: &Children) -> thrift::Result<Option<idl::ChildrenReply>> {
         let (snapshot, freshness) = self.fresh(Subject::Node(&asked.path), asked.max_age_ms)?;
         let mut children = snapshot.children_after(&asked.path, asked.after.as_deref());
@@ -286,7 +286,7 @@ impl Api {
         })
     }
 
-    /// Who does not see all masters is not told how many there are, nor what they do.
+    /// Clients that do not see all masters see neither how many there are nor what they do.
     fn counters(&self, snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = (String, u64)> {
         let (directory, sees_all) = (snapshot.directory(), grant.sees_all());
         let held = [

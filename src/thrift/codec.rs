@@ -140,8 +140,8 @@ impl Codec {
         Ok(if refusal.is_none() { Outcome::Answered } else { Outcome::Refused })
     }
 
-    /// Tells a client why the message that `received` begins with is not answered. That a call is too long is told as
-    /// the interface has it: the client's own mistake, and no other sidecar would take it.
+    /// Tells a client why the message that `received` begins with is not answered. That a call is too long is reported
+    /// as the interface has it: the client's own mistake, and no other sidecar would take it.
     pub(super) fn refuse(
         &self,
         dialect: Dialect,

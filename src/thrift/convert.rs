@@ -294,7 +294,7 @@ pub(super) fn instance_size(instance: &idl::Instance) -> usize {
 
 pub(super) fn source(feed: &Feed, progress: FeedProgress, now_ms: i64, grant: &Grant) -> idl::SourceStatus {
     let ms = |duration: std::time::Duration| duration.as_millis() as i64;
-    // Who may not read all is not told what would tell of the rest.
+    // To clients that may not read all, nothing is shown that would tell of the rest.
     let sees_all = grant.reads_all(feed.roots());
     let seen = |number: u64| if sees_all { number as i64 } else { 0 };
     idl::SourceStatus {

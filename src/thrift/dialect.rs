@@ -87,7 +87,7 @@ impl Foreign {
         }
     }
 
-    /// What the peer is told before the connection is closed.
+    /// What the peer is sent before the connection is closed.
     pub(super) fn refusal(self) -> &'static [u8] {
         match self {
             Self::Http => {

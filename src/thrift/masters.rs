@@ -139,7 +139,7 @@ impl Api {
         for (id, instance) in directory.instances_after(service, after) {
             let at = format!("{} {id}", instance.version);
             let is_full = instances.len() >= limit || bytes > self.page_bytes() || seen >= MAX_SEEN;
-            // A master may offer a version more than once: it is told of on one page.
+            // A master may offer a version more than once: it is reported on one page.
             if is_full && last.as_ref().is_some_and(|last| *last != at) {
                 cursor = last;
                 break;

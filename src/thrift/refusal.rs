@@ -1,4 +1,4 @@
-//! Refusals: what a client is told whose message is not answered, after which its connection ends.
+//! Refusals: what a client hears whose message is not answered, after which its connection ends.
 
 use bytesize::ByteSize;
 use thrift::protocol::TMessageIdentifier;

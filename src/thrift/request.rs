@@ -29,7 +29,7 @@ const MAX_RETRIES: usize = 64;
 /// The longest key of a balance, in bytes: it is hashed for each master.
 const MAX_KEY: usize = 1024;
 
-/// The most registers that masters are told of at once.
+/// The most registers that masters are sent at once.
 const MAX_REGISTERS: usize = 64;
 
 /// Checks all of a call but arguments that are heavy.
@@ -65,8 +65,8 @@ pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, Invalid
     })
 }
 
-/// The service of which an instance is wanted, and how it is chosen. One that is registered by the whole name comes before
-/// a version of another.
+/// The service of which an instance is wanted, and how it is chosen. One that is registered by the whole name comes
+/// before a version of another.
 pub(super) fn query(request: ResolveRequest, directory: &Directory) -> Result<(String, Query), InvalidRequest> {
     let name = request.service_name.as_str();
     let (service, exact) = if directory.instances_of(name).is_some() { (name, None) } else { split_name(name) };

@@ -152,7 +152,7 @@ impl Running {
         Pin::new(&mut self.call).poll(context)
     }
 
-    /// What has come, and the end if that has come too. A failure is told alone, after the values.
+    /// What has come, and the end if that has come too. A failure is returned alone, after the values.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<CallValues, Failure>> {
         let is_done = self.poll(context).is_ready();
         let values = self.values.give_out();

@@ -23,7 +23,7 @@ use crate::model::Command;
 use crate::task::Stop;
 use crate::tunnel::value::memory_size;
 
-/// What a change takes that is told of, or a service, beside its texts and bytes.
+/// What a change in a reply takes, or a service, beside its texts and bytes.
 const CHANGE_OVERHEAD: usize = 256;
 
 /// What a request waits for.
@@ -330,13 +330,13 @@ fn overload(message: &str) -> thrift::Error {
     Overloaded { message: message.to_owned() }.into()
 }
 
-/// About how much memory workers take that are told of.
+/// About how much memory workers take in a reply.
 fn size_of_workers(workers: &[Worker]) -> usize {
     let texts = |it: &Worker| it.name.len() + it.group.len() + it.why.len() + it.doing.as_ref().map_or(0, String::len);
     workers.iter().map(|it| texts(it) + CHANGE_OVERHEAD).sum()
 }
 
-/// About how much memory a master takes that is told of, by what it offers.
+/// About how much memory a master takes in a reply, by what it offers.
 fn size_of_services(services: &[Service]) -> usize {
     CHANGE_OVERHEAD + services.iter().map(|it| it.name.len() + it.metadata.len() + CHANGE_OVERHEAD).sum::<usize>()
 }

@@ -18,7 +18,7 @@ use crate::task::Stop;
 /// The most paths of one watch, each of which a change is compared with.
 pub const MAX_PATHS: usize = 1_024;
 
-/// What a client is told whose user watches as much as one user may.
+/// What a client hears whose user watches as much as one user may.
 pub(super) const TOO_MANY_WATCHES: &str = "overloaded: this user's watches are as many as one user may have of max_watches, or \
                                 their paths of max_watch_paths; try again later";
 
@@ -206,7 +206,7 @@ impl Api {
     }
 }
 
-/// The answer to one that waited while its rights changed: what it may be told is known when it asks again.
+/// The answer to one that waited while its rights changed: what it may see is known when it asks again.
 fn again() -> thrift::Error {
     let message = "the access rules were read again meanwhile; ask again";
     thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message))
@@ -224,7 +224,7 @@ fn master_change((id, kind, entry): MasterChange, grant: &Grant) -> Option<idl::
     Some(idl::MasterChange { id: id.to_string(), kind: kind.into(), master })
 }
 
-/// The changes, whether the watcher must start over, and the revision up to which it is told.
+/// The changes, whether the watcher must start over, and the revision up to which it has heard of all.
 fn told<Changed>(since: ChangesSince<Changed>, now: Revision) -> (Vec<Changed>, bool, Revision) {
     match since {
         ChangesSince::Unknown => (Vec::new(), true, now),

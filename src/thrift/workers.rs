@@ -95,7 +95,7 @@ impl Api {
         stop: &Stop,
     ) -> thrift::Result<WorkersWatchReply> {
         let news = &tokio::sync::Mutex::new(self.workers.subscribe());
-        // It is told as long as there are workers.
+        // It is listed as long as there are workers.
         let changed = || async { drop(news.lock().await.changed().await) };
         self.wait(peer, patience, changed, stop, |since| Ok(self.workers_since(since, patience.limit))).await
     }

@@ -113,8 +113,8 @@ pub enum Event {
 pub enum Report {
     /// `{cmd:"worker-ready"}`: it is ready for work.
     Ready,
-    /// `{cmd:"worker-log", level, message, context}`: a line for the log, by the names of PSR-3; the context as JSON. What
-    /// is too long is cut; `said` is how much memory all of it took.
+    /// `{cmd:"worker-log", level, message, context}`: a line for the log, by the names of PSR-3; the context as JSON.
+    /// What is too long is cut; `said` is how much memory all of it took.
     Log { level: String, message: String, context: String, said: usize },
     /// `{cmd:"worker-send", data}`: for whoever watches the messages of masters.
     Send(Value),
@@ -122,7 +122,7 @@ pub enum Report {
     Broadcast(Value),
 }
 
-/// What a worker is told.
+/// What a worker is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// `{cmd:"worker-command", uuid, name, data}`: carry this out. It is answered as a call is.

@@ -26,9 +26,9 @@ const MAX_DEPTH: usize = 64;
 pub(super) struct Watched {
     folders: Vec<PathBuf>,
     patterns: GlobSet,
-    /// What they were like when a change was last told of.
+    /// What they were like when a change was last reported.
     known: Option<u64>,
-    /// Whether it was told that not all of them are looked at.
+    /// Whether it was logged that not all of them are looked at.
     is_reported: Arc<AtomicBool>,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The sidecar has many threads, and between `fork` and `exec` such a process may do next to nothing. So it starts its
 //! own binary, which has one thread and inherits nothing, and sends it over its standard input what it is to become:
-//! first [`Spec`] as JSON, with the descriptors. It answers with one byte when all is ready for the program, and the socket
-//! closes when that has begun; what keeps it from that is written to it before.
+//! first [`Spec`] as JSON, with the descriptors. It answers with one byte when all is ready for the program, and the
+//! socket closes when that has begun; what keeps it from that is written to it before.
 
 use std::convert::Infallible;
 use std::env::split_paths;
@@ -108,8 +108,8 @@ impl Refusal {
     }
 }
 
-/// Makes descriptors a user's, unless they are the sidecar's own: to the kernel, and so to whoever asks it, a socket is of
-/// who owns it, also where it connects anew in another process.
+/// Makes descriptors a user's, unless they are the sidecar's own: to the kernel, and so to whoever asks it, a socket is
+/// of who owns it, also where it connects anew in another process.
 pub(super) fn give_to<'a>(
     identity: Option<&Identity>,
     descriptors: impl IntoIterator<Item = BorrowedFd<'a>>,
@@ -170,7 +170,7 @@ impl Spec {
         Ok(spec)
     }
 
-    /// Becomes it, after `sidecar` was told so; or why not.
+    /// Becomes it, after `sidecar` heard so; or why not.
     fn become_it(&self, sidecar: &UnixStream) -> Refusal {
         let prepared = self.prepare();
         let Some((program, arguments)) = self.command.split_first() else {

@@ -1,7 +1,7 @@
 //! Log files: what the processes of a group print, in a file of its own that is rotated by size and by age.
 //!
-//! A file that cannot be written keeps nobody waiting: what it misses is counted, and told once with its reason. No link is
-//! followed, and nothing is written where another user could have led it.
+//! A file that cannot be written keeps nobody waiting: what it misses is counted, and logged once with its reason. No
+//! link is followed, and nothing is written where another user could have led it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

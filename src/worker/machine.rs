@@ -1,5 +1,5 @@
-//! The state machine of a slot: from what is wished of it and what becomes of its processes follows what is to be done. It
-//! does nothing itself, and knows no clock.
+//! The state machine of a slot: from what is wished of it and what becomes of its processes follows what is to be done.
+//! It does nothing itself, and knows no clock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::task::Backoff;
 /// How late it is tried again to have a socket.
 const MAX_SOCKET_DELAY: Duration = Duration::from_secs(5);
 
-/// How many processes of a slot may still end what they have under way when another one is to take the place of the next.
+/// How many processes of a slot may still end what they have under way when another one is to take the place of the
+/// next.
 const MAX_RETIRING: usize = 8;
 
 /// What a process's place is in its life, by supervisord's names.
@@ -57,10 +58,10 @@ impl State {
 /// What came of a wish; or why nothing, in words.
 pub(super) type Outcome = Result<(), String>;
 
-/// Where it is told.
+/// Where it is reported.
 pub(super) type Done = oneshot::Sender<Outcome>;
 
-/// What is to be done. Processes are told apart by how many the slot had before them.
+/// What is to be done. Processes are distinguished by how many the slot had before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Start this process.
@@ -470,8 +471,8 @@ impl Machine {
         }
     }
 
-    /// Counts a failure, and rests after it; after too many until it is asked for. Those between which none was ready all
-    /// count, however long each of them took.
+    /// Counts a failure, and rests after it; after too many until it is asked for. Those between which none was ready
+    /// all count, however long each of them took.
     fn failed(&mut self, nth: u64, why: &str, was_ready: bool, now: Instant) {
         let Config { start_retries, start_window, .. } = *self.config;
         self.failures.push_back(now);
@@ -498,7 +499,7 @@ impl Machine {
         matches!(ending, Ending::Ended(End::Exited(code)) if well.iter().any(|well| i32::from(*well) == *code))
     }
 
-    /// From now on this is wished; who waits for the opposite is told so, and undoes nothing later.
+    /// From now on this is wished; a caller that waits for the opposite hears so, and undoes nothing later.
     fn want(&mut self, wish: Wish) {
         self.wish = wish;
         match wish {
@@ -591,8 +592,8 @@ impl Machine {
         self.settle(now);
     }
 
-    /// Answers whoever waits for what has come, and starts what somebody waits for who wants another process than that which
-    /// runs.
+    /// Answers whoever waits for what has come, and starts what somebody waits for who wants another process than that
+    /// which runs.
     fn settle(&mut self, now: Instant) {
         if self.wish != Wish::Run {
             if self.is_empty() {
@@ -661,7 +662,7 @@ impl std::fmt::Display for Ending {
 mod tests {
     use super::*;
 
-    /// A machine, and what is told to who wished something.
+    /// A machine, and the answers to those who wished something.
     struct Slot {
         machine: Machine,
         now: Instant,
@@ -726,7 +727,7 @@ mod tests {
             self.machine.take_actions()
         }
 
-        /// What was told to the one who wished something after so many others.
+        /// The answer to the one who wished something after so many others.
         fn answer(&mut self, nth: usize) -> Option<Outcome> {
             self.told[nth].try_recv().ok()
         }

@@ -37,7 +37,7 @@ pub struct WorkerNews {
     /// The names of those that are no more.
     pub removed: Vec<String>,
     pub cursor: u64,
-    /// Whether the cursor is none of this process, or too old: then all that there are is told.
+    /// Whether the cursor is none of this process, or too old: then all that there are is reported.
     pub is_reset: bool,
 }
 

@@ -153,8 +153,8 @@ impl Passing {
         }
     }
 
-    /// Hands a connection to a process, or has it wait for one that has room; where too many do, also after those have left
-    /// whose client has gone, it is closed.
+    /// Hands a connection to a process, or has it wait for one that has room; where too many do, also after those have
+    /// left whose client has gone, it is closed.
     fn take(&self, group: &str, connection: Connection) {
         let mut state = self.state();
         if state.waiting.is_empty() && state.pass(&connection, group, self.balance).is_ok() {
@@ -171,8 +171,8 @@ impl Passing {
         self.changed.notify_one();
     }
 
-    /// A process that is ready takes its share from now on, as whose the connections are then. What is told once it has
-    /// closed its socket.
+    /// A process that is ready takes its share from now on, as whose the connections are then. The receiver hears once
+    /// it has closed its socket.
     pub(super) fn add(&self, pid: i32, socket: Arc<UnixStream>, identity: Option<Identity>) -> oneshot::Receiver<()> {
         let (gone, told) = oneshot::channel();
         self.state().takers.push(Taker { pid, socket, identity, gone });

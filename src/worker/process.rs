@@ -49,7 +49,7 @@ const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer a process that is to end may take to be launched.
 const LAUNCH_GRACE: Duration = Duration::from_secs(1);
 
-/// How long a process may take to end that was killed, until it is told that it does not.
+/// How long a process may take to end that was killed, until it is logged that it does not.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the output of a process is read that has ended, should somebody else still have its pipe.
@@ -366,7 +366,7 @@ impl Process {
         }
     }
 
-    /// It is handed connections from now on, where it is. What is told once it has closed the socket for that.
+    /// It is handed connections from now on, where it is. The receiver hears once it has closed the socket for that.
     fn take_connections(&self) -> Option<oneshot::Receiver<()>> {
         let (passing, socket) = self.connections.as_ref()?;
         Some(passing.add(self.pid.as_raw(), socket.clone(), self.identity.clone()))

@@ -47,7 +47,7 @@ impl Reaper {
         Ok(Arc::default())
     }
 
-    /// Starts a process, whose end is told.
+    /// Starts a process, and reports its end.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, Ended)> {
         // Before it can have been reaped.
         let mut processes = self.processes();

@@ -1,11 +1,11 @@
-//! The error of a method, as its caller is told.
+//! The error of a method, as its caller gets it.
 
 use std::any::{Any, type_name};
 use std::error::Error;
 
 use roster_tunnel::RemoteError;
 
-/// How much of a message is told.
+/// How much of a message is sent.
 const MAX_MESSAGE_BYTES: usize = 2048;
 
 /// Why a call failed. Any error becomes one by `?`; its type's name is then the class.

@@ -44,7 +44,7 @@ struct Link<'a> {
 impl Link<'_> {
     /// One connection, from its beginning to its end.
     async fn connect_once(&self, retries: &mut Retries) -> Lost {
-        // Before the register knows anything: what changes later must be told.
+        // Before the register knows anything: what changes later must be reported.
         let services = self.shared.services.subscribe();
         let entering = timeout(self.shared.config.connect_timeout, self.enter());
         match self.leave.run_until_cancelled(entering).await {

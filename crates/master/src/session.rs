@@ -55,7 +55,7 @@ impl Session {
         leave: &CancellationToken,
     ) {
         let handle = self.handle.clone();
-        // What the register is to be told of the services as soon as there is room for it.
+        // The report of the services, as soon as the register has room for it.
         let mut news = None;
         loop {
             let until = self.leaving.and_then(|since| since.checked_add(self.patience(news.is_none())));

@@ -139,7 +139,7 @@ fn key_and_value(text: &str) -> Result<(String, Value), String> {
     }
 }
 
-/// Checked here, where it is told by the name that it has here.
+/// Checked here, where it is reported by its name here.
 fn requirement(text: &str) -> Result<String, String> {
     text.parse::<Requirement>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -72,7 +72,7 @@ pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infal
 /// Has a thread watch, and tell also that it does no more.
 fn start(sender: SyncSender<News>, watch: impl FnOnce(&SyncSender<News>) + Send + 'static) {
     thread::spawn(move || {
-        // A panic has told of itself on stderr.
+        // A panic has reported itself on stderr.
         let _ = catch_unwind(AssertUnwindSafe(|| watch(&sender)));
         let _ = sender.send(Err(Ended));
     });
@@ -123,7 +123,7 @@ impl Watched {
         }
     }
 
-    /// Up to which revision all is told, and whether there was anything.
+    /// Up to which revision all is reported, and whether there was anything.
     fn wait(&self, client: &mut Client, since: i64) -> Result<(i64, bool), Error> {
         Ok(match self {
             Watched::Nodes(paths) => {

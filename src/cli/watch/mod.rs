@@ -51,7 +51,7 @@ pub(crate) struct Watch {
     connection: Connection,
 }
 
-/// The kind of news after which all told before is to be forgotten.
+/// The kind of news after which all reported before is to be forgotten.
 const RESET: &str = "RESET";
 
 /// How long one call waits for changes.
@@ -73,7 +73,7 @@ impl Watch {
 
 /// What can be followed.
 trait Subject {
-    /// Tells the present state. The revision up to which everything is told then.
+    /// Tells the present state. The revision up to which everything is reported then.
     fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64>;
 
     /// Waits for changes since a revision and tells them. The same again; None: the present state must come anew.
@@ -116,9 +116,9 @@ struct Follower<Out> {
     subject: Box<dyn Subject>,
     output: Output,
     out: Out,
-    /// The revision up to which everything is told; None: the present state comes next.
+    /// The revision up to which everything is reported; None: the present state comes next.
     since: Option<i64>,
-    /// Whether something was told since the start or the last RESET.
+    /// Whether something was reported since the start or the last RESET.
     begun: bool,
     /// Whether a sidecar has ever answered: from then on it is waited for.
     met: bool,

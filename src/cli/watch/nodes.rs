@@ -20,11 +20,11 @@ impl Nodes {
 }
 
 impl Subject for Nodes {
-    /// What is told twice by this, since a later page may be newer than the first, is told in its order.
+    /// What comes twice by this, since a later page may be newer than the first, comes in its order.
     fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64> {
         let roots = if self.paths.is_empty() { vec![NodePath::root()] } else { self.paths.clone() };
         let first_page = |root: &NodePath| client.subtree(root.as_str(), None, None);
-        // Nothing is told before each of the paths can be.
+        // Nothing is reported before each of the paths can be.
         let pages = roots.iter().map(first_page).collect::<Result<Vec<_>, _>>()?;
         let first = pages[0].freshness.revision;
         for (root, mut page) in roots.iter().zip(pages) {

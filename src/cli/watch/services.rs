@@ -1,5 +1,5 @@
-//! Following services: the masters are watched, what nodes register is read anew now and then, and told is what that
-//! makes of the services.
+//! Following services: the masters are watched, what nodes register is read anew now and then, and what is printed is
+//! what that makes of the services.
 
 use std::collections::BTreeMap;
 

@@ -54,8 +54,8 @@ pub(super) struct Stop {
 
 /// Put new processes in the place of those that run
 ///
-/// One after the other, each once it is ready; then the old one is asked to end. The first that does not become ready ends
-/// that: why is told, and what ran goes on.
+/// One after the other, each once it is ready; then the old one is asked to end. The first that does not become ready
+/// ends that: the reason is printed, and what ran goes on.
 #[derive(Debug, Args)]
 pub(super) struct Restart {
     /// One after the other, each once it is ready (the default)
@@ -76,8 +76,8 @@ pub(super) struct Scale {
     /// How many there are to be, from 1 to 1000
     #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000))]
     count: i32,
-    /// Have as many also when the sidecar is started again, until they are scaled with --save again; the configuration stays as
-    /// it is
+    /// Have as many also when the sidecar is started again, until they are scaled with --save again; the configuration
+    /// stays as it is
     #[arg(long)]
     save: bool,
     #[command(flatten)]
@@ -104,11 +104,11 @@ pub(crate) enum Unfinished {
     TimedOut(Duration),
 }
 
-/// One thing that is done with workers, and how it is told that it is.
+/// One thing that is done with workers, and the words for its success.
 struct Order {
     action: WorkerAction,
     done: &'static str,
-    /// What is told where it is not.
+    /// The words for its failure.
     failed: &'static str,
 }
 

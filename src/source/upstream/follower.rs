@@ -34,7 +34,7 @@ pub(super) struct Follower {
     pub(super) publisher: Publisher,
     pub(super) reload: Reload,
     pub(super) calls: InFlight,
-    /// Where it is told what the register commands.
+    /// Where the register's commands go.
     pub(super) commands: mpsc::Sender<RegisterCommand>,
 }
 
@@ -279,8 +279,9 @@ impl Follower {
         }
     }
 
-    /// Asks the register again and again to say when it has told all. It says so after the changes that it tells, so
-    /// that these are as new as the question. One that answers late is no worse for that, but what it told grows old.
+    /// Asks the register again and again to say when it has reported all. It says so after the changes that it tells,
+    /// so that these are as new as the question. One that answers late is no worse for that, but what it reported grows
+    /// old.
     async fn prove(&self, handle: &Handle, began: Moment) -> Trouble {
         loop {
             tokio::time::sleep(PROOF_INTERVAL).await;
@@ -333,7 +334,7 @@ impl Follower {
     }
 }
 
-/// About how much memory what the register told of takes, by the ids of its masters.
+/// About how much memory what the register reported takes, by the ids of its masters.
 #[derive(Default)]
 struct Sizes {
     by_id: HashMap<String, usize>,

@@ -25,7 +25,7 @@ use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
 use crate::tunnel::{InFlight, RegisterAddr, Settings};
 
-/// How often a register is asked whether it has told all.
+/// How often a register is asked whether it has reported all.
 const PROOF_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How many commands of registers wait to be carried out.
@@ -134,7 +134,7 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Sto
     }
 }
 
-/// A register of the configuration, and those that it, or one of these, told of.
+/// A register of the configuration, and those that it, or one of these, named.
 ///
 /// What a register commands concerns its own group: none can have this sidecar leave what has been configured
 /// elsewhere. All of a group are shown the same token, and answer the calls of local clients; so only those are joined
@@ -174,7 +174,7 @@ impl UpstreamGroup {
                 () = reload.requested() => if has_left_own {
                     following.push(self.follow(self.own.clone(), self.publisher.clone()));
                 },
-                // It holds what it was told to hold: nothing.
+                // It holds what it is to hold: nothing.
                 () = tokio::time::sleep(PROOF_INTERVAL), if has_left_own => self.publisher.feed().prove(Moment::now()),
             }
         }
@@ -189,7 +189,7 @@ impl UpstreamGroup {
         let mut follower = Follower { remote, config, publisher, reload, calls, commands };
         async move {
             tokio::select! {
-                // What it told was taken away when it was left: it must not tell more.
+                // What it reported was taken away when it was left: it must report no more.
                 biased;
                 () = leave.cancelled() => {}
                 () = follower.keep() => {}

@@ -163,9 +163,9 @@ impl Contents {
         Err(InvalidFile::Foreign(identities.join(", ")))
     }
 
-    /// Has the feeds begin with what of this is theirs. Nodes are of the feed whose roots they are below, whatever those
-    /// that read them were called and however they shared the roots. Masters are expected back; a feed that had not told
-    /// of all begins with none.
+    /// Has the feeds begin with what of this is theirs. Nodes are of the feed whose roots they are below, whatever
+    /// those that read them were called and however they shared the roots. Masters are expected back; a feed that had
+    /// not reported of all begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
         let (masters, unreadable) = self.readable_masters();
         let is_known = |source: &Source| !source.knows_masters() || source.whole;

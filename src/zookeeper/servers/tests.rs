@@ -114,7 +114,7 @@ async fn an_address_that_answers_nothing_costs_its_own_time_and_is_not_the_first
     }
 }
 
-/// Takes in that these are the ensemble's servers, as told by one at `from`.
+/// Takes in that these are the ensemble's servers, as reported by one at `from`.
 fn learn(servers: &Servers, from: &str, others: &[&str]) {
     servers.learned().connected = Some(from.parse().expect("an address"));
     let lines = others.iter().enumerate().map(|(n, other)| format!("server.{n}=a:1:2;{other}"));
