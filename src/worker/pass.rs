@@ -2,8 +2,12 @@
 //! process inherited.
 //!
 //! Each comes in one message with its descriptor (`SCM_RIGHTS`), beside an object of JSON: `{"listener", "peer"}`. A
-//! process that is to end gets no more and then the end of the stream, so that it serves all that it was handed.
+//! process that is to end gets no more and then the end of the stream, so that it serves all that it was handed. Where
+//! `"report"` stands there too, the process writes a byte back for each connection that it has done with.
+//!
+//! What a client has sent is not read here. A client that says nothing holds up nobody so, and its bytes are copied once.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
@@ -55,6 +59,8 @@ const SEND_BUFFER_BYTES: usize = 4 * 1024;
 pub enum Balance {
     /// One after the other.
     RoundRobin,
+    /// To that which has done with most of what it was handed: one that serves a slow client gets no other meanwhile.
+    Fewest,
     /// The same for the same address of a client, for as long as the processes are the same.
     ClientAddress,
 }
@@ -88,6 +94,17 @@ struct Taker {
     identity: Option<Identity>,
     /// What hears that it has closed its socket.
     gone: oneshot::Sender<()>,
+    /// How many it has not reported to have done with, if it reports any,
+    under_way: usize,
+    has_reported: bool,
+    /// and since when it is at the first of them.
+    since: Instant,
+}
+
+impl Taker {
+    fn new(pid: i32, socket: Arc<UnixStream>, identity: Option<Identity>, gone: oneshot::Sender<()>) -> Self {
+        Self { pid, socket, identity, gone, under_way: 0, has_reported: false, since: Instant::now() }
+    }
 }
 
 #[derive(Debug)]
@@ -140,7 +157,7 @@ impl Passing {
     async fn accept(&self, group: &str, name: &str, listener: &Listener, stop: &Stop) {
         loop {
             let accepted = listener.accept(stop, |accepted| {
-                if let Some(connection) = Connection::new(name, accepted) {
+                if let Some(connection) = Connection::new(name, accepted, self.balance) {
                     self.take(group, connection);
                 }
             });
@@ -175,7 +192,7 @@ impl Passing {
     /// it has closed its socket.
     pub(super) fn add(&self, pid: i32, socket: Arc<UnixStream>, identity: Option<Identity>) -> oneshot::Receiver<()> {
         let (gone, told) = oneshot::channel();
-        self.state().takers.push(Taker { pid, socket, identity, gone });
+        self.state().takers.push(Taker::new(pid, socket, identity, gone));
         self.changed.notify_one();
         told
     }
@@ -264,12 +281,20 @@ impl State {
     fn pass(&mut self, connection: &Connection, group: &str, balance: Balance) -> Result<(), NotPassed> {
         let count = self.takers.len();
         let first = match balance {
-            Balance::RoundRobin => self.next,
+            Balance::RoundRobin | Balance::Fewest => self.next,
             Balance::ClientAddress => connection.client as usize,
         };
+        let mut places: Vec<usize> = (0..count).map(|step| first.wrapping_add(step) % count).collect();
+        if balance == Balance::Fewest {
+            self.takers.iter_mut().for_each(Taker::hear);
+            // Of programs that report nothing, one that is new would be handed all.
+            if self.takers.iter().any(|taker| taker.has_reported) {
+                places.sort_by_key(|place| self.takers[*place].burden());
+            }
+        }
         let (mut gone, mut why) = (Vec::new(), NotPassed::NoRoom);
-        let taken = (0..count).map(|step| first.wrapping_add(step) % count).find(|place| {
-            let taker = &self.takers[*place];
+        let taken = places.into_iter().find(|place| {
+            let taker = &mut self.takers[*place];
             let Err(error) = taker.take(connection) else { return true };
             match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => gone.push(taker.pid),
@@ -306,7 +331,23 @@ impl State {
 }
 
 impl Taker {
-    fn take(&self, connection: &Connection) -> io::Result<()> {
+    /// Hears which it reports to have done with.
+    fn hear(&mut self) {
+        let mut reports = [0; 256];
+        while self.under_way > 0
+            && let Ok(count @ 1..) = recv(self.socket.as_raw_fd(), &mut reports, MsgFlags::MSG_DONTWAIT)
+        {
+            self.under_way = self.under_way.saturating_sub(count);
+            (self.has_reported, self.since) = (true, Instant::now());
+        }
+    }
+
+    /// How much it has to do: of two that have as many, one that goes on with the next will be done sooner.
+    fn burden(&self) -> (usize, Reverse<Option<Instant>>) {
+        (self.under_way, Reverse(Some(self.since).filter(|_| self.under_way > 0)))
+    }
+
+    fn take(&mut self, connection: &Connection) -> io::Result<()> {
         give_to(self.identity.as_ref(), [connection.socket.as_fd()])?;
         self.socket.try_io(Interest::WRITABLE, || {
             let rights = [connection.socket.as_raw_fd()];
@@ -314,22 +355,30 @@ impl Taker {
             let about = [IoSlice::new(&connection.about)];
             sendmsg::<()>(self.socket.as_raw_fd(), &about, &[ControlMessage::ScmRights(&rights)], flags, None)?;
             Ok(())
-        })
+        })?;
+        if self.under_way == 0 {
+            self.since = Instant::now();
+        }
+        self.under_way += 1;
+        Ok(())
     }
 }
 
 impl Connection {
     /// None: it is gone already.
-    fn new(listener: &str, accepted: Accepted) -> Option<Self> {
+    fn new(listener: &str, accepted: Accepted, balance: Balance) -> Option<Self> {
         let peer = accepted.peer()?;
-        let about = serde_json::json!({ "listener": listener, "peer": peer.to_string() }).to_string();
+        let mut about = serde_json::json!({ "listener": listener, "peer": peer.to_string() });
+        if balance == Balance::Fewest {
+            about["report"] = true.into();
+        }
         let mut client = DefaultHasher::new();
         match peer {
             Peer::Tcp(address) => address.ip().hash(&mut client),
             Peer::Unix { uid, .. } => uid.hash(&mut client),
         }
         let (socket, client) = (accepted.into_descriptor(), client.finish());
-        Some(Self { socket, about: about.into_bytes(), client, since: Instant::now() })
+        Some(Self { socket, about: about.to_string().into_bytes(), client, since: Instant::now() })
     }
 
     /// Whether its client has gone, and has asked for nothing.
@@ -375,7 +424,7 @@ mod tests {
     async fn taker(pid: i32) -> (Taker, OwnedFd) {
         let (socket, theirs) = pair().expect("a pair");
         socket.writable().await.expect("a socket");
-        (Taker { pid, socket, identity: None, gone: oneshot::channel().0 }, theirs)
+        (Taker::new(pid, socket, None, oneshot::channel().0), theirs)
     }
 
     #[tokio::test]
@@ -407,6 +456,31 @@ mod tests {
         drop((state, open, passed));
         // With whoever had it, the connection is gone too.
         assert_eq!(client.read(&mut [0; 1]).expect("an end"), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_busy_is_handed_no_other_where_another_has_done_with_its_own() {
+        let mut state = State::default();
+        let [(one, first), (two, second)] = [taker(1).await, taker(2).await];
+        state.takers.extend([one, two]);
+        let (passed, _client) = connection();
+        let pass = |state: &mut State, reports: &[&OwnedFd]| {
+            for report in reports {
+                nix::unistd::write(report, b"1").expect("it is open");
+            }
+            state.pass(&passed, "web", Balance::Fewest).expect("there is room");
+            state.takers.iter().map(|taker| taker.under_way).collect::<Vec<_>>()
+        };
+        // Of those that report nothing, one after the other.
+        assert_eq!([(); 4].map(|()| pass(&mut state, &[])).last(), Some(&vec![2, 2]));
+        assert_eq!(pass(&mut state, &[&second]), [2, 2]);
+        assert_eq!(pass(&mut state, &[&second, &second]), [2, 1]);
+        assert_eq!(pass(&mut state, &[]), [2, 2]);
+        assert_eq!(pass(&mut state, &[]), [2, 3], "the one that has gone on");
+        assert_eq!(pass(&mut state, &[&first]), [2, 3]);
+        // What reports more than it was handed has none, and costs no other.
+        assert_eq!(pass(&mut state, &[&second; 4]), [2, 1]);
+        assert_eq!(pass(&mut state, &[&second; 4]), [2, 1]);
     }
 
     #[tokio::test]

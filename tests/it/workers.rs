@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -1092,6 +1092,36 @@ fn connections_that_the_sidecar_accepts_are_served_by_all_also_while_processes_a
         assert!(client.join().expect("no panic") > 0);
     });
     assert!(pids().is_disjoint(&before) && before.is_disjoint(&(0..3).map(|_| ask()).collect()));
+}
+
+#[test]
+fn by_fewest_connections_nobody_waits_behind_a_slow_one_while_another_process_is_free() {
+    let port = free_port();
+    let listen =
+        format!("count = 2\naccept = \"sidecar\"\nbalance = \"fewest\"\nlisten = [\"tcp://127.0.0.1:{port}\"]");
+    let mut roster = prepared(&in_php("web", &listen));
+    let slow = "function ($connection, array $about) { if (fgets($connection) === \"slow\\n\") { fgets($connection); }";
+    roster.write("worker.php", &PHP_WORKER.replace("function ($connection, array $about) {", slow));
+    roster.run();
+    ["web/1", "web/2"].iter().for_each(|name| assert!(running(&roster, name) > 0));
+    let begin = |what: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+        stream.write_all(what.as_bytes()).expect("it is accepted");
+        stream
+    };
+    let ask = |stream: &mut TcpStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it is answered in time");
+        answer
+    };
+    let quick = || ask(&mut begin("quick\n"));
+    assert_ne!(quick(), quick(), "one after the other, where all are free");
+    let mut slow = begin("slow\n");
+    let answers: BTreeSet<_> = (0..6).map(|_| quick()).collect();
+    assert_eq!(answers.len(), 1, "by the other one");
+    slow.write_all(b"go\n").expect("it waits");
+    assert!(!answers.contains(&ask(&mut slow)));
 }
 
 #[test]

@@ -40,12 +40,21 @@ final class Connections
     public function serve(): bool
     {
         $connection = $this->isOver ? null : $this->receive();
+        if ($connection === null) {
+            return false;
+        }
+        $isReported = $connection[1]['report'] ?? false;
+        unset($connection[1]['report']);
         try {
-            $connection !== null && ($this->serve)(...$connection);
+            ($this->serve)(...$connection);
         } catch (\Throwable $error) {
             $this->log->error('what serves a connection failed: {exception}', ['exception' => $error]);
         }
-        return $connection !== null;
+        if ($isReported === true && !$this->isOver) {
+            // The sidecar may hand it no more, and read nothing.
+            Quiet::run(fn () => socket_send($this->socket, '.', 1, MSG_DONTWAIT));
+        }
+        return true;
     }
 
     /** Has the sidecar hand no more to this process; what it has handed before still comes. */
