@@ -485,6 +485,69 @@ struct ResolveManyReply {
   2: required Freshness freshness
 }
 
+/** What a call of an instance came to, as its caller reports it. */
+struct CallReport {
+  1: required string serviceName
+  /** `host:port` of the endpoint of the service itself, an address of IPv6 in brackets; or the id of a master. */
+  2: required string address
+  3: required bool ok
+  /** How long it took. */
+  4: optional i32 durationMs
+}
+
+struct ReportRequest {
+  /** At most 256, in the order in which the calls ended. */
+  1: required list<CallReport> reports
+}
+
+struct ReportReply {
+}
+
+struct DrainRequest {
+  1: required string serviceName
+  /** `host:port` of an instance, as a CallReport has it; the id of a master; or a host, of which each instance is drained, also
+   *  one that comes later. */
+  2: required string target
+  /** For how long: from 1 s to 30 days. */
+  3: required i64 durationMs
+  /** At most 256 bytes. */
+  4: optional string reason
+}
+
+struct UndrainRequest {
+  1: required string serviceName
+  /** As it was drained. */
+  2: required string target
+}
+
+struct DrainReply {
+  /** How it is drained; of `undrain`, how it was. */
+  1: required Withholding drained
+  /** Why a restart would forget it; absent: none does. */
+  2: optional string unkept
+}
+
+struct WithheldQuery {
+  /** Absent: of all services. */
+  1: optional string serviceName
+}
+
+/** What is withheld of a service. */
+struct WithheldTarget {
+  1: required string serviceName
+  /** As a DrainRequest has it. It need not be there now. */
+  2: required string target
+  3: optional Withholding ejected
+  4: optional Withholding drained
+}
+
+struct WithheldReply {
+  /** What is drained, and then what is ejected. */
+  1: required list<WithheldTarget> withheld
+  /** How many more there are, for which a reply has no room. */
+  2: required i32 more
+}
+
 /** One call of a method. */
 struct Call {
   /** `name@1.2.0` is the name in just that version. */
@@ -1071,6 +1134,27 @@ service Roster {
   /** Several at one revision, each of a service: in the order of the requests. */
   ResolveManyReply resolveMany(1: ResolveManyRequest request)
     throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /**
+   * Tells what calls of instances came to, so that those that fail are ejected: for a time they are chosen only where no other
+   * can be called. To be sent oneway: then nobody waits for an answer. Over TCP, where nobody knows who reports, it says
+   * nothing.
+   */
+  ReportReply report(1: ReportRequest request) throws (4: InvalidRequest invalid)
+
+  /**
+   * Has instances drained: they are chosen no more until the time is over, also after a restart. In place of what was said of the
+   * same target before. For administrators.
+   */
+  DrainReply drain(1: DrainRequest request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** Has them drained no longer. For administrators. */
+  DrainReply undrain(1: UndrainRequest request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** What is drained and ejected, of the services that the client may see. */
+  WithheldReply withheld(1: WithheldQuery request) throws (5: AccessDenied denied)
 
   /** As `watch`, for masters. */
   MastersWatchReply watchMasters(1: WatchMastersRequest request)

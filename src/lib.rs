@@ -10,7 +10,7 @@
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
 //! | 1 | [`access`], [`format`](mod@format), [`tunnel`], [`net`], [`zookeeper`] |
 //! | 2 | [`store`] |
-//! | 3 | [`resolve`], [`source`], [`register`], [`master`], [`worker`] |
+//! | 3 | [`resolve`], [`source`], [`register`], [`master`], [`worker`], [`withhold`] |
 //! | 4 | [`call`] |
 //! | 5 | [`thrift`], [`admin`] |
 //! | 6 | [`config`] |
@@ -43,6 +43,7 @@ pub mod store;
 pub mod task;
 pub mod thrift;
 pub mod tunnel;
+pub mod withhold;
 pub mod worker;
 pub mod zookeeper;
 

@@ -21,6 +21,7 @@ use crate::store::shared::{self, Shared, SharedError, StateTaken};
 use crate::store::{Feed, FeedState, Publisher, Store};
 use crate::task::{Failure, Phase, Reload, Tasks};
 use crate::thrift::{self, Endpoint};
+use crate::withhold::Withholder;
 use crate::worker::{BoundWorkers, WorkerError, Workers};
 
 /// How often it is looked whether masters are there that are expected, and what is waited in between.
@@ -105,8 +106,7 @@ impl Sidecar {
         let register = has_register.then(bind).transpose()?;
         let bind = || Admin::bind(&config.admin, taken_ports);
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
-        let folder = Some(config.shared.state.clone()).filter(|folder| !folder.as_os_str().is_empty());
-        let workers = BoundWorkers::bind(&config.worker, folder, taken_ports)?;
+        let workers = BoundWorkers::bind(&config.worker, config.state(), taken_ports)?;
 
         let metrics = Arc::new(Metrics::default());
         let (channels, connected) = mpsc::unbounded_channel();
@@ -120,13 +120,15 @@ impl Sidecar {
             None => Store::new(&config.store, feeds, metrics.clone()),
         };
 
+        let (tasks, failures) = Tasks::new();
+        let withholder =
+            Withholder::start(&config.eject, config.state(), &store, &metrics, &tasks.of(Phase::SharedFile))?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
             tracing::info!(%address, "listening");
         }
 
         let memory = config.thrift.memory(store.messages().charged());
-        let (tasks, failures) = Tasks::new();
         let (reload, reloads) = Reload::new();
         let context =
             Context { tasks: tasks.clone(), reload: reloads, memory: memory.clone(), metrics: metrics.clone() };
@@ -150,8 +152,14 @@ impl Sidecar {
             };
             admin.start(rooms, &clients);
         }
-        let rooms =
-            thrift::Rooms { store: store.clone(), access: access.clone(), workers, metrics: metrics.clone(), memory };
+        let rooms = thrift::Rooms {
+            store: store.clone(),
+            access: access.clone(),
+            workers,
+            withholder,
+            metrics: metrics.clone(),
+            memory,
+        };
         endpoint.start(&config.zk_data, rooms, &clients)?;
         let last = tasks.of(Phase::SharedFile);
         match shared {

@@ -283,16 +283,16 @@ class Call
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->metadata = array();
-                        $_size141 = 0;
-                        $_ktype142 = 0;
-                        $_vtype143 = 0;
-                        $xfer += $input->readMapBegin($_ktype142, $_vtype143, $_size141);
-                        for ($_i145 = 0; $_i145 < $_size141; ++$_i145) {
-                            $key146 = '';
-                            $val147 = '';
-                            $xfer += $input->readString($key146);
-                            $xfer += $input->readString($val147);
-                            $this->metadata[$key146] = $val147;
+                        $_size155 = 0;
+                        $_ktype156 = 0;
+                        $_vtype157 = 0;
+                        $xfer += $input->readMapBegin($_ktype156, $_vtype157, $_size155);
+                        for ($_i159 = 0; $_i159 < $_size155; ++$_i159) {
+                            $key160 = '';
+                            $val161 = '';
+                            $xfer += $input->readString($key160);
+                            $xfer += $input->readString($val161);
+                            $this->metadata[$key160] = $val161;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -393,9 +393,9 @@ class Call
             }
             $xfer += $output->writeFieldBegin('metadata', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::STRING, count($this->metadata));
-            foreach ($this->metadata as $kiter148 => $viter149) {
-                $xfer += $output->writeString($kiter148);
-                $xfer += $output->writeString($viter149);
+            foreach ($this->metadata as $kiter162 => $viter163) {
+                $xfer += $output->writeString($kiter162);
+                $xfer += $output->writeString($viter163);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -110,13 +110,13 @@ class CallResult
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size150 = 0;
-                        $_etype153 = 0;
-                        $xfer += $input->readListBegin($_etype153, $_size150);
-                        for ($_i154 = 0; $_i154 < $_size150; ++$_i154) {
-                            $elem155 = null;
-                            $xfer += $input->readString($elem155);
-                            $this->values []= $elem155;
+                        $_size164 = 0;
+                        $_etype167 = 0;
+                        $xfer += $input->readListBegin($_etype167, $_size164);
+                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
+                            $elem169 = null;
+                            $xfer += $input->readString($elem169);
+                            $this->values []= $elem169;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -164,8 +164,8 @@ class CallResult
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter156) {
-                $xfer += $output->writeString($iter156);
+            foreach ($this->values as $iter170) {
+                $xfer += $output->writeString($iter170);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -88,13 +88,13 @@ class CallValues
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size157 = 0;
-                        $_etype160 = 0;
-                        $xfer += $input->readListBegin($_etype160, $_size157);
-                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
-                            $elem162 = null;
-                            $xfer += $input->readString($elem162);
-                            $this->values []= $elem162;
+                        $_size171 = 0;
+                        $_etype174 = 0;
+                        $xfer += $input->readListBegin($_etype174, $_size171);
+                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
+                            $elem176 = null;
+                            $xfer += $input->readString($elem176);
+                            $this->values []= $elem176;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -129,8 +129,8 @@ class CallValues
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter163) {
-                $xfer += $output->writeString($iter163);
+            foreach ($this->values as $iter177) {
+                $xfer += $output->writeString($iter177);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class CallsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $elem183 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem183->read($input);
-                            $this->outcomes []= $elem183;
+                        $_size192 = 0;
+                        $_etype195 = 0;
+                        $xfer += $input->readListBegin($_etype195, $_size192);
+                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
+                            $elem197 = null;
+                            $elem197 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem197->read($input);
+                            $this->outcomes []= $elem197;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallsReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter184) {
-                $xfer += $iter184->write($output);
+            foreach ($this->outcomes as $iter198) {
+                $xfer += $iter198->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class CallsRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size171 = 0;
-                        $_etype174 = 0;
-                        $xfer += $input->readListBegin($_etype174, $_size171);
-                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
-                            $elem176 = null;
-                            $elem176 = new \Roster\Thrift\Call();
-                            $xfer += $elem176->read($input);
-                            $this->calls []= $elem176;
+                        $_size185 = 0;
+                        $_etype188 = 0;
+                        $xfer += $input->readListBegin($_etype188, $_size185);
+                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
+                            $elem190 = null;
+                            $elem190 = new \Roster\Thrift\Call();
+                            $xfer += $elem190->read($input);
+                            $this->calls []= $elem190;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallsRequest
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter177) {
-                $xfer += $iter177->write($output);
+            foreach ($this->calls as $iter191) {
+                $xfer += $iter191->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

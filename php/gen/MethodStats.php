@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size192 = 0;
-                        $_etype195 = 0;
-                        $xfer += $input->readListBegin($_etype195, $_size192);
-                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
-                            $elem197 = null;
-                            $xfer += $input->readI64($elem197);
-                            $this->histogram []= $elem197;
+                        $_size206 = 0;
+                        $_etype209 = 0;
+                        $xfer += $input->readListBegin($_etype209, $_size206);
+                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
+                            $elem211 = null;
+                            $xfer += $input->readI64($elem211);
+                            $this->histogram []= $elem211;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter198) {
-                $xfer += $output->writeI64($iter198);
+            foreach ($this->histogram as $iter212) {
+                $xfer += $output->writeI64($iter212);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -71,14 +71,14 @@ class RegistersRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size185 = 0;
-                        $_etype188 = 0;
-                        $xfer += $input->readListBegin($_etype188, $_size185);
-                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
-                            $elem190 = null;
-                            $elem190 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem190->read($input);
-                            $this->registers []= $elem190;
+                        $_size199 = 0;
+                        $_etype202 = 0;
+                        $xfer += $input->readListBegin($_etype202, $_size199);
+                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
+                            $elem204 = null;
+                            $elem204 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem204->read($input);
+                            $this->registers []= $elem204;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class RegistersRequest
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter191) {
-                $xfer += $iter191->write($output);
+            foreach ($this->registers as $iter205) {
+                $xfer += $iter205->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

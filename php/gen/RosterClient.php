@@ -885,6 +885,272 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("resolveMany failed: unknown result");
     }
 
+    public function report(\Roster\Thrift\ReportRequest $request)
+    {
+        $this->send_report($request);
+        return $this->recv_report();
+    }
+
+    public function send_report(\Roster\Thrift\ReportRequest $request)
+    {
+        $args = new \Roster\Thrift\Roster_report_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'report',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('report', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_report()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_report_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_report_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        throw new \Exception("report failed: unknown result");
+    }
+
+    public function drain(\Roster\Thrift\DrainRequest $request)
+    {
+        $this->send_drain($request);
+        return $this->recv_drain();
+    }
+
+    public function send_drain(\Roster\Thrift\DrainRequest $request)
+    {
+        $args = new \Roster\Thrift\Roster_drain_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'drain',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('drain', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_drain()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_drain_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_drain_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        throw new \Exception("drain failed: unknown result");
+    }
+
+    public function undrain(\Roster\Thrift\UndrainRequest $request)
+    {
+        $this->send_undrain($request);
+        return $this->recv_undrain();
+    }
+
+    public function send_undrain(\Roster\Thrift\UndrainRequest $request)
+    {
+        $args = new \Roster\Thrift\Roster_undrain_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'undrain',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('undrain', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_undrain()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_undrain_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_undrain_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        throw new \Exception("undrain failed: unknown result");
+    }
+
+    public function withheld(\Roster\Thrift\WithheldQuery $request)
+    {
+        $this->send_withheld($request);
+        return $this->recv_withheld();
+    }
+
+    public function send_withheld(\Roster\Thrift\WithheldQuery $request)
+    {
+        $args = new \Roster\Thrift\Roster_withheld_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'withheld',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('withheld', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_withheld()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_withheld_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_withheld_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("withheld failed: unknown result");
+    }
+
     public function watchMasters(\Roster\Thrift\WatchMastersRequest $request)
     {
         $this->send_watchMasters($request);

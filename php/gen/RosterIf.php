@@ -154,6 +154,47 @@ interface RosterIf
      */
     public function resolveMany(\Roster\Thrift\ResolveManyRequest $request);
     /**
+     * Tells what calls of instances came to, so that those that fail are ejected: for a time they are chosen only where no other
+     * can be called. To be sent oneway: then nobody waits for an answer. Over TCP, where nobody knows who reports, it says
+     * nothing.
+     * 
+     * @param \Roster\Thrift\ReportRequest $request
+     * @return \Roster\Thrift\ReportReply
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function report(\Roster\Thrift\ReportRequest $request);
+    /**
+     * Has instances drained: they are chosen no more until the time is over, also after a restart. In place of what was said of the
+     * same target before. For administrators.
+     * 
+     * @param \Roster\Thrift\DrainRequest $request
+     * @return \Roster\Thrift\DrainReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function drain(\Roster\Thrift\DrainRequest $request);
+    /**
+     * Has them drained no longer. For administrators.
+     * 
+     * @param \Roster\Thrift\UndrainRequest $request
+     * @return \Roster\Thrift\DrainReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function undrain(\Roster\Thrift\UndrainRequest $request);
+    /**
+     * What is drained and ejected, of the services that the client may see.
+     * 
+     * @param \Roster\Thrift\WithheldQuery $request
+     * @return \Roster\Thrift\WithheldReply
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function withheld(\Roster\Thrift\WithheldQuery $request);
+    /**
      * As `watch`, for masters.
      * 
      * @param \Roster\Thrift\WatchMastersRequest $request

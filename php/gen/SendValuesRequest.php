@@ -84,13 +84,13 @@ class SendValuesRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size164 = 0;
-                        $_etype167 = 0;
-                        $xfer += $input->readListBegin($_etype167, $_size164);
-                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
-                            $elem169 = null;
-                            $xfer += $input->readString($elem169);
-                            $this->values []= $elem169;
+                        $_size178 = 0;
+                        $_etype181 = 0;
+                        $xfer += $input->readListBegin($_etype181, $_size178);
+                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
+                            $elem183 = null;
+                            $xfer += $input->readString($elem183);
+                            $this->values []= $elem183;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class SendValuesRequest
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter170) {
-                $xfer += $output->writeString($iter170);
+            foreach ($this->values as $iter184) {
+                $xfer += $output->writeString($iter184);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -286,13 +286,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size206 = 0;
-                        $_etype209 = 0;
-                        $xfer += $input->readListBegin($_etype209, $_size206);
-                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
-                            $elem211 = null;
-                            $xfer += $input->readString($elem211);
-                            $this->roots []= $elem211;
+                        $_size220 = 0;
+                        $_etype223 = 0;
+                        $xfer += $input->readListBegin($_etype223, $_size220);
+                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
+                            $elem225 = null;
+                            $xfer += $input->readString($elem225);
+                            $this->roots []= $elem225;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -358,13 +358,13 @@ class SourceStatus
                 case 14:
                     if ($ftype == TType::LST) {
                         $this->supplies = array();
-                        $_size212 = 0;
-                        $_etype215 = 0;
-                        $xfer += $input->readListBegin($_etype215, $_size212);
-                        for ($_i216 = 0; $_i216 < $_size212; ++$_i216) {
-                            $elem217 = null;
-                            $xfer += $input->readI32($elem217);
-                            $this->supplies []= $elem217;
+                        $_size226 = 0;
+                        $_etype229 = 0;
+                        $xfer += $input->readListBegin($_etype229, $_size226);
+                        for ($_i230 = 0; $_i230 < $_size226; ++$_i230) {
+                            $elem231 = null;
+                            $xfer += $input->readI32($elem231);
+                            $this->supplies []= $elem231;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -411,8 +411,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter218) {
-                $xfer += $output->writeString($iter218);
+            foreach ($this->roots as $iter232) {
+                $xfer += $output->writeString($iter232);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -463,8 +463,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('supplies', TType::LST, 14);
             $output->writeListBegin(TType::I32, count($this->supplies));
-            foreach ($this->supplies as $iter219) {
-                $xfer += $output->writeI32($iter219);
+            foreach ($this->supplies as $iter233) {
+                $xfer += $output->writeI32($iter233);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

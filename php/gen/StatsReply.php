@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size199 = 0;
-                        $_etype202 = 0;
-                        $xfer += $input->readListBegin($_etype202, $_size199);
-                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
-                            $elem204 = null;
-                            $elem204 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem204->read($input);
-                            $this->methods []= $elem204;
+                        $_size213 = 0;
+                        $_etype216 = 0;
+                        $xfer += $input->readListBegin($_etype216, $_size213);
+                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
+                            $elem218 = null;
+                            $elem218 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem218->read($input);
+                            $this->methods []= $elem218;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter205) {
-                $xfer += $iter205->write($output);
+            foreach ($this->methods as $iter219) {
+                $xfer += $iter219->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size269 = 0;
-                        $_etype272 = 0;
-                        $xfer += $input->readListBegin($_etype272, $_size269);
-                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
-                            $elem274 = null;
-                            $elem274 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem274->read($input);
-                            $this->sources []= $elem274;
+                        $_size283 = 0;
+                        $_etype286 = 0;
+                        $xfer += $input->readListBegin($_etype286, $_size283);
+                        for ($_i287 = 0; $_i287 < $_size283; ++$_i287) {
+                            $elem288 = null;
+                            $elem288 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem288->read($input);
+                            $this->sources []= $elem288;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,16 +295,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size275 = 0;
-                        $_ktype276 = 0;
-                        $_vtype277 = 0;
-                        $xfer += $input->readMapBegin($_ktype276, $_vtype277, $_size275);
-                        for ($_i279 = 0; $_i279 < $_size275; ++$_i279) {
-                            $key280 = '';
-                            $val281 = 0;
-                            $xfer += $input->readString($key280);
-                            $xfer += $input->readI64($val281);
-                            $this->counters[$key280] = $val281;
+                        $_size289 = 0;
+                        $_ktype290 = 0;
+                        $_vtype291 = 0;
+                        $xfer += $input->readMapBegin($_ktype290, $_vtype291, $_size289);
+                        for ($_i293 = 0; $_i293 < $_size289; ++$_i293) {
+                            $key294 = '';
+                            $val295 = 0;
+                            $xfer += $input->readString($key294);
+                            $xfer += $input->readI64($val295);
+                            $this->counters[$key294] = $val295;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -314,16 +314,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size282 = 0;
-                        $_ktype283 = 0;
-                        $_vtype284 = 0;
-                        $xfer += $input->readMapBegin($_ktype283, $_vtype284, $_size282);
-                        for ($_i286 = 0; $_i286 < $_size282; ++$_i286) {
-                            $key287 = '';
-                            $val288 = 0;
-                            $xfer += $input->readString($key287);
-                            $xfer += $input->readI64($val288);
-                            $this->limits[$key287] = $val288;
+                        $_size296 = 0;
+                        $_ktype297 = 0;
+                        $_vtype298 = 0;
+                        $xfer += $input->readMapBegin($_ktype297, $_vtype298, $_size296);
+                        for ($_i300 = 0; $_i300 < $_size296; ++$_i300) {
+                            $key301 = '';
+                            $val302 = 0;
+                            $xfer += $input->readString($key301);
+                            $xfer += $input->readI64($val302);
+                            $this->limits[$key301] = $val302;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size289 = 0;
-                        $_etype292 = 0;
-                        $xfer += $input->readListBegin($_etype292, $_size289);
-                        for ($_i293 = 0; $_i293 < $_size289; ++$_i293) {
-                            $elem294 = null;
-                            $xfer += $input->readString($elem294);
-                            $this->portsTaken []= $elem294;
+                        $_size303 = 0;
+                        $_etype306 = 0;
+                        $xfer += $input->readListBegin($_etype306, $_size303);
+                        for ($_i307 = 0; $_i307 < $_size303; ++$_i307) {
+                            $elem308 = null;
+                            $xfer += $input->readString($elem308);
+                            $this->portsTaken []= $elem308;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size295 = 0;
-                        $_etype298 = 0;
-                        $xfer += $input->readSetBegin($_etype298, $_size295);
-                        for ($_i299 = 0; $_i299 < $_size295; ++$_i299) {
-                            $elem300 = null;
-                            $xfer += $input->readString($elem300);
-                            $this->capabilities[$elem300] = true;
+                        $_size309 = 0;
+                        $_etype312 = 0;
+                        $xfer += $input->readSetBegin($_etype312, $_size309);
+                        for ($_i313 = 0; $_i313 < $_size309; ++$_i313) {
+                            $elem314 = null;
+                            $xfer += $input->readString($elem314);
+                            $this->capabilities[$elem314] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size301 = 0;
-                        $_ktype302 = 0;
-                        $_vtype303 = 0;
-                        $xfer += $input->readMapBegin($_ktype302, $_vtype303, $_size301);
-                        for ($_i305 = 0; $_i305 < $_size301; ++$_i305) {
-                            $key306 = 0;
-                            $val307 = 0;
-                            $xfer += $input->readI32($key306);
-                            $xfer += $input->readI32($val307);
-                            $this->workers[$key306] = $val307;
+                        $_size315 = 0;
+                        $_ktype316 = 0;
+                        $_vtype317 = 0;
+                        $xfer += $input->readMapBegin($_ktype316, $_vtype317, $_size315);
+                        for ($_i319 = 0; $_i319 < $_size315; ++$_i319) {
+                            $key320 = 0;
+                            $val321 = 0;
+                            $xfer += $input->readI32($key320);
+                            $xfer += $input->readI32($val321);
+                            $this->workers[$key320] = $val321;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter308) {
-                $xfer += $iter308->write($output);
+            foreach ($this->sources as $iter322) {
+                $xfer += $iter322->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter309 => $viter310) {
-                $xfer += $output->writeString($kiter309);
-                $xfer += $output->writeI64($viter310);
+            foreach ($this->counters as $kiter323 => $viter324) {
+                $xfer += $output->writeString($kiter323);
+                $xfer += $output->writeI64($viter324);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter311 => $viter312) {
-                $xfer += $output->writeString($kiter311);
-                $xfer += $output->writeI64($viter312);
+            foreach ($this->limits as $kiter325 => $viter326) {
+                $xfer += $output->writeString($kiter325);
+                $xfer += $output->writeI64($viter326);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter313) {
-                $xfer += $output->writeString($iter313);
+            foreach ($this->portsTaken as $iter327) {
+                $xfer += $output->writeString($iter327);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter314 => $iter315) {
-                $xfer += $output->writeString($iter314);
+            foreach ($this->capabilities as $iter328 => $iter329) {
+                $xfer += $output->writeString($iter328);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter316 => $viter317) {
-                $xfer += $output->writeI32($kiter316);
-                $xfer += $output->writeI32($viter317);
+            foreach ($this->workers as $kiter330 => $viter331) {
+                $xfer += $output->writeI32($kiter330);
+                $xfer += $output->writeI32($viter331);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -307,13 +307,13 @@ class Worker
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->retiring = array();
-                        $_size220 = 0;
-                        $_etype223 = 0;
-                        $xfer += $input->readListBegin($_etype223, $_size220);
-                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
-                            $elem225 = null;
-                            $xfer += $input->readI32($elem225);
-                            $this->retiring []= $elem225;
+                        $_size234 = 0;
+                        $_etype237 = 0;
+                        $xfer += $input->readListBegin($_etype237, $_size234);
+                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
+                            $elem239 = null;
+                            $xfer += $input->readI32($elem239);
+                            $this->retiring []= $elem239;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -415,8 +415,8 @@ class Worker
             }
             $xfer += $output->writeFieldBegin('retiring', TType::LST, 9);
             $output->writeListBegin(TType::I32, count($this->retiring));
-            foreach ($this->retiring as $iter226) {
-                $xfer += $output->writeI32($iter226);
+            foreach ($this->retiring as $iter240) {
+                $xfer += $output->writeI32($iter240);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -71,14 +71,14 @@ class WorkerCommandReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->answers = array();
-                        $_size262 = 0;
-                        $_etype265 = 0;
-                        $xfer += $input->readListBegin($_etype265, $_size262);
-                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
-                            $elem267 = null;
-                            $elem267 = new \Roster\Thrift\WorkerAnswer();
-                            $xfer += $elem267->read($input);
-                            $this->answers []= $elem267;
+                        $_size276 = 0;
+                        $_etype279 = 0;
+                        $xfer += $input->readListBegin($_etype279, $_size276);
+                        for ($_i280 = 0; $_i280 < $_size276; ++$_i280) {
+                            $elem281 = null;
+                            $elem281 = new \Roster\Thrift\WorkerAnswer();
+                            $xfer += $elem281->read($input);
+                            $this->answers []= $elem281;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class WorkerCommandReply
             }
             $xfer += $output->writeFieldBegin('answers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->answers));
-            foreach ($this->answers as $iter268) {
-                $xfer += $iter268->write($output);
+            foreach ($this->answers as $iter282) {
+                $xfer += $iter282->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

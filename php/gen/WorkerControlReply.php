@@ -99,14 +99,14 @@ class WorkerControlReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size248 = 0;
-                        $_etype251 = 0;
-                        $xfer += $input->readListBegin($_etype251, $_size248);
-                        for ($_i252 = 0; $_i252 < $_size248; ++$_i252) {
-                            $elem253 = null;
-                            $elem253 = new \Roster\Thrift\WorkerOutcome();
-                            $xfer += $elem253->read($input);
-                            $this->outcomes []= $elem253;
+                        $_size262 = 0;
+                        $_etype265 = 0;
+                        $xfer += $input->readListBegin($_etype265, $_size262);
+                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
+                            $elem267 = null;
+                            $elem267 = new \Roster\Thrift\WorkerOutcome();
+                            $xfer += $elem267->read($input);
+                            $this->outcomes []= $elem267;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class WorkerControlReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter254) {
-                $xfer += $iter254->write($output);
+            foreach ($this->outcomes as $iter268) {
+                $xfer += $iter268->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -97,14 +97,14 @@ class WorkerOutputReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->lines = array();
-                        $_size255 = 0;
-                        $_etype258 = 0;
-                        $xfer += $input->readListBegin($_etype258, $_size255);
-                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
-                            $elem260 = null;
-                            $elem260 = new \Roster\Thrift\WorkerLine();
-                            $xfer += $elem260->read($input);
-                            $this->lines []= $elem260;
+                        $_size269 = 0;
+                        $_etype272 = 0;
+                        $xfer += $input->readListBegin($_etype272, $_size269);
+                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
+                            $elem274 = null;
+                            $elem274 = new \Roster\Thrift\WorkerLine();
+                            $xfer += $elem274->read($input);
+                            $this->lines []= $elem274;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class WorkerOutputReply
             }
             $xfer += $output->writeFieldBegin('lines', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->lines));
-            foreach ($this->lines as $iter261) {
-                $xfer += $iter261->write($output);
+            foreach ($this->lines as $iter275) {
+                $xfer += $iter275->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

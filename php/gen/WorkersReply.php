@@ -85,14 +85,14 @@ class WorkersReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->workers = array();
-                        $_size241 = 0;
-                        $_etype244 = 0;
-                        $xfer += $input->readListBegin($_etype244, $_size241);
-                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
-                            $elem246 = null;
-                            $elem246 = new \Roster\Thrift\Worker();
-                            $xfer += $elem246->read($input);
-                            $this->workers []= $elem246;
+                        $_size255 = 0;
+                        $_etype258 = 0;
+                        $xfer += $input->readListBegin($_etype258, $_size255);
+                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
+                            $elem260 = null;
+                            $elem260 = new \Roster\Thrift\Worker();
+                            $xfer += $elem260->read($input);
+                            $this->workers []= $elem260;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkersReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->workers));
-            foreach ($this->workers as $iter247) {
-                $xfer += $iter247->write($output);
+            foreach ($this->workers as $iter261) {
+                $xfer += $iter261->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

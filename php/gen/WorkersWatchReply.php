@@ -117,14 +117,14 @@ class WorkersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size227 = 0;
-                        $_etype230 = 0;
-                        $xfer += $input->readListBegin($_etype230, $_size227);
-                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
-                            $elem232 = null;
-                            $elem232 = new \Roster\Thrift\Worker();
-                            $xfer += $elem232->read($input);
-                            $this->changes []= $elem232;
+                        $_size241 = 0;
+                        $_etype244 = 0;
+                        $xfer += $input->readListBegin($_etype244, $_size241);
+                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
+                            $elem246 = null;
+                            $elem246 = new \Roster\Thrift\Worker();
+                            $xfer += $elem246->read($input);
+                            $this->changes []= $elem246;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -134,13 +134,13 @@ class WorkersWatchReply
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->removed = array();
-                        $_size233 = 0;
-                        $_etype236 = 0;
-                        $xfer += $input->readListBegin($_etype236, $_size233);
-                        for ($_i237 = 0; $_i237 < $_size233; ++$_i237) {
-                            $elem238 = null;
-                            $xfer += $input->readString($elem238);
-                            $this->removed []= $elem238;
+                        $_size247 = 0;
+                        $_etype250 = 0;
+                        $xfer += $input->readListBegin($_etype250, $_size247);
+                        for ($_i251 = 0; $_i251 < $_size247; ++$_i251) {
+                            $elem252 = null;
+                            $xfer += $input->readString($elem252);
+                            $this->removed []= $elem252;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -181,8 +181,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter239) {
-                $xfer += $iter239->write($output);
+            foreach ($this->changes as $iter253) {
+                $xfer += $iter253->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -193,8 +193,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('removed', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->removed));
-            foreach ($this->removed as $iter240) {
-                $xfer += $output->writeString($iter240);
+            foreach ($this->removed as $iter254) {
+                $xfer += $output->writeString($iter254);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -17,6 +17,7 @@ use Roster\Wire\MasterFollower;
 use Roster\Wire\MessageFollower;
 use Roster\Wire\MessagePack;
 use Roster\Wire\NodeFollower;
+use Roster\Wire\Reporter;
 use Roster\Wire\Values;
 use Roster\Wire\WorkerFollower;
 
@@ -38,6 +39,7 @@ class Client
     /** The other transports, when they are first needed. */
     private ?Transports $transports = null;
     private ?Freshness $freshness = null;
+    private ?Reporter $reporter = null;
 
     /**
      * @param non-empty-array<string, string> $places the shared file beside each Unix socket; empty: none
@@ -178,56 +180,162 @@ class Client
     ): Resolved {
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
-        [$service, $key] = [(string) $service, $key === null ? null : (string) $key];
-        $isPlain = $version === null && $group === null && $zone === null && $metadata === [] && $preferZone === null
-            && $subset === null && $balance === null;
-        if ($isPlain && $this->file !== null) {
-            try {
-                $found = $this->file->resolve($service, $key, $maxAge);
-                if ($found !== null) {
-                    $this->freshness = $found->freshness;
-                    $this->transports?->passOver();
-                    return $found;
-                }
-            } catch (TransportFailed | NotReady | TooStale) {
-                // The sidecar itself may answer.
-            }
+        $request = self::wanted($service, $key, $version, $group, $zone, $metadata, $balance, $preferZone, $subset, $subsetKey);
+        $found = $this->resolvedByFile([$request], $maxAge);
+        if ($found !== null) {
+            return $found[0];
         }
-        $request = [
-            'serviceName' => $service,
+        $request['maxAgeMs'] = $maxAge;
+        try {
+            return $this->consult(static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->resolve($request, $deadline));
+        } catch (Unavailable $failure) {
+            return $this->resolvedAsLeft([$request], $maxAge)[0] ?? throw $failure;
+        }
+    }
+
+    /**
+     * Several instances at one revision, at most 64. Where there is none of one, that is told in its place.
+     *
+     * @param array<string|int|array<string, mixed>> $requests each the name of a service, or what `resolve` is given, by name:
+     *     `['service' => 'user-service', 'key' => $id]`
+     * @return array<Resolved|Exception\NoInstance> with the keys of the requests
+     */
+    public function resolveMany(array $requests, ?int $maxAge = null): array
+    {
+        self::checkAge($maxAge);
+        $maxAge ??= $this->maxAge;
+        if (count($requests) > 64) {
+            throw new InvalidRequest('requests', 'more than 64 of them');
+        }
+        try {
+            $wanted = static fn (string|int|array $it) => self::wanted(...(is_array($it) ? $it : ['service' => $it]));
+            $wanted = array_map($wanted, array_values($requests));
+        } catch (\Error $mistake) {
+            throw new InvalidRequest('requests', $mistake->getMessage());
+        }
+        $found = $wanted === [] ? [] : $this->resolvedByFile($wanted, $maxAge);
+        try {
+            $found ??= $this->consult(
+                static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->resolveMany($wanted, $maxAge, $deadline),
+            );
+        } catch (Unavailable $failure) {
+            $found = $this->resolvedAsLeft($wanted, $maxAge) ?? throw $failure;
+        }
+        return array_combine(array_keys($requests), $found);
+    }
+
+    /**
+     * Tells the sidecar what a call of an instance came to: where several fail, all of this host's clients choose others for
+     * a time.
+     *
+     * Nothing is waited for, and nothing fails: it is sent at the end of the page, with all others.
+     *
+     * @param ?int $durationMs how long the call took
+     */
+    public function report(Resolved|Instance $instance, bool $ok, ?int $durationMs = null): void
+    {
+        $sockets = array_values(array_filter(array_map(strval(...), array_keys($this->places))));
+        $this->reporter ??= new Reporter($sockets, $this->owner);
+        $this->reporter->add($instance->serviceName, $instance->address(), $ok, $durationMs);
+    }
+
+    /**
+     * A `ResolveRequest`, from the arguments of `resolve`.
+     *
+     * @return array<string, mixed>
+     */
+    private static function wanted(
+        string|int $service,
+        string|int|null $key = null,
+        ?string $version = null,
+        ?string $group = null,
+        ?string $zone = null,
+        array $metadata = [],
+        ?Balance $balance = null,
+        ?string $preferZone = null,
+        ?int $subset = null,
+        ?string $subsetKey = null,
+    ): array {
+        return [
+            'serviceName' => (string) $service,
             'version' => $version,
             'group' => $group,
             'zone' => $zone,
             'metadata' => Values::metadata($metadata),
             'balance' => $balance?->value,
-            'key' => $key,
+            'key' => $key === null ? null : (string) $key,
             'preferZone' => $preferZone,
             'subset' => $subset,
             'subsetKey' => $subset === null ? null : $subsetKey ?? gethostname(),
-            'maxAgeMs' => $maxAge,
         ];
-        try {
-            return $this->consult(
-                static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->resolve($request, $deadline),
-            );
-        } catch (Unavailable $failure) {
-            return $isPlain ? $this->resolveAsLeft($service, $key, $maxAge) ?? throw $failure : throw $failure;
-        }
     }
 
-    /** From the shared file as a writer left it, where no sidecar answers. */
-    private function resolveAsLeft(string $service, ?string $key, ?int $maxAge): ?Resolved
+    /**
+     * What the shared file answers; null where the sidecar must be asked.
+     *
+     * @param non-empty-list<array<string, mixed>> $wanted
+     * @return ?non-empty-list<Resolved>
+     */
+    private function resolvedByFile(array $wanted, ?int $maxAge): ?array
+    {
+        try {
+            $found = $this->file === null ? null : self::resolvedBy($this->file, $wanted, $maxAge);
+        } catch (TransportFailed | NotReady | TooStale) {
+            return null;
+        }
+        if ($found !== null) {
+            $this->freshness = $found[0]->freshness;
+            $this->transports?->passOver();
+        }
+        return $found;
+    }
+
+    /**
+     * The same from the file as a writer left it, where no sidecar answers.
+     *
+     * @param non-empty-list<array<string, mixed>> $wanted
+     * @return ?non-empty-list<Resolved>
+     */
+    private function resolvedAsLeft(array $wanted, ?int $maxAge): ?array
     {
         foreach (array_unique(array_filter($this->places)) as $file) {
             try {
-                $left = new SharedFile($file, $this->owner, isLast: true);
-                $found = $left->resolve($service, $key, $maxAge);
+                $found = self::resolvedBy(new SharedFile($file, $this->owner, isLast: true), $wanted, $maxAge);
                 if ($found !== null) {
-                    $this->freshness = $found->freshness;
+                    $this->freshness = $found[0]->freshness;
                     return $found;
                 }
             } catch (TransportFailed | NotReady) {
             }
+        }
+        return null;
+    }
+
+    /**
+     * All at one revision; null where a file does not know all.
+     *
+     * @param non-empty-list<array<string, mixed>> $wanted
+     * @return ?non-empty-list<Resolved>
+     */
+    private static function resolvedBy(SharedFile $file, array $wanted, ?int $maxAge): ?array
+    {
+        foreach ($wanted as $request) {
+            if (count(array_filter($request, static fn (mixed $it) => $it !== null)) > 1 + (int) ($request['key'] !== null)) {
+                return null;
+            }
+        }
+        for ($try = 0; $try < 3; $try++) {
+            $found = [];
+            foreach ($wanted as ['serviceName' => $service, 'key' => $key]) {
+                $found[] = $one = $file->resolve($service, $key, $maxAge);
+                if ($one === null) {
+                    return null;
+                }
+                if ($one->freshness->revision !== $found[0]->freshness->revision) {
+                    continue 2;
+                }
+            }
+            return $found;
         }
         return null;
     }

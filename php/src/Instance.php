@@ -43,4 +43,16 @@ final class Instance
         public readonly ?Held $held = null,
     ) {
     }
+
+    /** `host:port` of the endpoint of the service itself, an address of IPv6 in brackets; or the id of the master. */
+    public function address(): string
+    {
+        $own = array_filter($this->endpoints, static fn (Endpoint $endpoint) => $endpoint->name === '');
+        $endpoint = [...$own, ...$this->endpoints][0] ?? null;
+        return match (true) {
+            $this->masterId !== null || $endpoint === null => (string) $this->masterId,
+            str_contains($endpoint->host, ':') => "[$endpoint->host]:$endpoint->port",
+            default => "$endpoint->host:$endpoint->port",
+        };
+    }
 }

@@ -16,6 +16,7 @@ final class Resolved
      * @param ?string $masterId null: it is called at its host
      * @param bool $isProtected whether some of the service's instances are held, since too many vanished at once: this may
      *     be one that is gone
+     * @param string $serviceName the service that it is one of
      */
     public function __construct(
         public readonly ?string $host,
@@ -24,6 +25,7 @@ final class Resolved
         public readonly ?string $masterId,
         public readonly Freshness $freshness,
         public readonly bool $isProtected = false,
+        public readonly string $serviceName = '',
     ) {
     }
 

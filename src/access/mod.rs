@@ -144,6 +144,11 @@ impl Identity {
         self.check_administrator("may not command masters")
     }
 
+    /// Whether the client may have instances get no calls.
+    pub fn may_drain(&self) -> Result<(), Denied> {
+        self.check_administrator("may not drain instances")
+    }
+
     /// Whether the client may have workers do something.
     pub fn may_control_workers(&self) -> Result<(), Denied> {
         self.check_administrator("may not control workers")

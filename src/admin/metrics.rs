@@ -110,6 +110,10 @@ fn families(rooms: &Rooms) -> Vec<MetricFamily> {
             [],
             directory.count_of_undecodable() as f64,
         ));
+        let withheld = directory.withholdings();
+        let (ejected, drained) = (withheld.ejected().count() as f64, withheld.drained().count() as f64);
+        families.push(one("ejected", "Instances that are ejected.", [], ejected));
+        families.push(one("drained", "Instances and hosts that are drained.", [], drained));
         families.extend(workers(&rooms.workers));
     }
     families.extend(sources(&snapshot, grant));

@@ -15,6 +15,7 @@ use roster::store::shared::{InvalidFile, ReadError};
 use roster::thrift::client::Error;
 
 use super::call::{GivenTwice, SomeFailed, Unreadable as NoCall};
+use super::drain::StillCalled;
 use super::explain::Refused;
 use super::settings::{Origin, Unreadable};
 use super::shared::NoFile;
@@ -29,7 +30,7 @@ Exit codes:
     3  the sidecar cannot be reached, or broke off; or the shared file cannot be read
     4  the data is older than --max-age
     5  nothing is known yet: the first sync is not done
-    6  the sidecar or a called master did not answer within --timeout, or workers within --wait
+    6  the sidecar or a called master did not answer within --timeout; or --wait is over
     7  the call failed: nobody to call, an error of its own, too many calls; or a worker failed
     8  access is denied
   130  interrupted";
@@ -199,6 +200,7 @@ fn of(error: &anyhow::Error) -> u8 {
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if matches!(error.downcast_ref(), Some(Unfinished::TimedOut(_))) => TIMED_OUT,
+        None if error.is::<StillCalled>() => TIMED_OUT,
         None if error.is::<Unfinished>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,
         _ => FAILED,

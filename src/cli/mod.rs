@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod connection;
 mod demo;
+mod drain;
 pub(crate) mod exit;
 mod explain;
 mod export;
@@ -58,6 +59,10 @@ enum Command {
     #[command(after_help = exit::HELP)]
     Resolve(resolve::Resolve),
     #[command(after_help = exit::HELP)]
+    Drain(drain::Drain),
+    #[command(after_help = exit::HELP)]
+    Undrain(drain::Undrain),
+    #[command(after_help = exit::HELP)]
     Call(call::Call),
     #[command(after_help = exit::HELP)]
     Broadcast(broadcast::Broadcast),
@@ -105,6 +110,8 @@ impl Cli {
             Command::Masters(masters) => masters.run(),
             Command::Services(services) => services.run(),
             Command::Resolve(resolve) => resolve.run(),
+            Command::Drain(drain) => drain.run(),
+            Command::Undrain(undrain) => undrain.run(),
             Command::Call(call) => call.run(),
             Command::Broadcast(broadcast) => broadcast.run(),
             Command::Registers(registers) => registers.run(),

@@ -126,9 +126,12 @@ fn instance_table(instances: &[Instance]) -> String {
     text::table(["MASTER", "ENDPOINTS", "VERSION", "STATE", "UNDER WAY", "METADATA"], &["UNDER WAY"], &rows)
 }
 
-/// One of a newer sidecar has only a number. One that is held may be passed over, too.
+/// What keeps calls from it, if anything does. One of a newer sidecar has only a number. One that is held may be passed over,
+/// too.
 fn state(instance: &Instance) -> String {
     let state = match instance.state {
+        _ if instance.drained.is_some() => "drained".into(),
+        InstanceState::UP if instance.ejected.is_some() => "ejected".into(),
         InstanceState::UP => "up".into(),
         InstanceState::RETURNING => "returning".into(),
         InstanceState::DOWN => "down".into(),
@@ -161,6 +164,7 @@ fn endpoint(Endpoint { name, protocol, host, port }: &Endpoint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use roster::thrift::idl::Withholding;
     use std::collections::BTreeMap;
 
     #[test]
@@ -193,8 +197,17 @@ mod tests {
         let held = |passed_over| Held::new(0, 0, Probe::SILENT, passed_over);
         let up = instance(None, endpoints, InstanceState::UP);
         let silent = |passed_over| Instance { held: Some(held(passed_over)), endpoints: vec![], ..up.clone() };
-        let instances =
-            [instance(Some("m1"), vec![], InstanceState::RETURNING), up.clone(), silent(false), silent(true)];
+        let why = || Some(Withholding::new(1, 2, String::new()));
+        let ejected = Instance { ejected: why(), ..silent(true) };
+        let drained = Instance { drained: why(), state: InstanceState::DOWN, ..ejected.clone() };
+        let instances = [
+            instance(Some("m1"), vec![], InstanceState::RETURNING),
+            up.clone(),
+            silent(false),
+            silent(true),
+            ejected,
+            drained,
+        ];
         assert_eq!(
             instance_table(&instances),
             "\
@@ -203,6 +216,8 @@ m1      -                                        1.0.0    returning             
 -       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                                     3  {\"a\":1}
 -       -                                        1.0.0    up, held: silent                       3  {\"a\":1}
 -       -                                        1.0.0    up, held: silent, passed over          3  {\"a\":1}
+-       -                                        1.0.0    ejected, held: silent, passed over     3  {\"a\":1}
+-       -                                        1.0.0    drained, held: silent, passed over     3  {\"a\":1}
 "
         );
     }

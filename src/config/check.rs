@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let mut check = Check { tree, diagnostics: Vec::new() };
     check.thrift(&config.thrift);
     check.access(config);
+    check.eject(config);
     check.loopback(&config.admin.listen, &"admin.listen".into(), "the admin server");
     check.register(&config.register);
     check.listeners(config);
@@ -95,6 +96,11 @@ impl Check<'_> {
             let message = format!("is less than four replies: `thrift.max_reply` is {}", thrift.max_reply);
             self.object(&[&key("max_memory"), &key("max_reply")], message);
         }
+    }
+
+    fn eject(&mut self, config: &Config) {
+        let (base, max) = (config.eject.base_time, config.eject.max_time);
+        self.object_if(base > max, &"eject.base_time".into(), "is longer than `max_time`");
     }
 
     fn access(&mut self, config: &Config) {

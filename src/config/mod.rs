@@ -24,7 +24,7 @@ pub(crate) use self::preflight::foreign_folders;
 use self::tree::ConfigTree;
 use crate::default_paths::DefaultPaths;
 use crate::model::NodePath;
-use crate::{access, admin, format, register, source, store, thrift, worker};
+use crate::{access, admin, format, register, source, store, thrift, withhold, worker};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -46,6 +46,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub worker: Vec<worker::Config>,
     pub admin: admin::Config,
+    pub eject: withhold::Config,
     pub store: store::Config,
     pub shared: store::shared::Config,
     pub log: Log,
@@ -107,6 +108,11 @@ pub struct Layers {
 }
 
 impl Config {
+    /// The folder of what outlasts the sidecar, if there is one.
+    pub(crate) fn state(&self) -> Option<PathBuf> {
+        Some(self.shared.state.clone()).filter(|folder| !folder.as_os_str().is_empty())
+    }
+
     /// The configuration that the layers make; or all that is wrong with it.
     pub fn load(layers: &Layers) -> Result<Self, Diagnostics> {
         Self::load_and(layers, |_, _| Vec::new())

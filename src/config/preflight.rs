@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use super::diagnostic::{Diagnostic, Key};
 use super::tree::ConfigTree;
 use super::{Config, runs_as};
-use crate::access::{Match, Subject};
+use crate::access::{Match, Subject, uid};
 use crate::default_paths;
 use crate::model::NodePath;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
@@ -35,6 +35,11 @@ pub(super) fn check_names(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic>
     for (key, subject) in subjects(config, tree) {
         if let Err(unknown) = subject.find() {
             diagnostics.push(tree.diagnostic(key, unknown.to_string()));
+        }
+    }
+    for (number, name) in config.eject.reporters.iter().enumerate() {
+        if let Err(unknown) = uid(name) {
+            diagnostics.push(tree.diagnostic(tree.element(&"eject.reporters".into(), number), unknown.to_string()));
         }
     }
     diagnostics

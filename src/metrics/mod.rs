@@ -129,6 +129,14 @@ metrics! {
     metadata_bytes: Gauge of masters,
     /// Masters of whose services some are left out, since they are too large.
     masters_left_out: Gauge of masters,
+    /// What calls of instances came to, as callers reported.
+    reports: Counter of masters,
+    /// The failures among these.
+    reports_failed: Counter of masters,
+    /// How many milliseconds these calls took.
+    reported_ms: Counter of masters,
+    /// Times that an instance was ejected.
+    ejections: Counter of masters,
     /// Transactions written to the shared file.
     shared_writes: Counter,
     /// Times that the shared file, or its copy, could not be written.

@@ -207,6 +207,11 @@ impl Directory {
         self.services.get(service)
     }
 
+    /// The same with the name as it is kept.
+    pub fn service(&self, name: &str) -> Option<(&Arc<str>, &Instances)> {
+        self.services.get_key_value(name)
+    }
+
     /// Whether a service that nobody offers was offered lately.
     pub fn was_offered(&self, service: &str) -> bool {
         self.retired.has(service)

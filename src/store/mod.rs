@@ -35,7 +35,7 @@ use self::shared::Contents;
 pub use self::snapshot::{FeedProgress, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
 use self::subscription::{Subscriptions, Topic};
-pub use self::withholdings::{Withhold, WithholdKind, Withholdings};
+pub use self::withholdings::{Withhold, WithholdKind, Withholdings, is_meant};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;

@@ -110,6 +110,11 @@ fn all(services: &OrdMap<Arc<str>, Targets>) -> impl Iterator<Item = (&Arc<str>,
     services.iter().flat_map(|(service, targets)| targets.iter().map(move |(target, it)| (service, target, it)))
 }
 
+/// Whether what is drained by this target is the instance.
+pub fn is_meant(instance: &Instance, target: &str) -> bool {
+    host(instance) == Some(target) || instance.address() == target
+}
+
 /// The host of an instance that clients call themselves.
 fn host(instance: &Instance) -> Option<&str> {
     instance.endpoint().filter(|_| instance.master().is_none()).map(|endpoint| &*endpoint.host)

@@ -20,6 +20,7 @@ use crate::call::{Caller, OVERLOADED};
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
 use crate::store::{Feed, FeedProgress, Snapshot, Store, no_node};
+use crate::withhold::Withholder;
 use crate::worker::Workers;
 
 /// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
@@ -47,6 +48,7 @@ pub(super) struct Api {
     pub(super) config: Config,
     pub(super) metrics: Arc<Metrics>,
     pub(super) workers: Arc<Workers>,
+    pub(super) withholder: Arc<Withholder>,
     zk_data: NodePath,
     started: Instant,
 }
@@ -101,6 +103,7 @@ impl Api {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
+            withholder: Withholder::idle(&store),
             caller: Arc::new(Caller::new(store.clone(), metrics.clone())),
             store,
             accounts,
@@ -293,6 +296,8 @@ impl Api {
             ("masters", directory.len() as u64),
             ("services", directory.count_of_services() as u64),
             ("undecodableNodes", directory.count_of_undecodable() as u64),
+            ("ejected", directory.withholdings().ejected().count() as u64),
+            ("drained", directory.withholdings().drained().count() as u64),
         ];
         let held = sees_all.then_some(held).into_iter().flatten().chain(self.accounts.gauges());
         self.metrics.named(sees_all).chain(held.map(|(name, n)| (name.to_owned(), n)))

@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 31] = [
+pub(super) static METHODS: [Method; 35] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -60,6 +60,10 @@ pub(super) static METHODS: [Method; 31] = [
             reply.map_or_else(|| Ok(Step::Waits(Wait::ResolveMany(request).into())), |reply| reply.map(Step::Done))
         })
     }),
+    Method::new("report", |it| it.reply(|api, peer, request| api.report(peer, request))),
+    Method::new("drain", |it| it.wait(|api, peer, request| api.to_drain(peer, request).map(Wait::Drain))),
+    Method::new("undrain", |it| it.wait(|api, peer, request| api.to_undrain(peer, request).map(Wait::Drain))),
+    Method::new("withheld", |it| it.reply(|api, peer, query| api.withheld(peer, &query))),
     Method::new("watchMasters", |it| {
         it.wait(|api, peer, request| api.watch_masters(peer, &request).map(Wait::WatchMasters))
     }),

@@ -29,6 +29,7 @@ mod scan;
 mod streaming_call;
 mod wait;
 mod watch;
+mod withholding;
 mod worker_commands;
 mod workers;
 
@@ -56,6 +57,7 @@ use crate::net::{self, Accepted, Address, BindError, Listener, TakenPorts};
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
+use crate::withhold::Withholder;
 use crate::worker::Workers;
 
 /// How long a thread waits that could not listen.
@@ -76,6 +78,7 @@ pub struct Rooms {
     pub store: Arc<Store>,
     pub access: Arc<Access>,
     pub workers: Arc<Workers>,
+    pub withholder: Arc<Withholder>,
     pub metrics: Arc<Metrics>,
     pub memory: Arc<Pool>,
 }
@@ -129,10 +132,10 @@ impl Endpoint {
     /// Starts the threads that answer.
     pub fn start(self, zk_data: &ZkData, rooms: Rooms, tasks: &Tasks) -> io::Result<()> {
         let Self { config, listeners, taken } = self;
-        let Rooms { store, access, workers, metrics, memory } = rooms;
+        let Rooms { store, access, workers, withholder, metrics, memory } = rooms;
         let accounts = Accounts::with_memory(&config, memory);
         let mut api = Api::new(&config, zk_data, store, accounts.clone(), metrics.clone());
-        api.workers = workers;
+        (api.workers, api.withholder) = (workers, withholder);
         let shared = Arc::new(Shared {
             api,
             access,

@@ -7,7 +7,7 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::api::{Api, Children, NAME_OVERHEAD, Subtree, overloaded};
 use super::dispatch::ReplyTo;
 use super::idl::{
-    Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
+    Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, DrainReply, MastersReply, MastersWatchReply,
     MessagesReply, Overloaded, ResolveManyReply, ResolveManyRequest, SendValuesRequest, SentValuesReply, Service,
     ServiceQuery, ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer, WorkerCommandReply,
     WorkerControlReply, WorkersQuery, WorkersReply, WorkersWatchReply,
@@ -15,6 +15,7 @@ use super::idl::{
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
 use super::watch::{Patience, Watch};
+use super::withholding::Draining;
 use super::worker_commands::WorkersCommand;
 use super::workers::Control;
 use super::{Peer, convert, request};
@@ -62,6 +63,8 @@ pub(super) enum Wait {
     /// Until it is read what their processes take.
     WorkersWithUsage(WorkersQuery),
     WatchWorkers(Patience),
+    /// Until it is done and kept.
+    Drain(Draining),
 }
 
 /// The answer to one that waited.
@@ -85,6 +88,7 @@ pub(super) enum Awaited {
     WorkersCommanded(thrift::Result<WorkerCommandReply>),
     Workers(thrift::Result<WorkersReply>),
     WatchWorkers(thrift::Result<WorkersWatchReply>),
+    Drained(thrift::Result<DrainReply>),
 }
 
 impl Wait {
@@ -124,6 +128,7 @@ impl Wait {
             Wait::CommandWorkers(_) => Awaited::WorkersCommanded(Err(why)),
             Wait::WorkersWithUsage(_) => Awaited::Workers(Err(why)),
             Wait::WatchWorkers(_) => Awaited::WatchWorkers(Err(why)),
+            Wait::Drain(_) => Awaited::Drained(Err(why)),
         }
     }
 
@@ -175,6 +180,8 @@ impl Wait {
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) | Wait::ResolveMany(_) => 0,
             Wait::ControlWorkers(_) | Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
+            // One of an administrator, of no more bytes than a request may have.
+            Wait::Drain(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
         }
     }
@@ -224,6 +231,7 @@ impl Wait {
             Wait::WatchWorkers(patience) => {
                 Awaited::WatchWorkers(open.beside(api.worker_changes(peer, patience, stop)).await)
             }
+            Wait::Drain(draining) => Awaited::Drained(open.beside(api.drained(peer, draining)).await),
         }
     }
 }
@@ -249,6 +257,7 @@ impl Awaited {
             Awaited::WorkersCommanded(answers) => reply.write(answers),
             Awaited::Workers(workers) => reply.write(workers),
             Awaited::WatchWorkers(changes) => reply.write(changes),
+            Awaited::Drained(drained) => reply.write(drained),
         }
     }
 
@@ -265,7 +274,7 @@ impl Awaited {
             Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
             Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
             Awaited::WorkersCommanded(_) => self,
-            Awaited::Opened(_) | Awaited::SentValues(_) => self,
+            Awaited::Opened(_) | Awaited::SentValues(_) | Awaited::Drained(_) => self,
             Awaited::WorkersControlled(_) => Awaited::WorkersControlled(Err(overloaded())),
             Awaited::Workers(_) => Awaited::Workers(Err(overloaded())),
             Awaited::WatchWorkers(_) => Awaited::WatchWorkers(Err(overloaded())),

@@ -49,6 +49,7 @@ mod storm;
 mod streams;
 mod suspend;
 mod tls;
+mod withheld;
 mod worker_logs;
 mod workers;
 

@@ -4751,6 +4751,696 @@ impl TSerializable for ResolveManyReply {
 }
 
 //
+// CallReport
+//
+
+/// What a call of an instance came to, as its caller reports it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallReport {
+  pub service_name: String,
+  /// `host:port` of the endpoint of the service itself, an address of IPv6 in brackets; or the id of a master.
+  pub address: String,
+  pub ok: bool,
+  /// How long it took.
+  pub duration_ms: Option<i32>,
+}
+
+impl CallReport {
+  pub fn new<F4>(service_name: String, address: String, ok: bool, duration_ms: F4) -> CallReport where F4: Into<Option<i32>> {
+    CallReport {
+      service_name,
+      address,
+      ok,
+      duration_ms: duration_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for CallReport {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallReport> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<bool> = None;
+    let mut f_4: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_bool()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallReport.service_name", &f_1)?;
+    verify_required_field_exists("CallReport.address", &f_2)?;
+    verify_required_field_exists("CallReport.ok", &f_3)?;
+    let ret = CallReport {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      address: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      ok: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      duration_ms: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.address)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(3) })?;
+    o_prot.write_bool(self.ok)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.duration_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ReportRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ReportRequest {
+  /// At most 256, in the order in which the calls ended.
+  pub reports: Vec<CallReport>,
+}
+
+impl ReportRequest {
+  pub fn new(reports: Vec<CallReport>) -> ReportRequest {
+    ReportRequest {
+      reports,
+    }
+  }
+}
+
+impl TSerializable for ReportRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ReportRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<CallReport>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<CallReport> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_23 = CallReport::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_23);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ReportRequest.reports", &f_1)?;
+    let ret = ReportRequest {
+      reports: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.reports.len() as i32))?;
+    for e in &self.reports {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ReportReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ReportReply {
+}
+
+impl ReportReply {
+  pub fn new() -> ReportReply {
+    ReportReply {}
+  }
+}
+
+impl TSerializable for ReportReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ReportReply> {
+    i_prot.read_struct_begin()?;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = ReportReply {};
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for ReportReply {
+  fn default() -> Self {
+    ReportReply{}
+  }
+}
+
+//
+// DrainRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DrainRequest {
+  pub service_name: String,
+  /// `host:port` of an instance, as a CallReport has it; the id of a master; or a host, of which each instance is drained, also
+  /// one that comes later.
+  pub target: String,
+  /// For how long: from 1 s to 30 days.
+  pub duration_ms: i64,
+  /// At most 256 bytes.
+  pub reason: Option<String>,
+}
+
+impl DrainRequest {
+  pub fn new<F4>(service_name: String, target: String, duration_ms: i64, reason: F4) -> DrainRequest where F4: Into<Option<String>> {
+    DrainRequest {
+      service_name,
+      target,
+      duration_ms,
+      reason: reason.into(),
+    }
+  }
+}
+
+impl TSerializable for DrainRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<DrainRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("DrainRequest.service_name", &f_1)?;
+    verify_required_field_exists("DrainRequest.target", &f_2)?;
+    verify_required_field_exists("DrainRequest.duration_ms", &f_3)?;
+    let ret = DrainRequest {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      target: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      duration_ms: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      reason: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.target)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+    o_prot.write_i64(self.duration_ms)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.reason {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// UndrainRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct UndrainRequest {
+  pub service_name: String,
+  /// As it was drained.
+  pub target: String,
+}
+
+impl UndrainRequest {
+  pub fn new(service_name: String, target: String) -> UndrainRequest {
+    UndrainRequest {
+      service_name,
+      target,
+    }
+  }
+}
+
+impl TSerializable for UndrainRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<UndrainRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("UndrainRequest.service_name", &f_1)?;
+    verify_required_field_exists("UndrainRequest.target", &f_2)?;
+    let ret = UndrainRequest {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      target: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.target)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// DrainReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DrainReply {
+  /// How it is drained; of `undrain`, how it was.
+  pub drained: Withholding,
+  /// Why a restart would forget it; absent: none does.
+  pub unkept: Option<String>,
+}
+
+impl DrainReply {
+  pub fn new<F2>(drained: Withholding, unkept: F2) -> DrainReply where F2: Into<Option<String>> {
+    DrainReply {
+      drained,
+      unkept: unkept.into(),
+    }
+  }
+}
+
+impl TSerializable for DrainReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<DrainReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Withholding> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Withholding::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("DrainReply.drained", &f_1)?;
+    let ret = DrainReply {
+      drained: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      unkept: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.drained.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.unkept {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WithheldQuery
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WithheldQuery {
+  /// Absent: of all services.
+  pub service_name: Option<String>,
+}
+
+impl WithheldQuery {
+  pub fn new<F1>(service_name: F1) -> WithheldQuery where F1: Into<Option<String>> {
+    WithheldQuery {
+      service_name: service_name.into(),
+    }
+  }
+}
+
+impl TSerializable for WithheldQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WithheldQuery> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = WithheldQuery {
+      service_name: f_1,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.service_name {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for WithheldQuery {
+  fn default() -> Self {
+    WithheldQuery{
+      service_name: None,
+    }
+  }
+}
+
+//
+// WithheldTarget
+//
+
+/// What is withheld of a service.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WithheldTarget {
+  pub service_name: String,
+  /// As a DrainRequest has it. It need not be there now.
+  pub target: String,
+  pub ejected: Option<Withholding>,
+  pub drained: Option<Withholding>,
+}
+
+impl WithheldTarget {
+  pub fn new<F3, F4>(service_name: String, target: String, ejected: F3, drained: F4) -> WithheldTarget where F3: Into<Option<Withholding>>, F4: Into<Option<Withholding>> {
+    WithheldTarget {
+      service_name,
+      target,
+      ejected: ejected.into(),
+      drained: drained.into(),
+    }
+  }
+}
+
+impl TSerializable for WithheldTarget {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WithheldTarget> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<Withholding> = None;
+    let mut f_4: Option<Withholding> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = Withholding::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Withholding::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WithheldTarget.service_name", &f_1)?;
+    verify_required_field_exists("WithheldTarget.target", &f_2)?;
+    let ret = WithheldTarget {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      target: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      ejected: f_3,
+      drained: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.target)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.ejected {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.drained {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WithheldReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WithheldReply {
+  /// What is drained, and then what is ejected.
+  pub withheld: Vec<WithheldTarget>,
+  /// How many more there are, for which a reply has no room.
+  pub more: i32,
+}
+
+impl WithheldReply {
+  pub fn new(withheld: Vec<WithheldTarget>, more: i32) -> WithheldReply {
+    WithheldReply {
+      withheld,
+      more,
+    }
+  }
+}
+
+impl TSerializable for WithheldReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WithheldReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<WithheldTarget>> = None;
+    let mut f_2: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<WithheldTarget> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_24 = WithheldTarget::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_24);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WithheldReply.withheld", &f_1)?;
+    verify_required_field_exists("WithheldReply.more", &f_2)?;
+    let ret = WithheldReply {
+      withheld: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      more: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.withheld.len() as i32))?;
+    for e in &self.withheld {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+    o_prot.write_i32(self.more)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // Call
 //
 
@@ -4854,9 +5544,9 @@ impl TSerializable for Call {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, String> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_23 = i_prot.read_string()?;
-            let map_val_24 = i_prot.read_string()?;
-            val.insert(map_key_23, map_val_24);
+            let map_key_25 = i_prot.read_string()?;
+            let map_val_26 = i_prot.read_string()?;
+            val.insert(map_key_25, map_val_26);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -5033,8 +5723,8 @@ impl TSerializable for CallResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_25 = i_prot.read_bytes()?;
-            val.push(list_elem_25);
+            let list_elem_27 = i_prot.read_bytes()?;
+            val.push(list_elem_27);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5264,8 +5954,8 @@ impl TSerializable for CallValues {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_26 = i_prot.read_bytes()?;
-            val.push(list_elem_26);
+            let list_elem_28 = i_prot.read_bytes()?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5345,8 +6035,8 @@ impl TSerializable for SendValuesRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = i_prot.read_bytes()?;
-            val.push(list_elem_27);
+            let list_elem_29 = i_prot.read_bytes()?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5706,8 +6396,8 @@ impl TSerializable for CallsRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_28);
+            let list_elem_30 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5772,8 +6462,8 @@ impl TSerializable for CallsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_29);
+            let list_elem_31 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5980,8 +6670,8 @@ impl TSerializable for RegistersRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_32 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6257,8 +6947,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = i_prot.read_i64()?;
-            val.push(list_elem_31);
+            let list_elem_33 = i_prot.read_i64()?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -6383,8 +7073,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_34 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6518,8 +7208,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = i_prot.read_string()?;
-            val.push(list_elem_33);
+            let list_elem_35 = i_prot.read_string()?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -6560,8 +7250,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Supply> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = Supply::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_36 = Supply::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_14 = Some(val);
@@ -6783,8 +7473,8 @@ impl TSerializable for Worker {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = i_prot.read_i32()?;
-            val.push(list_elem_35);
+            let list_elem_37 = i_prot.read_i32()?;
+            val.push(list_elem_37);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -7176,8 +7866,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_36 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_36);
+            let list_elem_38 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_38);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7186,8 +7876,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_37 = i_prot.read_string()?;
-            val.push(list_elem_37);
+            let list_elem_39 = i_prot.read_string()?;
+            val.push(list_elem_39);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -7284,8 +7974,8 @@ impl TSerializable for WorkersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_38 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_38);
+            let list_elem_40 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_40);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7578,8 +8268,8 @@ impl TSerializable for WorkerControlReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_39 = WorkerOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_39);
+            let list_elem_41 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_41);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7865,8 +8555,8 @@ impl TSerializable for WorkerOutputReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_40 = WorkerLine::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_40);
+            let list_elem_42 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_42);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8178,8 +8868,8 @@ impl TSerializable for WorkerCommandReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_41 = WorkerAnswer::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_41);
+            let list_elem_43 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_43);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8348,8 +9038,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_42 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_42);
+            let list_elem_44 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_44);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -8358,9 +9048,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_43 = i_prot.read_string()?;
-            let map_val_44 = i_prot.read_i64()?;
-            val.insert(map_key_43, map_val_44);
+            let map_key_45 = i_prot.read_string()?;
+            let map_val_46 = i_prot.read_i64()?;
+            val.insert(map_key_45, map_val_46);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -8369,9 +9059,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_45 = i_prot.read_string()?;
-            let map_val_46 = i_prot.read_i64()?;
-            val.insert(map_key_45, map_val_46);
+            let map_key_47 = i_prot.read_string()?;
+            let map_val_48 = i_prot.read_i64()?;
+            val.insert(map_key_47, map_val_48);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -8388,8 +9078,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_47 = i_prot.read_string()?;
-            val.push(list_elem_47);
+            let list_elem_49 = i_prot.read_string()?;
+            val.push(list_elem_49);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -8402,8 +9092,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_48 = i_prot.read_string()?;
-            val.insert(set_elem_48);
+            let set_elem_50 = i_prot.read_string()?;
+            val.insert(set_elem_50);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -8412,9 +9102,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_49 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_50 = i_prot.read_i32()?;
-            val.insert(map_key_49, map_val_50);
+            let map_key_51 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_52 = i_prot.read_i32()?;
+            val.insert(map_key_51, map_val_52);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);
@@ -9467,6 +10157,17 @@ pub trait TRosterSyncClient {
   fn resolve(&mut self, request: ResolveRequest) -> thrift::Result<ResolveReply>;
   /// Several at one revision, each of a service: in the order of the requests.
   fn resolve_many(&mut self, request: ResolveManyRequest) -> thrift::Result<ResolveManyReply>;
+  /// Tells what calls of instances came to, so that those that fail are ejected: for a time they are chosen only where no other
+  /// can be called. To be sent oneway: then nobody waits for an answer. Over TCP, where nobody knows who reports, it says
+  /// nothing.
+  fn report(&mut self, request: ReportRequest) -> thrift::Result<ReportReply>;
+  /// Has instances drained: they are chosen no more until the time is over, also after a restart. In place of what was said of the
+  /// same target before. For administrators.
+  fn drain(&mut self, request: DrainRequest) -> thrift::Result<DrainReply>;
+  /// Has them drained no longer. For administrators.
+  fn undrain(&mut self, request: UndrainRequest) -> thrift::Result<DrainReply>;
+  /// What is drained and ejected, of the services that the client may see.
+  fn withheld(&mut self, request: WithheldQuery) -> thrift::Result<WithheldReply>;
   /// As `watch`, for masters.
   fn watch_masters(&mut self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
@@ -9867,6 +10568,114 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       }
       verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
       let result = RosterResolveManyResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn report(&mut self, request: ReportRequest) -> thrift::Result<ReportReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("report", TMessageType::Call, self.sequence_number());
+        let call_args = RosterReportArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("report", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterReportResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn drain(&mut self, request: DrainRequest) -> thrift::Result<DrainReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("drain", TMessageType::Call, self.sequence_number());
+        let call_args = RosterDrainArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("drain", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterDrainResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn undrain(&mut self, request: UndrainRequest) -> thrift::Result<DrainReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("undrain", TMessageType::Call, self.sequence_number());
+        let call_args = RosterUndrainArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("undrain", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterUndrainResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn withheld(&mut self, request: WithheldQuery) -> thrift::Result<WithheldReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("withheld", TMessageType::Call, self.sequence_number());
+        let call_args = RosterWithheldArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("withheld", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterWithheldResult::read_from_in_protocol(self.i_prot_mut())?;
       self.i_prot_mut().read_message_end()?;
       result.ok_or()
     }
@@ -10417,6 +11226,17 @@ pub trait RosterSyncHandler {
   fn handle_resolve(&self, request: ResolveRequest) -> thrift::Result<ResolveReply>;
   /// Several at one revision, each of a service: in the order of the requests.
   fn handle_resolve_many(&self, request: ResolveManyRequest) -> thrift::Result<ResolveManyReply>;
+  /// Tells what calls of instances came to, so that those that fail are ejected: for a time they are chosen only where no other
+  /// can be called. To be sent oneway: then nobody waits for an answer. Over TCP, where nobody knows who reports, it says
+  /// nothing.
+  fn handle_report(&self, request: ReportRequest) -> thrift::Result<ReportReply>;
+  /// Has instances drained: they are chosen no more until the time is over, also after a restart. In place of what was said of the
+  /// same target before. For administrators.
+  fn handle_drain(&self, request: DrainRequest) -> thrift::Result<DrainReply>;
+  /// Has them drained no longer. For administrators.
+  fn handle_undrain(&self, request: UndrainRequest) -> thrift::Result<DrainReply>;
+  /// What is drained and ejected, of the services that the client may see.
+  fn handle_withheld(&self, request: WithheldQuery) -> thrift::Result<WithheldReply>;
   /// As `watch`, for masters.
   fn handle_watch_masters(&self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
@@ -10518,6 +11338,18 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_resolve_many(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_resolve_many(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_report(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_report(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_drain(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_drain(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_undrain(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_undrain(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_withheld(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_withheld(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_watch_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_watch_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -11573,6 +12405,294 @@ impl TRosterProcessFunctions {
               )
             };
             let message_ident = TMessageIdentifier::new("resolveMany", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_report<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterReportArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_report(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("report", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterReportResult { result_value: Some(handler_return), invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterReportResult{ result_value: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("report", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("report", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("report", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("report", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_drain<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterDrainArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_drain(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("drain", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterDrainResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None, overloaded: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterDrainResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("drain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterDrainResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("drain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterDrainResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("drain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterDrainResult{ result_value: None, not_found: None, invalid: None, denied: None, overloaded: Some(*err) };
+              let message_ident = TMessageIdentifier::new("drain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("drain", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("drain", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("drain", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_undrain<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterUndrainArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_undrain(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("undrain", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterUndrainResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None, overloaded: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterUndrainResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("undrain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterUndrainResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("undrain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterUndrainResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("undrain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterUndrainResult{ result_value: None, not_found: None, invalid: None, denied: None, overloaded: Some(*err) };
+              let message_ident = TMessageIdentifier::new("undrain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("undrain", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("undrain", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("undrain", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_withheld<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterWithheldArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_withheld(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("withheld", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterWithheldResult { result_value: Some(handler_return), denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterWithheldResult{ result_value: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("withheld", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("withheld", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("withheld", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("withheld", TMessageType::Exception, incoming_sequence_number);
             o_prot.write_message_begin(&message_ident)?;
             thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
             o_prot.write_message_end()?;
@@ -13132,6 +14252,18 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "resolveMany" => {
         self.process_resolve_many(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "report" => {
+        self.process_report(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "drain" => {
+        self.process_drain(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "undrain" => {
+        self.process_undrain(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "withheld" => {
+        self.process_withheld(message_ident.sequence_number, i_prot, o_prot)
       },
       "watchMasters" => {
         self.process_watch_masters(message_ident.sequence_number, i_prot, o_prot)
@@ -15210,6 +16342,590 @@ impl RosterResolveManyResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterReportArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterReportArgs {
+  request: ReportRequest,
+}
+
+impl RosterReportArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterReportArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<ReportRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = ReportRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterReportArgs.request", &f_1)?;
+    let ret = RosterReportArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterReportResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterReportResult {
+  result_value: Option<ReportReply>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterReportResult {
+  fn ok_or(self) -> thrift::Result<ReportReply> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterReport"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterReportResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<ReportReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = ReportReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterReportResult {
+      result_value: f_0,
+      invalid: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterDrainArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterDrainArgs {
+  request: DrainRequest,
+}
+
+impl RosterDrainArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterDrainArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<DrainRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = DrainRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterDrainArgs.request", &f_1)?;
+    let ret = RosterDrainArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterDrainResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterDrainResult {
+  result_value: Option<DrainReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+  overloaded: Option<Overloaded>,
+}
+
+impl RosterDrainResult {
+  fn ok_or(self) -> thrift::Result<DrainReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterDrain"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterDrainResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<DrainReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_9: Option<Overloaded> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = DrainReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterDrainResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+      overloaded: f_9,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterUndrainArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterUndrainArgs {
+  request: UndrainRequest,
+}
+
+impl RosterUndrainArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterUndrainArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<UndrainRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = UndrainRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterUndrainArgs.request", &f_1)?;
+    let ret = RosterUndrainArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterUndrainResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterUndrainResult {
+  result_value: Option<DrainReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+  overloaded: Option<Overloaded>,
+}
+
+impl RosterUndrainResult {
+  fn ok_or(self) -> thrift::Result<DrainReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterUndrain"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterUndrainResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<DrainReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_9: Option<Overloaded> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = DrainReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterUndrainResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+      overloaded: f_9,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWithheldArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWithheldArgs {
+  request: WithheldQuery,
+}
+
+impl RosterWithheldArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWithheldArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WithheldQuery> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WithheldQuery::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterWithheldArgs.request", &f_1)?;
+    let ret = RosterWithheldArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWithheldResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWithheldResult {
+  result_value: Option<WithheldReply>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterWithheldResult {
+  fn ok_or(self) -> thrift::Result<WithheldReply> {
+    if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterWithheld"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWithheldResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WithheldReply> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WithheldReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterWithheldResult {
+      result_value: f_0,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

@@ -11,15 +11,15 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::transport::TBufferedWriteTransport;
 
 use crate::idl::{
-    AccessDenied, BroadcastRequest, Call, CallFailed, CallResult, CallTimedOut, CallValues, CallsReply, CallsRequest,
-    ChildrenReply, ChildrenRequest, CommandReply, GetRequest, InstancesReply, InvalidRequest, MastersReply,
-    MastersWatchReply, MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply, NotFound, NotReady,
-    Overloaded, RegisterAddress, RegistersRequest, ResolveManyReply, ResolveManyRequest, ResolveReply, ResolveRequest,
-    RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery, ServicesReply, StatsReply, StatsRequest,
-    StatusReply, StatusRequest, SubtreeReply, SubtreeRequest, TRosterSyncClient, TooStale, WatchMastersRequest,
-    WatchMessagesRequest, WatchReply, WatchRequest, WatchWorkersRequest, WorkerCommand, WorkerCommandReply,
-    WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery, WorkersReply,
-    WorkersWatchReply,
+    AccessDenied, BroadcastRequest, Call, CallFailed, CallReport, CallResult, CallTimedOut, CallValues, CallsReply,
+    CallsRequest, ChildrenReply, ChildrenRequest, CommandReply, DrainReply, DrainRequest, GetRequest, InstancesReply,
+    InvalidRequest, MastersReply, MastersWatchReply, MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply,
+    NotFound, NotReady, Overloaded, RegisterAddress, RegistersRequest, ReportRequest, ResolveManyReply,
+    ResolveManyRequest, ResolveReply, ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply,
+    ServiceQuery, ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
+    TRosterSyncClient, TooStale, UndrainRequest, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
+    WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerCommand, WorkerCommandReply, WorkerControl,
+    WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use crate::{Address, default_paths};
 
@@ -158,6 +158,26 @@ impl Client {
     /// Several at one revision, in the order of the requests.
     pub fn resolve_many(&mut self, request: ResolveManyRequest) -> Result<ResolveManyReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.resolve_many(request))
+    }
+
+    /// Tells what calls of instances came to.
+    pub fn report(&mut self, reports: Vec<CallReport>) -> Result<(), Error> {
+        self.ask(self.timeout, |sidecar| sidecar.report(ReportRequest { reports })).map(drop)
+    }
+
+    /// Has instances drained.
+    pub fn drain(&mut self, request: DrainRequest) -> Result<DrainReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.drain(request))
+    }
+
+    /// Has them drained no longer.
+    pub fn undrain(&mut self, service: String, target: String) -> Result<DrainReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.undrain(UndrainRequest::new(service, target)))
+    }
+
+    /// What is drained and ejected, of one service or of all.
+    pub fn withheld(&mut self, service: Option<String>) -> Result<WithheldReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.withheld(WithheldQuery { service_name: service }))
     }
 
     /// Waits for changes of masters, at most for `wait` beside the client's own timeout.

@@ -46,10 +46,10 @@ final class Hydrator
     }
 
     /** The endpoint of the service itself, as in the reply to `resolve`. */
-    public static function resolved(array $record, Freshness $freshness, bool $isProtected): Resolved
+    public static function resolved(array $record, string $service, Freshness $freshness, bool $isProtected): Resolved
     {
         ['host' => $host, 'port' => $port] = $endpoint = self::own($record);
-        return new Resolved($host, $port, $endpoint['protocol'] ?? '', null, $freshness, $isProtected);
+        return new Resolved($host, $port, $endpoint['protocol'] ?? '', null, $freshness, $isProtected, $service);
     }
 
     /** The order of equal ones: that of the smaller address comes first, then as their ids in the sidecar. */

@@ -250,7 +250,7 @@ final class SharedFile
             if (count($equal) > 1) {
                 usort($equal, Hydrator::compare(...));
             }
-            return Hydrator::resolved($equal[0], $this->freshness, $isProtected);
+            return Hydrator::resolved($equal[0], $service, $this->freshness, $isProtected);
         }
         throw new TransportFailed('it changes faster than so much can be read from it');
     }

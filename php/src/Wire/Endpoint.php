@@ -156,6 +156,21 @@ final class Endpoint
         });
     }
 
+    /** @param list<array<string, mixed>> $requests each of `ResolveRequest` */
+    public function resolveMany(array $requests, ?int $maxAge, Deadline $deadline): Answer
+    {
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($requests, $maxAge): Answer {
+            $request = static fn (array $request) => new Thrift\ResolveRequest($request);
+            $all = ['requests' => array_map($request, $requests), 'maxAgeMs' => $maxAge];
+            $reply = $roster->resolveMany(new Thrift\ResolveManyRequest($all));
+            $freshness = Values::freshness($reply->freshness, $this->transport);
+            $outcome = static fn (Thrift\ResolveOutcome $struct, array $of) => $struct->instance === null
+                ? new Exception\NoInstance($of['serviceName'], (string) $struct->error)
+                : Values::resolved($struct->instance, $freshness, $struct->isProtected);
+            return new Answer(array_map($outcome, $reply->outcomes, $requests), $freshness);
+        });
+    }
+
     public function master(string $id, ?int $maxAge, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($id, $maxAge): Answer {

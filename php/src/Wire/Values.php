@@ -115,6 +115,7 @@ final class Values
             $struct->masterId,
             $freshness,
             $isProtected ?? false,
+            $struct->serviceName,
         );
     }
 

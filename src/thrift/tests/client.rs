@@ -85,6 +85,22 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_report(&self, _: ReportRequest) -> thrift::Result<ReportReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_drain(&self, _: DrainRequest) -> thrift::Result<DrainReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_undrain(&self, _: UndrainRequest) -> thrift::Result<DrainReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_withheld(&self, _: WithheldQuery) -> thrift::Result<WithheldReply> {
+        Err("not asked".into())
+    }
+
     fn handle_watch_masters(&self, _: WatchMastersRequest) -> thrift::Result<MastersWatchReply> {
         Err("not asked".into())
     }

@@ -39,7 +39,8 @@ fn serve_with(config: Config) -> Server {
     let tasks = Tasks::new().0;
     let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));
     let (memory, feed) = (config.memory(Arc::default()), store.publisher(0));
-    let rooms = Rooms { store, access, workers: Arc::default(), metrics, memory };
+    let withholder = crate::withhold::Withholder::idle(&store);
+    let rooms = Rooms { store, access, workers: Arc::default(), withholder, metrics, memory };
     endpoint.start(&ZkData::default(), rooms, &tasks).expect("threads");
     Server { feed, tasks, address, _folder: folder }
 }

@@ -1,0 +1,240 @@
+//! `roster drain` and `roster undrain`: instances that get no calls for a time.
+
+use std::io::{self, Write};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use roster::model::{address, view};
+use roster::thrift::client::Client;
+use roster::thrift::idl::{
+    DrainReply, DrainRequest, Instance, ServiceQuery, WithheldReply, WithheldTarget, Withholding,
+};
+use serde_json::{Value, json};
+
+use super::connection::{Connection, duration};
+use super::{Output, json, text};
+
+/// How often it is looked whether calls are still under way.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Have instances of a service get no calls for a time; without a service, list what is drained and ejected
+///
+/// They are chosen no more, by this host's clients: of this sidecar, and of the shared file. It holds until the time is over,
+/// also when the sidecar or the instance restarts. For administrators.
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// The name of the service, without a version
+    #[arg(requires = "target")]
+    service: Option<String>,
+    /// An instance as `roster services SERVICE` shows it: HOST:PORT, or the id of a master; or a HOST, with all its instances
+    #[arg(value_name = "INSTANCE|HOST", requires = "time")]
+    target: Option<String>,
+    /// For how long: from 1s to 30d; a mere number is of seconds
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, requires = "target")]
+    time: Option<Duration>,
+    /// Why, for whoever asks
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Wait until no call to a drained master is under way from here, at most for so long [default: 30s]. (Calls to HOST:PORT
+    /// pass the sidecar by, and nobody counts them.)
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "30s", value_parser = duration,
+        requires = "target")]
+    wait: Option<Duration>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Have instances of a service get calls again that were drained
+#[derive(Debug, Args)]
+pub(crate) struct Undrain {
+    /// The name of the service, without a version
+    service: String,
+    /// As it was drained
+    #[arg(value_name = "INSTANCE|HOST")]
+    target: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Calls that are still under way.
+#[derive(Debug, thiserror::Error)]
+#[error("it is drained, but after {0:?} {1} of its calls are still under way")]
+pub(crate) struct StillCalled(Duration, i32);
+
+impl Drain {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let Self { service, target, time, reason, wait, output, connection } = self;
+        let mut client = connection.client();
+        let (Some(service_name), Some(target), Some(time)) = (service, target, time) else {
+            let reply = client.withheld(None)?;
+            match output {
+                Output::Json => json::print(&document(&reply))?,
+                Output::Table => io::stdout().write_all(table(&reply, now()).as_bytes())?,
+            }
+            return Ok(());
+        };
+        let duration_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let reason = Some(reason).filter(|reason| !reason.is_empty());
+        let request = DrainRequest { service_name: service_name.clone(), target: target.clone(), duration_ms, reason };
+        let reply = client.drain(request)?;
+        warn(&reply);
+        let mut drained = drained(&mut client, &service_name, &target)?;
+        match output {
+            Output::Table => {
+                let target = text::preview(target.as_bytes());
+                let count = roster::model::counted(drained.len() as u64, "instance");
+                writeln!(io::stdout(), "{target} is drained for {}: {count}", text::duration(duration_ms))?;
+            }
+            Output::Json => {
+                let instances: Vec<_> = drained.iter().map(|it| json!(view::Instance::from(it.clone()))).collect();
+                json::print(&json!({ "drained": withholding(&reply.drained), "instances": instances }))?;
+            }
+        }
+        let (Some(wait), began) = (wait, Instant::now()) else { return Ok(()) };
+        loop {
+            let under_way: i32 = drained.iter().map(|it| it.outstanding).sum();
+            if under_way == 0 {
+                return Ok(());
+            }
+            if began.elapsed() > wait {
+                return Err(StillCalled(wait, under_way).into());
+            }
+            sleep(LOOK_INTERVAL);
+            drained = self::drained(&mut client, &service_name, &target)?;
+        }
+    }
+}
+
+impl Undrain {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let Self { service, target, connection } = self;
+        let reply = connection.client().undrain(service, target.clone())?;
+        warn(&reply);
+        Ok(writeln!(io::stdout(), "{} is drained no longer", text::preview(target.as_bytes()))?)
+    }
+}
+
+fn warn(reply: &DrainReply) {
+    if let Some(why) = &reply.unkept {
+        eprintln!("roster: a restart of the sidecar will not know of it: {}", text::line(why));
+    }
+}
+
+/// The instances that this target drains.
+fn drained(client: &mut Client, service: &str, target: &str) -> anyhow::Result<Vec<Instance>> {
+    let (mut drained, mut cursor) = (Vec::new(), None);
+    loop {
+        let query = ServiceQuery { service_name: Some(service.to_owned()), cursor, ..ServiceQuery::default() };
+        let page = client.instances(query)?;
+        drained.extend(page.instances.into_iter().filter(|it| is_meant(it, target)));
+        cursor = page.cursor;
+        if cursor.is_none() {
+            return Ok(drained);
+        }
+    }
+}
+
+fn is_meant(instance: &Instance, target: &str) -> bool {
+    let endpoint = instance.endpoints.iter().find(|it| it.name.is_empty()).or(instance.endpoints.first());
+    match (&instance.master_id, endpoint) {
+        (Some(id), _) => id == target,
+        (None, Some(it)) => it.host == target || address(&it.host, it.port) == target,
+        (None, None) => false,
+    }
+}
+
+fn document(reply: &WithheldReply) -> Value {
+    let target = |it: &WithheldTarget| {
+        let mut json = json!({ "serviceName": it.service_name, "target": it.target });
+        for (name, why) in [("ejected", &it.ejected), ("drained", &it.drained)] {
+            if let Some(why) = why {
+                json[name] = withholding(why);
+            }
+        }
+        json
+    };
+    json!({ "withheld": reply.withheld.iter().map(target).collect::<Vec<_>>(), "more": reply.more })
+}
+
+fn withholding(Withholding { since, ends_at, reason }: &Withholding) -> Value {
+    json!({ "since": since, "endsAt": ends_at, "reason": reason })
+}
+
+fn table(reply: &WithheldReply, now: i64) -> String {
+    let row = |it: &WithheldTarget| {
+        let (state, why) = match (&it.drained, &it.ejected) {
+            (Some(why), _) => ("drained", Some(why)),
+            (None, why) => ("ejected", why.as_ref()),
+        };
+        [
+            text::preview(it.service_name.as_bytes()),
+            text::preview(it.target.as_bytes()),
+            state.to_owned(),
+            text::duration(why.map_or(0, |why| why.ends_at - now).max(0)),
+            text::preview(why.map_or("", |why| &why.reason).as_bytes()),
+        ]
+    };
+    let rows: Vec<_> = reply.withheld.iter().map(row).collect();
+    let table = text::table(["SERVICE", "INSTANCE", "STATE", "ENDS IN", "REASON"], &["ENDS IN"], &rows);
+    match reply.more {
+        0 => table,
+        more => format!("{table}and {more} more\n"),
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_withheld_is_listed_with_its_end() {
+        let why = |ends_at, reason: &str| Some(Withholding::new(1_000, ends_at, reason.to_owned()));
+        let target = |service: &str, target: &str, ejected, drained| {
+            WithheldTarget::new(service.to_owned(), target.to_owned(), ejected, drained)
+        };
+        let withheld = vec![
+            target("db", "10.0.0.5", None, why(1_860_000, "new kernel")),
+            target("mail", "10.0.0.6:80", why(9_000, "5 failures\n"), None),
+            target("log", "m1", why(0, ""), None),
+        ];
+        let reply = WithheldReply::new(withheld, 7);
+        assert_eq!(
+            table(&reply, 60_000),
+            "\
+SERVICE  INSTANCE     STATE    ENDS IN  REASON
+db       10.0.0.5     drained      30m  new kernel
+mail     10.0.0.6:80  ejected       0s  5 failures\\n
+log      m1           ejected       0s
+and 7 more
+"
+        );
+        assert_eq!(document(&reply)["withheld"][0]["drained"]["endsAt"], 1_860_000);
+        assert!(document(&reply)["withheld"][0].get("ejected").is_none());
+    }
+
+    #[test]
+    fn a_target_is_an_address_a_host_or_a_master() {
+        use roster::thrift::idl::{Endpoint, InstanceState};
+        let instance = |master: Option<&str>, host: &str| {
+            let endpoints = match master {
+                Some(_) => vec![],
+                None => vec![Endpoint::new(String::new(), String::new(), host.into(), 80)],
+            };
+            let (name, version, none) = ("db".into(), "1.0.0".into(), String::new());
+            let master = master.map(str::to_owned);
+            let (zone, metadata) = (String::new(), "{}".into());
+            let up = InstanceState::UP;
+            Instance::new(master, 0, name, version, none, zone, 100, metadata, up, endpoints, vec![], None, None, None)
+        };
+        assert!(is_meant(&instance(None, "::1"), "[::1]:80") && is_meant(&instance(None, "::1"), "::1"));
+        assert!(is_meant(&instance(Some("m"), ""), "m") && !is_meant(&instance(Some("m"), ""), "m:80"));
+        assert!(!is_meant(&instance(None, "web-1"), "web"));
+    }
+}

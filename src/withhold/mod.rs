@@ -1,0 +1,463 @@
+//! Withholding: has instances not chosen for a time, whose callers report failures, or that an administrator drains.
+//!
+//! Reports are counted where they come; what follows from them, and all that is written to the disk, is done by one thread.
+
+mod config;
+mod outliers;
+mod record;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+pub use self::config::Config;
+use self::outliers::{Outliers, Suspect};
+pub use self::outliers::{Place, Reporter};
+use self::record::{Entry, Record, Recorded};
+use crate::access::uid;
+use crate::clock::Moment;
+use crate::metrics::Metrics;
+use crate::model::{Instance, Withholding};
+use crate::store::{Directory, InstanceSet, Provider, Store, Withhold, WithholdKind, is_meant, key_hash};
+use crate::task::{Stop, Tasks};
+
+/// The most that is drained, and that is ejected at once.
+const MAX_DRAINS: usize = 1_024;
+const MAX_EJECTIONS: usize = 4_096;
+
+/// The longest drain.
+const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The most bytes of a reason, and of a target and of an address that is reported.
+const MAX_REASON_BYTES: usize = 256;
+const MAX_TARGET_BYTES: usize = 512;
+
+/// The most reports of one message.
+pub const MAX_REPORTS: usize = 256;
+
+/// How many commands wait.
+const MAX_COMMANDS: usize = 64;
+
+/// How often it is looked whether something has ended.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Withholds instances in the store.
+#[derive(Debug)]
+pub struct Withholder {
+    outliers: Mutex<Reported>,
+    suspected: Notify,
+    /// None: everybody's reports count.
+    reporters: Option<Vec<u32>>,
+    commands: mpsc::Sender<Command>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is reported, and what follows from it.
+#[derive(Debug)]
+struct Reported {
+    outliers: Outliers,
+    suspects: Vec<Suspect>,
+}
+
+/// What one call came to, as its caller reports it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub place: Place,
+    pub is_ok: bool,
+    pub duration: Duration,
+}
+
+/// What an administrator wants drained.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    pub service: String,
+    /// The address of an instance, the id of a master, or a host.
+    pub target: String,
+    pub time: Duration,
+    pub reason: String,
+}
+
+/// What is drained now.
+#[derive(Clone, Debug)]
+pub struct Drained {
+    pub withholding: Arc<Withholding>,
+    /// Why it would not outlast a restart, if it would not.
+    pub unkept: Option<String>,
+}
+
+/// Why something is not drained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDrained {
+    #[error("a drain lasts at least a second and at most 30 days")]
+    Time,
+    #[error("a target has between 1 and {MAX_TARGET_BYTES} bytes, and no control characters")]
+    Target,
+    #[error("a reason has at most {MAX_REASON_BYTES} bytes, and no control characters")]
+    Reason,
+    #[error("no instance of the service `{0}` is known by `{1}`: expected `host:port`, a host, or the id of a master")]
+    NoInstance(String, String),
+    #[error("{MAX_DRAINS} are drained, and no more can be")]
+    TooMany,
+    #[error("nothing of the service `{0}` is drained by `{1}`; `roster drain` lists what is")]
+    IsNot(String, String),
+    #[error("too many commands wait; try again")]
+    Busy,
+}
+
+#[derive(Debug)]
+enum Command {
+    Drain(Drain, oneshot::Sender<Result<Drained, NotDrained>>),
+    Undrain(String, String, oneshot::Sender<Result<Drained, NotDrained>>),
+}
+
+/// What does it, on a thread of its own.
+struct Work {
+    withholder: Arc<Withholder>,
+    store: Arc<Store>,
+    config: Config,
+    record: Record,
+    /// When the drains end, by the clock that nobody sets.
+    drains: HashMap<(Arc<str>, Arc<str>), Moment>,
+    /// Whether something else is withheld than is recorded.
+    is_unrecorded: bool,
+}
+
+/// Why an instance is not ejected.
+#[derive(Debug, PartialEq, Eq)]
+enum Spared {
+    Unknown,
+    /// As many of its kind are ejected as may be, or it is the last that can be called.
+    Enough,
+}
+
+impl Withholder {
+    /// Has the store begin with what an earlier process left of this in `folder`, and starts the thread.
+    pub fn start(
+        config: &Config,
+        folder: Option<PathBuf>,
+        store: &Arc<Store>,
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> io::Result<Arc<Self>> {
+        let (withholder, work, received) = Self::new(config, folder, store, metrics);
+        let stop = tasks.stop_signal();
+        tasks.thread("withholding", move |_| work.until_stop(received, stop))?;
+        Ok(withholder)
+    }
+
+    fn new(
+        config: &Config,
+        folder: Option<PathBuf>,
+        store: &Arc<Store>,
+        metrics: &Arc<Metrics>,
+    ) -> (Arc<Self>, Work, mpsc::Receiver<Command>) {
+        let (commands, received) = mpsc::channel(MAX_COMMANDS);
+        let reporters = config.reporters.iter().map(|name| uid(name).map(|uid| uid.as_raw()));
+        // Names that are unknown were told, as a mistake.
+        let reporters: Vec<u32> = reporters.filter_map(Result::ok).collect();
+        let withholder = Arc::new(Self {
+            outliers: Mutex::new(Reported { outliers: Outliers::new(config.clone()), suspects: Vec::new() }),
+            suspected: Notify::new(),
+            reporters: (!config.reporters.is_empty()).then_some(reporters),
+            commands,
+            metrics: metrics.clone(),
+        });
+        let mut work = Work {
+            withholder: withholder.clone(),
+            store: store.clone(),
+            config: config.clone(),
+            record: Record::new(folder),
+            drains: HashMap::new(),
+            is_unrecorded: false,
+        };
+        work.restore(SystemTime::now());
+        (withholder, work, received)
+    }
+
+    /// One that keeps nothing, and does nothing.
+    pub(crate) fn idle(store: &Arc<Store>) -> Arc<Self> {
+        Self::new(&Config::default(), None, store, &Arc::default()).0
+    }
+
+    /// Counts what a user reports. What nobody may believe is passed by.
+    pub fn report(&self, by: Reporter, reports: impl Iterator<Item = Report>) {
+        if self.reporters.as_ref().is_some_and(|known| !known.contains(&by)) {
+            return;
+        }
+        let now = Moment::now();
+        let mut reported = self.reported();
+        for Report { place, is_ok, duration } in reports.filter(|it| it.place.address.len() <= MAX_TARGET_BYTES) {
+            self.metrics.reports.increment();
+            self.metrics.reports_failed.add(u64::from(!is_ok));
+            self.metrics.reported_ms.add(duration.as_millis() as u64);
+            if let Some(suspect) = reported.outliers.report(now, by, &place, is_ok)
+                && reported.suspects.len() < MAX_REPORTS
+                && !reported.suspects.iter().any(|it| it.place == suspect.place)
+            {
+                reported.suspects.push(suspect);
+            }
+        }
+        if !reported.suspects.is_empty() {
+            self.suspected.notify_one();
+        }
+    }
+
+    /// Has something drained, in place of what was said of it before.
+    pub async fn drain(&self, drain: Drain) -> Result<Drained, NotDrained> {
+        self.ask(|answer| Command::Drain(drain, answer)).await
+    }
+
+    /// Has it drained no longer; what it was.
+    pub async fn undrain(&self, service: String, target: String) -> Result<Drained, NotDrained> {
+        self.ask(|answer| Command::Undrain(service, target, answer)).await
+    }
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<Drained, NotDrained>>) -> Command,
+    ) -> Result<Drained, NotDrained> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.try_send(command(answer)).map_err(|_| NotDrained::Busy)?;
+        answered.await.unwrap_or(Err(NotDrained::Busy))
+    }
+
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.outliers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Work {
+    async fn until_stop(mut self, mut commands: mpsc::Receiver<Command>, stop: Stop) {
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = Instant::now() + self.config.interval;
+        let withholder = self.withholder.clone();
+        loop {
+            tokio::select! {
+                Some(command) = commands.recv() => self.carry_out(command),
+                () = withholder.suspected.notified() => self.eject_suspects(),
+                _ = looks.tick() => {
+                    self.end(Moment::now());
+                    if next <= Instant::now() {
+                        next = Instant::now() + self.config.interval;
+                        let mut reported = withholder.reported();
+                        let suspects = reported.outliers.compare(Moment::now());
+                        reported.suspects.extend(suspects);
+                        drop(reported);
+                        self.eject_suspects();
+                    }
+                    if self.is_unrecorded {
+                        self.record_or_warn();
+                    }
+                }
+                () = stop.requested() => {
+                    if self.is_unrecorded {
+                        self.record_or_warn();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Withholds what an earlier process did, where its time is not over. What was set by a clock that was put back since
+    /// would last for longer than was said, and is over too.
+    fn restore(&mut self, wall: SystemTime) {
+        let (wall, now) = (millis(wall), Moment::now());
+        let Recorded { ejected, drained } = self.record.left();
+        let mut changes = Vec::new();
+        let kinds = ejected.into_iter().map(|it| (it, WithholdKind::Ejected));
+        for (entry, kind) in kinds.chain(drained.into_iter().map(|it| (it, WithholdKind::Drained))) {
+            let Entry { service, target, withholding, times } = entry;
+            if !(withholding.since..withholding.ends_at).contains(&wall) {
+                continue;
+            }
+            let left = Duration::from_millis(withholding.ends_at - wall);
+            let (service, target): (Arc<str>, Arc<str>) = (service.into(), target.into());
+            match kind {
+                WithholdKind::Ejected => {
+                    let place = Place { service: service.clone(), address: target.clone() };
+                    self.withholder.reported().outliers.restore(now, &place, left.min(self.config.max_time), times);
+                }
+                WithholdKind::Drained => drop(self.drains.insert((service.clone(), target.clone()), now + left)),
+            }
+            changes.push(Withhold { service, target, kind, withholding: Some(withholding.into()) });
+        }
+        self.store.withhold(&changes);
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        // Who asked may be gone: it is done all the same.
+        let _ = match command {
+            Command::Drain(drain, answer) => answer.send(self.drain(drain)),
+            Command::Undrain(service, target, answer) => answer.send(self.undrain(&service, &target)),
+        };
+    }
+
+    fn drain(&mut self, Drain { service, target, time, reason }: Drain) -> Result<Drained, NotDrained> {
+        if time < Duration::from_secs(1) || time > MAX_DRAIN {
+            return Err(NotDrained::Time);
+        }
+        if reason.len() > MAX_REASON_BYTES || reason.contains(char::is_control) {
+            return Err(NotDrained::Reason);
+        }
+        if target.is_empty() || target.len() > MAX_TARGET_BYTES || target.contains(char::is_control) {
+            return Err(NotDrained::Target);
+        }
+        let snapshot = self.store.snapshot();
+        if !snapshot.directory().instances(&service).any(|(_, instance)| is_meant(instance, &target)) {
+            return Err(NotDrained::NoInstance(service, target));
+        }
+        let key: (Arc<str>, Arc<str>) = (service.into(), target.into());
+        if self.drains.len() >= MAX_DRAINS && !self.drains.contains_key(&key) {
+            return Err(NotDrained::TooMany);
+        }
+        let since = millis(SystemTime::now());
+        let withholding = Arc::new(Withholding { since, ends_at: since + time.as_millis() as u64, reason });
+        self.withhold(WithholdKind::Drained, &key.0, &key.1, Some(withholding.clone()));
+        self.drains.insert(key, Moment::now() + time);
+        Ok(Drained { withholding, unkept: self.record().err() })
+    }
+
+    fn undrain(&mut self, service: &str, target: &str) -> Result<Drained, NotDrained> {
+        let snapshot = self.store.snapshot();
+        let mut drained = snapshot.directory().withholdings().drained();
+        let known = drained.find(|(of, it, _)| ***of == *service && ***it == *target);
+        let Some((service, target, withholding)) = known else {
+            return Err(NotDrained::IsNot(service.to_owned(), target.to_owned()));
+        };
+        self.withhold(WithholdKind::Drained, service, target, None);
+        self.drains.remove(&(service.clone(), target.clone()));
+        Ok(Drained { withholding: withholding.clone(), unkept: self.record().err() })
+    }
+
+    /// Ends what has had its time.
+    fn end(&mut self, now: Moment) {
+        let ended = self.withholder.reported().outliers.take_ended(now);
+        for Place { service, address } in ended {
+            tracing::info!(%service, %address, "an instance is ejected no longer");
+            self.withhold(WithholdKind::Ejected, &service, &address, None);
+        }
+        let over: Vec<_> = self.drains.extract_if(|_, ends| *ends <= now).map(|(key, _)| key).collect();
+        for (service, target) in over {
+            tracing::info!(%service, %target, "the time of a drain is over");
+            self.withhold(WithholdKind::Drained, &service, &target, None);
+        }
+    }
+
+    fn eject_suspects(&mut self) {
+        let suspects = std::mem::take(&mut self.withholder.reported().suspects);
+        for Suspect { place, reason } in suspects {
+            let snapshot = self.store.snapshot();
+            let directory = snapshot.directory();
+            let is_full = directory.withholdings().ejected().take(MAX_EJECTIONS).count() == MAX_EJECTIONS;
+            let spared = if is_full { Err(Spared::Enough) } else { self.check(directory, &place) };
+            let Place { service, address } = &place;
+            let mut reported = self.withholder.reported();
+            if let Err(why) = spared {
+                tracing::debug!(%service, %address, reason, ?why, "an instance is not ejected");
+                reported.outliers.spare(&place);
+                continue;
+            }
+            let time = reported.outliers.eject(Moment::now(), &place);
+            drop(reported);
+            self.withholder.metrics.ejections.increment();
+            tracing::warn!(%service, %address, ?time, reason, "an instance is ejected");
+            let since = millis(SystemTime::now());
+            let withholding = Withholding { since, ends_at: since + time.as_millis() as u64, reason };
+            self.withhold(WithholdKind::Ejected, service, address, Some(withholding.into()));
+        }
+    }
+
+    /// Whether an instance may be ejected: of those of its version and group no more than `max_percent` are then, and one is
+    /// left that can be called.
+    fn check(&self, directory: &Directory, place: &Place) -> Result<(), Spared> {
+        let mut is_known = false;
+        for set in directory.instances_of(&place.service).into_iter().flat_map(|versions| versions.values()) {
+            for instance in at(set, &place.address) {
+                is_known = true;
+                if !self.has_room(directory, set, instance) {
+                    return Err(Spared::Enough);
+                }
+            }
+        }
+        if is_known { Ok(()) } else { Err(Spared::Unknown) }
+    }
+
+    fn has_room(&self, directory: &Directory, set: &InstanceSet, of: &Instance) -> bool {
+        let (mut all, mut ejected, mut others) = (0, 0, 0);
+        for provider in set.unordered().filter(|provider| provider.weight > 0) {
+            for instance in provider.instances.iter().filter(|it| it.group == of.group).take(1) {
+                all += 1;
+                ejected += usize::from(instance.withheld.ejected.is_some());
+                let is_other = !std::ptr::eq(instance, of) && !instance.withheld.is_withheld();
+                others += usize::from(is_other && is_there(directory, instance));
+            }
+        }
+        // Whoever may report can make up what it likes, but for those who were named.
+        let few = usize::from(!self.config.reporters.is_empty() && self.config.max_percent > 0);
+        ejected < (all * self.config.max_percent / 100).max(few) && others > 0
+    }
+
+    fn withhold(
+        &mut self,
+        kind: WithholdKind,
+        service: &Arc<str>,
+        target: &Arc<str>,
+        withholding: Option<Arc<Withholding>>,
+    ) {
+        self.store.withhold(&[Withhold { service: service.clone(), target: target.clone(), kind, withholding }]);
+        self.is_unrecorded = true;
+    }
+
+    fn record_or_warn(&mut self) {
+        if let Err(why) = self.record() {
+            tracing::warn!(why, "what is ejected would not outlast a restart");
+        }
+    }
+
+    fn record(&mut self) -> Result<(), String> {
+        let snapshot = self.store.snapshot();
+        let withholdings = snapshot.directory().withholdings();
+        let entry = |(service, target, withholding): (&Arc<str>, &Arc<str>, &Arc<Withholding>), times| Entry {
+            service: service.to_string(),
+            target: target.to_string(),
+            withholding: Withholding::clone(withholding),
+            times,
+        };
+        let times = |service: &Arc<str>, address: &Arc<str>| {
+            let place = Place { service: service.clone(), address: address.clone() };
+            self.withholder.reported().outliers.ejections(&place)
+        };
+        let recorded = Recorded {
+            ejected: withholdings.ejected().map(|it| entry(it, times(it.0, it.1))).collect(),
+            drained: withholdings.drained().map(|it| entry(it, 0)).collect(),
+        };
+        self.is_unrecorded = false;
+        self.record.write(&recorded)
+    }
+}
+
+/// Those of a set at an address.
+fn at<'a>(set: &'a InstanceSet, address: &str) -> impl Iterator<Item = &'a Instance> {
+    let hash = key_hash(address);
+    let providers = set.unordered().filter(move |provider| provider.address_hash == hash);
+    providers.filter_map(|provider: &Provider| provider.instances.first())
+}
+
+/// Whether it can be called, if it is a master.
+fn is_there(directory: &Directory, instance: &Instance) -> bool {
+    instance.master().is_none_or(|id| directory.master(id).is_some_and(|master| master.is_connected()))
+}
+
+fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! That what is reported and drained is withheld, within its bounds, and no longer than it was to be.
+
+use super::*;
+use crate::format;
+use crate::model::{Change, Format, Node, NodePath, Stat};
+use crate::store::{Feed, Publisher};
+
+const ROOT: &str = "/s";
+
+struct House {
+    store: Arc<Store>,
+    publisher: Publisher,
+    work: Work,
+    withholder: Arc<Withholder>,
+    commands: mpsc::Receiver<Command>,
+    folder: tempfile::TempDir,
+}
+
+fn path(text: &str) -> NodePath {
+    NodePath::parse(text).expect("a path")
+}
+
+fn house(config: Config) -> House {
+    house_in(tempfile::tempdir().expect("a folder"), config)
+}
+
+/// As after a start.
+fn house_in(folder: tempfile::TempDir, config: Config) -> House {
+    let services = format::Config { root: path(ROOT), format: Format::Raw, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(vec![services]);
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    let kept = Some(folder.path().to_owned());
+    let (withholder, work, commands) = Withholder::new(&config, kept, &store, &Arc::default());
+    House { store, publisher, work, withholder, commands, folder }
+}
+
+impl House {
+    fn with(self, instances: usize) -> Self {
+        let put = |number| {
+            let node = Node { data: address(number).into_bytes().into(), stat: Stat::default() };
+            Change::Put(path(&format!("{ROOT}/db/i-{number}")), Arc::new(node))
+        };
+        self.publisher.publish_whole((0..instances).map(put).collect());
+        self
+    }
+
+    fn fail(&mut self, by: Reporter, number: usize, times: usize) {
+        let place = Place { service: "db".into(), address: address(number).into() };
+        let report = Report { place, is_ok: false, duration: Duration::from_millis(7) };
+        self.withholder.report(by, std::iter::repeat_n(report, times));
+        self.work.eject_suspects();
+    }
+
+    fn withheld(&self, is_it: impl Fn(&Instance) -> bool) -> Vec<String> {
+        let snapshot = self.store.snapshot();
+        let instances = snapshot.directory().instances("db").filter(|(_, it)| is_it(it));
+        let mut found: Vec<_> = instances.map(|(_, it)| it.address()).collect();
+        found.sort();
+        found
+    }
+
+    fn ejected(&self) -> Vec<String> {
+        self.withheld(|it| it.withheld.ejected.is_some())
+    }
+
+    fn drained(&self) -> Vec<String> {
+        self.withheld(|it| it.withheld.drained.is_some())
+    }
+
+    fn drain(&mut self, target: &str, seconds: u64) -> Result<Drained, NotDrained> {
+        let time = Duration::from_secs(seconds);
+        self.work.drain(Drain { service: "db".into(), target: target.into(), time, reason: "new kernel".into() })
+    }
+}
+
+fn address(number: usize) -> String {
+    format!("10.0.0.{}:{}", number / 10, number + 1)
+}
+
+fn addresses(numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
+    numbers.into_iter().map(address).collect()
+}
+
+fn after(seconds: u64) -> Moment {
+    Moment::now() + Duration::from_secs(seconds)
+}
+
+#[test]
+fn an_instance_that_fails_is_ejected_and_comes_back_by_itself() {
+    let mut house = house(Config::default()).with(10);
+    house.fail(33, 3, 4);
+    assert_eq!(house.ejected(), [""; 0]);
+    house.fail(33, 3, 1);
+    assert_eq!(house.ejected(), addresses([3]));
+    let snapshot = house.store.snapshot();
+    let (_, instance) = snapshot.directory().instances("db").find(|(_, it)| it.withheld.is_withheld()).expect("it");
+    let why = instance.withheld.ejected.as_deref().expect("why");
+    assert_eq!(why.reason, "5 failures one after the other, reported by uid 33");
+    assert_eq!(why.ends_at - why.since, 30_000);
+    house.work.end(after(29));
+    assert_eq!(house.ejected(), addresses([3]));
+    house.work.end(after(31));
+    assert_eq!(house.ejected(), [""; 0]);
+}
+
+#[test]
+fn however_much_is_reported_a_fifth_is_ejected_and_never_the_last() {
+    for (instances, most) in [(1, 0), (4, 0), (5, 1), (9, 1), (10, 2), (24, 4)] {
+        let mut house = house(Config::default()).with(instances);
+        for uid in 1..4 {
+            (0..instances).for_each(|number| house.fail(uid, number, 100));
+        }
+        assert_eq!(house.ejected().len(), most, "of {instances}");
+    }
+    // What those report who were named is believed also of few.
+    for (instances, most) in [(1, 0), (2, 1), (4, 1), (5, 1)] {
+        let mut house = house(Config { reporters: vec!["33".into()], ..Config::default() }).with(instances);
+        (0..instances).for_each(|number| house.fail(34, number, 100));
+        assert_eq!(house.ejected().len(), 0, "another user's reports say nothing");
+        (0..instances).for_each(|number| house.fail(33, number, 100));
+        assert_eq!(house.ejected().len(), most, "of {instances}");
+    }
+    let mut house = house(Config { max_percent: 100, ..Config::default() }).with(4);
+    house.drain(&address(0), 60).expect("it is there");
+    (0..4).for_each(|number| house.fail(33, number, 100));
+    assert_eq!(house.ejected(), addresses([0, 1, 2]), "of those that are not drained, one is left");
+    let mut house = self::house(Config { max_percent: 0, reporters: vec!["33".into()], ..Config::default() }).with(10);
+    house.fail(33, 3, 100);
+    assert_eq!(house.ejected(), [""; 0], "it is turned off");
+}
+
+#[test]
+fn reports_of_what_is_not_there_or_of_odd_names_come_to_nothing() {
+    let mut house = house(Config::default()).with(10);
+    let revision = house.store.snapshot().revision();
+    for address in ["", "10.0.0.9:9", "10.0.0.0", "\u{1}10.0.0.0:1", "\0", &"x".repeat(100_000)] {
+        for service in ["db", "nothing", "\u{1}db", ""] {
+            let place = Place { service: service.into(), address: address.into() };
+            let report = Report { place, is_ok: false, duration: Duration::MAX };
+            house.withholder.report(33, std::iter::repeat_n(report, 50));
+        }
+    }
+    house.work.eject_suspects();
+    assert_eq!((house.ejected().len(), house.store.snapshot().revision()), (0, revision));
+}
+
+#[test]
+fn a_host_is_drained_with_what_comes_there_later_until_its_time_is_over() {
+    let mut house = house(Config::default()).with(12);
+    let drained = house.drain("10.0.0.1", 60).expect("it is there");
+    assert_eq!((&*drained.withholding.reason, drained.unkept), ("new kernel", None));
+    assert_eq!(house.drained(), addresses([10, 11]));
+    house = house.with(13);
+    assert_eq!(house.drained(), addresses([10, 11, 12]));
+    house.drain(&address(3), 120).expect("it is there");
+    house.work.end(after(61));
+    assert_eq!(house.drained(), addresses([3]));
+    house.work.undrain("db", &address(3)).expect("it is drained");
+    assert_eq!(house.drained(), [""; 0]);
+    let not = NotDrained::IsNot("db".into(), address(3));
+    assert_eq!(house.work.undrain("db", &address(3)).expect_err("it no longer is"), not);
+}
+
+#[test]
+fn what_cannot_be_drained_is_told() {
+    let mut house = house(Config::default()).with(2);
+    let mut refused = |target: &str, seconds, reason: &str| {
+        let time = Duration::from_secs(seconds);
+        let drain = Drain { service: "db".into(), target: target.into(), time, reason: reason.into() };
+        house.work.drain(drain).expect_err("a refusal")
+    };
+    assert_eq!(refused("10.0.0.0", 0, ""), NotDrained::Time);
+    assert_eq!(refused("10.0.0.0", 30 * 24 * 3_600 + 1, ""), NotDrained::Time);
+    assert_eq!(refused("10.0.0.0", 60, "a\nb"), NotDrained::Reason);
+    assert_eq!(refused("10.0.0.0", 60, &"x".repeat(257)), NotDrained::Reason);
+    assert_eq!(refused("", 60, ""), NotDrained::Target);
+    assert_eq!(refused(&"x".repeat(513), 60, ""), NotDrained::Target);
+    assert_eq!(refused("10.0.0.7", 60, ""), NotDrained::NoInstance("db".into(), "10.0.0.7".into()));
+}
+
+#[test]
+fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
+    let mut before = house(Config::default()).with(10);
+    before.fail(33, 3, 5);
+    before.drain(&address(1), 60).expect("it is there");
+    before.work.record().expect("it is kept");
+    let folder = before.folder;
+    let after_start = house_in(folder, Config::default()).with(10);
+    assert_eq!((after_start.ejected(), after_start.drained()), (addresses([3]), addresses([1])));
+    // That is before any source has said anything, and it ends as it would have.
+    let mut house = after_start;
+    house.work.end(after(31));
+    assert_eq!((house.ejected(), house.drained()), (vec![], addresses([1])));
+    house.work.end(after(61));
+    assert_eq!(house.drained(), [""; 0]);
+    let wall = |seconds: i64| {
+        let now = SystemTime::now();
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 { now - by } else { now + by }
+    };
+    // Later it is over; and where the clock was set back, nobody knows how long it would last.
+    for (seconds, expected) in [(50, 1), (100, 0), (-3_600, 0)] {
+        let mut other = self::house(Config::default()).with(10);
+        other.work.record = Record::new(Some(house.folder.path().to_owned()));
+        let left = Recorded { ejected: vec![], drained: vec![entry(0, 60)] };
+        other.work.record.write(&left).expect("it is kept");
+        other.work.restore(wall(seconds));
+        assert_eq!(other.drained().len(), expected, "{seconds} s later");
+    }
+}
+
+fn entry(number: usize, seconds: u64) -> Entry {
+    let since = millis(SystemTime::now());
+    let withholding = Withholding { since, ends_at: since + seconds * 1_000, reason: String::new() };
+    Entry { service: "db".into(), target: address(number), withholding, times: 0 }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_nobody_from_a_start_and_one_that_cannot_be_written_is_told() {
+    for damage in ["", "{", "[]", r#"{"drained":[{"service":1}]}"#, "\u{0}"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("withheld.json"), damage).expect("written");
+        let mut house = house_in(folder, Config::default()).with(2);
+        assert_eq!(house.drained(), [""; 0], "{damage:?}");
+        assert_eq!(house.drain("10.0.0.0", 60).expect("it is there").unkept, None);
+    }
+    let mut house = house(Config::default()).with(2);
+    house.work.record = Record::new(Some("/nothing/is/here".into()));
+    let drained = house.drain("10.0.0.0", 60).expect("it is drained all the same");
+    assert!(drained.unkept.is_some_and(|why| why.contains("/nothing/is/here/withheld.json")));
+    house.work.record = Record::new(None);
+    assert!(house.drain("10.0.0.0", 60).expect("it is").unkept.is_some_and(|why| why.contains("[shared] state")));
+}
+
+#[tokio::test]
+async fn commands_are_carried_out_on_the_thread_and_one_that_is_gone_is_told() {
+    let House { store: _store, publisher: _publisher, work, withholder, commands, .. } =
+        house(Config::default()).with(2);
+    let (tasks, _failures) = Tasks::new();
+    let stop = tasks.stop_signal();
+    tasks.thread("withholding", move |_| work.until_stop(commands, stop)).expect("a thread");
+    let drain = || Drain {
+        service: "db".into(),
+        target: "10.0.0.0".into(),
+        time: Duration::from_secs(60),
+        reason: String::new(),
+    };
+    withholder.drain(drain()).await.expect("it is drained");
+    withholder.undrain("db".into(), "10.0.0.0".into()).await.expect("it was");
+    tasks.stop(Duration::from_secs(5)).await;
+    assert_eq!(withholder.drain(drain()).await.expect_err("it has stopped"), NotDrained::Busy);
+}

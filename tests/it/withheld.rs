@@ -1,0 +1,182 @@
+//! What callers report and administrators drain is chosen no more, by whoever asks, and outlasts the sidecar.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Dialect, Ended, Roster, SOON, ensure, eventually};
+use crate::idl::{CallReport, ReportRequest, TRosterSyncClient};
+
+const SETTINGS: &str = r#"
+[[file]]
+path = "{folder}/nodes.toml"
+
+[[services]]
+root = "/s"
+format = "raw"
+"#;
+
+fn roster(settings: &str) -> Roster {
+    let mut roster = Roster::prepare(&format!("{SETTINGS}{settings}"));
+    let nodes = (0..10).map(|number| format!("\"/s/db/i-{number}\" = \"10.0.{}.1:{}\"\n", number / 5, 80 + number));
+    roster.write("nodes.toml", &format!("[nodes]\n{}", nodes.collect::<String>()));
+    fs::create_dir(roster.folder().join("disk")).expect("a folder");
+    roster.run();
+    roster.becomes("live");
+    roster
+}
+
+/// The addresses of those of which that is told, by the command line.
+fn told(roster: &Roster, why: &str) -> Vec<String> {
+    let all = roster.cli(["services", "db", "-o", "json"]).json();
+    addresses(&all, why)
+}
+
+fn addresses(all: &Value, why: &str) -> Vec<String> {
+    let instances = all["instances"].as_array().into_iter().flatten();
+    let address = |it: &Value| {
+        let at = &it["endpoints"][0];
+        format!("{}:{}", at["host"].as_str().unwrap_or_default(), at["port"])
+    };
+    let mut found: Vec<_> = instances.filter(|it| it.get(why).is_some()).map(address).collect();
+    found.sort();
+    found
+}
+
+fn becomes(roster: &Roster, why: &str, expected: &[&str]) {
+    eventually(&format!("{why} is what shall be"), SOON, || {
+        let found = told(roster, why);
+        ensure(found == expected, format!("{found:?}\n{}", roster.log()))
+    });
+}
+
+/// What PHP prints that has a client of the sidecar.
+fn php(roster: &Roster, code: &str) -> String {
+    let socket = roster.socket().display();
+    let code = format!("require 'php/autoload.php'; $roster = Roster\\Client::local('{socket}'); {code}");
+    Ended::of(Command::new("php").current_dir(env!("CARGO_MANIFEST_DIR")).args(["-r", &code])).text()
+}
+
+/// Where 200 keys go, and as many that have none, by the shared file alone.
+fn chosen(roster: &Roster) -> BTreeSet<String> {
+    let file = roster.shared_file();
+    let code = format!(
+        "$roster = Roster\\Client::local('', '', '{}'); for ($key = 0; $key < 200; $key++) {{ \
+         echo $roster->resolve('db', key: $key)->address(), \"\\n\", $roster->resolve('db')->address(), \"\\n\"; }}",
+        file.display()
+    );
+    php(roster, &code).lines().map(str::to_owned).collect()
+}
+
+/// Has PHP report that calls of this one failed.
+fn fail(roster: &Roster, address: &str, times: usize) {
+    let code = format!(
+        "foreach ($roster->instances('db') as $it) {{ if ($it->address() === '{address}') {{ \
+         for ($n = 0; $n < {times}; $n++) {{ $roster->report($it, ok: false, durationMs: 7); }} }} }} echo 'done';"
+    );
+    assert_eq!(php(roster, &code), "done");
+}
+
+#[test]
+fn what_fails_for_one_page_is_chosen_by_no_other_and_not_after_a_restart() {
+    let mut roster = roster("");
+    assert_eq!(chosen(&roster).len(), 10);
+    fail(&roster, "10.0.0.1:83", 3);
+    fail(&roster, "10.0.0.1:83", 2);
+    becomes(&roster, "ejected", &["10.0.0.1:83"]);
+    eventually("PHP chooses it no more", SOON, || {
+        let chosen = chosen(&roster);
+        ensure(chosen.len() == 9 && !chosen.contains("10.0.0.1:83"), format!("{chosen:?}"))
+    });
+    let times = roster.cli(["resolve", "db", "-n", "300", "--key", "k", "-o", "json"]).json();
+    assert_eq!(times["chosen"].as_array().map(Vec::len), Some(9));
+    let counters = roster.status().counters;
+    assert_eq!(["reports", "reportsFailed", "reportedMs", "ejected"].map(|name| counters[name]), [5, 5, 35, 1]);
+    assert!(roster.cli(["services", "db"]).text().contains("ejected"));
+    assert!(roster.cli(["drain"]).text().contains("5 failures one after the other, reported by uid"));
+    // However much fails, a fifth is ejected.
+    for port in 80..85 {
+        fail(&roster, &format!("10.0.0.1:{port}"), 50);
+    }
+    becomes(&roster, "ejected", &["10.0.0.1:80", "10.0.0.1:83"]);
+    // It is in the record within a second, or at the stop.
+    assert!(roster.stop().success());
+    roster.run();
+    assert_eq!(told(&roster, "ejected"), ["10.0.0.1:80", "10.0.0.1:83"], "with the first answer");
+}
+
+#[test]
+fn an_ejection_ends_by_itself_also_where_the_sidecar_is_dead() {
+    let mut roster = roster("[eject]\nbase_time = \"3s\"\nmax_time = \"3s\"\n");
+    fail(&roster, "10.0.1.1:89", 5);
+    eventually("PHP chooses it no more", SOON, || {
+        let chosen = chosen(&roster);
+        ensure(chosen.len() == 9, format!("{chosen:?}"))
+    });
+    becomes(&roster, "ejected", &[]);
+    fail(&roster, "10.0.1.1:89", 5);
+    eventually("PHP chooses it no more", SOON, || {
+        let chosen = chosen(&roster);
+        ensure(chosen.len() == 9, format!("{chosen:?}"))
+    });
+    roster.kill();
+    eventually("PHP chooses it again", SOON, || {
+        let chosen = chosen(&roster);
+        ensure(chosen.len() == 10, format!("{chosen:?}"))
+    });
+}
+
+#[test]
+fn reports_that_nobody_may_believe_come_to_nothing() {
+    let roster = roster("[eject]\nreporters = [\"nobody\"]\n");
+    fail(&roster, "10.0.0.1:83", 50);
+    let report = |address: &str| CallReport::new("db".into(), address.into(), false, -5);
+    for mut client in [roster.client(), Dialect::ALL[0].tcp(roster.port()).expect("the sidecar accepts")] {
+        for address in ["10.0.0.1:83", "", "10.0.0.9:1", "\u{1}\n", &"x".repeat(5_000)] {
+            client.report(ReportRequest { reports: vec![report(address); 10] }).expect("it is passed by");
+        }
+    }
+    assert_eq!((told(&roster, "ejected").len(), roster.status().counters["reports"]), (0, 0));
+}
+
+#[test]
+fn a_host_is_drained_for_all_until_it_no_longer_is() {
+    let mut roster = roster("");
+    let drain = |roster: &Roster, arguments: &[&str]| roster.cli(["drain", "db"].iter().chain(arguments));
+    let ended = drain(&roster, &["10.0.0.1", "--for", "30m", "--reason", "new kernel", "--wait"]);
+    assert_eq!(ended.text(), "10.0.0.1 is drained for 30m: 5 instances\n");
+    assert_eq!(drain(&roster, &["10.0.1.1:86", "--for", "2s"]).code, Some(0));
+    let expected = ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.1:82", "10.0.0.1:83", "10.0.0.1:84"];
+    becomes(&roster, "drained", &expected);
+    let others: BTreeSet<String> = (85..90).map(|port| format!("10.0.1.1:{port}")).collect();
+    eventually("PHP chooses the others", SOON, || {
+        let chosen = chosen(&roster);
+        ensure(chosen == others, format!("{chosen:?}"))
+    });
+    assert!(roster.cli(["drain"]).text().contains("new kernel"));
+    assert_eq!(roster.cli(["drain", "-o", "json"]).json()["withheld"][0]["target"], "10.0.0.1");
+    roster.kill();
+    roster.run();
+    assert_eq!(told(&roster, "drained"), expected, "with the first answer, though it was killed");
+    for (code, arguments) in [
+        (1, &["10.0.0.7", "--for", "1m"][..]),
+        (2, &["10.0.0.1", "--for", "31d"]),
+        (2, &["10.0.0.1"]),
+        (2, &["10.0.0.1", "--for", "1m", "--reason", "a\nb"]),
+    ] {
+        let ended = drain(&roster, arguments);
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+    }
+    assert_eq!(drain(&roster, &["10.0.1.1", "--for", "1m"]).code, Some(0));
+    let none = roster.cli(["resolve", "db"]);
+    assert!(format!("{none:?}").contains("is drained"), "{none:?}");
+    for host in ["10.0.0.1", "10.0.1.1"] {
+        let ended = roster.cli(["undrain", "db", host]);
+        assert_eq!(ended.text(), format!("{host} is drained no longer\n"));
+    }
+    becomes(&roster, "drained", &[]);
+    assert_eq!(roster.cli(["undrain", "db", "10.0.0.1"]).code, Some(1));
+    eventually("PHP chooses all", SOON, || ensure(chosen(&roster).len() == 10, "not yet"));
+}
