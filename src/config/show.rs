@@ -48,6 +48,7 @@ impl Config {
         for (name, size) in [("max_size", self.shared.max_size), ("max_pinned", self.shared.max_pinned)] {
             table["shared"][name] = exact(size).into();
         }
+        table["store"]["max_instance_bytes"] = exact(self.store.max_instance_bytes).into();
         for (number, ensemble) in self.zookeeper.iter().enumerate() {
             let sizes = [
                 ("max_bytes", ensemble.max_bytes),

@@ -67,7 +67,7 @@ pub enum Rule {
     Leader(String),
 }
 
-/// Why a node registers nothing.
+/// Why a node registers nothing, or is not listed in full.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecodable {
     #[error("it is not UTF-8")]
@@ -88,6 +88,10 @@ pub enum Undecodable {
     Malformed,
     #[error("{0}")]
     Bound(#[from] InstanceError),
+    #[error("with it nodes of its source would pass `[store] max_instances` or `max_instance_bytes`")]
+    TooMany,
+    #[error("not listed as all interfaces of its application: those of its source would pass `[store] max_instances`")]
+    TooManyOfInterfaces,
 }
 
 /// A node as it is read.
@@ -173,6 +177,8 @@ impl Config {
         node: &Node,
         rules: &[Rule],
     ) -> Result<Option<Registered>, Undecodable> {
+        #[cfg(test)]
+        DECODED.set(DECODED.get() + 1);
         let parts = self.parts(path).unwrap_or_default();
         let read =
             |rules| self.read(&Reading { config: self, service, name: last_part(path), parts: &parts, node, rules });
@@ -242,6 +248,17 @@ impl Reading<'_> {
     fn text(&self) -> Result<&str, Undecodable> {
         std::str::from_utf8(&self.node.data).map_err(|_| Undecodable::NotUtf8)
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static DECODED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many nodes this thread has decoded.
+#[cfg(test)]
+pub(crate) fn decoded_by_this_thread() -> usize {
+    DECODED.get()
 }
 
 fn last_part(path: &NodePath) -> &str {

@@ -1,5 +1,7 @@
 //! What a node registers, while it is put together.
 
+use std::sync::Arc;
+
 use rmpv::Value;
 use semver::Version;
 
@@ -82,7 +84,7 @@ impl Draft {
             state: self.state,
             withheld: Withheld::default(),
             endpoints: self.endpoints.into(),
-            provenance: Box::default(),
+            provenance: Arc::default(),
             held: None,
         };
         Registered { instance, variant }

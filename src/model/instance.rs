@@ -39,9 +39,9 @@ pub struct Instance {
     pub state: InstanceState,
     pub withheld: Withheld,
     /// None of a master.
-    pub endpoints: Box<[Endpoint]>,
+    pub endpoints: Arc<[Endpoint]>,
     /// At least one.
-    pub provenance: Box<[Provenance]>,
+    pub provenance: Arc<[Provenance]>,
     /// That no node registers it any more, and the guard has it served all the same.
     pub held: Option<Box<Held>>,
 }
@@ -207,7 +207,7 @@ impl Instance {
             metadata: service.metadata.clone(),
             state,
             withheld: Withheld::default(),
-            endpoints: Box::default(),
+            endpoints: Arc::default(),
             provenance: provenance.into_iter().collect(),
             held: None,
         }

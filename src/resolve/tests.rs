@@ -375,7 +375,9 @@ fn of_one_address_the_same_is_chosen_as_by_php() {
         for told in vector["instances"].as_array().expect("a list") {
             let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
             let mut instance = Instance::at("db", &text("address"));
-            instance.endpoints[0].protocol = text("protocol");
+            let protocol = text("protocol");
+            instance.endpoints =
+                instance.endpoints.iter().map(|it| Endpoint { protocol: protocol.clone(), ..it.clone() }).collect();
             // As what nodes register is listed.
             let variant = told["group"].as_str().map(|group| format!("?group={group}&version="));
             let id = format!("\u{1}{}{}", instance.endpoints[0].address(), variant.unwrap_or_default()).into();

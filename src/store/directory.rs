@@ -1,5 +1,7 @@
 //! The directory: masters with the routes to each, and services with their instances.
 
+mod claims;
+mod ledger;
 mod registrations;
 
 use std::collections::HashMap;
@@ -10,6 +12,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use semver::Version;
 
+pub use self::ledger::InstanceLimits;
 pub(super) use self::registrations::Nodes;
 use self::registrations::Registrations;
 use super::instances::{Instances, Provider};

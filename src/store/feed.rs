@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{FeedProgress, Identity, Proof};
+use super::{FeedProgress, Identity, InstanceLimits, Proof};
 use crate::clock::Moment;
 use crate::format;
 use crate::metrics::Counter;
@@ -40,6 +40,7 @@ pub struct Feed {
     roots: Vec<NodePath>,
     /// Which of them register instances, and how.
     services: Vec<format::Config>,
+    limits: InstanceLimits,
     born: Moment,
     /// How old what an earlier process left was then.
     restored: Option<Duration>,
@@ -91,6 +92,7 @@ impl Feed {
             supplies,
             roots,
             services: Vec::new(),
+            limits: super::Config::default().instance_limits(),
             born: Moment::now(),
             restored: None,
             proven: AtomicU64::new(0),
@@ -108,6 +110,11 @@ impl Feed {
         let supplies: &[Supply] =
             if services.is_empty() { &[Supply::Nodes] } else { &[Supply::Nodes, Supply::Instances] };
         Self { supplies, services, ..self }
+    }
+
+    /// This, whose nodes register no more than that.
+    pub(super) fn within(self, limits: InstanceLimits) -> Self {
+        Self { limits, ..self }
     }
 
     /// A register that another one reported.
@@ -149,6 +156,11 @@ impl Feed {
     /// Which of its nodes register instances, and how.
     pub fn services(&self) -> &[format::Config] {
         &self.services
+    }
+
+    /// How much these may register.
+    pub(super) fn instance_limits(&self) -> InstanceLimits {
+        self.limits
     }
 
     /// Whether it knows masters, rather than nodes.

@@ -19,13 +19,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use bytesize::ByteSize;
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 pub use self::batch::{Batch, Proof};
 pub(crate) use self::directory::ReportedBy;
-pub use self::directory::{Directory, MasterEntry};
+pub use self::directory::{Directory, InstanceLimits, MasterEntry};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
 pub use self::identity::Identity;
 pub use self::instances::{InstanceSet, Instances, Provider, count_of_held, key_hash};
@@ -50,11 +51,25 @@ pub struct Config {
     /// How many of the newest changes are remembered for watchers. One that is further behind starts over.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub history: usize,
+    /// How many instances the nodes of one source may register, and so many more as interfaces of applications. One that
+    /// passes a limit is left out; `status` counts them as `undecodableNodes`.
+    #[serde(deserialize_with = "crate::rule::positive")]
+    pub max_instances: usize,
+    /// Of their endpoints and metadata, as they are decoded.
+    #[serde(deserialize_with = "crate::rule::positive")]
+    pub max_instance_bytes: ByteSize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { history: 65_536 }
+        Self { history: 65_536, max_instances: 500_000, max_instance_bytes: ByteSize::mib(256) }
+    }
+}
+
+impl Config {
+    fn instance_limits(&self) -> InstanceLimits {
+        let bytes = usize::try_from(self.max_instance_bytes.as_u64()).unwrap_or(usize::MAX);
+        InstanceLimits { instances: self.max_instances, bytes }
     }
 }
 
@@ -91,7 +106,8 @@ impl Store {
     }
 
     fn empty(config: &Config, feeds: Vec<Feed>) -> Snapshot {
-        Snapshot::empty(first_revision(), config.history, feeds.into_iter().map(Arc::new).collect())
+        let feeds = feeds.into_iter().map(|feed| Arc::new(feed.within(config.instance_limits())));
+        Snapshot::empty(first_revision(), config.history, feeds.collect())
     }
 
     fn from_snapshot(first: Snapshot, metrics: Arc<Metrics>) -> Arc<Self> {

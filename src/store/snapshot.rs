@@ -1,6 +1,6 @@
 //! The snapshot: everything known at one revision, immutable.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,14 +78,12 @@ impl Snapshot {
         let revision = self.revision.max(from.revision + 1);
         let mut directory = from.directory;
         for (number, feed) in self.feeds.iter().enumerate() {
-            let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
             let roots = feed.services().iter().map(|services| &services.root);
             let paths = roots.flat_map(|root| {
                 let below = from.nodes.range(root.clone()..).map(|(path, _)| path);
                 below.take_while(|path| path.is_under(root))
             });
-            let applications = directory.register(&by, feed.services(), &from.nodes, paths);
-            register_applications(&mut directory, &self.feeds, &from.nodes, revision, &applications);
+            directory.register(&self.feeds, number, revision, &from.nodes, paths);
         }
         Self {
             revision,
@@ -315,8 +313,7 @@ impl Snapshot {
             }
         }
         let changed = next.nodes.iter().map(|(path, _)| path);
-        let applications = self.directory.register(&report(), self.feeds[feed].services(), &self.nodes, changed);
-        register_applications(&mut self.directory, &self.feeds, &self.nodes, revision, &applications);
+        self.directory.register(&self.feeds, feed, revision, &self.nodes, changed);
         next.progress.whole |= batch.whole;
         if batch.whole && self.unread_by(feed).next().is_some() {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();
@@ -387,20 +384,6 @@ struct RevisionBuilder {
 impl RevisionBuilder {
     fn tell(&mut self, path: NodePath, kind: ChangeKind) {
         self.nodes.push((path, kind));
-    }
-}
-
-/// Has each feed's applications read anew of which other interfaces are known, whichever feed tells of them.
-fn register_applications(
-    directory: &mut Directory,
-    feeds: &[Arc<Feed>],
-    nodes: &Nodes,
-    revision: Revision,
-    applications: &BTreeSet<Arc<str>>,
-) {
-    for (number, feed) in feeds.iter().enumerate().filter(|_| !applications.is_empty()) {
-        let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
-        directory.register_applications(&by, feed.services(), nodes, applications);
     }
 }
 

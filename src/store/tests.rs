@@ -28,7 +28,7 @@ fn delete(text: &str) -> Change {
 
 fn store(history: usize) -> (Arc<Store>, Publisher) {
     let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
-    let store = Store::new(&Config { history }, vec![feed], Arc::default());
+    let store = Store::new(&Config { history, ..Config::default() }, vec![feed], Arc::default());
     let publisher = store.publisher(0);
     (store, publisher)
 }

@@ -42,7 +42,7 @@ impl Mirror {
         config.audit_interval = Duration::from_secs(3_600);
         set(&mut config);
         let feed = Feed::of_nodes("zookeeper", "zookeeper", config.roots.clone());
-        let store = Store::new(&store::Config { history: 100 }, vec![feed], Arc::default());
+        let store = Store::new(&store::Config { history: 100, ..store::Config::default() }, vec![feed], Arc::default());
         store.publisher(0).publish(known);
         let (tasks, _failures) = Tasks::new();
         // Nobody reloads, and whoever could is there until the end.

@@ -1,32 +1,30 @@
-//! Registrations: instances that nodes register, by the node and by the address.
-//!
-//! Several nodes may register one address of a service: in several formats, or twice in one. The richest of them is the
-//! instance, and all of them are its provenance.
+//! Registrations: instances that nodes register, by the node.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use rmpv::Value;
 use semver::Version;
 
+use super::claims::{Claim, ClaimKey, Claims, Listed};
+use super::ledger::{Charge, InstanceLimits, Ledger};
 use super::{Directory, ReportedBy};
 use crate::format::{Config, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
-use crate::model::{Decoder, Format, Instance, InstanceState, Node, NodePath, Provenance, Record, Withheld};
-use crate::store::instances::{NODE_MARK, Provider};
+use crate::model::{Decoder, Endpoint, Format, Instance, Node, NodePath, Provenance, Record, Revision, Withheld};
+use crate::store::Feed;
+use crate::store::instances::Provider;
 
-/// So many nodes make one instance, so many are looked at that register one address of a service, and so many that may be
-/// rules of one scope.
-const MAX_CLAIMS: usize = 64;
-const MAX_CLAIMS_SEEN: usize = 4 * MAX_CLAIMS;
+/// So many nodes are looked at that may be rules of one scope.
 const MAX_SEEN: usize = 4 * MAX_RULES;
-
-/// The paths of the nodes that make one instance have at most so many bytes, but for the first.
-const MAX_PROVENANCE_BYTES: usize = 64 << 10;
 
 /// The most interfaces of an application that lists none itself; and as how many instances of them one node counts.
 const MAX_INTERFACES: usize = 1_024;
 const MAX_OF_INTERFACES: usize = 1_024;
+
+/// So many nodes for which there was no room are read again when there is some.
+const MAX_RETRIED: usize = 8;
 
 /// The log names nodes that cannot be read as long as they are no more than so many.
 const MAX_LOGGED: usize = 100;
@@ -37,64 +35,66 @@ pub(in crate::store) type Nodes = OrdMap<NodePath, Arc<Node>>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registrations {
     nodes: OrdMap<NodePath, Registration>,
-    claims: OrdMap<ClaimKey, Claim>,
-    /// By an application and the node that says so, an interface that it offers.
-    interfaces: OrdMap<(Arc<str>, NodePath), Arc<str>>,
+    claims: Claims,
+    /// An application, an interface that it offers, and the node that says so.
+    interfaces: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
+    ledger: Ledger,
+    /// By feed, the nodes for which, or for some interfaces of which, there was no room.
+    beyond: OrdSet<(usize, NodePath)>,
     undecodable: usize,
 }
 
 /// What one node registers.
 #[derive(Clone, Debug)]
 enum Registration {
-    Claims(Arc<[ClaimKey]>),
+    Instance(Arc<InstanceNode>),
     /// The applications that offer an interface.
     Interface(Arc<[Arc<str>]>),
     Undecodable(Arc<Undecodable>),
 }
 
-/// An address of a service, and the node that registers it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ClaimKey {
-    service: Arc<str>,
-    address: Arc<str>,
-    node: NodePath,
-}
-
+/// A node that registers an instance.
 #[derive(Clone, Debug)]
-struct Claim {
-    /// What tells it from others at the address; None: it does not know, as an application that offers an interface.
-    variant: Option<Arc<str>>,
-    /// One, with this node as its provenance.
-    instances: Arc<[Instance]>,
+struct InstanceNode {
+    key: ClaimKey,
+    /// Those of its application as which it is listed, at each of its endpoints.
+    interfaces: Arc<[Arc<str>]>,
+    charge: Charge,
+    /// Why it is not listed as all interfaces that its application offers.
+    fault: Option<Arc<Undecodable>>,
 }
 
-/// What is listed of an address of a service.
-type Listed = Vec<(Version, Provider)>;
+/// By application, interfaces that it offers now or no longer.
+type Offers = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 /// What nodes are read with.
 struct Reader<'a> {
-    by: &'a ReportedBy,
+    by: ReportedBy,
     configs: &'a [Config],
+    limits: InstanceLimits,
     nodes: &'a Nodes,
     /// By scope.
     rules: HashMap<NodePath, Arc<[Rule]>>,
+    no_metadata: Arc<Value>,
 }
 
 impl Directory {
-    /// Takes in what became of nodes of a feed, which has services registered so. The applications of which other interfaces
-    /// are known than before.
+    /// Takes in what became of nodes of the feed with this number.
     pub(in crate::store) fn register<'p>(
         &mut self,
-        by: &ReportedBy,
-        configs: &[Config],
+        feeds: &[Arc<Feed>],
+        feed: usize,
+        revision: Revision,
         nodes: &Nodes,
         changed: impl Iterator<Item = &'p NodePath>,
-    ) -> BTreeSet<Arc<str>> {
+    ) {
+        let mut reader = Reader::new(feeds, feed, revision, nodes);
+        let configs = reader.configs;
         if configs.is_empty() {
-            return BTreeSet::new();
+            return;
         }
-        let mut reader = Reader { by, configs, nodes, rules: HashMap::new() };
-        let (mut due, mut scopes, mut applications) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let before = self.registrations.ledger.of(feed);
+        let (mut due, mut scopes, mut offers) = (Vec::new(), BTreeSet::new(), Offers::new());
         for path in changed {
             let Some((number, located)) = reader.locate(path) else { continue };
             match located.role {
@@ -102,11 +102,24 @@ impl Directory {
                 Role::Rule => {
                     scopes.extend(located.scope(path).map(|scope| (number, scope)));
                     let rule = nodes.get(path).map(|node| configs[number].rule(path, node));
-                    self.registrations.note(path, rule.and_then(Result::err));
+                    let undecodable = rule.and_then(Result::err).map(|why| Registration::Undecodable(why.into()));
+                    self.registrations.set(path, undecodable);
                 }
                 Role::Interface => {
-                    applications.extend(self.registrations.take_interface(&configs[number], path, &located, nodes));
+                    let interface: Arc<str> = located.service.as_str().into();
+                    for name in self.registrations.take_interface(&configs[number], path, &interface, nodes) {
+                        offers.entry(name).or_default().insert(interface.clone());
+                    }
                 }
+            }
+        }
+        // The nodes that say what an application offers may be of another feed than its instances.
+        for other in (0..feeds.len()).filter(|_| !offers.is_empty()) {
+            let mut reader = Reader::new(feeds, other, revision, nodes);
+            let before = self.registrations.ledger.of(other);
+            self.offer(&reader, &offers);
+            if other != feed {
+                self.read_beyond(&mut reader, before);
             }
         }
         for (number, scope) in &scopes {
@@ -118,27 +131,10 @@ impl Directory {
         for (path, number) in due {
             self.read(&mut reader, &configs[number], path);
         }
-        applications
+        self.read_beyond(&mut reader, before);
     }
 
-    /// Reads applications anew of which other interfaces are known: the nodes that say so may be of another feed.
-    pub(in crate::store) fn register_applications(
-        &mut self,
-        by: &ReportedBy,
-        configs: &[Config],
-        nodes: &Nodes,
-        applications: &BTreeSet<Arc<str>>,
-    ) {
-        let mut reader = Reader { by, configs, nodes, rules: HashMap::new() };
-        for config in configs.iter().filter(|config| config.format == Format::DubboApplication) {
-            for name in applications {
-                let due: Vec<_> = reader.instances(config, &config.root.child(name)).collect();
-                due.into_iter().for_each(|path| self.read(&mut reader, config, path));
-            }
-        }
-    }
-
-    /// How many nodes are to register something, and cannot be read.
+    /// How many nodes are to register something, and cannot be read, or not be listed in full.
     pub fn count_of_undecodable(&self) -> usize {
         self.registrations.undecodable
     }
@@ -146,44 +142,148 @@ impl Directory {
     /// Those of them at and below a path, and why.
     pub fn undecodable<'a>(&'a self, root: &'a NodePath) -> impl Iterator<Item = (&'a NodePath, &'a Undecodable)> {
         let below = self.registrations.nodes.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
-        below.filter_map(|(path, registration)| match registration {
-            Registration::Undecodable(why) => Some((path, &**why)),
-            _ => None,
-        })
+        below.filter_map(|(path, registration)| Some((path, registration.fault()?)))
+    }
+
+    /// Lists instances of applications as interfaces that these offer now, and no longer as those that they do not.
+    fn offer(&mut self, reader: &Reader<'_>, offers: &Offers) {
+        for config in reader.configs.iter().filter(|config| config.format == Format::DubboApplication) {
+            for (application, interfaces) in offers {
+                let below = config.root.child(application);
+                let range = self.registrations.nodes.range(below.clone()..);
+                let range = range.take_while(|(path, _)| path.is_under(&below));
+                let nodes = range.filter_map(|(path, registration)| match registration {
+                    Registration::Instance(node) => Some((path.clone(), node.clone())),
+                    _ => None,
+                });
+                let of_application = nodes.filter(|(_, node)| node.key.service == *application);
+                for (path, node) in of_application.collect::<Vec<_>>() {
+                    self.offer_at(reader, config, path, &node, interfaces);
+                }
+            }
+        }
+    }
+
+    fn offer_at(
+        &mut self,
+        reader: &Reader<'_>,
+        config: &Config,
+        path: NodePath,
+        node: &InstanceNode,
+        interfaces: &BTreeSet<Arc<str>>,
+    ) {
+        let registrations = &mut self.registrations;
+        let Some(own) = registrations.claims.get(&node.key).and_then(|claim| claim.instances.first()).cloned() else {
+            return;
+        };
+        let is_offered = |interface: &Arc<str>| registrations.is_offered(&node.key.service, interface);
+        let (offered, gone): (Vec<_>, Vec<_>) = interfaces.iter().partition(|interface| is_offered(interface));
+        let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(|it| gone.contains(&it));
+        let spots = spots(&own);
+        let mut room = registrations.ledger.room(reader.by.feed, reader.limits).of_interfaces;
+        room += gone.len() * spots.len();
+        let (mut come, mut fault) = (Vec::new(), node.fault.clone());
+        for interface in offered {
+            if stay.contains(interface) || come.contains(interface) {
+                continue;
+            }
+            let count = stay.len() + come.len() + 1;
+            if count * spots.len() > MAX_OF_INTERFACES {
+                break;
+            }
+            let Some(left) = room.checked_sub(spots.len()) else {
+                fault = Some(Undecodable::TooManyOfInterfaces.into());
+                break;
+            };
+            room = left;
+            come.push(interface.clone());
+        }
+        if gone.is_empty() && come.is_empty() && fault == node.fault {
+            return;
+        }
+        let was_full = (node.interfaces.len() + 1) * spots.len() > MAX_OF_INTERFACES;
+        if fault.is_some() || was_full && !gone.is_empty() {
+            registrations.beyond.insert((reader.by.feed, path.clone()));
+        }
+        let new = of_interfaces(reader, config, &node.key, &own, &spots, &come);
+        let old = keys_of_interfaces(&node.key, &spots, &gone);
+        stay.extend(come);
+        stay.sort_unstable();
+        let charge = Charge { of_interfaces: stay.len() * spots.len(), ..node.charge };
+        registrations.ledger.release(reader.by.feed, node.charge);
+        registrations.ledger.charge(reader.by.feed, charge);
+        let node = InstanceNode { key: node.key.clone(), interfaces: stay.into(), charge, fault };
+        registrations.set(&path, Some(Registration::Instance(node.into())));
+        self.replace(old, new);
+    }
+
+    /// Reads some of the nodes again for which there was no room, if there is more than before.
+    fn read_beyond(&mut self, reader: &mut Reader<'_>, before: Charge) {
+        let (feed, configs) = (reader.by.feed, reader.configs);
+        if !self.registrations.ledger.of(feed).has_shrunk_from(before) {
+            return;
+        }
+        let beyond = self.registrations.beyond.range((feed, NodePath::root())..).take_while(|(of, _)| *of == feed);
+        for path in beyond.take(MAX_RETRIED).map(|(_, path)| path.clone()).collect::<Vec<_>>() {
+            let located = reader.locate(&path);
+            self.registrations.beyond.remove(&(feed, path.clone()));
+            if let Some((number, _)) = located {
+                self.read(reader, &configs[number], path);
+            }
+        }
     }
 
     /// Lists what a node registers now in the place of what it did.
     fn read(&mut self, reader: &mut Reader<'_>, config: &Config, path: NodePath) {
-        let (mut claims, why) = match reader.decode(config, &path) {
-            Ok(read) => (self.claims(reader, config, &path, read), None),
-            Err(why) => (BTreeMap::new(), Some(why)),
+        let feed = reader.by.feed;
+        let old = match self.registrations.nodes.get(&path) {
+            Some(Registration::Instance(node)) => Some(node.clone()),
+            _ => None,
         };
-        let old = self.registrations.claims_of(&path);
-        let is_same = |key: &ClaimKey| {
-            let (old, new) = (self.registrations.claims.get(key), claims.get(key));
-            old.zip(new).is_some_and(|(old, new)| Arc::ptr_eq(&old.instances, &new.instances))
+        if let Some(node) = &old {
+            self.registrations.ledger.release(feed, node.charge);
+        }
+        self.registrations.beyond.remove(&(feed, path.clone()));
+        let read = reader.decode(config, &path);
+        let read = read.and_then(|read| read.map(|read| self.claims(reader, config, &path, read)).transpose());
+        let (new, registration) = match read {
+            Ok(Some((claims, node))) => {
+                self.registrations.ledger.charge(feed, node.charge);
+                (claims, Some(Registration::Instance(node.into())))
+            }
+            Ok(None) => (BTreeMap::new(), None),
+            Err(why) => (BTreeMap::new(), Some(Registration::Undecodable(why.into()))),
         };
-        let touched: BTreeSet<ClaimKey> =
-            old.iter().chain(claims.keys()).filter(|key| !is_same(key)).cloned().collect();
-        let keys: Vec<ClaimKey> = claims.keys().cloned().collect();
-        for key in touched {
-            let before = self.registrations.listed(&key);
-            match claims.remove(&key) {
-                Some(claim) => drop(self.registrations.claims.insert(key.clone(), claim)),
-                None => drop(self.registrations.claims.remove(&key)),
-            }
-            let after = self.registrations.listed(&key);
-            let stays = |version: &Version, id: &str| after.iter().any(|(of, it)| of == version && *it.id == *id);
-            for (version, provider) in before.iter().filter(|(version, it)| !stays(version, &it.id)) {
-                self.withdraw(&provider.id, &key.service, version);
-            }
-            for (version, Provider { id, instances, .. }) in after {
-                self.list(&id, key.service.clone(), version, instances);
+        let fault = registration.as_ref().and_then(Registration::fault);
+        if matches!(fault, Some(Undecodable::TooMany | Undecodable::TooManyOfInterfaces)) {
+            self.registrations.beyond.insert((feed, path.clone()));
+        }
+        self.registrations.set(&path, registration);
+        let mut gone = old.map(|node| self.registrations.keys_of(&node)).unwrap_or_default();
+        gone.retain(|key| !new.contains_key(key));
+        self.replace(gone, new);
+    }
+
+    /// Takes these claims away and those in, and lists what is to be listed then.
+    fn replace(&mut self, gone: Vec<ClaimKey>, mut come: BTreeMap<ClaimKey, Claim>) {
+        come.retain(|key, claim| {
+            let known = self.registrations.claims.get(key);
+            known.is_none_or(|known| !Arc::ptr_eq(&known.instances, &claim.instances))
+        });
+        let slots = gone.iter().chain(come.keys()).map(ClaimKey::slot).collect();
+        let slots = self.registrations.claims.affected(slots);
+        let before = self.registrations.listed(&slots);
+        gone.iter().for_each(|key| self.registrations.claims.remove(key));
+        come.into_iter().for_each(|(key, claim)| self.registrations.claims.insert(key, claim));
+        let after = self.registrations.listed(&slots);
+        for ((service, id), (version, _)) in &before {
+            let stays = after.get(&(service.clone(), id.clone())).is_some_and(|(of, _)| of == version);
+            if !stays {
+                self.withdraw(id, service, version);
             }
         }
-        self.registrations.note(&path, why);
-        if !keys.is_empty() {
-            self.registrations.nodes.insert(path, Registration::Claims(keys.into()));
+        for ((service, id), (version, Provider { instances, .. })) in after {
+            self.list(&id, service, version, instances);
         }
     }
 
@@ -194,89 +294,114 @@ impl Directory {
         reader: &Reader<'_>,
         config: &Config,
         path: &NodePath,
-        read: Option<Registered>,
-    ) -> BTreeMap<ClaimKey, Claim> {
-        let Some(Registered { instance, variant }) = read else { return BTreeMap::new() };
-        let interfaces = match config.format {
-            Format::DubboApplication => self.registrations.interfaces_of(&instance.service),
-            _ => Vec::new(),
-        };
-        let no_metadata = Arc::new(Value::Map(Vec::new()));
-        let of_interface = |(interface, endpoint): (Arc<str>, _)| {
-            // In which group and version it offers that, it does not say; its metadata are of all that it offers.
-            let (version, group, endpoints) = (Version::new(0, 0, 0), "".into(), [endpoint].into());
-            let (metadata, zone) = (no_metadata.clone(), instance.zone.clone());
-            let (weight, state, provenance) = (instance.weight, instance.state, Box::default());
-            let (service, withheld, held) = (interface, Withheld::default(), None);
-            let of = Instance {
-                service,
-                version,
-                group,
-                zone,
-                weight,
-                metadata,
-                state,
-                withheld,
-                endpoints,
-                provenance,
-                held,
-            };
-            (of, None)
-        };
-        let endpoints = || instance.endpoints.iter().cloned();
-        let interfaces = interfaces.into_iter().flat_map(|name| endpoints().map(move |it| (name.clone(), it)));
-        let mut all: Vec<_> = interfaces.map(of_interface).take(MAX_OF_INTERFACES).collect();
-        all.push((instance, Some(Arc::from(variant))));
-        let claims = all.into_iter().filter_map(|(instance, variant)| {
-            let address = instance.endpoints.first()?.address().into();
-            // One name for all its instances.
-            let known = self.services.get_key_value(&instance.service);
-            let service = known.map_or_else(|| instance.service.clone(), |(name, _)| name.clone());
-            let key = ClaimKey { service: service.clone(), address, node: path.clone() };
-            let claim = self.claim(reader, config, &key, Instance { service, ..instance }, variant);
-            Some((key, claim))
-        });
-        claims.collect()
-    }
-
-    fn claim(
-        &self,
-        Reader { by, .. }: &Reader<'_>,
-        config: &Config,
-        key: &ClaimKey,
-        instance: Instance,
-        variant: Option<Arc<str>>,
-    ) -> Claim {
-        if let Some(old) = self.registrations.claims.get(key)
-            && old.variant == variant
-            && let [was] = &*old.instances
-        {
-            let instance = Instance { provenance: was.provenance.clone(), ..instance.clone() };
-            if instance == *was {
-                return old.clone();
-            }
+        Registered { instance, variant }: Registered,
+    ) -> Result<(BTreeMap<ClaimKey, Claim>, InstanceNode), Undecodable> {
+        let room = self.registrations.ledger.room(reader.by.feed, reader.limits);
+        let mut charge = Charge::of(&instance);
+        if !charge.fits_into(room) {
+            return Err(Undecodable::TooMany);
         }
-        let (source, record) = (by.source.clone(), Record::Node(key.node.clone()));
-        let provenance = Provenance { source, record, decoder: Decoder::Format(config.format), since: by.revision };
-        Claim { variant, instances: [Instance { provenance: [provenance].into(), ..instance }].into() }
+        let address = instance.endpoints.first().ok_or(Undecodable::NoHost)?.address().into();
+        // One name for all its instances.
+        let known = self.services.get_key_value(&instance.service);
+        let service = known.map_or_else(|| instance.service.clone(), |(name, _)| name.clone());
+        let created = Reverse(reader.nodes.get(path).map_or(0, |node| node.stat.czxid));
+        let (is_idle, variant, node) = (Claim::is_idle(&instance), Some(variant.into()), path.clone());
+        let key = ClaimKey { service: service.clone(), address, variant, is_idle, created, node };
+        let own = self.registrations.claim(reader, config, &key, Instance { service, ..instance });
+        let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
+        let (mut interfaces, mut fault) = (Vec::new(), None);
+        if config.format == Format::DubboApplication {
+            interfaces = self.registrations.interfaces_of(&instance.service);
+        }
+        let spots = if interfaces.is_empty() { Vec::new() } else { spots(instance) };
+        interfaces.truncate(MAX_OF_INTERFACES / spots.len().max(1));
+        let has_room_for = room.of_interfaces / spots.len().max(1);
+        if interfaces.len() > has_room_for {
+            interfaces.truncate(has_room_for);
+            fault = Some(Undecodable::TooManyOfInterfaces.into());
+        }
+        charge.of_interfaces = interfaces.len() * spots.len();
+        let new = of_interfaces(reader, config, &key, instance, &spots, &interfaces);
+        let mut claims: BTreeMap<_, _> =
+            new.into_iter().map(|(key, claim)| self.registrations.known(key, claim)).collect();
+        claims.insert(key.clone(), own);
+        Ok((claims, InstanceNode { key, interfaces: interfaces.into(), charge, fault }))
+    }
+}
+
+/// Where an instance can be reached, each address once.
+fn spots(instance: &Instance) -> Vec<(Arc<str>, Arc<[Endpoint]>)> {
+    let mut seen = BTreeSet::new();
+    let spots = instance.endpoints.iter().map(|endpoint| (endpoint.address().into(), [endpoint.clone()].into()));
+    spots.filter(|(address, _): &(Arc<str>, _)| seen.insert(address.clone())).collect()
+}
+
+/// An instance as these interfaces. In which group and version it offers one, it does not say; its metadata are of all that
+/// it offers.
+fn of_interfaces(
+    reader: &Reader<'_>,
+    config: &Config,
+    key: &ClaimKey,
+    own: &Instance,
+    spots: &[(Arc<str>, Arc<[Endpoint]>)],
+    interfaces: &[Arc<str>],
+) -> BTreeMap<ClaimKey, Claim> {
+    let provenance = reader.provenance(config, key);
+    let keys = keys_of_interfaces(key, spots, interfaces);
+    let endpoints = interfaces.iter().flat_map(|_| spots.iter().map(|(_, endpoints)| endpoints));
+    let claims = keys.into_iter().zip(endpoints).map(|(key, endpoints)| {
+        let instance = Instance {
+            service: key.service.clone(),
+            version: Version::new(0, 0, 0),
+            group: "".into(),
+            zone: own.zone.clone(),
+            weight: own.weight,
+            metadata: reader.no_metadata.clone(),
+            state: own.state,
+            withheld: Withheld::default(),
+            endpoints: endpoints.clone(),
+            provenance: provenance.clone(),
+            held: None,
+        };
+        (key, Claim { instances: [instance].into() })
+    });
+    claims.collect()
+}
+
+fn keys_of_interfaces(key: &ClaimKey, spots: &[(Arc<str>, Arc<[Endpoint]>)], interfaces: &[Arc<str>]) -> Vec<ClaimKey> {
+    let at = |service: &Arc<str>, address: &Arc<str>| ClaimKey {
+        service: service.clone(),
+        address: address.clone(),
+        variant: None,
+        ..key.clone()
+    };
+    interfaces.iter().flat_map(|name| spots.iter().map(move |(address, _)| at(name, address))).collect()
+}
+
+impl Registration {
+    fn fault(&self) -> Option<&Undecodable> {
+        match self {
+            Self::Instance(node) => node.fault.as_deref(),
+            Self::Interface(_) => None,
+            Self::Undecodable(why) => Some(why),
+        }
     }
 }
 
 impl Registrations {
-    /// Makes this what is known of a node: why it cannot be read, or nothing.
-    fn note(&mut self, path: &NodePath, why: Option<Undecodable>) {
-        if let Some(why) = &why
-            && self.undecodable < MAX_LOGGED
-            && !matches!(self.nodes.get(path), Some(Registration::Undecodable(old)) if **old == *why)
-        {
-            tracing::warn!(%path, %why, "a node is to register an instance, and cannot be read");
+    /// Makes this what is known of a node.
+    fn set(&mut self, path: &NodePath, new: Option<Registration>) {
+        let known = self.nodes.get(path).and_then(Registration::fault);
+        let why = new.as_ref().and_then(Registration::fault);
+        if let Some(why) = why.filter(|why| self.undecodable < MAX_LOGGED && Some(*why) != known) {
+            tracing::warn!(%path, %why, "a node is to register an instance, and cannot be read, or not be listed in full");
         }
-        self.undecodable += usize::from(why.is_some());
-        let old = match why {
-            Some(why) => self.nodes.insert(path.clone(), Registration::Undecodable(why.into())),
-            None => self.nodes.remove(path),
-        };
-        self.undecodable -= usize::from(matches!(old, Some(Registration::Undecodable(_))));
+        self.undecodable = self.undecodable + usize::from(why.is_some()) - usize::from(known.is_some());
+        match new {
+            Some(new) => drop(self.nodes.insert(path.clone(), new)),
+            None => drop(self.nodes.remove(path)),
+        }
     }
 
     /// Takes in which applications offer an interface; those of which that is new, or no longer so.
@@ -284,94 +409,95 @@ impl Registrations {
         &mut self,
         config: &Config,
         path: &NodePath,
-        located: &Located,
+        interface: &Arc<str>,
         nodes: &Nodes,
     ) -> BTreeSet<Arc<str>> {
         let old: BTreeSet<Arc<str>> = match self.nodes.get(path) {
             Some(Registration::Interface(names)) => names.iter().cloned().collect(),
             _ => BTreeSet::new(),
         };
-        let read = nodes.get(path).map(|node| config.applications(&located.service, node)).transpose();
+        let read = nodes.get(path).map(|node| config.applications(interface, node)).transpose();
         let names = read.as_ref().ok().and_then(Option::as_ref).into_iter().flatten();
         let new: BTreeSet<Arc<str>> = names.map(|name| Arc::from(*name)).collect();
         for name in old.difference(&new) {
-            self.interfaces.remove(&(name.clone(), path.clone()));
+            self.interfaces.remove(&(name.clone(), interface.clone(), path.clone()));
         }
-        let interface: Arc<str> = located.service.as_str().into();
         for name in new.difference(&old) {
-            self.interfaces.insert((name.clone(), path.clone()), interface.clone());
+            self.interfaces.insert((name.clone(), interface.clone(), path.clone()));
         }
-        self.note(path, read.err());
-        if !new.is_empty() {
-            self.nodes.insert(path.clone(), Registration::Interface(new.iter().cloned().collect()));
-        }
+        let registration = match read {
+            Err(why) => Some(Registration::Undecodable(why.into())),
+            Ok(_) if new.is_empty() => None,
+            Ok(_) => Some(Registration::Interface(new.iter().cloned().collect())),
+        };
+        self.set(path, registration);
         old.symmetric_difference(&new).cloned().collect()
     }
 
+    /// The first interfaces that an application offers.
     fn interfaces_of(&self, application: &Arc<str>) -> Vec<Arc<str>> {
-        let from = (application.clone(), NodePath::root());
-        let of = self.interfaces.range(from..).take_while(|((name, _), _)| name == application);
-        of.take(MAX_INTERFACES).map(|(_, interface)| interface.clone()).collect()
+        let from = (application.clone(), "".into(), NodePath::root());
+        let of = self.interfaces.range(from..).take_while(|(name, ..)| name == application);
+        let mut interfaces: Vec<_> = of.map(|(_, interface, _)| interface.clone()).take(MAX_INTERFACES).collect();
+        interfaces.dedup();
+        interfaces
     }
 
-    fn claims_of(&self, path: &NodePath) -> Arc<[ClaimKey]> {
-        match self.nodes.get(path) {
-            Some(Registration::Claims(keys)) => keys.clone(),
-            _ => Arc::default(),
-        }
+    fn is_offered(&self, application: &Arc<str>, interface: &Arc<str>) -> bool {
+        let from = (application.clone(), interface.clone(), NodePath::root());
+        let first = self.interfaces.range(from..).next();
+        first.is_some_and(|(of, name, _)| of == application && name == interface)
     }
 
-    /// What is to be listed of the address of a claim.
-    fn listed(&self, ClaimKey { service, address, .. }: &ClaimKey) -> Listed {
-        let from = ClaimKey { service: service.clone(), address: address.clone(), node: NodePath::root() };
-        let range = self.claims.range(from..);
-        let range = range.take_while(|(key, _)| key.service == *service && key.address == *address);
-        let (mut variants, mut unaware): (BTreeMap<&str, Vec<&Claim>>, Vec<&Claim>) = Default::default();
-        for (_, claim) in range.take(MAX_CLAIMS_SEEN) {
-            let alike = claim.variant.as_deref().map_or(&mut unaware, |variant| variants.entry(variant).or_default());
-            if alike.len() < MAX_CLAIMS {
-                alike.push(claim);
-            }
-        }
-        if variants.is_empty() && !unaware.is_empty() {
-            variants.insert("", Vec::new());
-        }
-        let listed = variants.into_iter().filter_map(|(variant, claims)| {
-            let instances = merged(if claims.is_empty() { &unaware } else { &claims }, &unaware)?;
-            let id = format!("{NODE_MARK}{address}{variant}").into();
-            Some((instances.first()?.version.clone(), Provider::new(id, instances)))
+    /// The keys of all that a node registers.
+    fn keys_of(&self, node: &InstanceNode) -> Vec<ClaimKey> {
+        let own = self.claims.get(&node.key).and_then(|claim| claim.instances.first());
+        let spots = own.filter(|_| !node.interfaces.is_empty()).map(spots).unwrap_or_default();
+        let mut keys = keys_of_interfaces(&node.key, &spots, &node.interfaces);
+        keys.push(node.key.clone());
+        keys
+    }
+
+    /// What is to be listed of these slots, by service and id.
+    fn listed(&self, slots: &BTreeSet<ClaimKey>) -> BTreeMap<(Arc<str>, Arc<str>), Listed> {
+        let listed = slots.iter().filter_map(|slot| {
+            let listed = self.claims.listed(slot)?;
+            Some(((slot.service.clone(), listed.1.id.clone()), listed))
         });
         listed.collect()
     }
-}
 
-/// The richest of the claims that are up, with all of them and of the others as its provenance.
-fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
-    let richness = |claim: &&&Claim| {
-        claim.instances.first().map(|it| {
-            let entries = it.metadata.as_map().map_or(0, Vec::len);
-            (it.state == InstanceState::Up, it.endpoints.len() + entries)
-        })
-    };
-    let richest = claims.iter().max_by_key(richness)?;
-    let others = others.iter().filter(|other| !claims.iter().any(|claim| std::ptr::eq(*claim, **other)));
-    let rest: Vec<_> = claims.iter().filter(|claim| !std::ptr::eq(**claim, *richest)).chain(others).collect();
-    if rest.is_empty() {
-        return Some(richest.instances.clone());
+    /// A claim to this instance; the known one where that says the same.
+    fn claim(&self, reader: &Reader<'_>, config: &Config, key: &ClaimKey, instance: Instance) -> Claim {
+        let provenance = reader.provenance(config, key);
+        let new = Claim { instances: [Instance { provenance, ..instance }].into() };
+        self.known(key.clone(), new).1
     }
-    let instance = richest.instances.first()?;
-    let provenance = rest.iter().flat_map(|claim| claim.instances.iter()).flat_map(|it| &it.provenance);
-    let mut bytes = 0;
-    let has_room = |it: &&Provenance| {
-        bytes += it.record.bytes();
-        bytes <= MAX_PROVENANCE_BYTES
-    };
-    let rest = provenance.take(MAX_CLAIMS - 1).take_while(has_room);
-    let provenance = instance.provenance.iter().chain(rest).cloned().collect();
-    Some([Instance { provenance, ..instance.clone() }].into())
+
+    fn known(&self, key: ClaimKey, new: Claim) -> (ClaimKey, Claim) {
+        if let Some(old) = self.claims.get(&key)
+            && let ([was], [is]) = (&*old.instances, &*new.instances)
+            && (Instance { provenance: was.provenance.clone(), ..is.clone() }) == *was
+        {
+            return (key, old.clone());
+        }
+        (key, new)
+    }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(feeds: &'a [Arc<Feed>], number: usize, revision: Revision, nodes: &'a Nodes) -> Self {
+        let feed = &feeds[number];
+        let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
+        let (configs, limits) = (feed.services(), feed.instance_limits());
+        Self { by, configs, limits, nodes, rules: HashMap::new(), no_metadata: Arc::new(Value::Map(Vec::new())) }
+    }
+
+    fn provenance(&self, config: &Config, key: &ClaimKey) -> Arc<[Provenance]> {
+        let (source, record) = (self.by.source.clone(), Record::Node(key.node.clone()));
+        [Provenance { source, record, decoder: Decoder::Format(config.format), since: self.by.revision }].into()
+    }
+
     /// What a node is, and by which of the configured formats.
     fn locate(&self, path: &NodePath) -> Option<(usize, Located)> {
         let number = self.configs.iter().position(|config| path.is_under(&config.root))?;

@@ -12,8 +12,12 @@ fn services(root: &str, format: Format) -> format::Config {
 }
 
 fn house(services: Vec<format::Config>) -> (Arc<Store>, Publisher) {
+    house_of(&Config::default(), services)
+}
+
+fn house_of(config: &Config, services: Vec<format::Config>) -> (Arc<Store>, Publisher) {
     let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(services);
-    let store = Store::new(&Config::default(), vec![feed], Arc::default());
+    let store = Store::new(config, vec![feed], Arc::default());
     let publisher = store.publisher(0);
     (store, publisher)
 }
@@ -125,6 +129,107 @@ fn many_nodes_at_one_address_are_one_instance_that_most_of_them_make_no_larger()
     publisher.publish(members.collect::<Vec<_>>());
     let [web] = &instances(&store, "web")[..] else { panic!("one") };
     assert!(web.provenance.len() <= 64, "{}", web.provenance.len());
+}
+
+#[test]
+fn no_number_of_nodes_that_are_down_hides_one_that_is_up() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset), services("/dubbo", Format::Dubbo)]);
+    let dead = (0..300).map(|number| put(&format!("/s/web/member_{number:03}"), &member("DEAD", 80, r#"{"a":1}"#)));
+    let alive = put("/s/web/member_999", &member("ALIVE", 80, "{}"));
+    publisher.publish(dead.chain([alive]).collect::<Vec<_>>());
+    let [web] = &instances(&store, "web")[..] else { panic!("one") };
+    assert_eq!(web.state, InstanceState::Up);
+    let provider = |query: &str| put(&format!("/dubbo/i/providers/dubbo%3A%2F%2Fh%3A1%2Fi%3F{query}"), "");
+    let groups = (0..300).map(|number| provider(&format!("group%3Da{number:03}")));
+    let honest = ["group%3Dz", "group%3Dz%26a%3D1%26b%3D2%26c%3D3%26weight%3D0"].map(provider);
+    publisher.publish(groups.chain(honest).collect::<Vec<_>>());
+    let [.., last] = &instances(&store, "i")[..] else { panic!("many") };
+    assert_eq!((&*last.group, last.weight, last.provenance.len()), ("z", 100, 2));
+    assert_eq!(instances(&store, "i").len(), 301);
+}
+
+#[test]
+fn of_many_nodes_at_one_address_the_newest_counts() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    let created = |number: usize, zone: &str| {
+        let Change::Put(path, node) =
+            put(&format!("/s/web/member_{number:03}"), &member("ALIVE", 80, &format!(r#"{{"started":{zone:?}}}"#)))
+        else {
+            panic!("it is put");
+        };
+        let stat = Stat { czxid: number as i64, ..node.stat };
+        Change::Put(path, Arc::new(Node { stat, ..Node::clone(&node) }))
+    };
+    publisher.publish((0..100).map(|number| created(number, &number.to_string())).collect::<Vec<_>>());
+    let [web] = &instances(&store, "web")[..] else { panic!("one") };
+    assert_eq!(web.metadatum("started").and_then(Value::as_str), Some("99"));
+}
+
+#[test]
+fn what_nodes_register_is_bounded_and_what_is_listed_keeps_its_place() {
+    let bounds = Config { max_instances: 3, ..Config::default() };
+    let (store, publisher) = house_of(&bounds, vec![services("/s", Format::Serverset)]);
+    let at = |number: usize| format!("/s/web/member_{number}");
+    let put_at = |number: usize| put(&at(number), &member("ALIVE", number, "{}"));
+    publisher.publish((5..9).map(put_at).collect::<Vec<_>>());
+    publisher.publish((1..3).map(put_at).collect::<Vec<_>>());
+    let ports = || instances(&store, "web").iter().map(|it| it.endpoints[0].port).collect::<Vec<_>>();
+    assert_eq!(ports(), [5, 6, 7]);
+    let undecodable = |store: &Store| {
+        let (snapshot, root) = (store.snapshot(), NodePath::root());
+        snapshot.directory().undecodable(&root).map(|(path, why)| format!("{path}: {why}")).collect::<Vec<_>>()
+    };
+    let why = "with it nodes of its source would pass `[store] max_instances` or `max_instance_bytes`";
+    assert_eq!(undecodable(&store), [1, 2, 8].map(|number| format!("{}: {why}", at(number))));
+    publisher.publish(vec![put(&at(6), &member("ALIVE", 60, "{}"))]);
+    assert_eq!(ports(), [5, 60, 7], "one that changes keeps its place");
+    publisher.publish(vec![delete(&at(5)), delete(&at(7)), delete(&at(2))]);
+    assert_eq!(ports(), [1, 60, 8], "those for which there was no room have their turn");
+    assert_eq!(undecodable(&store), [""; 0]);
+
+    let bounds = Config { max_instance_bytes: bytesize::ByteSize::kib(12), ..Config::default() };
+    let (store, publisher) = house_of(&bounds, vec![services("/s", Format::Serverset)]);
+    let many = format!("[{}1]", "1,".repeat(100));
+    let metadata = format!(r#"{{"a":{many}}}"#);
+    publisher.publish((1..9).map(|n| put(&at(n), &member("ALIVE", n, &metadata))).collect::<Vec<_>>());
+    assert_eq!(instances(&store, "web").len(), 2, "each takes some 4 KB, though its node has 300 bytes");
+}
+
+#[test]
+fn no_mapping_takes_the_room_of_an_instance_and_room_that_comes_is_used() {
+    let bounds = Config { max_instances: 4, ..Config::default() };
+    let (store, publisher) =
+        house_of(&bounds, vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
+    let at = |number: usize| format!("/services/shop/{number}");
+    let application = |number: usize| put(&at(number), &APPLICATION.replace("20880", &number.to_string()));
+    let mapping = |number: usize| put(&format!("/dubbo/mapping/i{number}"), "shop");
+    publisher.publish((1..=3).map(mapping).chain((1..=4).map(application)).collect::<Vec<_>>());
+    let listed = |service: &str| instances(&store, service).len();
+    let counts = || (listed("shop"), [1, 2, 3].map(|number| listed(&format!("i{number}"))));
+    assert_eq!(counts(), (4, [2, 1, 1]));
+    assert_eq!(store.snapshot().directory().count_of_undecodable(), 3);
+    publisher.publish(vec![delete(&at(1))]);
+    assert_eq!(counts(), (3, [2, 1, 1]), "another is listed in its place");
+    publisher.publish(vec![delete("/dubbo/mapping/i2"), delete("/dubbo/mapping/i3")]);
+    assert_eq!(counts(), (3, [3, 0, 0]));
+    assert_eq!(store.snapshot().directory().count_of_undecodable(), 0);
+}
+
+#[test]
+fn a_mapping_that_changes_leaves_all_other_interfaces_as_they_are() {
+    let (store, publisher) =
+        house(vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
+    let application = |n: usize| put(&format!("/services/shop/{n}"), &APPLICATION.replace("20880", &n.to_string()));
+    let mappings = (0..50).map(|number| put(&format!("/dubbo/mapping/i{number}"), "shop"));
+    publisher.publish(mappings.chain((1..=50).map(application)).collect::<Vec<_>>());
+    assert_eq!(instances(&store, "i7").len(), 50);
+    let decoded = format::decoded_by_this_thread();
+    publisher.publish(vec![put("/dubbo/mapping/new", "shop"), delete("/dubbo/mapping/i7")]);
+    assert_eq!((instances(&store, "new").len(), instances(&store, "i7").len()), (50, 0));
+    assert_eq!(instances(&store, "i8").len(), 50);
+    assert_eq!(format::decoded_by_this_thread(), decoded, "no instance is read again");
+    publisher.publish((1..=50).map(|n| delete(&format!("/services/shop/{n}"))).collect::<Vec<_>>());
+    assert!(["new", "i8"].iter().all(|service| instances(&store, service).is_empty()), "they go with their nodes");
 }
 
 #[test]

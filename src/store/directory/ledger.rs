@@ -1,0 +1,91 @@
+//! Ledger: how much the nodes of each feed register, held against what they may.
+
+use std::ops::{AddAssign, SubAssign};
+
+use crate::model::Instance;
+use crate::tunnel::value::memory_size;
+
+/// How much the nodes of one feed may register. Each is a bound of its own for what nodes register themselves and for
+/// what others make of it, so that no mapping takes the room of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstanceLimits {
+    pub instances: usize,
+    /// Of metadata and endpoints, as they are decoded.
+    pub bytes: usize,
+}
+
+/// How much is registered, or has room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Charge {
+    /// What nodes register themselves.
+    pub(super) instances: usize,
+    pub(super) bytes: usize,
+    /// Instances of interfaces that an application offers, which share all but the name.
+    pub(super) of_interfaces: usize,
+}
+
+/// By the number of a feed, how much its nodes register.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger(Vec<Charge>);
+
+impl Charge {
+    pub(super) fn of(instance: &Instance) -> Self {
+        let texts = |it: &crate::model::Endpoint| it.name.len() + it.protocol.len() + it.host.len();
+        let endpoints = instance.endpoints.iter().map(|it| size_of_val(it) + texts(it)).sum::<usize>();
+        Self { instances: 1, bytes: endpoints + memory_size(&instance.metadata), of_interfaces: 0 }
+    }
+
+    pub(super) fn fits_into(self, room: Self) -> bool {
+        self.instances <= room.instances && self.bytes <= room.bytes && self.of_interfaces <= room.of_interfaces
+    }
+
+    /// Whether it is less than another in anything.
+    pub(super) fn has_shrunk_from(self, before: Self) -> bool {
+        self.instances < before.instances || self.bytes < before.bytes || self.of_interfaces < before.of_interfaces
+    }
+}
+
+impl AddAssign for Charge {
+    fn add_assign(&mut self, other: Self) {
+        self.instances += other.instances;
+        self.bytes += other.bytes;
+        self.of_interfaces += other.of_interfaces;
+    }
+}
+
+impl SubAssign for Charge {
+    fn sub_assign(&mut self, other: Self) {
+        self.instances -= other.instances;
+        self.bytes -= other.bytes;
+        self.of_interfaces -= other.of_interfaces;
+    }
+}
+
+impl Ledger {
+    pub(super) fn of(&self, feed: usize) -> Charge {
+        self.0.get(feed).copied().unwrap_or_default()
+    }
+
+    /// For how much more there is room.
+    pub(super) fn room(&self, feed: usize, limits: InstanceLimits) -> Charge {
+        let used = self.of(feed);
+        Charge {
+            instances: limits.instances.saturating_sub(used.instances),
+            bytes: limits.bytes.saturating_sub(used.bytes),
+            of_interfaces: limits.instances.saturating_sub(used.of_interfaces),
+        }
+    }
+
+    pub(super) fn charge(&mut self, feed: usize, charge: Charge) {
+        if self.0.len() <= feed {
+            self.0.resize(feed + 1, Charge::default());
+        }
+        self.0[feed] += charge;
+    }
+
+    pub(super) fn release(&mut self, feed: usize, charge: Charge) {
+        if let Some(used) = self.0.get_mut(feed) {
+            *used -= charge;
+        }
+    }
+}
