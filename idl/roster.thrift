@@ -896,8 +896,29 @@ struct WorkerControlReply {
   1: required list<WorkerOutcome> outcomes
   /** True: the time ran out, and nothing is known of the outcomes. What was asked for goes on. */
   2: required bool timedOut
-  /** Why it could not be saved; absent: it is, or was not to be. */
+  /** Why it could not be saved, or not be forgotten; absent: it is, or was not to be. */
   3: optional string notSaved
+  /** Of `removeWorker`: true, where the configuration has it, so that it is there again when the sidecar is started again. */
+  4: optional bool isConfigured
+}
+
+/** A worker that is added to those of the configuration. */
+struct WorkerAddition {
+  /** Its settings, an object of JSON with the keys of a `[[worker]]`: `name` and `command` are required. At most 64 KiB. */
+  1: required string settings
+  /** Whether it is there again when the sidecar is started again. */
+  2: optional bool save
+  /** How long to wait until its processes are ready or have failed, at most an hour. Absent: a minute. */
+  3: optional i32 timeoutMs
+}
+
+struct WorkerRemoval {
+  /** The name of the `[[worker]]`, or of one that was added. */
+  1: required string group
+  /** True: it goes on, and only is not there when the sidecar is started again, unless the configuration has it. */
+  2: optional bool savedOnly
+  /** How long to wait until it is gone, at most an hour. Absent: a minute. */
+  3: optional i32 timeoutMs
 }
 
 struct WorkerOutputQuery {
@@ -1245,6 +1266,21 @@ service Roster {
 
   /** Has something done with workers, and waits until it is. For administrators. */
   WorkerControlReply controlWorkers(1: WorkerControl request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /**
+   * Adds a worker, and starts its processes. What is wrong with its settings is told, and leaves all as it was; where a process
+   * does not become ready, it is there all the same. For root and the sidecar's own user, over its Unix socket: whoever adds
+   * one has any program run.
+   */
+  WorkerControlReply addWorker(1: WorkerAddition request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /**
+   * Removes a worker: its sockets are closed and its processes end, as many at once as its `surge` says; what was saved of it is
+   * forgotten. For root and the sidecar's own user, over its Unix socket.
+   */
+  WorkerControlReply removeWorker(1: WorkerRemoval request)
     throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /** The last lines that the workers of a group printed, which may hold secrets. For administrators. */

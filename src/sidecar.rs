@@ -22,7 +22,7 @@ use crate::store::{Feed, FeedState, Publisher, Store};
 use crate::task::{Failure, Phase, Reload, Tasks};
 use crate::thrift::{self, Endpoint};
 use crate::withhold::Withholder;
-use crate::worker::{BoundWorkers, WorkerError, Workers};
+use crate::worker::{Added, BoundWorkers, ReadSettings, Surroundings, WorkerError, Workers};
 
 /// How often it is looked whether masters are there that are expected, and what is waited in between.
 const EXPECT_LOOKS: u32 = 100;
@@ -86,7 +86,8 @@ impl Sidecar {
     /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do; at a port
     /// that another process has, as `taken_ports` says.
     pub fn start(config: &Config, taken_ports: TakenPorts) -> Result<Self, StartError> {
-        let config = &config.within(raise_limit());
+        let limit = raise_limit();
+        let config = &config.within(limit);
         let access = Access::new(Policy::new(&config.access, &config.allow)?);
         if let Some((setting, why)) = foreign_folders(config).next() {
             return Err(StartError::Folder(setting, why));
@@ -101,12 +102,15 @@ impl Sidecar {
         }?;
         let mut shared_config = config.shared.clone();
         let state = shared_config.claim_state()?;
+        let added = Added::read(config.state());
         let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);
-        let has_register = config.register.is_on() || !config.worker.is_empty();
+        let has_register = config.register.is_on() || !config.worker.is_empty() || !added.is_empty();
         let register = has_register.then(bind).transpose()?;
         let bind = || Admin::bind(&config.admin, taken_ports);
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
-        let workers = BoundWorkers::bind(&config.worker, config.state(), taken_ports)?;
+        let own = config.clone();
+        let read = ReadSettings::new(move |settings| own.worker_of(settings));
+        let workers = BoundWorkers::bind(&config.worker, added, read, config.state(), taken_ports)?;
 
         let metrics = Arc::new(Metrics::default());
         let (channels, connected) = mpsc::unbounded_channel();
@@ -136,7 +140,13 @@ impl Sidecar {
             start(store.publisher(feed), &context);
         }
         let clients = tasks.of(Phase::Clients);
-        let workers = workers.start(channels, config.sidecar.stop_timeout / 2, &metrics, &tasks.of(Phase::Workers))?;
+        let workers = workers.start(Surroundings {
+            channels: has_register.then_some(channels),
+            patience: config.sidecar.stop_timeout / 2,
+            descriptors: config.left_for_workers(limit),
+            metrics: &metrics,
+            tasks: &tasks.of(Phase::Workers),
+        })?;
         let kept = KilledOnDrop(workers.clone());
         if let Some(admin) = admin {
             if let Some(address) = admin.address() {

@@ -84,6 +84,16 @@ impl Stop {
     pub fn requested(&self) -> WaitForCancellationFuture<'_> {
         self.0.cancelled()
     }
+
+    /// One that is also requested by itself, for a part of what this one ends.
+    pub fn child(&self) -> Self {
+        Self(self.0.child_token())
+    }
+
+    /// Requests it, where it is a child's.
+    pub fn request(&self) {
+        self.0.cancel();
+    }
 }
 
 impl Tasks {

@@ -386,6 +386,29 @@ interface RosterIf
      */
     public function controlWorkers(\Roster\Thrift\WorkerControl $request);
     /**
+     * Adds a worker, and starts its processes. What is wrong with its settings is told, and leaves all as it was; where a process
+     * does not become ready, it is there all the same. For root and the sidecar's own user, over its Unix socket: whoever adds
+     * one has any program run.
+     * 
+     * @param \Roster\Thrift\WorkerAddition $request
+     * @return \Roster\Thrift\WorkerControlReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function addWorker(\Roster\Thrift\WorkerAddition $request);
+    /**
+     * Removes a worker: its sockets are closed and its processes end, as many at once as its `surge` says; what was saved of it is
+     * forgotten. For root and the sidecar's own user, over its Unix socket.
+     * 
+     * @param \Roster\Thrift\WorkerRemoval $request
+     * @return \Roster\Thrift\WorkerControlReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function removeWorker(\Roster\Thrift\WorkerRemoval $request);
+    /**
      * The last lines that the workers of a group printed, which may hold secrets. For administrators.
      * 
      * @param \Roster\Thrift\WorkerOutputQuery $request

@@ -41,6 +41,11 @@ class WorkerControlReply
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        4 => array(
+            'var' => 'isConfigured',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -56,11 +61,17 @@ class WorkerControlReply
      */
     public $timedOut = null;
     /**
-     * Why it could not be saved; absent: it is, or was not to be.
+     * Why it could not be saved, or not be forgotten; absent: it is, or was not to be.
      * 
      * @var string
      */
     public $notSaved = null;
+    /**
+     * Of `removeWorker`: true, where the configuration has it, so that it is there again when the sidecar is started again.
+     * 
+     * @var bool
+     */
+    public $isConfigured = null;
 
     public function __construct($vals = null)
     {
@@ -73,6 +84,9 @@ class WorkerControlReply
             }
             if (isset($vals['notSaved'])) {
                 $this->notSaved = $vals['notSaved'];
+            }
+            if (isset($vals['isConfigured'])) {
+                $this->isConfigured = $vals['isConfigured'];
             }
         }
     }
@@ -127,6 +141,13 @@ class WorkerControlReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 4:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->isConfigured);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -161,6 +182,11 @@ class WorkerControlReply
         if ($this->notSaved !== null) {
             $xfer += $output->writeFieldBegin('notSaved', TType::STRING, 3);
             $xfer += $output->writeString($this->notSaved);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->isConfigured !== null) {
+            $xfer += $output->writeFieldBegin('isConfigured', TType::BOOL, 4);
+            $xfer += $output->writeBool($this->isConfigured);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

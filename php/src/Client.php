@@ -592,6 +592,51 @@ class Client
     }
 
     /**
+     * Adds a worker to those of the sidecar's configuration, and waits until its processes are ready. One that does not become
+     * ready is there all the same. For root and the sidecar's own user.
+     *
+     * @param list<string> $command the program and its arguments; no shell reads them
+     * @param array<string, mixed> $settings as a `[[worker]]` has them, such as `['count' => 2, 'stop_timeout' => '1m']`
+     * @param bool $save whether it is there again when the sidecar is started again
+     * @param int $timeoutMs how long to wait
+     * @return list<WorkerOutcome> one for each process
+     */
+    public function addWorker(
+        string $name,
+        array $command,
+        array $settings = [],
+        bool $save = false,
+        int $timeoutMs = 60_000,
+    ): array {
+        try {
+            $settings = json_encode(
+                ['name' => $name, 'command' => array_values($command)] + $settings,
+                JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION,
+            );
+        } catch (\JsonException $error) {
+            throw new InvalidRequest('settings', "they are no JSON: {$error->getMessage()}");
+        }
+        return $this->transports()->consult(
+            static fn (Endpoint $endpoint) => $endpoint->addWorker($settings, $save, $timeoutMs),
+        );
+    }
+
+    /**
+     * Removes a worker, also from what was saved, and waits until its processes have ended. One that the configuration has is
+     * there again when the sidecar is started again. For root and the sidecar's own user.
+     *
+     * @param bool $savedOnly whether it goes on, and is only forgotten
+     * @param int $timeoutMs how long to wait
+     * @return list<WorkerOutcome> one for each process
+     */
+    public function removeWorker(string $name, bool $savedOnly = false, int $timeoutMs = 60_000): array
+    {
+        return $this->transports()->consult(
+            static fn (Endpoint $endpoint) => $endpoint->removeWorker($name, $savedOnly, $timeoutMs),
+        );
+    }
+
+    /**
      * The nodes that are there, then every change, for ever: for workers in the CLI.
      *
      * There is no hole, also across restarts of the sidecar, which are waited out. Where it no longer knows what

@@ -12,6 +12,7 @@ use Roster\Exception\InvalidRequest;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 use Roster\WorkerAnswer;
+use Roster\WorkerOutcome;
 
 /** Workers that a real sidecar keeps alive are listed, watched and commanded by a client. */
 final class WorkersTest extends TestCase
@@ -102,6 +103,29 @@ final class WorkersTest extends TestCase
             ['webb', 'there are web, mail'], ['web/3', 'has the numbers 1 to 2'], ['', 'is neither a group'],
             ['web/x', 'is neither a group'], ['web/0', 'is neither a group'],
         ];
+    }
+
+    public function testOneIsAddedAndRemovedAndWhatIsWrongIsToldWithItsKey(): void
+    {
+        $outcomes = $this->client->addWorker('sleepy', ['sleep', '1000'], ['count' => 2, 'ready_after' => '10ms']);
+        self::assertEquals([new WorkerOutcome('sleepy/1', null), new WorkerOutcome('sleepy/2', null)], $outcomes);
+        self::assertSame('RUNNING', $this->client->workers('sleepy/2')[0]->state);
+        foreach ([
+            ['sleepy', [], 'there is a worker "sleepy" already'],
+            ['other', ['count' => 0], 'count: 0 is no number of processes'],
+            ['other', ['directory' => 'relative'], 'directory: "relative" is relative'],
+            ['other', ['params' => NAN], 'they are no JSON'],
+        ] as [$name, $settings, $why]) {
+            try {
+                $this->client->addWorker($name, ['sleep', '1000'], $settings);
+                self::fail("$name was added");
+            } catch (InvalidRequest $error) {
+                self::assertStringContainsString($why, $error->getMessage());
+            }
+        }
+        self::assertCount(2, $this->client->removeWorker('sleepy'));
+        $this->expectExceptionMessage('there is no worker `sleepy`; there are web, mail');
+        $this->client->removeWorker('sleepy');
     }
 
     private static function hasAnswered(WorkerAnswer $answer): bool

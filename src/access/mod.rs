@@ -154,6 +154,14 @@ impl Identity {
         self.check_administrator("may not control workers")
     }
 
+    /// Whether the client may add and remove workers: who adds one has any program run as the sidecar's user, so it is that
+    /// user, or root.
+    pub fn may_add_workers(&self) -> Result<(), Denied> {
+        let is_own = matches!(self.client, Client::Unix { uid, .. } if self.policy.is_own(uid));
+        let cure = || format!("over the Unix socket {} may", self.policy.own());
+        self.check_or(is_own, || "may not add or remove workers".to_owned(), cure)
+    }
+
     /// Whether the client may read what workers print, which may hold secrets.
     pub fn may_read_output(&self) -> Result<(), Denied> {
         self.check_administrator("may not read what workers print")

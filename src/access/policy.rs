@@ -124,12 +124,23 @@ impl Policy {
         !self.rules.is_empty()
     }
 
+    /// Whether a user is root or the sidecar's own, and no other whom the kernel cannot name here.
+    pub fn is_own(&self, uid: u32) -> bool {
+        self.own.contains(&uid) && uid != self.unmapped
+    }
+
+    /// Root and the sidecar's own user, in words.
+    pub fn own(&self) -> String {
+        match self.own[1] {
+            0 => "root".to_owned(),
+            own => format!("root, the sidecar's own user ({own})"),
+        }
+    }
+
     /// Who may command masters, in words.
     pub fn admins(&self) -> String {
-        let own = self.own[1];
-        let own = (own != 0).then(|| format!("the sidecar's own user ({own})"));
         let named = self.admins.iter().map(|(subject, _)| subject.to_string());
-        let all: Vec<String> = std::iter::once("root".to_owned()).chain(own).chain(named).collect();
+        let all: Vec<String> = std::iter::once(self.own()).chain(named).collect();
         format!("{} (`[access] admins`, `[[allow]] admin`)", all.join(", "))
     }
 }

@@ -15,7 +15,7 @@ use crate::access::{Client, Grant};
 use crate::metrics::{family, sample};
 use crate::share::{Share, Taken};
 use crate::store::{Feed, FeedProgress, FeedState, Snapshot};
-use crate::worker::{Report, State, Workers};
+use crate::worker::{GroupReport, State, Workers};
 
 /// The text is made once in so long at most, however many ask for it.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -212,21 +212,22 @@ fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFam
 }
 
 fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
-    let in_state = |(group, reports): (&str, Vec<Report>)| {
+    let in_state = |GroupReport { name: group, workers, .. }: GroupReport| {
         State::ALL.map(|state| {
-            let count = reports.iter().filter(|report| report.state == state).count();
-            sample(GAUGE, [("group", group), ("state", state.name())], count as f64)
+            let count = workers.iter().filter(|report| report.state == state).count();
+            sample(GAUGE, [("group", &*group), ("state", state.name())], count as f64)
         })
     };
     let states: Vec<Metric> = workers.reports().flat_map(in_state).collect();
-    let restarts = workers.restarts().map(|(group, count)| sample(COUNTER, [("group", group)], count as f64)).collect();
+    let restarts =
+        workers.restarts().map(|(group, count)| sample(COUNTER, [("group", &*group)], count as f64)).collect();
     let of_connections = |kind, count: fn((usize, u64)) -> f64| {
-        workers.connections().map(|(group, counts)| sample(kind, [("group", group)], count(counts))).collect()
+        workers.connections().map(|(group, counts)| sample(kind, [("group", &*group)], count(counts))).collect()
     };
     let (waiting, refused) =
         (of_connections(GAUGE, |(waiting, _)| waiting as f64), of_connections(COUNTER, |(_, refused)| refused as f64));
     let of_logs = workers.log_lines_left_out();
-    let left_out = of_logs.map(|(group, count)| sample(COUNTER, [("group", group)], count as f64)).collect();
+    let left_out = of_logs.map(|(group, count)| sample(COUNTER, [("group", &*group)], count as f64)).collect();
     let families: [(_, _, _, Vec<Metric>); 5] = [
         (GAUGE, "workers", "Workers by their state, as supervisord calls it.", states),
         (COUNTER, "worker_restarts", "Processes that took the place of another one.", restarts),

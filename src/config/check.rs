@@ -1,7 +1,8 @@
 //! What one value alone does not show: those that contradict each other, and those that no room can work with.
 
+mod worker;
+
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use super::{Config, connect};
 use crate::access::Subject;
 use crate::format::Fields;
 use crate::model::{Format, NodePath};
-use crate::net::{Address, Remote, max_path_len};
-use crate::{access, register, secret, source, store, thrift, worker};
+use crate::net::{Address, Remote, is_one_place, max_path_len};
+use crate::worker::parse_listen;
+use crate::{access, register, secret, source, store, thrift};
 
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,6 +49,14 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     check.names(&sources);
     check.roots(&sources);
     check.services(config, &sources);
+    check.diagnostics
+}
+
+/// The diagnostics in the one worker that was read from the tree, beside the rest of a configuration.
+pub(super) fn check_worker(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
+    let mut check = Check { tree, diagnostics: Vec::new() };
+    check.listeners(config);
+    config.worker.iter().for_each(|worker| check.worker(worker, 0, &[]));
     check.diagnostics
 }
 
@@ -194,21 +204,19 @@ impl Check<'_> {
         let of_workers = config.worker.iter().enumerate().flat_map(|(number, worker)| {
             let listen = tree.element(&"worker".into(), number).child("listen");
             let addresses = worker.listen.iter().enumerate();
-            addresses
-                .filter_map(move |(nth, address)| Some((tree.element(&listen, nth), worker::parse_listen(address)?)))
+            addresses.filter_map(move |(nth, address)| Some((tree.element(&listen, nth), parse_listen(address)?)))
         });
         let all: Vec<(Key, Address)> = own.chain(of_workers).collect();
         for (number, (key, address)) in all.iter().enumerate() {
             for (other, first) in &all[..number] {
-                match (address, first) {
-                    (Address::Tcp(port), Address::Tcp(first)) if is_one_port(first, port) => {
-                        let message = format!("is {port:?}, where `{other}` listens too: give each a port of its own");
-                        self.object(&[key, other], message);
-                    }
-                    (Address::Unix(path), Address::Unix(first)) if path == first && !path.as_os_str().is_empty() => {
-                        self.object(&[key, other], format!("is the socket of `{other}` too: give each one of its own"));
-                    }
-                    _ => {}
+                if is_one_place(first, address) {
+                    let message = match address {
+                        Address::Tcp(port) => {
+                            format!("is {port:?}, where `{other}` listens too: give each a port of its own")
+                        }
+                        Address::Unix(_) => format!("is the socket of `{other}` too: give each one of its own"),
+                    };
+                    self.object(&[key, other], message);
                 }
             }
         }
@@ -280,78 +288,6 @@ impl Check<'_> {
                 &key.child("ca"),
                 "is of no use without TLS: `connect` begins with `tls://` for it",
             );
-        }
-    }
-
-    fn worker(&mut self, worker: &worker::Config, number: usize, before: &[worker::Config]) {
-        let at = self.tree.element(&"worker".into(), number);
-        let (name, command) = (at.child("name"), at.child("command"));
-        if self.require(&name) {
-            let message = format!("{:?} is no name: expected letters, digits, `.`, `_` and `-`", worker.name);
-            self.object_if(!worker::is_name(&worker.name), &name, &message);
-            if let Some(first) = before.iter().position(|first| first.name == worker.name) {
-                let first = self.tree.element(&"worker".into(), first).child("name");
-                let message = format!("{:?} is the name of `{first}`: give each a name of its own", worker.name);
-                self.object(&[&name, &first], message);
-            }
-        }
-        if self.require(&command) {
-            let is_empty = worker.command.first().is_none_or(|program| program.is_empty());
-            self.object_if(is_empty, &command, "names no program: write `[\"php\", \"worker.php\"]`");
-        }
-        let environment = at.child("environment");
-        for (name, value) in &worker.environment {
-            let is_wrong = !worker::is_variable(name, value);
-            self.object_if(is_wrong, &environment, &format!("{name:?} cannot be set as a variable"));
-            let is_ours = ["ROSTER_", "LISTEN_"].iter().any(|ours| name.starts_with(ours));
-            self.object_if(is_ours, &environment, &format!("{name:?} is set by the sidecar"));
-        }
-        if worker.params.values().any(has_no_json) {
-            self.object(&[&at.child("params")], "has a number that JSON does not have: `nan` or `inf`");
-        }
-        if let (Some(most), Some(kill)) = (worker.max_memory, worker.kill_memory)
-            && kill < most
-        {
-            let message = format!("is less than max_memory, {most}: a process is killed before it is replaced");
-            self.object(&[&at.child("kill_memory"), &at.child("max_memory")], message);
-        }
-        let balances = worker.accept == worker::Accept::Worker && worker.balance != worker::Balance::RoundRobin;
-        self.object_if(balances, &at.child("balance"), "is of no use without `accept = \"sidecar\"`");
-        let log = at.child("log");
-        match &worker.log {
-            Some(path) => {
-                let is_named = path.file_name().is_some() && !path.as_os_str().as_bytes().ends_with(b"/");
-                self.object_if(
-                    !is_named,
-                    &log,
-                    "names no file: write the path of one, such as \"/var/log/app/web.log\"",
-                );
-                if let Some(first) = before.iter().position(|first| first.log.as_ref() == Some(path)) {
-                    let first = self.tree.element(&"worker".into(), first).child("log");
-                    self.object(&[&log, &first], format!("is `{first}` too: give each a file of its own"));
-                }
-            }
-            None => {
-                let is_aged = worker.max_log_age.is_some();
-                self.object_if(is_aged, &at.child("max_log_age"), "is of no use without `log`");
-            }
-        }
-        if let Err(error) = worker::check_patterns(&worker.watch) {
-            self.object(&[&at.child("watch")], error.to_string());
-        }
-        let accepts_nothing = worker.accept == worker::Accept::Sidecar && worker.listen.is_empty();
-        self.object_if(accepts_nothing, &at.child("accept"), "is of no use without `listen`");
-        for (nth, address) in worker.listen.iter().enumerate() {
-            let key = self.tree.element(&at.child("listen"), nth);
-            match worker::parse_listen(address) {
-                Some(Address::Unix(path)) => self.socket(&path, &key),
-                Some(Address::Tcp(_)) => {}
-                None => {
-                    let message =
-                        format!("{address:?} is not an address: expected `tcp://host:port` or `unix:///path`");
-                    self.object(&[&key], message);
-                }
-            }
         }
     }
 
@@ -460,22 +396,4 @@ pub fn log_filter_flaw(filter: &str) -> Option<String> {
              single modules: \"info,roster=debug\""
         )
     })
-}
-
-/// Whether of two listeners the second finds its port taken by the first.
-fn is_one_port(one: &str, other: &str) -> bool {
-    let parse = |address: &str| address.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>();
-    let (Ok(one), Ok(other)) = (parse(one), parse(other)) else { return !one.is_empty() && one == other };
-    let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && one.port() != 0 && same_host
-}
-
-/// Whether there is a number in it that JSON does not have.
-fn has_no_json(value: &toml::Value) -> bool {
-    match value {
-        toml::Value::Float(number) => !number.is_finite(),
-        toml::Value::Array(items) => items.iter().any(has_no_json),
-        toml::Value::Table(entries) => entries.values().any(has_no_json),
-        _ => false,
-    }
 }

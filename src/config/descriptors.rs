@@ -9,8 +9,9 @@ use crate::worker::{self, Accept};
 /// to itself for the watchdog; and what is accepted in one go before those have gone that must make room.
 const OWN: usize = 384;
 
-/// Where there are not enough, connections that wait for workers have one descriptor in so many.
-const WAITING_PART: usize = 8;
+/// One descriptor in so many is for processes of workers that are added or scaled later, or replaced and not gone yet.
+const LATER_PART: usize = 16;
+const MAX_LATER: usize = 2_048;
 
 /// Lets this process have as many descriptors as it may; how many that are.
 pub fn raise_limit() -> usize {
@@ -30,15 +31,16 @@ impl Config {
     /// first, and of the others those that are higher share what the lower ones leave.
     pub fn within(&self, limit: usize) -> Self {
         let mut config = self.clone();
-        let wanted = bounds(&mut config).iter().fold(own(self), |sum, (_, bound)| sum.saturating_add(**bound));
+        let kept = own(self) + (limit / LATER_PART).min(MAX_LATER);
+        let wanted = bounds(&mut config).iter().fold(kept, |sum, (_, bound)| sum.saturating_add(**bound));
         if wanted <= limit {
             return config;
         }
         let settings = in_words(&bounds(&mut config));
         let mut accepting: Vec<_> = config.worker.iter_mut().filter(|it| it.accept == Accept::Sidecar).collect();
-        let waiting = limit / WAITING_PART / accepting.len().max(1);
-        accepting.iter_mut().for_each(|worker| worker.max_waiting = worker.max_waiting.min(waiting).max(1));
-        let own = own(&config);
+        let each = limit / accepting.len().max(1);
+        accepting.iter_mut().for_each(|worker| worker.leave_room(each));
+        let own = own(&config) + (limit / LATER_PART).min(MAX_LATER);
         let mut bounds = bounds(&mut config);
         share(&mut bounds, limit - own.min(limit / 2));
         tracing::warn!(
@@ -49,6 +51,14 @@ impl Config {
              (`LimitNOFILE=` of the unit, `ulimit -Hn`), or lower the settings"
         );
         config
+    }
+}
+
+impl Config {
+    /// How many of so many descriptors all workers together may take.
+    pub(crate) fn left_for_workers(&self, limit: usize) -> usize {
+        let admitted = bounds(&mut self.clone()).iter().fold(OWN, |sum, (_, bound)| sum.saturating_add(**bound));
+        limit.saturating_sub(admitted)
     }
 }
 
@@ -103,8 +113,8 @@ mod tests {
     #[test]
     fn where_descriptors_are_few_all_bounds_fit_and_the_lowest_stay() {
         let config = Config::default();
-        assert_eq!(four(&config.within(1_024)), [160; 4]);
-        assert_eq!(four(&config.within(20_000)), [2_048, 6_736, 6_736, 4_096]);
+        assert_eq!(four(&config.within(1_024)), [144; 4]);
+        assert_eq!(four(&config.within(20_000)), [2_048, 6_111, 6_111, 4_096]);
         for limit in [4, 100, 1_000, 10_000, 42_000] {
             let sum = four(&config.within(limit)).iter().sum::<usize>();
             assert!(sum <= limit.max(4), "{sum} of {limit}");
@@ -120,17 +130,22 @@ mod tests {
         let waiting = |limit| few.within(limit).worker.iter().map(|it| it.max_waiting).collect::<Vec<_>>();
         assert_eq!(waiting(65_536), [1_024; 2]);
         assert_eq!((waiting(4_096), waiting(1_024), waiting(4)), (vec![256; 2], vec![64; 2], vec![1; 2]));
-        assert_eq!(four(&few.within(4_096))[0], (4_096 - OWN - 2 * (52 + 256)) / 4);
+        assert_eq!(four(&few.within(4_096))[0], (4_096 - OWN - 256 - 2 * (57 + 256)) / 4);
         assert_eq!(four(&few.within(1_024))[0], 512 / 4, "what waits makes room before them");
         let config = Config { worker: vec![worker; 2], ..Config::default() };
-        assert_eq!(four(&config.within(1_024)), [139; 4], "84 less");
+        assert_eq!(four(&config.within(1_024)), [128; 4], "a half is theirs");
         assert_eq!(four(&config.within(65_536)), four(&config));
+        for limit in [2_048, 65_536] {
+            let within = config.within(limit);
+            let wanted = within.worker.iter().map(worker::Config::descriptors).sum::<usize>();
+            assert!(within.left_for_workers(limit) >= wanted + (limit / LATER_PART).min(MAX_LATER), "{limit}");
+        }
     }
 
     #[test]
     fn where_there_is_no_register_masters_need_no_descriptors() {
         let mut config = Config::default();
         config.register.listen.clear();
-        assert_eq!(four(&config.within(1_024)), [320, 320, 20_000, 4_096]);
+        assert_eq!(four(&config.within(1_024)), [288, 288, 20_000, 4_096]);
     }
 }

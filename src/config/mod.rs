@@ -1,5 +1,6 @@
 //! The configuration: each room's own part, read from all layers and checked as a whole.
 
+mod added;
 mod check;
 mod connect;
 mod descriptors;

@@ -12,7 +12,7 @@ use crate::access::{Match, Subject, uid};
 use crate::default_paths;
 use crate::model::NodePath;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
-use crate::net::{Address, Listener, PathOccupied};
+use crate::net::{Address, Listener, PathOccupied, Setting};
 use crate::permissions::{gid_of, own};
 use crate::register::{self, SecretError};
 use crate::secret;
@@ -118,7 +118,7 @@ fn of_worker(config: &Config, tree: &ConfigTree, number: usize, is_own: bool) ->
         let key = tree.element(&at.child("listen"), nth);
         let why = match worker::parse_listen(address) {
             Some(Address::Unix(path)) => no_socket(&path, is_own),
-            Some(Address::Tcp(address)) => no_port(config, &key, &address),
+            Some(Address::Tcp(address)) => no_port(config, Setting::of_worker(&worker.name, key.to_string()), &address),
             None => None,
         };
         diagnostics.extend(why.map(|why| tree.diagnostic(key, why)));
@@ -136,8 +136,8 @@ fn no_socket(path: &Path, is_own: bool) -> Option<String> {
 }
 
 /// Why this user cannot have a port, unless the sidecar of this very configuration may have it.
-fn no_port(config: &Config, key: &Key, address: &str) -> Option<String> {
-    let error = Listener::tcp(key.to_string(), address).err()?;
+fn no_port(config: &Config, setting: Setting, address: &str) -> Option<String> {
+    let error = Listener::tcp(setting, address).err()?;
     let may_be_ours = error.is_taken() && default_paths::may_be_live(&config.thrift.unix);
     (!may_be_ours).then(|| error.without_setting())
 }

@@ -66,6 +66,14 @@ impl ConfigTree {
         Ok(tree)
     }
 
+    /// One that says nothing but the settings of a worker, an object of JSON.
+    pub(super) fn of_worker(settings: &serde_json::Value) -> Self {
+        let location = Location::File(Path::new("the settings").into());
+        let worker = Entry::new(&location, Value::List(vec![Entry::from_json(settings, &location)]));
+        let root = Entry::new(&location, Value::Table(BTreeMap::from([("worker".to_owned(), worker)])));
+        Self { root, diagnostics: Vec::new() }
+    }
+
     fn set(&mut self, key: Key, location: Location, raw: &str) {
         let entry = key.parts().iter().try_fold(&mut self.root, |entry, part| entry.part_or_new(part, &location));
         match entry {
@@ -223,6 +231,28 @@ impl Entry {
             DeValue::Table(entries) => Value::Table(from_entries(entries, location)),
         };
         Self::new(&location(at), value)
+    }
+
+    /// What stands there as null is not set, and a number may be a text, as that of a variable.
+    fn from_json(value: &serde_json::Value, location: &Location) -> Self {
+        let written = match value {
+            serde_json::Value::Null => Value::Nothing,
+            serde_json::Value::Bool(value) => Value::Boolean(*value),
+            serde_json::Value::String(text) => Value::Text(text.clone()),
+            serde_json::Value::Number(number) => match number.as_i64() {
+                Some(number) => Value::Integer(number),
+                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            serde_json::Value::Array(items) => {
+                Value::List(items.iter().map(|item| Self::from_json(item, location)).collect())
+            }
+            serde_json::Value::Object(entries) => {
+                let entry = |(name, value): (&String, _)| (name.clone(), Self::from_json(value, location));
+                Value::Table(entries.iter().map(entry).collect())
+            }
+        };
+        let raw = (value.is_number() || value.is_boolean()).then(|| value.to_string());
+        Self { raw, ..Self::new(location, written) }
     }
 
     pub(super) fn is_set(&self) -> bool {

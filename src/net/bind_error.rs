@@ -1,14 +1,21 @@
 //! Why there is no listener where a setting asks for one, and who is in the way.
 
-use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{Address, PathOccupied};
 use crate::permissions::own::name_of;
 
-/// The key of a setting, with dots between its levels.
-pub(crate) type Setting = Cow<'static, str>;
+/// What asks for a listener.
+#[derive(Clone, Debug)]
+pub enum Setting {
+    /// A key, with dots between its levels.
+    Key(&'static str),
+    /// A worker's name, and a key of its own.
+    OfWorker(Arc<(String, String)>),
+}
 
 /// Why a listener could not be had that a setting asks for.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +40,8 @@ pub(super) enum NoListener {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(
-        "another process{who} listens there; stop it, or choose another with `--set {setting}=…` or {variable}=…",
-        who = who(*process, *user), variable = variable(setting)
+        "another process{who} listens there; stop it, or choose another {cure}",
+        who = who(*process, *user), cure = setting.cure()
     )]
     Taken {
         setting: Setting,
@@ -47,7 +54,7 @@ pub(super) enum NoListener {
     Folder { folder: PathBuf, error: io::Error },
     #[error(
         "{why}; have the folder made for that user (`RuntimeDirectory=` of the unit, `chown`), or choose another place \
-         with `--set {setting}=…`"
+         {cure}", cure = setting.cure()
     )]
     Closed { setting: Setting, why: String },
     #[error(transparent)]
@@ -84,7 +91,34 @@ fn who(process: Option<i32>, user: Option<u32>) -> String {
     number + &of
 }
 
-/// The variable of the environment that sets a key.
-fn variable(setting: &str) -> String {
-    format!("ROSTER_{}", setting.replace('.', "__").to_uppercase())
+impl Setting {
+    pub(crate) fn of_worker(worker: &str, key: String) -> Self {
+        Self::OfWorker(Arc::new((worker.to_owned(), key)))
+    }
+
+    /// How another value is set.
+    fn cure(&self) -> String {
+        match self {
+            Self::Key(key) => {
+                let variable = key.replace('.', "__").to_uppercase();
+                format!("with `--set {key}=…` or ROSTER_{variable}=…")
+            }
+            Self::OfWorker(of) => format!("by `listen` of the worker {}", of.0),
+        }
+    }
+}
+
+impl From<&'static str> for Setting {
+    fn from(key: &'static str) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => f.write_str(key),
+            Self::OfWorker(of) => write!(f, "worker {}: {}", of.0, of.1),
+        }
+    }
 }

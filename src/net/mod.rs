@@ -20,8 +20,8 @@ pub use roster_net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub use self::bind_error::{BindError, TakenPorts};
-use self::bind_error::{NoListener, Setting};
+use self::bind_error::NoListener;
+pub use self::bind_error::{BindError, Setting, TakenPorts};
 pub use self::socket_file::PathOccupied;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::max_path_len;
@@ -105,10 +105,11 @@ impl Listener {
     /// the stop came first.
     pub async fn when_free(mut taken: BindError, metrics: &Metrics, stop: &Stop) -> Option<Self> {
         let setting = taken.setting.clone();
+        let key = setting.to_string();
         let (names, mut pauses) = (Names::new(1), Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY));
         tracing::error!(error = %taken, "going on without this port, until it is free");
         loop {
-            metrics.ports_taken.set(&setting, taken.to_string());
+            metrics.ports_taken.set(&key, taken.to_string());
             tokio::select! {
                 () = tokio::time::sleep(pauses.delay()) => {}
                 () = stop.requested() => return None,
@@ -117,8 +118,8 @@ impl Listener {
             let meant = names.look_up(&address, LOOKUP_TIMEOUT).await.map(|found| found[0]).map_err(io::Error::from);
             match Self::tcp_at(setting.clone(), &address, meant) {
                 Ok(listener) => {
-                    metrics.ports_taken.clear(&setting);
-                    tracing::info!(setting = &*setting, address = %listener.address, "the port is free: listening");
+                    metrics.ports_taken.clear(&key);
+                    tracing::info!(setting = key, address = %listener.address, "the port is free: listening");
                     return Some(listener);
                 }
                 Err(error) => taken = error,
@@ -242,6 +243,20 @@ impl AsFd for Socket {
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
+    }
+}
+
+/// Whether of two listeners the second finds its place taken by the first.
+pub(crate) fn is_one_place(one: &Address, other: &Address) -> bool {
+    let parse = |address: &str| address.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>();
+    match (one, other) {
+        (Address::Unix(one), Address::Unix(other)) => !one.as_os_str().is_empty() && one == other,
+        (Address::Tcp(one), Address::Tcp(other)) => {
+            let (Ok(one), Ok(other)) = (parse(one), parse(other)) else { return !one.is_empty() && one == other };
+            let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            one.port() == other.port() && one.port() != 0 && same_host
+        }
+        _ => false,
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 35] = [
+pub(super) static METHODS: [Method; 37] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -100,6 +100,10 @@ pub(super) static METHODS: [Method; 35] = [
     }),
     Method::new("controlWorkers", |it| {
         it.wait(|api, peer, request| api.control_workers(peer, request).map(Wait::ControlWorkers))
+    }),
+    Method::new("addWorker", |it| it.wait(|api, peer, request| api.add_worker(peer, request).map(Wait::AddWorker))),
+    Method::new("removeWorker", |it| {
+        it.wait(|api, peer, request| api.remove_worker(peer, request).map(Wait::RemoveWorker))
     }),
     Method::new("workerOutput", |it| it.reply(|api, peer, query| api.worker_output(peer, &query))),
     Method::new("commandWorkers", |it| {

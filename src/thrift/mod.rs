@@ -32,6 +32,7 @@ mod watch;
 mod withholding;
 mod worker_commands;
 mod workers;
+mod workers_added;
 
 use std::io;
 use std::sync::Arc;

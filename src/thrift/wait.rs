@@ -18,6 +18,7 @@ use super::watch::{Patience, Watch};
 use super::withholding::Draining;
 use super::worker_commands::WorkersCommand;
 use super::workers::Control;
+use super::workers_added::{Addition, Removal};
 use super::{Peer, convert, request};
 use crate::call::{OVERLOADED, Request, Unreadable, size};
 use crate::model::Command;
@@ -58,6 +59,8 @@ pub(super) enum Wait {
     Order(Command),
     /// Until it is done.
     ControlWorkers(Control),
+    AddWorker(Addition),
+    RemoveWorker(Removal),
     /// Until each has answered, or had its time.
     CommandWorkers(WorkersCommand),
     /// Until it is read what their processes take.
@@ -124,7 +127,9 @@ impl Wait {
             Wait::OpenCall(_) => Awaited::Opened(Err(why)),
             Wait::SendValues(_) => Awaited::SentValues(Err(why)),
             Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(why)),
-            Wait::ControlWorkers(_) => Awaited::WorkersControlled(Err(why)),
+            Wait::ControlWorkers(_) | Wait::AddWorker(_) | Wait::RemoveWorker(_) => {
+                Awaited::WorkersControlled(Err(why))
+            }
             Wait::CommandWorkers(_) => Awaited::WorkersCommanded(Err(why)),
             Wait::WorkersWithUsage(_) => Awaited::Workers(Err(why)),
             Wait::WatchWorkers(_) => Awaited::WatchWorkers(Err(why)),
@@ -179,7 +184,8 @@ impl Wait {
             Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) | Wait::ResolveMany(_) => 0,
-            Wait::ControlWorkers(_) | Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
+            Wait::ControlWorkers(_) | Wait::AddWorker(_) | Wait::RemoveWorker(_) => 0,
+            Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
             // One of an administrator, of no more bytes than a request may have.
             Wait::Drain(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
@@ -226,6 +232,8 @@ impl Wait {
             Wait::ControlWorkers(control) => {
                 Awaited::WorkersControlled(open.beside(api.controlled(control, stop)).await)
             }
+            Wait::AddWorker(addition) => Awaited::WorkersControlled(open.beside(api.added(addition, stop)).await),
+            Wait::RemoveWorker(removal) => Awaited::WorkersControlled(open.beside(api.removed(removal, stop)).await),
             Wait::CommandWorkers(command) => Awaited::WorkersCommanded(open.beside(api.commanded(peer, command)).await),
             Wait::WorkersWithUsage(query) => Awaited::Workers(open.beside(api.workers_with_usage(peer, &query)).await),
             Wait::WatchWorkers(patience) => {

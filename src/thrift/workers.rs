@@ -17,7 +17,10 @@ use super::watch::{Found, Patience};
 use crate::access::Grant;
 use crate::task::Stop;
 use crate::tunnel::worker::CallUnderWay;
-use crate::worker::{Action, Controlled, Line, MAX_COUNT, Printed, Report, State, Usage, Which, WorkerNews, signal};
+use crate::worker::{
+    Action, Controlled, GroupReport, Line, MAX_COUNT, Outcomes, Printed, Report, State, Usage, Which, WorkerNews,
+    signal,
+};
 
 /// How long a request waits that does not say, and at most.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,10 +47,10 @@ impl Api {
         let limit = page_size(query.limit)?;
         let after = query.cursor.as_deref().map(place).transpose()?;
         let which = self.which_of(query.group.as_deref(), query.number)?;
-        let groups = self.workers.reports().enumerate();
-        let groups = groups.filter(|(_, (group, _))| query.group.as_deref().is_none_or(|wanted| wanted == *group));
-        let all = groups.flat_map(|(nth, (group, reports))| {
-            reports.into_iter().map(move |report| ((nth, report.number), group, report))
+        let groups = self.workers.reports();
+        let groups = groups.filter(|it| query.group.as_deref().is_none_or(|wanted| wanted == it.name));
+        let all = groups.flat_map(|GroupReport { number: nth, name, workers }| {
+            workers.into_iter().map(move |report| ((nth, report.number), name.clone(), report))
         });
         let wanted = all.filter(|(place, _, report)| {
             after.is_none_or(|after| *place > after) && (which == Which::All || which == Which::Number(report.number))
@@ -60,7 +63,7 @@ impl Api {
                 break;
             }
             last = Some(format!("{nth}/{number}"));
-            workers.push(self.worker(group, report));
+            workers.push(self.worker(&group, report));
         }
         Ok(WorkersReply { workers, cursor })
     }
@@ -136,7 +139,7 @@ impl Api {
     pub(super) fn worker_states(&self, grant: &Grant) -> Option<BTreeMap<WorkerState, i32>> {
         let mut states = BTreeMap::new();
         if grant.sees_all() {
-            let reports = self.workers.reports().flat_map(|(_, reports)| reports);
+            let reports = self.workers.reports().flat_map(|group| group.workers);
             reports.for_each(|report| *states.entry(report.state.into()).or_default() += 1);
         }
         (!states.is_empty()).then_some(states)
@@ -165,10 +168,10 @@ impl Api {
             () = stop.requested() => Some(Err(stops())),
         };
         let controlled = outcomes.transpose()?;
-        let outcome = |(number, done): (u32, Result<(), String>)| WorkerOutcome::new(name(&group, number), done.err());
         let timed_out = controlled.is_none();
         let (outcomes, not_saved) = controlled.unwrap_or_default();
-        Ok(WorkerControlReply { outcomes: outcomes.into_iter().map(outcome).collect(), timed_out, not_saved })
+        let outcomes = outcomes_of(&group, outcomes);
+        Ok(WorkerControlReply { outcomes, timed_out, not_saved, is_configured: None })
     }
 
     pub(super) fn worker_output(&self, peer: &Peer, query: &WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {
@@ -192,8 +195,8 @@ impl Api {
 
     /// All slots of a group, or the one of a number, if there is such a one.
     fn which(&self, group: &str, number: Option<i32>) -> thrift::Result<Which> {
-        let (_, reports) =
-            self.workers.reports().find(|(name, _)| *name == group).ok_or_else(|| self.no_group(group))?;
+        let found = self.workers.reports().find(|it| it.name == group);
+        let GroupReport { workers: reports, .. } = found.ok_or_else(|| self.no_group(group))?;
         let Some(number) = number else { return Ok(Which::All) };
         let found = reports.iter().map(|report| report.number).find(|found| i64::from(*found) == i64::from(number));
         found.map(Which::Number).ok_or_else(|| {
@@ -202,10 +205,10 @@ impl Api {
         })
     }
 
-    fn no_group(&self, group: &str) -> thrift::Error {
-        let names: Vec<&str> = self.workers.reports().map(|(name, _)| name).collect();
+    pub(super) fn no_group(&self, group: &str) -> thrift::Error {
+        let names: Vec<String> = self.workers.reports().map(|it| it.name).collect();
         let there_are = match names.is_empty() {
-            true => "the configuration has no [[worker]]".to_owned(),
+            true => "the configuration has no [[worker]], and none was added".to_owned(),
             false => format!("there are {}", names.join(", ")),
         };
         self.no_worker(group.to_owned(), &there_are)
@@ -232,13 +235,13 @@ impl From<State> for WorkerState {
     }
 }
 
-fn stops() -> thrift::Error {
+pub(super) fn stops() -> thrift::Error {
     let message = "the sidecar stops, and with it what was asked of workers";
     thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message))
 }
 
 /// After which worker a page begins: the number of its group, and its own.
-fn place(cursor: &str) -> thrift::Result<(usize, u32)> {
+fn place(cursor: &str) -> thrift::Result<(u64, u32)> {
     let place = cursor.split_once('/').and_then(|(group, number)| Some((group.parse().ok()?, number.parse().ok()?)));
     place.ok_or_else(|| invalid("cursor", "no page of workers ended so"))
 }
@@ -264,12 +267,18 @@ fn action(request: &WorkerControl) -> thrift::Result<Action> {
     })
 }
 
-fn patience(timeout_ms: Option<i32>) -> thrift::Result<Duration> {
+pub(super) fn patience(timeout_ms: Option<i32>) -> thrift::Result<Duration> {
     match timeout_ms.map(u64::try_from) {
         None => Ok(DEFAULT_TIMEOUT),
         Some(Ok(millis)) => Ok(Duration::from_millis(millis).min(MAX_TIMEOUT)),
         Some(Err(_)) => Err(invalid("timeoutMs", "must not be below 0")),
     }
+}
+
+/// What came of it for each worker.
+pub(super) fn outcomes_of(group: &str, outcomes: Outcomes) -> Vec<WorkerOutcome> {
+    let outcome = |(number, done): (u32, Result<(), String>)| WorkerOutcome::new(name(group, number), done.err());
+    outcomes.into_iter().map(outcome).collect()
 }
 
 fn name(group: &str, number: u32) -> String {

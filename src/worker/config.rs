@@ -18,6 +18,9 @@ pub const MAX_COUNT: u32 = 1_000;
 
 const MAX_NAME_BYTES: usize = 64;
 
+/// Where there are few descriptors, connections that wait for processes have one in so many.
+const WAITING_PART: usize = 8;
+
 /// `[[worker]]`: a group of processes of one program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -118,6 +121,9 @@ pub struct Config {
     pub max_log_files: usize,
     /// For development: patterns of files, from `directory` on. When one is edited, the processes are replaced.
     pub watch: Vec<String>,
+    /// In a rolling restart, so many are replaced at once.
+    #[serde(deserialize_with = "crate::rule::at_most::<_, 1_000>")]
+    pub surge: usize,
     /// Groups with a smaller one start earlier and stop later.
     pub priority: i32,
     /// How many connections may wait for a process, where the sidecar accepts: fewer where it may have few descriptors.
@@ -207,6 +213,7 @@ impl Default for Config {
             max_log_age: None,
             max_log_files: 5,
             watch: Vec::new(),
+            surge: 1,
             priority: 0,
             max_waiting: MAX_WAITING,
         }
@@ -214,14 +221,30 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How many descriptors it takes here: of each process what it prints and its channel, twice; its sockets; and where they are
-    /// accepted from here, what waits for a process, and the way to each.
+    /// How many descriptors it takes here.
     pub(crate) fn descriptors(&self) -> usize {
-        let (each, waiting) = match self.accept {
-            Accept::Worker => (4, 0),
-            Accept::Sidecar => (5, self.max_waiting),
-        };
-        self.count.number() as usize * each + self.listen.len() + waiting
+        // Successors are there beside those whose place they take.
+        let processes = self.count.number() as usize + self.surge;
+        processes * self.descriptors_of_each() + self.descriptors_of_all()
+    }
+
+    /// Its sockets and its log; and where it is accepted from here, what waits for a process.
+    pub(super) fn descriptors_of_all(&self) -> usize {
+        let waiting = if self.accept == Accept::Sidecar { self.max_waiting } else { 0 };
+        self.listen.len() + 2 * usize::from(self.log.is_some()) + waiting
+    }
+
+    /// Of each process what it prints and its channel, twice; and where it is accepted from here, the way to it.
+    pub(super) fn descriptors_of_each(&self) -> usize {
+        match self.accept {
+            Accept::Worker => 4,
+            Accept::Sidecar => 5,
+        }
+    }
+
+    /// Has no more connections wait than these descriptors leave room for.
+    pub(crate) fn leave_room(&mut self, descriptors: usize) {
+        self.max_waiting = self.max_waiting.min(descriptors / WAITING_PART).max(1);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{BoxFuture, FutureExt, join, join_all, ready};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -14,6 +14,8 @@ use super::channel::Addressee;
 use super::config::{Accept, Config};
 use super::machine::{Done, Machine, Outcome};
 use super::slot::{Report, Shared, Slot};
+use crate::metrics::Metrics;
+use crate::task::Stop;
 
 /// How often it is looked whether all sockets still listen, and how often processes are replaced for those that do not, at
 /// most: who shuts its own down again and again has that for nothing.
@@ -28,7 +30,13 @@ pub type Outcomes = Vec<(u32, Result<(), String>)>;
 
 #[derive(Debug)]
 pub(super) struct Group {
+    /// Each has a greater one than those before.
+    pub(super) number: u64,
     pub(super) shared: Arc<Shared>,
+    /// Whether the configuration has it.
+    pub(super) is_configured: bool,
+    /// Requested when it is removed.
+    stop: Stop,
     slots: Mutex<Slots>,
     /// Rolling restarts are carried out one after the other.
     rolling: tokio::sync::Mutex<()>,
@@ -40,7 +48,7 @@ pub(super) struct Group {
 struct Slots {
     /// Also those that leave, until they are gone.
     all: BTreeMap<u32, Arc<Slot>>,
-    /// No process is to be started any more.
+    /// No other is to be there any more: the group is removed, or the sidecar stops.
     are_over: bool,
 }
 
@@ -72,9 +80,10 @@ pub enum Action {
 }
 
 impl Group {
-    pub(super) fn new(shared: Shared) -> Arc<Self> {
+    pub(super) fn new(shared: Shared, number: u64, is_configured: bool, stop: Stop) -> Arc<Self> {
         let (rolling, scaling) = <(tokio::sync::Mutex<()>, tokio::sync::Mutex<()>)>::default();
-        Arc::new(Self { shared: Arc::new(shared), slots: Mutex::default(), rolling, scaling })
+        let (shared, slots) = (Arc::new(shared), Mutex::default());
+        Arc::new(Self { number, shared, is_configured, stop, slots, rolling, scaling })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -119,7 +128,8 @@ impl Group {
     pub(super) fn resize(&self, count: u32, until: Instant) -> Vec<BoxFuture<'static, (u32, Outcome)>> {
         let mut slots = self.slots();
         if slots.are_over {
-            return Vec::new();
+            let why = "no other is started: the worker is removed, or the sidecar stops";
+            return vec![ready((count, Err(why.to_owned()))).boxed()];
         }
         slots.all.retain(|_, slot| !slot.is_gone());
         let removed = slots.all.range(count + 1..).map(|(number, slot)| {
@@ -137,31 +147,42 @@ impl Group {
         changed.into_iter().map(|(number, outcome)| outcome.map(move |outcome| (number, outcome)).boxed()).collect()
     }
 
-    /// One after the other, until one does not become ready.
+    /// As many at once as `surge` says, until one does not become ready.
     async fn roll(&self, which: Which) -> Outcomes {
         let due: Vec<_> =
             self.meant(which).into_iter().map(|(number, slot)| (number, slot.look(Machine::next), slot)).collect();
         let _turn = self.rolling.lock().await;
         let mut outcomes = Outcomes::new();
-        for (number, next, slot) in due {
-            if slot.look(Machine::is_passed_over) {
-                continue;
-            }
-            let outcome = slot.ask(|machine, done, now| machine.renew(next, done, now)).await;
-            if slot.look(Machine::is_unwanted) {
-                continue;
-            }
-            let failed = outcome.is_err();
-            outcomes.push((number, outcome));
-            if failed {
+        for due in due.chunks(self.surge()) {
+            let asked = due.iter().filter(|(.., slot)| !slot.look(Machine::is_passed_over));
+            let asked = asked.map(|(number, next, slot)| async move {
+                let outcome = slot.ask(|machine, done, now| machine.renew(*next, done, now)).await;
+                (!slot.look(Machine::is_unwanted)).then_some((*number, outcome))
+            });
+            let told = join_all(asked).await.into_iter().flatten();
+            let first = outcomes.len();
+            outcomes.extend(told);
+            if outcomes[first..].iter().any(|(_, outcome)| outcome.is_err()) {
                 break;
             }
         }
         outcomes
     }
 
+    fn surge(&self) -> usize {
+        self.shared.config.surge
+    }
+
+    /// Looks after its files and sockets, until it is removed or the sidecar stops.
+    pub(super) async fn look_after(&self) {
+        tokio::select! {
+            () = self.stop.requested() => {}
+            ((), ()) = join(self.follow_changes(), self.watch_sockets()) => {}
+        }
+    }
+
     /// Replaces the processes whenever what they are made of was edited.
-    pub(super) async fn follow_changes(&self) {
+    async fn follow_changes(&self) {
         let Config { watch, directory, .. } = &*self.shared.config;
         let watched = Watched::new(watch, directory.as_deref().unwrap_or(Path::new("/")));
         let Some(mut watched) = watched.ok().filter(|_| !watch.is_empty()) else { return std::future::pending().await };
@@ -180,7 +201,7 @@ impl Group {
     }
 
     /// Has sockets anew that a process has shut down, also while all run; and replaces those that have the old ones.
-    pub(super) async fn watch_sockets(&self) {
+    async fn watch_sockets(&self) {
         let Shared { config, sockets, metrics, .. } = &*self.shared;
         if config.listen.is_empty() || config.accept == Accept::Sidecar {
             return std::future::pending().await;
@@ -226,6 +247,38 @@ impl Group {
         };
         // Beyond its patience a process is killed, which takes a moment.
         let _ = timeout_at(until + KILL_TIMEOUT, join_all(ended)).await;
+    }
+
+    /// Begins to remove it: nothing is accepted for it here any more, and no other process is started for it.
+    pub(super) async fn close(&self, metrics: &Metrics) {
+        self.slots().are_over = true;
+        self.stop.request();
+        self.shared.passing.iter().for_each(|passing| passing.close());
+        self.shared.sockets.close(metrics).await;
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.slots().are_over
+    }
+
+    /// Whether all that was removed of it has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        self.slots().all.values().all(|slot| slot.is_gone())
+    }
+
+    /// Ends all that is left of it, as many at once as in a rolling restart, so that the others still serve who waits.
+    pub(super) async fn drain(&self) -> Outcomes {
+        let (all, mut outcomes) = (self.meant(Which::All).into_iter().collect::<Vec<_>>(), Outcomes::new());
+        for slots in all.chunks(self.surge()) {
+            let until = Instant::now() + self.shared.config.stop_timeout;
+            let ended = slots.iter().map(|(number, slot)| {
+                let ended = slot.ask(|machine, done, now| machine.leave(until, done, now));
+                ended.map(|outcome| (*number, outcome))
+            });
+            outcomes.extend(join_all(ended).await);
+        }
+        self.shared.passing.iter().for_each(|passing| passing.end());
+        outcomes
     }
 
     async fn ask(&self, which: Which, wish: impl Fn(&mut Machine, Done, Instant)) -> Outcomes {

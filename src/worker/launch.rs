@@ -37,7 +37,7 @@ pub const COMMAND: &str = "launch";
 pub(super) const FIRST_DESCRIPTOR: RawFd = 3;
 
 /// How many descriptors one process may inherit: as many as the kernel passes in one message.
-pub(super) const MAX_DESCRIPTORS: usize = 253;
+pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
 /// The longest spec that is read.
 const MAX_SPEC_BYTES: usize = 1024 * 1024;

@@ -4,6 +4,8 @@
 //! (`launch`), so that nothing of the sidecar's is inherited; what it leaves behind when it ends is killed (`reaper`,
 //! `orphans`); and what a sidecar left that was killed, the next one ends (`record`).
 
+mod added;
+mod adding;
 mod changes;
 mod channel;
 mod config;
@@ -26,24 +28,25 @@ mod slot;
 mod sockets;
 mod usage;
 
-use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{self, SignalKind};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+pub use self::added::Added;
+pub use self::adding::{NotAdded, NotRemoved, ReadSettings, Removed};
 pub(crate) use self::changes::check_patterns;
 pub use self::channel::{Addressee, Command, NoAnswer};
 pub use self::config::{Accept, Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
 pub use self::group::{Action, Outcomes, Which};
+pub(crate) use self::launch::MAX_DESCRIPTORS;
 pub use self::launch::{COMMAND as LAUNCH, launch};
 pub use self::machine::State;
 use self::news::News;
@@ -56,6 +59,7 @@ use self::pass::Passing;
 pub(crate) use self::preflight::flaws;
 use self::process::Launcher;
 use self::reaper::Reaper;
+pub use self::reaper::WorkerError;
 use self::record::Record;
 use self::scaled::Scaled;
 pub use self::slot::Report;
@@ -65,102 +69,144 @@ pub(crate) use self::sockets::parse as parse_listen;
 pub use self::usage::Usage;
 use crate::metrics::{Counter, Metrics};
 use crate::net::{BindError, TakenPorts};
-use crate::task::{Phase, Stop, Tasks};
+use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::{CallUnderWay, Channel};
 
 /// All workers of the sidecar.
 #[derive(Debug, Default)]
 pub struct Workers {
-    groups: Vec<Arc<Group>>,
-    /// None: there are no workers.
-    launcher: Option<Arc<Launcher>>,
+    groups: Mutex<Groups>,
     news: Arc<News>,
-    scaled: Option<Arc<Scaled>>,
+    /// What groups are made with. None: there will be none.
+    parts: Option<Parts>,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    /// Also those that are removed, until they are gone.
+    all: Vec<Arc<Group>>,
+    /// How many there have been.
+    count: u64,
+    /// No other is to be added any more.
+    are_over: bool,
+}
+
+#[derive(Debug)]
+struct Parts {
+    launcher: Arc<Launcher>,
+    metrics: Arc<Metrics>,
+    scaled: Arc<Scaled>,
+    added: Arc<Added>,
+    read: ReadSettings,
+    /// Whether there is a register, over which processes are masters.
+    has_register: bool,
+    /// What is added and removed is so one after the other.
+    adding: tokio::sync::Mutex<()>,
+}
+
+/// What is known of a group.
+#[derive(Clone, Debug)]
+pub struct GroupReport {
+    /// Each has a greater one than those before.
+    pub number: u64,
+    pub name: String,
+    pub workers: Vec<Report>,
 }
 
 /// What came of something that was done with slots; and why it could not be kept for good, in words.
 pub type Controlled = (Outcomes, Option<String>);
 
-/// Why workers cannot be started.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot watch over workers: {0}")]
-pub struct WorkerError(#[from] io::Error);
-
 /// What workers are listening on, before anybody of them is there.
 #[derive(Debug)]
 pub struct BoundWorkers {
-    /// Each with the number of processes that the configuration says.
-    groups: Vec<(Config, Sockets, u32)>,
+    groups: Vec<BoundGroup>,
     record: Record,
     scaled: Scaled,
+    added: Added,
+    read: ReadSettings,
+}
+
+/// A group whose processes can be started.
+#[derive(Debug)]
+struct BoundGroup {
+    config: Config,
+    sockets: Sockets,
+    /// How many processes its settings say; it may be scaled to others.
+    count: u32,
+    /// Whether the configuration has it.
+    is_configured: bool,
+}
+
+/// What workers are started with.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Where the register takes over the sockets by which processes are masters; none: there is no register.
+    pub channels: Option<mpsc::UnboundedSender<Channel>>,
+    /// How long a stop may take.
+    pub patience: Duration,
+    /// How many descriptors all of them may take here.
+    pub descriptors: usize,
+    pub metrics: &'a Arc<Metrics>,
+    pub tasks: &'a Tasks,
 }
 
 impl BoundWorkers {
     /// Listens on all their sockets, once what an earlier sidecar left is gone. Which processes there are is recorded
     /// in `state`, if there is such a folder, which is this sidecar's alone.
-    pub fn bind(configs: &[Config], state: Option<PathBuf>, taken_ports: TakenPorts) -> Result<Self, BindError> {
+    pub fn bind(
+        configs: &[Config],
+        added: Added,
+        read: ReadSettings,
+        state: Option<PathBuf>,
+        taken_ports: TakenPorts,
+    ) -> Result<Self, BindError> {
         let (record, scaled) = (Record::new(state.clone()), Scaled::read(state));
         record.end_left();
-        let bind = |(number, config): (usize, &Config)| {
-            Ok((scaled.applied(config), Sockets::new(config, number, taken_ports)?, config.count.number()))
+        let saved = added.read_by(&read, configs);
+        let bind = |config: &Config, is_configured: bool| {
+            // One that was added keeps no sidecar from its start.
+            let taken_ports = if is_configured { taken_ports } else { TakenPorts::Wait };
+            let sockets = Sockets::new(config, taken_ports)?;
+            Ok(BoundGroup { config: scaled.applied(config), sockets, count: config.count.number(), is_configured })
         };
-        let groups: Result<_, BindError> = configs.iter().enumerate().map(bind).collect();
-        Ok(Self { groups: groups?, record, scaled })
+        let configured = configs.iter().map(|config| bind(config, true));
+        let groups: Result<_, BindError> = configured.chain(saved.iter().map(|config| bind(config, false))).collect();
+        Ok(Self { groups: groups?, record, scaled, added, read })
     }
 
-    /// Starts them, on the runtime of the caller. The register takes over their `channels`. A stop takes no longer than
-    /// `patience`.
-    pub fn start(
-        self,
-        channels: mpsc::UnboundedSender<Channel>,
-        patience: Duration,
-        metrics: &Arc<Metrics>,
-        tasks: &Tasks,
-    ) -> Result<Arc<Workers>, WorkerError> {
-        if self.groups.is_empty() {
-            return Ok(Arc::default());
-        }
-        let ended = unix::signal(SignalKind::child())?;
+    /// Starts them, on the runtime of the caller.
+    pub fn start(self, surroundings: Surroundings<'_>) -> Result<Arc<Workers>, WorkerError> {
+        let Surroundings { channels, patience, descriptors, metrics, tasks } = surroundings;
         let news = Arc::<News>::default();
-        let scaled = Arc::new(self.scaled);
+        let has_register = channels.is_some();
         let launcher = Arc::new(Launcher {
-            reaper: Reaper::new()?,
+            reaper: Arc::new(Reaper::default()),
             record: self.record,
             sweeper: Sweeper::default(),
-            channels,
+            channels: channels.unwrap_or_else(|| mpsc::unbounded_channel().0),
             tasks: tasks.clone(),
             news: news.clone(),
             runtime: Handle::current(),
+            descriptors: Arc::new(Semaphore::new(descriptors.min(Semaphore::MAX_PERMITS))),
+            is_reaped: Mutex::default(),
         });
-        let group = |(config, sockets, configured): (Config, Sockets, u32)| {
-            let passing = (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance, config.max_waiting));
-            Group::new(Shared {
-                output: Arc::new(Output::start(&config, tasks)),
-                config: Arc::new(config),
-                sockets,
-                members: Arc::default(),
-                passing,
-                launcher: launcher.clone(),
-                metrics: metrics.clone(),
-                restarts: Counter::default(),
-                configured,
-            })
+        let parts = Parts {
+            launcher,
+            metrics: metrics.clone(),
+            scaled: Arc::new(self.scaled),
+            added: Arc::new(self.added),
+            read: self.read,
+            has_register,
+            adding: tokio::sync::Mutex::default(),
         };
-        let groups = self.groups.into_iter().map(group).collect();
-        let workers = Arc::new(Workers { groups, launcher: Some(launcher.clone()), news, scaled: Some(scaled) });
+        let workers = Arc::new(Workers { groups: Mutex::default(), news, parts: Some(parts) });
+        for group in self.groups {
+            workers.have(group)?;
+        }
         for group in workers.by_priority() {
             // Nobody waits for what comes of it.
             drop(group.resize(group.shared.config.count.number(), Instant::now()));
         }
-        // What ends after the workers is reaped as well.
-        let last = tasks.of(Phase::SharedFile);
-        let stop = last.stop_signal();
-        last.critical("the reaper of workers", async move {
-            tokio::select! {
-                never = launcher.reaper.run(ended) => match never {},
-                () = stop.requested() => {}
-            }
-        });
         let (kept, stop) = (workers.clone(), tasks.stop_signal());
         tasks.critical("the keeper of workers", async move { kept.keep(patience, stop).await });
         Ok(workers)
@@ -168,16 +214,48 @@ impl BoundWorkers {
 }
 
 impl Workers {
+    /// Has a group, without a process yet. None: the sidecar stops.
+    fn have(&self, bound: BoundGroup) -> Result<Option<Arc<Group>>, WorkerError> {
+        let Some(Parts { launcher, metrics, .. }) = &self.parts else { return Ok(None) };
+        launcher.reap()?;
+        let BoundGroup { config, sockets, count, is_configured } = bound;
+        let stop = launcher.tasks.stop_signal();
+        let passing =
+            (config.accept == Accept::Sidecar).then(|| Passing::new(config.balance, config.max_waiting, &stop));
+        let permits = config.descriptors_of_all() as u32;
+        let shared = Shared {
+            output: Arc::new(Output::start(&config, &launcher.tasks)),
+            config: Arc::new(config),
+            sockets,
+            members: Arc::default(),
+            passing,
+            launcher: launcher.clone(),
+            metrics: metrics.clone(),
+            restarts: Counter::default(),
+            configured: count,
+            // Those of the configuration are counted before, so that there is always room for them.
+            _descriptors: launcher.descriptors.clone().try_acquire_many_owned(permits).ok(),
+        };
+        let mut groups = self.groups();
+        if groups.are_over {
+            return Ok(None);
+        }
+        groups.count += 1;
+        let group = Group::new(shared, groups.count, is_configured, stop.child());
+        groups.all.push(group.clone());
+        drop(groups);
+        let looked_after = group.clone();
+        launcher.begin(async move { looked_after.look_after().await });
+        Ok(Some(group))
+    }
+
     /// Ends them when the sidecar stops.
     async fn keep(&self, patience: Duration, stop: Stop) {
-        tokio::select! {
-            () = stop.requested() => {}
-            _ = join_all(self.groups.iter().map(|group| group.follow_changes())) => {}
-            _ = join_all(self.groups.iter().map(|group| group.watch_sockets())) => {}
-        }
+        stop.requested().await;
+        self.groups().are_over = true;
         let until = Instant::now() + patience;
         let groups = self.by_priority();
-        let same = |one: &&Arc<Group>, other: &&Arc<Group>| one.priority() == other.priority();
+        let same = |one: &Arc<Group>, other: &Arc<Group>| one.priority() == other.priority();
         let mut later = groups.chunk_by(same).count();
         for groups in groups.chunk_by(same).rev() {
             later -= 1;
@@ -190,29 +268,30 @@ impl Workers {
 
     /// Kills all that there are, with what they started: they are not to outlive the sidecar.
     pub fn kill(&self) {
-        if let Some(launcher) = &self.launcher {
-            launcher.record.kill_all();
+        if let Some(parts) = &self.parts {
+            parts.launcher.record.kill_all();
         }
     }
 
-    /// The names of the groups, in the order of the configuration, each with what is known of its slots.
-    pub fn reports(&self) -> impl Iterator<Item = (&str, Vec<Report>)> {
-        self.groups.iter().map(|group| {
-            let mut reports = group.reports();
-            for report in &mut reports {
+    /// The groups, in the order in which they came, each with what is known of its slots.
+    pub fn reports(&self) -> impl Iterator<Item = GroupReport> {
+        self.all().into_iter().map(|group| {
+            let mut workers = group.reports();
+            for report in &mut workers {
                 let silent_since = report.pid.and_then(|pid| group.shared.members.silent_since(pid));
                 if let Some(since) = silent_since {
                     report.why = format!("it does not answer since {}", humantime::format_rfc3339_seconds(since));
                 }
             }
-            (group.name(), reports)
+            GroupReport { number: group.number, name: group.name().to_owned(), workers }
         })
     }
 
     /// What became of workers after a cursor, at most so many.
     pub fn news(&self, since: u64, most: usize) -> WorkerNews {
-        let reports = self.reports();
-        let now = reports.flat_map(|(group, reports)| reports.into_iter().map(|report| (group.to_owned(), report)));
+        let now = self.reports().flat_map(|GroupReport { name, workers, .. }| {
+            workers.into_iter().map(move |report| (name.clone(), report))
+        });
         self.news.since(since, most, now)
     }
 
@@ -227,19 +306,21 @@ impl Workers {
     }
 
     /// How many processes each group has had beside the first of each slot.
-    pub fn restarts(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.groups.iter().map(|group| (group.name(), group.shared.restarts.get()))
+    pub fn restarts(&self) -> impl Iterator<Item = (String, u64)> {
+        self.all().into_iter().map(|group| (group.name().to_owned(), group.shared.restarts.get()))
     }
 
     /// Of each group for which the sidecar accepts: how many connections wait for a process, and how many were closed
     /// since none took them.
-    pub fn connections(&self) -> impl Iterator<Item = (&str, (usize, u64))> {
-        self.groups.iter().filter_map(|group| Some((group.name(), group.shared.passing.as_ref()?.counts())))
+    pub fn connections(&self) -> impl Iterator<Item = (String, (usize, u64))> {
+        let accepting = |group: Arc<Group>| Some((group.name().to_owned(), group.shared.passing.as_ref()?.counts()));
+        self.all().into_iter().filter_map(accepting)
     }
 
     /// Of each group with a log of its own, how many lines are not in it that were printed.
-    pub fn log_lines_left_out(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.groups.iter().filter_map(|group| Some((group.name(), group.shared.output.left_out()?)))
+    pub fn log_lines_left_out(&self) -> impl Iterator<Item = (String, u64)> {
+        let with_log = |group: Arc<Group>| Some((group.name().to_owned(), group.shared.output.left_out()?));
+        self.all().into_iter().filter_map(with_log)
     }
 
     /// What a group's processes printed after the line of this number. None: there is no such group.
@@ -261,9 +342,9 @@ impl Workers {
         action: Action,
         is_kept: bool,
     ) -> Option<oneshot::Receiver<Controlled>> {
-        let group = self.group(group)?.clone();
+        let group = self.group(group)?;
         let (done, outcomes) = oneshot::channel();
-        let scaled = self.scaled.clone().filter(|_| is_kept);
+        let scaled = self.parts.as_ref().filter(|_| is_kept).map(|parts| parts.scaled.clone());
         group.shared.launcher.clone().begin(async move {
             let (outcomes, not_kept) = match (scaled, action) {
                 (Some(scaled), Action::Scale(count)) => {
@@ -284,19 +365,27 @@ impl Workers {
         Some(outcomes)
     }
 
-    fn by_priority(&self) -> Vec<&Arc<Group>> {
-        let mut groups: Vec<_> = self.groups.iter().collect();
+    /// The workers of a group that are meant, or of all groups, as they can be commanded.
+    pub fn addressees(&self, group: Option<&str>, which: Which) -> Vec<Addressee> {
+        let groups = self.all().into_iter().filter(|it| group.is_none_or(|group| group == it.name()));
+        groups.flat_map(|group| group.addressees(which).collect::<Vec<_>>()).collect()
+    }
+
+    fn by_priority(&self) -> Vec<Arc<Group>> {
+        let mut groups = self.all();
         groups.sort_by_key(|group| group.priority());
         groups
     }
 
-    /// The workers of a group that are meant, or of all groups, as they can be commanded.
-    pub fn addressees(&self, group: Option<&str>, which: Which) -> Vec<Addressee> {
-        let groups = self.groups.iter().filter(|it| group.is_none_or(|group| group == it.name()));
-        groups.flat_map(|group| group.addressees(which)).collect()
+    fn group(&self, name: &str) -> Option<Arc<Group>> {
+        self.groups().all.iter().find(|group| group.name() == name).cloned()
     }
 
-    fn group(&self, name: &str) -> Option<&Arc<Group>> {
-        self.groups.iter().find(|group| group.name() == name)
+    fn all(&self) -> Vec<Arc<Group>> {
+        self.groups().all.clone()
+    }
+
+    fn groups(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

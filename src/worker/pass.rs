@@ -71,6 +71,9 @@ pub(super) struct Passing {
     balance: Balance,
     max_waiting: usize,
     started: Once,
+    /// Until when it is accepted, and passed on.
+    accepting: Stop,
+    passing: Stop,
     state: Mutex<State>,
     changed: Notify,
     /// How many were closed, since no process took them in time.
@@ -125,11 +128,13 @@ enum NotPassed {
 }
 
 impl Passing {
-    pub(super) fn new(balance: Balance, max_waiting: usize) -> Arc<Self> {
+    pub(super) fn new(balance: Balance, max_waiting: usize, stop: &Stop) -> Arc<Self> {
         Arc::new(Self {
             balance,
             max_waiting,
             started: Once::new(),
+            accepting: stop.child(),
+            passing: stop.child(),
             state: Mutex::default(),
             changed: Notify::new(),
             refused: Counter::default(),
@@ -140,11 +145,11 @@ impl Passing {
     pub(super) fn start(self: &Arc<Self>, group: &str, listeners: &[(String, Listener)], tasks: &Tasks) {
         self.started.call_once(|| {
             for (name, listener) in listeners {
-                let (passing, stop) = (self.clone(), tasks.stop_signal());
+                let (passing, stop) = (self.clone(), self.accepting.clone());
                 let (group, name, listener) = (group.to_owned(), name.clone(), listener.clone());
                 tasks.short(async move { passing.accept(&group, &name, &listener, &stop).await });
             }
-            let (passing, stop, group) = (self.clone(), tasks.stop_signal(), group.to_owned());
+            let (passing, stop, group) = (self.clone(), self.passing.clone(), group.to_owned());
             tasks.short(async move {
                 tokio::select! {
                     () = passing.pass_all(&group) => {}
@@ -202,6 +207,16 @@ impl Passing {
         self.state().takers.retain(|taker| !Arc::ptr_eq(&taker.socket, socket));
         // Who waits until it has room lets it go.
         self.changed.notify_one();
+    }
+
+    /// Accepts no more; what waits is still passed on.
+    pub(super) fn close(&self) {
+        self.accepting.request();
+    }
+
+    /// Passes nothing on any more.
+    pub(super) fn end(&self) {
+        self.passing.request();
     }
 
     /// How many wait now, and how many were closed since no process took them.
@@ -429,7 +444,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_handed_on_at_once_where_there_is_room_and_none_waits() {
-        let passing = Passing::new(Balance::RoundRobin, 4);
+        let passing = Passing::new(Balance::RoundRobin, 4, &Tasks::new().0.stop_signal());
         let (clients, come): (Vec<Client>, Vec<Connection>) =
             (0..3).map(|_| connection()).map(|(it, client)| (client, it)).unzip();
         let mut come = come.into_iter();
@@ -520,7 +535,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_whose_client_has_gone_make_room() {
-        let passing = Passing::new(Balance::RoundRobin, 4);
+        let passing = Passing::new(Balance::RoundRobin, 4, &Tasks::new().0.stop_signal());
         let mut clients: Vec<Client> = Vec::new();
         let come = || {
             let (connection, client) = connection();
@@ -547,7 +562,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_ever_and_the_refused_are_counted() {
-        let passing = Passing::new(Balance::RoundRobin, 4);
+        let passing = Passing::new(Balance::RoundRobin, 4, &Tasks::new().0.stop_signal());
         let (connection, _client) = connection();
         passing.take("web", connection);
         let serving = tokio::spawn({

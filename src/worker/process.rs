@@ -11,13 +11,13 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Pid, User, getegid, geteuid, getgrouplist};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
@@ -31,13 +31,13 @@ use super::orphans::{Leaver, MARK, Sweeper};
 use super::output::Output;
 use super::pass::{self, Passing};
 use super::preflight::Flaw;
-use super::reaper::{End, Ended, Reaper};
+use super::reaper::{End, Ended, Reaper, WorkerError};
 use super::record::Record;
 use super::slot::Shared;
 use super::sockets::Bound;
 use crate::permissions::gid_of;
 use crate::permissions::own::name_of;
-use crate::task::Tasks;
+use crate::task::{Phase, Tasks};
 use crate::tunnel::worker::{CHANNEL, Channel, EVENT_QUEUE, Event, WORKER};
 
 /// This very binary, also where another one has taken its name since.
@@ -58,6 +58,9 @@ const OUTPUT_LINGER: Duration = Duration::from_secs(1);
 /// Where programs are looked for if the sidecar has no PATH itself.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+const NO_DESCRIPTORS: &str = "the sidecar has no descriptors left for another process of workers; have fewer of them, or raise \
+                              the limit (`LimitNOFILE=` of its unit, `ulimit -Hn`)";
+
 /// The variable that says by which descriptor a process is handed connections.
 const CONNECTIONS: &str = "ROSTER_CONNECTIONS";
 
@@ -74,6 +77,10 @@ pub(super) struct Launcher {
     pub(super) news: Arc<super::news::News>,
     /// Where slots and their processes live, whichever thread asks for them.
     pub(super) runtime: Handle,
+    /// How many descriptors of the sidecar's are left for them.
+    pub(super) descriptors: Arc<Semaphore>,
+    /// Whether ends of processes are heard, which they are from the first group on.
+    pub(super) is_reaped: Mutex<bool>,
 }
 
 /// What a slot learns of a process that has not ended.
@@ -105,6 +112,7 @@ struct Process {
     /// Whose it is, unless it is the sidecar's own user's.
     identity: Option<Identity>,
     mark: String,
+    _descriptors: OwnedSemaphorePermit,
 }
 
 /// A process on its way to become its program.
@@ -118,6 +126,18 @@ struct Launch {
 }
 
 impl Launcher {
+    /// Has ends of processes heard from now on.
+    pub(super) fn reap(&self) -> Result<(), WorkerError> {
+        let mut is_reaped = self.is_reaped.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_reaped {
+            let _entered = self.runtime.enter();
+            // What ends after the workers is reaped as well.
+            self.reaper.start(&self.tasks.of(Phase::SharedFile))?;
+            *is_reaped = true;
+        }
+        Ok(())
+    }
+
     /// Starts a task that ends by itself, there.
     pub(super) fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
         let _entered = self.runtime.enter();
@@ -217,6 +237,8 @@ impl Launch {
             false => Ending::Failed(flaw.to_string()),
         })?;
         let failed = |error: io::Error| ending("cannot start a process", &error);
+        let permit = launcher.descriptors.clone().try_acquire_many_owned(config.descriptors_of_each() as u32);
+        let permit = permit.map_err(|_| Ending::Short(NO_DESCRIPTORS.to_owned()))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let stream = ours.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
@@ -263,6 +285,7 @@ impl Launch {
             connections,
             identity,
             mark,
+            _descriptors: permit,
         };
         launcher.record.add(pid, name, &process.mark);
         let text = spec.announce(&socket, &descriptors).map_err(failed)?;

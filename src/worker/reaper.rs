@@ -1,6 +1,7 @@
 //! The reaper: learns which of the sidecar's processes have ended, kills what they left behind, and leaves no zombie.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,7 +14,10 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::watch;
+
+use crate::task::Tasks;
 
 /// How a process ended; none: it has not.
 pub(super) type Ended = watch::Receiver<Option<End>>;
@@ -37,14 +41,28 @@ impl fmt::Display for End {
     }
 }
 
+/// Why workers cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch over workers: {0}")]
+pub struct WorkerError(#[from] io::Error);
+
 #[derive(Debug, Default)]
 pub(super) struct Reaper(Mutex<HashMap<Pid, watch::Sender<Option<End>>>>);
 
 impl Reaper {
-    /// What processes of ours leave behind, however far they went from them, becomes this process's to reap.
-    pub(super) fn new() -> io::Result<Arc<Self>> {
-        prctl::set_child_subreaper(true)?;
-        Ok(Arc::default())
+    /// Reaps from now on, on a task of its own. What processes of ours leave behind, however far they went from them, becomes
+    /// this process's to reap.
+    pub(super) fn start(self: &Arc<Self>, tasks: &Tasks) -> Result<(), WorkerError> {
+        prctl::set_child_subreaper(true).map_err(io::Error::from)?;
+        let ended = unix::signal(SignalKind::child())?;
+        let (reaper, stop) = (self.clone(), tasks.stop_signal());
+        tasks.critical("the reaper of workers", async move {
+            tokio::select! {
+                never = reaper.run(ended) => match never {},
+                () = stop.requested() => {}
+            }
+        });
+        Ok(())
     }
 
     /// Starts a process, and reports its end.
@@ -79,7 +97,7 @@ impl Reaper {
     }
 
     /// Reaps, for as long as it is polled.
-    pub(super) async fn run(&self, mut ended: tokio::signal::unix::Signal) -> std::convert::Infallible {
+    async fn run(&self, mut ended: unix::Signal) -> Infallible {
         loop {
             while self.reap_one() {}
             ended.recv().await;

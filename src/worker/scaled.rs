@@ -71,6 +71,10 @@ impl Scaled {
         Ok(())
     }
 
+    pub(super) fn has(&self, group: &str) -> bool {
+        self.counts().contains_key(group)
+    }
+
     fn counts(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

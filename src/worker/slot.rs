@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use futures::future::{BoxFuture, FutureExt};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 use super::channel::Members;
@@ -58,8 +58,10 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     /// How many processes its slots have had beside the first of each, also those slots that are no more.
     pub(super) restarts: Counter,
-    /// How many processes the configuration says.
+    /// How many processes its settings say.
     pub(super) configured: u32,
+    /// For its sockets, and what waits at them.
+    pub(super) _descriptors: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]

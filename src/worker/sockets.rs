@@ -13,14 +13,12 @@ use tokio::task::spawn_blocking;
 
 use super::config::{Accept, Config};
 use crate::metrics::Metrics;
-use crate::net::{Address, BindError, Listener, TakenPorts};
+use crate::net::{Address, BindError, Listener, Setting, TakenPorts};
 use crate::permissions::Permissions;
 
 /// The sockets of one group; none, as long as one of them cannot be had.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    /// The group's number in the configuration.
-    number: usize,
     tried: Mutex<Tried>,
     /// How often some were had anew, which processes that run have as they were before.
     renewals: AtomicU64,
@@ -33,6 +31,8 @@ struct Tried {
     bound: Option<Arc<Bound>>,
     kept: Vec<Option<(String, Listener)>>,
     error: Option<BindError>,
+    /// The group is removed.
+    is_closed: bool,
 }
 
 /// They, in the order of the configuration, each with its name.
@@ -41,8 +41,8 @@ pub(super) struct Bound(Vec<(String, Listener)>);
 
 impl Sockets {
     /// Listens, if that can be had. An error: a port is taken, and that is not waited for.
-    pub(super) fn new(config: &Config, number: usize, taken_ports: TakenPorts) -> Result<Self, BindError> {
-        let tried = match Bound::new(config, number, &[]) {
+    pub(super) fn new(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
+        let tried = match Bound::new(config, &[]) {
             Err(error) if error.is_taken() && taken_ports == TakenPorts::Fail => return Err(error),
             Err(error) => {
                 tracing::error!(%error, worker = config.name, "going on without this worker, until it can be had");
@@ -50,7 +50,7 @@ impl Sockets {
             }
             Ok(bound) => Tried { bound: Some(Arc::new(bound)), ..Tried::default() },
         };
-        Ok(Self { number, tried: Mutex::new(tried), renewals: AtomicU64::new(0) })
+        Ok(Self { tried: Mutex::new(tried), renewals: AtomicU64::new(0) })
     }
 
     /// How often processes that ran had sockets that are no more.
@@ -58,9 +58,25 @@ impl Sockets {
         self.renewals.load(Ordering::Relaxed)
     }
 
+    /// Listens; what cannot be had is not waited for.
+    pub(super) fn at_once(config: &Config) -> Result<Self, BindError> {
+        let bound = Some(Arc::new(Bound::new(config, &[])?));
+        Ok(Self { tried: Mutex::new(Tried { bound, ..Tried::default() }), renewals: AtomicU64::new(0) })
+    }
+
+    /// Listens no more, but where processes still have the sockets.
+    pub(super) async fn close(&self, metrics: &Metrics) {
+        let closed = Tried { is_closed: true, ..Tried::default() };
+        let tried = std::mem::replace(&mut *self.tried.lock().await, closed);
+        tried.error.iter().for_each(|before| metrics.ports_taken.clear(&before.setting().to_string()));
+    }
+
     /// The sockets; or why not yet, after another try. Meanwhile `metrics` say it.
     pub(super) async fn get(&self, config: &Config, metrics: &Metrics) -> Result<Arc<Bound>, String> {
         let mut tried = self.tried.lock().await;
+        if tried.is_closed {
+            return Err("the worker is removed, and listens no more".to_owned());
+        }
         if let Some(bound) = tried.bound.take() {
             tried.kept = bound.kept();
             if tried.kept.iter().all(Option::is_some) {
@@ -71,10 +87,10 @@ impl Sockets {
             let anew = "it is had anew, and the processes that have the old one are replaced";
             tracing::error!(worker = config.name, "a process has shut down a socket of this worker; {anew}");
         }
-        let (number, again, kept) = (self.number, config.clone(), tried.kept.clone());
-        let again = spawn_blocking(move || Bound::new(&again, number, &kept)).await;
+        let (again, kept) = (config.clone(), tried.kept.clone());
+        let again = spawn_blocking(move || Bound::new(&again, &kept)).await;
         let again = again.map_err(|error| error.to_string())?;
-        tried.error.take().iter().for_each(|before| metrics.ports_taken.clear(before.setting()));
+        tried.error.take().iter().for_each(|before| metrics.ports_taken.clear(&before.setting().to_string()));
         match again {
             Ok(bound) => {
                 tracing::info!(worker = config.name, "all can be had that this worker listens on");
@@ -82,7 +98,7 @@ impl Sockets {
             }
             Err(error) => {
                 let why = error.to_string();
-                metrics.ports_taken.set(error.setting(), why.clone());
+                metrics.ports_taken.set(&error.setting().to_string(), why.clone());
                 tried.error = Some(error);
                 Err(why)
             }
@@ -92,13 +108,13 @@ impl Sockets {
 
 impl Bound {
     /// Listens on all, but for those that are `kept` in their places.
-    fn new(config: &Config, number: usize, kept: &[Option<(String, Listener)>]) -> Result<Self, BindError> {
+    fn new(config: &Config, kept: &[Option<(String, Listener)>]) -> Result<Self, BindError> {
         let permissions = Permissions::new(config.socket_mode, &config.socket_group);
         let bind = |(nth, at): (usize, &String)| {
             if let Some(Some(kept)) = kept.get(nth) {
                 return Ok(kept.clone());
             }
-            let setting = format!("worker.{number}.listen.{nth}");
+            let setting = Setting::of_worker(&config.name, format!("listen.{nth}"));
             let listener = match parse(at) {
                 Some(Address::Unix(path)) => Listener::unix(setting.clone(), &path, &permissions)?,
                 _ => Listener::tcp(setting.clone(), at.trim_start_matches("tcp://"))?,
@@ -170,7 +186,7 @@ mod tests {
         let unix = format!("unix://{}", folder.path().join("app.sock").display());
         for listen in ["tcp://127.0.0.1:0".to_owned(), unix] {
             let config = Config { listen: vec![listen.clone()], ..Config::default() };
-            let sockets = Sockets::new(&config, 0, TakenPorts::Fail).expect("a free port");
+            let sockets = Sockets::new(&config, TakenPorts::Fail).expect("a free port");
             let metrics = Metrics::default();
             let first = sockets.get(&config, &metrics).await.expect("it is free");
             let inherited = first.listeners()[0].1.as_fd().try_clone_to_owned().expect("a descriptor");
@@ -198,7 +214,7 @@ mod tests {
         let path = folder.path().join("app.sock");
         let unix = format!("unix://{}", path.display());
         let config = Config { listen: vec!["tcp://127.0.0.1:0".to_owned(), unix], ..Config::default() };
-        let sockets = Sockets::new(&config, 0, TakenPorts::Fail).expect("a free port");
+        let sockets = Sockets::new(&config, TakenPorts::Fail).expect("a free port");
         let metrics = Metrics::default();
         for ended in [1, 0] {
             let first = sockets.get(&config, &metrics).await.expect("it is free");
@@ -227,7 +243,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_of_which_a_process_has_made_a_connection_is_had_anew() {
         let config = Config { listen: vec!["tcp://127.0.0.1:0".to_owned()], ..Config::default() };
-        let sockets = Sockets::new(&config, 0, TakenPorts::Fail).expect("a free port");
+        let sockets = Sockets::new(&config, TakenPorts::Fail).expect("a free port");
         let metrics = Metrics::default();
         let first = sockets.get(&config, &metrics).await.expect("it is free");
         let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -1,5 +1,7 @@
 //! Workers: real processes of `sh` and PHP that the sidecar keeps alive, and that an operator commands by the command line.
 
+mod added;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
@@ -717,20 +719,20 @@ fn a_worker_that_cannot_be_had_keeps_nobody_from_the_rest() {
         ("port", "listen.1", of_port.clone()),
         ("socket", "listen.0", format!("{folder}/file is there and is no socket; move it away")),
     ];
-    for (number, (name, key, why)) in whys.iter().enumerate() {
+    for (name, key, why) in &whys {
         let told = eventually(name, SOON, || {
             let told = worker(&roster, &format!("{name}/1"))["why"].clone();
             if told.as_str().is_some_and(|told| told.contains(why)) { Ok(told) } else { Err(told) }
         });
         if key.starts_with("listen") {
-            let setting = format!("worker.{number}.{key}");
+            let setting = format!("worker {name}: {key}");
             assert!(told.as_str().is_some_and(|told| told.starts_with(&format!("{setting}: "))), "{told}");
         }
     }
-    let of_port = format!("worker.5.listen.1: {of_port}");
+    let of_port = format!("worker port: listen.1: {of_port}");
     let told = roster.cli(["status"]).text();
     assert!(
-        told.contains(&format!("NOT LISTENING: {of_port}")) && told.contains("--set worker.5.listen.1=…"),
+        told.contains(&format!("NOT LISTENING: {of_port}")) && told.contains("another by `listen` of the worker port"),
         "{told}"
     );
     drop(taken);

@@ -8237,16 +8237,19 @@ pub struct WorkerControlReply {
   pub outcomes: Vec<WorkerOutcome>,
   /// True: the time ran out, and nothing is known of the outcomes. What was asked for goes on.
   pub timed_out: bool,
-  /// Why it could not be saved; absent: it is, or was not to be.
+  /// Why it could not be saved, or not be forgotten; absent: it is, or was not to be.
   pub not_saved: Option<String>,
+  /// Of `removeWorker`: true, where the configuration has it, so that it is there again when the sidecar is started again.
+  pub is_configured: Option<bool>,
 }
 
 impl WorkerControlReply {
-  pub fn new<F3>(outcomes: Vec<WorkerOutcome>, timed_out: bool, not_saved: F3) -> WorkerControlReply where F3: Into<Option<String>> {
+  pub fn new<F3, F4>(outcomes: Vec<WorkerOutcome>, timed_out: bool, not_saved: F3, is_configured: F4) -> WorkerControlReply where F3: Into<Option<String>>, F4: Into<Option<bool>> {
     WorkerControlReply {
       outcomes,
       timed_out,
       not_saved: not_saved.into(),
+      is_configured: is_configured.into(),
     }
   }
 }
@@ -8257,6 +8260,7 @@ impl TSerializable for WorkerControlReply {
     let mut f_1: Option<Vec<WorkerOutcome>> = None;
     let mut f_2: Option<bool> = None;
     let mut f_3: Option<String> = None;
+    let mut f_4: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8282,6 +8286,10 @@ impl TSerializable for WorkerControlReply {
           let val = i_prot.read_string()?;
           f_3 = Some(val);
         },
+        4 => {
+          let val = i_prot.read_bool()?;
+          f_4 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -8295,6 +8303,7 @@ impl TSerializable for WorkerControlReply {
       outcomes: f_1.expect("auto-generated code should have checked for presence of required fields"),
       timed_out: f_2.expect("auto-generated code should have checked for presence of required fields"),
       not_saved: f_3,
+      is_configured: f_4,
     };
     Ok(ret)
   }
@@ -8314,6 +8323,182 @@ impl TSerializable for WorkerControlReply {
     if let Some(ref fld_var) = self.not_saved {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.is_configured {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(4) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerAddition
+//
+
+/// A worker that is added to those of the configuration.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerAddition {
+  /// Its settings, an object of JSON with the keys of a `[[worker]]`: `name` and `command` are required. At most 64 KiB.
+  pub settings: String,
+  /// Whether it is there again when the sidecar is started again.
+  pub save: Option<bool>,
+  /// How long to wait until its processes are ready or have failed, at most an hour. Absent: a minute.
+  pub timeout_ms: Option<i32>,
+}
+
+impl WorkerAddition {
+  pub fn new<F2, F3>(settings: String, save: F2, timeout_ms: F3) -> WorkerAddition where F2: Into<Option<bool>>, F3: Into<Option<i32>> {
+    WorkerAddition {
+      settings,
+      save: save.into(),
+      timeout_ms: timeout_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkerAddition {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerAddition> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<bool> = None;
+    let mut f_3: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerAddition.settings", &f_1)?;
+    let ret = WorkerAddition {
+      settings: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      save: f_2,
+      timeout_ms: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.settings)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.save {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// WorkerRemoval
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerRemoval {
+  /// The name of the `[[worker]]`, or of one that was added.
+  pub group: String,
+  /// True: it goes on, and only is not there when the sidecar is started again, unless the configuration has it.
+  pub saved_only: Option<bool>,
+  /// How long to wait until it is gone, at most an hour. Absent: a minute.
+  pub timeout_ms: Option<i32>,
+}
+
+impl WorkerRemoval {
+  pub fn new<F2, F3>(group: String, saved_only: F2, timeout_ms: F3) -> WorkerRemoval where F2: Into<Option<bool>>, F3: Into<Option<i32>> {
+    WorkerRemoval {
+      group,
+      saved_only: saved_only.into(),
+      timeout_ms: timeout_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for WorkerRemoval {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WorkerRemoval> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<bool> = None;
+    let mut f_3: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("WorkerRemoval.group", &f_1)?;
+    let ret = WorkerRemoval {
+      group: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      saved_only: f_2,
+      timeout_ms: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.group)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.saved_only {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+      o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -10214,6 +10399,13 @@ pub trait TRosterSyncClient {
   fn workers(&mut self, request: WorkersQuery) -> thrift::Result<WorkersReply>;
   /// Has something done with workers, and waits until it is. For administrators.
   fn control_workers(&mut self, request: WorkerControl) -> thrift::Result<WorkerControlReply>;
+  /// Adds a worker, and starts its processes. What is wrong with its settings is told, and leaves all as it was; where a process
+  /// does not become ready, it is there all the same. For root and the sidecar's own user, over its Unix socket: whoever adds
+  /// one has any program run.
+  fn add_worker(&mut self, request: WorkerAddition) -> thrift::Result<WorkerControlReply>;
+  /// Removes a worker: its sockets are closed and its processes end, as many at once as its `surge` says; what was saved of it is
+  /// forgotten. For root and the sidecar's own user, over its Unix socket.
+  fn remove_worker(&mut self, request: WorkerRemoval) -> thrift::Result<WorkerControlReply>;
   /// The last lines that the workers of a group printed, which may hold secrets. For administrators.
   fn worker_output(&mut self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply>;
   /// Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
@@ -11112,6 +11304,60 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn add_worker(&mut self, request: WorkerAddition) -> thrift::Result<WorkerControlReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Call, self.sequence_number());
+        let call_args = RosterAddWorkerArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("addWorker", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterAddWorkerResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn remove_worker(&mut self, request: WorkerRemoval) -> thrift::Result<WorkerControlReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Call, self.sequence_number());
+        let call_args = RosterRemoveWorkerArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("removeWorker", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterRemoveWorkerResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
   fn worker_output(&mut self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply> {
     (
       {
@@ -11283,6 +11529,13 @@ pub trait RosterSyncHandler {
   fn handle_workers(&self, request: WorkersQuery) -> thrift::Result<WorkersReply>;
   /// Has something done with workers, and waits until it is. For administrators.
   fn handle_control_workers(&self, request: WorkerControl) -> thrift::Result<WorkerControlReply>;
+  /// Adds a worker, and starts its processes. What is wrong with its settings is told, and leaves all as it was; where a process
+  /// does not become ready, it is there all the same. For root and the sidecar's own user, over its Unix socket: whoever adds
+  /// one has any program run.
+  fn handle_add_worker(&self, request: WorkerAddition) -> thrift::Result<WorkerControlReply>;
+  /// Removes a worker: its sockets are closed and its processes end, as many at once as its `surge` says; what was saved of it is
+  /// forgotten. For root and the sidecar's own user, over its Unix socket.
+  fn handle_remove_worker(&self, request: WorkerRemoval) -> thrift::Result<WorkerControlReply>;
   /// The last lines that the workers of a group printed, which may hold secrets. For administrators.
   fn handle_worker_output(&self, request: WorkerOutputQuery) -> thrift::Result<WorkerOutputReply>;
   /// Has workers carry out a command, side by side. One that hangs, is stopped or answers what makes no sense costs its own
@@ -11398,6 +11651,12 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_control_workers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_control_workers(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_add_worker(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_add_worker(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_remove_worker(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_remove_worker(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_worker_output(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_worker_output(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -13983,6 +14242,158 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_add_worker<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterAddWorkerArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_add_worker(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterAddWorkerResult { result_value: Some(handler_return), invalid: None, denied: None, overloaded: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterAddWorkerResult{ result_value: None, invalid: Some(*err), denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterAddWorkerResult{ result_value: None, invalid: None, denied: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterAddWorkerResult{ result_value: None, invalid: None, denied: None, overloaded: Some(*err) };
+              let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("addWorker", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_remove_worker<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterRemoveWorkerArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_remove_worker(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterRemoveWorkerResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterRemoveWorkerResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterRemoveWorkerResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterRemoveWorkerResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("removeWorker", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
   pub fn process_worker_output<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterWorkerOutputArgs::read_from_in_protocol(i_prot)?;
     match handler.handle_worker_output(args.request) {
@@ -14312,6 +14723,12 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "controlWorkers" => {
         self.process_control_workers(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "addWorker" => {
+        self.process_add_worker(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "removeWorker" => {
+        self.process_remove_worker(message_ident.sequence_number, i_prot, o_prot)
       },
       "workerOutput" => {
         self.process_worker_output(message_ident.sequence_number, i_prot, o_prot)
@@ -19492,6 +19909,312 @@ impl RosterControlWorkersResult {
     }
     i_prot.read_struct_end()?;
     let ret = RosterControlWorkersResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterAddWorkerArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterAddWorkerArgs {
+  request: WorkerAddition,
+}
+
+impl RosterAddWorkerArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterAddWorkerArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WorkerAddition> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WorkerAddition::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterAddWorkerArgs.request", &f_1)?;
+    let ret = RosterAddWorkerArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterAddWorkerResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterAddWorkerResult {
+  result_value: Option<WorkerControlReply>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+  overloaded: Option<Overloaded>,
+}
+
+impl RosterAddWorkerResult {
+  fn ok_or(self) -> thrift::Result<WorkerControlReply> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterAddWorker"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterAddWorkerResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WorkerControlReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_9: Option<Overloaded> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WorkerControlReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterAddWorkerResult {
+      result_value: f_0,
+      invalid: f_4,
+      denied: f_5,
+      overloaded: f_9,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterRemoveWorkerArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterRemoveWorkerArgs {
+  request: WorkerRemoval,
+}
+
+impl RosterRemoveWorkerArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRemoveWorkerArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<WorkerRemoval> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = WorkerRemoval::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterRemoveWorkerArgs.request", &f_1)?;
+    let ret = RosterRemoveWorkerArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterRemoveWorkerResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterRemoveWorkerResult {
+  result_value: Option<WorkerControlReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterRemoveWorkerResult {
+  fn ok_or(self) -> thrift::Result<WorkerControlReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterRemoveWorker"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRemoveWorkerResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<WorkerControlReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = WorkerControlReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterRemoveWorkerResult {
       result_value: f_0,
       not_found: f_1,
       invalid: f_4,

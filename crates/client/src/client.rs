@@ -18,8 +18,9 @@ use crate::idl::{
     ResolveManyRequest, ResolveReply, ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply,
     ServiceQuery, ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
     TRosterSyncClient, TooStale, UndrainRequest, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
-    WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerCommand, WorkerCommandReply, WorkerControl,
-    WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkersQuery, WorkersReply, WorkersWatchReply,
+    WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerAddition, WorkerCommand, WorkerCommandReply,
+    WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkerRemoval, WorkersQuery, WorkersReply,
+    WorkersWatchReply,
 };
 use crate::{Address, default_paths};
 
@@ -269,6 +270,23 @@ impl Client {
     pub fn control_workers(&mut self, control: WorkerControl, wait: Duration) -> Result<WorkerControlReply, Error> {
         let control = WorkerControl { timeout_ms: Some(millis(wait)), ..control };
         self.ask(self.timeout + wait, |sidecar| sidecar.control_workers(control))
+    }
+
+    /// Adds a worker with these settings, an object of JSON; its start may take `wait` beside the client's own timeout.
+    pub fn add_worker(&mut self, settings: String, save: bool, wait: Duration) -> Result<WorkerControlReply, Error> {
+        let addition = WorkerAddition { settings, save: Some(save), timeout_ms: Some(millis(wait)) };
+        self.ask(self.timeout + wait, |sidecar| sidecar.add_worker(addition))
+    }
+
+    /// Removes a worker, or only what was saved of it; its end may take `wait` beside the client's own timeout.
+    pub fn remove_worker(
+        &mut self,
+        group: String,
+        saved_only: bool,
+        wait: Duration,
+    ) -> Result<WorkerControlReply, Error> {
+        let removal = WorkerRemoval { group, saved_only: Some(saved_only), timeout_ms: Some(millis(wait)) };
+        self.ask(self.timeout + wait, |sidecar| sidecar.remove_worker(removal))
     }
 
     /// Has workers carry out a command. Each may take `wait`.

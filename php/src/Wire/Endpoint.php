@@ -18,6 +18,7 @@ use Roster\Thrift;
 use Roster\Timeouts;
 use Roster\Transport;
 use Roster\WorkerAnswer;
+use Roster\WorkerOutcome;
 use Roster\WorkerChange;
 use Thrift\Exception\TApplicationException;
 use Thrift\Exception\TException;
@@ -445,6 +446,36 @@ final class Endpoint
             $timeoutMs,
             false,
         );
+    }
+
+    /**
+     * @param string $settings as JSON
+     * @return list<WorkerOutcome>
+     */
+    public function addWorker(string $settings, bool $save, int $timeoutMs): array
+    {
+        $request = new Thrift\WorkerAddition(compact('settings', 'save', 'timeoutMs'));
+        return $this->controlled(static fn (Thrift\RosterClient $roster) => $roster->addWorker($request), $timeoutMs);
+    }
+
+    /** @return list<WorkerOutcome> */
+    public function removeWorker(string $group, bool $savedOnly, int $timeoutMs): array
+    {
+        $request = new Thrift\WorkerRemoval(compact('group', 'savedOnly', 'timeoutMs'));
+        return $this->controlled(static fn (Thrift\RosterClient $roster) => $roster->removeWorker($request), $timeoutMs);
+    }
+
+    /** @return list<WorkerOutcome> */
+    private function controlled(callable $question, int $timeoutMs): array
+    {
+        $reply = $this->send($question, $timeoutMs, false);
+        if ($reply->timedOut) {
+            throw new Exception\CallTimedOut("it is not done within $timeoutMs ms, and goes on", $timeoutMs);
+        }
+        if ($reply->notSaved !== null) {
+            throw new Exception\CallFailed("it is there again when the sidecar is started again: $reply->notSaved");
+        }
+        return array_map(static fn ($it) => new WorkerOutcome($it->name, $it->error), $reply->outcomes);
     }
 
     /** @param list<Call> $calls */

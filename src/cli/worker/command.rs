@@ -32,7 +32,7 @@ pub(super) struct Command {
 /// Words that are no command for workers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Misused(String);
+pub(crate) struct Misused(pub(super) String);
 
 impl Command {
     pub(super) fn run(self) -> anyhow::Result<()> {

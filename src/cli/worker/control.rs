@@ -25,12 +25,12 @@ pub(super) struct Targets {
 }
 
 #[derive(Debug, Args)]
-struct Patience {
+pub(super) struct Patience {
     /// How long to wait until it is done, at most an hour; a mere number is of seconds. What is not done then goes on
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = up_to_an_hour)]
-    wait: Duration,
+    pub(super) wait: Duration,
     #[command(flatten)]
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 fn up_to_an_hour(text: &str) -> Result<Duration, String> {
@@ -199,7 +199,11 @@ fn groups(client: &mut Client) -> anyhow::Result<Vec<Target>> {
 }
 
 /// Tells what came of it for each worker. Those that it failed for.
-fn print(reply: &WorkerControlReply, wait: Duration, done: impl Fn(&str) -> String) -> anyhow::Result<Vec<String>> {
+pub(super) fn print(
+    reply: &WorkerControlReply,
+    wait: Duration,
+    done: impl Fn(&str) -> String,
+) -> anyhow::Result<Vec<String>> {
     if reply.timed_out {
         return Err(Unfinished::TimedOut(wait).into());
     }
@@ -217,7 +221,7 @@ fn print(reply: &WorkerControlReply, wait: Duration, done: impl Fn(&str) -> Stri
     Ok(failed)
 }
 
-fn fail(failed: &[String], what: &str) -> anyhow::Result<()> {
+pub(super) fn fail(failed: &[String], what: &str) -> anyhow::Result<()> {
     let Some(first) = failed.first() else { return Ok(()) };
     Err(Unfinished::Failed(format!("{what}; `roster worker logs {first}` shows what it printed")).into())
 }

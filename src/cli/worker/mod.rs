@@ -1,5 +1,6 @@
 //! `roster worker`: the local processes that the sidecar keeps alive.
 
+mod add;
 mod command;
 mod control;
 mod list;
@@ -13,7 +14,7 @@ pub(super) use self::command::Misused;
 pub(super) use self::control::Unfinished;
 pub(super) use self::list::document;
 
-/// List the workers, start, stop, restart, scale and command them, and read what they print
+/// List the workers, start, stop, restart, scale, add, remove and command them, and read what they print
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     #[command(subcommand)]
@@ -34,6 +35,10 @@ enum Command {
     #[command(after_help = super::exit::HELP)]
     Scale(control::Scale),
     #[command(after_help = super::exit::HELP)]
+    Add(add::Add),
+    #[command(after_help = super::exit::HELP)]
+    Remove(add::Remove),
+    #[command(after_help = super::exit::HELP)]
     /// Send a signal to the process of each
     Signal(control::Signal),
     #[command(after_help = super::exit::HELP, visible_alias = "tail")]
@@ -50,6 +55,8 @@ impl Worker {
             Command::Stop(stop) => stop.run(),
             Command::Restart(restart) => restart.run(),
             Command::Scale(scale) => scale.run(),
+            Command::Add(add) => add.run(),
+            Command::Remove(remove) => remove.run(),
             Command::Signal(signal) => signal.run(),
             Command::Logs(logs) => logs.run(),
             Command::Command(command) => command.run(),

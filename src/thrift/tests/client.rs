@@ -161,6 +161,14 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_add_worker(&self, _: WorkerAddition) -> thrift::Result<WorkerControlReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_remove_worker(&self, _: WorkerRemoval) -> thrift::Result<WorkerControlReply> {
+        Err("not asked".into())
+    }
+
     fn handle_command_workers(&self, _: WorkerCommand) -> thrift::Result<WorkerCommandReply> {
         Err("not asked".into())
     }

@@ -1,0 +1,292 @@
+//! Adding and removing groups while the sidecar runs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::config::Config;
+use super::group::{Group, Outcomes};
+use super::machine::Outcome;
+use super::preflight::flaws;
+use super::sockets::{Sockets, parse};
+use super::{BoundGroup, Controlled, Parts, Workers};
+use crate::net::is_one_place;
+
+/// How many groups there may be when one is added, and how many processes of all of them.
+const MAX_GROUPS: usize = 256;
+const MAX_PROCESSES: u32 = 4_000;
+
+/// How often it is looked whether one that was removed has ended.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the settings of one may be, as JSON.
+const MAX_SETTINGS_BYTES: usize = 64 * 1024;
+
+/// Reads the settings of a worker that is added as those of a `[[worker]]` are read; or all that is wrong with them, each
+/// with its key.
+pub struct ReadSettings(Box<Read>);
+
+type Read = dyn Fn(&Value) -> Result<Config, Vec<String>> + Send + Sync;
+
+/// Why a worker was not added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdded {
+    /// What is wrong with its settings.
+    #[error("{0}")]
+    Settings(String),
+    /// What does not let any be added, whatever its settings.
+    #[error("{0}")]
+    Full(String),
+}
+
+/// Why a worker was not removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRemoved {
+    #[error("there is no such worker")]
+    NoGroup,
+    #[error("it is not saved")]
+    NotSaved,
+    #[error("cannot forget what was saved of it: {0}")]
+    Kept(String),
+}
+
+/// What came of a removal.
+#[derive(Clone, Debug)]
+pub struct Removed {
+    pub controlled: Controlled,
+    /// Whether the configuration has it, so that it is there again after the next start.
+    pub is_configured: bool,
+}
+
+impl ReadSettings {
+    pub fn new(read: impl Fn(&Value) -> Result<Config, Vec<String>> + Send + Sync + 'static) -> Self {
+        Self(Box::new(read))
+    }
+
+    pub(super) fn read(&self, settings: &Value) -> Result<Config, Vec<String>> {
+        (self.0)(settings)
+    }
+}
+
+impl fmt::Debug for ReadSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadSettings")
+    }
+}
+
+impl Workers {
+    /// Adds a worker with these settings, an object of JSON, also when nobody waits for what comes of it: its name, and what
+    /// came of its processes. It is saved before it begins, if it is to be; what is wrong leaves all as it was.
+    pub fn add(
+        self: &Arc<Self>,
+        settings: String,
+        is_saved: bool,
+    ) -> oneshot::Receiver<Result<(String, Outcomes), NotAdded>> {
+        let (done, added) = oneshot::channel();
+        let workers = self.clone();
+        self.begin(async move {
+            let added = match workers.add_group(settings, is_saved).await {
+                Ok((group, begun)) => Ok((group.name().to_owned(), join_all(begun).await)),
+                Err(why) => Err(why),
+            };
+            // Whoever asked may have gone.
+            let _ = done.send(added);
+        });
+        added
+    }
+
+    async fn add_group(
+        self: &Arc<Self>,
+        settings: String,
+        is_saved: bool,
+    ) -> Result<(Arc<Group>, Vec<BoxFuture<'static, (u32, Outcome)>>), NotAdded> {
+        let Some(parts) = &self.parts else { return Err(NotAdded::stops()) };
+        let _turn = parts.adding.lock().await;
+        if !parts.has_register {
+            let why = "this sidecar has no register, by which workers speak to it: set `[register] listen` or `unix`, or have \
+                       a `[[worker]]` in its configuration, and restart it";
+            return Err(NotAdded::Full(why.into()));
+        }
+        // It looks up users and files, and makes sockets.
+        let workers = self.clone();
+        let bound = spawn_blocking(move || workers.bind(&settings, is_saved)).await;
+        let bound = bound.map_err(|error| NotAdded::Full(error.to_string()))??;
+        let (name, count) = (bound.config.name.clone(), bound.count);
+        let group = match self.have(bound) {
+            Ok(Some(group)) => group,
+            not_had => {
+                // It is not to be there after the next start.
+                let _ = parts.forget(&name, is_saved, false).await;
+                return Err(not_had.map_or_else(|error| NotAdded::Full(error.to_string()), |_| NotAdded::stops()));
+            }
+        };
+        tracing::info!(worker = name, count, is_saved, "a worker was added");
+        let begun = group.resize(count, Instant::now());
+        Ok((group, begun))
+    }
+
+    /// Reads and checks settings, and listens for them; and saves them.
+    fn bind(&self, settings: &str, is_saved: bool) -> Result<BoundGroup, NotAdded> {
+        let Some(parts) = &self.parts else { return Err(NotAdded::stops()) };
+        if settings.len() > MAX_SETTINGS_BYTES {
+            let why = format!("the settings have {} bytes, and may have {MAX_SETTINGS_BYTES}", settings.len());
+            return Err(NotAdded::Settings(why));
+        }
+        let settings = serde_json::from_str(settings).map_err(|error| {
+            NotAdded::Settings(format!("expected an object of JSON with the keys of a [[worker]]: {error}"))
+        })?;
+        let mut config = parts.read.read(&settings).map_err(|mistakes| NotAdded::Settings(mistakes.join("; ")))?;
+        self.check_beside(&config)?;
+        let flaws: Vec<String> = flaws(&config).iter().map(ToString::to_string).collect();
+        if !flaws.is_empty() {
+            return Err(NotAdded::Settings(flaws.join("; ")));
+        }
+        let free = parts.launcher.descriptors.available_permits();
+        config.leave_room(free);
+        if config.descriptors() > free {
+            let (wanted, free) = (config.descriptors(), free);
+            let cure = "lower `count`, or raise the limit (`LimitNOFILE=` of the unit)";
+            return Err(NotAdded::Full(format!(
+                "it takes {wanted} descriptors of the sidecar's, which has {free} left; {cure}"
+            )));
+        }
+        let sockets = Sockets::at_once(&config).map_err(|error| NotAdded::Settings(error.to_string()))?;
+        if is_saved {
+            let kept = parts.added.keep(&config.name, settings);
+            kept.map_err(|error| NotAdded::Full(format!("it cannot be saved: {error}")))?;
+        }
+        let count = config.count.number();
+        Ok(BoundGroup { config, sockets, count, is_configured: false })
+    }
+
+    /// That it can be there beside those that there are.
+    fn check_beside(&self, config: &Config) -> Result<(), NotAdded> {
+        let groups = self.all();
+        if let Some(group) = groups.iter().find(|group| group.name() == config.name) {
+            let cure = match group.is_removed() {
+                true => "it is being removed, and `roster worker list` tells how far that is".to_owned(),
+                false => format!("take another name, or `roster worker remove {}` first", config.name),
+            };
+            return Err(NotAdded::Settings(format!("name: there is a worker {:?} already; {cure}", config.name)));
+        }
+        for (nth, address) in config.listen.iter().enumerate() {
+            let Some(place) = parse(address) else { continue };
+            let at_one_place = |other: &&String| parse(other).is_some_and(|other| is_one_place(&place, &other));
+            let other = groups.iter().find(|group| group.shared.config.listen.iter().any(|other| at_one_place(&other)));
+            if let Some(other) = other {
+                let why =
+                    format!("listen.{nth}: {address} is where the worker {} listens; choose another", other.name());
+                return Err(NotAdded::Settings(why));
+            }
+        }
+        if let Some(log) = &config.log
+            && let Some(other) = groups.iter().find(|group| group.shared.config.log.as_ref() == Some(log))
+        {
+            let why = format!("log: {} is the file of the worker {} too; choose another", log.display(), other.name());
+            return Err(NotAdded::Settings(why));
+        }
+        let count = config.count.number();
+        let processes: usize = groups.iter().map(|group| group.reports().len()).sum();
+        if groups.len() >= MAX_GROUPS || processes + count as usize > MAX_PROCESSES as usize {
+            let there_are = format!("there are {} workers with {processes} processes", groups.len());
+            let why =
+                format!("{there_are}, and may be {MAX_GROUPS} with {MAX_PROCESSES}; `roster worker remove` makes room");
+            return Err(NotAdded::Full(why));
+        }
+        Ok(())
+    }
+
+    /// Removes a group, also when nobody waits for what comes of it: its processes end, as many at once as in a rolling
+    /// restart, and it is there no more; what was saved of it is forgotten.
+    pub fn remove(self: &Arc<Self>, name: &str, only_saved: bool) -> oneshot::Receiver<Result<Removed, NotRemoved>> {
+        let (done, removed) = oneshot::channel();
+        let (workers, name) = (self.clone(), name.to_owned());
+        self.begin(async move {
+            let _ = done.send(workers.remove_group(&name, only_saved).await);
+        });
+        removed
+    }
+
+    async fn remove_group(self: &Arc<Self>, name: &str, only_saved: bool) -> Result<Removed, NotRemoved> {
+        let Some(parts) = &self.parts else { return Err(NotRemoved::NoGroup) };
+        let (group, not_forgotten) = {
+            let _turn = parts.adding.lock().await;
+            let (group, is_saved) = (self.group(name), parts.added.has(name));
+            if only_saved && !is_saved {
+                return Err(NotRemoved::NotSaved);
+            }
+            if !only_saved && group.is_none() {
+                return Err(NotRemoved::NoGroup);
+            }
+            let is_configured = group.as_ref().is_some_and(|group| group.is_configured);
+            let not_forgotten = parts.forget(name, is_saved, !is_configured && !only_saved).await.err();
+            if let Some(group) = group.as_ref().filter(|_| !only_saved) {
+                group.close(&parts.metrics).await;
+            }
+            (group.filter(|_| !only_saved), not_forgotten)
+        };
+        let Some(group) = group else {
+            return match not_forgotten {
+                Some(why) => Err(NotRemoved::Kept(why)),
+                None => Ok(Removed { controlled: (Outcomes::new(), None), is_configured: false }),
+            };
+        };
+        let (outcomes, is_configured) = (group.drain().await, group.is_configured);
+        if group.is_gone() {
+            self.gone(&group);
+        } else {
+            // What cannot be killed is listed until it has ended.
+            let workers = self.clone();
+            self.begin(async move {
+                while !group.is_gone() {
+                    sleep(LOOK_INTERVAL).await;
+                }
+                workers.gone(&group);
+            });
+        }
+        Ok(Removed { controlled: (outcomes, not_forgotten), is_configured })
+    }
+
+    fn gone(&self, group: &Arc<Group>) {
+        self.groups().all.retain(|other| !Arc::ptr_eq(other, group));
+        self.news.tell();
+        tracing::info!(worker = group.name(), "a worker was removed");
+    }
+
+    fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Without a launcher there is nobody to tell.
+        if let Some(parts) = &self.parts {
+            parts.launcher.begin(task);
+        }
+    }
+}
+
+impl Parts {
+    /// Forgets what was saved of a group, and to how many it was scaled; or why that cannot be, in words.
+    async fn forget(&self, name: &str, is_saved: bool, is_gone: bool) -> Result<(), String> {
+        let (added, scaled, name) = (self.added.clone(), self.scaled.clone(), name.to_owned());
+        let forget = move || {
+            if is_saved {
+                added.forget(&name)?;
+            }
+            if is_gone && scaled.has(&name) {
+                scaled.keep(&name, None)?;
+            }
+            std::io::Result::Ok(())
+        };
+        let forgotten = spawn_blocking(forget).await.map_err(|error| error.to_string())?;
+        forgotten.map_err(|error| error.to_string())
+    }
+}
+
+impl NotAdded {
+    fn stops() -> Self {
+        Self::Full("the sidecar stops".into())
+    }
+}
