@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::rendezvous::{Best, Score, draw};
 use super::{Balance, Query, Subset};
 use crate::model::{Instance, Withheld};
-use crate::store::{Directory, InstanceSet, MasterEntry, Provider, key_hash};
+use crate::store::{Directory, InstanceSet, Lot, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
 
 /// So often one is drawn at random before all are looked through for those that will do.
@@ -174,19 +174,51 @@ fn any<'a>(set: &'a InstanceSet, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a
     last
 }
 
+/// Some of a set in a row, with the number of the first.
+struct Row<'a> {
+    first: usize,
+    lots: &'a [Lot],
+    /// None draws more; where they differ in weight, that says nothing.
+    greatest: u32,
+}
+
 /// The one that scores best for the key: who comes or goes moves only its own keys.
 fn rendezvous<'a>(set: &'a InstanceSet, key: &str, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let key = key_hash(key);
     let mut best: Option<(Best, &'a Provider, Candidate<'a>)> = None;
-    for provider in set.unordered() {
-        let own = score(key, provider);
-        let is_better =
-            best.is_none_or(|(known, best, _)| known.may_be_beaten_by(own) && compare(key, provider, best).is_gt());
-        if is_better && let Some(candidate) = will_do(provider) {
-            best = Some((Best::new(own), provider, candidate));
+    for Row { first, lots, greatest } in rows(set, key) {
+        if best.is_some_and(|(known, ..)| known.draw() > greatest) {
+            continue;
+        }
+        for (number, lot) in lots.iter().enumerate() {
+            let own = Score { draw: draw(key, lot.address_hash), weight: lot.weight };
+            if best.is_none_or(|(known, ..)| known.may_be_beaten_by(own))
+                && let Some(provider) = set.get(first + number)
+                && best.is_none_or(|(_, best, _)| compare(key, provider, best).is_gt())
+                && let Some(candidate) = will_do(provider)
+            {
+                best = Some((Best::new(own), provider, candidate));
+            }
         }
     }
     best.map(|(.., candidate)| candidate)
+}
+
+/// All of a set. Where all weigh the same, those with the greatest draw come first, beside which most others need no second
+/// look.
+fn rows<'a>(set: &'a InstanceSet, key: u64) -> Vec<Row<'a>> {
+    let (are_equal, mut first) = (set.are_weights_equal(), 0);
+    let greatest = |lots: &[Lot]| lots.iter().map(|lot| draw(key, lot.address_hash)).fold(0, u32::max);
+    let row = |lots: &'a [Lot]| {
+        first += lots.len();
+        let greatest = if are_equal { greatest(lots) } else { u32::MAX };
+        Row { first: first - lots.len(), lots, greatest }
+    };
+    let mut rows: Vec<_> = set.lots().map(row).collect();
+    if let Some(top) = (0..rows.len()).max_by_key(|number| rows[*number].greatest) {
+        rows.swap(0, top);
+    }
+    rows
 }
 
 /// Whether one does better for a key than the other; of equal ones, the one of the smaller address.

@@ -49,6 +49,10 @@ impl Best {
         Self { score, distance: distance(score.draw) }
     }
 
+    pub(super) fn draw(self) -> u32 {
+        self.score.draw
+    }
+
     /// Whether this one may be better: without a logarithm, of which none is less than this.
     pub(super) fn may_be_beaten_by(&self, score: Score) -> bool {
         let least = (MAX_DRAW - u64::from(score.draw)) >> (31 - FRACTION);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use imbl::ordmap::DiffItem;
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, Vector};
 use semver::Version;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -33,6 +33,8 @@ pub struct InstanceSet {
     held: usize,
     /// The ids of those that are withheld.
     withheld: OrdSet<Arc<str>>,
+    /// By number.
+    lots: Vector<Lot>,
     /// How many providers have each weight.
     weights: OrdMap<u32, usize>,
     /// How often one has been chosen by turns, of all sets that came from one another.
@@ -50,6 +52,13 @@ pub struct Provider {
     pub weight: u32,
     /// The hash of the address, for choosing by a key.
     pub address_hash: u64,
+}
+
+/// What a provider draws its lots by where one is chosen by a key. They stand in a row, for each choice looks at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lot {
+    pub address_hash: u64,
+    pub weight: u32,
 }
 
 /// XXH3 of a key or an address without its two lowest bits: so PHP has it as an integer too, and each half is 31 bits.
@@ -113,6 +122,16 @@ impl InstanceSet {
         self.providers.values()
     }
 
+    /// By number, some at a time.
+    pub fn lots(&self) -> impl Iterator<Item = &[Lot]> {
+        self.lots.leaves()
+    }
+
+    /// Whether all have the same weight.
+    pub fn are_weights_equal(&self) -> bool {
+        self.weights.len() == 1
+    }
+
     /// Those that are withheld, each with its number.
     pub(super) fn withheld(&self) -> impl Iterator<Item = (usize, &Provider)> {
         let numbers = self.withheld.iter().filter_map(|id| self.numbers.get(id));
@@ -155,6 +174,11 @@ impl InstanceSet {
         self.held += usize::from(provider.is_held());
         let known = self.numbers.get(&provider.id).copied();
         let number = known.unwrap_or(self.len());
+        let lot = Lot { address_hash: provider.address_hash, weight: provider.weight };
+        match known {
+            Some(number) => drop(self.lots.set(number, lot)),
+            None => self.lots.push_back(lot),
+        }
         if known.is_none() {
             self.numbers.insert(provider.id.clone(), number);
             self.registered += usize::from(provider.is_registered());
@@ -173,6 +197,11 @@ impl InstanceSet {
             self.registered -= usize::from(removed.is_registered());
             self.held -= usize::from(removed.is_held());
             self.forget_weight(removed.weight);
+        }
+        if let Some(lot) = self.lots.pop_back()
+            && number < self.lots.len()
+        {
+            self.lots.set(number, lot);
         }
         if let Some(last) = self.providers.remove(&self.numbers.len()) {
             self.numbers.insert(last.id.clone(), number);
@@ -243,6 +272,8 @@ mod tests {
             numbered.sort();
             assert!(numbered.into_iter().eq(expected.iter()));
             assert_eq!(set.heaviest(), set.unordered().map(|provider| provider.weight).max().unwrap_or(0));
+            let lots = set.unordered().map(|provider| (provider.address_hash, provider.weight));
+            assert!(lots.eq(set.lots().flatten().map(|lot| (lot.address_hash, lot.weight))));
         }
     }
 }

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use serde_json::Value;
+use rmpv::Value;
+use serde_json::Value as Json;
 
-use crate::harness::{Dialect, Ended, Roster, SOON, ensure, eventually};
-use crate::idl::{CallReport, ReportRequest, TRosterSyncClient};
+use crate::harness::master::Scripted;
+use crate::harness::{Dialect, Ended, Roster, SOON, ensure, eventually, is_skipped_without_root};
+use crate::idl::{self, CallReport, ReportRequest, TRosterSyncClient};
+use crate::register::{Scene, TOKEN};
 
 const SETTINGS: &str = r#"
 [[file]]
@@ -34,9 +39,9 @@ fn told(roster: &Roster, why: &str) -> Vec<String> {
     addresses(&all, why)
 }
 
-fn addresses(all: &Value, why: &str) -> Vec<String> {
+fn addresses(all: &Json, why: &str) -> Vec<String> {
     let instances = all["instances"].as_array().into_iter().flatten();
-    let address = |it: &Value| {
+    let address = |it: &Json| {
         let at = &it["endpoints"][0];
         format!("{}:{}", at["host"].as_str().unwrap_or_default(), at["port"])
     };
@@ -179,4 +184,71 @@ fn a_host_is_drained_for_all_until_it_no_longer_is() {
     becomes(&roster, "drained", &[]);
     assert_eq!(roster.cli(["undrain", "db", "10.0.0.1"]).code, Some(1));
     eventually("PHP chooses all", SOON, || ensure(chosen(&roster).len() == 10, "not yet"));
+}
+
+#[test]
+fn what_another_user_makes_up_ejects_nothing_that_is_reported_to_be_well() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let roster = roster("");
+    for (path, mode) in [(roster.folder(), 0o755), (roster.socket(), 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode");
+    }
+    let lies = |address: &str| {
+        let code = "require 'php/autoload.php'; $roster = Roster\\Client::local($argv[1], shared: ''); \
+            foreach ($roster->instances('db') as $it) { if ($it->address() === $argv[2]) { \
+            for ($n = 0; $n < 100; $n++) { $roster->report($it, ok: false); } } } echo 'done';";
+        let mut php = Command::new("php");
+        php.current_dir(env!("CARGO_MANIFEST_DIR")).uid(65_533).gid(65_533).args(["-r", code]);
+        assert_eq!(Ended::of(php.arg(roster.socket()).arg(address)).text(), "done");
+    };
+    let well = "foreach ($roster->instances('db') as $it) { if ($it->address() === '10.0.0.1:81') { \
+        $roster->report($it, ok: true); } } echo 'done';";
+    assert_eq!(php(&roster, well), "done");
+    lies("10.0.0.1:81");
+    eventually("all is counted", SOON, || ensure(roster.status().counters["reports"] == 101, "not yet"));
+    assert_eq!(told(&roster, "ejected"), [""; 0]);
+    // Of another instance nobody says anything else.
+    lies("10.0.0.1:82");
+    becomes(&roster, "ejected", &["10.0.0.1:82"]);
+}
+
+#[test]
+fn a_master_is_drained_once_its_calls_are_done() {
+    let scene = Scene::new();
+    let join = || Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
+    let mut master = join();
+    let id = scene.has(1)[0].id.clone();
+    let address = scene.roster.socket().to_owned();
+    let call = std::thread::spawn(move || {
+        let mut client = Dialect::ALL[0].unix(&address).expect("the sidecar accepts");
+        client.call(idl::Call::of("mail", "send", "[1]"))
+    });
+    let asked = master.asked("call");
+    let drain = |wait: &str| scene.roster.cli(["drain", "mail", &id, "--for", "10m", "--wait", wait]);
+    let ended = drain("1s");
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    let none = scene.roster.cli(["call", "mail.send", "--json", "[2]"]);
+    assert!(none.code == Some(7) && format!("{none:?}").contains("not drained"), "{none:?}");
+    master.answers(asked.id, [Value::from("done")]);
+    call.join().expect("a call").expect("its result");
+    assert_eq!(drain("20s").code, Some(0));
+    let mut other = join();
+    scene.has(2);
+    let serve = std::thread::spawn(move || {
+        let asked = other.asked("call");
+        other.answers(asked.id, [Value::from("here")]);
+        other
+    });
+    assert!(scene.call("mail", "send", "[]").is_ok());
+    drop(serve.join().expect("a master"));
+    let on = ["call", "mail.send", "--master", &id];
+    let by_id = std::thread::spawn(move || {
+        let asked = master.asked("call");
+        master.answers(asked.id, [Value::from("by its id")]);
+        master
+    });
+    assert_eq!(scene.roster.cli(on).code, Some(0), "who names it still calls it");
+    drop(by_id.join().expect("a master"));
 }
