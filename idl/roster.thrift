@@ -354,6 +354,135 @@ struct InstancesReply {
   4: optional bool isProtected
 }
 
+struct ExplainRequest {
+  /** Without a version. */
+  1: required string serviceName
+  /** Only this one: the address of one of its endpoints (`host:port`), or the id of a master. */
+  2: optional string instance
+  3: optional i64 maxAgeMs
+  /** At most this many. Absent, or 0: as many as a page may hold. */
+  4: optional i32 limit
+  /** The `cursor` of the page before. */
+  5: optional string cursor
+}
+
+/** A node that registers an instance, or is to. */
+struct ExplainedNode {
+  /** The name of the source. */
+  1: required string source
+  /** The format, as `[[services]]` has it. */
+  2: required string decoder
+  /** Absent where the client may not read it, as what follows. */
+  3: optional string path
+  4: optional Stat stat
+  /** Nodes that change what this one registers: configurators, vectors, a leader. */
+  5: optional list<string> rules
+  /** Why it cannot be read. */
+  6: optional string error
+}
+
+/** An instance, and what is done with it. */
+struct ExplainedInstance {
+  1: required Instance instance
+  /** Whether `resolve` chooses among those that it is one of, where nothing more is asked for. */
+  2: required bool served
+  /** Why, or why not, in words; what decides first. */
+  3: required list<string> reasons
+  /** What registers it; of a master none. The first is what is listed, the others stand behind it. */
+  4: required list<ExplainedNode> nodes
+}
+
+struct ExplainReply {
+  /** The newest version first. */
+  1: required list<ExplainedInstance> instances
+  /** Nodes that are to register an instance of the service, and cannot be read; with the first page. */
+  2: required list<ExplainedNode> undecodable
+  /** How many there are more of these. */
+  3: required i32 moreUndecodable
+  /** What sources that supply instances wait for or suffer from. */
+  4: required list<string> sources
+  5: required Freshness freshness
+  /** Where the next page begins; absent on the last page. */
+  6: optional string cursor
+}
+
+/** What happened to an instance, or to what is told of them. A client may not know all. */
+enum HistoryEvent {
+  APPEARED = 1,
+  CHANGED = 2,
+  VANISHED = 3,
+  /** A node is to register an instance, and cannot be read. */
+  UNDECODABLE = 4,
+  /** All that a source holds is known for the first time, and is not told one by one. */
+  READ = 5,
+  /** The sidecar began, */
+  STARTED = 6,
+  /** or was stopped. */
+  STOPPED = 7,
+  /** Entries that are not kept any more, or were not made. */
+  OMITTED = 8,
+  /** No node registers an instance any more, and the guard has it served all the same, */
+  HELD = 9,
+  /** until one does. */
+  RETURNED = 10,
+  /** The callers of an instance reported failures: it is not chosen, */
+  EJECTED = 11,
+  /** until it is again. */
+  ADMITTED = 12,
+  /** An administrator wants an instance to have no calls, */
+  DRAINED = 13,
+  /** or no longer. */
+  UNDRAINED = 14
+}
+
+/** What became of an instance, when, and why. */
+struct HistoryEntry {
+  /** Greater than that of the entry before, also across restarts. */
+  1: required i64 number
+  /** When it was noticed, ms since 1970. */
+  2: required i64 time
+  /** The revision that has it. */
+  3: required i64 revision
+  4: required HistoryEvent event
+  /** Absent: it is of no service alone. */
+  5: optional string serviceName
+  6: optional string version
+  /** The address of its endpoint, or the id of a master, perhaps cut. Absent: it is of no instance alone. */
+  7: optional string instance
+  /** The name of the source. */
+  8: optional string source
+  /** The node that registers it; absent also where the client may not read it. */
+  9: optional string path
+  /** In words. */
+  10: required string why
+  /** How many it stands for. Absent: one. */
+  11: optional i64 count
+}
+
+struct HistoryQuery {
+  /** Absent: of all services that the client may see. */
+  1: optional string serviceName
+  /** Of this instance alone, as its entries have it. */
+  2: optional string instance
+  /** Not before, ms since 1970. */
+  3: optional i64 sinceMs
+  /** Those after the entry of this number: the `cursor` of the page before. */
+  4: optional i64 after
+  /** At most this many. Absent, or 0: as many as a page may hold. */
+  5: optional i32 limit
+}
+
+struct HistoryReply {
+  /** The oldest first. */
+  1: required list<HistoryEntry> entries
+  /** To pass as `after` for the next page, or for what comes later. */
+  2: required i64 cursor
+  /** True: there are more already. A page may be empty and not the last. */
+  3: required bool hasMore
+  /** Why it does not survive a restart just now; absent: it does, or is kept in no file. */
+  4: optional string notWritten
+}
+
 /** What became of one master. */
 struct MasterChange {
   1: required string id
@@ -1176,6 +1305,15 @@ service Roster {
 
   /** What is drained and ejected, of the services that the client may see. */
   WithheldReply withheld(1: WithheldQuery request) throws (5: AccessDenied denied)
+
+  /** What became of instances, when, and why, in pages. */
+  HistoryReply history(1: HistoryQuery request)
+    throws (2: NotReady notReady, 4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /** Why each instance of a service is served or not, in pages; and which nodes that are to register one cannot be read. */
+  ExplainReply explain(1: ExplainRequest request)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
+            5: AccessDenied denied)
 
   /** As `watch`, for masters. */
   MastersWatchReply watchMasters(1: WatchMastersRequest request)

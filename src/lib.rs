@@ -10,7 +10,7 @@
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
 //! | 1 | [`access`], [`format`](mod@format), [`tunnel`], [`net`], [`zookeeper`] |
 //! | 2 | [`store`] |
-//! | 3 | [`resolve`], [`source`], [`register`], [`master`], [`worker`], [`withhold`] |
+//! | 3 | [`resolve`], [`history`], [`source`], [`register`], [`master`], [`worker`], [`withhold`] |
 //! | 4 | [`call`] |
 //! | 5 | [`thrift`], [`admin`] |
 //! | 6 | [`config`] |
@@ -28,6 +28,7 @@ pub mod config;
 #[cfg(test)]
 mod corpora;
 pub mod format;
+pub mod history;
 pub mod metrics;
 pub mod model;
 mod mutant;

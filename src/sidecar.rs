@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access::{Access, Policy, UnknownName};
 use crate::admin::{self, Admin};
 use crate::config::{Config, foreign_folders, raise_limit};
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
 use crate::permissions::Claim;
@@ -127,6 +128,9 @@ impl Sidecar {
         let (tasks, failures) = Tasks::new();
         let withholder =
             Withholder::start(&config.eject, config.state(), &store, &metrics, &tasks.of(Phase::SharedFile))?;
+        let folder = Some(shared_config.state.as_path()).filter(|folder| !folder.as_os_str().is_empty());
+        // Before the sources, so that it knows what was there at the start.
+        let history = History::start(&config.history, folder, &store, &metrics, &tasks)?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
             tracing::info!(%address, "listening");
@@ -167,6 +171,7 @@ impl Sidecar {
             access: access.clone(),
             workers,
             withholder,
+            history,
             metrics: metrics.clone(),
             memory,
         };

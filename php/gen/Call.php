@@ -283,16 +283,16 @@ class Call
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->metadata = array();
-                        $_size155 = 0;
-                        $_ktype156 = 0;
-                        $_vtype157 = 0;
-                        $xfer += $input->readMapBegin($_ktype156, $_vtype157, $_size155);
-                        for ($_i159 = 0; $_i159 < $_size155; ++$_i159) {
-                            $key160 = '';
-                            $val161 = '';
-                            $xfer += $input->readString($key160);
-                            $xfer += $input->readString($val161);
-                            $this->metadata[$key160] = $val161;
+                        $_size204 = 0;
+                        $_ktype205 = 0;
+                        $_vtype206 = 0;
+                        $xfer += $input->readMapBegin($_ktype205, $_vtype206, $_size204);
+                        for ($_i208 = 0; $_i208 < $_size204; ++$_i208) {
+                            $key209 = '';
+                            $val210 = '';
+                            $xfer += $input->readString($key209);
+                            $xfer += $input->readString($val210);
+                            $this->metadata[$key209] = $val210;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -393,9 +393,9 @@ class Call
             }
             $xfer += $output->writeFieldBegin('metadata', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::STRING, count($this->metadata));
-            foreach ($this->metadata as $kiter162 => $viter163) {
-                $xfer += $output->writeString($kiter162);
-                $xfer += $output->writeString($viter163);
+            foreach ($this->metadata as $kiter211 => $viter212) {
+                $xfer += $output->writeString($kiter211);
+                $xfer += $output->writeString($viter212);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

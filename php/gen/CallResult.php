@@ -110,13 +110,13 @@ class CallResult
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size164 = 0;
-                        $_etype167 = 0;
-                        $xfer += $input->readListBegin($_etype167, $_size164);
-                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
-                            $elem169 = null;
-                            $xfer += $input->readString($elem169);
-                            $this->values []= $elem169;
+                        $_size213 = 0;
+                        $_etype216 = 0;
+                        $xfer += $input->readListBegin($_etype216, $_size213);
+                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
+                            $elem218 = null;
+                            $xfer += $input->readString($elem218);
+                            $this->values []= $elem218;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -164,8 +164,8 @@ class CallResult
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter170) {
-                $xfer += $output->writeString($iter170);
+            foreach ($this->values as $iter219) {
+                $xfer += $output->writeString($iter219);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

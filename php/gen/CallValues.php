@@ -88,13 +88,13 @@ class CallValues
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size171 = 0;
-                        $_etype174 = 0;
-                        $xfer += $input->readListBegin($_etype174, $_size171);
-                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
-                            $elem176 = null;
-                            $xfer += $input->readString($elem176);
-                            $this->values []= $elem176;
+                        $_size220 = 0;
+                        $_etype223 = 0;
+                        $xfer += $input->readListBegin($_etype223, $_size220);
+                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
+                            $elem225 = null;
+                            $xfer += $input->readString($elem225);
+                            $this->values []= $elem225;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -129,8 +129,8 @@ class CallValues
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter177) {
-                $xfer += $output->writeString($iter177);
+            foreach ($this->values as $iter226) {
+                $xfer += $output->writeString($iter226);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

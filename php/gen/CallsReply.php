@@ -69,14 +69,14 @@ class CallsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size192 = 0;
-                        $_etype195 = 0;
-                        $xfer += $input->readListBegin($_etype195, $_size192);
-                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
-                            $elem197 = null;
-                            $elem197 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem197->read($input);
-                            $this->outcomes []= $elem197;
+                        $_size241 = 0;
+                        $_etype244 = 0;
+                        $xfer += $input->readListBegin($_etype244, $_size241);
+                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
+                            $elem246 = null;
+                            $elem246 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem246->read($input);
+                            $this->outcomes []= $elem246;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallsReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter198) {
-                $xfer += $iter198->write($output);
+            foreach ($this->outcomes as $iter247) {
+                $xfer += $iter247->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class CallsRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size185 = 0;
-                        $_etype188 = 0;
-                        $xfer += $input->readListBegin($_etype188, $_size185);
-                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
-                            $elem190 = null;
-                            $elem190 = new \Roster\Thrift\Call();
-                            $xfer += $elem190->read($input);
-                            $this->calls []= $elem190;
+                        $_size234 = 0;
+                        $_etype237 = 0;
+                        $xfer += $input->readListBegin($_etype237, $_size234);
+                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
+                            $elem239 = null;
+                            $elem239 = new \Roster\Thrift\Call();
+                            $xfer += $elem239->read($input);
+                            $this->calls []= $elem239;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallsRequest
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter191) {
-                $xfer += $iter191->write($output);
+            foreach ($this->calls as $iter240) {
+                $xfer += $iter240->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

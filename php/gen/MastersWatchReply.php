@@ -98,14 +98,14 @@ class MastersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size104 = 0;
-                        $_etype107 = 0;
-                        $xfer += $input->readListBegin($_etype107, $_size104);
-                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
-                            $elem109 = null;
-                            $elem109 = new \Roster\Thrift\MasterChange();
-                            $xfer += $elem109->read($input);
-                            $this->changes []= $elem109;
+                        $_size153 = 0;
+                        $_etype156 = 0;
+                        $xfer += $input->readListBegin($_etype156, $_size153);
+                        for ($_i157 = 0; $_i157 < $_size153; ++$_i157) {
+                            $elem158 = null;
+                            $elem158 = new \Roster\Thrift\MasterChange();
+                            $xfer += $elem158->read($input);
+                            $this->changes []= $elem158;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class MastersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter110) {
-                $xfer += $iter110->write($output);
+            foreach ($this->changes as $iter159) {
+                $xfer += $iter159->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

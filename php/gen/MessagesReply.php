@@ -114,14 +114,14 @@ class MessagesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->messages = array();
-                        $_size111 = 0;
-                        $_etype114 = 0;
-                        $xfer += $input->readListBegin($_etype114, $_size111);
-                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
-                            $elem116 = null;
-                            $elem116 = new \Roster\Thrift\MasterMessage();
-                            $xfer += $elem116->read($input);
-                            $this->messages []= $elem116;
+                        $_size160 = 0;
+                        $_etype163 = 0;
+                        $xfer += $input->readListBegin($_etype163, $_size160);
+                        for ($_i164 = 0; $_i164 < $_size160; ++$_i164) {
+                            $elem165 = null;
+                            $elem165 = new \Roster\Thrift\MasterMessage();
+                            $xfer += $elem165->read($input);
+                            $this->messages []= $elem165;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -169,8 +169,8 @@ class MessagesReply
             }
             $xfer += $output->writeFieldBegin('messages', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->messages));
-            foreach ($this->messages as $iter117) {
-                $xfer += $iter117->write($output);
+            foreach ($this->messages as $iter166) {
+                $xfer += $iter166->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

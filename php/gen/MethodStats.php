@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size206 = 0;
-                        $_etype209 = 0;
-                        $xfer += $input->readListBegin($_etype209, $_size206);
-                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
-                            $elem211 = null;
-                            $xfer += $input->readI64($elem211);
-                            $this->histogram []= $elem211;
+                        $_size255 = 0;
+                        $_etype258 = 0;
+                        $xfer += $input->readListBegin($_etype258, $_size255);
+                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
+                            $elem260 = null;
+                            $xfer += $input->readI64($elem260);
+                            $this->histogram []= $elem260;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter212) {
-                $xfer += $output->writeI64($iter212);
+            foreach ($this->histogram as $iter261) {
+                $xfer += $output->writeI64($iter261);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

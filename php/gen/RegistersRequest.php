@@ -71,14 +71,14 @@ class RegistersRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size199 = 0;
-                        $_etype202 = 0;
-                        $xfer += $input->readListBegin($_etype202, $_size199);
-                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
-                            $elem204 = null;
-                            $elem204 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem204->read($input);
-                            $this->registers []= $elem204;
+                        $_size248 = 0;
+                        $_etype251 = 0;
+                        $xfer += $input->readListBegin($_etype251, $_size248);
+                        for ($_i252 = 0; $_i252 < $_size248; ++$_i252) {
+                            $elem253 = null;
+                            $elem253 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem253->read($input);
+                            $this->registers []= $elem253;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class RegistersRequest
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter205) {
-                $xfer += $iter205->write($output);
+            foreach ($this->registers as $iter254) {
+                $xfer += $iter254->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

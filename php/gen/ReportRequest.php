@@ -71,14 +71,14 @@ class ReportRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->reports = array();
-                        $_size141 = 0;
-                        $_etype144 = 0;
-                        $xfer += $input->readListBegin($_etype144, $_size141);
-                        for ($_i145 = 0; $_i145 < $_size141; ++$_i145) {
-                            $elem146 = null;
-                            $elem146 = new \Roster\Thrift\CallReport();
-                            $xfer += $elem146->read($input);
-                            $this->reports []= $elem146;
+                        $_size190 = 0;
+                        $_etype193 = 0;
+                        $xfer += $input->readListBegin($_etype193, $_size190);
+                        for ($_i194 = 0; $_i194 < $_size190; ++$_i194) {
+                            $elem195 = null;
+                            $elem195 = new \Roster\Thrift\CallReport();
+                            $xfer += $elem195->read($input);
+                            $this->reports []= $elem195;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class ReportRequest
             }
             $xfer += $output->writeFieldBegin('reports', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->reports));
-            foreach ($this->reports as $iter147) {
-                $xfer += $iter147->write($output);
+            foreach ($this->reports as $iter196) {
+                $xfer += $iter196->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

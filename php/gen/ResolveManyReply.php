@@ -82,14 +82,14 @@ class ResolveManyReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size134 = 0;
-                        $_etype137 = 0;
-                        $xfer += $input->readListBegin($_etype137, $_size134);
-                        for ($_i138 = 0; $_i138 < $_size134; ++$_i138) {
-                            $elem139 = null;
-                            $elem139 = new \Roster\Thrift\ResolveOutcome();
-                            $xfer += $elem139->read($input);
-                            $this->outcomes []= $elem139;
+                        $_size183 = 0;
+                        $_etype186 = 0;
+                        $xfer += $input->readListBegin($_etype186, $_size183);
+                        for ($_i187 = 0; $_i187 < $_size183; ++$_i187) {
+                            $elem188 = null;
+                            $elem188 = new \Roster\Thrift\ResolveOutcome();
+                            $xfer += $elem188->read($input);
+                            $this->outcomes []= $elem188;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class ResolveManyReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter140) {
-                $xfer += $iter140->write($output);
+            foreach ($this->outcomes as $iter189) {
+                $xfer += $iter189->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -83,14 +83,14 @@ class ResolveManyRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->requests = array();
-                        $_size127 = 0;
-                        $_etype130 = 0;
-                        $xfer += $input->readListBegin($_etype130, $_size127);
-                        for ($_i131 = 0; $_i131 < $_size127; ++$_i131) {
-                            $elem132 = null;
-                            $elem132 = new \Roster\Thrift\ResolveRequest();
-                            $xfer += $elem132->read($input);
-                            $this->requests []= $elem132;
+                        $_size176 = 0;
+                        $_etype179 = 0;
+                        $xfer += $input->readListBegin($_etype179, $_size176);
+                        for ($_i180 = 0; $_i180 < $_size176; ++$_i180) {
+                            $elem181 = null;
+                            $elem181 = new \Roster\Thrift\ResolveRequest();
+                            $xfer += $elem181->read($input);
+                            $this->requests []= $elem181;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class ResolveManyRequest
             }
             $xfer += $output->writeFieldBegin('requests', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->requests));
-            foreach ($this->requests as $iter133) {
-                $xfer += $iter133->write($output);
+            foreach ($this->requests as $iter182) {
+                $xfer += $iter182->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

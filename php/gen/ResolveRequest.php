@@ -241,16 +241,16 @@ class ResolveRequest
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->metadata = array();
-                        $_size118 = 0;
-                        $_ktype119 = 0;
-                        $_vtype120 = 0;
-                        $xfer += $input->readMapBegin($_ktype119, $_vtype120, $_size118);
-                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
-                            $key123 = '';
-                            $val124 = '';
-                            $xfer += $input->readString($key123);
-                            $xfer += $input->readString($val124);
-                            $this->metadata[$key123] = $val124;
+                        $_size167 = 0;
+                        $_ktype168 = 0;
+                        $_vtype169 = 0;
+                        $xfer += $input->readMapBegin($_ktype168, $_vtype169, $_size167);
+                        for ($_i171 = 0; $_i171 < $_size167; ++$_i171) {
+                            $key172 = '';
+                            $val173 = '';
+                            $xfer += $input->readString($key172);
+                            $xfer += $input->readString($val173);
+                            $this->metadata[$key172] = $val173;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -339,9 +339,9 @@ class ResolveRequest
             }
             $xfer += $output->writeFieldBegin('metadata', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::STRING, count($this->metadata));
-            foreach ($this->metadata as $kiter125 => $viter126) {
-                $xfer += $output->writeString($kiter125);
-                $xfer += $output->writeString($viter126);
+            foreach ($this->metadata as $kiter174 => $viter175) {
+                $xfer += $output->writeString($kiter174);
+                $xfer += $output->writeString($viter175);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -1151,6 +1151,148 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("withheld failed: unknown result");
     }
 
+    public function history(\Roster\Thrift\HistoryQuery $request)
+    {
+        $this->send_history($request);
+        return $this->recv_history();
+    }
+
+    public function send_history(\Roster\Thrift\HistoryQuery $request)
+    {
+        $args = new \Roster\Thrift\Roster_history_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'history',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('history', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_history()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_history_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_history_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notReady !== null) {
+            throw $result->notReady;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("history failed: unknown result");
+    }
+
+    public function explain(\Roster\Thrift\ExplainRequest $request)
+    {
+        $this->send_explain($request);
+        return $this->recv_explain();
+    }
+
+    public function send_explain(\Roster\Thrift\ExplainRequest $request)
+    {
+        $args = new \Roster\Thrift\Roster_explain_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'explain',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('explain', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_explain()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_explain_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_explain_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->notReady !== null) {
+            throw $result->notReady;
+        }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("explain failed: unknown result");
+    }
+
     public function watchMasters(\Roster\Thrift\WatchMastersRequest $request)
     {
         $this->send_watchMasters($request);

@@ -195,6 +195,28 @@ interface RosterIf
      */
     public function withheld(\Roster\Thrift\WithheldQuery $request);
     /**
+     * What became of instances, when, and why, in pages.
+     * 
+     * @param \Roster\Thrift\HistoryQuery $request
+     * @return \Roster\Thrift\HistoryReply
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function history(\Roster\Thrift\HistoryQuery $request);
+    /**
+     * Why each instance of a service is served or not, in pages; and which nodes that are to register one cannot be read.
+     * 
+     * @param \Roster\Thrift\ExplainRequest $request
+     * @return \Roster\Thrift\ExplainReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function explain(\Roster\Thrift\ExplainRequest $request);
+    /**
      * As `watch`, for masters.
      * 
      * @param \Roster\Thrift\WatchMastersRequest $request

@@ -84,13 +84,13 @@ class SendValuesRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $xfer += $input->readString($elem183);
-                            $this->values []= $elem183;
+                        $_size227 = 0;
+                        $_etype230 = 0;
+                        $xfer += $input->readListBegin($_etype230, $_size227);
+                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
+                            $elem232 = null;
+                            $xfer += $input->readString($elem232);
+                            $this->values []= $elem232;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class SendValuesRequest
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter184) {
-                $xfer += $output->writeString($iter184);
+            foreach ($this->values as $iter233) {
+                $xfer += $output->writeString($iter233);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -286,13 +286,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size220 = 0;
-                        $_etype223 = 0;
-                        $xfer += $input->readListBegin($_etype223, $_size220);
-                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
-                            $elem225 = null;
-                            $xfer += $input->readString($elem225);
-                            $this->roots []= $elem225;
+                        $_size269 = 0;
+                        $_etype272 = 0;
+                        $xfer += $input->readListBegin($_etype272, $_size269);
+                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
+                            $elem274 = null;
+                            $xfer += $input->readString($elem274);
+                            $this->roots []= $elem274;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -358,13 +358,13 @@ class SourceStatus
                 case 14:
                     if ($ftype == TType::LST) {
                         $this->supplies = array();
-                        $_size226 = 0;
-                        $_etype229 = 0;
-                        $xfer += $input->readListBegin($_etype229, $_size226);
-                        for ($_i230 = 0; $_i230 < $_size226; ++$_i230) {
-                            $elem231 = null;
-                            $xfer += $input->readI32($elem231);
-                            $this->supplies []= $elem231;
+                        $_size275 = 0;
+                        $_etype278 = 0;
+                        $xfer += $input->readListBegin($_etype278, $_size275);
+                        for ($_i279 = 0; $_i279 < $_size275; ++$_i279) {
+                            $elem280 = null;
+                            $xfer += $input->readI32($elem280);
+                            $this->supplies []= $elem280;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -411,8 +411,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter232) {
-                $xfer += $output->writeString($iter232);
+            foreach ($this->roots as $iter281) {
+                $xfer += $output->writeString($iter281);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -463,8 +463,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('supplies', TType::LST, 14);
             $output->writeListBegin(TType::I32, count($this->supplies));
-            foreach ($this->supplies as $iter233) {
-                $xfer += $output->writeI32($iter233);
+            foreach ($this->supplies as $iter282) {
+                $xfer += $output->writeI32($iter282);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size213 = 0;
-                        $_etype216 = 0;
-                        $xfer += $input->readListBegin($_etype216, $_size213);
-                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
-                            $elem218 = null;
-                            $elem218 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem218->read($input);
-                            $this->methods []= $elem218;
+                        $_size262 = 0;
+                        $_etype265 = 0;
+                        $xfer += $input->readListBegin($_etype265, $_size262);
+                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
+                            $elem267 = null;
+                            $elem267 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem267->read($input);
+                            $this->methods []= $elem267;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter219) {
-                $xfer += $iter219->write($output);
+            foreach ($this->methods as $iter268) {
+                $xfer += $iter268->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

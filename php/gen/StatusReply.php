@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size283 = 0;
-                        $_etype286 = 0;
-                        $xfer += $input->readListBegin($_etype286, $_size283);
-                        for ($_i287 = 0; $_i287 < $_size283; ++$_i287) {
-                            $elem288 = null;
-                            $elem288 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem288->read($input);
-                            $this->sources []= $elem288;
+                        $_size332 = 0;
+                        $_etype335 = 0;
+                        $xfer += $input->readListBegin($_etype335, $_size332);
+                        for ($_i336 = 0; $_i336 < $_size332; ++$_i336) {
+                            $elem337 = null;
+                            $elem337 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem337->read($input);
+                            $this->sources []= $elem337;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,16 +295,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size289 = 0;
-                        $_ktype290 = 0;
-                        $_vtype291 = 0;
-                        $xfer += $input->readMapBegin($_ktype290, $_vtype291, $_size289);
-                        for ($_i293 = 0; $_i293 < $_size289; ++$_i293) {
-                            $key294 = '';
-                            $val295 = 0;
-                            $xfer += $input->readString($key294);
-                            $xfer += $input->readI64($val295);
-                            $this->counters[$key294] = $val295;
+                        $_size338 = 0;
+                        $_ktype339 = 0;
+                        $_vtype340 = 0;
+                        $xfer += $input->readMapBegin($_ktype339, $_vtype340, $_size338);
+                        for ($_i342 = 0; $_i342 < $_size338; ++$_i342) {
+                            $key343 = '';
+                            $val344 = 0;
+                            $xfer += $input->readString($key343);
+                            $xfer += $input->readI64($val344);
+                            $this->counters[$key343] = $val344;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -314,16 +314,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size296 = 0;
-                        $_ktype297 = 0;
-                        $_vtype298 = 0;
-                        $xfer += $input->readMapBegin($_ktype297, $_vtype298, $_size296);
-                        for ($_i300 = 0; $_i300 < $_size296; ++$_i300) {
-                            $key301 = '';
-                            $val302 = 0;
-                            $xfer += $input->readString($key301);
-                            $xfer += $input->readI64($val302);
-                            $this->limits[$key301] = $val302;
+                        $_size345 = 0;
+                        $_ktype346 = 0;
+                        $_vtype347 = 0;
+                        $xfer += $input->readMapBegin($_ktype346, $_vtype347, $_size345);
+                        for ($_i349 = 0; $_i349 < $_size345; ++$_i349) {
+                            $key350 = '';
+                            $val351 = 0;
+                            $xfer += $input->readString($key350);
+                            $xfer += $input->readI64($val351);
+                            $this->limits[$key350] = $val351;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size303 = 0;
-                        $_etype306 = 0;
-                        $xfer += $input->readListBegin($_etype306, $_size303);
-                        for ($_i307 = 0; $_i307 < $_size303; ++$_i307) {
-                            $elem308 = null;
-                            $xfer += $input->readString($elem308);
-                            $this->portsTaken []= $elem308;
+                        $_size352 = 0;
+                        $_etype355 = 0;
+                        $xfer += $input->readListBegin($_etype355, $_size352);
+                        for ($_i356 = 0; $_i356 < $_size352; ++$_i356) {
+                            $elem357 = null;
+                            $xfer += $input->readString($elem357);
+                            $this->portsTaken []= $elem357;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size309 = 0;
-                        $_etype312 = 0;
-                        $xfer += $input->readSetBegin($_etype312, $_size309);
-                        for ($_i313 = 0; $_i313 < $_size309; ++$_i313) {
-                            $elem314 = null;
-                            $xfer += $input->readString($elem314);
-                            $this->capabilities[$elem314] = true;
+                        $_size358 = 0;
+                        $_etype361 = 0;
+                        $xfer += $input->readSetBegin($_etype361, $_size358);
+                        for ($_i362 = 0; $_i362 < $_size358; ++$_i362) {
+                            $elem363 = null;
+                            $xfer += $input->readString($elem363);
+                            $this->capabilities[$elem363] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size315 = 0;
-                        $_ktype316 = 0;
-                        $_vtype317 = 0;
-                        $xfer += $input->readMapBegin($_ktype316, $_vtype317, $_size315);
-                        for ($_i319 = 0; $_i319 < $_size315; ++$_i319) {
-                            $key320 = 0;
-                            $val321 = 0;
-                            $xfer += $input->readI32($key320);
-                            $xfer += $input->readI32($val321);
-                            $this->workers[$key320] = $val321;
+                        $_size364 = 0;
+                        $_ktype365 = 0;
+                        $_vtype366 = 0;
+                        $xfer += $input->readMapBegin($_ktype365, $_vtype366, $_size364);
+                        for ($_i368 = 0; $_i368 < $_size364; ++$_i368) {
+                            $key369 = 0;
+                            $val370 = 0;
+                            $xfer += $input->readI32($key369);
+                            $xfer += $input->readI32($val370);
+                            $this->workers[$key369] = $val370;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter322) {
-                $xfer += $iter322->write($output);
+            foreach ($this->sources as $iter371) {
+                $xfer += $iter371->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter323 => $viter324) {
-                $xfer += $output->writeString($kiter323);
-                $xfer += $output->writeI64($viter324);
+            foreach ($this->counters as $kiter372 => $viter373) {
+                $xfer += $output->writeString($kiter372);
+                $xfer += $output->writeI64($viter373);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter325 => $viter326) {
-                $xfer += $output->writeString($kiter325);
-                $xfer += $output->writeI64($viter326);
+            foreach ($this->limits as $kiter374 => $viter375) {
+                $xfer += $output->writeString($kiter374);
+                $xfer += $output->writeI64($viter375);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter327) {
-                $xfer += $output->writeString($iter327);
+            foreach ($this->portsTaken as $iter376) {
+                $xfer += $output->writeString($iter376);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter328 => $iter329) {
-                $xfer += $output->writeString($iter328);
+            foreach ($this->capabilities as $iter377 => $iter378) {
+                $xfer += $output->writeString($iter377);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter330 => $viter331) {
-                $xfer += $output->writeI32($kiter330);
-                $xfer += $output->writeI32($viter331);
+            foreach ($this->workers as $kiter379 => $viter380) {
+                $xfer += $output->writeI32($kiter379);
+                $xfer += $output->writeI32($viter380);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -85,14 +85,14 @@ class WithheldReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->withheld = array();
-                        $_size148 = 0;
-                        $_etype151 = 0;
-                        $xfer += $input->readListBegin($_etype151, $_size148);
-                        for ($_i152 = 0; $_i152 < $_size148; ++$_i152) {
-                            $elem153 = null;
-                            $elem153 = new \Roster\Thrift\WithheldTarget();
-                            $xfer += $elem153->read($input);
-                            $this->withheld []= $elem153;
+                        $_size197 = 0;
+                        $_etype200 = 0;
+                        $xfer += $input->readListBegin($_etype200, $_size197);
+                        for ($_i201 = 0; $_i201 < $_size197; ++$_i201) {
+                            $elem202 = null;
+                            $elem202 = new \Roster\Thrift\WithheldTarget();
+                            $xfer += $elem202->read($input);
+                            $this->withheld []= $elem202;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WithheldReply
             }
             $xfer += $output->writeFieldBegin('withheld', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->withheld));
-            foreach ($this->withheld as $iter154) {
-                $xfer += $iter154->write($output);
+            foreach ($this->withheld as $iter203) {
+                $xfer += $iter203->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -307,13 +307,13 @@ class Worker
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->retiring = array();
-                        $_size234 = 0;
-                        $_etype237 = 0;
-                        $xfer += $input->readListBegin($_etype237, $_size234);
-                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
-                            $elem239 = null;
-                            $xfer += $input->readI32($elem239);
-                            $this->retiring []= $elem239;
+                        $_size283 = 0;
+                        $_etype286 = 0;
+                        $xfer += $input->readListBegin($_etype286, $_size283);
+                        for ($_i287 = 0; $_i287 < $_size283; ++$_i287) {
+                            $elem288 = null;
+                            $xfer += $input->readI32($elem288);
+                            $this->retiring []= $elem288;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -415,8 +415,8 @@ class Worker
             }
             $xfer += $output->writeFieldBegin('retiring', TType::LST, 9);
             $output->writeListBegin(TType::I32, count($this->retiring));
-            foreach ($this->retiring as $iter240) {
-                $xfer += $output->writeI32($iter240);
+            foreach ($this->retiring as $iter289) {
+                $xfer += $output->writeI32($iter289);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -71,14 +71,14 @@ class WorkerCommandReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->answers = array();
-                        $_size276 = 0;
-                        $_etype279 = 0;
-                        $xfer += $input->readListBegin($_etype279, $_size276);
-                        for ($_i280 = 0; $_i280 < $_size276; ++$_i280) {
-                            $elem281 = null;
-                            $elem281 = new \Roster\Thrift\WorkerAnswer();
-                            $xfer += $elem281->read($input);
-                            $this->answers []= $elem281;
+                        $_size325 = 0;
+                        $_etype328 = 0;
+                        $xfer += $input->readListBegin($_etype328, $_size325);
+                        for ($_i329 = 0; $_i329 < $_size325; ++$_i329) {
+                            $elem330 = null;
+                            $elem330 = new \Roster\Thrift\WorkerAnswer();
+                            $xfer += $elem330->read($input);
+                            $this->answers []= $elem330;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class WorkerCommandReply
             }
             $xfer += $output->writeFieldBegin('answers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->answers));
-            foreach ($this->answers as $iter282) {
-                $xfer += $iter282->write($output);
+            foreach ($this->answers as $iter331) {
+                $xfer += $iter331->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

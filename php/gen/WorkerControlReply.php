@@ -113,14 +113,14 @@ class WorkerControlReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size262 = 0;
-                        $_etype265 = 0;
-                        $xfer += $input->readListBegin($_etype265, $_size262);
-                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
-                            $elem267 = null;
-                            $elem267 = new \Roster\Thrift\WorkerOutcome();
-                            $xfer += $elem267->read($input);
-                            $this->outcomes []= $elem267;
+                        $_size311 = 0;
+                        $_etype314 = 0;
+                        $xfer += $input->readListBegin($_etype314, $_size311);
+                        for ($_i315 = 0; $_i315 < $_size311; ++$_i315) {
+                            $elem316 = null;
+                            $elem316 = new \Roster\Thrift\WorkerOutcome();
+                            $xfer += $elem316->read($input);
+                            $this->outcomes []= $elem316;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -168,8 +168,8 @@ class WorkerControlReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter268) {
-                $xfer += $iter268->write($output);
+            foreach ($this->outcomes as $iter317) {
+                $xfer += $iter317->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -97,14 +97,14 @@ class WorkerOutputReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->lines = array();
-                        $_size269 = 0;
-                        $_etype272 = 0;
-                        $xfer += $input->readListBegin($_etype272, $_size269);
-                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
-                            $elem274 = null;
-                            $elem274 = new \Roster\Thrift\WorkerLine();
-                            $xfer += $elem274->read($input);
-                            $this->lines []= $elem274;
+                        $_size318 = 0;
+                        $_etype321 = 0;
+                        $xfer += $input->readListBegin($_etype321, $_size318);
+                        for ($_i322 = 0; $_i322 < $_size318; ++$_i322) {
+                            $elem323 = null;
+                            $elem323 = new \Roster\Thrift\WorkerLine();
+                            $xfer += $elem323->read($input);
+                            $this->lines []= $elem323;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class WorkerOutputReply
             }
             $xfer += $output->writeFieldBegin('lines', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->lines));
-            foreach ($this->lines as $iter275) {
-                $xfer += $iter275->write($output);
+            foreach ($this->lines as $iter324) {
+                $xfer += $iter324->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

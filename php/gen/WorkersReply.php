@@ -85,14 +85,14 @@ class WorkersReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->workers = array();
-                        $_size255 = 0;
-                        $_etype258 = 0;
-                        $xfer += $input->readListBegin($_etype258, $_size255);
-                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
-                            $elem260 = null;
-                            $elem260 = new \Roster\Thrift\Worker();
-                            $xfer += $elem260->read($input);
-                            $this->workers []= $elem260;
+                        $_size304 = 0;
+                        $_etype307 = 0;
+                        $xfer += $input->readListBegin($_etype307, $_size304);
+                        for ($_i308 = 0; $_i308 < $_size304; ++$_i308) {
+                            $elem309 = null;
+                            $elem309 = new \Roster\Thrift\Worker();
+                            $xfer += $elem309->read($input);
+                            $this->workers []= $elem309;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkersReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->workers));
-            foreach ($this->workers as $iter261) {
-                $xfer += $iter261->write($output);
+            foreach ($this->workers as $iter310) {
+                $xfer += $iter310->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

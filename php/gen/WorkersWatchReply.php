@@ -117,14 +117,14 @@ class WorkersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size241 = 0;
-                        $_etype244 = 0;
-                        $xfer += $input->readListBegin($_etype244, $_size241);
-                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
-                            $elem246 = null;
-                            $elem246 = new \Roster\Thrift\Worker();
-                            $xfer += $elem246->read($input);
-                            $this->changes []= $elem246;
+                        $_size290 = 0;
+                        $_etype293 = 0;
+                        $xfer += $input->readListBegin($_etype293, $_size290);
+                        for ($_i294 = 0; $_i294 < $_size290; ++$_i294) {
+                            $elem295 = null;
+                            $elem295 = new \Roster\Thrift\Worker();
+                            $xfer += $elem295->read($input);
+                            $this->changes []= $elem295;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -134,13 +134,13 @@ class WorkersWatchReply
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->removed = array();
-                        $_size247 = 0;
-                        $_etype250 = 0;
-                        $xfer += $input->readListBegin($_etype250, $_size247);
-                        for ($_i251 = 0; $_i251 < $_size247; ++$_i251) {
-                            $elem252 = null;
-                            $xfer += $input->readString($elem252);
-                            $this->removed []= $elem252;
+                        $_size296 = 0;
+                        $_etype299 = 0;
+                        $xfer += $input->readListBegin($_etype299, $_size296);
+                        for ($_i300 = 0; $_i300 < $_size296; ++$_i300) {
+                            $elem301 = null;
+                            $xfer += $input->readString($elem301);
+                            $this->removed []= $elem301;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -181,8 +181,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter253) {
-                $xfer += $iter253->write($output);
+            foreach ($this->changes as $iter302) {
+                $xfer += $iter302->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -193,8 +193,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('removed', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->removed));
-            foreach ($this->removed as $iter254) {
-                $xfer += $output->writeString($iter254);
+            foreach ($this->removed as $iter303) {
+                $xfer += $output->writeString($iter303);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

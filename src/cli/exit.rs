@@ -236,6 +236,8 @@ mod tests {
             "serve",
             "explain",
             "explain access",
+            "history",
+            "diff",
             "export",
             "shared",
             "shared check",

@@ -6,12 +6,14 @@ mod completions;
 mod config;
 mod connection;
 mod demo;
+mod diff;
 mod drain;
 pub(crate) mod exit;
 mod explain;
 mod export;
 mod file;
 mod get;
+mod history;
 mod json;
 mod known;
 mod log;
@@ -77,6 +79,10 @@ enum Command {
     #[command(after_help = exit::HELP)]
     Explain(explain::Explain),
     #[command(after_help = exit::HELP)]
+    History(history::History),
+    #[command(after_help = exit::HELP)]
+    Diff(diff::Diff),
+    #[command(after_help = exit::HELP)]
     Export(export::Export),
     #[command(after_help = exit::HELP)]
     Shared(shared::Shared),
@@ -119,6 +125,8 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),
             Command::Explain(explain) => explain.run(),
+            Command::History(history) => history.run(),
+            Command::Diff(diff) => diff.run(),
             Command::Export(export) => export.run(),
             Command::Shared(shared) => shared.run(),
             Command::Config(config) => config.run(),

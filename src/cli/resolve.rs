@@ -142,7 +142,7 @@ fn document(instance: &Instance) -> Value {
 }
 
 /// The id of a master, or the address of the endpoint of the service itself.
-fn address(instance: &Instance) -> String {
+pub(crate) fn address(instance: &Instance) -> String {
     let endpoint = instance.endpoints.iter().find(|it| it.name.is_empty()).or(instance.endpoints.first());
     match (&instance.master_id, endpoint) {
         (Some(id), _) => id.clone(),
@@ -151,7 +151,7 @@ fn address(instance: &Instance) -> String {
     }
 }
 
-fn shown(instance: &Instance) -> String {
+pub(crate) fn shown(instance: &Instance) -> String {
     text::preview(address(instance).as_bytes())
 }
 

@@ -49,6 +49,7 @@ impl Config {
             table["shared"][name] = exact(size).into();
         }
         table["store"]["max_instance_bytes"] = exact(self.store.max_instance_bytes).into();
+        table["history"]["max_size"] = exact(self.history.max_size).into();
         for (number, ensemble) in self.zookeeper.iter().enumerate() {
             let sizes = [
                 ("max_bytes", ensemble.max_bytes),

@@ -51,12 +51,12 @@ fn a_character_that_only_looks_like_one_of_toml_is_named() {
 
 #[test]
 fn what_stands_in_the_wrong_table_or_is_of_another_kind_is_told_with_what_to_write() {
-    let text = "connect = 'zk1'\nhistory = 1\n[thrift]\nmode = 660\nroots = []\n[[zookeeper]]\nconnect = ['zk1:1', 'zk2:1']\nlisten = ''\n";
+    let text = "connect = 'zk1'\nstop_timeout = '1s'\n[thrift]\nmode = 660\nroots = []\n[[zookeeper]]\nconnect = ['zk1:1', 'zk2:1']\nlisten = ''\n";
     assert_eq!(
         diagnostics(text, &[], &[]),
         "\
 roster.toml:1: connect: this version of Roster has no such key; it belongs under `[[zookeeper]]` or `[[upstream]]`
-roster.toml:2: history: this version of Roster has no such key; it belongs under `[store]`
+roster.toml:2: stop_timeout: this version of Roster has no such key; it belongs under `[[worker]]` or `[sidecar]`
 roster.toml:4: thrift.mode: expected a string, found 660; write octal digits in quotes: \"0660\"
 roster.toml:5: thrift.roots: this version of Roster has no such key; it belongs under `[[zookeeper]]`
 roster.toml:7: zookeeper.0.connect: expected a string, found a list; write \"zk1:1,zk2:1\"

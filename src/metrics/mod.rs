@@ -141,6 +141,8 @@ metrics! {
     shared_writes: Counter,
     /// Times that the shared file, or its copy, could not be written.
     shared_failures: Counter,
+    /// Times the history could not be written to its file.
+    history_failures: Counter,
     ;
     /// What calls came to, by service and method.
     methods: Methods;

@@ -1,7 +1,7 @@
 //! Instances: the places where a service can be had.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::net::Ipv6Addr;
 use std::ops::Not;
 use std::sync::Arc;
@@ -336,6 +336,16 @@ impl Record {
             Record::Node(path) => path.as_str().len(),
             Record::Master(id) => id.len(),
         }
+    }
+}
+
+impl Display for Probe {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Answering => "its address takes connections",
+            Self::Silent => "its address neither takes nor refuses connections",
+            Self::Untried | Self::Unknown => "its address was not tried",
+        })
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,
     cut_to_bounds, lenient_version, split_name,
 };
-pub use self::words::{counted, shortened};
+pub use self::words::{counted, shortened, utc};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since
 /// 1970), so that it does not go back when the process starts again.

@@ -1,5 +1,6 @@
 //! From a service's name to one live instance: a master that is called through its connection, or endpoints.
 
+mod explain;
 mod pick;
 mod rendezvous;
 mod requirement;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use semver::Version;
 
+pub use self::explain::{Explanation, explain, newest_callable};
 use self::pick::{Callable, Candidate, has_endpoints, pick};
 pub use self::requirement::{NoRequirement, Requirement};
 use crate::model::{Instance, shortened};

@@ -13,9 +13,9 @@ use imbl::ordmap::DiffItem;
 use semver::Version;
 
 pub use self::ledger::InstanceLimits;
-pub(super) use self::registrations::Nodes;
 use self::registrations::Registrations;
-use super::instances::{Instances, Provider};
+pub(super) use self::registrations::{Nodes, rules_of};
+use super::instances::{InstanceSet, Instances, Provider};
 use super::retired::Retired;
 use super::{Withhold, Withholdings};
 use crate::model::{
@@ -47,6 +47,15 @@ pub struct MasterEntry {
     /// At least one. The last is the master's own connection, if it has one here, or else the one that last reported
     /// something new; those that are expected come first.
     routes: Vec<Route>,
+}
+
+/// What became of what has a service in one version: as it was, as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct ProviderChange {
+    pub(crate) service: Arc<str>,
+    pub(crate) version: Version,
+    pub(crate) old: Option<Provider>,
+    pub(crate) new: Option<Provider>,
 }
 
 /// A route to a master.
@@ -248,6 +257,31 @@ impl Directory {
         self.services.diff(&newer.services).map(|change| match change {
             DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => &**name,
         })
+    }
+
+    /// What became of each provider that is another, or not there, in `newer`. It costs by what changed.
+    pub(crate) fn changed_providers(&self, newer: &Directory) -> Vec<ProviderChange> {
+        let (none, empty) = (Instances::new(), InstanceSet::default());
+        let mut changes = Vec::new();
+        for service in self.changed_services(newer) {
+            let of = |directory: &'_ Self| directory.services.get_key_value(service).map(|(name, _)| name.clone());
+            let Some(service) = of(newer).or_else(|| of(self)) else { continue };
+            let [old, new] = [self, newer].map(|directory| directory.services.get(&service).unwrap_or(&none));
+            for change in old.diff(new) {
+                let (version, old, new) = match change {
+                    DiffItem::Add(version, new) => (version, &empty, new),
+                    DiffItem::Update { old: (version, old), new: (_, new) } => (version, old, new),
+                    DiffItem::Remove(version, old) => (version, old, &empty),
+                };
+                changes.extend(old.changed(new).map(|(old, new)| ProviderChange {
+                    service: service.clone(),
+                    version: version.clone(),
+                    old: old.cloned(),
+                    new: new.cloned(),
+                }));
+            }
+        }
+        changes
     }
 
     /// What became of each master that is another, or not there, in `newer`: as it was, as it is.

@@ -1,5 +1,6 @@
 //! Instances of one service.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -115,6 +116,20 @@ impl InstanceSet {
             }
             DiffItem::Remove(number, _) => (*number, None),
         })
+    }
+
+    /// What became of each provider that is another, or not there, in `newer`: as it was, as it is. What only has another
+    /// number is not told.
+    pub(super) fn changed<'a>(
+        &'a self,
+        newer: &'a InstanceSet,
+    ) -> impl Iterator<Item = (Option<&'a Provider>, Option<&'a Provider>)> {
+        let ids = self.providers.diff(&newer.providers).flat_map(|change| match change {
+            DiffItem::Add(_, it) | DiffItem::Remove(_, it) => [Some(&it.id), None],
+            DiffItem::Update { old: (_, old), new: (_, new) } => [Some(&old.id), Some(&new.id)],
+        });
+        let ids: BTreeSet<&Arc<str>> = ids.flatten().collect();
+        ids.into_iter().map(|id| (self.of(id), newer.of(id))).filter(|(old, new)| old != new)
     }
 
     /// All, in no order, in less time.

@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 pub use self::batch::{Batch, Proof};
-pub(crate) use self::directory::ReportedBy;
 pub use self::directory::{Directory, InstanceLimits, MasterEntry};
+pub(crate) use self::directory::{ProviderChange, ReportedBy};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
 pub use self::identity::Identity;
 pub use self::instances::{InstanceSet, Instances, Lot, Provider, count_of_held, key_hash};
@@ -160,7 +160,7 @@ impl Store {
     }
 
     /// The same for each revision, also one of which watchers do not hear.
-    fn subscribe_to_revisions(&self) -> Subscription<'_> {
+    pub(crate) fn subscribe_to_revisions(&self) -> Subscription<'_> {
         self.subscriptions.add(vec![Topic::Revisions])
     }
 

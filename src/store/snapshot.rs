@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
-use super::directory::{Directory, MasterEntry, Nodes, ReportedBy};
+use super::directory::{Directory, MasterEntry, Nodes, ReportedBy, rules_of};
 use super::instances::NODE_MARK;
 use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
 use super::{Batch, Feed, Withhold};
-use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision};
+use crate::format::{Config, Located, Undecodable};
+use crate::model::{Change, ChangeKind, Format, Freshness, Node, NodePath, Origin, Revision};
 
 /// Everything known at one revision.
 ///
@@ -41,6 +43,8 @@ pub struct FeedProgress {
     pub skipped_nodes: u64,
     /// Whether masters are still given time to come back, whose absence is no answer until then.
     pub settling: bool,
+    /// The last revision that the source changed with a generation, rather than with what was told of single things.
+    pub generation: Revision,
 }
 
 /// What `apply` did.
@@ -115,6 +119,46 @@ impl Snapshot {
 
     pub fn node(&self, path: &NodePath) -> Option<&Arc<Node>> {
         self.nodes.get(path)
+    }
+
+    /// What became of each node that is another, or not there, in `newer`: as it was, as it is.
+    pub(crate) fn changed_nodes<'a>(
+        &'a self,
+        newer: &'a Snapshot,
+    ) -> impl Iterator<Item = (&'a NodePath, Option<&'a Node>, Option<&'a Node>)> {
+        self.nodes.diff(&newer.nodes).map(|change| match change {
+            DiffItem::Add(path, new) => (path, None, Some(&**new)),
+            DiffItem::Update { old: (path, old), new: (_, new) } => (path, Some(&**old), Some(&**new)),
+            DiffItem::Remove(path, old) => (path, Some(&**old), None),
+        })
+    }
+
+    /// The source of a node that is to register something, how, and what it is about.
+    pub(crate) fn registrar(&self, path: &NodePath) -> Option<(&Feed, &Config, Located)> {
+        self.feeds.iter().find_map(|feed| {
+            let config = feed.services().iter().find(|config| path.is_under(&config.root))?;
+            Some((feed.as_ref(), config, config.locate(path)?))
+        })
+    }
+
+    /// Nodes that are to register an instance of a service, or to change some, and cannot be read; with their source and
+    /// format.
+    pub(crate) fn undecodable_of<'a>(
+        &'a self,
+        service: &'a str,
+    ) -> impl Iterator<Item = (&'a Feed, Format, &'a NodePath, &'a Undecodable)> {
+        let roots = self.feeds.iter().flat_map(|feed| feed.services()).map(|config| &config.root);
+        let all = roots.flat_map(|root| self.directory.undecodable(root).map(move |(path, why)| (root, path, why)));
+        all.filter_map(move |(root, path, why)| {
+            let (feed, config, located) = self.registrar(path)?;
+            let is_it = config.root == *root && located.service == service;
+            is_it.then_some((feed, config.format, path, why))
+        })
+    }
+
+    /// The nodes that change what this one registers.
+    pub(crate) fn rules_of(&self, path: &NodePath) -> Vec<NodePath> {
+        self.registrar(path).map(|(_, config, _)| rules_of(config, &self.nodes, path)).unwrap_or_default()
     }
 
     /// What lies at `from` and after it, as long as it is at or below `root`; parents before their children.
@@ -325,6 +369,9 @@ impl Snapshot {
         let changed = next.silent || told || next.progress != self.progress[feed];
         if changed {
             self.revision += 1;
+            if batch.whole {
+                next.progress.generation = self.revision;
+            }
             self.progress =
                 self.progress.iter().enumerate().map(|(i, f)| if i == feed { next.progress } else { *f }).collect();
             self.node_journal.remember(self.revision, &next.nodes);

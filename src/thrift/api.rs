@@ -17,6 +17,7 @@ use super::methods::METHODS;
 use super::{Config, Peer, ZkData};
 use crate::access::{Denied, Grant};
 use crate::call::{Caller, OVERLOADED};
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
 use crate::store::{Feed, FeedProgress, Snapshot, Store, no_node};
@@ -49,6 +50,7 @@ pub(super) struct Api {
     pub(super) metrics: Arc<Metrics>,
     pub(super) workers: Arc<Workers>,
     pub(super) withholder: Arc<Withholder>,
+    pub(super) history: Arc<History>,
     zk_data: NodePath,
     started: Instant,
 }
@@ -110,6 +112,7 @@ impl Api {
             config: config.clone(),
             metrics,
             workers: Arc::default(),
+            history: Arc::default(),
             zk_data: zk_data.path.clone(),
             started: Instant::now(),
         }

@@ -3,6 +3,7 @@
 use super::idl;
 use super::masters::seen_services;
 use crate::access::Grant;
+use crate::history::Entry;
 use crate::model::{
     ChangeKind, Endpoint, Freshness, Held, Instance, InstanceState, Node, NodePath, Origin, Probe, Record, Stat,
     Supply, Withholding, json, view,
@@ -290,6 +291,30 @@ pub(super) fn instance_size(instance: &idl::Instance) -> usize {
         + instance.provenance.iter().map(of_provenance).sum::<usize>()
         + [&instance.ejected, &instance.drained].into_iter().flatten().map(|it| it.reason.len() + 32).sum::<usize>()
         + 128
+}
+
+/// An entry of the history, with the path if `grant` reads it.
+pub(super) fn entry(entry: &Entry, grant: &Grant) -> idl::HistoryEntry {
+    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    idl::HistoryEntry {
+        number: entry.number as i64,
+        time: entry.time,
+        revision: entry.revision as i64,
+        event: entry.event.into(),
+        service_name: some(&entry.service),
+        version: some(&entry.version),
+        instance: some(&entry.instance),
+        source: some(&entry.source),
+        path: entry.path.as_ref().filter(|path| grant.reads(path)).map(NodePath::to_string),
+        why: entry.why.clone(),
+        count: Some(entry.count as i64).filter(|count| *count > 0),
+    }
+}
+
+/// About how many bytes an entry takes in a reply.
+pub(super) fn entry_size(entry: &idl::HistoryEntry) -> usize {
+    let texts = [&entry.service_name, &entry.version, &entry.instance, &entry.source, &entry.path];
+    texts.into_iter().flatten().map(String::len).sum::<usize>() + entry.why.len() + 128
 }
 
 pub(super) fn source(feed: &Feed, progress: FeedProgress, now_ms: i64, grant: &Grant) -> idl::SourceStatus {

@@ -195,7 +195,7 @@ fn place(filter: &ServiceQuery) -> thrift::Result<(bool, Option<&str>)> {
 }
 
 /// After which version and master a page of instances begins.
-fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
+pub(super) fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
     let place = cursor.split_once(' ').and_then(|(version, id)| Some((Version::parse(version).ok()?, id)));
     place.ok_or_else(|| invalid("cursor", "no page of instances ended so"))
 }
@@ -241,7 +241,7 @@ fn has_metadata(service: &Service, filter: &ServiceQuery) -> bool {
     filter.metadata.as_ref().is_none_or(|wanted| service.has_metadata(wanted))
 }
 
-fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness) -> thrift::Error {
+pub(super) fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness) -> thrift::Error {
     NotFound { kind, name: name.to_owned(), message, freshness: freshness.into() }.into()
 }
 

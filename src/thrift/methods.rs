@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 37] = [
+pub(super) static METHODS: [Method; 39] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -64,6 +64,18 @@ pub(super) static METHODS: [Method; 37] = [
     Method::new("drain", |it| it.wait(|api, peer, request| api.to_drain(peer, request).map(Wait::Drain))),
     Method::new("undrain", |it| it.wait(|api, peer, request| api.to_undrain(peer, request).map(Wait::Drain))),
     Method::new("withheld", |it| it.reply(|api, peer, query| api.withheld(peer, &query))),
+    Method::new("history", |it| {
+        it.reply_or_wait(|api, peer, query| {
+            let reply = api.history(peer, &query).now_or_never();
+            reply.map_or_else(|| Ok(Step::Waits(Wait::History(query).into())), |reply| reply.map(Step::Done))
+        })
+    }),
+    Method::new("explain", |it| {
+        it.reply_or_wait(|api, peer, request| {
+            let reply = api.explain(peer, &request).now_or_never();
+            reply.map_or_else(|| Ok(Step::Waits(Wait::Explain(request).into())), |reply| reply.map(Step::Done))
+        })
+    }),
     Method::new("watchMasters", |it| {
         it.wait(|api, peer, request| api.watch_masters(peer, &request).map(Wait::WatchMasters))
     }),

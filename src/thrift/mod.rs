@@ -14,9 +14,11 @@ mod connection;
 mod convert;
 mod dialect;
 mod dispatch;
+mod explain;
 mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod history;
 mod masters;
 mod memory;
 mod messages;
@@ -53,6 +55,7 @@ pub use self::config::{Config, ZkData};
 use self::run_queue::RunQueue;
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::net::{self, Accepted, Address, BindError, Listener, TakenPorts};
 use crate::share::Pool;
@@ -80,6 +83,7 @@ pub struct Rooms {
     pub access: Arc<Access>,
     pub workers: Arc<Workers>,
     pub withholder: Arc<Withholder>,
+    pub history: Arc<History>,
     pub metrics: Arc<Metrics>,
     pub memory: Arc<Pool>,
 }
@@ -133,10 +137,10 @@ impl Endpoint {
     /// Starts the threads that answer.
     pub fn start(self, zk_data: &ZkData, rooms: Rooms, tasks: &Tasks) -> io::Result<()> {
         let Self { config, listeners, taken } = self;
-        let Rooms { store, access, workers, withholder, metrics, memory } = rooms;
+        let Rooms { store, access, workers, withholder, history, metrics, memory } = rooms;
         let accounts = Accounts::with_memory(&config, memory);
         let mut api = Api::new(&config, zk_data, store, accounts.clone(), metrics.clone());
-        (api.workers, api.withholder) = (workers, withholder);
+        (api.workers, api.withholder, api.history) = (workers, withholder, history);
         let shared = Arc::new(Shared {
             api,
             access,

@@ -7,10 +7,11 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::api::{Api, Children, NAME_OVERHEAD, Subtree, overloaded};
 use super::dispatch::ReplyTo;
 use super::idl::{
-    Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, DrainReply, MastersReply, MastersWatchReply,
-    MessagesReply, Overloaded, ResolveManyReply, ResolveManyRequest, SendValuesRequest, SentValuesReply, Service,
-    ServiceQuery, ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer, WorkerCommandReply,
-    WorkerControlReply, WorkersQuery, WorkersReply, WorkersWatchReply,
+    Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, DrainReply, ExplainReply, ExplainRequest,
+    HistoryQuery, HistoryReply, MastersReply, MastersWatchReply, MessagesReply, Overloaded, ResolveManyReply,
+    ResolveManyRequest, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
+    WatchReply, Worker, WorkerAnswer, WorkerCommandReply, WorkerControlReply, WorkersQuery, WorkersReply,
+    WorkersWatchReply,
 };
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
@@ -19,7 +20,7 @@ use super::withholding::Draining;
 use super::worker_commands::WorkersCommand;
 use super::workers::Control;
 use super::workers_added::{Addition, Removal};
-use super::{Peer, convert, request};
+use super::{Peer, convert, explain, request};
 use crate::call::{OVERLOADED, Request, Unreadable, size};
 use crate::model::Command;
 use crate::task::Stop;
@@ -41,6 +42,10 @@ pub(super) enum Wait {
     Services(ServiceQuery),
     /// Until each is resolved.
     ResolveMany(ResolveManyRequest),
+    /// Until entries are found that the client may know of.
+    History(HistoryQuery),
+    /// Until all instances and nodes are looked at.
+    Explain(ExplainRequest),
     Watch(Watch),
     WatchMasters(Patience),
     WatchMessages(MessageWatch),
@@ -78,6 +83,8 @@ pub(super) enum Awaited {
     Masters(thrift::Result<MastersReply>),
     Services(thrift::Result<ServicesReply>),
     ResolveMany(thrift::Result<ResolveManyReply>),
+    History(thrift::Result<HistoryReply>),
+    Explain(thrift::Result<ExplainReply>),
     Watch(thrift::Result<WatchReply>),
     WatchMasters(thrift::Result<MastersWatchReply>),
     WatchMessages(thrift::Result<MessagesReply>),
@@ -118,6 +125,8 @@ impl Wait {
             Wait::Masters(_) => Awaited::Masters(Err(why)),
             Wait::Services(_) => Awaited::Services(Err(why)),
             Wait::ResolveMany(_) => Awaited::ResolveMany(Err(why)),
+            Wait::History(_) => Awaited::History(Err(why)),
+            Wait::Explain(_) => Awaited::Explain(Err(why)),
             Wait::Watch(_) => Awaited::Watch(Err(why)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(why)),
             Wait::WatchMessages(_) => Awaited::WatchMessages(Err(why)),
@@ -184,6 +193,7 @@ impl Wait {
             Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) | Wait::ResolveMany(_) => 0,
+            Wait::History(_) | Wait::Explain(_) => 0,
             Wait::ControlWorkers(_) | Wait::AddWorker(_) | Wait::RemoveWorker(_) => 0,
             Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
             // One of an administrator, of no more bytes than a request may have.
@@ -211,6 +221,8 @@ impl Wait {
             Wait::Masters(filter) => Awaited::Masters(open.beside(api.masters(peer, &filter)).await),
             Wait::Services(filter) => Awaited::Services(open.beside(api.services(peer, &filter)).await),
             Wait::ResolveMany(request) => Awaited::ResolveMany(open.beside(api.resolve_many(peer, &request)).await),
+            Wait::History(query) => Awaited::History(open.beside(api.history(peer, &query)).await),
+            Wait::Explain(request) => Awaited::Explain(open.beside(api.explain(peer, &request)).await),
             Wait::Watch(watch) => Awaited::Watch(open.beside(api.changes(peer, &watch, stop)).await),
             Wait::WatchMasters(patience) => {
                 Awaited::WatchMasters(open.beside(api.master_changes(peer, patience, stop)).await)
@@ -253,6 +265,8 @@ impl Awaited {
             Awaited::Masters(masters) => reply.write(masters),
             Awaited::Services(services) => reply.write(services),
             Awaited::ResolveMany(outcomes) => reply.write(outcomes),
+            Awaited::History(entries) => reply.write(entries),
+            Awaited::Explain(explained) => reply.write(explained),
             Awaited::Watch(changes) => reply.write(changes),
             Awaited::WatchMasters(changes) => reply.write(changes),
             Awaited::WatchMessages(messages) => reply.write(messages),
@@ -277,6 +291,8 @@ impl Awaited {
             Awaited::Masters(_) => Awaited::Masters(Err(overloaded())),
             Awaited::Services(_) => Awaited::Services(Err(overloaded())),
             Awaited::ResolveMany(_) => Awaited::ResolveMany(Err(overloaded())),
+            Awaited::History(_) => Awaited::History(Err(overloaded())),
+            Awaited::Explain(_) => Awaited::Explain(Err(overloaded())),
             Awaited::Watch(_) => Awaited::Watch(Err(overloaded())),
             Awaited::WatchMasters(_) => Awaited::WatchMasters(Err(overloaded())),
             Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
@@ -303,6 +319,10 @@ impl Awaited {
             Awaited::ResolveMany(Ok(reply)) => {
                 let instances = reply.outcomes.iter().filter_map(|outcome| outcome.instance.as_ref());
                 instances.map(convert::instance_size).sum()
+            }
+            Awaited::History(Ok(reply)) => reply.entries.iter().map(convert::entry_size).sum(),
+            Awaited::Explain(Ok(reply)) => {
+                reply.instances.iter().map(explain::size).sum::<usize>() + reply.undecodable.len() * CHANGE_OVERHEAD
             }
             Awaited::Call(Ok(result)) => size(&result.values),
             Awaited::Calls(Ok(reply)) => {

@@ -23,6 +23,7 @@ mod generated;
 mod harm;
 #[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]
 mod harness;
+mod history;
 mod hostile;
 mod inputs;
 mod joining;

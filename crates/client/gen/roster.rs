@@ -248,6 +248,105 @@ impl From<&Probe> for i32 {
   }
 }
 
+/// What happened to an instance, or to what is told of them. A client may not know all.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HistoryEvent(pub i32);
+
+impl HistoryEvent {
+  pub const APPEARED: HistoryEvent = HistoryEvent(1);
+  pub const CHANGED: HistoryEvent = HistoryEvent(2);
+  pub const VANISHED: HistoryEvent = HistoryEvent(3);
+  /// A node is to register an instance, and cannot be read.
+  pub const UNDECODABLE: HistoryEvent = HistoryEvent(4);
+  /// All that a source holds is known for the first time, and is not told one by one.
+  pub const READ: HistoryEvent = HistoryEvent(5);
+  /// The sidecar began,
+  pub const STARTED: HistoryEvent = HistoryEvent(6);
+  /// or was stopped.
+  pub const STOPPED: HistoryEvent = HistoryEvent(7);
+  /// Entries that are not kept any more, or were not made.
+  pub const OMITTED: HistoryEvent = HistoryEvent(8);
+  /// No node registers an instance any more, and the guard has it served all the same,
+  pub const HELD: HistoryEvent = HistoryEvent(9);
+  /// until one does.
+  pub const RETURNED: HistoryEvent = HistoryEvent(10);
+  /// The callers of an instance reported failures: it is not chosen,
+  pub const EJECTED: HistoryEvent = HistoryEvent(11);
+  /// until it is again.
+  pub const ADMITTED: HistoryEvent = HistoryEvent(12);
+  /// An administrator wants an instance to have no calls,
+  pub const DRAINED: HistoryEvent = HistoryEvent(13);
+  /// or no longer.
+  pub const UNDRAINED: HistoryEvent = HistoryEvent(14);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::APPEARED,
+    Self::CHANGED,
+    Self::VANISHED,
+    Self::UNDECODABLE,
+    Self::READ,
+    Self::STARTED,
+    Self::STOPPED,
+    Self::OMITTED,
+    Self::HELD,
+    Self::RETURNED,
+    Self::EJECTED,
+    Self::ADMITTED,
+    Self::DRAINED,
+    Self::UNDRAINED,
+  ];
+}
+
+impl TSerializable for HistoryEvent {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<HistoryEvent> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(HistoryEvent::from(enum_value))
+  }
+}
+
+impl From<i32> for HistoryEvent {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => HistoryEvent::APPEARED,
+      2 => HistoryEvent::CHANGED,
+      3 => HistoryEvent::VANISHED,
+      4 => HistoryEvent::UNDECODABLE,
+      5 => HistoryEvent::READ,
+      6 => HistoryEvent::STARTED,
+      7 => HistoryEvent::STOPPED,
+      8 => HistoryEvent::OMITTED,
+      9 => HistoryEvent::HELD,
+      10 => HistoryEvent::RETURNED,
+      11 => HistoryEvent::EJECTED,
+      12 => HistoryEvent::ADMITTED,
+      13 => HistoryEvent::DRAINED,
+      14 => HistoryEvent::UNDRAINED,
+      _ => HistoryEvent(i)
+    }
+  }
+}
+
+impl From<&i32> for HistoryEvent {
+  fn from(i: &i32) -> Self {
+    HistoryEvent::from(*i)
+  }
+}
+
+impl From<HistoryEvent> for i32 {
+  fn from(e: HistoryEvent) -> i32 {
+    e.0
+  }
+}
+
+impl From<&HistoryEvent> for i32 {
+  fn from(e: &HistoryEvent) -> i32 {
+    e.0
+  }
+}
+
 /// How arguments, values and messages are written.
 #[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Encoding(pub i32);
@@ -3621,6 +3720,947 @@ impl TSerializable for InstancesReply {
 }
 
 //
+// ExplainRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ExplainRequest {
+  /// Without a version.
+  pub service_name: String,
+  /// Only this one: the address of one of its endpoints (`host:port`), or the id of a master.
+  pub instance: Option<String>,
+  pub max_age_ms: Option<i64>,
+  /// At most this many. Absent, or 0: as many as a page may hold.
+  pub limit: Option<i32>,
+  /// The `cursor` of the page before.
+  pub cursor: Option<String>,
+}
+
+impl ExplainRequest {
+  pub fn new<F2, F3, F4, F5>(service_name: String, instance: F2, max_age_ms: F3, limit: F4, cursor: F5) -> ExplainRequest where F2: Into<Option<String>>, F3: Into<Option<i64>>, F4: Into<Option<i32>>, F5: Into<Option<String>> {
+    ExplainRequest {
+      service_name,
+      instance: instance.into(),
+      max_age_ms: max_age_ms.into(),
+      limit: limit.into(),
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for ExplainRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ExplainRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<i32> = None;
+    let mut f_5: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ExplainRequest.service_name", &f_1)?;
+    let ret = ExplainRequest {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      instance: f_2,
+      max_age_ms: f_3,
+      limit: f_4,
+      cursor: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.instance {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ExplainedNode
+//
+
+/// A node that registers an instance, or is to.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ExplainedNode {
+  /// The name of the source.
+  pub source: String,
+  /// The format, as `[[services]]` has it.
+  pub decoder: String,
+  /// Absent where the client may not read it, as what follows.
+  pub path: Option<String>,
+  pub stat: Option<Stat>,
+  /// Nodes that change what this one registers: configurators, vectors, a leader.
+  pub rules: Option<Vec<String>>,
+  /// Why it cannot be read.
+  pub error: Option<String>,
+}
+
+impl ExplainedNode {
+  pub fn new<F3, F4, F5, F6>(source: String, decoder: String, path: F3, stat: F4, rules: F5, error: F6) -> ExplainedNode where F3: Into<Option<String>>, F4: Into<Option<Stat>>, F5: Into<Option<Vec<String>>>, F6: Into<Option<String>> {
+    ExplainedNode {
+      source,
+      decoder,
+      path: path.into(),
+      stat: stat.into(),
+      rules: rules.into(),
+      error: error.into(),
+    }
+  }
+}
+
+impl TSerializable for ExplainedNode {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ExplainedNode> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<Stat> = None;
+    let mut f_5: Option<Vec<String>> = None;
+    let mut f_6: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Stat::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_17 = i_prot.read_string()?;
+            val.push(list_elem_17);
+          }
+          i_prot.read_list_end()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_string()?;
+          f_6 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ExplainedNode.source", &f_1)?;
+    verify_required_field_exists("ExplainedNode.decoder", &f_2)?;
+    let ret = ExplainedNode {
+      source: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      decoder: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      path: f_3,
+      stat: f_4,
+      rules: f_5,
+      error: f_6,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.source)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.decoder)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.path {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.stat {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.rules {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(5) })?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_string(e)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.error {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ExplainedInstance
+//
+
+/// An instance, and what is done with it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ExplainedInstance {
+  pub instance: Instance,
+  /// Whether `resolve` chooses among those that it is one of, where nothing more is asked for.
+  pub served: bool,
+  /// Why, or why not, in words; what decides first.
+  pub reasons: Vec<String>,
+  /// What registers it; of a master none. The first is what is listed, the others stand behind it.
+  pub nodes: Vec<ExplainedNode>,
+}
+
+impl ExplainedInstance {
+  pub fn new(instance: Instance, served: bool, reasons: Vec<String>, nodes: Vec<ExplainedNode>) -> ExplainedInstance {
+    ExplainedInstance {
+      instance,
+      served,
+      reasons,
+      nodes,
+    }
+  }
+}
+
+impl TSerializable for ExplainedInstance {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ExplainedInstance> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Instance> = None;
+    let mut f_2: Option<bool> = None;
+    let mut f_3: Option<Vec<String>> = None;
+    let mut f_4: Option<Vec<ExplainedNode>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Instance::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_18 = i_prot.read_string()?;
+            val.push(list_elem_18);
+          }
+          i_prot.read_list_end()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<ExplainedNode> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_19 = ExplainedNode::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_19);
+          }
+          i_prot.read_list_end()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ExplainedInstance.instance", &f_1)?;
+    verify_required_field_exists("ExplainedInstance.served", &f_2)?;
+    verify_required_field_exists("ExplainedInstance.reasons", &f_3)?;
+    verify_required_field_exists("ExplainedInstance.nodes", &f_4)?;
+    let ret = ExplainedInstance {
+      instance: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      served: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      reasons: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      nodes: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.instance.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
+    o_prot.write_bool(self.served)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(3) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.reasons.len() as i32))?;
+    for e in &self.reasons {
+      o_prot.write_string(e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(4) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.nodes.len() as i32))?;
+    for e in &self.nodes {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ExplainReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ExplainReply {
+  /// The newest version first.
+  pub instances: Vec<ExplainedInstance>,
+  /// Nodes that are to register an instance of the service, and cannot be read; with the first page.
+  pub undecodable: Vec<ExplainedNode>,
+  /// How many there are more of these.
+  pub more_undecodable: i32,
+  /// What sources that supply instances wait for or suffer from.
+  pub sources: Vec<String>,
+  pub freshness: Freshness,
+  /// Where the next page begins; absent on the last page.
+  pub cursor: Option<String>,
+}
+
+impl ExplainReply {
+  pub fn new<F6>(instances: Vec<ExplainedInstance>, undecodable: Vec<ExplainedNode>, more_undecodable: i32, sources: Vec<String>, freshness: Freshness, cursor: F6) -> ExplainReply where F6: Into<Option<String>> {
+    ExplainReply {
+      instances,
+      undecodable,
+      more_undecodable,
+      sources,
+      freshness,
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for ExplainReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ExplainReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<ExplainedInstance>> = None;
+    let mut f_2: Option<Vec<ExplainedNode>> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<Vec<String>> = None;
+    let mut f_5: Option<Freshness> = None;
+    let mut f_6: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<ExplainedInstance> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_20 = ExplainedInstance::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_20);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<ExplainedNode> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_21 = ExplainedNode::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_21);
+          }
+          i_prot.read_list_end()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_22 = i_prot.read_string()?;
+            val.push(list_elem_22);
+          }
+          i_prot.read_list_end()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_string()?;
+          f_6 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ExplainReply.instances", &f_1)?;
+    verify_required_field_exists("ExplainReply.undecodable", &f_2)?;
+    verify_required_field_exists("ExplainReply.more_undecodable", &f_3)?;
+    verify_required_field_exists("ExplainReply.sources", &f_4)?;
+    verify_required_field_exists("ExplainReply.freshness", &f_5)?;
+    let ret = ExplainReply {
+      instances: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      undecodable: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      more_undecodable: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      sources: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_6,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.instances.len() as i32))?;
+    for e in &self.instances {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(2) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.undecodable.len() as i32))?;
+    for e in &self.undecodable {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+    o_prot.write_i32(self.more_undecodable)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(4) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.sources.len() as i32))?;
+    for e in &self.sources {
+      o_prot.write_string(e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// HistoryEntry
+//
+
+/// What became of an instance, when, and why.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HistoryEntry {
+  /// Greater than that of the entry before, also across restarts.
+  pub number: i64,
+  /// When it was noticed, ms since 1970.
+  pub time: i64,
+  /// The revision that has it.
+  pub revision: i64,
+  pub event: HistoryEvent,
+  /// Absent: it is of no service alone.
+  pub service_name: Option<String>,
+  pub version: Option<String>,
+  /// The address of its endpoint, or the id of a master, perhaps cut. Absent: it is of no instance alone.
+  pub instance: Option<String>,
+  /// The name of the source.
+  pub source: Option<String>,
+  /// The node that registers it; absent also where the client may not read it.
+  pub path: Option<String>,
+  /// In words.
+  pub why: String,
+  /// How many it stands for. Absent: one.
+  pub count: Option<i64>,
+}
+
+impl HistoryEntry {
+  pub fn new<F5, F6, F7, F8, F9, F11>(number: i64, time: i64, revision: i64, event: HistoryEvent, service_name: F5, version: F6, instance: F7, source: F8, path: F9, why: String, count: F11) -> HistoryEntry where F5: Into<Option<String>>, F6: Into<Option<String>>, F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<String>>, F11: Into<Option<i64>> {
+    HistoryEntry {
+      number,
+      time,
+      revision,
+      event,
+      service_name: service_name.into(),
+      version: version.into(),
+      instance: instance.into(),
+      source: source.into(),
+      path: path.into(),
+      why,
+      count: count.into(),
+    }
+  }
+}
+
+impl TSerializable for HistoryEntry {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<HistoryEntry> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<HistoryEvent> = None;
+    let mut f_5: Option<String> = None;
+    let mut f_6: Option<String> = None;
+    let mut f_7: Option<String> = None;
+    let mut f_8: Option<String> = None;
+    let mut f_9: Option<String> = None;
+    let mut f_10: Option<String> = None;
+    let mut f_11: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = HistoryEvent::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_string()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_string()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_string()?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = i_prot.read_string()?;
+          f_9 = Some(val);
+        },
+        10 => {
+          let val = i_prot.read_string()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let val = i_prot.read_i64()?;
+          f_11 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("HistoryEntry.number", &f_1)?;
+    verify_required_field_exists("HistoryEntry.time", &f_2)?;
+    verify_required_field_exists("HistoryEntry.revision", &f_3)?;
+    verify_required_field_exists("HistoryEntry.event", &f_4)?;
+    verify_required_field_exists("HistoryEntry.why", &f_10)?;
+    let ret = HistoryEntry {
+      number: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      time: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      revision: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      event: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      service_name: f_5,
+      version: f_6,
+      instance: f_7,
+      source: f_8,
+      path: f_9,
+      why: f_10.expect("auto-generated code should have checked for presence of required fields"),
+      count: f_11,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+    o_prot.write_i64(self.number)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+    o_prot.write_i64(self.time)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+    o_prot.write_i64(self.revision)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
+    self.event.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.service_name {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.version {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.instance {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.source {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(8) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.path {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(9) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(10) })?;
+    o_prot.write_string(&self.why)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.count {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// HistoryQuery
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HistoryQuery {
+  /// Absent: of all services that the client may see.
+  pub service_name: Option<String>,
+  /// Of this instance alone, as its entries have it.
+  pub instance: Option<String>,
+  /// Not before, ms since 1970.
+  pub since_ms: Option<i64>,
+  /// Those after the entry of this number: the `cursor` of the page before.
+  pub after: Option<i64>,
+  /// At most this many. Absent, or 0: as many as a page may hold.
+  pub limit: Option<i32>,
+}
+
+impl HistoryQuery {
+  pub fn new<F1, F2, F3, F4, F5>(service_name: F1, instance: F2, since_ms: F3, after: F4, limit: F5) -> HistoryQuery where F1: Into<Option<String>>, F2: Into<Option<String>>, F3: Into<Option<i64>>, F4: Into<Option<i64>>, F5: Into<Option<i32>> {
+    HistoryQuery {
+      service_name: service_name.into(),
+      instance: instance.into(),
+      since_ms: since_ms.into(),
+      after: after.into(),
+      limit: limit.into(),
+    }
+  }
+}
+
+impl TSerializable for HistoryQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<HistoryQuery> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<i64> = None;
+    let mut f_5: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i64()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_i32()?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = HistoryQuery {
+      service_name: f_1,
+      instance: f_2,
+      since_ms: f_3,
+      after: f_4,
+      limit: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.service_name {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.instance {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.since_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.after {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(5) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for HistoryQuery {
+  fn default() -> Self {
+    HistoryQuery{
+      service_name: None,
+      instance: None,
+      since_ms: None,
+      after: None,
+      limit: None,
+    }
+  }
+}
+
+//
+// HistoryReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HistoryReply {
+  /// The oldest first.
+  pub entries: Vec<HistoryEntry>,
+  /// To pass as `after` for the next page, or for what comes later.
+  pub cursor: i64,
+  /// True: there are more already. A page may be empty and not the last.
+  pub has_more: bool,
+  /// Why it does not survive a restart just now; absent: it does, or is kept in no file.
+  pub not_written: Option<String>,
+}
+
+impl HistoryReply {
+  pub fn new<F4>(entries: Vec<HistoryEntry>, cursor: i64, has_more: bool, not_written: F4) -> HistoryReply where F4: Into<Option<String>> {
+    HistoryReply {
+      entries,
+      cursor,
+      has_more,
+      not_written: not_written.into(),
+    }
+  }
+}
+
+impl TSerializable for HistoryReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<HistoryReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<HistoryEntry>> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<bool> = None;
+    let mut f_4: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<HistoryEntry> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_23 = HistoryEntry::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_23);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_bool()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("HistoryReply.entries", &f_1)?;
+    verify_required_field_exists("HistoryReply.cursor", &f_2)?;
+    verify_required_field_exists("HistoryReply.has_more", &f_3)?;
+    let ret = HistoryReply {
+      entries: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      has_more: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      not_written: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.entries.len() as i32))?;
+    for e in &self.entries {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+    o_prot.write_i64(self.cursor)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(3) })?;
+    o_prot.write_bool(self.has_more)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.not_written {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // MasterChange
 //
 
@@ -3852,8 +4892,8 @@ impl TSerializable for MastersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MasterChange> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_17 = MasterChange::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_17);
+            let list_elem_24 = MasterChange::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_24);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4144,8 +5184,8 @@ impl TSerializable for MessagesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MasterMessage> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_18 = MasterMessage::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_18);
+            let list_elem_25 = MasterMessage::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_25);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4293,9 +5333,9 @@ impl TSerializable for ResolveRequest {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, String> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_19 = i_prot.read_string()?;
-            let map_val_20 = i_prot.read_string()?;
-            val.insert(map_key_19, map_val_20);
+            let map_key_26 = i_prot.read_string()?;
+            let map_val_27 = i_prot.read_string()?;
+            val.insert(map_key_26, map_val_27);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -4531,8 +5571,8 @@ impl TSerializable for ResolveManyRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<ResolveRequest> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_21 = ResolveRequest::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_21);
+            let list_elem_28 = ResolveRequest::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4707,8 +5747,8 @@ impl TSerializable for ResolveManyReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<ResolveOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_22 = ResolveOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_22);
+            let list_elem_29 = ResolveOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4879,8 +5919,8 @@ impl TSerializable for ReportRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallReport> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_23 = CallReport::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_23);
+            let list_elem_30 = CallReport::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5397,8 +6437,8 @@ impl TSerializable for WithheldReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WithheldTarget> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_24 = WithheldTarget::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_24);
+            let list_elem_31 = WithheldTarget::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5544,9 +6584,9 @@ impl TSerializable for Call {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, String> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_25 = i_prot.read_string()?;
-            let map_val_26 = i_prot.read_string()?;
-            val.insert(map_key_25, map_val_26);
+            let map_key_32 = i_prot.read_string()?;
+            let map_val_33 = i_prot.read_string()?;
+            val.insert(map_key_32, map_val_33);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -5723,8 +6763,8 @@ impl TSerializable for CallResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = i_prot.read_bytes()?;
-            val.push(list_elem_27);
+            let list_elem_34 = i_prot.read_bytes()?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -5954,8 +6994,8 @@ impl TSerializable for CallValues {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = i_prot.read_bytes()?;
-            val.push(list_elem_28);
+            let list_elem_35 = i_prot.read_bytes()?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6035,8 +7075,8 @@ impl TSerializable for SendValuesRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = i_prot.read_bytes()?;
-            val.push(list_elem_29);
+            let list_elem_36 = i_prot.read_bytes()?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6396,8 +7436,8 @@ impl TSerializable for CallsRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_37 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_37);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6462,8 +7502,8 @@ impl TSerializable for CallsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_38 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_38);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6670,8 +7710,8 @@ impl TSerializable for RegistersRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_39 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_39);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6947,8 +7987,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = i_prot.read_i64()?;
-            val.push(list_elem_33);
+            let list_elem_40 = i_prot.read_i64()?;
+            val.push(list_elem_40);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -7073,8 +8113,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_41 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_41);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7208,8 +8248,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = i_prot.read_string()?;
-            val.push(list_elem_35);
+            let list_elem_42 = i_prot.read_string()?;
+            val.push(list_elem_42);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -7250,8 +8290,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Supply> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_36 = Supply::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_36);
+            let list_elem_43 = Supply::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_43);
           }
           i_prot.read_list_end()?;
           f_14 = Some(val);
@@ -7473,8 +8513,8 @@ impl TSerializable for Worker {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_37 = i_prot.read_i32()?;
-            val.push(list_elem_37);
+            let list_elem_44 = i_prot.read_i32()?;
+            val.push(list_elem_44);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -7866,8 +8906,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_38 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_38);
+            let list_elem_45 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_45);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7876,8 +8916,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_39 = i_prot.read_string()?;
-            val.push(list_elem_39);
+            let list_elem_46 = i_prot.read_string()?;
+            val.push(list_elem_46);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -7974,8 +9014,8 @@ impl TSerializable for WorkersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_40 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_40);
+            let list_elem_47 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_47);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8272,8 +9312,8 @@ impl TSerializable for WorkerControlReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_41 = WorkerOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_41);
+            let list_elem_48 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_48);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8740,8 +9780,8 @@ impl TSerializable for WorkerOutputReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_42 = WorkerLine::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_42);
+            let list_elem_49 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_49);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9053,8 +10093,8 @@ impl TSerializable for WorkerCommandReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_43 = WorkerAnswer::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_43);
+            let list_elem_50 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_50);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9223,8 +10263,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_44 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_44);
+            let list_elem_51 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_51);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -9233,9 +10273,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_45 = i_prot.read_string()?;
-            let map_val_46 = i_prot.read_i64()?;
-            val.insert(map_key_45, map_val_46);
+            let map_key_52 = i_prot.read_string()?;
+            let map_val_53 = i_prot.read_i64()?;
+            val.insert(map_key_52, map_val_53);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -9244,9 +10284,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_47 = i_prot.read_string()?;
-            let map_val_48 = i_prot.read_i64()?;
-            val.insert(map_key_47, map_val_48);
+            let map_key_54 = i_prot.read_string()?;
+            let map_val_55 = i_prot.read_i64()?;
+            val.insert(map_key_54, map_val_55);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -9263,8 +10303,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_49 = i_prot.read_string()?;
-            val.push(list_elem_49);
+            let list_elem_56 = i_prot.read_string()?;
+            val.push(list_elem_56);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -9277,8 +10317,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_50 = i_prot.read_string()?;
-            val.insert(set_elem_50);
+            let set_elem_57 = i_prot.read_string()?;
+            val.insert(set_elem_57);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -9287,9 +10327,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_51 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_52 = i_prot.read_i32()?;
-            val.insert(map_key_51, map_val_52);
+            let map_key_58 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_59 = i_prot.read_i32()?;
+            val.insert(map_key_58, map_val_59);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);
@@ -10353,6 +11393,10 @@ pub trait TRosterSyncClient {
   fn undrain(&mut self, request: UndrainRequest) -> thrift::Result<DrainReply>;
   /// What is drained and ejected, of the services that the client may see.
   fn withheld(&mut self, request: WithheldQuery) -> thrift::Result<WithheldReply>;
+  /// What became of instances, when, and why, in pages.
+  fn history(&mut self, request: HistoryQuery) -> thrift::Result<HistoryReply>;
+  /// Why each instance of a service is served or not, in pages; and which nodes that are to register one cannot be read.
+  fn explain(&mut self, request: ExplainRequest) -> thrift::Result<ExplainReply>;
   /// As `watch`, for masters.
   fn watch_masters(&mut self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
@@ -10868,6 +11912,60 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       }
       verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
       let result = RosterWithheldResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn history(&mut self, request: HistoryQuery) -> thrift::Result<HistoryReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("history", TMessageType::Call, self.sequence_number());
+        let call_args = RosterHistoryArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("history", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterHistoryResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn explain(&mut self, request: ExplainRequest) -> thrift::Result<ExplainReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("explain", TMessageType::Call, self.sequence_number());
+        let call_args = RosterExplainArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("explain", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterExplainResult::read_from_in_protocol(self.i_prot_mut())?;
       self.i_prot_mut().read_message_end()?;
       result.ok_or()
     }
@@ -11483,6 +12581,10 @@ pub trait RosterSyncHandler {
   fn handle_undrain(&self, request: UndrainRequest) -> thrift::Result<DrainReply>;
   /// What is drained and ejected, of the services that the client may see.
   fn handle_withheld(&self, request: WithheldQuery) -> thrift::Result<WithheldReply>;
+  /// What became of instances, when, and why, in pages.
+  fn handle_history(&self, request: HistoryQuery) -> thrift::Result<HistoryReply>;
+  /// Why each instance of a service is served or not, in pages; and which nodes that are to register one cannot be read.
+  fn handle_explain(&self, request: ExplainRequest) -> thrift::Result<ExplainReply>;
   /// As `watch`, for masters.
   fn handle_watch_masters(&self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
@@ -11603,6 +12705,12 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_withheld(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_withheld(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_history(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_history(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_explain(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_explain(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_watch_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_watch_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -12952,6 +14060,174 @@ impl TRosterProcessFunctions {
               )
             };
             let message_ident = TMessageIdentifier::new("withheld", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_history<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterHistoryArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_history(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("history", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterHistoryResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterHistoryResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("history", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterHistoryResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("history", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterHistoryResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("history", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("history", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("history", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("history", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_explain<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterExplainArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_explain(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("explain", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterExplainResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterExplainResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("explain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterExplainResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("explain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterExplainResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("explain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterExplainResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("explain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterExplainResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("explain", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("explain", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("explain", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("explain", TMessageType::Exception, incoming_sequence_number);
             o_prot.write_message_begin(&message_ident)?;
             thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
             o_prot.write_message_end()?;
@@ -14675,6 +15951,12 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "withheld" => {
         self.process_withheld(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "history" => {
+        self.process_history(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "explain" => {
+        self.process_explain(message_ident.sequence_number, i_prot, o_prot)
       },
       "watchMasters" => {
         self.process_watch_masters(message_ident.sequence_number, i_prot, o_prot)
@@ -17343,6 +18625,340 @@ impl RosterWithheldResult {
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterHistoryArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterHistoryArgs {
+  request: HistoryQuery,
+}
+
+impl RosterHistoryArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterHistoryArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<HistoryQuery> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = HistoryQuery::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterHistoryArgs.request", &f_1)?;
+    let ret = RosterHistoryArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterHistoryResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterHistoryResult {
+  result_value: Option<HistoryReply>,
+  not_ready: Option<NotReady>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterHistoryResult {
+  fn ok_or(self) -> thrift::Result<HistoryReply> {
+    if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterHistory"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterHistoryResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<HistoryReply> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = HistoryReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterHistoryResult {
+      result_value: f_0,
+      not_ready: f_2,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterExplainArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterExplainArgs {
+  request: ExplainRequest,
+}
+
+impl RosterExplainArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterExplainArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<ExplainRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = ExplainRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterExplainArgs.request", &f_1)?;
+    let ret = RosterExplainArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterExplainResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterExplainResult {
+  result_value: Option<ExplainReply>,
+  not_found: Option<NotFound>,
+  not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterExplainResult {
+  fn ok_or(self) -> thrift::Result<ExplainReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterExplain"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterExplainResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<ExplainReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = ExplainReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = TooStale::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterExplainResult {
+      result_value: f_0,
+      not_found: f_1,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

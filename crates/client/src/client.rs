@@ -12,15 +12,15 @@ use thrift::transport::TBufferedWriteTransport;
 
 use crate::idl::{
     AccessDenied, BroadcastRequest, Call, CallFailed, CallReport, CallResult, CallTimedOut, CallValues, CallsReply,
-    CallsRequest, ChildrenReply, ChildrenRequest, CommandReply, DrainReply, DrainRequest, GetRequest, InstancesReply,
-    InvalidRequest, MastersReply, MastersWatchReply, MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply,
-    NotFound, NotReady, Overloaded, RegisterAddress, RegistersRequest, ReportRequest, ResolveManyReply,
-    ResolveManyRequest, ResolveReply, ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply,
-    ServiceQuery, ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
-    TRosterSyncClient, TooStale, UndrainRequest, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
-    WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerAddition, WorkerCommand, WorkerCommandReply,
-    WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkerRemoval, WorkersQuery, WorkersReply,
-    WorkersWatchReply,
+    CallsRequest, ChildrenReply, ChildrenRequest, CommandReply, DrainReply, DrainRequest, ExplainReply, ExplainRequest,
+    GetRequest, HistoryQuery, HistoryReply, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply,
+    MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply, NotFound, NotReady, Overloaded, RegisterAddress,
+    RegistersRequest, ReportRequest, ResolveManyReply, ResolveManyRequest, ResolveReply, ResolveRequest,
+    RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery, ServicesReply, StatsReply, StatsRequest,
+    StatusReply, StatusRequest, SubtreeReply, SubtreeRequest, TRosterSyncClient, TooStale, UndrainRequest,
+    WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest, WatchWorkersRequest, WithheldQuery,
+    WithheldReply, WorkerAddition, WorkerCommand, WorkerCommandReply, WorkerControl, WorkerControlReply,
+    WorkerOutputQuery, WorkerOutputReply, WorkerRemoval, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use crate::{Address, default_paths};
 
@@ -179,6 +179,16 @@ impl Client {
     /// What is drained and ejected, of one service or of all.
     pub fn withheld(&mut self, service: Option<String>) -> Result<WithheldReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.withheld(WithheldQuery { service_name: service }))
+    }
+
+    /// One page of what became of instances.
+    pub fn history(&mut self, query: HistoryQuery) -> Result<HistoryReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.history(query))
+    }
+
+    /// One page of why the instances of a service are served or not.
+    pub fn explain(&mut self, request: ExplainRequest) -> Result<ExplainReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.explain(request))
     }
 
     /// Waits for changes of masters, at most for `wait` beside the client's own timeout.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use rmpv::Value;
 use semver::Version;
@@ -41,7 +42,8 @@ pub(super) struct Registrations {
     ledger: Ledger,
     /// By feed, the nodes for which, or for some interfaces of which, there was no room.
     beyond: OrdSet<(usize, NodePath)>,
-    undecodable: usize,
+    /// Nodes that are to register something, and cannot be read, or not be listed in full.
+    undecodable: OrdMap<NodePath, Arc<Undecodable>>,
 }
 
 /// What one node registers.
@@ -136,13 +138,29 @@ impl Directory {
 
     /// How many nodes are to register something, and cannot be read, or not be listed in full.
     pub fn count_of_undecodable(&self) -> usize {
-        self.registrations.undecodable
+        self.registrations.undecodable.len()
     }
 
     /// Those of them at and below a path, and why.
     pub fn undecodable<'a>(&'a self, root: &'a NodePath) -> impl Iterator<Item = (&'a NodePath, &'a Undecodable)> {
-        let below = self.registrations.nodes.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
-        below.filter_map(|(path, registration)| Some((path, registration.fault()?)))
+        let below = self.registrations.undecodable.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
+        below.map(|(path, why)| (path, &**why))
+    }
+
+    /// Why a node that is to register something cannot be read, or not be listed in full.
+    pub(crate) fn why_undecodable(&self, path: &NodePath) -> Option<&Undecodable> {
+        self.registrations.undecodable.get(path).map(Arc::as_ref)
+    }
+
+    /// Those that cannot be read in `newer`, and could here, or for another reason.
+    pub(crate) fn newly_undecodable<'a>(
+        &'a self,
+        newer: &'a Directory,
+    ) -> impl Iterator<Item = (&'a NodePath, &'a Undecodable)> {
+        self.registrations.undecodable.diff(&newer.registrations.undecodable).filter_map(|change| match change {
+            DiffItem::Add(path, why) | DiffItem::Update { new: (path, why), .. } => Some((path, &**why)),
+            DiffItem::Remove(..) => None,
+        })
     }
 
     /// Lists instances of applications as interfaces that these offer now, and no longer as those that they do not.
@@ -255,7 +273,7 @@ impl Directory {
             Err(why) => (BTreeMap::new(), Some(Registration::Undecodable(why.into()))),
         };
         let fault = registration.as_ref().and_then(Registration::fault);
-        if matches!(fault, Some(Undecodable::TooMany | Undecodable::TooManyOfInterfaces)) {
+        if matches!(fault.map(Arc::as_ref), Some(Undecodable::TooMany | Undecodable::TooManyOfInterfaces)) {
             self.registrations.beyond.insert((feed, path.clone()));
         }
         self.registrations.set(&path, registration);
@@ -380,9 +398,9 @@ fn keys_of_interfaces(key: &ClaimKey, spots: &[(Arc<str>, Arc<[Endpoint]>)], int
 }
 
 impl Registration {
-    fn fault(&self) -> Option<&Undecodable> {
+    fn fault(&self) -> Option<&Arc<Undecodable>> {
         match self {
-            Self::Instance(node) => node.fault.as_deref(),
+            Self::Instance(node) => node.fault.as_ref(),
             Self::Interface(_) => None,
             Self::Undecodable(why) => Some(why),
         }
@@ -392,12 +410,17 @@ impl Registration {
 impl Registrations {
     /// Makes this what is known of a node.
     fn set(&mut self, path: &NodePath, new: Option<Registration>) {
-        let known = self.nodes.get(path).and_then(Registration::fault);
-        let why = new.as_ref().and_then(Registration::fault);
-        if let Some(why) = why.filter(|why| self.undecodable < MAX_LOGGED && Some(*why) != known) {
-            tracing::warn!(%path, %why, "a node is to register an instance, and cannot be read, or not be listed in full");
+        let known = self.undecodable.get(path);
+        match new.as_ref().and_then(Registration::fault) {
+            Some(why) if Some(why) != known => {
+                if self.undecodable.len() < MAX_LOGGED {
+                    tracing::warn!(%path, %why, "a node is to register an instance, and cannot be read, or not be listed in full");
+                }
+                self.undecodable.insert(path.clone(), why.clone());
+            }
+            Some(_) => {}
+            None => drop(self.undecodable.remove(path)),
         }
-        self.undecodable = self.undecodable + usize::from(why.is_some()) - usize::from(known.is_some());
         match new {
             Some(new) => drop(self.nodes.insert(path.clone(), new)),
             None => drop(self.nodes.remove(path)),
@@ -526,15 +549,38 @@ impl<'a> Reader<'a> {
         if let Some(known) = self.rules.get(&scope) {
             return known.clone();
         }
-        let range = self.nodes.range(begin.clone()..).take_while(|(path, _)| path.as_str().starts_with(begin.as_str()));
-        let is_rule = |path: &NodePath| {
-            let located = config.locate(path).filter(|located| located.role == Role::Rule);
-            located.is_some_and(|located| located.scope(path).as_ref() == Some(&scope))
-        };
-        let rules = range.take(MAX_SEEN).filter(|(path, _)| is_rule(path));
-        let rules = rules.filter_map(|(path, node)| config.rule(path, node).ok());
-        let rules: Arc<[Rule]> = rules.take(MAX_RULES).collect();
+        let rules: Arc<[Rule]> = rules_below(config, self.nodes, &scope, &begin).map(|(_, rule)| rule).collect();
         self.rules.insert(scope, rules.clone());
         rules
     }
+}
+
+/// The rules of a scope that can be read, whose paths begin so.
+fn rules_below<'a>(
+    config: &'a Config,
+    nodes: &'a Nodes,
+    scope: &'a NodePath,
+    begin: &'a NodePath,
+) -> impl Iterator<Item = (&'a NodePath, Rule)> {
+    let range = nodes.range(begin.clone()..).take_while(|(path, _)| path.as_str().starts_with(begin.as_str()));
+    let is_rule = |path: &NodePath| {
+        let located = config.locate(path).filter(|located| located.role == Role::Rule);
+        located.is_some_and(|located| located.scope(path).as_ref() == Some(scope))
+    };
+    let rules = range.take(MAX_SEEN).filter(move |(path, _)| is_rule(path));
+    rules.filter_map(|(path, node)| Some((path, config.rule(path, node).ok()?))).take(MAX_RULES)
+}
+
+/// The nodes that change what one of the same scope registers.
+pub(in crate::store) fn rules_of(config: &Config, nodes: &Nodes, path: &NodePath) -> Vec<NodePath> {
+    let located = config.locate(path).filter(|located| located.role == Role::Instance);
+    let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
+    let Some(scope) = located.scope(path) else { return Vec::new() };
+    let Some(begin) = config.rules_of(&scope) else { return Vec::new() };
+    let read = |rules: &[Rule]| config.decode(path, &located.service, node, rules);
+    let without = read(&[]);
+    let changing = rules_below(config, nodes, &scope, &begin).filter(|(_, rule)| {
+        read(std::slice::from_ref(rule)).is_ok_and(|with| without.as_ref().is_ok_and(|without| with != *without))
+    });
+    changing.map(|(path, _)| path.clone()).collect()
 }

@@ -101,6 +101,14 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_history(&self, _: HistoryQuery) -> thrift::Result<HistoryReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_explain(&self, _: ExplainRequest) -> thrift::Result<ExplainReply> {
+        Err("not asked".into())
+    }
+
     fn handle_watch_masters(&self, _: WatchMastersRequest) -> thrift::Result<MastersWatchReply> {
         Err("not asked".into())
     }

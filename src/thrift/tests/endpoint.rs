@@ -40,7 +40,7 @@ fn serve_with(config: Config) -> Server {
     let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));
     let (memory, feed) = (config.memory(Arc::default()), store.publisher(0));
     let withholder = crate::withhold::Withholder::idle(&store);
-    let rooms = Rooms { store, access, workers: Arc::default(), withholder, metrics, memory };
+    let rooms = Rooms { store, access, workers: Arc::default(), withholder, history: Arc::default(), metrics, memory };
     endpoint.start(&ZkData::default(), rooms, &tasks).expect("threads");
     Server { feed, tasks, address, _folder: folder }
 }

@@ -109,7 +109,7 @@ fn the_metadata_of_very_many_masters_are_compared_by_turns() {
     assert_eq!(services[0].masters.values().collect::<Vec<_>>(), [&1]);
 }
 
-fn who_sees_mail_alone() -> Identity {
+pub(super) fn who_sees_mail_alone() -> Identity {
     let rule = toml::from_str("user = '33033'\nread = ['mail']").expect("a rule");
     let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
     access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new)

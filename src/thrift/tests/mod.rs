@@ -4,6 +4,7 @@ mod calls;
 mod client;
 mod costs;
 mod endpoint;
+mod history;
 mod masters;
 mod nodes;
 mod resolve;

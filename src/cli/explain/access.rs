@@ -1,4 +1,4 @@
-//! `roster explain`: why the sidecar would do what it does, from its configuration.
+//! `roster explain access`: what a user may do, and which rule of the configuration decides.
 
 use std::ffi::CString;
 use std::fs::{self, Metadata};
@@ -14,24 +14,11 @@ use roster::config::Config;
 use roster::default_paths::may_be_live;
 use roster::model::NodePath;
 
-use super::settings::{Loaded, Settings};
-
-/// Explain what the configuration decides
-#[derive(Debug, Args)]
-pub(crate) struct Explain {
-    #[command(subcommand)]
-    topic: Topic,
-}
-
-#[derive(Debug, Subcommand)]
-enum Topic {
-    #[command(after_help = super::exit::HELP)]
-    Access(ExplainAccess),
-}
+use crate::cli::settings::{Loaded, Settings};
 
 /// Tell what a user may do over the Thrift endpoint, and which rule decides
 #[derive(Debug, Args)]
-struct ExplainAccess {
+pub(super) struct ExplainAccess {
     /// The user, by name or number [default: yourself]
     #[arg(long, global = true, value_name = "USER", conflicts_with = "tcp")]
     user: Option<String>,
@@ -58,7 +45,7 @@ enum Action {
     },
     /// Whether it may call this method
     Call {
-        #[arg(value_name = "SERVICE.METHOD", value_parser = super::call::service_and_method)]
+        #[arg(value_name = "SERVICE.METHOD", value_parser = crate::cli::call::service_and_method)]
         method: (String, String),
     },
     /// Whether it may command masters and workers
@@ -74,15 +61,8 @@ const EXECUTE: u32 = 0o1;
 #[error("{0}")]
 pub(crate) struct Refused(String);
 
-impl Explain {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
-        let Topic::Access(access) = self.topic;
-        access.run()
-    }
-}
-
 impl ExplainAccess {
-    fn run(self) -> anyhow::Result<()> {
+    pub(super) fn run(self) -> anyhow::Result<()> {
         let Loaded { config, origin } = self.settings.load()?;
         let (own, sidecar) = sidecar(&config);
         // Where nobody knows, it is root alone: to take the user who asks for the sidecar's would allow too much.

@@ -1,0 +1,38 @@
+//! `roster explain`: why instances are served or not; and why the sidecar would do what it does, from its configuration.
+
+mod access;
+mod service;
+
+use clap::{Args, Subcommand};
+
+use self::access::ExplainAccess;
+pub(crate) use self::access::Refused;
+use self::service::ExplainService;
+
+/// Explain why the instances of a service are served or not
+///
+/// Also tells which nodes that are to register one cannot be read, and why. A service that is called `access` is named after
+/// `--`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Explain {
+    #[command(subcommand)]
+    topic: Option<Topic>,
+    #[command(flatten)]
+    service: ExplainService,
+}
+
+#[derive(Debug, Subcommand)]
+enum Topic {
+    #[command(after_help = super::exit::HELP)]
+    Access(ExplainAccess),
+}
+
+impl Explain {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.topic {
+            Some(Topic::Access(access)) => access.run(),
+            None => self.service.run(),
+        }
+    }
+}

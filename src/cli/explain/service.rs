@@ -1,0 +1,161 @@
+//! `roster explain SERVICE`: why each of its instances is served or not.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::Args;
+use roster::model::view;
+use roster::thrift::client::{Client, Error, age};
+use roster::thrift::idl::{
+    EntityKind, ExplainReply, ExplainRequest, ExplainedInstance, ExplainedNode, HistoryQuery, NotFound,
+};
+use serde_json::{Value, json};
+
+use crate::cli::connection::{Connection, duration};
+use crate::cli::{Output, history, json, resolve, text};
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainService {
+    /// The name of a service, without a version
+    #[arg(required = true)]
+    service: Option<String>,
+    /// Only this one: `host:port`, or the id of a master
+    instance: Option<String>,
+    /// Refuse data that has not been known to be in sync for longer than this; a mere number is of seconds
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    max_age: Option<Duration>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl ExplainService {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let mut client = self.connection.client();
+        let service = self.service.unwrap_or_default();
+        let request = ExplainRequest {
+            service_name: service.clone(),
+            instance: self.instance.clone(),
+            max_age_ms: self.max_age.map(age),
+            limit: None,
+            cursor: None,
+        };
+        let reply = read(&mut client, request)?;
+        match self.output {
+            Output::Table => io::stdout().write_all(shown(&reply).as_bytes())?,
+            Output::Json => json::print(&document(&reply))?,
+        }
+        match self.instance {
+            Some(instance) if reply.instances.is_empty() => Err(absence(&mut client, service, instance, reply)?.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All pages, as fresh as the first.
+fn read(client: &mut Client, request: ExplainRequest) -> Result<ExplainReply, Error> {
+    let mut whole = client.explain(request.clone())?;
+    while let Some(cursor) = whole.cursor.take() {
+        let page = client.explain(ExplainRequest { cursor: Some(cursor), ..request.clone() })?;
+        whole.instances.extend(page.instances);
+        whole.cursor = page.cursor;
+    }
+    Ok(whole)
+}
+
+/// That there is no such instance, with the last that is known of it.
+fn absence(client: &mut Client, service: String, instance: String, reply: ExplainReply) -> anyhow::Result<Error> {
+    let (service_name, named) = (Some(service.clone()), Some(instance.clone()));
+    let query = HistoryQuery { service_name, instance: named, ..HistoryQuery::default() };
+    let (entries, ..) = history::read(client, &query)?;
+    let last = match entries.last() {
+        Some(last) => format!("; the last that is known of it: {}", history::line(last)),
+        None => "; nor does `roster history` know of one".into(),
+    };
+    let message = format!("the service `{service}` has no instance {instance}{last}");
+    Ok(Error::NotFound(NotFound::new(EntityKind::SERVICE, service, message, reply.freshness)))
+}
+
+fn document(reply: &ExplainReply) -> Value {
+    let instance = |it: &ExplainedInstance| {
+        json!({
+            "instance": view::Instance::from(it.instance.clone()),
+            "served": it.served,
+            "reasons": it.reasons,
+            "nodes": it.nodes.iter().map(node).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "instances": reply.instances.iter().map(instance).collect::<Vec<_>>(),
+        "undecodable": reply.undecodable.iter().map(node).collect::<Vec<_>>(),
+        "moreUndecodable": reply.more_undecodable,
+        "sources": reply.sources,
+        "freshness": json::freshness(&reply.freshness),
+    })
+}
+
+fn node(node: &ExplainedNode) -> Value {
+    json!({
+        "source": node.source,
+        "decoder": node.decoder,
+        "path": node.path,
+        "stat": node.stat.clone().map(roster::model::Stat::from),
+        "rules": node.rules.as_deref().unwrap_or_default(),
+        "error": node.error,
+    })
+}
+
+fn shown(reply: &ExplainReply) -> String {
+    let mut told = String::new();
+    for source in &reply.sources {
+        add(&mut told, &format!("{}: what is known of it stands", text::line(source)));
+    }
+    for ExplainedInstance { instance, served, reasons, nodes } in &reply.instances {
+        let is = if *served { "served" } else { "not served" };
+        let version = if instance.version == "0.0.0" { "" } else { &instance.version };
+        let of =
+            if instance.group.is_empty() { String::new() } else { format!(" (group {})", text::line(&instance.group)) };
+        let master = instance.master_id.as_ref().map_or("", |_| "master ");
+        let words = [&*resolve::shown(instance), version].join(" ");
+        add(&mut told, &format!("{master}{}{of}: {is}", words.trim_end()));
+        reasons.iter().for_each(|reason| add(&mut told, &format!("    {}", text::line(reason))));
+        for it in &instance.provenance {
+            let Some(id) = &it.master_id else { continue };
+            let (id, source) = (text::line(id), text::line(&it.source));
+            add(&mut told, &format!("    master {id}, by {source}"));
+        }
+        for (number, node) in nodes.iter().enumerate() {
+            let rank = if number == 0 { "" } else { "also " };
+            add(&mut told, &format!("    {rank}{}", place(node)));
+            let rules = node.rules.iter().flatten();
+            rules.for_each(|rule| add(&mut told, &format!("        changed by {}", text::line(rule))));
+        }
+    }
+    for node in &reply.undecodable {
+        let why = text::line(node.error.as_deref().unwrap_or_default());
+        add(&mut told, &format!("{}: cannot be read: {why}", place(node)));
+    }
+    if reply.more_undecodable > 0 {
+        add(&mut told, &format!("{} more nodes that cannot be read", reply.more_undecodable));
+    }
+    told
+}
+
+/// A node with its source and decoder, whose session it is of, and since when it is there.
+fn place(node: &ExplainedNode) -> String {
+    let path = node.path.as_ref().map_or_else(|| "a node that you may not read".into(), |path| text::line(path));
+    let of = format!("{path} ({}, {})", text::line(&node.source), text::line(&node.decoder));
+    match &node.stat {
+        Some(stat) if stat.ephemeral_owner != 0 => {
+            format!("{of}, of session {:#x} since {}", stat.ephemeral_owner, text::time(stat.ctime))
+        }
+        Some(stat) => format!("{of}, of no session, since {}", text::time(stat.ctime)),
+        None => of,
+    }
+}
+
+fn add(told: &mut String, line: &str) {
+    writeln!(told, "{line}").expect("a string takes all");
+}

@@ -1,0 +1,89 @@
+//! Allowances: how many entries are made, of one service and of all. What flaps is counted beyond that, and told as a number.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// So many entries are made at once, and so many a second for ever: of one service,
+const OF_SERVICE: (u32, u32) = (10_000, 10);
+
+/// and of all together.
+const OF_ALL: (u32, u32) = (50_000, 500);
+
+/// What was not told is told as a number after so long.
+const TOLD_AFTER: Duration = Duration::from_secs(10);
+
+/// Of all services of which entries were made lately.
+#[derive(Debug)]
+pub(super) struct Allowances {
+    all: Allowance,
+    services: HashMap<String, Allowance>,
+}
+
+#[derive(Debug)]
+struct Allowance {
+    most: u32,
+    per_second: u32,
+    left: u32,
+    /// When that was so.
+    at: Instant,
+    omitted: u64,
+    /// Since when there is something that is not told.
+    since: Option<Instant>,
+}
+
+impl Allowances {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { all: Allowance::new(OF_ALL, now), services: HashMap::new() }
+    }
+
+    /// Whether one more entry of a service is made; else it is counted.
+    pub(super) fn allows(&mut self, service: &str, now: Instant) -> bool {
+        if !self.services.contains_key(service) {
+            self.services.insert(service.to_owned(), Allowance::new(OF_SERVICE, now));
+        }
+        let of = self.services.get_mut(service);
+        of.is_none_or(|of| of.allows(now)) && self.all.allows(now)
+    }
+
+    /// How many entries were not made of which service (empty: of many), where that is due to be told; in the end, all.
+    /// Forgets services that have all that they may have.
+    pub(super) fn take_omitted(&mut self, now: Instant, is_last: bool) -> Vec<(String, u64)> {
+        let of_all = self.all.take_omitted(now, is_last).map(|omitted| (String::new(), omitted));
+        let mut told: Vec<_> = of_all.into_iter().collect();
+        self.services.retain(|service, of| {
+            told.extend(of.take_omitted(now, is_last).map(|omitted| (service.clone(), omitted)));
+            of.left < of.most || of.since.is_some()
+        });
+        told
+    }
+}
+
+impl Allowance {
+    fn new((most, per_second): (u32, u32), now: Instant) -> Self {
+        Self { most, per_second, left: most, at: now, omitted: 0, since: None }
+    }
+
+    fn allows(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            return true;
+        }
+        self.omitted += 1;
+        self.since.get_or_insert(now);
+        false
+    }
+
+    fn take_omitted(&mut self, now: Instant, is_last: bool) -> Option<u64> {
+        self.refill(now);
+        self.since.take_if(|since| is_last || now.duration_since(*since) >= TOLD_AFTER)?;
+        Some(std::mem::take(&mut self.omitted))
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let more = (now.duration_since(self.at).as_secs_f64() * f64::from(self.per_second)) as u32;
+        if more > 0 {
+            (self.left, self.at) = (self.left.saturating_add(more).min(self.most), now);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Comparing: what became of instances between two snapshots, and why, as far as these tell.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::entry::{Entry, Event};
+use super::owners::{Lost, Owners};
+use crate::model::{Held, Instance, InstanceState, NodePath, Record, Withholding, counted, utc};
+use crate::store::{FeedProgress, Provider, ProviderChange, Snapshot};
+
+/// Names of metadata that are told of a change.
+const MAX_NAMES: usize = 8;
+
+/// Two snapshots, and whose sessions' nodes went from one to the other.
+pub(super) struct Comparison<'a> {
+    pub(super) old: &'a Snapshot,
+    pub(super) new: &'a Snapshot,
+    pub(super) owners: &'a Owners,
+    pub(super) lost: &'a Lost,
+}
+
+impl Comparison<'_> {
+    /// What became of instances, without when. What a source held that is known as a whole for the first time is counted.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let newcomers = self.sources(|old, new| new.whole && !old.whole);
+        let reread = self.sources(|old, new| old.whole && new.generation != old.generation);
+        let mut read: BTreeMap<&str, (u64, HashSet<Arc<str>>)> = BTreeMap::new();
+        newcomers.iter().for_each(|source| drop(read.insert(source, Default::default())));
+        let (mut entries, mut gone) = (Vec::new(), HashSet::new());
+        for ProviderChange { service, version, old, new } in
+            self.old.directory().changed_providers(self.new.directory())
+        {
+            let before = old.as_ref().and_then(first);
+            let after = new.as_ref().and_then(first);
+            let Some(instance) = after.or(before) else { continue };
+            let (source, path) = origin(instance);
+            if before.is_none()
+                && let Some((count, services)) = read.get_mut(source)
+            {
+                *count += 1;
+                services.insert(service);
+                continue;
+            }
+            let told = match (before, after) {
+                (None, Some(new)) => vec![(Event::Appeared, self.why_new(new))],
+                (Some(old), Some(new)) => self.differences(old, new),
+                (Some(old), None) => vec![(Event::Vanished, self.why_gone(old))],
+                (None, None) => continue,
+            };
+            for (event, mut why) in told {
+                let is_of_source = matches!(event, Event::Appeared | Event::Changed | Event::Vanished | Event::Held);
+                if matches!(event, Event::Vanished | Event::Held) {
+                    gone.extend(path.cloned());
+                }
+                if is_of_source && reread.contains(source) {
+                    why += &format!("; found when {source} was read anew");
+                }
+                let (service, version, instance) = (service.to_string(), version.to_string(), instance.address());
+                let (source, path) = (source.to_owned(), path.cloned());
+                entries.push(Entry { event, service, version, instance, source, path, why, ..Entry::default() });
+            }
+        }
+        let undecodable = self.old.directory().newly_undecodable(self.new.directory());
+        for (path, why) in undecodable.filter(|(path, _)| !gone.contains(*path)) {
+            let Some((feed, _, located)) = self.new.registrar(path) else { continue };
+            let service = located.service;
+            if read.contains_key(feed.name()) {
+                continue;
+            }
+            let (source, path, why) = (feed.name().to_owned(), Some(path.clone()), why.to_string());
+            entries.push(Entry { event: Event::Undecodable, service, source, path, why, ..Entry::default() });
+        }
+        let read = read.into_iter().map(|(source, (count, services))| {
+            let why = format!("{} in {}", counted(count, "instance"), counted(services.len() as u64, "service"));
+            Entry { event: Event::Read, source: source.to_owned(), why, count, ..Entry::default() }
+        });
+        entries.extend(read);
+        entries
+    }
+
+    /// The names of the sources whose progress has become another in this way.
+    fn sources(&self, is_one: impl Fn(FeedProgress, FeedProgress) -> bool) -> HashSet<&str> {
+        let before = self.old.progress().iter().copied().chain(std::iter::repeat(Default::default()));
+        let both = self.new.feeds().iter().zip(before.zip(self.new.progress()));
+        both.filter(|(_, (old, new))| is_one(*old, **new)).map(|(feed, _)| feed.name()).collect()
+    }
+
+    fn why_new(&self, new: &Instance) -> String {
+        match &new.provenance.first().map(|it| &it.record) {
+            Some(Record::Master(id)) if self.old.directory().master(id).is_some() => "the master offers it now".into(),
+            Some(Record::Master(_)) => "the master connected".into(),
+            Some(Record::Node(path)) => match (self.old.node(path), self.new.node(path)) {
+                (None, Some(node)) if node.stat.ephemeral_owner != 0 => {
+                    format!("its node was created by session {:#x}", node.stat.ephemeral_owner)
+                }
+                (None, _) => "its node was created, which is of no session".into(),
+                (Some(_), _) if self.old.directory().why_undecodable(path).is_some() => {
+                    "its node can be read again".into()
+                }
+                (Some(_), _) => "its node, or a rule, has it now".into(),
+            },
+            None => String::new(),
+        }
+    }
+
+    /// What happened to an instance that is still there.
+    fn differences(&self, old: &Instance, new: &Instance) -> Vec<(Event, String)> {
+        let mut told = Vec::new();
+        match (&old.held, &new.held) {
+            (None, Some(held)) => {
+                told.push((Event::Held, format!("{}; held until {}", self.why_gone(old), utc(held.ends_at))));
+            }
+            (Some(_), None) => told.push((Event::Returned, "it is registered again".into())),
+            (Some(old), Some(new)) if (old.probe, old.passed_over) != (new.probe, new.passed_over) => {
+                told.push((Event::Changed, format!("held: {}", probed(new))));
+            }
+            _ => {}
+        }
+        let (before, after) = (&old.withheld, &new.withheld);
+        told.extend(withheld(&before.ejected, &after.ejected, Event::Ejected, Event::Admitted));
+        told.extend(withheld(&before.drained, &after.drained, Event::Drained, Event::Undrained));
+        told.extend(difference(old, new).map(|words| (Event::Changed, words)));
+        told
+    }
+
+    fn why_gone(&self, old: &Instance) -> String {
+        if let Some(held) = &old.held {
+            return format!("no node registers it any more, and it was held no longer: {}", probed(held));
+        }
+        match &old.provenance.first().map(|it| &it.record) {
+            Some(Record::Master(id)) => match self.new.directory().master(id) {
+                Some(_) => "the master offers it no more".into(),
+                None if old.state == InstanceState::Returning => "the master has not come back in time".into(),
+                None => "the master's connection ended".into(),
+            },
+            Some(Record::Node(path)) => match (self.new.node(path), self.new.directory().why_undecodable(path)) {
+                (None, _) => {
+                    let owner = self.old.node(path).map_or(0, |node| node.stat.ephemeral_owner);
+                    self.owners.why_gone(owner, self.lost)
+                }
+                (Some(_), Some(why)) => format!("its node cannot be read any more: {why}"),
+                (Some(_), None) => "its node, or a rule, has it no more".into(),
+            },
+            None => String::new(),
+        }
+    }
+}
+
+fn first(provider: &Provider) -> Option<&Instance> {
+    provider.instances.first()
+}
+
+/// The source of an instance, and the node that registers it.
+fn origin(instance: &Instance) -> (&str, Option<&NodePath>) {
+    let Some(first) = instance.provenance.first() else { return ("", None) };
+    let path = match &first.record {
+        Record::Node(path) => Some(path),
+        Record::Master(_) => None,
+    };
+    (&first.source, path)
+}
+
+/// That an instance is withheld from now on, or otherwise than before, or no longer.
+fn withheld(
+    old: &Option<Arc<Withholding>>,
+    new: &Option<Arc<Withholding>>,
+    begin: Event,
+    end: Event,
+) -> Option<(Event, String)> {
+    match (old, new) {
+        (_, Some(new)) if old.as_ref() != Some(new) => {
+            Some((begin, format!("until {}: {}", utc(new.ends_at), new.reason)))
+        }
+        (Some(old), None) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let is_over = u128::from(old.ends_at) <= now.as_millis();
+            Some((end, if is_over { "its time is over" } else { "before its time was over" }.into()))
+        }
+        _ => None,
+    }
+}
+
+/// What is known of one that is held.
+fn probed(held: &Held) -> String {
+    format!("{}{}", held.probe, if held.passed_over { ", and it is not chosen" } else { "" })
+}
+
+/// What of an instance is another, in words; None: nothing that anybody chooses by.
+fn difference(old: &Instance, new: &Instance) -> Option<String> {
+    let mut words = Vec::new();
+    // Who is expected back and comes back is the same.
+    let is_back = |state| matches!(state, InstanceState::Up | InstanceState::Returning);
+    if old.state != new.state && !(is_back(old.state) && is_back(new.state)) {
+        words.push(format!("{} → {}", name(old.state), name(new.state)));
+    }
+    if old.weight != new.weight {
+        words.push(format!("weight {} → {}", old.weight, new.weight));
+    }
+    let of = |what: &str, is_other: bool| is_other.then(|| what.to_owned());
+    words.extend(of("another group", old.group != new.group));
+    words.extend(of("another zone", old.zone != new.zone));
+    words.extend(of("other endpoints", old.endpoints != new.endpoints));
+    let names = changed_names(old, new);
+    if !names.is_empty() {
+        words.push(format!("metadata: {}", names.join(", ")));
+    }
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+fn changed_names(old: &Instance, new: &Instance) -> Vec<String> {
+    if Arc::ptr_eq(&old.metadata, &new.metadata) {
+        return Vec::new();
+    }
+    let names = |it: &Instance| -> Vec<String> {
+        let entries = it.metadata.as_map().into_iter().flatten();
+        entries.filter_map(|(key, _)| key.as_str().map(str::to_owned)).collect()
+    };
+    let is_other = |name: &String| old.metadatum(name) != new.metadatum(name);
+    let all: BTreeSet<_> = names(old).into_iter().chain(names(new)).filter(is_other).collect();
+    let more = all.len().saturating_sub(MAX_NAMES);
+    let told = all.into_iter().take(MAX_NAMES);
+    told.chain((more > 0).then(|| format!("{more} more"))).collect()
+}
+
+fn name(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Up => "UP",
+        InstanceState::Returning => "RETURNING",
+        InstanceState::Down => "DOWN",
+        InstanceState::Unknown => "unknown",
+    }
+}

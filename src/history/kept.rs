@@ -1,0 +1,108 @@
+//! What is kept: the newest entries, within a number of bytes. Where they are too many, the service that has most loses its
+//! oldest.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet, Vector};
+
+use super::entry::{Entry, Event};
+
+/// Why there are entries no more.
+pub(super) const TOO_OLD: &str = "older ones are kept no more";
+
+/// Entries by their numbers, and the numbers of those of each service. A clone shares all it can with the original.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    entries: OrdMap<u64, Arc<Entry>>,
+    services: OrdMap<Arc<str>, OfService>,
+    /// Services by how many bytes they have.
+    by_bytes: OrdSet<(usize, Arc<str>)>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct OfService {
+    numbers: Vector<u64>,
+    bytes: usize,
+}
+
+impl Kept {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { entries: OrdMap::new(), services: OrdMap::new(), by_bytes: OrdSet::new(), bytes: 0, max_bytes }
+    }
+
+    /// The number of the newest.
+    pub fn last(&self) -> u64 {
+        self.entries.get_max().map_or(0, |(number, _)| *number)
+    }
+
+    /// The entries after one, the oldest first; of a service alone, if one is named.
+    pub fn after(&self, service: Option<&str>, after: u64) -> impl Iterator<Item = &Arc<Entry>> {
+        let all = service.is_none().then(|| self.entries.range(after.saturating_add(1)..));
+        let of_service = service.and_then(|service| self.services.get(service)).map(|of| {
+            let first = of.numbers.binary_search(&after).map_or_else(|at| at, |at| at + 1);
+            (first..of.numbers.len()).filter_map(|at| self.entries.get(of.numbers.get(at)?))
+        });
+        let all = all.into_iter().flatten().map(|(_, entry)| entry);
+        all.chain(of_service.into_iter().flatten())
+    }
+
+    /// Takes in one that is newer than all others.
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.insert(entry, false);
+        while self.bytes > self.max_bytes {
+            let Some((_, largest)) = self.by_bytes.get_max().cloned() else { break };
+            self.drop_oldest(&largest);
+        }
+    }
+
+    /// In its place stands how many are kept no more, as long as there are others.
+    fn drop_oldest(&mut self, service: &Arc<str>) {
+        let Some(oldest) = self.pop_oldest(service) else { return };
+        let is_mark = oldest.event == Event::Omitted && oldest.why == TOO_OLD;
+        let (dropped, last) = if is_mark {
+            let Some(next) = self.pop_oldest(service) else { return };
+            (oldest.count + next.count.max(1), next)
+        } else {
+            (oldest.count.max(1), oldest)
+        };
+        let Entry { number, time, revision, .. } = *last;
+        let (service, why) = (service.to_string(), TOO_OLD.to_owned());
+        let mark =
+            Entry { number, time, revision, event: Event::Omitted, service, why, count: dropped, ..Entry::default() };
+        self.insert(mark, true);
+    }
+
+    fn insert(&mut self, entry: Entry, is_oldest: bool) {
+        let (number, bytes) = (entry.number, entry.line().len());
+        let known = self.services.get_key_value(entry.service.as_str()).map(|(name, _)| name.clone());
+        let service = known.unwrap_or_else(|| entry.service.as_str().into());
+        self.entries.insert(number, Arc::new(entry));
+        let of = self.services.entry(service.clone()).or_default();
+        self.by_bytes.remove(&(of.bytes, service.clone()));
+        if is_oldest {
+            of.numbers.push_front(number)
+        } else {
+            of.numbers.push_back(number)
+        }
+        of.bytes += bytes;
+        self.by_bytes.insert((of.bytes, service));
+        self.bytes += bytes;
+    }
+
+    fn pop_oldest(&mut self, service: &Arc<str>) -> Option<Arc<Entry>> {
+        let of = self.services.get_mut(service)?;
+        let oldest = self.entries.remove(&of.numbers.pop_front()?)?;
+        let bytes = oldest.line().len();
+        self.by_bytes.remove(&(of.bytes, service.clone()));
+        of.bytes -= bytes;
+        self.bytes -= bytes;
+        if of.numbers.is_empty() {
+            self.services.remove(service);
+        } else {
+            self.by_bytes.insert((of.bytes, service.clone()));
+        }
+        Some(oldest)
+    }
+}

@@ -1,0 +1,288 @@
+//! The history: what became of instances, when, and why; kept over restarts, for operators.
+//!
+//! It follows the store like any other subscriber: it compares the snapshot that it looked at last with the newest. Another
+//! thread has the file hold what is kept, and nobody waits for it: a disk that is slow or full delays nothing, and where it
+//! can be written again, nothing is missing that is still kept.
+
+mod allowance;
+mod compare;
+mod entry;
+mod file;
+mod kept;
+mod owners;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use self::allowance::Allowances;
+use self::compare::Comparison;
+pub use self::entry::{Entry, Event};
+use self::file::{HistoryFile, Loaded};
+pub use self::kept::Kept;
+use self::owners::Owners;
+use crate::metrics::Metrics;
+use crate::model::Revision;
+use crate::store::{Snapshot, Store};
+use crate::task::{Phase, Stop, Tasks};
+
+/// What the file is called in the folder of the state.
+const FILE: &str = "history.jsonl";
+
+/// How long it rests after a look: four times as long as that took, so that what changes all the time does not take a whole
+/// processor.
+const MIN_REST: Duration = Duration::from_millis(5);
+const MAX_REST: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether there is something to tell of what was omitted.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long what comes is gathered before it is written, and how soon that is tried again where it failed.
+const GATHERED: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// `[history]`: how much is kept of what became of instances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The most that its file in `[shared] state` may grow to. Half of it is kept.
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
+    pub max_size: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_size: ByteSize::mib(8) }
+    }
+}
+
+/// What is known of the past.
+#[derive(Debug, Default)]
+pub struct History {
+    /// None: it is not known yet what an earlier process left.
+    kept: ArcSwapOption<Kept>,
+    /// Why the file does not hold it.
+    trouble: ArcSwapOption<String>,
+    added: Notify,
+}
+
+impl History {
+    /// Follows the store from what it holds now on, and keeps a file in the folder of the state, if there is one.
+    pub fn start(
+        config: &Config,
+        folder: Option<&Path>,
+        store: &Arc<Store>,
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> io::Result<Arc<Self>> {
+        let history = Arc::new(Self::default());
+        let max_bytes = config.max_size.as_u64();
+        let file = folder.map(|folder| HistoryFile::new(folder.join(FILE), max_bytes));
+        let (loading, loaded) = tokio::sync::oneshot::channel();
+        let recorder = Recorder {
+            history: history.clone(),
+            known: store.snapshot(),
+            owners: Owners::default(),
+            allowances: Allowances::new(Instant::now()),
+            kept: Kept::new(max_bytes as usize / 2),
+            next: 1,
+        };
+        let (follower, following) = (store.clone(), tasks.of(Phase::Sources));
+        let stop = following.stop_signal();
+        following.thread("the history", move |_| async move {
+            let loaded = tokio::select! {
+                loaded = loaded => loaded.unwrap_or_default(),
+                () = stop.requested() => return,
+            };
+            recorder.follow(&follower, loaded, &stop).await;
+        })?;
+        let (history_, metrics, writing) = (history.clone(), metrics.clone(), tasks.of(Phase::SharedFile));
+        let stop = writing.stop_signal();
+        writing.thread("the history's file", move |_| async move {
+            let Some(file) = file else {
+                drop(loading);
+                return stop.requested().await;
+            };
+            // Who does not wait for it is about to end.
+            let _ = loading.send(load(&file));
+            keep(file, &history_, &metrics, &stop).await;
+        })?;
+        Ok(history)
+    }
+
+    /// One that keeps these, and follows nothing.
+    #[cfg(test)]
+    pub(crate) fn of(entries: impl IntoIterator<Item = Entry>) -> Arc<Self> {
+        let mut kept = Kept::new(1 << 20);
+        entries.into_iter().for_each(|entry| kept.push(entry));
+        Arc::new(Self { kept: ArcSwapOption::from_pointee(kept), ..Self::default() })
+    }
+
+    /// What is kept. None: it is not known yet.
+    pub fn kept(&self) -> Option<Arc<Kept>> {
+        self.kept.load_full()
+    }
+
+    /// Why the file does not hold what is kept; None: it does, or there is to be none.
+    pub fn trouble(&self) -> Option<Arc<String>> {
+        self.trouble.load_full()
+    }
+}
+
+/// What an earlier process left, which tells of what could not be read.
+fn load(file: &HistoryFile) -> Loaded {
+    match file.load() {
+        Ok(mut loaded) if loaded.unreadable_bytes > 0 => {
+            let (bytes, aside) = (loaded.unreadable_bytes, file.aside());
+            tracing::warn!(path = %file.path().display(), bytes, aside = %aside.display(), "set a history aside of which a part cannot be read; the rest is kept");
+            let why = format!("{bytes} bytes of its file could not be read, as after a crash; it was set aside");
+            let (number, time) = loaded.entries.last().map_or((0, 0), |last| (last.number, last.time));
+            let omitted = Entry { number: number + 1, time, event: Event::Omitted, why, ..Entry::default() };
+            loaded.entries.push(omitted);
+            loaded
+        }
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tracing::error!(path = %file.path().display(), %error, "cannot read the history of an earlier process; it begins anew");
+            Loaded::default()
+        }
+    }
+}
+
+/// Has the file hold what is kept, until the stop.
+async fn keep(mut file: HistoryFile, history: &History, metrics: &Metrics, stop: &Stop) {
+    let mut is_last = false;
+    while !is_last {
+        let is_failing = history.trouble.load().is_some();
+        tokio::select! {
+            () = history.added.notified(), if !is_failing => {}
+            () = sleep(RETRY_DELAY), if is_failing => {}
+            () = stop.requested() => is_last = true,
+        }
+        let Some(kept) = history.kept() else { continue };
+        let written = file.write(&kept);
+        if written.is_err() {
+            metrics.history_failures.increment();
+        }
+        match written {
+            Ok(()) if is_failing => {
+                tracing::info!(path = %file.path().display(), "the history is written again");
+                history.trouble.store(None);
+            }
+            Err(error) if !is_failing => {
+                tracing::error!(path = %file.path().display(), %error, "cannot write the history; it is kept in memory until that can be");
+                history.trouble.store(Some(Arc::new(format!("cannot write {}: {error}", file.path().display()))));
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = sleep(GATHERED) => {}
+            () = stop.requested() => {}
+        }
+    }
+}
+
+/// What makes the entries.
+struct Recorder {
+    history: Arc<History>,
+    /// What was looked at last.
+    known: Arc<Snapshot>,
+    owners: Owners,
+    allowances: Allowances,
+    kept: Kept,
+    /// The number of the next entry.
+    next: u64,
+}
+
+impl Recorder {
+    async fn follow(mut self, store: &Store, loaded: Loaded, stop: &Stop) {
+        self.take_up(loaded);
+        self.owners = Owners::of(&self.known);
+        let revisions = store.subscribe_to_revisions();
+        let mut is_last = false;
+        while !is_last {
+            let began = Instant::now();
+            self.look(&store.snapshot());
+            self.publish();
+            tokio::select! {
+                () = sleep((began.elapsed() * 4).clamp(MIN_REST, MAX_REST)) => {}
+                () = stop.requested() => {}
+            }
+            tokio::select! {
+                () = revisions.changed() => {}
+                () = sleep(LOOK_INTERVAL) => {}
+                () = stop.requested() => is_last = true,
+            }
+        }
+        self.look(&store.snapshot());
+        self.tell_omitted(true);
+        self.add(Entry { event: Event::Stopped, ..Entry::default() });
+        self.publish();
+    }
+
+    /// Begins with what an earlier process left.
+    fn take_up(&mut self, loaded: Loaded) {
+        let last = loaded.entries.last().cloned();
+        for entry in loaded.entries {
+            self.kept.push(entry);
+        }
+        // So they grow also where the file is lost.
+        let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        self.next = micros.max(self.kept.last() + 1);
+        let why = match last {
+            Some(last) if last.event == Event::Stopped => "what changed since the stop is found when sources are read",
+            Some(_) => {
+                "the process before has not stopped by itself; what changed since is found when sources are read"
+            }
+            None => "nothing is known of before",
+        };
+        self.add(Entry { event: Event::Started, why: why.into(), ..Entry::default() });
+    }
+
+    /// Takes in what became of instances since the last look.
+    fn look(&mut self, newest: &Arc<Snapshot>) {
+        let known = std::mem::replace(&mut self.known, newest.clone());
+        if known.revision() != newest.revision() {
+            let lost = self.owners.follow(&known, newest);
+            let comparison = Comparison { old: &known, new: newest, owners: &self.owners, lost: &lost };
+            let now = Instant::now();
+            for entry in comparison.entries() {
+                if self.allowances.allows(&entry.service, now) {
+                    self.add(entry);
+                }
+            }
+        }
+        self.tell_omitted(false);
+    }
+
+    fn tell_omitted(&mut self, is_last: bool) {
+        for (service, count) in self.allowances.take_omitted(Instant::now(), is_last) {
+            let why = "too many at once to be told one by one".into();
+            self.add(Entry { event: Event::Omitted, service, why, count, ..Entry::default() });
+        }
+    }
+
+    fn add(&mut self, entry: Entry) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let revision: Revision = self.known.revision();
+        self.kept.push(Entry { number: self.next, time, revision, ..entry.within_bounds() });
+        self.next += 1;
+    }
+
+    fn publish(&self) {
+        let is_new = self.history.kept.load().as_ref().is_none_or(|kept| kept.last() != self.kept.last());
+        if is_new {
+            self.history.kept.store(Some(Arc::new(self.kept.clone())));
+            self.history.added.notify_one();
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What the history promises: what became of whom, and why; within its bounds; and whatever becomes of its file.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::format;
+use crate::model::{Change, Format, Node, NodePath, Stat, Withholding};
+use crate::store::{Feed, Publisher, Withhold, WithholdKind};
+
+const SESSION: i64 = 0x1000;
+
+fn path(text: &str) -> NodePath {
+    NodePath::parse(text).expect(text)
+}
+
+fn house() -> (Arc<Store>, Publisher) {
+    let services = format::Config { root: path("/s"), format: Format::Serverset, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(vec![services]);
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    (store, publisher)
+}
+
+fn put(name: &str, data: &str, ephemeral_owner: i64) -> Change {
+    let stat = Stat { ephemeral_owner, ..Stat::default() };
+    Change::Put(path(&format!("/s/{name}")), Arc::new(Node { data: data.as_bytes().into(), stat }))
+}
+
+fn delete(name: &str) -> Change {
+    Change::Delete(path(&format!("/s/{name}")))
+}
+
+fn member(port: usize, status: &str, metadata: &str) -> String {
+    format!(r#"{{"serviceEndpoint":{{"host":"a","port":{port}}},"status":"{status}","metadata":{metadata}}}"#)
+}
+
+fn alive(port: usize) -> String {
+    member(port, "ALIVE", "{}")
+}
+
+/// A recorder that has looked at all that is there.
+fn recorder(store: &Store, max_bytes: usize) -> Recorder {
+    let history = Arc::new(History::default());
+    let (known, kept) = (store.snapshot(), Kept::new(max_bytes));
+    let (owners, allowances) = (Owners::of(&known), Allowances::new(Instant::now()));
+    Recorder { history, known, owners, allowances, kept, next: 1 }
+}
+
+/// What was told after an entry: the event, the instance or the node, and why.
+fn told(recorder: &Recorder, after: u64) -> Vec<String> {
+    let line = |entry: &Arc<Entry>| {
+        let path = || entry.path.as_ref().map(NodePath::to_string).unwrap_or_default();
+        let what = if entry.instance.is_empty() { path() } else { entry.instance.clone() };
+        format!("{:?} {what}: {}", entry.event, entry.why)
+    };
+    recorder.kept.after(None, after).map(line).collect()
+}
+
+#[test]
+fn who_came_changed_and_vanished_is_told_with_the_reason_as_far_as_it_is_known() {
+    let (store, publisher) = house();
+    let mut recorder = recorder(&store, 1 << 20);
+    publisher.publish_whole(vec![
+        put("web/member_1", &alive(81), SESSION),
+        put("web/member_2", &alive(82), SESSION),
+        put("db/member_1", &alive(83), SESSION + 1),
+    ]);
+    let mut step = |changes: Vec<Change>, is_whole: bool| {
+        let last = recorder.kept.last();
+        if is_whole {
+            publisher.publish_whole(changes)
+        } else {
+            publisher.publish(changes)
+        };
+        recorder.look(&store.snapshot());
+        told(&recorder, last)
+    };
+    assert_eq!(step(vec![], false), ["Read : 3 instances in 2 services"], "not one by one");
+    let came = step(vec![put("web/member_3", &alive(84), SESSION + 2), put("web/member_4", &alive(85), 0)], false);
+    assert_eq!(
+        came,
+        [
+            "Appeared a:84: its node was created by session 0x1002",
+            "Appeared a:85: its node was created, which is of no session",
+        ]
+    );
+    let changed = step(vec![put("web/member_4", &member(85, "DEAD", r#"{"x":1}"#), 0)], false);
+    assert_eq!(changed, ["Changed a:85: UP → DOWN, metadata: x"]);
+    assert_eq!(
+        step(vec![put("web/member_3", &(alive(84) + " "), SESSION + 2)], false),
+        [""; 0],
+        "that says nothing new"
+    );
+    assert_eq!(
+        step(vec![delete("web/member_1")], false),
+        ["Vanished a:81: its node was deleted: session 0x1000 goes on with 1 more"]
+    );
+    let first = put("web/member_1", &alive(81), SESSION);
+    assert_eq!(
+        step(vec![first], true),
+        ["Appeared a:81: its node was created by session 0x1000; found when zk was read anew"]
+    );
+    assert_eq!(
+        step(vec![delete("web/member_1"), delete("web/member_2")], false),
+        ["Vanished a:81", "Vanished a:82"]
+            .map(|who| format!("{who}: session 0x1000 ended: all 2 of its nodes went at once"))
+    );
+    assert_eq!(
+        step(vec![delete("db/member_1")], false),
+        ["Vanished a:83: its node went, the only one of session 0x1001, which has ended or deleted it"]
+    );
+    assert_eq!(
+        step(vec![delete("web/member_4")], false),
+        ["Vanished a:85: its node was deleted, which was of no session"]
+    );
+    let why = "its data are no JSON object";
+    assert_eq!(
+        step(vec![put("web/member_3", "{", SESSION + 2), put("web/member_5", "{", 0)], false),
+        [
+            format!("Vanished a:84: its node cannot be read any more: {why}"),
+            format!("Undecodable /s/web/member_5: {why}"),
+        ]
+    );
+    assert_eq!(
+        step(vec![put("web/member_3", &alive(84), SESSION + 2)], false),
+        ["Appeared a:84: its node can be read again"]
+    );
+    assert_eq!(
+        step(vec![put("web/member_3", &alive(86), SESSION + 2)], false),
+        ["Vanished a:84: its node, or a rule, has it no more", "Appeared a:86: its node, or a rule, has it now",]
+    );
+}
+
+#[test]
+fn what_flaps_pushes_out_its_own_past_alone_and_how_much_is_told() {
+    let mut kept = Kept::new(20_000);
+    let entry = |number, service: &str| {
+        let (service, instance) = (service.to_owned(), "10.0.0.5:80".to_owned());
+        Entry { number, time: number as i64, event: Event::Vanished, service, instance, ..Entry::default() }
+    };
+    (1..=20).for_each(|number| kept.push(entry(number, "quiet")));
+    (21..5_000).for_each(|number| kept.push(entry(number, "flapping")));
+    let of = |service| kept.after(Some(service), 0).cloned().collect::<Vec<_>>();
+    assert_eq!(of("quiet").len(), 20);
+    let flapping = of("flapping");
+    let mark = &flapping[0];
+    assert_eq!((mark.event, mark.why.as_str()), (Event::Omitted, kept::TOO_OLD));
+    assert_eq!(mark.count as usize + flapping.len() - 1, 4_979);
+    assert!(flapping[1].number > mark.number && flapping.last().expect("one").number == 4_999);
+    let all: usize = kept.after(None, 0).map(|entry| entry.line().len()).sum();
+    assert!((15_000..=20_000).contains(&all), "{all}");
+    let rest: Vec<_> = kept.after(Some("flapping"), 4_997).map(|entry| entry.number).collect();
+    assert_eq!(rest, [4_998, 4_999]);
+    // Where all that is kept is one of each, the largest goes as well.
+    let mut tiny = Kept::new(1);
+    (1..100).for_each(|number| tiny.push(entry(number, &number.to_string())));
+    assert_eq!(tiny.after(None, 0).count(), 0);
+}
+
+#[test]
+fn of_what_flaps_no_more_is_told_than_a_number() {
+    let (store, publisher) = house();
+    let mut recorder = recorder(&store, 64 << 20);
+    publisher.publish_whole(vec![]);
+    recorder.look(&store.snapshot());
+    let members = 0..2_500;
+    for round in 0..6 {
+        let change = |n: usize| {
+            let name = format!("web/member_{n}");
+            if round % 2 == 0 { put(&name, &alive(n + 1), SESSION) } else { delete(&name) }
+        };
+        publisher.publish(
+            members.clone().map(change).chain([put(&format!("db/member_{round}"), &alive(1), 0)]).collect::<Vec<_>>(),
+        );
+        recorder.look(&store.snapshot());
+    }
+    recorder.tell_omitted(true);
+    let count = |service: &str, event| {
+        let of = recorder.kept.after(Some(service), 0).filter(|entry| entry.event == event);
+        of.map(|entry| entry.count.max(1)).sum::<u64>()
+    };
+    let told = count("web", Event::Appeared) + count("web", Event::Vanished);
+    assert!((10_000..14_000).contains(&told), "{told}");
+    assert_eq!(told + count("web", Event::Omitted), 15_000);
+    assert_eq!(count("db", Event::Appeared), 1, "another service is told of");
+}
+
+#[test]
+fn how_many_are_made_is_bounded_also_over_many_services_and_grows_with_time() {
+    let began = Instant::now();
+    let mut allowances = Allowances::new(began);
+    let made = (0..200_000).filter(|number| allowances.allows(&(number / 2).to_string(), began)).count();
+    assert_eq!(made, 50_000);
+    assert_eq!(allowances.take_omitted(began, false), [], "not yet");
+    let later = began + Duration::from_secs(60);
+    assert_eq!(allowances.take_omitted(later, false), [(String::new(), 150_000)]);
+    assert!(allowances.allows("0", later));
+    assert!(allowances.take_omitted(later + Duration::from_secs(60), false).is_empty());
+}
+
+fn entry(number: u64, service: &str) -> Entry {
+    Entry { number, time: 7, event: Event::Appeared, service: service.into(), ..Entry::default() }
+}
+
+#[test]
+fn what_is_written_is_read_again_and_a_torn_or_damaged_line_harms_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join(FILE);
+    let mut file = HistoryFile::new(place.clone(), 1 << 20);
+    let mut kept = Kept::new(1 << 19);
+    let odd = "odd\n\u{202e}\"\u{1b}[2J";
+    for (number, service) in [(1, "a"), (5, odd), (6, "c")] {
+        kept.push(entry(number, service));
+        file.write(&kept).expect("written");
+    }
+    let names = |loaded: &Loaded| loaded.entries.iter().map(|entry| entry.service.clone()).collect::<Vec<_>>();
+    let loaded = file.load().expect("read");
+    assert_eq!((names(&loaded), loaded.unreadable_bytes), (vec!["a".into(), odd.into(), "c".into()], 0));
+    assert_eq!(fs::read_to_string(&place).expect("a file").lines().count(), 3, "a line each");
+
+    let whole = fs::read(&place).expect("a file");
+    for cut in 1..whole.len() {
+        fs::write(&place, &whole[..cut]).expect("written");
+        let loaded = HistoryFile::new(place.clone(), 1 << 20).load().expect("read");
+        let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(loaded.entries.len(), lines, "{cut}");
+        assert_eq!(loaded.unreadable_bytes > 0, whole[cut - 1] != b'\n', "{cut}");
+        assert_eq!(place.exists(), whole[cut - 1] == b'\n', "{cut}: it is set aside");
+    }
+    let junk = [&whole[..], &[0; 4_000], b"\n{}\n{\"number\":6}\n\xff\n", entry(9, "d").line().as_bytes()].concat();
+    fs::write(&place, &junk).expect("written");
+    let file = HistoryFile::new(place.clone(), 1 << 20);
+    let loaded = super::load(&file);
+    assert_eq!(names(&loaded)[3..], ["d", ""]);
+    let last = loaded.entries.last().expect("one");
+    assert_eq!((last.number, last.event), (10, Event::Omitted));
+    assert!(last.why.contains("could not be read"), "{}", last.why);
+    assert_eq!(fs::read(file.aside()).expect("a file"), junk);
+}
+
+#[test]
+fn the_file_stays_within_its_bound_and_is_made_anew_where_it_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join(FILE);
+    let mut file = HistoryFile::new(place.clone(), 20_000);
+    let mut kept = Kept::new(10_000);
+    let mut largest = 0;
+    for number in 1..2_000 {
+        kept.push(entry(number, "web"));
+        file.write(&kept).expect("written");
+        largest = largest.max(fs::metadata(&place).expect("a file").len());
+        if number % 500 == 0 {
+            fs::remove_file(&place).expect("a file");
+        }
+    }
+    assert!((19_000..20_200).contains(&largest), "{largest}");
+    let loaded = file.load().expect("read").entries;
+    assert!(kept.after(None, 0).all(|entry| loaded.contains(entry) || entry.event == Event::Omitted));
+    // A bound that was lowered leaves the newest.
+    let loaded = HistoryFile::new(place, 1_000).load().expect("read");
+    assert!((5..40).contains(&loaded.entries.len()) && loaded.unreadable_bytes == 0, "{}", loaded.entries.len());
+    assert_eq!(loaded.entries.last().map(|last| last.number), Some(1_999));
+}
+
+#[test]
+fn what_cannot_be_written_for_a_while_is_written_when_it_can() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join("sub").join(FILE);
+    let mut file = HistoryFile::new(place.clone(), 1 << 20);
+    let mut kept = Kept::new(1 << 19);
+    for number in 1..4 {
+        kept.push(entry(number, "web"));
+        file.write(&kept).expect_err("there is no such folder");
+    }
+    fs::create_dir(folder.path().join("sub")).expect("a folder");
+    file.write(&kept).expect("written");
+    kept.push(entry(4, "web"));
+    file.write(&kept).expect("written");
+    assert_eq!(file.load().expect("read").entries.len(), 4);
+    assert!(!place.with_extension("new").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_on_over_a_restart_and_tells_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut last = 0;
+    for round in 0..2 {
+        let (store, publisher) = house();
+        let (tasks, _failures) = Tasks::new();
+        let history =
+            History::start(&Config::default(), Some(folder.path()), &store, &Arc::default(), &tasks).expect("started");
+        while history.kept().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        publisher.publish_whole(vec![put("web/member_1", &alive(81), 0)]);
+        let seen = |event| history.kept().is_some_and(|kept| kept.after(None, last).any(|entry| entry.event == event));
+        while !seen(Event::Read) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        publisher.publish(vec![delete("web/member_1")]);
+        assert!(tasks.stop(Duration::from_secs(10)).await.is_empty());
+        let events: Vec<_> = history.kept().expect("kept").after(None, last).map(|entry| entry.event).collect();
+        assert_eq!(events, [Event::Started, Event::Read, Event::Vanished, Event::Stopped], "{round}");
+        assert_eq!(history.kept().expect("kept").after(None, 0).count(), 4 * (round + 1));
+        last = history.kept().expect("kept").last();
+    }
+}
+
+#[test]
+fn what_is_withheld_or_held_is_told_with_its_end_and_its_reason() {
+    let (store, publisher) = house();
+    let mut recorder = recorder(&store, 1 << 20);
+    publisher.publish_whole(vec![put("web/member_1", &alive(81), SESSION)]);
+    recorder.look(&store.snapshot());
+    let withhold = |kind, ends_at: Option<u64>| {
+        let withholding = |ends_at| Withholding { since: 1, ends_at, reason: "for a test".into() }.into();
+        let (service, target) = ("web".into(), "a:81".into());
+        store.withhold(&[Withhold { service, target, kind, withholding: ends_at.map(withholding) }]);
+    };
+    let mut step = |kind, ends_at| {
+        let last = recorder.kept.last();
+        withhold(kind, ends_at);
+        recorder.look(&store.snapshot());
+        told(&recorder, last)
+    };
+    let never = 4_000_000_000_000;
+    assert_eq!(step(WithholdKind::Drained, Some(never)), ["Drained a:81: until 2096-10-02T07:06:40Z: for a test"]);
+    assert_eq!(step(WithholdKind::Ejected, Some(1_000)), ["Ejected a:81: until 1970-01-01T00:00:01Z: for a test"]);
+    assert_eq!(step(WithholdKind::Drained, None), ["Undrained a:81: before its time was over"]);
+    assert_eq!(step(WithholdKind::Ejected, None), ["Admitted a:81: its time is over"]);
+}

@@ -1,0 +1,66 @@
+//! Explaining: why an instance is chosen, or not.
+
+use semver::Version;
+
+use super::{candidates, is_callable};
+use crate::model::{Held, Instance, InstanceState, Withheld, Withholding, utc};
+use crate::store::Directory;
+
+/// Whether an instance is among those that are chosen among where nothing more is asked for, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    pub is_served: bool,
+    /// What keeps it from being chosen; else what it is chosen by.
+    pub reasons: Vec<String>,
+}
+
+/// The newest version of a service of which an instance can be called: it takes all calls that ask for none.
+pub fn newest_callable<'a>(directory: &'a Directory, service: &str) -> Option<&'a Version> {
+    let of = candidates(directory.instances_of(service)?, None);
+    let mut callable = of.filter(|(_, set)| {
+        set.unordered().flat_map(|provider| provider.instances.iter()).any(|it| is_callable(directory, it))
+    });
+    callable.next().map(|(version, _)| version)
+}
+
+/// Explains an instance of a service whose newest version that can be called is `newest`.
+pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Version>) -> Explanation {
+    let mut reasons: Vec<String> = Vec::new();
+    let mut say = |is_so: bool, what: &str| {
+        if is_so {
+            reasons.push(what.to_owned());
+        }
+    };
+    let master = instance.master().map(|id| directory.master(id));
+    let is_connected = master.is_none_or(|master| master.is_some_and(|master| master.is_connected()));
+    say(instance.weight == 0, "its weight is 0");
+    say(instance.state == InstanceState::Down, "its registration says that it takes no calls");
+    say(instance.state == InstanceState::Returning, "it was there before a restart, and is expected back");
+    say(!is_connected && instance.state != InstanceState::Returning, "its master is not connected");
+    say(master.is_none() && instance.endpoints.is_empty(), "it has no endpoint");
+    let Withheld { ejected, drained } = &instance.withheld;
+    for (what, withholding) in [("drained", drained), ("ejected", ejected)] {
+        if let Some(Withholding { since, ends_at, reason }) = withholding.as_deref() {
+            reasons.push(format!("it is {what} from {} to {}: {reason}", utc(*since), utc(*ends_at)));
+        }
+    }
+    if let Some(Held { since, ends_at, probe, passed_over, .. }) = instance.held.as_deref() {
+        let chosen = if *passed_over { "it is not chosen" } else { "it is chosen all the same" };
+        let (since, until) = (utc(*since), utc(*ends_at));
+        reasons.push(format!("no node registers it since {since}; it is held until {until}, {probe}, and {chosen}"));
+    }
+    let is_callable = is_callable(directory, instance);
+    let is_newest = newest.is_none_or(|newest| *newest == instance.version);
+    if let (true, false, Some(newest)) = (is_callable, is_newest, newest) {
+        let when = format!("where it is asked for, or none of {newest} can be called");
+        reasons.push(format!("its version is chosen only {when}"));
+    }
+    let is_silent = master.flatten().is_some_and(|master| !master.is_answering());
+    if is_callable && is_silent {
+        reasons.push("its master is silent: it is chosen where no other can be had".into());
+    }
+    if reasons.is_empty() {
+        reasons.push(format!("it can be called, and has the weight {}", instance.weight));
+    }
+    Explanation { is_served: is_callable && is_newest, reasons }
+}

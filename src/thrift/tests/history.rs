@@ -1,0 +1,69 @@
+//! The history and explanations, for who may know of them.
+
+use super::masters::{by_turns, who_sees_mail_alone};
+use super::*;
+use crate::history::{Entry, Event, History};
+use crate::model::NodePath;
+use crate::thrift::idl::{AccessDenied, ExplainRequest, HistoryQuery, InvalidRequest, NotFound, NotReady};
+
+fn house() -> House {
+    let mut house = House::new(1, &Config::default());
+    let entries = (1..=6).map(|number| Entry {
+        number,
+        time: number as i64 * 1_000,
+        event: if number == 6 { Event::Read } else { Event::Appeared },
+        service: ["", "log", "", "mail", "log", "", ""][number as usize].into(),
+        instance: if number == 3 { "a:1".into() } else { "b:1".into() },
+        path: Some(NodePath::parse("/secret").expect("a path")),
+        ..Entry::default()
+    });
+    house.api.history = History::of(entries);
+    house
+}
+
+/// The numbers of the entries that are told, the cursor, and whether there are more.
+fn told(house: &House, query: HistoryQuery) -> (Vec<i64>, i64, bool) {
+    let reply = by_turns(house.api.history(&house.peer, &query)).expect("entries");
+    (reply.entries.iter().map(|entry| entry.number).collect(), reply.cursor, reply.has_more)
+}
+
+#[test]
+fn entries_come_in_pages_and_by_what_is_asked_for() {
+    let house = house();
+    let all = HistoryQuery::default();
+    assert_eq!(told(&house, all.clone()), ((1..=6).collect(), 6, false));
+    assert_eq!(told(&house, HistoryQuery { limit: Some(2), ..all.clone() }), (vec![1, 2], 2, true));
+    assert_eq!(
+        told(&house, HistoryQuery { after: Some(2), limit: Some(4), ..all.clone() }),
+        (vec![3, 4, 5, 6], 6, false)
+    );
+    assert_eq!(told(&house, HistoryQuery { after: Some(9), ..all.clone() }), (vec![], 9, false));
+    assert_eq!(told(&house, HistoryQuery { since_ms: Some(5_000), ..all.clone() }).0, [5, 6]);
+    assert_eq!(told(&house, HistoryQuery { instance: Some("a:1".into()), ..all.clone() }).0, [3]);
+    let mail = HistoryQuery { service_name: Some("mail".into()), ..all.clone() };
+    assert_eq!(told(&house, mail.clone()), (vec![3], 3, false));
+    assert_eq!(told(&house, HistoryQuery { after: Some(3), ..mail }), (vec![], 3, false));
+    let wrong = by_turns(house.api.history(&house.peer, &HistoryQuery { after: Some(-1), ..all.clone() }));
+    assert_eq!(exception::<InvalidRequest>(&wrong.expect_err("none")).field, "after");
+    let unread = House::new(1, &Config::default());
+    exception::<NotReady>(&by_turns(unread.api.history(&unread.peer, &all)).expect_err("it is not read yet"));
+}
+
+#[test]
+fn who_may_see_one_service_is_told_of_no_other_nor_of_paths() {
+    let mut house = house();
+    house.feeds[0].publish_whole(vec![]);
+    house.peer.identity = who_sees_mail_alone();
+    let all = HistoryQuery::default();
+    assert_eq!(told(&house, all.clone()), (vec![2, 3, 5], 6, false), "nor how much a source holds");
+    let reply = by_turns(house.api.history(&house.peer, &all)).expect("entries");
+    assert!(reply.entries.iter().all(|entry| entry.path.is_none()));
+    let log = HistoryQuery { service_name: Some("log".into()), ..all };
+    exception::<AccessDenied>(&by_turns(house.api.history(&house.peer, &log)).expect_err("it is not for this user"));
+    let explain = |service: &str| {
+        let request = ExplainRequest::new(service.to_owned(), None, None, None, None);
+        by_turns(house.api.explain(&house.peer, &request)).expect_err("none")
+    };
+    exception::<AccessDenied>(&explain("log"));
+    exception::<NotFound>(&explain("mail"));
+}
