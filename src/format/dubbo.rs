@@ -5,10 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use rmpv::Value;
+
 use super::registered::{Draft, endpoint};
 use super::url::{Url, form_decoded};
 use super::{Located, Reading, Registered, Role, Rule, Undecodable};
 use crate::model::{DEFAULT_WEIGHT, InstanceError, MAX_LABEL_BYTES, MAX_SERVICE_BYTES};
+
+type Parameters<'p> = BTreeMap<&'p str, &'p str>;
 
 /// What a configurator sets for the providers that it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +42,13 @@ const OF_ITSELF: [&str; 10] = [
     "side",
 ];
 
+/// Keys that say whether and how often a provider is called: they count also where there is no room for them.
+const OF_CALLS: [&str; 2] = ["disabled", "weight"];
+
+/// What a map and a text that passes no bound begin with in MessagePack, at most.
+const MAP_HEAD: usize = 5;
+const TEXT_HEAD: usize = 3;
+
 /// Keys that a provider must have as the configurator does.
 const CONDITIONS: [&str; 3] = ["application", "group", "version"];
 
@@ -57,16 +68,18 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undeco
     if url.protocol == "empty" {
         return Ok(None);
     }
-    let mut parameters = url.parameters.clone();
-    apply(reading.rules, &url, &mut parameters);
-    Ok(Some(registered(reading, &url, &parameters)?))
+    let applied = Applied::of(reading, &url);
+    let registered = registered(reading, &url, &applied.parameters, &applied.metadata)?;
+    let fault = applied.is_cut.then_some(Undecodable::RulesLeftOut);
+    Ok(Some(Registered { by_rules: applied.bytes, fault, ..registered }))
 }
 
-/// What a URL of a provider registers, with these parameters.
+/// What a URL of a provider registers, with these parameters, and those of them as metadata.
 pub(super) fn registered(
     reading: &Reading<'_>,
     url: &Url<'_>,
-    parameters: &BTreeMap<&str, &str>,
+    parameters: &Parameters<'_>,
+    metadata: &Parameters<'_>,
 ) -> Result<Registered, Undecodable> {
     let parameter = |key: &str| parameters.get(key).copied().unwrap_or_default();
     let is_up = parameter("enabled") != "false" && parameter("disabled") != "true";
@@ -75,12 +88,15 @@ pub(super) fn registered(
     draft.group = parameter("group").to_owned();
     draft.zone = parameter("zone").to_owned();
     draft.weight = weight(parameter("weight"));
-    // Interfaces with very many methods would pass the bound of metadata by their names alone.
-    let is_kept = |key: &str, value: &str| key != "methods" || value.len() <= MAX_SERVICE_BYTES / 2;
-    for (key, value) in parameters.iter().filter(|(key, value)| is_kept(key, value)) {
+    for (key, value) in metadata.iter().filter(|(key, value)| is_kept(key, value)) {
         draft.add(key, *value);
     }
     Ok(draft.finish(reading))
+}
+
+/// Interfaces with very many methods would pass the bound of metadata by their names alone.
+fn is_kept(key: &str, value: &str) -> bool {
+    key != "methods" || value.len() <= MAX_SERVICE_BYTES / 2
 }
 
 /// A weight that is not positive is never called.
@@ -91,22 +107,51 @@ fn weight(text: &str) -> u32 {
     }
 }
 
-/// Applies the configurators that match: one of a host after those of all, and then by their priority.
-fn apply<'r>(rules: &'r [Rule], url: &Url<'_>, parameters: &mut BTreeMap<&'r str, &'r str>) {
-    let matching = |rule: &'r Rule| match rule {
-        Rule::Configurator(configurator) => Some(configurator).filter(|it| it.matches(url)),
-        _ => None,
-    };
-    let mut matching: Vec<_> = rules.iter().filter_map(matching).collect();
-    matching.sort_by_key(|it| (it.host.is_some(), it.priority));
-    for configurator in matching {
-        for (key, value) in &configurator.sets {
-            if configurator.sets_missing {
-                parameters.entry(key).or_insert(value);
-            } else {
-                parameters.insert(key, value);
+/// A provider's parameters once its configurators are applied.
+struct Applied<'r> {
+    parameters: Parameters<'r>,
+    metadata: Parameters<'r>,
+    /// What configurators add to the metadata, as they are decoded.
+    bytes: usize,
+    /// Whether one of them is left out, for which there is no room.
+    is_cut: bool,
+}
+
+impl<'r> Applied<'r> {
+    /// Applies the configurators that match: one of a host after those of all, and then by their priority. The largest are
+    /// left out where all together pass a bound, but for what says whether a provider is called.
+    fn of(reading: &Reading<'r>, url: &Url<'r>) -> Self {
+        let matching = |rule: &'r Rule| match rule {
+            Rule::Configurator(configurator) => Some(configurator).filter(|it| it.matches(url)),
+            _ => None,
+        };
+        let mut matching: Vec<_> = reading.rules.iter().filter_map(matching).map(|it| (it, false)).collect();
+        matching.sort_by_key(|(it, _)| (it.host.is_some(), it.priority));
+        let own = url.parameters.iter().filter(|(key, value)| is_kept(key, value));
+        let own = reading.service.len() + MAP_HEAD + own.map(|(key, value)| packed(key, value)).sum::<usize>();
+        let (mut room, mut bytes) = (MAX_SERVICE_BYTES.saturating_sub(own), 0);
+        let mut by_size: Vec<_> = matching.iter_mut().collect();
+        by_size.sort_by_key(|(it, _)| it.packed());
+        for (configurator, has_room) in by_size {
+            *has_room = configurator.packed() <= room && bytes + configurator.decoded() <= reading.room_for_rules;
+            if *has_room {
+                room -= configurator.packed();
+                bytes += configurator.decoded();
             }
         }
+        let (mut parameters, mut metadata) = (url.parameters.clone(), url.parameters.clone());
+        for (configurator, has_room) in &matching {
+            for (key, value) in &configurator.sets {
+                if *has_room {
+                    configurator.set(&mut metadata, key, value);
+                }
+                if *has_room || OF_CALLS.contains(&key.as_str()) {
+                    configurator.set(&mut parameters, key, value);
+                }
+            }
+        }
+        let is_cut = matching.iter().any(|(_, has_room)| !has_room);
+        Self { parameters, metadata, bytes, is_cut }
     }
 }
 
@@ -139,6 +184,9 @@ pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
     if sets.get("zone").is_some_and(|zone| zone.len() > MAX_LABEL_BYTES) {
         return Err(InstanceError::Label("zone").into());
     }
+    if sets.get("zone").is_some_and(|zone| zone.contains(char::is_control)) {
+        return Err(InstanceError::Control("zone").into());
+    }
     conditions.retain(|_, value| !matches!(value.as_str(), "" | "*"));
     let host = Some(url.host.clone()).filter(|host| !matches!(host.as_str(), "0.0.0.0" | "anyhost" | "::"));
     let priority = url.parameter("priority").parse().unwrap_or(0);
@@ -156,4 +204,25 @@ impl Configurator {
             && (self.port.is_none() || self.port == url.port)
             && self.conditions.iter().all(|(key, value)| url.parameter(key) == value)
     }
+
+    fn set<'r>(&'r self, parameters: &mut Parameters<'r>, key: &'r str, value: &'r str) {
+        if self.sets_missing {
+            parameters.entry(key).or_insert(value);
+        } else {
+            parameters.insert(key, value);
+        }
+    }
+
+    /// At most so many bytes of metadata it sets, as MessagePack and as they are decoded.
+    fn packed(&self) -> usize {
+        self.sets.iter().map(|(key, value)| packed(key, value)).sum()
+    }
+
+    fn decoded(&self) -> usize {
+        self.sets.iter().map(|(key, value)| 2 * size_of::<Value>() + key.len() + value.len()).sum()
+    }
+}
+
+fn packed(key: &str, value: &str) -> usize {
+    key.len() + value.len() + 2 * TEXT_HEAD
 }

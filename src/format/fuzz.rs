@@ -20,7 +20,7 @@ pub fn nodes(bytes: &[u8]) {
     match located.role {
         Role::Instance => {
             assert_eq!(config.instances_of(&scope), path.parent().expect("a parent"));
-            let Ok(Some(registered)) = config.decode(&path, &located.service, &node, &[]) else { return };
+            let Ok(Some(registered)) = config.decode(&path, &located.service, &node, &[], 0) else { return };
             registered.instance.check().expect("it is within its bounds");
             let first = registered.instance.endpoints.first().expect("it can be reached");
             assert!(first.port != 0 && !first.host.is_empty());
@@ -31,7 +31,7 @@ pub fn nodes(bytes: &[u8]) {
             let Ok(rule) = config.rule(&path, &node) else { return };
             // It may be about anything.
             let sibling = config.instances_of(&scope).child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
-            let _ = config.decode(&sibling, &located.service, &node, &[rule]);
+            let _ = config.decode(&sibling, &located.service, &node, &[rule], usize::MAX);
         }
         Role::Interface => drop(config.applications(&located.service, &node)),
     }

@@ -88,6 +88,8 @@ pub enum Undecodable {
     Malformed,
     #[error("{0}")]
     Bound(#[from] InstanceError),
+    #[error("configurators are left out with which it would pass a bound, but for their `disabled` and `weight`")]
+    RulesLeftOut,
     #[error("with it nodes of its source would pass `[store] max_instances` or `max_instance_bytes`")]
     TooMany,
     #[error("not listed as all interfaces of its application: those of its source would pass `[store] max_instances`")]
@@ -104,6 +106,8 @@ struct Reading<'a> {
     name: &'a str,
     node: &'a Node,
     rules: &'a [Rule],
+    /// For so many bytes of what they set, as it is decoded.
+    room_for_rules: usize,
 }
 
 impl Located {
@@ -169,24 +173,21 @@ impl Config {
         }
     }
 
-    /// The instances that a node of the service registers, of whose scope these are the rules.
+    /// The instances that a node of the service registers, of whose scope these are the rules; for so many bytes of what they
+    /// set, as it is decoded, there is room.
     pub fn decode(
         &self,
         path: &NodePath,
         service: &str,
         node: &Node,
         rules: &[Rule],
+        room_for_rules: usize,
     ) -> Result<Option<Registered>, Undecodable> {
         #[cfg(test)]
         DECODED.set(DECODED.get() + 1);
         let parts = self.parts(path).unwrap_or_default();
-        let read =
-            |rules| self.read(&Reading { config: self, service, name: last_part(path), parts: &parts, node, rules });
-        match read(rules) {
-            // What rules set together may pass a bound that the node itself keeps.
-            Err(Undecodable::Bound(_)) if !rules.is_empty() => read(&[]),
-            read => read,
-        }
+        let name = last_part(path);
+        self.read(&Reading { config: self, service, name, parts: &parts, node, rules, room_for_rules })
     }
 
     fn read(&self, reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
@@ -204,7 +205,7 @@ impl Config {
             Format::SofaRpc => Some(sofa_rpc::decode(reading)?),
             Format::Raw => raw::decode(reading)?,
         };
-        if let Some(Registered { instance, variant }) = &registered {
+        if let Some(Registered { instance, variant, .. }) = &registered {
             instance.check()?;
             if variant.contains(char::is_control) {
                 return Err(InstanceError::Control("version").into());

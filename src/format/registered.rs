@@ -15,6 +15,10 @@ pub struct Registered {
     pub instance: Instance,
     /// What tells it from others at the same address: one process may offer a service in several groups and versions.
     pub variant: String,
+    /// So much of its metadata is what rules set, as it is decoded.
+    pub by_rules: usize,
+    /// Why not all rules of its scope are applied.
+    pub fault: Option<Undecodable>,
 }
 
 /// The same before it is one.
@@ -87,7 +91,7 @@ impl Draft {
             provenance: Arc::default(),
             held: None,
         };
-        Registered { instance, variant }
+        Registered { instance, variant, by_rules: 0, fault: None }
     }
 }
 

@@ -13,5 +13,5 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let text = form_decoded(reading.name)?;
     let url = Url::parse(&text)?;
-    dubbo::registered(reading, &url, &url.parameters)
+    dubbo::registered(reading, &url, &url.parameters, &url.parameters)
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::model::{Instance, InstanceState, view};
+use crate::model::{Instance, InstanceState, MAX_SERVICE_BYTES, view};
 
 const PROVIDER: &str = "dubbo%3A%2F%2F10.0.0.5%3A20880%2Fcom.acme.Foo%3Fapplication%3Dshop%26interface%3Dcom.acme.Foo\
     %26methods%3Da%2Cb%26side%3Dprovider%26timestamp%3D1700000000000";
@@ -168,7 +168,7 @@ fn read(config: &Config, at: &str, data: impl AsRef<[u8]>, rules: &[Rule]) -> Re
     let (at, node) = (path(at), node(data));
     let located = config.locate(&at).unwrap_or_else(|| panic!("{at} is none"));
     assert_eq!(located.role, Role::Instance);
-    Ok(config.decode(&at, &located.service, &node, rules)?.map(|registered| registered.instance))
+    Ok(config.decode(&at, &located.service, &node, rules, usize::MAX)?.map(|registered| registered.instance))
 }
 
 fn instance(config: &Config, at: &str, data: impl AsRef<[u8]>) -> Instance {
@@ -204,7 +204,7 @@ fn data_and_names_that_are_cut_anywhere_are_refused_or_read_and_nothing_worse() 
         for end in begin + 1..at.len() {
             let cut = path(&at[..end]);
             let Some(located) = config.locate(&cut) else { continue };
-            let _ = config.decode(&cut, &located.service, &node(&data), &[]);
+            let _ = config.decode(&cut, &located.service, &node(&data), &[], usize::MAX);
         }
         for odd in [&b"\xff\xfe"[..], b"{", b"null", b"[]", b"\xac\xed\x00\x05\x7c\xff\xff\xff\xff\xff\xff\xff\xff"] {
             let _ = read(&config, &at, odd, &[]);
@@ -274,8 +274,38 @@ fn configurators_of_dubbo_change_the_providers_that_they_match() {
     rule("dubbo://0.0.0.0/i?weight=1").expect_err("it is no configurator");
     rule(&format!("override://0.0.0.0/i?zone={}", "z".repeat(257))).expect_err("no zone is so long");
     rule(&format!("override://0.0.0.0/i?a={}", "x".repeat(10_000))).expect_err("it would fill the metadata");
-    let fat = |key: &str| format!("override://0.0.0.0/i?weight=7&{key}={}", "x".repeat(8_000));
-    assert_eq!(with(&[&fat("a"), &fat("b"), &fat("c")]), (50, up), "together they are too much");
+    rule("override://0.0.0.0/i?zone=a%0Ab").expect_err("no zone has control characters");
+}
+
+#[test]
+fn a_configurator_for_which_there_is_no_room_voids_no_other() {
+    let dubbo = config(Format::Dubbo, "/dubbo");
+    let rule = |text: &str| {
+        let at = path(&format!("/dubbo/i/configurators/{}", text.replace('/', "%2F")));
+        dubbo.rule(&at, &node("")).expect("a rule")
+    };
+    let fat = |key: &str, bytes| rule(&format!("override://0.0.0.0/i?{key}={}", "x".repeat(bytes)));
+    let drained = rule("override://h/i?disabled=true&timeout=1");
+    let provider = |bytes| path(&format!("/dubbo/i/providers/dubbo:%2F%2Fh:1%2Fi?own={}", "x".repeat(bytes)));
+    let decoded = |provider: &NodePath, rules: &[Rule], room| {
+        dubbo.decode(provider, "i", &node(""), rules, room).expect("a provider").expect("one")
+    };
+    let keys = |found: &Registered| {
+        let entries = found.instance.metadata.as_map().expect("a map").iter();
+        entries.map(|(key, _)| key.as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    let rules = [fat("a", 8_000), fat("b", 7_000), drained.clone(), fat("c", 6_000)];
+    let found = decoded(&provider(10), &rules, usize::MAX);
+    assert_eq!((found.instance.state, found.fault.as_ref()), (InstanceState::Down, Some(&Undecodable::RulesLeftOut)));
+    assert_eq!(keys(&found), ["b", "c", "disabled", "own", "timeout"], "the largest has no room");
+    let most = MAX_SERVICE_BYTES - "i".len() - 1 - "own".len() - 1 - 3;
+    let found = decoded(&provider(most), &rules, usize::MAX);
+    assert_eq!((found.instance.state, keys(&found)), (InstanceState::Down, vec!["own".to_owned()]));
+    assert_eq!(found.instance.packed_bytes(), MAX_SERVICE_BYTES);
+    let found = decoded(&provider(10), &rules[2..3], 0);
+    assert_eq!((found.instance.state, found.by_rules, keys(&found)), (InstanceState::Down, 0, vec!["own".to_owned()]));
+    let found = decoded(&provider(10), &[drained], usize::MAX);
+    assert_eq!((&found.fault, keys(&found).len()), (&None, 3));
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) struct Charge {
     /// What nodes register themselves.
     pub(super) instances: usize,
     pub(super) bytes: usize,
+    /// What rules set of it.
+    pub(super) by_rules: usize,
     /// Instances of interfaces that an application offers, which share all but the name.
     pub(super) of_interfaces: usize,
 }
@@ -29,19 +31,25 @@ pub(super) struct Charge {
 pub(super) struct Ledger(Vec<Charge>);
 
 impl Charge {
-    pub(super) fn of(instance: &Instance) -> Self {
+    /// That of an instance, so many bytes of which are what rules set.
+    pub(super) fn of(instance: &Instance, by_rules: usize) -> Self {
         let texts = |it: &crate::model::Endpoint| it.name.len() + it.protocol.len() + it.host.len();
         let endpoints = instance.endpoints.iter().map(|it| size_of_val(it) + texts(it)).sum::<usize>();
-        Self { instances: 1, bytes: endpoints + memory_size(&instance.metadata), of_interfaces: 0 }
+        let bytes = (endpoints + memory_size(&instance.metadata)).saturating_sub(by_rules);
+        Self { instances: 1, bytes, by_rules, of_interfaces: 0 }
+    }
+
+    fn parts(self) -> [usize; 4] {
+        [self.instances, self.bytes, self.by_rules, self.of_interfaces]
     }
 
     pub(super) fn fits_into(self, room: Self) -> bool {
-        self.instances <= room.instances && self.bytes <= room.bytes && self.of_interfaces <= room.of_interfaces
+        self.parts().iter().zip(room.parts()).all(|(part, room)| *part <= room)
     }
 
     /// Whether it is less than another in anything.
     pub(super) fn has_shrunk_from(self, before: Self) -> bool {
-        self.instances < before.instances || self.bytes < before.bytes || self.of_interfaces < before.of_interfaces
+        self.parts().iter().zip(before.parts()).any(|(now, before)| *now < before)
     }
 }
 
@@ -49,6 +57,7 @@ impl AddAssign for Charge {
     fn add_assign(&mut self, other: Self) {
         self.instances += other.instances;
         self.bytes += other.bytes;
+        self.by_rules += other.by_rules;
         self.of_interfaces += other.of_interfaces;
     }
 }
@@ -57,6 +66,7 @@ impl SubAssign for Charge {
     fn sub_assign(&mut self, other: Self) {
         self.instances -= other.instances;
         self.bytes -= other.bytes;
+        self.by_rules -= other.by_rules;
         self.of_interfaces -= other.of_interfaces;
     }
 }
@@ -72,6 +82,7 @@ impl Ledger {
         Charge {
             instances: limits.instances.saturating_sub(used.instances),
             bytes: limits.bytes.saturating_sub(used.bytes),
+            by_rules: limits.bytes.saturating_sub(used.by_rules),
             of_interfaces: limits.instances.saturating_sub(used.of_interfaces),
         }
     }

@@ -62,7 +62,7 @@ struct InstanceNode {
     /// Those of its application as which it is listed, at each of its endpoints.
     interfaces: Arc<[Arc<str>]>,
     charge: Charge,
-    /// Why it is not listed as all interfaces that its application offers.
+    /// Why it is not listed as all interfaces that its application offers, or not all rules are applied.
     fault: Option<Arc<Undecodable>>,
 }
 
@@ -262,7 +262,8 @@ impl Directory {
             self.registrations.ledger.release(feed, node.charge);
         }
         self.registrations.beyond.remove(&(feed, path.clone()));
-        let read = reader.decode(config, &path);
+        let room_for_rules = self.registrations.ledger.room(feed, reader.limits).by_rules;
+        let read = reader.decode(config, &path, room_for_rules);
         let read = read.and_then(|read| read.map(|read| self.claims(reader, config, &path, read)).transpose());
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
@@ -312,10 +313,10 @@ impl Directory {
         reader: &Reader<'_>,
         config: &Config,
         path: &NodePath,
-        Registered { instance, variant }: Registered,
+        Registered { instance, variant, by_rules, fault }: Registered,
     ) -> Result<(BTreeMap<ClaimKey, Claim>, InstanceNode), Undecodable> {
         let room = self.registrations.ledger.room(reader.by.feed, reader.limits);
-        let mut charge = Charge::of(&instance);
+        let mut charge = Charge::of(&instance, by_rules);
         if !charge.fits_into(room) {
             return Err(Undecodable::TooMany);
         }
@@ -328,7 +329,7 @@ impl Directory {
         let key = ClaimKey { service: service.clone(), address, variant, is_idle, created, node };
         let own = self.registrations.claim(reader, config, &key, Instance { service, ..instance });
         let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
-        let (mut interfaces, mut fault) = (Vec::new(), None);
+        let (mut interfaces, mut fault) = (Vec::new(), fault.map(Arc::new));
         if config.format == Format::DubboApplication {
             interfaces = self.registrations.interfaces_of(&instance.service);
         }
@@ -535,12 +536,17 @@ impl<'a> Reader<'a> {
         below.map(|(path, _)| path).filter(move |path| path.depth() == level && is_instance(path)).cloned()
     }
 
-    fn decode(&mut self, config: &Config, path: &NodePath) -> Result<Option<Registered>, Undecodable> {
+    fn decode(
+        &mut self,
+        config: &Config,
+        path: &NodePath,
+        room_for_rules: usize,
+    ) -> Result<Option<Registered>, Undecodable> {
         let Some(node) = self.nodes.get(path) else { return Ok(None) };
         let located = config.locate(path).filter(|located| located.role == Role::Instance);
         let Some(located) = located else { return Ok(None) };
         let rules = located.scope(path).map(|scope| self.rules_of(config, scope)).unwrap_or_default();
-        config.decode(path, &located.service, node, &rules)
+        config.decode(path, &located.service, node, &rules, room_for_rules)
     }
 
     /// The rules of a scope that can be read.
@@ -577,7 +583,7 @@ pub(in crate::store) fn rules_of(config: &Config, nodes: &Nodes, path: &NodePath
     let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
     let Some(scope) = located.scope(path) else { return Vec::new() };
     let Some(begin) = config.rules_of(&scope) else { return Vec::new() };
-    let read = |rules: &[Rule]| config.decode(path, &located.service, node, rules);
+    let read = |rules: &[Rule]| config.decode(path, &located.service, node, rules, usize::MAX);
     let without = read(&[]);
     let changing = rules_below(config, nodes, &scope, &begin).filter(|(_, rule)| {
         read(std::slice::from_ref(rule)).is_ok_and(|with| without.as_ref().is_ok_and(|without| with != *without))

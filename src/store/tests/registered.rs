@@ -216,6 +216,23 @@ fn no_mapping_takes_the_room_of_an_instance_and_room_that_comes_is_used() {
 }
 
 #[test]
+fn no_configurator_takes_the_room_of_an_instance() {
+    let bounds = Config { max_instance_bytes: bytesize::ByteSize::kib(12), ..Config::default() };
+    let (store, publisher) = house_of(&bounds, vec![services("/dubbo", Format::Dubbo)]);
+    let provider = |number: usize| put(&format!("/dubbo/i/providers/dubbo%3A%2F%2Fh%3A{number}%2Fi%3Fa%3D1"), "");
+    let many = (0..80).map(|key| format!("%26k{key}%3D1")).collect::<String>();
+    let rule = format!("/dubbo/i/configurators/override%3A%2F%2F0.0.0.0%2Fi%3Fdisabled%3Dtrue{many}");
+    publisher.publish((1..=20).map(provider).chain([put(&rule, "")]).collect::<Vec<_>>());
+    let found = instances(&store, "i");
+    assert_eq!((found.len(), found.iter().filter(|it| it.state == InstanceState::Down).count()), (20, 20));
+    assert_eq!(found.iter().filter(|it| it.metadatum("k7").is_some()).count(), 1, "for one there is room");
+    assert_eq!(store.snapshot().directory().count_of_undecodable(), 19);
+    publisher.publish(vec![delete(&rule)]);
+    assert!(instances(&store, "i").iter().all(|it| it.state == InstanceState::Up));
+    assert_eq!(store.snapshot().directory().count_of_undecodable(), 0);
+}
+
+#[test]
 fn a_mapping_that_changes_leaves_all_other_interfaces_as_they_are() {
     let (store, publisher) =
         house(vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
