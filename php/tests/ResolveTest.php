@@ -171,6 +171,17 @@ final class ResolveTest extends TestCase
     }
 
     /** @requires extension dba */
+    public function testAVersionOfAnotherServiceComesBeforeTheWholeName(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $file = self::file($instances, [self::chunk($instances)], service: 'web@2');
+        self::assertSame('a:1', Client::local('', '', $file->path)->resolve('web@2')->address());
+        $file->write(['instances/web' => '{"2.0.0":1}']);
+        $this->expectException(Unavailable::class);
+        Client::local('', '', $file->path)->resolve('web@2');
+    }
+
+    /** @requires extension dba */
     public function testWhereNoSidecarAnswersTheFileAsItWasLeftDoes(): void
     {
         $instances = [['address' => 'a:1', 'weight' => 1]];
@@ -201,15 +212,20 @@ final class ResolveTest extends TestCase
      * @param list<array{address: string, weight: int}> $instances
      * @param list<string> $chunks
      */
-    private static function file(array $instances, array $chunks, int $silenceMs = 0, array $choice = []): SharedFile
-    {
+    private static function file(
+        array $instances,
+        array $chunks,
+        int $silenceMs = 0,
+        array $choice = [],
+        string $service = 'web',
+    ): SharedFile {
         static $file;
         $file = new SharedFile([], ['supplies' => ['instances']], $silenceMs);
         $heaviest = max(array_column($instances, 'weight'));
         $choice += ['version' => '1.0.0', 'count' => count($instances), 'heaviest' => $heaviest];
-        $entries = ['pick/web' => json_encode($choice)];
+        $entries = ["pick/$service" => json_encode($choice)];
         foreach ($chunks as $number => $chunk) {
-            $entries["pick/web\0001.0.0\0$number"] = $chunk;
+            $entries["pick/$service\0001.0.0\0$number"] = $chunk;
         }
         foreach ($instances as $number => $it) {
             $address = $it['address'];
@@ -217,7 +233,7 @@ final class ResolveTest extends TestCase
             $host = trim(substr($address, 0, $colon), '[]');
             $endpoint = ['protocol' => $it['protocol'] ?? 'http', 'host' => $host, 'port' => (int) substr($address, $colon + 1)];
             $instance = ['group' => $it['group'] ?? '', 'endpoints' => [['name' => 'admin', 'port' => 1] + $endpoint, $endpoint]];
-            $entries["instance/web\0001.0.0\0$number"] = json_encode($instance);
+            $entries["instance/$service\0001.0.0\0$number"] = json_encode($instance);
         }
         $file->write($entries);
         return $file;

@@ -384,11 +384,14 @@ impl Api {
 impl Subject<'_> {
     /// How fresh an answer is, if all that are behind it have been read as a whole.
     fn freshness(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
-        // What one source registers is known without the others: where nothing is found, that is to be ensured.
         if !matches!(self, Subject::Instances) {
             ensure_known(self.behind(snapshot))?;
+            return Ok(snapshot.freshness(self.behind(snapshot)));
         }
-        Ok(snapshot.freshness(self.behind(snapshot)))
+        // What one source registers is known without the others, and no older for them: where nothing is found, it is to be
+        // ensured that they are known.
+        let known = snapshot.freshness(self.behind(snapshot).filter(|(_, progress)| progress.whole));
+        Ok(Freshness { complete: known.complete && waited_for(self.behind(snapshot)).is_none(), ..known })
     }
 
     /// Which source is behind, and why.

@@ -8,6 +8,7 @@ use semver::Version;
 use super::Config;
 use super::idl::{self, BroadcastRequest, InvalidRequest, RegisterAddress, ResolveRequest, ServiceQuery};
 use super::masters::check_metadata;
+use crate::access::Denied;
 use crate::call::{Arguments, Encoding, Request};
 use crate::model::{Command, split_name};
 use crate::net::Remote;
@@ -65,14 +66,29 @@ pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, Invalid
     })
 }
 
-/// The service of which an instance is wanted, and how it is chosen. One that is registered by the whole name comes
-/// before a version of another.
-pub(super) fn query(request: ResolveRequest, directory: &Directory) -> Result<(String, Query), InvalidRequest> {
-    let name = request.service_name.as_str();
-    let (service, exact) = if directory.instances_of(name).is_some() { (name, None) } else { split_name(name) };
+/// The service of which an instance is wanted, and its version where the name tells it. That comes before a service which is
+/// registered by the whole name; which of both a client may see is decided by their names alone.
+pub(super) fn wanted<'n>(
+    name: &'n str,
+    directory: &Directory,
+    may_see: impl Fn(&str) -> Result<(), Denied>,
+) -> Result<(&'n str, Option<Version>), Denied> {
+    let (base, Some(version)) = split_name(name) else { return may_see(name).map(|()| (name, None)) };
+    let may_see_whole = may_see(name).is_ok();
+    match may_see(base) {
+        Err(_) if may_see_whole => return Ok((name, None)),
+        seen => seen?,
+    }
+    let has_version = directory.instances_of(base).is_some_and(|versions| versions.contains_key(&version));
+    let is_whole = !has_version && may_see_whole && directory.instances_of(name).is_some();
+    Ok(if is_whole { (name, None) } else { (base, Some(version)) })
+}
+
+/// How an instance is chosen, of this version where there is one.
+pub(super) fn query(request: ResolveRequest, exact: Option<Version>) -> Result<Query, InvalidRequest> {
     check_metadata(request.metadata.as_ref())?;
     let default = if request.key.is_some() { idl::Balance::CONSISTENT_HASH } else { idl::Balance::RANDOM };
-    let query = Query {
+    Ok(Query {
         version: version(exact, request.version.as_deref())?,
         group: request.group,
         zone: request.zone,
@@ -81,8 +97,7 @@ pub(super) fn query(request: ResolveRequest, directory: &Directory) -> Result<(S
         prefer_zone: request.prefer_zone,
         subset: subset(request.subset, request.subset_key)?,
         exclude: Vec::new(),
-    };
-    Ok((service.to_owned(), query))
+    })
 }
 
 /// Which instances of the service are wanted.

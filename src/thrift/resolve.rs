@@ -58,7 +58,8 @@ impl Api {
                     ResolveOutcome::new(None, none.to_string(), is_protected)
                 }
             };
-            bytes += outcome.instance.as_ref().map_or(0, convert::instance_size);
+            // That of each is bounded, and whoever can register may make it long.
+            bytes += outcome.instance.as_ref().map_or(0, convert::size_but_for_provenance);
             if bytes > self.whole_bytes() {
                 return Err(invalid("requests", "more than a reply may hold; ask for fewer"));
             }
@@ -75,7 +76,8 @@ pub(super) fn is_protected(directory: &Directory, service: &str) -> Option<bool>
 
 /// The service and what is asked of it, which the client may see.
 fn wanted(peer: &Peer, request: ResolveRequest, directory: &Directory) -> thrift::Result<(String, Query)> {
-    let (service, query) = request::query(request, directory)?;
-    peer.identity.may_see(&service).map_err(denied)?;
-    Ok((service, query))
+    let may_see = |name: &str| peer.identity.may_see(name);
+    let (service, exact) = request::wanted(&request.service_name, directory, may_see).map_err(denied)?;
+    let service = service.to_owned();
+    Ok((service, request::query(request, exact)?))
 }

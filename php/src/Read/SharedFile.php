@@ -216,9 +216,15 @@ final class SharedFile
     /** One instance that can be called; null where the file does not know which can. */
     public function resolve(string $service, ?string $key, ?int $maxAge): ?Resolved
     {
+        $keys = ['pick' . self::name($service, '/')];
+        if (preg_match('/^(.+)@[\sv]*\d[^@]*$/s', $service, $versioned) === 1) {
+            // A version of another service comes first, and of these the sidecar knows which there are.
+            $keys = [...$keys, 'service' . self::name($versioned[1], '/'), 'instances' . self::name($versioned[1], '/')];
+        }
         for ($try = 0; $try <= self::TRIES; $try++) {
-            [$choice] = $this->entries(['pick' . self::name($service, '/')], Report::INSTANCES, $maxAge);
-            if ($choice === false) {
+            $entries = $this->entries($keys, Report::INSTANCES, $maxAge);
+            $choice = array_shift($entries);
+            if ($choice === false || array_filter($entries, is_string(...)) !== []) {
                 return null;
             }
             $look = $this->json;

@@ -3,9 +3,10 @@
 use super::masters::by_turns;
 use super::*;
 use crate::access::{Access, Client, Policy};
+use crate::clock::Moment;
 use crate::format;
 use crate::model::{Format, Node, NodePath};
-use crate::store::Feed;
+use crate::store::{Feed, FeedState};
 use crate::thrift::idl::{
     AccessDenied, Balance, InvalidRequest, NoInstance, NotReady, ResolveManyRequest, ResolveRequest, ServiceQuery,
 };
@@ -155,6 +156,41 @@ fn a_service_that_is_registered_by_a_name_with_an_at_sign_is_found_by_it() {
     let house = house_of_nodes();
     let reply = house.api.resolve(&house.peer, ResolveRequest::of("web@2")).expect("one");
     assert_eq!((&*reply.instance.service_name, reply.instance.endpoints[0].port), ("web@2", 2));
+}
+
+#[test]
+fn a_source_that_is_not_known_makes_what_another_registers_no_older() {
+    let house = house_of_nodes();
+    house.feeds[0].feed().enter(FeedState::Live, "");
+    house.feeds[0].feed().prove(Moment::now());
+    let fresh = ResolveRequest { max_age_ms: Some(0), ..ResolveRequest::of("web") };
+    let reply = house.api.resolve(&house.peer, fresh).expect("it is known");
+    assert_eq!((reply.freshness.age_ms, reply.freshness.complete), (0, false));
+}
+
+#[test]
+fn a_service_whose_whole_name_is_a_version_of_another_takes_nothing_of_it() {
+    let mut house = house_of_nodes();
+    let port = |house: &House, name: &str| {
+        house.api.resolve(&house.peer, ResolveRequest::of(name)).map(|reply| reply.instance.endpoints[0].port)
+    };
+    let root = |root: &str| NodePath::parse(root).expect("a path");
+    let node = |data: &str| Arc::new(Node { data: data.as_bytes().into(), ..Node::default() });
+    let versioned = r#"{"host":"h","port":3,"version":"2.0.0"}"#;
+    house.feeds[0].publish(vec![Change::Put(root("/s/web/b"), node(versioned))]);
+    assert_eq!(port(&house, "web@2").expect("one"), 3, "the version of `web` comes first");
+    let mut as_reader = |read: &str| {
+        let rule = toml::from_str(&format!("user = '33033'\nread = [{read}]")).expect("a rule");
+        let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
+        house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
+        let with = port(&house, "web@2").ok();
+        house.feeds[0].publish(vec![Change::Delete(root("/s/web@2/a"))]);
+        let without = port(&house, "web@2").ok();
+        house.feeds[0].publish(vec![Change::Put(root("/s/web@2/a"), node("h:2"))]);
+        (with, without)
+    };
+    assert_eq!(as_reader("'web'"), (Some(3), Some(3)), "whatever else is registered");
+    assert_eq!(as_reader("'other'"), (None, None));
 }
 
 #[test]
