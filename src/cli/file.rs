@@ -49,7 +49,6 @@ impl SharedFile {
 
     pub(crate) fn services(&self) -> anyhow::Result<idl::ServicesReply> {
         let contents = self.reader.contents()?;
-        let freshness = self.freshness(&contents.status, contents.status.behind_instances())?;
         let mut services: BTreeMap<String, (BTreeMap<String, i32>, i32)> = BTreeMap::new();
         let mut instances: Vec<view::Instance> =
             contents.registered().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
@@ -63,13 +62,14 @@ impl SharedFile {
         }
         let summary =
             |(name, (masters, held))| idl::ServiceSummary { name, masters, held: Some(held).filter(|held| *held > 0) };
-        let services = services.into_iter().map(summary).collect();
+        let services: Vec<_> = services.into_iter().map(summary).collect();
+        let freshness = self.freshness_of_instances(&contents.status, !services.is_empty())?;
         Ok(idl::ServicesReply { services, freshness, cursor: None })
     }
 
     pub(crate) fn instances(&self, service: &str) -> anyhow::Result<idl::InstancesReply> {
         let (instances, status) = self.reader.instances(service)?;
-        let freshness = self.freshness(&status, status.behind_instances())?;
+        let freshness = self.freshness_of_instances(&status, instances.is_some())?;
         let Some(instances) = instances else {
             let message = format!("nobody offers `{service}`");
             return Err(not_found(EntityKind::SERVICE, service, message, freshness).into());
@@ -104,6 +104,22 @@ impl SharedFile {
         let freshness = status.freshness(behind, SystemTime::now()).into();
         check_age(&freshness, self.max_age)?;
         Ok(freshness)
+    }
+
+    /// The same of instances. What one source supplies is known without the others, and no older for them.
+    fn freshness_of_instances(&self, status: &FileStatus, is_found: bool) -> anyhow::Result<Freshness> {
+        if !is_found {
+            return self.freshness(status, status.behind_instances());
+        }
+        let known = self.freshness(status, status.behind_instances().filter(|source| source.whole))?;
+        let complete = known.complete && status.behind_instances().all(|source| source.whole);
+        Ok(Freshness { complete, ..known })
+    }
+
+    /// That all sources of instances have been read as a whole.
+    pub(crate) fn ensure_known(&self) -> anyhow::Result<()> {
+        let status = self.reader.contents()?.status;
+        self.freshness(&status, status.behind_instances()).map(drop)
     }
 
     fn parse<'v, T: Deserialize<'v>>(&self, json: &'v [u8]) -> anyhow::Result<T> {

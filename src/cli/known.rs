@@ -7,13 +7,17 @@ use clap::Args;
 use roster::model::NodePath;
 use roster::thrift::client::{Client, Error, age};
 use roster::thrift::idl::{
-    ChildrenReply, EntityKind, Freshness, InstancesReply, Master, NodeReply, NotFound, ServiceQuery, ServicesReply,
+    ChildrenReply, EntityKind, Freshness, InstancesReply, Master, NodeReply, NotFound, NotReady, ServiceQuery,
+    ServicesReply, SourceStatus, Supply,
 };
 
 use super::connection::{Connection, duration};
 use super::file::SharedFile;
 use super::services;
 use super::tree::{self, Tree};
+
+/// The kind of a source that another told of: nobody waits for one that was never reached.
+const LEARNED: &str = "learned";
 
 /// Where a command reads.
 #[derive(Clone, Debug, Args)]
@@ -80,6 +84,26 @@ impl Known {
             return Err(Error::NotFound(absence).into());
         }
         Ok((tree, freshness))
+    }
+
+    /// That all sources of instances are known: what is listed may be a part of what there is else, without a word of it.
+    pub(crate) fn ensure_known(&mut self) -> anyhow::Result<()> {
+        let client = match self {
+            Known::Sidecar { client, .. } => client,
+            Known::File(file) => return file.ensure_known(),
+        };
+        let is_unknown = |it: &&SourceStatus| {
+            let supplies = it.supplies.as_ref().is_some_and(|all| all.contains(&Supply::INSTANCES));
+            supplies && it.last_sync.is_none() && it.kind != LEARNED
+        };
+        match client.status()?.sources.iter().find(is_unknown) {
+            None => Ok(()),
+            Some(SourceStatus { name, .. }) => {
+                let message =
+                    format!("nothing is known of the source {name} yet; `roster status` shows what it waits for");
+                Err(Error::NotReady(NotReady { source: name.clone(), message }).into())
+            }
+        }
     }
 
     pub(crate) fn services(&mut self, metadata: Metadata) -> anyhow::Result<ServicesReply> {

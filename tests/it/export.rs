@@ -105,6 +105,30 @@ fn a_watched_export_follows_what_nodes_register() {
     names(&["mail"]);
 }
 
+#[test]
+fn an_export_of_services_waits_for_all_sources_before_it_replaces_its_file() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/s/web/i\" = \"10.0.0.5:1\"");
+    let unreachable = "[[upstream]]\nconnect = \"127.0.0.1:1\"\ntoken = \"t\"\n\n";
+    roster.configure("[[file]]", "[[services]]\nroot = \"/s\"\nformat = \"raw\"\n\n[[file]]");
+    roster.run();
+    roster.becomes("live");
+    let file = roster.folder().join("export.php");
+    let export = |roster: &Roster| {
+        let arguments = ["export", "--php", file.to_str().expect("text"), "--services"];
+        roster.command(arguments).output().expect("it runs")
+    };
+    assert!(export(&roster).status.success());
+    roster.kill();
+    roster.configure("[[services]]", &format!("{unreachable}[[services]]"));
+    roster.write("nodes.toml", "[nodes]\n\"/s/mail/i\" = \"10.0.0.5:1\"");
+    roster.run();
+    eventually("the sidecar knows it", SOON, || roster.get("/s/mail/i"));
+    let output = export(&roster);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("nothing is known of the source"), "{told}");
+    assert!(included(&file).expect("an array")["services"].get("web").is_some(), "the file stays as it is");
+}
+
 /// A PHP with OPcache that includes a file whenever it is told to.
 struct Cached {
     php: Child,

@@ -121,6 +121,14 @@ fn is_absence(error: &anyhow::Error) -> bool {
 /// The instances of each service, as `roster services NAME -o json` has them, the newest version first; but for what
 /// changes with each call or connection.
 fn instances(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)>> {
+    let services = listed(known)?;
+    // Known sources stay so, but for a sidecar that was started anew meanwhile.
+    known.ensure_known()?;
+    Ok(services)
+}
+
+fn listed(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)>> {
+    known.ensure_known()?;
     let mut services = Vec::new();
     for ServiceSummary { name, masters, .. } in known.services(Vec::new())?.services {
         if masters.is_empty() {
