@@ -99,6 +99,9 @@ pub struct Instance {
     pub held: Option<Box<Held>>,
 }
 
+/// A longer path of a node that registers an instance is not shown.
+const MAX_PATH_BYTES: usize = 4 << 10;
+
 /// By what an instance is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -200,9 +203,10 @@ impl From<&super::Instance> for Instance {
 impl From<&super::Provenance> for Provenance {
     fn from(provenance: &super::Provenance) -> Self {
         let (path, master_id) = match &provenance.record {
-            Record::Node(path) => (Some(path.to_string()), None),
+            Record::Node(path) => (Some(path.as_str()).filter(|path| path.len() <= MAX_PATH_BYTES), None),
             Record::Master(id) => (None, Some(id.as_ref().into())),
         };
+        let path = path.map(str::to_owned);
         let (source, decoder) = (provenance.source.as_ref().into(), provenance.decoder.name().into());
         Self { source, path, master_id, decoder, since_revision: provenance.since }
     }

@@ -279,16 +279,19 @@ pub(super) fn instance(instance: &Instance, outstanding: usize, grant: &Grant) -
 
 /// About how many bytes an instance takes in a reply.
 pub(super) fn instance_size(instance: &idl::Instance) -> usize {
-    let texts = [&instance.service_name, &instance.group, &instance.zone, &instance.metadata];
-    let of_endpoint = |it: &idl::Endpoint| it.name.len() + it.protocol.len() + it.host.len() + 32;
     let of_provenance = |it: &idl::Provenance| {
         let record = it.path.as_ref().or(it.master_id.as_ref()).map_or(0, String::len);
         it.source.len() + it.decoder.len() + record + 48
     };
+    size_but_for_provenance(instance) + instance.provenance.iter().map(of_provenance).sum::<usize>()
+}
+
+pub(super) fn size_but_for_provenance(instance: &idl::Instance) -> usize {
+    let texts = [&instance.service_name, &instance.group, &instance.zone, &instance.metadata];
+    let of_endpoint = |it: &idl::Endpoint| it.name.len() + it.protocol.len() + it.host.len() + 32;
     texts.iter().map(|text| text.len()).sum::<usize>()
         + instance.master_id.as_ref().map_or(0, String::len)
         + instance.endpoints.iter().map(of_endpoint).sum::<usize>()
-        + instance.provenance.iter().map(of_provenance).sum::<usize>()
         + [&instance.ejected, &instance.drained].into_iter().flatten().map(|it| it.reason.len() + 32).sum::<usize>()
         + 128
 }

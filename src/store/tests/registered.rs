@@ -326,6 +326,8 @@ fn what_one_process_offers_in_many_versions_is_listed_and_its_provenance_is_boun
     publisher.publish(fat.collect::<Vec<_>>());
     let [it] = &instances(&store, "i")[..] else { panic!("one") };
     assert_eq!(it.provenance.len(), 4, "its own, and those of 64 KiB");
+    let view = crate::model::view::Instance::from(it);
+    assert!(view.provenance.iter().all(|it| it.path.is_none()), "no reply has paths of so many bytes");
 }
 
 #[test]
