@@ -78,6 +78,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         }
         text += &calls(services);
     }
+    text += &withheld(&status.counters);
     if all {
         text += &named("COUNTER", &status.counters);
         text += &named("LIMIT", &status.limits);
@@ -104,6 +105,15 @@ fn supplies(source: &SourceStatus, what: Supply) -> bool {
 /// Whether answers wait for a source that never was in sync. A register that another one reported keeps nobody waiting.
 fn is_awaited(source: &SourceStatus) -> bool {
     source.age_ms.is_none() && source.kind != "learned"
+}
+
+/// What is drained and ejected, on a line.
+fn withheld(counters: &BTreeMap<String, i64>) -> String {
+    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+    match (count("drained"), count("ejected")) {
+        (0, 0) => String::new(),
+        (drained, ejected) => format!("\n{drained} drained, {ejected} ejected; `roster drain` lists them\n"),
+    }
 }
 
 /// The masters and the calls, on one line.
@@ -229,6 +239,14 @@ main    zookeeper  live      0s   1200  5.0 MiB           2         0      0
 other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  connection refused
 "
         );
+    }
+
+    #[test]
+    fn what_is_drained_and_ejected_is_counted() {
+        let mut reply = reply(0, source("other", "live", "", Some(0)));
+        assert!(!table(&reply, &[], false).contains("drained"));
+        reply.counters.extend([("drained".to_owned(), 2), ("ejected".to_owned(), 0)]);
+        assert!(table(&reply, &[], false).ends_with("\n\n2 drained, 0 ejected; `roster drain` lists them\n"));
     }
 
     #[test]

@@ -125,6 +125,8 @@ struct Work {
     drains: HashMap<(Arc<str>, Arc<str>), Moment>,
     /// Whether something else is withheld than is recorded.
     is_unrecorded: bool,
+    /// Whether that could not be recorded, and was told.
+    is_failing: bool,
 }
 
 /// Why an instance is not ejected.
@@ -174,6 +176,7 @@ impl Withholder {
             record: Record::new(folder),
             drains: HashMap::new(),
             is_unrecorded: false,
+            is_failing: false,
         };
         work.restore(SystemTime::now());
         (withholder, work, received)
@@ -265,16 +268,20 @@ impl Work {
         }
     }
 
-    /// Withholds what an earlier process did, where its time is not over. What was set by a clock that was put back since
-    /// would last for longer than was said, and is over too.
+    /// Withholds what an earlier process did, where its time is not over. Of what was set by a clock that was put back since,
+    /// nobody knows how much is left: no longer than it was to last in all.
     fn restore(&mut self, wall: SystemTime) {
         let (wall, now) = (millis(wall), Moment::now());
         let Recorded { ejected, drained } = self.record.left();
         let mut changes = Vec::new();
         let kinds = ejected.into_iter().map(|it| (it, WithholdKind::Ejected));
         for (entry, kind) in kinds.chain(drained.into_iter().map(|it| (it, WithholdKind::Drained))) {
-            let Entry { service, target, withholding, times } = entry;
-            if !(withholding.since..withholding.ends_at).contains(&wall) {
+            let Entry { service, target, mut withholding, times } = entry;
+            if withholding.since > wall {
+                let time = withholding.ends_at.saturating_sub(withholding.since);
+                (withholding.since, withholding.ends_at) = (wall, wall.saturating_add(time));
+            }
+            if withholding.ends_at <= wall {
                 continue;
             }
             let left = Duration::from_millis(withholding.ends_at - wall);
@@ -416,8 +423,13 @@ impl Work {
     }
 
     fn record_or_warn(&mut self) {
-        if let Err(why) = self.record() {
-            tracing::warn!(why, "what is ejected would not outlast a restart");
+        match self.record() {
+            Ok(()) => self.is_failing = false,
+            Err(why) if !self.is_failing => {
+                self.is_failing = true;
+                tracing::warn!(why, "what is ejected and drained would not outlast a restart");
+            }
+            Err(_) => {}
         }
     }
 
@@ -438,8 +450,10 @@ impl Work {
             ejected: withholdings.ejected().map(|it| entry(it, times(it.0, it.1))).collect(),
             drained: withholdings.drained().map(|it| entry(it, 0)).collect(),
         };
-        self.is_unrecorded = false;
-        self.record.write(&recorded)
+        let result = self.record.write(&recorded);
+        // It is tried again where there is a folder for it.
+        self.is_unrecorded = result.is_err() && self.record.has_path();
+        result
     }
 }
 

@@ -107,8 +107,8 @@ impl Outliers {
         let (tallies, count) = (&mut self.tallies, &mut self.count);
         for (place, watched) in &mut self.watched {
             watched.tallies.retain(|by, tally| {
-                let threshold = thresholds.get(&(*by, place.service.clone()));
-                tally.is_outlier = tally.rate().zip(threshold).is_some_and(|(rate, threshold)| rate < *threshold);
+                let threshold = |rate| Some((rate, thresholds.get(&(*by, place.service.clone()))?));
+                tally.is_outlier = tally.rate().and_then(threshold).is_some_and(|(rate, least)| rate < *least);
                 (tally.calls, tally.failures) = (0, 0);
                 let is_heard = now.since(tally.last) < STALE;
                 if !is_heard {

@@ -45,6 +45,10 @@ impl Record {
         Self { path: folder.map(|folder| folder.join(FILE)) }
     }
 
+    pub(super) fn has_path(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// What an earlier process left. What cannot be read is told, and is nothing.
     pub(super) fn left(&self) -> Recorded {
         let Some(path) = &self.path else { return Recorded::default() };

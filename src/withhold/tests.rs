@@ -199,14 +199,23 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
         let by = Duration::from_secs(seconds.unsigned_abs());
         if seconds < 0 { now - by } else { now + by }
     };
-    // Later it is over; and where the clock was set back, nobody knows how long it would last.
-    for (seconds, expected) in [(50, 1), (100, 0), (-3_600, 0)] {
+    // Later it is over; and where the clock was set back, it lasts no longer than it was to last in all.
+    for (seconds, expected) in [(50, 1), (100, 0), (-3_600, 1)] {
         let mut other = self::house(Config::default()).with(10);
         other.work.record = Record::new(Some(house.folder.path().to_owned()));
         let left = Recorded { ejected: vec![], drained: vec![entry(0, 60)] };
         other.work.record.write(&left).expect("it is kept");
         other.work.restore(wall(seconds));
         assert_eq!(other.drained().len(), expected, "{seconds} s later");
+        if seconds < 0 {
+            let snapshot = other.store.snapshot();
+            let (_, _, drained) = snapshot.directory().withholdings().drained().next().expect("it is drained");
+            assert!(
+                millis(wall(seconds)).abs_diff(drained.since) < 10_000 && drained.ends_at - drained.since == 60_000
+            );
+        }
+        other.work.end(after(61));
+        assert_eq!(other.drained(), [""; 0], "{seconds} s later");
     }
 }
 
@@ -226,9 +235,15 @@ fn a_record_that_cannot_be_read_keeps_nobody_from_a_start_and_one_that_cannot_be
         assert_eq!(house.drain("10.0.0.0", 60).expect("it is there").unkept, None);
     }
     let mut house = house(Config::default()).with(2);
-    house.work.record = Record::new(Some("/nothing/is/here".into()));
+    let (folder, nowhere) = (house.folder.path().to_owned(), "/nothing/is/here");
+    house.work.record = Record::new(Some(nowhere.into()));
     let drained = house.drain("10.0.0.0", 60).expect("it is drained all the same");
     assert!(drained.unkept.is_some_and(|why| why.contains("/nothing/is/here/withheld.json")));
+    house.work.record_or_warn();
+    assert!(house.work.is_unrecorded, "it is tried again");
+    house.work.record = Record::new(Some(folder));
+    house.work.record_or_warn();
+    assert!(!house.work.is_unrecorded && house.work.record.left().drained.len() == 1);
     house.work.record = Record::new(None);
     assert!(house.drain("10.0.0.0", 60).expect("it is").unkept.is_some_and(|why| why.contains("[shared] state")));
 }
