@@ -18,6 +18,7 @@ use Roster\Worker\Line;
 use Roster\Worker\Link;
 use Roster\Worker\Logger;
 use Roster\Worker\Loop;
+use Roster\Worker\Requests;
 use Roster\Worker\Services;
 use Roster\Worker\Session;
 use Roster\Worker\Task;
@@ -57,6 +58,7 @@ final class Worker
     /** @var ?array<resource> */
     private ?array $listeners = null;
     private ?Connections $connections = null;
+    private ?Requests $requests = null;
     private bool $isTicking = false;
     private bool $hasBegun = false;
     private bool $isRunning = false;
@@ -180,6 +182,20 @@ final class Worker
     public function listeners(): array
     {
         return $this->listeners ??= Environment::listeners();
+    }
+
+    /**
+     * Has the sidecar listen on an address that `may_listen` of its `[[worker]]` names, until it ends itself: all processes
+     * of the group that ask for one have the same. It takes the extension sockets.
+     *
+     * @param string $address `tcp://host:port` or `unix:///path`
+     * @return resource a listening socket that does not block
+     * @throws InvalidRequest with the reason, if it cannot be had
+     * @throws Overloaded if the sidecar does not answer within ten seconds
+     */
+    public function listen(string $address): mixed
+    {
+        return ($this->requests ??= new Requests(Environment::requests()))->listen($address);
     }
 
     /**

@@ -11,6 +11,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::pass::{Balance, MAX_WAITING};
+use super::requested::MAX_REQUESTED;
 use crate::permissions::Mode;
 
 /// How many processes one group may have.
@@ -70,6 +71,8 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// Sockets that the sidecar listens on for it: `tcp://host:port`, `unix:///path`. Each process inherits them.
     pub listen: Vec<String>,
+    /// What its processes may have the sidecar listen on while they run: the same, or with ports from one to another.
+    pub may_listen: Vec<String>,
     pub accept: Accept,
     /// Where `accept` is `sidecar`.
     pub balance: Balance,
@@ -198,6 +201,7 @@ impl Default for Config {
             stop_signal: StopSignal(Signal::SIGTERM),
             stop_timeout: Duration::from_secs(10),
             listen: Vec::new(),
+            may_listen: Vec::new(),
             accept: Accept::Worker,
             balance: Balance::RoundRobin,
             socket_mode: Mode(0o660),
@@ -228,18 +232,17 @@ impl Config {
         processes * self.descriptors_of_each() + self.descriptors_of_all()
     }
 
-    /// Its sockets and its log; and where it is accepted from here, what waits for a process.
+    /// Its sockets, also those that may be asked for, and its log; and where it is accepted from here, what waits for a process.
     pub(super) fn descriptors_of_all(&self) -> usize {
         let waiting = if self.accept == Accept::Sidecar { self.max_waiting } else { 0 };
-        self.listen.len() + 2 * usize::from(self.log.is_some()) + waiting
+        let requested = if self.may_listen.is_empty() { 0 } else { MAX_REQUESTED };
+        self.listen.len() + requested + 2 * usize::from(self.log.is_some()) + waiting
     }
 
-    /// Of each process what it prints and its channel, twice; and where it is accepted from here, the way to it.
+    /// Of each process what it prints and its channel, twice; the way to it, where it is accepted from here; and that by which
+    /// it asks for sockets, where it may.
     pub(super) fn descriptors_of_each(&self) -> usize {
-        match self.accept {
-            Accept::Worker => 4,
-            Accept::Sidecar => 5,
-        }
+        4 + usize::from(self.accept == Accept::Sidecar) + usize::from(!self.may_listen.is_empty())
     }
 
     /// Has no more connections wait than these descriptors leave room for.

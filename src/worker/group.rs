@@ -255,6 +255,7 @@ impl Group {
         self.stop.request();
         self.shared.passing.iter().for_each(|passing| passing.close());
         self.shared.sockets.close(metrics).await;
+        self.shared.requested.close().await;
     }
 
     pub(super) fn is_removed(&self) -> bool {

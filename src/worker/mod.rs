@@ -23,6 +23,7 @@ mod process;
 mod process_stat;
 mod reaper;
 mod record;
+mod requested;
 mod scaled;
 mod slot;
 mod sockets;
@@ -61,6 +62,8 @@ use self::process::Launcher;
 use self::reaper::Reaper;
 pub use self::reaper::WorkerError;
 use self::record::Record;
+pub(crate) use self::requested::Listening;
+use self::requested::Requested;
 use self::scaled::Scaled;
 pub use self::slot::Report;
 use self::slot::Shared;
@@ -228,6 +231,7 @@ impl Workers {
             config: Arc::new(config),
             sockets,
             members: Arc::default(),
+            requested: Requested::default(),
             passing,
             launcher: launcher.clone(),
             metrics: metrics.clone(),

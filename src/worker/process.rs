@@ -33,6 +33,7 @@ use super::pass::{self, Passing};
 use super::preflight::Flaw;
 use super::reaper::{End, Ended, Reaper, WorkerError};
 use super::record::Record;
+use super::requested;
 use super::slot::Shared;
 use super::sockets::Bound;
 use crate::permissions::gid_of;
@@ -63,6 +64,9 @@ const NO_DESCRIPTORS: &str = "the sidecar has no descriptors left for another pr
 
 /// The variable that says by which descriptor a process is handed connections.
 const CONNECTIONS: &str = "ROSTER_CONNECTIONS";
+
+/// And by which it asks for sockets.
+const REQUESTS: &str = "ROSTER_REQUESTS";
 
 /// What all processes are launched with.
 #[derive(Debug)]
@@ -260,6 +264,11 @@ impl Launch {
             environment.push((CONNECTIONS.into(), (channel + 1).to_string()));
             descriptors.push(theirs.as_fd());
         }
+        let requests = (!config.may_listen.is_empty()).then(pass::pair).transpose().map_err(failed)?;
+        if let Some((_, theirs)) = &requests {
+            environment.push((REQUESTS.into(), (FIRST_DESCRIPTOR + descriptors.len() as RawFd).to_string()));
+            descriptors.push(theirs.as_fd());
+        }
         launch::give_to(identity.as_ref(), descriptors.iter().copied()).map_err(failed)?;
         let uid = identity.as_ref().map_or_else(|| geteuid().as_raw(), |identity| identity.uid);
         let gid = identity.as_ref().map_or_else(|| getegid().as_raw(), |identity| identity.gid);
@@ -288,6 +297,17 @@ impl Launch {
             _descriptors: permit,
         };
         launcher.record.add(pid, name, &process.mark);
+        if let Some((ours, _)) = &requests {
+            let (group, ours, identity) = (group.clone(), ours.clone(), process.identity.clone());
+            let ended = process.ended.clone();
+            launcher.begin(async move {
+                tokio::select! {
+                    () = requested::serve(group, ours, identity) => {}
+                    // Whoever it left behind asks for nothing.
+                    _ = end(ended) => {}
+                }
+            });
+        }
         let text = spec.announce(&socket, &descriptors).map_err(failed)?;
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
         let channel = Channel { stream, worker: name.to_owned(), pid: pid.as_raw(), uid, gid, events };

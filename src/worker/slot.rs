@@ -17,6 +17,7 @@ use super::machine::{Action, Done, Ending, Machine, Outcome, State};
 use super::output::Output;
 use super::pass::Passing;
 use super::process::{self, Launcher, News};
+use super::requested::Requested;
 use super::sockets::Sockets;
 use crate::metrics::{Counter, Metrics};
 
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub(super) sockets: Sockets,
     pub(super) output: Arc<Output>,
     pub(super) members: Arc<Members>,
+    pub(super) requested: Requested,
     /// Where the sidecar accepts.
     pub(super) passing: Option<Arc<Passing>>,
     pub(super) launcher: Arc<Launcher>,

@@ -108,7 +108,7 @@ impl Sockets {
 
 impl Bound {
     /// Listens on all, but for those that are `kept` in their places.
-    fn new(config: &Config, kept: &[Option<(String, Listener)>]) -> Result<Self, BindError> {
+    pub(super) fn new(config: &Config, kept: &[Option<(String, Listener)>]) -> Result<Self, BindError> {
         let permissions = Permissions::new(config.socket_mode, &config.socket_group);
         let bind = |(nth, at): (usize, &String)| {
             if let Some(Some(kept)) = kept.get(nth) {
@@ -130,7 +130,7 @@ impl Bound {
 
     /// Those on which one still listens, each in its place: a process that inherited one can shut it down, or make a
     /// connection of it, which it does for all.
-    fn kept(&self) -> Vec<Option<(String, Listener)>> {
+    pub(super) fn kept(&self) -> Vec<Option<(String, Listener)>> {
         let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;

@@ -1097,6 +1097,69 @@ fn connections_that_the_sidecar_accepts_are_served_by_all_also_while_processes_a
 }
 
 #[test]
+fn processes_that_ask_for_the_same_socket_while_they_run_have_the_same_and_none_that_may_not_be_had() {
+    let port = free_port();
+    let may = format!("count = 2\nmay_listen = [\"tcp://127.0.0.1:{port}\", \"unix://{{folder}}/asked.sock\"]");
+    let mut roster = prepared(&in_php("web", &may));
+    let folder = roster.folder().display().to_string();
+    let worker = r#"<?php
+require getenv('PACKAGE') . '/autoload.php';
+$worker = Roster\Worker::fromEnvironment();
+foreach (['tcp://127.0.0.1:PORT', 'unix://FOLDER/asked.sock'] as $address) {
+    $worker->watch($worker->listen($address), function ($listener) {
+        $connection = @stream_socket_accept($listener, 0);
+        $connection && fwrite($connection, (string) getmypid());
+    });
+}
+foreach (['tcp://0.0.0.0:PORT', 'unix://FOLDER/other.sock', 'nothing'] as $address) {
+    try {
+        $worker->listen($address);
+        echo "wrong: $address\n";
+    } catch (Roster\Exception\InvalidRequest $refusal) {
+        echo $refusal->getMessage(), "\n";
+    }
+}
+$worker->ready();
+$worker->run();
+"#;
+    roster.write("worker.php", &worker.replace("PORT", &port.to_string()).replace("FOLDER", &folder));
+    roster.run();
+    let before = ["web/1", "web/2"].map(|name| running(&roster, name));
+    let ask = || {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nobody is refused");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+        stream.read_to_string(&mut answer).expect("nobody is cut off");
+        answer.parse::<i64>().expect("a number")
+    };
+    assert!(before.contains(&ask()));
+    eventually("both accept", SOON, || ensure((0..20).map(|_| ask()).collect::<BTreeSet<_>>().len() == 2, "one does"));
+    let mut answer = String::new();
+    let mut stream = std::os::unix::net::UnixStream::connect(format!("{folder}/asked.sock")).expect("it is there");
+    stream.read_to_string(&mut answer).expect("it is answered");
+    assert!(before.contains(&answer.parse().expect("a number")));
+    eventually("refusals are printed", SOON, || {
+        let printed = says(&roster, ["worker", "logs", "web/1"], 0);
+        let refused = printed.matches("it is none of `may_listen` of this worker").count();
+        ensure(refused == 3 && !printed.contains("wrong"), printed)
+    });
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let over_now = Over(&over);
+        let client = threads.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                ask();
+            }
+        });
+        says(&roster, ["worker", "restart", "web"], 0);
+        before.iter().for_each(|pid| ends("the old one", *pid));
+        drop(over_now);
+        client.join().expect("nobody was refused");
+    });
+    assert!(!before.contains(&ask()));
+}
+
+#[test]
 fn by_fewest_connections_nobody_waits_behind_a_slow_one_while_another_process_is_free() {
     let port = free_port();
     let listen =

@@ -70,15 +70,26 @@ final class Environment
     /** @return resource by which connections are handed to this process */
     public static function connections(): mixed
     {
-        $number = self::take('ROSTER_CONNECTIONS') ?? throw new InvalidRequest(
+        return self::way(
             'ROSTER_CONNECTIONS',
-            'it is not set: no sidecar hands connections to this process; set `accept = "sidecar"` of its `[[worker]]`',
+            'no sidecar hands connections to this process; set `accept = "sidecar"` of its `[[worker]]`',
         );
+    }
+
+    /** @return resource by which this process asks for sockets */
+    public static function requests(): mixed
+    {
+        return self::way('ROSTER_REQUESTS', 'no sidecar listens for this process; set `may_listen` of its `[[worker]]`');
+    }
+
+    /** @return resource by which descriptors come */
+    private static function way(string $variable, string $cure): mixed
+    {
+        $number = self::take($variable) ?? throw new InvalidRequest($variable, "it is not set: $cure");
         if (!function_exists('socket_recvmsg')) {
-            throw new InvalidRequest('ROSTER_CONNECTIONS', 'PHP takes no connections without its extension sockets');
+            throw new InvalidRequest($variable, 'PHP takes no descriptors without its extension sockets');
         }
-        return self::socket((int) $number)
-            ?? throw new InvalidRequest('ROSTER_CONNECTIONS', "the descriptor $number is no socket");
+        return self::socket((int) $number) ?? throw new InvalidRequest($variable, "the descriptor $number is no socket");
     }
 
     /** Whether connections are handed to this process, and nobody takes them yet. */

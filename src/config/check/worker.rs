@@ -2,12 +2,12 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use super::Check;
+use super::{Check, Key};
 use crate::net::Address;
 use crate::worker;
 
-/// How many sockets one may listen on: what a process inherits, without its channel.
-const MAX_LISTEN: usize = worker::MAX_DESCRIPTORS - 1;
+/// How many sockets one may listen on: what a process inherits, without its channel and the way to ask for others.
+const MAX_LISTEN: usize = worker::MAX_DESCRIPTORS - 2;
 
 impl Check<'_> {
     pub(super) fn worker(&mut self, worker: &worker::Config, number: usize, before: &[worker::Config]) {
@@ -74,6 +74,7 @@ impl Check<'_> {
             let message = format!("has {} sockets, and a process inherits at most {MAX_LISTEN}", worker.listen.len());
             self.object(&[&at.child("listen")], message);
         }
+        self.may_listen(&worker.may_listen, &at.child("may_listen"));
         for (nth, address) in worker.listen.iter().enumerate() {
             let key = self.tree.element(&at.child("listen"), nth);
             match worker::parse_listen(address) {
@@ -84,6 +85,16 @@ impl Check<'_> {
                         format!("{address:?} is not an address: expected `tcp://host:port` or `unix:///path`");
                     self.object(&[&key], message);
                 }
+            }
+        }
+    }
+
+    fn may_listen(&mut self, addresses: &[String], keys: &Key) {
+        for (nth, address) in addresses.iter().enumerate() {
+            if worker::Listening::parse(address).is_none() {
+                let expected = "`tcp://host:port`, `tcp://host:first-last` or `unix:///path`";
+                let message = format!("{address:?} is not an address: expected {expected}");
+                self.object(&[&self.tree.element(keys, nth)], message);
             }
         }
     }

@@ -193,7 +193,7 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
                 priority = 'high'\n[[worker]]\nname = 'd'\ncommand = ['true']\nlog = '/var/log/'\nmax_log_files = 0\n\
                 [[worker]]\nname = 'e'\ncommand = ['true']\nlog = '/var/log/app.log'\nmax_log_size = '1KiB'\n\
                 [[worker]]\nname = 'f'\ncommand = ['true']\nlog = '/var/log/app.log'\n\
-                [[worker]]\nname = 'g'\ncommand = ['true']\nmax_log_age = '1d'\n";
+                [[worker]]\nname = 'g'\ncommand = ['true']\nmax_log_age = '1d'\nmay_listen = ['tcp://[::1]:9-8']\n";
     let told = diagnostics(text, &[], &[]);
     for line in [
         "roster.toml:2: worker.0.name: \"a b\" is no name: expected letters, digits, `.`, `_` and `-`",
@@ -216,6 +216,8 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
         "roster.toml:27: worker.4.max_log_files: 0 leaves nothing to work with; leave the key out for its default",
         "roster.toml:32: worker.5.max_log_size: is too small: at least 64.0 KiB",
         "roster.toml:36: worker.6.log: is `worker.5.log` too: give each a file of its own",
+        "roster.toml:41: worker.7.may_listen.0: \"tcp://[::1]:9-8\" is not an address: expected `tcp://host:port`, \
+         `tcp://host:first-last` or `unix:///path`",
         "roster.toml:40: worker.7.max_log_age: is of no use without `log`",
     ] {
         assert!(told.lines().any(|found| found == line), "{line} in\n{told}");

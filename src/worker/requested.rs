@@ -1,0 +1,194 @@
+//! Sockets on request: a process asks for one while it runs, and all of its group that ask for the same have the same.
+//!
+//! It writes the address, a line, to a socket that it inherited, and reads one message: `{}` with the descriptor
+//! (`SCM_RIGHTS`), or `{"error"}`. Only what `may_listen` names is had; and it stays until the sidecar ends, so that nobody is
+//! refused while processes are replaced.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+
+use super::config::{Accept, Config};
+use super::launch::{Identity, give_to};
+use super::slot::Shared;
+use super::sockets::{Bound, parse};
+use crate::net::Address;
+
+/// How long an address may be.
+const MAX_ADDRESS_BYTES: usize = 512;
+
+/// How many sockets a group may have this way.
+pub(super) const MAX_REQUESTED: usize = 64;
+
+/// Those that a group has, by their addresses; none: it is removed.
+#[derive(Debug)]
+pub(super) struct Requested(Mutex<Option<HashMap<String, Arc<Bound>>>>);
+
+impl Default for Requested {
+    fn default() -> Self {
+        Self(Mutex::new(Some(HashMap::new())))
+    }
+}
+
+/// Answers what a process asks for, until it has closed its end.
+pub(super) async fn serve(group: Arc<Shared>, socket: Arc<UnixStream>, identity: Option<Identity>) {
+    let mut read = Vec::new();
+    while let Some(address) = next_line(&socket, &mut read).await {
+        let answered = match group.requested.get(&group, &address).await {
+            Ok(sockets) => {
+                let given = sockets.descriptors().next().ok_or_else(|| io::ErrorKind::NotFound.into());
+                match given.and_then(|socket| give_to(identity.as_ref(), [socket]).map(|()| socket)) {
+                    Ok(given) => answer(&socket, "{}", Some(given)).await,
+                    Err(error) => answer(&socket, &refusal(&error.to_string()), None).await,
+                }
+            }
+            Err(why) => answer(&socket, &refusal(&why), None).await,
+        };
+        if answered.is_err() {
+            return;
+        }
+    }
+}
+
+impl Requested {
+    async fn get(&self, group: &Shared, address: &str) -> Result<Arc<Bound>, String> {
+        let may_listen = &group.config.may_listen;
+        let address = Listening::parse(address).filter(|address| {
+            let is_one = may_listen.iter().filter_map(|allowed| Listening::parse(allowed)).any(|it| it.covers(address));
+            is_one && address.last_port.is_none_or(|last| Some(last) == address.port)
+        });
+        let Some(address) = address.as_ref().map(Listening::text) else {
+            return Err(format!("it is none of `may_listen` of this worker: {}", may_listen.join(", ")));
+        };
+        let mut all = self.0.lock().await;
+        let Some(all) = &mut *all else { return Err("the worker is removed, and listens no more".to_owned()) };
+        // A process that has it may have shut it down, for all.
+        if let Some(bound) = all.remove(&address).filter(|bound| bound.kept().iter().all(Option::is_some)) {
+            all.insert(address, bound.clone());
+            return Ok(bound);
+        }
+        if all.len() >= MAX_REQUESTED {
+            return Err(format!("this worker has {MAX_REQUESTED} others already"));
+        }
+        let config = Config { listen: vec![address.clone()], accept: Accept::Worker, ..(*group.config).clone() };
+        let bound = spawn_blocking(move || Bound::new(&config, &[])).await.map_err(|error| error.to_string())?;
+        let bound = Arc::new(bound.map_err(|error| error.without_setting())?);
+        all.insert(address, bound.clone());
+        Ok(bound)
+    }
+
+    /// Listens no more, but where processes still have the sockets.
+    pub(super) async fn close(&self) {
+        *self.0.lock().await = None;
+    }
+}
+
+/// An address to listen on, or several: of ports from one to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listening {
+    /// A path, or a host.
+    at: String,
+    port: Option<u16>,
+    last_port: Option<u16>,
+}
+
+impl Listening {
+    /// None: it is no address.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (address, last_port) = match text.rsplit_once('-') {
+            Some((address, last)) if text.starts_with("tcp://") && last.bytes().all(|it| it.is_ascii_digit()) => {
+                (address, Some(last.parse().ok()?))
+            }
+            _ => (text, None),
+        };
+        match parse(address)? {
+            Address::Unix(path) => Some(Self { at: path.to_str()?.to_owned(), port: None, last_port: None }),
+            Address::Tcp(tcp) => {
+                let (host, port) = tcp.rsplit_once(':')?;
+                let port: u16 = port.parse().ok()?;
+                let is_range = last_port.is_none_or(|last| 0 < port && port <= last);
+                is_range.then(|| Self { at: host.to_owned(), port: Some(port), last_port })
+            }
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        let ports = self.port..=self.last_port.or(self.port);
+        self.at == other.at && self.port.is_some() == other.port.is_some() && ports.contains(&other.port)
+    }
+
+    fn text(&self) -> String {
+        match self.port {
+            Some(port) => format!("tcp://{}:{port}", self.at),
+            None => format!("unix://{}", self.at),
+        }
+    }
+}
+
+/// The next line that comes; None: none will, or it is too long.
+async fn next_line(socket: &UnixStream, read: &mut Vec<u8>) -> Option<String> {
+    loop {
+        if let Some(end) = read.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = read.drain(..=end).collect();
+            return Some(String::from_utf8_lossy(&line[..end]).into_owned());
+        }
+        if read.len() > MAX_ADDRESS_BYTES {
+            return None;
+        }
+        socket.readable().await.ok()?;
+        let mut bytes = [0; MAX_ADDRESS_BYTES];
+        match socket.try_read(&mut bytes) {
+            Ok(0) => return None,
+            Ok(count) => read.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+async fn answer(socket: &UnixStream, text: &str, given: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let rights: Vec<_> = given.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&rights)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let send = || {
+        let message = [IoSlice::new(text.as_bytes())];
+        let rights = if given.is_some() { &rights[..] } else { &[] };
+        Ok(sendmsg::<()>(socket.as_raw_fd(), &message, rights, flags, None)?)
+    };
+    socket.async_io(Interest::WRITABLE, send).await.map(drop)
+}
+
+fn refusal(why: &str) -> String {
+    serde_json::json!({ "error": why }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_covered_by_itself_and_by_a_range_of_ports() {
+        let covers = |all: &str, one: &str| {
+            let [all, one] = [all, one].map(|text| Listening::parse(text).expect("an address"));
+            all.covers(&one)
+        };
+        assert!(covers("tcp://127.0.0.1:8100-8199", "tcp://127.0.0.1:8100"));
+        assert!(covers("tcp://127.0.0.1:8100-8199", "tcp://127.0.0.1:8199"));
+        assert!(covers("tcp://[::1]:8100", "tcp://[::1]:08100"));
+        assert!(covers("unix:///run/app-1.sock", "unix:///run/app-1.sock"));
+        for other in ["tcp://127.0.0.1:8099", "tcp://127.0.0.1:8200", "tcp://0.0.0.0:8100", "unix:///run/a.sock"] {
+            assert!(!covers("tcp://127.0.0.1:8100-8199", other), "{other}");
+        }
+        assert!(!covers("unix:///run/a.sock", "unix:///run/../run/a.sock"));
+        for wrong in ["tcp://127.0.0.1:9-8", "tcp://127.0.0.1:0-9", "tcp://127.0.0.1:1-70000", "127.0.0.1:80", ""] {
+            assert_eq!(Listening::parse(wrong), None, "{wrong}");
+        }
+    }
+}
