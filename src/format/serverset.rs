@@ -1,5 +1,7 @@
 //! Finagle's serversets: `<service>/member_<n>` with JSON, and `<service>/vector_<n>`, which weighs members.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value as Json};
 
 use super::registered::{Draft, endpoint};
@@ -9,14 +11,15 @@ use crate::model::{DEFAULT_WEIGHT, Endpoint, MAX_ENDPOINTS};
 const MEMBER: &str = "member_";
 pub(super) const VECTOR: &str = "vector_";
 
-/// The most entries of a vector.
+/// The most entries of a vector, and the most bytes of its data: they are read anew with each member that changes.
 const MAX_ENTRIES: usize = 1_024;
+const MAX_VECTOR_BYTES: usize = 64 << 10;
 
-/// By what a member is weighed.
+/// By what members are weighed, and how much: they may be many.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Vector(Vec<(Select, f64)>);
+pub struct Vector(HashMap<Select, f64>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Select {
     /// `host:port`
     Inet(String),
@@ -62,10 +65,17 @@ fn additional((name, it): (&String, &Json)) -> Option<Endpoint> {
 }
 
 pub(super) fn rule(data: &[u8]) -> Result<Vector, Undecodable> {
+    if data.len() > MAX_VECTOR_BYTES {
+        return Err(Undecodable::TooLong(MAX_VECTOR_BYTES));
+    }
     let mut object = json::object(data)?;
     let Some(Json::Array(entries)) = object.remove("vector") else { return Err(Undecodable::NotJson) };
-    let entries = entries.iter().take(MAX_ENTRIES).filter_map(|it| selected(it.as_object()?));
-    Ok(Vector(entries.collect()))
+    let mut weights = HashMap::new();
+    for (select, weight) in entries.iter().take(MAX_ENTRIES).filter_map(|it| selected(it.as_object()?)) {
+        let known = weights.entry(select).or_insert(1.0);
+        *known = times(*known, weight);
+    }
+    Ok(Vector(weights))
 }
 
 fn selected(entry: &Map<String, Json>) -> Option<(Select, f64)> {
@@ -79,20 +89,21 @@ fn selected(entry: &Map<String, Json>) -> Option<(Select, f64)> {
     Some((select, weight))
 }
 
+/// Not infinite, of which no part would be nothing.
+fn times(one: f64, other: f64) -> f64 {
+    (one * other).min(f64::MAX)
+}
+
 /// What all entries that match weigh together.
 fn weight(rules: &[Rule], member: &str, at: &Endpoint, shard: Option<i64>) -> u32 {
-    let address = at.address();
-    let entries = rules.iter().flat_map(|rule| match rule {
-        Rule::Vector(Vector(entries)) => entries.as_slice(),
-        _ => &[],
+    let mut selects = vec![Select::Inet(at.address()), Select::Member(member.to_owned())];
+    selects.extend(shard.map(Select::Shard));
+    let vectors = rules.iter().filter_map(|rule| match rule {
+        Rule::Vector(Vector(weights)) => Some(weights),
+        _ => None,
     });
-    let matching = entries.filter(|(select, _)| match select {
-        Select::Inet(inet) => *inet == address,
-        Select::Member(name) => name == member,
-        Select::Shard(number) => Some(*number) == shard,
-    });
-    // Not infinite, of which no part would be nothing.
-    let product = matching.fold(1.0, |product: f64, (_, weight)| (product * weight).min(f64::MAX));
+    let matching = vectors.flat_map(|weights| selects.iter().filter_map(|select| weights.get(select)));
+    let product = matching.fold(1.0, |product, weight| times(product, *weight));
     let weight = (product * f64::from(DEFAULT_WEIGHT)).min(f64::from(i32::MAX));
     // What is not nothing weighs something.
     if weight > 0.0 { (weight as u32).max(1) } else { 0 }

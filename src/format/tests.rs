@@ -403,6 +403,8 @@ fn members_of_a_serverset_are_weighed_by_all_vectors_that_match() {
         100
     );
     vector("7").expect_err("no list");
+    let long = format!("[{}7]", r#"{"select":"shard=4","weight":5},"#.repeat(2_100));
+    assert_eq!(vector(&long), Err(Undecodable::TooLong(64 << 10)));
 
     for (status, state) in [("ALIVE", InstanceState::Up), ("STARTING", InstanceState::Down), ("7", InstanceState::Down)]
     {
