@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use semver::Version;
 
 use crate::model::{Instance, InstanceState, NodePath, Provenance};
@@ -23,7 +23,15 @@ const MAX_VARIANTS: usize = 256;
 const MAX_PROVENANCE_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Claims(OrdMap<ClaimKey, Claim>);
+pub(super) struct Claims {
+    by_key: OrdMap<ClaimKey, Claim>,
+    /// By service and place, the nodes that say which variant an application offers.
+    variants: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
+    offers: OrdSet<Offer>,
+}
+
+/// The service, the place, the address, and the node that says that an application offers it there, in no variant.
+type Offer = (Arc<str>, Arc<str>, Arc<str>, NodePath);
 
 /// An address of a service, and the node that registers it. Of one variant at an address, those by which it can be called
 /// come first, and of these the newest.
@@ -42,6 +50,8 @@ pub(super) struct ClaimKey {
 pub(super) struct Claim {
     /// One, with its node as its provenance.
     pub(super) instances: Arc<[Instance]>,
+    /// The host and the application, where it is known.
+    pub(super) place: Option<Arc<str>>,
 }
 
 /// What is listed of one variant at an address.
@@ -71,35 +81,56 @@ impl Claim {
 
 impl Claims {
     pub(super) fn get(&self, key: &ClaimKey) -> Option<&Claim> {
-        self.0.get(key)
+        self.by_key.get(key)
     }
 
     pub(super) fn insert(&mut self, key: ClaimKey, claim: Claim) {
-        self.0.insert(key, claim);
+        self.remove(&key);
+        let ClaimKey { service, address, variant, node, .. } = &key;
+        match (claim.place.clone(), variant) {
+            (Some(place), Some(_)) => drop(self.variants.insert((service.clone(), place, node.clone()))),
+            (Some(place), None) => drop(self.offers.insert((service.clone(), place, address.clone(), node.clone()))),
+            (None, _) => {}
+        }
+        self.by_key.insert(key, claim);
     }
 
     pub(super) fn remove(&mut self, key: &ClaimKey) {
-        self.0.remove(key);
+        let Some(Claim { place: Some(place), .. }) = self.by_key.remove(key) else { return };
+        let ClaimKey { service, address, node, .. } = key.clone();
+        match key.variant {
+            Some(_) => drop(self.variants.remove(&(service, place, node))),
+            None => drop(self.offers.remove(&(service, place, address, node))),
+        }
     }
 
-    /// These slots, and those of which another thing is listed with theirs.
-    pub(super) fn affected(&self, slots: BTreeSet<ClaimKey>) -> BTreeSet<ClaimKey> {
-        let mut affected = slots.clone();
-        for slot in &slots {
-            match slot.variant {
-                Some(_) => drop(affected.insert(slot.of_variant(None))),
-                None => affected.extend(self.variants(slot).take(MAX_VARIANTS)),
+    /// The slots of which another thing may be listed with such claims, or without them.
+    pub(super) fn affected<'c>(&self, claims: impl Iterator<Item = (&'c ClaimKey, &'c Claim)>) -> BTreeSet<ClaimKey> {
+        let mut affected = BTreeSet::new();
+        for (key, claim) in claims {
+            affected.insert(key.slot());
+            if key.variant.is_none() {
+                affected.extend(self.variants_at(key).take(MAX_VARIANTS));
+                continue;
             }
+            affected.insert(key.of_variant(None));
+            let Some(place) = &claim.place else { continue };
+            let from = (key.service.clone(), place.clone(), "".into(), NodePath::root());
+            let offers = self.offers.range(from..).take_while(|(of, at, ..)| *of == key.service && at == place);
+            let at = |address: &Arc<str>| ClaimKey { address: address.clone(), ..key.of_variant(None) };
+            affected.extend(offers.map(|(_, _, address, _)| at(address)));
         }
         affected
     }
 
-    /// What is to be listed of a slot. What knows of no variant is listed where there is none.
+    /// What is to be listed of a slot. What knows of no variant is listed where there is none: neither at its address, nor of
+    /// its application on its host, where that is another protocol.
     pub(super) fn listed(&self, slot: &ClaimKey) -> Option<Listed> {
-        if slot.variant.is_none() && self.variants(slot).next().is_some() {
+        if slot.variant.is_none() && self.variants_at(slot).next().is_some() {
             return None;
         }
-        let claims: Vec<_> = self.of(slot).collect();
+        let has_variant = |claim: &&Claim| claim.place.as_ref().is_some_and(|place| self.has_variant(slot, place));
+        let claims: Vec<_> = self.of(slot).filter(|it| slot.variant.is_some() || !has_variant(it)).collect();
         let others: Vec<_> = match slot.variant {
             Some(_) => self.of(&slot.of_variant(None)).collect(),
             None => Vec::new(),
@@ -109,18 +140,24 @@ impl Claims {
         Some((instances.first()?.version.clone(), Provider::new(id, instances)))
     }
 
+    /// Whether a node says which variant of the service is at a place.
+    fn has_variant(&self, slot: &ClaimKey, place: &Arc<str>) -> bool {
+        let from = (slot.service.clone(), place.clone(), NodePath::root());
+        self.variants.range(from..).next().is_some_and(|(of, at, _)| *of == slot.service && at == place)
+    }
+
     /// The first claims of a slot.
     fn of(&self, slot: &ClaimKey) -> impl Iterator<Item = &Claim> {
-        let from = self.0.range(slot.clone()..);
+        let from = self.by_key.range(slot.clone()..);
         let alike = from.take_while(|(key, _)| key.is_at(slot) && key.variant == slot.variant);
         alike.map(|(_, claim)| claim).take(MAX_CLAIMS)
     }
 
     /// The slots of the variants at the address of a slot.
-    fn variants(&self, slot: &ClaimKey) -> impl Iterator<Item = ClaimKey> {
+    fn variants_at(&self, slot: &ClaimKey) -> impl Iterator<Item = ClaimKey> {
         let mut after: Arc<str> = "".into();
         std::iter::from_fn(move || {
-            let (key, _) = self.0.range(slot.of_variant(Some(after.clone()))..).next()?;
+            let (key, _) = self.by_key.range(slot.of_variant(Some(after.clone()))..).next()?;
             let variant = key.variant.as_ref().filter(|_| key.is_at(slot))?;
             // None has a control character.
             after = format!("{variant}\0").into();

@@ -289,8 +289,9 @@ impl Directory {
             let known = self.registrations.claims.get(key);
             known.is_none_or(|known| !Arc::ptr_eq(&known.instances, &claim.instances))
         });
-        let slots = gone.iter().chain(come.keys()).map(ClaimKey::slot).collect();
-        let slots = self.registrations.claims.affected(slots);
+        let claims = &self.registrations.claims;
+        let old = gone.iter().chain(come.keys()).filter_map(|key| Some((key, claims.get(key)?)));
+        let slots = claims.affected(old.chain(&come));
         let before = self.registrations.listed(&slots);
         gone.iter().for_each(|key| self.registrations.claims.remove(key));
         come.into_iter().for_each(|(key, claim)| self.registrations.claims.insert(key, claim));
@@ -327,7 +328,14 @@ impl Directory {
         let created = Reverse(reader.nodes.get(path).map_or(0, |node| node.stat.czxid));
         let (is_idle, variant, node) = (Claim::is_idle(&instance), Some(variant.into()), path.clone());
         let key = ClaimKey { service: service.clone(), address, variant, is_idle, created, node };
-        let own = self.registrations.claim(reader, config, &key, Instance { service, ..instance });
+        let place = match config.format {
+            Format::Dubbo => {
+                place(instance.endpoints.first(), instance.metadatum("application").and_then(Value::as_str))
+            }
+            _ => None,
+        };
+        let instance = Instance { service, provenance: reader.provenance(config, &key), ..instance };
+        let (_, own) = self.registrations.known(key.clone(), Claim { instances: [instance].into(), place });
         let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
         let (mut interfaces, mut fault) = (Vec::new(), fault.map(Arc::new));
         if config.format == Format::DubboApplication {
@@ -368,8 +376,9 @@ fn of_interfaces(
 ) -> BTreeMap<ClaimKey, Claim> {
     let provenance = reader.provenance(config, key);
     let keys = keys_of_interfaces(key, spots, interfaces);
-    let endpoints = interfaces.iter().flat_map(|_| spots.iter().map(|(_, endpoints)| endpoints));
-    let claims = keys.into_iter().zip(endpoints).map(|(key, endpoints)| {
+    let places: Vec<_> = spots.iter().map(|(_, endpoints)| place(endpoints.first(), Some(&key.service))).collect();
+    let endpoints = spots.iter().map(|(_, endpoints)| endpoints).zip(places).cycle();
+    let claims = keys.into_iter().zip(endpoints).map(|(key, (endpoints, place))| {
         let instance = Instance {
             service: key.service.clone(),
             version: Version::new(0, 0, 0),
@@ -383,9 +392,14 @@ fn of_interfaces(
             provenance: provenance.clone(),
             held: None,
         };
-        (key, Claim { instances: [instance].into() })
+        (key, Claim { instances: [instance].into(), place })
     });
     claims.collect()
+}
+
+/// Where an application offers something.
+fn place(endpoint: Option<&Endpoint>, application: Option<&str>) -> Option<Arc<str>> {
+    Some(format!("{}\0{}", endpoint?.host, application?).into())
 }
 
 fn keys_of_interfaces(key: &ClaimKey, spots: &[(Arc<str>, Arc<[Endpoint]>)], interfaces: &[Arc<str>]) -> Vec<ClaimKey> {
@@ -491,13 +505,7 @@ impl Registrations {
         listed.collect()
     }
 
-    /// A claim to this instance; the known one where that says the same.
-    fn claim(&self, reader: &Reader<'_>, config: &Config, key: &ClaimKey, instance: Instance) -> Claim {
-        let provenance = reader.provenance(config, key);
-        let new = Claim { instances: [Instance { provenance, ..instance }].into() };
-        self.known(key.clone(), new).1
-    }
-
+    /// A claim; the known one where that says the same.
     fn known(&self, key: ClaimKey, new: Claim) -> (ClaimKey, Claim) {
         if let Some(old) = self.claims.get(&key)
             && let ([was], [is]) = (&*old.instances, &*new.instances)

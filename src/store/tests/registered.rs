@@ -274,6 +274,29 @@ fn an_interface_of_dubbo_has_each_provider_once_whoever_registers_it() {
 }
 
 #[test]
+fn a_protocol_that_no_provider_is_registered_with_is_not_listed_beside_one_of_its_application_and_host() {
+    let (store, publisher) =
+        house(vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
+    let both = r#"[{\"port\":20880,\"protocol\":\"dubbo\"},{\"port\":50051,\"protocol\":\"tri\"}]"#;
+    let application = APPLICATION.replace(r#"[{\"port\":20880,\"protocol\":\"dubbo\"}]"#, both);
+    let provider = |of: &str| format!("/dubbo/i/providers/dubbo%3A%2F%2F10.0.0.5%3A20880%2Fi%3Fapplication%3D{of}");
+    publisher.publish(vec![put("/dubbo/mapping/i", "shop"), put("/services/shop/x", &application)]);
+    let addresses = || told_by(&store, "i").into_iter().map(|(address, _)| address).collect::<Vec<_>>();
+    let [dubbo, tri] = ["dubbo://10.0.0.5:20880", "tri://10.0.0.5:50051"].map(str::to_owned);
+    assert_eq!(addresses(), [dubbo.clone(), tri.clone()]);
+    publisher.publish(vec![put(&provider("shop"), "")]);
+    assert_eq!(addresses(), std::slice::from_ref(&dubbo), "it offers the interface by this one alone");
+    publisher.publish(vec![put("/services/shop/y", &application.replace("0.5", "0.6"))]);
+    assert_eq!(addresses().len(), 3, "of another host nothing more is known");
+    publisher.publish(vec![delete("/services/shop/y"), delete(&provider("shop")), put(&provider("cart"), "")]);
+    assert_eq!(addresses(), [dubbo.clone(), tri.clone()], "another application on the host is another process");
+    publisher.publish(vec![put(&provider("shop"), ""), delete("/services/shop/x")]);
+    assert_eq!(addresses(), [dubbo]);
+    publisher.publish(vec![delete(&provider("shop")), delete(&provider("cart"))]);
+    assert!(instances(&store, "i").is_empty());
+}
+
+#[test]
 fn a_mapping_and_its_applications_may_be_of_two_sources_in_any_order() {
     let at = "/services/shop/x";
     for applications_first in [true, false] {
