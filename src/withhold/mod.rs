@@ -23,7 +23,7 @@ use crate::access::uid;
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 use crate::model::{Instance, Withholding};
-use crate::store::{Directory, InstanceSet, Provider, Store, Withhold, WithholdKind, is_meant, key_hash};
+use crate::store::{Directory, InstanceSet, Store, Withhold, WithholdKind, is_meant, key_hash};
 use crate::task::{Stop, Tasks};
 
 /// The most that is drained, and that is ejected at once.
@@ -127,6 +127,15 @@ struct Work {
     is_unrecorded: bool,
     /// Whether that could not be recorded, and was told.
     is_failing: bool,
+}
+
+/// Those of a version and a group that have a weight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peers {
+    all: usize,
+    ejected: usize,
+    /// Those beside one of them that are chosen among.
+    others: usize,
 }
 
 /// Why an instance is not ejected.
@@ -350,10 +359,26 @@ impl Work {
             tracing::info!(%service, %address, "an instance is ejected no longer");
             self.withhold(WithholdKind::Ejected, &service, &address, None);
         }
+        self.end_excess();
         let over: Vec<_> = self.drains.extract_if(|_, ends| *ends <= now).map(|(key, _)| key).collect();
         for (service, target) in over {
             tracing::info!(%service, %target, "the time of a drain is over");
             self.withhold(WithholdKind::Drained, &service, &target, None);
+        }
+    }
+
+    /// Ends ejections of services that have fewer instances by now, of which too large a part would be ejected.
+    fn end_excess(&mut self) {
+        let snapshot = self.store.snapshot();
+        for (service, address, _) in snapshot.directory().withholdings().ejected() {
+            let now = self.store.snapshot();
+            let is_excess = peers(now.directory(), service, address).any(|it| it.ejected > self.most(it));
+            if is_excess {
+                tracing::info!(%service, %address, "an instance is ejected no longer: there are too few others");
+                let place = Place { service: service.clone(), address: address.clone() };
+                self.withholder.reported().outliers.end(&place);
+                self.withhold(WithholdKind::Ejected, service, address, None);
+            }
         }
     }
 
@@ -384,31 +409,21 @@ impl Work {
     /// Whether an instance may be ejected: of those of its version and group no more than `max_percent` are then, and one is
     /// left that can be called.
     fn check(&self, directory: &Directory, place: &Place) -> Result<(), Spared> {
-        let mut is_known = false;
-        for set in directory.instances_of(&place.service).into_iter().flat_map(|versions| versions.values()) {
-            for instance in at(set, &place.address) {
-                is_known = true;
-                if !self.has_room(directory, set, instance) {
-                    return Err(Spared::Enough);
-                }
-            }
+        let mut peers = peers(directory, &place.service, &place.address).peekable();
+        if peers.peek().is_none() {
+            return Err(Spared::Unknown);
         }
-        if is_known { Ok(()) } else { Err(Spared::Unknown) }
+        match peers.all(|it| it.ejected < self.most(it) && it.others > 0) {
+            true => Ok(()),
+            false => Err(Spared::Enough),
+        }
     }
 
-    fn has_room(&self, directory: &Directory, set: &InstanceSet, of: &Instance) -> bool {
-        let (mut all, mut ejected, mut others) = (0, 0, 0);
-        for provider in set.unordered().filter(|provider| provider.weight > 0) {
-            for instance in provider.instances.iter().filter(|it| it.group == of.group).take(1) {
-                all += 1;
-                ejected += usize::from(instance.withheld.ejected.is_some());
-                let is_other = !std::ptr::eq(instance, of) && !instance.withheld.is_withheld();
-                others += usize::from(is_other && is_there(directory, instance));
-            }
-        }
-        // Whoever may report can make up what it likes, but for those who were named.
-        let few = usize::from(!self.config.reporters.is_empty() && self.config.max_percent > 0);
-        ejected < (all * self.config.max_percent / 100).max(few) && others > 0
+    /// How many of these may be ejected. Whoever may report can make up what it likes, but for those who were named: of few
+    /// instances only these have one ejected.
+    fn most(&self, peers: Peers) -> usize {
+        let few = !self.config.reporters.is_empty() && self.config.max_percent > 0 && peers.all > 1;
+        (peers.all * self.config.max_percent / 100).max(usize::from(few))
     }
 
     fn withhold(
@@ -457,11 +472,27 @@ impl Work {
     }
 }
 
-/// Those of a set at an address.
-fn at<'a>(set: &'a InstanceSet, address: &str) -> impl Iterator<Item = &'a Instance> {
+/// Of each instance of a service at an address, those of its version and group.
+fn peers<'a>(directory: &'a Directory, service: &'a str, address: &'a str) -> impl Iterator<Item = Peers> + 'a {
+    let sets = directory.instances_of(service).into_iter().flat_map(|versions| versions.values());
     let hash = key_hash(address);
-    let providers = set.unordered().filter(move |provider| provider.address_hash == hash);
-    providers.filter_map(|provider: &Provider| provider.instances.first())
+    sets.flat_map(move |set| {
+        let there = set.unordered().filter(move |provider| provider.address_hash == hash);
+        there.filter_map(move |provider| provider.instances.first().map(|instance| peers_of(directory, set, instance)))
+    })
+}
+
+fn peers_of(directory: &Directory, set: &InstanceSet, of: &Instance) -> Peers {
+    let alike =
+        set.unordered().filter(|provider| provider.weight > 0).filter_map(|provider| provider.instances.first());
+    alike.filter(|instance| instance.group == of.group).fold(Peers::default(), |peers, instance| {
+        let is_other = !std::ptr::eq(instance, of) && !instance.withheld.is_withheld() && is_there(directory, instance);
+        Peers {
+            all: peers.all + 1,
+            ejected: peers.ejected + usize::from(instance.withheld.ejected.is_some()),
+            others: peers.others + usize::from(is_other),
+        }
+    })
 }
 
 /// Whether it can be called, if it is a master.

@@ -149,6 +149,11 @@ impl Outliers {
         self.watched.entry(place.clone()).and_modify(Watched::begin_anew);
     }
 
+    /// Ends an ejection before its time.
+    pub(super) fn end(&mut self, place: &Place) {
+        self.watched.entry(place.clone()).and_modify(|it| it.ejected_until = None);
+    }
+
     /// Those whose ejection is over.
     pub(super) fn take_ended(&mut self, now: Moment) -> Vec<Place> {
         let mut ended = Vec::new();

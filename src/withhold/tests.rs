@@ -41,7 +41,8 @@ impl House {
             let node = Node { data: address(number).into_bytes().into(), stat: Stat::default() };
             Change::Put(path(&format!("{ROOT}/db/i-{number}")), Arc::new(node))
         };
-        self.publisher.publish_whole((0..instances).map(put).collect());
+        let gone = (instances..30).map(|number| Change::Delete(path(&format!("{ROOT}/db/i-{number}"))));
+        self.publisher.publish_whole((0..instances).map(put).chain(gone).collect());
         self
     }
 
@@ -128,6 +129,23 @@ fn however_much_is_reported_a_fifth_is_ejected_and_never_the_last() {
     let mut house = self::house(Config { max_percent: 0, reporters: vec!["33".into()], ..Config::default() }).with(10);
     house.fail(33, 3, 100);
     assert_eq!(house.ejected(), [""; 0], "it is turned off");
+}
+
+#[test]
+fn where_most_others_go_no_more_than_a_fifth_stays_ejected() {
+    let mut house = house(Config::default()).with(20);
+    (0..4).for_each(|number| house.fail(33, number, 5));
+    assert_eq!(house.ejected(), addresses([0, 1, 2, 3]));
+    house = house.with(15);
+    house.work.end(after(1));
+    assert_eq!(house.ejected().len(), 3);
+    house = house.with(4);
+    house.work.end(after(2));
+    assert_eq!(house.ejected(), [""; 0]);
+    house.fail(33, 1, 5);
+    house = house.with(20);
+    house.fail(33, 1, 5);
+    assert_eq!(house.ejected(), addresses([1]), "it may be ejected again");
 }
 
 #[test]
