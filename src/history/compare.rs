@@ -126,7 +126,12 @@ impl Comparison<'_> {
 
     fn why_gone(&self, old: &Instance) -> String {
         if let Some(held) = &old.held {
-            return format!("no node registers it any more, and it was held no longer: {}", probed(held));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let end = match u128::from(held.ends_at) <= now.as_millis() {
+                true => "and its time is over",
+                false => "until its address refused connections or was registered otherwise, or an operator let it go",
+            };
+            return format!("it was held, {end}");
         }
         match &old.provenance.first().map(|it| &it.record) {
             Some(Record::Master(id)) => match self.new.directory().master(id) {

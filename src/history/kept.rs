@@ -13,12 +13,19 @@ pub(super) const TOO_OLD: &str = "older ones are kept no more";
 /// Entries by their numbers, and the numbers of those of each service. A clone shares all it can with the original.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    entries: OrdMap<u64, Arc<Entry>>,
+    entries: OrdMap<u64, Stored>,
     services: OrdMap<Arc<str>, OfService>,
     /// Services by how many bytes they have.
     by_bytes: OrdSet<(usize, Arc<str>)>,
     bytes: usize,
     max_bytes: usize,
+}
+
+/// An entry, and how many bytes its line has.
+#[derive(Clone, Debug)]
+struct Stored {
+    entry: Arc<Entry>,
+    bytes: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,8 +51,8 @@ impl Kept {
             let first = of.numbers.binary_search(&after).map_or_else(|at| at, |at| at + 1);
             (first..of.numbers.len()).filter_map(|at| self.entries.get(of.numbers.get(at)?))
         });
-        let all = all.into_iter().flatten().map(|(_, entry)| entry);
-        all.chain(of_service.into_iter().flatten())
+        let all = all.into_iter().flatten().map(|(_, stored)| stored);
+        all.chain(of_service.into_iter().flatten()).map(|stored| &stored.entry)
     }
 
     /// Takes in one that is newer than all others.
@@ -57,16 +64,17 @@ impl Kept {
         }
     }
 
-    /// In its place stands how many are kept no more, as long as there are others.
+    /// The oldest eighth of a service. In its place stands how many are kept no more, as long as there are others.
     fn drop_oldest(&mut self, service: &Arc<str>) {
-        let Some(oldest) = self.pop_oldest(service) else { return };
-        let is_mark = oldest.event == Event::Omitted && oldest.why == TOO_OLD;
-        let (dropped, last) = if is_mark {
-            let Some(next) = self.pop_oldest(service) else { return };
-            (oldest.count + next.count.max(1), next)
-        } else {
-            (oldest.count.max(1), oldest)
-        };
+        let count = self.services.get(service).map_or(0, |of| of.numbers.len());
+        let (mut dropped, mut last) = (0, None);
+        // What stands in the place of others goes with the next.
+        for _ in 0..count.div_ceil(8).max(2).min(count) {
+            let Some(oldest) = self.pop_oldest(service) else { break };
+            dropped += oldest.count.max(1);
+            last = Some(oldest);
+        }
+        let Some(last) = last.filter(|_| self.services.contains_key(service)) else { return };
         let Entry { number, time, revision, .. } = *last;
         let (service, why) = (service.to_string(), TOO_OLD.to_owned());
         let mark =
@@ -78,7 +86,7 @@ impl Kept {
         let (number, bytes) = (entry.number, entry.line().len());
         let known = self.services.get_key_value(entry.service.as_str()).map(|(name, _)| name.clone());
         let service = known.unwrap_or_else(|| entry.service.as_str().into());
-        self.entries.insert(number, Arc::new(entry));
+        self.entries.insert(number, Stored { entry: Arc::new(entry), bytes });
         let of = self.services.entry(service.clone()).or_default();
         self.by_bytes.remove(&(of.bytes, service.clone()));
         if is_oldest {
@@ -93,8 +101,7 @@ impl Kept {
 
     fn pop_oldest(&mut self, service: &Arc<str>) -> Option<Arc<Entry>> {
         let of = self.services.get_mut(service)?;
-        let oldest = self.entries.remove(&of.numbers.pop_front()?)?;
-        let bytes = oldest.line().len();
+        let Stored { entry, bytes } = self.entries.remove(&of.numbers.pop_front()?)?;
         self.by_bytes.remove(&(of.bytes, service.clone()));
         of.bytes -= bytes;
         self.bytes -= bytes;
@@ -103,6 +110,6 @@ impl Kept {
         } else {
             self.by_bytes.insert((of.bytes, service.clone()));
         }
-        Some(oldest)
+        Some(entry)
     }
 }
