@@ -1,4 +1,7 @@
-//! Part `growth`: how each cost grows with the number of nodes, of watchers and of masters.
+//! Part `growth`: how each cost grows with the number of nodes, of watchers, of masters and of instances.
+
+mod formats;
+mod one_of_many;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -58,6 +61,8 @@ pub(crate) fn run(report: &mut Report) {
     let [one, ten, hundred] = sizes.map(|n| format!("n = {n}"));
     report.table("Costs by number", &["", &one, &ten, &hundred, "n to the power of"], &rows);
     report.plot("growth", "Costs of the store by number", &groups);
+    formats::run(report);
+    one_of_many::run(report);
 }
 
 /// The median of some rounds of so many, each.

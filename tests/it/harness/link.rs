@@ -1,6 +1,8 @@
 //! The line between a sidecar and its ZooKeeper, which can be cut and swallow everything.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,6 +25,8 @@ pub(crate) const ODD_NAME: &str = "odd-name-of-a-node";
 pub(crate) struct Link {
     address: SocketAddr,
     state: watch::Sender<State>,
+    /// How many bytes came through, in either direction.
+    carried: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +55,14 @@ impl Link {
         let (state, watched) = watch::channel(State::Whole);
         let listener = runtime().block_on(TcpListener::bind((address, 0))).expect("a listener");
         let address = listener.local_addr().expect("an address");
-        runtime().spawn(accept(listener, server, watched));
-        Self { address, state }
+        let carried = Arc::default();
+        runtime().spawn(accept(listener, server, watched, Arc::clone(&carried)));
+        Self { address, state, carried }
+    }
+
+    /// How many bytes came through, in either direction.
+    pub(crate) fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -92,19 +102,19 @@ impl Drop for Link {
     }
 }
 
-async fn accept(listener: TcpListener, server: String, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, server: String, state: watch::Receiver<State>, carried: Arc<AtomicU64>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = until(state.clone(), |state| state == State::Gone) => return,
         };
         if let Ok((client, _)) = accepted {
-            tokio::spawn(carry(client, server.clone(), state.clone()));
+            tokio::spawn(carry(client, server.clone(), state.clone(), carried.clone()));
         }
     }
 }
 
-async fn carry(client: TcpStream, server: String, state: watch::Receiver<State>) {
+async fn carry(client: TcpStream, server: String, state: watch::Receiver<State>, carried: Arc<AtomicU64>) {
     until(state.clone(), |state| state != State::Silent).await;
     let Ok(server) = TcpStream::connect(server).await else { return };
     // A line keeps nothing back.
@@ -114,15 +124,21 @@ async fn carry(client: TcpStream, server: String, state: watch::Receiver<State>)
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server, state.clone()) => {}
-        () = pump(from_server, to_client, state.clone()) => {}
+        () = pump(from_client, to_server, state.clone(), &carried) => {}
+        () = pump(from_server, to_client, state.clone(), &carried) => {}
         () = until(state, |state| matches!(state, State::Cut | State::Gone)) => {}
     }
 }
 
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, state: watch::Receiver<State>) {
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    state: watch::Receiver<State>,
+    carried: &AtomicU64,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        carried.fetch_add(length as u64, Ordering::Relaxed);
         until(state.clone(), |state| state != State::Silent).await;
         if *state.borrow() == State::Slow {
             for piece in buffer[..length].chunks(SLOW.0) {
