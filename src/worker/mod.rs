@@ -273,7 +273,8 @@ impl Workers {
     /// Kills all that there are, with what they started: they are not to outlive the sidecar.
     pub fn kill(&self) {
         if let Some(parts) = &self.parts {
-            parts.launcher.record.kill_all();
+            parts.launcher.reaper.kill_all();
+            parts.launcher.record.kill_orphans();
         }
     }
 

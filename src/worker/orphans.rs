@@ -3,19 +3,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::Read;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
+use std::vec::IntoIter;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::task::spawn_blocking;
 
-use super::process_stat::ProcessStat;
+use super::process_stat::{ProcessStat, if_any};
 use super::reaper::Reaper;
 
 /// The variable that holds the mark of a process.
@@ -32,8 +33,11 @@ const MAX_THREADS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long one look at environments may take: a process can have the reader of its own wait for ever.
+/// How long one look at environments may take: a process can have the reader of its own wait for ever. After the second
+/// time another one goes on behind that process, while there are no more readers than that.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
+const STALL_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_READERS: usize = 8;
 
 /// How many processes are named that cannot be ended.
 const MAX_NAMED: usize = 10;
@@ -51,13 +55,15 @@ pub(super) struct Leaver {
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
     leavers: Mutex<Vec<Leaver>>,
+    /// Those for whose leavings it could not look.
+    missed: Mutex<Vec<Leaver>>,
     turn: tokio::sync::Mutex<()>,
     reader: Arc<Reader>,
 }
 
-/// Reads environments, on a thread for which nobody waits too long, and which is one at a time.
+/// Reads environments, on threads for which nobody waits too long, each of which is at one process.
 #[derive(Debug, Default)]
-struct Reader(Mutex<Option<Arc<AtomicI32>>>);
+struct Reader(Arc<Mutex<HashSet<Pid>>>);
 
 /// A process, whose number is another's once it has ended.
 #[derive(Clone, Copy, Debug)]
@@ -66,31 +72,52 @@ struct Found {
     stat: ProcessStat,
 }
 
+/// Why not all could be looked at.
+#[derive(Debug)]
+enum Missed {
+    /// These hold the readers of their environments, and so many others were not read.
+    Held(Vec<Pid>, usize),
+    Failed(io::Error),
+}
+
 impl Sweeper {
     /// Kills what a process left behind, until nothing of it is left, or for as long as that may take.
     pub(super) async fn sweep(&self, leaver: Leaver, reaper: &Arc<Reaper>) {
-        self.leavers().push(leaver);
-        let _turn = self.turn.lock().await;
-        let leavers = std::mem::take(&mut *self.leavers());
-        // Whoever had the turn before may have taken it along.
-        if !leavers.is_empty() {
-            let (reader, reaper) = (self.reader.clone(), reaper.clone());
-            let _ = spawn_blocking(move || kill_left_by(&leavers, || reaper.pids(), &reader)).await;
+        lock(&self.leavers).push(leaver);
+        self.look(reaper).await;
+    }
+
+    /// Looks again for what it could not look for, so that nothing is started beside it.
+    pub(super) async fn catch_up(&self, reaper: &Arc<Reaper>) {
+        if !lock(&self.missed).is_empty() {
+            self.look(reaper).await;
         }
     }
 
-    fn leavers(&self) -> MutexGuard<'_, Vec<Leaver>> {
-        self.leavers.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn look(&self, reaper: &Arc<Reaper>) {
+        let _turn = self.turn.lock().await;
+        let mut leavers = std::mem::take(&mut *lock(&self.leavers));
+        leavers.append(&mut lock(&self.missed));
+        // Whoever had the turn before may have taken it along.
+        if leavers.is_empty() {
+            return;
+        }
+        let (reader, reaper, looked_for) = (self.reader.clone(), reaper.clone(), leavers.clone());
+        let looked = spawn_blocking(move || kill_left_by(&looked_for, || reaper.pids(), &reader)).await;
+        if matches!(looked, Ok(Err(_))) {
+            lock(&self.missed).extend(leavers.into_iter().map(|leaver| Leaver { is_reaped: true, ..leaver }));
+        }
     }
 }
 
-fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &Reader) {
+/// Kills what they left behind. An error: it could not look for that.
+fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &Reader) -> Result<(), ()> {
     let marks: Vec<&str> = leavers.iter().map(|leaver| leaver.mark.as_str()).collect();
     let is_marked = marked_by(&marks);
-    let killed = kill_all(|kill| {
+    kill_all("killed what processes left behind when they ended", |kill| {
         // Nobody else's processes are looked at. Whatever a worker started descends from this process, which reaps its
         // orphans; and whatever is in a living worker's session was started by that one.
-        let all = descendants();
+        let all = descending_from(Pid::this(), processes().map_err(Missed::Failed)?);
         let is_another = |leaver: &Leaver| leaver.is_reaped && all.iter().any(|found| found.pid == leaver.pid);
         let ended: HashSet<Pid> =
             leavers.iter().filter(|leaver| !is_another(leaver)).map(|leaver| leaver.pid).collect();
@@ -98,168 +125,208 @@ fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &
         left.into_iter().for_each(&mut *kill);
         let living = living();
         let unknown = others.into_iter().filter(|found| !living.contains(&found.stat.session)).collect();
-        reader.find(unknown, is_marked.clone(), kill)
-    });
-    if killed > 0 {
-        tracing::warn!(count = killed, "killed what processes left behind when they ended");
-    }
+        reader.find(unknown, &is_marked, kill)
+    })
 }
 
 /// Kills what processes of an earlier sidecar, or of this one, left behind; blocks meanwhile.
 pub(super) fn kill_marked(marks: &[&str]) {
     let (is_marked, reader) = (marked_by(marks), Reader::default());
-    let killed = kill_all(|kill| reader.find(living().collect(), is_marked.clone(), kill));
-    if killed > 0 {
-        tracing::warn!(count = killed, "killed what workers left behind");
-    }
+    let look = |kill: &mut dyn FnMut(Found)| reader.find(processes().map_err(Missed::Failed)?, &is_marked, kill);
+    // It is in the log.
+    let _ = kill_all("killed what workers left behind", look);
 }
 
-/// Kills what is found until nothing is found any more; how many that were. An error of a look: this process has the reader
-/// of its environment wait.
-fn kill_all(look: impl Fn(&mut dyn FnMut(Found)) -> Result<(), Pid>) -> usize {
+/// Kills what is found until nothing is found any more, and logs what came of it. An error: it could not look for that,
+/// also when it tried again.
+fn kill_all(done: &str, look: impl Fn(&mut dyn FnMut(Found)) -> Result<(), Missed>) -> Result<(), ()> {
     let until = Instant::now() + PATIENCE;
     let mut all_killed = HashSet::new();
     loop {
-        let (mut killed, mut refused) = (Vec::new(), Vec::new());
+        let (mut killed, mut refused, mut failed) = (Vec::new(), Vec::new(), None);
         let looked = look(&mut |found| match found.kill() {
             Ok(()) => killed.push(found.pid),
             Err(Errno::ESRCH) => {}
-            Err(_) => refused.push(found.pid),
+            Err(Errno::EPERM) => refused.push(found.pid),
+            Err(error) => failed = Some(Missed::Failed(error.into())),
         });
+        let looked = looked.and(failed.map_or(Ok(()), Err));
         all_killed.extend(killed.iter().copied());
-        let is_late = Instant::now() >= until;
-        if !killed.is_empty() && !is_late {
+        let is_over = killed.is_empty() && !matches!(looked, Err(Missed::Failed(_)));
+        if !is_over && Instant::now() < until {
             sleep(LOOK_INTERVAL);
             continue;
         }
-        if let Err(pid) = looked {
-            let cure = "what else was left is not found; end that process";
-            tracing::error!(pid = pid.as_raw(), "a process does not let its environment be read: {cure}");
+        if !all_killed.is_empty() {
+            tracing::warn!(count = all_killed.len(), "{done}");
         }
         refused.extend(killed);
         if !refused.is_empty() {
-            let (count, first) = (refused.len(), refused.iter().take(MAX_NAMED).map(|pid| pid.as_raw()));
-            let first: Vec<i32> = first.collect();
+            let (count, first) = (refused.len(), numbers(&refused));
             tracing::error!(count, ?first, "cannot end all that workers left behind; end it as its user, or as root");
         }
-        return all_killed.len();
+        return match looked {
+            Ok(()) => Ok(()),
+            Err(Missed::Held(held, unread)) => {
+                let held = numbers(&held);
+                tracing::error!(?held, unread, "processes do not let their environments be read; end them");
+                Ok(())
+            }
+            Err(Missed::Failed(error)) => {
+                tracing::error!(%error, "cannot look for what workers left behind, which may run on");
+                Err(())
+            }
+        };
     }
 }
 
+fn numbers(pids: &[Pid]) -> Vec<i32> {
+    pids.iter().take(MAX_NAMED).map(|pid| pid.as_raw()).collect()
+}
+
 impl Reader {
-    /// Has those found that are marked. An error: the look takes too long at this process, or one before it still does.
+    /// Has those found that are marked, but for those that hold a reader already.
     fn find(
         &self,
         among: Vec<Found>,
-        is_marked: impl Fn(Pid) -> bool + Send + 'static,
+        is_marked: &(impl Fn(Pid) -> io::Result<bool> + Clone + Send + 'static),
         each: &mut dyn FnMut(Found),
-    ) -> Result<(), Pid> {
-        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = reading.get_or_insert_default().clone();
-        let held = |at: &AtomicI32| match at.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            pid => Err(Pid::from_raw(pid)),
+    ) -> Result<(), Missed> {
+        let among: Vec<Found> = {
+            let read = lock(&self.0);
+            among.into_iter().filter(|found| !read.contains(&found.pid)).collect()
         };
-        held(&at)?;
-        let Some(first) = among.first() else { return Ok(()) };
-        at.store(first.pid.as_raw(), Ordering::Relaxed);
+        let mut unread = among.len();
+        let among = Arc::new(Mutex::new(among.into_iter()));
         let (tell, told) = mpsc::channel();
-        let reads = at.clone();
-        let started = thread::Builder::new().name("environments".to_owned()).spawn(move || {
-            for found in among {
-                reads.store(found.pid.as_raw(), Ordering::Relaxed);
-                if is_marked(found.pid) {
-                    // Who waited too long does not hear it.
-                    let _ = tell.send(found);
+        let (until, mut failed) = (Instant::now() + READ_TIMEOUT, None);
+        while unread > 0 && Instant::now() < until {
+            if Arc::strong_count(&self.0) <= MAX_READERS {
+                self.start(among.clone(), is_marked.clone(), tell.clone()).map_err(Missed::Failed)?;
+            }
+            while unread > 0
+                && let Ok((found, is_marked)) = told.recv_timeout(STALL_TIMEOUT)
+            {
+                unread -= 1;
+                match is_marked {
+                    Ok(true) => each(found),
+                    Ok(false) => {}
+                    Err(error) => failed = Some(error),
+                }
+                if Instant::now() >= until {
+                    break;
                 }
             }
-            reads.store(0, Ordering::Relaxed);
-        });
-        if let Err(error) = started {
-            tracing::error!(%error, "cannot look for what workers left behind");
-            at.store(0, Ordering::Relaxed);
-            return Ok(());
         }
-        let until = Instant::now() + READ_TIMEOUT;
-        loop {
-            match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(found) => each(found),
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => return held(&at),
+        if let Some(error) = failed {
+            return Err(Missed::Failed(error));
+        }
+        let held: Vec<Pid> = lock(&self.0).iter().copied().collect();
+        if held.is_empty() && unread == 0 { Ok(()) } else { Err(Missed::Held(held, unread)) }
+    }
+
+    /// Starts a thread that reads what is left to read, for as long as somebody waits for that.
+    fn start(
+        &self,
+        among: Arc<Mutex<IntoIter<Found>>>,
+        is_marked: impl Fn(Pid) -> io::Result<bool> + Send + 'static,
+        tell: mpsc::Sender<(Found, io::Result<bool>)>,
+    ) -> io::Result<()> {
+        let read = self.0.clone();
+        let next = move || lock(&among).next();
+        let reads = move || {
+            while let Some(found) = next() {
+                lock(&read).insert(found.pid);
+                let is_marked = is_marked(found.pid);
+                lock(&read).remove(&found.pid);
+                if tell.send((found, is_marked)).is_err() {
+                    return;
+                }
             }
-        }
+        };
+        thread::Builder::new().name("environments".to_owned()).spawn(reads).map(drop)
     }
 }
 
 impl Found {
-    fn new(pid: Pid) -> Option<Self> {
-        Some(Self { pid, stat: ProcessStat::of(pid).filter(|stat| !stat.is_over)? })
+    fn at(pid: Pid) -> io::Result<Option<Self>> {
+        Ok(ProcessStat::of(pid)?.map(|stat| Self { pid, stat }))
     }
 
     /// Kills it, unless it has ended.
     fn kill(&self) -> Result<(), Errno> {
-        match Self::new(self.pid) {
+        let now = Self::at(self.pid).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        match now {
             Some(now) if now.stat.started == self.stat.started => kill(self.pid, Signal::SIGKILL),
             _ => Err(Errno::ESRCH),
         }
     }
 }
 
-fn marked_by(marks: &[&str]) -> impl Fn(Pid) -> bool + Clone + Send + use<> {
+fn marked_by(marks: &[&str]) -> impl Fn(Pid) -> io::Result<bool> + Clone + Send + use<> {
     let entries: HashSet<Vec<u8>> = marks.iter().map(|mark| format!("{MARK}={mark}").into_bytes()).collect();
     let entries = Arc::new(entries);
-    move |pid| environment(pid).split(|byte| *byte == 0).any(|variable| entries.contains(variable))
+    move |pid| Ok(environment(pid)?.split(|byte| *byte == 0).any(|variable| entries.contains(variable)))
 }
 
 /// All processes that live.
-fn living() -> impl Iterator<Item = Found> {
-    processes().filter_map(Found::new)
+fn processes() -> io::Result<Vec<Found>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        all.extend(pid.map(|pid| Found::at(Pid::from_raw(pid))).transpose()?.flatten());
+    }
+    Ok(all)
 }
 
-/// Those that descend from this one.
-fn descendants() -> Vec<Found> {
-    let stats: HashMap<Pid, ProcessStat> = living().map(|Found { pid, stat }| (pid, stat)).collect();
-    let is_ours = |pid: &Pid| {
-        // Numbers are used again while one looks: no chain is followed for ever.
-        let mut above = stats.get(pid).map(|stat| stat.parent);
-        for _ in 0..stats.len() {
-            match above {
-                Some(parent) if parent == Pid::this() => return true,
-                Some(parent) => above = stats.get(&parent).map(|stat| stat.parent),
-                None => return false,
-            }
-        }
-        false
-    };
-    stats.iter().filter(|(pid, _)| is_ours(pid)).map(|(pid, stat)| Found { pid: *pid, stat: *stat }).collect()
+/// Those of all that descend from this one.
+fn descending_from(ancestor: Pid, all: Vec<Found>) -> Vec<Found> {
+    let mut children = HashMap::<Pid, Vec<Found>>::new();
+    // Numbers are used again while one looks, so that it may seem to descend from itself.
+    for found in all.into_iter().filter(|found| found.pid != ancestor) {
+        children.entry(found.stat.parent).or_default().push(found);
+    }
+    let (mut descendants, mut parents) = (Vec::new(), vec![ancestor]);
+    while let Some(parent) = parents.pop() {
+        let children = children.remove(&parent).unwrap_or_default();
+        parents.extend(children.iter().map(|child| child.pid));
+        descendants.extend(children);
+    }
+    descendants
 }
 
 /// The environment of a process; empty where it has ended or may not be read.
-fn environment(pid: Pid) -> Vec<u8> {
-    let read = |path: &str| {
+fn environment(pid: Pid) -> io::Result<Vec<u8>> {
+    let read = |path: &Path| -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        // What cannot be read to the end says what it says until there.
-        let _ = File::open(path).map(|file| file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes));
-        bytes
+        if let Some(file) = if_any(File::open(path))? {
+            // What cannot be read to the end says what it says until there.
+            let _ = file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes);
+        }
+        Ok(bytes)
     };
-    let whole = read(&format!("/proc/{pid}/environ"));
-    if !whole.is_empty() {
-        return whole;
+    let mut environment = read(Path::new(&format!("/proc/{pid}/environ")))?;
+    if environment.is_empty() {
+        // Its first thread may have ended without the others.
+        let threads = if_any(fs::read_dir(format!("/proc/{pid}/task")))?;
+        let mut threads = threads.into_iter().flatten().flatten().take(MAX_THREADS);
+        while environment.is_empty()
+            && let Some(thread) = threads.next()
+        {
+            environment = read(&thread.path().join("environ"))?;
+        }
     }
-    // Its first thread may have ended without the others.
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().take(MAX_THREADS);
-    let read_of = |thread: fs::DirEntry| read(&thread.path().join("environ").to_string_lossy());
-    threads.map(read_of).find(|environment| !environment.is_empty()).unwrap_or_default()
+    Ok(environment)
 }
 
-fn processes() -> impl Iterator<Item = Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)))
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -268,15 +335,20 @@ mod tests {
         let child = Command::new("setsid").args(["sleep", "60"]).env(MARK, mark).spawn().expect("it starts");
         let pid = Pid::from_raw(child.id() as i32);
         let until = Instant::now() + Duration::from_secs(60);
-        while Found::new(pid).is_some_and(|found| found.stat.session != pid) || !marked_by(&[mark])(pid) {
+        while found(pid).is_some_and(|found| found.stat.session != pid) || !marked_by(&[mark])(pid).expect("it is read")
+        {
             assert!(Instant::now() < until, "it does not begin");
             sleep(LOOK_INTERVAL);
         }
         child
     }
 
+    fn found(pid: Pid) -> Option<Found> {
+        Found::at(pid).expect("there are descriptors")
+    }
+
     fn lives(child: &Child) -> bool {
-        Found::new(Pid::from_raw(child.id() as i32)).is_some()
+        found(Pid::from_raw(child.id() as i32)).is_some()
     }
 
     fn ends(mut child: Child) {
@@ -293,20 +365,56 @@ mod tests {
     fn only_what_descends_from_this_process_is_looked_at_and_no_environment_is_read_whole() {
         let mut child = Command::new("sleep").arg("60").env("LARGE", "x".repeat(100_000)).spawn().expect("it starts");
         let pid = Pid::from_raw(child.id() as i32);
-        let is_found = |pid| descendants().iter().any(|found| found.pid == pid);
+        let all = || processes().expect("there are descriptors");
+        let is_found = |pid| descending_from(Pid::this(), all()).iter().any(|found| found.pid == pid);
         assert!(is_found(pid) && !is_found(Pid::from_raw(1)) && !is_found(Pid::this()));
-        assert!((1..=MAX_ENVIRONMENT_BYTES as usize).contains(&environment(pid).len()));
+        assert!((1..=MAX_ENVIRONMENT_BYTES as usize).contains(&environment(pid).expect("it is read").len()));
         child.kill().and_then(|()| child.wait()).expect("it ends");
-        assert!(!is_found(pid) && environment(pid).is_empty());
+        assert!(!is_found(pid) && environment(pid).expect("nobody's").is_empty());
+    }
+
+    #[test]
+    fn however_deep_others_descend_from_each_other_a_look_costs_by_their_number() {
+        let own = ProcessStat::of(Pid::this()).expect("it is told").expect("it lives");
+        let at = |pid: i32, parent: i32| {
+            let mut stat = own;
+            stat.parent = Pid::from_raw(parent);
+            Found { pid: Pid::from_raw(pid), stat }
+        };
+        let chain = (10..100_000).map(|pid| at(pid, pid - 1));
+        // The numbers of 4 to 6 are used again, so that these seem to go round.
+        let ours = [at(2, 1), at(3, 2), at(4, 3), at(5, 6), at(6, 5), at(2, 4)];
+        let all = chain.chain(ours).collect();
+        let descendants = descending_from(Pid::from_raw(2), all);
+        assert_eq!(descendants.iter().map(|found| found.pid.as_raw()).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn a_look_that_fails_is_made_again_and_what_was_missed_is_known() {
+        let child = marked("missed");
+        let one = found(Pid::from_raw(child.id() as i32)).expect("it lives");
+        let short = || Missed::Failed(Errno::EMFILE.into());
+        let looks = AtomicUsize::new(0);
+        let look = |kill: &mut dyn FnMut(Found)| match looks.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Err(short()),
+            _ => {
+                kill(one);
+                Ok(())
+            }
+        };
+        assert_eq!(kill_all("killed it", look), Ok(()));
+        assert!(!lives(&child));
+        ends(child);
+        assert_eq!(kill_all("killed it", |_| Err(short())), Err(()));
     }
 
     #[test]
     fn what_is_in_the_session_of_a_living_worker_is_not_looked_at() {
         let child = marked("of-the-living");
         let pid = Pid::from_raw(child.id() as i32);
-        kill_left_by(&[leaver("of-the-living")], || [pid].into(), &Reader::default());
+        kill_left_by(&[leaver("of-the-living")], || [pid].into(), &Reader::default()).expect("it looks");
         assert!(lives(&child));
-        kill_left_by(&[leaver("of-the-living")], HashSet::new, &Reader::default());
+        kill_left_by(&[leaver("of-the-living")], HashSet::new, &Reader::default()).expect("it looks");
         assert!(!lives(&child));
         ends(child);
     }
@@ -315,9 +423,9 @@ mod tests {
     fn whoever_has_the_number_of_one_that_has_ended_is_another() {
         let child = marked("the-next");
         let of = |is_reaped| Leaver { pid: Pid::from_raw(child.id() as i32), mark: "the-first".to_owned(), is_reaped };
-        kill_left_by(&[of(true)], HashSet::new, &Reader::default());
+        kill_left_by(&[of(true)], HashSet::new, &Reader::default()).expect("it looks");
         assert!(lives(&child));
-        kill_left_by(&[of(false)], HashSet::new, &Reader::default());
+        kill_left_by(&[of(false)], HashSet::new, &Reader::default()).expect("it looks");
         assert!(!lives(&child));
         ends(child);
     }
@@ -334,20 +442,21 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_process_that_does_not_let_its_environment_be_read_and_what_was_found_is_killed() {
+    fn nobody_waits_for_processes_that_do_not_let_their_environments_be_read_and_what_is_behind_them_is_killed() {
         let (first, second) = (marked("first"), marked("second"));
-        let [one, two] = [&first, &second].map(|child| Found::new(Pid::from_raw(child.id() as i32)).expect("it lives"));
+        let [one, two] = [&first, &second].map(|child| found(Pid::from_raw(child.id() as i32)).expect("it lives"));
         let (release, held) = mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
-        let is_marked = move |pid| pid == one.pid || held.lock().is_ok_and(|held| held.recv().is_ok());
+        let is_marked = move |pid| Ok(pid == two.pid || lock(&held).recv().is_ok());
         let reader = Reader::default();
-        let look = |kill: &mut dyn FnMut(Found)| reader.find(vec![one, two], is_marked.clone(), kill);
-        assert_eq!(kill_all(look), 1);
-        assert!(!lives(&first) && lives(&second));
-        assert_eq!(look(&mut |_| panic!("no second reader")), Err(two.pid));
+        let look = |kill: &mut dyn FnMut(Found)| reader.find(vec![one, two], &is_marked, kill);
+        assert_eq!(kill_all("killed it", look), Ok(()));
+        assert!(lives(&first) && !lives(&second));
+        let looked = reader.find(vec![one], &is_marked, &mut |_| panic!("no second reader"));
+        assert!(matches!(&looked, Err(Missed::Held(held, 0)) if *held == [one.pid]), "{looked:?}");
         drop(release);
         let until = Instant::now() + Duration::from_secs(60);
-        while look(&mut |_| {}).is_err() {
+        while reader.find(vec![one], &is_marked, &mut |_| {}).is_err() {
             assert!(Instant::now() < until, "it is read again");
             sleep(LOOK_INTERVAL);
         }

@@ -222,6 +222,7 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
 /// Starts a process of this name that is to become the program, with its sockets; or why it cannot be had.
 async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
     let Shared { config, sockets, launcher, metrics, .. } = &**group;
+    launcher.sweeper.catch_up(&launcher.reaper).await;
     let sockets = sockets.get(config, metrics).await.map_err(Ending::NoSocket)?;
     if let Some(passing) = &group.passing {
         passing.start(&config.name, sockets.listeners(), &launcher.tasks);

@@ -1,7 +1,8 @@
 //! What the kernel says of a process in `/proc/PID/stat`, which nobody can delay or make large.
 
-use std::fs;
+use std::{fs, io};
 
+use nix::libc::{EACCES, ENOENT, EPERM, ESRCH};
 use nix::unistd::Pid;
 
 #[derive(Clone, Copy, Debug)]
@@ -11,13 +12,13 @@ pub(super) struct ProcessStat {
     /// In ticks since the machine started.
     pub(super) started: u64,
     /// Whether it has ended, and is still to be reaped.
-    pub(super) is_over: bool,
+    is_over: bool,
 }
 
 impl ProcessStat {
-    /// None: there is no such process.
-    pub(super) fn of(pid: Pid) -> Option<Self> {
-        Self::parse(&read(pid)?)
+    /// None: it has ended. An error: that is not known, as where no descriptor is left to look with.
+    pub(super) fn of(pid: Pid) -> io::Result<Option<Self>> {
+        Ok(read(pid)?.and_then(|stat| Self::parse(&stat)).filter(|stat| !stat.is_over))
     }
 
     fn parse(stat: &str) -> Option<Self> {
@@ -39,8 +40,17 @@ impl ProcessStat {
 pub(super) const FIRST_FIELD: usize = 3;
 
 /// What the kernel says of a process; none: there is none. A program's name may be no text.
-pub(super) fn read(pid: Pid) -> Option<String> {
-    Some(String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned())
+pub(super) fn read(pid: Pid) -> io::Result<Option<String>> {
+    Ok(if_any(fs::read(format!("/proc/{pid}/stat")))?.map(|stat| String::from_utf8_lossy(&stat).into_owned()))
+}
+
+/// What was read of a process; none: it has ended, maybe meanwhile, or is another user's whom nobody may look at.
+pub(super) fn if_any<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if matches!(error.raw_os_error(), Some(ENOENT | ESRCH | EACCES | EPERM)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Fields as proc_pid_stat(5) numbers them, from the third on: the name before may hold anything, also `) 1 (`.
@@ -64,7 +74,7 @@ mod tests {
         let mut child = Command::new(&program).arg0("sleep").arg("60").spawn().expect("it starts");
         let stat = ProcessStat::of(Pid::from_raw(child.id() as i32));
         child.kill().and_then(|()| child.wait()).expect("it ends");
-        assert_eq!(stat.expect("it lives").parent, Pid::this());
+        assert_eq!(stat.expect("it is told").expect("it lives").parent, Pid::this());
     }
 
     #[test]
@@ -80,6 +90,7 @@ mod tests {
         assert!(stat("Z", 1).is_over && stat("Z", 0).is_over);
         assert!(!stat("Z", 3).is_over, "its other threads live");
         assert!(ProcessStat::parse("77 (a) Z 12").is_none() && ProcessStat::parse("").is_none());
-        assert_eq!(ProcessStat::of(Pid::this()).expect("it lives").parent, Pid::parent());
+        assert_eq!(ProcessStat::of(Pid::this()).expect("it is told").expect("it lives").parent, Pid::parent());
+        assert!(ProcessStat::of(Pid::from_raw(i32::MAX)).expect("it is told").is_none());
     }
 }

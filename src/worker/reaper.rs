@@ -91,6 +91,15 @@ impl Reaper {
         }
     }
 
+    /// Kills all that have not ended in time.
+    pub(super) fn kill_all(&self) {
+        let left = self.pids();
+        if !left.is_empty() {
+            tracing::warn!(count = left.len(), "killing workers that have not ended in time");
+        }
+        left.into_iter().for_each(|pid| self.kill(pid));
+    }
+
     /// Those that have not been reaped.
     pub(super) fn pids(&self) -> HashSet<Pid> {
         self.processes().keys().copied().collect()
@@ -140,4 +149,18 @@ fn next_ended() -> Option<(Pid, End)> {
     };
     let end = if code == libc::CLD_EXITED { End::Exited(status) } else { End::Killed(status) };
     (pid != 0).then(|| (Pid::from_raw(pid), end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_has_no_session_of_its_own_yet_is_killed_too() {
+        let reaper = Reaper::default();
+        let (pid, _ended) = reaper.spawn(Command::new("sleep").arg("60")).expect("it starts");
+        reaper.kill_all();
+        let status = waitpid(pid, None).expect("it is a child");
+        assert_eq!(status, nix::sys::wait::WaitStatus::Signaled(pid, Signal::SIGKILL, false));
+    }
 }

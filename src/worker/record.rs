@@ -31,6 +31,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Record {
     /// None: there is no folder for it.
     path: Option<PathBuf>,
+    /// Which start of the machine this is.
+    boot: String,
     processes: Mutex<BTreeMap<i32, Entry>>,
 }
 
@@ -38,8 +40,8 @@ pub(super) struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     worker: String,
-    /// In ticks since the machine started.
-    started: u64,
+    /// In ticks since the machine started; none: it could not be asked, and the process is known by its mark alone.
+    started: Option<u64>,
     /// Which start of the machine that was.
     boot: String,
     /// What it and all that it started have in their environment.
@@ -48,12 +50,17 @@ struct Entry {
 
 impl Record {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        Self { path: folder.map(|folder| folder.join(FILE)), processes: Mutex::default() }
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        Self { path: folder.map(|folder| folder.join(FILE)), boot, processes: Mutex::default() }
     }
 
     pub(super) fn add(&self, pid: Pid, worker: &str, mark: &str) {
-        let Some(started) = started(pid.as_raw()) else { return };
-        let entry = Entry { worker: worker.to_owned(), started, boot: boot(), mark: mark.to_owned() };
+        let started = match started(pid.as_raw()) {
+            Ok(None) => return,
+            // No descriptor was left to look with.
+            started => started.unwrap_or_default(),
+        };
+        let entry = Entry { worker: worker.to_owned(), started, boot: self.boot.clone(), mark: mark.to_owned() };
         let mut processes = self.processes();
         processes.insert(pid.as_raw(), entry);
         self.write(&processes);
@@ -71,7 +78,7 @@ impl Record {
     /// Ends what an earlier sidecar left running, which may hold the sockets that this one is to listen on.
     pub(super) fn end_left(&self) {
         let left = self.left();
-        for (pid, Entry { worker, .. }) in left.iter().filter(|(pid, entry)| entry.is_alive(**pid)) {
+        for (pid, Entry { worker, .. }) in left.iter().filter(|(pid, entry)| entry.is_alive(**pid).unwrap_or(false)) {
             tracing::warn!(worker, pid, "ending a process that an earlier sidecar left");
             let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
         }
@@ -88,14 +95,9 @@ impl Record {
         }
     }
 
-    /// Kills all that there are, with what they started.
-    pub(super) fn kill_all(&self) {
-        let left = self.processes().clone();
-        if !left.is_empty() {
-            tracing::warn!(count = left.len(), "killing workers that have not ended in time");
-            kill_all(&left);
-            kill_orphans(&left);
-        }
+    /// Kills what all that there are have started.
+    pub(super) fn kill_orphans(&self) {
+        kill_orphans(&self.processes().clone());
     }
 
     fn left(&self) -> BTreeMap<i32, Entry> {
@@ -113,7 +115,7 @@ impl Record {
                 return BTreeMap::new();
             }
         };
-        left.retain(|_, entry| entry.boot == boot());
+        left.retain(|_, entry| entry.boot == self.boot);
         left
     }
 
@@ -135,15 +137,16 @@ impl Record {
 }
 
 impl Entry {
-    fn is_alive(&self, pid: i32) -> bool {
-        started(pid) == Some(self.started)
+    /// Whether that number is still its own, as far as that can be known.
+    fn is_alive(&self, pid: i32) -> io::Result<bool> {
+        Ok(self.started.is_some() && started(pid)? == self.started)
     }
 }
 
 /// Whether all of them end in this time.
 fn are_gone_within(patience: Duration, processes: &BTreeMap<i32, Entry>) -> bool {
     let until = Instant::now() + patience;
-    while processes.iter().any(|(pid, entry)| entry.is_alive(*pid)) {
+    while processes.iter().any(|(pid, entry)| entry.is_alive(*pid).unwrap_or(true)) {
         if Instant::now() >= until {
             return false;
         }
@@ -154,7 +157,7 @@ fn are_gone_within(patience: Duration, processes: &BTreeMap<i32, Entry>) -> bool
 
 /// Kills those that are alive, with their groups.
 fn kill_all(processes: &BTreeMap<i32, Entry>) {
-    for (pid, _) in processes.iter().filter(|(pid, entry)| entry.is_alive(**pid)) {
+    for (pid, _) in processes.iter().filter(|(pid, entry)| entry.is_alive(**pid).unwrap_or(false)) {
         // Until it has its own session there is no such group.
         if killpg(Pid::from_raw(*pid), Signal::SIGKILL).is_err() {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
@@ -171,12 +174,8 @@ fn kill_orphans(processes: &BTreeMap<i32, Entry>) {
 }
 
 /// When a process started that has not ended.
-fn started(pid: i32) -> Option<u64> {
-    ProcessStat::of(Pid::from_raw(pid)).filter(|stat| !stat.is_over).map(|stat| stat.started)
-}
-
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+fn started(pid: i32) -> io::Result<Option<u64>> {
+    Ok(ProcessStat::of(Pid::from_raw(pid))?.map(|stat| stat.started))
 }
 
 #[cfg(test)]
@@ -196,11 +195,15 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_no_session_of_its_own_yet_is_killed_too() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it starts");
-        let record = Record::new(None);
-        record.add(Pid::from_raw(child.id() as i32), "web/1", "of-one-that-starts");
-        record.kill_all();
+    fn one_whose_start_is_not_known_is_recorded_and_killed_by_its_mark() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut sleep = std::process::Command::new("sleep");
+        let mut child = sleep.arg("60").env(orphans::MARK, "of-one-by-mark").spawn().expect("it starts");
+        let record = Record::new(Some(folder.path().to_owned()));
+        record.add(Pid::from_raw(child.id() as i32), "web/1", "of-one-by-mark");
+        record.processes().values_mut().for_each(|entry| entry.started = None);
+        record.write(&record.processes());
+        Record::new(Some(folder.path().to_owned())).end_left();
         assert!(!child.wait().expect("it ends").success());
     }
 }

@@ -18,7 +18,7 @@ pub struct Usage {
 impl Usage {
     /// Of a child of this process; none: it has ended, or the kernel does not tell. It reads a file.
     pub fn of(pid: i32) -> Option<Self> {
-        Self::read(&process_stat::read(Pid::from_raw(pid))?, std::process::id())
+        Self::read(&process_stat::read(Pid::from_raw(pid)).ok()??, std::process::id())
     }
 
     fn read(stat: &str, parent: u32) -> Option<Self> {

@@ -10,7 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::access::for_everybody;
@@ -597,6 +598,24 @@ fn what_a_worker_left_behind_is_gone_when_it_has_ended_and_nobody_is_a_zombie() 
     left.iter().for_each(|pid| ends("what it left", *pid));
     let sidecar = roster.process().id();
     eventually("all are reaped", SOON, || ensure(zombies_of(sidecar) == 0, zombies_of(sidecar)));
+}
+
+#[test]
+fn what_could_not_be_looked_for_without_descriptors_is_gone_before_another_starts() {
+    let roster = started(&sh("web", "setsid sleep 1000 & echo $! > {folder}/orphan; exec sleep 1000", ""));
+    let (worker, orphan) = (running(&roster, "web/1"), written(&roster, "orphan"));
+    let sidecar = roster.process().id().to_string();
+    let may_have = |descriptors: &str| {
+        let limited = Command::new("prlimit").args(["--pid", &sidecar, &format!("--nofile={descriptors}:")]).status();
+        assert!(limited.expect("prlimit starts").success());
+    };
+    may_have("0");
+    kill(Pid::from_raw(worker as i32), Signal::SIGKILL).expect("it runs");
+    eventually("it is told", SOON, || ensure(roster.log().contains("cannot look for what workers left"), roster.log()));
+    assert!(is_alive(orphan));
+    may_have("1024");
+    ends("the orphan", orphan);
+    assert_ne!(running(&roster, "web/1"), worker);
 }
 
 #[test]
