@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, dup2_stdin, fchown, geteuid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,16 @@ pub(super) struct Identity {
     pub(super) groups: Vec<u32>,
 }
 
+/// What a process has said to the sidecar until it closed its socket.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// Its program has begun.
+    Begun,
+    Refused(Refusal),
+    /// It has ended, and the machine did not let it say why.
+    Nothing,
+}
+
 /// Why a process cannot become its program, as it says it to the sidecar.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Refusal {
@@ -91,20 +101,25 @@ impl Refusal {
         Self { why: format!("{what}: {}", error.desc()), is_short: is_shortage(Some(error as i32)) }
     }
 
-    /// What a process has said until it closed its socket; none: its program has begun.
-    pub(super) fn read(said: &[u8]) -> io::Result<Option<Self>> {
-        match said.strip_prefix(READY).unwrap_or(said) {
-            [] if said.is_empty() => Ok(Some(Self::before_it_began())),
-            [] => Ok(None),
-            refusal => Ok(Some(serde_json::from_slice(refusal)?)),
-        }
+    /// What follows from an error: where the machine is short of something, it is the worker's fault by no means.
+    pub(super) fn of(what: &str, error: &io::Error) -> Self {
+        Self { why: format!("{what}: {error}"), is_short: is_shortage(error.raw_os_error()) }
     }
 
-    /// Of one that has ended and could not say why: the machine did not let it come so far.
-    pub(super) fn before_it_began() -> Self {
-        let why =
-            "cannot launch it: it ended before it could become its program, as where memory or descriptors are short";
-        Self { why: why.to_owned(), is_short: true }
+    fn send(&self, to: impl AsFd) {
+        let text = serde_json::to_vec(self).expect("it is text");
+        // Nobody launches what an operator has started by hand.
+        let _ = send(to.as_fd().as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL);
+    }
+}
+
+impl Said {
+    pub(super) fn read(said: &[u8]) -> io::Result<Self> {
+        Ok(match said.strip_prefix(READY).unwrap_or(said) {
+            [] if said.is_empty() => Self::Nothing,
+            [] => Self::Begun,
+            refusal => Self::Refused(serde_json::from_slice(refusal)?),
+        })
     }
 }
 
@@ -140,8 +155,11 @@ impl Spec {
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights = if raw.is_empty() { &rights[..0] } else { &rights[..] };
         // Into the empty buffer of a new socket, which takes it whole.
-        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&length)], rights, MsgFlags::MSG_NOSIGNAL, None)?;
-        Ok(text)
+        match sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&length)], rights, MsgFlags::MSG_NOSIGNAL, None) {
+            // What it said before it ended is read where its answer is.
+            Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(text),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads it from standard input, with the descriptors, which are then where the program expects them.
@@ -224,12 +242,13 @@ impl Spec {
 
 /// The life of a process that is being launched: `roster launch`, by a sidecar.
 pub fn launch() -> io::Result<Infallible> {
-    close_inherited()?;
-    let sidecar = take_stdin()?;
+    let refuse = |error: &io::Error, to: BorrowedFd<'_>| Refusal::of("cannot launch it", error).send(to);
+    let sidecar =
+        close_inherited().and_then(|()| take_stdin()).inspect_err(|error| refuse(error, io::stdin().as_fd()))?;
     let spec = Spec::receive(&sidecar)
+        .inspect_err(|error| refuse(error, sidecar.as_fd()))
         .map_err(|error| io::Error::other(format!("{error}; only a sidecar runs this, for a `[[worker]]`")))?;
-    let refusal = serde_json::to_vec(&spec.become_it(&sidecar))?;
-    (&mut &sidecar).write_all(&refusal)?;
+    spec.become_it(&sidecar).send(&sidecar);
     std::process::exit(127)
 }
 
@@ -237,8 +256,21 @@ pub fn launch() -> io::Result<Infallible> {
 #[allow(unsafe_code)]
 fn close_inherited() -> io::Result<()> {
     // Safety: this process has just begun, and has opened nothing.
-    Errno::result(unsafe { libc::close_range(FIRST_DESCRIPTOR as u32, u32::MAX, 0) })?;
+    match Errno::result(unsafe { libc::close_range(FIRST_DESCRIPTOR as u32, u32::MAX, 0) }) {
+        // Kernels before 5.9 do not have it, and what confines a container may not know it.
+        Err(Errno::ENOSYS | Errno::EPERM) => {}
+        closed => return Ok(closed.map(drop)?),
+    }
+    for descriptor in open_descriptors()?.into_iter().filter(|descriptor| *descriptor >= FIRST_DESCRIPTOR) {
+        // Safety: as before. The one by which they were listed is closed already.
+        unsafe { libc::close(descriptor) };
+    }
     Ok(())
+}
+
+fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let listed = fs::read_dir("/proc/self/fd")?.flatten();
+    Ok(listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// Standard input, in the place of which there is nothing from then on.
@@ -402,13 +434,42 @@ mod tests {
 
     #[test]
     fn a_program_has_begun_only_if_its_process_has_said_so() {
-        let read = |said: &str| Refusal::read(said.as_bytes()).expect("that makes sense");
-        assert!(read("+").is_none());
-        assert!(read("").expect("it ended before").is_short);
+        let read = |said: &str| Said::read(said.as_bytes()).expect("that makes sense");
+        assert!(matches!(read("+"), Said::Begun));
+        assert!(matches!(read(""), Said::Nothing));
         for said in [r#"{"why": "gone", "is_short": false}"#, r#"+{"why": "gone", "is_short": false}"#] {
-            let refusal = read(said).expect("it says why");
-            assert_eq!((&*refusal.why, refusal.is_short), ("gone", false));
+            let said = read(said);
+            assert!(matches!(&said, Said::Refused(Refusal { why, is_short: false }) if why == "gone"), "{said:?}");
         }
-        assert!(Refusal::read(b"nonsense").is_err());
+        assert!(Said::read(b"nonsense").is_err());
+    }
+
+    #[test]
+    fn what_a_process_says_that_ends_before_it_is_told_what_to_become_is_its_reason() {
+        let spec = Spec {
+            command: vec!["true".into()],
+            environment: Vec::new(),
+            identity: None,
+            directory: "/".into(),
+            umask: 0,
+            max_files: None,
+            max_processes: None,
+            listens: false,
+            descriptors: 1,
+        };
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        Refusal::of("cannot launch it", &Errno::ENOSYS.into()).send(&theirs);
+        drop(theirs);
+        spec.announce(&ours, &[io::stderr().as_fd()]).expect("it is no fault of the sidecar's");
+        let mut said = Vec::new();
+        (&mut &ours).read_to_end(&mut said).expect("it is read");
+        let said = Said::read(&said).expect("that makes sense");
+        assert!(matches!(&said, Said::Refused(Refusal { is_short: false, .. })), "{said:?}");
+    }
+
+    #[test]
+    fn all_that_is_open_is_listed() {
+        let file = fs::File::open("/dev/null").expect("it is there");
+        assert!(open_descriptors().expect("they are listed").contains(&file.as_raw_fd()));
     }
 }

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::channel::{Progress, reached};
 use super::config::{Config, Ready};
-use super::launch::{self, FIRST_DESCRIPTOR, Identity, Refusal, Spec};
+use super::launch::{self, FIRST_DESCRIPTOR, Identity, Refusal, Said, Spec};
 use super::limits::{self, Passed};
 use super::machine::Ending;
 use super::orphans::{Leaver, MARK, Sweeper};
@@ -195,17 +195,25 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
         Err(ending) => return ending,
     };
     let Launch { mut process, text, socket, channel, events } = launch;
-    let begun = tokio::select! {
-        begun = timeout(LAUNCH_TIMEOUT, become_program(&text, socket)) => match begun {
-            Ok(Ok(refusal)) => refusal,
-            Ok(Err(error)) => Some(ending("cannot launch it", &error)),
-            Err(_) => Some(Ending::Failed(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}"))),
+    let said = tokio::select! {
+        said = timeout(LAUNCH_TIMEOUT, become_program(&text, socket)) => match said {
+            Ok(Ok(said)) => said,
+            Ok(Err(error)) => Said::Refused(Refusal::of("cannot launch it", &error)),
+            Err(_) => {
+                let why = format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}");
+                Said::Refused(Refusal { why, is_short: false })
+            }
         },
-        () = is_asked(&mut asked) => None,
+        () = is_asked(&mut asked) => Said::Begun,
     };
-    let ending = match begun {
-        Some(ending) => process.give_up(ending, &tell).await,
-        None => {
+    let ending = match said {
+        Said::Refused(refusal) => process.give_up(refusal.into(), &tell).await,
+        Said::Nothing => {
+            let end = process.kill(&tell).await;
+            let as_where = "as where memory or descriptors are short";
+            Ending::Short(format!("cannot launch it: it {end} before it could become its program, {as_where}"))
+        }
+        Said::Begun => {
             let (reaching, progress) = watch::channel(Progress::Started);
             // Without a register, which ends after the workers, nobody hears it.
             let _ = launcher.channels.send(channel);
@@ -241,7 +249,7 @@ impl Launch {
             true => Ending::Short(flaw.to_string()),
             false => Ending::Failed(flaw.to_string()),
         })?;
-        let failed = |error: io::Error| ending("cannot start a process", &error);
+        let failed = |error: io::Error| Ending::from(Refusal::of("cannot start a process", &error));
         let permit = launcher.descriptors.clone().try_acquire_many_owned(config.descriptors_of_each() as u32);
         let permit = permit.map_err(|_| Ending::Short(NO_DESCRIPTORS.to_owned()))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
@@ -317,34 +325,24 @@ impl Launch {
 }
 
 /// Tells a process what it is to become, and waits until it has; or why it has not.
-async fn become_program(text: &[u8], socket: UnixStream) -> io::Result<Option<Ending>> {
+async fn become_program(text: &[u8], socket: UnixStream) -> io::Result<Said> {
+    // One that has ended may have said why.
+    let unless_over = |error: io::Error| match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
+        _ => Err(error),
+    };
     socket.set_nonblocking(true)?;
     let mut socket = tokio::net::UnixStream::from_std(socket)?;
+    socket.write_all(text).await.or_else(unless_over)?;
     let mut said = Vec::new();
-    let exchange = async {
-        socket.write_all(text).await?;
-        socket.read_to_end(&mut said).await
-    };
-    let refusal = match exchange.await {
-        Ok(_) => Refusal::read(&said)?,
-        // It has ended before it had read all.
-        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-            Some(Refusal::before_it_began())
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(refusal.map(Ending::from))
+    socket.read_to_end(&mut said).await.map(drop).or_else(unless_over)?;
+    Said::read(&said)
 }
 
 impl From<Refusal> for Ending {
     fn from(Refusal { why, is_short }: Refusal) -> Self {
         if is_short { Self::Short(why) } else { Self::Failed(why) }
     }
-}
-
-/// What follows from an error: where the machine is short of something, it is the worker's fault by no means.
-fn ending(what: &str, error: &io::Error) -> Ending {
-    Ending::from(Refusal { why: format!("{what}: {error}"), is_short: launch::is_shortage(error.raw_os_error()) })
 }
 
 /// Waits until a process is to end.
