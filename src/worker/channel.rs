@@ -14,7 +14,7 @@ use crate::model::Arguments;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
 use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, Report, Request};
-use crate::tunnel::{Handle, SendError, StreamError};
+use crate::tunnel::{Handle, SendError, Silence, StreamError};
 
 /// How much memory what one process logs and broadcasts takes in a period; what is more waits, and its process with it,
 /// for less than the register waits until it is heard.
@@ -139,9 +139,14 @@ impl Members {
         self.members().get(&pid).map(|member| member.calls.look())
     }
 
-    /// Since when a process that has connected does not answer over its channel.
+    /// That a process which has connected does not answer over its channel.
+    pub(super) fn silence(&self, pid: i32) -> Option<Silence> {
+        self.handle(pid)?.silence()
+    }
+
+    /// Since when.
     pub(super) fn silent_since(&self, pid: i32) -> Option<SystemTime> {
-        self.handle(pid)?.silent_since()
+        Some(self.silence(pid)?.since)
     }
 
     fn handle(&self, pid: i32) -> Option<Handle> {

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::future::pending;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use tokio::time::sleep;
 
 use super::config::Config;
+use crate::tunnel::Silence;
 
 /// How often it is looked how much memory a process takes, and whether it answers.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -47,11 +48,11 @@ pub(super) async fn hard(config: &Config, pid: i32) -> Passed {
 }
 
 /// Waits until a process has not answered over its channel for too long.
-pub(super) async fn silent(config: &Config, since: impl Fn() -> Option<SystemTime>) -> Passed {
+pub(super) async fn silent(config: &Config, silence: impl Fn() -> Option<Silence>) -> Passed {
     let Some(most) = config.hang_timeout else { return pending().await };
     loop {
         sleep(LOOK_INTERVAL.min(most)).await;
-        if since().and_then(|since| since.elapsed().ok()).is_some_and(|silent| silent >= most) {
+        if silence().is_some_and(|silence| silence.began.elapsed() >= most) {
             let most = humantime::format_duration(most);
             return Passed::Hard(format!("it did not answer over its channel for hang_timeout, {most}"));
         }
@@ -78,6 +79,8 @@ fn resident(pid: i32) -> Option<ByteSize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use tokio::time::Instant;
 
     use super::*;
@@ -87,6 +90,21 @@ mod tests {
         let own = resident(std::process::id() as i32).expect("it lives");
         assert!(own > ByteSize::kib(100), "{own}");
         assert_eq!(resident(-1), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_sets_the_clock_shortens_and_prolongs_no_silence() {
+        let config = Config { hang_timeout: Some(Duration::from_secs(60)), ..Config::default() };
+        let later = SystemTime::now() + Duration::from_secs(3_600);
+        for since in [SystemTime::UNIX_EPOCH, later] {
+            let (begun, mut silence) = (Instant::now(), Silence::of(Duration::ZERO));
+            silence.since = since;
+            assert!(
+                matches!(silent(&config, || Some(silence)).await, Passed::Hard(why) if why.contains("hang_timeout, 1m"))
+            );
+            let lasted = begun.elapsed().as_secs();
+            assert!((60..=62).contains(&lasted), "{lasted}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -368,7 +368,7 @@ impl Process {
         let mut hard = pin!(async {
             let passed = tokio::select! {
                 passed = limits::hard(config, pid) => passed,
-                passed = limits::silent(config, || group.members.silent_since(pid)) => passed,
+                passed = limits::silent(config, || group.members.silence(pid)) => passed,
                 never = tell_of_silence(&group, pid) => match never {},
             };
             tell(News::Passed(passed));

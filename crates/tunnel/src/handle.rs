@@ -71,8 +71,27 @@ pub(super) struct State {
     /// Until when the other end may be busy, by numbers.
     busy: HashMap<u64, Instant>,
     next_busy: u64,
-    /// Since when the other end has not answered what it was asked in time, and the conversation goes on.
-    silent_since: Option<SystemTime>,
+    /// The other end has not answered what it was asked in time, and the conversation goes on.
+    silence: Option<Silence>,
+}
+
+/// A silence of the other end, since it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Silence {
+    /// As people tell the time; who sets the clock moves it.
+    pub since: SystemTime,
+    /// By the clock that nobody sets, and that stands still while the machine sleeps, as the other end does.
+    pub began: tokio::time::Instant,
+}
+
+impl Silence {
+    /// One that has lasted for so long.
+    pub fn of(length: Duration) -> Self {
+        let (since, began) = (SystemTime::now(), tokio::time::Instant::now());
+        let since = since.checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH);
+        Self { since, began: began.checked_sub(length).unwrap_or(began) }
+    }
 }
 
 /// While it is there, the other end may be silent until a point in time.
@@ -178,19 +197,19 @@ impl Handle {
     /// Whether the conversation goes on, and the other end is not silent.
     pub fn is_answering(&self) -> bool {
         let state = self.0.lock();
-        state.ended.is_none() && state.silent_since.is_none()
+        state.ended.is_none() && state.silence.is_none()
     }
 
-    /// Since when the other end does not answer; none: it does, or the conversation has ended.
-    pub fn silent_since(&self) -> Option<SystemTime> {
+    /// That the other end does not answer; none: it does, or the conversation has ended.
+    pub fn silence(&self) -> Option<Silence> {
         let state = self.0.lock();
-        state.silent_since.filter(|_| state.ended.is_none())
+        state.silence.filter(|_| state.ended.is_none())
     }
 
     /// Waits until the other end has fallen silent, or is silent no more; whether it is silent then. For one who waits.
     pub async fn silence_changed(&self) -> bool {
         self.0.silence.notified().await;
-        self.0.lock().silent_since.is_some()
+        self.0.lock().silence.is_some()
     }
 
     /// Why the conversation ended; none: it goes on.
@@ -218,7 +237,7 @@ impl Shared {
                 outlets: HashMap::new(),
                 busy: HashMap::new(),
                 next_busy: 0,
-                silent_since: None,
+                silence: None,
             }),
             outgoing: Notify::new(),
             written: Notify::new(),
@@ -271,9 +290,8 @@ impl Shared {
             OnSilence::Wait => state.busy.iter().any(|(number, until)| *number <= last_asked && *until > now),
             OnSilence::Log => true,
         };
-        if bears && state.silent_since.is_none() {
-            let asked = SystemTime::now().checked_sub(self.settings.pong_timeout);
-            state.silent_since = asked.or(Some(SystemTime::UNIX_EPOCH));
+        if bears && state.silence.is_none() {
+            state.silence = Some(Silence::of(self.settings.pong_timeout));
             self.silence.notify_one();
         }
         bears
@@ -281,7 +299,7 @@ impl Shared {
 
     /// The other end has sent something.
     pub(super) fn end_silence(&self) {
-        if self.lock().silent_since.take().is_some() {
+        if self.lock().silence.take().is_some() {
             self.silence.notify_one();
         }
     }
