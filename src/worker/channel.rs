@@ -88,7 +88,7 @@ impl Members {
         while let Some(event) = events.recv().await {
             match event {
                 Event::Opened(handle, calls) => {
-                    own = Some(calls.clone());
+                    own = Some((handle.clone(), calls.clone()));
                     self.members().insert(pid, Member { worker: worker.to_owned(), handle, calls });
                 }
                 Event::Offered => reach(&progress, Progress::Connected),
@@ -99,7 +99,9 @@ impl Members {
                 }
                 Event::Said(Report::Broadcast(data)) => {
                     pace.keep(memory_size(&data)).await;
-                    self.broadcast(worker, pid, &data);
+                    if let Some((handle, _)) = &own {
+                        self.broadcast(worker, pid, handle, data);
+                    }
                 }
                 // The register passes it on itself.
                 Event::Said(Report::Send(_)) => {}
@@ -107,17 +109,25 @@ impl Members {
         }
         // Its number may be another's by now.
         let mut members = self.members();
-        if members.get(&pid).zip(own).is_some_and(|(member, own)| Arc::ptr_eq(&member.calls, &own)) {
+        if members.get(&pid).zip(own).is_some_and(|(member, (_, own))| Arc::ptr_eq(&member.calls, &own)) {
             members.remove(&pid);
         }
     }
 
-    fn broadcast(&self, from: &str, pid: i32, data: &Value) {
+    /// However many they are, the message is packed once: one of many values takes milliseconds.
+    fn broadcast(&self, from: &str, pid: i32, own: &Handle, data: Value) {
+        let message = Request::Message { from: from.to_owned(), data }.encode();
+        let frame = match own.share(message) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::debug!(from, %error, "a group misses a message of one of its workers");
+                return;
+            }
+        };
         let others: Vec<Member> =
             self.members().iter().filter(|(other, _)| **other != pid).map(|(_, member)| member.clone()).collect();
         for Member { worker, handle, .. } in others {
-            let message = Request::Message { from: from.to_owned(), data: data.clone() };
-            if let Err(error) = handle.send(message.encode()) {
+            if let Err(error) = handle.send_shared(&frame) {
                 tracing::debug!(worker, from, %error, "a worker misses a message of its group");
             }
         }
@@ -218,7 +228,28 @@ pub(super) async fn reached(progress: &mut watch::Receiver<Progress>, wanted: Pr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::share::Pool;
     use crate::tunnel::worker::EVENT_QUEUE;
+    use crate::tunnel::{Bounds, Conversation, Settings, Wire};
+
+    #[tokio::test]
+    async fn what_a_process_broadcasts_is_packed_and_charged_once_for_all_its_group() {
+        let (members, memory) = (Members::default(), Pool::new(1_000_000, 1).share(None));
+        let mut settings = Settings::default();
+        settings.memory = Some(memory.clone());
+        // Nothing of what they are sent leaves.
+        let conversation = |_| Conversation::new(Wire::new(tokio::io::duplex(1).0, Bounds::STRANGER), settings.clone());
+        let conversations: Vec<_> = (0..3).map(conversation).collect();
+        for (pid, (handle, ..)) in (0..).zip(&conversations) {
+            let (worker, calls) = (format!("web/{pid}"), Arc::default());
+            members.members().insert(pid, Member { worker, handle: handle.clone(), calls });
+        }
+        let (own, ..) = conversations.first().expect("three");
+        members.broadcast("web/0", 0, own, "x".repeat(100_000).into());
+        assert!((100_000..110_000).contains(&memory.taken()), "{}", memory.taken());
+        drop((members, conversations));
+        assert_eq!(memory.taken(), 0);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_process_that_says_too_much_waits() {

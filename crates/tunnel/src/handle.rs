@@ -26,6 +26,10 @@ use crate::sync::{Mutex, MutexGuard};
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Shared>);
 
+/// A message that several are sent.
+#[derive(Clone, Debug)]
+pub struct SharedFrame(Bytes);
+
 /// So much of what a peer sends is charged to nobody: its connections are counted.
 pub(super) const UNCHARGED_BYTES: usize = 16 * 1024;
 
@@ -137,6 +141,19 @@ impl Handle {
         let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?.into())?)).await;
         self.0.outgoing.notify_one();
         sent.map(drop)
+    }
+
+    /// Packs a message of which others of this user are sent the same bytes: it is checked once, and takes memory of that
+    /// user once, until it has left all of them.
+    pub fn share(&self, message: Message) -> Result<SharedFrame, SendError> {
+        Ok(SharedFrame(self.0.own(self.0.frame(message)?)?))
+    }
+
+    /// Sends what another conversation with the same settings has packed.
+    pub fn send_shared(&self, SharedFrame(frame): &SharedFrame) -> Result<(), SendError> {
+        self.0.speaking()?.outbox.push(frame.clone().into())?;
+        self.0.outgoing.notify_one();
+        Ok(())
     }
 
     /// Sends a command of the application's own, whose bytes others may share.
