@@ -3,19 +3,18 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use crate::permissions::Permissions;
 
 /// The longest path of a socket: with the `:1` of the link beside it, and a zero, as many bytes as the kernel takes.
 const MAX_PATH: usize = 108 - 1 - ":1".len();
 
-/// The longest name beside a socket under which it is made: a dot, and a process's number in hexadecimal digits.
-const MAX_FRESH: usize = 7;
+/// How long the name beside a socket is under which it is made: a dot, and six hexadecimal digits.
+const FRESH_LEN: usize = 7;
 
 /// How many bytes the path of a socket may have, so that the name beside it is not too long either.
 pub(crate) fn max_path_len(path: &Path) -> usize {
-    MAX_PATH - MAX_FRESH.saturating_sub(path.file_name().map_or(0, |name| name.len()))
+    MAX_PATH - FRESH_LEN.saturating_sub(path.file_name().map_or(0, |name| name.len()))
 }
 
 /// A socket in the file system, taken away with the listener unless another process has replaced it.
@@ -49,22 +48,21 @@ impl PathOccupied {
 impl SocketFile {
     /// Listens under `path`, whose folder is there, where one appears that is ready.
     pub(super) fn at(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
-        // Those of one folder have the same name beside them.
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (listener, mut file) = Self::bind(path, permissions)?;
         file.move_to(path)?;
         Ok((listener, file))
     }
 
-    /// Listens under a name beside `path`, where nobody looks for it yet.
+    /// Listens under a name beside `path`, where nobody looks for it yet. Not the process's number: in another container
+    /// another process has the same one, and in this one it may make several at once.
     fn bind(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
-        let fresh = path.with_file_name(format!(".{:x}", std::process::id()));
-        // A process of the same number may have been killed before it moved its own.
-        if is_socket(&fresh) {
-            std::fs::remove_file(&fresh)?;
-        }
-        let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
+        let (listener, fresh) = loop {
+            let fresh = path.with_file_name(format!(".{:06x}", fastrand::u32(..1 << 24)));
+            match std::os::unix::net::UnixListener::bind(&fresh) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                bound => break (bound?, fresh),
+            }
+        };
         let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh };
         // A second name of it could be that of another one.
         permissions.set(&file.path, |found| found.file_type().is_socket() && found.nlink() == 1)?;
