@@ -32,6 +32,16 @@ pub(super) struct Watched {
     is_reported: Arc<AtomicBool>,
 }
 
+/// What came of a look at the files.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Look {
+    digest: u64,
+    /// How many there are.
+    count: usize,
+    /// The first folder of which something was left out, if that was.
+    left_out: Option<PathBuf>,
+}
+
 impl Watched {
     /// The files of these patterns; a relative one begins in `folder`.
     pub(super) fn new(patterns: &[String], folder: &Path) -> Result<Self, globset::Error> {
@@ -51,12 +61,18 @@ impl Watched {
     pub(super) async fn changed(&mut self) {
         let known = match self.known {
             Some(known) => known,
-            None => self.look().await,
+            None => {
+                let Look { digest, count, .. } = self.look().await;
+                if count == 0 {
+                    tracing::warn!(folders = ?self.folders, "no file is there that `watch` means");
+                }
+                *self.known.insert(digest)
+            }
         };
         let mut last = known;
         loop {
             sleep(LOOK_INTERVAL).await;
-            let now = self.look().await;
+            let now = self.look().await.digest;
             if now != known && now == last {
                 self.known = Some(now);
                 return;
@@ -66,27 +82,29 @@ impl Watched {
     }
 
     /// What the files are like now.
-    async fn look(&self) -> u64 {
+    async fn look(&self) -> Look {
         let watched = self.clone();
-        let looked = tokio::task::spawn_blocking(move || watched.digest()).await;
-        let (digest, left_out) = looked.unwrap_or_default();
-        if let Some(folder) = left_out
+        let look = tokio::task::spawn_blocking(move || watched.look_at_all()).await.unwrap_or_default();
+        if let Some(folder) = &look.left_out
             && !self.is_reported.swap(true, Ordering::Relaxed)
         {
             let bounds = format!("{MAX_FILES} files, and {MAX_DEPTH} folders in each other");
             tracing::warn!(folder = %folder.display(), "not all files of `watch` are looked at, but {bounds}");
         }
-        digest
+        look
     }
 
-    /// A digest of all of them; and the first folder of which something was left out, if that was.
-    fn digest(&self) -> (u64, Option<PathBuf>) {
-        let (mut digest, mut left, mut left_out) = (DefaultHasher::new(), MAX_FILES, None);
+    fn look_at_all(&self) -> Look {
+        let (mut digest, mut count, mut left, mut left_out) = (DefaultHasher::new(), 0, MAX_FILES, None);
         let mut folders: Vec<(PathBuf, usize)> = Vec::new();
         for root in self.folders.iter().rev() {
-            match fs::symlink_metadata(root) {
-                Ok(file) if file.is_dir() => folders.push((root.clone(), 0)),
-                Ok(file) => self.take_in(root, &file, &mut digest),
+            // One may be a link, as to the newest of several releases, which is also another folder then.
+            match fs::metadata(root) {
+                Ok(file) if file.is_dir() => {
+                    fs::canonicalize(root).ok().hash(&mut digest);
+                    folders.push((root.clone(), 0));
+                }
+                Ok(file) => count += usize::from(self.take_in(root, &file, &mut digest)),
                 Err(_) => {}
             }
         }
@@ -103,20 +121,23 @@ impl Watched {
             for entry in entries {
                 match fs::symlink_metadata(&entry) {
                     Ok(file) if file.is_dir() => folders.push((entry, depth + 1)),
-                    Ok(file) => self.take_in(&entry, &file, &mut digest),
+                    Ok(file) => count += usize::from(self.take_in(&entry, &file, &mut digest)),
                     Err(_) => {}
                 }
             }
         }
-        (digest.finish(), left_out)
+        Look { digest: digest.finish(), count, left_out }
     }
 
-    fn take_in(&self, path: &Path, file: &fs::Metadata, digest: &mut DefaultHasher) {
-        if self.patterns.is_match(path) {
+    /// Whether the file is one of them.
+    fn take_in(&self, path: &Path, file: &fs::Metadata, digest: &mut DefaultHasher) -> bool {
+        let is_meant = self.patterns.is_match(path);
+        if is_meant {
             // Of what a link leads to.
             let modified = fs::metadata(path).and_then(|file| file.modified()).ok();
             (path, modified, file.len()).hash(digest);
         }
+        is_meant
     }
 }
 
@@ -139,15 +160,39 @@ mod tests {
         };
         write("src/a/mail.php", "1");
         let watched = Watched::new(&["src/**/*.php".into()], folder.path()).expect("patterns");
-        let before = watched.digest();
+        let before = watched.look_at_all();
         write("src/notes.txt", "2");
         write("other/mail.php", "2");
-        assert_eq!(watched.digest(), before);
+        assert_eq!(watched.look_at_all(), before);
         write("src/a/mail.php", "22");
-        let after = watched.digest();
-        assert_ne!(after, before);
+        let after = watched.look_at_all();
+        assert_ne!(after.digest, before.digest);
         write("src/new.php", "3");
-        assert_ne!(watched.digest(), after);
+        assert_ne!(watched.look_at_all().digest, after.digest);
+    }
+
+    #[test]
+    fn a_folder_may_be_a_link_that_is_set_to_another_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let link = |target: &str| {
+            std::os::unix::fs::symlink(target, at("next")).expect("a link");
+            fs::rename(at("next"), at("current")).expect("it is set");
+        };
+        for release in ["one", "two"] {
+            fs::create_dir(at(release)).expect("a folder");
+            let file = fs::File::create(at(release).join("mail.php")).expect("written");
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("it is ours");
+        }
+        link("one");
+        let watched = Watched::new(&["**/*.php".into()], &at("current")).expect("patterns");
+        let before = watched.look_at_all();
+        assert_eq!(before.count, 1);
+        link("two");
+        let after = watched.look_at_all();
+        assert!(after.count == 1 && after.digest != before.digest, "{after:?}");
+        fs::write(at("two/mail.php"), "22").expect("written");
+        assert_ne!(watched.look_at_all().digest, after.digest);
     }
 
     #[test]
@@ -157,16 +202,16 @@ mod tests {
         let at = |depth: usize| folder.path().join("a/".repeat(depth));
         fs::create_dir_all(at(200)).expect("a folder");
         fs::write(at(MAX_DEPTH - 1).join("near.php"), "1").expect("written");
-        let (before, left_out) = watched.digest();
+        let Look { digest: before, left_out, .. } = watched.look_at_all();
         assert_eq!(left_out.map(|path| path.components().count()), Some(at(MAX_DEPTH).components().count()));
         fs::write(at(100).join("far.php"), "1").expect("written");
-        assert_eq!(watched.digest().0, before);
+        assert_eq!(watched.look_at_all().digest, before);
         fs::write(at(MAX_DEPTH - 1).join("near.php"), "22").expect("written");
-        assert_ne!(watched.digest().0, before);
+        assert_ne!(watched.look_at_all().digest, before);
         for file in 0..=MAX_FILES {
             fs::File::create(folder.path().join(format!("{file}.txt"))).expect("written");
         }
-        assert_eq!(watched.digest().1, Some(folder.path().to_owned()));
+        assert_eq!(watched.look_at_all().left_out, Some(folder.path().to_owned()));
     }
 
     #[tokio::test]
