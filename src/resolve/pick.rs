@@ -57,6 +57,10 @@ pub(super) fn pick<'a>(
     callable: Callable,
 ) -> Option<Candidate<'a>> {
     let will_do = |provider: &'a Provider| candidate(directory, provider, query, callable);
+    // What none has is looked for once, and not by each step of a policy: no client may hold a thread by that.
+    if query.is_selective() && !set.unordered().any(|provider| will_do(provider).is_some()) {
+        return None;
+    }
     match &query.prefer_zone {
         Some(zone) => pick_near(set, query, zone, &will_do),
         None => pick_of_subset(set, query, &will_do),
@@ -69,6 +73,8 @@ fn candidate<'a>(
     query: &Query,
     callable: Callable,
 ) -> Option<Candidate<'a>> {
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
     if query.exclude.contains(&provider.id) {
         return None;
     }
@@ -82,6 +88,12 @@ fn candidate<'a>(
     let is_there = if callable.is_answering { MasterEntry::is_answering } else { MasterEntry::is_connected };
     let master = directory.master(id).filter(|entry| is_there(entry))?;
     Some(Candidate { instance, master: Some(master) })
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many providers this thread has looked at, whether they will do.
+    pub(super) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// Whether clients can call it themselves.
@@ -235,6 +247,11 @@ impl Query {
     /// Whether an instance is one of those that are asked for.
     pub fn is_met_by(&self, instance: &Instance) -> bool {
         self.version.as_ref().is_none_or(|version| version.matches(&instance.version)) && self.admits(instance)
+    }
+
+    /// Whether it asks for more than a version.
+    fn is_selective(&self) -> bool {
+        self.group.is_some() || self.zone.is_some() || !self.metadata.is_empty()
     }
 
     /// The same of one in a version that meets the requirement.

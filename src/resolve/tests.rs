@@ -496,6 +496,26 @@ fn the_callers_zone_comes_first_and_overflows_where_much_of_it_is_down() {
 }
 
 #[test]
+fn what_none_has_is_looked_for_once_whatever_else_is_asked() {
+    let mut directory = Directory::default();
+    for port in 1..=1_000 {
+        let instance = Instance::at("web", &format!("h:{port}"));
+        let id = format!("\u{1}{port}").into();
+        directory.list(&id, "web".into(), instance.version.clone(), [instance].into());
+    }
+    let query = Query {
+        metadata: [("a".to_owned(), "b".to_owned())].into(),
+        prefer_zone: Some("here".into()),
+        subset: Some(Subset { size: 3, of: "me".into() }),
+        ..by(Balance::RoundRobin)
+    };
+    let before = pick::LOOKS.get();
+    resolve(&directory, "web", &query).expect_err("none has that");
+    let looks = pick::LOOKS.get() - before;
+    assert!(looks <= 2 * 1_000, "{looks}: also for those that are ejected");
+}
+
+#[test]
 fn a_caller_has_the_same_subset_and_callers_share_all() {
     let names: Vec<String> = (0..20).map(|n| format!("10.0.0.{n}:80")).collect();
     let hosts: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100)).collect();
