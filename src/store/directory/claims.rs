@@ -113,7 +113,7 @@ impl Claims {
                 affected.extend(self.variants_at(key).take(MAX_VARIANTS));
                 continue;
             }
-            affected.insert(key.of_variant(None));
+            affected.extend(Some(key.of_variant(None)).filter(|slot| self.of(slot).next().is_some()));
             let Some(place) = &claim.place else { continue };
             let from = (key.service.clone(), place.clone(), "".into(), NodePath::root());
             let offers = self.offers.range(from..).take_while(|(of, at, ..)| *of == key.service && at == place);
