@@ -40,6 +40,10 @@ pub use self::withholdings::{Withhold, WithholdKind, Withholdings, is_meant};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;
+use crate::task;
+
+/// So many changes take so long, a second for a hundred thousand, that other tasks are not to wait for their thread.
+const LARGE_BATCH: usize = 1_000;
 
 /// How many commands wait for a sidecar that follows this one.
 const COMMAND_QUEUE: usize = 64;
@@ -255,7 +259,11 @@ pub struct Publisher {
 impl Publisher {
     /// Publishes as one revision; none is made when nothing differs.
     pub fn publish(&self, batch: impl Into<Batch>) -> Revision {
-        self.store.publish(self.number, batch.into())
+        let batch = batch.into();
+        if batch.changes.len() < LARGE_BATCH {
+            return self.store.publish(self.number, batch);
+        }
+        task::beside_others(|| self.store.publish(self.number, batch))
     }
 
     pub fn publish_whole(&self, changes: Vec<Change>) -> Revision {

@@ -3,6 +3,7 @@
 mod registered;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -267,6 +268,27 @@ fn what_nobody_can_prove_does_not_go_live_with_its_first_batch() {
     let hour = Duration::from_secs(3_600);
     publisher.publish(Batch { proof: Some(Proof::OfAge(hour)), ..Batch::whole(Vec::new()) });
     assert!(publisher.feed().state() == FeedState::Syncing && publisher.feed().age() >= Some(hour));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_large_batch_holds_no_other_task() {
+    let (_store, publisher) = store(10);
+    let turns = Arc::new(AtomicUsize::new(0));
+    let others = turns.clone();
+    let others = tokio::spawn(async move {
+        loop {
+            others.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let publishing = tokio::spawn(async move {
+        let changes = (0..50_000).map(|number| put(&format!("/{number}"), "x")).collect();
+        let before = turns.load(Ordering::Relaxed);
+        publisher.publish_whole(changes);
+        turns.load(Ordering::Relaxed) - before
+    });
+    assert!(publishing.await.expect("it is published") > 0, "another task has had turns meanwhile");
+    others.abort();
 }
 
 #[test]
