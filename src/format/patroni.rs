@@ -41,6 +41,10 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     ["xlog_location", "receive_lsn", "replay_lsn"].iter().for_each(|key| drop(object.remove(*key)));
     if let Some(Json::Object(tags)) = object.get("tags") {
         draft.zone = json::text(tags, "zone").to_owned();
+        // As Patroni tells load balancers: a replica with it answers no health check.
+        if role == "replica" && tags.get("noloadbalance") == Some(&Json::Bool(true)) {
+            draft.weight = 0;
+        }
     }
     draft.metadata = json::metadata(object)?;
     draft.add("role", role);

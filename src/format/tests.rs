@@ -498,6 +498,10 @@ fn the_member_of_patroni_that_leads_is_the_primary() {
     assert!(metadata(&found).get("xlog_location").is_none());
     let stopped = PATRONI.replace("running", "stopped");
     assert_eq!(instance(&patroni, "/service/pg/members/a", stopped).state, InstanceState::Down);
+    let unbalanced = PATRONI.replace(r#""zone":"a""#, r#""noloadbalance":true"#);
+    assert_eq!(instance(&patroni, "/service/pg/members/a", unbalanced.clone()).weight, 0);
+    let found = read(&patroni, "/service/pg/members/a", unbalanced, &leader("a")).expect("a member").expect("one");
+    assert_eq!(found.weight, 100, "the primary takes calls");
     assert_eq!(patroni.locate(&path("/service/pg/config")), None);
 }
 
