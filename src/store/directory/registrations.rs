@@ -591,7 +591,10 @@ pub(in crate::store) fn rules_of(config: &Config, nodes: &Nodes, path: &NodePath
     let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
     let Some(scope) = located.scope(path) else { return Vec::new() };
     let Some(begin) = config.rules_of(&scope) else { return Vec::new() };
-    let read = |rules: &[Rule]| config.decode(path, &located.service, node, rules, usize::MAX);
+    let read = |rules: &[Rule]| {
+        let read = config.decode(path, &located.service, node, rules, usize::MAX);
+        read.map(|it| it.map(|it| it.instance))
+    };
     let without = read(&[]);
     let changing = rules_below(config, nodes, &scope, &begin).filter(|(_, rule)| {
         read(std::slice::from_ref(rule)).is_ok_and(|with| without.as_ref().is_ok_and(|without| with != *without))
