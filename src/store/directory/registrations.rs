@@ -59,7 +59,7 @@ enum Registration {
 #[derive(Clone, Debug)]
 struct InstanceNode {
     key: ClaimKey,
-    /// Those of its application as which it is listed, at each of its endpoints.
+    /// Those of its application as which it is listed, at each of its endpoints, in their order.
     interfaces: Arc<[Arc<str>]>,
     charge: Charge,
     /// Why it is not listed as all interfaces that its application offers, or not all rules are applied.
@@ -175,34 +175,38 @@ impl Directory {
                     _ => None,
                 });
                 let of_application = nodes.filter(|(_, node)| node.key.service == *application);
-                for (path, node) in of_application.collect::<Vec<_>>() {
-                    self.offer_at(reader, config, path, &node, interfaces);
+                let of_application: Vec<_> = of_application.collect();
+                let is_offered = |it: &Arc<str>| self.registrations.is_offered(application, it);
+                let (offered, gone): (Vec<_>, Vec<_>) = interfaces.iter().cloned().partition(is_offered);
+                for (path, node) in of_application {
+                    self.offer_at(reader, config, path, &node, &offered, &gone);
                 }
             }
         }
     }
 
+    /// The same of one node. The interfaces are in their order.
     fn offer_at(
         &mut self,
         reader: &Reader<'_>,
         config: &Config,
         path: NodePath,
         node: &InstanceNode,
-        interfaces: &BTreeSet<Arc<str>>,
+        offered: &[Arc<str>],
+        gone: &[Arc<str>],
     ) {
         let registrations = &mut self.registrations;
         let Some(own) = registrations.claims.get(&node.key).and_then(|claim| claim.instances.first()).cloned() else {
             return;
         };
-        let is_offered = |interface: &Arc<str>| registrations.is_offered(&node.key.service, interface);
-        let (offered, gone): (Vec<_>, Vec<_>) = interfaces.iter().partition(|interface| is_offered(interface));
-        let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(|it| gone.contains(&it));
+        let is_gone = |interface: &Arc<str>| gone.binary_search(interface).is_ok();
+        let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(is_gone);
         let spots = spots(&own);
         let mut room = registrations.ledger.room(reader.by.feed, reader.limits).of_interfaces;
         room += gone.len() * spots.len();
         let (mut come, mut fault) = (Vec::new(), node.fault.clone());
         for interface in offered {
-            if stay.contains(interface) || come.contains(interface) {
+            if node.interfaces.binary_search(interface).is_ok() {
                 continue;
             }
             let count = stay.len() + come.len() + 1;
