@@ -8,9 +8,9 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
-//! | 1 | [`access`], [`format`](mod@format), [`tunnel`], [`net`], [`zookeeper`] |
+//! | 1 | [`access`], [`format`](mod@format), [`guard`], [`tunnel`], [`net`], [`zookeeper`] |
 //! | 2 | [`store`] |
-//! | 3 | [`resolve`], [`history`], [`source`], [`register`], [`master`], [`worker`], [`withhold`] |
+//! | 3 | [`resolve`], [`history`], [`source`], [`prober`], [`register`], [`master`], [`worker`], [`withhold`] |
 //! | 4 | [`call`] |
 //! | 5 | [`thrift`], [`admin`] |
 //! | 6 | [`config`] |
@@ -28,6 +28,7 @@ pub mod config;
 #[cfg(test)]
 mod corpora;
 pub mod format;
+pub mod guard;
 pub mod history;
 pub mod metrics;
 pub mod model;
@@ -35,6 +36,7 @@ mod mutant;
 pub mod net;
 pub mod permissions;
 mod places;
+pub mod prober;
 pub mod register;
 pub mod resolve;
 mod rule;

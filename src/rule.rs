@@ -29,6 +29,11 @@ pub(crate) fn at_most<'de, D: Deserializer<'de>, const MOST: usize>(value: D) ->
     bounded(positive(value)?, MOST, MOST)
 }
 
+/// The same, or nothing.
+pub(crate) fn no_more_than<'de, D: Deserializer<'de>, const MOST: usize>(value: D) -> Result<usize, D::Error> {
+    bounded(usize::deserialize(value)?, MOST, MOST)
+}
+
 /// A number between these.
 pub(crate) fn between<'de, D, const LEAST: usize, const MOST: usize>(value: D) -> Result<usize, D::Error>
 where
@@ -63,6 +68,7 @@ pub(crate) struct Within<const SECONDS: u64, const IS_POSITIVE: bool>;
 pub(crate) type WithinADay = Within<86_400, false>;
 pub(crate) type SomeWithinADay = Within<86_400, true>;
 pub(crate) type WithinAnHour = Within<3_600, false>;
+pub(crate) type SomeWithinAnHour = Within<3_600, true>;
 
 impl<const SECONDS: u64, const IS_POSITIVE: bool> Within<SECONDS, IS_POSITIVE> {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {

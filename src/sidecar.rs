@@ -14,12 +14,13 @@ use crate::history::History;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
 use crate::permissions::Claim;
+use crate::prober::{self, Own};
 use crate::register::{Channels, Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::share::Pool;
 use crate::source;
 use crate::store::shared::{self, Shared, SharedError, StateTaken};
-use crate::store::{Feed, FeedState, Publisher, Store};
+use crate::store::{self, Feed, FeedState, Publisher, Store};
 use crate::task::{Failure, Phase, Reload, Tasks};
 use crate::thrift::{self, Endpoint};
 use crate::withhold::Withholder;
@@ -115,14 +116,17 @@ impl Sidecar {
 
         let metrics = Arc::new(Metrics::default());
         let (channels, connected) = mpsc::unbounded_channel();
+        let listening = register.iter().flat_map(Register::addresses).chain(admin.iter().filter_map(Admin::address));
+        let own = Own::of(listening.chain(endpoint.addresses()));
         let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register, connected).unzip();
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
         let peeked = if shared.is_none() { Shared::peek(&shared_config, beside, &feeds) } else { None };
         let began = peeked.as_ref().map_or(0, |left| left.status.fresh.revision);
+        let store_config = store::Config { guard: config.guard.clone(), ..config.store.clone() };
         let store = match shared.as_ref().map_or(peeked.as_ref(), Shared::left) {
-            Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
-            None => Store::new(&config.store, feeds, metrics.clone()),
+            Some(left) => Store::restored(&store_config, feeds, left, metrics.clone()),
+            None => Store::new(&store_config, feeds, metrics.clone()),
         };
 
         let (tasks, failures) = Tasks::new();
@@ -143,6 +147,9 @@ impl Sidecar {
         for (feed, start) in starts.into_iter().enumerate() {
             start(store.publisher(feed), &context);
         }
+        let of_sources = tasks.of(Phase::Sources);
+        let prober = prober::run(store.clone(), own, metrics.clone(), of_sources.stop_signal());
+        of_sources.critical("the prober of what the guard holds", prober);
         let clients = tasks.of(Phase::Clients);
         let workers = workers.start(Surroundings {
             channels: has_register.then_some(channels),

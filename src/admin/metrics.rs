@@ -114,6 +114,13 @@ fn families(rooms: &Rooms) -> Vec<MetricFamily> {
         let (ejected, drained) = (withheld.ejected().count() as f64, withheld.drained().count() as f64);
         families.push(one("ejected", "Instances that are ejected.", [], ejected));
         families.push(one("drained", "Instances and hosts that are drained.", [], drained));
+        let held = directory.guard().count_of_held() as f64;
+        families.push(one(
+            "held_instances",
+            "Instances that the guard holds, since too many vanished at once.",
+            [],
+            held,
+        ));
         families.extend(workers(&rooms.workers));
     }
     families.extend(sources(&snapshot, grant));

@@ -25,7 +25,7 @@ pub(crate) use self::preflight::foreign_folders;
 use self::tree::ConfigTree;
 use crate::default_paths::DefaultPaths;
 use crate::model::NodePath;
-use crate::{access, admin, format, history, register, source, store, thrift, withhold, worker};
+use crate::{access, admin, format, guard, history, register, source, store, thrift, withhold, worker};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -41,6 +41,7 @@ pub struct Config {
     pub file: Vec<source::file::Config>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<format::Config>,
+    pub guard: guard::Config,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstream: Vec<source::upstream::Config>,
     pub register: register::Config,
@@ -167,7 +168,8 @@ impl Config {
     /// What of `[[services]]` is registered below these roots.
     pub(crate) fn services_below(&self, roots: &[NodePath]) -> Vec<format::Config> {
         let is_below = |services: &&format::Config| roots.iter().any(|root| services.root.is_under(root));
-        self.services.iter().filter(is_below).cloned().collect()
+        let services = self.services.iter().filter(is_below).cloned();
+        services.map(|it| format::Config { guard: it.guard && self.guard.enabled, ..it }).collect()
     }
 
     /// Where Roster keeps the token that it makes for masters, if it has to. Relative: nowhere.

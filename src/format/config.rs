@@ -14,6 +14,8 @@ pub struct Config {
     pub format: Format,
     /// Where only the path tells the name of a service: that of the one at the root itself. Empty: the root's last part.
     pub name: String,
+    /// Whether instances are held that vanish in numbers.
+    pub guard: bool,
     /// Of the format `raw`.
     pub fields: Fields,
 }
@@ -35,7 +37,8 @@ pub struct Fields {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { root: NodePath::root(), format: Format::Raw, name: String::new(), fields: Fields::default() }
+        let (root, format, name) = (NodePath::root(), Format::Raw, String::new());
+        Self { root, format, name, guard: true, fields: Fields::default() }
     }
 }
 

@@ -16,7 +16,8 @@ fn path(text: &str) -> NodePath {
 }
 
 fn house() -> (Arc<Store>, Publisher) {
-    let services = format::Config { root: path("/s"), format: Format::Serverset, ..format::Config::default() };
+    let services =
+        format::Config { root: path("/s"), format: Format::Serverset, guard: false, ..format::Config::default() };
     let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(vec![services]);
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
     let publisher = store.publisher(0);

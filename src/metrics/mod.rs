@@ -137,6 +137,8 @@ metrics! {
     reported_ms: Counter of masters,
     /// Times that an instance was ejected.
     ejections: Counter of masters,
+    /// Connections begun to find out whether instances are there that the guard holds.
+    probes: Counter,
     /// Transactions written to the shared file.
     shared_writes: Counter,
     /// Times that the shared file, or its copy, could not be written.

@@ -9,7 +9,10 @@ use rmpv::Value;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::json::Object;
-use super::{DEFAULT_WEIGHT, Endpoint, Held, InstanceState, Origin, Record, Revision, Stat, Withholding};
+use super::{
+    DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, InstanceState, NodePath, Origin, Record, Revision, Stat, Withheld,
+    Withholding,
+};
 
 /// A coordination node; its data, where it is no UTF-8, as base64 under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,11 @@ pub struct Provenance {
     pub since_revision: Revision,
 }
 
+/// What was told is no instance that nodes register.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it is no instance that nodes register")]
+pub struct NoInstance;
+
 /// A map: an object in JSON, whatever of it JSON does not have; in MessagePack, as the master sent it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata(pub Arc<Value>);
@@ -197,6 +205,40 @@ impl From<&super::Instance> for Instance {
             provenance: instance.provenance.iter().map(Into::into).collect(),
             held: instance.held.clone(),
         }
+    }
+}
+
+/// One of those that nodes register.
+impl TryFrom<Instance> for super::Instance {
+    type Error = NoInstance;
+
+    fn try_from(told: Instance) -> Result<Self, NoInstance> {
+        let provenance: Result<_, _> = told.provenance.into_iter().map(TryInto::try_into).collect();
+        let instance = Self {
+            service: told.service_name.into(),
+            version: told.version.parse().map_err(|_| NoInstance)?,
+            group: told.group.into(),
+            zone: told.zone.into(),
+            weight: told.weight,
+            metadata: told.metadata.0,
+            state: told.state,
+            withheld: Withheld::default(),
+            endpoints: told.endpoints.into(),
+            provenance: provenance?,
+            held: told.held,
+        };
+        instance.check().map_err(|_| NoInstance).map(|()| instance)
+    }
+}
+
+impl TryFrom<Provenance> for super::Provenance {
+    type Error = NoInstance;
+
+    fn try_from(told: Provenance) -> Result<Self, NoInstance> {
+        let Provenance { source, path, decoder, since_revision: since, .. } = told;
+        let path = path.and_then(|path| NodePath::parse(&path).ok()).ok_or(NoInstance)?;
+        let format = Format::ALL.into_iter().find(|format| format.name() == decoder).ok_or(NoInstance)?;
+        Ok(Self { source: source.into(), record: Record::Node(path), decoder: Decoder::Format(format), since })
     }
 }
 

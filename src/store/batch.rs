@@ -16,6 +16,8 @@ pub struct Batch {
     /// Whether masters are still given time to come back, whose absence is no answer until then.
     pub settling: Option<bool>,
     pub proof: Option<Proof>,
+    /// Whether the source was not followed until now: what is gone went while nobody looked.
+    pub unseen: bool,
 }
 
 /// That what is published is what the source held.

@@ -1,6 +1,7 @@
 //! The directory: masters with the routes to each, and services with their instances.
 
 mod claims;
+mod guarded;
 mod ledger;
 mod registrations;
 
@@ -12,12 +13,14 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use semver::Version;
 
+use self::guarded::Pending;
 pub use self::ledger::InstanceLimits;
 use self::registrations::Registrations;
 pub(super) use self::registrations::{Nodes, rules_of};
 use super::instances::{InstanceSet, Instances, Provider};
 use super::retired::Retired;
 use super::{Withhold, Withholdings};
+use crate::guard::Guard;
 use crate::model::{
     ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service, json,
 };
@@ -30,6 +33,9 @@ pub struct Directory {
     /// Each has at least one instance.
     services: OrdMap<Arc<str>, Instances>,
     registrations: Registrations,
+    guard: Guard,
+    /// By service; of the revision that is being made.
+    pending: HashMap<Arc<str>, Pending>,
     withholdings: Withholdings,
     retired: Retired,
 }

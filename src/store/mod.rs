@@ -37,6 +37,7 @@ pub use self::snapshot::{FeedProgress, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
 use self::subscription::{Subscriptions, Topic};
 pub use self::withholdings::{Withhold, WithholdKind, Withholdings, is_meant};
+use crate::guard::{self, Effect, Guard, Now};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;
@@ -62,11 +63,19 @@ pub struct Config {
     /// Of their endpoints and metadata, as they are decoded.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_instance_bytes: ByteSize,
+    /// `[guard]`, which is a table of its own.
+    #[serde(skip)]
+    pub guard: guard::Config,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { history: 65_536, max_instances: 500_000, max_instance_bytes: ByteSize::mib(256) }
+        Self {
+            history: 65_536,
+            max_instances: 500_000,
+            max_instance_bytes: ByteSize::mib(256),
+            guard: guard::Config::default(),
+        }
     }
 }
 
@@ -111,7 +120,7 @@ impl Store {
 
     fn empty(config: &Config, feeds: Vec<Feed>) -> Snapshot {
         let feeds = feeds.into_iter().map(|feed| Arc::new(feed.within(config.instance_limits())));
-        Snapshot::empty(first_revision(), config.history, feeds.collect())
+        Snapshot::empty(first_revision(), config.history, feeds.collect(), Guard::new(config.guard.clone()))
     }
 
     fn from_snapshot(first: Snapshot, metrics: Arc<Metrics>) -> Arc<Self> {
@@ -200,6 +209,22 @@ impl Store {
         self.subscriptions.wake(&[], false);
     }
 
+    /// Has the guard do something, whose effects are one revision; how many instances they are of.
+    pub fn guard(&self, act: impl FnOnce(&mut Guard, Now) -> Vec<Effect>) -> usize {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if *writer == Writing::Frozen {
+            return 0;
+        }
+        let mut next = Snapshot::clone(&self.current.load());
+        let changed = next.guard(act, Now::read());
+        self.current.store(Arc::new(next));
+        drop(writer);
+        if changed > 0 {
+            self.subscriptions.wake(&[], false);
+        }
+        changed
+    }
+
     /// Says that all masters are there: none is given any more time to come back.
     pub fn end_settling(&self) {
         for feed in 0..self.snapshot().feeds().len() {
@@ -223,7 +248,7 @@ impl Store {
         }
         let mut next = Snapshot::clone(&known);
         let (feed, proof) = (known.feeds()[number].as_ref(), batch.proof);
-        let told = next.apply(number, batch);
+        let told = next.apply(number, batch, Now::read());
         if let Some(proof) = proof
             && next.progress()[number].whole
             && !known.progress()[number].whole

@@ -13,6 +13,7 @@ use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
 use super::{Batch, Feed, Withhold};
 use crate::format::{Config, Located, Undecodable};
+use crate::guard::{Effect, Guard, Now};
 use crate::model::{Change, ChangeKind, Format, Freshness, Node, NodePath, Origin, Revision};
 
 /// Everything known at one revision.
@@ -63,11 +64,11 @@ pub type NodeChange = (NodePath, ChangeKind, Option<Arc<Node>>);
 pub type MasterChange = (Arc<str>, ChangeKind, Option<Arc<MasterEntry>>);
 
 impl Snapshot {
-    pub(super) fn empty(revision: Revision, journal_limit: usize, feeds: Arc<[Arc<Feed>]>) -> Self {
+    pub(super) fn empty(revision: Revision, journal_limit: usize, feeds: Arc<[Arc<Feed>]>, guard: Guard) -> Self {
         Self {
             revision,
             nodes: OrdMap::new(),
-            directory: Directory::default(),
+            directory: Directory::default().guarded_by(guard),
             node_journal: Journal::new(revision, journal_limit),
             master_journal: Journal::new(revision, journal_limit),
             progress: feeds.iter().map(|_| FeedProgress::default()).collect(),
@@ -80,7 +81,7 @@ impl Snapshot {
     /// out last may not have been left.
     pub(super) fn restored(self, from: Restored) -> Self {
         let revision = self.revision.max(from.revision + 1);
-        let mut directory = from.directory;
+        let (mut directory, now) = (from.directory.guarded_by(self.directory.guard().clone()), Now::read());
         for (number, feed) in self.feeds.iter().enumerate() {
             let roots = feed.services().iter().map(|services| &services.root);
             let paths = roots.flat_map(|root| {
@@ -89,6 +90,8 @@ impl Snapshot {
             });
             directory.register(&self.feeds, number, revision, &from.nodes, paths);
         }
+        directory.settle(now, &self.feeds, None);
+        from.held.into_iter().for_each(|instance| directory.hold_again(now, &self.feeds, instance));
         Self {
             revision,
             nodes: from.nodes,
@@ -325,8 +328,15 @@ impl Snapshot {
         is_changed
     }
 
+    /// Has the guard do something, and makes this the next revision if it changes instances; how many.
+    pub(super) fn guard(&mut self, act: impl FnOnce(&mut Guard, Now) -> Vec<Effect>, now: Now) -> usize {
+        let changed = self.directory.guard_with(now, act);
+        self.revision += u64::from(changed > 0);
+        changed
+    }
+
     /// Makes this the next revision, if what a feed says differs from what is here.
-    pub(super) fn apply(&mut self, feed: usize, batch: Batch) -> Applied {
+    pub(super) fn apply(&mut self, feed: usize, batch: Batch, now: Now) -> Applied {
         let mut next =
             RevisionBuilder { progress: self.progress[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
         let (source, revision) = (self.feeds[feed].source().clone(), self.revision + 1);
@@ -358,6 +368,7 @@ impl Snapshot {
         }
         let changed = next.nodes.iter().map(|(path, _)| path);
         self.directory.register(&self.feeds, feed, revision, &self.nodes, changed);
+        self.directory.settle(now, &self.feeds, batch.unseen.then_some(feed));
         next.progress.whole |= batch.whole;
         if batch.whole && self.unread_by(feed).next().is_some() {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();

@@ -1,5 +1,6 @@
 //! What the store promises, without any source or client.
 
+mod guarded;
 mod registered;
 
 use std::sync::Arc;

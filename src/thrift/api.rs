@@ -301,6 +301,7 @@ impl Api {
             ("undecodableNodes", directory.count_of_undecodable() as u64),
             ("ejected", directory.withholdings().ejected().count() as u64),
             ("drained", directory.withholdings().drained().count() as u64),
+            ("heldInstances", directory.guard().count_of_held() as u64),
         ];
         let held = sees_all.then_some(held).into_iter().flatten().chain(self.accounts.gauges());
         self.metrics.named(sees_all).chain(held.map(|(name, n)| (name.to_owned(), n)))

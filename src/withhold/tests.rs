@@ -26,7 +26,7 @@ fn house(config: Config) -> House {
 
 /// As after a start.
 fn house_in(folder: tempfile::TempDir, config: Config) -> House {
-    let services = format::Config { root: path(ROOT), format: Format::Raw, ..format::Config::default() };
+    let services = format::Config { root: path(ROOT), format: Format::Raw, guard: false, ..format::Config::default() };
     let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(vec![services]);
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
     let publisher = store.publisher(0);

@@ -47,7 +47,7 @@ pub struct Config {
     #[serde(with = "crate::rule::WithinAnHour")]
     pub session_timeout: Duration,
     /// When a resync finds more than half of the nodes gone, they are kept this long before that is believed; their
-    /// age grows meanwhile. `0s`: it is believed at once.
+    /// age grows meanwhile. `0s`: it is believed at once. What registers instances is the guard's.
     #[serde(with = "crate::rule::WithinADay")]
     pub hold: Duration,
     /// Every this long, more or less, everything is read and compared.

@@ -256,7 +256,7 @@ impl Mirror {
             true => Some(Proof::OfAge(since_last_set(&changes))),
             false => self.held.is_none().then_some(Proof::Seen(began)),
         };
-        let revision = self.publish(Batch { proof, ..Batch::whole(changes) });
+        let revision = self.publish(Batch { proof, unseen: true, ..Batch::whole(changes) });
         let progress = self.publisher.progress();
         let ms = began.elapsed().as_millis() as u64;
         let watches = session.watching();

@@ -84,6 +84,13 @@ impl Claims {
         self.by_key.get(key)
     }
 
+    /// Whether any is at an address of a service.
+    pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>) -> bool {
+        let (service, address, created) = (service.clone(), address.clone(), Reverse(i64::MAX));
+        let from = ClaimKey { service, address, variant: None, is_idle: false, created, node: NodePath::root() };
+        self.by_key.range(from.clone()..).next().is_some_and(|(key, _)| key.is_at(&from))
+    }
+
     pub(super) fn insert(&mut self, key: ClaimKey, claim: Claim) {
         self.remove(&key);
         let ClaimKey { service, address, variant, node, .. } = &key;

@@ -300,13 +300,18 @@ impl Directory {
         gone.iter().for_each(|key| self.registrations.claims.remove(key));
         come.into_iter().for_each(|(key, claim)| self.registrations.claims.insert(key, claim));
         let after = self.registrations.listed(&slots);
-        for ((service, id), (version, _)) in &before {
-            let stays = after.get(&(service.clone(), id.clone())).is_some_and(|(of, _)| of == version);
-            if !stays {
-                self.withdraw(id, service, version);
+        for ((service, id), (version, provider)) in &before {
+            match after.get(&(service.clone(), id.clone())) {
+                None => self.vanish(service, version, provider),
+                Some((of, _)) if of != version => self.withdraw(id, service, version),
+                Some(_) => {}
             }
         }
-        for ((service, id), (version, Provider { instances, .. })) in after {
+        for (at, (version, provider)) in after {
+            if !before.contains_key(&at) {
+                self.appear(&at.0, &version, &provider);
+            }
+            let ((service, id), Provider { instances, .. }) = (at, provider);
             self.list(&id, service, version, instances);
         }
     }
@@ -489,6 +494,17 @@ impl Registrations {
         let from = (application.clone(), interface.clone(), NodePath::root());
         let first = self.interfaces.range(from..).next();
         first.is_some_and(|(of, name, _)| of == application && name == interface)
+    }
+
+    /// Whether a node registers an address of a service.
+    pub(super) fn is_claimed(&self, service: &Arc<str>, address: &Arc<str>) -> bool {
+        self.claims.has(service, address)
+    }
+
+    /// How many nodes at and below a path register instances, but no more than so many.
+    pub(super) fn count_below(&self, root: &NodePath, most: usize) -> usize {
+        let below = self.nodes.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
+        below.filter(|(_, it)| matches!(it, Registration::Instance(_))).take(most).count()
     }
 
     /// The keys of all that a node registers.

@@ -16,7 +16,7 @@ use super::entry::{
 };
 use super::image::{Half, Image, InvalidFile};
 use super::location::FileId;
-use crate::model::{Master, Node, NodePath, Revision, Stat, view};
+use crate::model::{Instance, Master, Node, NodePath, Revision, Stat, view};
 use crate::store::{Directory, Feed, FeedProgress, ReportedBy};
 
 /// How many nodes are handed from one thread to the other at once.
@@ -42,6 +42,8 @@ pub(crate) struct Restored {
     pub(crate) nodes: OrdMap<NodePath, Arc<Node>>,
     /// Masters that are expected back.
     pub(crate) directory: Directory,
+    /// What the guard held.
+    pub(crate) held: Vec<Instance>,
     /// By the number of the feed.
     pub(crate) progress: Vec<FeedProgress>,
     /// Roots, by the number of their feed, of which nothing was left.
@@ -119,6 +121,14 @@ impl Contents {
     /// Each instance that nodes register, in JSON.
     pub fn registered(&self) -> impl Iterator<Item = &[u8]> {
         self.registered.iter().filter(|(key, _)| of_path(key, INSTANCE).is_some()).map(|(_, value)| value.as_slice())
+    }
+
+    /// What the guard held of these, as far as it can be read.
+    fn held(&self) -> Vec<Instance> {
+        const MARK: &[u8] = b"\"held\":";
+        let may_be_held = |json: &&[u8]| json.windows(MARK.len()).any(|part| part == MARK);
+        let read = |json| Instance::try_from(serde_json::from_slice::<view::Instance>(json).ok()?).ok();
+        self.registered().filter(may_be_held).filter_map(read).filter(|instance| instance.held.is_some()).collect()
     }
 
     /// Each master in JSON.
@@ -220,7 +230,7 @@ impl Contents {
             }
         }
         let (is_same, revision) = (nodes.len() == self.nodes.len(), self.status.fresh.revision);
-        Restored { is_same, nodes, directory, progress, unread, revision }
+        Restored { is_same, nodes, directory, held: self.held(), progress, unread, revision }
     }
 }
 

@@ -8,7 +8,7 @@ const APPLICATION: &str = r#"{"address":"10.0.0.5","payload":{"metadata":{"dubbo
     "[{\"port\":20880,\"protocol\":\"dubbo\"}]","dubbo.metadata.revision":"a"}}}"#;
 
 fn services(root: &str, format: Format) -> format::Config {
-    format::Config { root: path(root), format, ..format::Config::default() }
+    format::Config { root: path(root), format, guard: false, ..format::Config::default() }
 }
 
 fn house(services: Vec<format::Config>) -> (Arc<Store>, Publisher) {

@@ -52,6 +52,11 @@ impl Mirror {
         walk.read(paths, scan).await
     }
 
+    fn count_below(&self, roots: &[NodePath]) -> u64 {
+        let known = self.publisher.snapshot();
+        roots.iter().map(|root| known.subtree(root, root.clone()).count() as u64).sum()
+    }
+
     pub(super) fn scope(&self) -> Scope<'_> {
         Scope { config: &self.config, quotas: self.quotas.as_ref() }
     }
@@ -80,14 +85,18 @@ impl Mirror {
     }
 
     /// When a comparison finds more than half of the nodes gone, and no event has announced it, the ensemble may have
-    /// lost them rather than its users: for a while they are kept. The changes that pass.
+    /// lost them rather than its users: for a while they are kept. The changes that pass. What registers instances is not
+    /// kept, and does not count: the guard keeps these.
     pub(super) fn hold_back(&mut self, mut changes: Vec<Change>, announced: &BTreeSet<NodePath>) -> Vec<Change> {
+        let guarded: Vec<NodePath> =
+            self.feed().services().iter().filter(|it| it.guard).map(|it| it.root.clone()).collect();
+        let is_guarded = |path: &NodePath| guarded.iter().any(|root| path.is_under(root));
         let passes = |change: &Change| match change {
-            Change::Delete(path) => announced.contains(path),
+            Change::Delete(path) => announced.contains(path) || is_guarded(path),
             _ => true,
         };
         let gone = changes.iter().filter(|change| !passes(change)).count();
-        let shrunken = gone as u64 * 2 > self.publisher.progress().nodes;
+        let shrunken = gone > 0 && gone as u64 * 2 > self.publisher.progress().nodes - self.count_below(&guarded);
         let since = self.held.filter(|_| shrunken).map_or_else(Moment::now, |held| held.since);
         let was_held = self.held.take().is_some();
         if shrunken && since.elapsed() < self.config.hold {

@@ -5,12 +5,7 @@ use crate::format;
 use crate::model::{Format, view};
 
 fn with_services() -> Vec<Feed> {
-    let services = format::Config {
-        root: path("/s"),
-        format: Format::Raw,
-        name: String::new(),
-        fields: format::Fields::default(),
-    };
+    let services = format::Config { root: path("/s"), format: Format::Raw, guard: false, ..format::Config::default() };
     let mut feeds: Vec<_> =
         feeds("cluster").into_iter().map(|feed| feed.with_services(vec![services.clone()])).collect();
     feeds.push(Feed::of_instances("register", "register"));
@@ -87,4 +82,38 @@ fn of_a_service_that_masters_alone_still_offer_nothing_stays_of_what_nodes_regis
     open.publish((1..=600).map(|number| Change::Delete(path(&format!("/s/web/i-{number}")))).collect());
     assert!(open.store.snapshot().directory().instances_of("web").is_some());
     assert!(fixture.read().registered.is_empty(), "also of the chunks with numbers of masters");
+}
+
+#[test]
+fn what_the_guard_holds_is_in_the_file_and_held_again_after_a_restart() {
+    let guarded = || {
+        let services = format::Config { root: path("/s"), format: Format::Raw, ..format::Config::default() };
+        vec![feeds("cluster").remove(0).with_services(vec![services])]
+    };
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(guarded());
+    open.sync();
+    open.publish((1..=10).map(web).collect());
+    open.publish((1..=8).map(|number| Change::Delete(path(&format!("/s/web/i-{number}")))).collect());
+    assert_eq!(ports(&fixture, "web"), Some((1..=10).collect()));
+    let read = "echo json_encode(json_decode(dba_fetch('pick/web', $db))->protected);";
+    assert_eq!(fixture.php(read), "true");
+    assert_eq!(contradictions(&fixture), [""; 0]);
+    let held = |open: &Open| {
+        let snapshot = open.store.snapshot();
+        let held = snapshot.directory().instances("web").filter_map(|(_, it)| it.held.as_deref().cloned());
+        held.map(|held| (held.since, held.ends_at)).collect::<Vec<_>>()
+    };
+    let before = held(&open);
+    assert_eq!(before.len(), 8);
+    drop(open);
+    let mut open = fixture.open_as(guarded());
+    assert_eq!(held(&open), before, "for the rest of its time");
+    open.publish(vec![web(1), web(2)]);
+    assert_eq!((held(&open).len(), ports(&fixture, "web")), (6, Some((1..=10).collect())));
+    assert_eq!(contradictions(&fixture), [""; 0]);
+    drop(open);
+    let mut open = fixture.open_as(with_services());
+    open.publish(vec![web(11)]);
+    assert_eq!(ports(&fixture, "web"), Some(vec![1, 2, 9, 10, 11]), "what is guarded no longer is gone");
 }

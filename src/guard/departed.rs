@@ -1,0 +1,75 @@
+//! Instances that vanished lately, and were let go.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::{Now, Vanished};
+
+/// In the order in which they vanished. A clone shares all it can with the original.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DepartedList {
+    by_number: OrdMap<u64, Departed>,
+    numbers: OrdMap<Arc<str>, u64>,
+    bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Departed {
+    pub(super) vanished: Arc<Vanished>,
+    pub(super) at: Now,
+    bytes: usize,
+}
+
+impl Departed {
+    pub(super) fn new(vanished: Vanished, at: Now) -> Self {
+        Self { bytes: vanished.size(), vanished: vanished.into(), at }
+    }
+}
+
+impl DepartedList {
+    pub(super) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// About how many they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn oldest(&self) -> Option<Now> {
+        self.by_number.get_min().map(|(_, departed)| departed.at)
+    }
+
+    pub(super) fn insert(&mut self, vanished: Vanished, at: Now) {
+        self.remove(&vanished.id);
+        let number = self.by_number.get_max().map_or(0, |(newest, _)| newest + 1);
+        self.numbers.insert(vanished.id.clone(), number);
+        let departed = Departed::new(vanished, at);
+        self.bytes += departed.bytes;
+        self.by_number.insert(number, departed);
+    }
+
+    pub(super) fn remove(&mut self, id: &str) {
+        if let Some(number) = self.numbers.get(id).copied() {
+            self.take(number);
+        }
+    }
+
+    pub(super) fn pop_oldest(&mut self) -> Option<Departed> {
+        let number = self.by_number.get_min()?.0;
+        self.take(number)
+    }
+
+    pub(super) fn pop_newest(&mut self) -> Option<Departed> {
+        let number = self.by_number.get_max()?.0;
+        self.take(number)
+    }
+
+    fn take(&mut self, number: u64) -> Option<Departed> {
+        let departed = self.by_number.remove(&number)?;
+        self.numbers.remove(&departed.vanished.id);
+        self.bytes -= departed.bytes;
+        Some(departed)
+    }
+}

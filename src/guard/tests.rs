@@ -1,0 +1,421 @@
+//! Services that lose instances, step by step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::model::{Held, Probe};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_millis(200);
+
+/// What the store does with the guard: it lists what is registered, and what the guard says.
+struct House {
+    guard: Guard,
+    now: Now,
+    registered: BTreeMap<String, BTreeSet<String>>,
+    /// What is listed of each service, with the mark of what is held.
+    listed: BTreeMap<String, BTreeMap<String, Option<Held>>>,
+    /// How often the ids that are listed of any service were others than before.
+    changes: usize,
+}
+
+fn ids(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| format!("10.0.0.{number}:80")).collect()
+}
+
+impl House {
+    fn new() -> Self {
+        Self::of(Config::default())
+    }
+
+    fn of(config: Config) -> Self {
+        let now = Now { moment: Moment::now(), wall: 1_700_000_000_000 };
+        let (registered, listed) = (BTreeMap::new(), BTreeMap::new());
+        Self { guard: Guard::new(config), now, registered, listed, changes: 0 }
+    }
+
+    fn with(service: &str, count: usize) -> Self {
+        let mut house = Self::new();
+        house.come(service, &ids(0..count));
+        house.changes = 0;
+        house
+    }
+
+    fn come(&mut self, service: &str, ids: &[String]) {
+        self.revision(&[(service, &[], ids)], false);
+    }
+
+    fn go(&mut self, service: &str, ids: &[String]) {
+        self.revision(&[(service, ids, &[])], false);
+    }
+
+    /// Of each service, what went and what came.
+    fn revision(&mut self, changes: &[(&str, &[String], &[String])], is_lost: bool) {
+        let mut batch = HashMap::new();
+        for (service, gone, came) in changes {
+            let registered = self.registered.entry((*service).into()).or_default();
+            let vanished = gone.iter().filter(|id| registered.remove(*id)).map(|id| Vanished {
+                id: id.as_str().into(),
+                version: Version::new(1, 0, 0),
+                instance: Instance::at(service, id),
+                variant: "".into(),
+                is_lost,
+            });
+            let vanished = vanished.collect();
+            let came = came.iter().filter(|id| registered.insert((*id).clone()));
+            let came = came.map(|id| (id.as_str().into(), Version::new(1, 0, 0), id.as_str().into()));
+            let observed = Observed { vanished, moved: 0, came: came.collect(), present: registered.len() };
+            for (id, ..) in &observed.came {
+                self.listed.entry((*service).into()).or_default().insert(id.to_string(), None);
+            }
+            batch.insert(Arc::from(*service), observed);
+        }
+        let before = self.served();
+        let effects = self.guard.observe(self.now, batch);
+        self.take(effects);
+        self.changes += usize::from(self.served() != before);
+        for (service, ids) in &self.registered {
+            assert!(ids.iter().all(|id| self.listed[service].get(id) == Some(&None)), "what is registered is listed");
+        }
+    }
+
+    fn take(&mut self, effects: Vec<Effect>) {
+        for Effect { service, id, instance, .. } in effects {
+            let listed = self.listed.entry(service.to_string()).or_default();
+            match instance {
+                Some(instance) => listed.insert(id.to_string(), instance.held.map(|held| *held)),
+                None => listed.remove(&*id),
+            };
+        }
+        let held = self.listed.values().flat_map(BTreeMap::values).flatten().count();
+        assert_eq!(self.guard.count_of_held(), held);
+    }
+
+    fn served(&self) -> Vec<(String, Vec<String>)> {
+        self.listed.iter().map(|(service, ids)| (service.clone(), ids.keys().cloned().collect())).collect()
+    }
+
+    fn probed(&mut self, addresses: &[String], found: Found) {
+        let found: Vec<_> = addresses.iter().map(|address| (address.as_str().into(), found)).collect();
+        let effects = self.guard.probed(&found);
+        self.take(effects);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.moment = self.now.moment + time;
+        self.now.wall += time.as_millis() as u64;
+        let is_due = self.guard.is_due(self.now);
+        let effects = self.guard.pass(self.now);
+        assert!(is_due || effects.is_empty());
+        self.take(effects);
+        assert!(!self.guard.is_due(self.now));
+    }
+
+    /// How many are listed of a service, and how many of them are held.
+    fn count(&self, service: &str) -> (usize, usize) {
+        let Some(listed) = self.listed.get(service) else { return (0, 0) };
+        (listed.len(), listed.values().flatten().count())
+    }
+
+    fn marks(&self, service: &str) -> Vec<(Probe, bool)> {
+        self.listed[service].values().flatten().map(|held| (held.probe, held.passed_over)).collect()
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.guard.targets().map(|(address, ..)| address.to_string()).collect()
+    }
+}
+
+#[test]
+fn what_vanishes_alone_is_gone_at_once_and_what_vanishes_with_most_of_a_service_is_held() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..5));
+    assert_eq!(house.count("web"), (5, 0), "a half is no more than a half");
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..6));
+    assert_eq!(house.count("web"), (10, 6));
+    assert_eq!(house.addresses(), ids(0..6));
+    let held = house.listed["web"]["10.0.0.0:80"].clone().expect("it is held");
+    assert_eq!((held.since, held.ends_at), (house.now.wall, house.now.wall + 600_000));
+    let guarded: Vec<_> = house.guard.services(house.now, None).map(|it| (it.present, it.held)).collect();
+    assert_eq!(guarded, [(4, 6)]);
+    house.come("web", &ids(0..3));
+    assert_eq!(house.count("web"), (10, 3), "what comes back is held no longer");
+    house.go("web", &ids(9..10));
+    assert_eq!(house.count("web"), (9, 3), "most are there again");
+    let mut small = House::with("db", 4);
+    small.go("db", &ids(0..4));
+    assert_eq!(small.count("db"), (0, 0), "few are no crowd");
+}
+
+#[test]
+fn those_that_went_first_are_served_again_when_more_follow_within_the_window() {
+    let mut house = House::with("web", 10);
+    for (number, served) in [(0, (9, 0)), (1, (8, 0)), (2, (7, 0)), (3, (6, 0)), (4, (5, 0)), (5, (10, 6))] {
+        house.go("web", &ids(number..number + 1));
+        assert_eq!(house.count("web"), served);
+        house.pass(Duration::from_secs(5));
+    }
+    let mut slow = House::with("web", 10);
+    for number in 0..6 {
+        slow.go("web", &ids(number..number + 1));
+        slow.pass(MINUTE / 4);
+    }
+    assert_eq!(slow.count("web"), (4, 0), "within a minute it never lost more than half");
+    slow.pass(MINUTE);
+    assert!(slow.guard.is_idle());
+}
+
+#[test]
+fn a_service_that_is_shut_down_is_gone_once_its_addresses_refuse_and_nothing_is_remembered() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..10));
+    assert_eq!(house.count("web"), (10, 10));
+    house.probed(&ids(0..7), Found::Refused);
+    assert_eq!(house.count("web"), (3, 3));
+    house.probed(&ids(7..10), Found::Refused);
+    assert_eq!(house.count("web"), (0, 0));
+    assert!(house.guard.is_idle(), "{:?}", house.guard);
+    house.come("web", &ids(0..3));
+    house.go("web", &ids(0..2));
+    assert_eq!(house.count("web"), (1, 0), "it begins anew");
+}
+
+#[test]
+fn what_answers_is_kept_for_as_long_as_anything_and_no_longer() {
+    let mut house = House::with("web", 5);
+    house.go("web", &ids(0..5));
+    house.probed(&ids(0..5), Found::Answering);
+    assert_eq!(house.marks("web"), [(Probe::Answering, false); 5]);
+    house.pass(MINUTE * 10 - Duration::from_millis(1));
+    assert_eq!(house.count("web"), (5, 5));
+    house.pass(Duration::from_millis(1));
+    assert_eq!(house.count("web"), (0, 0));
+    assert!(house.guard.is_idle());
+}
+
+#[test]
+fn a_rolling_deploy_holds_nothing() {
+    let mut in_place = House::with("web", 10);
+    for number in (0..10).cycle().take(100) {
+        in_place.go("web", &ids(number..number + 1));
+        in_place.pass(Duration::from_secs(2));
+        assert_eq!(in_place.count("web"), (9, 0));
+        in_place.come("web", &ids(number..number + 1));
+        in_place.pass(Duration::from_secs(1));
+    }
+    let mut elsewhere = House::with("web", 10);
+    for number in 0..200 {
+        elsewhere.come("web", &ids(number + 10..number + 11));
+        elsewhere.pass(STEP);
+        elsewhere.go("web", &ids(number..number + 1));
+        elsewhere.pass(STEP);
+        assert_eq!(elsewhere.count("web"), (10, 0));
+    }
+    let mut at_once = House::with("web", 10);
+    at_once.come("web", &ids(10..20));
+    at_once.go("web", &ids(0..10));
+    assert_eq!(at_once.count("web"), (10, 0));
+}
+
+#[test]
+fn a_service_that_flaps_is_served_as_if_it_did_not() {
+    for (went_before, most) in [(0, 0), (4, 2)] {
+        let mut house = House::with("web", 10);
+        for number in 0..went_before {
+            house.go("web", &ids(number..number + 1));
+        }
+        house.changes = usize::from(went_before > 0);
+        for _ in 0..25 {
+            house.go("web", &ids(0..10));
+            house.pass(STEP);
+            assert_eq!(house.count("web"), (10, 10));
+            house.come("web", &ids(0..10));
+            house.pass(STEP);
+            assert_eq!(house.count("web"), (10, 0));
+        }
+        assert!(house.changes <= most, "{}", house.changes);
+    }
+}
+
+#[test]
+fn what_has_no_port_is_probed_by_nobody_and_ends_with_its_time() {
+    let mut house = House::new();
+    house.come("web", &ids(0..5));
+    let no_port = |id: &str| {
+        let mut instance = Instance::at("web", id);
+        let endpoint = crate::model::Endpoint { port: 0, ..instance.endpoints[0].clone() };
+        instance.endpoints = [endpoint].into();
+        Vanished { id: id.into(), version: Version::new(1, 0, 0), instance, variant: "".into(), is_lost: false }
+    };
+    let vanished = ids(0..5).iter().map(|id| no_port(id)).collect();
+    let observed = Observed { vanished, ..Observed::default() };
+    let effects = house.guard.observe(house.now, HashMap::from([("web".into(), observed)]));
+    house.take(effects);
+    assert_eq!((house.count("web"), house.addresses().len()), ((5, 5), 0));
+    house.pass(MINUTE * 10);
+    assert_eq!(house.count("web"), (0, 0));
+}
+
+#[test]
+fn what_is_registered_otherwise_at_its_address_has_half_a_minute_to_come_back() {
+    let mut house = House::with("web", 5);
+    house.go("web", &ids(0..5));
+    house.come("web2", &ids(0..2));
+    house.pass(DOUBT - STEP);
+    house.come("web", &ids(1..2));
+    house.pass(STEP);
+    assert_eq!(house.count("web"), (4, 3), "one is gone, one is back, and the others are held");
+    assert_eq!(house.count("web2"), (2, 0));
+    assert!(!house.listed["web"].contains_key("10.0.0.0:80"));
+}
+
+#[test]
+fn services_of_one_address_share_its_probe() {
+    let mut house = House::new();
+    for service in ["a", "b"] {
+        house.come(service, &ids(0..5));
+    }
+    house.revision(&[("a", &ids(0..5), &[]), ("b", &ids(0..5), &[])], false);
+    assert_eq!((house.count("a"), house.count("b"), house.addresses()), ((5, 5), (5, 5), ids(0..5)));
+    house.probed(&ids(0..1), Found::Refused);
+    assert_eq!((house.count("a"), house.count("b")), ((4, 4), (4, 4)));
+}
+
+#[test]
+fn silent_ones_are_passed_over_as_long_as_most_are_well() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..6));
+    house.probed(&ids(0..5), Found::Silent);
+    assert_eq!(house.marks("web")[..5], [(Probe::Silent, true); 5]);
+    house.probed(&ids(5..6), Found::Silent);
+    assert_eq!(house.marks("web"), [(Probe::Silent, false); 6], "of most that are unwell, it may be the network");
+    house.probed(&ids(0..2), Found::Answering);
+    assert_eq!(house.marks("web")[..2], [(Probe::Answering, false); 2]);
+    assert_eq!(house.marks("web")[2..], [(Probe::Silent, true); 4]);
+}
+
+#[test]
+fn a_host_that_slept_holds_what_it_finds_missing_and_lets_go_what_it_held() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..6));
+    house.pass(MINUTE * 60);
+    assert_eq!(house.count("web"), (4, 0));
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..1));
+    house.now = Now { moment: house.now.moment + MINUTE * 60, wall: 5 };
+    house.go("web", &ids(1..6));
+    assert_eq!(house.count("web"), (9, 5), "and what went before is long gone");
+    assert_eq!(house.listed["web"]["10.0.0.1:80"].as_ref().map(|held| held.since), Some(5));
+}
+
+#[test]
+fn an_operator_lets_some_go_or_all_that_will() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..8));
+    let effects = house.guard.release("web", Which::At(&["10.0.0.3:80".into(), "elsewhere:1".into()]));
+    house.take(effects);
+    assert_eq!(house.count("web"), (9, 7));
+    let effects = house.guard.release("web", Which::All);
+    house.take(effects);
+    assert_eq!(house.count("web"), (2, 0));
+    assert_eq!(house.guard.release("nothing", Which::All), []);
+    house.come("web", &ids(0..8));
+    let effects = house.guard.accept(house.now, "web", MINUTE, 10);
+    house.take(effects);
+    let left = |house: &House| house.guard.services(house.now, None).map(|it| it.accepted).collect::<Vec<_>>();
+    assert_eq!(left(&house), [Some(MINUTE)]);
+    house.go("web", &ids(0..10));
+    assert_eq!(house.count("web"), (0, 0));
+    house.come("web", &ids(0..10));
+    house.pass(MINUTE);
+    assert_eq!(left(&house), []);
+    house.go("web", &ids(0..10));
+    assert_eq!(house.count("web"), (10, 10), "it is guarded again");
+}
+
+#[test]
+fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
+    let mut house = House::new();
+    let held = |since, ends_at| Held { since, ends_at, probe: Probe::Silent, passed_over: true, variant: "?a".into() };
+    let restore = |house: &mut House, id: &str, held: Held| {
+        let instance = Instance { held: Some(held.into()), ..Instance::at("web", id) };
+        let effects = house.guard.restore(house.now, id.into(), instance, 0);
+        house.take(effects);
+    };
+    let wall = house.now.wall;
+    restore(&mut house, "a:1", held(wall - 1, wall + 2_000));
+    restore(&mut house, "b:1", held(wall - 600_000, wall));
+    restore(&mut house, "c:1", held(wall + 50_000_000, wall + 100_000_000));
+    assert_eq!(house.count("web"), (2, 2), "the time of one was over");
+    assert_eq!(house.marks("web"), [(Probe::Untried, false); 2]);
+    assert_eq!(house.listed["web"]["a:1"].as_ref().map(|held| &*held.variant), Some("?a"));
+    house.pass(Duration::from_secs(2));
+    assert_eq!(house.count("web"), (1, 1));
+    house.pass(MINUTE * 10);
+    assert_eq!(house.count("web"), (0, 0), "a clock that was set back holds nothing for ever");
+}
+
+#[test]
+fn of_a_root_that_was_lost_also_small_services_are_held() {
+    let mut house = House::with("db", 2);
+    house.come("web", &ids(10..20));
+    house.revision(&[("db", &ids(0..1), &[]), ("web", &ids(10..13), &[])], true);
+    assert_eq!((house.count("db"), house.count("web")), ((2, 1), (10, 3)));
+}
+
+#[test]
+fn ten_thousand_are_held_at_once_and_no_more_than_there_is_room_for() {
+    let many: Vec<String> = (0..10_000).map(|number| format!("10.{}.{}.1:80", number / 100, number % 100)).collect();
+    let mut house = House::new();
+    house.come("web", &many);
+    house.go("web", &many);
+    assert_eq!((house.count("web"), house.addresses().len()), ((10_000, 10_000), 10_000));
+    house.probed(&many[..9_000], Found::Refused);
+    assert_eq!(house.count("web"), (1_000, 1_000));
+    house.pass(MINUTE * 10);
+    assert!(house.guard.is_idle() && house.guard.targets.is_empty());
+    assert_eq!((house.guard.room.held, house.guard.room.departed, house.guard.room.bytes), (0, 0, 0));
+
+    let mut house = House::of(Config { max_held: 100, ..Config::default() });
+    house.come("web", &many);
+    house.go("web", &many);
+    assert_eq!(house.count("web"), (100, 100));
+    house.come("db", &ids(0..9));
+    house.go("db", &ids(0..9));
+    assert_eq!(house.count("db"), (0, 0));
+    let churn: Vec<String> = (0..1_000).map(|number| format!("churn-{number}:1")).collect();
+    house.come("churn", &churn);
+    house.go("churn", &churn[..400]);
+    assert!(house.guard.room.departed <= 100, "{}", house.guard.room.departed);
+}
+
+#[test]
+fn whatever_comes_goes_and_is_probed_the_sums_are_those_of_what_is_there() {
+    fastrand::seed(11);
+    let mut house = House::new();
+    let random = |most: usize| fastrand::usize(0..most);
+    for _ in 0..3_000 {
+        let service = ["a", "b", "c"][random(3)];
+        let from = random(20);
+        let some = ids(from..from + 1 + random(20));
+        match random(6) {
+            0 | 1 => house.come(service, &some),
+            2 | 3 => house.go(service, &some),
+            4 => house.probed(&some, [Found::Answering, Found::Refused, Found::Silent][random(3)]),
+            _ => house.pass(Duration::from_millis(1 << random(18))),
+        }
+        for guarded in house.guard.services(house.now, None) {
+            let (listed, held) = house.count(guarded.service);
+            assert_eq!((guarded.present + guarded.held, guarded.held), (listed, held));
+            let marks = house.marks(guarded.service);
+            let of = |probe| marks.iter().filter(|(of, _)| *of == probe).count();
+            assert_eq!((guarded.answering, guarded.silent), (of(Probe::Answering), of(Probe::Silent)));
+            let is_panic = of(Probe::Silent) * 2 > listed;
+            assert!(marks.iter().all(|(of, passed)| *passed == (*of == Probe::Silent && !is_panic)));
+        }
+    }
+    house.pass(MINUTE * 20);
+    assert!(house.guard.is_idle());
+    assert_eq!((house.guard.room.held, house.guard.room.departed, house.guard.room.bytes), (0, 0, 0));
+}

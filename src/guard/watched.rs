@@ -1,0 +1,280 @@
+//! One service that lost instances.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::OrdMap;
+use semver::Version;
+
+use super::departed::{Departed, DepartedList};
+use super::levels::Levels;
+use super::{Config, DOUBT, Found, Now, Observed, Target, Vanished, Which};
+use crate::clock::Moment;
+use crate::model::{Held, Instance, Probe, Provenance};
+
+/// What is remembered of one service. A clone shares all it can with the original.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watched {
+    /// How many are registered.
+    pub(super) present: usize,
+    /// By id.
+    pub(super) held: OrdMap<Arc<str>, Entry>,
+    /// Since when some are held, and until when at most; ms since 1970.
+    pub(super) since: u64,
+    pub(super) ends_at: u64,
+    /// How many of them answer, and how many are silent; and whether these are passed over.
+    pub(super) answering: usize,
+    pub(super) silent: usize,
+    passes_over: bool,
+    levels: Levels,
+    pub(super) departed: DepartedList,
+    /// Until when all that vanishes is let go.
+    pub(super) accepted: Option<Moment>,
+}
+
+/// An instance that is held.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    vanished: Arc<Vanished>,
+    /// None: it has no port, so that nobody can know.
+    pub(super) target: Option<Target>,
+    held: Held,
+    expires: Moment,
+    /// Since when its address is registered otherwise.
+    doubted: Option<Moment>,
+    /// About how many it takes.
+    pub(super) bytes: usize,
+}
+
+/// What is to be listed or withdrawn of the service.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) version: Version,
+    pub(super) id: Arc<str>,
+    /// None: it is gone.
+    pub(super) instance: Option<Instance>,
+}
+
+impl Vanished {
+    /// About how many bytes it takes.
+    pub(super) fn size(&self) -> usize {
+        let provenance = self.instance.provenance.iter().map(|Provenance { record, .. }| record.bytes() + 64);
+        self.instance.packed_bytes() + provenance.sum::<usize>() + 512
+    }
+
+    fn gone(&self) -> Outcome {
+        Outcome { version: self.version.clone(), id: self.id.clone(), instance: None }
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |it: &Self| (Arc::as_ptr(&it.vanished), it.expires, it.doubted);
+        of(self) == of(other) && self.held == other.held
+    }
+}
+
+impl Entry {
+    fn new(Departed { vanished, at, .. }: Departed, config: &Config) -> Self {
+        let ends_at = at.wall + config.max_hold.as_millis() as u64;
+        let (probe, variant) = (Probe::Untried, vanished.variant.clone());
+        let held = Held { since: at.wall, ends_at, probe, passed_over: false, variant };
+        let (target, bytes) = (Target::of(&vanished.instance), vanished.size());
+        Self { target, bytes, held, expires: at.moment + config.max_hold, doubted: None, vanished }
+    }
+
+    fn listed(&self) -> Outcome {
+        let Vanished { version, id, instance, .. } = &*self.vanished;
+        let instance = Instance { held: Some(self.held.clone().into()), ..instance.clone() };
+        Outcome { version: version.clone(), id: id.clone(), instance: Some(instance) }
+    }
+
+    fn is_over(&self, now: Now) -> bool {
+        now.moment >= self.expires || self.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT)
+    }
+}
+
+impl Watched {
+    /// Holds what vanished, or lets it go. There is room for so many more that are held, and that are remembered.
+    pub(super) fn observe(
+        &mut self,
+        now: Now,
+        config: &Config,
+        observed: Observed,
+        room_for_held: usize,
+        room_for_departed: usize,
+    ) -> Vec<Outcome> {
+        let Observed { vanished, moved, came, present } = observed;
+        self.forget(now, config);
+        let served = self.held.len() + (present + vanished.len()).saturating_sub(came.len());
+        let mut outcomes = Vec::new();
+        for (id, version, _) in came {
+            self.departed.remove(&id);
+            if let Some(entry) = self.take(&id).filter(|entry| entry.vanished.version != version) {
+                outcomes.push(entry.vanished.gone());
+            }
+        }
+        self.present = present;
+        self.levels.lower(moved);
+        if self.accepted.is_some() {
+            self.levels.lower(vanished.len());
+            outcomes.extend(vanished.iter().map(Vanished::gone));
+            return outcomes;
+        }
+        let peak = self.levels.peak().max(served);
+        let is_shrunken = !vanished.is_empty() && peak >= config.min_instances && present * 2 < peak;
+        let (mut held, mut gone): (Vec<_>, Vec<_>) = vanished.into_iter().partition(|it| is_shrunken || it.is_lost);
+        gone.extend(held.drain(held.len().min(room_for_held)..));
+        let room_for_held = room_for_held - held.len();
+        for vanished in held {
+            outcomes.push(self.hold(Departed::new(vanished, now), config));
+        }
+        // Those that went first were taken for ordinary ones.
+        let missing = if is_shrunken { peak.saturating_sub(self.present + self.held.len() + gone.len()) } else { 0 };
+        for _ in 0..missing.min(room_for_held) {
+            let Some(departed) = self.departed.pop_newest() else { break };
+            outcomes.push(self.hold(departed, config));
+        }
+        if self.present + self.held.len() < served {
+            self.levels.fell(served, now.moment, config.window);
+        }
+        outcomes.extend(gone.iter().map(Vanished::gone));
+        gone.truncate(room_for_departed);
+        gone.into_iter().for_each(|vanished| self.departed.insert(vanished, now));
+        while self.departed.len() > peak {
+            self.departed.pop_oldest();
+        }
+        outcomes
+    }
+
+    /// Forgets what was before the window.
+    pub(super) fn forget(&mut self, now: Now, config: &Config) {
+        self.levels.forget(now.moment, config.window);
+        while self.departed.oldest().is_some_and(|oldest| now.moment.since(oldest.moment) >= config.window) {
+            self.departed.pop_oldest();
+        }
+        self.accepted = self.accepted.filter(|until| now.moment < *until);
+    }
+
+    /// Whether something is to be forgotten, or is held no longer.
+    pub(super) fn is_due(&self, now: Now, config: &Config) -> bool {
+        let is_old = |at: Now| now.moment.since(at.moment) >= config.window;
+        self.departed.oldest().is_some_and(is_old)
+            || self.levels.is_older(now.moment, config.window)
+            || self.accepted.is_some_and(|until| now.moment >= until)
+            || self.over(now).next().is_some()
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.held.is_empty() && self.departed.len() == 0 && self.levels.is_empty() && self.accepted.is_none()
+    }
+
+    /// The ids of what is held no longer.
+    pub(super) fn over(&self, now: Now) -> impl Iterator<Item = &Arc<str>> {
+        self.held.iter().filter(move |(_, entry)| entry.is_over(now)).map(|(id, _)| id)
+    }
+
+    /// The ids of some of what is held.
+    pub(super) fn held_at(&self, which: Which<'_>) -> impl Iterator<Item = &Arc<str>> {
+        let is_meant = move |entry: &Entry| match which {
+            Which::All => true,
+            Which::At(addresses) => {
+                let address = entry.vanished.instance.address();
+                addresses.iter().any(|it| **it == address)
+            }
+        };
+        self.held.iter().filter(move |(_, entry)| is_meant(entry)).map(|(id, _)| id)
+    }
+
+    /// Believes that it is gone.
+    pub(super) fn believe(&mut self, id: &str) -> Option<Outcome> {
+        let entry = self.take(id)?;
+        self.levels.lower(1);
+        Some(entry.vanished.gone())
+    }
+
+    /// Takes in what a probe of its address found.
+    pub(super) fn probed(&mut self, id: &str, found: Found) -> Option<Outcome> {
+        let probe = match found {
+            Found::Refused => return self.believe(id),
+            Found::Answering => Probe::Answering,
+            Found::Silent => Probe::Silent,
+        };
+        if self.held.get(id)?.held.probe == probe {
+            return None;
+        }
+        let mut entry = self.take(id)?;
+        (entry.held.probe, entry.held.passed_over) = (probe, probe == Probe::Silent && self.passes_over);
+        let listed = entry.listed();
+        self.put(entry);
+        Some(listed)
+    }
+
+    /// That it may be gone, since its address is registered otherwise.
+    pub(super) fn doubt(&mut self, id: &str, now: Now) {
+        if let Some(entry) = self.held.get_mut(id) {
+            entry.doubted.get_or_insert(now.moment);
+        }
+    }
+
+    /// Has silent ones passed over as long as half of all are well or more; those of which that is new. Else it may be the
+    /// probes that are at fault, and all are chosen.
+    pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
+        let passes_over = self.silent * 2 <= self.present + self.held.len();
+        if std::mem::replace(&mut self.passes_over, passes_over) == passes_over || self.silent == 0 {
+            return Vec::new();
+        }
+        let is_silent = |(_, entry): &(&Arc<str>, &Entry)| entry.held.probe == Probe::Silent;
+        let silent: Vec<Arc<str>> = self.held.iter().filter(is_silent).map(|(id, _)| id.clone()).collect();
+        let marked = silent.iter().filter_map(|id| {
+            let entry = self.held.get_mut(id)?;
+            entry.held.passed_over = passes_over;
+            Some(entry.listed())
+        });
+        marked.collect()
+    }
+
+    /// Holds what an earlier process held, until then; None: that is over.
+    pub(super) fn restore(&mut self, now: Now, config: &Config, id: Arc<str>, instance: Instance) -> Option<Outcome> {
+        let held = instance.held.as_deref()?.clone();
+        // A clock that was set back makes it no longer.
+        let left = Duration::from_millis(held.ends_at.saturating_sub(now.wall)).min(config.max_hold);
+        if left.is_zero() {
+            return None;
+        }
+        let (version, variant) = (instance.version.clone(), held.variant.clone());
+        let instance = Instance { held: None, ..instance };
+        let vanished = Vanished { id: id.clone(), version, instance, variant, is_lost: false };
+        let entry = Entry::new(Departed::new(vanished, now), config);
+        let held = Held { probe: Probe::Untried, passed_over: false, ..held };
+        let entry = Entry { held, expires: now.moment + left, ..entry };
+        let listed = entry.listed();
+        self.put(entry);
+        Some(listed)
+    }
+
+    fn hold(&mut self, departed: Departed, config: &Config) -> Outcome {
+        let entry = Entry::new(departed, config);
+        let listed = entry.listed();
+        self.put(entry);
+        listed
+    }
+
+    fn put(&mut self, entry: Entry) {
+        self.take(&entry.vanished.id);
+        let is_first = self.held.is_empty();
+        self.since = if is_first { entry.held.since } else { self.since.min(entry.held.since) };
+        self.ends_at = if is_first { entry.held.ends_at } else { self.ends_at.max(entry.held.ends_at) };
+        self.answering += usize::from(entry.held.probe == Probe::Answering);
+        self.silent += usize::from(entry.held.probe == Probe::Silent);
+        self.held.insert(entry.vanished.id.clone(), entry);
+    }
+
+    fn take(&mut self, id: &str) -> Option<Entry> {
+        let entry = self.held.remove(id)?;
+        self.answering -= usize::from(entry.held.probe == Probe::Answering);
+        self.silent -= usize::from(entry.held.probe == Probe::Silent);
+        Some(entry)
+    }
+}

@@ -1,0 +1,223 @@
+//! The prober: finds out which addresses still take connections, of instances that the guard holds; and tells the guard the
+//! time.
+//!
+//! A node names any host and port, so whoever writes below a registered root has every sidecar connect there. Clients do so
+//! anyway as long as the node is there; yet no sidecar must scan a network or flood a host for its sake. So it only connects
+//! and sends nothing, so many times a second in all, for a service and to a host; not to groups or to what the sidecar itself
+//! listens on; and not for longer than the guard holds anything.
+
+mod schedule;
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use roster_net::names::Names;
+use tokio::net::TcpStream;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use self::schedule::Schedule;
+use crate::guard::{Found, Now};
+use crate::metrics::Metrics;
+use crate::model::Revision;
+use crate::net::Address;
+use crate::store::Store;
+use crate::task::Stop;
+
+/// So many connections may be under way at once.
+const MAX_RUNNING: usize = 64;
+
+/// Of the addresses of a name so many are tried.
+const MAX_ADDRESSES: usize = 2;
+
+/// So many names are looked up at once.
+const MAX_LOOKUPS: usize = 8;
+
+/// How often what was found is reported, and what is due is begun.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where the sidecar itself listens: a connection there would take the place of a client's.
+#[derive(Debug, Default)]
+pub struct Own(Vec<u16>);
+
+impl Own {
+    pub fn of<'a>(addresses: impl Iterator<Item = &'a Address>) -> Self {
+        let ports = addresses.filter_map(|address| match address {
+            Address::Tcp(address) => address.rsplit_once(':')?.1.parse().ok(),
+            Address::Unix(_) => None,
+        });
+        Self(ports.collect())
+    }
+
+    /// Whether the address is one of this machine, and the port one of these.
+    fn has(&self, address: SocketAddr) -> bool {
+        self.0.contains(&address.port()) && UdpSocket::bind((address.ip().to_canonical(), 0)).is_ok()
+    }
+}
+
+/// What came of a part of a probe.
+enum Step {
+    /// What the name of its host means.
+    Resolved(Vec<SocketAddr>),
+    /// None: nothing can be said.
+    Found(Option<Found>),
+}
+
+struct Prober {
+    store: Arc<Store>,
+    own: Own,
+    names: Names,
+    within: Duration,
+    metrics: Arc<Metrics>,
+    schedule: Schedule,
+    running: FuturesUnordered<BoxFuture<'static, (Arc<str>, Step)>>,
+    found: Vec<(Arc<str>, Found)>,
+    /// The revision of which all is scheduled.
+    seen: Option<Revision>,
+}
+
+/// Probes what the guard holds, and lets its time pass, until the stop.
+pub async fn run(store: Arc<Store>, own: Own, metrics: Arc<Metrics>, stop: Stop) {
+    let config = store.snapshot().directory().guard().config().clone();
+    let mut prober = Prober {
+        own,
+        names: Names::new(MAX_LOOKUPS),
+        within: config.probe_timeout,
+        metrics,
+        schedule: Schedule::new(config, Instant::now()),
+        running: FuturesUnordered::new(),
+        found: Vec::new(),
+        seen: None,
+        store: store.clone(),
+    };
+    let revisions = store.subscribe_to_revisions();
+    let mut tick = interval(INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let is_idle = prober.running.is_empty() && store.snapshot().directory().guard().is_idle();
+        tokio::select! {
+            () = stop.requested() => return,
+            () = revisions.changed(), if is_idle => {}
+            Some((address, step)) = prober.running.next(), if !prober.running.is_empty() => prober.take(address, step),
+            _ = tick.tick(), if !is_idle => prober.work(),
+        }
+    }
+}
+
+impl Prober {
+    fn take(&mut self, address: Arc<str>, step: Step) {
+        let now = Instant::now();
+        match step {
+            Step::Resolved(addresses) => {
+                let usable = addresses.into_iter().filter(|it| is_usable(it.ip()) && !self.own.has(*it));
+                let usable: Vec<_> = usable.take(MAX_ADDRESSES).collect();
+                if usable.is_empty() {
+                    self.schedule.probed(&address, now);
+                } else if usable.iter().all(|it| self.schedule.admits(format!("={}", it.ip()), now)) {
+                    self.metrics.probes.add(usable.len() as u64);
+                    let within = self.within;
+                    self.running.push(async move { (address, Step::Found(probe(usable, within).await)) }.boxed());
+                } else {
+                    self.schedule.put_off(address, now);
+                }
+            }
+            Step::Found(found) => {
+                self.schedule.probed(&address, now);
+                self.found.extend(found.map(|found| (address, found)));
+            }
+        }
+    }
+
+    /// Reports what was found, lets time pass, and begins what is due.
+    fn work(&mut self) {
+        if !self.found.is_empty() {
+            let found = std::mem::take(&mut self.found);
+            self.store.guard(|guard, _| guard.probed(&found));
+        }
+        if self.store.snapshot().directory().guard().is_due(Now::read()) {
+            self.store.guard(|guard, now| guard.pass(now));
+        }
+        let (snapshot, now) = (self.store.snapshot(), Instant::now());
+        if self.seen.replace(snapshot.revision()) != Some(snapshot.revision()) {
+            self.schedule.set(snapshot.directory().guard().targets(), now);
+        }
+        while self.running.len() < MAX_RUNNING
+            && let Some((address, target)) = self.schedule.next(now)
+        {
+            let (names, within) = (self.names.clone(), self.within);
+            let look_up = async move {
+                let found = names.look_up(&target.address(), within).await;
+                match found {
+                    Ok(addresses) => (address, Step::Resolved(addresses)),
+                    // A name that nobody knows is not where a connection could be made.
+                    Err(_) => (address, Step::Found(Some(Found::Silent))),
+                }
+            };
+            self.running.push(look_up.boxed());
+        }
+    }
+}
+
+/// Whether one host may be there.
+fn is_usable(ip: IpAddr) -> bool {
+    let is_broadcast = matches!(ip.to_canonical(), IpAddr::V4(ip) if ip.is_broadcast());
+    !(ip.is_unspecified() || ip.to_canonical().is_multicast() || is_broadcast)
+}
+
+/// Connects to the first of these addresses that takes connections; it is refused if all of them refuse. None: it is this
+/// machine that cannot connect.
+async fn probe(addresses: Vec<SocketAddr>, within: Duration) -> Option<Found> {
+    let mut all_refuse = true;
+    for address in addresses {
+        match timeout(within, TcpStream::connect(address)).await {
+            // Where nobody listens, a socket of this machine may have met itself.
+            Ok(Ok(stream)) if stream.local_addr().ok() == stream.peer_addr().ok() => {}
+            Ok(Ok(_)) => return Some(Found::Answering),
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Ok(Err(error)) if !is_of_network(&error) => return None,
+            Ok(Err(_)) | Err(_) => all_refuse = false,
+        }
+    }
+    Some(if all_refuse { Found::Refused } else { Found::Silent })
+}
+
+/// Whether an error tells of the way there, and not of this machine.
+fn is_of_network(error: &io::Error) -> bool {
+    use ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn what_listens_answers_and_what_does_not_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let here = listener.local_addr().expect("an address");
+        let second = Duration::from_secs(1);
+        assert_eq!(probe(vec![here], second).await, Some(Found::Answering));
+        drop(listener);
+        assert_eq!(probe(vec![here], second).await, Some(Found::Refused));
+        let full = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+        assert_eq!(probe(vec![full, here], second).await, Some(Found::Refused));
+    }
+
+    #[test]
+    fn nobody_connects_to_a_group_or_to_the_sidecar_itself() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for text in ["0.0.0.0", "::", "224.0.0.1", "::ffff:224.0.0.1", "ff02::1", "255.255.255.255"] {
+            assert!(!is_usable(ip(text)), "{text}");
+        }
+        assert!(is_usable(ip("10.0.0.5")) && is_usable(ip("::1")));
+        let own = Own::of([Address::Tcp("127.0.0.1:9090".into()), Address::Unix("/run/x".into())].iter());
+        let has = |text: &str| own.has(text.parse().expect("an address"));
+        assert!(has("127.0.0.1:9090") && has("127.0.0.2:9090") && has("[::ffff:127.0.0.1]:9090"));
+        assert!(!has("127.0.0.1:9091") && !has("192.0.2.1:9090"));
+    }
+}

@@ -1,0 +1,252 @@
+//! The schedule: which address is probed when, so that neither a service nor a host is probed more often than it may be, and
+//! none keeps others from being probed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::guard::{Config, Target};
+use crate::task::{around, random_part};
+
+/// So many connections are begun to one host in a second.
+const MAX_PER_HOST: usize = 5;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What is to be probed, and when.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    config: Config,
+    known: HashMap<Arc<str>, Known>,
+    /// When each is due,
+    later: BTreeSet<(Instant, Arc<str>)>,
+    /// and by service those that are.
+    due: BTreeMap<Arc<str>, VecDeque<Arc<str>>>,
+    /// The service that had its turn last.
+    last: Option<Arc<str>>,
+    in_all: Rate,
+    of_services: HashMap<Arc<str>, Rate>,
+    of_hosts: HashMap<String, Rate>,
+    round: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    service: Arc<str>,
+    target: Target,
+    /// The last round in which it was to be probed.
+    round: u64,
+}
+
+/// How often something was done within a second.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    since: Instant,
+    count: usize,
+}
+
+impl Rate {
+    fn new(since: Instant) -> Self {
+        Self { since, count: 0 }
+    }
+
+    /// Whether it was done so often, or more.
+    fn is_full(&mut self, now: Instant, most: usize) -> bool {
+        if now.saturating_duration_since(self.since) >= SECOND {
+            *self = Self::new(now);
+        }
+        self.count >= most
+    }
+
+    /// Whether it may be done once more.
+    fn take(&mut self, now: Instant, most: usize) -> bool {
+        let may = !self.is_full(now, most);
+        self.count += usize::from(may);
+        may
+    }
+}
+
+impl Schedule {
+    pub(super) fn new(config: Config, now: Instant) -> Self {
+        Self {
+            config,
+            known: HashMap::new(),
+            later: BTreeSet::new(),
+            due: BTreeMap::new(),
+            last: None,
+            in_all: Rate::new(now),
+            of_services: HashMap::new(),
+            of_hosts: HashMap::new(),
+            round: 0,
+        }
+    }
+
+    /// Makes these what is to be probed: each address with a service. New ones are due within a second, at random: many
+    /// sidecars find at the same moment that they are gone.
+    pub(super) fn set<'a>(
+        &mut self,
+        targets: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>, &'a Target)>,
+        now: Instant,
+    ) {
+        self.round += 1;
+        for (address, service, target) in targets {
+            let round = self.round;
+            match self.known.get_mut(address) {
+                Some(known) => known.round = round,
+                None => {
+                    let known = Known { service: service.clone(), target: target.clone(), round };
+                    self.known.insert(address.clone(), known);
+                    self.later.insert((now + random_part(SECOND), address.clone()));
+                }
+            }
+        }
+        self.known.retain(|_, known| known.round == self.round);
+        if self.known.is_empty() {
+            (self.later, self.due) = Default::default();
+        }
+        self.of_services.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
+        self.of_hosts.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
+    }
+
+    /// The address that is probed next, now.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(Arc<str>, Target)> {
+        while let Some((at, address)) = self.later.pop_first() {
+            if at > now {
+                self.later.insert((at, address));
+                break;
+            }
+            if let Some(known) = self.known.get(&address) {
+                self.due.entry(known.service.clone()).or_default().push_back(address);
+            }
+        }
+        for _ in 0..self.due.len() {
+            if self.in_all.is_full(now, self.config.probes) {
+                return None;
+            }
+            let service = self.next_service()?;
+            self.last = Some(service.clone());
+            if let Some(next) = self.next_of(&service, now) {
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    /// The address was probed.
+    pub(super) fn probed(&mut self, address: &Arc<str>, now: Instant) {
+        if self.known.contains_key(address) {
+            self.later.insert((now + around(self.config.probe_interval), address.clone()));
+        }
+    }
+
+    /// The address waits, since its host was probed enough.
+    pub(super) fn put_off(&mut self, address: Arc<str>, now: Instant) {
+        self.later.insert((now + around(SECOND), address));
+    }
+
+    /// Whether another connection to a host may be begun: its name may be one of many.
+    pub(super) fn admits(&mut self, host: String, now: Instant) -> bool {
+        self.of_hosts.entry(host).or_insert_with(|| Rate::new(now)).take(now, MAX_PER_HOST)
+    }
+
+    /// The one that is due after the last.
+    fn next_service(&self) -> Option<Arc<str>> {
+        let after = self.last.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.due.range::<Arc<str>, _>((after, Bound::Unbounded)).next();
+        next.or_else(|| self.due.first_key_value()).map(|(service, _)| service.clone())
+    }
+
+    fn next_of(&mut self, service: &Arc<str>, now: Instant) -> Option<(Arc<str>, Target)> {
+        let of_service = self.of_services.entry(service.clone()).or_insert_with(|| Rate::new(now));
+        if of_service.is_full(now, self.config.probes_per_service) {
+            return None;
+        }
+        let mut due = self.due.remove(service)?;
+        let mut found = None;
+        while let Some(address) = due.pop_front() {
+            let Some(Known { target, .. }) = self.known.get(&address) else { continue };
+            let target = target.clone();
+            if !self.admits(target.host.clone(), now) {
+                self.put_off(address, now);
+                continue;
+            }
+            found = Some((address, target));
+            break;
+        }
+        if !due.is_empty() {
+            self.due.insert(service.clone(), due);
+        }
+        if found.is_some() {
+            self.in_all.count += 1;
+            self.of_services.entry(service.clone()).and_modify(|rate| rate.count += 1);
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service, and so many addresses of it.
+    fn targets(service: &str, count: usize, host: impl Fn(usize) -> String) -> Vec<(Arc<str>, Arc<str>, Target)> {
+        let target = |number| {
+            let target = Target { host: host(number), port: number as u16 + 1 };
+            (target.address().into(), Arc::from(service), target)
+        };
+        (0..count).map(target).collect()
+    }
+
+    fn set(schedule: &mut Schedule, all: &[(Arc<str>, Arc<str>, Target)], now: Instant) {
+        schedule.set(all.iter().map(|(address, service, target)| (address, service, target)), now);
+    }
+
+    /// How many of each service begin in a second, looked at each 100 ms.
+    fn second(schedule: &mut Schedule, from: Instant) -> BTreeMap<Arc<str>, usize> {
+        let mut begun = BTreeMap::new();
+        for step in 0..10 {
+            let now = from + SECOND / 10 * step;
+            while let Some((address, _)) = schedule.next(now) {
+                *begun.entry(schedule.known[&address].service.clone()).or_default() += 1;
+                schedule.probed(&address, now);
+            }
+        }
+        begun
+    }
+
+    #[test]
+    fn neither_a_service_nor_all_together_nor_a_host_is_probed_more_than_it_may_be() {
+        let start = Instant::now();
+        let config = Config { probes: 100, probes_per_service: 60, ..Config::default() };
+        let mut schedule = Schedule::new(config, start);
+        let mut all = targets("large", 10_000, |number| format!("10.0.{}.{}", number / 250, number % 250));
+        all.extend(targets("small", 30, |number| format!("10.1.0.{number}")));
+        set(&mut schedule, &all, start);
+        let begun = second(&mut schedule, start + SECOND);
+        assert_eq!((begun["large"], begun["small"]), (60, 30), "the small one waits for none");
+        assert_eq!(second(&mut schedule, start + SECOND * 2)["large"], 60);
+
+        let mut schedule = Schedule::new(Config::default(), start);
+        set(&mut schedule, &targets("scan", 1_000, |_| "10.0.0.1".into()), start);
+        assert_eq!(second(&mut schedule, start + SECOND)["scan"], MAX_PER_HOST);
+        let mut schedule = Schedule::new(Config { probes: 0, ..Config::default() }, start);
+        set(&mut schedule, &all, start);
+        assert_eq!(second(&mut schedule, start + SECOND), BTreeMap::new());
+    }
+
+    #[test]
+    fn each_is_probed_again_after_a_while_and_not_once_it_is_held_no_longer() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(Config::default(), start);
+        let all = targets("web", 5, |number| format!("h{number}"));
+        set(&mut schedule, &all, start);
+        assert_eq!(second(&mut schedule, start + SECOND)["web"], 5);
+        set(&mut schedule, &all[..2], start + SECOND * 2);
+        assert_eq!(second(&mut schedule, start + SECOND * 2), BTreeMap::new());
+        assert_eq!(second(&mut schedule, start + SECOND * 17)["web"], 2);
+        set(&mut schedule, &[], start + SECOND * 18);
+        assert_eq!((schedule.later.len(), schedule.due.len(), schedule.known.len()), (0, 0, 0));
+        assert_eq!((schedule.of_hosts.len(), schedule.of_services.len()), (0, 0));
+    }
+}

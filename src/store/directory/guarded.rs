@@ -1,0 +1,166 @@
+//! What the guard has the directory list and withdraw.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use semver::Version;
+
+use super::Directory;
+use crate::format::Config;
+use crate::guard::{Effect, Guard, Now, Observed, Vanished, probed_at};
+use crate::model::{Instance, NodePath, Record};
+use crate::store::Feed;
+use crate::store::instances::{NODE_MARK, Provider, count_of_held};
+
+/// What becomes of the instances of one service in the revision that is being made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pending {
+    /// By id, those that no node registers any more, and that are still listed. With the address of each.
+    vanished: BTreeMap<Arc<str>, (Vanished, Arc<str>)>,
+    /// By id, those that none registered before: the version, and the address at which it would be probed.
+    came: BTreeMap<Arc<str>, (Version, Arc<str>)>,
+}
+
+impl Directory {
+    /// This, an empty one, with what the guard is told of in the configuration.
+    pub(in crate::store) fn guarded_by(self, guard: Guard) -> Self {
+        Self { guard, ..self }
+    }
+
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// How many instances of a service nodes register.
+    pub fn count_of_registered(&self, service: &str) -> usize {
+        let Some(instances) = self.instances_of(service) else { return 0 };
+        instances.values().map(|set| set.count_of_registered()).sum::<usize>() - count_of_held(instances)
+    }
+
+    /// Has the guard do something; how many instances that concerns.
+    pub(in crate::store) fn guard_with(&mut self, now: Now, act: impl FnOnce(&mut Guard, Now) -> Vec<Effect>) -> usize {
+        let protected: Vec<Arc<str>> = self.guard.protected().cloned().collect();
+        let effects = act(&mut self.guard, now);
+        let count = effects.len();
+        self.carry_out(effects);
+        for service in protected.iter().filter(|service| self.guard.held_of(service) == 0) {
+            tracing::info!(%service, "nothing of the service is held any more");
+        }
+        count
+    }
+
+    /// That no node registers a provider any more. What becomes of it is decided when the revision is whole.
+    pub(super) fn vanish(&mut self, service: &Arc<str>, version: &Version, Provider { id, instances, .. }: &Provider) {
+        let Some((instance, first)) = instances.first().and_then(|it| Some((it, it.endpoints.first()?))) else {
+            return self.withdraw(id, service, version);
+        };
+        let address: Arc<str> = first.address().into();
+        let variant = id.strip_prefix(NODE_MARK).and_then(|id| id.strip_prefix(&*address)).unwrap_or_default();
+        let (id, version, instance, variant) = (id.clone(), version.clone(), instance.clone(), variant.into());
+        let vanished = Vanished { id: id.clone(), version, instance, variant, is_lost: false };
+        let pending = self.pending.entry(service.clone()).or_default();
+        pending.came.remove(&id);
+        pending.vanished.insert(id, (vanished, address));
+    }
+
+    /// That nodes register a provider which none registered before.
+    pub(super) fn appear(&mut self, service: &Arc<str>, version: &Version, provider: &Provider) {
+        let pending = self.pending.entry(service.clone()).or_default();
+        let Some((vanished, _)) = pending.vanished.remove(&provider.id) else {
+            let address = provider.instances.first().map_or_else(|| "".into(), probed_at);
+            pending.came.insert(provider.id.clone(), (version.clone(), address));
+            return;
+        };
+        // It moved from one node to another.
+        if vanished.version != *version {
+            self.withdraw(&vanished.id, service, &vanished.version);
+        }
+    }
+
+    /// Has the guard decide what becomes of all that vanished in this revision. Of a feed at which nobody looked until now, most
+    /// of a root may have been lost.
+    pub(in crate::store) fn settle(&mut self, now: Now, feeds: &[Arc<Feed>], unseen: Option<usize>) {
+        let pending = std::mem::take(&mut self.pending);
+        let has_vanished = pending.values().any(|pending| !pending.vanished.is_empty());
+        if !has_vanished && self.guard.is_idle() {
+            return;
+        }
+        let lost = unseen.filter(|_| has_vanished).map(|feed| self.lost_roots(feeds[feed].services(), &pending));
+        let is_lost = |vanished: &Vanished| {
+            path_of(&vanished.instance).is_some_and(|path| lost.iter().flatten().any(|root| path.is_under(root)))
+        };
+        let (mut batch, mut unprotected) = (HashMap::new(), Vec::new());
+        for (service, Pending { vanished, came }) in pending {
+            let present = self.count_of_registered(&service).saturating_sub(vanished.len());
+            // Where its address is registered in another version or group, it has only become another.
+            let is_loss = |(vanished, address): &(Vanished, Arc<str>)| {
+                is_guarded(feeds, &vanished.instance) && !self.registrations.is_claimed(&service, address)
+            };
+            let (vanished, moved): (Vec<_>, Vec<_>) = vanished.into_values().partition(is_loss);
+            for (vanished, _) in &moved {
+                self.withdraw(&vanished.id, &service, &vanished.version);
+            }
+            let vanished = vanished.into_iter().map(|(it, _)| Vanished { is_lost: is_lost(&it), ..it }).collect();
+            let came = came.into_iter().map(|(id, (version, address))| (id, version, address)).collect();
+            if self.guard.held_of(&service) == 0 {
+                unprotected.push((service.clone(), present));
+            }
+            batch.insert(service, Observed { vanished, moved: moved.len(), came, present });
+        }
+        let effects = self.guard.observe(now, batch);
+        self.carry_out(effects);
+        for (service, registered) in unprotected {
+            let held = self.guard.held_of(&service);
+            if held > 0 {
+                tracing::warn!(%service, held, registered, "too much of the service vanished at once; it is held");
+            }
+        }
+    }
+
+    /// Holds on to what an earlier process held, of what is still registered so.
+    pub(in crate::store) fn hold_again(&mut self, now: Now, feeds: &[Arc<Feed>], instance: Instance) {
+        let Some((first, held)) = instance.endpoints.first().zip(instance.held.as_deref()) else { return };
+        let address: Arc<str> = first.address().into();
+        if !is_guarded(feeds, &instance) || self.registrations.is_claimed(&instance.service, &address) {
+            return;
+        }
+        let id = format!("{NODE_MARK}{address}{}", held.variant).into();
+        let present = self.count_of_registered(&instance.service);
+        let effects = self.guard.restore(now, id, instance, present);
+        self.carry_out(effects);
+    }
+
+    /// The roots of which more than half of what registers instances has vanished.
+    fn lost_roots<'c>(&self, configs: &'c [Config], pending: &HashMap<Arc<str>, Pending>) -> Vec<&'c NodePath> {
+        let vanished = pending.values().flat_map(|pending| pending.vanished.values());
+        let gone: HashSet<&NodePath> = vanished.filter_map(|(vanished, _)| path_of(&vanished.instance)).collect();
+        let is_lost = |root: &&NodePath| {
+            let gone = gone.iter().filter(|path| path.is_under(root)).count();
+            self.registrations.count_below(root, gone) < gone
+        };
+        configs.iter().map(|config| &config.root).filter(is_lost).collect()
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for Effect { service, version, id, instance } in effects {
+            match instance {
+                Some(instance) => self.list(&id, service, version, [instance].into()),
+                None => self.withdraw(&id, &service, &version),
+            }
+        }
+    }
+}
+
+/// Whether the guard is for an instance, by where it is registered.
+fn is_guarded(feeds: &[Arc<Feed>], instance: &Instance) -> bool {
+    let mut configs = feeds.iter().flat_map(|feed| feed.services());
+    path_of(instance).is_some_and(|path| configs.any(|config| config.guard && path.is_under(&config.root)))
+}
+
+/// The path of the node by which an instance is known.
+fn path_of(instance: &Instance) -> Option<&NodePath> {
+    instance.provenance.iter().find_map(|it| match &it.record {
+        Record::Node(path) => Some(path),
+        Record::Master(_) => None,
+    })
+}
