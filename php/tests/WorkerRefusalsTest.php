@@ -41,6 +41,7 @@ final class WorkerRefusalsTest extends TestCase
             static fn () => Worker::fromEnvironment(),
             static fn () => $worker->send('x'),
             static fn () => $worker->broadcast('x'),
+            static fn () => $worker->listen('tcp://127.0.0.1:1'),
             static fn () => $worker->offer('', new \stdClass()),
             static fn () => $worker->offer('a', new \stdClass(), ['a' => static fn () => 1]),
             static fn () => $worker->offer('a', new \stdClass(), ['a' => str_repeat('x', 20_000)]),

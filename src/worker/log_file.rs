@@ -155,7 +155,8 @@ async fn write_all(
             batch.insert_str(0, &line("warning", &worker, &text));
         }
         let written = spawn_blocking(move || {
-            let written = writer.write(batch.as_bytes());
+            // Whose a folder is, a server may be asked for.
+            let written = writer.write(batch.as_bytes()).map_err(|error| why(&writer.path, &error));
             (writer, batch, written)
         });
         // It never panics.
@@ -163,7 +164,7 @@ async fn write_all(
         writer = used;
         state.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         state.is_stuck.store(written.is_err(), Ordering::Relaxed);
-        let Err(error) = written else {
+        let Err(why) = written else {
             if told.take().is_some() {
                 tracing::info!(worker, log = %writer.path.display(), "the log of a worker is written again");
             }
@@ -172,7 +173,6 @@ async fn write_all(
         let lines = batch.lines().count() as u64;
         state.leave_out(lines - u64::from(untold > 0));
         state.untold.fetch_add(untold, Ordering::Relaxed);
-        let why = why(&writer.path, &error);
         if told.as_ref() != Some(&why) {
             let log = writer.path.display();
             tracing::error!(worker, %log, why, "cannot write the log of a worker, and leaves out what it prints meanwhile");

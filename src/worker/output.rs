@@ -171,6 +171,7 @@ impl Output {
         let level = LEVELS.into_iter().find(|known| *known == level).unwrap_or("info");
         let (message, context) = (filled_in(message, context), cut(context, MAX_LINE_BYTES));
         match &self.file {
+            Some(file) if matches!(context, "" | "null" | "[]" | "{}") => file.write(level, worker, pid, &message),
             Some(file) => file.write(level, worker, pid, &format!("{message} {context}")),
             None => tell(level, worker, pid, Detail { context: Some(context), stream: None }, &message),
         }

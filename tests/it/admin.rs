@@ -197,7 +197,8 @@ fn the_alerts_are_of_metrics_that_there_are() {
     let output = Command::new("promtool").args(["check", "rules", rules]).output().expect("promtool");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
-    let worker = "[[worker]]\nname = \"web\"\ncommand = [\"sleep\", \"1000\"]\n";
+    let log = roster.folder().join("web.log");
+    let worker = format!("[[worker]]\nname = \"web\"\ncommand = [\"sleep\", \"1000\"]\nlog = {log:?}\n");
     roster.configure("[register]", &format!("{LISTEN}{worker}[register]"));
     roster.run();
     roster.becomes("live");

@@ -1130,7 +1130,7 @@ foreach (['tcp://127.0.0.1:PORT', 'unix://FOLDER/asked.sock'] as $address) {
         $connection && fwrite($connection, (string) getmypid());
     });
 }
-foreach (['tcp://0.0.0.0:PORT', 'unix://FOLDER/other.sock', 'nothing'] as $address) {
+foreach (['tcp://0.0.0.0:PORT', 'unix://FOLDER/other.sock', 'nothing', str_repeat('x', 513)] as $address) {
     try {
         $worker->listen($address);
         echo "wrong: $address\n";

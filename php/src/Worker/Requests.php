@@ -15,6 +15,7 @@ use Roster\Quiet;
  */
 final class Requests
 {
+    private const MAX_ADDRESS_BYTES = 512;
     private const MAX_ANSWER_BYTES = 4 << 10;
     private const TIMEOUT_SECONDS = 10;
 
@@ -29,8 +30,8 @@ final class Requests
     /** @return resource which does not block */
     public function listen(string $address): mixed
     {
-        if (str_contains($address, "\n")) {
-            throw new InvalidRequest('address', 'it has more than one line');
+        if (str_contains($address, "\n") || strlen($address) > self::MAX_ADDRESS_BYTES) {
+            throw new InvalidRequest('address', 'it is no line of at most ' . self::MAX_ADDRESS_BYTES . ' bytes');
         }
         $sent = Quiet::run(fn () => socket_send($this->socket, "$address\n", strlen($address) + 1, MSG_DONTWAIT));
         if ($sent === false || Loop::select([$this->stream], [], self::TIMEOUT_SECONDS) === []) {
