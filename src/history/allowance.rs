@@ -45,6 +45,11 @@ impl Allowances {
         of.is_none_or(|of| of.allows(now)) && self.all.allows(now)
     }
 
+    /// Whether there is something that is not told yet.
+    pub(super) fn have_omitted(&self) -> bool {
+        self.services.values().chain([&self.all]).any(|of| of.since.is_some())
+    }
+
     /// How many entries were not made of which service (empty: of many), where that is due to be told; in the end, all.
     /// Forgets services that have all that they may have.
     pub(super) fn take_omitted(&mut self, now: Instant, is_last: bool) -> Vec<(String, u64)> {

@@ -219,7 +219,7 @@ impl Recorder {
             }
             tokio::select! {
                 () = revisions.changed() => {}
-                () = sleep(LOOK_INTERVAL) => {}
+                () = sleep(LOOK_INTERVAL), if self.allowances.have_omitted() => {}
                 () = stop.requested() => is_last = true,
             }
         }
