@@ -824,6 +824,59 @@ struct CommandReply {
   2: optional i32 passed
 }
 
+struct GuardQuery {
+  /** Only this service. */
+  1: optional string serviceName
+  /** At most this many. Absent, or 0: as many as a page may hold. */
+  2: optional i32 limit
+  /** The `cursor` of the page before. */
+  3: optional string cursor
+}
+
+/** A service of which instances are held, or of which all are let go that vanish. */
+struct GuardedService {
+  1: required string name
+  /** How many instances nodes register, */
+  2: required i32 registered
+  /** how many are held beside these, and of those, how many answer and how many are silent. */
+  3: required i32 held
+  4: required i32 answering
+  5: required i32 silent
+  /** Since when some are held, and until when at most, ms since 1970; absent: none are. */
+  6: optional i64 since
+  7: optional i64 endsAt
+  /** For how much longer all are let go that vanish; absent: they are not. */
+  8: optional i64 acceptedMs
+}
+
+struct GuardReply {
+  /** In the order of their names. */
+  1: required list<GuardedService> services
+  /** Where the next page begins; absent on the last page. */
+  2: optional string cursor
+}
+
+enum GuardAction {
+  /** Let go what is held. */
+  RELEASE = 1,
+  /** The same; and whatever vanishes for a time is gone at once. */
+  ACCEPT = 2
+}
+
+struct GuardControl {
+  1: required string serviceName
+  2: required GuardAction action
+  /** Of RELEASE: only the instances at these, each as `host:port`; at most 1,024. Absent, or empty: all. */
+  3: optional list<string> addresses
+  /** Of ACCEPT: for how long, at most a day. Absent: only what is held now. */
+  4: optional i64 forMs
+}
+
+struct GuardControlReply {
+  /** How many instances were let go. */
+  1: required i32 released
+}
+
 struct StatsRequest {
 }
 
@@ -1437,4 +1490,11 @@ service Roster {
    * and tells of it. For clients that may read all services and watch.
    */
   WorkersWatchReply watchWorkers(1: WatchWorkersRequest request) throws (4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /** The services of which the guard holds instances, in pages. */
+  GuardReply guarded(1: GuardQuery request) throws (4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /** Has the guard let go what it holds. For administrators. */
+  GuardControlReply controlGuard(1: GuardControl request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
 }

@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size255 = 0;
-                        $_etype258 = 0;
-                        $xfer += $input->readListBegin($_etype258, $_size255);
-                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
-                            $elem260 = null;
-                            $xfer += $input->readI64($elem260);
-                            $this->histogram []= $elem260;
+                        $_size269 = 0;
+                        $_etype272 = 0;
+                        $xfer += $input->readListBegin($_etype272, $_size269);
+                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
+                            $elem274 = null;
+                            $xfer += $input->readI64($elem274);
+                            $this->histogram []= $elem274;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter261) {
-                $xfer += $output->writeI64($iter261);
+            foreach ($this->histogram as $iter275) {
+                $xfer += $output->writeI64($iter275);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

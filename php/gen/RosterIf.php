@@ -462,4 +462,23 @@ interface RosterIf
      * @throws \Roster\Thrift\AccessDenied
      */
     public function watchWorkers(\Roster\Thrift\WatchWorkersRequest $request);
+    /**
+     * The services of which the guard holds instances, in pages.
+     * 
+     * @param \Roster\Thrift\GuardQuery $request
+     * @return \Roster\Thrift\GuardReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function guarded(\Roster\Thrift\GuardQuery $request);
+    /**
+     * Has the guard let go what it holds. For administrators.
+     * 
+     * @param \Roster\Thrift\GuardControl $request
+     * @return \Roster\Thrift\GuardControlReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function controlGuard(\Roster\Thrift\GuardControl $request);
 }

@@ -286,13 +286,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size269 = 0;
-                        $_etype272 = 0;
-                        $xfer += $input->readListBegin($_etype272, $_size269);
-                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
-                            $elem274 = null;
-                            $xfer += $input->readString($elem274);
-                            $this->roots []= $elem274;
+                        $_size283 = 0;
+                        $_etype286 = 0;
+                        $xfer += $input->readListBegin($_etype286, $_size283);
+                        for ($_i287 = 0; $_i287 < $_size283; ++$_i287) {
+                            $elem288 = null;
+                            $xfer += $input->readString($elem288);
+                            $this->roots []= $elem288;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -358,13 +358,13 @@ class SourceStatus
                 case 14:
                     if ($ftype == TType::LST) {
                         $this->supplies = array();
-                        $_size275 = 0;
-                        $_etype278 = 0;
-                        $xfer += $input->readListBegin($_etype278, $_size275);
-                        for ($_i279 = 0; $_i279 < $_size275; ++$_i279) {
-                            $elem280 = null;
-                            $xfer += $input->readI32($elem280);
-                            $this->supplies []= $elem280;
+                        $_size289 = 0;
+                        $_etype292 = 0;
+                        $xfer += $input->readListBegin($_etype292, $_size289);
+                        for ($_i293 = 0; $_i293 < $_size289; ++$_i293) {
+                            $elem294 = null;
+                            $xfer += $input->readI32($elem294);
+                            $this->supplies []= $elem294;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -411,8 +411,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter281) {
-                $xfer += $output->writeString($iter281);
+            foreach ($this->roots as $iter295) {
+                $xfer += $output->writeString($iter295);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -463,8 +463,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('supplies', TType::LST, 14);
             $output->writeListBegin(TType::I32, count($this->supplies));
-            foreach ($this->supplies as $iter282) {
-                $xfer += $output->writeI32($iter282);
+            foreach ($this->supplies as $iter296) {
+                $xfer += $output->writeI32($iter296);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

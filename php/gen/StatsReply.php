@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size262 = 0;
-                        $_etype265 = 0;
-                        $xfer += $input->readListBegin($_etype265, $_size262);
-                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
-                            $elem267 = null;
-                            $elem267 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem267->read($input);
-                            $this->methods []= $elem267;
+                        $_size276 = 0;
+                        $_etype279 = 0;
+                        $xfer += $input->readListBegin($_etype279, $_size276);
+                        for ($_i280 = 0; $_i280 < $_size276; ++$_i280) {
+                            $elem281 = null;
+                            $elem281 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem281->read($input);
+                            $this->methods []= $elem281;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter268) {
-                $xfer += $iter268->write($output);
+            foreach ($this->methods as $iter282) {
+                $xfer += $iter282->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

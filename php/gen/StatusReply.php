@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size332 = 0;
-                        $_etype335 = 0;
-                        $xfer += $input->readListBegin($_etype335, $_size332);
-                        for ($_i336 = 0; $_i336 < $_size332; ++$_i336) {
-                            $elem337 = null;
-                            $elem337 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem337->read($input);
-                            $this->sources []= $elem337;
+                        $_size346 = 0;
+                        $_etype349 = 0;
+                        $xfer += $input->readListBegin($_etype349, $_size346);
+                        for ($_i350 = 0; $_i350 < $_size346; ++$_i350) {
+                            $elem351 = null;
+                            $elem351 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem351->read($input);
+                            $this->sources []= $elem351;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,16 +295,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size338 = 0;
-                        $_ktype339 = 0;
-                        $_vtype340 = 0;
-                        $xfer += $input->readMapBegin($_ktype339, $_vtype340, $_size338);
-                        for ($_i342 = 0; $_i342 < $_size338; ++$_i342) {
-                            $key343 = '';
-                            $val344 = 0;
-                            $xfer += $input->readString($key343);
-                            $xfer += $input->readI64($val344);
-                            $this->counters[$key343] = $val344;
+                        $_size352 = 0;
+                        $_ktype353 = 0;
+                        $_vtype354 = 0;
+                        $xfer += $input->readMapBegin($_ktype353, $_vtype354, $_size352);
+                        for ($_i356 = 0; $_i356 < $_size352; ++$_i356) {
+                            $key357 = '';
+                            $val358 = 0;
+                            $xfer += $input->readString($key357);
+                            $xfer += $input->readI64($val358);
+                            $this->counters[$key357] = $val358;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -314,16 +314,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size345 = 0;
-                        $_ktype346 = 0;
-                        $_vtype347 = 0;
-                        $xfer += $input->readMapBegin($_ktype346, $_vtype347, $_size345);
-                        for ($_i349 = 0; $_i349 < $_size345; ++$_i349) {
-                            $key350 = '';
-                            $val351 = 0;
-                            $xfer += $input->readString($key350);
-                            $xfer += $input->readI64($val351);
-                            $this->limits[$key350] = $val351;
+                        $_size359 = 0;
+                        $_ktype360 = 0;
+                        $_vtype361 = 0;
+                        $xfer += $input->readMapBegin($_ktype360, $_vtype361, $_size359);
+                        for ($_i363 = 0; $_i363 < $_size359; ++$_i363) {
+                            $key364 = '';
+                            $val365 = 0;
+                            $xfer += $input->readString($key364);
+                            $xfer += $input->readI64($val365);
+                            $this->limits[$key364] = $val365;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size352 = 0;
-                        $_etype355 = 0;
-                        $xfer += $input->readListBegin($_etype355, $_size352);
-                        for ($_i356 = 0; $_i356 < $_size352; ++$_i356) {
-                            $elem357 = null;
-                            $xfer += $input->readString($elem357);
-                            $this->portsTaken []= $elem357;
+                        $_size366 = 0;
+                        $_etype369 = 0;
+                        $xfer += $input->readListBegin($_etype369, $_size366);
+                        for ($_i370 = 0; $_i370 < $_size366; ++$_i370) {
+                            $elem371 = null;
+                            $xfer += $input->readString($elem371);
+                            $this->portsTaken []= $elem371;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size358 = 0;
-                        $_etype361 = 0;
-                        $xfer += $input->readSetBegin($_etype361, $_size358);
-                        for ($_i362 = 0; $_i362 < $_size358; ++$_i362) {
-                            $elem363 = null;
-                            $xfer += $input->readString($elem363);
-                            $this->capabilities[$elem363] = true;
+                        $_size372 = 0;
+                        $_etype375 = 0;
+                        $xfer += $input->readSetBegin($_etype375, $_size372);
+                        for ($_i376 = 0; $_i376 < $_size372; ++$_i376) {
+                            $elem377 = null;
+                            $xfer += $input->readString($elem377);
+                            $this->capabilities[$elem377] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size364 = 0;
-                        $_ktype365 = 0;
-                        $_vtype366 = 0;
-                        $xfer += $input->readMapBegin($_ktype365, $_vtype366, $_size364);
-                        for ($_i368 = 0; $_i368 < $_size364; ++$_i368) {
-                            $key369 = 0;
-                            $val370 = 0;
-                            $xfer += $input->readI32($key369);
-                            $xfer += $input->readI32($val370);
-                            $this->workers[$key369] = $val370;
+                        $_size378 = 0;
+                        $_ktype379 = 0;
+                        $_vtype380 = 0;
+                        $xfer += $input->readMapBegin($_ktype379, $_vtype380, $_size378);
+                        for ($_i382 = 0; $_i382 < $_size378; ++$_i382) {
+                            $key383 = 0;
+                            $val384 = 0;
+                            $xfer += $input->readI32($key383);
+                            $xfer += $input->readI32($val384);
+                            $this->workers[$key383] = $val384;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter371) {
-                $xfer += $iter371->write($output);
+            foreach ($this->sources as $iter385) {
+                $xfer += $iter385->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter372 => $viter373) {
-                $xfer += $output->writeString($kiter372);
-                $xfer += $output->writeI64($viter373);
+            foreach ($this->counters as $kiter386 => $viter387) {
+                $xfer += $output->writeString($kiter386);
+                $xfer += $output->writeI64($viter387);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter374 => $viter375) {
-                $xfer += $output->writeString($kiter374);
-                $xfer += $output->writeI64($viter375);
+            foreach ($this->limits as $kiter388 => $viter389) {
+                $xfer += $output->writeString($kiter388);
+                $xfer += $output->writeI64($viter389);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter376) {
-                $xfer += $output->writeString($iter376);
+            foreach ($this->portsTaken as $iter390) {
+                $xfer += $output->writeString($iter390);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter377 => $iter378) {
-                $xfer += $output->writeString($iter377);
+            foreach ($this->capabilities as $iter391 => $iter392) {
+                $xfer += $output->writeString($iter391);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter379 => $viter380) {
-                $xfer += $output->writeI32($kiter379);
-                $xfer += $output->writeI32($viter380);
+            foreach ($this->workers as $kiter393 => $viter394) {
+                $xfer += $output->writeI32($kiter393);
+                $xfer += $output->writeI32($viter394);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -307,13 +307,13 @@ class Worker
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->retiring = array();
-                        $_size283 = 0;
-                        $_etype286 = 0;
-                        $xfer += $input->readListBegin($_etype286, $_size283);
-                        for ($_i287 = 0; $_i287 < $_size283; ++$_i287) {
-                            $elem288 = null;
-                            $xfer += $input->readI32($elem288);
-                            $this->retiring []= $elem288;
+                        $_size297 = 0;
+                        $_etype300 = 0;
+                        $xfer += $input->readListBegin($_etype300, $_size297);
+                        for ($_i301 = 0; $_i301 < $_size297; ++$_i301) {
+                            $elem302 = null;
+                            $xfer += $input->readI32($elem302);
+                            $this->retiring []= $elem302;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -415,8 +415,8 @@ class Worker
             }
             $xfer += $output->writeFieldBegin('retiring', TType::LST, 9);
             $output->writeListBegin(TType::I32, count($this->retiring));
-            foreach ($this->retiring as $iter289) {
-                $xfer += $output->writeI32($iter289);
+            foreach ($this->retiring as $iter303) {
+                $xfer += $output->writeI32($iter303);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

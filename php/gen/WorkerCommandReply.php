@@ -71,14 +71,14 @@ class WorkerCommandReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->answers = array();
-                        $_size325 = 0;
-                        $_etype328 = 0;
-                        $xfer += $input->readListBegin($_etype328, $_size325);
-                        for ($_i329 = 0; $_i329 < $_size325; ++$_i329) {
-                            $elem330 = null;
-                            $elem330 = new \Roster\Thrift\WorkerAnswer();
-                            $xfer += $elem330->read($input);
-                            $this->answers []= $elem330;
+                        $_size339 = 0;
+                        $_etype342 = 0;
+                        $xfer += $input->readListBegin($_etype342, $_size339);
+                        for ($_i343 = 0; $_i343 < $_size339; ++$_i343) {
+                            $elem344 = null;
+                            $elem344 = new \Roster\Thrift\WorkerAnswer();
+                            $xfer += $elem344->read($input);
+                            $this->answers []= $elem344;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class WorkerCommandReply
             }
             $xfer += $output->writeFieldBegin('answers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->answers));
-            foreach ($this->answers as $iter331) {
-                $xfer += $iter331->write($output);
+            foreach ($this->answers as $iter345) {
+                $xfer += $iter345->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -113,14 +113,14 @@ class WorkerControlReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size311 = 0;
-                        $_etype314 = 0;
-                        $xfer += $input->readListBegin($_etype314, $_size311);
-                        for ($_i315 = 0; $_i315 < $_size311; ++$_i315) {
-                            $elem316 = null;
-                            $elem316 = new \Roster\Thrift\WorkerOutcome();
-                            $xfer += $elem316->read($input);
-                            $this->outcomes []= $elem316;
+                        $_size325 = 0;
+                        $_etype328 = 0;
+                        $xfer += $input->readListBegin($_etype328, $_size325);
+                        for ($_i329 = 0; $_i329 < $_size325; ++$_i329) {
+                            $elem330 = null;
+                            $elem330 = new \Roster\Thrift\WorkerOutcome();
+                            $xfer += $elem330->read($input);
+                            $this->outcomes []= $elem330;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -168,8 +168,8 @@ class WorkerControlReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter317) {
-                $xfer += $iter317->write($output);
+            foreach ($this->outcomes as $iter331) {
+                $xfer += $iter331->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

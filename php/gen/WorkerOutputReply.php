@@ -97,14 +97,14 @@ class WorkerOutputReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->lines = array();
-                        $_size318 = 0;
-                        $_etype321 = 0;
-                        $xfer += $input->readListBegin($_etype321, $_size318);
-                        for ($_i322 = 0; $_i322 < $_size318; ++$_i322) {
-                            $elem323 = null;
-                            $elem323 = new \Roster\Thrift\WorkerLine();
-                            $xfer += $elem323->read($input);
-                            $this->lines []= $elem323;
+                        $_size332 = 0;
+                        $_etype335 = 0;
+                        $xfer += $input->readListBegin($_etype335, $_size332);
+                        for ($_i336 = 0; $_i336 < $_size332; ++$_i336) {
+                            $elem337 = null;
+                            $elem337 = new \Roster\Thrift\WorkerLine();
+                            $xfer += $elem337->read($input);
+                            $this->lines []= $elem337;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class WorkerOutputReply
             }
             $xfer += $output->writeFieldBegin('lines', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->lines));
-            foreach ($this->lines as $iter324) {
-                $xfer += $iter324->write($output);
+            foreach ($this->lines as $iter338) {
+                $xfer += $iter338->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

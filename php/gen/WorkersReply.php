@@ -85,14 +85,14 @@ class WorkersReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->workers = array();
-                        $_size304 = 0;
-                        $_etype307 = 0;
-                        $xfer += $input->readListBegin($_etype307, $_size304);
-                        for ($_i308 = 0; $_i308 < $_size304; ++$_i308) {
-                            $elem309 = null;
-                            $elem309 = new \Roster\Thrift\Worker();
-                            $xfer += $elem309->read($input);
-                            $this->workers []= $elem309;
+                        $_size318 = 0;
+                        $_etype321 = 0;
+                        $xfer += $input->readListBegin($_etype321, $_size318);
+                        for ($_i322 = 0; $_i322 < $_size318; ++$_i322) {
+                            $elem323 = null;
+                            $elem323 = new \Roster\Thrift\Worker();
+                            $xfer += $elem323->read($input);
+                            $this->workers []= $elem323;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkersReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->workers));
-            foreach ($this->workers as $iter310) {
-                $xfer += $iter310->write($output);
+            foreach ($this->workers as $iter324) {
+                $xfer += $iter324->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

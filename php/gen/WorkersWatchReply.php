@@ -117,14 +117,14 @@ class WorkersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size290 = 0;
-                        $_etype293 = 0;
-                        $xfer += $input->readListBegin($_etype293, $_size290);
-                        for ($_i294 = 0; $_i294 < $_size290; ++$_i294) {
-                            $elem295 = null;
-                            $elem295 = new \Roster\Thrift\Worker();
-                            $xfer += $elem295->read($input);
-                            $this->changes []= $elem295;
+                        $_size304 = 0;
+                        $_etype307 = 0;
+                        $xfer += $input->readListBegin($_etype307, $_size304);
+                        for ($_i308 = 0; $_i308 < $_size304; ++$_i308) {
+                            $elem309 = null;
+                            $elem309 = new \Roster\Thrift\Worker();
+                            $xfer += $elem309->read($input);
+                            $this->changes []= $elem309;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -134,13 +134,13 @@ class WorkersWatchReply
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->removed = array();
-                        $_size296 = 0;
-                        $_etype299 = 0;
-                        $xfer += $input->readListBegin($_etype299, $_size296);
-                        for ($_i300 = 0; $_i300 < $_size296; ++$_i300) {
-                            $elem301 = null;
-                            $xfer += $input->readString($elem301);
-                            $this->removed []= $elem301;
+                        $_size310 = 0;
+                        $_etype313 = 0;
+                        $xfer += $input->readListBegin($_etype313, $_size310);
+                        for ($_i314 = 0; $_i314 < $_size310; ++$_i314) {
+                            $elem315 = null;
+                            $xfer += $input->readString($elem315);
+                            $this->removed []= $elem315;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -181,8 +181,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter302) {
-                $xfer += $iter302->write($output);
+            foreach ($this->changes as $iter316) {
+                $xfer += $iter316->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -193,8 +193,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('removed', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->removed));
-            foreach ($this->removed as $iter303) {
-                $xfer += $output->writeString($iter303);
+            foreach ($this->removed as $iter317) {
+                $xfer += $output->writeString($iter317);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

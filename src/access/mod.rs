@@ -149,6 +149,11 @@ impl Identity {
         self.check_administrator("may not drain instances")
     }
 
+    /// Whether the client may have the guard let go what it holds.
+    pub fn may_control_guard(&self) -> Result<(), Denied> {
+        self.check_administrator("may not control the guard")
+    }
+
     /// Whether the client may have workers do something.
     pub fn may_control_workers(&self) -> Result<(), Denied> {
         self.check_administrator("may not control workers")

@@ -13,6 +13,7 @@ mod explain;
 mod export;
 mod file;
 mod get;
+mod guard;
 mod history;
 mod json;
 mod known;
@@ -70,6 +71,7 @@ enum Command {
     Broadcast(broadcast::Broadcast),
     #[command(after_help = exit::HELP)]
     Registers(registers::Registers),
+    Guard(guard::Guard),
     #[command(after_help = exit::HELP)]
     Worker(worker::Worker),
     #[command(after_help = exit::HELP)]
@@ -121,6 +123,7 @@ impl Cli {
             Command::Call(call) => call.run(),
             Command::Broadcast(broadcast) => broadcast.run(),
             Command::Registers(registers) => registers.run(),
+            Command::Guard(guard) => guard.run(),
             Command::Worker(worker) => worker.run(),
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),

@@ -20,7 +20,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 39] = [
+pub(super) static METHODS: [Method; 41] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -124,6 +124,8 @@ pub(super) static METHODS: [Method; 39] = [
     Method::new("watchWorkers", |it| {
         it.wait(|api, peer, request| api.watch_workers(peer, &request).map(Wait::WatchWorkers))
     }),
+    Method::new("guarded", |it| it.reply(|api, peer, query| api.guarded(peer, &query))),
+    Method::new("controlGuard", |it| it.reply(|api, peer, request| api.control_guard(peer, request))),
 ];
 
 /// The one of the service `zkDataService`.

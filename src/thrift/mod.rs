@@ -18,6 +18,7 @@ mod explain;
 mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod guard;
 mod history;
 mod masters;
 mod memory;

@@ -532,6 +532,59 @@ impl From<&CallErrorKind> for i32 {
   }
 }
 
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GuardAction(pub i32);
+
+impl GuardAction {
+  /// Let go what is held.
+  pub const RELEASE: GuardAction = GuardAction(1);
+  /// The same; and whatever vanishes for a time is gone at once.
+  pub const ACCEPT: GuardAction = GuardAction(2);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::RELEASE,
+    Self::ACCEPT,
+  ];
+}
+
+impl TSerializable for GuardAction {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GuardAction> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(GuardAction::from(enum_value))
+  }
+}
+
+impl From<i32> for GuardAction {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => GuardAction::RELEASE,
+      2 => GuardAction::ACCEPT,
+      _ => GuardAction(i)
+    }
+  }
+}
+
+impl From<&i32> for GuardAction {
+  fn from(i: &i32) -> Self {
+    GuardAction::from(*i)
+  }
+}
+
+impl From<GuardAction> for i32 {
+  fn from(e: GuardAction) -> i32 {
+    e.0
+  }
+}
+
+impl From<&GuardAction> for i32 {
+  fn from(e: &GuardAction) -> i32 {
+    e.0
+  }
+}
+
 /// What a source fills the snapshot with.
 #[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Supply(pub i32);
@@ -7818,6 +7871,494 @@ impl TSerializable for CommandReply {
 }
 
 //
+// GuardQuery
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GuardQuery {
+  /// Only this service.
+  pub service_name: Option<String>,
+  /// At most this many. Absent, or 0: as many as a page may hold.
+  pub limit: Option<i32>,
+  /// The `cursor` of the page before.
+  pub cursor: Option<String>,
+}
+
+impl GuardQuery {
+  pub fn new<F1, F2, F3>(service_name: F1, limit: F2, cursor: F3) -> GuardQuery where F1: Into<Option<String>>, F2: Into<Option<i32>>, F3: Into<Option<String>> {
+    GuardQuery {
+      service_name: service_name.into(),
+      limit: limit.into(),
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for GuardQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GuardQuery> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = GuardQuery {
+      service_name: f_1,
+      limit: f_2,
+      cursor: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.service_name {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for GuardQuery {
+  fn default() -> Self {
+    GuardQuery{
+      service_name: None,
+      limit: None,
+      cursor: None,
+    }
+  }
+}
+
+//
+// GuardedService
+//
+
+/// A service of which instances are held, or of which all are let go that vanish.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GuardedService {
+  pub name: String,
+  /// How many instances nodes register,
+  pub registered: i32,
+  /// how many are held beside these, and of those, how many answer and how many are silent.
+  pub held: i32,
+  pub answering: i32,
+  pub silent: i32,
+  /// Since when some are held, and until when at most, ms since 1970; absent: none are.
+  pub since: Option<i64>,
+  pub ends_at: Option<i64>,
+  /// For how much longer all are let go that vanish; absent: they are not.
+  pub accepted_ms: Option<i64>,
+}
+
+impl GuardedService {
+  pub fn new<F6, F7, F8>(name: String, registered: i32, held: i32, answering: i32, silent: i32, since: F6, ends_at: F7, accepted_ms: F8) -> GuardedService where F6: Into<Option<i64>>, F7: Into<Option<i64>>, F8: Into<Option<i64>> {
+    GuardedService {
+      name,
+      registered,
+      held,
+      answering,
+      silent,
+      since: since.into(),
+      ends_at: ends_at.into(),
+      accepted_ms: accepted_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for GuardedService {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GuardedService> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<i32> = None;
+    let mut f_5: Option<i32> = None;
+    let mut f_6: Option<i64> = None;
+    let mut f_7: Option<i64> = None;
+    let mut f_8: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_i32()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_i64()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_i64()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_i64()?;
+          f_8 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("GuardedService.name", &f_1)?;
+    verify_required_field_exists("GuardedService.registered", &f_2)?;
+    verify_required_field_exists("GuardedService.held", &f_3)?;
+    verify_required_field_exists("GuardedService.answering", &f_4)?;
+    verify_required_field_exists("GuardedService.silent", &f_5)?;
+    let ret = GuardedService {
+      name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      registered: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      held: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      answering: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      silent: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      since: f_6,
+      ends_at: f_7,
+      accepted_ms: f_8,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+    o_prot.write_i32(self.registered)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+    o_prot.write_i32(self.held)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
+    o_prot.write_i32(self.answering)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(5) })?;
+    o_prot.write_i32(self.silent)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.since {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(6) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.ends_at {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(7) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.accepted_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(8) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// GuardReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GuardReply {
+  /// In the order of their names.
+  pub services: Vec<GuardedService>,
+  /// Where the next page begins; absent on the last page.
+  pub cursor: Option<String>,
+}
+
+impl GuardReply {
+  pub fn new<F2>(services: Vec<GuardedService>, cursor: F2) -> GuardReply where F2: Into<Option<String>> {
+    GuardReply {
+      services,
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for GuardReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GuardReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<GuardedService>> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<GuardedService> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_40 = GuardedService::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_40);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("GuardReply.services", &f_1)?;
+    let ret = GuardReply {
+      services: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.services.len() as i32))?;
+    for e in &self.services {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// GuardControl
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GuardControl {
+  pub service_name: String,
+  pub action: GuardAction,
+  /// Of RELEASE: only the instances at these, each as `host:port`; at most 1,024. Absent, or empty: all.
+  pub addresses: Option<Vec<String>>,
+  /// Of ACCEPT: for how long, at most a day. Absent: only what is held now.
+  pub for_ms: Option<i64>,
+}
+
+impl GuardControl {
+  pub fn new<F3, F4>(service_name: String, action: GuardAction, addresses: F3, for_ms: F4) -> GuardControl where F3: Into<Option<Vec<String>>>, F4: Into<Option<i64>> {
+    GuardControl {
+      service_name,
+      action,
+      addresses: addresses.into(),
+      for_ms: for_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for GuardControl {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GuardControl> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<GuardAction> = None;
+    let mut f_3: Option<Vec<String>> = None;
+    let mut f_4: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = GuardAction::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_41 = i_prot.read_string()?;
+            val.push(list_elem_41);
+          }
+          i_prot.read_list_end()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i64()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("GuardControl.service_name", &f_1)?;
+    verify_required_field_exists("GuardControl.action", &f_2)?;
+    let ret = GuardControl {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      action: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      addresses: f_3,
+      for_ms: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+    self.action.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.addresses {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(3) })?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_string(e)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.for_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// GuardControlReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GuardControlReply {
+  /// How many instances were let go.
+  pub released: i32,
+}
+
+impl GuardControlReply {
+  pub fn new(released: i32) -> GuardControlReply {
+    GuardControlReply {
+      released,
+    }
+  }
+}
+
+impl TSerializable for GuardControlReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GuardControlReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i32()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("GuardControlReply.released", &f_1)?;
+    let ret = GuardControlReply {
+      released: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
+    o_prot.write_i32(self.released)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // StatsRequest
 //
 
@@ -7987,8 +8528,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_40 = i_prot.read_i64()?;
-            val.push(list_elem_40);
+            let list_elem_42 = i_prot.read_i64()?;
+            val.push(list_elem_42);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -8113,8 +8654,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_41 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_41);
+            let list_elem_43 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_43);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8248,8 +8789,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_42 = i_prot.read_string()?;
-            val.push(list_elem_42);
+            let list_elem_44 = i_prot.read_string()?;
+            val.push(list_elem_44);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -8290,8 +8831,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Supply> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_43 = Supply::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_43);
+            let list_elem_45 = Supply::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_45);
           }
           i_prot.read_list_end()?;
           f_14 = Some(val);
@@ -8513,8 +9054,8 @@ impl TSerializable for Worker {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_44 = i_prot.read_i32()?;
-            val.push(list_elem_44);
+            let list_elem_46 = i_prot.read_i32()?;
+            val.push(list_elem_46);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -8906,8 +9447,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_45 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_45);
+            let list_elem_47 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_47);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8916,8 +9457,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_46 = i_prot.read_string()?;
-            val.push(list_elem_46);
+            let list_elem_48 = i_prot.read_string()?;
+            val.push(list_elem_48);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -9014,8 +9555,8 @@ impl TSerializable for WorkersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_47 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_47);
+            let list_elem_49 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_49);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9312,8 +9853,8 @@ impl TSerializable for WorkerControlReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_48 = WorkerOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_48);
+            let list_elem_50 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_50);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9780,8 +10321,8 @@ impl TSerializable for WorkerOutputReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_49 = WorkerLine::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_49);
+            let list_elem_51 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_51);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -10093,8 +10634,8 @@ impl TSerializable for WorkerCommandReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_50 = WorkerAnswer::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_50);
+            let list_elem_52 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_52);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -10263,8 +10804,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_51 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_51);
+            let list_elem_53 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_53);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -10273,9 +10814,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_52 = i_prot.read_string()?;
-            let map_val_53 = i_prot.read_i64()?;
-            val.insert(map_key_52, map_val_53);
+            let map_key_54 = i_prot.read_string()?;
+            let map_val_55 = i_prot.read_i64()?;
+            val.insert(map_key_54, map_val_55);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -10284,9 +10825,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_54 = i_prot.read_string()?;
-            let map_val_55 = i_prot.read_i64()?;
-            val.insert(map_key_54, map_val_55);
+            let map_key_56 = i_prot.read_string()?;
+            let map_val_57 = i_prot.read_i64()?;
+            val.insert(map_key_56, map_val_57);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -10303,8 +10844,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_56 = i_prot.read_string()?;
-            val.push(list_elem_56);
+            let list_elem_58 = i_prot.read_string()?;
+            val.push(list_elem_58);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -10317,8 +10858,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_57 = i_prot.read_string()?;
-            val.insert(set_elem_57);
+            let set_elem_59 = i_prot.read_string()?;
+            val.insert(set_elem_59);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -10327,9 +10868,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_58 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_59 = i_prot.read_i32()?;
-            val.insert(map_key_58, map_val_59);
+            let map_key_60 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_61 = i_prot.read_i32()?;
+            val.insert(map_key_60, map_val_61);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);
@@ -11458,6 +11999,10 @@ pub trait TRosterSyncClient {
   /// Waits until a worker is in another state, has another process or another reason than at the cursor `since`, or is no more,
   /// and tells of it. For clients that may read all services and watch.
   fn watch_workers(&mut self, request: WatchWorkersRequest) -> thrift::Result<WorkersWatchReply>;
+  /// The services of which the guard holds instances, in pages.
+  fn guarded(&mut self, request: GuardQuery) -> thrift::Result<GuardReply>;
+  /// Has the guard let go what it holds. For administrators.
+  fn control_guard(&mut self, request: GuardControl) -> thrift::Result<GuardControlReply>;
 }
 
 pub trait TRosterSyncClientMarker {}
@@ -12537,6 +13082,60 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn guarded(&mut self, request: GuardQuery) -> thrift::Result<GuardReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("guarded", TMessageType::Call, self.sequence_number());
+        let call_args = RosterGuardedArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("guarded", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterGuardedResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn control_guard(&mut self, request: GuardControl) -> thrift::Result<GuardControlReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Call, self.sequence_number());
+        let call_args = RosterControlGuardArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("controlGuard", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterControlGuardResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
 }
 
 //
@@ -12646,6 +13245,10 @@ pub trait RosterSyncHandler {
   /// Waits until a worker is in another state, has another process or another reason than at the cursor `since`, or is no more,
   /// and tells of it. For clients that may read all services and watch.
   fn handle_watch_workers(&self, request: WatchWorkersRequest) -> thrift::Result<WorkersWatchReply>;
+  /// The services of which the guard holds instances, in pages.
+  fn handle_guarded(&self, request: GuardQuery) -> thrift::Result<GuardReply>;
+  /// Has the guard let go what it holds. For administrators.
+  fn handle_control_guard(&self, request: GuardControl) -> thrift::Result<GuardControlReply>;
 }
 
 pub struct RosterSyncProcessor<H: RosterSyncHandler> {
@@ -12774,6 +13377,12 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_watch_workers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_watch_workers(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_guarded(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_guarded(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_control_guard(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_control_guard(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
 }
 
@@ -15898,6 +16507,150 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_guarded<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterGuardedArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_guarded(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("guarded", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterGuardedResult { result_value: Some(handler_return), invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterGuardedResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("guarded", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterGuardedResult{ result_value: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("guarded", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("guarded", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("guarded", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("guarded", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_control_guard<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterControlGuardArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_control_guard(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterControlGuardResult { result_value: Some(handler_return), not_found: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterControlGuardResult{ result_value: None, not_found: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterControlGuardResult{ result_value: None, not_found: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterControlGuardResult{ result_value: None, not_found: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("controlGuard", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
 }
 
 impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
@@ -16020,6 +16773,12 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "watchWorkers" => {
         self.process_watch_workers(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "guarded" => {
+        self.process_guarded(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "controlGuard" => {
+        self.process_control_guard(message_ident.sequence_number, i_prot, o_prot)
       },
       method => {
         Err(
@@ -22307,6 +23066,298 @@ impl RosterWatchWorkersResult {
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterGuardedArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterGuardedArgs {
+  request: GuardQuery,
+}
+
+impl RosterGuardedArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterGuardedArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<GuardQuery> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = GuardQuery::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterGuardedArgs.request", &f_1)?;
+    let ret = RosterGuardedArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterGuardedResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterGuardedResult {
+  result_value: Option<GuardReply>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterGuardedResult {
+  fn ok_or(self) -> thrift::Result<GuardReply> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterGuarded"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterGuardedResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<GuardReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = GuardReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterGuardedResult {
+      result_value: f_0,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterControlGuardArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterControlGuardArgs {
+  request: GuardControl,
+}
+
+impl RosterControlGuardArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterControlGuardArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<GuardControl> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = GuardControl::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterControlGuardArgs.request", &f_1)?;
+    let ret = RosterControlGuardArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterControlGuardResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterControlGuardResult {
+  result_value: Option<GuardControlReply>,
+  not_found: Option<NotFound>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterControlGuardResult {
+  fn ok_or(self) -> thrift::Result<GuardControlReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterControlGuard"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterControlGuardResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<GuardControlReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = GuardControlReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterControlGuardResult {
+      result_value: f_0,
+      not_found: f_1,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

@@ -13,14 +13,15 @@ use thrift::transport::TBufferedWriteTransport;
 use crate::idl::{
     AccessDenied, BroadcastRequest, Call, CallFailed, CallReport, CallResult, CallTimedOut, CallValues, CallsReply,
     CallsRequest, ChildrenReply, ChildrenRequest, CommandReply, DrainReply, DrainRequest, ExplainReply, ExplainRequest,
-    GetRequest, HistoryQuery, HistoryReply, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply,
-    MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply, NotFound, NotReady, Overloaded, RegisterAddress,
-    RegistersRequest, ReportRequest, ResolveManyReply, ResolveManyRequest, ResolveReply, ResolveRequest,
-    RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery, ServicesReply, StatsReply, StatsRequest,
-    StatusReply, StatusRequest, SubtreeReply, SubtreeRequest, TRosterSyncClient, TooStale, UndrainRequest,
-    WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest, WatchWorkersRequest, WithheldQuery,
-    WithheldReply, WorkerAddition, WorkerCommand, WorkerCommandReply, WorkerControl, WorkerControlReply,
-    WorkerOutputQuery, WorkerOutputReply, WorkerRemoval, WorkersQuery, WorkersReply, WorkersWatchReply,
+    GetRequest, GuardControl, GuardControlReply, GuardQuery, GuardReply, HistoryQuery, HistoryReply, InstancesReply,
+    InvalidRequest, MastersReply, MastersWatchReply, MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply,
+    NotFound, NotReady, Overloaded, RegisterAddress, RegistersRequest, ReportRequest, ResolveManyReply,
+    ResolveManyRequest, ResolveReply, ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply,
+    ServiceQuery, ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
+    TRosterSyncClient, TooStale, UndrainRequest, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
+    WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerAddition, WorkerCommand, WorkerCommandReply,
+    WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkerRemoval, WorkersQuery, WorkersReply,
+    WorkersWatchReply,
 };
 use crate::{Address, default_paths};
 
@@ -164,6 +165,16 @@ impl Client {
     /// Tells what calls of instances came to.
     pub fn report(&mut self, reports: Vec<CallReport>) -> Result<(), Error> {
         self.ask(self.timeout, |sidecar| sidecar.report(ReportRequest { reports })).map(drop)
+    }
+
+    /// The services of which the guard holds instances.
+    pub fn guarded(&mut self, query: GuardQuery) -> Result<GuardReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.guarded(query))
+    }
+
+    /// Has the guard let go what it holds.
+    pub fn control_guard(&mut self, request: GuardControl) -> Result<GuardControlReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.control_guard(request))
     }
 
     /// Has instances drained.

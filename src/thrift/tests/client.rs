@@ -101,6 +101,14 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_guarded(&self, _: GuardQuery) -> thrift::Result<GuardReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_control_guard(&self, _: GuardControl) -> thrift::Result<GuardControlReply> {
+        Err("not asked".into())
+    }
+
     fn handle_history(&self, _: HistoryQuery) -> thrift::Result<HistoryReply> {
         Err("not asked".into())
     }

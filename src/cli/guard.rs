@@ -1,0 +1,169 @@
+//! `roster guard`: which services are protected, and what of them is let go.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use roster::model::counted;
+use roster::thrift::client::Client;
+use roster::thrift::idl::{GuardAction, GuardControl, GuardQuery, GuardedService};
+use serde_json::{Value, json};
+
+use super::connection::{Connection, duration};
+use super::{Output, json, text};
+
+/// Show what the guard holds, or have it let that go
+///
+/// When more than half of a service vanishes at once, what vanished is served on until it is known to be gone.
+#[derive(Debug, Args)]
+pub(crate) struct Guard {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(after_help = super::exit::HELP)]
+    List(List),
+    #[command(after_help = super::exit::HELP)]
+    Release(Release),
+    #[command(after_help = super::exit::HELP)]
+    Accept(Accept),
+}
+
+/// List the services of which the guard holds instances, or lets all go that vanish
+///
+/// `roster services SERVICE` tells which instances are held.
+#[derive(Debug, Args)]
+struct List {
+    /// Only this service
+    service: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Let go instances that are held: they are gone at once. For administrators
+///
+/// What vanishes later is held as before.
+#[derive(Debug, Args)]
+struct Release {
+    /// The name of the service, without a version
+    service: String,
+    /// Only those at these addresses [default: all of the service]
+    #[arg(value_name = "HOST:PORT")]
+    addresses: Vec<String>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Believe what ZooKeeper says of a service: what is held of it, and what vanishes for a time, is gone at once. For administrators
+///
+/// Before a service is taken down on purpose, for example. It is not kept over a restart of the sidecar.
+#[derive(Debug, Args)]
+struct Accept {
+    /// The name of the service, without a version
+    service: String,
+    /// For how long, at most a day; a mere number is of seconds
+    #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    time: Duration,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Guard {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::List(List { service, output, connection }) => {
+                let services = read(&mut connection.client(), service)?;
+                match output {
+                    Output::Table => io::stdout().write_all(table(&services).as_bytes())?,
+                    Output::Json => {
+                        json::print(&json!({ "services": services.iter().map(document).collect::<Vec<_>>() }))?
+                    }
+                }
+            }
+            Command::Release(Release { service, addresses, connection }) => {
+                let addresses = Some(addresses).filter(|addresses| !addresses.is_empty());
+                let request = GuardControl::new(service, GuardAction::RELEASE, addresses, None);
+                let released = connection.client().control_guard(request)?.released;
+                writeln!(io::stdout(), "let go {}", instances(released))?;
+            }
+            Command::Accept(Accept { service, time, connection }) => {
+                let for_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+                let request = GuardControl::new(service, GuardAction::ACCEPT, None, for_ms);
+                let released = connection.client().control_guard(request)?.released;
+                let time = text::duration(for_ms);
+                writeln!(
+                    io::stdout(),
+                    "let go {}; whatever vanishes within {time} is gone at once",
+                    instances(released)
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn instances(count: i32) -> String {
+    counted(count.unsigned_abs().into(), "instance")
+}
+
+/// All pages.
+fn read(client: &mut Client, service: Option<String>) -> anyhow::Result<Vec<GuardedService>> {
+    let (mut services, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = client.guarded(GuardQuery { service_name: service.clone(), limit: None, cursor })?;
+        services.extend(page.services);
+        cursor = page.cursor;
+        if cursor.is_none() {
+            return Ok(services);
+        }
+    }
+}
+
+fn document(it: &GuardedService) -> Value {
+    json!({
+        "name": it.name, "registered": it.registered, "held": it.held, "answering": it.answering, "silent": it.silent,
+        "since": it.since, "endsAt": it.ends_at, "acceptedMs": it.accepted_ms,
+    })
+}
+
+fn table(services: &[GuardedService]) -> String {
+    let row = |it: &GuardedService| {
+        let time = |time: Option<i64>| text::time(time.unwrap_or(0));
+        [
+            text::preview(it.name.as_bytes()),
+            it.registered.to_string(),
+            it.held.to_string(),
+            it.answering.to_string(),
+            it.silent.to_string(),
+            time(it.since),
+            time(it.ends_at),
+            it.accepted_ms.map_or_else(|| "-".into(), text::duration),
+        ]
+    };
+    let rows: Vec<_> = services.iter().map(row).collect();
+    let heading = ["SERVICE", "REGISTERED", "HELD", "ANSWERING", "SILENT", "SINCE", "UNTIL", "ACCEPTED FOR"];
+    text::table(heading, &["REGISTERED", "HELD", "ANSWERING", "SILENT"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_shows_what_is_held_and_for_how_long_all_is_let_go() {
+        let held = GuardedService::new("web".into(), 4, 6, 2, 1, 1_700_000_000_000, 1_700_000_600_000, None);
+        let accepted = GuardedService::new("x\u{1b}".into(), 9, 0, 0, 0, None, None, 61_000);
+        assert_eq!(
+            table(&[held, accepted]),
+            "\
+SERVICE  REGISTERED  HELD  ANSWERING  SILENT  SINCE                 UNTIL                 ACCEPTED FOR
+web               4     6          2       1  2023-11-14T22:13:20Z  2023-11-14T22:23:20Z  -
+x\\u{1b}           9     0          0       0  -                     -                     1m 1s
+"
+        );
+    }
+}
