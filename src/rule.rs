@@ -19,6 +19,11 @@ where
     some(T::deserialize(value)?)
 }
 
+/// The same of a key that need not be set.
+pub(crate) fn some_positive<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    positive(value).map(Some)
+}
+
 pub(crate) fn at_least_kib<'de, D: Deserializer<'de>, const LEAST: u64>(value: D) -> Result<ByteSize, D::Error> {
     let least = ByteSize::kib(LEAST);
     enough(positive(value)?, least, least)

@@ -13,7 +13,7 @@ use crate::config::{Config, foreign_folders, raise_limit};
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
-use crate::permissions::Claim;
+use crate::permissions::{Claim, PidFile, PidFileError};
 use crate::prober::{self, Own};
 use crate::register::{Channels, Register, RegisterError};
 use crate::secret::warn_if_open;
@@ -41,7 +41,9 @@ pub struct Sidecar {
     addresses: Vec<Address>,
     stop_timeout: Duration,
     /// Dropped when all has stopped, also what had to be cut.
-    _workers: KilledOnDrop,
+    workers: KilledOnDrop,
+    /// Taken away when all has stopped.
+    _pid_file: Option<PidFile>,
     /// Held until all has stopped: that no other sidecar keeps its state in the same directory.
     _state: Option<Claim>,
 }
@@ -68,6 +70,8 @@ pub enum StartError {
     Register(#[from] RegisterError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    #[error("sidecar.pid_file: {0}")]
+    PidFile(#[from] PidFileError),
     #[error(transparent)]
     State(#[from] StateTaken),
     #[error(transparent)]
@@ -104,6 +108,7 @@ impl Sidecar {
         }?;
         let mut shared_config = config.shared.clone();
         let state = shared_config.claim_state()?;
+        let pid_file = config.sidecar.pid_file.as_deref().map(PidFile::write).transpose()?;
         let added = Added::read(config.state());
         let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);
         let has_register = config.register.is_on() || !config.worker.is_empty() || !added.is_empty();
@@ -189,7 +194,18 @@ impl Sidecar {
             None => Shared::start_later(&shared_config, beside, began, &last, &store, &metrics)?,
         }
         let stop_timeout = config.sidecar.stop_timeout;
-        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _workers: kept, _state: state })
+        Ok(Self {
+            tasks,
+            failures,
+            reload,
+            store,
+            access,
+            addresses,
+            stop_timeout,
+            workers: kept,
+            _pid_file: pid_file,
+            _state: state,
+        })
     }
 
     /// Where it listens.
@@ -200,6 +216,11 @@ impl Sidecar {
     /// Has the sources read again what an operator may have changed: credentials and files.
     pub fn reload(&self) {
         self.reload.send_replace(());
+    }
+
+    /// Has new processes take the place of those of all workers, one after the other.
+    pub fn roll_workers(&self) {
+        self.workers.0.roll();
     }
 
     /// Puts the access rules of another configuration in force; the rest of it takes a new start. So does a

@@ -30,7 +30,7 @@ const START_ATTEMPTS: usize = 3;
 /// Run the sidecar
 ///
 /// Without a configuration it runs a demonstration, and says what to try. SIGTERM and an interrupt stop it in order,
-/// SIGHUP has it read credentials, files and access rules again.
+/// SIGHUP has it read credentials, files and access rules again, SIGUSR2 replace the processes of all workers.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -68,8 +68,8 @@ struct Started {
     config: Config,
     /// None: it is no demonstration.
     samples: Option<Samples>,
-    /// An interrupt, to terminate, to hang up: caught before anybody can know that there is a sidecar.
-    signals: [Signal; 3],
+    /// An interrupt, to terminate, to hang up, the second of users: caught before anybody can know that there is a sidecar.
+    signals: [Signal; 4],
 }
 
 fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
@@ -86,7 +86,9 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let guard = runtime.enter();
-    let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::user_defined2()];
+    let [interrupt, terminate, hangup, roll] = kinds.map(signal);
+    let signals = [interrupt?, terminate?, hangup?, roll?];
     let sidecar = if origin.is_demo { start_demo(&mut config)? } else { Sidecar::start(&config, TakenPorts::Wait)? };
     let samples = origin.is_demo.then(|| Samples::start(&config)).transpose()?;
     drop(guard);
@@ -148,7 +150,8 @@ async fn serve(
     load: impl Fn() -> anyhow::Result<Loaded>,
     mut reports: Reports,
 ) -> anyhow::Result<()> {
-    let Started { mut sidecar, config, samples, signals: [mut interrupt, mut terminate, mut hangup] } = started;
+    let Started { mut sidecar, config, samples, signals: [mut interrupt, mut terminate, mut hangup, mut roll] } =
+        started;
     let invited = samples.as_ref().map(Samples::pids).zip(sidecar.addresses().first().cloned());
     let expected = invited.as_ref().map(|(masters, _)| sidecar.expect_masters(masters.len()));
     let mut invitation = pin!(async {
@@ -168,6 +171,7 @@ async fn serve(
                 sidecar.reload();
                 reload_access(&sidecar, load());
             }
+            _ = roll.recv() => sidecar.roll_workers(),
             never = &mut feeding => match never {},
             () = samples.one_ends() => {}
             () = reports.next() => {}

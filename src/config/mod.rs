@@ -80,6 +80,9 @@ pub struct Sidecar {
     /// How long a stop waits for what is under way.
     #[serde(with = "crate::rule::WithinADay")]
     pub stop_timeout: Duration,
+    /// The file in which its number stands while it runs; none: nowhere.
+    #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
+    pub pid_file: Option<PathBuf>,
 }
 
 impl Default for Log {
@@ -90,7 +93,7 @@ impl Default for Log {
 
 impl Default for Sidecar {
     fn default() -> Self {
-        Self { stop_timeout: Duration::from_secs(10) }
+        Self { stop_timeout: Duration::from_secs(10), pid_file: None }
     }
 }
 

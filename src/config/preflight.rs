@@ -53,6 +53,10 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
         diagnostics.extend(no_socket(path, is_own).map(|why| tree.diagnostic(key.into(), why)));
     }
+    let of_pid_file = config.sidecar.pid_file.as_deref().and_then(Path::parent).filter(|_| is_own);
+    let no_pid_file = of_pid_file.filter(|folder| !is_to_come(folder));
+    let no_pid_file = no_pid_file.and_then(|folder| runs_as::cannot_make("file", folder));
+    diagnostics.extend(no_pid_file.map(|why| tree.diagnostic("sidecar.pid_file".into(), why)));
     for (number, file) in config.file.iter().enumerate() {
         if let Some(Err(error)) = is_set(&file.path).then(|| file.check()) {
             diagnostics.push(tree.diagnostic(tree.element(&"file".into(), number).child("path"), error.to_string()));

@@ -3,6 +3,7 @@
 mod claim;
 mod folder;
 pub mod own;
+mod pid_file;
 
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, Metadata};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::claim::{Claim, Holder, NotClaimed};
 pub use self::folder::Folder;
+pub use self::pid_file::{PidFile, PidFileError};
 
 /// What does without a group of which a person is no member.
 pub(crate) const OF_ONES_OWN: &str =

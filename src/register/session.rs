@@ -18,7 +18,7 @@ use super::subscriber::{Follows, Subscriber};
 use super::{Origin, RegisterState};
 use crate::model::{Change, Master, Service};
 use crate::net::{self, Peer, User};
-use crate::tunnel::worker::{Channel, Event, Report};
+use crate::tunnel::worker::{CallsUnderWay, Channel, Event, Report};
 use crate::tunnel::{
     Bounds, CloseReason, Conversation, Handle, InFlight, Incoming, Message, OnSilence, Role, Token, Wire, WireError,
     Wrong,
@@ -53,7 +53,7 @@ async fn converse(
     wire: Wire<net::Prompt>,
     auth: Auth,
     origin: Origin,
-    supervisor: Option<mpsc::Sender<Event>>,
+    supervisor: Option<Supervisor>,
     state: Arc<RegisterState>,
 ) {
     let stop = state.tasks.stop_signal();
@@ -82,7 +82,7 @@ async fn converse(
 
 /// Serves a worker of this sidecar over the socket that it inherited, which says who it is.
 pub(super) async fn serve_worker(channel: Channel, state: Arc<RegisterState>) {
-    let Channel { stream, worker, pid, uid, gid, events } = channel;
+    let Channel { stream, worker, pid, uid, gid, events, calls } = channel;
     let origin = Origin { peer: Peer::Unix { pid, uid, gid }, user: User::Uid(uid) };
     let stop = state.tasks.stop_signal();
     // Many programs never say anything here.
@@ -97,7 +97,7 @@ pub(super) async fn serve_worker(channel: Channel, state: Arc<RegisterState>) {
     });
     let number = state.next_number();
     let auth = Auth { admitted: None, role: Role::Native, follows: Follows::No, claim, number };
-    converse(wire, auth, origin, Some(events), state).await;
+    converse(wire, auth, origin, Some(Supervisor { events, calls }), state).await;
 }
 
 /// Waits until a worker has made itself known. None: it never will.
@@ -113,6 +113,12 @@ async fn greet(stream: UnixStream) -> Option<Wire<net::Prompt>> {
         }
     }
     None
+}
+
+/// Who keeps the process of a worker, and hears what becomes of it here.
+struct Supervisor {
+    events: mpsc::Sender<Event>,
+    calls: Arc<CallsUnderWay>,
 }
 
 /// A master that has authenticated.
@@ -240,7 +246,7 @@ struct Session {
     number: u64,
     admitted: Option<Admitted>,
     /// Who supervises it, if this sidecar does.
-    supervisor: Option<mpsc::Sender<Event>>,
+    supervisor: Option<Supervisor>,
     origin: Origin,
     follows: Follows,
     connected_at: i64,
@@ -255,7 +261,7 @@ impl Session {
         auth: Auth,
         origin: Origin,
         handle: Handle,
-        supervisor: Option<mpsc::Sender<Event>>,
+        supervisor: Option<Supervisor>,
         state: Arc<RegisterState>,
     ) -> Self {
         let Auth { admitted, role, follows, claim, number } = auth;
@@ -265,7 +271,7 @@ impl Session {
             secrets: state.secrets.clone(),
             in_flight: InFlight::default(),
             max_calls: state.config.max_calls_per_master,
-            under_way: supervisor.as_ref().map(|_| Arc::default()),
+            under_way: supervisor.as_ref().map(|supervisor| supervisor.calls.clone()),
         });
         let connected_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
         Self {
@@ -369,7 +375,7 @@ impl Session {
     async fn tell(&self, event: impl FnOnce(&MasterLine) -> Event) {
         if let Some(supervisor) = &self.supervisor {
             // One that has gone lets the worker end.
-            let _ = supervisor.send(event(&self.line)).await;
+            let _ = supervisor.events.send(event(&self.line)).await;
         }
     }
 

@@ -4,11 +4,12 @@
 //! token is empty. Only over that socket are these messages read.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::Handle;
 use super::message::{Message, command};
@@ -44,11 +45,19 @@ pub struct Channel {
     pub uid: u32,
     pub gid: u32,
     pub events: mpsc::Sender<Event>,
+    /// What calls it has under way, and how much it was asked in all.
+    pub calls: Arc<CallsUnderWay>,
 }
 
-/// The calls of a worker that are under way from here.
+/// The calls of a worker that are under way from here; and how much it was asked in all: calls, commands, connections.
 #[derive(Debug, Default)]
-pub struct CallsUnderWay(Mutex<ByBegin>);
+pub struct CallsUnderWay {
+    calls: Mutex<ByBegin>,
+    asked: AtomicU64,
+    /// How much it may be asked; none: without end.
+    most: Option<u64>,
+    is_enough: Notify,
+}
 
 #[derive(Debug, Default)]
 struct ByBegin {
@@ -71,9 +80,28 @@ pub struct UnderWay {
 }
 
 impl CallsUnderWay {
+    /// Of one that is to be asked so much.
+    pub fn of_at_most(most: Option<u64>) -> Arc<Self> {
+        Arc::new(Self { most, ..Self::default() })
+    }
+
+    /// It is asked something.
+    pub fn count(&self) {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.most.is_some_and(|most| asked == most) {
+            self.is_enough.notify_one();
+        }
+    }
+
+    /// Waits until it was asked as much as it may be. For one who waits.
+    pub async fn are_enough(&self) {
+        self.is_enough.notified().await;
+    }
+
     pub fn begin(self: &Arc<Self>, service: &str, method: &str) -> UnderWay {
         let [service, method] = [service, method].map(|name| shortened(name, MAX_CALL_NAME));
         let call = CallUnderWay { what: format!("{service}.{method}"), since: SystemTime::now() };
+        self.count();
         let mut calls = self.lock();
         calls.begun += 1;
         let number = calls.begun;
@@ -88,7 +116,7 @@ impl CallsUnderWay {
     }
 
     fn lock(&self) -> MutexGuard<'_, ByBegin> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

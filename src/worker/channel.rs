@@ -54,7 +54,7 @@ pub struct Command {
 #[derive(Debug)]
 pub struct Addressee {
     pub worker: String,
-    handle: Result<Handle, NoAnswer>,
+    member: Result<(Handle, Arc<CallsUnderWay>), NoAnswer>,
 }
 
 /// Why a worker has not answered a command.
@@ -135,13 +135,13 @@ impl Members {
 
     /// Asks a process to end what it has under way and leave. Whether it can be asked.
     pub(super) fn stop(&self, pid: i32) -> bool {
-        self.handle(pid).is_some_and(|handle| handle.send(Request::Stop.encode()).is_ok())
+        self.member(pid).is_some_and(|member| member.handle.send(Request::Stop.encode()).is_ok())
     }
 
     /// How a process can be commanded.
     pub(super) fn addressee(&self, worker: String, pid: Option<i32>) -> Addressee {
-        let handle = pid.ok_or(NoAnswer::NoProcess).and_then(|pid| self.handle(pid).ok_or(NoAnswer::NotConnected));
-        Addressee { worker, handle }
+        let member = pid.ok_or(NoAnswer::NoProcess).and_then(|pid| self.member(pid).ok_or(NoAnswer::NotConnected));
+        Addressee { worker, member: member.map(|member| (member.handle, member.calls)) }
     }
 
     /// How many calls a process has under way, and which for longest. None: it has not connected.
@@ -151,7 +151,7 @@ impl Members {
 
     /// That a process which has connected does not answer over its channel.
     pub(super) fn silence(&self, pid: i32) -> Option<Silence> {
-        self.handle(pid)?.silence()
+        self.member(pid)?.handle.silence()
     }
 
     /// Since when.
@@ -159,8 +159,8 @@ impl Members {
         Some(self.silence(pid)?.since)
     }
 
-    fn handle(&self, pid: i32) -> Option<Handle> {
-        self.members().get(&pid).map(|member| member.handle.clone()).filter(|handle| handle.ended().is_none())
+    fn member(&self, pid: i32) -> Option<Member> {
+        self.members().get(&pid).filter(|member| member.handle.ended().is_none()).cloned()
     }
 
     fn members(&self) -> MutexGuard<'_, HashMap<i32, Member>> {
@@ -171,7 +171,8 @@ impl Members {
 impl Addressee {
     /// Has it carry out a command: the last value that it gives, with what its user is charged for that.
     pub async fn carry_out(&self, command: &Command, memory: &Arc<Share>) -> Result<Option<(Value, Taken)>, NoAnswer> {
-        let handle = self.handle.as_ref().map_err(Clone::clone)?;
+        let (handle, calls) = self.member.as_ref().map_err(Clone::clone)?;
+        calls.count();
         let name = command.name.clone();
         let request = |uuid| Request::Command { uuid, name, data: Value::Nil }.encode();
         let mut stream = handle.open_with(Some(memory), command.data.packed().clone(), request)?;

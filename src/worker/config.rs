@@ -87,6 +87,9 @@ pub struct Config {
         skip_serializing_if = "Option::is_none"
     )]
     pub max_lifetime: Option<Duration>,
+    /// so is one that was asked so much, or less by a tenth at random: calls, commands, and connections that it was handed;
+    #[serde(deserialize_with = "crate::rule::some_positive", skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u64>,
     /// so is one that takes more memory than this;
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<ByteSize>,
@@ -207,6 +210,7 @@ impl Default for Config {
             socket_mode: Mode(0o660),
             socket_group: String::new(),
             max_lifetime: None,
+            max_requests: None,
             max_memory: None,
             kill_memory: None,
             hang_timeout: None,

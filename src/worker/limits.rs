@@ -9,18 +9,21 @@ use tokio::time::sleep;
 
 use super::config::Config;
 use crate::tunnel::Silence;
+use crate::tunnel::worker::CallsUnderWay;
 
 /// How often it is looked how much memory a process takes, and whether it answers.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A lifetime is shorter by a random part of it, at most one in so many, so that processes do not end together.
-const LIFETIME_JITTER: u32 = 10;
+/// A lifetime, and how much a process may be asked, is less by a random part of it, at most one in so many, so that processes
+/// do not end together.
+const JITTER_PART: u32 = 10;
 
 /// A limit that a process has passed, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
     /// Another one is to take its place.
     Age(String),
+    Requests(String),
     Memory(String),
     /// It takes no connections any more.
     Connections(String),
@@ -29,17 +32,26 @@ pub(super) enum Passed {
 }
 
 /// Waits until another process is to take the place of one that is ready.
-pub(super) async fn soft(config: &Config, pid: i32) -> Passed {
+pub(super) async fn soft(config: &Config, pid: i32, calls: &CallsUnderWay) -> Passed {
     let age = async {
         let Some(most) = config.max_lifetime else { return pending().await };
-        let jitter = (most / LIFETIME_JITTER).mul_f64(fastrand::f64());
+        let jitter = (most / JITTER_PART).mul_f64(fastrand::f64());
         sleep(most - jitter).await;
         Passed::Age(format!("it has lived for max_lifetime, {}", humantime::format_duration(most)))
     };
     tokio::select! {
         passed = age => passed,
+        () = calls.are_enough() => {
+            let most = config.max_requests.unwrap_or_default();
+            Passed::Requests(format!("it was asked as much as max_requests, {most}, allows"))
+        }
         why = takes_more(config.max_memory, "max_memory", pid) => Passed::Memory(why),
     }
+}
+
+/// How much a process may be asked.
+pub(super) fn requests(config: &Config) -> Option<u64> {
+    config.max_requests.map(|most| most - fastrand::u64(0..=most / u64::from(JITTER_PART)))
 }
 
 /// Waits until a process is not to go on, whatever it is doing.
@@ -111,8 +123,28 @@ mod tests {
     async fn a_life_is_no_longer_than_it_may_be_and_not_much_shorter() {
         let config = Config { max_lifetime: Some(Duration::from_secs(100)), ..Config::default() };
         let begun = Instant::now();
-        assert!(matches!(soft(&config, 1).await, Passed::Age(why) if why.contains("max_lifetime, 1m 40s")));
+        let calls = CallsUnderWay::default();
+        assert!(matches!(soft(&config, 1, &calls).await, Passed::Age(why) if why.contains("max_lifetime, 1m 40s")));
         let lived = begun.elapsed().as_secs_f64();
         assert!((89.9..=100.1).contains(&lived), "{lived}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_asked_no_more_than_it_may_be_and_not_much_less() {
+        let config = Config { max_requests: Some(100), ..Config::default() };
+        let most = requests(&config).expect("a limit");
+        assert!((90..=100).contains(&most), "{most}");
+        let calls = CallsUnderWay::of_at_most(Some(most));
+        let ask = async {
+            (1..most).for_each(|_| drop(calls.begin("mail", "send")));
+            sleep(Duration::from_secs(60)).await;
+            let before = Instant::now();
+            calls.count();
+            before
+        };
+        let (passed, before) = tokio::join!(soft(&config, 1, &calls), ask);
+        assert!(matches!(passed, Passed::Requests(why) if why.contains("max_requests, 100")));
+        assert_eq!(before.elapsed(), Duration::ZERO, "by the last");
+        assert_eq!(requests(&Config { max_requests: Some(1), ..config }), Some(1));
     }
 }

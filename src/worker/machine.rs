@@ -339,6 +339,11 @@ impl Machine {
                 return;
             }
             Passed::Age(why) => (why, false),
+            // Where there is always more to do, one after the other would end at once.
+            Passed::Requests(why) => {
+                let pause = self.config.restart_delay;
+                (why, self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < pause))
+            }
             Passed::Memory(why) | Passed::Connections(why) => {
                 let window = self.config.start_window;
                 (why, self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < window))

@@ -376,6 +376,22 @@ impl Workers {
         groups.flat_map(|group| group.addressees(which).collect::<Vec<_>>()).collect()
     }
 
+    /// Begins a rolling restart of all groups, side by side; the log tells what comes of it.
+    pub fn roll(&self) {
+        for group in self.all() {
+            group.shared.launcher.clone().begin(async move {
+                let worker = group.name();
+                let outcomes = group.carry_out(Which::All, Action::Roll).await;
+                match outcomes.into_iter().find_map(|(number, outcome)| Some((number, outcome.err()?))) {
+                    None => tracing::info!(worker, "the processes were replaced"),
+                    Some((number, why)) => {
+                        tracing::error!(worker, number, why, "a rolling restart ended there, and what ran goes on");
+                    }
+                }
+            });
+        }
+    }
+
     fn by_priority(&self) -> Vec<Arc<Group>> {
         let mut groups = self.all();
         groups.sort_by_key(|group| group.priority());

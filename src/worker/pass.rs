@@ -31,6 +31,7 @@ use super::launch::{Identity, give_to};
 use crate::metrics::Counter;
 use crate::net::{Accepted, Listener, Peer};
 use crate::task::{Stop, Tasks};
+use crate::tunnel::worker::CallsUnderWay;
 
 /// How many connections of a group may wait until a process takes one, where there are descriptors enough.
 pub(super) const MAX_WAITING: usize = 1_024;
@@ -95,6 +96,8 @@ struct Taker {
     socket: Arc<UnixStream>,
     /// Whose it is, unless it is the sidecar's own user's.
     identity: Option<Identity>,
+    /// By which is counted what it was handed.
+    calls: Arc<CallsUnderWay>,
     /// What hears that it has closed its socket.
     gone: oneshot::Sender<()>,
     /// How many it has not reported to have done with, if it reports any,
@@ -105,8 +108,14 @@ struct Taker {
 }
 
 impl Taker {
-    fn new(pid: i32, socket: Arc<UnixStream>, identity: Option<Identity>, gone: oneshot::Sender<()>) -> Self {
-        Self { pid, socket, identity, gone, under_way: 0, has_reported: false, since: Instant::now() }
+    fn new(
+        pid: i32,
+        socket: Arc<UnixStream>,
+        identity: Option<Identity>,
+        calls: Arc<CallsUnderWay>,
+        gone: oneshot::Sender<()>,
+    ) -> Self {
+        Self { pid, socket, identity, calls, gone, under_way: 0, has_reported: false, since: Instant::now() }
     }
 }
 
@@ -195,9 +204,15 @@ impl Passing {
 
     /// A process that is ready takes its share from now on, as whose the connections are then. The receiver hears once
     /// it has closed its socket.
-    pub(super) fn add(&self, pid: i32, socket: Arc<UnixStream>, identity: Option<Identity>) -> oneshot::Receiver<()> {
+    pub(super) fn add(
+        &self,
+        pid: i32,
+        socket: Arc<UnixStream>,
+        identity: Option<Identity>,
+        calls: Arc<CallsUnderWay>,
+    ) -> oneshot::Receiver<()> {
         let (gone, told) = oneshot::channel();
-        self.state().takers.push(Taker::new(pid, socket, identity, gone));
+        self.state().takers.push(Taker::new(pid, socket, identity, calls, gone));
         self.changed.notify_one();
         told
     }
@@ -375,6 +390,7 @@ impl Taker {
             self.since = Instant::now();
         }
         self.under_way += 1;
+        self.calls.count();
         Ok(())
     }
 }
@@ -439,7 +455,7 @@ mod tests {
     async fn taker(pid: i32) -> (Taker, OwnedFd) {
         let (socket, theirs) = pair().expect("a pair");
         socket.writable().await.expect("a socket");
-        (Taker::new(pid, socket, None, oneshot::channel().0), theirs)
+        (Taker::new(pid, socket, None, Arc::default(), oneshot::channel().0), theirs)
     }
 
     #[tokio::test]

@@ -39,7 +39,7 @@ use super::sockets::Bound;
 use crate::permissions::gid_of;
 use crate::permissions::own::name_of;
 use crate::task::{Phase, Tasks};
-use crate::tunnel::worker::{CHANNEL, Channel, EVENT_QUEUE, Event, WORKER};
+use crate::tunnel::worker::{CHANNEL, CallsUnderWay, Channel, EVENT_QUEUE, Event, WORKER};
 
 /// This very binary, also where another one has taken its name since.
 const OWN_BINARY: &str = "/proc/self/exe";
@@ -113,6 +113,8 @@ struct Process {
     channel: UnixStream,
     /// By which it is handed connections, where it is.
     connections: Option<(Arc<Passing>, Arc<tokio::net::UnixStream>)>,
+    /// By which is counted what it is asked.
+    calls: Arc<CallsUnderWay>,
     /// Whose it is, unless it is the sidecar's own user's.
     identity: Option<Identity>,
     mark: String,
@@ -293,6 +295,7 @@ impl Launch {
             descriptors: descriptors.len(),
         };
         let (pid, ended, socket) = launcher.spawn(name, output, identity.as_ref()).map_err(failed)?;
+        let calls = CallsUnderWay::of_at_most(limits::requests(config));
         let connections = group.passing.clone().zip(handed.as_ref().map(|(ours, _)| ours.clone()));
         let process = Process {
             pid,
@@ -301,6 +304,7 @@ impl Launch {
             name: name.to_owned(),
             channel: ours,
             connections,
+            calls: calls.clone(),
             identity,
             mark,
             _descriptors: permit,
@@ -319,7 +323,7 @@ impl Launch {
         }
         let text = spec.announce(&socket, &descriptors).map_err(failed)?;
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
-        let channel = Channel { stream, worker: name.to_owned(), pid: pid.as_raw(), uid, gid, events };
+        let channel = Channel { stream, worker: name.to_owned(), pid: pid.as_raw(), uid, gid, events, calls };
         Ok(Self { process, text, socket, channel, events: heard })
     }
 }
@@ -390,7 +394,7 @@ impl Process {
         }
         let soft = async {
             let passed = tokio::select! {
-                passed = limits::soft(config, pid) => passed,
+                passed = limits::soft(config, pid, &self.calls) => passed,
                 () = is_shut_out(shut_out) => Passed::Connections("it has closed the socket of ROSTER_CONNECTIONS".into()),
             };
             tell(News::Passed(passed));
@@ -411,7 +415,7 @@ impl Process {
     /// It is handed connections from now on, where it is. The receiver hears once it has closed the socket for that.
     fn take_connections(&self) -> Option<oneshot::Receiver<()>> {
         let (passing, socket) = self.connections.as_ref()?;
-        Some(passing.add(self.pid.as_raw(), socket.clone(), self.identity.clone()))
+        Some(passing.add(self.pid.as_raw(), socket.clone(), self.identity.clone(), self.calls.clone()))
     }
 
     /// Hands it no more connections: it finds the end of them.

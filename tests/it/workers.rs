@@ -1,6 +1,7 @@
 //! Workers: real processes of `sh` and PHP that the sidecar keeps alive, and that an operator commands by the command line.
 
 mod added;
+mod renewal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

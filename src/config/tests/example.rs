@@ -40,6 +40,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
         directory: Some("/srv/app".into()),
         environment: [("APP_ENV".into(), "production".into())].into(),
         max_lifetime: Some(Duration::from_secs(3_600)),
+        max_requests: Some(10_000),
         max_memory: Some(ByteSize::mib(256)),
         kill_memory: Some(ByteSize::mib(512)),
         hang_timeout: Some(Duration::from_secs(300)),
@@ -55,6 +56,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.register.tls = config.register.tls.clone();
     expected.register.signing_key = Some("/etc/roster/register.key".into());
     expected.thrift.threads = config.thrift.threads;
+    expected.sidecar.pid_file = Some("/run/roster/roster.pid".into());
     assert_eq!(config.to_toml(), expected.to_toml());
 
     let (mut shown, mut documented) = (BTreeSet::new(), BTreeSet::new());

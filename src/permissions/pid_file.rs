@@ -1,0 +1,125 @@
+//! The file in which the number of the sidecar stands while it runs, for programs that send it signals.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Claim, NotClaimed, own};
+
+/// The longest text that such a file has: a number and the end of its line.
+const MAX_BYTES: u64 = 12;
+
+/// Anybody may read it.
+const MODE: u32 = 0o644;
+
+/// It, taken away when this is dropped, unless it is another's by then.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    /// As long as it is open, no other file has its number.
+    file: File,
+    _claim: Claim,
+}
+
+/// Why a number cannot be written there.
+#[derive(Debug, thiserror::Error)]
+pub enum PidFileError {
+    #[error("cannot write {}: {why}; choose one in a folder that the sidecar's user may write", path.display())]
+    Io { path: PathBuf, why: io::Error },
+    #[error("cannot have {}: {why}; give each sidecar a file of its own", path.display())]
+    Held { path: PathBuf, why: NotClaimed },
+    #[error(
+        "{} is there and is no such file, which holds a number and nothing else: nothing is written over it; choose another \
+         path, or move it away",
+        .0.display()
+    )]
+    Foreign(PathBuf),
+}
+
+impl PidFile {
+    /// Writes the number of this process. What a sidecar left that was killed is replaced, and nothing else.
+    pub fn write(path: &Path) -> Result<Self, PidFileError> {
+        let failed = |why| PidFileError::Io { path: path.to_owned(), why };
+        let claim = Claim::of(path).map_err(|why| match why {
+            NotClaimed::Failed(why) => failed(why),
+            why @ NotClaimed::Held(_) => PidFileError::Held { path: path.to_owned(), why },
+        })?;
+        if fs::symlink_metadata(path).is_ok() && !own::open(path).is_ok_and(holds_a_number) {
+            return Err(PidFileError::Foreign(path.to_owned()));
+        }
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        let write = || {
+            let mut file = own::create(Path::new(&fresh), MODE)?;
+            writeln!(file, "{}", std::process::id())?;
+            fs::rename(&fresh, path)?;
+            Ok(file)
+        };
+        let file = write().map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file, _claim: claim })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let number = |found: fs::Metadata| (found.dev(), found.ino());
+        if fs::symlink_metadata(&self.path).ok().map(number) == self.file.metadata().ok().map(number) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn holds_a_number(file: File) -> bool {
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).is_ok() && text.trim_end().parse::<u32>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn the_number_stands_there_as_long_as_it_runs_and_one_that_was_left_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("roster.pid");
+        let own = format!("{}\n", std::process::id());
+        for left in [None, Some("4242\n"), Some("4242"), Some("0")] {
+            left.iter().for_each(|left| fs::write(&path, left).expect("it is ours"));
+            let held = PidFile::write(&path).expect("it is free");
+            assert_eq!(fs::read_to_string(&path).expect("it is there"), own);
+            assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o644);
+            let why = PidFile::write(&path).expect_err("it is held").to_string();
+            assert!(why.contains("another sidecar") && why.contains("a file of its own"), "{why}");
+            drop(held);
+            assert!(!path.exists());
+        }
+        let held = PidFile::write(&path).expect("it is free");
+        fs::remove_file(&path).and_then(|()| fs::write(&path, "7\n")).expect("it is ours");
+        drop(held);
+        assert_eq!(fs::read_to_string(&path).expect("it is another's"), "7\n");
+    }
+
+    #[test]
+    fn nothing_else_is_written_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, file) = (folder.path().join("roster.pid"), folder.path().join("file"));
+        fs::write(&file, "17\n").expect("written");
+        let refused = |path: &Path| matches!(PidFile::write(path), Err(PidFileError::Foreign(_)));
+        symlink(&file, &path).expect("made");
+        assert!(refused(&path), "a link");
+        fs::remove_file(&path).expect("it is ours");
+        for text in ["root:x:0:0:root:/root:/bin/bash\n", "12 13", "", "123456789012345", "-1"] {
+            fs::write(&path, text).expect("written");
+            assert!(refused(&path), "{text:?}");
+            assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
+        }
+        fs::write(&path, "17").expect("written");
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).expect("it is ours");
+        assert!(refused(&path), "anybody may have written it");
+        assert!(refused(folder.path()), "a folder");
+        assert!(matches!(PidFile::write(&folder.path().join("no/roster.pid")), Err(PidFileError::Io { .. })));
+    }
+}

@@ -1,0 +1,55 @@
+//! Processes that are replaced after so much, or by a signal to the sidecar.
+
+use super::*;
+
+#[test]
+fn a_process_that_was_asked_so_much_is_replaced_and_nobody_is_refused() {
+    let port = free_port();
+    let listen = format!("accept = \"sidecar\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\nmax_requests = 20");
+    let mut roster = prepared(&in_php("web", &(listen + "\nparams = { from = \"shop\" }")));
+    roster.write("worker.php", PHP_WORKER);
+    roster.run();
+    let mut pids = BTreeSet::from([running(&roster, "web/1")]);
+    eventually("there were three", SOON, || {
+        pids.insert(asked(port));
+        ensure(pids.len() >= 3, pids.len())
+    });
+    let before = running(&roster, "web/1");
+    eventually("commands count too", SOON, || {
+        roster.cli(["worker", "command", "web", "ping"]);
+        ensure(worker(&roster, "web/1")["pid"] != before, "not yet")
+    });
+    let told = worker(&roster, "web/1");
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("max_requests, 20")), "{told}");
+    assert_eq!(roster.cli(["call", "mail.send", "to=ada"]).code, Some(0));
+}
+
+#[test]
+fn a_signal_to_the_sidecar_replaces_all_workers_and_its_number_is_in_its_file() {
+    let file = "[sidecar]\npid_file = \"{folder}/roster.pid\"\n";
+    let groups = sh("web", SLEEPS, "count = 4\nsurge = 3") + &sh("mail", SLEEPS, "");
+    let mut roster = prepared(&(groups.clone() + file));
+    roster.run();
+    let names = ["web/1", "web/2", "web/3", "web/4", "mail/1"];
+    let before = names.map(|name| running(&roster, name));
+    let number = written(&roster, "roster.pid");
+    assert_eq!(number, i64::from(roster.process().id()));
+    assert_eq!(Ended::of(Command::new("kill").args(["-USR2", &number.to_string()])).code, Some(0));
+    for (name, before) in names.into_iter().zip(before) {
+        eventually(name, SOON, || ensure(running(&roster, name) != before, "not yet"));
+    }
+    let other = prepared(&(groups + &file.replace("{folder}", &roster.folder().display().to_string())));
+    let ended = Ended::of(&mut other.serve(binary()));
+    let log = other.log() + &ended.wrong;
+    assert!(ended.code == Some(1) && log.contains("sidecar.pid_file: cannot have "), "{ended:?} {log}");
+    assert!(log.contains("give each sidecar a file of its own"), "{log}");
+    assert!(roster.stop().success());
+    assert!(!roster.folder().join("roster.pid").exists());
+    roster.write("roster.pid", "not a number");
+    let ended = Ended::of(&mut roster.serve(binary()));
+    let log = roster.log() + &ended.wrong;
+    assert!(
+        ended.code == Some(1) && log.contains("nothing is written over it; choose another path"),
+        "{ended:?} {log}"
+    );
+}
