@@ -123,6 +123,7 @@ impl Sidecar {
         let (channels, connected) = mpsc::unbounded_channel();
         let listening = register.iter().flat_map(Register::addresses).chain(admin.iter().filter_map(Admin::address));
         let own = Own::of(listening.chain(endpoint.addresses()));
+        let connected = Channels { connected, names: workers.names() };
         let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register, connected).unzip();
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;

@@ -95,10 +95,7 @@ impl Admin {
                     connections.short(answer(stream, router.clone(), places.take(user), stop.clone()));
                 }
             };
-            if let Err(error) = listener.accept(&stop, serve).await {
-                tracing::error!(%error, "the admin server cannot listen");
-            }
-            stop.requested().await;
+            listener.accept(&stop, serve).await;
         });
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     diagnostics.extend(foreign_folders(config).map(|(key, why)| tree.diagnostic(key.into(), why)));
     let is_own = config.sidecar_user().is_none_or(|user| user == geteuid());
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
-        diagnostics.extend(no_socket(path, is_own).map(|why| tree.diagnostic(key.into(), why)));
+        diagnostics.extend(no_socket(path, is_own, true).map(|why| tree.diagnostic(key.into(), why)));
     }
     let of_pid_file = config.sidecar.pid_file.as_deref().and_then(Path::parent).filter(|_| is_own);
     let no_pid_file = of_pid_file.filter(|folder| !is_to_come(folder));
@@ -121,7 +121,7 @@ fn of_worker(config: &Config, tree: &ConfigTree, number: usize, is_own: bool) ->
     for (nth, address) in worker.listen.iter().enumerate() {
         let key = tree.element(&at.child("listen"), nth);
         let why = match worker::parse_listen(address) {
-            Some(Address::Unix(path)) => no_socket(&path, is_own),
+            Some(Address::Unix(path)) => no_socket(&path, is_own, false),
             Some(Address::Tcp(address)) => no_port(config, Setting::of_worker(&worker.name, key.to_string()), &address),
             None => None,
         };
@@ -130,11 +130,15 @@ fn of_worker(config: &Config, tree: &ConfigTree, number: usize, is_own: bool) ->
     diagnostics
 }
 
-/// Why this user cannot have a socket there.
-fn no_socket(path: &Path, is_own: bool) -> Option<String> {
+/// Why this user cannot have a socket there: with a link beside it and all folders above it made, or neither.
+fn no_socket(path: &Path, is_own: bool, has_link: bool) -> Option<String> {
     let folder = path.parent().filter(|_| path.is_absolute())?;
-    match PathOccupied::none_at(path) {
+    match PathOccupied::none_at(path, has_link) {
         Err(error) => Some(error.to_string()),
+        Ok(()) if !has_link && folder.parent().is_some_and(|above| !above.exists()) => Some(format!(
+            "neither {} nor the folder above it is there; have it made, or choose another place",
+            folder.display()
+        )),
         Ok(()) => runs_as::cannot_make("socket", folder).filter(|_| is_own && !is_to_come(folder)),
     }
 }

@@ -132,8 +132,22 @@ impl Listener {
     /// link with `:1` at its end: PHP's stock `TSocket` can open a Unix socket only with a port, which it adds to the
     /// path.
     pub fn unix(setting: impl Into<Setting>, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
-        let (setting, address) = (setting.into(), Address::Unix(path.to_owned()));
-        match listen_under(&setting, path, permissions) {
+        Self::unix_of(setting.into(), path, permissions, true)
+    }
+
+    /// The same for programs that are no Thrift endpoint, which takes no link; and of the folders the last one alone is made:
+    /// of a path with a slip, none.
+    pub fn unix_without_link(
+        setting: impl Into<Setting>,
+        path: &Path,
+        permissions: &Permissions,
+    ) -> Result<Self, BindError> {
+        Self::unix_of(setting.into(), path, permissions, false)
+    }
+
+    fn unix_of(setting: Setting, path: &Path, permissions: &Permissions, has_link: bool) -> Result<Self, BindError> {
+        let address = Address::Unix(path.to_owned());
+        match listen_under(&setting, path, permissions, has_link) {
             Ok((listener, file)) => {
                 Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
             }
@@ -168,16 +182,31 @@ impl Listener {
     }
 
     /// Hands every connection to `serve`, until the stop. Several loops, on threads of their own, may accept from
-    /// one listener. No error ends the loop: the process may run out of descriptors, and will have some again.
-    pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Accepted)) -> io::Result<()> {
-        let listener = self.socket.as_ref().try_clone()?.register()?;
+    /// one listener. No error ends the loop, nor keeps it from its beginning: the process may run out of descriptors, and
+    /// will have some again.
+    pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Accepted)) {
         let mut reported = None::<io::ErrorKind>;
+        let report = |reported: &mut Option<io::ErrorKind>, error: io::Error| {
+            if reported.replace(error.kind()) != Some(error.kind()) {
+                tracing::error!(address = %self.address, %error, "cannot accept; trying again");
+            }
+        };
         let mut stopped = pin!(stop.requested());
+        let listener = loop {
+            match self.socket.try_clone().and_then(Socket::register) {
+                Ok(listener) => break listener,
+                Err(error) => report(&mut reported, error),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ACCEPT_RETRY_DELAY) => {}
+                () = &mut stopped => return,
+            }
+        };
         loop {
             for _ in 0..MAX_ACCEPTS_PER_TURN {
                 let accepted = tokio::select! {
                     accepted = listener.async_io(Interest::READABLE, Socket::accept) => accepted,
-                    () = &mut stopped => return Ok(()),
+                    () = &mut stopped => return,
                 };
                 match accepted {
                     Ok(stream) => {
@@ -187,9 +216,7 @@ impl Listener {
                     // The peer gave up before we came to it.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
-                        if reported.replace(error.kind()) != Some(error.kind()) {
-                            tracing::error!(address = %self.address, %error, "cannot accept; trying again");
-                        }
+                        report(&mut reported, error);
                         tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                     }
                 }
@@ -286,6 +313,7 @@ fn listen_under(
     setting: &Setting,
     path: &Path,
     permissions: &Permissions,
+    has_link: bool,
 ) -> Result<(std::os::unix::net::UnixListener, (SocketFile, Claim)), NoListener> {
     let taken = || {
         let (process, user) = match listener_at(path) {
@@ -298,6 +326,10 @@ fn listen_under(
         return Err(taken());
     }
     if let Some(folder) = path.parent() {
+        if !has_link && folder.parent().is_some_and(|above| !above.is_dir()) {
+            let error = io::Error::new(io::ErrorKind::NotFound, "neither is the one above it there");
+            return Err(NoListener::Folder { folder: folder.to_owned(), error });
+        }
         make_folder(folder).map_err(|error| NoListener::Folder { folder: folder.to_owned(), error })?;
     }
     // Two that start at the same moment find nobody who listens.
@@ -305,7 +337,7 @@ fn listen_under(
         NotClaimed::Held(_) => taken(),
         NotClaimed::Failed(error) => error.into(),
     })?;
-    PathOccupied::none_at(path)?;
-    let (listener, file) = SocketFile::at(path, permissions)?;
+    PathOccupied::none_at(path, has_link)?;
+    let (listener, file) = SocketFile::at(path, permissions, has_link)?;
     Ok((listener, (file, claim)))
 }

@@ -22,6 +22,7 @@ pub(crate) fn max_path_len(path: &Path) -> usize {
 pub(super) struct SocketFile {
     path: PathBuf,
     inode: u64,
+    has_link: bool,
 }
 
 /// What lies where a socket, or the link beside it, should be, and would be lost.
@@ -34,9 +35,10 @@ pub struct PathOccupied {
 
 impl PathOccupied {
     /// That a socket at `path` takes the place of nothing but another socket, which a dead process may have left.
-    pub(crate) fn none_at(path: &Path) -> Result<(), Self> {
+    pub(crate) fn none_at(path: &Path, has_link: bool) -> Result<(), Self> {
         let link = link_beside(path);
-        for (path, expected, is_ours) in [(path, "socket", is_socket(path)), (&link, "link", link.is_symlink())] {
+        let places = [(path, "socket", is_socket(path)), (&link, "link", link.is_symlink() || !has_link)];
+        for (path, expected, is_ours) in places {
             if !is_ours && std::fs::symlink_metadata(path).is_ok() {
                 return Err(Self { path: path.display().to_string(), expected });
             }
@@ -46,10 +48,14 @@ impl PathOccupied {
 }
 
 impl SocketFile {
-    /// Listens under `path`, whose folder is there, where one appears that is ready.
-    pub(super) fn at(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
+    /// Listens under `path`, whose folder is there, where one appears that is ready; with the link beside it, or without.
+    pub(super) fn at(
+        path: &Path,
+        permissions: &Permissions,
+        has_link: bool,
+    ) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
         let (listener, mut file) = Self::bind(path, permissions)?;
-        file.move_to(path)?;
+        file.move_to(path, has_link)?;
         Ok((listener, file))
     }
 
@@ -63,16 +69,20 @@ impl SocketFile {
                 bound => break (bound?, fresh),
             }
         };
-        let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh };
+        let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh, has_link: false };
         // A second name of it could be that of another one.
         permissions.set(&file.path, |found| found.file_type().is_socket() && found.nlink() == 1)?;
         listener.set_nonblocking(true)?;
         Ok((listener, file))
     }
 
-    fn move_to(&mut self, path: &Path) -> io::Result<()> {
+    fn move_to(&mut self, path: &Path, has_link: bool) -> io::Result<()> {
         std::fs::rename(&self.path, path)?;
         self.path = path.to_owned();
+        if !has_link {
+            return Ok(());
+        }
+        self.has_link = true;
         remove_link(path);
         symlink(path.file_name().unwrap_or_default(), link_beside(path))
     }
@@ -82,7 +92,9 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
-            remove_link(&self.path);
+            if self.has_link {
+                remove_link(&self.path);
+            }
         }
     }
 }
@@ -121,7 +133,7 @@ mod tests {
             let path = folder.path().join("x".repeat(taken)).join(name);
             assert_eq!(path.as_os_str().len(), max_path_len(&path));
             make_folder(path.parent().expect("a folder")).expect("made");
-            let (_listener, _file) = SocketFile::at(&path, &own()).expect("a socket");
+            let (_listener, _file) = SocketFile::at(&path, &own(), true).expect("a socket");
             std::os::unix::net::UnixStream::connect(&path).expect("it is found");
             std::os::unix::net::UnixStream::connect(link_beside(&path)).expect("by PHP too");
         }
@@ -135,7 +147,7 @@ mod tests {
                 let path = folder.path().join(name);
                 threads.spawn(move || {
                     for _ in 0..200 {
-                        let (listener, _file) = SocketFile::at(&path, &own()).expect("a socket");
+                        let (listener, _file) = SocketFile::at(&path, &own(), true).expect("a socket");
                         std::os::unix::net::UnixStream::connect(&path).expect("it is there");
                         listener.accept().expect("and it is this one");
                     }
@@ -150,7 +162,7 @@ mod tests {
         let path = folder.path().join("roster.sock");
         let (_first, left) = SocketFile::bind(&path, &own()).expect("a socket");
         let (_second, mut file) = SocketFile::bind(&path, &own()).expect("another");
-        file.move_to(&path).expect("it has its name");
+        file.move_to(&path, true).expect("it has its name");
         drop(left);
         assert!(path.exists());
     }

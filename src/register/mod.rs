@@ -18,7 +18,7 @@ mod settling;
 mod subscriber;
 mod token_file;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ use self::settling::{CHECK_INTERVAL, Settling};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
-use crate::net::{Address, BindError, Listener, Peer, Peers, TakenPorts, User};
+use crate::net::{Accepted, Address, BindError, Listener, Peer, Peers, TakenPorts, User};
 use crate::share::{KEPT_FOR_ADMINS, Pool, Shares};
 use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
@@ -69,7 +69,12 @@ pub struct Register {
 }
 
 /// Where workers of this sidecar come from.
-pub type Channels = mpsc::UnboundedReceiver<Channel>;
+#[derive(Debug)]
+pub struct Channels {
+    pub connected: mpsc::UnboundedReceiver<Channel>,
+    /// The names of those that are started now; others of an earlier sidecar do not come back.
+    pub names: HashSet<String>,
+}
 
 /// Why the register cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +167,7 @@ impl Register {
         metrics: Arc<Metrics>,
         tasks: &Tasks,
         reload: Reload,
-        mut channels: Channels,
+        channels: Channels,
     ) {
         let Self { config, listeners, taken, secrets, token_file, tls, is_loopback } = self;
         let (changed, secrets_changed) = watch::channel(());
@@ -188,7 +193,8 @@ impl Register {
         });
         let files = Files { changed, token_file, is_loopback };
         // Before anybody is let in, and anybody asks who is there.
-        let settling = Settling::begin(&state);
+        let Channels { mut connected, names } = channels;
+        let settling = Settling::begin(&state, &names);
         tasks.critical("the register's keeper", keep(state.clone(), settling, files, reload, tasks.stop_signal()));
         for listener in listeners {
             tasks.critical("the register", accept(listener, state.clone()));
@@ -198,7 +204,7 @@ impl Register {
             let stop = workers.tasks.stop_signal();
             loop {
                 tokio::select! {
-                    channel = channels.recv() => match channel {
+                    channel = connected.recv() => match channel {
                         Some(channel) => workers.tasks.short(session::serve_worker(channel, workers.clone())),
                         None => return,
                     },
@@ -225,17 +231,15 @@ fn is_loopback(address: &Address) -> bool {
 
 async fn accept(listener: Listener, state: Arc<RegisterState>) {
     let (tasks, stop, peers) = (state.tasks.clone(), state.tasks.stop_signal(), Peers::new());
-    let accepted = listener.accept(&stop, |accepted| {
+    let serve = |accepted: Accepted| {
         // One that is gone already has neither.
         let Some((peer, user)) = accepted.peer().zip(peers.user_of(&accepted)) else { return };
         if let Ok(stream) = accepted.into_stream() {
             let pending = state.handshakes.begin(user);
             tasks.short(session::serve(stream, Origin { peer, user }, pending, state.clone()));
         }
-    });
-    if let Err(error) = accepted.await {
-        tracing::error!(%error, "the register cannot accept");
-    }
+    };
+    listener.accept(&stop, serve).await;
 }
 
 /// What is read again when an operator asks for it, and who is notified of that.

@@ -115,6 +115,9 @@ async fn greet(stream: UnixStream) -> Option<Wire<net::Prompt>> {
     None
 }
 
+/// How the address of a worker of the sidecar's own begins.
+pub(super) const WORKER_ADDRESS: &str = "worker ";
+
 /// Who keeps the process of a worker, and hears what becomes of it here.
 struct Supervisor {
     events: mpsc::Sender<Event>,
@@ -409,7 +412,10 @@ impl Session {
     }
 
     fn address(&self) -> String {
-        self.origin.peer.to_string()
+        match &self.supervisor {
+            Some(_) => format!("{WORKER_ADDRESS}{}", self.origin.peer),
+            None => self.origin.peer.to_string(),
+        }
     }
 
     fn id(&self) -> String {

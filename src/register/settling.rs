@@ -1,9 +1,12 @@
 //! Settling: after a start, the time that masters have to come back before their absence is an answer.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::RegisterState;
+use super::session::WORKER_ADDRESS;
 use crate::clock::Moment;
+use crate::model::Change;
 use crate::store::{Batch, FeedState, Proof};
 
 /// Where nothing was known of masters, so long nothing is reported of them.
@@ -21,11 +24,16 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    pub(super) fn begin(state: &RegisterState) -> Self {
+    /// Workers are waited for that are among these.
+    pub(super) fn begin(state: &RegisterState, workers: &HashSet<String>) -> Self {
         let (progress, own) = (state.publisher.progress(), state.publisher.number());
         let is_restored = progress.whole;
         let are_all = is_restored && !progress.settling;
         state.publisher.publish(Batch::settling(true));
+        let snapshot = state.publisher.snapshot();
+        let expected = snapshot.directory().expected_by(own);
+        let over = expected.filter(|it| it.peer_address.starts_with(WORKER_ADDRESS) && !workers.contains(&it.id));
+        state.publisher.publish(over.map(|it| Change::GiveUp(it.id.clone())).collect::<Vec<_>>());
         state.returning.expect(state.publisher.snapshot().directory().expected_by(own).map(AsRef::as_ref));
         Self { began: Instant::now(), is_restored, are_all, is_over: false }
     }

@@ -39,9 +39,8 @@ mod workers_added;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 pub use roster_client as client;
 pub use roster_client::{idl, zk_data};
 use tokio::sync::watch::{Receiver, channel};
@@ -64,9 +63,6 @@ use crate::store::Store;
 use crate::task::{Stop, Tasks};
 use crate::withhold::Withholder;
 use crate::worker::Workers;
-
-/// How long a thread waits that could not listen.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A bound endpoint, which answers nobody yet.
 #[derive(Debug)]
@@ -198,13 +194,7 @@ async fn accept(changing: &mut Receiver<Vec<Listener>>, stop: &Stop, serve: &imp
     loop {
         let listeners = changing.borrow_and_update().clone();
         tokio::select! {
-            accepted = try_join_all(listeners.iter().map(|listener| listener.accept(stop, serve))) => match accepted {
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::error!(%error, "cannot listen; trying again");
-                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                }
-            },
+            _ = join_all(listeners.iter().map(|listener| listener.accept(stop, serve))) => return,
             Ok(()) = changing.changed() => {}
         }
     }

@@ -29,6 +29,7 @@ mod slot;
 mod sockets;
 mod usage;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -175,6 +176,15 @@ impl BoundWorkers {
         let configured = configs.iter().map(|config| bind(config, true));
         let groups: Result<_, BindError> = configured.chain(saved.iter().map(|config| bind(config, false))).collect();
         Ok(Self { groups: groups?, record, scaled, added, read })
+    }
+
+    /// The names of those that will be started.
+    pub fn names(&self) -> HashSet<String> {
+        let of_group = |group: &BoundGroup| {
+            let name = group.config.name.clone();
+            (1..=group.config.count.number()).map(move |number| format!("{name}/{number}"))
+        };
+        self.groups.iter().flat_map(of_group).collect()
     }
 
     /// Starts them, on the runtime of the caller.

@@ -169,19 +169,12 @@ impl Passing {
     }
 
     async fn accept(&self, group: &str, name: &str, listener: &Listener, stop: &Stop) {
-        loop {
-            let accepted = listener.accept(stop, |accepted| {
-                if let Some(connection) = Connection::new(name, accepted, self.balance) {
-                    self.take(group, connection);
-                }
-            });
-            let Err(error) = accepted.await else { return };
-            tracing::error!(listener = name, %error, "cannot accept connections for a worker; trying again");
-            tokio::select! {
-                () = sleep(RETRY_DELAY) => {}
-                () = stop.requested() => return,
+        let take = |accepted| {
+            if let Some(connection) = Connection::new(name, accepted, self.balance) {
+                self.take(group, connection);
             }
-        }
+        };
+        listener.accept(stop, take).await;
     }
 
     /// Hands a connection to a process, or has it wait for one that has room; where too many do, also after those have

@@ -1,6 +1,6 @@
 //! The reaper: learns which of the sidecar's processes have ended, kills what they left behind, and leaves no zombie.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -47,7 +47,49 @@ impl fmt::Display for End {
 pub struct WorkerError(#[from] io::Error);
 
 #[derive(Debug, Default)]
-pub(super) struct Reaper(Mutex<HashMap<Pid, watch::Sender<Option<End>>>>);
+pub(super) struct Reaper(Mutex<Processes>);
+
+#[derive(Debug, Default)]
+struct Processes {
+    /// Those that have not been reaped.
+    living: HashMap<Pid, watch::Sender<Option<End>>>,
+    /// Which starts are under way, whose processes are not known yet, and how many there have been.
+    starts: BTreeSet<u64>,
+    started: u64,
+    /// Ends of processes that are not known, which may be of those, each with how many starts there had been.
+    early: HashMap<Pid, (u64, End)>,
+}
+
+impl Processes {
+    fn begin(&mut self) -> u64 {
+        self.started += 1;
+        self.starts.insert(self.started);
+        self.started
+    }
+
+    /// A start has come to a process, or to none.
+    fn begun(&mut self, start: u64, pid: Option<Pid>) -> Ended {
+        let (ending, ended) = watch::channel(None);
+        match pid.map(|pid| (pid, self.early.remove(&pid))) {
+            Some((_, Some((_, end)))) => drop(ending.send_replace(Some(end))),
+            Some((pid, None)) => drop(self.living.insert(pid, ending)),
+            None => {}
+        }
+        self.starts.remove(&start);
+        let oldest = self.starts.first().copied().unwrap_or(u64::MAX);
+        self.early.retain(|_, (at, _)| *at >= oldest);
+        ended
+    }
+
+    /// A process has ended, and is reaped.
+    fn ended(&mut self, pid: Pid, end: End) {
+        match self.living.remove(&pid) {
+            Some(ending) => drop(ending.send_replace(Some(end))),
+            None if !self.starts.is_empty() => drop(self.early.insert(pid, (self.started, end))),
+            None => {}
+        }
+    }
+}
 
 impl Reaper {
     /// Reaps from now on, on a task of its own. What processes of ours leave behind, however far they went from them, becomes
@@ -67,23 +109,22 @@ impl Reaper {
 
     /// Starts a process, and reports its end.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, Ended)> {
-        // Before it can have been reaped.
-        let mut processes = self.processes();
-        let child = command.spawn()?;
-        let pid = Pid::from_raw(child.id() as i32);
-        let (ending, ended) = watch::channel(None);
-        processes.insert(pid, ending);
-        Ok((pid, ended))
+        let start = self.processes().begin();
+        // It may take long, and may have ended before it is known here.
+        let child = command.spawn();
+        let pid = child.as_ref().ok().map(|child| Pid::from_raw(child.id() as i32));
+        let ended = self.processes().begun(start, pid);
+        child.map(|child| (Pid::from_raw(child.id() as i32), ended))
     }
 
     /// Sends a signal to a process, unless it has ended: its number may be another's then.
     pub(super) fn signal(&self, pid: Pid, signal: Signal) -> Result<(), Errno> {
-        if self.processes().contains_key(&pid) { kill(pid, signal) } else { Err(Errno::ESRCH) }
+        if self.processes().living.contains_key(&pid) { kill(pid, signal) } else { Err(Errno::ESRCH) }
     }
 
     /// Kills a process and its group.
     pub(super) fn kill(&self, pid: Pid) {
-        if self.processes().contains_key(&pid) {
+        if self.processes().living.contains_key(&pid) {
             // Until it has its own session there is no such group.
             if killpg(pid, Signal::SIGKILL).is_err() {
                 let _ = kill(pid, Signal::SIGKILL);
@@ -102,7 +143,7 @@ impl Reaper {
 
     /// Those that have not been reaped.
     pub(super) fn pids(&self) -> HashSet<Pid> {
-        self.processes().keys().copied().collect()
+        self.processes().living.keys().copied().collect()
     }
 
     /// Reaps, for as long as it is polled.
@@ -117,20 +158,16 @@ impl Reaper {
     fn reap_one(&self) -> bool {
         let Some((pid, end)) = next_ended() else { return false };
         let mut processes = self.processes();
-        let ending = processes.remove(&pid);
-        if ending.is_some() {
+        if processes.living.contains_key(&pid) {
             // As long as it is not reaped, its number and its group's are nobody else's.
             let _ = killpg(pid, Signal::SIGKILL);
         }
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-        drop(processes);
-        if let Some(ending) = ending {
-            ending.send_replace(Some(end));
-        }
+        processes.ended(pid, end);
         true
     }
 
-    fn processes(&self) -> MutexGuard<'_, HashMap<Pid, watch::Sender<Option<End>>>> {
+    fn processes(&self) -> MutexGuard<'_, Processes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -162,5 +199,27 @@ mod tests {
         reaper.kill_all();
         let status = waitpid(pid, None).expect("it is a child");
         assert_eq!(status, nix::sys::wait::WaitStatus::Signaled(pid, Signal::SIGKILL, false));
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_heard_also_before_its_start_is_over() {
+        let (mut processes, [first, second, other]) = (Processes::default(), [1, 2, 3].map(Pid::from_raw));
+        let (one, two) = (processes.begin(), processes.begin());
+        processes.ended(second, End::Exited(2));
+        processes.ended(other, End::Exited(3));
+        assert_eq!(*processes.begun(two, Some(second)).borrow(), Some(End::Exited(2)));
+        let ended = processes.begun(one, Some(first));
+        assert!(ended.borrow().is_none() && processes.early.is_empty(), "nobody asks for the other one");
+        processes.ended(first, End::Killed(9));
+        assert_eq!((*ended.borrow(), processes.living.len()), (Some(End::Killed(9)), 0));
+        processes.ended(other, End::Exited(0));
+        assert!(processes.early.is_empty(), "no start is under way");
+        let (one, two) = (processes.begin(), processes.begin());
+        processes.begun(one, None);
+        processes.ended(other, End::Exited(0));
+        let three = processes.begin();
+        processes.begun(two, None);
+        assert!(processes.early.is_empty(), "it ended before this one began");
+        assert!(processes.begun(three, Some(other)).borrow().is_none());
     }
 }

@@ -116,7 +116,7 @@ impl Bound {
             }
             let setting = Setting::of_worker(&config.name, format!("listen.{nth}"));
             let listener = match parse(at) {
-                Some(Address::Unix(path)) => Listener::unix(setting.clone(), &path, &permissions)?,
+                Some(Address::Unix(path)) => Listener::unix_without_link(setting.clone(), &path, &permissions)?,
                 _ => Listener::tcp(setting.clone(), at.trim_start_matches("tcp://"))?,
             };
             let listener = match config.accept {
@@ -262,5 +262,26 @@ mod tests {
         {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn of_a_unix_socket_the_last_folder_is_made_and_nothing_lies_beside_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let names = |at: &std::path::Path| {
+            let entries = std::fs::read_dir(at).expect("a folder").flatten();
+            let mut names: Vec<_> = entries.map(|it| it.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        let of = |path: &str| Config {
+            name: "web".into(),
+            listen: vec![format!("unix://{}/{path}", folder.path().display())],
+            ..Config::default()
+        };
+        let _listens = Sockets::at_once(&of("run/app.sock")).expect("a socket");
+        assert_eq!(names(&folder.path().join("run")), [".app.sock.claim", "app.sock"]);
+        let why = Sockets::at_once(&of("no/such/app.sock")).expect_err("a slip").to_string();
+        assert!(why.contains("worker web: listen.0: ") && why.contains("neither is the one above it there"), "{why}");
+        assert_eq!(names(folder.path()), ["run"]);
     }
 }

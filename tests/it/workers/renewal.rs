@@ -53,3 +53,33 @@ fn a_signal_to_the_sidecar_replaces_all_workers_and_its_number_is_in_its_file() 
         "{ended:?} {log}"
     );
 }
+
+#[test]
+fn a_sidecar_does_not_wait_for_workers_of_an_earlier_one_that_it_does_not_start() {
+    let register = "unix = \"{folder}/register.sock\"\nsettle = \"1h\"\n";
+    let mut roster = prepared(&(register.to_owned() + &in_php("mail", "count = 2\nparams = { from = \"shop\" }")));
+    roster.write("worker.php", PHP_WORKER);
+    roster.run();
+    let masters = |roster: &Roster| {
+        let ended = roster.cli(["masters", "-o", "json"]);
+        ensure(ended.code == Some(0), &ended.wrong)?;
+        let listed = ended.json()["masters"].as_array().cloned().unwrap_or_default();
+        Ok::<_, String>(listed.iter().map(|it| it["id"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>())
+    };
+    let are = |roster: &Roster, ids: &[&str]| {
+        eventually("these are there", SOON, || {
+            let found = masters(roster)?;
+            ensure(found == ids, format!("{found:?}"))
+        });
+    };
+    are(&roster, &["mail/1", "mail/2"]);
+    // So that it has kept what it knows.
+    assert!(roster.stop().success());
+    roster.configure("count = 2", "count = 1");
+    roster.run();
+    are(&roster, &["mail/1"]);
+    eventually("all is known", SOON, || {
+        let status = roster.cli(["status"]).text();
+        ensure(!status.contains("giving masters time"), status)
+    });
+}
