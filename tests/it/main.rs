@@ -20,6 +20,7 @@ mod faults;
 mod file;
 mod full;
 mod generated;
+mod guard;
 mod harm;
 #[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]
 mod harness;

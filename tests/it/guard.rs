@@ -1,0 +1,152 @@
+//! What vanishes from ZooKeeper in numbers is served on until it is known to be gone.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Ended, SOON, Scene, ensure, eventually, fresh_chroot};
+
+const SETTINGS: &str = r#"
+[[services]]
+root = "/s"
+format = "raw"
+
+[guard]
+probe_interval = "200ms"
+"#;
+
+/// Processes of a service, each at a port of its own.
+fn processes(count: usize) -> Vec<TcpListener> {
+    (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect()
+}
+
+fn address(process: &TcpListener) -> String {
+    process.local_addr().expect("an address").to_string()
+}
+
+/// Registers processes as nodes, and waits until all are told of.
+fn register(scene: &Scene, service: &str, processes: &[TcpListener]) {
+    for (number, process) in processes.iter().enumerate() {
+        scene.zk.create(&format!("/s/{service}/i-{number}"), address(process));
+    }
+    becomes(scene, service, (processes.len(), 0));
+}
+
+fn instances(scene: &Scene, service: &str) -> Value {
+    let ended = scene.roster.cli(["services", service, "-o", "json"]);
+    if ended.code == Some(0) { ended.json() } else { Value::Null }
+}
+
+/// How many instances a service has, and how many of them are held.
+fn count(scene: &Scene, service: &str) -> (usize, usize) {
+    let told = instances(scene, service);
+    let all = told["instances"].as_array().cloned().unwrap_or_default();
+    let held = all.iter().filter(|it| it.get("held").is_some()).count();
+    assert_eq!(told["protected"].as_bool().unwrap_or(false), held > 0, "{told}");
+    (all.len(), held)
+}
+
+fn becomes(scene: &Scene, service: &str, expected: (usize, usize)) {
+    eventually(&format!("{service} has {expected:?}"), SOON, || {
+        let found = count(scene, service);
+        ensure(found == expected, format!("{found:?}\n{}", scene.roster.log()))
+    });
+}
+
+/// What the guard says of a service by the command line.
+fn guarded(scene: &Scene, service: &str) -> Value {
+    scene.roster.cli(["guard", "list", service, "-o", "json"]).json()["services"][0].clone()
+}
+
+/// Whether PHP is told that a service is protected, by the shared file and by the sidecar.
+fn in_php(scene: &Scene, service: &str) -> String {
+    let (socket, file) = (scene.roster.socket().display(), scene.roster.shared_file());
+    let code = format!(
+        "require 'php/autoload.php'; foreach ([['{socket}', '', ''], ['', '', '{}']] as $where) {{ \
+         $roster = Roster\\Client::local(...$where); \
+         echo json_encode($roster->resolve('{service}')->isProtected), \
+             count(array_filter($roster->instances('{service}'), fn ($it) => $it->held !== null)), ' '; }}",
+        file.display()
+    );
+    Ended::of(Command::new("php").current_dir(env!("CARGO_MANIFEST_DIR")).args(["-r", &code])).text()
+}
+
+#[test]
+fn of_an_ensemble_that_comes_back_empty_what_still_answers_is_served_and_what_refuses_is_gone() {
+    let mut scene = Scene::own(SETTINGS);
+    let (mut web, db) = (processes(8), processes(1));
+    register(&scene, "web", &web);
+    register(&scene, "db", &db);
+    scene.link.cut();
+    scene.server().restart_empty();
+    assert_eq!((count(&scene, "web"), count(&scene, "db")), ((8, 0), (1, 0)), "a source that is away changes nothing");
+    scene.link.mend();
+    becomes(&scene, "web", (8, 8));
+    becomes(&scene, "db", (1, 1));
+    eventually("all are found to answer", SOON, || {
+        let found = guarded(&scene, "web");
+        ensure(found["answering"] == 8 && found["registered"] == 0, format!("{found}"))
+    });
+    assert_eq!(in_php(&scene, "web"), "true8 true8 ");
+    assert_eq!(scene.roster.status().counters["heldInstances"], 9);
+    web.truncate(3);
+    becomes(&scene, "web", (3, 3));
+    scene.zk.create("/s/new/i", "127.0.0.1:1");
+    becomes(&scene, "new", (1, 0));
+    register(&scene, "web", &web);
+    assert_eq!(in_php(&scene, "web"), "false0 false0 ");
+    assert!(guarded(&scene, "web").is_null());
+}
+
+#[test]
+fn sessions_that_end_all_at_once_take_no_service_down_and_an_administrator_can_say_otherwise() {
+    let mut scene = Scene::with(&fresh_chroot(), SETTINGS);
+    let processes = processes(10);
+    scene.zk.create("/s/web", "");
+    let owner = |number: usize| scene.zk.ephemeral(&format!("/s/web/i-{number}"), &address(&processes[number]));
+    let mut owners: Vec<_> = (0..10).map(owner).collect();
+    becomes(&scene, "web", (10, 0));
+    owners.drain(..6).for_each(|owner| owner.dies());
+    eventually("they are held", SOON * 3, || {
+        let found = count(&scene, "web");
+        ensure(found == (10, 6), format!("{found:?}"))
+    });
+    let tcp = format!("127.0.0.1:{}", scene.roster.port());
+    let denied = scene.roster.cli(["guard", "release", "web", "--address", &tcp]);
+    assert_eq!(denied.code, Some(8), "{denied:?}");
+    scene.roster.kill();
+    scene.link.cut();
+    scene.roster.run();
+    becomes(&scene, "web", (10, 6));
+    scene.link.mend();
+    scene.roster.becomes("live");
+    assert_eq!(count(&scene, "web"), (10, 6), "they are held still");
+    let one = scene.roster.cli(["guard", "release", "web", &address(&processes[0])]);
+    assert_eq!(one.text(), "let go 1 instance\n");
+    assert_eq!(count(&scene, "web"), (9, 5));
+    let all = scene.roster.cli(["guard", "accept", "web", "--for", "10m"]);
+    assert_eq!(all.text(), "let go 5 instances; whatever vanishes within 10m is gone at once\n");
+    assert_eq!(count(&scene, "web"), (4, 0));
+    assert!(scene.roster.cli(["guard", "list"]).text().contains("web"));
+    let unknown = scene.roster.cli(["guard", "accept", "nothing"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+}
+
+#[test]
+fn a_service_that_is_shut_down_is_gone_when_its_probes_say_so() {
+    let scene = Scene::with(&fresh_chroot(), SETTINGS);
+    let web = processes(10);
+    register(&scene, "web", &web);
+    drop(web);
+    (0..10).for_each(|number| scene.zk.delete(&format!("/s/web/i-{number}")));
+    eventually("it is gone", SOON, || {
+        let ended = scene.roster.cli(["resolve", "web"]);
+        ensure(ended.code == Some(7) || ended.code == Some(1), format!("{ended:?}"))
+    });
+    assert!(scene.roster.cli(["guard", "list", "-o", "json"]).json()["services"].as_array().is_some_and(Vec::is_empty));
+    let counters = scene.roster.status().counters;
+    assert!(counters["probes"] >= 5, "{counters:?}");
+    let log = scene.roster.log();
+    assert!(log.contains("too much of the service vanished at once") && log.contains("nothing of the service is held"));
+}
