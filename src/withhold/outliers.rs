@@ -1,7 +1,7 @@
 //! Outliers: which instances are to be ejected, by what their callers report; after Envoy's outlier detection.
 //!
 //! Each user's reports are counted by themselves, so that what one of them makes up is only its own view. An instance is to
-//! be ejected when more than half of the users who reported of it lately want so. No clock is read here.
+//! be ejected when more than half of the users who reported of its service lately want so. No clock is read here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct Place {
 /// So many instances are watched, each for each user. A user may have as many as it leaves free for others.
 const MAX_TALLIES: usize = 16_384;
 
-/// A user who has reported nothing of an instance for so long has no say in it.
+/// A user who has reported nothing of a service for so long has no say in it.
 const STALE: Duration = Duration::from_secs(60);
 
 /// The rates of success are compared among at least so many instances of which a user reported so many calls.
@@ -36,6 +36,9 @@ const DEVIATIONS: f64 = 1.9;
 pub(super) struct Outliers {
     config: Config,
     watched: HashMap<Place, Watched>,
+    /// By service, who has a say in it, and when each reported of it last. Also who reports of other instances alone: nobody
+    /// can say anything of one that is ejected, and one who fails it at once when it is back would be the only voter.
+    voters: HashMap<Arc<str>, HashMap<Reporter, Moment>>,
     /// How many tallies each user has, and all.
     tallies: HashMap<Reporter, usize>,
     count: usize,
@@ -70,7 +73,7 @@ pub(super) struct Suspect {
 
 impl Outliers {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, watched: HashMap::new(), tallies: HashMap::new(), count: 0 }
+        Self { config, watched: HashMap::new(), voters: HashMap::new(), tallies: HashMap::new(), count: 0 }
     }
 
     /// Counts one report. The instance, if it is to be ejected for it.
@@ -78,6 +81,7 @@ impl Outliers {
         let known = self.watched.get(place);
         // What was called before, and is told only now, says nothing new.
         if known.is_some_and(|it| it.ejected_until.is_some()) {
+            self.hear(now, by, &place.service);
             return None;
         }
         if !known.is_some_and(|it| it.tallies.contains_key(&by)) {
@@ -90,7 +94,12 @@ impl Outliers {
         let watched = self.watched.entry(place.clone()).or_default();
         let tally = watched.tallies.entry(by).or_insert(Tally::new(now));
         tally.count(now, is_ok);
+        self.hear(now, by, &place.service);
         if is_ok { None } else { self.suspect(place) }
+    }
+
+    fn hear(&mut self, now: Moment, by: Reporter, service: &Arc<str>) {
+        self.voters.entry(service.clone()).or_default().insert(by, now);
     }
 
     /// Compares the rates, forgets what nobody reports of any more, and forgives those that were well. To be called once an
@@ -123,6 +132,10 @@ impl Outliers {
         }
         self.watched.retain(|_, it| !it.tallies.is_empty() || it.ejections > 0 || it.ejected_until.is_some());
         self.tallies.retain(|_, own| *own > 0);
+        self.voters.retain(|_, voters| {
+            voters.retain(|_, last| now.since(*last) < STALE);
+            !voters.is_empty()
+        });
         let outliers = self.watched.iter().filter(|(_, it)| it.tallies.values().any(|tally| tally.is_outlier));
         let outliers: Vec<Place> = outliers.map(|(place, _)| place.clone()).collect();
         outliers.iter().filter_map(|place| self.suspect(place)).collect()
@@ -171,13 +184,13 @@ impl Outliers {
         self.watched.get(place).map_or(0, |it| it.ejections)
     }
 
-    /// The instance, if more than half of the users who report of it want it ejected.
+    /// The instance, if more than half of the users who report of its service want it ejected.
     fn suspect(&self, place: &Place) -> Option<Suspect> {
         let tallies = &self.watched.get(place)?.tallies;
         let limit = self.config.consecutive_failures;
         let wanting = tallies.iter().filter(|(_, tally)| tally.is_outlier || tally.failures_in_line >= limit);
         let wanting: Vec<_> = wanting.collect();
-        if wanting.len() * 2 <= tallies.len() {
+        if wanting.len() * 2 <= self.voters.get(&place.service).map_or(0, HashMap::len) {
             return None;
         }
         let (by, tally) = wanting.first()?;
@@ -303,6 +316,29 @@ mod tests {
         outliers.report(later, 66, &place(1), false);
         outliers.compare(later);
         assert!(fail(&mut outliers, later, 66, 4));
+    }
+
+    #[test]
+    fn one_user_ejects_nothing_again_of_a_service_that_another_reports_to_be_well() {
+        let (mut outliers, now) = outliers();
+        assert!(fail(&mut outliers, now, 66, 5), "nobody else has a say");
+        let time = outliers.eject(now, &place(1));
+        // Of the one that is ejected, user 33 can report nothing.
+        for second in 0..300 {
+            let now = after(second, now);
+            outliers.report(now, 33, &place(2), true);
+            if second >= time.as_secs() {
+                outliers.take_ended(now);
+                assert!(!fail(&mut outliers, now, 66, 50), "{second} s later");
+            }
+            if second % 10 == 0 {
+                assert_eq!(outliers.compare(now), []);
+            }
+        }
+        let late = after(360, now);
+        outliers.compare(late);
+        assert!(outliers.voters.is_empty(), "all is forgotten");
+        assert!(fail(&mut outliers, late, 66, 5), "user 33 has been silent for a minute");
     }
 
     #[test]
