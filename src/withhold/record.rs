@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::model::Withholding;
 use crate::permissions::own;
@@ -12,21 +13,30 @@ use crate::permissions::own;
 /// The file in the state's folder.
 const FILE: &str = "withheld.json";
 
-/// The most bytes of it that are read.
-const MAX_BYTES: u64 = 16 << 20;
+/// The most bytes of it that are read, and written.
+const MAX_BYTES: usize = 64 << 20;
 
 #[derive(Debug)]
 pub(super) struct Record {
     /// None: there is no folder for it.
     path: Option<PathBuf>,
+    /// Whether the file has something that was not read. It is set aside before another is written.
+    has_unread: bool,
 }
 
 /// All that is withheld.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recorded {
     pub(super) ejected: Vec<Entry>,
     pub(super) drained: Vec<Entry>,
+}
+
+/// The same as it is written.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Document {
+    ejected: Vec<Value>,
+    drained: Vec<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +52,7 @@ pub(super) struct Entry {
 
 impl Record {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        Self { path: folder.map(|folder| folder.join(FILE)) }
+        Self { path: folder.map(|folder| folder.join(FILE)), has_unread: false }
     }
 
     pub(super) fn has_path(&self) -> bool {
@@ -50,35 +60,133 @@ impl Record {
     }
 
     /// What an earlier process left. What cannot be read is told, and is nothing.
-    pub(super) fn left(&self) -> Recorded {
+    pub(super) fn left(&mut self) -> Recorded {
         let Some(path) = &self.path else { return Recorded::default() };
-        read(path).unwrap_or_else(|error| {
+        let (recorded, unread) = match read(path).map(entries) {
+            Ok((recorded, 0)) => (recorded, None),
+            Ok((recorded, count)) => (recorded, Some(format!("{count} entries are damaged"))),
+            Err(error) => (Recorded::default(), Some(error.to_string())),
+        };
+        self.has_unread = unread.is_some();
+        if let Some(error) = unread {
             let path = path.display();
-            tracing::error!(%path, %error, "cannot read what was drained and ejected; drain anew what shall have no calls");
-            Recorded::default()
-        })
+            tracing::error!(
+                %path, error, "cannot read all that was drained and ejected; drain anew what shall have no calls"
+            );
+        }
+        recorded
     }
 
     /// Puts it in the place of what was recorded; as an error, why it would not outlast a restart.
-    pub(super) fn write(&self, recorded: &Recorded) -> Result<(), String> {
+    pub(super) fn write(&mut self, recorded: &Recorded) -> Result<(), String> {
         let Some(path) = &self.path else { return Err("there is no `[shared] state` to keep it in".to_owned()) };
         let fresh = path.with_extension("new");
+        let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
+        if self.has_unread {
+            set_aside(path).map_err(failed)?;
+            self.has_unread = false;
+        }
         let write = || {
             let mut file = own::create(&fresh, 0o600)?;
-            file.write_all(&serde_json::to_vec(recorded)?)?;
+            file.write_all(&serde_json::to_vec(&document(recorded, MAX_BYTES)?)?)?;
             file.sync_all()?;
             fs::rename(&fresh, path)?;
             path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
         };
-        write().map_err(|error: io::Error| format!("cannot write {}: {error}", path.display()))
+        write().map_err(failed)
     }
 }
 
-fn read(path: &Path) -> io::Result<Recorded> {
+fn read(path: &Path) -> io::Result<Document> {
     if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        return Ok(Recorded::default());
+        return Ok(Document::default());
     }
     let mut written = Vec::new();
-    own::open(path).map_err(|why| why.at(path))?.take(MAX_BYTES).read_to_end(&mut written)?;
+    own::open(path).map_err(|why| why.at(path))?.take(MAX_BYTES as u64).read_to_end(&mut written)?;
     Ok(serde_json::from_slice(&written)?)
+}
+
+/// What it says, and how many entries are none.
+fn entries(document: Document) -> (Recorded, usize) {
+    let count = document.ejected.len() + document.drained.len();
+    let of = |values: Vec<Value>| values.into_iter().filter_map(|it| serde_json::from_value(it).ok()).collect();
+    let recorded = Recorded { ejected: of(document.ejected), drained: of(document.drained) };
+    let unread = count - recorded.ejected.len() - recorded.drained.len();
+    (recorded, unread)
+}
+
+/// All drains, and as many ejections as fit: those end soon, and are made anew where calls fail.
+fn document(recorded: &Recorded, max_bytes: usize) -> serde_json::Result<Document> {
+    let values = |entries: &[Entry]| entries.iter().map(serde_json::to_value).collect::<serde_json::Result<Vec<_>>>();
+    let bytes = |value: &Value| value.to_string().len() + 1;
+    let (drained, mut ejected) = (values(&recorded.drained)?, values(&recorded.ejected)?);
+    let mut room = max_bytes.saturating_sub(64 + drained.iter().map(bytes).sum::<usize>());
+    ejected.retain(|value| {
+        let left = room.checked_sub(bytes(value));
+        room = left.unwrap_or(0);
+        left.is_some()
+    });
+    Ok(Document { ejected, drained })
+}
+
+/// Keeps what could not be read, in the place of what was kept so before.
+fn set_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".set-aside");
+    match fs::rename(path, aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(service: &str) -> Entry {
+        let withholding = Withholding { since: 1, ends_at: 2, reason: String::new() };
+        Entry { service: service.to_owned(), target: "a:1".to_owned(), withholding, times: 0 }
+    }
+
+    #[test]
+    fn a_damaged_entry_costs_no_other_and_is_set_aside_before_the_next_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(FILE);
+        let mut record = Record::new(Some(folder.path().to_owned()));
+        let both = Recorded { ejected: vec![entry("x")], drained: vec![entry("a"), entry("b")] };
+        record.write(&both).expect("it is kept");
+        assert_eq!(record.left(), both);
+        let damaged = fs::read_to_string(&path).expect("it is there").replace(r#""service":"a""#, r#""service":1"#);
+        fs::write(&path, &damaged).expect("written");
+        let left = Recorded { ejected: vec![entry("x")], drained: vec![entry("b")] };
+        assert_eq!(record.left(), left);
+        assert_eq!(fs::read_to_string(&path).expect("it stands"), damaged);
+        record.write(&left).expect("it is kept");
+        let aside = folder.path().join("withheld.json.set-aside");
+        assert_eq!(fs::read_to_string(&aside).expect("it is kept"), damaged);
+        assert_eq!(record.left(), left);
+        // It is set aside once, and not the sound one that followed.
+        record.write(&both).expect("it is kept");
+        assert_eq!(fs::read_to_string(&aside).expect("it is kept"), damaged);
+    }
+
+    #[test]
+    fn what_cannot_be_set_aside_is_not_written_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(FILE);
+        fs::write(&path, "{").expect("written");
+        fs::create_dir(folder.path().join("withheld.json.set-aside")).expect("a folder in its way");
+        let mut record = Record::new(Some(folder.path().to_owned()));
+        assert_eq!(record.left(), Recorded::default());
+        record.write(&Recorded::default()).expect_err("it would be lost");
+        assert_eq!(fs::read_to_string(&path).expect("it stands"), "{");
+    }
+
+    #[test]
+    fn where_not_all_fit_drains_are_kept() {
+        let many = |count| vec![entry(&"x".repeat(1_000)); count];
+        let found = document(&Recorded { ejected: many(100), drained: many(3) }, 10_000).expect("JSON");
+        assert_eq!((found.drained.len(), found.ejected.len()), (3, 6));
+        assert!(serde_json::to_vec(&found).expect("JSON").len() <= 10_000);
+    }
 }
