@@ -133,8 +133,6 @@ metrics! {
     reports: Counter of masters,
     /// The failures among these.
     reports_failed: Counter of masters,
-    /// How many milliseconds these calls took.
-    reported_ms: Counter of masters,
     /// Times that an instance was ejected.
     ejections: Counter of masters,
     /// Connections begun to find out whether instances are there that the guard holds.
@@ -146,6 +144,8 @@ metrics! {
     /// Times the history could not be written to its file.
     history_failures: Counter,
     ;
+    /// How many milliseconds the reported calls took.
+    reported_ms: Counter;
     /// What calls came to, by service and method.
     methods: Methods;
     /// Why the shared file is not written now.
@@ -205,6 +205,9 @@ impl Metrics {
         let mut families: Vec<_> =
             counts.map(|it| family(it.kind, it.name, it.help, [sample(it.kind, [], it.value as f64)])).collect();
         if with_masters {
+            let (took, kind) = (self.reported_ms.get() as f64 / 1_000.0, MetricType::COUNTER);
+            let help = "How long the reported calls took together.";
+            families.push(family(kind, "reported_seconds", help, [sample(kind, [], took)]));
             families.extend(self.methods.families());
         }
         families
