@@ -28,6 +28,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, dup2_stdin, fchown, geteuid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
+use super::precedence;
 use crate::permissions::own::name_of;
 
 /// The command of the binary which does this.
@@ -64,6 +65,7 @@ pub(super) struct Spec {
     /// How many descriptors it may have, and processes its user; none: as before.
     pub(super) max_files: Option<u64>,
     pub(super) max_processes: Option<u64>,
+    pub(super) niceness: i32,
     /// Whether `LISTEN_PID` is set.
     pub(super) listens: bool,
     /// How many descriptors come with it.
@@ -213,7 +215,7 @@ impl Spec {
     fn prepare(&self) -> Result<(), Refusal> {
         let step = |what: &str, done: Result<(), Errno>| done.map_err(|error| Refusal::new(what, error));
         step("cannot leave the sidecar's session", setsid().map(drop))?;
-        give_up_precedence();
+        precedence::yield_to_others(self.niceness);
         heed_all_signals();
         umask(Mode::from_bits_truncate(self.umask));
         let limits = [
@@ -281,17 +283,6 @@ fn take_stdin() -> io::Result<UnixStream> {
     let aside = unsafe { OwnedFd::from_raw_fd(aside) };
     dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(aside.into())
-}
-
-/// Takes no more of the processors than other programs do, whatever a unit gives the sidecar.
-#[allow(unsafe_code)]
-fn give_up_precedence() {
-    // Safety: numbers alone.
-    unsafe {
-        if libc::getpriority(libc::PRIO_PROCESS, 0) < 0 {
-            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
-        }
-    }
 }
 
 /// Ignores no signal that the sidecar ignores, as one does that a script has started in its background.
@@ -454,6 +445,7 @@ mod tests {
             umask: 0,
             max_files: None,
             max_processes: None,
+            niceness: 0,
             listens: false,
             descriptors: 1,
         };

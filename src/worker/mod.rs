@@ -18,6 +18,7 @@ mod news;
 mod orphans;
 mod output;
 mod pass;
+mod precedence;
 mod preflight;
 mod process;
 mod process_stat;

@@ -30,6 +30,7 @@ use super::machine::Ending;
 use super::orphans::{Leaver, MARK, Sweeper};
 use super::output::Output;
 use super::pass::{self, Passing};
+use super::precedence;
 use super::preflight::Flaw;
 use super::reaper::{End, Ended, Reaper, WorkerError};
 use super::record::Record;
@@ -291,6 +292,7 @@ impl Launch {
             umask: config.umask.0,
             max_files: config.max_files,
             max_processes: config.max_processes,
+            niceness: precedence::of_beginner(),
             listens,
             descriptors: descriptors.len(),
         };
@@ -389,6 +391,7 @@ impl Process {
         }
         let mut shut_out = None;
         if asked.borrow().is_none() {
+            precedence::lift(pid);
             shut_out = self.take_connections();
             tell(News::Ready);
         }

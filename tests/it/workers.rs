@@ -892,14 +892,14 @@ fn a_worker_runs_as_its_user_and_has_only_what_is_meant_for_it() {
     if is_skipped_without_root() {
         return;
     }
-    let script = "tr '\\0' '\\n' < /proc/$$/environ; printf FDS=; ls -m /proc/$$/fd; echo IN=$(readlink /proc/$$/fd/0); \
-                  echo ID=$(id -u):$(id -g):$(id -G); echo UMASK=$(umask); echo CWD=$(pwd); echo NICE=$(nice); exec sleep 1000";
+    let script = "echo NICE=$(nice); tr '\\0' '\\n' < /proc/$$/environ; printf FDS=; ls -m /proc/$$/fd; \
+                  echo IN=$(readlink /proc/$$/fd/0); echo ID=$(id -u):$(id -g):$(id -G); echo UMASK=$(umask); echo CWD=$(pwd); exec sleep 1000";
     let port = free_port();
     let settings = format!(
         "user = \"www-data\"\numask = \"0027\"\nenvironment = {{ APP = \"shop\" }}\n\
          listen = [\"tcp://127.0.0.1:{port}\", \"unix://{{folder}}/web.sock\"]"
     );
-    let mut roster = prepared(&sh("web", script, &settings));
+    let mut roster = prepared(&slow(&sh("web", script, &settings)));
     roster.write("group", &(fs::read_to_string("/etc/group").expect("groups") + "extra-of-roster:x:44044:www-data\n"));
     let mut serve = unconfigured(Command::new("unshare"));
     let mount = "mount --bind \"$0\" /etc/group && exec nice -n -5 \"$@\" 9< /etc/hostname";
@@ -910,19 +910,21 @@ fn a_worker_runs_as_its_user_and_has_only_what_is_meant_for_it() {
     let pid = running(&roster, "web/1");
     let told = eventually("all is printed", SOON, || {
         let told = roster.cli(["worker", "logs", "web"]).text();
-        if told.contains("NICE=") { Ok(told) } else { Err(told) }
+        if told.contains("CWD=") { Ok(told) } else { Err(told) }
     });
     let told: Vec<(&str, &str)> = told.lines().filter_map(|line| line.split_once(" | ")?.1.split_once('=')).collect();
     let value = |name: &str| told.iter().find(|(found, _)| *found == name).map(|(_, value)| *value);
     assert_eq!(value("FDS"), Some("0, 1, 2, 3, 4, 5"));
     assert_eq!(
         (value("IN"), value("UMASK"), value("CWD"), value("NICE")),
-        (Some("/dev/null"), Some("0027"), Some("/"), Some("0"))
+        (Some("/dev/null"), Some("0027"), Some("/"), Some("10"))
     );
     assert_eq!(value("ID"), Some("33:33:33 44044"));
     assert_eq!((value("APP"), value("USER"), value("LISTEN_FDS")), (Some("shop"), Some("www-data"), Some("2")));
     assert_eq!((value("LISTEN_PID"), value("ROSTER_WORKER")), (Some(&*pid.to_string()), Some("web/1")));
     assert_eq!(value("LISTEN_FDNAMES"), Some(&*format!("{port}:web.sock")));
+    let niceness = || Ended::of(Command::new("ps").args(["-o", "ni=", "-p", &pid.to_string()])).text();
+    assert_eq!(niceness().trim(), "0", "it serves like others when it is ready");
     let known = [
         "PATH",
         "HOME",
