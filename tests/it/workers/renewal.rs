@@ -56,7 +56,7 @@ fn a_signal_to_the_sidecar_replaces_all_workers_and_its_number_is_in_its_file() 
 
 #[test]
 fn a_sidecar_does_not_wait_for_workers_of_an_earlier_one_that_it_does_not_start() {
-    let register = "unix = \"{folder}/register.sock\"\nsettle = \"1h\"\n";
+    let register = "unix = \"{folder}/register.sock\"\nsettle = \"1s\"\n";
     let mut roster = prepared(&(register.to_owned() + &in_php("mail", "count = 2\nparams = { from = \"shop\" }")));
     roster.write("worker.php", PHP_WORKER);
     roster.run();
@@ -73,13 +73,18 @@ fn a_sidecar_does_not_wait_for_workers_of_an_earlier_one_that_it_does_not_start(
         });
     };
     are(&roster, &["mail/1", "mail/2"]);
+    let is_known = |roster: &Roster| {
+        eventually("all is known", SOON, || {
+            let status = roster.cli(["status"]).text();
+            ensure(!status.contains("giving masters time") && !status.contains("on their way"), status)
+        });
+    };
+    is_known(&roster);
     // So that it has kept what it knows.
     assert!(roster.stop().success());
+    roster.configure("settle = \"1s\"", "settle = \"1h\"");
     roster.configure("count = 2", "count = 1");
     roster.run();
     are(&roster, &["mail/1"]);
-    eventually("all is known", SOON, || {
-        let status = roster.cli(["status"]).text();
-        ensure(!status.contains("giving masters time"), status)
-    });
+    is_known(&roster);
 }
