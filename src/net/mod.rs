@@ -12,6 +12,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::libc;
+
 pub use roster_client::{Address, AddressError};
 use roster_net::names::{Names, look_up_first};
 pub use roster_net::{
@@ -132,7 +134,9 @@ impl Listener {
     /// link with `:1` at its end: PHP's stock `TSocket` can open a Unix socket only with a port, which it adds to the
     /// path.
     pub fn unix(setting: impl Into<Setting>, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
-        Self::unix_of(setting.into(), path, permissions, true)
+        let listener = Self::unix_of(setting.into(), path, permissions, true)?;
+        refuse_descriptors(&listener);
+        Ok(listener)
     }
 
     /// The same for programs that are no Thrift endpoint, which takes no link; and of the folders the last one alone is made:
@@ -301,6 +305,20 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// Has the kernel refuse descriptors that are sent over a Unix socket, and over those accepted from it, to this end. Else
+/// the kernel closes them where we read, and waits there for as long as the sender has chosen by `SO_LINGER`. Since Linux
+/// 6.16; before, nothing can refuse them.
+pub(crate) fn refuse_descriptors(socket: impl AsFd) {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let off: libc::c_int = 0;
+    // Safety: the option is a number, which lives as long as the call.
+    #[allow(unsafe_code)]
+    unsafe {
+        let (value, length) = ((&raw const off).cast(), size_of_val(&off) as libc::socklen_t);
+        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value, length);
+    }
+}
+
 /// The process that listens to a socket; none: it has more to accept than it may.
 fn listener_at(path: &Path) -> Option<Peer> {
     let stream = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).ok()?;
@@ -340,4 +358,37 @@ fn listen_under(
     PathOccupied::none_at(path, has_link)?;
     let (listener, file) = SocketFile::at(path, permissions, has_link)?;
     Ok((listener, (file, claim)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use nix::errno::Errno;
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    use super::*;
+    use crate::permissions::Mode;
+
+    /// Whether a descriptor can be sent over a socket.
+    fn takes_descriptors(to: &impl AsRawFd) -> nix::Result<usize> {
+        let sent = std::fs::File::open("/dev/null").expect("it is there");
+        let rights = [sent.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&rights)];
+        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"x")], &control, MsgFlags::empty(), None)
+    }
+
+    #[test]
+    fn nobody_sends_descriptors_that_would_be_closed_where_they_are_not_wanted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let _listener = Listener::unix("thrift.unix", &path, &Permissions::new(Mode(0o600), "")).expect("it listens");
+        let client = std::os::unix::net::UnixStream::connect(&path).expect("it is there");
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        refuse_descriptors(&ours);
+        // Linux before 6.16 has no such option.
+        let expected = takes_descriptors(&theirs);
+        assert!(matches!(expected, Ok(1) | Err(Errno::EPERM)), "{expected:?}");
+        assert_eq!(takes_descriptors(&client), expected);
+    }
 }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep};
 
 use super::launch::{Identity, give_to};
 use crate::metrics::Counter;
-use crate::net::{Accepted, Listener, Peer};
+use crate::net::{Accepted, Listener, Peer, refuse_descriptors};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::CallsUnderWay;
 
@@ -426,6 +426,7 @@ impl Connection {
 pub(super) fn pair() -> io::Result<(Arc<UnixStream>, OwnedFd)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     socket2::SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    refuse_descriptors(&ours);
     ours.set_nonblocking(true)?;
     Ok((Arc::new(UnixStream::from_std(ours)?), theirs.into()))
 }

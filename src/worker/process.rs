@@ -37,6 +37,7 @@ use super::record::Record;
 use super::requested;
 use super::slot::Shared;
 use super::sockets::Bound;
+use crate::net::refuse_descriptors;
 use crate::permissions::gid_of;
 use crate::permissions::own::name_of;
 use crate::task::{Phase, Tasks};
@@ -256,6 +257,7 @@ impl Launch {
         let permit = launcher.descriptors.clone().try_acquire_many_owned(config.descriptors_of_each() as u32);
         let permit = permit.map_err(|_| Ending::Short(NO_DESCRIPTORS.to_owned()))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        refuse_descriptors(&ours);
         ours.set_nonblocking(true).map_err(failed)?;
         let stream = ours.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
         let mark = Uuid::new_v4().simple().to_string();

@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::config::{Accept, Config};
 use super::launch::{Identity, give_to};
@@ -26,6 +28,9 @@ const MAX_ADDRESS_BYTES: usize = 512;
 
 /// How many sockets a group may have this way.
 pub(super) const MAX_REQUESTED: usize = 64;
+
+/// How long a process that has asked as often waits for its next answer.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Those that a group has, by their addresses; none: it is removed.
 #[derive(Debug)]
@@ -40,7 +45,12 @@ impl Default for Requested {
 /// Answers what a process asks for, until it has closed its end.
 pub(super) async fn serve(group: Arc<Shared>, socket: Arc<UnixStream>, identity: Option<Identity>) {
     let mut read = Vec::new();
+    let mut asked = 0_usize;
     while let Some(address) = next_line(&socket, &mut read).await {
+        asked += 1;
+        if asked.is_multiple_of(MAX_REQUESTED) {
+            sleep(PAUSE).await;
+        }
         let answered = match group.requested.get(&group, &address).await {
             Ok(sockets) => {
                 let given = sockets.descriptors().next().ok_or_else(|| io::ErrorKind::NotFound.into());

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
+use socket2::SockRef;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
@@ -139,7 +140,12 @@ impl Bound {
         let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
         let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
             let listens = getsockopt(&listener.1, sockopt::AcceptConn).unwrap_or(true);
-            Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)))
+            let kept = Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)));
+            if kept.is_none() {
+                // Whoever closes it last would wait for as long as a process has chosen.
+                let _ = SockRef::from(&listener.1).set_linger(None);
+            }
+            kept
         };
         polled.iter().zip(&self.0).map(kept).collect()
     }
