@@ -33,12 +33,21 @@ impl Levels {
 
     /// The most that the service had within the window, if it had more than now; else 0.
     pub(super) fn peak(&self) -> usize {
-        self.0.first().map_or(0, |level| level.count)
+        self.0.iter().map(|level| level.count).max().unwrap_or(0)
     }
 
     /// That so many of them went, and that this says nothing.
     pub(super) fn lower(&mut self, by: usize) {
         self.0.iter_mut().for_each(|level| level.count = level.count.saturating_sub(by));
+        self.0.retain(|level| level.count > 0);
+    }
+
+    /// That one went at that moment, and that this says nothing.
+    pub(super) fn lower_until(&mut self, went: Moment) {
+        self.0
+            .iter_mut()
+            .filter(|level| level.first <= went)
+            .for_each(|level| level.count = level.count.saturating_sub(1));
         self.0.retain(|level| level.count > 0);
     }
 

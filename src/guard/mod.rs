@@ -216,7 +216,10 @@ impl Guard {
     /// What became of services in one revision.
     pub fn observe(&mut self, now: Now, batch: HashMap<Arc<str>, Observed>) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let came = if self.targets.is_empty() { Vec::new() } else { came(&batch) };
+        let (came, gone) = match self.targets.is_empty() {
+            true => Default::default(),
+            false => (self.newcomers(&batch), left(&batch)),
+        };
         for (service, observed) in batch {
             if !observed.vanished.is_empty() || self.services.contains_key(&service) {
                 let (held, departed) = (self.room_for_held(), self.room_for_departed());
@@ -225,8 +228,17 @@ impl Guard {
                 });
             }
         }
-        for address in came {
-            self.doubt(now, &address);
+        for (service, address) in gone {
+            self.change_at(&address, |watched, _, id| watched.trust(id, &service));
+        }
+        for (newcomer, address) in came {
+            // A service that is held itself was there beside the others.
+            let is_known = self.held_at(&address).iter().any(|(service, _)| *service == newcomer);
+            self.change_at(&address, |watched, service, id| {
+                if !is_known || *service == newcomer {
+                    watched.doubt(id, &newcomer, now);
+                }
+            });
         }
         effects
     }
@@ -305,11 +317,19 @@ impl Guard {
         effects
     }
 
-    /// That what else is held at an address may be gone, since something came there.
-    fn doubt(&mut self, now: Now, address: &str) {
+    /// The services of which something came at an address, with the address, other than what only comes back.
+    fn newcomers(&self, batch: &HashMap<Arc<str>, Observed>) -> Vec<(Arc<str>, Arc<str>)> {
+        let came = batch.iter().flat_map(|(service, observed)| observed.came.iter().map(move |came| (service, came)));
+        let is_new = |service: &str, id: &str| self.services.get(service).is_none_or(|watched| !watched.remembers(id));
+        let new = came.filter(|(service, (id, _, address))| !address.is_empty() && is_new(service, id));
+        new.map(|(service, (.., address))| (service.clone(), address.clone())).collect()
+    }
+
+    /// Changes each that is held at an address, by its service and id.
+    fn change_at(&mut self, address: &str, change: impl Fn(&mut Watched, &Arc<str>, &str)) {
         for (service, id) in self.held_at(address) {
             self.change(&service, &mut Vec::new(), |watched, _| {
-                watched.doubt(&id, now);
+                change(watched, &service, &id);
                 Vec::new()
             });
         }
@@ -370,8 +390,11 @@ impl Guard {
     }
 }
 
-/// The addresses at which something came.
-fn came(batch: &HashMap<Arc<str>, Observed>) -> Vec<Arc<str>> {
-    let came = batch.values().flat_map(|observed| &observed.came).map(|(.., address)| address);
-    came.filter(|address| !address.is_empty()).cloned().collect()
+/// The services of which something went, and from where.
+fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<(Arc<str>, Arc<str>)> {
+    let at = |(service, observed): (&Arc<str>, &Observed)| {
+        let addresses = observed.vanished.iter().map(|vanished| probed_at(&vanished.instance));
+        addresses.map(|address| (service.clone(), address)).collect::<Vec<_>>()
+    };
+    batch.iter().flat_map(at).collect()
 }

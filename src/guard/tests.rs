@@ -271,6 +271,45 @@ fn what_is_registered_otherwise_at_its_address_has_half_a_minute_to_come_back() 
 }
 
 #[test]
+fn a_service_that_comes_back_casts_no_doubt_on_others_that_were_at_its_addresses() {
+    let mut house = House::new();
+    for service in ["a", "b"] {
+        house.come(service, &ids(0..5));
+    }
+    house.revision(&[("a", &ids(0..5), &[]), ("b", &ids(0..5), &[])], false);
+    house.come("a", &ids(0..5));
+    house.pass(DOUBT + STEP);
+    assert_eq!((house.count("a"), house.count("b")), ((5, 0), (5, 5)));
+    house.come("c", &ids(0..2));
+    house.go("c", &ids(0..1));
+    house.pass(DOUBT);
+    assert_eq!(house.count("b"), (4, 4), "who took the place of one is gone itself");
+}
+
+#[test]
+fn while_others_are_held_one_that_goes_alone_is_gone_and_the_dead_are_passed_over() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..10));
+    house.probed(&ids(0..10), Found::Silent);
+    assert_eq!(house.marks("web"), [(Probe::Silent, false); 10]);
+    house.come("web", &ids(10..15));
+    assert_eq!(house.marks("web"), [(Probe::Silent, true); 10], "so many came since that the network is well");
+    house.come("web", &ids(15..20));
+    for number in 10..20 {
+        house.pass(MINUTE / 4);
+        house.go("web", &ids(number..number + 1));
+        assert_eq!(house.count("web"), (19, 10));
+        assert_eq!(house.marks("web"), [(Probe::Silent, true); 10]);
+        house.come("web", &ids(number + 10..number + 11));
+    }
+    house.pass(MINUTE);
+    house.go("web", &ids(20..25));
+    assert_eq!(house.count("web"), (15, 10));
+    house.go("web", &ids(25..26));
+    assert_eq!(house.count("web"), (20, 16), "those that went first are held as well");
+}
+
+#[test]
 fn services_of_one_address_share_its_probe() {
     let mut house = House::new();
     for service in ["a", "b"] {
@@ -411,8 +450,10 @@ fn whatever_comes_goes_and_is_probed_the_sums_are_those_of_what_is_there() {
             let marks = house.marks(guarded.service);
             let of = |probe| marks.iter().filter(|(of, _)| *of == probe).count();
             assert_eq!((guarded.answering, guarded.silent), (of(Probe::Answering), of(Probe::Silent)));
-            let is_panic = of(Probe::Silent) * 2 > listed;
-            assert!(marks.iter().all(|(of, passed)| *passed == (*of == Probe::Silent && !is_panic)));
+            let is_well = of(Probe::Silent) * 2 <= listed;
+            let is_passed = |(of, passed): &(Probe, bool)| *passed == (*of == Probe::Silent);
+            assert!(!is_well || marks.iter().all(is_passed));
+            assert!(marks.iter().all(is_passed) || marks.iter().all(|(_, passed)| !passed));
         }
     }
     house.pass(MINUTE * 20);

@@ -17,6 +17,8 @@ use crate::model::{Held, Instance, Probe, Provenance};
 pub(super) struct Watched {
     /// How many are registered.
     pub(super) present: usize,
+    /// The most that were, before some went that are held.
+    before: usize,
     /// By id.
     pub(super) held: OrdMap<Arc<str>, Entry>,
     /// Since when some are held, and until when at most; ms since 1970.
@@ -39,9 +41,11 @@ pub(super) struct Entry {
     /// None: it has no port, so that nobody can know.
     pub(super) target: Option<Target>,
     held: Held,
+    /// When it vanished; None: in an earlier process.
+    vanished_at: Option<Moment>,
     expires: Moment,
-    /// Since when its address is registered otherwise.
-    doubted: Option<Moment>,
+    /// Since when its address is registered otherwise, and of which service.
+    doubted: Option<(Moment, Arc<str>)>,
     /// About how many it takes.
     pub(super) bytes: usize,
 }
@@ -69,7 +73,7 @@ impl Vanished {
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        let of = |it: &Self| (Arc::as_ptr(&it.vanished), it.expires, it.doubted);
+        let of = |it: &Self| (Arc::as_ptr(&it.vanished), it.expires, it.doubted.clone());
         of(self) == of(other) && self.held == other.held
     }
 }
@@ -80,7 +84,8 @@ impl Entry {
         let (probe, variant) = (Probe::Untried, vanished.variant.clone());
         let held = Held { since: at.wall, ends_at, probe, passed_over: false, variant };
         let (target, bytes) = (Target::of(&vanished.instance), vanished.size());
-        Self { target, bytes, held, expires: at.moment + config.max_hold, doubted: None, vanished }
+        let (vanished_at, expires) = (Some(at.moment), at.moment + config.max_hold);
+        Self { target, bytes, held, vanished_at, expires, doubted: None, vanished }
     }
 
     fn listed(&self) -> Outcome {
@@ -90,7 +95,7 @@ impl Entry {
     }
 
     fn is_over(&self, now: Now) -> bool {
-        now.moment >= self.expires || self.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT)
+        now.moment >= self.expires || self.doubted.as_ref().is_some_and(|(since, _)| now.moment.since(*since) >= DOUBT)
     }
 }
 
@@ -106,7 +111,8 @@ impl Watched {
     ) -> Vec<Outcome> {
         let Observed { vanished, moved, came, present } = observed;
         self.forget(now, config);
-        let served = self.held.len() + (present + vanished.len()).saturating_sub(came.len());
+        // What is held counts in none of these, so that it keeps no later one from going.
+        let registered = (present + vanished.len()).saturating_sub(came.len());
         let mut outcomes = Vec::new();
         for (id, version, _) in came {
             self.departed.remove(&id);
@@ -121,22 +127,26 @@ impl Watched {
             outcomes.extend(vanished.iter().map(Vanished::gone));
             return outcomes;
         }
-        let peak = self.levels.peak().max(served);
+        let peak = self.levels.peak().max(registered);
         let is_shrunken = !vanished.is_empty() && peak >= config.min_instances && present * 2 < peak;
         let (mut held, mut gone): (Vec<_>, Vec<_>) = vanished.into_iter().partition(|it| is_shrunken || it.is_lost);
         gone.extend(held.drain(held.len().min(room_for_held)..));
         let room_for_held = room_for_held - held.len();
+        if !held.is_empty() {
+            self.before = self.before.max(peak);
+        }
         for vanished in held {
             outcomes.push(self.hold(Departed::new(vanished, now), config));
         }
         // Those that went first were taken for ordinary ones.
-        let missing = if is_shrunken { peak.saturating_sub(self.present + self.held.len() + gone.len()) } else { 0 };
+        let known = |watched: &Self| watched.present + watched.count_lately_held(now, config) + gone.len();
+        let missing = if is_shrunken { peak.saturating_sub(known(self)) } else { 0 };
         for _ in 0..missing.min(room_for_held) {
             let Some(departed) = self.departed.pop_newest() else { break };
             outcomes.push(self.hold(departed, config));
         }
-        if self.present + self.held.len() < served {
-            self.levels.fell(served, now.moment, config.window);
+        if self.present < registered {
+            self.levels.fell(registered, now.moment, config.window);
         }
         outcomes.extend(gone.iter().map(Vanished::gone));
         gone.truncate(room_for_departed);
@@ -190,7 +200,7 @@ impl Watched {
     /// Believes that it is gone.
     pub(super) fn believe(&mut self, id: &str) -> Option<Outcome> {
         let entry = self.take(id)?;
-        self.levels.lower(1);
+        entry.vanished_at.iter().for_each(|at| self.levels.lower_until(*at));
         Some(entry.vanished.gone())
     }
 
@@ -211,17 +221,32 @@ impl Watched {
         Some(listed)
     }
 
-    /// That it may be gone, since its address is registered otherwise.
-    pub(super) fn doubt(&mut self, id: &str, now: Now) {
+    /// Whether it is held, or vanished lately.
+    pub(super) fn remembers(&self, id: &str) -> bool {
+        self.held.contains_key(id) || self.departed.contains(id)
+    }
+
+    /// That it may be gone, since something of a service is registered at its address,
+    pub(super) fn doubt(&mut self, id: &str, newcomer: &Arc<str>, now: Now) {
         if let Some(entry) = self.held.get_mut(id) {
-            entry.doubted.get_or_insert(now.moment);
+            entry.doubted.get_or_insert_with(|| (now.moment, newcomer.clone()));
         }
     }
 
-    /// Has silent ones passed over as long as half of all are well or more; those of which that is new. Else it may be the
-    /// probes that are at fault, and all are chosen.
+    /// until that is gone too.
+    pub(super) fn trust(&mut self, id: &str, newcomer: &Arc<str>) {
+        if let Some(entry) = self.held.get_mut(id) {
+            entry.doubted.take_if(|(_, by)| by == newcomer);
+        }
+    }
+
+    /// Has silent ones passed over as long as half of all are well or more, or half as many are registered as before the
+    /// loss; those of which that is new. Else it may be the probes that are at fault, and all are chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
-        let passes_over = self.silent * 2 <= self.present + self.held.len();
+        if self.held.is_empty() {
+            self.before = 0;
+        }
+        let passes_over = self.silent * 2 <= self.present + self.held.len() || self.present * 2 >= self.before;
         if std::mem::replace(&mut self.passes_over, passes_over) == passes_over || self.silent == 0 {
             return Vec::new();
         }
@@ -248,10 +273,17 @@ impl Watched {
         let vanished = Vanished { id: id.clone(), version, instance, variant, is_lost: false };
         let entry = Entry::new(Departed::new(vanished, now), config);
         let held = Held { probe: Probe::Untried, passed_over: false, ..held };
-        let entry = Entry { held, expires: now.moment + left, ..entry };
+        let entry = Entry { held, vanished_at: None, expires: now.moment + left, ..entry };
         let listed = entry.listed();
         self.put(entry);
+        self.before = self.before.max(self.present + self.held.len());
         Some(listed)
+    }
+
+    /// How many of those that are held vanished within the window.
+    fn count_lately_held(&self, now: Now, config: &Config) -> usize {
+        let is_late = |entry: &&Entry| entry.vanished_at.is_some_and(|at| now.moment.since(at) < config.window);
+        self.held.values().filter(is_late).count()
     }
 
     fn hold(&mut self, departed: Departed, config: &Config) -> Outcome {
