@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use roster_net::names::Names;
+use roster_net::names::{Names, NotFound};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::schedule::Schedule;
-use crate::guard::{Found, Now};
+use crate::guard::{Found, Now, Target};
 use crate::metrics::Metrics;
 use crate::model::Revision;
 use crate::net::Address;
@@ -60,9 +61,12 @@ impl Own {
 }
 
 /// What came of a part of a probe.
+#[derive(Debug)]
 enum Step {
     /// What the name of its host means.
     Resolved(Vec<SocketAddr>),
+    /// Names that take long have all the threads.
+    PutOff,
     /// None: nothing can be said.
     Found(Option<Found>),
 }
@@ -71,6 +75,7 @@ struct Prober {
     store: Arc<Store>,
     own: Own,
     names: Names,
+    lookups: Arc<Semaphore>,
     within: Duration,
     metrics: Arc<Metrics>,
     schedule: Schedule,
@@ -86,6 +91,7 @@ pub async fn run(store: Arc<Store>, own: Own, metrics: Arc<Metrics>, stop: Stop)
     let mut prober = Prober {
         own,
         names: Names::new(MAX_LOOKUPS),
+        lookups: Semaphore::new(MAX_LOOKUPS).into(),
         within: config.probe_timeout,
         metrics,
         schedule: Schedule::new(config, Instant::now()),
@@ -122,9 +128,10 @@ impl Prober {
                     let within = self.within;
                     self.running.push(async move { (address, Step::Found(probe(usable, within).await)) }.boxed());
                 } else {
-                    self.schedule.put_off(address, now);
+                    self.schedule.put_off(&address, now);
                 }
             }
+            Step::PutOff => self.schedule.put_off(&address, now),
             Step::Found(found) => {
                 self.schedule.probed(&address, now);
                 self.found.extend(found.map(|found| (address, found)));
@@ -148,17 +155,24 @@ impl Prober {
         while self.running.len() < MAX_RUNNING
             && let Some((address, target)) = self.schedule.next(now)
         {
-            let (names, within) = (self.names.clone(), self.within);
-            let look_up = async move {
-                let found = names.look_up(&target.address(), within).await;
-                match found {
-                    Ok(addresses) => (address, Step::Resolved(addresses)),
-                    // A name that nobody knows is not where a connection could be made.
-                    Err(_) => (address, Step::Found(Some(Found::Silent))),
-                }
-            };
-            self.running.push(look_up.boxed());
+            let (names, lookups, within) = (self.names.clone(), self.lookups.clone(), self.within);
+            self.running.push(async move { (address, look_up(&names, &lookups, &target, within).await) }.boxed());
         }
+    }
+}
+
+/// Finds out what the name of a host means, when it is its turn.
+async fn look_up(names: &Names, lookups: &Semaphore, target: &Target, within: Duration) -> Step {
+    let _turn = match target.host.parse::<IpAddr>() {
+        Ok(_) => None,
+        Err(_) => lookups.acquire().await.ok(),
+    };
+    match names.look_up(&target.address(), within).await {
+        Ok(addresses) => Step::Resolved(addresses),
+        // Where nobody knows the name, no connection could be made.
+        Err(NotFound::Unknown(_)) => Step::Found(Some(Found::Silent)),
+        Err(NotFound::Late) => Step::Found(None),
+        Err(NotFound::Busy) => Step::PutOff,
     }
 }
 
@@ -206,6 +220,24 @@ mod tests {
         assert_eq!(probe(vec![here], second).await, Some(Found::Refused));
         let full = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
         assert_eq!(probe(vec![full, here], second).await, Some(Found::Refused));
+    }
+
+    #[tokio::test]
+    async fn where_no_name_can_be_looked_up_nothing_is_said_of_a_host() {
+        let target = Target { host: "localhost".into(), port: 7 };
+        let (names, lookups, long) = (Names::new(1), Semaphore::new(1), Duration::from_secs(30));
+        let busy = look_up(&Names::new(0), &lookups, &target, long).await;
+        assert!(matches!(busy, Step::PutOff), "{busy:?}");
+        let late = look_up(&names, &lookups, &target, Duration::ZERO).await;
+        assert!(matches!(late, Step::Found(None) | Step::Resolved(_)), "{late:?}");
+        let targets: Vec<_> = (1..50).map(|port| Target { port, ..target.clone() }).collect();
+        let names = Names::new(1);
+        let all = targets.iter().map(|target| look_up(&names, &lookups, target, long));
+        let all = futures::future::join_all(all).await;
+        assert!(all.iter().all(|step| matches!(step, Step::Resolved(_))), "each waits for its turn: {all:?}");
+        let unknown = Target { host: "no such host".into(), port: 7 };
+        let unknown = look_up(&names, &lookups, &unknown, long).await;
+        assert!(matches!(unknown, Step::Found(Some(Found::Silent))), "{unknown:?}");
     }
 
     #[test]

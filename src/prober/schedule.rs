@@ -37,6 +37,8 @@ struct Known {
     target: Target,
     /// The last round in which it was to be probed.
     round: u64,
+    /// Whether it waits, for its time or its turn: once at a time, however often it was let go and held again.
+    waits: bool,
 }
 
 /// How often something was done within a second.
@@ -95,15 +97,18 @@ impl Schedule {
             match self.known.get_mut(address) {
                 Some(known) => known.round = round,
                 None => {
-                    let known = Known { service: service.clone(), target: target.clone(), round };
+                    let known = Known { service: service.clone(), target: target.clone(), round, waits: false };
                     self.known.insert(address.clone(), known);
-                    self.later.insert((now + random_part(SECOND), address.clone()));
+                    self.wait(address, now + random_part(SECOND));
                 }
             }
         }
+        let before = self.known.len();
         self.known.retain(|_, known| known.round == self.round);
-        if self.known.is_empty() {
-            (self.later, self.due) = Default::default();
+        if self.known.len() < before {
+            self.later.retain(|(_, address)| self.known.contains_key(address));
+            self.due.values_mut().for_each(|due| due.retain(|address| self.known.contains_key(address)));
+            self.due.retain(|_, due| !due.is_empty());
         }
         self.of_services.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
         self.of_hosts.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
@@ -135,14 +140,19 @@ impl Schedule {
 
     /// The address was probed.
     pub(super) fn probed(&mut self, address: &Arc<str>, now: Instant) {
-        if self.known.contains_key(address) {
-            self.later.insert((now + around(self.config.probe_interval), address.clone()));
-        }
+        self.wait(address, now + around(self.config.probe_interval));
     }
 
     /// The address waits, since its host was probed enough.
-    pub(super) fn put_off(&mut self, address: Arc<str>, now: Instant) {
-        self.later.insert((now + around(SECOND), address));
+    pub(super) fn put_off(&mut self, address: &Arc<str>, now: Instant) {
+        self.wait(address, now + around(SECOND));
+    }
+
+    fn wait(&mut self, address: &Arc<str>, until: Instant) {
+        if let Some(known) = self.known.get_mut(address).filter(|known| !known.waits) {
+            known.waits = true;
+            self.later.insert((until, address.clone()));
+        }
     }
 
     /// Whether another connection to a host may be begun: its name may be one of many.
@@ -165,10 +175,11 @@ impl Schedule {
         let mut due = self.due.remove(service)?;
         let mut found = None;
         while let Some(address) = due.pop_front() {
-            let Some(Known { target, .. }) = self.known.get(&address) else { continue };
-            let target = target.clone();
+            let Some(known) = self.known.get_mut(&address) else { continue };
+            known.waits = false;
+            let target = known.target.clone();
             if !self.admits(target.host.clone(), now) {
-                self.put_off(address, now);
+                self.put_off(&address, now);
                 continue;
             }
             found = Some((address, target));
@@ -233,6 +244,27 @@ mod tests {
         let mut schedule = Schedule::new(Config { probes: 0, ..Config::default() }, start);
         set(&mut schedule, &all, start);
         assert_eq!(second(&mut schedule, start + SECOND), BTreeMap::new());
+    }
+
+    #[test]
+    fn one_that_is_let_go_and_held_again_is_probed_no_more_often_than_others() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(Config::default(), start);
+        let all = targets("web", 2, |number| format!("h{number}"));
+        for _ in 0..100 {
+            set(&mut schedule, &all, start);
+            set(&mut schedule, &all[..1], start);
+        }
+        set(&mut schedule, &all, start);
+        assert_eq!(schedule.later.len(), 2);
+        // Also where it is being probed meanwhile, or waits for its turn.
+        let now = start + SECOND;
+        while let Some((address, _)) = schedule.next(now) {
+            set(&mut schedule, &[], now);
+            set(&mut schedule, &all, now);
+            schedule.probed(&address, now);
+            assert_eq!(schedule.later.len() + schedule.due.values().map(VecDeque::len).sum::<usize>(), 2);
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum NotFound {
     Unknown(Arc<io::Error>),
     #[error("its name is not found in time")]
     Late,
+    #[error("too many names are looked up at once")]
+    Busy,
 }
 
 /// Looks up `most` names at once, and each once at a time: those that hang take no more threads when they are asked
@@ -64,10 +66,11 @@ impl Names {
             return Ok(found.clone());
         }
         if running.len() >= self.most {
-            return Err(NotFound::Late);
+            return Err(NotFound::Busy);
         }
         let ((finding, found), looked_up) = (watch::channel(None), name.to_owned());
-        unawaited("names", move || drop(finding.send_replace(Some(resolve(&looked_up)))))?;
+        let started = unawaited("names", move || drop(finding.send_replace(Some(resolve(&looked_up)))));
+        started.map_err(|_| NotFound::Busy)?;
         running.insert(name.to_owned(), found.clone());
         Ok(found)
     }
@@ -124,10 +127,10 @@ mod tests {
         let names = Names::new(1);
         let (finding, found) = watch::channel(None);
         names.running.lock().expect("no panic").insert("hangs.test:7".into(), found);
-        for name in ["hangs.test:7", "localhost:7"] {
-            let late = names.look_up(name, Duration::from_millis(20)).await;
-            assert!(matches!(late, Err(NotFound::Late)), "{name}: {late:?}");
-        }
+        let late = names.look_up("hangs.test:7", Duration::from_millis(20)).await;
+        assert!(matches!(late, Err(NotFound::Late)), "{late:?}");
+        let busy = names.look_up("localhost:7", Duration::from_millis(20)).await;
+        assert!(matches!(busy, Err(NotFound::Busy)), "{busy:?}");
         assert_eq!(names.running.lock().expect("no panic").len(), 1);
         // Whoever waited may ask for another name before the thread has ended.
         finding.send_replace(Some(Err(NotFound::Late)));
