@@ -108,7 +108,13 @@ impl Sidecar {
         }?;
         let mut shared_config = config.shared.clone();
         let state = shared_config.claim_state()?;
-        let pid_file = config.sidecar.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let pid_file = match config.sidecar.pid_file.as_deref().map(PidFile::write).transpose() {
+            Err(full) if full.is_for_room() => {
+                tracing::error!(%full, "going on without `sidecar.pid_file`: make room, and restart the sidecar for it");
+                None
+            }
+            written => written?,
+        };
         let added = Added::read(config.state());
         let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);
         let has_register = config.register.is_on() || !config.worker.is_empty() || !added.is_empty();

@@ -53,12 +53,17 @@ impl Claim {
             let file = own::open_with(&path, &mut options).map_err(|why| refused(&path, why))?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => {
-                    let closed = lock.set_permissions(fs::Permissions::from_mode(0o600));
-                    closed.map_err(|error| refused(&path, NotOwn::Io(error)))?;
                     let claim = Self { lock, path: path.clone() };
-                    if claim.is_there() {
-                        claim.sign()?;
-                        return Ok(claim);
+                    match claim.found() {
+                        // Another user may have given a file of ours this name: it is left as it is.
+                        Some(found) if found.nlink() > 1 => own::remove(&path)?,
+                        Some(_) => {
+                            let closed = claim.lock.set_permissions(fs::Permissions::from_mode(0o600));
+                            closed.map_err(|error| refused(&path, NotOwn::Io(error)))?;
+                            claim.sign()?;
+                            return Ok(claim);
+                        }
+                        None => {}
                     }
                 }
                 Err((file, Errno::EWOULDBLOCK)) => {
@@ -78,8 +83,13 @@ impl Claim {
 
     /// Whether what was locked still lies where it was.
     pub fn is_there(&self) -> bool {
-        let number = |found: fs::Metadata| (found.dev(), found.ino());
-        fs::symlink_metadata(&self.path).ok().map(number) == self.lock.metadata().ok().map(number)
+        self.found().is_some()
+    }
+
+    /// What lies there, if it is what was locked.
+    fn found(&self) -> Option<fs::Metadata> {
+        let (found, locked) = (fs::symlink_metadata(&self.path).ok()?, self.lock.metadata().ok()?);
+        ((found.dev(), found.ino()) == (locked.dev(), locked.ino())).then_some(found)
     }
 
     /// Writes down who has it, for a message; a full disk keeps nobody from it.
@@ -184,6 +194,18 @@ mod tests {
         assert!(matches!(Claim::of(&path), Err(NotClaimed::Held(Holder(Some(process)))) if process == holder.id()));
         holder.kill().and_then(|()| holder.wait()).expect("it lives");
         Claim::of(&path).expect("whoever had it is gone");
+    }
+
+    #[test]
+    fn a_file_that_has_the_name_of_a_claim_beside_its_own_is_not_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (kept, hidden) = (folder.path().join("kept"), folder.path().join(".state.claim"));
+        fs::write(&kept, "root:secret").and_then(|()| fs::hard_link(&kept, &hidden)).expect("made");
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o644)).expect("ours");
+        let claim = Claim::of(&folder.path().join("state")).expect("it is free");
+        assert_eq!(fs::read_to_string(&kept).expect("a file"), "root:secret");
+        assert_eq!(kept.metadata().expect("a file").mode() & 0o777, 0o644);
+        assert!(claim.is_there() && hidden.metadata().expect("a file").nlink() == 1);
     }
 
     #[test]

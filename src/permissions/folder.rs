@@ -137,6 +137,21 @@ impl Folder {
         if owner == folder.uid() || folder.mode() & OTHERS_WRITE == 0 { Ok(()) } else { check_owner(owner) }
     }
 
+    /// Whether a folder, or what another user put there, has a name: no file can be sure to take it.
+    pub fn is_blocked(&self, name: &OsStr) -> io::Result<bool> {
+        let found = match look(&self.0, name) {
+            Err(Errno::ENOENT) => return Ok(false),
+            found => found?,
+        };
+        if found.metadata()?.is_dir() {
+            return Ok(true);
+        }
+        match self.check_owner(&found) {
+            Err(NotOwn::Io(error)) => Err(error),
+            checked => Ok(checked.is_err()),
+        }
+    }
+
     /// Gives a file another name, which it takes from one that has it.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(renameat(&self.0, from, &self.0, to)?)

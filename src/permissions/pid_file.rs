@@ -37,26 +37,40 @@ pub enum PidFileError {
     Foreign(PathBuf),
 }
 
+impl PidFileError {
+    /// Whether there is no room for it on its file system.
+    pub fn is_for_room(&self) -> bool {
+        let Self::Io { why, .. } = self else { return false };
+        matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 impl PidFile {
-    /// Writes the number of this process. What a sidecar left that was killed is replaced, and nothing else.
+    /// Writes the number of this process. What a sidecar left that was killed is replaced, also an empty file of a
+    /// machine that lost its power, and nothing else.
     pub fn write(path: &Path) -> Result<Self, PidFileError> {
         let failed = |why| PidFileError::Io { path: path.to_owned(), why };
         let claim = Claim::of(path).map_err(|why| match why {
             NotClaimed::Failed(why) => failed(why),
             why @ NotClaimed::Held(_) => PidFileError::Held { path: path.to_owned(), why },
         })?;
-        if fs::symlink_metadata(path).is_ok() && !own::open(path).is_ok_and(holds_a_number) {
+        if fs::symlink_metadata(path).is_ok() && !own::open(path).is_ok_and(is_of_a_number) {
             return Err(PidFileError::Foreign(path.to_owned()));
         }
         let mut fresh = path.as_os_str().to_owned();
         fresh.push(".new");
         let write = || {
+            // Where no other can be written, programs would signal whoever has the old number.
+            own::remove(path)?;
             let mut file = own::create(Path::new(&fresh), MODE)?;
             writeln!(file, "{}", std::process::id())?;
             fs::rename(&fresh, path)?;
             Ok(file)
         };
-        let file = write().map_err(failed)?;
+        let file = write().map_err(|why| {
+            let _ = fs::remove_file(&fresh);
+            failed(why)
+        })?;
         Ok(Self { path: path.to_owned(), file, _claim: claim })
     }
 }
@@ -70,9 +84,11 @@ impl Drop for PidFile {
     }
 }
 
-fn holds_a_number(file: File) -> bool {
+/// Whether nothing stands there but a number, or not even that.
+fn is_of_a_number(file: File) -> bool {
     let mut text = String::new();
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).is_ok() && text.trim_end().parse::<u32>().is_ok()
+    let is_read = file.take(MAX_BYTES + 1).read_to_string(&mut text).is_ok();
+    is_read && (text.is_empty() || text.trim_end().parse::<u32>().is_ok())
 }
 
 #[cfg(test)]
@@ -86,7 +102,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("roster.pid");
         let own = format!("{}\n", std::process::id());
-        for left in [None, Some("4242\n"), Some("4242"), Some("0")] {
+        for left in [None, Some("4242\n"), Some("4242"), Some("0"), Some("")] {
             left.iter().for_each(|left| fs::write(&path, left).expect("it is ours"));
             let held = PidFile::write(&path).expect("it is free");
             assert_eq!(fs::read_to_string(&path).expect("it is there"), own);
@@ -111,7 +127,7 @@ mod tests {
         symlink(&file, &path).expect("made");
         assert!(refused(&path), "a link");
         fs::remove_file(&path).expect("it is ours");
-        for text in ["root:x:0:0:root:/root:/bin/bash\n", "12 13", "", "123456789012345", "-1"] {
+        for text in ["root:x:0:0:root:/root:/bin/bash\n", "12 13", "123456789012345", "-1"] {
             fs::write(&path, text).expect("written");
             assert!(refused(&path), "{text:?}");
             assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
@@ -120,6 +136,9 @@ mod tests {
         fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).expect("it is ours");
         assert!(refused(&path), "anybody may have written it");
         assert!(refused(folder.path()), "a folder");
-        assert!(matches!(PidFile::write(&folder.path().join("no/roster.pid")), Err(PidFileError::Io { .. })));
+        let no_folder = PidFile::write(&folder.path().join("no/roster.pid")).expect_err("there is no folder");
+        assert!(matches!(no_folder, PidFileError::Io { .. }) && !no_folder.is_for_room());
+        let full = io::ErrorKind::StorageFull.into();
+        assert!(PidFileError::Io { path, why: full }.is_for_room());
     }
 }

@@ -41,6 +41,9 @@ const MAX_WAITING_BYTES: usize = 2 * CROWDED_BYTES;
 const MAX_WAIT: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How many names of older files may be had by what cannot be replaced.
+const MAX_BLOCKED: usize = 1000;
+
 /// Of a file: its owner and group alone read it.
 const MODE: Mode = Mode::from_bits_retain(0o640);
 
@@ -69,6 +72,10 @@ struct Writer {
     max_age: Option<Duration>,
     max_files: usize,
     opened: Option<Opened>,
+    /// When it was written last: the file's own stamp may be of a moment before, or of another machine's clock.
+    written: SystemTime,
+    /// The first name for an older file that cannot be had.
+    blocked: Option<OsString>,
     /// Whether the last line has not been written to its end.
     is_torn: bool,
 }
@@ -193,6 +200,8 @@ impl Writer {
             max_age: config.max_log_age,
             max_files: config.max_log_files,
             opened: None,
+            written: SystemTime::UNIX_EPOCH,
+            blocked: None,
             is_torn: false,
         })
     }
@@ -204,12 +213,15 @@ impl Writer {
             _ => self.open()?,
         };
         let found = opened.file.metadata()?;
+        let now = SystemTime::now();
+        let last = found.modified()?.max(self.written);
         let is_full = found.len() + lines.len() as u64 > self.max_size;
-        if found.len() > 0 && (is_full || self.is_of_before(found.modified()?, SystemTime::now())) {
-            rotate(&opened.folder, &opened.name, self.max_files)?;
+        if found.len() > 0 && (is_full || self.is_of_before(last, now)) {
+            self.rotate(&opened.folder, &opened.name)?;
             opened = self.open()?;
             self.is_torn = false;
         }
+        self.written = now;
         if self.is_torn {
             opened.file.write_all(b"\n")?;
         }
@@ -238,27 +250,49 @@ impl Writer {
         };
         nth(written) < nth(now)
     }
-}
 
-/// Gives a file the name of the first before it, and each of those the next one's. Those too many are removed.
-fn rotate(folder: &Folder, name: &OsStr, max_files: usize) -> io::Result<()> {
-    let nth = |number: usize| {
-        let mut nth = name.to_owned();
-        if number > 0 {
+    /// Gives a file the name of the first before it, and each of those the next one's. Those too many are removed. A
+    /// name that cannot be had is left out: in a sticky folder, anybody may make a folder of that name.
+    fn rotate(&mut self, folder: &Folder, name: &OsStr) -> io::Result<()> {
+        let nth = |number: usize| {
+            let mut nth = name.to_owned();
             nth.push(format!(".{number}"));
+            nth
+        };
+        let (mut names, mut blocked, mut numbers) = (vec![name.to_owned()], Vec::new(), 1..);
+        while names.len() <= self.max_files
+            && let Some(next) = numbers.next().map(nth)
+        {
+            if !folder.is_blocked(&next)? {
+                names.push(next);
+            } else if blocked.len() < MAX_BLOCKED {
+                blocked.push(next);
+            } else {
+                let path = self.path.with_file_name(next);
+                let why = format!("{} is in the way, as {MAX_BLOCKED} others are: remove them", path.display());
+                return Err(io::Error::other(why));
+            }
         }
-        nth
-    };
-    // There are more when the setting was a greater one before.
-    for number in max_files.. {
-        if !is_there(folder.remove(&nth(number)))? {
-            break;
+        let first = blocked.into_iter().next();
+        if let Some(first) = first.as_ref().filter(|first| self.blocked.as_ref() != Some(first)) {
+            let (log, path) = (self.path.display(), self.path.with_file_name(first));
+            tracing::warn!(%log, path = %path.display(), "cannot give a rotated log the next name, which a folder or another \
+                user's file has, and leaves that out: remove it");
         }
+        self.blocked = first;
+        // There are more when the setting was a greater one before.
+        for name in names.last().cloned().into_iter().chain(numbers.map(nth)) {
+            if folder.is_blocked(&name)? || !is_there(folder.remove(&name))? {
+                break;
+            }
+        }
+        for pair in names.windows(2).rev() {
+            if let [newer, older] = pair {
+                is_there(folder.rename(newer, older))?;
+            }
+        }
+        Ok(())
     }
-    for number in (0..max_files).rev() {
-        is_there(folder.rename(&nth(number), &nth(number + 1)))?;
-    }
-    Ok(())
 }
 
 fn is_there(done: io::Result<()>) -> io::Result<bool> {
@@ -332,7 +366,7 @@ fn line(level: &str, who: &str, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     use bytesize::ByteSize;
 
@@ -380,18 +414,57 @@ mod tests {
     #[test]
     fn a_file_of_another_day_is_rotated() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut log = writer(folder.path(), |config| config.max_log_age = Some(Duration::from_secs(86_400)));
+        let daily = |config: &mut Config| {
+            (config.max_log_age, config.max_log_size) = (Some(Duration::from_secs(86_400)), ByteSize::kib(1));
+        };
+        let mut log = writer(folder.path(), daily);
         log.write(b"old\n").expect("written");
         log.write(b"new\n").expect("written");
         assert_eq!(files(folder.path()), named([("web.log", "old\nnew\n")]));
         let yesterday = SystemTime::now() - Duration::from_secs(86_400);
-        File::options()
-            .append(true)
-            .open(folder.path().join("web.log"))
-            .and_then(|file| file.set_modified(yesterday))
-            .expect("it is ours");
+        let set = |at| {
+            let file = File::options().append(true).open(folder.path().join("web.log"));
+            file.and_then(|file| file.set_modified(at)).expect("it is ours");
+        };
+        set(yesterday);
+        // A stamp may be older than what was written just now, as a file system takes it from a clock of its own.
+        log.write(b"more\n").expect("written");
+        assert_eq!(files(folder.path()), named([("web.log", "old\nnew\nmore\n")]));
+        set(yesterday);
+        let mut log = writer(folder.path(), daily);
         log.write(b"today\n").expect("written");
-        assert_eq!(files(folder.path()), named([("web.log", "today\n"), ("web.log.1", "old\nnew\n")]));
+        assert_eq!(files(folder.path()), named([("web.log", "today\n"), ("web.log.1", "old\nnew\nmore\n")]));
+        log.written = yesterday;
+        set(yesterday);
+        log.write(b"again\n").expect("written");
+        assert_eq!(fs::read_to_string(folder.path().join("web.log.1")).expect("a file"), "today\n");
+    }
+
+    #[test]
+    fn a_name_that_a_folder_or_another_user_has_is_left_out_of_the_older_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let mut log = writer(folder.path(), |config| config.max_log_files = 2);
+        fs::create_dir_all(path("web.log.2/below")).expect("made");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).expect("it is ours");
+        fs::write(path("web.log.3"), "another's").expect("made");
+        let is_others = chown(path("web.log.3"), Some(33), None).is_ok();
+        for text in ["first\n", "second\n", "third\n", "fourth\n"] {
+            log.write(text.repeat(2).as_bytes()).expect("written");
+        }
+        let read = |name: &str| fs::read_to_string(path(name)).expect("a file");
+        let oldest = if is_others { "web.log.4" } else { "web.log.3" };
+        let kept = ["web.log", "web.log.1", oldest].map(read);
+        assert_eq!(kept, ["fourth\nfourth\n", "third\nthird\n", "second\nsecond\n"]);
+        assert!(path("web.log.2/below").exists() && (!is_others || read("web.log.3") == "another's"));
+        assert_eq!(log.blocked.as_deref(), Some(OsStr::new("web.log.2")));
+        for number in 1..=MAX_BLOCKED + 5 {
+            let _ = fs::create_dir(path(&format!("other.log.{number}")));
+        }
+        let mut log = writer(folder.path(), |config| config.log = Some(path("other.log")));
+        log.write(b"first, and full\n").expect("written");
+        let why = log.write(b"second\n").expect_err("there is no name").to_string();
+        assert!(why.ends_with("/other.log.1001 is in the way, as 1000 others are: remove them"), "{why}");
     }
 
     #[test]
