@@ -107,7 +107,7 @@ final class ResolveTest extends TestCase
     }
 
     /** @requires extension dba */
-    public function testWhatIsWithheldIsNotChosenButAgainOnceItsTimeIsOver(): void
+    public function testWhatIsWithheldIsNotChosenButAgainOnceItsTimeIsOverWhereTheSidecarIsDead(): void
     {
         $hour = 3_600_000;
         foreach ([[100, 100], [100, 700]] as [$others, $weight]) {
@@ -118,9 +118,9 @@ final class ResolveTest extends TestCase
             ];
             $written = array_replace_recursive($instances, [1 => ['weight' => 0]]);
             $now = (int) (microtime(true) * 1_000);
-            $found = static function (int $since, int $endsAt) use ($instances, $written, $weight): array {
+            $found = static function (int $since, int $endsAt, int $silenceMs) use ($instances, $written, $weight): array {
                 $choice = ['heaviest' => max(array_column($instances, 'weight')), 'withheld' => ['1' => [$since, $endsAt, $weight]]];
-                $roster = Client::local('', '', self::file($written, [self::chunk($written)], choice: $choice)->path);
+                $roster = Client::local('', '', self::file($written, [self::chunk($written)], $silenceMs, $choice)->path);
                 [$byKey, $byChance] = [[], []];
                 for ($key = 0; $key < 100; $key++) {
                     $byKey[] = $roster->resolve('web', key: $key)->address();
@@ -128,21 +128,55 @@ final class ResolveTest extends TestCase
                 }
                 return [array_count_values($byKey), array_count_values($byChance)];
             };
-            foreach ($found($now - $hour, $now + $hour) as $withheld) {
+            foreach ([...$found($now - $hour, $now + $hour, 0), ...$found($now - $hour, $now + $hour, 60_000)] as $withheld) {
                 self::assertArrayNotHasKey('b:1', $withheld);
             }
             // Also where the clock was set back since, so that nothing is withheld for longer than it was to be.
             foreach ([[$now - $hour, $now - 1], [$now + $hour, $now + 2 * $hour]] as $over) {
+                // While the sidecar writes, a step of the clock ends nothing.
+                foreach ($found(...[...$over, 0]) as $withheld) {
+                    self::assertArrayNotHasKey('b:1', $withheld);
+                }
                 $expected = [];
                 foreach (range(0, 99) as $key) {
                     $picked = Picks::best([self::chunk($instances)], max($others, $weight), (string) $key)[0];
                     $expected[] = $instances[$picked]['address'];
                 }
-                [$byKey, $byChance] = $found(...$over);
+                [$byKey, $byChance] = $found(...[...$over, 60_000]);
                 self::assertSame(array_count_values($expected), $byKey);
                 self::assertArrayHasKey('b:1', $byChance);
             }
         }
+    }
+
+    /** @requires extension dba */
+    public function testWhereAllAreWithheldOneIsChosenOnceItsTimeIsOverAndTheSidecarDead(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 0], ['address' => 'b:1', 'weight' => 0]];
+        $now = (int) (microtime(true) * 1_000);
+        $found = static function (int $endsAt, int $silenceMs) use ($instances, $now): array {
+            $choice = ['heaviest' => 7, 'withheld' => ['1' => [$now - 60_000, $endsAt, 7]]];
+            $older = ['version' => '0.9.0', 'count' => 1, 'heaviest' => 5];
+            $found = [];
+            foreach ([$choice, $older + ['newest' => ['version' => '1.0.0', 'count' => 2] + $choice]] as $written) {
+                $file = self::file($instances, [self::chunk($instances)], $silenceMs, $written);
+                $file->write([
+                    "pick/web\0000.9.0\0000" => self::chunk([['address' => 'old:1', 'weight' => 5]]),
+                    "instance/web\0000.9.0\0000" => json_encode(['endpoints' => [['protocol' => 'http', 'host' => 'old', 'port' => 1]]]),
+                ]);
+                foreach (['k', null] as $key) {
+                    try {
+                        $found[] = Client::local('', '', $file->path)->resolve('web', key: $key)->address();
+                    } catch (Unavailable) {
+                        $found[] = null;
+                    }
+                }
+            }
+            return $found;
+        };
+        self::assertSame(['b:1', 'b:1', 'b:1', 'b:1'], $found($now - 1, 60_000));
+        self::assertSame([null, null, 'old:1', 'old:1'], $found($now + 60_000, 60_000));
+        self::assertSame([null, null, 'old:1', 'old:1'], $found($now - 1, 0));
     }
 
     /** @requires extension dba */

@@ -229,10 +229,13 @@ final class SharedFile
             }
             $look = $this->json;
             $choice = self::decoded($choice);
-            ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = $choice;
             $isProtected = $choice['protected'] ?? false;
+            if (isset($choice['newest']) && $this->back($choice['newest']) !== []) {
+                $choice = $choice['newest'];
+            }
+            $back = $this->back($choice);
+            ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = $choice;
             $of = "$service\0$version\0";
-            $back = isset($choice['withheld']) ? self::back($choice['withheld']) : [];
             try {
                 $numbers = $key === null
                     ? $this->random($of, $count, $heaviest, $back, $maxAge)
@@ -263,16 +266,19 @@ final class SharedFile
 
     /**
      * The weights, by number, of those that are withheld no longer, though nobody has written it: where the sidecar is dead,
-     * none is for ever.
+     * none is for ever. While it lives, it alone says when that ends, by a clock that nobody sets.
      *
-     * @param array<int, array{int, int, int}> $withheld by number, since when and until when, and the weight
+     * @param array{withheld?: array<int, array{int, int, int}>} $among by number, since when and until when, and the weight
      * @return array<int, int>
      */
-    private static function back(array $withheld): array
+    private function back(array $among): array
     {
+        if ($this->silenceMs === 0 || !isset($among['withheld'])) {
+            return [];
+        }
         $now = microtime(true) * 1_000;
         $isOver = static fn (array $it) => $now < $it[0] || $now >= $it[1];
-        return array_map(static fn (array $it) => $it[2], array_filter($withheld, $isOver));
+        return array_map(static fn (array $it) => $it[2], array_filter($among['withheld'], $isOver));
     }
 
     /**

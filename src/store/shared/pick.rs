@@ -1,12 +1,14 @@
 //! `pick/…`: what a client needs to choose one of the instances that nodes register of a service, and no more, so that it
 //! reads a thousand in microseconds; and where one comes or goes, a few entries are written, however many there are.
 //!
-//! The instances are those of the newest version of which one can be called. Where masters are among them there is no such
-//! entry, since the file does not know who is connected just now.
+//! The instances are those of the newest version of which one can be called; where all with a weight are withheld, those of
+//! the newest version that has one. Where masters are among them there is no such entry, since the file does not know who is
+//! connected just now.
 
 use std::collections::BTreeMap;
 use std::ops::Not;
 
+use semver::Version;
 use serde::Serialize;
 
 use crate::store::{InstanceSet, Instances, Provider, count_of_held};
@@ -17,39 +19,58 @@ pub(super) const CHUNK: usize = 256;
 /// `pick/<service>`.
 #[derive(Serialize)]
 struct Choice {
+    #[serde(flatten)]
+    among: Among,
+    /// The newest version that has a weight, where all of it are withheld and an older one is chosen: a reader takes it as soon
+    /// as one of it is withheld no longer, though nobody writes any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    newest: Option<Among>,
+    /// Whether the guard holds some instances of the service.
+    #[serde(rename = "protected", skip_serializing_if = "Not::not")]
+    is_protected: bool,
+}
+
+/// The instances of one version.
+#[derive(Serialize)]
+struct Among {
     version: String,
     /// How many numbers its instances have.
     count: usize,
     /// The greatest weight; above 0.
     heaviest: u32,
     /// Those that are withheld, and not in their chunk by their weight, which is 0 there: by number, since when and until
-    /// when, in ms since 1970, and the weight. At any other time a reader has them as if they were not: so none is withheld
-    /// for longer where nobody writes any more.
+    /// when, in ms since 1970, and the weight. Where nobody writes any more, a reader has them at any other time as if they
+    /// were not: so none is withheld for longer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     withheld: BTreeMap<usize, (u64, u64, u32)>,
-    /// Whether the guard holds some instances of the service.
-    #[serde(rename = "protected", skip_serializing_if = "Not::not")]
-    is_protected: bool,
 }
 
 /// Among which instances of a service one chooses, as JSON; None: the file does not know.
 pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
+    let mut newest = None;
     for (version, set) in instances.iter().rev() {
         if set.count_of_registered() < set.len() {
             return None;
         }
         if set.has_callable() {
-            let withheld = set.withheld().filter_map(|(number, provider)| {
-                let (since, until) = provider.instances.first()?.withheld.span()?;
-                (provider.weight > 0).then_some((number, (since, until, provider.weight)))
-            });
-            let (version, count, heaviest) = (version.to_string(), set.len(), set.heaviest());
-            let (withheld, is_protected) = (withheld.collect(), count_of_held(instances) > 0);
-            let choice = Choice { version, count, heaviest, withheld, is_protected };
-            return Some(super::entry::written(&choice));
+            return Some(written(among(version, set), newest, instances));
         }
+        newest = newest.or_else(|| Some(among(version, set)).filter(|among| !among.withheld.is_empty()));
     }
-    None
+    newest.map(|among| written(among, None, instances))
+}
+
+fn among(version: &Version, set: &InstanceSet) -> Among {
+    let withheld = set.withheld().filter_map(|(number, provider)| {
+        let (since, until) = provider.instances.first()?.withheld.span()?;
+        (provider.weight > 0).then_some((number, (since, until, provider.weight)))
+    });
+    let (count, heaviest, withheld) = (set.len(), set.heaviest(), withheld.collect());
+    Among { version: version.to_string(), count, heaviest, withheld }
+}
+
+fn written(among: Among, newest: Option<Among>, instances: &Instances) -> Vec<u8> {
+    super::entry::written(&Choice { among, newest, is_protected: count_of_held(instances) > 0 })
 }
 
 /// Of instances with numbers from `CHUNK * chunk` on: 8 bytes each, the hash of the address; then 4 bytes each, the weight,
@@ -66,7 +87,6 @@ pub(super) fn chunk(set: &InstanceSet, chunk: usize) -> Option<Vec<u8>> {
 mod tests {
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;
-    use semver::Version;
     use serde_json::{Value, json};
 
     use super::*;
@@ -175,8 +195,14 @@ mod tests {
         let choice = json!({"version": "2.0.0", "count": 3, "heaviest": 300, "withheld": {"1": [10, 40, 300]}});
         assert_eq!(choice_of(&directory), Some(choice));
         withhold(&mut directory, "a:1", WithholdKind::Drained, Some((15, 40)));
-        let choice = json!({"version": "1.0.0", "count": 1, "heaviest": 7});
+        let newest = json!({
+            "version": "2.0.0", "count": 3, "heaviest": 300, "withheld": {"0": [15, 40, 100], "1": [10, 40, 300]},
+        });
+        let choice = json!({"version": "1.0.0", "count": 1, "heaviest": 7, "newest": newest});
         assert_eq!(choice_of(&directory), Some(choice), "of the newest version all are withheld");
+        withhold(&mut directory, "d:1", WithholdKind::Drained, Some((15, 40)));
+        assert_eq!(choice_of(&directory), Some(newest), "of the older one too");
+        withhold(&mut directory, "d:1", WithholdKind::Drained, None);
         for (target, kind) in [("a:1", WithholdKind::Drained), ("b:1", WithholdKind::Ejected)] {
             withhold(&mut directory, target, kind, None);
         }
