@@ -46,6 +46,9 @@ const MAX_COMMANDS: usize = 64;
 /// How often it is looked whether something has ended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How far the clock that can be set may go from the other until what is written follows it.
+const MAX_DRIFT_MS: u64 = 1_000;
+
 /// Withholds instances in the store.
 #[derive(Debug)]
 pub struct Withholder {
@@ -255,6 +258,7 @@ impl Work {
                 () = withholder.suspected.notified() => self.eject_suspects(),
                 _ = looks.tick() => {
                     self.end(Moment::now());
+                    self.follow_clock(Moment::now(), SystemTime::now());
                     if next <= Instant::now() {
                         next = Instant::now() + self.config.interval;
                         let mut reported = withholder.reported();
@@ -367,13 +371,72 @@ impl Work {
         }
     }
 
-    /// Ends ejections of services that have fewer instances by now, of which too large a part would be ejected.
+    /// Has each end, by the clock that can be set, when it ends by the one that nobody sets: a restart goes by the former, and
+    /// so does PHP where the sidecar is dead.
+    fn follow_clock(&mut self, now: Moment, wall: SystemTime) {
+        let (wall, snapshot) = (millis(wall), self.store.snapshot());
+        let withholdings = snapshot.directory().withholdings();
+        let drained = withholdings.drained().filter_map(|it| {
+            let ends = *self.drains.get(&(it.0.clone(), it.1.clone()))?;
+            Some((WithholdKind::Drained, it, ends))
+        });
+        let reported = self.withholder.reported();
+        let ejected = withholdings.ejected().filter_map(|it| {
+            let place = Place { service: it.0.clone(), address: it.1.clone() };
+            Some((WithholdKind::Ejected, it, reported.outliers.ejected_until(&place)?))
+        });
+        let changes = drained.chain(ejected).filter_map(|(kind, (service, target, it), ends)| {
+            let ends_at = wall + ends.since(now).as_millis() as u64;
+            let since = ends_at.saturating_sub(it.ends_at.saturating_sub(it.since));
+            let withholding = Withholding { since, ends_at, reason: it.reason.clone() };
+            let change = Withhold {
+                service: service.clone(),
+                target: target.clone(),
+                kind,
+                withholding: Some(withholding.into()),
+            };
+            (ends_at.abs_diff(it.ends_at) > MAX_DRIFT_MS).then_some(change)
+        });
+        let changes: Vec<_> = changes.collect();
+        drop(reported);
+        if !changes.is_empty() {
+            self.store.withhold(&changes);
+            self.is_unrecorded = true;
+        }
+    }
+
+    /// Ends ejections of services that have fewer instances by now, of which too large a part would be ejected. Each service
+    /// is looked through once.
     fn end_excess(&mut self) {
         let snapshot = self.store.snapshot();
-        for (service, address, _) in snapshot.directory().withholdings().ejected() {
-            let now = self.store.snapshot();
-            let is_excess = peers(now.directory(), service, address).any(|it| it.ejected > self.most(it));
-            if is_excess {
+        let directory = snapshot.directory();
+        let mut ejected: HashMap<&Arc<str>, Vec<&Arc<str>>> = HashMap::new();
+        for (service, address, _) in directory.withholdings().ejected() {
+            ejected.entry(service).or_default().push(address);
+        }
+        for (service, addresses) in ejected {
+            let mut kinds: HashMap<_, Peers> = HashMap::new();
+            let mut there: HashMap<u64, Vec<_>> = HashMap::new();
+            let sets = directory.instances_of(service).into_iter().flatten();
+            for (version, provider) in sets.flat_map(|(version, set)| set.unordered().map(move |it| (version, it))) {
+                let Some(instance) = provider.instances.first() else { continue };
+                let (kind, count) = ((version, &instance.group), usize::from(provider.weight > 0));
+                let peers = kinds.entry(kind).or_default();
+                peers.all += count;
+                if instance.withheld.ejected.is_some() {
+                    peers.ejected += count;
+                    there.entry(provider.address_hash).or_default().push((kind, count));
+                }
+            }
+            for address in addresses {
+                let of = there.get(&key_hash(address)).into_iter().flatten();
+                let is_excess = |kind| kinds.get(kind).is_some_and(|it| it.ejected > self.most(*it));
+                if !of.clone().any(|(kind, _)| is_excess(kind)) {
+                    continue;
+                }
+                for (kind, count) in of {
+                    kinds.entry(*kind).and_modify(|it| it.ejected -= count);
+                }
                 tracing::info!(%service, %address, "an instance is ejected no longer: there are too few others");
                 let place = Place { service: service.clone(), address: address.clone() };
                 self.withholder.reported().outliers.end(&place);

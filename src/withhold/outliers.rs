@@ -179,6 +179,10 @@ impl Outliers {
         ended
     }
 
+    pub(super) fn ejected_until(&self, place: &Place) -> Option<Moment> {
+        self.watched.get(place)?.ejected_until
+    }
+
     /// How often an instance was ejected, as it is counted.
     pub(super) fn ejections(&self, place: &Place) -> u32 {
         self.watched.get(place).map_or(0, |it| it.ejections)

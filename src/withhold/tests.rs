@@ -237,6 +237,35 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
     }
 }
 
+#[test]
+fn a_step_of_the_clock_moves_the_end_that_is_written_and_not_what_is_withheld() {
+    let mut house = house(Config::default()).with(10);
+    house.fail(33, 3, 5);
+    house.drain(&address(1), 60).expect("it is there");
+    house.work.record().expect("it is kept");
+    let ends = |house: &House| {
+        let snapshot = house.store.snapshot();
+        let withholdings = snapshot.directory().withholdings();
+        let all: Vec<_> =
+            withholdings.drained().chain(withholdings.ejected()).map(|it| (it.2.since, it.2.ends_at)).collect();
+        all
+    };
+    let before = ends(&house);
+    let (now, wall) = (Moment::now(), SystemTime::now());
+    house.work.follow_clock(now, wall);
+    assert_eq!((ends(&house), house.work.is_unrecorded), (before.clone(), false), "nothing was set");
+    for hours in [5, 0, -7] {
+        let step = hours * 3_600_000_i64;
+        house.work.follow_clock(now, UNIX_EPOCH + Duration::from_millis(millis(wall).saturating_add_signed(step)));
+        for ((since, ends_at), (was_since, was_end)) in ends(&house).into_iter().zip(&before) {
+            assert!(was_end.saturating_add_signed(step).abs_diff(ends_at) < 10_000, "{hours}");
+            assert_eq!(ends_at - since, was_end - was_since);
+        }
+        assert!(house.work.is_unrecorded);
+    }
+    assert_eq!((house.ejected(), house.drained()), (addresses([3]), addresses([1])));
+}
+
 fn entry(number: usize, seconds: u64) -> Entry {
     let since = millis(SystemTime::now());
     let withholding = Withholding { since, ends_at: since + seconds * 1_000, reason: String::new() };
