@@ -30,6 +30,8 @@ fn roster(settings: &str) -> Roster {
     fs::create_dir(roster.folder().join("disk")).expect("a folder");
     roster.run();
     roster.becomes("live");
+    // It answers before it has written its file, and PHP chooses by that.
+    roster.is_in_its_file();
     roster
 }
 
@@ -98,7 +100,8 @@ fn what_fails_for_one_page_is_chosen_by_no_other_and_not_after_a_restart() {
     let times = roster.cli(["resolve", "db", "-n", "300", "--key", "k", "-o", "json"]).json();
     assert_eq!(times["chosen"].as_array().map(Vec::len), Some(9));
     let counters = roster.status().counters;
-    assert_eq!(["reports", "reportsFailed", "reportedMs", "ejected"].map(|name| counters[name]), [5, 5, 35, 1]);
+    let counts = ["reports", "reportsFailed", "reportedMs", "ejected"].map(|name| counters.get(name).copied());
+    assert_eq!(counts, [5, 5, 35, 1].map(Some), "{counters:?}");
     assert!(roster.cli(["services", "db"]).text().contains("ejected"));
     assert!(roster.cli(["drain"]).text().contains("5 failures one after the other, reported by uid"));
     // However much fails, a fifth is ejected.
