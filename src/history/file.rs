@@ -18,6 +18,8 @@ const MODE: u32 = 0o600;
 pub(super) struct HistoryFile {
     path: PathBuf,
     max_bytes: u64,
+    /// Whether a file may lie there that could not be read, which is to be set aside before another takes its place.
+    is_unread: bool,
     /// None: it is to be written anew.
     open: Option<Open>,
 }
@@ -40,15 +42,23 @@ pub(super) struct Loaded {
 
 impl HistoryFile {
     pub(super) fn new(path: PathBuf, max_bytes: u64) -> Self {
-        Self { path, max_bytes, open: None }
+        Self { path, max_bytes, is_unread: false, open: None }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What an earlier process left. A file with lines that are none is set aside; it is written anew with the others.
-    pub(super) fn load(&self) -> io::Result<Loaded> {
+    /// What an earlier process left. A file with lines that are none is set aside; it is written anew with the others. So is one
+    /// that cannot be read.
+    pub(super) fn load(&mut self) -> io::Result<Loaded> {
+        self.is_unread = true;
+        let loaded = self.read()?;
+        self.is_unread = false;
+        Ok(loaded)
+    }
+
+    fn read(&self) -> io::Result<Loaded> {
         let mut file = match own::open(&self.path) {
             Ok(file) => file,
             Err(own::NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
@@ -83,7 +93,7 @@ impl HistoryFile {
         Ok(loaded)
     }
 
-    /// Where a file lies that has lines that are none.
+    /// Where a file lies that has lines that are none, or that could not be read.
     pub(super) fn aside(&self) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".set-aside");
@@ -109,10 +119,16 @@ impl HistoryFile {
         Ok(())
     }
 
-    fn write_anew(&self, fresh: &Path, kept: &Kept) -> io::Result<Open> {
+    fn write_anew(&mut self, fresh: &Path, kept: &Kept) -> io::Result<Open> {
         let file = own::create(fresh, MODE)?;
         let open = Open { file, bytes: 0, last: 0 }.append(kept)?;
         open.file.sync_data()?;
+        if self.is_unread {
+            match fs::rename(&self.path, self.aside()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.is_unread = false,
+            }
+        }
         fs::rename(fresh, &self.path)?;
         Ok(open)
     }

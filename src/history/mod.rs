@@ -108,12 +108,12 @@ impl History {
         let (history_, metrics, writing) = (history.clone(), metrics.clone(), tasks.of(Phase::SharedFile));
         let stop = writing.stop_signal();
         writing.thread("the history's file", move |_| async move {
-            let Some(file) = file else {
+            let Some(mut file) = file else {
                 drop(loading);
                 return stop.requested().await;
             };
             // Who does not wait for it is about to end.
-            let _ = loading.send(load(&file));
+            let _ = loading.send(load(&mut file));
             keep(file, &history_, &metrics, &stop).await;
         })?;
         Ok(history)
@@ -139,7 +139,7 @@ impl History {
 }
 
 /// What an earlier process left, which tells of what could not be read.
-fn load(file: &HistoryFile) -> Loaded {
+fn load(file: &mut HistoryFile) -> Loaded {
     match file.load() {
         Ok(mut loaded) if loaded.unreadable_bytes > 0 => {
             let (bytes, aside) = (loaded.unreadable_bytes, file.aside());
@@ -152,8 +152,11 @@ fn load(file: &HistoryFile) -> Loaded {
         }
         Ok(loaded) => loaded,
         Err(error) => {
-            tracing::error!(path = %file.path().display(), %error, "cannot read the history of an earlier process; it begins anew");
-            Loaded::default()
+            tracing::error!(path = %file.path().display(), %error, aside = %file.aside().display(), "cannot read the history of an earlier process; it is set aside, and begins anew");
+            let why = format!("the file of an earlier process could not be read ({error}); it is set aside");
+            let time = millis_since_1970();
+            let omitted = Entry { number: 1, time, event: Event::Omitted, why, ..Entry::default() };
+            Loaded { entries: vec![omitted], ..Loaded::default() }
         }
     }
 }
@@ -231,7 +234,7 @@ impl Recorder {
 
     /// Begins with what an earlier process left.
     fn take_up(&mut self, loaded: Loaded) {
-        let last = loaded.entries.last().cloned();
+        let last = loaded.entries.iter().rfind(|entry| entry.event != Event::Omitted).cloned();
         for entry in loaded.entries {
             self.kept.push(entry);
         }
@@ -272,7 +275,7 @@ impl Recorder {
     }
 
     fn add(&mut self, entry: Entry) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let time = millis_since_1970();
         let revision: Revision = self.known.revision();
         self.kept.push(Entry { number: self.next, time, revision, ..entry.within_bounds() });
         self.next += 1;
@@ -285,4 +288,8 @@ impl Recorder {
             self.history.added.notify_one();
         }
     }
+}
+
+fn millis_since_1970() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }

@@ -1,6 +1,7 @@
 //! What the history promises: what became of whom, and why; within its bounds; and whatever becomes of its file.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -233,13 +234,38 @@ fn what_is_written_is_read_again_and_a_torn_or_damaged_line_harms_no_other() {
     }
     let junk = [&whole[..], &[0; 4_000], b"\n{}\n{\"number\":6}\n\xff\n", entry(9, "d").line().as_bytes()].concat();
     fs::write(&place, &junk).expect("written");
-    let file = HistoryFile::new(place.clone(), 1 << 20);
-    let loaded = super::load(&file);
+    let mut file = HistoryFile::new(place.clone(), 1 << 20);
+    let loaded = super::load(&mut file);
     assert_eq!(names(&loaded)[3..], ["d", ""]);
     let last = loaded.entries.last().expect("one");
     assert_eq!((last.number, last.event), (10, Event::Omitted));
     assert!(last.why.contains("could not be read"), "{}", last.why);
     assert_eq!(fs::read(file.aside()).expect("a file"), junk);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_set_aside_before_another_takes_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join(FILE);
+    let old = entry(3, "web").line();
+    fs::write(&place, &old).expect("written");
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o660)).expect("a mode");
+    let mut file = HistoryFile::new(place.clone(), 1 << 20);
+    let loaded = super::load(&mut file);
+    assert!(loaded.entries.len() == 1 && loaded.entries[0].why.contains("could not be read"), "{loaded:?}");
+    assert_eq!(fs::read_to_string(&place).expect("a file"), old);
+    let mut kept = Kept::new(1 << 19);
+    // As long as it cannot be set aside, it stays.
+    fs::create_dir(file.aside()).expect("a folder");
+    for number in 1..4 {
+        kept.push(entry(number, "db"));
+        file.write(&kept).expect_err("a folder lies there");
+        assert_eq!(fs::read_to_string(&place).expect("a file"), old);
+    }
+    fs::remove_dir(file.aside()).expect("a folder");
+    file.write(&kept).expect("written");
+    assert_eq!(fs::read_to_string(file.aside()).expect("a file"), old);
+    assert_eq!(file.load().expect("read").entries.len(), 3);
 }
 
 #[test]
