@@ -196,7 +196,8 @@ impl Troubles {
 impl Metrics {
     /// Each count by the words of `status`.
     pub fn named(&self, with_masters: bool) -> impl Iterator<Item = (String, u64)> {
-        self.counts(with_masters).map(|count| (camel_case(count.name), count.value))
+        let reported = with_masters.then(|| ("reportedMs".to_owned(), self.reported_ms.get()));
+        self.counts(with_masters).map(|count| (camel_case(count.name), count.value)).chain(reported)
     }
 
     /// Each count as Prometheus has it.
