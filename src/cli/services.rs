@@ -211,13 +211,13 @@ mod tests {
         assert_eq!(
             instance_table(&instances),
             "\
-MASTER  ENDPOINTS                                VERSION  STATE                          UNDER WAY  METADATA
-m1      -                                        1.0.0    returning                              3  {\"a\":1}
--       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                                     3  {\"a\":1}
--       -                                        1.0.0    up, held: silent                       3  {\"a\":1}
--       -                                        1.0.0    up, held: silent, passed over          3  {\"a\":1}
--       -                                        1.0.0    ejected, held: silent, passed over     3  {\"a\":1}
--       -                                        1.0.0    drained, held: silent, passed over     3  {\"a\":1}
+MASTER  ENDPOINTS                                VERSION  STATE                               UNDER WAY  METADATA
+m1      -                                        1.0.0    returning                                   3  {\"a\":1}
+-       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                                          3  {\"a\":1}
+-       -                                        1.0.0    up, held: silent                            3  {\"a\":1}
+-       -                                        1.0.0    up, held: silent, passed over               3  {\"a\":1}
+-       -                                        1.0.0    ejected, held: silent, passed over          3  {\"a\":1}
+-       -                                        1.0.0    drained, held: silent, passed over          3  {\"a\":1}
 "
         );
     }
