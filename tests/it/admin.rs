@@ -141,6 +141,9 @@ fn workers_are_counted_by_their_states_and_their_restarts() {
     let accepts = "restart = \"never\"\naccept = \"sidecar\"\nlisten = [\"unix://{folder}/once.sock\"]\n";
     let groups =
         [worker("web", "[\"sleep\", \"1000\"]") + "count = 2\n", crashes, worker("once", "[\"true\"]") + accepts];
+    // It is never ready, so that it is handed no connection.
+    let groups =
+        groups.map(|group| group.replace("[\"true\"]\nready_after = \"10ms\"", "[\"true\"]\nready_after = \"1m\""));
     let roster = Roster::start(&(LISTEN.to_owned() + &groups.concat()));
     let port = port(&roster);
     let waits = UnixStream::connect(roster.folder().join("once.sock"));
