@@ -1,7 +1,7 @@
 //! Own files: what Roster made itself and trusts when it finds it again, as long as nobody else can have put it there.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -54,6 +54,15 @@ pub fn open(path: &Path) -> Result<File, NotOwn> {
         mode if mode & OTHERS_WRITE != 0 => Err(NotOwn::Writable(mode)),
         _ => Ok(file),
     }
+}
+
+/// Puts a private file with this content in the place of what lies there, once it is on the disk.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = create(&fresh, 0o600)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
 }
 
 /// Opens a file that nobody but our user or root can have made. What lies there may be a link, a pipe that nobody

@@ -1,7 +1,7 @@
 //! The record: what is withheld, in a file that outlasts the sidecar.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -80,17 +80,13 @@ impl Record {
     /// Puts it in the place of what was recorded; as an error, why it would not outlast a restart.
     pub(super) fn write(&mut self, recorded: &Recorded) -> Result<(), String> {
         let Some(path) = &self.path else { return Err("there is no `[shared] state` to keep it in".to_owned()) };
-        let fresh = path.with_extension("new");
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
         if self.has_unread {
             set_aside(path).map_err(failed)?;
             self.has_unread = false;
         }
         let write = || {
-            let mut file = own::create(&fresh, 0o600)?;
-            file.write_all(&serde_json::to_vec(&document(recorded, MAX_BYTES)?)?)?;
-            file.sync_all()?;
-            fs::rename(&fresh, path)?;
+            own::replace(path, &serde_json::to_vec(&document(recorded, MAX_BYTES)?)?)?;
             path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
         };
         write().map_err(failed)

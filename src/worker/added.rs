@@ -1,8 +1,7 @@
 //! What was added for good: workers that no configuration has, and that are there again after a restart of the sidecar.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -98,11 +97,7 @@ impl Added {
         let mut settings = self.settings();
         let mut changed = settings.as_ref().map_err(|why| io::Error::other(why.clone()))?.clone();
         change(&mut changed);
-        let fresh = path.with_extension("new");
-        let mut file = own::create(&fresh, 0o600)?;
-        file.write_all(&serde_json::to_vec(&changed)?)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
+        own::replace(path, &serde_json::to_vec(&changed)?)?;
         *settings = Ok(changed);
         Ok(())
     }
@@ -114,6 +109,8 @@ impl Added {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use serde_json::json;

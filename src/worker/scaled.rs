@@ -1,8 +1,7 @@
 //! What was scaled for good: how many processes groups are to have also after a restart of the sidecar.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -62,11 +61,7 @@ impl Scaled {
             Some(count) => kept.insert(group.to_owned(), count),
             None => kept.remove(group),
         };
-        let fresh = path.with_extension("new");
-        let mut file = own::create(&fresh, 0o600)?;
-        file.write_all(&serde_json::to_vec(&kept)?)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
+        own::replace(path, &serde_json::to_vec(&kept)?)?;
         *counts = kept;
         Ok(())
     }
@@ -82,6 +77,8 @@ impl Scaled {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
