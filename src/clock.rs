@@ -1,11 +1,16 @@
 //! The clock: moments that also count while the machine sleeps. Every age is measured by them.
 
 use std::ops::Add;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
 use crate::mutant;
+
+/// What the clock on the wall shows, in milliseconds since 1970: for people and for other processes.
+pub fn millis_since_1970(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
 
 /// A moment by a clock that nobody sets, and that goes on while the machine sleeps. `Instant` stands still then, so
 /// that what was read before a suspend would look fresh after it. Deadlines of this process's own work go by `Instant`.

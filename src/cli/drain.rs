@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
+use roster::clock::millis_since_1970;
 use roster::model::{address, view};
 use roster::thrift::client::Client;
 use roster::thrift::idl::{
@@ -186,7 +187,7 @@ fn table(reply: &WithheldReply, now: i64) -> String {
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+    millis_since_1970(SystemTime::now()) as i64
 }
 
 #[cfg(test)]

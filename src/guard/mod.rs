@@ -22,7 +22,7 @@ mod watched;
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -30,7 +30,7 @@ use semver::Version;
 
 pub use self::config::Config;
 use self::watched::{Outcome, Watched};
-use crate::clock::Moment;
+use crate::clock::{Moment, millis_since_1970};
 use crate::model::{Endpoint, Instance, address};
 
 /// So long something that is held may take to be registered again itself, once its address is registered otherwise.
@@ -141,7 +141,7 @@ pub enum Which<'a> {
 
 impl Now {
     pub fn read() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let wall = millis_since_1970(SystemTime::now());
         Self { moment: Moment::now(), wall }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::entry::{Entry, Event};
 use super::owners::{Lost, Owners};
+use crate::clock::millis_since_1970;
 use crate::model::{Held, Instance, InstanceState, NodePath, Record, Withholding, counted, utc};
 use crate::store::{FeedProgress, Provider, ProviderChange, Snapshot};
 
@@ -126,8 +127,7 @@ impl Comparison<'_> {
 
     fn why_gone(&self, old: &Instance) -> String {
         if let Some(held) = &old.held {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let end = match u128::from(held.ends_at) <= now.as_millis() {
+            let end = match held.ends_at <= millis_since_1970(SystemTime::now()) {
                 true => "and its time is over",
                 false => "until its address refused connections or was registered otherwise, or an operator let it go",
             };
@@ -178,8 +178,7 @@ fn withheld(
             Some((begin, format!("until {}: {}", utc(new.ends_at), new.reason)))
         }
         (Some(old), None) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let is_over = u128::from(old.ends_at) <= now.as_millis();
+            let is_over = old.ends_at <= millis_since_1970(SystemTime::now());
             Some((end, if is_over { "its time is over" } else { "before its time was over" }.into()))
         }
         _ => None,

@@ -30,6 +30,7 @@ pub use self::entry::{Entry, Event};
 use self::file::{HistoryFile, Loaded};
 pub use self::kept::Kept;
 use self::owners::Owners;
+use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::model::Revision;
 use crate::store::{Snapshot, Store};
@@ -154,7 +155,7 @@ fn load(file: &mut HistoryFile) -> Loaded {
         Err(error) => {
             tracing::error!(path = %file.path().display(), %error, aside = %file.aside().display(), "cannot read the history of an earlier process; it is set aside, and begins anew");
             let why = format!("the file of an earlier process could not be read ({error}); it is set aside");
-            let time = millis_since_1970();
+            let time = millis_since_1970(SystemTime::now()) as i64;
             let omitted = Entry { number: 1, time, event: Event::Omitted, why, ..Entry::default() };
             Loaded { entries: vec![omitted], ..Loaded::default() }
         }
@@ -275,7 +276,7 @@ impl Recorder {
     }
 
     fn add(&mut self, entry: Entry) {
-        let time = millis_since_1970();
+        let time = millis_since_1970(SystemTime::now()) as i64;
         let revision: Revision = self.known.revision();
         self.kept.push(Entry { number: self.next, time, revision, ..entry.within_bounds() });
         self.next += 1;
@@ -288,8 +289,4 @@ impl Recorder {
             self.history.added.notify_one();
         }
     }
-}
-
-fn millis_since_1970() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }

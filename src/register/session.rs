@@ -1,7 +1,7 @@
 //! One master's session: from its first message to its last.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use rmpv::Value;
 use tokio::net::UnixStream;
@@ -16,6 +16,7 @@ use super::secrets::{Admitted, EXAMPLE_TOKEN};
 use super::service_query::{Offer, ServiceQuery};
 use super::subscriber::{Follows, Subscriber};
 use super::{Origin, RegisterState};
+use crate::clock::millis_since_1970;
 use crate::model::{Change, Master, Service};
 use crate::net::{self, Peer, User};
 use crate::tunnel::worker::{CallsUnderWay, Channel, Event, Report};
@@ -276,7 +277,7 @@ impl Session {
             max_calls: state.config.max_calls_per_master,
             under_way: supervisor.as_ref().map(|supervisor| supervisor.calls.clone()),
         });
-        let connected_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let connected_at = millis_since_1970(SystemTime::now()) as i64;
         Self {
             claim: Mutex::new(claim),
             number,

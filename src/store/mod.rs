@@ -37,6 +37,7 @@ pub use self::snapshot::{FeedProgress, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
 use self::subscription::{Subscriptions, Topic};
 pub use self::withholdings::{Withhold, WithholdKind, Withholdings, is_meant};
+use crate::clock::millis_since_1970;
 use crate::guard::{self, Effect, Guard, Now};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
@@ -324,7 +325,7 @@ impl Publisher {
         let services = services.map(|service| service.base_name().to_owned()).collect();
         let mut packed = Vec::new();
         rmpv::encode::write_value(&mut packed, message).expect("a vector takes all");
-        let received_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let received_at = millis_since_1970(SystemTime::now()) as i64;
         self.store.messages.push(MasterMessage { master, services, user, received_at, packed });
         self.store.subscriptions.wake_for_messages();
     }

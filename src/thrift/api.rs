@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::slice;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use super::accounts::Accounts;
 use super::convert;
@@ -17,6 +17,7 @@ use super::methods::METHODS;
 use super::{Config, Peer, ZkData};
 use crate::access::{Denied, Grant};
 use crate::call::{Caller, OVERLOADED};
+use crate::clock::millis_since_1970;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
@@ -273,7 +274,7 @@ impl Api {
     pub(super) fn status(&self, peer: &Peer) -> thrift::Result<idl::StatusReply> {
         let snapshot = self.store.snapshot();
         let feeds = || snapshot.behind_all();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let now = millis_since_1970(SystemTime::now()) as i64;
         Ok(idl::StatusReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as i64,

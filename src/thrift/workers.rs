@@ -1,7 +1,7 @@
 //! Workers: what they are doing, and what an administrator has done with them.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use thrift::{ApplicationError, ApplicationErrorKind};
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use super::idl::{
 };
 use super::watch::{Found, Patience};
 use crate::access::Grant;
+use crate::clock::millis_since_1970;
 use crate::task::Stop;
 use crate::tunnel::worker::CallUnderWay;
 use crate::worker::{
@@ -290,5 +291,5 @@ fn line(line: Line) -> WorkerLine {
 }
 
 fn millis(at: SystemTime) -> i64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+    millis_since_1970(at) as i64
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -20,7 +20,7 @@ use self::outliers::{Outliers, Suspect};
 pub use self::outliers::{Place, Reporter};
 use self::record::{Entry, Record, Recorded};
 use crate::access::uid;
-use crate::clock::Moment;
+use crate::clock::{Moment, millis_since_1970};
 use crate::metrics::Metrics;
 use crate::model::{Instance, Withholding};
 use crate::store::{Directory, InstanceSet, Store, Withhold, WithholdKind, is_meant, key_hash};
@@ -284,7 +284,7 @@ impl Work {
     /// Withholds what an earlier process did, where its time is not over. Of what was set by a clock that was put back since,
     /// nobody knows how much is left: no longer than it was to last in all.
     fn restore(&mut self, wall: SystemTime) {
-        let (wall, now) = (millis(wall), Moment::now());
+        let (wall, now) = (millis_since_1970(wall), Moment::now());
         let Recorded { ejected, drained } = self.record.left();
         let mut changes = Vec::new();
         let kinds = ejected.into_iter().map(|it| (it, WithholdKind::Ejected));
@@ -337,7 +337,7 @@ impl Work {
         if self.drains.len() >= MAX_DRAINS && !self.drains.contains_key(&key) {
             return Err(NotDrained::TooMany);
         }
-        let since = millis(SystemTime::now());
+        let since = millis_since_1970(SystemTime::now());
         let withholding = Arc::new(Withholding { since, ends_at: since + time.as_millis() as u64, reason });
         self.withhold(WithholdKind::Drained, &key.0, &key.1, Some(withholding.clone()));
         self.drains.insert(key, Moment::now() + time);
@@ -374,7 +374,7 @@ impl Work {
     /// Has each end, by the clock that can be set, when it ends by the one that nobody sets: a restart goes by the former, and
     /// so does PHP where the sidecar is dead.
     fn follow_clock(&mut self, now: Moment, wall: SystemTime) {
-        let (wall, snapshot) = (millis(wall), self.store.snapshot());
+        let (wall, snapshot) = (millis_since_1970(wall), self.store.snapshot());
         let withholdings = snapshot.directory().withholdings();
         let drained = withholdings.drained().filter_map(|it| {
             let ends = *self.drains.get(&(it.0.clone(), it.1.clone()))?;
@@ -463,7 +463,7 @@ impl Work {
             drop(reported);
             self.withholder.metrics.ejections.increment();
             tracing::warn!(%service, %address, ?time, reason, "an instance is ejected");
-            let since = millis(SystemTime::now());
+            let since = millis_since_1970(SystemTime::now());
             let withholding = Withholding { since, ends_at: since + time.as_millis() as u64, reason };
             self.withhold(WithholdKind::Ejected, service, address, Some(withholding.into()));
         }
@@ -561,10 +561,6 @@ fn peers_of(directory: &Directory, set: &InstanceSet, of: &Instance) -> Peers {
 /// Whether it can be called, if it is a master.
 fn is_there(directory: &Directory, instance: &Instance) -> bool {
     instance.master().is_none_or(|id| directory.master(id).is_some_and(|master| master.is_connected()))
-}
-
-fn millis(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

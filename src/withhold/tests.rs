@@ -1,5 +1,7 @@
 //! That what is reported and drained is withheld, within its bounds, and no longer than it was to be.
 
+use std::time::UNIX_EPOCH;
+
 use super::*;
 use crate::format;
 use crate::model::{Change, Format, Node, NodePath, Stat};
@@ -229,7 +231,8 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
             let snapshot = other.store.snapshot();
             let (_, _, drained) = snapshot.directory().withholdings().drained().next().expect("it is drained");
             assert!(
-                millis(wall(seconds)).abs_diff(drained.since) < 10_000 && drained.ends_at - drained.since == 60_000
+                millis_since_1970(wall(seconds)).abs_diff(drained.since) < 10_000
+                    && drained.ends_at - drained.since == 60_000
             );
         }
         other.work.end(after(61));
@@ -256,7 +259,9 @@ fn a_step_of_the_clock_moves_the_end_that_is_written_and_not_what_is_withheld() 
     assert_eq!((ends(&house), house.work.is_unrecorded), (before.clone(), false), "nothing was set");
     for hours in [5, 0, -7] {
         let step = hours * 3_600_000_i64;
-        house.work.follow_clock(now, UNIX_EPOCH + Duration::from_millis(millis(wall).saturating_add_signed(step)));
+        house
+            .work
+            .follow_clock(now, UNIX_EPOCH + Duration::from_millis(millis_since_1970(wall).saturating_add_signed(step)));
         for ((since, ends_at), (was_since, was_end)) in ends(&house).into_iter().zip(&before) {
             assert!(was_end.saturating_add_signed(step).abs_diff(ends_at) < 10_000, "{hours}");
             assert_eq!(ends_at - since, was_end - was_since);
@@ -267,7 +272,7 @@ fn a_step_of_the_clock_moves_the_end_that_is_written_and_not_what_is_withheld() 
 }
 
 fn entry(number: usize, seconds: u64) -> Entry {
-    let since = millis(SystemTime::now());
+    let since = millis_since_1970(SystemTime::now());
     let withholding = Withholding { since, ends_at: since + seconds * 1_000, reason: String::new() };
     Entry { service: "db".into(), target: address(number), withholding, times: 0 }
 }

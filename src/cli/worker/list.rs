@@ -1,9 +1,10 @@
 //! `roster worker list`: what each of them is doing.
 
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use clap::Args;
+use roster::clock::millis_since_1970;
 use roster::thrift::idl::{Worker, WorkerState, WorkersQuery};
 use serde_json::{Value, json};
 
@@ -90,7 +91,7 @@ fn rows(worker: &Worker, now: i64) -> Vec<[String; 10]> {
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+    millis_since_1970(SystemTime::now()) as i64
 }
 
 fn unknown() -> String {

@@ -1,7 +1,7 @@
 //! The entries of the shared file: their keys, and what is written in them.
 
 use std::ops::Not;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::pick::CHUNK;
 use super::restored_masters::RestoredMasters;
+use crate::clock::millis_since_1970;
 use crate::model::{Freshness, NodePath, Origin, Supply, view};
 use crate::store::{Feed, FeedProgress, Identity, Instances, Provider, Snapshot};
 
@@ -147,11 +148,6 @@ pub(super) fn written(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("every key is a text, and a vector takes all")
 }
 
-/// Milliseconds since 1970.
-pub(super) fn wall_clock(time: SystemTime) -> u64 {
-    millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
 fn millis(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
@@ -160,7 +156,7 @@ impl FileStatus {
     /// Where masters of an earlier process are `restored`, their sources stand as they were; those of which nothing is
     /// known yet, as they are: no absence is an answer before they are whole.
     pub(super) fn of(snapshot: &Snapshot, restored: Option<&RestoredMasters>, now: SystemTime) -> Self {
-        let written_at = wall_clock(now);
+        let written_at = millis_since_1970(now);
         let is_restored =
             |feed: &Feed| restored.is_some_and(|restored| restored.sources().any(|(source, _)| source.is_of(feed)));
         let is_live = |feed: &Feed, progress: FeedProgress| match restored {
@@ -184,7 +180,7 @@ impl FileStatus {
 
     /// How far an answer that is read from the file now can be trusted, if these sources are behind it.
     pub fn freshness<'a>(&self, behind: impl Iterator<Item = &'a Source>, now: SystemTime) -> Freshness {
-        let silent = Duration::from_millis(wall_clock(now).saturating_sub(self.written_at));
+        let silent = Duration::from_millis(millis_since_1970(now).saturating_sub(self.written_at));
         let silent = if silent > WRITER_SILENCE_THRESHOLD { silent } else { Duration::ZERO };
         let fresh = Freshness { revision: self.fresh.revision, age: silent, origin: Origin::Live, complete: true };
         behind.fold(fresh, |fresh, source| source.add_to(fresh, silent, Duration::from_millis(self.fresh.age_ms)))
@@ -194,7 +190,7 @@ impl FileStatus {
     pub(super) fn age_of(&self, source: &Source, now: SystemTime) -> Option<Duration> {
         // Two differences, each of one clock: a clock that was set back while nobody ran makes no part negative.
         let before = self.written_at.saturating_sub(source.last_sync?);
-        let since = wall_clock(now).saturating_sub(self.written_at);
+        let since = millis_since_1970(now).saturating_sub(self.written_at);
         Some(Duration::from_millis(before + since))
     }
 
