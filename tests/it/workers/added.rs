@@ -7,7 +7,7 @@ const REGISTER: &str = "unix = \"{folder}/register.sock\"\n";
 
 /// Adds a worker that sleeps, with these settings; what the command says when it ends with this code.
 fn adds(roster: &Roster, name: &str, settings: &[&str], code: i32) -> String {
-    let mut words = vec!["worker", "add", name, "--set", "ready_after=50ms"];
+    let mut words = vec!["worker", "add", name, "--set", "ready_after=250ms"];
     settings.iter().for_each(|setting| words.extend(["--set", setting]));
     words.extend(["--save", "--", "sleep", "1000"]);
     let ended = roster.cli(words);
