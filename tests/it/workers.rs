@@ -107,10 +107,15 @@ pub(crate) fn says<const N: usize>(roster: &Roster, words: [&str; N], code: i32)
     String::from_utf8_lossy(&ended.told).into_owned() + &ended.wrong
 }
 
+/// The state of a process, as proc(5) has it.
+fn process_state(pid: i64) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next())
+}
+
 /// Whether there is such a process which has not ended.
 fn is_alive(pid: i64) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    process_state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 fn ends(what: &str, pid: i64) {
@@ -1201,7 +1206,15 @@ fn by_fewest_connections_nobody_waits_behind_a_slow_one_while_another_process_is
         stream.read_to_string(&mut answer).expect("it is answered in time");
         answer
     };
-    let quick = || ask(&mut begin("quick\n"));
+    let quick = || {
+        let answer = ask(&mut begin("quick\n"));
+        let pid = answer.split(' ').next().and_then(|pid| pid.parse().ok()).expect("it begins by its number");
+        // The client sees the end before the process has reported it.
+        eventually("it has done with the client", SOON, || {
+            ensure(process_state(pid) == Some('S'), "it is still at work")
+        });
+        answer
+    };
     assert_ne!(quick(), quick(), "one after the other, where all are free");
     let mut slow = begin("slow\n");
     let answers: BTreeSet<_> = (0..6).map(|_| quick()).collect();
