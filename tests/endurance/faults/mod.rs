@@ -201,7 +201,11 @@ impl Fault {
                 scene.sidecars.iter().flat_map(|sidecar| &sidecar.lines).for_each(Link::mend);
                 scene.small().empty();
             }
-            Kind::ShortRequests | Kind::FullHeap => scene.frail().empty(),
+            Kind::ShortRequests => scene.frail().empty(),
+            Kind::FullHeap => {
+                scene.outlives_full_heap();
+                scene.frail().empty();
+            }
             Kind::FullDisk => scene.sidecars[self.sidecar].limit("fsize", "unlimited"),
             Kind::FreezeSidecar | Kind::ExpireSession => {
                 scene.sidecars[self.sidecar].roster.process().thaw();
