@@ -1,4 +1,4 @@
-//! `[access]` and `[[allow]]`: who commands masters, and what everybody else may do.
+//! `[access]` and `[[allow]]`: who may command masters, and what everybody else may do.
 
 use std::fmt;
 
@@ -10,32 +10,32 @@ use super::pattern::{CallPatterns, ReadPatterns};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Who may command masters, beside root and the sidecar's own user.
+    /// Subjects that may command masters, besides root and the sidecar's own user.
     pub admins: Vec<Subject>,
-    /// Whether clients over TCP, whom nobody knows, may call masters. Without effect where there are rules.
+    /// Whether clients over TCP, which cannot be identified, may call masters. Has no effect if there are rules.
     pub tcp_calls: bool,
 }
 
-/// `[[allow]]`: what those may do whom it is for. The first rule for a client decides.
+/// `[[allow]]`: what one subject may do. The first rule that matches a client decides.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rule {
-    /// For this user, by name or number; `*`: for every user of the Unix socket.
+    /// Applies to this user, by name or number; `*`: to every user of the Unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// For this group.
+    /// Applies to this group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// For all clients over TCP.
+    /// Applies to all clients over TCP.
     pub tcp: bool,
     pub read: ReadPatterns,
     pub call: CallPatterns,
     pub watch: bool,
-    /// Whether they may do everything, and command masters.
+    /// Whether it grants everything, including commands to masters.
     pub admin: bool,
 }
 
-/// Those a rule can be for.
+/// What a rule can apply to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Subject {
@@ -47,7 +47,7 @@ pub enum Subject {
 }
 
 impl Rule {
-    /// Whom it is for; none: not exactly one of its keys says so.
+    /// The subject of the rule; `None` unless exactly one of its keys is set.
     pub fn subject(&self) -> Option<Subject> {
         match (self.user.as_deref(), self.group.clone(), self.tcp) {
             (Some("*"), None, false) => Some(Subject::Everyone),

@@ -1,4 +1,4 @@
-//! Grants: what one rule lets a client do.
+//! Grants: what one rule allows a client.
 
 use std::fmt;
 
@@ -41,17 +41,17 @@ impl Grant {
         paths.iter().all(|path| self.reads(path))
     }
 
-    /// Whether the path may be read, or leads to something that may be.
+    /// Whether the path may be read, or leads to one that may be.
     pub fn lists(&self, path: &NodePath) -> bool {
         self.reads(path) || self.read.paths.leads(path)
     }
 
-    /// The subtrees at or below `path` in which all lies that may be read there, in order, none within another.
+    /// The subtrees at or below `path` that cover all that may be read there, in order, none inside another.
     pub fn roots(&self, path: &NodePath) -> Vec<NodePath> {
         self.read.paths.roots(path)
     }
 
-    /// Whether not all below the roots may be read: it has to be searched for.
+    /// Whether only parts of what lies below the roots may be read, so that it has to be filtered.
     pub fn searches(&self) -> bool {
         self.read.paths.has_wildcards()
     }
@@ -60,7 +60,7 @@ impl Grant {
         self.watch
     }
 
-    /// Whether the service may be read, or any of its methods be called.
+    /// Whether the service may be read, or any of its methods called.
     pub fn sees(&self, service: &str) -> bool {
         self.read.services.iter().any(|pattern| pattern.is_match(service))
             || self.call.methods.iter().any(|(pattern, _)| pattern.is_match(service))
@@ -70,12 +70,12 @@ impl Grant {
         self.admin || self.read.all_services
     }
 
-    /// Whether it may know of what offers these services: it sees one of them, or all there are.
+    /// Whether the client may see a provider of these services: it sees one of them, or everything.
     pub fn sees_one_of<'a>(&self, mut services: impl Iterator<Item = &'a str>) -> bool {
         self.sees_all() || services.any(|service| self.sees(service))
     }
 
-    /// Whether there may be a service that it sees.
+    /// Whether there may be a service that the client sees.
     pub fn sees_any(&self) -> bool {
         !self.read.services.is_empty() || !self.call.methods.is_empty()
     }

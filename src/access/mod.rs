@@ -18,7 +18,7 @@ pub use self::policy::{Decision, Match, Policy, UnknownName, uid};
 pub use self::wildcard::Wildcards;
 use crate::model::NodePath;
 
-/// Who a client is: over TCP nobody can tell.
+/// The identity of a client. Over TCP there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     Tcp,
@@ -45,11 +45,11 @@ pub struct Identity {
     grant: Arc<Grant>,
 }
 
-/// What a client asked for and may not have. Decided by names alone, so that it does not tell whether a thing exists.
+/// A denied request. Decided by names alone, so that it does not reveal whether a thing exists.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {cure}")]
 pub struct Denied {
-    /// Who may not do what.
+    /// Which client may not do what.
     pub what: String,
     cure: String,
 }
@@ -59,7 +59,7 @@ impl Access {
         Arc::new(Self { policy: ArcSwap::from_pointee(policy), replaced: watch::Sender::new(()) })
     }
 
-    /// Puts another policy in force, also for the connections that are open: from their next request on.
+    /// Puts another policy in force. It also applies to open connections, from their next request on.
     pub fn replace(&self, policy: Policy) {
         self.policy.store(Arc::new(policy));
         self.replaced.send_replace(());
@@ -69,7 +69,7 @@ impl Access {
         self.policy.load().has_rules()
     }
 
-    /// A client that has connected. `groups` are the supplementary groups of its process.
+    /// Identifies a client that has connected. `groups` are the supplementary groups of its process.
     pub fn identify(self: &Arc<Self>, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Identity {
         let policy = self.policy.load_full();
         let grant = policy.grant(client, groups);
@@ -78,19 +78,19 @@ impl Access {
 }
 
 impl Identity {
-    /// Identifies the client anew if another policy has come into force.
+    /// Identifies the client again if another policy has come into force.
     pub fn refresh(&mut self, groups: impl FnOnce() -> Vec<u32>) {
         if !self.is_current() {
             *self = self.access.identify(self.client, groups);
         }
     }
 
-    /// Whether the policy is still in force by which the client was identified.
+    /// Whether the policy by which the client was identified is still in force.
     pub fn is_current(&self) -> bool {
         Arc::ptr_eq(&self.access.policy.load(), &self.policy)
     }
 
-    /// Tells when another policy comes into force, from now on.
+    /// Signals when another policy comes into force, from now on.
     pub fn replaced(&self) -> watch::Receiver<()> {
         self.access.replaced.subscribe()
     }
@@ -107,7 +107,7 @@ impl Identity {
         self.check(self.grant.reads(path), || format!("may not read {path}"))
     }
 
-    /// As `may_read`; also what only leads to something that may be read.
+    /// Like `may_read`, but also allows paths that only lead to something readable.
     pub fn may_list(&self, path: &NodePath) -> Result<(), Denied> {
         self.check(self.grant.lists(path), || format!("may not read {path}"))
     }
@@ -120,7 +120,7 @@ impl Identity {
         self.check(self.grant.sees(service), || format!("may not see the service {}", service.escape_debug()))
     }
 
-    /// Whether the client may see any service at all: else a list of none would look like an answer.
+    /// Whether the client may see any service at all: otherwise an empty list would look like an answer.
     pub fn may_see_any(&self) -> Result<(), Denied> {
         self.check(self.grant.sees_any(), || "may not see any service".into())
     }
@@ -134,40 +134,40 @@ impl Identity {
         self.check(self.grant.calls(service, method), what)
     }
 
-    /// Whether the client may see the workers: as whoever may know of all masters.
+    /// Whether the client may see the workers, which requires the right to see all masters.
     pub fn may_see_workers(&self) -> Result<(), Denied> {
         self.check(self.grant.sees_all(), || "may not see workers, which takes `read = [\"*\"]`".into())
     }
 
-    /// Whether the client may have masters do something.
+    /// Whether the client may command masters.
     pub fn may_command(&self) -> Result<(), Denied> {
         self.check_administrator("may not command masters")
     }
 
-    /// Whether the client may have instances get no calls.
+    /// Whether the client may drain instances.
     pub fn may_drain(&self) -> Result<(), Denied> {
         self.check_administrator("may not drain instances")
     }
 
-    /// Whether the client may have the guard let go what it holds.
+    /// Whether the client may have the guard release what it holds.
     pub fn may_control_guard(&self) -> Result<(), Denied> {
         self.check_administrator("may not control the guard")
     }
 
-    /// Whether the client may have workers do something.
+    /// Whether the client may control workers.
     pub fn may_control_workers(&self) -> Result<(), Denied> {
         self.check_administrator("may not control workers")
     }
 
-    /// Whether the client may add and remove workers: who adds one has any program run as the sidecar's user, so it is that
-    /// user, or root.
+    /// Whether the client may add and remove workers. A worker can run any program as the sidecar's user, so only that
+    /// user and root may.
     pub fn may_add_workers(&self) -> Result<(), Denied> {
         let is_own = matches!(self.client, Client::Unix { uid, .. } if self.policy.is_own(uid));
         let cure = || format!("over the Unix socket {} may", self.policy.own());
         self.check_or(is_own, || "may not add or remove workers".to_owned(), cure)
     }
 
-    /// Whether the client may read what workers print, which may hold secrets.
+    /// Whether the client may read the output of workers, which may hold secrets.
     pub fn may_read_output(&self) -> Result<(), Denied> {
         self.check_administrator("may not read what workers print")
     }
@@ -220,7 +220,7 @@ impl fmt::Display for Identity {
 
 #[cfg(any(test, feature = "fuzz"))]
 impl Identity {
-    /// One that may do everything.
+    /// A client that may do everything.
     pub(crate) fn root() -> Self {
         let policy = Policy::new(&Config::default(), &[]).expect("nobody is named");
         Access::new(policy).identify(Client::Unix { uid: 0, gid: 0 }, Vec::new)

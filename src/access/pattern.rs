@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::wildcard::Wildcard;
 use crate::model::NodePath;
 
-/// What may be read: those that begin with `/` are of paths, the others of services.
+/// What may be read: patterns that begin with `/` match paths, all others match services.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct ReadPatterns {
@@ -18,7 +18,7 @@ pub struct ReadPatterns {
     pub(super) all_services: bool,
 }
 
-/// `SERVICE.METHOD`, where `*` stands for any text; `*` alone: every method of every service.
+/// `SERVICE.METHOD`, where `*` matches any text; `*` alone: every method of every service.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct CallPatterns {
@@ -26,20 +26,20 @@ pub struct CallPatterns {
     pub(super) methods: Vec<(Wildcard, Wildcard)>,
 }
 
-/// Paths: `*` within a part, `**` across parts. Each stands for what it matches and all that lies below.
+/// Path patterns: `*` matches within a part, `**` across parts. Each covers what it matches and everything below.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PathPatterns {
-    /// Those without a wildcard, of which there are most, and which cost least.
+    /// Patterns without a wildcard: the most common and the cheapest.
     plain: Vec<NodePath>,
-    /// The others, with what lies below,
+    /// The others, including everything below their matches,
     matching: GlobSet,
-    /// and what leads to them.
+    /// and the paths that lead to their matches.
     leading: GlobSet,
     /// Every match of a pattern with a wildcard lies at or below one of these.
     stems: Vec<NodePath>,
 }
 
-/// The characters that mean more than themselves in a pattern of paths.
+/// The characters with a special meaning in a path pattern.
 const SPECIAL: [char; 5] = ['*', '?', '[', '{', '\\'];
 
 impl PathPatterns {
@@ -71,7 +71,7 @@ impl PathPatterns {
         self.plain.iter().any(|plain| path.is_under(plain)) || self.matching.is_match(Path::new(path.as_str()))
     }
 
-    /// Whether the path leads to something that is covered.
+    /// Whether the path leads to something covered.
     pub(super) fn leads(&self, path: &NodePath) -> bool {
         self.plain.iter().any(|plain| plain.is_under(path))
             || self.stems.iter().any(|stem| stem.is_under(path))
@@ -82,8 +82,7 @@ impl PathPatterns {
         !self.stems.is_empty()
     }
 
-    /// The subtrees at or below `path` in which all lies that is covered, in the order of their paths; none within
-    /// another.
+    /// The subtrees at or below `path` that contain all that is covered, in path order, none inside another.
     pub(super) fn roots(&self, path: &NodePath) -> Vec<NodePath> {
         let all = self.plain.iter().chain(&self.stems);
         let mut roots: Vec<NodePath> = all
@@ -121,7 +120,7 @@ impl ReadPatterns {
 }
 
 impl ReadPatterns {
-    /// Those of services.
+    /// The service patterns.
     pub fn services(&self) -> impl Iterator<Item = &str> {
         self.texts.iter().map(String::as_str).filter(|text| !text.starts_with('/'))
     }

@@ -1,4 +1,4 @@
-//! Policies: the rules with the numbers that the kernel knows users and groups by.
+//! Policies: the rules, with users and groups resolved to the kernel's numbers.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use super::{Client, Config, Grant, Rule, Subject};
 
-/// The number that stands for all users, or groups, that a namespace cannot name, unless Linux says another.
+/// The ID of all users, or groups, that a namespace does not map, unless Linux reports another.
 const OVERFLOW: u32 = 65_534;
 
-/// Who may do what.
+/// The rules in force.
 #[derive(Debug)]
 pub struct Policy {
     /// Root, and the user that the sidecar runs as.
@@ -19,12 +19,12 @@ pub struct Policy {
     unmapped: u32,
     unmapped_group: u32,
     admin: Arc<Grant>,
-    /// Where no rule is for a client.
+    /// The grant where no rule matches a client.
     user: Arc<Grant>,
     tcp: Arc<Grant>,
 }
 
-/// A subject as the kernel knows it.
+/// A subject as the kernel identifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
     Uid(u32),
@@ -54,17 +54,17 @@ pub enum Decision {
     NoRule,
     /// There are no rules.
     Default,
-    /// The kernel cannot tell who it is: its user is of another namespace. It may do nothing.
+    /// The user is of another namespace, so the kernel cannot identify it. It may do nothing.
     Unmapped,
 }
 
 impl Policy {
-    /// For a sidecar that runs as this process does.
+    /// The policy of a sidecar that runs as the current user.
     pub fn new(config: &Config, rules: &[Rule]) -> Result<Self, UnknownName> {
         Self::of(config, rules, geteuid())
     }
 
-    /// For a sidecar that runs as this user.
+    /// The policy of a sidecar that runs as this user.
     pub fn of(config: &Config, rules: &[Rule], own: Uid) -> Result<Self, UnknownName> {
         let admins = config.admins.iter().map(|subject| Ok((subject.clone(), subject.find()?)));
         let granted = rules.iter().filter_map(|rule| Some((rule.subject()?, rule)));
@@ -85,7 +85,7 @@ impl Policy {
         })
     }
 
-    /// What a client may do. `groups` are the supplementary ones of its process; they are asked for only if it matters.
+    /// The grant of a client. `groups` are the supplementary groups of its process; they are looked up only if needed.
     pub(super) fn grant(&self, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Arc<Grant> {
         match self.decide(client, groups) {
             Decision::Own | Decision::Admin(_) => self.admin.clone(),
@@ -124,7 +124,7 @@ impl Policy {
         !self.rules.is_empty()
     }
 
-    /// Whether a user is root or the sidecar's own, and no other whom the kernel cannot name here.
+    /// Whether a user is root or the sidecar's own, and not one that the kernel cannot map here.
     pub fn is_own(&self, uid: u32) -> bool {
         self.own.contains(&uid) && uid != self.unmapped
     }
@@ -137,7 +137,7 @@ impl Policy {
         }
     }
 
-    /// Who may command masters, in words.
+    /// The subjects that may command masters, in words.
     pub fn admins(&self) -> String {
         let named = self.admins.iter().map(|(subject, _)| subject.to_string());
         let all: Vec<String> = std::iter::once(self.own()).chain(named).collect();
@@ -145,7 +145,7 @@ impl Policy {
     }
 }
 
-/// The groups of a client, once they have been asked for.
+/// The groups of a client, once they have been looked up.
 enum Groups<Ask> {
     Unknown(Option<Ask>),
     Known(Vec<u32>),
@@ -161,7 +161,7 @@ impl<Ask: FnOnce() -> Vec<u32>> Groups<Ask> {
 }
 
 impl Match {
-    /// Whether this number stands for all users, or groups, that a user namespace cannot name: nothing is for it.
+    /// Whether this number stands for all users, or groups, that a user namespace does not map: no rule matches it.
     pub fn is_unmapped(self) -> bool {
         match self {
             Self::Uid(number) => number == unmapped("uid"),
@@ -172,7 +172,7 @@ impl Match {
 }
 
 impl Subject {
-    /// As the kernel knows it.
+    /// Resolves the name to the kernel's number.
     pub fn find(&self) -> Result<Match, UnknownName> {
         Ok(match self {
             Self::User(name) => Match::Uid(uid(name)?.as_raw()),

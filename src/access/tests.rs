@@ -1,8 +1,8 @@
-//! Who gets which grant, and what each lets pass.
+//! Which client gets which grant, and what each allows.
 
 use super::*;
 
-/// No number of this process's own user, also when it is root.
+/// Never the number of this process's own user, even if that is root.
 const WEB: u32 = 33_033;
 const OPS: u32 = 44_044;
 

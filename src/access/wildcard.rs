@@ -1,11 +1,11 @@
-//! Wildcards: names in which `*` stands for any text.
+//! Wildcards: names in which `*` matches any text.
 
 use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
-/// A text in which `*` stands for any text, and everything else for itself.
+/// A text in which `*` matches any text, and everything else itself.
 #[derive(Clone, Debug)]
 pub(super) enum Wildcard {
     Plain(String),
