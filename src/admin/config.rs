@@ -1,4 +1,4 @@
-//! `[admin]`: where health and metrics are asked for over HTTP.
+//! `[admin]`: where health and metrics are served over HTTP.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,11 +1,11 @@
-//! Health: what probes ask for.
+//! Health, for probes.
 
 use axum::http::StatusCode;
 
 use crate::store::Snapshot;
 
-/// Whether each source has been read as a whole once, or is known from before: then every question has an answer, if an
-/// old one. What is old on purpose is ready.
+/// Whether each source has been read as a whole once, or is known from an earlier run: then every question has an
+/// answer, even if an old one. What is old on purpose is ready.
 pub(super) fn ready(snapshot: &Snapshot) -> (StatusCode, String) {
     let missing: Vec<String> = snapshot
         .behind_all()

@@ -17,10 +17,10 @@ use crate::share::{Share, Taken};
 use crate::store::{Feed, FeedProgress, FeedState, Snapshot};
 use crate::worker::{GroupReport, State, Workers};
 
-/// The text is made once in so long at most, however many ask for it.
+/// The text is rendered at most once in this time, however many clients ask for it.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// The text as it was made last, which is charged until the last one who asked for it has taken it.
+/// The text as last rendered, which is charged until the last client has received it.
 #[derive(Debug)]
 pub(super) struct Text {
     last: Option<(Instant, Bytes)>,
@@ -36,7 +36,7 @@ pub(super) enum NoText {
     NoMemory,
 }
 
-/// A text with what is charged for it.
+/// A text together with the memory charged for it.
 struct Charged {
     text: String,
     _taken: Taken,
@@ -47,12 +47,12 @@ impl Text {
         Arc::new(Mutex::new(Self { last: None, memory: rooms.memory.share(None) }))
     }
 
-    /// The text, if it was made just now.
+    /// The text, if it was rendered just now.
     pub(super) fn fresh(&self) -> Option<Bytes> {
         self.last.as_ref().filter(|(made, _)| made.elapsed() < MAX_AGE).map(|(_, text)| text.clone())
     }
 
-    /// Blocks while it is made.
+    /// Renders the text; blocks meanwhile.
     pub(super) fn make(&mut self, rooms: &Rooms) -> Result<Bytes, NoText> {
         self.last = None;
         let text = TextEncoder::new().encode_to_string(&families(rooms))?;
@@ -78,7 +78,7 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-/// All that a client over TCP may know.
+/// Everything that a client over TCP may know.
 fn families(rooms: &Rooms) -> Vec<MetricFamily> {
     let identity = rooms.access.identify(Client::Tcp, Vec::new);
     let grant = identity.grant();
@@ -141,7 +141,7 @@ struct OfSource {
     kind: MetricType,
     name: &'static str,
     help: &'static str,
-    /// Whether it would tell of nodes that a client may not read.
+    /// Whether it would reveal nodes that a client may not read.
     is_of_nodes: bool,
     value: fn(&Feed, FeedProgress) -> Option<f64>,
 }

@@ -33,11 +33,11 @@ use crate::store::Store;
 use crate::task::{Stop, Tasks};
 use crate::worker::Workers;
 
-/// How many connections there may be.
+/// How many connections are allowed.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How soon a request must be whole, and its answer taken. Each connection is for one request: none waits for another,
-/// and none can end while an answer is on its way.
+/// How soon a request must be complete, and its answer received. Each connection serves one request, so none waits for
+/// another and none ends while an answer is on its way.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest request, which has no body.
@@ -45,11 +45,11 @@ const MAX_REQUEST: usize = 16 * 1024;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A bound server, which answers nobody yet.
+/// A bound server that does not answer yet.
 #[derive(Debug)]
 pub struct Admin(Result<Listener, BindError>);
 
-/// Of what it answers.
+/// The rooms it reports on.
 #[derive(Debug)]
 pub struct Rooms {
     pub store: Arc<Store>,
@@ -67,7 +67,7 @@ struct Answers {
 }
 
 impl Admin {
-    /// Begins to listen. A port that another process has keeps nobody from the rest.
+    /// Begins to listen. If another process has the port, the rest of the sidecar runs all the same.
     pub fn bind(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
         Listener::tcp_unless_taken("admin.listen", &config.listen, taken_ports).map(Self)
     }
@@ -100,7 +100,7 @@ impl Admin {
     }
 }
 
-/// Answers one request. From now on until it has come, the connection goes before those that are being answered.
+/// Answers one request. Until the request has arrived, its connection is the first to be evicted.
 fn answer(stream: Stream, router: Router, place: Place<User>, stop: Stop) -> impl Future<Output = ()> {
     place.set_yielding(true);
     async move {
@@ -116,9 +116,9 @@ fn answer(stream: Stream, router: Router, place: Place<User>, stop: Stop) -> imp
             .max_buf_size(MAX_REQUEST)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
-            // What has come by now is answered.
+            // Answer what has already arrived.
             biased;
-            // Whatever a client does wrong ends its connection, and is nobody else's concern.
+            // A client's mistake ends its own connection and affects nothing else.
             _ = tokio::time::timeout(2 * TIMEOUT, connection) => {}
             () = place.evicted() => {}
             () = stop.requested() => {}
@@ -145,8 +145,8 @@ async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
     let mut text = answers.text.clone().lock_owned().await;
     let made = match text.fresh() {
         Some(fresh) => Ok(Ok(fresh)),
-        // With thousands of methods it takes longer than a thread that serves others has. Whoever asked may be gone
-        // before it is done, and the next one waits for it all the same.
+        // With thousands of methods this takes longer than a thread that serves others may spend. The client may be
+        // gone before it is done; the next one then uses the result.
         None => tokio::task::spawn_blocking(move || text.make(&answers.rooms)).await,
     };
     match made {
@@ -156,8 +156,8 @@ async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
     }
 }
 
-/// Answers only who asks this machine by an address of its own: a page of the web whose name leads to 127.0.0.1 would
-/// have its readers' browsers ask.
+/// Answers only requests that use an address of this machine: a web page whose name resolves to 127.0.0.1 could
+/// otherwise make its readers' browsers ask.
 async fn for_this_machine(request: Request, next: Next) -> Response {
     if !request.headers().get(HOST).is_some_and(is_this_machine) {
         return (StatusCode::MISDIRECTED_REQUEST, "ask by 127.0.0.1, [::1] or localhost\n").into_response();
