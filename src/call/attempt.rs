@@ -15,11 +15,11 @@ use crate::share::Taken;
 use crate::store::MasterEntry;
 use crate::tunnel::value::memory_size;
 
-/// How many times as much memory a small value takes as bytes when it is written.
+/// How much more memory a small value takes decoded than encoded.
 const MEMORY_OF_A_BYTE: usize = 16;
 
-/// Calls one master; its id. It is let go as soon as the call is sent: who waits for an answer keeps no connection
-/// alive.
+/// Calls one master and returns its id. Releases the master once the call is sent: waiting for an answer keeps no
+/// connection alive.
 pub(super) async fn attempt(
     entry: Arc<MasterEntry>,
     request: &Request,
@@ -40,7 +40,7 @@ pub(super) async fn attempt(
     }
 }
 
-/// Sends the call by the way with the fewest calls under way that takes it.
+/// Sends the call by the line with the fewest calls under way that accepts it.
 async fn send(entry: &MasterEntry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
     let id = &entry.master.id;
     let Some(service) = offered(entry, request) else {
@@ -77,7 +77,7 @@ async fn send(entry: &MasterEntry, request: &Request, bounds: Bounds<'_>) -> Res
     })
 }
 
-/// By the first line that takes it.
+/// Uses the first line that accepts the call.
 fn call_by_one(lines: &[Arc<dyn Line>], call: &Call) -> Result<Answers, Refused> {
     let mut refused = Refused::Gone;
     for line in lines {
@@ -89,7 +89,7 @@ fn call_by_one(lines: &[Arc<dyn Line>], call: &Call) -> Result<Answers, Refused>
     Err(refused)
 }
 
-/// Whether the master can be sent what the request sends, if that sends values.
+/// Whether the master accepts the values that the request sends, if it sends any.
 pub(super) fn takes_input(entry: &MasterEntry, request: &Request) -> bool {
     let takes = |service| entry.lines_to(service).any(|line| line.takes_input());
     request.input.is_none() || offered(entry, request).is_some_and(takes)
@@ -104,8 +104,8 @@ fn offered<'a>(entry: &'a MasterEntry, request: &Request) -> Option<&'a Service>
     offers.filter(|service| fits(&request.query.version, service)).max_by_key(|service| service.version())
 }
 
-/// Waits for all that the master gives. A value is charged as long as it is held: as it came, it may take many times as
-/// much as it does when it is written.
+/// Waits for all values of the master. Each is charged at its size in memory while decoded, which may be many times its
+/// encoded size.
 async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: Bounds<'_>) -> Result<(), Failure> {
     let failed = |message, class, code| Failure::Failed { master: master.to_owned(), message, class, code };
     let lost = |message| Failure::Lost { master: master.to_owned(), message };
@@ -146,8 +146,8 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
     }
 }
 
-/// Says the same of a master that is not there as of one that does not offer the service: who may call is not always
-/// who may know.
+/// Gives the same message for an absent master as for one that does not offer the service: a client that may call may
+/// not always know which exist.
 pub(super) fn unoffered(id: &str, request: &Request) -> String {
     format!("there is no master `{id}` that offers the service `{}`", request.service)
 }

@@ -1,4 +1,4 @@
-//! Callers: carry out one call, on another master where it was not executed, or may be twice.
+//! Callers: carry out one call, and retry it on another master if it was not executed or is idempotent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::resolve;
 use crate::share::Share;
 use crate::store::{MasterEntry, Provider, Snapshot, Store};
 
-/// How often it is looked whether masters are still expected, while nothing becomes of any.
+/// How often to check whether masters are still expected while none changes.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How many masters are passed over at most that take no values beside arguments.
+/// How many masters are skipped at most because they accept no values besides arguments.
 const MAX_SKIPPED: usize = 64;
 
 /// Calls methods on masters.
@@ -27,7 +27,7 @@ pub struct Caller {
     metrics: Arc<Metrics>,
 }
 
-/// Whose call it is, until when it may take, and where its values go.
+/// The user of a call, its deadline, and where its values go.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds<'a> {
     pub rights: &'a Arc<Rights>,
@@ -36,7 +36,7 @@ pub struct Bounds<'a> {
     pub values: &'a Values,
 }
 
-/// That a call was answered.
+/// The completion of a call that was answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
     pub master: String,
@@ -58,7 +58,7 @@ impl Caller {
         Self { store, metrics }
     }
 
-    /// Calls the master that the request is for, or one of those that offer the service.
+    /// Calls the master that the request names, or one of those that offer the service.
     pub async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<Completion, Failure> {
         if let Some(id) = &request.master {
             return self.call_on(self.one(id, request, bounds.until).await?, request, bounds).await;
@@ -80,7 +80,7 @@ impl Caller {
         call.end(master)
     }
 
-    /// The master with this id, if it is there; one that is expected back is waited for.
+    /// The master with this id, if it is connected; one that is expected back is waited for.
     async fn one(&self, id: &str, request: &Request, until: Instant) -> Result<Arc<MasterEntry>, Failure> {
         self.when_back(request, until, || {
             let snapshot = self.store.snapshot();
@@ -93,8 +93,8 @@ impl Caller {
         .await
     }
 
-    /// All masters that offer the service in a version and with metadata that fit; where no version is asked for, in
-    /// any. If none is connected, those that are expected back are waited for.
+    /// All masters that offer the service in a matching version and with matching metadata; any version if none is
+    /// requested. If none is connected, those that are expected back are waited for.
     pub async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<MasterEntry>>, Failure> {
         self.when_back(request, until, || self.all_now(request)).await
     }
@@ -141,7 +141,7 @@ impl Caller {
         loop {
             let entry = match &failure {
                 None => self.when_back(request, bounds.until, || self.choose(request, &query)).await?,
-                // Why the last one failed says more than that there is no other.
+                // Why the last attempt failed says more than that there is no other master.
                 Some(failure) => self.choose(request, &query).map_err(|_| failure.clone())?,
             };
             query.exclude.push(entry.master.id.as_str().into());
@@ -152,7 +152,7 @@ impl Caller {
                         && bounds.values.start_over() =>
                 {
                     failure = Some(failed);
-                    // Where all refuse at once, others of this thread have their turn in between.
+                    // If all refuse at once, let other tasks of this thread run in between.
                     tokio::task::yield_now().await;
                 }
                 ended => return ended,
@@ -160,7 +160,7 @@ impl Caller {
         }
     }
 
-    /// What `find` finds, if need be when masters have come back after a restart that were known before.
+    /// Returns what `find` finds, if need be once masters have come back after a restart.
     async fn when_back<T>(
         &self,
         request: &Request,
@@ -177,7 +177,7 @@ impl Caller {
                 changes = Some(self.store.subscribe_to_masters());
                 continue;
             };
-            // A source that gives them up does not say so.
+            // A source that gives them up does not signal it.
             let _ = timeout_at(until.min(Instant::now() + RECHECK_INTERVAL), changes.changed()).await;
         }
     }
@@ -192,13 +192,13 @@ impl Caller {
             .any(|(feed, progress)| feed.is_returning(progress.settling) && (was_known || !progress.whole))
     }
 
-    /// The snapshot is let go before anybody waits.
+    /// Releases the snapshot before anybody waits.
     fn choose(&self, request: &Request, query: &resolve::Query) -> Result<Arc<MasterEntry>, Failure> {
         let snapshot = self.store.snapshot();
         let choose = |query: &_| resolve::choose(snapshot.directory(), &request.service, query);
         let mut chosen = choose(query);
         let mut query = query.clone();
-        // Another one may take the values that are sent.
+        // Another master may accept the values that are sent.
         while let Ok(entry) = &chosen
             && !takes_input(entry, request)
             && query.exclude.len() < MAX_SKIPPED
@@ -228,7 +228,7 @@ fn message(too_many: TooMany, service: &str) -> String {
     format!("{who} may have of max_calls; try again")
 }
 
-/// That there is no master; and that there may be one, while not all who tell of masters have been heard.
+/// The failure if there is no master. Mentions a source of masters that is not yet completely known.
 fn nobody(snapshot: &Snapshot, request: &Request, mut message: String) -> Failure {
     if let Some((feed, _)) = snapshot.behind_masters().find(|(_, progress)| !progress.whole) {
         message = feed.with_detail(format!("{message}; but {} is not yet known as a whole", feed.name()));

@@ -1,4 +1,4 @@
-//! Encodings: what clients write as JSON or MessagePack, and masters read as values; and back.
+//! Encodings: converts between the JSON or MessagePack of clients and the values of masters.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,13 +10,13 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use crate::model::json::Json;
 use crate::tunnel::frame::MAX_COMMAND_VALUES;
 
-/// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
+/// The deepest nesting of a client's value, which is the limit of the JSON reader.
 const MAX_DEPTH: usize = 128;
 
-/// The most values that one holds, the containers among them: as many as a master reads of one message.
+/// The most values in one, including containers: as many as a master reads in one message.
 const MAX_VALUES: usize = MAX_COMMAND_VALUES;
 
-/// How a client writes values, and has them written.
+/// How a client encodes values, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     Json,
@@ -24,7 +24,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Reads one value. An integer of JSON beyond 64 bits becomes a float.
+    /// Decodes one value. A JSON integer beyond 64 bits becomes a float.
     pub fn read(self, bytes: &[u8]) -> Result<Value, String> {
         match self {
             Self::Json => read_json(bytes),
@@ -32,7 +32,7 @@ impl Encoding {
         }
     }
 
-    /// Writes one value; or why it cannot be.
+    /// Encodes one value, or says why it cannot be encoded.
     pub fn write(self, value: &Value) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         match self {
@@ -50,12 +50,12 @@ fn read_json(bytes: &[u8]) -> Result<Value, String> {
     let (left, mut document) = (Cell::new(MAX_VALUES), serde_json::Deserializer::from_slice(bytes));
     let value = FromJson(Count(&left)).deserialize(&mut document);
     let value = value.and_then(|value| document.end().map(|()| value));
-    // All that JSON can say is a value: so what is wrong with the data is that there is too much of it.
+    // Every JSON document is a value, so a data error means that it is too large.
     value.map_err(|error| if error.is_data() { too_many() } else { format!("no JSON: {error}") })
 }
 
 fn read_msgpack(bytes: &[u8]) -> Result<Value, String> {
-    // Decoded, a value takes up to 40 times as much as its bytes. None has fewer than one.
+    // A decoded value takes up to 40 times its encoded bytes. Each has at least one byte.
     if bytes.len() > MAX_VALUES && count(bytes) > MAX_VALUES {
         return Err(too_many());
     }
@@ -65,7 +65,7 @@ fn read_msgpack(bytes: &[u8]) -> Result<Value, String> {
     if rest.is_empty() { Ok(value) } else { Err("no MessagePack: something follows the value".into()) }
 }
 
-/// Whether JSON has all of its numbers.
+/// Whether JSON can represent all of its numbers.
 fn is_json(value: &Value) -> bool {
     match value {
         Value::F32(number) => number.is_finite(),
@@ -80,17 +80,17 @@ fn too_many() -> String {
     format!("more than {MAX_VALUES} values")
 }
 
-/// How many values of MessagePack there are, up to one more than may be, or to what cannot be read.
+/// Counts MessagePack values, stopping one beyond the limit or at what cannot be read.
 fn count(bytes: &[u8]) -> usize {
     let left = Cell::new(MAX_VALUES + 1);
     let mut bytes = rmp_serde::Deserializer::from_read_ref(bytes);
     bytes.set_max_depth(MAX_DEPTH);
-    // Whatever is wrong with them is reported when they are read.
+    // Errors are reported when the values are read.
     let _ = Count(&left).deserialize(&mut bytes);
     MAX_VALUES + 1 - left.get()
 }
 
-/// Counts the values that it passes, down from what is left.
+/// Counts the values it visits, down from what is left.
 #[derive(Clone, Copy)]
 struct Count<'a>(&'a Cell<usize>);
 
@@ -164,7 +164,7 @@ impl<'de> Visitor<'de> for Count<'_> {
     }
 }
 
-/// Reads a value of JSON as a master takes it, and counts the values.
+/// Decodes a JSON value for a master, and counts the values.
 #[derive(Clone, Copy)]
 struct FromJson<'a>(Count<'a>);
 
@@ -223,7 +223,7 @@ impl<'de> Visitor<'de> for FromJson<'_> {
         Ok(Value::Array(list))
     }
 
-    /// Of two entries with one key, the last stands, as in PHP.
+    /// Of two entries with the same key the last wins, as in PHP.
     fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Value, A::Error> {
         self.0.one()?;
         let mut entries = IndexMap::new();

@@ -1,4 +1,4 @@
-//! Failures: why a call has no result, and what may be done about it.
+//! Failures: why a call has no result, and whether it may be retried.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use crate::metrics::CallStatus;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
-    /// It was not executed.
+    /// The call was not executed.
     NoMaster { service: String, message: String },
-    /// It was not executed, for there is too much to do.
+    /// The call was not executed because of overload.
     Overloaded(String),
-    /// The method threw this, or what it gave cannot be taken.
+    /// The method threw this, or its result cannot be accepted.
     Failed { master: String, message: String, class: Option<String>, code: i64 },
-    /// The master was lost, and nobody knows whether it was executed.
+    /// The master was lost; whether it executed the call is unknown.
     Lost { master: String, message: String },
-    /// Nobody knows whether it was executed, or still is.
+    /// Whether the call was executed, or still is being executed, is unknown.
     TimedOut { master: String, timeout: Duration, message: String },
 }
 
 impl Failure {
-    /// That the master is none to call, or not any more: another one can be.
+    /// The master cannot be called, or no longer; another one can be.
     pub fn unsent(request: &Request, message: String) -> Self {
         Self::NoMaster { service: request.service.clone(), message }
     }
 
-    /// What a call did not come to, and within which time; and that this was not the client's own, if it was not.
+    /// A timeout: what did not happen in which time, and which setting shortened it, if one did.
     pub(super) fn timed_out(master: String, request: &Request, what: &str) -> Self {
         let Request { service, method, timeout, cut_by, .. } = request;
         let limit = cut_by.map(|setting| format!(", the most that `{setting}` allows")).unwrap_or_default();
@@ -33,7 +33,7 @@ impl Failure {
         Self::TimedOut { master, timeout: *timeout, message }
     }
 
-    /// Whether it is safe to call another master: nothing was executed, or it may be twice.
+    /// Whether it is safe to call another master: nothing was executed, or the call is idempotent.
     pub(super) fn may_be_tried_again(&self, request: &Request) -> bool {
         match self {
             Self::NoMaster { .. } | Self::Overloaded(_) => true,
@@ -42,7 +42,7 @@ impl Failure {
         }
     }
 
-    /// Whether nobody knows if it was carried out, or still is.
+    /// Whether it is unknown if the call was executed, or still is.
     pub fn came_to_no_end(&self) -> bool {
         matches!(self, Self::TimedOut { .. } | Self::Lost { .. })
     }

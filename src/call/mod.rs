@@ -1,5 +1,5 @@
-//! Calls to masters: carried out within their time, on another master where that is safe, and their values kept for
-//! whoever asked.
+//! Calls to masters: carried out before their deadline, retried on another master if that is safe; their values are
+//! kept for the caller.
 
 mod attempt;
 mod caller;

@@ -1,4 +1,4 @@
-//! Requests: calls that make sense, whoever asked for them.
+//! Requests: validated calls, whichever way they came in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::share::{Share, is_heavy};
 
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The id of the only one that it is for.
+    /// The id of the only master it may go to.
     pub master: Option<String>,
     pub service: String,
     pub method: String,
     pub arguments: Arguments,
     pub timeout: Duration,
-    /// The setting that allows it less time than was asked for.
+    /// The setting that shortened the client's timeout.
     pub cut_by: Option<&'static str>,
     pub retries: usize,
     pub is_idempotent: bool,
     pub query: Query,
     pub all_values: bool,
-    /// How its values are written.
+    /// How its values are encoded.
     pub encoding: Encoding,
-    /// What its client sends while it goes on.
+    /// What the client sends while the call is under way.
     pub input: Option<Input>,
 }
 
@@ -34,27 +34,27 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Arguments {
     pub packed: model::Arguments,
-    /// As they were written, where reading them is heavy and has not been done yet.
+    /// The encoded arguments, if decoding them is expensive and was put off.
     unread: Vec<u8>,
-    /// How many bytes they have, written.
+    /// Their encoded size in bytes.
     pub weight: usize,
 }
 
-/// Why arguments are not taken.
+/// Why arguments are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
     Wrong(String),
-    /// Their user may not have so much memory.
+    /// The user's memory budget is used up.
     NoMemory,
 }
 
 impl Request {
-    /// The same of a method that is sent values. What one master has taken of them no other is given.
+    /// The same request with streamed input. Values that one master has taken are not sent to another.
     pub fn with_input(self, input: Input) -> Self {
         Self { input: Some(input), retries: 0, is_idempotent: false, all_values: true, ..self }
     }
 
-    /// Reads arguments that are heavy. These are charged by themselves, wherever they wait.
+    /// Decodes expensive arguments. They are charged separately, wherever they wait.
     pub async fn read(&mut self, memory: &Arc<Share>) -> Result<(), Unreadable> {
         let (encoding, arguments) = (self.encoding, &mut self.arguments);
         if arguments.are_unread() {
@@ -68,7 +68,7 @@ impl Request {
         Ok(())
     }
 
-    /// About how much memory it takes beside arguments that are charged by themselves.
+    /// About how much memory it takes, besides arguments that are charged separately.
     pub fn memory_size(&self) -> usize {
         let Query { version, balance, metadata, .. } = &self.query;
         let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
@@ -84,7 +84,7 @@ impl Request {
 }
 
 impl Arguments {
-    /// Reads them, unless they are heavy.
+    /// Decodes them, unless they are expensive.
     pub fn of(encoding: Encoding, written: Vec<u8>) -> Result<Self, String> {
         let weight = written.len();
         let (light, unread) = if is_heavy(weight) { (Vec::new(), written) } else { (written, Vec::new()) };
@@ -95,7 +95,7 @@ impl Arguments {
         if is_heavy(self.weight) { self.unread.len() } else { self.packed.memory_size() }
     }
 
-    /// Whether they are heavy, and still to be read.
+    /// Whether they are expensive, and still to be decoded.
     pub fn are_unread(&self) -> bool {
         !self.unread.is_empty()
     }

@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::share::{Share, Taken};
 
-/// The calls of one user. As the user leaves room for other users, each of its services leaves room for the others: one
-/// that hangs does not take all of the user's calls.
+/// The calls of one user. Just as each user leaves room for other users, each of a user's services leaves room for the
+/// others: one that hangs does not use up all of the user's calls.
 #[derive(Debug)]
 pub struct Rights {
     calls: Arc<Share>,
-    /// Those under way, by service.
+    /// Calls under way, by service.
     services: Mutex<HashMap<String, usize>>,
 }
 
-/// A call of a service that is under way.
+/// A call of a service under way.
 #[derive(Debug)]
 pub(super) struct Right {
     rights: Arc<Rights>,

@@ -1,4 +1,4 @@
-//! Values of calls as they come, and the room that they take of the caller's memory.
+//! Values of calls as they arrive, and the memory of the caller that they take.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,27 +6,27 @@ use tokio::sync::Notify;
 
 use crate::share::{Share, Taken};
 
-/// What a value takes beside its bytes.
+/// What a value takes besides its bytes.
 const OVERHEAD: usize = 64;
 
-/// What a client hears whose user takes too much.
+/// The error for a client whose user takes too much memory.
 pub const OVERLOADED: &str = "overloaded: requests and unread replies of this user take as much memory as one \
                                      user may have of max_memory; read the replies, and try again";
 
-/// Room for the values of one reply while they come, also where several calls share it.
+/// Room for the values of one reply as they arrive, possibly shared by several calls.
 #[derive(Debug)]
 pub struct Budget {
     taken: Mutex<Taken>,
     max: usize,
 }
 
-/// The values of one call that have come and were not given out yet. They take room of a budget, also of one that other
-/// calls share.
+/// The values of one call that have arrived and were not handed out yet. They take room of a budget, possibly one that
+/// other calls share.
 #[derive(Debug)]
 pub struct Values {
     budget: Arc<Budget>,
     buffer: Mutex<Buffer>,
-    /// For who fetches values as they come, and so makes room for others.
+    /// For callers that fetch values as they arrive, and so make room for more.
     room: Option<Notify>,
 }
 
@@ -74,13 +74,12 @@ impl Values {
         Self { budget: budget.clone(), buffer: Mutex::default(), room: None }
     }
 
-    /// The same for a call whose values are fetched as they come.
+    /// The same for a call whose values are fetched as they arrive.
     pub fn fetched(budget: &Arc<Budget>) -> Self {
         Self { room: Some(Notify::new()), ..Self::new(budget) }
     }
 
-    /// Takes a value in. Where values are fetched as they come, it waits until there is room beside those that were
-    /// not.
+    /// Takes a value in. If values are fetched as they arrive, waits until there is room besides those not yet fetched.
     pub async fn put(&self, value: Vec<u8>) -> Result<(), NoRoom> {
         while let Err(no_room) = self.budget.take(&value) {
             match &self.room {
@@ -94,7 +93,7 @@ impl Values {
         Ok(())
     }
 
-    /// Gives out what has come, and its room back.
+    /// Hands out what has arrived, and gives back its room.
     pub fn give_out(&self) -> Vec<Vec<u8>> {
         let mut buffer = lock(&self.buffer);
         let values = std::mem::take(&mut buffer.values);
@@ -106,13 +105,13 @@ impl Values {
         values
     }
 
-    /// Whether any have come.
+    /// Whether any have arrived.
     pub fn have_come(&self) -> bool {
         let buffer = lock(&self.buffer);
         buffer.are_given_out || !buffer.values.is_empty()
     }
 
-    /// Throws away what came of an attempt that failed. False: some of it has been given out, and the rest is kept.
+    /// Discards the values of an attempt that failed. False: some were handed out already, and the rest is kept.
     pub fn start_over(&self) -> bool {
         let mut buffer = lock(&self.buffer);
         if !buffer.are_given_out {
@@ -121,13 +120,13 @@ impl Values {
         !buffer.are_given_out
     }
 
-    /// All of them; their room is the budget's as long as that lives.
+    /// All of them; their room stays taken while the budget lives.
     pub fn into_all(self) -> Vec<Vec<u8>> {
         self.buffer.into_inner().unwrap_or_else(PoisonError::into_inner).values
     }
 }
 
-/// What values take.
+/// How much room values take.
 pub fn size(values: &[Vec<u8>]) -> usize {
     values.iter().map(|value| value.len() + OVERHEAD).sum()
 }
@@ -147,7 +146,7 @@ mod tests {
         values.put(value).now_or_never().expect("it does not wait")
     }
 
-    /// Of a user who alone has half of so much.
+    /// A user who alone may take half of this.
     fn memory(max_memory: usize) -> Arc<Share> {
         Pool::new(max_memory, 1).share(None)
     }
