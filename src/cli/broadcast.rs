@@ -1,4 +1,4 @@
-//! `roster broadcast`: sends a command of the application's own to all masters.
+//! `roster broadcast`: sends an application-defined command to all masters.
 
 use std::io::{self, Write};
 
@@ -27,7 +27,7 @@ impl Broadcast {
     }
 }
 
-/// For how many masters a command was passed on, beside those that got it.
+/// How many masters a command was passed on for, besides those that got it.
 pub(super) fn passed(sent: &CommandReply) -> String {
     let Some(masters) = sent.passed else { return String::new() };
     let masters = counted(masters.unsigned_abs().into(), "other master");

@@ -15,7 +15,7 @@ pub(crate) struct Completions {
 
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        // What is written straight to a closed pipe would panic.
+        // Writing directly to a closed pipe would panic.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "roster", &mut script);
         Ok(io::stdout().write_all(&script)?)

@@ -1,4 +1,4 @@
-//! `roster config`: what is wrong with a configuration, and what is in force.
+//! `roster config`: checks a configuration, and shows the one in force.
 
 use std::ffi::CString;
 use std::io::{self, Write};
@@ -23,12 +23,12 @@ pub(crate) struct Configure {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell all that is wrong with a configuration, also what it names that this machine does not have
+    /// Report everything that is wrong with a configuration, including names that this machine does not have
     #[command(after_help = super::exit::HELP)]
     Check {
         /// Check this file without the environment [default: what `roster serve` would read]
         file: Option<PathBuf>,
-        /// The user who runs the sidecar, for whom root checks it [default: the owner of its socket, or of
+        /// The user who runs the sidecar, as whom root checks the file [default: the owner of its socket, or of
         /// `shared.state`]
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
@@ -89,7 +89,7 @@ fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyho
     Ok(writeln!(io::stdout(), "{origin}: it is in order{doubts}")?)
 }
 
-/// As whom to check: root may read what the sidecar may not. None: as whoever asks.
+/// The user to check as: root may read what the sidecar may not. None: the current user.
 fn sidecar_user(named: Option<&str>, layers: &Layers) -> anyhow::Result<Option<User>> {
     if let Some(name) = named {
         let uid = uid(name)?;
@@ -106,7 +106,7 @@ fn sidecar_user(named: Option<&str>, layers: &Layers) -> anyhow::Result<Option<U
     Ok(user)
 }
 
-/// Goes on as this user, with the groups that the machine gives to it. Whether that took a change.
+/// Continues as this user, with its groups on this machine. Returns whether anything had to change.
 fn become_user(user: &User) -> anyhow::Result<bool> {
     if user.uid == geteuid() {
         return Ok(false);

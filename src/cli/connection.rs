@@ -1,4 +1,4 @@
-//! The options that say which sidecar is asked, and how long.
+//! Options that select the sidecar to ask, and the timeout.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub(crate) struct Connection {
     /// folder]
     #[arg(long, env = "ROSTER_ADDRESS", hide_env_values = true)]
     address: Option<Address>,
-    /// How long to wait for an answer; a mere number is of seconds
+    /// How long to wait for an answer; a bare number is in seconds
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = positive)]
     timeout: Duration,
 }
@@ -24,17 +24,17 @@ impl Connection {
         self.timeout
     }
 
-    /// Whether somebody said which sidecar is meant.
+    /// Whether the sidecar was named explicitly.
     pub(crate) fn is_told(&self) -> bool {
         self.address.is_some()
     }
 
-    /// Whether a sidecar listens where one is looked for when nobody says.
+    /// Whether a sidecar listens at one of the default addresses.
     pub(crate) fn is_found() -> bool {
         default_paths::found().is_some_and(|socket| default_paths::is_live(&socket))
     }
 
-    /// Where the shared file of that sidecar lies, unless its configuration says otherwise.
+    /// The path of the shared file of that sidecar, unless its configuration sets another.
     pub(crate) fn shared_file(&self) -> Option<PathBuf> {
         let socket = match &self.address {
             Some(Address::Unix(socket)) => Some(socket.clone()),
@@ -61,7 +61,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}: write a duration such as \"5\", of seconds, or \"250ms\""))
 }
 
-/// What is longer is no patience, but a slip; and the clock has an end.
+/// Anything longer is a slip; and the clock has an end.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -1,4 +1,4 @@
-//! The demonstration: what `roster serve` does when nobody has configured it.
+//! The demonstration: what `roster serve` does if nothing is configured.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,14 +23,14 @@ use tokio::time::{sleep, timeout};
 use super::sample::SERVICE;
 
 const TREE: &str = include_str!("../../examples/tree.toml");
-/// As [`roster::register::EXAMPLE_TOKEN`].
+/// The same as [`roster::register::EXAMPLE_TOKEN`].
 const TOKENS: &str = "register-center-token-2024\n";
-/// Where it was built, and nowhere else: what lies in a working directory may be another's.
+/// Only in the source tree it was built from: a working directory may hold somebody else's files.
 const PHP_EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/php/get.php");
 const WORKERS: &str = include_str!("../../examples/workers/roster.toml");
 const WORKERS_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/workers");
 
-/// How long the masters may take to be there; for the register's first seconds nobody sees any.
+/// How long the masters may take to connect; for the first seconds the register shows none.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -47,18 +47,18 @@ pub(crate) fn file() -> (PathBuf, String) {
     (PathBuf::from("the built-in configuration"), text)
 }
 
-/// Those of the examples.
+/// The workers of the examples.
 fn workers() -> String {
     WORKERS.replace("directory = \".\"", &format!("directory = {WORKERS_FOLDER:?}"))
 }
 
-/// Whether their sources and PHP are there.
+/// Whether their sources and PHP are installed.
 fn can_have_workers() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     Path::new(WORKERS_FOLDER).is_dir() && std::env::split_paths(&path).any(|folder| folder.join("php").is_file())
 }
 
-/// Lays out the tree of nodes for the user to edit, and the token that everybody knows, unless they are there already.
+/// Writes the tree of nodes for the user to edit, and the public token, unless they exist already.
 pub(crate) fn lay_out() -> anyhow::Result<()> {
     default_paths::make_user_folder().with_context(|| {
         let folder = default_paths::user_folder();
@@ -70,7 +70,7 @@ pub(crate) fn lay_out() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts free places where other processes have taken those of the configuration; what was put where.
+/// Replaces addresses of the configuration that other processes use by free ones; returns the replacements.
 pub(crate) fn avoid_taken(config: &mut Config) -> io::Result<Vec<String>> {
     let mut moved = Vec::new();
     for (what, address) in [("clients", &mut config.thrift.tcp), ("masters", &mut config.register.listen)] {
@@ -93,7 +93,7 @@ pub(crate) fn avoid_taken(config: &mut Config) -> io::Result<Vec<String>> {
         let free = socket.with_file_name(format!("roster-{}.sock", std::process::id()));
         moved.push(format!("Another sidecar has {}, so it uses {}.", socket.display(), free.display()));
         *socket = free;
-        // Nor is the shared file beside it free.
+        // Then the shared file next to it is not free either.
         config.shared.path = PathBuf::new();
     }
     Ok(moved)
@@ -120,15 +120,15 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
-/// What somebody can try in a second terminal.
+/// What to try in a second terminal.
 #[derive(Debug, Default)]
 pub(crate) struct Invitation {
-    /// The variable to set for a client; empty where it finds the sidecar by itself.
+    /// The variable to set for a client; empty if it finds the sidecar by itself.
     address: String,
     binary: PathBuf,
     /// The processes of the sample masters.
     masters: Vec<u32>,
-    /// Whether the node of the article is there: the tree may have been edited.
+    /// Whether the node of the article exists: the tree may have been edited.
     has_zk_test: bool,
     /// The example in PHP, if it runs.
     php: Option<PathBuf>,
@@ -137,7 +137,7 @@ pub(crate) struct Invitation {
 }
 
 impl Invitation {
-    /// Waits until all that it offers works.
+    /// Waits until everything it offers works.
     pub(crate) async fn when_ready(config: &Config, address: Address, binary: PathBuf, masters: Vec<u32>) -> Self {
         let offered = masters.len();
         let come = until(|| is_ready(address.clone(), offered));
@@ -188,14 +188,14 @@ impl Invitation {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
     while !is_so().await {
         sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Whether nodes are known, and so many sample masters.
+/// Whether nodes are known, and this number of sample masters.
 async fn is_ready(address: Address, masters: usize) -> bool {
     let nodes = ask(address.clone(), |client| client.children("/", None)).await;
     let query = ServiceQuery { service_name: Some(SERVICE.into()), ..ServiceQuery::default() };
@@ -203,7 +203,7 @@ async fn is_ready(address: Address, masters: usize) -> bool {
     nodes.is_some() && found.is_some_and(|reply| reply.masters.len() >= masters)
 }
 
-/// Whether all workers are ready, of which there are some.
+/// Whether there are workers and all of them are ready.
 async fn all_run(address: Address) -> bool {
     let told = ask(address, |client| client.workers(WorkersQuery::default())).await;
     let runs = |worker: &Worker| worker.state == WorkerState::RUNNING;
@@ -218,8 +218,8 @@ async fn ask<Reply: Send + 'static>(
     answer.await.ok()?.ok()
 }
 
-/// The example in PHP, if it is there and prints what it should: PHP or its Thrift library may be missing. How it ends
-/// only the keeper of workers knows, who buries all children.
+/// The example in PHP, if it exists and prints what it should: PHP or its Thrift library may be missing. Its exit
+/// status is unknown here, since the supervisor of workers reaps all children.
 async fn runnable_example(address: &Address) -> Option<PathBuf> {
     let example = PathBuf::from(PHP_EXAMPLE);
     let mut php = Command::new("php");
@@ -245,7 +245,7 @@ fn variable(config: &Config) -> String {
     }
 }
 
-/// A word that a shell takes as it is.
+/// A word that needs no quoting in a shell.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let is_plain = |character: char| character.is_alphanumeric() || "/._-+:".contains(character);

@@ -1,4 +1,4 @@
-//! `roster diff`: what is another in one of two shared files, or known to the sidecar alone.
+//! `roster diff`: how two shared files differ, or a shared file and the sidecar.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,16 +16,16 @@ use super::{Output, json, resolve, text};
 
 /// Compare two shared files, or one with what the sidecar knows
 ///
-/// A line each: `+` is in the second alone, `-` in the first alone, and `~` is another there.
+/// One line each: `+` is only in the second, `-` only in the first, and `~` differs.
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
-    /// A shared file, such as a copy of an earlier time or of another host
+    /// A shared file, for example an earlier copy or one from another host
     #[arg(value_name = "FILE")]
     first: PathBuf,
-    /// The file that it is compared with [default: what the sidecar knows]
+    /// The file to compare it with [default: what the sidecar knows]
     #[arg(value_name = "FILE")]
     second: Option<PathBuf>,
-    /// Compare the nodes at and below this path, and not the instances of services
+    /// Compare the nodes at and below this path instead of the instances of services
     #[arg(long, value_name = "PATH", value_parser = NodePath::parse)]
     nodes: Option<NodePath>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -34,7 +34,7 @@ pub(crate) struct Diff {
     connection: Connection,
 }
 
-/// What is compared, by its name.
+/// What is compared, by name.
 type State = BTreeMap<String, Map<String, Value>>;
 
 impl Diff {
@@ -63,7 +63,7 @@ impl Diff {
     }
 }
 
-/// The instances of all services, by the service, the version, the address and the group.
+/// The instances of all services, by service, version, address and group.
 fn instances(mut known: Known) -> anyhow::Result<(State, Freshness)> {
     let listed = known.services(Vec::new())?;
     let mut state = State::new();
@@ -78,7 +78,7 @@ fn instances(mut known: Known) -> anyhow::Result<(State, Freshness)> {
     Ok((state, listed.freshness))
 }
 
-/// What stays the same as long as its registration does.
+/// The fields that stay the same as long as the registration does.
 fn compared(instance: Instance) -> Map<String, Value> {
     let Value::Object(mut fields) = json!(view::Instance::from(instance)) else { return Map::new() };
     fields.retain(|name, _| !matches!(name.as_str(), "outstanding" | "provenance"));
@@ -89,7 +89,7 @@ fn nodes(mut known: Known, root: &NodePath) -> anyhow::Result<(State, Freshness)
     let (tree, freshness) = known.subtree(root)?;
     let compared = |node| {
         let mut fields = json::node(node);
-        // Which of these changes with each child, a shared file of another host need not have.
+        // Some of these change with each child, and another host's shared file may lack them.
         if let Some(stat) = fields.get_mut("stat").and_then(Value::as_object_mut) {
             stat.retain(|name, _| matches!(name.as_str(), "version" | "czxid" | "mzxid" | "ephemeralOwner"));
         }
@@ -127,7 +127,7 @@ fn shown(old: &State, new: &State) -> String {
     lines.into_iter().map(|(_, line)| line + "\n").collect()
 }
 
-/// What is another: what is short with its values.
+/// The fields that differ: short ones with their values.
 fn words(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<String> {
     let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
     let other = names.filter(|name| old.get(*name) != new.get(*name));

@@ -1,4 +1,4 @@
-//! `roster drain` and `roster undrain`: instances that get no calls for a time.
+//! `roster drain` and `roster undrain`: keep calls away from instances for a while.
 
 use std::io::{self, Write};
 use std::thread::sleep;
@@ -16,29 +16,30 @@ use serde_json::{Value, json};
 use super::connection::{Connection, duration};
 use super::{Output, json, text};
 
-/// How often it is looked whether calls are still under way.
+/// How often to check whether calls are still under way.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Have instances of a service get no calls for a time; without a service, list what is drained and ejected
+/// Keep calls away from instances of a service for a while; without a service, list what is drained and ejected
 ///
-/// They are chosen no more, by this host's clients: of this sidecar, and of the shared file. It holds until the time is over,
-/// also when the sidecar or the instance restarts. For administrators.
+/// This host's clients no longer choose them, neither through the sidecar nor from the shared file. The drain lasts
+/// until its time is over, even if the sidecar or the instance restarts. For administrators.
 #[derive(Debug, Args)]
 pub(crate) struct Drain {
     /// The name of the service, without a version
     #[arg(requires = "target")]
     service: Option<String>,
-    /// An instance as `roster services SERVICE` shows it: HOST:PORT, or the id of a master; or a HOST, with all its instances
+    /// An instance as `roster services SERVICE` shows it: HOST:PORT or the id of a master; or a HOST, for all its
+    /// instances
     #[arg(value_name = "INSTANCE|HOST", requires = "time")]
     target: Option<String>,
-    /// For how long: from 1s to 30d; a mere number is of seconds
+    /// For how long: from 1s to 30d; a bare number is in seconds
     #[arg(long = "for", value_name = "DURATION", value_parser = duration, requires = "target")]
     time: Option<Duration>,
-    /// Why, for whoever asks
+    /// The reason, shown to others
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
-    /// Wait until no call to a drained master is under way from here, at most for so long [default: 30s]. (Calls to HOST:PORT
-    /// pass the sidecar by, and nobody counts them.)
+    /// Wait until no call from here to a drained master is under way, at most this long [default: 30s]. (Calls to
+    /// HOST:PORT bypass the sidecar and are not counted.)
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "30s", value_parser = duration,
         requires = "target")]
     wait: Option<Duration>,
@@ -48,19 +49,19 @@ pub(crate) struct Drain {
     connection: Connection,
 }
 
-/// Have instances of a service get calls again that were drained
+/// Let drained instances of a service get calls again
 #[derive(Debug, Args)]
 pub(crate) struct Undrain {
     /// The name of the service, without a version
     service: String,
-    /// As it was drained
+    /// The target as it was drained
     #[arg(value_name = "INSTANCE|HOST")]
     target: String,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// Calls that are still under way.
+/// Calls still under way.
 #[derive(Debug, thiserror::Error)]
 #[error("it is drained, but after {0:?} {1} of its calls are still under way")]
 pub(crate) struct StillCalled(Duration, i32);

@@ -1,4 +1,4 @@
-//! Exit codes: what each end of a command means to a script.
+//! Exit codes: what the end of a command means to a script.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -35,7 +35,7 @@ Exit codes:
     8  access is denied
   130  interrupted";
 
-/// What a file's mode lets its group do.
+/// The mode bit that lets the group read a file.
 const MAY_READ: u32 = 0o040;
 const MAY_WRITE: u32 = 0o020;
 const MAY_SEARCH: u32 = 0o010;
@@ -50,12 +50,12 @@ const CALL_FAILED: u8 = 7;
 const DENIED: u8 = 8;
 const INTERRUPTED: u8 = 130;
 
-/// Asked to end by an interrupt. (Commands that do not catch it are ended by it, which a shell tells as 130 too.)
+/// Ended by an interrupt. (Commands that do not catch it are killed by it, which a shell also reports as 130.)
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// Tells an error on stderr, and its exit code.
+/// Prints an error on stderr, and returns its exit code.
 pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,7 +69,7 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
 
 fn tell(error: &anyhow::Error) {
     match error.downcast_ref::<Diagnostics>() {
-        // Each line begins with its place, as editors like it.
+        // Each line begins with its file and line, as editors expect.
         Some(diagnostics) => eprintln!("{}", text::printable(diagnostics.to_string().as_bytes())),
         None => eprintln!("roster: {}", told(error)),
     }
@@ -91,7 +91,7 @@ fn tell(error: &anyhow::Error) {
     }
 }
 
-/// What can be done about a sidecar that cannot be reached.
+/// What to do about a sidecar that cannot be reached.
 fn way_in<'e>(failures: impl IntoIterator<Item = (&'e Address, &'e io::Error)>) -> String {
     let closed = |(address, error): (&'e Address, &io::Error)| match address {
         Address::Unix(path) if error.kind() == io::ErrorKind::PermissionDenied => Some(path),
@@ -103,10 +103,10 @@ fn way_in<'e>(failures: impl IntoIterator<Item = (&'e Address, &'e io::Error)>) 
     }
 }
 
-/// For whom a socket or a file is that this user may not open, or cannot even see: for a group that has this right.
+/// The group for which a socket or file is open that this user may not open, or not even see.
 fn open_to(path: &Path, right: u32, table: &str) -> String {
     let guard = fs::metadata(path).map(|found| (found, right));
-    // To see it takes the right to search its folder.
+    // Seeing it requires search permission on its folder.
     let guard = guard.or_else(|_| fs::metadata(path.parent().unwrap_or(path)).map(|found| (found, MAY_SEARCH)));
     let path = path.display();
     match guard {
@@ -131,8 +131,8 @@ fn open_to(path: &Path, right: u32, table: &str) -> String {
     }
 }
 
-/// Whether a socket, file or folder of the sidecar's is of the group that it runs with, and so is its token. Where no
-/// sidecar of its user can be seen, that is the group of this user, or of the state that systemd made for it.
+/// Whether a socket, file or folder of the sidecar belongs to the group that it runs with, as does its token. If no
+/// sidecar of its user is visible, that is the group of this user, or of the state directory that systemd created.
 fn is_of_own_group(found: &Metadata) -> bool {
     let running = groups_of_sidecars(found.uid());
     if !running.is_empty() {
@@ -150,7 +150,7 @@ fn groups_of_sidecars(user: u32) -> Vec<u32> {
     of_user.map(|process| process.gid()).collect()
 }
 
-/// What can be done about a shared file.
+/// What to do about a shared file.
 fn cure(error: &ReadError) -> Option<String> {
     let ReadError::InvalidFile { path, source } = error;
     Some(match source {
@@ -164,20 +164,20 @@ fn cure(error: &ReadError) -> Option<String> {
     })
 }
 
-/// An error as a terminal can show it: some have words of a master's own.
+/// An error as a terminal can show it: some contain a master's own text.
 fn told(error: &anyhow::Error) -> String {
     text::printable(whole(error).as_bytes())
 }
 
-/// An error with its causes, as far as it does not tell them itself.
+/// An error with its causes, as far as it does not include them itself.
 fn whole(error: &anyhow::Error) -> String {
-    // Which configuration it is about stands on a line of its own.
+    // The configuration it is about is on a line of its own.
     let mut words = error.chain().skip(usize::from(error.is::<Origin>())).map(ToString::to_string);
     let first = words.next().unwrap_or_default();
     words.fold(first, |told, cause| if told.ends_with(&cause) { told } else { format!("{told}: {cause}") })
 }
 
-/// Whoever read our output has had enough.
+/// The reader of our output has had enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -1,4 +1,4 @@
-//! The shared file in place of a sidecar: the same answers, and the same errors where there is none.
+//! The shared file in place of a sidecar: the same answers and the same errors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ impl SharedFile {
         Ok((masters.into_iter().map(Into::into).collect(), freshness))
     }
 
-    /// How far an answer can be trusted that these sources are behind, if it can be given.
+    /// The freshness of an answer that depends on these sources, if it can be given.
     fn freshness<'a>(
         &self,
         status: &FileStatus,
@@ -106,7 +106,7 @@ impl SharedFile {
         Ok(freshness)
     }
 
-    /// The same of instances. What one source supplies is known without the others, and no older for them.
+    /// The same for instances. What one source supplies is known without the others, and no older because of them.
     fn freshness_of_instances(&self, status: &FileStatus, is_found: bool) -> anyhow::Result<Freshness> {
         if !is_found {
             return self.freshness(status, status.behind_instances());
@@ -116,7 +116,7 @@ impl SharedFile {
         Ok(Freshness { complete, ..known })
     }
 
-    /// That all sources of instances have been read as a whole.
+    /// Fails unless all sources of instances have been read as a whole.
     pub(crate) fn ensure_known(&self) -> anyhow::Result<()> {
         let status = self.reader.contents()?.status;
         self.freshness(&status, status.behind_instances()).map(drop)

@@ -23,11 +23,11 @@ pub(crate) struct Get {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Output {
-    /// The data; on a terminal with a newline at its end and without control characters
+    /// The data; on a terminal with a trailing newline and without control characters
     Table,
     /// Data, stat and freshness, with the names of the Thrift interface
     Json,
-    /// The bytes of the data and nothing else
+    /// The bare bytes of the data
     Raw,
 }
 

@@ -1,4 +1,4 @@
-//! `roster guard`: which services are protected, and what of them is let go.
+//! `roster guard`: shows which services are protected, and releases held instances.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::connection::{Connection, duration};
 use super::{Output, json, text};
 
-/// Show what the guard holds, or have it let that go
+/// Show what the guard holds, or release it
 ///
-/// When more than half of a service vanishes at once, what vanished is served on until it is known to be gone.
+/// When more than half of a service vanishes at once, its instances are still served until they are known to be gone.
 #[derive(Debug, Args)]
 pub(crate) struct Guard {
     #[command(subcommand)]
@@ -31,9 +31,9 @@ enum Command {
     Accept(Accept),
 }
 
-/// List the services of which the guard holds instances, or lets all go that vanish
+/// List services with held instances, and those whose removals are accepted
 ///
-/// `roster services SERVICE` tells which instances are held.
+/// `roster services SERVICE` shows which instances are held.
 #[derive(Debug, Args)]
 struct List {
     /// Only this service
@@ -44,28 +44,29 @@ struct List {
     connection: Connection,
 }
 
-/// Let go instances that are held: they are gone at once. For administrators
+/// Release held instances: they are gone at once. For administrators
 ///
-/// What vanishes later is held as before.
+/// Instances that vanish later are held as before.
 #[derive(Debug, Args)]
 struct Release {
     /// The name of the service, without a version
     service: String,
-    /// Only those at these addresses [default: all of the service]
+    /// Only the instances at these addresses [default: all of the service]
     #[arg(value_name = "HOST:PORT")]
     addresses: Vec<String>,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// Believe what ZooKeeper says of a service: what is held of it, and what vanishes for a time, is gone at once. For administrators
+/// Accept what ZooKeeper says about a service: held instances, and those that vanish for a while, are gone at once. For
+/// administrators
 ///
-/// Before a service is taken down on purpose, for example. It is not kept over a restart of the sidecar.
+/// For example before a service is taken down on purpose. This does not outlast a restart of the sidecar.
 #[derive(Debug, Args)]
 struct Accept {
     /// The name of the service, without a version
     service: String,
-    /// For how long, at most a day; a mere number is of seconds
+    /// For how long, at most a day; a bare number is in seconds
     #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = duration)]
     time: Duration,
     #[command(flatten)]

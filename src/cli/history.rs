@@ -1,4 +1,4 @@
-//! `roster history`: what became of instances, when, and why.
+//! `roster history`: what happened to instances, when, and why.
 
 use std::io::{self, IsTerminal, Write};
 use std::thread::sleep;
@@ -13,20 +13,20 @@ use serde_json::json;
 use super::connection::{Connection, duration};
 use super::{Output, json, text};
 
-/// Print what became of instances, when, and why, the oldest first
+/// Print what happened to instances, when, and why, oldest first
 ///
-/// It is kept over restarts, as long as it is among the newest. Times are in UTC.
+/// The newest entries are kept across restarts. Times are in UTC.
 #[derive(Debug, Args)]
 pub(crate) struct History {
-    /// The name of a service, without a version; nothing: all
+    /// The name of a service, without a version [default: all]
     service: Option<String>,
     /// Only of this instance: `host:port`, or the id of a master
     #[arg(long, value_name = "INSTANCE")]
     instance: Option<String>,
-    /// Only since then: so long ago (`90m`), or a time (`2026-11-27T03:00:00Z`)
+    /// Only since this time: a time ago (`90m`), or a date (`2026-11-27T03:00:00Z`)
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<SystemTime>,
-    /// Go on with what comes, until interrupted; JSON is one object a line then
+    /// Continue with new entries until interrupted; JSON is then one object per line
     #[arg(short, long)]
     follow: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -35,7 +35,7 @@ pub(crate) struct History {
     connection: Connection,
 }
 
-/// How often it is asked for more.
+/// How often to poll for more.
 const POLL: Duration = Duration::from_secs(1);
 
 impl History {
@@ -67,7 +67,7 @@ impl History {
     }
 }
 
-/// All pages; the number of the last entry, and why it is not written.
+/// All pages; the number of the last entry, and why the history is not being written.
 pub(crate) fn read(client: &mut Client, query: &HistoryQuery) -> anyhow::Result<(Vec<Entry>, i64, Option<String>)> {
     let (mut query, mut entries) = (query.clone(), Vec::new());
     loop {
@@ -88,7 +88,7 @@ fn print(entries: &[Entry], output: Output) -> io::Result<()> {
             Output::Json => writeln!(out, "{}", text::printable_json(&json!(entry).to_string()))?,
         }
     }
-    // Whoever reads a pipe is to see it now.
+    // The reader of a pipe should see it immediately.
     if out.is_terminal() { Ok(()) } else { out.flush() }
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn line(entry: &Entry) -> String {
     };
     let what = if entry.count > 0 { format!("{what} {}", entry.count) } else { what };
     let path = entry.path.as_ref().map(|path| path.to_string()).unwrap_or_default();
-    // Of what cannot be read the node is all that it is known by; else it may be long, and JSON has it.
+    // Undecodable nodes are known only by their path; otherwise it may be long, and JSON has it.
     let place = if entry.event == Event::Undecodable { &path } else { &entry.instance };
     let version = if entry.version == "0.0.0" { "" } else { &entry.version };
     let words = [entry.service.as_str(), version, place, if entry.service.is_empty() { &entry.source } else { "" }];
@@ -112,7 +112,7 @@ pub(crate) fn line(entry: &Entry) -> String {
     format!("{}  {what:<11}  {told}", text::time(entry.time)).trim_end().to_owned()
 }
 
-/// So long ago, or then.
+/// A time ago, or a date.
 fn since(told: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(told) {
         return Ok(time);

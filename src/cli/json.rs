@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::text;
 
-/// Prints one document: indented for a person, on one line for a program.
+/// Prints one document: indented on a terminal, otherwise on one line.
 pub(crate) fn print(document: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let text = if out.is_terminal() { format!("{document:#}") } else { document.to_string() };
@@ -28,7 +28,7 @@ pub(crate) fn freshness(freshness: &Freshness) -> Value {
     json!(view::Freshness::from(freshness.clone()))
 }
 
-/// The name of a kind of change; one of a newer sidecar has only a number.
+/// The name of a kind of change; one from a newer sidecar has only a number.
 pub(crate) fn change_kind(kind: ChangeKind) -> String {
     match kind {
         ChangeKind::CREATED => "CREATED".into(),
@@ -38,7 +38,7 @@ pub(crate) fn change_kind(kind: ChangeKind) -> String {
     }
 }
 
-/// The name of a state; one of a newer sidecar has only a number.
+/// The name of a state; one from a newer sidecar has only a number.
 pub(crate) fn worker_state(state: WorkerState) -> String {
     match State::ALL.into_iter().find(|known| WorkerState::from(*known) == state) {
         Some(known) => known.name().to_owned(),
@@ -63,7 +63,7 @@ pub(crate) fn status(status: &StatusReply) -> Value {
     })
 }
 
-/// How many workers are in which state.
+/// How many workers are in each state.
 fn worker_counts(workers: &BTreeMap<WorkerState, i32>) -> Map<String, Value> {
     workers.iter().map(|(state, count)| (worker_state(*state), (*count).into())).collect()
 }

@@ -1,4 +1,4 @@
-//! What is known: asked of a sidecar, or read from its shared file.
+//! What is known, read from a sidecar or from its shared file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use super::file::SharedFile;
 use super::services;
 use super::tree::{self, Tree};
 
-/// The kind of a source that another told of: nobody waits for one that was never reached.
+/// The kind of a source that another one reported; commands do not wait for one that was never reached.
 const LEARNED: &str = "learned";
 
-/// Where a command reads.
+/// Where a command reads from.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Source {
-    /// Refuse data that has not been known to be in sync for longer than this; a mere number is of seconds
+    /// Refuse data that has not been confirmed in sync for longer than this; a bare number is in seconds
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<Duration>,
-    /// Read this shared file, and ask no sidecar
+    /// Read this shared file instead of asking a sidecar
     #[arg(long, value_name = "FILE")]
     shared: Option<PathBuf>,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// Who answers.
+/// The source of the answers.
 #[derive(Debug)]
 pub(crate) enum Known {
     Sidecar { client: Client, max_age: Option<Duration> },
@@ -40,7 +40,7 @@ pub(crate) enum Known {
 }
 
 impl Source {
-    /// A client of the sidecar, beside the one that answers.
+    /// A second client of the sidecar.
     pub(crate) fn client(&self) -> Client {
         self.connection.clone().client()
     }
@@ -64,7 +64,7 @@ impl Known {
     pub(crate) fn children(&mut self, path: &NodePath) -> anyhow::Result<ChildrenReply> {
         match self {
             Known::Sidecar { client, max_age } => match client.children(path.as_str(), *max_age) {
-                // The path makes sense, so that it is the children that are too many.
+                // The path is valid, so there must be too many children.
                 Err(Error::Invalid(_)) => Ok(all_children(client, path, *max_age)?),
                 reply => Ok(reply?),
             },
@@ -72,7 +72,7 @@ impl Known {
         }
     }
 
-    /// A node and all below it. That there is nothing is an error.
+    /// A node and everything below it. It is an error if there is none.
     pub(crate) fn subtree(&mut self, root: &NodePath) -> anyhow::Result<(Tree, Freshness)> {
         let (tree, freshness) = match self {
             Known::Sidecar { client, max_age } => tree::read(client, root, *max_age)?,
@@ -86,7 +86,7 @@ impl Known {
         Ok((tree, freshness))
     }
 
-    /// That all sources of instances are known: what is listed may be a part of what there is else, without a word of it.
+    /// Fails unless all sources of instances are known: a list could be incomplete without saying so.
     pub(crate) fn ensure_known(&mut self) -> anyhow::Result<()> {
         let client = match self {
             Known::Sidecar { client, .. } => client,
@@ -130,7 +130,7 @@ impl Known {
         }
     }
 
-    /// Those masters that offer the service, or all.
+    /// The masters that offer the service, or all masters.
     pub(crate) fn masters(
         &mut self,
         service: Option<String>,
@@ -153,7 +153,7 @@ impl Known {
     }
 }
 
-/// Page by page: what comes or goes meanwhile may be among them or not. As fresh as the first page.
+/// Page by page: what is added or removed meanwhile may be missing or not. Freshness is that of the first page.
 fn all_children(client: &mut Client, path: &NodePath, max_age: Option<Duration>) -> Result<ChildrenReply, Error> {
     let mut all = client.children_page(path.as_str(), None, max_age)?;
     while let Some(cursor) = all.cursor.take() {
@@ -164,7 +164,7 @@ fn all_children(client: &mut Client, path: &NodePath, max_age: Option<Duration>)
     Ok(all)
 }
 
-/// What a service must have to be listed.
+/// The metadata a service must have to be listed.
 type Metadata = Vec<(String, String)>;
 
 fn query(service_name: Option<String>, metadata: Metadata, max_age: Option<Duration>) -> ServiceQuery {

@@ -1,4 +1,4 @@
-//! The log: lines on standard error, of which none can be so frequent that it hides the others.
+//! The log: lines on standard error, none so frequent that it hides the others.
 
 use std::collections::HashMap;
 use std::env;
@@ -18,22 +18,22 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use super::text;
 
-/// How many lines of a kind are written in a second. Peers cause many of them. Those of `debug` and `trace` are for who
-/// wants to see all.
+/// How many lines of a kind are written per second. Peers can cause many of them. `debug` and `trace` are not limited:
+/// they are for those who want to see everything.
 const MAX_LINES: u64 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Of what workers print, which is for nobody else to tell.
+/// The limit for the output of workers, which is recorded nowhere else.
 const MAX_OUTPUT_LINES: u64 = 500;
 const MAX_OUTPUT_BYTES: usize = 2 * 1024 * 1024;
 
-/// How many workers are named whose lines were left out.
+/// How many workers with omitted lines are named.
 const MAX_NAMED: usize = 3;
 
-/// What tells how many lines were left out.
+/// The target of reports about omitted lines.
 const TARGET: &str = "roster::log";
 
-/// Counts lines by their kind, which is their place in the code.
+/// Counts lines by kind, that is by their place in the code.
 #[derive(Clone, Debug, Default)]
 struct Limit(Arc<Mutex<HashMap<Identifier, Kind>>>);
 
@@ -43,13 +43,13 @@ struct Kind {
     bytes: usize,
     left_out: u64,
     of: &'static Metadata<'static>,
-    /// What the first of them says.
+    /// The message of the first of them.
     message: String,
-    /// Of what workers print, how many lines of each were left out.
+    /// How many lines of each worker's output were omitted.
     by_worker: HashMap<String, u64>,
 }
 
-/// Tells, once a second, of the lines that were left out.
+/// Reports, once a second, the lines that were omitted.
 #[derive(Debug)]
 pub(super) struct Reports {
     limit: Limit,
@@ -61,7 +61,7 @@ pub(super) fn start(log: &Log) -> anyhow::Result<Reports> {
     let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let lines = fmt::layer()
         .with_ansi(io::stderr().is_terminal() && !is_plain)
-        // A line that cannot be written, on a disk that is full, would be reported by a second one, and that by a
+        // A line that cannot be written because the disk is full would be reported by a second one, and that by a
         // panic.
         .log_internal_errors(false)
         .with_writer(|| Lines);
@@ -75,7 +75,7 @@ pub(super) fn start(log: &Log) -> anyhow::Result<Reports> {
     Ok(Reports { limit, ticks: None })
 }
 
-/// Standard error, on which no line shows other than it reads. (The layer itself escapes what moves the cursor.)
+/// Standard error, on which no line looks like something else. (The layer itself escapes what moves the cursor.)
 #[derive(Clone, Copy, Debug)]
 struct Lines;
 
@@ -94,7 +94,7 @@ impl Limit {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins the next period; the kinds of which lines were left out in the last one.
+    /// Begins the next period; returns the kinds of which lines were omitted in the last one.
     fn next_period(&self) -> Vec<Kind> {
         let kinds = std::mem::take(&mut *self.kinds());
         kinds.into_values().filter(|kind| kind.left_out > 0).collect()
@@ -108,7 +108,7 @@ impl Kind {
         Self { written: 0, bytes: 0, left_out: 0, of, message, by_worker: HashMap::new() }
     }
 
-    /// Whether one more is written.
+    /// Whether another line may be written.
     fn takes(&mut self, event: &Event<'_>) -> bool {
         if self.of.target() != OUTPUT_LOG {
             return self.count(self.written < MAX_LINES);
@@ -127,7 +127,7 @@ impl Kind {
         takes
     }
 
-    /// The workers of which most was left out, each with how many lines.
+    /// The workers with the most omitted lines, each with their number.
     fn workers(&self) -> String {
         let mut workers: Vec<_> = self.by_worker.iter().map(|(worker, lines)| (*lines, worker)).collect();
         workers.sort_unstable_by(|one, other| other.cmp(one));
@@ -147,7 +147,7 @@ impl<S: Subscriber> Layer<S> for Limit {
     }
 }
 
-/// What a line says.
+/// The message of a line.
 #[derive(Debug, Default)]
 struct Said {
     message: String,
@@ -180,7 +180,7 @@ impl Visit for Said {
 }
 
 impl Reports {
-    /// Tells, after a while, of the lines that were left out in it; to be called again and again.
+    /// After a while, reports the lines omitted in it; to be called repeatedly.
     pub(super) async fn next(&mut self) {
         let ticks = self.ticks.get_or_insert_with(|| {
             let mut ticks = interval(PERIOD);
@@ -191,7 +191,7 @@ impl Reports {
         self.report();
     }
 
-    /// Tells of the lines that were left out until now.
+    /// Reports the lines omitted until now.
     pub(super) fn report(&self) {
         for kind in self.limit.next_period() {
             let left_out = kind.left_out;

@@ -16,10 +16,10 @@ pub(crate) struct Ls {
     /// The path of the node
     #[arg(value_parser = NodePath::parse)]
     path: NodePath,
-    /// List the node and all below it, by their paths
+    /// List the node and everything below it, by path
     #[arg(short = 'R', long)]
     recursive: bool,
-    /// Tell version, size, children and time of the last change; in JSON also the data
+    /// Show version, size, children and time of the last change; in JSON also the data
     #[arg(short, long)]
     long: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -35,7 +35,7 @@ impl Ls {
             let reply = known.children(&self.path)?;
             return Ok(print_names(&reply.names, &reply.freshness, self.output)?);
         }
-        // Also the figures of children come this way: a long list of paths would be more than one request may hold.
+        // The children's statistics come this way too: a long list of paths might exceed the request limit.
         let (mut tree, freshness) = known.subtree(&self.path)?;
         if !self.recursive {
             tree.retain(|path, _| path.parent().as_ref() == Some(&self.path));

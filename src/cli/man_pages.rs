@@ -1,4 +1,4 @@
-//! `roster man-pages`: the pages of the manual, for packages.
+//! `roster man-pages`: manual pages, for packages.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::Cli;
 /// Write a manual page for Roster, and one for each of its commands
 #[derive(Debug, Args)]
 pub(crate) struct ManPages {
-    /// A folder that is there
+    /// An existing folder
     folder: PathBuf,
 }
 
@@ -26,7 +26,7 @@ impl ManPages {
     }
 }
 
-/// The pages by the names of their files.
+/// The pages by file name.
 fn pages() -> anyhow::Result<Vec<(String, String)>> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
@@ -52,7 +52,7 @@ fn page(command: Command) -> anyhow::Result<(String, String)> {
     Ok((man.get_filename(), lines.collect()))
 }
 
-/// A synopsis in which each option that takes a value shows it.
+/// A synopsis that shows the value of each option that takes one.
 fn with_values(command: &Command, synopsis: &str) -> String {
     let options = command.get_arguments().filter(|option| option.get_action().takes_values());
     options.fold(synopsis.to_owned(), |synopsis, option| {

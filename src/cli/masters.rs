@@ -1,4 +1,4 @@
-//! `roster masters`: who is there, and what they offer.
+//! `roster masters`: which masters are connected, and what they offer.
 
 use std::io::{self, Write};
 
@@ -16,7 +16,7 @@ pub(crate) struct Masters {
     /// Only those that offer this service
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
-    /// Only those that offer a service with this metadata; several: with all of them
+    /// Only those that offer a service with this metadata; if repeated, with all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with = "shared")]
     metadata: Vec<(String, String)>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -43,8 +43,8 @@ impl Masters {
     }
 }
 
-/// Says on stderr that nobody offers a service, or one with these metadata, which an empty table does not. That the
-/// service is unknown is an error.
+/// Says on stderr that nobody offers a service, or one with this metadata, which an empty table would not show. An
+/// unknown service is an error.
 pub(crate) fn tell_none(known: &mut Known, service: Option<&str>, metadata: &[(String, String)]) -> anyhow::Result<()> {
     let offered = service.map(|service| known.instances(service, Vec::new())).transpose()?;
     let is_offered = offered.is_none_or(|reply| !reply.instances.is_empty());

@@ -1,4 +1,4 @@
-//! The command line: one struct a command.
+//! The command line: one struct per command.
 
 mod broadcast;
 mod call;

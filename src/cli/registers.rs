@@ -1,4 +1,4 @@
-//! `roster registers`: tells all masters, and the sidecars that follow this one, to connect to registers or leave them.
+//! `roster registers`: makes all masters, and the sidecars that follow this one, connect to registers or leave them.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use roster::tunnel::{ParseRegisterError, RegisterAddr};
 
 use super::connection::Connection;
 
-/// Tell all masters to connect to registers, or to leave them
+/// Make all masters connect to registers, or leave them
 #[derive(Debug, Args)]
 pub(crate) struct Registers {
     #[command(subcommand)]
@@ -18,16 +18,16 @@ pub(crate) struct Registers {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(after_help = super::exit::HELP)]
-    /// Have all masters connect to these registers as well
+    /// Make all masters connect to these registers as well
     Add(Addresses),
     #[command(after_help = super::exit::HELP)]
-    /// Have all masters leave these registers
+    /// Make all masters leave these registers
     Remove(Addresses),
 }
 
 #[derive(Debug, Args)]
 struct Addresses {
-    /// Registers; those that speak TLS as tls://HOST:PORT, and those at a Unix socket as unix:///PATH
+    /// Registers; with TLS as tls://HOST:PORT, at a Unix socket as unix:///PATH
     #[arg(required = true, value_name = "HOST:PORT", value_parser = address)]
     registers: Vec<RegisterAddress>,
     #[command(flatten)]
@@ -45,7 +45,7 @@ impl Registers {
     }
 }
 
-/// How many were reached: masters, and sidecars that follow this one.
+/// How many masters and following sidecars were reached.
 fn told(count: u64) -> String {
     let kinds = if count == 1 { "master or sidecar" } else { "masters or sidecars" };
     format!("{count} {kinds}")

@@ -1,4 +1,4 @@
-//! `roster resolve`: one instance of a service, as a client gets it; or how often each would come.
+//! `roster resolve`: chooses one instance of a service as a client would, or shows how often each is chosen.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,21 +15,21 @@ use super::{Output, json, known, text};
 
 /// Choose one instance of a service that can be called, as a client would
 ///
-/// It prints `host:port`, or the id of a master. With -n it tells how often each is chosen.
+/// Prints `host:port`, or the id of a master. With -n, prints how often each is chosen.
 #[derive(Debug, Args)]
 pub(crate) struct Resolve {
     /// The name of a service, or `name@1.2.0`
     service: String,
-    /// Choose so often, and tell how often each instance was chosen; with --key, of so many keys that begin with it
+    /// Choose this many times and show how often each was chosen; with --key, by this many keys that begin with it
     #[arg(short = 'n', value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     times: Option<u32>,
     /// How it is chosen [default: random, or by --key]
     #[arg(long, value_enum)]
     balance: Option<Balance>,
-    /// The same instance for the same key, as long as it is there
+    /// The same instance for the same key, as long as it exists
     #[arg(long, value_name = "TEXT")]
     key: Option<String>,
-    /// A requirement of versions as Composer writes them, such as `^1.2` [default: the newest]
+    /// A version requirement in Composer's syntax, such as `^1.2` [default: the newest]
     #[arg(long, value_name = "REQ")]
     version: Option<String>,
     /// Only of this group
@@ -38,19 +38,19 @@ pub(crate) struct Resolve {
     /// Only in this zone
     #[arg(long, value_name = "NAME")]
     zone: Option<String>,
-    /// In this zone, as long as enough of it can be called
+    /// Prefer this zone, as long as enough of it can be called
     #[arg(long, value_name = "NAME", conflicts_with = "zone")]
     prefer_zone: Option<String>,
-    /// Only with this metadata; several: all of them
+    /// Only with this metadata; if repeated, with all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum)]
     metadata: Vec<(String, String)>,
-    /// Of so many of them, the same for the same --subset-key
+    /// From a subset of this size, the same for the same --subset-key
     #[arg(long, value_name = "SIZE", requires = "subset_key")]
     subset: Option<i32>,
-    /// Whose subset it is
+    /// The owner of the subset
     #[arg(long, value_name = "TEXT", requires = "subset")]
     subset_key: Option<String>,
-    /// Refuse data that has not been known to be in sync for longer than this; a mere number is of seconds
+    /// Refuse data that has not been confirmed in sync for longer than this; a bare number is in seconds
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<Duration>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -59,14 +59,14 @@ pub(crate) struct Resolve {
     connection: Connection,
 }
 
-/// How one is chosen.
+/// How to choose.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Balance {
     /// Of two random ones, the one with fewer calls under way
     LeastOutstanding,
     /// One after the other
     RoundRobin,
-    /// Each as often as its weight among theirs
+    /// Each in proportion to its weight
     Random,
     /// By --key
     ConsistentHash,
@@ -141,7 +141,7 @@ fn document(instance: &Instance) -> Value {
     json!(view::Instance::from(instance.clone()))
 }
 
-/// The id of a master, or the address of the endpoint of the service itself.
+/// The id of a master, or the address of the service's own endpoint.
 pub(crate) fn address(instance: &Instance) -> String {
     let endpoint = instance.endpoints.iter().find(|it| it.name.is_empty()).or(instance.endpoints.first());
     match (&instance.master_id, endpoint) {

@@ -1,4 +1,4 @@
-//! Sample masters: processes of this binary that the demonstration starts, for there to be something to call and kill.
+//! Sample masters: processes of this binary that the demonstration starts, so that there is something to call and kill.
 
 use std::env;
 use std::process::Stdio;
@@ -16,13 +16,13 @@ use tokio::process::{Child, Command};
 
 use super::demo;
 
-/// The first of the services that they offer.
+/// The first service that they offer.
 pub(crate) const SERVICE: &str = "greeter";
 
 /// How many there are.
 const COUNT: usize = 2;
 
-/// Be one of the masters of the demonstration, until the connection to its own register is lost
+/// Be one of the demonstration's masters until the connection to its own register is lost
 #[derive(Debug, Args)]
 pub(crate) struct Sample {
     port: u16,
@@ -35,7 +35,7 @@ impl Sample {
         Ok(())
     }
 
-    /// It does not outlive the sidecar, however that ends: without a connection it gives up.
+    /// It never outlives the sidecar: without a connection it exits.
     async fn serve(self) {
         let mut config = master::Config::new(EXAMPLE_TOKEN);
         config.reconnect_on_close = false;
@@ -93,7 +93,7 @@ fn one() -> u32 {
     1
 }
 
-/// What the examples of the documentation call. It sends nothing.
+/// The service that the documentation's examples call. It sends nothing.
 fn mail() -> Service {
     Service::new("mail").metadata("version", "1.2.0").stream("send", |Letter { to, n }, values| async move {
         for number in 1..=n {
@@ -103,12 +103,12 @@ fn mail() -> Service {
     })
 }
 
-/// The sample masters that run. Dropped, they are killed.
+/// The running sample masters. Killed when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Samples(Vec<Child>);
 
 impl Samples {
-    /// Starts them, if the register takes the tokens of the demonstration.
+    /// Starts them, if the register accepts the demonstration's tokens.
     pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
         let port = config.register.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         let Some(port) = port.filter(|_| config.register.tokens == Some(demo::token_path())) else {
@@ -118,7 +118,7 @@ impl Samples {
         let start = |_| {
             let mut command = Command::new(&binary);
             command.arg("sample-master").arg(port.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-            // An interrupt from the terminal is for the sidecar, which then ends them.
+            // An interrupt from the terminal goes to the sidecar, which then ends them.
             command.process_group(0).kill_on_drop(true).spawn().context("cannot start a sample master")
         };
         Ok(Self((0..COUNT).map(start).collect::<anyhow::Result<_>>()?))
@@ -128,7 +128,7 @@ impl Samples {
         self.0.iter().filter_map(Child::id).collect()
     }
 
-    /// Waits for the end of one, and says so; for ever when there are none left.
+    /// Waits for the end of one and reports it; waits forever if none is left.
     pub(crate) async fn one_ends(&mut self) {
         if self.0.is_empty() {
             return std::future::pending().await;
@@ -136,7 +136,7 @@ impl Samples {
         let waits = self.0.iter_mut().map(|child| {
             let pid = child.id();
             Box::pin(async move {
-                // How it ended only the keeper of workers may know, who buries all children.
+                // Its exit status may be unknown here: the supervisor of workers reaps all children.
                 let _ = child.wait().await;
                 pid
             })
@@ -146,7 +146,7 @@ impl Samples {
         self.0.remove(index);
     }
 
-    /// Ends them all, and waits until they have.
+    /// Kills all of them, and waits until they have ended.
     pub(crate) async fn stop(mut self) {
         for child in &mut self.0 {
             // It may have ended already.

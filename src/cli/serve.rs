@@ -24,18 +24,18 @@ use super::settings::{Loaded, NO_SOURCE, Settings};
 use super::systemd::Systemd;
 use super::{demo, exit, log};
 
-/// How often a demonstration looks for free places.
+/// How often a demonstration looks for free addresses.
 const START_ATTEMPTS: usize = 3;
 
 /// Run the sidecar
 ///
-/// Without a configuration it runs a demonstration, and says what to try. SIGTERM and an interrupt stop it in order,
-/// SIGHUP has it read credentials, files and access rules again, SIGUSR2 replace the processes of all workers.
+/// Without a configuration it runs a demonstration and prints what to try. SIGTERM and an interrupt stop it in order,
+/// SIGHUP makes it read credentials, files and access rules again, SIGUSR2 replaces the processes of all workers.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
     settings: Settings,
-    /// What to log: error, warn, info, debug, trace; after commas others for single modules
+    /// What to log: error, warn, info, debug, trace; after commas, levels of single modules
     #[arg(long, value_name = "LEVEL", env = "ROSTER_LOG", hide_env_values = true, value_parser = level)]
     log: Option<String>,
 }
@@ -49,7 +49,7 @@ impl Serve {
         let started = start(loaded);
         let (runtime, started, reports) = started.map_err(|error| error.context(origin))?;
         let ended = runtime.block_on(serve(started, load, reports));
-        // What had to end has, and nothing else is waited for.
+        // Everything that had to end has; nothing else is waited for.
         runtime.shutdown_background();
         ended
     }
@@ -66,9 +66,9 @@ fn level(text: &str) -> Result<String, String> {
 struct Started {
     sidecar: Sidecar,
     config: Config,
-    /// None: it is no demonstration.
+    /// None: not a demonstration.
     samples: Option<Samples>,
-    /// An interrupt, to terminate, to hang up, the second of users: caught before anybody can know that there is a sidecar.
+    /// SIGINT, SIGTERM, SIGHUP and SIGUSR2: caught before anybody can know that there is a sidecar.
     signals: [Signal; 4],
 }
 
@@ -95,7 +95,7 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
     Ok((runtime, Started { sidecar, config, samples, signals }, reports))
 }
 
-/// The user's own folders are made where they are the defaults; others are an administrator's to make.
+/// Creates the user's own folders if they are the defaults; all others are up to an administrator.
 fn make_default_folders(config: &Config) -> anyhow::Result<()> {
     if config.thrift.unix == default_paths::user_socket() {
         let folder = default_paths::user_folder();
@@ -108,7 +108,7 @@ fn make_default_folders(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Why there is no folder for the state: neither the system's nor the user's own.
+/// The error if there is no folder for the state: neither the system's nor the user's own.
 fn no_state(own: &Path, error: &io::Error) -> anyhow::Error {
     let (system, user) = (DefaultPaths::default().state, user());
     let why = cannot_write(&system).unwrap_or_default();
@@ -120,13 +120,13 @@ fn no_state(own: &Path, error: &io::Error) -> anyhow::Error {
     )
 }
 
-/// This user as a command line takes it.
+/// The current user in a form that a command line accepts.
 fn user() -> String {
     let user = User::from_uid(geteuid()).ok().flatten();
     user.map_or(geteuid().to_string(), |user| user.name)
 }
 
-/// Warns where the socket is given to a group that cannot enter its folder: the user's own, in place of the system's.
+/// Warns if the socket belongs to a group that cannot enter its folder: the user's own, instead of the system's.
 fn warn_if_unreachable(config: &Config) {
     let groups = [&config.thrift.group, &config.shared.group];
     let Some(group) = groups.into_iter().find(|group| !group.is_empty()) else { return };
@@ -181,7 +181,7 @@ async fn serve(
     systemd.stopping();
     sidecar.freeze();
     samples.stop().await;
-    // Who asks again does not want to wait.
+    // A second request means not to wait.
     tokio::select! {
         () = sidecar.stop() => {}
         _ = interrupt.recv() => {}
@@ -191,13 +191,13 @@ async fn serve(
     ended
 }
 
-/// Prints what to try with a demonstration that has these masters, once all of it works.
+/// Prints what to try with a demonstration with these masters, once everything works.
 async fn invite(config: Config, invited: Option<(Vec<u32>, Address)>) {
     let (Some((masters, address)), Ok(binary)) = (invited, env::current_exe()) else { return };
     eprintln!("{}", Invitation::when_ready(&config, address, binary, masters).await.text());
 }
 
-/// Starts a demonstration; in the moment between a look at a port and its use, another process may take it.
+/// Starts a demonstration. Between finding a free port and using it, another process may take it.
 fn start_demo(config: &mut Config) -> anyhow::Result<Sidecar> {
     let mut attempts = 0..START_ATTEMPTS;
     loop {
@@ -209,7 +209,7 @@ fn start_demo(config: &mut Config) -> anyhow::Result<Sidecar> {
     }
 }
 
-/// Whatever is wrong with the new rules, the old ones stay in force.
+/// If anything is wrong with the new rules, the old ones stay in force.
 fn reload_access(sidecar: &Sidecar, loaded: anyhow::Result<Loaded>) {
     let replaced = loaded.and_then(|loaded| Ok(sidecar.replace_access(&loaded.config)?));
     match replaced {
@@ -217,7 +217,7 @@ fn reload_access(sidecar: &Sidecar, loaded: anyhow::Result<Loaded>) {
             "read the access rules again, as the files of tokens, credentials and nodes; any other change needs a restart"
         ),
         Err(error) => {
-            // Each mistake names its file itself.
+            // Each diagnostic names its file itself.
             let why = error.downcast_ref::<Diagnostics>().map_or_else(|| format!("{error:#}"), Diagnostics::to_string);
             tracing::error!(
                 "the sidecar does not take over the configuration as it is now, `[[allow]]` and `[access]` stay as they were: {why}"

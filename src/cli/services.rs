@@ -1,4 +1,4 @@
-//! `roster services`: what is offered, where, and how its calls went.
+//! `roster services`: which services are offered, where, and statistics of their calls.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 use super::known::{self, Known, Source};
 use super::{Output, json, masters, stats, text};
 
-/// List the services; with a name, its instances
+/// List the services; with a name, the instances of that service
 #[derive(Debug, Args)]
 pub(crate) struct Services {
     /// The name of a service, without a version
     name: Option<String>,
-    /// Only where the service has this metadata; several: all of them
+    /// Only where the service has this metadata; if repeated, all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with_all = ["shared", "stats"])]
     metadata: Vec<(String, String)>,
-    /// Tell how the calls went that were made through the sidecar, by method
+    /// Show statistics of the calls made through the sidecar, by method
     #[arg(long, conflicts_with = "shared")]
     stats: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -40,7 +40,7 @@ impl Services {
                 let mut methods = client.stats()?.methods;
                 methods.retain(|method| name.as_ref().is_none_or(|name| method.service_name == *name));
                 if let (Some(name), true) = (&name, methods.is_empty()) {
-                    // That it is unknown is an error.
+                    // An unknown service is an error.
                     client.instances(ServiceQuery { service_name: Some(name.clone()), ..ServiceQuery::default() })?;
                     eprintln!("roster: no method of the service `{}` was called", text::preview(name.as_bytes()));
                 }
@@ -74,8 +74,8 @@ impl Services {
     }
 }
 
-/// All pages of the services, as one that is as fresh as the first.
-/// So often they are read anew by who follows them: no watch tells of those that nodes register.
+/// All pages of the services, as one reply with the freshness of the first.
+/// How often followers read them again: no watch reports services that nodes register.
 pub(crate) const REREAD: Duration = Duration::from_secs(2);
 
 pub(crate) fn read(client: &mut Client, query: ServiceQuery) -> Result<ServicesReply, Error> {
@@ -92,7 +92,7 @@ fn summary(service: &ServiceSummary) -> Value {
     json!({ "name": service.name, "masters": service.masters, "held": service.held.unwrap_or(0) })
 }
 
-/// A row a version; one for a service that nobody offers any more.
+/// A row per version; one for a service that nobody offers any more.
 fn summary_table(services: &[ServiceSummary]) -> String {
     let mut rows = Vec::new();
     for service in services {
@@ -126,8 +126,8 @@ fn instance_table(instances: &[Instance]) -> String {
     text::table(["MASTER", "ENDPOINTS", "VERSION", "STATE", "UNDER WAY", "METADATA"], &["UNDER WAY"], &rows)
 }
 
-/// What keeps calls from it, if anything does. One of a newer sidecar has only a number. One that is held may be passed over,
-/// too.
+/// What keeps calls from it, if anything. A state from a newer sidecar has only a number. A held instance may be
+/// skipped as well.
 fn state(instance: &Instance) -> String {
     let state = match instance.state {
         _ if instance.drained.is_some() => "drained".into(),
@@ -143,7 +143,7 @@ fn state(instance: &Instance) -> String {
     }
 }
 
-/// What is known of an instance that is held.
+/// What is known of a held instance.
 pub(crate) fn probe(held: &Held) -> String {
     let probe = match held.probe {
         Probe::UNTRIED => "untried".into(),
@@ -154,7 +154,7 @@ pub(crate) fn probe(held: &Held) -> String {
     if held.passed_over { format!("{probe}, passed over") } else { probe }
 }
 
-/// As one writes it: `admin=http://10.0.0.5:9990`.
+/// An endpoint as people write it: `admin=http://10.0.0.5:9990`.
 fn endpoint(Endpoint { name, protocol, host, port }: &Endpoint) -> String {
     let name = if name.is_empty() { String::new() } else { format!("{name}=") };
     let protocol = if protocol.is_empty() { String::new() } else { format!("{protocol}://") };

@@ -1,4 +1,4 @@
-//! The configuration that a command works with: which file, and what is laid over it.
+//! The configuration that a command works with: the file, and what overrides it.
 
 use std::env;
 use std::fmt;
@@ -16,7 +16,7 @@ use roster::permissions::own::name_of;
 
 use super::demo;
 
-/// Logged as a warning, since the environment may name one where the sidecar runs.
+/// Logged as a warning, since the sidecar's environment may name one.
 pub(crate) const NO_SOURCE: &str = "it mirrors no nodes: add [[zookeeper]] or [[file]] for that";
 
 #[derive(Clone, Debug, Args)]
@@ -25,12 +25,12 @@ pub(crate) struct Settings {
     /// folder, else a demonstration]
     #[arg(long, global = true, value_name = "FILE", env = "ROSTER_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
-    /// Set one key, over the file and the environment (`ROSTER_THRIFT__TCP`): `thrift.tcp=127.0.0.1:9090`
+    /// Set one key, overriding the file and the environment (`ROSTER_THRIFT__TCP`): `thrift.tcp=127.0.0.1:9090`
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }
 
-/// A configuration, and where it comes from.
+/// A configuration and its origin.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) config: Config,
@@ -41,15 +41,15 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     file: Option<PathBuf>,
-    /// Nobody named a source.
+    /// No source was named.
     pub(crate) is_demo: bool,
-    /// Variables and flags, as they are written.
+    /// The variables and flags, as written.
     others: Vec<String>,
 }
 
 impl Origin {
-    /// When the file, or the link to it, was last changed or put there, if there is one. Unlike the time of its last edit,
-    /// nobody can set that one back.
+    /// When the file, or the link to it, was last changed or created, if it exists. Unlike the modification time, this
+    /// one cannot be set back.
     pub(crate) fn changed(&self) -> Option<SystemTime> {
         let path = self.file.as_ref()?;
         let found = [fs::metadata(path), fs::symlink_metadata(path)].into_iter().filter_map(Result::ok);
@@ -80,17 +80,17 @@ pub(crate) struct Unreadable {
     source: io::Error,
 }
 
-/// Who reads a configuration.
+/// The reader of a configuration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reader {
-    /// Who types a command, and may use sudo.
+    /// A person who types a command, and may use sudo.
     Person,
     /// A sidecar, which runs as its own user.
     Sidecar,
 }
 
 impl Settings {
-    /// What there is to load of a file alone, and of the command line.
+    /// The layers of a file alone, and of the command line.
     pub(crate) fn of_file_alone(self, path: PathBuf) -> Result<(Layers, Origin), Unreadable> {
         let layers = Layers {
             file: Some(read(&path, Reader::Person)?),
@@ -103,20 +103,20 @@ impl Settings {
         Ok((layers, origin))
     }
 
-    /// Loads that of the sidecar that runs, which may be another user's.
+    /// Loads that of the running sidecar, which may belong to another user.
     pub(crate) fn load(self) -> anyhow::Result<Loaded> {
         let (layers, origin) = self.layers([], Reader::Person)?;
         let layers = Layers { default_paths: DefaultPaths::of_the_running(), ..layers };
         loaded(Config::load(&layers), origin)
     }
 
-    /// Loads it for a start, with `flags` over all else.
+    /// Loads it for a start, with `flags` overriding everything else.
     pub(crate) fn load_to_start(self, flags: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Loaded> {
         let (layers, origin) = self.layers(flags, Reader::Sidecar)?;
         loaded(Config::load_to_start(&layers), origin)
     }
 
-    /// What there is to load.
+    /// The layers to load.
     pub(crate) fn layers(
         self,
         flags: impl IntoIterator<Item = (String, String)>,
@@ -143,7 +143,7 @@ impl Settings {
     }
 }
 
-/// A time of a file, at the latest: where it has no fraction, the file system counts in seconds.
+/// The latest time that a file's time may stand for: without a fraction, the file system counts whole seconds.
 fn changed(seconds: i64, nanoseconds: i64) -> SystemTime {
     let fraction = if nanoseconds == 0 { Duration::from_secs(1) } else { Duration::from_nanos(nanoseconds as u64) };
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds as u64) + fraction
@@ -166,7 +166,7 @@ fn names(layers: &Layers) -> Vec<String> {
     names
 }
 
-/// A file's path and its text, as a layer.
+/// A file's path and text, as a layer.
 pub(crate) fn read(path: &Path, reader: Reader) -> Result<(PathBuf, String), Unreadable> {
     let text = fs::read(path).map_err(|error| with_owner(path, error, reader)).and_then(|bytes| {
         String::from_utf8(bytes).map_err(|error| {
@@ -181,7 +181,7 @@ pub(crate) fn read(path: &Path, reader: Reader) -> Result<(PathBuf, String), Unr
     }
 }
 
-/// Who may not read a file says little without whose it is.
+/// A denied read is explained by the owner of the file.
 fn with_owner(path: &Path, error: io::Error, reader: Reader) -> io::Error {
     match fs::metadata(path) {
         Ok(found) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -207,7 +207,7 @@ fn environment() -> Vec<(String, String)> {
     env::vars_os().filter_map(text).collect()
 }
 
-/// Where a configuration is looked for.
+/// Where to look for a configuration.
 fn places() -> Vec<PathBuf> {
     let folder = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let users = folder("XDG_CONFIG_HOME").or_else(|| folder("HOME").map(|home| home.join(".config")));
@@ -215,7 +215,7 @@ fn places() -> Vec<PathBuf> {
     folders.into_iter().flatten().map(|folder| folder.join("roster/roster.toml")).collect()
 }
 
-/// One that cannot be looked at counts as existing: to pass over it in silence would surprise.
+/// One that cannot be checked counts as existing: skipping it silently would surprise.
 fn first_that_exists(places: &[PathBuf]) -> Option<PathBuf> {
     places.iter().find(|path| path.try_exists().unwrap_or(true)).cloned()
 }

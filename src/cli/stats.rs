@@ -1,4 +1,4 @@
-//! What was counted of calls: by method, and by service.
+//! Call statistics, by method and by service.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::text;
 
-/// The counts of all methods of a service together.
+/// The statistics of all methods of a service together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ServiceStats {
     pub(crate) name: String,
@@ -24,7 +24,7 @@ pub(crate) struct ServiceStats {
     max_us: i64,
 }
 
-/// The services that were called, the busiest first.
+/// The services that were called, busiest first.
 pub(crate) fn by_service(methods: &[MethodStats]) -> Vec<ServiceStats> {
     let mut services: BTreeMap<&str, ServiceStats> = BTreeMap::new();
     for method in methods {
@@ -124,7 +124,7 @@ fn method_row(method: &MethodStats) -> [String; 11] {
     ]
 }
 
-/// Microseconds, where anything was answered at all.
+/// In microseconds, if anything was answered.
 fn times<const N: usize>(micros: [i64; N], answered: i64) -> [String; N] {
     micros.map(|micros| match Duration::from_micros(micros.unsigned_abs()) {
         time if answered > 0 => format!("{time:.1?}"),

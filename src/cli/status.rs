@@ -13,18 +13,18 @@ use super::connection::Connection;
 use super::stats::{self, ServiceStats};
 use super::{Output, json, text};
 
-/// So many services are shown one by one.
+/// How many services are shown one by one.
 const MOST_SERVICES: usize = 10;
 
 const HEADING: [&str; 10] =
     ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
-/// Those aligned at the right.
+/// The right-aligned columns.
 const NUMBERS: [&str; 6] = ["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"];
 
-/// Show what the sidecar is doing, how its sources are, and how calls went
+/// Show what the sidecar is doing, the state of its sources, and how calls went
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// Tell also the roots of each source, the counters and the bounds in force
+    /// Also show the roots of each source, the counters and the limits in force
     #[arg(short, long)]
     all: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -86,8 +86,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     text
 }
 
-/// That workers fail or are not ready, on a line. Those that were stopped, and those that have done their work, are as
-/// they are to be.
+/// One line about workers that fail or are not ready. Stopped and finished ones are as they should be.
 fn workers(states: &BTreeMap<WorkerState, i32>) -> String {
     let of_state = |(state, count): (&WorkerState, &i32)| format!("{count} {}", json::worker_state(*state));
     let are_well = [WorkerState::RUNNING, WorkerState::STOPPING, WorkerState::STOPPED, WorkerState::EXITED];
@@ -102,12 +101,12 @@ fn supplies(source: &SourceStatus, what: Supply) -> bool {
     source.supplies.iter().flatten().any(|it| *it == what)
 }
 
-/// Whether answers wait for a source that never was in sync. A register that another one reported keeps nobody waiting.
+/// Whether answers wait for a source that was never in sync. A register reported by another one does not delay them.
 fn is_awaited(source: &SourceStatus) -> bool {
     source.age_ms.is_none() && source.kind != "learned"
 }
 
-/// What is drained and ejected, on a line.
+/// What is drained and ejected, on one line.
 fn withheld(counters: &BTreeMap<String, i64>) -> String {
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
     match (count("drained"), count("ejected")) {
@@ -130,7 +129,7 @@ fn hub(counters: &BTreeMap<String, i64>) -> String {
     )
 }
 
-/// How the calls of each service went; of many services, the busiest.
+/// How the calls of each service went; if there are many services, of the busiest.
 fn calls(services: &[ServiceStats]) -> String {
     let shown = &services[..services.len().min(MOST_SERVICES)];
     match services.len() - shown.len() {
@@ -157,7 +156,7 @@ fn trust(status: &StatusReply) -> String {
     words
 }
 
-/// Healthy states are in small letters, so that a bad one stands out.
+/// Healthy states are in lower case, so that a bad one stands out.
 fn row(source: &SourceStatus) -> [String; 10] {
     let of_nodes = |text: String| if supplies(source, Supply::NODES) { text } else { "-".to_owned() };
     let state = if source.state == "down" { "DOWN".to_owned() } else { source.state.clone() };

@@ -1,4 +1,4 @@
-//! Notifications to systemd: that the sidecar is ready, that it still answers, that it stops.
+//! Notifications to systemd: ready, alive, stopping.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -13,20 +13,20 @@ use tokio::time::{MissedTickBehavior, interval};
 
 pub(crate) struct Systemd {
     address: Option<Address>,
-    /// How often the watchdog is fed, and how long an answer may take; zero: it sleeps.
+    /// How often to feed the watchdog, and how long an answer may take; zero: there is no watchdog.
     patience: Duration,
 }
 
 impl Systemd {
-    /// Says that it is ready. Where there is no systemd, this and all else does nothing.
+    /// Reports readiness. Without systemd, this and everything else here does nothing.
     pub(crate) fn ready(addresses: &[Address]) -> Self {
         notify(&[NotifyState::Ready]);
         let patience = sd_notify::watchdog_enabled().unwrap_or_default() / 3;
         Self { address: addresses.first().cloned(), patience }
     }
 
-    /// Feeds the watchdog for ever, if the endpoint answers as it would answer any client. It is to go on where it was:
-    /// who begins it anew in the midst of a question misses a meal.
+    /// Feeds the watchdog forever, as long as the endpoint answers like any client's. Do not drop and call it again in
+    /// the middle of a question: that skips a feed.
     pub(crate) async fn feed_watchdog(&self) -> Infallible {
         let Some(address) = self.address.as_ref().filter(|_| !self.patience.is_zero()) else { return pending().await };
         let mut feeding = interval(self.patience);
@@ -45,11 +45,11 @@ impl Systemd {
     }
 }
 
-/// Asks on a thread of its own, since those that the runtime has for blocking work may all be busy with it.
+/// Asks on a separate thread, since the runtime's blocking threads may all be busy.
 async fn ask(address: Address, patience: Duration) -> anyhow::Result<()> {
     let (answered, answer) = oneshot::channel();
     unawaited("watchdog", move || {
-        // Nobody takes it at the stop.
+        // The receiver is gone when stopping.
         let _ = answered.send(Client::new(address, patience).status());
     })?;
     answer.await??;

@@ -1,4 +1,4 @@
-//! Text for people: bytes, tables, sizes and times as a terminal can show them.
+//! Text for people: bytes, tables, sizes and times in a form that is safe on a terminal.
 
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,23 +6,23 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytesize::ByteSize;
 use roster::model::shortened;
 
-/// Bytes of unknown origin as text that shows all there is and moves no cursor: what is not UTF-8, control characters
-/// and those that cannot be seen are escaped.
+/// Bytes of unknown origin as text that shows everything and moves no cursor: invalid UTF-8, control characters and
+/// invisible ones are escaped.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     escape(bytes, |character| matches!(character, '\n' | '\t'))
 }
 
-/// Text of JSON as it may be shown, which means the same.
+/// JSON text that is safe to show and has the same meaning.
 pub(crate) fn printable_json(json: &str) -> String {
     escape_json(json, |character| is_shown(character) || matches!(character, '\n' | '\t'))
 }
 
-/// A line of the log, colours and all, in which nothing stands that cannot be seen, and no other line: escaped as in
-/// JSON, which it may be.
+/// A line of the log, colours included, without invisible characters or line breaks: they are escaped as in JSON, which
+/// the line may be.
 pub(crate) fn visible(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     let (text, end) = line.strip_suffix('\n').map_or((&*line, ""), |text| (text, "\n"));
-    // What begins a colour is the log's own: of what others say it has escaped it.
+    // Colour sequences are the log's own: those in text from others are already escaped.
     escape_json(text, |character| matches!(character, '\u{1b}' | '\t') || is_shown(character)) + end
 }
 
@@ -41,15 +41,15 @@ fn escape_json(json: &str, keep: impl Fn(char) -> bool) -> String {
     text
 }
 
-/// The same on one line, as a cell of a table needs it.
+/// The same on one line, for a cell of a table.
 pub(crate) fn line(text: &str) -> String {
     escape(text.as_bytes(), |_| false)
 }
 
-/// The same, cut where it becomes long.
+/// The same, cut if long.
 pub(crate) fn preview(bytes: &[u8]) -> String {
     const MOST: usize = 80;
-    // A character has at most four bytes: what lies behind these is not shown anyway.
+    // A character has at most four bytes: what lies beyond these is not shown anyway.
     let line = escape(&bytes[..bytes.len().min(4 * MOST + 4)], |_| false);
     shortened(&line, MOST).into_owned()
 }
@@ -70,10 +70,10 @@ fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
     text
 }
 
-/// Whether a character can be seen and leaves the order of the others as it is. Two names, or a line and what it seems
-/// to say, may differ in those alone for which this is not so: Unicode's `Default_Ignorable_Code_Point` (among them all
-/// that turn the direction of text, joiners, variation selectors and tags), what ends lines, annotations, and an empty
-/// pattern of Braille. Spaces can be seen, if not distinguished from one another.
+/// Whether a character is visible and keeps the order of the others. Two names, or a line and what it seems to say, may
+/// differ only in characters that are not: Unicode's `Default_Ignorable_Code_Point` (among them everything that changes
+/// text direction, joiners, variation selectors and tags), line ends, annotations, and the empty Braille pattern.
+/// Spaces are visible, if not distinguishable from one another.
 fn is_shown(character: char) -> bool {
     !character.is_control()
         && !matches!(
@@ -99,7 +99,7 @@ fn is_shown(character: char) -> bool {
         )
 }
 
-/// Rows under a heading, in columns, each on one line; those whose heading is in `right` are aligned there.
+/// Rows under a heading, in columns, each on one line; columns named in `right` are right-aligned.
 pub(crate) fn table<const N: usize>(heading: [&str; N], right: &[&str], rows: &[[String; N]]) -> String {
     let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| line(cell))).collect();
     let mut widths = heading.map(|title| title.chars().count());
@@ -139,7 +139,7 @@ pub(crate) fn duration(millis: i64) -> String {
     humantime::format_duration(rounded).to_string()
 }
 
-/// A time in milliseconds since 1970, in UTC; 0 is unknown, and what lies beyond the year 9999 no time.
+/// A time in milliseconds since 1970, in UTC; 0 is unknown, and times beyond the year 9999 are not shown.
 pub(crate) fn time(millis: i64) -> String {
     const END: u64 = 253_402_300_800_000;
     match u64::try_from(millis) {

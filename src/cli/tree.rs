@@ -1,4 +1,4 @@
-//! A subtree at one revision, put together from its pages.
+//! A subtree at one revision, assembled from its pages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,13 @@ use roster::thrift::idl::{Freshness, Node};
 /// The nodes of a subtree by path, parents first.
 pub(crate) type Tree = BTreeMap<NodePath, Node>;
 
-/// How often a subtree is begun anew.
+/// How often reading a subtree is started over.
 const TRIES: usize = 5;
-/// How often the changes since are asked for. Until there are none, some of what was reported may be newer than the
-/// rest.
+/// How often to ask for the changes since. Until there are none, parts of what was read may be newer than the rest.
 const ROUNDS: usize = 100;
 
-/// Reads a subtree whole. A page that comes late may be newer than the first: then the changes since are reported by
-/// `watch`, and made in what was read.
+/// Reads a whole subtree. A later page may be newer than the first; then the changes since are fetched by `watch` and
+/// applied to what was read.
 pub(crate) fn read(
     client: &mut Client,
     root: &NodePath,
@@ -31,7 +30,7 @@ pub(crate) fn read(
     anyhow::bail!("{root} changes faster than it can be read")
 }
 
-/// None: what changed while it was read is no longer known, or there was no end of it.
+/// None: the changes made meanwhile are no longer known, or did not end.
 fn read_once(
     client: &mut Client,
     root: &NodePath,

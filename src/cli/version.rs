@@ -1,4 +1,4 @@
-//! `roster version`: which Roster this is.
+//! `roster version`: prints the version.
 
 use std::io::{self, Write};
 

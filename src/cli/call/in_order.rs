@@ -1,4 +1,4 @@
-//! Several calls, as they are read from the standard input: each a line of JSON.
+//! Several calls, read from standard input, one line of JSON each.
 
 use std::io::BufRead;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::service_and_method;
 
-/// A line that is no call.
+/// A line that is not a call.
 #[derive(Debug, thiserror::Error)]
 #[error("line {number} is no call: {why}; expected {{\"call\": \"SERVICE.METHOD\", \"arguments\": …}}")]
 pub(crate) struct Unreadable {
@@ -24,7 +24,7 @@ struct Line {
     arguments: Option<Value>,
 }
 
-/// The calls of all lines; empty ones are passed over.
+/// The calls of all lines; empty lines are skipped.
 pub(super) fn read(input: impl BufRead) -> anyhow::Result<Vec<idl::Call>> {
     let mut calls = Vec::new();
     for (number, line) in (1..).zip(input.lines()) {
@@ -46,7 +46,7 @@ fn call(line: &str) -> Result<idl::Call, String> {
     Ok(idl::Call::of(service, method, arguments.to_string()))
 }
 
-/// By what it is called in what is printed.
+/// The name of a call in the output.
 pub(super) fn name(call: &idl::Call) -> String {
     format!("{}.{}", call.service_name, call.method)
 }

@@ -17,42 +17,43 @@ use super::{Output, json, known};
 
 /// Call a method of a service
 ///
-/// Each value that it gives is printed on a line, as JSON, as soon as it comes; with --all or -o json, when all have
-/// come. Arguments are given by name, or with --json.
+/// Each value that the method returns is printed on a line, as JSON, as soon as it arrives; with --all or -o json, once
+/// all have arrived. Arguments are given by name, or with --json.
 ///
-/// With --in-order, several calls are read from the standard input, each a line of JSON: `{"call": "mail.send",
-/// "arguments": {"to": "a@b.c"}}`, the arguments as of --json, or none. They go to one master, each after the one
-/// before has ended; the time-out is that of each.
+/// With --in-order, several calls are read from standard input, one line of JSON each: `{"call": "mail.send",
+/// "arguments": {"to": "a@b.c"}}`, with the arguments as for --json, or without. They go to one master, each after the
+/// previous one has ended; the time-out applies to each.
 #[derive(Debug, Args)]
 pub(crate) struct Call {
     /// What to call
     #[arg(value_name = "SERVICE.METHOD", value_parser = service_and_method, required_unless_present = "in_order")]
     what: Option<(String, String)>,
-    /// Arguments by name; a value that is no JSON is a text
+    /// Arguments by name; a value that is not JSON is a string
     #[arg(value_name = "KEY=VALUE", value_parser = key_and_value, conflicts_with = "json")]
     arguments: Vec<(String, Value)>,
     /// All arguments: a list, or an object by parameter name
     #[arg(long, value_name = "TEXT", value_parser = list_or_object)]
     json: Option<Value>,
-    /// Call every master that offers it, or with --version those that do in a version that fits
+    /// Call every master that offers it, with --version only those whose version matches
     #[arg(long, conflicts_with = "master")]
     all: bool,
     /// Call the master with this id
     #[arg(long, value_name = "ID")]
     master: Option<String>,
-    /// Call one that offers it with this metadata; several: with all of them
+    /// Call one that offers it with this metadata; if repeated, with all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with_all = ["all", "master"])]
     metadata: Vec<(String, String)>,
     /// Make several calls on one master, one after the other
     #[arg(long, conflicts_with_all = ["what", "arguments", "json", "all", "metadata"])]
     in_order: bool,
-    /// Send the method the lines of the standard input while it goes on, each as JSON where it is JSON, else as a text
+    /// Send the lines of standard input to the method while it runs, each as JSON if it is valid JSON, otherwise as a
+    /// string
     #[arg(long, conflicts_with_all = ["in_order", "all", "metadata", "idempotent", "output"])]
     stream_in: bool,
-    /// It does no harm to execute the call twice: a lost one is tried on another master
+    /// The call may be executed twice: a lost one is retried on another master
     #[arg(long)]
     idempotent: bool,
-    /// A requirement of versions as Composer writes them, such as `^1.2` [default: the newest]
+    /// A version requirement in Composer's syntax, such as `^1.2` [default: the newest]
     #[arg(long, value_name = "REQ", value_parser = requirement)]
     version: Option<String>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -61,7 +62,7 @@ pub(crate) struct Call {
     connection: Connection,
 }
 
-/// An argument has two values.
+/// An argument with two values.
 #[derive(Debug, thiserror::Error)]
 #[error("the argument `{0}` is given twice")]
 pub(crate) struct GivenTwice(String);
@@ -119,7 +120,7 @@ fn named(arguments: Vec<(String, Value)>) -> Result<Value, GivenTwice> {
     Ok(if named.is_empty() { json!([]) } else { named.into() })
 }
 
-/// A service's name may have dots itself, a method's has none.
+/// A service's name may contain dots, a method's may not.
 pub(super) fn service_and_method(text: &str) -> Result<(String, String), String> {
     match text.rsplit_once('.') {
         Some((service, method)) if !service.is_empty() && !method.is_empty() => Ok((service.into(), method.into())),
@@ -127,7 +128,7 @@ pub(super) fn service_and_method(text: &str) -> Result<(String, String), String>
     }
 }
 
-/// As JSON where it is JSON, else as a text.
+/// As JSON if it is valid JSON, otherwise as a string.
 fn value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
@@ -139,7 +140,7 @@ fn key_and_value(text: &str) -> Result<(String, Value), String> {
     }
 }
 
-/// Checked here, where it is reported by its name here.
+/// Checked here, so that the error names the option.
 fn requirement(text: &str) -> Result<String, String> {
     text.parse::<Requirement>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! What calls came to, as it is printed.
+//! What calls returned, as it is printed.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Output, json, text};
 
-/// Some of the masters or workers that were asked, or of the calls, gave an error.
+/// Some of the masters, workers or calls returned an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{failed} of {all} {of} gave no result")]
 pub(crate) struct SomeFailed {
@@ -17,13 +17,13 @@ pub(crate) struct SomeFailed {
 }
 
 impl SomeFailed {
-    /// Of so many; none of them: all is well.
+    /// Checks the number of failures; 0: success.
     pub(crate) fn check(failed: usize, all: usize, of: &'static str) -> Result<(), Self> {
         if failed > 0 { Err(Self { failed, all, of }) } else { Ok(()) }
     }
 }
 
-/// Prints the values of each master, or of each call, behind its name; the errors on stderr.
+/// Prints the values of each master, or of each call, after its name; errors go to stderr.
 pub(super) fn print_outcomes<'a>(
     outcomes: impl ExactSizeIterator<Item = (&'a str, &'a CallOutcome)> + Clone,
     of: &'static str,
@@ -52,7 +52,7 @@ pub(crate) fn print_values(before: &str, values: &[Vec<u8>]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for value in values {
         out.write_all(before.as_bytes())?;
-        // JSON escapes what moves the cursor, but not what cannot be seen or turns the text.
+        // JSON escapes what moves the cursor, but not invisible characters or those that change the text direction.
         if out.is_terminal() {
             out.write_all(text::printable_json(&String::from_utf8_lossy(value)).as_bytes())?
         } else {

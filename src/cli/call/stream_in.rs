@@ -1,4 +1,4 @@
-//! The standard input, sent by lines to a method that is under way.
+//! Standard input, sent line by line to a method while it runs.
 
 use std::io::BufRead;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use roster::thrift::idl::CallValues;
 
 use super::{print_values, value};
 
-/// Sends all lines to the call that is open, and prints what it gives, until both have ended.
+/// Sends all lines to the open call and prints what it returns, until both have ended.
 pub(super) fn send_lines(client: &mut Client, input: impl BufRead, timeout: Duration) -> anyhow::Result<()> {
     for line in input.lines() {
         let line = value(&line?).to_string().into_bytes();
@@ -29,7 +29,7 @@ pub(super) fn send_lines(client: &mut Client, input: impl BufRead, timeout: Dura
     Ok(())
 }
 
-/// Prints the values that have come.
+/// Prints the values that have arrived.
 fn has_ended(part: &CallValues) -> anyhow::Result<bool> {
     print_values("", &part.values)?;
     Ok(part.completion.is_some())

@@ -16,7 +16,7 @@ use roster::model::NodePath;
 
 use crate::cli::settings::{Loaded, Settings};
 
-/// Tell what a user may do over the Thrift endpoint, and which rule decides
+/// Explain what a user may do over the Thrift endpoint, and which rule decides
 #[derive(Debug, Args)]
 pub(super) struct ExplainAccess {
     /// The user, by name or number [default: yourself]
@@ -52,11 +52,11 @@ enum Action {
     Command,
 }
 
-/// What opens a socket, and what leads through a folder, in the mode of either.
+/// The mode bits to open a socket, and to pass through a folder.
 const WRITE: u32 = 0o2;
 const EXECUTE: u32 = 0o1;
 
-/// The answer that it may not.
+/// The answer that access is denied.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(String);
@@ -65,7 +65,7 @@ impl ExplainAccess {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Loaded { config, origin } = self.settings.load()?;
         let (own, sidecar) = sidecar(&config);
-        // Where nobody knows, it is root alone: to take the user who asks for the sidecar's would allow too much.
+        // If unknown, only root: to take the current user for the sidecar's would allow too much.
         let policy = Policy::of(&config.access, &config.allow, own.unwrap_or(Uid::from_raw(0)))?;
         let (client, groups) = client(self.tcp, self.user.as_deref())?;
         let decision = policy.decide(client, || groups.clone());
@@ -96,13 +96,13 @@ impl ExplainAccess {
     }
 }
 
-/// The user as whom the sidecar runs, as far as that can be known, and what can be said of it.
+/// The user that the sidecar runs as, if known, and how it is known.
 fn sidecar(config: &Config) -> (Option<Uid>, String) {
     let socket = &config.thrift.unix;
     let shown = socket.display();
     let others = "the user as whom it runs may do everything, too";
     if !may_be_live(socket) {
-        // What is left of this user's own runs shows nothing of another user's sidecar.
+        // Traces of this user's own runs say nothing about another user's sidecar.
         let own = config.sidecar_user().filter(|user| *user != geteuid());
         let runs = own.map_or_else(|| others.into(), |own| format!("it would run as uid {own}"));
         return (own, format!("No sidecar runs at {shown}; {runs}"));
@@ -116,7 +116,7 @@ fn sidecar(config: &Config) -> (Option<Uid>, String) {
     }
 }
 
-/// That a sidecar which runs may have other rules in force than a file that was `changed` then.
+/// A note that a running sidecar may have other rules in force than a file that was `changed` then.
 fn in_force(socket: &Path, changed: Option<SystemTime>) -> Option<String> {
     let started = fs::metadata(socket).and_then(|found| found.modified()).ok().filter(|_| may_be_live(socket))?;
     let told = "The sidecar has in force what it read at its start, or at the last SIGHUP that its log accepts";
@@ -143,7 +143,7 @@ fn check(identity: &Identity, action: &Action) -> Result<(), Denied> {
     }
 }
 
-/// A client as the endpoint would know it, with its supplementary groups.
+/// A client as the endpoint would identify it, with its supplementary groups.
 fn client(tcp: bool, user: Option<&str>) -> anyhow::Result<(Client, Vec<u32>)> {
     let of = |uid: Uid, gid: Gid, groups: Vec<Gid>| {
         let client = Client::Unix { uid: uid.as_raw(), gid: gid.as_raw() };
@@ -155,12 +155,12 @@ fn client(tcp: bool, user: Option<&str>) -> anyhow::Result<(Client, Vec<u32>)> {
     let uid = uid(name)?;
     Ok(match User::from_uid(uid)? {
         Some(user) => of(uid, user.gid, getgrouplist(&CString::new(user.name)?, user.gid)?),
-        // Known by its number alone: of no group.
+        // Known only by number: in no group.
         None => of(uid, Gid::from_raw(u32::MAX), Vec::new()),
     })
 }
 
-/// That the socket, or a folder on the way to it, refuses a client, whatever the rules say.
+/// A note that the socket, or a folder on the way to it, is closed to a client, whatever the rules say.
 fn shut_out(socket: &Path, client: Client, groups: &[u32]) -> Option<String> {
     let Client::Unix { uid, gid } = client else { return None };
     let is_missing = fs::metadata(socket).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
@@ -182,7 +182,7 @@ fn shut_out(socket: &Path, client: Client, groups: &[u32]) -> Option<String> {
         let (owner, group, mode) = (found.uid(), found.gid(), found.mode() & 0o777);
         format!("it is of uid {owner} and gid {group}, mode {mode:04o}")
     };
-    // Where links lead elsewhere, the folders count on both ways.
+    // Where links lead elsewhere, the folders on both paths matter.
     for way in [Some(socket.to_owned()), fs::canonicalize(socket).ok()].into_iter().flatten() {
         let folders: Vec<_> = way.ancestors().skip(1).filter_map(|it| Some((it, fs::metadata(it).ok()?))).collect();
         if let Some((folder, found)) = folders.iter().rev().find(|(_, found)| !may(found, EXECUTE)) {

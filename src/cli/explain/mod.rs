@@ -1,4 +1,4 @@
-//! `roster explain`: why instances are served or not; and why the sidecar would do what it does, from its configuration.
+//! `roster explain`: why instances are served or not, and why the sidecar would allow or refuse something.
 
 mod access;
 mod service;
@@ -11,7 +11,7 @@ use self::service::ExplainService;
 
 /// Explain why the instances of a service are served or not
 ///
-/// Also tells which nodes that are to register one cannot be read, and why. A service that is called `access` is named after
+/// Also shows which registration nodes cannot be read, and why. To ask about a service named `access`, put it after
 /// `--`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]

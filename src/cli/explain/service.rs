@@ -22,7 +22,7 @@ pub(super) struct ExplainService {
     service: Option<String>,
     /// Only this one: `host:port`, or the id of a master
     instance: Option<String>,
-    /// Refuse data that has not been known to be in sync for longer than this; a mere number is of seconds
+    /// Refuse data that has not been confirmed in sync for longer than this; a bare number is in seconds
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<Duration>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -65,7 +65,7 @@ fn read(client: &mut Client, request: ExplainRequest) -> Result<ExplainReply, Er
     Ok(whole)
 }
 
-/// That there is no such instance, with the last that is known of it.
+/// The error that there is no such instance, with what was last known of it.
 fn absence(client: &mut Client, service: String, instance: String, reply: ExplainReply) -> anyhow::Result<Error> {
     let (service_name, named) = (Some(service.clone()), Some(instance.clone()));
     let query = HistoryQuery { service_name, instance: named, ..HistoryQuery::default() };
@@ -143,7 +143,7 @@ fn shown(reply: &ExplainReply) -> String {
     told
 }
 
-/// A node with its source and decoder, whose session it is of, and since when it is there.
+/// A node with its source, decoder, session and age.
 fn place(node: &ExplainedNode) -> String {
     let path = node.path.as_ref().map_or_else(|| "a node that you may not read".into(), |path| text::line(path));
     let of = format!("{path} ({}, {})", text::line(&node.source), text::line(&node.decoder));

@@ -1,7 +1,7 @@
-//! A file that its readers only ever see whole, and that is touched only when it becomes another.
+//! A file that readers only ever see complete, and that is replaced only when its content changes.
 //!
-//! Others may write its folder. So all is done by descriptors of what was looked at, and nothing by a name that could
-//! lead elsewhere a moment later.
+//! Others may be able to write its folder. So everything works on open descriptors, never on a name that could lead
+//! elsewhere a moment later.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions};
@@ -15,19 +15,19 @@ use roster::permissions::own::NotOwn;
 use roster::permissions::{Folder, NotMember, chown_group};
 use uuid::Uuid;
 
-/// How far the time of a file may be ahead of the clock, when it is replaced more often than that.
+/// How far the file's time may run ahead of the clock if it is replaced more often than once a second.
 const MAX_AHEAD: Duration = Duration::from_secs(1);
 
-/// Of a new file: it may hold what is secret.
+/// The mode of a new file: it may hold secrets.
 const MODE: u32 = 0o640;
 
-/// What is taken over of the mode of an old one.
+/// The mode bits kept from an old file.
 const KEPT_MODE: u32 = 0o777;
 
-/// Puts `content` in place of what the file holds, if that is something else; whether it was. Mode and owner stay, but
-/// for the `group`, if one is asked for. A new file is for its owner and its group.
+/// Replaces the content of the file if it differs; returns whether it did. Mode and owner are kept, except for the
+/// `group` if one is requested. A new file is readable by its owner and its group.
 pub(super) fn replace(path: &Path, content: &[u8], group: Option<&str>) -> io::Result<bool> {
-    // What a link leads to is replaced, and not the link.
+    // Replace the target of a link, not the link.
     let (folder, name) = Folder::of(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => io::Error::other("there is no such folder: make it first (`mkdir -p`)"),
         _ => error,
@@ -61,9 +61,9 @@ fn holds(file: &File, content: &[u8]) -> io::Result<bool> {
     Ok(found == content)
 }
 
-/// When the file is to have been modified that takes the place of one from then: a second later at least, since OPcache
-/// compares whole seconds. What is ahead of the clock is included without OPcache until that is there
-/// (`opcache.file_update_protection`), so it waits rather than to run ahead of it change by change.
+/// The modification time for the replacement of a file: at least a second later, since OPcache compares whole seconds.
+/// OPcache does not cache a file whose time is ahead of the clock (`opcache.file_update_protection`), so this waits
+/// rather than run further ahead with each change.
 fn time_after(old: Option<SystemTime>) -> SystemTime {
     let now = SystemTime::now();
     let later = old.and_then(|old| old.checked_add(Duration::from_secs(1)));
@@ -73,8 +73,7 @@ fn time_after(old: Option<SystemTime>) -> SystemTime {
     modified
 }
 
-/// A name that nobody has: a process that was killed may have left its file, and those of two containers have one
-/// number.
+/// A unique name: a killed process may have left its file, and processes of two containers can have the same number.
 fn beside(name: &OsStr) -> OsString {
     let mut fresh = OsString::from(".");
     fresh.push(name);
@@ -103,7 +102,7 @@ fn write(
     file.sync_all()
 }
 
-/// Says to the one who called it what the cure is; the error's own text is for a sidecar.
+/// Says what the caller can do; the error's own text is written for a sidecar.
 fn not_member(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(NotMember(group)) => io::Error::other(format!(

@@ -1,4 +1,4 @@
-//! Keeps an exported file as it should be: across changes, and across restarts of the sidecar.
+//! Keeps an exported file up to date, across changes and restarts of the sidecar.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,22 +15,22 @@ use super::Subject;
 use crate::cli::known::Source;
 use crate::cli::{services, text};
 
-/// What changes in quick succession is written once.
+/// Changes in quick succession are written once.
 const GATHER: Duration = Duration::from_millis(100);
 
 /// How long one call waits for changes.
 const POLL: Duration = Duration::from_secs(25);
 
-/// What one thread waits for.
+/// What one thread watches.
 enum Watched {
     Nodes(Vec<String>),
     Services,
 }
 
-/// Something may have become another; or nobody would tell if it did.
+/// Something may have changed; or changes are no longer watched.
 type News = Result<(), Ended>;
 
-/// What keeps the file as it should be is not whole any more.
+/// One of the watching threads is gone.
 #[derive(Debug, thiserror::Error)]
 #[error("a thread that waits for changes has ended; start this again")]
 struct Ended;
@@ -69,24 +69,24 @@ pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infal
     }
 }
 
-/// Has a thread watch, and tell also that it does no more.
+/// Starts a thread that watches, and that also reports its own end.
 fn start(sender: SyncSender<News>, watch: impl FnOnce(&SyncSender<News>) + Send + 'static) {
     thread::spawn(move || {
-        // A panic has reported itself on stderr.
+        // The panic has already been printed on stderr.
         let _ = catch_unwind(AssertUnwindSafe(|| watch(&sender)));
         let _ = sender.send(Err(Ended));
     });
 }
 
-/// Waits for changes, and for those that come right after.
+/// Waits for changes, and for those that follow immediately.
 fn next(changes: &Receiver<News>) -> News {
     changes.recv().unwrap_or(Err(Ended))?;
     thread::sleep(GATHER);
     changes.try_iter().collect()
 }
 
-/// What mends by itself, and when it has; any other error is handed back. A sidecar that was never met may be a wrong
-/// address.
+/// What to wait for and the message once it is over; any error that waiting cannot mend is returned. A sidecar that
+/// never answered may be a wrong address.
 fn waits_for(error: anyhow::Error, met: bool) -> anyhow::Result<(String, &'static str)> {
     match error.downcast_ref::<Error>() {
         Some(Error::NotReady(_)) => Ok((error.to_string(), "something is")),
@@ -102,7 +102,7 @@ fn backoff() -> Backoff {
 }
 
 impl Watched {
-    /// Tells whenever something may have become another, until nobody wants to know.
+    /// Signals every possible change until the receiver is gone.
     fn tell(&self, mut client: Client, sender: &SyncSender<News>) {
         let (mut since, mut backoff) = (0, backoff());
         loop {
@@ -123,7 +123,7 @@ impl Watched {
         }
     }
 
-    /// Up to which revision all is reported, and whether there was anything.
+    /// The revision up to which everything is reported, and whether anything changed.
     fn wait(&self, client: &mut Client, since: i64) -> Result<(i64, bool), Error> {
         Ok(match self {
             Watched::Nodes(paths) => {
@@ -132,7 +132,7 @@ impl Watched {
             }
             Watched::Services => {
                 let reply = client.watch_masters(since, services::REREAD)?;
-                // Nodes may register others meanwhile. A file that stays as it is is not touched.
+                // Nodes may register other instances meanwhile. If the content is the same, the file is not touched.
                 (reply.freshness.revision, true)
             }
         })

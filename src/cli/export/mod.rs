@@ -22,40 +22,40 @@ use super::tree::Tree;
 
 /// Write nodes and services as a PHP array, for hosts with OPcache
 ///
-/// The file is replaced as a whole, and only when its content becomes another: `'nodes'` has data by path, `'services'`
-/// the instances by the name of the service. An export that fails leaves it as it was. A new file is at least a second
-/// younger than the one before, by which OPcache knows it. What a large one takes of PHP's memory is said.
+/// The file is replaced atomically, and only when its content changes: `'nodes'` holds data by path, `'services'` the
+/// instances by service name. A failed export leaves it as it was. A new file is at least a second younger than the
+/// last, so that OPcache notices it. If a file takes much of PHP's memory, a message says how much.
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     php: PathBuf,
-    /// The group that the file is given to, by its name or number; others cannot read a new file
+    /// The group to give the file to, by name or number; others cannot read a new file
     #[arg(long)]
     group: Option<String>,
-    /// Nodes to write, with all below each; none is needed with --services
+    /// Nodes to write, each with everything below it; optional with --services
     #[arg(value_parser = NodePath::parse, required_unless_present = "services")]
     paths: Vec<NodePath>,
     /// Write the instances of each service
     #[arg(long)]
     services: bool,
-    /// Go on and keep the file so, until interrupted; a sidecar that goes away is waited for
+    /// Keep the file up to date until interrupted; waits for a sidecar that goes away
     #[arg(long, conflicts_with = "shared")]
     watch: bool,
     #[command(flatten)]
     source: Source,
 }
 
-/// What is exported where.
+/// What is exported, and where.
 #[derive(Debug)]
 struct Subject {
     php: PathBuf,
     group: Option<String>,
     paths: Vec<NodePath>,
     services: bool,
-    /// Whether a path at which there is nothing has no nodes, and is no mistake.
+    /// Whether a path without a node counts as empty rather than as an error.
     may_be_absent: bool,
-    /// What the file took of which it was last said that it takes much.
+    /// The size of the file when it was last reported as large.
     told: Cell<u64>,
 }
 
@@ -104,7 +104,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Says what a large file takes, and again when it takes twice as much.
+    /// Reports what a large file takes, and again when that doubles.
     fn tell(&self, size: &Size) {
         if size.is_large() && size.compiled() >= 2 * self.told.get() {
             self.told.set(size.compiled());
@@ -118,11 +118,11 @@ fn is_absence(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::NotFound(_)))
 }
 
-/// The instances of each service, as `roster services NAME -o json` has them, the newest version first; but for what
-/// changes with each call or connection.
+/// The instances of each service, as in `roster services NAME -o json`, newest version first, without the fields that
+/// change with each call or connection.
 fn instances(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)>> {
     let services = listed(known)?;
-    // Known sources stay so, but for a sidecar that was started anew meanwhile.
+    // Known sources stay known, unless the sidecar was restarted meanwhile.
     known.ensure_known()?;
     Ok(services)
 }
@@ -136,7 +136,7 @@ fn listed(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)
         }
         let found = match known.instances(&name, Vec::new()) {
             Ok(reply) => reply.instances,
-            // It has gone meanwhile.
+            // It has disappeared meanwhile.
             Err(error) if is_absence(&error) => continue,
             Err(error) => return Err(error),
         };

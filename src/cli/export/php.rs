@@ -1,14 +1,14 @@
-//! PHP source: values as exact literals, which no name and no data can break out of.
+//! PHP source: values as exact literals that no name and no data can break out of.
 
 use serde_json::{Number, Value};
 
-/// An array under construction, with `depth` others around it.
+/// An array under construction, inside `depth` others.
 pub(super) struct Array<'o> {
     out: &'o mut Vec<u8>,
     depth: usize,
 }
 
-/// A file that returns the array which `fill` fills.
+/// A file that returns the array that `fill` fills.
 pub(super) fn file(fill: impl FnOnce(&mut Array<'_>)) -> Vec<u8> {
     let mut out = b"<?php\n\n// Written by `roster export`.\nreturn ".to_vec();
     array(&mut out, 0, fill);
@@ -61,7 +61,7 @@ fn array(out: &mut Vec<u8>, depth: usize, fill: impl FnOnce(&mut Array<'_>)) {
     out.push(b']');
 }
 
-/// In single quotes only these two mean something to PHP, also where the bytes are no text.
+/// In single quotes only these two are special to PHP, even in binary data.
 fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'\'');
     for byte in bytes {
@@ -94,7 +94,7 @@ fn value(out: &mut Vec<u8>, depth: usize, value: &Value) {
 
 fn number(number: &Number) -> String {
     match (number.as_i64(), number.as_f64()) {
-        // To PHP a minus is an operator, and the number behind it would be too large.
+        // PHP parses the minus as an operator, and the number after it would overflow.
         (Some(i64::MIN), _) => "PHP_INT_MIN".into(),
         (Some(integer), _) => integer.to_string(),
         (None, float) => format!("{:?}", float.unwrap_or(f64::NAN)),
@@ -107,7 +107,7 @@ mod tests {
     use serde_json::json;
     use std::process::Command;
 
-    /// What PHP makes of a file.
+    /// What PHP reads from a file.
     fn required(source: &[u8], print: &str) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("export.php");
@@ -161,7 +161,7 @@ mod tests {
             "numbers": [0, -1, i64::MIN, i64::MAX, 1.5, -0.1, 1e300, 1e-7, 2.0],
         });
         let source = file(|array| array.value("all", &document));
-        // PHP writes an empty array and a whole float so.
+        // How PHP writes an empty array and a whole float.
         let expected = document.to_string().replace("{}", "[]").replace("1e+300", "1.0e+300").replace("1e-7", "1.0e-7");
         let print = "echo json_encode($r['all'], JSON_PRESERVE_ZERO_FRACTION | JSON_UNESCAPED_SLASHES);";
         assert_eq!(required(&source, print), expected);

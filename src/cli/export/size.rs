@@ -1,4 +1,4 @@
-//! What an exported file costs PHP, so that nobody learns it from a page that ran out of memory.
+//! What an exported file costs PHP, so that users learn it before a page runs out of memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,26 +8,26 @@ use roster::thrift::idl::Node;
 
 use crate::cli::text;
 
-/// From here on it is said: a quarter of what a page may take by default (`memory_limit`).
+/// Reported from this size on: a quarter of a page's default `memory_limit`.
 const THRESHOLD: u64 = 32 << 20;
 
-/// Measured with PHP 8.2, of 1,000 to 300,000 nodes: to compile a file takes twice its size and so much an entry, and
-/// OPcache keeps its size and so much an entry.
+/// Measured with PHP 8.2 and 1,000 to 300,000 nodes: compiling a file takes twice its size plus this per entry, and
+/// OPcache keeps its size plus this per entry.
 const COMPILED_ENTRY: u64 = 230;
 const CACHED_ENTRY: u64 = 70;
 
-/// The quotes, the arrow and the indent around a key and its data.
+/// The quotes, the arrow and the indentation around a key and its data.
 const AROUND: u64 = 18;
 
-/// How many parts are named that could stand in files of their own.
+/// How many parts are named that could be files of their own.
 const PARTS: usize = 5;
 
-/// What it costs to include an exported file, about.
+/// The approximate cost of including an exported file.
 #[derive(Debug)]
 pub(super) struct Size {
     file: u64,
     entries: u64,
-    /// Of the nodes, by the exported path, or of one alone by what is right below it.
+    /// The nodes by exported path; if there is only one, by its direct children.
     parts: Vec<(String, u64)>,
 }
 
@@ -45,7 +45,8 @@ impl Size {
         Self { file: content.len() as u64, entries, parts }
     }
 
-    /// How much memory a page takes that includes the file without OPcache; and one page with it, after each change.
+    /// How much memory a page takes to include the file without OPcache; with it, only the first page after each
+    /// change.
     pub(super) fn compiled(&self) -> u64 {
         compiled(self.file, self.entries)
     }
@@ -59,7 +60,7 @@ fn compiled(bytes: u64, entries: u64) -> u64 {
     2 * bytes + COMPILED_ENTRY * entries
 }
 
-/// That of the paths below which a node lies; of one alone, what is right below it.
+/// The exported path that a node lies below; of a single one, its direct child.
 fn part<'p>(path: &'p str, paths: &[NodePath]) -> &'p str {
     let is_below = |root: &&NodePath| NodePath::parse(path).is_ok_and(|path| path.is_under(root));
     let root = paths.iter().find(is_below).map_or(0, |root| root.as_str().trim_end_matches('/').len());

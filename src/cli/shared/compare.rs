@@ -1,4 +1,4 @@
-//! A shared file beside its sidecar: what differs at one revision.
+//! Compares a shared file with its sidecar at one revision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,18 +13,18 @@ use roster::thrift::idl::{Master, Node, ServiceQuery};
 use crate::cli::connection::Connection;
 use crate::cli::tree::{self, Tree};
 
-/// How long to wait before it is tried again to meet both at one revision.
+/// How long to wait before the next attempt to find both at one revision.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What came of it.
+/// The result of a comparison.
 #[derive(Debug)]
 pub(super) enum Comparison {
     NotAsked,
-    /// The sidecar does not answer, or knows nothing yet.
+    /// The sidecar does not answer, or does not know anything yet.
     Unanswered(String),
-    /// The two were never seen at one revision.
+    /// The two were never at the same revision.
     Apart,
-    /// All the time the file stayed at a revision that is not the sidecar's.
+    /// The file stayed at a revision that is not the sidecar's all the time.
     Stuck(String),
     At {
         revision: i64,
@@ -33,7 +33,7 @@ pub(super) enum Comparison {
 }
 
 impl Comparison {
-    /// Whether it was asked for, and came to nothing.
+    /// Whether a comparison was requested and failed.
     pub(super) fn is_wanting(&self) -> bool {
         matches!(self, Comparison::Unanswered(_) | Comparison::Apart)
     }
@@ -71,8 +71,8 @@ struct Live {
     masters: Vec<Master>,
 }
 
-/// Reads both until they are of one revision, as long as the sidecar is given time to answer. What was `checked` is in the
-/// end what was compared.
+/// Reads both until they have the same revision, for as long as the sidecar may take to answer. Finally, `checked` is
+/// what was compared.
 pub(super) fn compare(reader: &Reader, checked: &mut Checked, connection: Connection) -> anyhow::Result<Comparison> {
     let patience = Instant::now() + connection.timeout();
     let is_told = connection.is_told();
@@ -114,7 +114,7 @@ pub(super) fn compare(reader: &Reader, checked: &mut Checked, connection: Connec
     }
 }
 
-/// What came of it where the sidecar does not answer, or not this user.
+/// The result if the sidecar does not answer, or not to this user.
 fn unanswered(error: anyhow::Error, is_told: bool) -> anyhow::Result<Comparison> {
     match error.downcast_ref::<Error>() {
         Some(Error::NotReady(_) | Error::Denied(_)) => Ok(Comparison::Unanswered(error.to_string())),
@@ -123,12 +123,12 @@ fn unanswered(error: anyhow::Error, is_told: bool) -> anyhow::Result<Comparison>
     }
 }
 
-/// Whether the sidecar shows this user also masters without services: only then it says how many there are.
+/// Whether the sidecar shows this user masters without services too: only then does it report how many there are.
 fn sees_all_masters(client: &mut Client) -> Result<bool, Error> {
     Ok(client.status()?.counters.contains_key("masters"))
 }
 
-/// Asks by name for what the sidecar may have left out of its lists: it refuses what this user may not see.
+/// Asks by name for what the sidecar may have omitted from its lists: it refuses what this user may not see.
 fn ask_for_hidden(client: &mut Client, contents: &Contents, live: &Live) -> Result<(), Error> {
     let or_missing = |error| if matches!(error, Error::NotFound(_)) { Ok(()) } else { Err(error) };
     for path in contents.nodes.keys().filter(|path| !live.nodes.contains_key(*path)) {
@@ -166,7 +166,7 @@ fn differences(contents: &Contents, live: &Live, sees_all: bool) -> Vec<String> 
         differs(&format!("node {path}"), filed.as_ref(), live.nodes.get(path))
     };
     let mut found: Vec<String> = paths.into_iter().filter_map(node).collect();
-    // The check names those that cannot be read.
+    // The check reports those that cannot be read.
     let filed = contents.masters().filter_map(|json| serde_json::from_slice::<view::Master>(json).ok());
     let (mut filed, live) = (by_id(filed), by_id(live.masters.iter().cloned().map(Into::into)));
     filed.retain(|id, master| sees_all || !master.services.is_empty() || live.contains_key(id));
@@ -176,7 +176,7 @@ fn differences(contents: &Contents, live: &Live, sees_all: bool) -> Vec<String> 
     found
 }
 
-/// But for what only one of the two has.
+/// Without the fields that only one of the two has.
 fn by_id(masters: impl IntoIterator<Item = view::Master>) -> BTreeMap<String, view::Master> {
     let masters = masters.into_iter().map(|it| view::Master { outstanding: None, sources: Vec::new(), ..it });
     masters.map(|master| (master.id.clone(), master)).collect()

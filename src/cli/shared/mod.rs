@@ -1,4 +1,4 @@
-//! `roster shared`: whether a shared file is sound, and holds what its sidecar does.
+//! `roster shared`: checks whether a shared file is sound and agrees with its sidecar.
 
 mod compare;
 
@@ -28,10 +28,10 @@ enum Command {
     Check(Check),
 }
 
-/// Tell whether a file is whole, and whether it holds what its sidecar does
+/// Check whether a file is intact, and whether it agrees with its sidecar
 #[derive(Debug, Args)]
 struct Check {
-    /// The file [default: the one beside the sidecar's socket]. Another one is compared with a sidecar only if
+    /// The file [default: the one next to the sidecar's socket]. Another one is compared with a sidecar only if
     /// --address names it
     file: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -47,7 +47,7 @@ impl Shared {
     }
 }
 
-/// Nobody named a file, and none lies where it would be looked for.
+/// No file was named, and there is none at the default places.
 #[derive(Debug, thiserror::Error)]
 #[error("name the file: there is no Unix socket of a sidecar beside which it would lie")]
 pub(crate) struct NoFile;
@@ -85,7 +85,7 @@ impl Check {
     }
 }
 
-/// To a check, a file that cannot be used is a finding, and not what keeps it from its work.
+/// For a check, an unusable file is a finding rather than a failure to do its work.
 fn unsound(error: ReadError) -> anyhow::Error {
     match error {
         ReadError::InvalidFile { source: InvalidFile::Unreadable(_), .. } => error.into(),
@@ -93,7 +93,7 @@ fn unsound(error: ReadError) -> anyhow::Error {
     }
 }
 
-/// With more than that, a person has seen enough.
+/// The most findings to print.
 const TOLD: usize = 20;
 
 fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {

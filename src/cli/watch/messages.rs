@@ -1,4 +1,4 @@
-//! Following what masters send of their own accord.
+//! Following the commands that masters send unprompted.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ impl Subject for Messages {
     fn changes(&mut self, client: &mut Client, since: i64, tell: Tell<'_>) -> anyhow::Result<Option<i64>> {
         let reply = client.watch_messages(since, POLL)?;
         if reply.reset {
-            // What is kept was sent to another process than what was printed before.
+            // The kept messages were sent to another process than those printed before.
             tell(News::reset(reply.cursor))?;
         }
         print(reply, tell).map(Some)

@@ -1,4 +1,4 @@
-//! `roster watch`: the present state, then every change, also across a restart of the sidecar.
+//! `roster watch`: the current state, then every change, also across a restart of the sidecar.
 
 mod masters;
 mod messages;
@@ -24,25 +24,25 @@ use self::workers::Workers;
 use super::connection::Connection;
 use super::{Output, text};
 
-/// Print the present state, then every change, until interrupted
+/// Print the current state, then every change, until interrupted
 ///
-/// Where the sidecar no longer knows what changed, a line RESET says so, and the present state follows anew. JSON is
-/// one object a line. A sidecar that goes away is waited for.
+/// If the sidecar no longer knows what changed, a line RESET says so, and the current state follows again. JSON is one
+/// object per line. A sidecar that goes away is waited for.
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
-    /// What to watch, with all below it; nothing: everything
+    /// What to watch, including everything below [default: everything]
     #[arg(value_parser = NodePath::parse)]
     paths: Vec<NodePath>,
     /// Watch the masters instead of coordination nodes
     #[arg(long, conflicts_with_all = ["paths", "services", "messages"])]
     masters: bool,
-    /// Watch the services, and by how many masters they are offered
+    /// Watch the services, and how many masters offer each
     #[arg(long, conflicts_with_all = ["paths", "messages"])]
     services: bool,
-    /// Watch the commands that masters send of their own accord: those that are kept, then every new one
+    /// Watch the commands that masters send unprompted: those that are kept, then every new one
     #[arg(long, conflicts_with = "paths")]
     messages: bool,
-    /// Watch the workers, and what becomes of them
+    /// Watch the workers and their state changes
     #[arg(long, conflicts_with_all = ["paths", "masters", "services", "messages"])]
     workers: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -51,7 +51,7 @@ pub(crate) struct Watch {
     connection: Connection,
 }
 
-/// The kind of news after which all reported before is to be forgotten.
+/// The kind of news after which everything reported before is to be forgotten.
 const RESET: &str = "RESET";
 
 /// How long one call waits for changes.
@@ -73,23 +73,24 @@ impl Watch {
 
 /// What can be followed.
 trait Subject {
-    /// Tells the present state. The revision up to which everything is reported then.
+    /// Prints the current state. Returns the revision up to which everything is then reported.
     fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64>;
 
-    /// Waits for changes since a revision and tells them. The same again; None: the present state must come anew.
+    /// Waits for changes since a revision and prints them. Returns the same; None: the current state must be read
+    /// again.
     fn changes(&mut self, client: &mut Client, since: i64, tell: Tell<'_>) -> anyhow::Result<Option<i64>>;
 }
 
 type Tell<'a> = &'a mut dyn FnMut(News) -> io::Result<()>;
 
-/// One thing to tell.
+/// One line to print.
 struct News {
     revision: i64,
     kind: String,
-    /// Whose; empty: nobody's.
+    /// What it is about; empty: nothing in particular.
     name: String,
     preview: String,
-    /// What JSON has beside revision and kind.
+    /// The JSON fields besides revision and kind.
     fields: Map<String, Value>,
 }
 
@@ -116,13 +117,13 @@ struct Follower<Out> {
     subject: Box<dyn Subject>,
     output: Output,
     out: Out,
-    /// The revision up to which everything is reported; None: the present state comes next.
+    /// The revision up to which everything is reported; None: the current state comes next.
     since: Option<i64>,
-    /// Whether something was reported since the start or the last RESET.
+    /// Whether something was printed since the start or the last RESET.
     begun: bool,
     /// Whether a sidecar has ever answered: from then on it is waited for.
     met: bool,
-    /// What was said since the last answer.
+    /// The message printed since the last answer.
     told: Option<&'static str>,
 }
 
@@ -156,7 +157,7 @@ impl<Out: Write> Follower<Out> {
             Output::Json => writeln!(out, "{}", text::printable_json(&news.object().to_string())),
             Output::Table => writeln!(out, "{}", news.line(SystemTime::now())),
         };
-        // A listing that begins again after it broke off says so first.
+        // A listing that starts over after it was cut off says so first.
         let mut begins_again = self.since.is_none() && *begun;
         let mut tell = |news: News| {
             *met = true;
@@ -173,7 +174,7 @@ impl<Out: Write> Follower<Out> {
         Ok(self.out.flush()?)
     }
 
-    /// Says once what is waited for. An error that waiting cannot mend is handed back.
+    /// Says once what it waits for. An error that waiting cannot mend is returned.
     fn wait(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         let Some(reason) = error.downcast_ref::<Error>() else {
             return Err(error);

@@ -13,18 +13,18 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// No paths: all there are.
+    /// No paths: all nodes.
     pub(super) fn new(paths: Vec<NodePath>) -> Self {
         Self { paths }
     }
 }
 
 impl Subject for Nodes {
-    /// What comes twice by this, since a later page may be newer than the first, comes in its order.
+    /// What is printed twice, since a later page may be newer than the first, is printed in its order.
     fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64> {
         let roots = if self.paths.is_empty() { vec![NodePath::root()] } else { self.paths.clone() };
         let first_page = |root: &NodePath| client.subtree(root.as_str(), None, None);
-        // Nothing is reported before each of the paths can be.
+        // Nothing is printed before the first page of every path has arrived.
         let pages = roots.iter().map(first_page).collect::<Result<Vec<_>, _>>()?;
         let first = pages[0].freshness.revision;
         for (root, mut page) in roots.iter().zip(pages) {

@@ -1,5 +1,4 @@
-//! Following services: the masters are watched, what nodes register is read anew now and then, and what is printed is
-//! what that makes of the services.
+//! Following services: masters are watched, what nodes register is polled, and the resulting services are printed.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +9,10 @@ use serde_json::json;
 use super::{News, Subject, Tell};
 use crate::cli::{services, text};
 
-/// By version, how many masters offer a service.
+/// How many masters offer a service, by version.
 type Offers = BTreeMap<String, i32>;
 
-/// All services that somebody offers.
+/// All services on offer.
 #[derive(Default)]
 pub(super) struct Services {
     told: BTreeMap<String, Offers>,

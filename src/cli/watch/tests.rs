@@ -11,7 +11,7 @@ use thrift::server::TProcessor;
 
 type Pages = VecDeque<thrift::Result<SubtreeReply>>;
 
-/// Its revisions are 5, 6 and 7; what was before 9 it has forgotten at 7. It lists these pages, then a whole one.
+/// Its revisions are 5, 6 and 7; at 7 it has forgotten everything before 9. It lists these pages, then a complete one.
 #[derive(Clone)]
 struct Sidecar(Arc<Mutex<Pages>>);
 
@@ -200,7 +200,7 @@ impl RosterSyncHandler for Sidecar {
     }
 }
 
-/// A sidecar that goes away after so many answers.
+/// A sidecar that goes away after this many answers.
 fn fickle_sidecar(answers: usize, pages: Pages) -> Address {
     let sidecar = Sidecar(Arc::new(Mutex::new(pages)));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -231,7 +231,7 @@ fn told(paths: &[&str], sidecar: Address, lines: usize) -> Vec<String> {
     follower.out.0[..lines].iter().map(told).collect()
 }
 
-/// A reader that leaves after so many lines.
+/// A reader that leaves after this many lines.
 struct Reader(Vec<String>, usize);
 
 impl Write for Reader {

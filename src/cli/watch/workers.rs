@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{News, POLL, Subject, Tell};
 use crate::cli::{json, text, worker};
 
-/// All workers, and what becomes of them. Their revision is the cursor after them.
+/// All workers and their state changes. Their revision is the cursor after them.
 pub(super) struct Workers;
 
 impl Subject for Workers {

@@ -12,7 +12,7 @@ use crate::cli::text;
 
 /// Add a worker, and wait until its processes are ready
 ///
-/// It is there until the sidecar ends; with --save also after that. No configuration file is written. Only root and the
+/// It lasts until the sidecar ends; with --save, also after that. No configuration file is written. Only root and the
 /// sidecar's own user may do this.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -21,16 +21,16 @@ Examples:
   roster worker add web --save --set 'listen=[\"tcp://127.0.0.1:8080\"]' --set directory=/srv/app -- php server.php
   roster worker add queue --set params.queue=low --set environment.APP_ENV=prod -- php /srv/app/worker.php")]
 pub(super) struct Add {
-    /// What it is to be called
+    /// The name of the worker
     #[arg(value_name = "NAME")]
     name: String,
-    /// A setting, as a `[[worker]]` of the configuration has it; dots lead into tables. May be repeated
+    /// A setting as in a `[[worker]]` of the configuration; dots lead into tables. May be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
     set: Vec<(String, Value)>,
-    /// Have it also when the sidecar is started again, until it is removed
+    /// Keep it when the sidecar restarts, until it is removed
     #[arg(long)]
     save: bool,
-    /// The program and its arguments, after `--`; no shell reads them
+    /// The program and its arguments, after `--`; no shell interprets them
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
     #[command(flatten)]
@@ -39,14 +39,14 @@ pub(super) struct Add {
 
 /// Remove a worker, and wait until its processes have ended
 ///
-/// Its sockets are closed, and its processes asked to end as in a rolling restart; what was saved of it is forgotten. One
-/// that the configuration has is there again when the sidecar is started again. Only root and the sidecar's own user may do
-/// this.
+/// Its sockets are closed, and its processes are asked to end as in a rolling restart; what was saved of it is
+/// forgotten. A worker in the configuration is back when the sidecar restarts. Only root and the sidecar's own user may
+/// do this.
 #[derive(Debug, Args)]
 pub(super) struct Remove {
     #[arg(value_name = "NAME")]
     group: String,
-    /// Only forget what was saved of it; what runs goes on until the sidecar ends
+    /// Only forget what was saved of it; processes that run go on until the sidecar ends
     #[arg(long)]
     saved: bool,
     #[command(flatten)]
@@ -100,7 +100,7 @@ fn settings(name: &str, command: Vec<String>, set: Vec<(String, Value)>) -> Resu
         }
         *at = value;
     }
-    // What is relative here is so from where the command was given.
+    // Relative paths start from where the command was given.
     for key in ["directory", "log"] {
         if let Some(Value::String(path)) = settings.get_mut(key)
             && let Ok(whole) = absolute(&*path)
@@ -111,7 +111,7 @@ fn settings(name: &str, command: Vec<String>, set: Vec<(String, Value)>) -> Resu
     Ok(settings)
 }
 
-/// A value of TOML; what is none is a text.
+/// A TOML value; anything else is a string.
 fn setting(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as count=4")?;
     if ["name", "command"].contains(&key) {

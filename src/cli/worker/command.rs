@@ -1,4 +1,4 @@
-//! `roster worker command`: has workers carry out a command, and tells what each answers.
+//! `roster worker command`: sends workers a command, and prints what each answers.
 
 use clap::Args;
 use roster::thrift::idl::{WorkerAnswer, WorkerCommand};
@@ -9,18 +9,19 @@ use crate::cli::call::{SomeFailed, print_values};
 use crate::cli::connection::Connection;
 use crate::cli::{Output, json, text};
 
-/// Have workers carry out a command, side by side
+/// Send a command to workers, concurrently
 ///
-/// What each answers is printed on a line, as JSON behind its name; an error on stderr. Each has the time of --timeout: one that
-/// hangs keeps nobody else from answering. Workers with the PHP package know `ping` and `status`, and what `onCommand()` adds.
+/// Each answer is printed on a line, as JSON after the worker's name; errors go to stderr. Each has --timeout to
+/// answer: one that hangs does not delay the others. Workers with the PHP package know `ping` and `status`, and what
+/// `onCommand()` adds.
 #[derive(Debug, Args)]
 #[command(override_usage = "roster worker command [OPTIONS] <NAME[/N]> <CMD> [JSON]\n       \
                             roster worker command [OPTIONS] --all <CMD> [JSON]")]
 pub(super) struct Command {
-    /// A group of workers, or a single one; not with --all. Then the command, and what it is given [default: null]
+    /// A group of workers, or a single one; not with --all. Then the command and its argument [default: null]
     #[arg(value_name = "NAME[/N] CMD JSON", required = true, num_args = 1..=3)]
     words: Vec<String>,
-    /// All workers that there are
+    /// All workers
     #[arg(long)]
     all: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -29,7 +30,7 @@ pub(super) struct Command {
     connection: Connection,
 }
 
-/// Words that are no command for workers.
+/// Arguments that are not a command for workers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Misused(pub(super) String);
@@ -60,7 +61,7 @@ impl Command {
     }
 }
 
-/// The command that the words are, without a target where it is for all.
+/// Parses the arguments; without a target if it is for all.
 fn read(words: &[String], all: bool) -> Result<WorkerCommand, Misused> {
     let (target, rest) = if all { (None, words) } else { (words.first(), words.get(1..).unwrap_or_default()) };
     let (name, data) = match rest {

@@ -14,10 +14,10 @@ use crate::cli::text;
 /// Which workers are meant.
 #[derive(Debug, Args)]
 pub(super) struct Targets {
-    /// Groups of workers, or single ones
+    /// Groups of workers, or single workers
     #[arg(required_unless_present = "all", value_name = "NAME[/N]", value_parser = Target::parse)]
     targets: Vec<Target>,
-    /// All that there are
+    /// All workers
     #[arg(long, conflicts_with = "targets")]
     all: bool,
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub(super) struct Targets {
 
 #[derive(Debug, Args)]
 pub(super) struct Patience {
-    /// How long to wait until it is done, at most an hour; a mere number is of seconds. What is not done then goes on
+    /// How long to wait until it is done, at most an hour; a bare number is in seconds. What is unfinished then goes on
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = up_to_an_hour)]
     pub(super) wait: Duration,
     #[command(flatten)]
@@ -40,44 +40,44 @@ fn up_to_an_hour(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Stop them, and wait until they have ended, with those that were replaced before
+/// Stop them, and wait until they have ended, including processes replaced earlier
 ///
 /// Each is asked to end, and killed after its `stop_timeout`.
 #[derive(Debug, Args)]
 pub(super) struct Stop {
-    /// Kill them, also those that were asked to end before
+    /// Kill them, including those that were asked to end earlier
     #[arg(long)]
     now: bool,
     #[command(flatten)]
     targets: Targets,
 }
 
-/// Put new processes in the place of those that run
+/// Replace the running processes by new ones
 ///
-/// One after the other, each once it is ready; then the old one is asked to end. The first that does not become ready
-/// ends that: the reason is printed, and what ran goes on.
+/// One after the other, each once its replacement is ready; then the old one is asked to end. If a replacement does not
+/// become ready, the restart ends: the reason is printed, and the remaining processes keep running.
 #[derive(Debug, Args)]
 pub(super) struct Restart {
-    /// One after the other, each once it is ready (the default)
+    /// One after the other, each once its replacement is ready (the default)
     #[arg(long)]
     rolling: bool,
-    /// Stop all at once, then start them: also those that are stopped
+    /// Stop all at once, then start them, including those that are stopped
     #[arg(long, conflicts_with = "rolling")]
     now: bool,
     #[command(flatten)]
     targets: Targets,
 }
 
-/// Have more or fewer processes of a worker, until the sidecar is started again; with --save also then
+/// Set the number of processes of a worker until the sidecar restarts; with --save, also after that
 #[derive(Debug, Args)]
 pub(super) struct Scale {
     #[arg(value_name = "NAME")]
     group: String,
-    /// How many there are to be, from 1 to 1000
+    /// How many processes, from 1 to 1000
     #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000))]
     count: i32,
-    /// Have as many also when the sidecar is started again, until they are scaled with --save again; the configuration
-    /// stays as it is
+    /// Keep this number when the sidecar restarts, until they are scaled with --save again; the configuration is not
+    /// changed
     #[arg(long)]
     save: bool,
     #[command(flatten)]
@@ -95,7 +95,7 @@ pub(super) struct Signal {
     connection: Connection,
 }
 
-/// What was asked of workers and did not come about.
+/// An order to workers that was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unfinished {
     #[error("{0}")]
@@ -104,7 +104,7 @@ pub(crate) enum Unfinished {
     TimedOut(Duration),
 }
 
-/// One thing that is done with workers, and the words for its success.
+/// One thing to do with workers, and the words for its success.
 struct Order {
     action: WorkerAction,
     done: &'static str,
@@ -170,12 +170,12 @@ impl Targets {
         self.carry_out(&START)
     }
 
-    /// One after the other, also after one that failed.
+    /// One after the other, continuing after a failure.
     fn carry_out(self, order: &Order) -> anyhow::Result<()> {
         let Self { targets, all, patience: Patience { wait, connection } } = self;
         let mut client = connection.client();
         let targets = if all { groups(&mut client)? } else { targets };
-        // Nothing is done where one of them is not there.
+        // Nothing is done if one of them does not exist.
         targets.iter().try_for_each(|target| super::read(&mut client, target.query()).map(drop))?;
         let mut failed = Vec::new();
         for Target { group, number } in targets {
@@ -190,7 +190,7 @@ impl Targets {
     }
 }
 
-/// All groups that there are.
+/// All groups.
 fn groups(client: &mut Client) -> anyhow::Result<Vec<Target>> {
     let mut groups: Vec<String> =
         super::read(client, WorkersQuery::default())?.into_iter().map(|worker| worker.group).collect();
@@ -198,7 +198,7 @@ fn groups(client: &mut Client) -> anyhow::Result<Vec<Target>> {
     Ok(groups.into_iter().map(|group| Target { group, number: None }).collect())
 }
 
-/// Tells what came of it for each worker. Those that it failed for.
+/// Prints the result for each worker. Returns those that failed.
 pub(super) fn print(
     reply: &WorkerControlReply,
     wait: Duration,

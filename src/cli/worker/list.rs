@@ -1,4 +1,4 @@
-//! `roster worker list`: what each of them is doing.
+//! `roster worker list`: the state of each worker.
 
 use std::io::{self, Write};
 use std::time::SystemTime;
@@ -12,10 +12,10 @@ use super::Target;
 use crate::cli::connection::Connection;
 use crate::cli::{Output, json, text};
 
-/// List the workers, and what each of them is doing
+/// List the workers and the state of each
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only these, or only this one
+    /// Only these groups, or this worker
     #[arg(value_name = "NAME[/N]", value_parser = Target::parse)]
     target: Option<Target>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -57,7 +57,7 @@ pub(crate) fn document(worker: &Worker) -> Value {
     })
 }
 
-/// At a time in ms since 1970.
+/// As of `now`, in ms since 1970.
 fn table(workers: &[Worker], now: i64) -> String {
     let heading = ["WORKER", "PID", "STATE", "SINCE", "RESTARTS", "MEMORY", "CPU", "CALLS", "DOING", "WHY"];
     text::table(
@@ -67,7 +67,7 @@ fn table(workers: &[Worker], now: i64) -> String {
     )
 }
 
-/// One of its own, and one for each process that was replaced and has not ended.
+/// One for itself, and one for each replaced process that has not ended.
 fn rows(worker: &Worker, now: i64) -> Vec<[String; 10]> {
     let own = [
         worker.name.clone(),
@@ -98,7 +98,7 @@ fn unknown() -> String {
     "-".into()
 }
 
-/// The call that it has had under way for longest, and how long.
+/// The call that has been under way the longest, and how long.
 fn doing(worker: &Worker, now: i64) -> String {
     let Some((doing, since)) = worker.doing.as_ref().zip(worker.doing_since_ms) else { return unknown() };
     format!("{doing} {}", text::duration((now - since).max(0)))

@@ -1,4 +1,4 @@
-//! `roster worker logs`: what workers print.
+//! `roster worker logs`: the output of workers.
 
 use std::io::{self, Write};
 use std::thread::sleep;
@@ -14,23 +14,23 @@ use super::Target;
 use crate::cli::connection::Connection;
 use crate::cli::{Output, text};
 
-/// How often it is looked for more.
+/// How often to poll for more.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Print the last lines that workers printed
+/// Print the last lines of workers' output
 ///
-/// The sidecar keeps the last 256 KiB of each group. All of it goes to the sidecar's log too.
+/// The sidecar keeps the last 256 KiB of each group. All of it also goes to the sidecar's log.
 #[derive(Debug, Args)]
 pub(super) struct Logs {
     #[arg(value_name = "NAME[/N]", value_parser = Target::parse)]
     target: Target,
-    /// Go on as they print more, until interrupted
+    /// Continue with new output until interrupted
     #[arg(short, long)]
     follow: bool,
-    /// At most so many of the last lines [default: all that are kept]
+    /// At most this many of the last lines [default: all that are kept]
     #[arg(short = 'n', long, value_name = "LINES")]
     lines: Option<usize>,
-    /// JSON is an object a line
+    /// JSON is one object per line
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -50,14 +50,14 @@ impl Logs {
     }
 }
 
-/// Prints what comes, also of the next sidecar.
+/// Prints new output, also of the next sidecar.
 fn follow_on(client: &mut Client, mut query: WorkerOutputQuery, output: Output) -> anyhow::Result<()> {
     loop {
         sleep(LOOK_INTERVAL);
         let reply = match client.worker_output(query.clone()) {
             Ok(reply) => reply,
             Err(error @ (Error::NotFound(_) | Error::Denied(_) | Error::Invalid(_))) => return Err(error.into()),
-            // It is away, and waited for.
+            // It is away; wait for it.
             Err(_) => continue,
         };
         let is_new = query.after > Some(reply.last);

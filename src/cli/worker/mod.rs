@@ -14,7 +14,7 @@ pub(super) use self::command::Misused;
 pub(super) use self::control::Unfinished;
 pub(super) use self::list::document;
 
-/// List the workers, start, stop, restart, scale, add, remove and command them, and read what they print
+/// List, start, stop, restart, scale, add, remove and command workers, and read their output
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     #[command(subcommand)]
@@ -26,7 +26,7 @@ enum Command {
     #[command(after_help = super::exit::HELP, visible_aliases = ["status", "ps"])]
     List(list::List),
     #[command(after_help = super::exit::HELP)]
-    /// Start those that do not run, and wait until they are ready
+    /// Start those that are not running, and wait until they are ready
     Start(control::Targets),
     #[command(after_help = super::exit::HELP)]
     Stop(control::Stop),
@@ -87,7 +87,7 @@ impl Target {
     }
 }
 
-/// All workers that the query lets pass.
+/// All workers that match the query.
 fn read(client: &mut Client, mut query: WorkersQuery) -> Result<Vec<idl::Worker>, Error> {
     let mut workers = Vec::new();
     loop {
