@@ -1,15 +1,15 @@
-//! Hosts and ports, as registrations write them.
+//! Hosts and ports in registrations.
 
 use super::Undecodable;
 use super::registered::checked;
 
-/// Of `host:port`, with IPv6 in brackets or bare: the last colon splits them.
+/// Parses `host:port`, with IPv6 in brackets or bare: the last colon is the separator.
 pub(super) fn host_and_port(text: &str) -> Result<(String, u16), Undecodable> {
     let (host, number) = text.rsplit_once(':').ok_or(Undecodable::NoPort)?;
     Ok((self::host(host)?, port(number)?))
 }
 
-/// A host without the brackets of IPv6.
+/// A host without IPv6 brackets.
 pub(super) fn host(text: &str) -> Result<String, Undecodable> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     if bare.contains(['[', ']', '@', '?', '#']) {

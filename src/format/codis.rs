@@ -1,4 +1,4 @@
-//! Proxies of Codis: `/jodis/<product>/proxy-<token>`, or `/zk/codis/db_<product>/proxy/<token>`.
+//! Codis proxies: `/jodis/<product>/proxy-<token>`, or `/zk/codis/db_<product>/proxy/<token>`.
 
 use super::registered::{Draft, endpoint};
 use super::{Located, Reading, Registered, Undecodable, address, json};

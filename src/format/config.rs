@@ -1,4 +1,4 @@
-//! `[[services]]`: below which node services are registered, and how.
+//! `[[services]]`: below which node services are registered, and in which format.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,20 +8,20 @@ use crate::model::{Format, NodePath};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Required: the node below which they are, which a source mirrors.
+    /// Required: the node below which they are registered, which must lie in a source.
     pub root: NodePath,
     /// Required.
     pub format: Format,
-    /// Where only the path tells the name of a service: that of the one at the root itself. Empty: the root's last part.
+    /// The name of the service at the root itself, if the format takes names from paths. Empty: the root's last part.
     pub name: String,
-    /// Whether instances are held that vanish in numbers.
+    /// Whether instances that vanish in numbers are held.
     pub guard: bool,
-    /// Of the format `raw`.
+    /// For the format `raw`.
     pub fields: Fields,
 }
 
-/// `[services.fields]`: by which keys JSON of the format `raw` tells of an instance. One within another is written with
-/// dots: `address.host`.
+/// `[services.fields]`: the JSON keys that describe an instance in the format `raw`. Nested keys are written with dots:
+/// `address.host`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fields {

@@ -1,5 +1,5 @@
-//! Curator's x-discovery, `<root>/<service>/<id>` with JSON; and what others put into its payload: Spring Cloud ZooKeeper,
-//! and Dubbo 3 for its applications. The payload itself says which of them it is.
+//! Curator's x-discovery, `<root>/<service>/<id>` with JSON, and what others put into its payload: Spring Cloud
+//! ZooKeeper, and Dubbo 3 for its applications. The payload itself shows which of them it is.
 
 use serde_json::{Map, Value as Json};
 
@@ -7,10 +7,10 @@ use super::registered::{Draft, endpoint};
 use super::{Located, Reading, Registered, Undecodable, address, json};
 use crate::model::{Endpoint, MAX_ENDPOINTS};
 
-/// What an application of Dubbo tells that exports nothing.
+/// The revision of a Dubbo application that exports nothing.
 const NOTHING: &str = "0";
 
-/// What the class of Spring Cloud's payload begins with.
+/// The package of Spring Cloud's payload classes.
 const SPRING: &str = "org.springframework.cloud.";
 
 pub(super) fn locate(parts: &[&str]) -> Option<Located> {
@@ -56,8 +56,8 @@ fn with(mut object: Map<String, Json>, key: &str, value: Json) -> Map<String, Js
     object
 }
 
-/// The ports that an application of Dubbo tells of, which are JSON in a text; none: it is no such application. One that
-/// cannot be read is left out.
+/// The ports of a Dubbo application, which are JSON in a string; none: it is not one. A port that cannot be read is
+/// left out.
 fn exported(metadata: &Map<String, Json>, host: &str) -> Result<Vec<Endpoint>, Undecodable> {
     let Some(text) = metadata.get("dubbo.endpoints").and_then(Json::as_str) else { return Ok(Vec::new()) };
     let Ok(Json::Array(all)) = serde_json::from_str(text) else { return Err(Undecodable::NotJson) };
@@ -69,8 +69,8 @@ fn exported(metadata: &Map<String, Json>, host: &str) -> Result<Vec<Endpoint>, U
     if read.is_empty() && !all.is_empty() { Err(Undecodable::NoPort) } else { Ok(read) }
 }
 
-/// The port, and the one for TLS; where there is that alone, it is the service's own. So it is where clients take it in
-/// the place of the other: those of Spring, and of a URI whose scheme is `https` then.
+/// The port, and the TLS port; if there is only the latter, it is the service's own. The same holds where clients
+/// prefer it: those of Spring, and those of a URI whose scheme becomes `https`.
 fn own(object: &Map<String, Json>, host: String, is_spring: bool) -> Result<Vec<Endpoint>, Undecodable> {
     let is_told = |key: &str| object.get(key).is_some_and(|port| !port.is_null());
     let secured = is_told("sslPort").then(|| json::port(object.get("sslPort"))).transpose()?;
@@ -85,7 +85,7 @@ fn own(object: &Map<String, Json>, host: String, is_spring: bool) -> Result<Vec<
         Scheme::None => ("", ""),
     };
     match (plain, secured) {
-        // Who has a port for TLS may write anything for the other.
+        // Those with a TLS port may write anything into the other.
         (Ok(Some(plain)), Some(secured)) if plain != secured && (is_spring || is_variable) => {
             Ok(vec![at(https, secured), Endpoint { name: "plain".into(), ..at(http, plain) }])
         }
@@ -99,9 +99,9 @@ fn own(object: &Map<String, Json>, host: String, is_spring: bool) -> Result<Vec<
     }
 }
 
-/// With what the URI of an instance begins.
+/// How the URI of an instance begins.
 enum Scheme<'o> {
-    /// The variable, which is `http` or `https`.
+    /// A variable, which is `http` or `https`.
     Http,
     Other(&'o str),
     None,

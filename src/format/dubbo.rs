@@ -1,7 +1,7 @@
 //! Dubbo's interfaces: `/<group>/<interface>/{providers,configurators}/<encoded URL>`, and in Dubbo 3
 //! `/<group>/mapping/<interface>` with the applications that offer one.
 //!
-//! The names are all: the data of a provider's node are whatever Curator wrote there.
+//! Everything is in the names: a provider node's data is whatever Curator wrote there.
 
 use std::collections::BTreeMap;
 
@@ -21,14 +21,14 @@ pub struct Configurator {
     host: Option<String>,
     port: Option<u16>,
     priority: i64,
-    /// Whether it sets only what a provider does not say.
+    /// Whether it sets only keys that a provider lacks.
     sets_missing: bool,
-    /// By key, what a provider must have; `*` and the empty one are any.
+    /// What a provider must have, by key; `*` and the empty value match any.
     conditions: BTreeMap<String, String>,
     sets: BTreeMap<String, String>,
 }
 
-/// Keys of a configurator that neither are set nor are conditions.
+/// Keys of a configurator that are neither settings nor conditions.
 const OF_ITSELF: [&str; 10] = [
     "category",
     "check",
@@ -42,14 +42,14 @@ const OF_ITSELF: [&str; 10] = [
     "side",
 ];
 
-/// Keys that say whether and how often a provider is called: they count also where there is no room for them.
+/// Keys that say whether and how often a provider is called: they apply even if there is no room for them.
 const OF_CALLS: [&str; 2] = ["disabled", "weight"];
 
-/// What a map and a text that passes no bound begin with in MessagePack, at most.
+/// The most bytes of a MessagePack header of a map, or of a string within the limits.
 const MAP_HEAD: usize = 5;
 const TEXT_HEAD: usize = 3;
 
-/// Keys that a provider must have as the configurator does.
+/// Keys for which a provider must have the configurator's value.
 const CONDITIONS: [&str; 3] = ["application", "group", "version"];
 
 pub(super) fn locate(parts: &[&str]) -> Option<Located> {
@@ -61,7 +61,7 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
     }
 }
 
-/// None: it says that there is none.
+/// None: it says that there are none.
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
     let text = form_decoded(reading.name)?;
     let url = Url::parse(&text)?;
@@ -74,7 +74,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undeco
     Ok(Some(Registered { by_rules: applied.bytes, fault, ..registered }))
 }
 
-/// What a URL of a provider registers, with these parameters, and those of them as metadata.
+/// What a provider URL with these parameters registers, with some of them as metadata.
 pub(super) fn registered(
     reading: &Reading<'_>,
     url: &Url<'_>,
@@ -94,12 +94,12 @@ pub(super) fn registered(
     Ok(draft.finish(reading))
 }
 
-/// Interfaces with very many methods would pass the bound of metadata by their names alone.
+/// Interfaces with very many methods would exceed the metadata limit by their names alone.
 fn is_kept(key: &str, value: &str) -> bool {
     key != "methods" || value.len() <= MAX_SERVICE_BYTES / 2
 }
 
-/// A weight that is not positive is never called.
+/// An instance with a weight that is not positive is never called.
 fn weight(text: &str) -> u32 {
     match text.parse::<i64>() {
         Ok(weight) => weight.clamp(0, i32::MAX.into()) as u32,
@@ -107,19 +107,19 @@ fn weight(text: &str) -> u32 {
     }
 }
 
-/// A provider's parameters once its configurators are applied.
+/// A provider's parameters with its configurators applied.
 struct Applied<'r> {
     parameters: Parameters<'r>,
     metadata: Parameters<'r>,
-    /// What configurators add to the metadata, as they are decoded.
+    /// The bytes that configurators add to the metadata, once decoded.
     bytes: usize,
-    /// Whether one of them is left out, for which there is no room.
+    /// Whether one of them is omitted for lack of room.
     is_cut: bool,
 }
 
 impl<'r> Applied<'r> {
-    /// Applies the configurators that match: one of a host after those of all, and then by their priority. The largest are
-    /// left out where all together pass a bound, but for what says whether a provider is called.
+    /// Applies the matching configurators: those of a host after those of all hosts, then by priority. If they exceed
+    /// the limit together, the largest are omitted, except for keys that decide whether a provider is called.
     fn of(reading: &Reading<'r>, url: &Url<'r>) -> Self {
         let matching = |rule: &'r Rule| match rule {
             Rule::Configurator(configurator) => Some(configurator).filter(|it| it.matches(url)),
@@ -161,7 +161,7 @@ pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
     let sets_missing = match url.protocol {
         "override" => false,
         "absent" => true,
-        // That there is none.
+        // There are none.
         "empty" => return Ok(Configurator::nothing()),
         _ => return Err(Undecodable::NotUrl),
     };
@@ -213,7 +213,7 @@ impl Configurator {
         }
     }
 
-    /// At most so many bytes of metadata it sets, as MessagePack and as they are decoded.
+    /// The most metadata bytes that it sets, both as MessagePack and decoded.
     fn packed(&self) -> usize {
         self.sets.iter().map(|(key, value)| packed(key, value)).sum()
     }

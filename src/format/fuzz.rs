@@ -3,7 +3,7 @@
 use super::{Config, Role};
 use crate::model::{Format, Node, NodePath};
 
-/// The first byte is the number of a format, the first line the path below its root, the rest the data.
+/// The first byte selects a format, the first line is the path below its root, the rest the data.
 pub fn nodes(bytes: &[u8]) {
     let Some((number, rest)) = bytes.split_first() else { return };
     let Some(format) = Format::ALL.get(usize::from(number % 32)) else { return };
@@ -29,7 +29,7 @@ pub fn nodes(bytes: &[u8]) {
             let begin = config.rules_of(&scope).expect("rules");
             assert!(path.as_str().starts_with(begin.as_str()), "{path} is no rule of {scope}");
             let Ok(rule) = config.rule(&path, &node) else { return };
-            // It may be about anything.
+            // It may concern anything.
             let sibling = config.instances_of(&scope).child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
             let _ = config.decode(&sibling, &located.service, &node, &[rule], usize::MAX);
         }

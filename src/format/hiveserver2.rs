@@ -1,4 +1,4 @@
-//! HiveServer2: `/<namespace>/serverUri=<host:port>;version=…;sequence=<n>`. The name is all.
+//! HiveServer2: `/<namespace>/serverUri=<host:port>;version=…;sequence=<n>`. Everything is in the name.
 
 use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Undecodable, address};

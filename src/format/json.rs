@@ -1,14 +1,14 @@
-//! JSON of registrations: objects, bounded in depth.
+//! JSON of registrations: objects of limited depth.
 
 use rmpv::Value;
 use serde_json::{Map, Value as Json};
 
 use super::{Undecodable, address};
 
-/// The most levels of what is kept of it.
+/// The deepest nesting of what is kept of it.
 pub(super) const MAX_DEPTH: usize = 32;
 
-/// The object that data are. Of a key that is there twice, the last counts.
+/// The object in the data. If a key appears twice, the last one wins.
 pub(super) fn object(data: &[u8]) -> Result<Map<String, Json>, Undecodable> {
     match serde_json::from_slice(data) {
         Ok(Json::Object(object)) => Ok(object),
@@ -16,7 +16,7 @@ pub(super) fn object(data: &[u8]) -> Result<Map<String, Json>, Undecodable> {
     }
 }
 
-/// The entries of an object as metadata; null is none.
+/// The entries of an object as metadata, without nulls.
 pub(super) fn metadata(object: Map<String, Json>) -> Result<Vec<(Value, Value)>, Undecodable> {
     let entries = object.into_iter().filter(|(_, value)| !value.is_null());
     entries.map(|(key, json)| Ok((key.into(), value(json, MAX_DEPTH)?))).collect()
@@ -45,12 +45,12 @@ fn value(json: Json, depth: usize) -> Result<Value, Undecodable> {
     })
 }
 
-/// The text under a key; empty: there is none.
+/// The string under a key; empty if there is none.
 pub(super) fn text<'o>(object: &'o Map<String, Json>, key: &str) -> &'o str {
     object.get(key).and_then(Json::as_str).unwrap_or_default()
 }
 
-/// The host and the port under these keys; the port as a number, or as a text of one.
+/// The host and the port under these keys; the port may be a number or a string.
 pub(super) fn host_and_port(object: &Map<String, Json>, host: &str, port: &str) -> Result<(String, u16), Undecodable> {
     Ok((address::host(text(object, host))?, self::port(object.get(port))?))
 }
@@ -63,7 +63,7 @@ pub(super) fn port(json: Option<&Json>) -> Result<u16, Undecodable> {
     }
 }
 
-/// A weight as a number, or as a text of one.
+/// A weight, as a number or a string.
 pub(super) fn weight(json: Option<&Json>) -> Option<u32> {
     let weight = json?.as_u64().or_else(|| json?.as_str()?.parse().ok())?;
     u32::try_from(weight).ok().filter(|weight| i32::try_from(*weight).is_ok())

@@ -1,4 +1,4 @@
-//! Brokers of Kafka: `brokers/ids/<number>` with JSON.
+//! Kafka brokers: `brokers/ids/<number>` with JSON.
 
 use serde_json::Value as Json;
 
@@ -21,7 +21,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let listed = object.remove("endpoints").unwrap_or_default();
     let texts = listed.as_array().into_iter().flatten().filter_map(Json::as_str);
     let listed = texts.filter_map(listener).take(MAX_ENDPOINTS);
-    // Beside listeners, `host` and `port` are those of the one without TLS, if there is one.
+    // If there are listeners, `host` and `port` repeat the one without TLS, if any.
     let mut endpoints: Vec<Endpoint> = listed.collect();
     if endpoints.is_empty() {
         endpoints.push(endpoint("", json::host_and_port(&object, "host", "port")?));
@@ -35,7 +35,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     Ok(draft.finish(reading))
 }
 
-/// `PLAINTEXT://10.0.0.9:9092`: a listener by its name, which is the only protocol there is.
+/// `PLAINTEXT://10.0.0.9:9092`: a listener and its name, which also serves as the protocol.
 fn listener(text: &str) -> Option<Endpoint> {
     let url = Url::parse(text).ok()?;
     Some(endpoint(&url.protocol.to_ascii_lowercase(), url.host_and_port().ok()?))

@@ -1,9 +1,9 @@
 //! Service formats: from nodes to the instances that they register.
 //!
-//! Nothing here reads or waits: a node's path and bytes go in, an instance or why there is none comes out. Each node is
-//! read by itself, so that one that comes or changes costs nothing of its service, and one that cannot be read harms no
-//! other. What changes the instances of others is a *rule* (a configurator of Dubbo, a vector of a serverset, the leader
-//! of Patroni): it has a *scope*, the node below which lie the instances that it is about.
+//! Nothing here reads or waits: the path and bytes of a node go in, an instance or an error comes out. Each node is
+//! decoded on its own, so that a change of one does not cost by the size of its service, and one that cannot be decoded
+//! affects no other. A node that changes other nodes' instances is a *rule* (a Dubbo configurator, a serverset vector,
+//! the leader of Patroni): it has a *scope*, the node below which its instances lie.
 
 mod address;
 mod codis;
@@ -33,19 +33,19 @@ pub use self::registered::Registered;
 use self::serverset::Vector;
 use crate::model::{Format, InstanceError, MAX_LABEL_BYTES, Node, NodePath};
 
-/// The most rules of a scope that are looked at.
+/// The most rules of one scope that are considered.
 pub const MAX_RULES: usize = 64;
 
-/// The most applications that a node may say to offer an interface.
+/// The most applications in one node that may offer an interface.
 const MAX_APPLICATIONS: usize = 64;
 
-/// What a node is in a format.
+/// What a node is in its format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
     pub role: Role,
-    /// The service that it is about.
+    /// The service that it belongs to.
     pub service: String,
-    /// How many levels above the node its scope lies.
+    /// How many levels above the node its scope is.
     up: u8,
 }
 
@@ -58,12 +58,12 @@ pub enum Role {
     Interface,
 }
 
-/// What changes the instances of a scope.
+/// A change to the instances of a scope.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rule {
     Configurator(Configurator),
     Vector(Vector),
-    /// The name of the member that leads.
+    /// The name of the leading member.
     Leader(String),
 }
 
@@ -98,17 +98,17 @@ pub enum Undecodable {
     TooManyOfInterfaces,
 }
 
-/// A node as it is read.
+/// A node being decoded.
 struct Reading<'a> {
     config: &'a Config,
     service: &'a str,
     /// The parts of its path below the root.
     parts: &'a [&'a str],
-    /// The last of them.
+    /// The last part.
     name: &'a str,
     node: &'a Node,
     rules: &'a [Rule],
-    /// For so many bytes of what they set, as it is decoded.
+    /// How many bytes, once decoded, rules may set.
     room_for_rules: usize,
 }
 
@@ -128,7 +128,7 @@ impl Located {
 }
 
 impl Config {
-    /// What the node at a path is; None: nothing, in this format.
+    /// What the node at a path is; None: nothing in this format.
     pub fn locate(&self, path: &NodePath) -> Option<Located> {
         let parts = self.parts(path)?;
         match self.format {
@@ -147,7 +147,7 @@ impl Config {
         }
     }
 
-    /// Below which node the instances of a scope lie, as its children.
+    /// The parent node of a scope's instances.
     pub fn instances_of(&self, scope: &NodePath) -> NodePath {
         match self.format {
             Format::Dubbo => scope.child("providers"),
@@ -156,7 +156,7 @@ impl Config {
         }
     }
 
-    /// What the paths of a scope's rules begin with; None: the format has none.
+    /// The prefix of the paths of a scope's rules; None: the format has no rules.
     pub fn rules_of(&self, scope: &NodePath) -> Option<NodePath> {
         match self.format {
             Format::Dubbo => Some(scope.child("configurators")),
@@ -166,7 +166,7 @@ impl Config {
         }
     }
 
-    /// What the node at a path, which is a rule, changes.
+    /// What the rule at a path changes.
     pub fn rule(&self, path: &NodePath, node: &Node) -> Result<Rule, Undecodable> {
         match self.format {
             Format::Dubbo => dubbo::rule(last_part(path)).map(Rule::Configurator),
@@ -175,8 +175,8 @@ impl Config {
         }
     }
 
-    /// The instances that a node of the service registers, of whose scope these are the rules; for so many bytes of what they
-    /// set, as it is decoded, there is room.
+    /// The instances that a node of the service registers, given the rules of its scope, which may set this many bytes
+    /// once decoded.
     pub fn decode(
         &self,
         path: &NodePath,
@@ -216,7 +216,7 @@ impl Config {
         Ok(registered)
     }
 
-    /// The applications that a node says to offer an interface.
+    /// The applications that offer an interface according to a node.
     pub fn applications<'n>(&self, interface: &str, node: &'n Node) -> Result<Vec<&'n str>, Undecodable> {
         if interface.len() > MAX_LABEL_BYTES {
             return Err(InstanceError::Label("interface").into());
@@ -229,15 +229,15 @@ impl Config {
         Ok(names.take(MAX_APPLICATIONS).collect())
     }
 
-    /// The parts of a path below the root; None: it lies elsewhere.
+    /// The parts of a path below the root; None: it is not below the root.
     fn parts<'p>(&self, path: &'p NodePath) -> Option<Vec<&'p str>> {
         let root = self.root.as_str().trim_end_matches('/');
         let below = path.as_str().strip_prefix(root)?.strip_prefix('/')?;
         Some(below.split('/').filter(|part| !part.is_empty()).collect())
     }
 
-    /// The name of a service of which only the path tells: that below the root; the root's own is `name`, or its last
-    /// part.
+    /// The name of a service that is only in its path: the part below the root; at the root itself, `name` or the
+    /// root's last part.
     fn by_path(&self, parts: &[&str]) -> String {
         match parts {
             [] if self.name.is_empty() => last_part(&self.root).to_owned(),

@@ -1,17 +1,17 @@
-//! Motan: `/motan/<group>/<service>/{server,unavailableServer}/<host:port>`, whose data are a URL as plain text, or as a
-//! string that Java serialized.
+//! Motan: `/motan/<group>/<service>/{server,unavailableServer}/<host:port>`, whose data is a URL as plain text or as a
+//! serialized Java string.
 
 use super::registered::{Draft, endpoint};
 use super::url::Url;
 use super::{Located, Reading, Registered, Undecodable, address};
 
-/// Of a host without a port.
+/// The port of a host without one.
 const DEFAULT_PORT: u16 = 80;
 
-/// What a stream of Java's objects begins with.
+/// The header of a Java object stream.
 const STREAM: [u8; 4] = [0xac, 0xed, 0x00, 0x05];
 
-/// What says that a string follows: with its length in 2 bytes, or in 8.
+/// The tag of a string: with its length in 2 bytes, or in 8.
 const SHORT_STRING: u8 = 0x74;
 const LONG_STRING: u8 = 0x7c;
 
@@ -28,7 +28,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let url = Url::parse(text).ok().filter(|url| url.port.is_some());
     let mut draft = match &url {
         Some(url) => Draft::at(endpoint(url.protocol, url.host_and_port()?)),
-        // Its clients take the name then.
+        // Motan's clients use the name then.
         None => Draft::at(endpoint("", by_name(name)?)),
     };
     draft.group = (*group).to_owned();
@@ -49,7 +49,7 @@ fn by_name(name: &str) -> Result<(String, u16), Undecodable> {
     }
 }
 
-/// A text that is there as such, or as a string that Java serialized.
+/// A string, either plain or serialized by Java.
 fn string(data: &[u8]) -> Option<&str> {
     let bytes = match data.strip_prefix(&STREAM) {
         None => data,

@@ -1,5 +1,4 @@
-//! Nerve, of SmartStack: `<service>/<id>_<n>` with JSON, or with that in the name:
-//! `base64_<length>_<base64>_<n>`.
+//! Nerve, of SmartStack: `<service>/<id>_<n>` with JSON, or with the JSON in the name: `base64_<length>_<base64>_<n>`.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE;
@@ -34,7 +33,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     Ok(draft.finish(reading))
 }
 
-/// As many characters as its length says: base64 of this kind has `_` itself.
+/// Takes as many characters as its length says, since this base64 alphabet contains `_`.
 fn decoded(encoded: &str) -> Result<Vec<u8>, Undecodable> {
     let (length, rest) = encoded.split_once('_').ok_or(Undecodable::NotBase64)?;
     let length: usize = length.parse().map_err(|_| Undecodable::NotBase64)?;

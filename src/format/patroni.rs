@@ -1,4 +1,4 @@
-//! Patroni's clusters of PostgreSQL: `<root>/<scope>/members/<name>` with JSON, and `<root>/<scope>/leader` with the name
+//! Patroni's PostgreSQL clusters: `<root>/<scope>/members/<name>` with JSON, and `<root>/<scope>/leader` with the name
 //! of a member.
 
 use serde_json::Value as Json;
@@ -17,8 +17,8 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
     }
 }
 
-/// The role is one of its metadata: `primary` of the member that leads, and `replica` of any other, unless it says what
-/// else it is (`standby_leader`).
+/// The role becomes metadata: `primary` for the leader, `replica` for any other member, unless it has another role
+/// (`standby_leader`).
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
     let url = Url::parse(json::text(&object, "conn_url"))?;
@@ -31,17 +31,17 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     });
     let role = match json::text(&object, "role") {
         "standby_leader" => "standby_leader",
-        // Who led last may not know yet that another does.
+        // The last leader may not know yet that there is another.
         "master" | "primary" if leader.is_none() => "primary",
         _ if leader.is_some_and(|leader| leader == reading.name) => "primary",
         _ => "replica",
     };
     ["conn_url", "role"].iter().for_each(|key| drop(object.remove(*key)));
-    // They are written anew every few seconds, and tell nobody where to go.
+    // They change every few seconds, and no client needs them.
     ["xlog_location", "receive_lsn", "replay_lsn"].iter().for_each(|key| drop(object.remove(*key)));
     if let Some(Json::Object(tags)) = object.get("tags") {
         draft.zone = json::text(tags, "zone").to_owned();
-        // As Patroni tells load balancers: a replica with it answers no health check.
+        // As for load balancers: a replica with this tag fails Patroni's health checks.
         if role == "replica" && tags.get("noloadbalance") == Some(&Json::Bool(true)) {
             draft.weight = 0;
         }

@@ -1,11 +1,11 @@
-//! QConf: `<service>/<host:port>`, whose data are 0 (up), 1 (offline) or 2 (down).
+//! QConf: `<service>/<host:port>`, whose data is 0 (up), 1 (offline) or 2 (down).
 
 use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Undecodable, address};
 
 pub(super) fn locate(config: &Config, parts: &[&str]) -> Option<Located> {
     let (name, above) = parts.split_last()?;
-    // Hosts register themselves beside the services, and nodes above them are none.
+    // Hosts register themselves next to the services, and nodes above instances are not instances.
     let is_instance = name.contains(':') && !above.contains(&"__qconf_register_hosts");
     if is_instance { Located::instance(config.by_path(above), 1) } else { None }
 }

@@ -1,4 +1,4 @@
-//! Nodes of no system's own: `host:port` as a name or as data, or JSON whose keys the configuration names.
+//! Nodes of no particular system: `host:port` as a name or as data, or JSON with configured keys.
 
 use serde_json::{Map, Value as Json};
 
@@ -6,13 +6,13 @@ use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Undecodable, address, json};
 use crate::model::MAX_LABEL_BYTES;
 
-/// The parent of a node is its service; the children of the root are of the root's own.
+/// The parent of a node is its service; children of the root belong to the root's own service.
 pub(super) fn locate(config: &Config, parts: &[&str]) -> Option<Located> {
     let (_, above) = parts.split_last()?;
     Located::instance(config.by_path(above), 1)
 }
 
-/// None: it is a node above others.
+/// None: it only has nodes below it.
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
     let text = reading.text()?.trim();
     if text.is_empty() && !reading.name.contains(':') {
@@ -41,7 +41,7 @@ fn by_fields(reading: &Reading<'_>, object: Map<String, Json>) -> Result<Registe
     Ok(draft.finish(reading))
 }
 
-/// What stands under a key, or under one within another: `address.host`.
+/// The value of a key, possibly nested: `address.host`.
 fn found<'o>(object: &'o Map<String, Json>, key: &str) -> Option<&'o Json> {
     if let Some(whole) = object.get(key) {
         return Some(whole);

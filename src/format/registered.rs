@@ -1,4 +1,4 @@
-//! What a node registers, while it is put together.
+//! What a node registers, and its construction.
 
 use std::sync::Arc;
 
@@ -8,20 +8,21 @@ use semver::Version;
 use super::{Reading, Undecodable};
 use crate::model::{DEFAULT_WEIGHT, Endpoint, Instance, InstanceState, MAX_LABEL_BYTES, Withheld, lenient_version};
 
-/// An instance as one node registers it.
+/// An instance as registered by one node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registered {
     /// Without provenance.
     pub instance: Instance,
-    /// What tells it from others at the same address: one process may offer a service in several groups and versions.
+    /// Distinguishes it from others at the same address: one process may offer a service in several groups and
+    /// versions.
     pub variant: String,
-    /// So much of its metadata is what rules set, as it is decoded.
+    /// How many bytes of its metadata, once decoded, rules set.
     pub by_rules: usize,
-    /// Why not all rules of its scope are applied.
+    /// Why some rules of its scope are not applied.
     pub fault: Option<Undecodable>,
 }
 
-/// The same before it is one.
+/// A registration under construction.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) version: String,
@@ -34,7 +35,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// An instance that is reached at this endpoint.
+    /// An instance reached at this endpoint.
     pub(super) fn at(endpoint: Endpoint) -> Self {
         Self {
             version: String::new(),
@@ -51,7 +52,7 @@ impl Draft {
         Self { state: if is_up { InstanceState::Up } else { InstanceState::Down }, ..self }
     }
 
-    /// Takes what metadata have of the version, the group, the zone and the weight, as those of a master do.
+    /// Takes version, group, zone and weight from the metadata, like those of a master.
     pub(super) fn placed_by_metadata(mut self) -> Self {
         let text = |key: &str| self.text(key).filter(|text| text.len() <= MAX_LABEL_BYTES).unwrap_or_default();
         let [version, group, zone] = ["version", "group", "zone"].map(text);
@@ -100,7 +101,7 @@ pub(super) fn endpoint(protocol: &str, (host, port): (String, u16)) -> Endpoint 
     Endpoint { name: String::new(), protocol: protocol.to_owned(), host, port }
 }
 
-/// A label within its bound; what is longer is none.
+/// A label within its limit; anything longer is an error.
 pub(super) fn checked(host: &str) -> Result<String, Undecodable> {
     let is_part = |character: char| !character.is_whitespace() && !character.is_control() && character != '/';
     if host.is_empty() || host.len() > MAX_LABEL_BYTES || !host.chars().all(is_part) {

@@ -1,4 +1,4 @@
-//! Finagle's serversets: `<service>/member_<n>` with JSON, and `<service>/vector_<n>`, which weighs members.
+//! Finagle's serversets: `<service>/member_<n>` with JSON, and `<service>/vector_<n>`, which sets weights of members.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,11 @@ use crate::model::{DEFAULT_WEIGHT, Endpoint, MAX_ENDPOINTS};
 const MEMBER: &str = "member_";
 pub(super) const VECTOR: &str = "vector_";
 
-/// The most entries of a vector, and the most bytes of its data: they are read anew with each member that changes.
+/// The most entries of a vector, and the most bytes of its data: they are read again with each member that changes.
 const MAX_ENTRIES: usize = 1_024;
 const MAX_VECTOR_BYTES: usize = 64 << 10;
 
-/// By what members are weighed, and how much: they may be many.
+/// Weights by selector: there may be many.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vector(HashMap<Select, f64>);
 
@@ -58,7 +58,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     Ok(draft.finish(reading))
 }
 
-/// One that cannot be read is left out: the service itself can be reached without it.
+/// One that cannot be read is omitted: the service itself can be reached without it.
 fn additional((name, it): (&String, &Json)) -> Option<Endpoint> {
     let at = json::host_and_port(it.as_object()?, "host", "port").ok()?;
     Some(Endpoint { name: name.clone(), ..endpoint("", at) })
@@ -89,12 +89,12 @@ fn selected(entry: &Map<String, Json>) -> Option<(Select, f64)> {
     Some((select, weight))
 }
 
-/// Not infinite, of which no part would be nothing.
+/// Never infinite: an infinite weight times zero is not a number.
 fn times(one: f64, other: f64) -> f64 {
     (one * other).min(f64::MAX)
 }
 
-/// What all entries that match weigh together.
+/// The product of all matching entries.
 fn weight(rules: &[Rule], member: &str, at: &Endpoint, shard: Option<i64>) -> u32 {
     let mut selects = vec![Select::Inet(at.address()), Select::Member(member.to_owned())];
     selects.extend(shard.map(Select::Shard));
@@ -105,6 +105,6 @@ fn weight(rules: &[Rule], member: &str, at: &Endpoint, shard: Option<i64>) -> u3
     let matching = vectors.flat_map(|weights| selects.iter().filter_map(|select| weights.get(select)));
     let product = matching.fold(1.0, |product, weight| times(product, *weight));
     let weight = (product * f64::from(DEFAULT_WEIGHT)).min(f64::from(i32::MAX));
-    // What is not nothing weighs something.
+    // A positive weight does not round to zero.
     if weight > 0.0 { (weight as u32).max(1) } else { 0 }
 }

@@ -1,4 +1,4 @@
-//! What each format makes of the bytes that its writers write, also where they are cut or made up.
+//! How each format decodes what its writers write, also if cut off or made up.
 
 use serde_json::{Value as Json, json};
 
@@ -35,7 +35,7 @@ const KAFKA: &str = r#"{"listener_security_protocol_map":{"PLAINTEXT":"PLAINTEXT
     "PLAINTEXT://10.0.0.9:9092","SSL://[::1]:9093"],"jmx_port":-1,"features":{},"host":"10.0.0.9","timestamp":"1",
     "port":9092,"version":5,"rack":"r1"}"#;
 
-/// A format, its root, a path, the data, the service, and where that is reached.
+/// A format, its root, a path, the data, the service, and its addresses.
 type Fixture = (Format, &'static str, String, Vec<u8>, &'static str, &'static [&'static str]);
 
 fn fixtures() -> Vec<Fixture> {
@@ -163,7 +163,7 @@ fn node(data: impl AsRef<[u8]>) -> Node {
     Node { data: data.as_ref().into(), ..Node::default() }
 }
 
-/// What a node of these data registers.
+/// What a node with this data registers.
 fn read(config: &Config, at: &str, data: impl AsRef<[u8]>, rules: &[Rule]) -> Result<Option<Instance>, Undecodable> {
     let (at, node) = (path(at), node(data));
     let located = config.locate(&at).unwrap_or_else(|| panic!("{at} is none"));

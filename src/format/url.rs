@@ -1,17 +1,18 @@
-//! URLs of Dubbo and its kin: `protocol://[user@]host[:port]/path?key=value&…`, also form-encoded as a node's name.
+//! URLs of Dubbo and related systems: `protocol://[user@]host[:port]/path?key=value&…`, also form-encoded as a node
+//! name.
 
 use std::collections::BTreeMap;
 
 use super::{Undecodable, address};
 
-/// A URL, whose parameters are as they are written.
+/// A URL with its parameters as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url<'u> {
     pub(super) protocol: &'u str,
     pub(super) host: String,
     pub(super) port: Option<u16>,
     pub(super) path: &'u str,
-    /// Of a key that is there twice, the last counts.
+    /// If a key appears twice, the last one wins.
     pub(super) parameters: BTreeMap<&'u str, &'u str>,
 }
 
@@ -28,7 +29,7 @@ impl<'u> Url<'u> {
         let has_port = authority.rfind(':').is_some_and(|colon| authority.rfind(']').is_none_or(|end| end < colon));
         let (host, port) = if has_port {
             let (host, port) = authority.rsplit_once(':').ok_or(Undecodable::NoPort)?;
-            // Dubbo writes 0 for any.
+            // Dubbo writes 0 for any port.
             let is_any = !port.is_empty() && port.bytes().all(|byte| byte == b'0');
             (host, if is_any { None } else { Some(address::port(port)?) })
         } else {
@@ -39,7 +40,7 @@ impl<'u> Url<'u> {
         Ok(Self { protocol, host: address::host(host)?, port, path, parameters })
     }
 
-    /// A parameter; empty: there is none.
+    /// A parameter; empty if there is none.
     pub(super) fn parameter(&self, key: &str) -> &'u str {
         self.parameters.get(key).copied().unwrap_or_default()
     }
@@ -49,7 +50,7 @@ impl<'u> Url<'u> {
     }
 }
 
-/// A name as Java's `URLEncoder` and PHP's `urlencode` write it; what is no escape stands for itself.
+/// Decodes the output of Java's `URLEncoder` and PHP's `urlencode`; invalid escapes stand for themselves.
 pub(super) fn form_decoded(name: &str) -> Result<String, Undecodable> {
     let (mut decoded, mut rest) = (Vec::with_capacity(name.len()), name.as_bytes());
     while let Some((byte, after)) = rest.split_first() {
