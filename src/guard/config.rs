@@ -1,4 +1,4 @@
-//! `[guard]`: when instances that vanish are held, how long, and how their addresses are probed.
+//! `[guard]`: when vanished instances are held, for how long, and how their addresses are probed.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Whether anything is held; of a `[[services]]` with `guard = false` nothing is.
+    /// Whether anything is held; nothing is for a `[[services]]` with `guard = false`.
     pub enabled: bool,
-    /// Of a service that had fewer instances, none are held; unless the whole root was lost while nobody looked.
+    /// Services that had fewer instances are not protected, unless the whole root was lost while the sidecar was not
+    /// watching.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub min_instances: usize,
-    /// Instances of a service that vanish within so long are counted together.
+    /// Instances of a service that vanish within this time are counted together.
     #[serde(with = "crate::rule::SomeWithinAnHour")]
     pub window: Duration,
-    /// So long an instance is held at most, whatever answers at its address.
+    /// The longest time an instance is held, whatever answers at its address.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub max_hold: Duration,
-    /// How many instances may be held, and as many more be remembered for a while. Those beyond vanish at once.
+    /// How many instances may be held; as many more are remembered for a while. Any beyond vanish at once.
     #[serde(deserialize_with = "crate::rule::at_most::<_, 1_000_000>")]
     pub max_held: usize,
-    /// How many connections are begun in a second, to find out which addresses still take them, and how many of them for one
-    /// service. 0: none are.
+    /// How many probe connections are opened per second, in all and for one service. 0: none.
     #[serde(deserialize_with = "crate::rule::no_more_than::<_, 10_000>")]
     pub probes: usize,
     #[serde(deserialize_with = "crate::rule::at_most::<_, 10_000>")]
     pub probes_per_service: usize,
-    /// How often an address is probed at most, and how long a connection may take.
+    /// The minimum time between two probes of an address, and the timeout of one.
     #[serde(with = "crate::rule::SomeWithinAnHour")]
     pub probe_interval: Duration,
     #[serde(with = "crate::rule::SomeWithinAnHour")]

@@ -1,4 +1,4 @@
-//! Instances that vanished lately, and were let go.
+//! Instances that vanished lately, and were not held.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{Now, Vanished};
 
-/// In the order in which they vanished. A clone shares all it can with the original.
+/// In the order in which they vanished. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DepartedList {
     by_number: OrdMap<u64, Departed>,
@@ -32,7 +32,7 @@ impl DepartedList {
         self.by_number.len()
     }
 
-    /// About how many they take.
+    /// About how many bytes they take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

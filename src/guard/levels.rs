@@ -1,4 +1,4 @@
-//! How many instances a service had within a while.
+//! How many instances a service had recently.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use crate::clock::Moment;
 /// Counts that ended within the same part of a window count as one.
 const PARTS: u32 = 32;
 
-/// The counts that a service had and that ended within the window. Each is smaller than the one before: what came before a
-/// greater one says nothing.
+/// The counts that a service had and that ended within the window, in descending order: a count before a greater one no
+/// longer matters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Levels(Vec<Level>);
 
 #[derive(Clone, Copy, Debug)]
 struct Level {
     count: usize,
-    /// When the first of those that count as this one ended, and the last.
+    /// When the first and the last of the counts combined in this one ended.
     first: Moment,
     ended: Moment,
 }
 
 impl Levels {
-    /// That the service had so many until now, and has fewer from now on.
+    /// Records that the service had this many until now, and has fewer from now on.
     pub(super) fn fell(&mut self, count: usize, now: Moment, window: Duration) {
         self.forget(now, window);
         self.0.retain(|level| level.count > count);
@@ -31,18 +31,18 @@ impl Levels {
         }
     }
 
-    /// The most that the service had within the window, if it had more than now; else 0.
+    /// The highest count within the window, if it was higher than now; else 0.
     pub(super) fn peak(&self) -> usize {
         self.0.iter().map(|level| level.count).max().unwrap_or(0)
     }
 
-    /// That so many of them went, and that this says nothing.
+    /// Lowers all counts, for departures that should not count as a loss.
     pub(super) fn lower(&mut self, by: usize) {
         self.0.iter_mut().for_each(|level| level.count = level.count.saturating_sub(by));
         self.0.retain(|level| level.count > 0);
     }
 
-    /// That one went at that moment, and that this says nothing.
+    /// Lowers the counts until that moment by one, for a departure that should not count as a loss.
     pub(super) fn lower_until(&mut self, went: Moment) {
         self.0
             .iter_mut()
@@ -55,7 +55,7 @@ impl Levels {
         self.0.retain(|level| now.since(level.ended) < window);
     }
 
-    /// Whether some of it is to be forgotten.
+    /// Whether some counts are outside the window.
     pub(super) fn is_older(&self, now: Moment, window: Duration) -> bool {
         self.0.first().is_some_and(|level| now.since(level.ended) >= window)
     }

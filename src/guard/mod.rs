@@ -1,4 +1,4 @@
-//! The guard: what vanishes from a service in numbers is served on, until it is known to be gone.
+//! The guard: instances of a service that vanish in numbers are still served, until they are known to be gone.
 //!
 //! ```text
 //!                 vanishes alone: gone at once
@@ -10,7 +10,7 @@
 //! registered again     (silent: passed over, as long as most of the service are well)
 //! ```
 //!
-//! Pure: what vanished and came, the time, and what probes found go in; what is to be listed or withdrawn comes out.
+//! Pure: what vanished and appeared, the time, and probe results go in; what to list or withdraw comes out.
 
 mod config;
 mod departed;
@@ -33,13 +33,13 @@ use self::watched::{Outcome, Watched};
 use crate::clock::{Moment, millis_since_1970};
 use crate::model::{Endpoint, Instance, address};
 
-/// So long something that is held may take to be registered again itself, once its address is registered otherwise.
+/// How long a held instance may take to be registered again, once its address is registered by another.
 const DOUBT: Duration = Duration::from_secs(30);
 
-/// What is held and remembered takes at most about so many bytes.
+/// Held and remembered instances take at most about this many bytes.
 const MAX_BYTES: usize = 256 << 20;
 
-/// What is remembered of services that lost instances. A clone shares all it can with the original.
+/// What is remembered of services that lost instances. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     config: Arc<Config>,
@@ -48,7 +48,7 @@ pub struct Guard {
     room: Room,
 }
 
-/// What is held: the address to probe, the service and the id.
+/// The key of a held instance: the address to probe, the service and the id.
 type TargetKey = (Arc<str>, Arc<str>, Arc<str>);
 
 /// How much is held and remembered.
@@ -60,20 +60,20 @@ struct Room {
     bytes: usize,
 }
 
-/// What time it is, by a clock that nobody sets, and in ms since 1970.
+/// The time, by a monotonic clock and in ms since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     pub moment: Moment,
     pub wall: u64,
 }
 
-/// What became of a service in one revision.
+/// The changes of a service in one revision.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     pub vanished: Vec<Vanished>,
-    /// How many vanished beside them, which is no loss.
+    /// How many others vanished without being lost.
     pub moved: usize,
-    /// The ids of those that were not registered before, with their versions and the addresses at which they would be probed.
+    /// The ids of newly registered instances, with their versions and the addresses at which they would be probed.
     pub came: Vec<(Arc<str>, Version, Arc<str>)>,
     /// How many are registered now.
     pub present: usize,
@@ -86,11 +86,11 @@ pub struct Vanished {
     pub version: Version,
     pub instance: Instance,
     pub variant: Box<str>,
-    /// Whether it went with more than half of its root while nobody looked.
+    /// Whether it went with more than half of its root while the sidecar was not watching.
     pub is_lost: bool,
 }
 
-/// What is to be listed or withdrawn.
+/// An instance to list or withdraw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effect {
     pub service: Arc<str>,
@@ -100,11 +100,11 @@ pub struct Effect {
     pub instance: Option<Instance>,
 }
 
-/// A service of which some instances are held, or all that vanish are let go.
+/// A service with held instances, or one whose removals are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guarded<'a> {
     pub service: &'a Arc<str>,
-    /// How many are registered, how many are held, and of these how many answer and how many are silent.
+    /// How many are registered, how many are held, and how many of these answer and are silent.
     pub present: usize,
     pub held: usize,
     pub answering: usize,
@@ -112,18 +112,18 @@ pub struct Guarded<'a> {
     /// Since when some are held, and until when at most; ms since 1970.
     pub since: u64,
     pub ends_at: u64,
-    /// For how much longer all that vanish are let go.
+    /// For how much longer removals are accepted.
     pub accepted: Option<Duration>,
 }
 
-/// Where something that is held can be probed.
+/// Where a held instance can be probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub host: String,
     pub port: u16,
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     Answering,
@@ -131,11 +131,11 @@ pub enum Found {
     Silent,
 }
 
-/// Which of what is held is meant.
+/// Which held instances are meant.
 #[derive(Clone, Copy, Debug)]
 pub enum Which<'a> {
     All,
-    /// At these addresses, each as `host:port`.
+    /// Those at these addresses, each as `host:port`.
     At(&'a [String]),
 }
 
@@ -153,13 +153,13 @@ impl Target {
         Some(Self { host: host.clone(), port: *port })
     }
 
-    /// As one writes it: `10.0.0.5:80`, `[::1]:80`.
+    /// As people write it: `10.0.0.5:80`, `[::1]:80`.
     pub fn address(&self) -> String {
         address(&self.host, self.port)
     }
 }
 
-/// Where an instance would be probed; empty: nowhere.
+/// The address at which an instance would be probed; empty: none.
 pub fn probed_at(instance: &Instance) -> Arc<str> {
     Target::of(instance).map_or_else(|| "".into(), |target| target.address().into())
 }
@@ -188,12 +188,12 @@ impl Guard {
         self.services.get(service).map_or(0, |watched| watched.held.len())
     }
 
-    /// The services of which some are held.
+    /// The services with held instances.
     pub fn protected(&self) -> impl Iterator<Item = &Arc<str>> {
         self.services.iter().filter(|(_, watched)| !watched.held.is_empty()).map(|(service, _)| service)
     }
 
-    /// The addresses to probe of what is held, each with one of the services.
+    /// The addresses to probe, each with one of its services.
     pub fn targets(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Target)> {
         let mut last: Option<&Arc<str>> = None;
         self.targets.iter().filter_map(move |((address, service, _), target)| {
@@ -201,7 +201,7 @@ impl Guard {
         })
     }
 
-    /// The services of which some are held, or all that vanishes is let go; after one.
+    /// The services with held instances, and those whose removals are accepted; after the given one.
     pub fn services(&self, now: Now, after: Option<&str>) -> impl Iterator<Item = Guarded<'_>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.services.range::<_, str>((from, Bound::Unbounded)).filter_map(move |(service, watched)| {
@@ -213,7 +213,7 @@ impl Guard {
         })
     }
 
-    /// What became of services in one revision.
+    /// Takes in the changes of services in one revision.
     pub fn observe(&mut self, now: Now, batch: HashMap<Arc<str>, Observed>) -> Vec<Effect> {
         let mut effects = Vec::new();
         let (came, gone) = match self.targets.is_empty() {
@@ -232,7 +232,7 @@ impl Guard {
             self.change_at(&address, |watched, _, id| watched.trust(id, &service));
         }
         for (newcomer, address) in came {
-            // A service that is held itself was there beside the others.
+            // A service with a held instance there was at the address along with the others.
             let is_known = self.held_at(&address).iter().any(|(service, _)| *service == newcomer);
             self.change_at(&address, |watched, service, id| {
                 if !is_known || *service == newcomer {
@@ -243,7 +243,7 @@ impl Guard {
         effects
     }
 
-    /// What probes of addresses found.
+    /// Takes in the results of probes.
     pub fn probed(&mut self, found: &[(Arc<str>, Found)]) -> Vec<Effect> {
         let mut by_service: HashMap<Arc<str>, Vec<(Arc<str>, Found)>> = HashMap::new();
         for (address, found) in found {
@@ -260,7 +260,7 @@ impl Guard {
         effects
     }
 
-    /// Lets time pass.
+    /// Takes in the time.
     pub fn pass(&mut self, now: Now) -> Vec<Effect> {
         let due: Vec<Arc<str>> = self.due(now).cloned().collect();
         let mut effects = Vec::new();
@@ -283,7 +283,7 @@ impl Guard {
         self.services.iter().filter(move |(_, watched)| watched.is_due(now, &self.config)).map(|(name, _)| name)
     }
 
-    /// Believes that some of a service that are held are gone.
+    /// Accepts that some held instances of a service are gone.
     pub fn release(&mut self, service: &str, which: Which<'_>) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some((service, _)) = self.services.get_key_value(service) {
@@ -295,7 +295,8 @@ impl Guard {
         effects
     }
 
-    /// The same of all; and whatever of the service vanishes for so long is gone at once. So many are registered now.
+    /// The same for all; moreover, instances of the service that vanish within this time are gone at once. `present`
+    /// are registered now.
     pub fn accept(&mut self, now: Now, service: &str, for_long: Duration, present: usize) -> Vec<Effect> {
         let effects = self.release(service, Which::All);
         self.change(&service.into(), &mut Vec::new(), |watched, _| {
@@ -305,8 +306,8 @@ impl Guard {
         effects
     }
 
-    /// Holds what an earlier process held, of a service of which so many are registered now; None: its time is over, or there
-    /// is no room.
+    /// Holds what an earlier process held. `present` of the service are registered now. None: its time is over, or
+    /// there is no room.
     pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, present: usize) -> Vec<Effect> {
         let (has_room, mut effects) = (self.room_for_held() > 0, Vec::new());
         self.change(&instance.service.clone(), &mut effects, |watched, config| {
@@ -317,7 +318,7 @@ impl Guard {
         effects
     }
 
-    /// The services of which something came at an address, with the address, other than what only comes back.
+    /// The services that got an instance at an address, with the address, except instances that only came back.
     fn newcomers(&self, batch: &HashMap<Arc<str>, Observed>) -> Vec<(Arc<str>, Arc<str>)> {
         let came = batch.iter().flat_map(|(service, observed)| observed.came.iter().map(move |came| (service, came)));
         let is_new = |service: &str, id: &str| self.services.get(service).is_none_or(|watched| !watched.remembers(id));
@@ -325,7 +326,7 @@ impl Guard {
         new.map(|(service, (.., address))| (service.clone(), address.clone())).collect()
     }
 
-    /// Changes each that is held at an address, by its service and id.
+    /// Changes each held instance at an address; the callback gets its service and id.
     fn change_at(&mut self, address: &str, change: impl Fn(&mut Watched, &Arc<str>, &str)) {
         for (service, id) in self.held_at(address) {
             self.change(&service, &mut Vec::new(), |watched, _| {
@@ -335,19 +336,19 @@ impl Guard {
         }
     }
 
-    /// The services and ids of what is held at an address.
+    /// The services and ids of the held instances at an address.
     fn held_at(&self, address: &str) -> Vec<(Arc<str>, Arc<str>)> {
         let from = (address.into(), "".into(), "".into());
         let range = self.targets.range(from..).take_while(|((at, ..), _)| **at == *address);
         range.map(|((_, service, id), _)| (service.clone(), id.clone())).collect()
     }
 
-    /// How many more may be held,
+    /// How many more instances may be held,
     fn room_for_held(&self) -> usize {
         if self.room.bytes < MAX_BYTES { self.config.max_held.saturating_sub(self.room.held) } else { 0 }
     }
 
-    /// and how many more that are not held be remembered.
+    /// and how many more may be remembered without being held.
     fn room_for_departed(&self) -> usize {
         if self.room.bytes < MAX_BYTES { self.config.max_held.saturating_sub(self.room.departed) } else { 0 }
     }
@@ -390,7 +391,7 @@ impl Guard {
     }
 }
 
-/// The services of which something went, and from where.
+/// The services that lost an instance, with its address.
 fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<(Arc<str>, Arc<str>)> {
     let at = |(service, observed): (&Arc<str>, &Observed)| {
         let addresses = observed.vanished.iter().map(|vanished| probed_at(&vanished.instance));

@@ -8,14 +8,14 @@ use crate::model::{Held, Probe};
 const MINUTE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(200);
 
-/// What the store does with the guard: it lists what is registered, and what the guard says.
+/// Does what the store does with the guard: lists what is registered, plus what the guard returns.
 struct House {
     guard: Guard,
     now: Now,
     registered: BTreeMap<String, BTreeSet<String>>,
-    /// What is listed of each service, with the mark of what is held.
+    /// What is listed of each service, with its state if held.
     listed: BTreeMap<String, BTreeMap<String, Option<Held>>>,
-    /// How often the ids that are listed of any service were others than before.
+    /// How often the listed ids of a service changed.
     changes: usize,
 }
 
@@ -49,7 +49,7 @@ impl House {
         self.revision(&[(service, ids, &[])], false);
     }
 
-    /// Of each service, what went and what came.
+    /// What vanished from each service, and what appeared.
     fn revision(&mut self, changes: &[(&str, &[String], &[String])], is_lost: bool) {
         let mut batch = HashMap::new();
         for (service, gone, came) in changes {
@@ -111,7 +111,7 @@ impl House {
         assert!(!self.guard.is_due(self.now));
     }
 
-    /// How many are listed of a service, and how many of them are held.
+    /// How many of a service are listed, and how many of them are held.
     fn count(&self, service: &str) -> (usize, usize) {
         let Some(listed) = self.listed.get(service) else { return (0, 0) };
         (listed.len(), listed.values().flatten().count())

@@ -12,45 +12,45 @@ use super::{Config, DOUBT, Found, Now, Observed, Target, Vanished, Which};
 use crate::clock::Moment;
 use crate::model::{Held, Instance, Probe, Provenance};
 
-/// What is remembered of one service. A clone shares all it can with the original.
+/// What is remembered of one service. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watched {
     /// How many are registered.
     pub(super) present: usize,
-    /// The most that were, before some went that are held.
+    /// The most that were registered before the held ones vanished.
     before: usize,
     /// By id.
     pub(super) held: OrdMap<Arc<str>, Entry>,
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
-    /// How many of them answer, and how many are silent; and whether these are passed over.
+    /// How many of them answer, how many are silent, and whether the silent ones are passed over.
     pub(super) answering: usize,
     pub(super) silent: usize,
     passes_over: bool,
     levels: Levels,
     pub(super) departed: DepartedList,
-    /// Until when all that vanishes is let go.
+    /// Until when removals are accepted.
     pub(super) accepted: Option<Moment>,
 }
 
-/// An instance that is held.
+/// A held instance.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     vanished: Arc<Vanished>,
-    /// None: it has no port, so that nobody can know.
+    /// None: it has no port, so that it cannot be probed.
     pub(super) target: Option<Target>,
     held: Held,
     /// When it vanished; None: in an earlier process.
     vanished_at: Option<Moment>,
     expires: Moment,
-    /// Since when its address is registered otherwise, and of which service.
+    /// Since when its address is registered by another, and for which service.
     doubted: Option<(Moment, Arc<str>)>,
-    /// About how many it takes.
+    /// About how many bytes it takes.
     pub(super) bytes: usize,
 }
 
-/// What is to be listed or withdrawn of the service.
+/// An instance of the service to list or withdraw.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) version: Version,
@@ -100,7 +100,7 @@ impl Entry {
 }
 
 impl Watched {
-    /// Holds what vanished, or lets it go. There is room for so many more that are held, and that are remembered.
+    /// Holds what vanished, or lets it go. There is room to hold and to remember this many more.
     pub(super) fn observe(
         &mut self,
         now: Now,
@@ -111,7 +111,7 @@ impl Watched {
     ) -> Vec<Outcome> {
         let Observed { vanished, moved, came, present } = observed;
         self.forget(now, config);
-        // What is held counts in none of these, so that it keeps no later one from going.
+        // Held ones count in none of these, so that they do not keep later ones from going.
         let registered = (present + vanished.len()).saturating_sub(came.len());
         let mut outcomes = Vec::new();
         for (id, version, _) in came {
@@ -138,7 +138,7 @@ impl Watched {
         for vanished in held {
             outcomes.push(self.hold(Departed::new(vanished, now), config));
         }
-        // Those that went first were taken for ordinary ones.
+        // Those that went first looked like ordinary removals.
         let known = |watched: &Self| watched.present + watched.count_lately_held(now, config) + gone.len();
         let missing = if is_shrunken { peak.saturating_sub(known(self)) } else { 0 };
         for _ in 0..missing.min(room_for_held) {
@@ -157,7 +157,7 @@ impl Watched {
         outcomes
     }
 
-    /// Forgets what was before the window.
+    /// Forgets what is outside the window.
     pub(super) fn forget(&mut self, now: Now, config: &Config) {
         self.levels.forget(now.moment, config.window);
         while self.departed.oldest().is_some_and(|oldest| now.moment.since(oldest.moment) >= config.window) {
@@ -166,7 +166,7 @@ impl Watched {
         self.accepted = self.accepted.filter(|until| now.moment < *until);
     }
 
-    /// Whether something is to be forgotten, or is held no longer.
+    /// Whether something is to be forgotten, or is no longer to be held.
     pub(super) fn is_due(&self, now: Now, config: &Config) -> bool {
         let is_old = |at: Now| now.moment.since(at.moment) >= config.window;
         self.departed.oldest().is_some_and(is_old)
@@ -180,12 +180,12 @@ impl Watched {
         self.held.is_empty() && self.departed.len() == 0 && self.levels.is_empty() && self.accepted.is_none()
     }
 
-    /// The ids of what is held no longer.
+    /// The ids of those whose hold has ended.
     pub(super) fn over(&self, now: Now) -> impl Iterator<Item = &Arc<str>> {
         self.held.iter().filter(move |(_, entry)| entry.is_over(now)).map(|(id, _)| id)
     }
 
-    /// The ids of some of what is held.
+    /// The ids of some held instances.
     pub(super) fn held_at(&self, which: Which<'_>) -> impl Iterator<Item = &Arc<str>> {
         let is_meant = move |entry: &Entry| match which {
             Which::All => true,
@@ -197,14 +197,14 @@ impl Watched {
         self.held.iter().filter(move |(_, entry)| is_meant(entry)).map(|(id, _)| id)
     }
 
-    /// Believes that it is gone.
+    /// Accepts that it is gone.
     pub(super) fn believe(&mut self, id: &str) -> Option<Outcome> {
         let entry = self.take(id)?;
         entry.vanished_at.iter().for_each(|at| self.levels.lower_until(*at));
         Some(entry.vanished.gone())
     }
 
-    /// Takes in what a probe of its address found.
+    /// Takes in the result of a probe of its address.
     pub(super) fn probed(&mut self, id: &str, found: Found) -> Option<Outcome> {
         let probe = match found {
             Found::Refused => return self.believe(id),
@@ -221,27 +221,27 @@ impl Watched {
         Some(listed)
     }
 
-    /// Whether it is held, or vanished lately.
+    /// Whether it is held, or vanished recently.
     pub(super) fn remembers(&self, id: &str) -> bool {
         self.held.contains_key(id) || self.departed.contains(id)
     }
 
-    /// That it may be gone, since something of a service is registered at its address,
+    /// Notes that it may be gone, since a service registered an instance at its address,
     pub(super) fn doubt(&mut self, id: &str, newcomer: &Arc<str>, now: Now) {
         if let Some(entry) = self.held.get_mut(id) {
             entry.doubted.get_or_insert_with(|| (now.moment, newcomer.clone()));
         }
     }
 
-    /// until that is gone too.
+    /// until that instance is gone too.
     pub(super) fn trust(&mut self, id: &str, newcomer: &Arc<str>) {
         if let Some(entry) = self.held.get_mut(id) {
             entry.doubted.take_if(|(_, by)| by == newcomer);
         }
     }
 
-    /// Has silent ones passed over as long as half of all are well or more, or half as many are registered as before the
-    /// loss; those of which that is new. Else it may be the probes that are at fault, and all are chosen.
+    /// Passes over silent instances if at least half of all are well, or half as many are registered as before the
+    /// loss; returns those for which that changed. Otherwise the probes may be at fault, and all are chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
         if self.held.is_empty() {
             self.before = 0;
@@ -260,10 +260,10 @@ impl Watched {
         marked.collect()
     }
 
-    /// Holds what an earlier process held, until then; None: that is over.
+    /// Holds what an earlier process held, until its time is over; None: it is over.
     pub(super) fn restore(&mut self, now: Now, config: &Config, id: Arc<str>, instance: Instance) -> Option<Outcome> {
         let held = instance.held.as_deref()?.clone();
-        // A clock that was set back makes it no longer.
+        // Setting the clock back does not extend it.
         let left = Duration::from_millis(held.ends_at.saturating_sub(now.wall)).min(config.max_hold);
         if left.is_zero() {
             return None;
@@ -280,7 +280,7 @@ impl Watched {
         Some(listed)
     }
 
-    /// How many of those that are held vanished within the window.
+    /// How many of the held ones vanished within the window.
     fn count_lately_held(&self, now: Now, config: &Config) -> usize {
         let is_late = |entry: &&Entry| entry.vanished_at.is_some_and(|at| now.moment.since(at) < config.window);
         self.held.values().filter(is_late).count()

@@ -1,10 +1,10 @@
-//! The prober: finds out which addresses still take connections, of instances that the guard holds; and tells the guard the
-//! time.
+//! The prober: finds out which addresses of held instances still accept connections, and keeps the guard informed of
+//! the time.
 //!
-//! A node names any host and port, so whoever writes below a registered root has every sidecar connect there. Clients do so
-//! anyway as long as the node is there; yet no sidecar must scan a network or flood a host for its sake. So it only connects
-//! and sends nothing, so many times a second in all, for a service and to a host; not to groups or to what the sidecar itself
-//! listens on; and not for longer than the guard holds anything.
+//! A node can name any host and port, so anyone who writes below a registered root makes every sidecar connect there.
+//! Clients do so anyway while the node exists; yet no sidecar may scan a network or flood a host because of it. So it
+//! only connects and sends nothing, at limited rates in all, per service and per host; not to multicast groups or to
+//! the sidecar's own ports; and only while the guard holds something.
 
 mod schedule;
 
@@ -29,19 +29,19 @@ use crate::net::Address;
 use crate::store::Store;
 use crate::task::Stop;
 
-/// So many connections may be under way at once.
+/// How many connections may be under way at once.
 const MAX_RUNNING: usize = 64;
 
-/// Of the addresses of a name so many are tried.
+/// How many addresses of a name are tried.
 const MAX_ADDRESSES: usize = 2;
 
-/// So many names are looked up at once.
+/// How many names are looked up at once.
 const MAX_LOOKUPS: usize = 8;
 
-/// How often what was found is reported, and what is due is begun.
+/// How often results are reported, and due probes started.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where the sidecar itself listens: a connection there would take the place of a client's.
+/// The ports of the sidecar itself: a connection there would take the place of a client's.
 #[derive(Debug, Default)]
 pub struct Own(Vec<u16>);
 
@@ -54,20 +54,20 @@ impl Own {
         Self(ports.collect())
     }
 
-    /// Whether the address is one of this machine, and the port one of these.
+    /// Whether the address belongs to this machine, and the port to the sidecar.
     fn has(&self, address: SocketAddr) -> bool {
         self.0.contains(&address.port()) && UdpSocket::bind((address.ip().to_canonical(), 0)).is_ok()
     }
 }
 
-/// What came of a part of a probe.
+/// The result of a step of a probe.
 #[derive(Debug)]
 enum Step {
-    /// What the name of its host means.
+    /// The addresses of its host name.
     Resolved(Vec<SocketAddr>),
-    /// Names that take long have all the threads.
+    /// Slow lookups occupy all the threads.
     PutOff,
-    /// None: nothing can be said.
+    /// None: unknown.
     Found(Option<Found>),
 }
 
@@ -81,11 +81,11 @@ struct Prober {
     schedule: Schedule,
     running: FuturesUnordered<BoxFuture<'static, (Arc<str>, Step)>>,
     found: Vec<(Arc<str>, Found)>,
-    /// The revision of which all is scheduled.
+    /// The revision whose targets are scheduled.
     seen: Option<Revision>,
 }
 
-/// Probes what the guard holds, and lets its time pass, until the stop.
+/// Probes held instances, and lets the guard's time pass, until the stop.
 pub async fn run(store: Arc<Store>, own: Own, metrics: Arc<Metrics>, stop: Stop) {
     let config = store.snapshot().directory().guard().config().clone();
     let mut prober = Prober {
@@ -139,7 +139,7 @@ impl Prober {
         }
     }
 
-    /// Reports what was found, lets time pass, and begins what is due.
+    /// Reports results, lets time pass, and starts what is due.
     fn work(&mut self) {
         if !self.found.is_empty() {
             let found = std::mem::take(&mut self.found);
@@ -161,7 +161,7 @@ impl Prober {
     }
 }
 
-/// Finds out what the name of a host means, when it is its turn.
+/// Resolves a host name, when it is its turn.
 async fn look_up(names: &Names, lookups: &Semaphore, target: &Target, within: Duration) -> Step {
     let _turn = match target.host.parse::<IpAddr>() {
         Ok(_) => None,
@@ -169,26 +169,26 @@ async fn look_up(names: &Names, lookups: &Semaphore, target: &Target, within: Du
     };
     match names.look_up(&target.address(), within).await {
         Ok(addresses) => Step::Resolved(addresses),
-        // Where nobody knows the name, no connection could be made.
+        // If the name does not exist, no client could connect.
         Err(NotFound::Unknown(_)) => Step::Found(Some(Found::Silent)),
         Err(NotFound::Late) => Step::Found(None),
         Err(NotFound::Busy) => Step::PutOff,
     }
 }
 
-/// Whether one host may be there.
+/// Whether it can be the address of a single host.
 fn is_usable(ip: IpAddr) -> bool {
     let is_broadcast = matches!(ip.to_canonical(), IpAddr::V4(ip) if ip.is_broadcast());
     !(ip.is_unspecified() || ip.to_canonical().is_multicast() || is_broadcast)
 }
 
-/// Connects to the first of these addresses that takes connections; it is refused if all of them refuse. None: it is this
-/// machine that cannot connect.
+/// Connects to the first of these addresses that accepts connections; the result is refused if all of them refuse.
+/// None: this machine is unable to connect.
 async fn probe(addresses: Vec<SocketAddr>, within: Duration) -> Option<Found> {
     let mut all_refuse = true;
     for address in addresses {
         match timeout(within, TcpStream::connect(address)).await {
-            // Where nobody listens, a socket of this machine may have met itself.
+            // With nobody listening, a socket of this machine may have connected to itself.
             Ok(Ok(stream)) if stream.local_addr().ok() == stream.peer_addr().ok() => {}
             Ok(Ok(_)) => return Some(Found::Answering),
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
@@ -199,7 +199,7 @@ async fn probe(addresses: Vec<SocketAddr>, within: Duration) -> Option<Found> {
     Some(if all_refuse { Found::Refused } else { Found::Silent })
 }
 
-/// Whether an error tells of the way there, and not of this machine.
+/// Whether an error is about the network rather than about this machine.
 fn is_of_network(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut)

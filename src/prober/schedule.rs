@@ -1,5 +1,5 @@
-//! The schedule: which address is probed when, so that neither a service nor a host is probed more often than it may be, and
-//! none keeps others from being probed.
+//! The schedule: when to probe which address, so that no service and no host is probed too often, and none starves the
+//! others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use crate::guard::{Config, Target};
 use crate::task::{around, random_part};
 
-/// So many connections are begun to one host in a second.
+/// How many connections to one host are started per second.
 const MAX_PER_HOST: usize = 5;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What is to be probed, and when.
+/// What to probe, and when.
 #[derive(Debug)]
 pub(super) struct Schedule {
     config: Config,
     known: HashMap<Arc<str>, Known>,
     /// When each is due,
     later: BTreeSet<(Instant, Arc<str>)>,
-    /// and by service those that are.
+    /// and those that are due, by service.
     due: BTreeMap<Arc<str>, VecDeque<Arc<str>>>,
     /// The service that had its turn last.
     last: Option<Arc<str>>,
@@ -37,7 +37,7 @@ struct Known {
     target: Target,
     /// The last round in which it was to be probed.
     round: u64,
-    /// Whether it waits, for its time or its turn: once at a time, however often it was let go and held again.
+    /// Whether it is queued, for its time or its turn: once at a time, however often it was released and held again.
     waits: bool,
 }
 
@@ -53,7 +53,7 @@ impl Rate {
         Self { since, count: 0 }
     }
 
-    /// Whether it was done so often, or more.
+    /// Whether the limit is reached.
     fn is_full(&mut self, now: Instant, most: usize) -> bool {
         if now.saturating_duration_since(self.since) >= SECOND {
             *self = Self::new(now);
@@ -61,7 +61,7 @@ impl Rate {
         self.count >= most
     }
 
-    /// Whether it may be done once more.
+    /// Takes one, if the limit allows.
     fn take(&mut self, now: Instant, most: usize) -> bool {
         let may = !self.is_full(now, most);
         self.count += usize::from(may);
@@ -84,8 +84,8 @@ impl Schedule {
         }
     }
 
-    /// Makes these what is to be probed: each address with a service. New ones are due within a second, at random: many
-    /// sidecars find at the same moment that they are gone.
+    /// Sets what to probe: each address with a service. New ones are due within a second, at random: many sidecars
+    /// notice at the same moment that they are gone.
     pub(super) fn set<'a>(
         &mut self,
         targets: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>, &'a Target)>,
@@ -114,7 +114,7 @@ impl Schedule {
         self.of_hosts.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
     }
 
-    /// The address that is probed next, now.
+    /// The address to probe next, now.
     pub(super) fn next(&mut self, now: Instant) -> Option<(Arc<str>, Target)> {
         while let Some((at, address)) = self.later.pop_first() {
             if at > now {
@@ -143,7 +143,7 @@ impl Schedule {
         self.wait(address, now + around(self.config.probe_interval));
     }
 
-    /// The address waits, since its host was probed enough.
+    /// The address has to wait, since its host was probed enough.
     pub(super) fn put_off(&mut self, address: &Arc<str>, now: Instant) {
         self.wait(address, now + around(SECOND));
     }
@@ -155,12 +155,12 @@ impl Schedule {
         }
     }
 
-    /// Whether another connection to a host may be begun: its name may be one of many.
+    /// Whether another connection to a host may be started: the name may be one of many.
     pub(super) fn admits(&mut self, host: String, now: Instant) -> bool {
         self.of_hosts.entry(host).or_insert_with(|| Rate::new(now)).take(now, MAX_PER_HOST)
     }
 
-    /// The one that is due after the last.
+    /// The next due service, in turn.
     fn next_service(&self) -> Option<Arc<str>> {
         let after = self.last.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.due.range::<Arc<str>, _>((after, Bound::Unbounded)).next();
@@ -200,7 +200,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// A service, and so many addresses of it.
+    /// A service, and this many addresses of it.
     fn targets(service: &str, count: usize, host: impl Fn(usize) -> String) -> Vec<(Arc<str>, Arc<str>, Target)> {
         let target = |number| {
             let target = Target { host: host(number), port: number as u16 + 1 };
@@ -213,7 +213,7 @@ mod tests {
         schedule.set(all.iter().map(|(address, service, target)| (address, service, target)), now);
     }
 
-    /// How many of each service begin in a second, looked at each 100 ms.
+    /// How many probes of each service start in a second, checked every 100 ms.
     fn second(schedule: &mut Schedule, from: Instant) -> BTreeMap<Arc<str>, usize> {
         let mut begun = BTreeMap::new();
         for step in 0..10 {
@@ -257,7 +257,7 @@ mod tests {
         }
         set(&mut schedule, &all, start);
         assert_eq!(schedule.later.len(), 2);
-        // Also where it is being probed meanwhile, or waits for its turn.
+        // Also while it is being probed, or waits for its turn.
         let now = start + SECOND;
         while let Some((address, _)) = schedule.next(now) {
             set(&mut schedule, &[], now);
