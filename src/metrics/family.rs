@@ -1,8 +1,8 @@
-//! Families: what is counted, as Prometheus reads it.
+//! Families: metrics in Prometheus's format.
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-/// A name and a value that tell one sample from the others of its family.
+/// A label that distinguishes one sample of a family from the others.
 pub(super) type Label<'a> = (&'static str, &'a str);
 
 /// All samples of one name.
@@ -31,8 +31,7 @@ pub fn sample<'a>(kind: MetricType, labels: impl IntoIterator<Item = Label<'a>>,
     sample
 }
 
-/// A sample of a histogram: how many were at most as large as each bound and larger than the one before; how many there
-/// are, and what they make together.
+/// A sample of a histogram: how many values were at most each bound and above the one before; the count and the sum.
 pub(super) fn histogram<'a>(
     labels: impl IntoIterator<Item = Label<'a>>,
     buckets: impl IntoIterator<Item = (f64, u64)>,

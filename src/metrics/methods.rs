@@ -1,4 +1,4 @@
-//! What is counted of calls, by service and method.
+//! Call statistics, by service and method.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,26 +10,26 @@ use prometheus::proto::{Metric, MetricFamily, MetricType};
 use super::family::{family, histogram, sample};
 use super::{Counter, Gauge};
 
-/// So many methods are counted each by itself.
+/// How many methods are counted separately.
 const MAX_METHODS: usize = 1_024;
 /// The longest names that are kept, service and method together.
 const MAX_NAME: usize = 256;
-/// The name under which all others are counted.
+/// The name under which all other methods are counted.
 const OTHER: &str = "other";
 
-/// The upper ends of the histogram's buckets, in milliseconds. A last one has no end.
+/// The upper bounds of the histogram's buckets, in milliseconds. A last one is unbounded.
 const BUCKETS: [u128; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000];
 
 /// All methods that have been called.
 ///
-/// Callers choose the names. So a method is counted by itself from its first answer on; until then, and where there are
-/// too many, it is counted with the others of its service, if that is offered at all.
+/// Callers choose the names. So a method is counted separately only from its first answer on; until then, and if there
+/// are too many, it is counted with the others of its service, if that is offered at all.
 #[derive(Debug, Default)]
 pub struct Methods(ArcSwap<Rows>);
 
 type Rows = OrdMap<String, OrdMap<String, Arc<Method>>>;
 
-/// What is counted of one method.
+/// The statistics of one method.
 #[derive(Debug, Default)]
 pub struct Method {
     pub calls: Counter,
@@ -42,17 +42,17 @@ pub struct Method {
     latency: Mutex<LatencyHistogram>,
 }
 
-/// How long calls took that were answered.
+/// How long answered calls took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LatencyHistogram {
     pub min: Duration,
     pub max: Duration,
     pub sum: Duration,
-    /// How many took at most as long as each bucket's end, and longer than the one before.
+    /// How many took at most each bucket's bound, and more than the one before.
     pub buckets: [u64; BUCKETS.len() + 1],
 }
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallStatus {
     Answered,
@@ -64,7 +64,7 @@ pub enum CallStatus {
     Refused,
 }
 
-/// One call while it is under way; one that is given up is dropped without a status.
+/// One call under way; if abandoned, it is dropped without a status.
 #[derive(Debug)]
 pub struct CallTracker<'a> {
     methods: &'a Methods,
@@ -75,7 +75,7 @@ pub struct CallTracker<'a> {
 }
 
 impl Methods {
-    /// Counts a call of a service that is offered, or else has a name that its caller made up.
+    /// Counts a call; `is_offered` says whether its service exists, or may be made up by the caller.
     pub fn begin<'a>(
         &'a self,
         service: &'a str,
@@ -88,7 +88,7 @@ impl Methods {
         CallTracker { methods: self, service, method, row, retries: 0 }
     }
 
-    /// Service, method and counts of what was called, in the order of the names.
+    /// Service, method and statistics of all called methods, ordered by name.
     pub fn all(&self) -> Vec<((String, String), Arc<Method>)> {
         let rows = self.0.load();
         let all = rows.iter().flat_map(|(service, methods)| methods.iter().map(move |it| (service, it)));
@@ -96,7 +96,7 @@ impl Methods {
         all.map(|(service, (method, counts))| ((service.clone(), method.clone()), counts.clone())).collect()
     }
 
-    /// What calls came to, as Prometheus has it; none, before there was one.
+    /// The statistics in Prometheus's format; empty before the first call.
     pub(super) fn families(&self) -> Vec<MetricFamily> {
         let all = self.all();
         if all.is_empty() {
@@ -152,7 +152,7 @@ impl Methods {
             }
             rows
         });
-        // Another thread may have been sooner.
+        // Another thread may have been faster.
         self.row(service, method)
     }
 }
@@ -172,7 +172,7 @@ impl Method {
 }
 
 impl LatencyHistogram {
-    /// How many calls these are of.
+    /// The number of calls.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
@@ -214,7 +214,7 @@ impl CallTracker<'_> {
         }
     }
 
-    /// There is such a method, since it was answered.
+    /// The method exists, since it answered.
     fn move_to_own_row(&mut self) {
         let own = self.methods.row(self.service, self.method);
         if let Some(own) = own.or_else(|| self.methods.add(self.service, self.method)) {

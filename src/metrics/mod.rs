@@ -1,4 +1,4 @@
-//! Everything Roster counts, in one struct that is passed, never a global.
+//! Everything Roster counts, in one struct that is passed around, never a global.
 
 mod family;
 mod methods;
@@ -31,12 +31,12 @@ impl Counter {
     }
 }
 
-/// A count of what there is now.
+/// A count of what currently exists.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// Counts one more, until the guard is dropped.
+    /// Counts one more until the guard is dropped.
     pub fn hold(&self) -> GaugeGuard<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
         GaugeGuard(self)
@@ -64,14 +64,13 @@ impl Drop for GaugeGuard<'_> {
     }
 }
 
-/// Declares what is counted: its name, its help and its kind, and whether it would tell of masters whom a client may
-/// not know of.
+/// Declares metrics: name, help and kind, and whether one would reveal masters that a client may not know of.
 macro_rules! metrics {
     (
         $($(#[doc = $help:literal])+ $count:ident: $kind:ident $(of $masters:ident)?,)+
         $(; $(#[doc = $about:literal])+ $field:ident: $type:ty)+
     ) => {
-        /// What is counted, and what is wrong now.
+        /// All metrics, and current troubles.
         #[derive(Debug, Default)]
         pub struct Metrics {
             $($(#[doc = $help])+ pub $count: $kind,)+
@@ -79,7 +78,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// Each count; those of masters only for who may know of all of them.
+            /// Each metric; those about masters only for clients that may know all of them.
             fn counts(&self, with_masters: bool) -> impl Iterator<Item = Count> {
                 let all = [$(Count {
                     name: stringify!($count),
@@ -150,11 +149,11 @@ metrics! {
     methods: Methods;
     /// Why the shared file is not written now.
     shared_trouble: ArcSwapOption<String>;
-    /// Why the sidecar does not listen now at ports of its settings.
+    /// Why the sidecar does not listen on ports of its settings.
     ports_taken: Troubles
 }
 
-/// One count as it stands.
+/// One metric with its current value.
 struct Count {
     name: &'static str,
     help: &'static str,
@@ -171,7 +170,7 @@ impl Gauge {
     const TYPE: MetricType = MetricType::GAUGE;
 }
 
-/// What is wrong now, by the setting that it concerns, in words.
+/// Current troubles, in words, by the setting that they concern.
 #[derive(Debug, Default)]
 pub struct Troubles(Mutex<BTreeMap<String, String>>);
 
@@ -194,13 +193,13 @@ impl Troubles {
 }
 
 impl Metrics {
-    /// Each count by the words of `status`.
+    /// Each metric by its name in `status`.
     pub fn named(&self, with_masters: bool) -> impl Iterator<Item = (String, u64)> {
         let reported = with_masters.then(|| ("reportedMs".to_owned(), self.reported_ms.get()));
         self.counts(with_masters).map(|count| (camel_case(count.name), count.value)).chain(reported)
     }
 
-    /// Each count as Prometheus has it.
+    /// Each metric in Prometheus's format.
     pub fn families(&self, with_masters: bool) -> Vec<MetricFamily> {
         let counts = self.counts(with_masters);
         let mut families: Vec<_> =
