@@ -1,4 +1,4 @@
-//! Instances: the places where a service can be had.
+//! Instances: the places that offer a service.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -22,36 +22,36 @@ pub const MAX_LABEL_BYTES: usize = 256;
 /// The weight of an instance that has none of its own.
 pub const DEFAULT_WEIGHT: u32 = 100;
 
-/// One place where a service can be had: a master, which is called through its connection; or endpoints, which clients
-/// call themselves.
+/// One place that offers a service: a master, which is called through its connection; or endpoints, which clients call
+/// themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
-    /// Without a version; what is no version is a part of it (`mail@work`).
+    /// Without a version; an invalid version is part of the name (`mail@work`).
     pub service: Arc<str>,
     pub version: Version,
-    /// Empty: none is given.
+    /// Empty if not given.
     pub group: Box<str>,
-    /// Empty: none is given.
+    /// Empty if not given.
     pub zone: Box<str>,
     pub weight: u32,
-    /// A map; an empty one of PHP's is an empty list.
+    /// A map; an empty PHP map is an empty list.
     pub metadata: Arc<Value>,
     pub state: InstanceState,
     pub withheld: Withheld,
-    /// None of a master.
+    /// Empty for a master.
     pub endpoints: Arc<[Endpoint]>,
     /// At least one.
     pub provenance: Arc<[Provenance]>,
-    /// That no node registers it any more, and the guard has it served all the same.
+    /// Set if no node registers it any more, but the guard has it served.
     pub held: Option<Box<Held>>,
 }
 
-/// Whether an instance is not to be chosen, though it is registered.
+/// Why an instance is not to be chosen, though it is registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Withheld {
     /// Its callers reported failures.
     pub ejected: Option<Arc<Withholding>>,
-    /// An administrator wants it to have no calls.
+    /// An administrator keeps calls away from it.
     pub drained: Option<Arc<Withholding>>,
 }
 
@@ -64,16 +64,16 @@ pub struct Withholding {
     pub reason: String,
 }
 
-/// Where clients reach an instance themselves.
+/// Where clients reach an instance directly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// What it is for; empty: the service itself.
+    /// Its purpose; empty: the service itself.
     #[serde(default)]
     pub name: String,
-    /// As its registration has it (`http`, `dubbo`); empty: it does not say.
+    /// From its registration (`http`, `dubbo`); empty if not given.
     #[serde(default)]
     pub protocol: String,
-    /// A name or an address; one of IPv6 without brackets.
+    /// A name or an address; IPv6 without brackets.
     pub host: String,
     pub port: u16,
 }
@@ -85,53 +85,53 @@ pub enum InstanceState {
     Up,
     /// It was there before a restart, and is expected back.
     Returning,
-    /// It is registered, and its registration says that it takes no calls: disabled, starting, out of service.
+    /// It is registered, but its registration says that it takes no calls: disabled, starting, out of service.
     Down,
-    /// One that only a newer sidecar knows: it cannot be called.
+    /// A state that only a newer sidecar knows: it cannot be called.
     #[serde(other)]
     Unknown,
 }
 
-/// Since when, how long and how an instance is served that no node registers any more.
+/// Since when, for how long and how an instance is served that no node registers any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
-    /// When it vanished, and when it is believed gone at the latest; ms since 1970.
+    /// When it vanished, and when it is considered gone at the latest; ms since 1970.
     pub since: u64,
     pub ends_at: u64,
     pub probe: Probe,
-    /// Whether none is to choose it: nothing answers at its address, and most of the service are well.
+    /// Whether it should not be chosen: nothing answers at its address, and most of the service are well.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub passed_over: bool,
-    /// What distinguished it from others at its address, so that it is known again after a restart.
+    /// What distinguished it from others at its address, so that it is recognized after a restart.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub variant: Box<str>,
 }
 
-/// What is known of the address of an instance that is held.
+/// What is known of the address of a held instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Probe {
-    /// Nothing: it was not tried yet, or cannot be.
+    /// Nothing: it was not probed yet, or cannot be.
     #[default]
     Untried,
     /// It takes connections.
     Answering,
     /// It neither takes nor refuses them.
     Silent,
-    /// What only a newer sidecar knows.
+    /// A state that only a newer sidecar knows.
     #[serde(other)]
     Unknown,
 }
 
-/// By what an instance is known.
+/// Where an instance is known from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
     /// The name of the source.
     pub source: Arc<str>,
     pub record: Record,
     pub decoder: Decoder,
-    /// Since which revision the source reports it so.
+    /// Since which revision the source reports it unchanged.
     pub since: Revision,
 }
 
@@ -143,10 +143,10 @@ pub enum Record {
     Master(Arc<str>),
 }
 
-/// What read it.
+/// What decoded it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoder {
-    /// The protocol of masters, also by way of a register elsewhere.
+    /// The protocol of masters, possibly through a register elsewhere.
     Tunnel,
     Format(Format),
 }
@@ -176,7 +176,7 @@ pub enum Format {
     Raw,
 }
 
-/// Why a registration makes no instance.
+/// Why a registration is not a valid instance.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InstanceError {
     #[error("an instance has at most {MAX_ENDPOINTS} endpoints, and not {0}")]
@@ -190,7 +190,7 @@ pub enum InstanceError {
 }
 
 impl Instance {
-    /// A service as a master offers it, which is within its bounds. Group, zone and weight are those of the metadata.
+    /// A service of a master, which is within its limits. Group, zone and weight come from the metadata.
     pub fn of_master(
         service: &Service,
         state: InstanceState,
@@ -226,7 +226,7 @@ impl Instance {
         self.endpoints.iter().find(|it| it.name.is_empty()).or(self.endpoints.first())
     }
 
-    /// What tells it from others where one is chosen by a key: the id of a master, or the address of its endpoint.
+    /// Identifies it when choosing by key: the id of a master, or the address of its endpoint.
     pub fn address(&self) -> String {
         match (self.master(), self.endpoint()) {
             (Some(id), _) => id.to_string(),
@@ -235,7 +235,7 @@ impl Instance {
         }
     }
 
-    /// Whether it takes calls, by its registration and by what is known of it since it has none.
+    /// Whether it takes calls, by its registration and, if held, by what is known since.
     pub fn takes_calls(&self) -> bool {
         self.state == InstanceState::Up && self.held.as_ref().is_none_or(|held| !held.passed_over)
     }
@@ -249,13 +249,13 @@ impl Instance {
         has_metadata(&self.metadata, wanted)
     }
 
-    /// Of its name, and of its metadata as MessagePack.
+    /// The bytes of its name, and of its metadata as MessagePack.
     pub fn packed_bytes(&self) -> usize {
         self.service.len() + packed_bytes(&self.metadata)
     }
 
-    /// That it is within the bounds of an instance. Keys and ids are made of its texts, with control characters
-    /// between.
+    /// Checks that it is within the limits of an instance. Keys and ids consist of its texts, separated by control
+    /// characters.
     pub fn check(&self) -> Result<(), InstanceError> {
         if self.endpoints.len() > MAX_ENDPOINTS {
             return Err(InstanceError::Endpoints(self.endpoints.len()));
@@ -282,7 +282,7 @@ impl Withheld {
         self.both().next().is_some()
     }
 
-    /// From when until when at least one of them withholds it; None: none does.
+    /// The time span in which at least one of them withholds it; None: neither does.
     pub fn span(&self) -> Option<(u64, u64)> {
         Some((self.both().map(|it| it.since).min()?, self.both().map(|it| it.ends_at).max()?))
     }
@@ -293,12 +293,13 @@ impl Withheld {
 }
 
 impl Endpoint {
-    /// As one writes it, and tells it from others: `dubbo://10.0.0.5:20880`; without a protocol `10.0.0.5:20880`.
+    /// As people write it, and unique within the instance: `dubbo://10.0.0.5:20880`; without a protocol
+    /// `10.0.0.5:20880`.
     pub fn address(&self) -> String {
         let Self { protocol, host, port, .. } = self;
         let scheme = if protocol.is_empty() { "" } else { "://" };
         match host.parse::<Ipv6Addr>() {
-            // One address may be written in several ways.
+            // The same address may be written in several ways.
             Ok(host) => format!("{protocol}{scheme}[{host}]:{port}"),
             Err(_) => format!("{protocol}{scheme}{host}:{port}"),
         }
@@ -330,7 +331,7 @@ impl Instance {
 }
 
 impl Record {
-    /// How many bytes the path or the id has.
+    /// The length of the path or the id.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Record::Node(path) => path.as_str().len(),
@@ -376,7 +377,7 @@ impl Format {
         Format::Raw,
     ];
 
-    /// As the configuration has it.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Format::Dubbo => "dubbo",
@@ -397,12 +398,12 @@ impl Format {
     }
 }
 
-/// `host:port`; an address of IPv6 in brackets.
+/// `host:port`; IPv6 addresses in brackets.
 pub fn address(host: &str, port: impl Display) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// A weight as a number, or as a text of one.
+/// A weight, as a number or a string.
 pub fn weight(value: &Value) -> Option<u32> {
     let weight = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
     u32::try_from(weight).ok().filter(|weight| i32::try_from(*weight).is_ok())

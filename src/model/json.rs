@@ -1,4 +1,4 @@
-//! Values of masters as JSON has them.
+//! Values of masters as JSON.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -8,14 +8,14 @@ use base64::prelude::BASE64_STANDARD;
 use rmpv::Value;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-/// How deep readers of JSON go, of which serde_json goes least.
+/// The nesting depth that JSON readers accept; serde_json accepts the least.
 pub(crate) const MAX_DEPTH: usize = 127;
 
-/// A value: bytes as an object with the key `base64`, what is no number as null, every key as a text.
+/// A value: bytes become an object with the key `base64`, NaN and infinities null, and every key a string.
 #[derive(Debug)]
 pub(crate) struct Json<'a>(pub(crate) &'a Value);
 
-/// A map. PHP's maps with the keys 0, 1, 2, … and its empty ones come as lists.
+/// A map. PHP's maps with the keys 0, 1, 2, … and empty ones arrive as lists.
 #[derive(Debug)]
 pub(crate) struct Object<'a>(pub(crate) &'a Value);
 
@@ -24,13 +24,13 @@ pub(crate) fn text(value: &Value) -> String {
     written(&Json(value))
 }
 
-/// Whether this is the JSON text of a value; no more of it is written than is the same.
+/// Whether this is the JSON text of a value; stops writing at the first difference.
 pub(crate) fn is_text(value: &Value, text: &str) -> bool {
     let mut rest = Rest(text.as_bytes());
     serde_json::to_writer(&mut rest, &Json(value)).is_ok() && rest.0.is_empty()
 }
 
-/// What is yet to be written; it takes nothing else.
+/// The expected remainder; accepts nothing else.
 struct Rest<'a>(&'a [u8]);
 
 impl Write for Rest<'_> {

@@ -1,4 +1,4 @@
-//! Masters: who offers services, and how one calls them.
+//! Masters: processes that offer services, and how to call them.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,25 +13,25 @@ use tokio::sync::{Mutex, mpsc};
 use super::{Answers, Arguments, Command, Refused, json};
 use crate::share::Share;
 
-/// The most services that one master may offer, wherever it is connected: all of them are reported and listed together.
+/// The most services of one master, wherever it is connected: all of them are reported and listed together.
 pub const MAX_SERVICES: usize = 1_024;
 
-/// The most bytes that a service may have, and all services of a master together: in their names, and in their metadata
-/// as MessagePack.
+/// The most bytes of a service, and of all services of a master together: their names, and their metadata as
+/// MessagePack.
 pub const MAX_SERVICE_BYTES: usize = 16 * 1024;
 pub const MAX_MASTER_BYTES: usize = 256 * 1024;
 
-/// The most levels of a service's metadata as JSON: a master in the shared file has three around them.
+/// The deepest nesting of a service's metadata as JSON: a master in the shared file has three levels around it.
 pub const MAX_SERVICE_DEPTH: usize = json::MAX_DEPTH - 3;
 
 /// A long-running process that offers services, as a register knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Master {
-    /// The same at every register through which the master is known.
+    /// The same at every register that knows the master.
     pub id: String,
-    /// Where it connected from: no address at which anybody could call it.
+    /// Where it connected from; not an address at which it could be called.
     pub peer_address: String,
-    /// When it did, ms since 1970.
+    /// When it connected, ms since 1970.
     pub connected_at: i64,
     pub services: Vec<Service>,
 }
@@ -39,9 +39,9 @@ pub struct Master {
 /// A service that a master offers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// As the master calls it, also where that is `name@version`.
+    /// The master's own name for it, even if that is `name@version`.
     pub name: String,
-    /// A map; an empty one of PHP's is an empty list.
+    /// A map; an empty PHP map is an empty list.
     pub metadata: Arc<Value>,
 }
 
@@ -60,13 +60,13 @@ impl Service {
         split_name(&self.name).0
     }
 
-    /// The version: of `name@version`, or of the metadata; 0.0.0 where there is none, or none that can be compared.
+    /// The version: from `name@version`, or from the metadata; 0.0.0 if there is none, or none that can be compared.
     pub fn version(&self) -> Version {
         let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient_version);
         split_name(&self.name).1.or_else(told).unwrap_or(Version::new(0, 0, 0))
     }
 
-    /// Whether it has all of these metadata: a text as it is, any other value as its JSON text.
+    /// Whether it has all of these metadata: strings as they are, other values as their JSON text.
     pub fn has_metadata(&self, wanted: &BTreeMap<String, String>) -> bool {
         has_metadata(&self.metadata, wanted)
     }
@@ -77,7 +77,7 @@ impl Service {
 
     /// About how many bytes of memory it takes.
     pub fn memory_size(&self) -> usize {
-        /// Of the service itself, and of the master as an instance of it.
+        /// The service itself, and the master as an instance of it.
         const REST: usize = 512;
         REST + self.name.len() + self.packed_bytes() + values_in(&self.metadata) * size_of::<Value>()
     }
@@ -101,14 +101,14 @@ pub(super) fn has_metadata(metadata: &Value, wanted: &BTreeMap<String, String>) 
     })
 }
 
-/// How many bytes a value has as MessagePack.
+/// The length of a value as MessagePack.
 pub(super) fn packed_bytes(value: &Value) -> usize {
     let mut counted = Counted(0);
     rmpv::encode::write_value(&mut counted, value).expect("all is counted");
     counted.0
 }
 
-/// Counts what is written.
+/// Counts the bytes written.
 struct Counted(usize);
 
 impl io::Write for Counted {
@@ -122,7 +122,7 @@ impl io::Write for Counted {
     }
 }
 
-/// How many containers of JSON lie in one another.
+/// The nesting depth of a value as JSON.
 fn json_depth(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(json_depth).max().unwrap_or(0),
@@ -133,9 +133,8 @@ fn json_depth(value: &Value) -> usize {
     }
 }
 
-/// Takes those away that are too large or too deep, and those after which the others are too large together. Which one
-/// is the first of them, and how many they are. What is no number in their metadata, and so not even equal to itself,
-/// is nothing.
+/// Removes services that are too large or too deep, and those after which all together are too large. Returns the first
+/// of them and their number. NaN in their metadata, which is not even equal to itself, becomes nil.
 pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
     services.iter_mut().for_each(|service| forget_nan(Arc::make_mut(&mut service.metadata)));
     let (mut total, mut left_out) = (0, None::<(String, usize)>);
@@ -175,7 +174,7 @@ fn values_in(value: &Value) -> usize {
     }
 }
 
-/// A text; or a number as one writes it: PHP has `2` and `1.5` for what others put into quotes.
+/// A string; or a number as people write it: PHP has `2` and `1.5` where others use quotes.
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::Integer(number) => Some(number.to_string()),
@@ -185,8 +184,7 @@ fn plain(value: &Value) -> Option<String> {
     }
 }
 
-/// The name of a service, and the version that is in it: `mail@1.2`. What is no version is a part of the name:
-/// `mail@work`.
+/// The name of a service, and the version in it: `mail@1.2`. An invalid version is part of the name: `mail@work`.
 pub fn split_name(name: &str) -> (&str, Option<Version>) {
     let split = name.rsplit_once('@').filter(|(base, _)| !base.is_empty());
     match split.map(|(base, version)| (base, lenient_version(version))) {
@@ -195,7 +193,7 @@ pub fn split_name(name: &str) -> (&str, Option<Version>) {
     }
 }
 
-/// A version with parts left out: `1` is `1.0.0`, `v2.3` is `2.3.0`.
+/// Parses a version with parts left out: `1` is `1.0.0`, `v2.3` is `2.3.0`.
 pub fn lenient_version(text: &str) -> Option<Version> {
     let text = text.trim().trim_start_matches('v');
     let parts = text.split(['-', '+']).next()?.matches('.').count();
@@ -210,19 +208,19 @@ pub fn lenient_version(text: &str) -> Option<Version> {
 /// One call of a method.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The service by the name that the master gave it.
+    /// The service by the master's name for it.
     pub service: String,
     pub method: String,
     pub arguments: Arguments,
-    /// Until when its caller waits; none: nobody says.
+    /// Until when its caller waits; none: unknown.
     pub until: Option<Instant>,
-    /// What its caller sends while it goes on; none: nothing.
+    /// What its caller sends while it runs; none: nothing.
     pub input: Option<Input>,
-    /// The caller's, for what waits to be sent to the master, and what came from it and was not taken.
+    /// The caller's share, for what waits to be sent to the master, and for what came from it and was not taken.
     pub memory: Arc<Share>,
 }
 
-/// Values on their way to a method, beside its arguments. Of its copies one takes each.
+/// Values on their way to a method, besides its arguments. Each is received by one of the clones.
 #[derive(Clone, Debug)]
 pub struct Input(Arc<Mutex<mpsc::Receiver<Value>>>);
 
@@ -244,12 +242,12 @@ impl PartialEq for Input {
     }
 }
 
-/// A way to a master. None of its methods waits.
+/// A line to a master. None of its methods wait.
 pub trait Line: Debug + Send + Sync {
     /// Sends a call.
     fn call(&self, call: Call) -> Result<Answers, Refused>;
 
-    /// Sends a command of the application's own.
+    /// Sends an application-defined command.
     fn send(&self, command: &Command) -> Result<(), Refused>;
 
     /// Whether calls on this line may have an input.
@@ -260,17 +258,17 @@ pub trait Line: Debug + Send + Sync {
     /// How many calls to this master are under way on this line.
     fn outstanding(&self) -> usize;
 
-    /// Whether the connection stands by which it reaches the master.
+    /// Whether its connection to the master is up.
     fn is_connected(&self) -> bool {
         true
     }
 
-    /// Whether it is connected, and the other end is not silent.
+    /// Whether it is connected, and the other end is responsive.
     fn is_answering(&self) -> bool {
         self.is_connected()
     }
 
-    /// Whether the other end is the master itself, and not a register that says it knows one of this id.
+    /// Whether the other end is the master itself, rather than a register that reported it.
     fn is_direct(&self) -> bool {
         false
     }

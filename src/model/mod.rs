@@ -26,13 +26,13 @@ pub use self::master::{
 pub use self::words::{counted, shortened, utc};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since
-/// 1970), so that it does not go back when the process starts again.
+/// 1970), so that it does not go back when the process restarts.
 pub type Revision = u64;
 
-/// The absolute path of a coordination node, as ZooKeeper writes them: `/`, or `/a/b`.
+/// The absolute path of a coordination node, as in ZooKeeper: `/`, or `/a/b`.
 ///
-/// Ordered so that a node comes right before all that lies below it: `/` sorts before every other byte. What lies
-/// at and below a path is thus one contiguous range.
+/// Ordered so that a node comes immediately before everything below it: `/` sorts before every other byte. A subtree is
+/// thus one contiguous range.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodePath(Arc<str>);
@@ -94,7 +94,7 @@ impl NodePath {
         Some(if slash == 0 { Self::root() } else { Self(self.0[..slash].into()) })
     }
 
-    /// The path of a child, by a name of which nothing is known.
+    /// The path of a child with an unchecked name.
     pub fn parse_child(&self, name: &str) -> Result<NodePath, PathError> {
         if matches!(name, "" | "." | "..") || name.contains('/') {
             return Err(PathError::Part);
@@ -105,7 +105,7 @@ impl NodePath {
         Ok(self.child(name))
     }
 
-    /// The path of a child. `name` is that of a node.
+    /// The path of a child. `name` must be a node's name.
     pub fn child(&self, name: &str) -> NodePath {
         Self([self.as_str().trim_end_matches('/'), "/", name].concat().into())
     }
@@ -115,7 +115,7 @@ impl NodePath {
         if self.as_str() == "/" { 0 } else { self.0.matches('/').count() }
     }
 
-    /// The path and those above it, from itself up to `/`.
+    /// The path and its ancestors, from itself up to `/`.
     pub fn upwards(&self) -> impl Iterator<Item = &str> {
         let mut next = Some(self.as_str());
         std::iter::from_fn(move || {
@@ -129,21 +129,21 @@ impl NodePath {
         })
     }
 
-    /// Below this path, the part of `descendant` up to its next `/`: the name of the child on the way to it.
+    /// The name of the child on the way from this path to `descendant`.
     pub fn child_towards<'a>(&self, descendant: &'a NodePath) -> Option<&'a str> {
         let base = if self.as_str() == "/" { "" } else { self.as_str() };
         let rest = descendant.as_str().strip_prefix(base)?.strip_prefix('/')?;
         rest.split('/').next().filter(|name| !name.is_empty())
     }
 
-    /// A bound that sorts after all below the child `name`, and before its next sibling.
+    /// A bound that sorts after everything below the child `name`, and before its next sibling.
     pub(crate) fn after_child(&self, name: &str) -> NodePath {
-        // The lowest byte after '/' in this order; no path of a node holds it.
+        // The lowest byte after '/' in this order; no path contains it.
         self.child(&format!("{name}\u{1}"))
     }
 }
 
-/// What `PathUtils.validatePath` of ZooKeeper 3.8 refuses in a path; beyond U+FFFF nothing is, for files may have that.
+/// What `PathUtils.validatePath` of ZooKeeper 3.8 refuses in a path; nothing beyond U+FFFF, which files may have.
 fn is_refused(character: char) -> bool {
     character.is_control() || matches!(character, '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{ffff}')
 }
@@ -151,7 +151,7 @@ fn is_refused(character: char) -> bool {
 impl Ord for NodePath {
     fn cmp(&self, other: &Self) -> Ordering {
         let (left, right) = (self.0.as_bytes(), other.0.as_bytes());
-        // Paths share long beginnings: pass over what is equal eight bytes at a time.
+        // Paths share long prefixes: skip equal parts eight bytes at a time.
         let eights = left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0);
         let at = 8 * eights.take_while(|(left, right)| left == right).count();
         let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
@@ -191,7 +191,7 @@ impl From<NodePath> for String {
     }
 }
 
-/// A coordination node's own figures, as ZooKeeper keeps them; those a source does not know are 0.
+/// A coordination node's stat, as in ZooKeeper; fields that a source does not know are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stat {
@@ -205,30 +205,30 @@ pub struct Stat {
     pub num_children: i32,
 }
 
-/// What a coordination node holds. Its path is its key in the snapshot.
+/// The content of a coordination node. Its path is its key in the snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     pub data: Box<[u8]>,
     pub stat: Stat,
 }
 
-/// What a source says of one path, or of one master.
+/// A change that a source reports, of one path or one master.
 #[derive(Clone, Debug)]
 pub enum Change {
     Put(NodePath, Arc<Node>),
     Delete(NodePath),
-    /// The master is there by this line, with these services; in place of what this source said of it before.
+    /// The master is reachable by this line, with these services; replaces what this source reported of it before.
     Join(Arc<Master>, Arc<dyn Line>),
     /// The master was there before a restart, and is expected back.
     Expect(Arc<Master>),
-    /// The master, by its id, is no longer there by this source.
+    /// By this source, the master with this id is gone.
     Leave(String),
-    /// The master, by its id, is no longer expected back by this source. If it is back by now, that changes nothing.
+    /// By this source, the master with this id is no longer expected back. If it is back by now, that changes nothing.
     GiveUp(String),
 }
 
 impl Change {
-    /// The path of the node that it is about.
+    /// The path of the node that it concerns.
     pub fn path(&self) -> Option<&NodePath> {
         match self {
             Change::Put(path, _) | Change::Delete(path) => Some(path),
@@ -237,7 +237,7 @@ impl Change {
     }
 }
 
-/// What became of one path or master between two revisions.
+/// What happened to one path or master between two revisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
     Created,
@@ -245,13 +245,13 @@ pub enum ChangeKind {
     Deleted,
 }
 
-/// What a source fills the snapshot with.
+/// What feeds the snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Supply {
     Nodes,
     Instances,
-    /// What only a newer sidecar knows.
+    /// A kind that only a newer sidecar knows.
     #[serde(other)]
     Unknown,
 }
@@ -270,10 +270,10 @@ pub enum Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
     pub revision: Revision,
-    /// Zero while the sources behind the answer are in sync, else the time since they last were known to be.
+    /// Zero while the sources behind the answer are in sync, else the time since they were last known to be.
     pub age: Duration,
     pub origin: Origin,
-    /// False when the sources behind the answer are known to hold more than the snapshot does.
+    /// False if the sources behind the answer are known to hold more than the snapshot does.
     pub complete: bool,
 }
 

@@ -1,5 +1,4 @@
-//! Views: how nodes, instances, masters and freshness are written, wherever they are; with the names of the Thrift
-//! interface.
+//! Views: the one serialized form of nodes, instances, masters and freshness, with the names of the Thrift interface.
 
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use super::{
     Withholding,
 };
 
-/// A coordination node; its data, where it is no UTF-8, as base64 under another name.
+/// A coordination node; data that is not UTF-8 is base64 under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
@@ -49,10 +48,10 @@ pub struct Master {
     pub services: Vec<Service>,
     #[serde(default)]
     pub routes: u32,
-    /// None where nobody counts.
+    /// None if nobody counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outstanding: Option<u32>,
-    /// The names of those that know it, where they are written.
+    /// The names of the sources that know it, where they are written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
 }
@@ -61,7 +60,7 @@ pub struct Master {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     pub name: String,
-    /// Empty: it is what the name or the metadata say.
+    /// Empty: the version is in the name or the metadata.
     #[serde(default)]
     pub version: String,
     #[serde(default)]
@@ -91,21 +90,21 @@ pub struct Instance {
     pub endpoints: Vec<Endpoint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master_id: Option<String>,
-    /// None where nobody counts.
+    /// None if nobody counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outstanding: Option<u32>,
-    /// Empty where it is left out.
+    /// Empty where it is omitted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub provenance: Vec<Provenance>,
-    /// Where no node registers it any more.
+    /// Set if no node registers it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Box<Held>>,
 }
 
-/// A longer path of a node that registers an instance is not shown.
+/// Longer paths of nodes that register an instance are not shown.
 const MAX_PATH_BYTES: usize = 4 << 10;
 
-/// By what an instance is known.
+/// Where an instance is known from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Provenance {
@@ -118,12 +117,12 @@ pub struct Provenance {
     pub since_revision: Revision,
 }
 
-/// What was told is no instance that nodes register.
+/// The given instance is not one that nodes register.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("it is no instance that nodes register")]
 pub struct NoInstance;
 
-/// A map: an object in JSON, whatever of it JSON does not have; in MessagePack, as the master sent it.
+/// A map: an object in JSON, as far as JSON can represent it; in MessagePack, as the master sent it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata(pub Arc<Value>);
 
@@ -174,7 +173,7 @@ impl Service {
     }
 }
 
-/// With the version in its name, unless the name or the metadata have it.
+/// With the version in its name, unless the name or the metadata contain it.
 impl From<Service> for super::Service {
     fn from(Service { name, version, metadata: Metadata(metadata) }: Service) -> Self {
         let service = Self { name, metadata };
@@ -208,7 +207,7 @@ impl From<&super::Instance> for Instance {
     }
 }
 
-/// One of those that nodes register.
+/// An instance that nodes register.
 impl TryFrom<Instance> for super::Instance {
     type Error = NoInstance;
 
@@ -276,7 +275,7 @@ fn default_weight() -> u32 {
     DEFAULT_WEIGHT
 }
 
-/// Those services that are what they should be: another one harms none of them.
+/// The valid services: an invalid one does not affect the others.
 fn all_readable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Service>, D::Error> {
     let services = Vec::<Value>::deserialize(from)?;
     Ok(services.into_iter().filter_map(|service| rmpv::ext::from_value(service).ok()).collect())
@@ -289,7 +288,7 @@ mod tests {
 
     use super::*;
 
-    /// As it is written after it was read.
+    /// Reads a value and writes it again.
     fn written<T: DeserializeOwned + Serialize>(json: &Json) -> String {
         let view: T = serde_json::from_value(json.clone()).expect("a view");
         serde_json::to_string(&view).expect("JSON")

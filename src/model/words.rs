@@ -3,18 +3,18 @@
 use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// So many of them: `1 master`, `2 masters`.
+/// A count with its noun: `1 master`, `2 masters`.
 pub fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-/// A time in ms since 1970, in UTC; what lies beyond the year 9999 is its end.
+/// A time in ms since 1970, in UTC; times beyond the year 9999 become its end.
 pub fn utc(ms: u64) -> String {
     const END: u64 = 253_402_300_799_999;
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(END))).to_string()
 }
 
-/// A text, cut where it has more characters than `most`.
+/// A text, cut if it has more characters than `most`.
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
