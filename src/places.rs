@@ -1,6 +1,6 @@
-//! Places: connections that users make for nothing. Whoever has most of them gives one up for a newcomer.
+//! Places: idle connections that users keep. The user with the most gives one up for a newcomer.
 //!
-//! Nobody is refused. So whoever connects now and then is heard, however many connections others keep.
+//! Nobody is refused, so an occasional client gets through however many connections others keep.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// Some places, of which each connection takes one.
+/// A number of places, of which each connection takes one.
 #[derive(Debug)]
 pub(crate) struct Places<User> {
     max: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Places<User> {
 struct Taken<User> {
     count: usize,
     next_number: u64,
-    /// The connections of each user, the oldest first.
+    /// The connections of each user, oldest first.
     by_user: HashMap<User, BTreeMap<u64, Connection>>,
 }
 
@@ -34,7 +34,7 @@ struct Connection {
     evicted: CancellationToken,
 }
 
-/// A place that a connection has. It is given back when dropped.
+/// The place of a connection. Given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place<User: Copy + Eq + Hash> {
     places: Arc<Places<User>>,
@@ -49,8 +49,8 @@ impl<User: Copy + Eq + Hash> Places<User> {
         Arc::new(Self { max, hurried, taken: Mutex::new(taken) })
     }
 
-    /// Takes a place for a connection, at the cost of another one if need be: of the user who has the most, one that
-    /// yields, else the oldest.
+    /// Takes a place for a connection, evicting another if necessary: from the user with the most, one that yields,
+    /// otherwise the oldest.
     pub(crate) fn take(self: &Arc<Self>, user: User) -> Place<User> {
         let evicted = CancellationToken::new();
         let mut taken = self.taken();
@@ -79,7 +79,7 @@ impl<User: Copy + Eq + Hash> Taken<User> {
         }
     }
 
-    /// If it has taken `longer` than that; none: however long.
+    /// Only one that is older than `longer`; none: of any age.
     fn first_to_go(&self, longer: Option<Duration>) -> Option<(User, u64)> {
         let oldest = |own: &BTreeMap<u64, Connection>| own.first_key_value().map(|(number, _)| *number);
         let rank = |own| (BTreeMap::len(own), Reverse(oldest(own)));
@@ -101,7 +101,7 @@ impl<User: Copy + Eq + Hash> Taken<User> {
 }
 
 impl<User: Copy + Eq + Hash> Place<User> {
-    /// Whether this one goes before the others of its user where places are short.
+    /// Sets whether this one is evicted before the others of its user.
     pub(crate) fn set_yielding(&self, is_yielding: bool) {
         let mut taken = self.places.taken();
         let own = taken.by_user.get_mut(&self.user);
@@ -118,7 +118,7 @@ impl<User: Copy + Eq + Hash> Place<User> {
 
 impl<User: Copy + Eq + Hash> Drop for Place<User> {
     fn drop(&mut self) {
-        // It is gone already where it was given to another.
+        // It is gone already if it was given to another.
         self.places.taken().remove(self.user, self.number);
     }
 }

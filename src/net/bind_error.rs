@@ -1,4 +1,4 @@
-//! Why there is no listener where a setting asks for one, and who is in the way.
+//! Why a listener that a setting asks for could not be created, and what is in the way.
 
 use std::fmt;
 use std::io;
@@ -8,16 +8,16 @@ use std::sync::Arc;
 use super::{Address, PathOccupied};
 use crate::permissions::own::name_of;
 
-/// What asks for a listener.
+/// The setting that asks for a listener.
 #[derive(Clone, Debug)]
 pub enum Setting {
     /// A key, with dots between its levels.
     Key(&'static str),
-    /// A worker's name, and a key of its own.
+    /// A worker's name, and one of its keys.
     OfWorker(Arc<(String, String)>),
 }
 
-/// Why a listener could not be had that a setting asks for.
+/// Why a listener that a setting asks for could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting}: cannot listen on {address}: {why}")]
 pub struct BindError {
@@ -26,12 +26,12 @@ pub struct BindError {
     pub(super) why: NoListener,
 }
 
-/// What a TCP port means for the start that another process has.
+/// How a start treats a TCP port that another process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakenPorts {
-    /// It ends the start.
+    /// The start fails.
     Fail,
-    /// The sidecar goes on without it, if it can be asked elsewhere, until the port is free.
+    /// The sidecar runs without it until the port is free, if it can be asked elsewhere.
     Wait,
 }
 
@@ -45,9 +45,9 @@ pub(super) enum NoListener {
     )]
     Taken {
         setting: Setting,
-        /// Whose it is, where the kernel says it.
+        /// The user it belongs to, if the kernel reports it.
         user: Option<u32>,
-        /// Its number, where the kernel says it.
+        /// The process id, if the kernel reports it.
         process: Option<i32>,
     },
     #[error("cannot make its folder {}: {error}; have it made, or choose another place", folder.display())]
@@ -66,7 +66,7 @@ impl BindError {
         &self.setting
     }
 
-    /// The same where the setting is named beside it.
+    /// The message without the setting, for where that is named already.
     pub(crate) fn without_setting(&self) -> String {
         format!("cannot listen on {}: {}", self.address, self.why)
     }
@@ -76,7 +76,7 @@ impl BindError {
         matches!(self.why, NoListener::Taken { .. })
     }
 
-    /// Whether there is no room for it on its file system.
+    /// Whether its file system is full.
     pub fn is_for_room(&self) -> bool {
         matches!(&self.why, NoListener::Io(error) if error.kind() == io::ErrorKind::StorageFull)
     }
@@ -96,7 +96,7 @@ impl Setting {
         Self::OfWorker(Arc::new((worker.to_owned(), key)))
     }
 
-    /// How another value is set.
+    /// How to set another value.
     fn cure(&self) -> String {
         match self {
             Self::Key(key) => {

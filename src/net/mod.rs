@@ -1,5 +1,5 @@
 //! The network: listeners on TCP and Unix sockets, and the accept loop that never gives up. Connections, also with TLS,
-//! are of the crate `roster-net`.
+//! are in the crate `roster-net`.
 
 mod bind_error;
 mod socket_file;
@@ -32,22 +32,22 @@ use crate::metrics::Metrics;
 use crate::permissions::{Claim, NotClaimed, Permissions, make_folder, own};
 use crate::task::{Backoff, Stop};
 
-/// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
-/// clients fail at once, so it is long; the kernel cuts it to `net.core.somaxconn`. (For Unix sockets the standard
-/// library asks for as many as the kernel allows.)
+/// How many connections the kernel may queue until we accept them. A full queue of a Unix socket makes its clients fail
+/// at once, so it is long; the kernel limits it to `net.core.somaxconn`. (For Unix sockets the standard library asks
+/// for as many as the kernel allows.)
 const BACKLOG: i32 = 4096;
 
-/// How long accepting pauses when the process has no descriptor left.
+/// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How soon it is tried again to listen at a port that another process has taken, and how late.
+/// The first and the longest delay before trying again to listen on a port that another process has taken.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// How long the name may be looked up of an address to listen at.
+/// How long resolving a listen address may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many connections are accepted before others may work.
+/// How many connections are accepted before other tasks may run.
 const MAX_ACCEPTS_PER_TURN: usize = 256;
 
 /// A bound socket, shared by all that accept from it.
@@ -66,12 +66,12 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens at `host:port`, as `setting` says.
+    /// Listens on `host:port`, as `setting` says.
     pub fn tcp(setting: impl Into<Setting>, address: &str) -> Result<Self, BindError> {
         Self::tcp_at(setting.into(), address, listening_address(address))
     }
 
-    /// The same at the address that this one means.
+    /// The same, with the address resolved.
     fn tcp_at(setting: Setting, address: &str, meant: io::Result<SocketAddr>) -> Result<Self, BindError> {
         let (meant, listening) = match meant {
             Ok(address) => (Some(address), listen(address)),
@@ -91,7 +91,7 @@ impl Listener {
         }
     }
 
-    /// The same, or why not yet where another process has the port and `taken_ports` says to wait for it.
+    /// The same; or the reason to wait, if another process has the port and `taken_ports` allows that.
     pub fn tcp_unless_taken(
         setting: impl Into<Setting>,
         address: &str,
@@ -103,7 +103,7 @@ impl Listener {
         }
     }
 
-    /// Listens at a port as soon as the process ends that has `taken` it; until then `metrics` say why not yet. None:
+    /// Listens on a port as soon as the process that has `taken` it ends; until then `metrics` show why not yet. None:
     /// the stop came first.
     pub async fn when_free(mut taken: BindError, metrics: &Metrics, stop: &Stop) -> Option<Self> {
         let setting = taken.setting.clone();
@@ -129,18 +129,18 @@ impl Listener {
         }
     }
 
-    /// Listens under `path`, whose folder is made if need be, as `setting` says. The socket appears there with its
-    /// permissions already set, in place of one that a dead process left; nothing else is replaced. Beside it lies a
-    /// link with `:1` at its end: PHP's stock `TSocket` can open a Unix socket only with a port, which it adds to the
-    /// path.
+    /// Listens on the Unix socket `path`, as `setting` says, creating its folder if need be. The socket appears there
+    /// with its permissions already set, and replaces one that a dead process left, but nothing else. Next to it, a
+    /// link is created with `:1` appended: PHP's stock `TSocket` can open a Unix socket only with a port, which it
+    /// appends to the path.
     pub fn unix(setting: impl Into<Setting>, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
         let listener = Self::unix_of(setting.into(), path, permissions, true)?;
         refuse_descriptors(&listener);
         Ok(listener)
     }
 
-    /// The same for programs that are no Thrift endpoint, which takes no link; and of the folders the last one alone is made:
-    /// of a path with a slip, none.
+    /// The same without a link, for programs that are not Thrift endpoints. Creates only the last folder: none for a
+    /// path with a slip.
     pub fn unix_without_link(
         setting: impl Into<Setting>,
         path: &Path,
@@ -168,12 +168,12 @@ impl Listener {
         }
     }
 
-    /// Where it listens, with the port that the kernel chose.
+    /// The address it listens on, with the port that the kernel chose.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// For processes that inherit it: who accepts by its descriptor waits for connections, as programs expect.
+    /// A blocking one, for processes that inherit it: programs expect `accept` on the descriptor to block.
     pub(crate) fn blocking(self, setting: impl Into<Setting>) -> Result<Self, BindError> {
         let set = match &*self.socket {
             Socket::Tcp(listener) => listener.set_nonblocking(false),
@@ -185,9 +185,8 @@ impl Listener {
         }
     }
 
-    /// Hands every connection to `serve`, until the stop. Several loops, on threads of their own, may accept from
-    /// one listener. No error ends the loop, nor keeps it from its beginning: the process may run out of descriptors, and
-    /// will have some again.
+    /// Passes every connection to `serve`, until the stop. Several loops, on separate threads, may accept from one
+    /// listener. No error ends or prevents the loop: the process may run out of descriptors, and will have some again.
     pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Accepted)) {
         let mut reported = None::<io::ErrorKind>;
         let report = |reported: &mut Option<io::ErrorKind>, error: io::Error| {
@@ -217,7 +216,7 @@ impl Listener {
                         reported = None;
                         serve(stream);
                     }
-                    // The peer gave up before we came to it.
+                    // The peer gave up before it was accepted.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
                         report(&mut reported, error);
@@ -244,7 +243,7 @@ impl Socket {
         })
     }
 
-    /// The runtime's own listeners let it know of each connection that they accept, also of one that nobody will serve.
+    /// The runtime's own listeners would register each accepted connection with it, even one that will not be served.
     #[allow(unsafe_code)]
     fn register(self) -> io::Result<AsyncFd<Self>> {
         // Safety: a listener owns its descriptor, which is the same until it is dropped.
@@ -277,7 +276,7 @@ impl AsRawFd for Socket {
     }
 }
 
-/// Whether of two listeners the second finds its place taken by the first.
+/// Whether two listeners cannot coexist: the second finds its address taken by the first.
 pub(crate) fn is_one_place(one: &Address, other: &Address) -> bool {
     let parse = |address: &str| address.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>();
     match (one, other) {
@@ -291,7 +290,7 @@ pub(crate) fn is_one_place(one: &Address, other: &Address) -> bool {
     }
 }
 
-/// What an address to listen at means.
+/// Resolves an address to listen on.
 pub(crate) fn listening_address(address: &str) -> io::Result<SocketAddr> {
     look_up_first(address, LOOKUP_TIMEOUT)
 }
@@ -305,9 +304,9 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Has the kernel refuse descriptors that are sent over a Unix socket, and over those accepted from it, to this end. Else
-/// the kernel closes them where we read, and waits there for as long as the sender has chosen by `SO_LINGER`. Since Linux
-/// 6.16; before, nothing can refuse them.
+/// Makes the kernel refuse descriptors sent to this end of a Unix socket, or of those accepted from it. Otherwise the
+/// kernel closes them when we read, and blocks for as long as the sender chose by `SO_LINGER`. Requires Linux 6.16;
+/// before, nothing can refuse them.
 pub(crate) fn refuse_descriptors(socket: impl AsFd) {
     const SO_PASSRIGHTS: libc::c_int = 83;
     let off: libc::c_int = 0;
@@ -319,7 +318,7 @@ pub(crate) fn refuse_descriptors(socket: impl AsFd) {
     }
 }
 
-/// The process that listens to a socket; none: it has more to accept than it may.
+/// The process that listens on a socket; none: its queue is full.
 fn listener_at(path: &Path) -> Option<Peer> {
     let stream = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).ok()?;
     stream.set_nonblocking(true).ok()?;
@@ -350,7 +349,7 @@ fn listen_under(
         }
         make_folder(folder).map_err(|error| NoListener::Folder { folder: folder.to_owned(), error })?;
     }
-    // Two that start at the same moment find nobody who listens.
+    // Two that start at the same moment would both find nobody listening.
     let claim = Claim::of(path).map_err(|why| match why {
         NotClaimed::Held(_) => taken(),
         NotClaimed::Failed(error) => error.into(),
@@ -370,7 +369,7 @@ mod tests {
     use super::*;
     use crate::permissions::Mode;
 
-    /// Whether a descriptor can be sent over a socket.
+    /// Sends a descriptor over a socket.
     fn takes_descriptors(to: &impl AsRawFd) -> nix::Result<usize> {
         let sent = std::fs::File::open("/dev/null").expect("it is there");
         let rights = [sent.as_raw_fd()];

@@ -1,4 +1,4 @@
-//! A socket in the file system, which is gone when nobody listens any more.
+//! A socket in the file system, which is removed when nobody listens any more.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 
 use crate::permissions::Permissions;
 
-/// The longest path of a socket: with the `:1` of the link beside it, and a zero, as many bytes as the kernel takes.
+/// The longest path of a socket: with the `:1` of its link and a NUL, as many bytes as the kernel accepts.
 const MAX_PATH: usize = 108 - 1 - ":1".len();
 
-/// How long the name beside a socket is under which it is made: a dot, and six hexadecimal digits.
+/// The length of the temporary name under which a socket is created: a dot, and six hexadecimal digits.
 const FRESH_LEN: usize = 7;
 
-/// How many bytes the path of a socket may have, so that the name beside it is not too long either.
+/// The maximum length of a socket's path, so that the temporary name next to it is not too long either.
 pub(crate) fn max_path_len(path: &Path) -> usize {
     MAX_PATH - FRESH_LEN.saturating_sub(path.file_name().map_or(0, |name| name.len()))
 }
 
-/// A socket in the file system, taken away with the listener unless another process has replaced it.
+/// A socket in the file system, removed with the listener unless another process has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -25,7 +25,7 @@ pub(super) struct SocketFile {
     has_link: bool,
 }
 
-/// What lies where a socket, or the link beside it, should be, and would be lost.
+/// Something lies where a socket or its link should be, and would be lost.
 #[derive(Debug, thiserror::Error)]
 #[error("{path} is there and is no {expected}; move it away or choose another path")]
 pub struct PathOccupied {
@@ -34,7 +34,7 @@ pub struct PathOccupied {
 }
 
 impl PathOccupied {
-    /// That a socket at `path` takes the place of nothing but another socket, which a dead process may have left.
+    /// Checks that a socket at `path` would replace nothing but another socket, which a dead process may have left.
     pub(crate) fn none_at(path: &Path, has_link: bool) -> Result<(), Self> {
         let link = link_beside(path);
         let places = [(path, "socket", is_socket(path)), (&link, "link", link.is_symlink() || !has_link)];
@@ -48,7 +48,7 @@ impl PathOccupied {
 }
 
 impl SocketFile {
-    /// Listens under `path`, whose folder is there, where one appears that is ready; with the link beside it, or without.
+    /// Listens on `path`, whose folder exists; the socket is ready when it appears there, with or without its link.
     pub(super) fn at(
         path: &Path,
         permissions: &Permissions,
@@ -59,8 +59,9 @@ impl SocketFile {
         Ok((listener, file))
     }
 
-    /// Listens under a name beside `path`, where nobody looks for it yet. Not the process's number: in another container
-    /// another process has the same one, and in this one it may make several at once.
+    /// Listens under a temporary name next to `path`, where nobody looks for it yet. The process id is not unique
+    /// enough: processes in different containers may have the same one, and a process may create several sockets at
+    /// once.
     fn bind(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
         let (listener, fresh) = loop {
             let fresh = path.with_file_name(format!(".{:06x}", fastrand::u32(..1 << 24)));
@@ -70,7 +71,7 @@ impl SocketFile {
             }
         };
         let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh, has_link: false };
-        // A second name of it could be that of another one.
+        // A second hard link could be another file's.
         permissions.set(&file.path, |found| found.file_type().is_socket() && found.nlink() == 1)?;
         listener.set_nonblocking(true)?;
         Ok((listener, file))
