@@ -1,4 +1,4 @@
-//! Claims: what no other process may have as long as this one does.
+//! Claims: what no other process may have while this one does.
 
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
@@ -13,13 +13,13 @@ use nix::unistd::geteuid;
 
 use super::own::{self, NotOwn};
 
-/// How often a file is tried that was replaced before it could be locked.
+/// How often to retry if a file is replaced before it could be locked.
 const MAX_ATTEMPTS: usize = 3;
 
-/// The longest number of a process.
+/// The longest process id, in digits.
 const MAX_PID: u64 = 10;
 
-/// A lock that no other process may have as long as this lives.
+/// A lock that no other process can have while this lives.
 #[derive(Debug)]
 pub struct Claim {
     lock: Flock<File>,
@@ -35,13 +35,13 @@ pub enum NotClaimed {
     Failed(#[from] io::Error),
 }
 
-/// The process that has a claim, as it numbers itself; none in the moment before it has written that down.
+/// The process that has a claim, by its own process id; none in the moment before it has written that down.
 #[derive(Debug)]
 pub struct Holder(Option<u32>);
 
 impl Claim {
-    /// That to a file, a socket or a folder. Only our user may open the hidden file beside it that is locked for that:
-    /// whoever can open a file can lock it.
+    /// Claims a file, a socket or a folder. Only our user may open the hidden file next to it that is locked for that:
+    /// anyone who can open a file can lock it.
     pub fn of(path: &Path) -> Result<Self, NotClaimed> {
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
@@ -55,7 +55,7 @@ impl Claim {
                 Ok(lock) => {
                     let claim = Self { lock, path: path.clone() };
                     match claim.found() {
-                        // Another user may have given a file of ours this name: it is left as it is.
+                        // Another user may have hard-linked a file of ours here: leave that file as it is.
                         Some(found) if found.nlink() > 1 => own::remove(&path)?,
                         Some(_) => {
                             let closed = claim.lock.set_permissions(fs::Permissions::from_mode(0o600));
@@ -81,18 +81,18 @@ impl Claim {
         Err(NotClaimed::Held(Holder(None)))
     }
 
-    /// Whether what was locked still lies where it was.
+    /// Whether the locked file is still in its place.
     pub fn is_there(&self) -> bool {
         self.found().is_some()
     }
 
-    /// What lies there, if it is what was locked.
+    /// What is in its place, if that is the locked file.
     fn found(&self) -> Option<fs::Metadata> {
         let (found, locked) = (fs::symlink_metadata(&self.path).ok()?, self.lock.metadata().ok()?);
         ((found.dev(), found.ino()) == (locked.dev(), locked.ino())).then_some(found)
     }
 
-    /// Writes down who has it, for a message; a full disk keeps nobody from it.
+    /// Writes down the holder, for messages; a full disk does not matter.
     fn sign(&self) -> io::Result<()> {
         self.lock.set_len(0)?;
         let _ = write!(&*self.lock, "{}", std::process::id());
@@ -107,7 +107,7 @@ impl Holder {
         Self(read.ok().and_then(|_| text.parse().ok()))
     }
 
-    /// Whether there is another process of this number that may have the claim: one of our user, or of root.
+    /// Whether there is another process with this id that may have the claim: one of our user, or of root.
     fn is_alive(&self) -> bool {
         let process = self.0.filter(|process| *process != std::process::id());
         let owner = process.and_then(|process| fs::metadata(format!("/proc/{process}")).ok()).map(|it| it.uid());
@@ -121,7 +121,7 @@ impl Display for Holder {
     }
 }
 
-/// Why a claim cannot be had: one that another user left names its owner.
+/// Why a claim is refused: one that another user left names its owner.
 fn refused(path: &Path, why: NotOwn) -> io::Error {
     match (why, fs::symlink_metadata(path)) {
         (NotOwn::Io(error), Ok(left)) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// Of www-data, on Debian.
+    /// The user id of www-data, on Debian.
     const OTHER: u32 = 33;
 
     fn lock(path: &Path, user: u32) -> std::process::Child {

@@ -1,4 +1,4 @@
-//! Folders that are open: what is done by a name in one is done there, whatever others put on the way to it meanwhile.
+//! Open folders: operations on names in one happen there, whatever others put in its way meanwhile.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -14,20 +14,20 @@ use nix::unistd::{UnlinkatFlags, getegid, unlinkat};
 
 use super::own::{NotOwn, OTHERS_WRITE, check_owner, foreign, look, regular};
 
-/// As the kernel follows.
+/// The limit of the kernel.
 const MAX_LINKS: usize = 40;
 
-/// By which only an entry's owner, or the folder's, may rename or remove it.
+/// With this bit, only an entry's owner, or the folder's, may rename or remove it.
 const STICKY: u32 = 0o1000;
 
 const EVERYBODY_WRITES: u32 = 0o002;
 const GROUP_WRITES: u32 = 0o020;
 
-/// A folder that stays the same one as long as this lives.
+/// A folder that stays the same while this lives.
 #[derive(Debug)]
 pub struct Folder(File);
 
-/// A link that another user could have made lead anywhere.
+/// A link that another user could have pointed anywhere.
 #[derive(Debug, thiserror::Error)]
 enum Misled {
     #[error(
@@ -42,7 +42,7 @@ enum Misled {
     Into { owner: String, user: String },
 }
 
-/// A folder in which another user could put something else in the place of what is meant.
+/// A folder in which another user could replace what is meant.
 #[derive(Debug, thiserror::Error)]
 enum Open {
     #[error(
@@ -58,14 +58,13 @@ enum Open {
 }
 
 impl Folder {
-    /// The folder of a file, and the file's name there. A link is followed only if it is our user's or root's; one in
-    /// place of the file only into a folder of theirs.
+    /// The folder of a file, and the file's name there. A link is followed only if it belongs to our user or root; one
+    /// in place of the file, only into a folder of theirs.
     pub fn of(path: &Path) -> io::Result<(Self, OsString)> {
         Self::reach(path, |_| Ok(()))
     }
 
-    /// The same, where nobody but our user, our group and root can put anything else in the place of that file, or of a
-    /// folder on the way to it.
+    /// The same, if only our user, our group and root can replace that file, or a folder on the way to it.
     pub fn of_ours(path: &Path) -> io::Result<(Self, OsString)> {
         Self::reach(path, check_ours)
     }
@@ -86,7 +85,7 @@ impl Folder {
                 if let Some((owner, user)) = foreign(link.uid()) {
                     return Err(io::Error::other(Misled::Link { name, owner, user }));
                 }
-                // Whoever may name any file of ours elsewhere could have put it here.
+                // Anyone who may hard-link a file of ours could have put it here.
                 if link.nlink() > 1 {
                     return Err(NotOwn::Linked.at(path));
                 }
@@ -108,20 +107,20 @@ impl Folder {
         Err(io::ErrorKind::InvalidInput.into())
     }
 
-    /// Opens a file for reading. What lies there may be a link or a pipe that nobody writes.
+    /// Opens a file for reading. The name may belong to a link, or to a pipe without a writer.
     pub fn open(&self, name: &OsStr) -> Result<File, NotOwn> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         regular(openat(&self.0, name, flags, Mode::empty()).map(File::from).map_err(io::Error::from))
     }
 
-    /// Makes a file that is for our user alone.
+    /// Creates a file that only our user can access.
     pub fn create(&self, name: &OsStr) -> io::Result<File> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
     }
 
-    /// Opens a file to write at its end, made if there is none: one that nobody but our user or root can have made, and
-    /// that has no other name.
+    /// Opens a file for appending, creating it if necessary: one that only our user or root can have created, and that
+    /// has no other name.
     pub fn append(&self, name: &OsStr, mode: Mode) -> Result<File, NotOwn> {
         let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let opened = openat(&self.0, name, flags | OFlag::O_CLOEXEC, mode);
@@ -131,13 +130,13 @@ impl Folder {
         if found.nlink() > 1 { Err(NotOwn::Linked) } else { Ok(file) }
     }
 
-    /// Whether nobody but these can have put a file of another user there: ours, root, and whose the folder is.
+    /// Checks that nobody but our user, root, and the folder's owner can have put another user's file there.
     pub fn check_owner(&self, file: &File) -> Result<(), NotOwn> {
         let (folder, owner) = (self.0.metadata().map_err(NotOwn::Io)?, file.metadata().map_err(NotOwn::Io)?.uid());
         if owner == folder.uid() || folder.mode() & OTHERS_WRITE == 0 { Ok(()) } else { check_owner(owner) }
     }
 
-    /// Whether a folder, or what another user put there, has a name: no file can be sure to take it.
+    /// Whether a folder, or another user's file, has this name, so that creating a file may fail.
     pub fn is_blocked(&self, name: &OsStr) -> io::Result<bool> {
         let found = match look(&self.0, name) {
             Err(Errno::ENOENT) => return Ok(false),
@@ -152,7 +151,7 @@ impl Folder {
         }
     }
 
-    /// Gives a file another name, which it takes from one that has it.
+    /// Renames a file, replacing one that has the name.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(renameat(&self.0, from, &self.0, to)?)
     }
@@ -162,7 +161,7 @@ impl Folder {
     }
 }
 
-/// That nobody but our user, our group and root can rename or remove what is theirs in a folder.
+/// Checks that only our user, our group and root can rename or remove their files in a folder.
 fn check_ours(folder: &File) -> io::Result<()> {
     let found = folder.metadata()?;
     let path = || fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).unwrap_or_default();
@@ -177,7 +176,7 @@ fn check_ours(folder: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The names of a path, the last one first.
+/// The parts of a path, last one first.
 fn parts(path: &Path) -> Vec<OsString> {
     path.components().rev().map(Component::as_os_str).map(OsStr::to_owned).collect()
 }
@@ -190,7 +189,7 @@ mod tests {
     use super::*;
     use crate::permissions;
 
-    /// Of www-data, on Debian.
+    /// The user id of www-data, on Debian.
     const OTHER: u32 = 33;
 
     #[test]
@@ -225,7 +224,7 @@ mod tests {
         fs::create_dir(path("theirs")).and_then(|()| symlink("theirs/file", path("into"))).expect("made");
         symlink("theirs", path("link")).expect("a link");
         if lchown(path("link"), Some(OTHER), None).and_then(|()| chown(path("theirs"), Some(OTHER), None)).is_err() {
-            return; // Only root can make what is another user's.
+            return; // Only root can create files of other users.
         }
         let why = |name: &str| Folder::of(&path(name)).expect_err("it is another user's").to_string();
         for name in ["link", "link/file"] {
@@ -259,7 +258,7 @@ mod tests {
         set("a/b", 0o775);
         assert_eq!(why("a/b/file"), None, "the group is our own");
         if chown(path("a/b"), None, Some(OTHER)).is_err() {
-            return; // Only root can make what is another's.
+            return; // Only root can create files of other users.
         }
         assert!(why("a/b/file").is_some_and(|why| why.contains("may write")));
         set("a/b", 0o755);

@@ -1,4 +1,4 @@
-//! Permissions: who may open a socket or a file that Roster makes, which files are its own, and what it claims.
+//! Permissions: who may open the sockets and files that Roster creates, which files are its own, and what it claims.
 
 mod claim;
 mod folder;
@@ -22,7 +22,7 @@ pub use self::claim::{Claim, Holder, NotClaimed};
 pub use self::folder::Folder;
 pub use self::pid_file::{PidFile, PidFileError};
 
-/// What does without a group of which a person is no member.
+/// What works without a group that a person is not in.
 pub(crate) const OF_ONES_OWN: &str =
     "for a sidecar of your own, `--set thrift.group= --set shared.group=`, or another `--config`";
 
@@ -39,24 +39,24 @@ pub struct Permissions {
 pub struct Mode(pub u32);
 
 impl Permissions {
-    /// As it is configured, where an empty group is the process's own.
+    /// As configured, where an empty group means that of the process.
     pub fn new(mode: Mode, group: &str) -> Self {
         Self { mode, group: Some(group.to_owned()).filter(|group| !group.is_empty()) }
     }
 
-    /// Sets them on what lies at a path, if it is ours and what it should be: another user may have put something else
+    /// Sets them on what is at a path, if it is ours and of the right kind: another user may have put something else
     /// there, or a link.
     pub fn set(&self, path: &Path, is_right: fn(&Metadata) -> bool) -> io::Result<()> {
         let held = own::hold(path, is_right).map_err(|why| why.at(path))?;
         self.group.as_deref().map_or(Ok(()), |group| chown_group(&held, group))?;
-        // The kernel sets no mode by a descriptor that only holds something, but by the name of the descriptor.
+        // The kernel cannot set a mode through an `O_PATH` descriptor, only through its name.
         let held = format!("/proc/self/fd/{}", held.as_raw_fd());
         fs::set_permissions(held, fs::Permissions::from_mode(self.mode.0))
     }
 }
 
 impl Mode {
-    /// Sets it, as all permissions are set.
+    /// Sets the mode, with the same checks.
     pub fn set(self, path: &Path, is_right: fn(&Metadata) -> bool) -> io::Result<()> {
         Permissions { mode: self, group: None }.set(path, is_right)
     }
@@ -79,13 +79,13 @@ impl From<Mode> for String {
     }
 }
 
-/// The group of a name, or else of a number: a container has other names than the one that the number is of.
+/// The group with this name, or else with this number: a container has other names than the host.
 pub fn gid_of(group: &str) -> nix::Result<Option<Gid>> {
     let known = Group::from_name(group)?.map(|group| group.gid);
     Ok(known.or_else(|| group.parse().ok().map(Gid::from_raw)))
 }
 
-/// That a file cannot be given to a group, since this process's user is not in it.
+/// A file cannot be given to a group, since this process's user is not in it.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot give it to the group `{0}`: the sidecar's user is not in it: `usermod -aG {0} USER`, or \
@@ -93,7 +93,7 @@ pub fn gid_of(group: &str) -> nix::Result<Option<Gid>> {
 )]
 pub struct NotMember(pub String);
 
-/// Gives a file to a group, by its name or its number.
+/// Gives a file to a group, by name or number.
 pub fn chown_group(file: impl AsFd, group: &str) -> io::Result<()> {
     let failed = |why: &dyn Display| io::Error::other(format!("cannot give it to the group `{group}`: {why}"));
     let number = gid_of(group).map_err(|error| failed(&error))?.ok_or_else(|| failed(&"there is no such group"))?;
@@ -103,7 +103,7 @@ pub fn chown_group(file: impl AsFd, group: &str) -> io::Result<()> {
     })
 }
 
-/// Reads a group: a text, or a number.
+/// Reads a group: a string or a number.
 pub fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     struct NameOrNumber;
 
@@ -127,8 +127,8 @@ pub fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     from.deserialize_str(NameOrNumber)
 }
 
-/// Makes a folder, and those above it, that everybody may enter, whatever the process's mask says: what is put into it
-/// has permissions of its own.
+/// Creates a folder, and its ancestors, that everybody may enter, whatever the umask: what is put into it has
+/// permissions of its own.
 pub fn make_folder(path: &Path) -> io::Result<()> {
     if path.is_dir() || path.as_os_str().is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Own files: what Roster made itself and trusts when it finds it again, as long as nobody else can have put it there.
+//! Own files: those that Roster created and trusts when it finds them again, if nobody else can have put them there.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -15,10 +15,10 @@ pub use roster_net::name_of;
 
 const CURE: &str = "remove it, and see who may write its folder";
 
-/// Whoever else may write a file.
+/// The mode bits that let others write a file.
 pub(super) const OTHERS_WRITE: u32 = 0o022;
 
-/// Why something is not taken for a file of our own.
+/// Why a file is not accepted as our own.
 #[derive(Debug, thiserror::Error)]
 pub enum NotOwn {
     #[error("cannot open it: {0}")]
@@ -38,7 +38,7 @@ pub enum NotOwn {
 }
 
 impl NotOwn {
-    /// The same as an error of the file's.
+    /// The same as an I/O error about the file.
     pub fn at(self, path: &Path) -> io::Error {
         match self {
             Self::Io(error) => error,
@@ -47,7 +47,7 @@ impl NotOwn {
     }
 }
 
-/// Opens a file for reading that nobody but our user or root can have made or written.
+/// Opens a file for reading that only our user or root can have created or written.
 pub fn open(path: &Path) -> Result<File, NotOwn> {
     let file = open_with(path, File::options().read(true))?;
     match file.metadata().map_err(NotOwn::Io)?.mode() & 0o7777 {
@@ -56,7 +56,7 @@ pub fn open(path: &Path) -> Result<File, NotOwn> {
     }
 }
 
-/// Puts a private file with this content in the place of what lies there, once it is on the disk.
+/// Atomically replaces a private file, after the content is on disk.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = create(&fresh, 0o600)?;
@@ -65,15 +65,15 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&fresh, path)
 }
 
-/// Opens a file that nobody but our user or root can have made. What lies there may be a link, a pipe that nobody
-/// writes, or another user's file.
+/// Opens a file that only our user or root can have created. The path may lead to a link, a pipe without a writer, or
+/// another user's file.
 pub fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File, NotOwn> {
     let file = regular(options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path))?;
     check_owner(file.metadata().map_err(NotOwn::Io)?.uid())?;
     Ok(file)
 }
 
-/// What was opened without following a link or waiting, if it is a file.
+/// The opened file, if it is a regular one. It was opened without following a link or blocking.
 pub(super) fn regular(opened: io::Result<File>) -> Result<File, NotOwn> {
     let file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ELOOP | Errno::ENXIO) => NotOwn::NoFile,
@@ -86,7 +86,7 @@ pub(super) fn regular(opened: io::Result<File>) -> Result<File, NotOwn> {
     }
 }
 
-/// Holds what lies at a path, to set its permissions, if nobody but our user or root can have made it.
+/// Opens what is at a path, to set its permissions, if only our user or root can have created it.
 pub(super) fn hold(path: &Path, is_right: fn(&Metadata) -> bool) -> Result<File, NotOwn> {
     let held = look(AT_FDCWD, path).map_err(|error| NotOwn::Io(error.into()))?;
     let found = held.metadata().map_err(NotOwn::Io)?;
@@ -94,18 +94,18 @@ pub(super) fn hold(path: &Path, is_right: fn(&Metadata) -> bool) -> Result<File,
     if is_right(&found) { Ok(held) } else { Err(NotOwn::Replaced) }
 }
 
-/// What lies there, to be asked what it is: not opened, and no link is followed.
+/// Opens what is there only to inspect it (`O_PATH`); follows no link.
 pub(super) fn look(at: impl AsFd, name: &(impl NixPath + ?Sized)) -> nix::Result<File> {
     openat(at, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).map(File::from)
 }
 
-/// Makes a file in place of what lies there.
+/// Creates a file, replacing what is there.
 pub fn create(path: &Path, mode: u32) -> io::Result<File> {
     remove(path)?;
     File::options().read(true).write(true).create_new(true).mode(mode).open(path)
 }
 
-/// Removes a file, if there is one.
+/// Removes a file, if it exists.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -113,7 +113,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// That it is a folder of our user, which nobody else can have made.
+/// Checks that it is a folder of our user, which nobody else can have created.
 pub fn check_folder(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     let user = Uid::effective().as_raw();
@@ -127,25 +127,25 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A folder, or the one above it in which it would be made, if it is neither our user's nor root's; whose it is, and
-/// who we are.
+/// A folder, or its nearest existing ancestor, if it is neither our user's nor root's; with the names of its owner and
+/// our user.
 pub fn foreign_folder(folder: &Path) -> Option<(&Path, String, String)> {
     let (there, found) = folder.ancestors().find_map(|folder| Some((folder, folder.metadata().ok()?)))?;
     foreign(found.uid()).map(|(owner, user)| (there, owner, user))
 }
 
-/// That an owner is our user or root.
+/// Checks that an owner is our user or root.
 pub(super) fn check_owner(owner: u32) -> Result<(), NotOwn> {
     foreign(owner).map_or(Ok(()), |(owner, user)| Err(NotOwn::Foreign { owner, user }))
 }
 
-/// The names of an owner who is neither our user nor root, and of our user.
+/// The names of an owner, if it is neither our user nor root, and of our user.
 pub(super) fn foreign(owner: u32) -> Option<(String, String)> {
     let user = Uid::effective().as_raw();
     (![0, user].contains(&owner)).then(|| (name_of(owner), name_of(user)))
 }
 
-/// Why this process can make nothing in a folder; None: it can.
+/// Why this process cannot create anything in a folder; None: it can.
 pub fn cannot_write(folder: &Path) -> Option<String> {
     let error = access(folder, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
     let found = fs::metadata(folder).map(|found| (name_of(found.uid()), found.mode() & 0o777));
@@ -182,7 +182,7 @@ mod tests {
             assert!(matches!(open(&file), Err(NotOwn::Writable(found)) if found == mode), "{mode:o}");
         }
         open_with(&file, File::options().read(true).write(true)).expect("it is ours");
-        // What stands in the way of a new one is replaced, and not what it leads to.
+        // The link in the way of a new file is replaced, not its target.
         fs::write(&file, "kept").expect("written");
         drop(create(&path("link"), 0o600).expect("made"));
         assert!(!path("link").is_symlink() && fs::read(&file).expect("a file") == b"kept");

@@ -1,4 +1,4 @@
-//! The file in which the number of the sidecar stands while it runs, for programs that send it signals.
+//! The pid file of the sidecar, for programs that send it signals.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 
 use super::{Claim, NotClaimed, own};
 
-/// The longest text that such a file has: a number and the end of its line.
+/// The longest content of such a file: a number and a newline.
 const MAX_BYTES: u64 = 12;
 
-/// Anybody may read it.
+/// Readable by everybody.
 const MODE: u32 = 0o644;
 
-/// It, taken away when this is dropped, unless it is another's by then.
+/// A pid file, removed on drop unless another process has replaced it by then.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    /// As long as it is open, no other file has its number.
+    /// While it is open, no other file has its inode number.
     file: File,
     _claim: Claim,
 }
 
-/// Why a number cannot be written there.
+/// Why the pid file cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PidFileError {
     #[error("cannot write {}: {why}; choose one in a folder that the sidecar's user may write", path.display())]
@@ -38,7 +38,7 @@ pub enum PidFileError {
 }
 
 impl PidFileError {
-    /// Whether there is no room for it on its file system.
+    /// Whether its file system is full.
     pub fn is_for_room(&self) -> bool {
         let Self::Io { why, .. } = self else { return false };
         matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -46,8 +46,8 @@ impl PidFileError {
 }
 
 impl PidFile {
-    /// Writes the number of this process. What a sidecar left that was killed is replaced, also an empty file of a
-    /// machine that lost its power, and nothing else.
+    /// Writes the id of this process. Replaces the file of a killed sidecar, or an empty one after a power loss, and
+    /// nothing else.
     pub fn write(path: &Path) -> Result<Self, PidFileError> {
         let failed = |why| PidFileError::Io { path: path.to_owned(), why };
         let claim = Claim::of(path).map_err(|why| match why {
@@ -60,7 +60,8 @@ impl PidFile {
         let mut fresh = path.as_os_str().to_owned();
         fresh.push(".new");
         let write = || {
-            // Where no other can be written, programs would signal whoever has the old number.
+            // If no new one can be written, the old id must not stay: programs would signal whichever process has it
+            // now.
             own::remove(path)?;
             let mut file = own::create(Path::new(&fresh), MODE)?;
             writeln!(file, "{}", std::process::id())?;
@@ -84,7 +85,7 @@ impl Drop for PidFile {
     }
 }
 
-/// Whether nothing stands there but a number, or not even that.
+/// Whether it contains only a number, or nothing.
 fn is_of_a_number(file: File) -> bool {
     let mut text = String::new();
     let is_read = file.take(MAX_BYTES + 1).read_to_string(&mut text).is_ok();
