@@ -1,4 +1,4 @@
-//! Rules of settings: what a value must be stands beside its key, and whoever reads it refuses what it is not.
+//! Rules of settings: each is stated next to its key, and a value that breaks it is refused on reading.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ where
     some(T::deserialize(value)?)
 }
 
-/// The same of a key that need not be set.
+/// The same for an optional key.
 pub(crate) fn some_positive<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
     positive(value).map(Some)
 }
@@ -29,7 +29,7 @@ pub(crate) fn at_least_kib<'de, D: Deserializer<'de>, const LEAST: u64>(value: D
     enough(positive(value)?, least, least)
 }
 
-/// The same of at most so much: a slip of a unit is found, and no stack runs past its end.
+/// The same, with a maximum: catches a slip of a unit, and keeps stacks from overflowing.
 pub(crate) fn at_most<'de, D: Deserializer<'de>, const MOST: usize>(value: D) -> Result<usize, D::Error> {
     bounded(positive(value)?, MOST, MOST)
 }
@@ -55,7 +55,7 @@ where
     enough(bounded(positive(value)?, most, most)?, least, least)
 }
 
-/// How deep that may be nested which is written as JSON.
+/// The allowed nesting depth of JSON documents.
 pub(crate) fn json_depth<'de, D, const LEAST: usize, const MOST: usize>(value: D) -> Result<usize, D::Error>
 where
     D: Deserializer<'de>,
@@ -67,7 +67,7 @@ where
     Ok(depth)
 }
 
-/// A duration of at most so many seconds, which no clock overflows; where it says so, not zero.
+/// A duration with a maximum in seconds, so that no clock overflows; optionally not zero.
 pub(crate) struct Within<const SECONDS: u64, const IS_POSITIVE: bool>;
 
 pub(crate) type WithinADay = Within<86_400, false>;
@@ -88,7 +88,7 @@ impl<const SECONDS: u64, const IS_POSITIVE: bool> Within<SECONDS, IS_POSITIVE> {
     }
 }
 
-/// A duration of at least so many seconds, if there is one.
+/// An optional duration of at least this many seconds.
 pub(crate) fn at_least_seconds<'de, D, const LEAST: u64>(value: D) -> Result<Option<Duration>, D::Error>
 where
     D: Deserializer<'de>,
@@ -98,10 +98,10 @@ where
     value.map(|value| enough(value, least, humantime::format_duration(least))).transpose()
 }
 
-/// By this name a path is asked for which a reader that knows where it stands makes absolute.
+/// The name by which a path is requested; a reader that knows the file's location makes it absolute.
 pub(crate) const PATH: &str = "path";
 
-/// A path: in the configuration's file it starts from the file's folder, elsewhere from the working directory.
+/// A path: in the configuration file relative to the file's folder, elsewhere to the working directory.
 pub(crate) fn path<'de, D: Deserializer<'de>>(value: D) -> Result<PathBuf, D::Error> {
     struct Path;
 

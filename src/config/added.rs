@@ -1,4 +1,4 @@
-//! The settings of a worker that is added to a sidecar that runs: read and checked as those of a `[[worker]]`.
+//! The settings of a worker that is added to a running sidecar: read and checked like a `[[worker]]`.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::{Config, check};
 use crate::worker;
 
 impl Config {
-    /// The settings of a worker beside this configuration; or all that is wrong with them, each with its key.
+    /// The settings of a worker in addition to this configuration; or all that is wrong with them, each with its key.
     pub(crate) fn worker_of(&self, settings: &Value) -> Result<worker::Config, Vec<String>> {
         if !settings.is_object() {
             return Err(vec!["expected an object of JSON with the keys of a [[worker]]".to_owned()]);
@@ -19,7 +19,7 @@ impl Config {
         let read = tree.read();
         let config = Self { worker: read.worker, ..self.clone() };
         let mut diagnostics = check::check_worker(&config, &tree);
-        // There is no file from whose folder it could start.
+        // There is no file to which it could be relative.
         for key in ["directory", "log"] {
             let path = settings.get(key).and_then(Value::as_str).filter(|path| !Path::new(path).is_absolute());
             if let Some(path) = path.filter(|path| !path.is_empty()) {
@@ -36,7 +36,7 @@ impl Config {
     }
 }
 
-/// A diagnostic with its key as the worker itself has it.
+/// A diagnostic with the key as the worker itself has it.
 fn in_words(Diagnostic { key, message, .. }: &Diagnostic) -> String {
     let own = Key::new(key.parts().iter().skip(2).cloned());
     let message = message.replace("worker.0.", "");

@@ -1,4 +1,4 @@
-//! What one value alone does not show: those that contradict each other, and those that no room can work with.
+//! Checks across values: contradictions, and values that no room can work with.
 
 mod worker;
 
@@ -22,7 +22,7 @@ use crate::{access, register, secret, source, store, thrift};
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// All diagnostics in what was read from the tree.
+/// All diagnostics about what was read from the tree.
 pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let mut check = Check { tree, diagnostics: Vec::new() };
     check.thrift(&config.thrift);
@@ -52,7 +52,7 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     check.diagnostics
 }
 
-/// The diagnostics in the one worker that was read from the tree, beside the rest of a configuration.
+/// The diagnostics about the one worker in the tree, given the rest of the configuration.
 pub(super) fn check_worker(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let mut check = Check { tree, diagnostics: Vec::new() };
     check.listeners(config);
@@ -65,7 +65,7 @@ struct Check<'a> {
     diagnostics: Vec<Diagnostic>,
 }
 
-/// A source, as far as it can be at odds with another.
+/// The parts of a source that may conflict with another.
 struct Source<'a> {
     key: Key,
     name: &'a str,
@@ -73,14 +73,14 @@ struct Source<'a> {
 }
 
 impl Check<'_> {
-    /// Says that the first of the keys is wrong, in view of the others; unless one of them was refused before.
+    /// Reports that the first key is wrong, given the others; unless one of them was refused already.
     fn object(&mut self, keys: &[&Key], message: impl Into<String>) {
         if !keys.iter().any(|key| self.tree.is_refused(key)) {
             self.diagnostics.push(self.tree.diagnostic(keys[0].clone(), message));
         }
     }
 
-    /// A key without a default; whether it is there.
+    /// Reports a missing key without a default; returns whether it is set.
     fn require(&mut self, key: &Key) -> bool {
         let is_set = self.tree.is_set(key);
         self.object_if(!is_set && !self.tree.is_misspelt(key), key, "is required, there is no default");
@@ -101,7 +101,7 @@ impl Check<'_> {
         }
         self.socket(&thrift.unix, &unix);
         self.loopback(&thrift.tcp, &tcp, "the endpoint");
-        // One user may have a half of it.
+        // One user may have half of it.
         if thrift.max_memory.0 < thrift.max_reply.0.saturating_mul(4) {
             let message = format!("is less than four replies: `thrift.max_reply` is {}", thrift.max_reply);
             self.object(&[&key("max_memory"), &key("max_reply")], message);
@@ -144,7 +144,7 @@ impl Check<'_> {
         }
     }
 
-    /// What is wrong with an address where this one is to listen; nothing, if it is empty.
+    /// What is wrong with a listen address; nothing if it is empty.
     fn loopback(&mut self, address: &str, key: &Key, who: &str) {
         if address.is_empty() {
             return;
@@ -190,7 +190,7 @@ impl Check<'_> {
         }
     }
 
-    /// Two own listeners at one place.
+    /// Two of our own listeners at one address.
     fn listeners(&mut self, config: &Config) {
         let own = [
             ("thrift.tcp", Address::Tcp(config.thrift.tcp.clone())),
@@ -275,7 +275,7 @@ impl Check<'_> {
             self.object(&[&at], format!("{:?} is not an address: {why}", upstream.connect));
         }
         self.path(&upstream.token, &key.child("token"));
-        // A pattern that ends with `*` may mean any port.
+        // A pattern that ends with `*` may match any port.
         if let Some(text) = upstream.join.texts().find(|text| !text.contains(':') && !text.ends_with('*')) {
             let message = format!("{text:?} matches no register, each of which has a port: write \"{text}:8010\"");
             self.object(&[&key.child("join")], message);
@@ -328,7 +328,7 @@ impl Check<'_> {
         ensembles.chain(files).chain(upstreams).collect()
     }
 
-    /// Services are registered below the roots of sources, and no node in two ways.
+    /// Services must be registered below the roots of sources, and no node in two formats.
     fn services(&mut self, config: &Config, sources: &[Source<'_>]) {
         let keys = |number| self.tree.element(&"services".into(), number);
         let keys: Vec<Key> = (0..config.services.len()).map(keys).collect();
@@ -385,8 +385,8 @@ impl Check<'_> {
     }
 }
 
-/// What is wrong with a filter of the log. A word alone is a level: as the name of a module, which it may be too, a
-/// misspelt one would silence the rest.
+/// What is wrong with a log filter. A bare word is a level: it could also be a module name, but then a misspelt level
+/// would silence everything else.
 pub fn log_filter_flaw(filter: &str) -> Option<String> {
     let is_stray = |part: &str| part.chars().all(char::is_alphanumeric) && part.parse::<LevelFilter>().is_err();
     let is_wrong = filter.split(',').any(is_stray) || EnvFilter::try_new(filter).is_err();

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use crate::model::NodePath;
 use crate::zookeeper::{address_of, is_secured, servers};
 
-/// What is wrong with the address of an ensemble: servers with commas between them, and a chroot after the last.
+/// What is wrong with the address of an ensemble: servers separated by commas, with a chroot after the last.
 pub(super) fn check(connect: &str) -> Result<(), String> {
     let mut servers = servers(connect).peekable();
     if servers.peek().is_none() {

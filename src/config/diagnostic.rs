@@ -1,17 +1,17 @@
-//! What is wrong with a configuration, where that stands, and what to do about it.
+//! What is wrong with a configuration, where, and how to fix it.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The way to a value: tables by name, entries of lists by number. Written with dots: `zookeeper.0.connect`.
+/// The path to a value: tables by name, list entries by number. Written with dots: `zookeeper.0.connect`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(Vec<String>);
 
-/// Where a value was written. In the order in which diagnostics are reported.
+/// Where a value was set. Ordered as diagnostics are reported.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Location {
-    /// The file as a whole, where nothing is written of it.
+    /// The file as a whole, for what is missing in it.
     File(Arc<Path>),
     Line {
         file: Arc<Path>,
@@ -24,18 +24,18 @@ pub enum Location {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
     pub location: Location,
-    /// Empty for what is no TOML at all.
+    /// Empty if the file is not TOML at all.
     pub key: Key,
-    /// What is wrong, and the cure.
+    /// What is wrong, and how to fix it.
     pub message: String,
 }
 
-/// All that is wrong with a configuration: a line each.
+/// All that is wrong with a configuration, one line each.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// In the order of their places. TOML's parser may report one thing many times.
+    /// Sorts them by location. TOML's parser may report the same thing many times.
     pub(super) fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort();
         diagnostics.dedup();
@@ -56,13 +56,13 @@ impl Key {
         Self(self.0.iter().cloned().chain([part.to_string()]).collect())
     }
 
-    /// This key as it is called one level further out.
+    /// The same key seen from one level further out.
     pub(super) fn within(mut self, part: impl ToString) -> Self {
         self.0.insert(0, part.to_string());
         self
     }
 
-    /// Whether one of the two is the other, or holds it.
+    /// Whether the two are equal, or one contains the other.
     pub(super) fn touches(&self, other: &Key) -> bool {
         self.0.iter().zip(&other.0).all(|(left, right)| left == right)
     }
@@ -87,7 +87,7 @@ impl fmt::Display for Key {
 }
 
 impl Location {
-    /// From where a relative path starts that is written there.
+    /// The folder that relative paths set there start from.
     pub(super) fn folder(&self) -> &Path {
         let file = if let Self::Line { file, .. } = self { file.parent() } else { None };
         file.unwrap_or(Path::new(""))
@@ -109,7 +109,7 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_told = matches!(&self.location, Location::Flag(flag) if *flag == self.key.to_string());
         let key = if is_told || self.key.0.is_empty() { String::new() } else { format!("{}: ", self.key) };
-        // A message may quote what somebody wrote.
+        // A message may quote arbitrary input.
         write!(f, "{}: {key}{}", self.location, self.message.replace('\n', " "))
     }
 }

@@ -1,8 +1,8 @@
-//! What must hold for any text that is taken for a configuration.
+//! What must hold for any text given as a configuration.
 
 use super::{Config, Layers};
 
-/// It is refused with a reason, or what is shown of it is taken for the same.
+/// It is refused with a reason, or its effective form loads to the same.
 pub fn texts(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     match load(text) {

@@ -60,7 +60,7 @@ pub struct Config {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// A level, and after commas others for single modules: `info,roster=debug`.
+    /// A level, and after commas the levels of single modules: `info,roster=debug`.
     pub level: String,
     pub format: LogFormat,
 }
@@ -80,7 +80,7 @@ pub struct Sidecar {
     /// How long a stop waits for what is under way.
     #[serde(with = "crate::rule::WithinADay")]
     pub stop_timeout: Duration,
-    /// The file in which its number stands while it runs; none: nowhere.
+    /// The pid file; none: there is none.
     #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
     pub pid_file: Option<PathBuf>,
 }
@@ -97,40 +97,40 @@ impl Default for Sidecar {
     }
 }
 
-/// What is laid over the defaults, each over the one before it.
+/// The layers over the defaults, each overriding the one before it.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
     /// A file's path and its text.
     pub file: Option<(PathBuf, String)>,
-    /// Names and values. Only those that begin with `ROSTER_` and have a `__` between levels count:
+    /// Names and values. Only names that begin with `ROSTER_` and have `__` between levels count:
     /// `ROSTER_ZOOKEEPER__0__CONNECT`.
     pub environment: Vec<(String, String)>,
     /// Keys with dots between levels, and values: `zookeeper.0.connect`.
     pub flags: Vec<(String, String)>,
-    /// Where the socket and the state are if none of these says.
+    /// The defaults for the socket and the state, if no layer sets them.
     pub default_paths: DefaultPaths,
-    /// Whether this process is in other groups than the sidecar, which has those that its unit names too.
+    /// Whether this process is in other groups than the sidecar, which also has those of its unit.
     pub has_other_groups: bool,
 }
 
 impl Config {
-    /// The folder of what outlasts the sidecar, if there is one.
+    /// The folder for what outlasts the sidecar, if there is one.
     pub(crate) fn state(&self) -> Option<PathBuf> {
         Some(self.shared.state.clone()).filter(|folder| !folder.as_os_str().is_empty())
     }
 
-    /// The configuration that the layers make; or all that is wrong with it.
+    /// The configuration from all layers; or all that is wrong with it.
     pub fn load(layers: &Layers) -> Result<Self, Diagnostics> {
         Self::load_and(layers, |_, _| Vec::new())
     }
 
-    /// The same for a start, which cannot do without the users and groups that it names.
+    /// The same for a start, which needs the users and groups that it names.
     pub fn load_to_start(layers: &Layers) -> Result<Self, Diagnostics> {
         Self::load_and(layers, preflight::check_names)
     }
 
-    /// The same; but what the machine does not have and a start would wait for, or fail at, is a diagnostic too. What may
-    /// be one, though nothing here can know, goes to `doubt`.
+    /// The same, but also reports what this machine lacks and a start would wait for, or fail at. Possible problems
+    /// that cannot be verified here go to `doubt`.
     pub fn check(layers: &Layers, mut doubt: impl FnMut(Diagnostic)) -> Result<Self, Diagnostics> {
         Self::load_and(layers, |config, tree| {
             preflight::doubts(config, tree).into_iter().for_each(&mut doubt);
@@ -163,19 +163,19 @@ impl Config {
         if diagnostics.is_empty() { Ok(config) } else { Err(Diagnostics::new(diagnostics)) }
     }
 
-    /// Whether there is anything to answer from of nodes.
+    /// Whether there is any source of nodes.
     pub fn has_source(&self) -> bool {
         !self.zookeeper.is_empty() || !self.file.is_empty()
     }
 
-    /// What of `[[services]]` is registered below these roots.
+    /// The `[[services]]` registered below these roots.
     pub(crate) fn services_below(&self, roots: &[NodePath]) -> Vec<format::Config> {
         let is_below = |services: &&format::Config| roots.iter().any(|root| services.root.is_under(root));
         let services = self.services.iter().filter(is_below).cloned();
         services.map(|it| format::Config { guard: it.guard && self.guard.enabled, ..it }).collect()
     }
 
-    /// Where Roster keeps the token that it makes for masters, if it has to. Relative: nowhere.
+    /// The file for the token that Roster generates for masters, if it has to. Relative: none.
     pub(crate) fn token_file(&self) -> PathBuf {
         self.shared.state.join("register.token")
     }

@@ -1,4 +1,4 @@
-//! What a configuration needs of the machine it is checked on, beside being right in itself.
+//! What a configuration requires of the machine it is checked on.
 
 use std::io;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::source;
 use crate::worker;
 use crate::zookeeper::{credentials, kerberos};
 
-/// The groups and users that the configuration names, and this machine does not have.
+/// The groups and users in the configuration that this machine does not have.
 pub(super) fn check_names(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let mut diagnostics = Vec::new();
     for (key, group) in [
@@ -45,7 +45,7 @@ pub(super) fn check_names(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic>
     diagnostics
 }
 
-/// All that the configuration names, and this machine does not have or does not let this user read.
+/// Everything in the configuration that this machine does not have, or that this user may not read.
 pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let mut diagnostics = check_names(config, tree);
     diagnostics.extend(foreign_folders(config).map(|(key, why)| tree.diagnostic(key.into(), why)));
@@ -71,7 +71,7 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
         && let Err(error) = config.register.check_secrets(&config.token_file())
         && !matches!(error, SecretError::Read { .. })
     {
-        // What cannot be read is reported below.
+        // Unreadable files are reported below.
         diagnostics.push(tree.diagnostic(Key::new(["register", error.key()]), error.to_string()));
     }
     for (number, location) in of_ensembles(config) {
@@ -107,8 +107,8 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     diagnostics
 }
 
-/// What this machine does not have, or does not let this user have, of what a worker needs. It would wait for that, and
-/// keep nobody else from the start.
+/// What a worker needs and this machine lacks, or this user may not have. The worker would wait for it, without
+/// delaying the start of others.
 fn of_worker(config: &Config, tree: &ConfigTree, number: usize, is_own: bool) -> Vec<Diagnostic> {
     let (worker, at) = (&config.worker[number], tree.element(&"worker".into(), number));
     let mut diagnostics: Vec<_> =
@@ -130,7 +130,7 @@ fn of_worker(config: &Config, tree: &ConfigTree, number: usize, is_own: bool) ->
     diagnostics
 }
 
-/// Why this user cannot have a socket there: with a link beside it and all folders above it made, or neither.
+/// Why this user cannot create a socket there: either with a link and all folders above it, or with neither.
 fn no_socket(path: &Path, is_own: bool, has_link: bool) -> Option<String> {
     let folder = path.parent().filter(|_| path.is_absolute())?;
     match PathOccupied::none_at(path, has_link) {
@@ -143,7 +143,7 @@ fn no_socket(path: &Path, is_own: bool, has_link: bool) -> Option<String> {
     }
 }
 
-/// Why this user cannot have a port, unless the sidecar of this very configuration may have it.
+/// Why this user cannot listen on a port, unless the sidecar of this very configuration already may.
 fn no_port(config: &Config, setting: Setting, address: &str) -> Option<String> {
     let error = Listener::tcp(setting, address).err()?;
     let may_be_ours = error.is_taken() && default_paths::may_be_live(&config.thrift.unix);
@@ -169,7 +169,7 @@ pub(crate) fn foreign_folders(config: &Config) -> impl Iterator<Item = (&'static
     })
 }
 
-/// Whom the access rules name, with the keys that do.
+/// The subjects in the access rules, with their keys.
 fn subjects(config: &Config, tree: &ConfigTree) -> Vec<(Key, Subject)> {
     let admins = config.access.admins.iter().cloned().enumerate();
     let admins = admins.map(|(number, subject)| (tree.element(&"access.admins".into(), number), subject));
@@ -178,7 +178,7 @@ fn subjects(config: &Config, tree: &ConfigTree) -> Vec<(Key, Subject)> {
     admins.chain(rules).collect()
 }
 
-/// The groups to which the sidecar's user cannot give what it makes.
+/// The groups to which the sidecar's user cannot give its files.
 pub(super) fn ungiven(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let all = [
         ("thrift.group", &config.thrift.group, &config.thrift.unix),
@@ -186,17 +186,17 @@ pub(super) fn ungiven(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
         ("shared.group", &config.shared.group, &config.shared.path),
     ];
     let made = all.into_iter().filter(|(_, group, path)| !group.is_empty() && is_set(path));
-    // A group of the unit's stands in no list; that the socket has it shows that the sidecar is in it.
+    // The groups of its unit are not listed anywhere; if the socket has one, the sidecar is in it.
     let ungiven = made.filter(|(_, group, _)| !runs_as::is_of_group(&config.thrift.unix, group));
     ungiven.filter_map(|(key, group, _)| Some(tree.diagnostic(key.into(), runs_as::cannot_give(group)?))).collect()
 }
 
-/// Whether it is the folder that the unit of the system's sidecar makes at a start.
+/// Whether it is the folder that the system's unit creates at a start.
 fn is_to_come(folder: &Path) -> bool {
     default_paths::is_systems(folder) && !folder.exists()
 }
 
-/// What a start would not object to, and that may be a diagnostic all the same.
+/// What a start accepts, but may be a mistake all the same.
 pub(super) fn doubts(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let is_for_others = config.shared.mode.0 & 0o077 != 0 && is_set(&config.shared.path);
     let by_file = !config.allow.is_empty() && is_for_others;
@@ -230,7 +230,7 @@ pub(super) fn doubts(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     of_credentials.chain(by_file).chain(to_come).chain(shared).chain(of_rules).chain(of_workers).collect()
 }
 
-/// The workers that root's sidecar would have run as root.
+/// The workers that root's sidecar would run as root.
 fn workers_of_root(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = Diagnostic> {
     let is_root = geteuid().is_root() && config.sidecar_user().is_none_or(|user| user.is_root());
     let workers = config.worker.iter().enumerate().filter(move |(_, worker)| is_root && worker.user.is_empty());
@@ -244,7 +244,7 @@ fn workers_of_root(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = D
     })
 }
 
-/// Whom the access rules name, and the sidecar never takes a client for.
+/// The subjects in the access rules that no client ever matches.
 fn for_nobody(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = Diagnostic> {
     let unmapped = subjects(config, tree).into_iter();
     let unmapped = unmapped.filter(|(_, subject)| subject.find().is_ok_and(Match::is_unmapped));
@@ -257,7 +257,7 @@ fn for_nobody(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = Diagno
     })
 }
 
-/// What rules name as services, and is a part of a path that is mirrored.
+/// Services in rules that look like parts of a mirrored path.
 fn paths_without_slash(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let roots = || config.zookeeper.iter().flat_map(|ensemble| &ensemble.roots);
     let root_of = |name: &str| roots().find(|root| root.as_str().split('/').any(|part| part == name));
@@ -273,14 +273,14 @@ fn paths_without_slash(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     rules.map(doubt).collect()
 }
 
-/// The credentials, with the numbers of their ensembles.
+/// The credential files, with the numbers of their ensembles.
 fn of_ensembles(config: &Config) -> impl Iterator<Item = (usize, &Path)> {
     let all = config.zookeeper.iter().enumerate();
     let all = all.filter_map(|(number, ensemble)| Some((number, ensemble.credentials.as_deref()?)));
     all.filter(|(_, location)| is_set(location))
 }
 
-/// What is wrong with a certificate and with its key, each alone; or else with both together.
+/// What is wrong with a certificate and its key, each alone, or else both together.
 fn of_tls(tls: &register::Tls) -> Vec<TlsError> {
     let chain = is_set(&tls.certificate).then(|| chain_of(&tls.certificate));
     let key = is_set(&tls.key).then(|| key_of(&tls.key));
@@ -290,7 +290,7 @@ fn of_tls(tls: &register::Tls) -> Vec<TlsError> {
     }
 }
 
-/// The files whose content is not looked into here, with the keys that name them.
+/// The files whose content is not checked here, with their keys.
 fn files<'c>(config: &'c Config, tree: &ConfigTree) -> Vec<(Key, &'c Path)> {
     let element = |kind: &str, number, name| tree.element(&kind.into(), number).child(name);
     let register =
@@ -305,7 +305,7 @@ fn look(path: &Path) -> io::Result<()> {
     secret::read(path).map(drop)
 }
 
-/// Whether a path is more than the mark that there should be one.
+/// Whether a path is more than the marker that there should be one.
 fn is_set(path: &Path) -> bool {
     !path.as_os_str().is_empty()
 }

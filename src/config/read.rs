@@ -1,4 +1,4 @@
-//! Reads a room's settings from the tree; what cannot be read is refused by its key.
+//! Reads a room's settings from the tree; what cannot be read is refused with its key.
 
 use std::collections::btree_map;
 use std::fmt;
@@ -15,12 +15,12 @@ use super::diagnostic::Key;
 use super::tree::{Entry, Value};
 use crate::{rule, secret};
 
-/// From this likeness on (of 1), a known key is offered for an unknown one.
+/// The minimum similarity (of 1) at which a known key is suggested for an unknown one.
 const ALIKE: f64 = 0.85;
 
 pub(super) const UNKNOWN: &str = "this version of Roster has no such key";
 
-/// Keys of earlier versions, each with the one that took its place.
+/// Keys of earlier versions, each with its replacement.
 const RENAMED: [(&str, &str); 4] = [
     ("max_waiting_replies", "max_memory"),
     ("max_strangers", "max_unauthenticated"),
@@ -28,13 +28,13 @@ const RENAMED: [(&str, &str); 4] = [
     ("max_waiting_strangers", "max_unauthenticated"),
 ];
 
-/// One entry that cannot be what its key must be, or that is not known.
+/// An entry with an invalid value or an unknown key.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
 pub(super) struct Refusal {
     pub(super) key: Key,
     pub(super) unknown: bool,
-    /// Whether it should have been a list.
+    /// Whether a list was expected.
     pub(super) list: bool,
     pub(super) message: String,
 }
@@ -86,7 +86,7 @@ impl de::Error for Refusal {
     }
 }
 
-/// What serde and the types call their needs, as the reader of a configuration does.
+/// What serde and the types expect, in the words of the configuration's readers.
 fn wanted(expected: &dyn Expected) -> String {
     match expected.to_string().as_str() {
         "a duration" => "a duration such as \"30s\" or \"250ms\"".into(),
@@ -111,7 +111,7 @@ fn given(found: Unexpected<'_>) -> String {
 }
 
 impl Entry {
-    /// The text that it is, as it was written.
+    /// The string, as it was written.
     fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(self.raw.as_ref().unwrap_or(text)),
@@ -120,8 +120,8 @@ impl Entry {
         }
     }
 
-    /// The path that it names, if it is neither empty nor the name of a variable; from the folder of the file in which
-    /// it stands, or else from the working directory.
+    /// The path that it names, if it is neither empty nor the name of a variable; relative to the folder of its file,
+    /// or else to the working directory.
     fn absolute_path(&self) -> Result<Option<String>, Refusal> {
         let Some(text) = self.text() else { return Ok(None) };
         if text.is_empty() || secret::variable(Path::new(text)).is_some() {
@@ -140,7 +140,7 @@ impl<'de> Deserializer<'de> for &'de Entry {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
         match &self.value {
-            // Only the root is ever read when left out: all is default then.
+            // Only the root is ever read when left out: everything is default then.
             Value::Nothing => visitor.visit_map(Entries { rest: btree_map::Iter::default(), next: None }),
             Value::Text(text) => visitor.visit_borrowed_str(text),
             Value::Integer(number) => visitor.visit_i64(*number),

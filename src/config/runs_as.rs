@@ -1,4 +1,4 @@
-//! As whom the sidecar of a configuration runs, and what that user may give to groups and make.
+//! The user that the sidecar of a configuration runs as, and what it may give to groups and create.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -11,11 +11,11 @@ use crate::default_paths;
 use crate::permissions::own::name_of;
 use crate::permissions::{OF_ONES_OWN, gid_of};
 
-/// Where even root can make nothing.
+/// Where even root cannot create anything.
 const OF_THE_KERNEL: [&str; 2] = ["/proc", "/sys"];
 
 impl Config {
-    /// The user as whom its sidecar runs: who owns its socket, else the folder of its state. None: neither is there.
+    /// The user that its sidecar runs as: the owner of its socket, or else of its state folder. None: neither exists.
     pub fn sidecar_user(&self) -> Option<Uid> {
         let socket = fs::symlink_metadata(&self.thrift.unix).ok().filter(|it| it.file_type().is_socket());
         let state = || fs::metadata(&self.shared.state).ok().filter(|_| !self.shared.state.as_os_str().is_empty());
@@ -23,7 +23,7 @@ impl Config {
     }
 }
 
-/// Why this process cannot give a file to the group; none, if it can, or there is no such group.
+/// Why this process cannot give a file to the group; none if it can, or the group does not exist.
 pub(super) fn cannot_give(group: &str) -> Option<String> {
     let gid = gid_of(group).ok().flatten()?;
     let is_member = || gid == getegid() || getgroups().is_ok_and(|groups| groups.contains(&gid));
@@ -42,7 +42,7 @@ pub(super) fn is_of_group(path: &Path, group: &str) -> bool {
     gid.is_some() && gid == fs::metadata(path).ok().map(|file| file.gid())
 }
 
-/// Why this process can make no `file` (or socket) in a folder, which is made with those above it.
+/// Why this process cannot create a `file` (or socket) in a folder, creating that and its ancestors if necessary.
 pub(super) fn cannot_make(file: &str, folder: &Path) -> Option<String> {
     if folder == default_paths::user_folder() && folder.exists() {
         return default_paths::check_owner(&default_paths::user_socket()).err().map(|error| error.to_string());

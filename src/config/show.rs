@@ -12,7 +12,7 @@ impl Config {
         toml::to_string(&table).expect("a table is TOML")
     }
 
-    /// `ByteSize` writes itself rounded, 1500 bytes as "1.5 KiB".
+    /// `ByteSize` rounds when it is written, 1500 bytes as "1.5 KiB".
     fn write_sizes(&self, table: &mut toml::Table) {
         let thrift = &self.thrift;
         for (name, size) in [

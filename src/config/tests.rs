@@ -289,7 +289,7 @@ fn a_key_that_is_required_and_misspelt_is_one_mistake() {
     assert!(told.contains("did you mean `connect`?") && !told.contains("is required"), "{told}");
 }
 
-/// The keys of all values, with `0` for every number of an entry.
+/// The keys of all values, with `0` for every list index.
 fn keys(value: &toml::Value, above: &str, into: &mut BTreeSet<String>) {
     let below = |name: &str| if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") };
     match value {

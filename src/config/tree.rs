@@ -1,4 +1,4 @@
-//! The layers laid over one another: a tree of what they set, which knows where each part was written.
+//! The merged layers: a tree of what they set, which knows where each part was set.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,13 +15,13 @@ use super::{Config, Layers};
 const PREFIX: &str = "ROSTER_";
 const LEVELS: &str = "__";
 
-/// What TOML's parser says of a key that is there already.
+/// What TOML's parser says about a repeated key.
 const REPEATED: &str = "duplicate key";
 
-/// The tables of which there may be several.
+/// The tables that may appear several times.
 const LISTS: [&str; 6] = ["zookeeper", "file", "services", "upstream", "allow", "worker"];
 
-/// Those of which there is one, which are there by default.
+/// The tables that appear once, and exist by default.
 static TABLES: LazyLock<Vec<String>> = LazyLock::new(|| {
     toml::Table::try_from(Config::default()).map_or_else(|_| Vec::new(), |all| all.keys().cloned().collect())
 });
@@ -36,13 +36,13 @@ pub(super) struct ConfigTree {
 pub(super) struct Entry {
     pub(super) location: Location,
     pub(super) value: Value,
-    /// The text of a variable or a flag that TOML would take for a number, a date or a truth, and that may yet be a name.
+    /// The text of a variable or a flag that TOML would read as a number, a date or a boolean, but that may be a name.
     pub(super) raw: Option<String>,
 }
 
 #[derive(Debug)]
 pub(super) enum Value {
-    /// Not set yet; or refused, and left out from then on.
+    /// Not set yet; or refused, and ignored from then on.
     Nothing,
     Text(String),
     Integer(i64),
@@ -53,7 +53,7 @@ pub(super) enum Value {
 }
 
 impl ConfigTree {
-    /// A file that is no TOML has only these diagnostics: what else it says cannot be known, but of one that only repeats
+    /// If a file is not TOML, it has only these diagnostics: the rest of it cannot be known, unless it only repeats
     /// keys.
     pub(super) fn new(layers: &Layers) -> Result<Self, Diagnostics> {
         let (path, text) = layers.file.as_ref().map_or((Path::new("the defaults"), ""), |(path, text)| (path, text));
@@ -66,7 +66,7 @@ impl ConfigTree {
         Ok(tree)
     }
 
-    /// One that says nothing but the settings of a worker, an object of JSON.
+    /// A tree with only the settings of one worker, a JSON object.
     pub(super) fn of_worker(settings: &serde_json::Value) -> Self {
         let location = Location::File(Path::new("the settings").into());
         let worker = Entry::new(&location, Value::List(vec![Entry::from_json(settings, &location)]));
@@ -82,14 +82,14 @@ impl ConfigTree {
         }
     }
 
-    /// What the layers say, over the defaults. What is refused is remembered as a diagnostic and left out.
+    /// Reads the layers over the defaults. What is refused is remembered as a diagnostic and ignored.
     pub(super) fn read(&mut self) -> Config {
         loop {
             let refusal = match Config::deserialize(&self.root) {
                 Ok(config) => return config,
                 Err(refusal) => refusal,
             };
-            // This ends: each round leaves out one entry more, and where nothing is left, all is default.
+            // This terminates: each round ignores one more entry, and if nothing is left, everything is default.
             let key = &refusal.key;
             let hint = if refusal.list { self.as_list(key) } else { self.hint(key, refusal.message == UNKNOWN) };
             self.diagnostics.push(self.diagnostic(key.clone(), refusal.message + &hint));
@@ -97,7 +97,7 @@ impl ConfigTree {
         }
     }
 
-    /// How what stands where a list should be is written as one.
+    /// How to write the given value as the list that is expected.
     fn as_list(&self, key: &Key) -> String {
         let Some(entry) = key.parts().iter().try_fold(&self.root, |entry, part| entry.part(part)) else {
             return String::new();
@@ -125,7 +125,7 @@ impl ConfigTree {
         }
     }
 
-    /// What somebody may have meant by a key that is not known there, or whose value is of another kind.
+    /// What may have been meant by an unknown key, or by one with a value of the wrong kind.
     fn hint(&self, key: &Key, is_unknown: bool) -> String {
         let Some(name) = key.parts().last() else { return String::new() };
         if is_unknown {
@@ -154,7 +154,7 @@ impl ConfigTree {
         }
     }
 
-    /// A diagnostic at the place where the key is set, or else what holds it.
+    /// A diagnostic at the place where the key, or else its container, is set.
     pub(super) fn diagnostic(&self, key: Key, message: impl Into<String>) -> Diagnostic {
         Diagnostic { location: self.location(&key).clone(), key, message: message.into() }
     }
@@ -174,12 +174,12 @@ impl ConfigTree {
         entry.is_some_and(Entry::is_set)
     }
 
-    /// Whether the key, or something it holds or that holds it, was refused: what was read is then not what was meant.
+    /// Whether the key, its container or anything in it was refused: then what was read is not what was meant.
     pub(super) fn is_refused(&self, key: &Key) -> bool {
         self.diagnostics.iter().any(|diagnostic| diagnostic.key.touches(key))
     }
 
-    /// Whether a key beside it was refused for which this one was proposed.
+    /// Whether an unknown key next to it was refused with this one as a suggestion.
     pub(super) fn is_misspelt(&self, key: &Key) -> bool {
         let Some((name, table)) = key.parts().split_last() else { return false };
         let proposal = format!("did you mean `{name}`?");
@@ -187,7 +187,7 @@ impl ConfigTree {
         self.diagnostics.iter().any(|it| is_beside(it.key.parts()) && it.message.ends_with(&proposal))
     }
 
-    /// The key of the entry that was read as the list's `nth`; of the list itself where it is a default.
+    /// The key of the entry that was read as the list's `nth`; that of the list itself if it is a default.
     pub(super) fn element(&self, list: &Key, nth: usize) -> Key {
         let entry = list.parts().iter().try_fold(&self.root, |entry, part| entry.part(part));
         let Some(Entry { value: Value::List(items), .. }) = entry else { return list.clone() };
@@ -209,7 +209,7 @@ impl Entry {
         Self { location: location.clone(), value, raw: None }
     }
 
-    /// Reads a variable or a flag: a TOML value if it is one, else a text.
+    /// Reads a variable or a flag: a TOML value if valid, otherwise a string.
     fn from_raw(raw: &str, location: &Location) -> Self {
         let value = DeValue::parse(raw).map_or_else(|_| DeValue::String(raw.into()), Spanned::into_inner);
         let is_word = !matches!(value, DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_));
@@ -219,7 +219,7 @@ impl Entry {
     fn from_toml(value: DeValue<'_>, at: usize, location: &dyn Fn(usize) -> Location) -> Self {
         let value = match value {
             DeValue::String(text) => Value::Text(text.into_owned()),
-            // No key takes a date, or a number as large as that: as a text they are refused where they are read.
+            // No key takes a date, or such a large number: as strings they are refused when they are read.
             DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Value::Integer(number),
                 Err(_) => Value::Text(number.to_string()),
@@ -233,7 +233,7 @@ impl Entry {
         Self::new(&location(at), value)
     }
 
-    /// What stands there as null is not set, and a number may be a text, as that of a variable.
+    /// Null means not set, and a number may be a string, as in a variable.
     fn from_json(value: &serde_json::Value, location: &Location) -> Self {
         let written = match value {
             serde_json::Value::Null => Value::Nothing,
@@ -275,7 +275,7 @@ impl Entry {
         }
     }
 
-    /// A part to set: a table's of that name, or a list's of that number, which may be the next one.
+    /// A part to set: a table's key, or a list's index, which may be the next one.
     fn part_or_new(&mut self, name: &str, location: &Location) -> Result<&mut Entry, String> {
         let number = name.parse::<usize>();
         if !self.is_set() {
@@ -313,7 +313,7 @@ fn from_entries(entries: DeTable<'_>, location: &dyn Fn(usize) -> Location) -> B
     entries.into_iter().map(entry).collect()
 }
 
-/// What a text says, and which keys it repeats.
+/// The content of a text, and its repeated keys.
 fn parse(path: &Path, text: &str) -> Result<(Entry, Vec<Diagnostic>), Diagnostics> {
     let file: Arc<Path> = path.into();
     let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
@@ -336,7 +336,7 @@ fn parse(path: &Path, text: &str) -> Result<(Entry, Vec<Diagnostic>), Diagnostic
     Ok((Entry { location: Location::File(file.clone()), ..root }, diagnostics))
 }
 
-/// The first character of what TOML cannot read that only looks like one of TOML's own.
+/// The first character that TOML cannot read but that looks like one of TOML's own.
 fn stray(line: &str) -> String {
     let meant = |c: char| match c {
         '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}' => Some("a plain quotation mark"),
@@ -348,7 +348,7 @@ fn stray(line: &str) -> String {
     found.map_or_else(String::new, |(number, meant)| format!("; there is a character U+{number:04X}: write {meant}"))
 }
 
-/// `ROSTER_THRIFT__TCP` is `thrift.tcp`. A name without a double underscore is no configuration; see `misspelt`.
+/// `ROSTER_THRIFT__TCP` is `thrift.tcp`. A name without a double underscore is not a setting; see `misspelt`.
 fn variables(environment: &[(String, String)]) -> Vec<(Key, Location, &str)> {
     let mut found: Vec<_> = environment
         .iter()
@@ -358,12 +358,12 @@ fn variables(environment: &[(String, String)]) -> Vec<(Key, Location, &str)> {
             Some((key, Location::Variable(name.clone()), value.as_str()))
         })
         .collect();
-    // The environment has no order: what holds comes before what it holds, and entry 2 of a list before entry 10.
+    // The environment is unordered: containers come before their contents, and list entry 2 before entry 10.
     found.sort_by_cached_key(|(key, ..)| key.parts().iter().map(|part| (part.len(), part.clone())).collect::<Vec<_>>());
     found
 }
 
-/// Names that would be a known key if only their underscores between levels were double.
+/// Names that would be a known key if they had double underscores between levels.
 fn misspelt(environment: &[(String, String)]) -> Vec<Diagnostic> {
     let diagnostic = |(name, _): &(String, String)| {
         let path = name.strip_prefix(PREFIX)?.to_lowercase();
@@ -386,7 +386,7 @@ fn meant(path: &str) -> Option<Vec<&str>> {
     })
 }
 
-/// Whether a room reads this key, be its value right or wrong.
+/// Whether a room reads this key, valid or not.
 fn is_known(key: &Key) -> bool {
     let location = Location::Variable(String::new());
     let mut tree = ConfigTree { root: Entry::new(&location, Value::Nothing), diagnostics: Vec::new() };

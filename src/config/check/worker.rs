@@ -1,4 +1,4 @@
-//! What is wrong with a `[[worker]]`, or with one that is added to a sidecar that runs.
+//! What is wrong with a `[[worker]]`, or with one that is added to a running sidecar.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -6,7 +6,8 @@ use super::{Check, Key};
 use crate::net::Address;
 use crate::worker;
 
-/// How many sockets one may listen on: what a process inherits, without its channel and the way to ask for others.
+/// How many sockets a worker may listen on: the descriptors a process inherits, without its channel and the one for
+/// asking for others.
 const MAX_LISTEN: usize = worker::MAX_DESCRIPTORS - 2;
 
 impl Check<'_> {
@@ -100,7 +101,7 @@ impl Check<'_> {
     }
 }
 
-/// Whether there is a number in it that JSON does not have.
+/// Whether it contains a number that JSON cannot represent.
 fn has_no_json(value: &toml::Value) -> bool {
     match value {
         toml::Value::Float(number) => !number.is_finite(),

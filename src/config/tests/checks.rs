@@ -1,4 +1,4 @@
-//! What a check finds beyond the configuration itself: on this machine, and what may be a diagnostic.
+//! What a check finds beyond the configuration itself: on this machine, and what may be a mistake.
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn tokens_with_which_no_register_starts_are_a_mistake_for_a_check() {
     assert!(nowhere.contains("no token can be made in /proc/none/at-all/register.token"), "{nowhere}");
 }
 
-/// What a check says of a file in a folder, without the folder's name.
+/// What a check reports about a file in a folder, without the folder's name.
 fn checked(folder: &Path, text: &str) -> String {
     let layers = Layers { file: Some((folder.join("roster.toml"), text.to_owned())), ..Layers::default() };
     let mut told = Vec::new();
@@ -160,7 +160,7 @@ fn a_rule_for_all_whom_a_user_namespace_cannot_name_is_a_doubt() {
 #[test]
 fn a_folder_that_cannot_be_made_for_the_shared_file_is_a_doubt() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Where a sidecar is installed, the default places are its user's.
+    // Where a sidecar is installed, the default paths belong to its user.
     let own = folder.path().join("roster.sock");
     let text = format!(
         "[thrift]\nunix = {own:?}\n[shared]\nstate = ''\npath = '/proc/no/shared.mdb'\n[register]\nlisten = ''\n"

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// By default every source claims the whole tree; here each has its part.
+/// By default every source covers the whole tree; here each has its part.
 const APART: [(&str, &str); 3] = [
     ("zookeeper.0.connect", "tls://127.0.0.1:2181"),
     ("zookeeper.0.roots", "['/services']"),
@@ -67,7 +67,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
 
 #[test]
 fn what_is_shown_loads_to_the_same_to_the_byte() {
-    // Sizes that are no whole number of any unit, durations of several, and whatever needs quotes.
+    // Sizes that are not whole numbers of any unit, durations of several units, and everything that needs quotes.
     let odd = whole_example().replace("KiB\"", "001B\"").replace("MiB\"", "000001B\"").replace("15s", "15s 7ms");
     let flags = [APART.as_slice(), &[("file.0.name", "a \"b\"\\\n"), ("zookeeper.0.exclude", "['/**/[a]']")]].concat();
     let config = load(&odd, &[], &flags).expect("a configuration");
@@ -85,7 +85,7 @@ fn no_part_of_a_file_makes_loading_panic_or_hang() {
         whole.lines().filter(|line| !line.starts_with("# ")).map(|line| format!("{line}\n")).collect();
     for (cut, _) in settings.char_indices() {
         for part in [&settings[..cut], &settings[cut..]] {
-            // Whatever it is, it comes to an end, and diagnostics have lines that the part has.
+            // Whatever it is, loading ends, and diagnostics name lines of the part.
             let Err(told) = load(part, &[], &[]) else { continue };
             let lines = part.matches('\n').count() + 1;
             for diagnostic in &told.0 {

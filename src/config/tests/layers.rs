@@ -1,4 +1,4 @@
-//! Layers: which value holds, of the file, the environment and the flags, and how it is read.
+//! Layers: which value wins, from the file, the environment or the flags, and how it is read.
 
 use super::*;
 
@@ -39,7 +39,7 @@ ROSTER_THRIFT_TCP: thrift_tcp: this version of Roster has no such key; did you m
 ROSTER_ZK_DATA_PATH: zk_data_path: this version of Roster has no such key; did you mean `ROSTER_ZK_DATA__PATH`?
 ROSTER_ZOOKEEPER_12_CONNECT: zookeeper_12_connect: this version of Roster has no such key; did you mean `ROSTER_ZOOKEEPER__12__CONNECT`?"
     );
-    // Kubernetes and others set such for a service.
+    // Kubernetes and others set such variables for a service.
     for name in
         ["ROSTER_PORT", "ROSTER_THRIFT_SERVICE_HOST", "ROSTER_ZOOKEEPER_PORT_2181_TCP", "ROSTER_LOG", "ROSTER__"]
     {

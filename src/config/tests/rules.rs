@@ -1,4 +1,4 @@
-//! Rules: the values that are refused, each with the cure.
+//! Rules: refused values, each with its fix.
 
 use super::*;
 
