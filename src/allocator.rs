@@ -1,8 +1,8 @@
-//! The allocator: has the C library's return to the kernel what nobody uses.
+//! The allocator: returns unused memory of the C library to the kernel.
 
 use std::fs;
 
-/// Returns what is free, also between what is not. That takes milliseconds where much is.
+/// Returns free memory, also between allocations. Takes milliseconds if there is much of it.
 pub(crate) fn trim() {
     // SAFETY: the allocator locks itself.
     #[cfg(target_env = "gnu")]
@@ -12,8 +12,8 @@ pub(crate) fn trim() {
     }
 }
 
-/// How many bytes the C library keeps that nobody uses, returned or not; 0 where it does not tell. To count them takes
-/// as long as to return them.
+/// How many free bytes the C library keeps, returned or not; 0 if it does not report this. Counting takes as long as
+/// returning them.
 pub(crate) fn free() -> usize {
     // SAFETY: the allocator locks itself.
     #[cfg(target_env = "gnu")]
@@ -24,14 +24,14 @@ pub(crate) fn free() -> usize {
     free
 }
 
-/// How many bytes of memory the process has that are of no file; 0 where the kernel does not tell.
+/// How many bytes of anonymous memory the process has; 0 if the kernel does not report it.
 pub(crate) fn held() -> usize {
-    // In pages: the whole, what is resident, and what of that is of files.
+    // In pages: the total, the resident ones, and the resident ones backed by files.
     let told = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let mut pages = told.split(' ').skip(1).map(|pages| pages.parse::<usize>().unwrap_or(0));
     let (resident, of_files) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
     resident.saturating_sub(of_files) * PAGE
 }
 
-/// The size of a page on the machines that Roster runs on. Where it is larger, so is what is taken for much.
+/// The page size of the machines that Roster runs on. Where it is larger, so are the thresholds.
 const PAGE: usize = 4_096;

@@ -1,4 +1,4 @@
-//! The clock: moments that also count while the machine sleeps. Every age is measured by them.
+//! The clock: moments that also count while the machine sleeps. All ages are measured by them.
 
 use std::ops::Add;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,13 +7,13 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::mutant;
 
-/// What the clock on the wall shows, in milliseconds since 1970: for people and for other processes.
+/// Wall-clock time in milliseconds since 1970: for people and for other processes.
 pub fn millis_since_1970(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
-/// A moment by a clock that nobody sets, and that goes on while the machine sleeps. `Instant` stands still then, so
-/// that what was read before a suspend would look fresh after it. Deadlines of this process's own work go by `Instant`.
+/// A moment by a monotonic clock that goes on while the machine sleeps. `Instant` stands still then, so data read
+/// before a suspend would look fresh after it. Deadlines of this process's own work use `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
@@ -26,7 +26,7 @@ impl Moment {
         Self(clock_gettime(clock).expect("Linux has had this clock since 2.6.39").into())
     }
 
-    /// The time since an earlier moment; zero, if that is later.
+    /// The time since an earlier moment; zero if that is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -35,7 +35,7 @@ impl Moment {
         Self::now().since(self)
     }
 
-    /// That long before this moment, or when the machine was started.
+    /// This long before this moment, but not before the machine was started.
     #[cfg(test)]
     pub(crate) fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(time))

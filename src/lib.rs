@@ -1,7 +1,7 @@
-//! Roster: a process beside each host of short-lived clients, which keeps the long-lived connections they cannot.
+//! Roster: a process on each host of short-lived clients that keeps the long-lived connections they cannot.
 //!
-//! Sources push changes into the store; one writer publishes snapshots; readers take the newest without a lock, a
-//! wait or a copy. Nothing a reader does reaches ZooKeeper. `ARCHITECTURE.md` says what each room is for.
+//! Sources push changes into the store; one writer publishes snapshots; readers take the newest without a lock, a wait
+//! or a copy. Nothing a reader does reaches ZooKeeper. `ARCHITECTURE.md` says what each room is for.
 //!
 //! A room uses only rooms on lower floors, and `share`:
 //!
@@ -16,7 +16,7 @@
 //! | 6 | [`config`] |
 //! | 7 | [`sidecar`] |
 //!
-//! What others use without the rest lies in crates of its own: `roster-master`, `roster-client`, `roster-tunnel` and
+//! Code that is useful without the rest is in separate crates: `roster-master`, `roster-client`, `roster-tunnel` and
 //! `roster-net`.
 
 pub mod access;

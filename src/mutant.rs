@@ -1,10 +1,10 @@
-//! Mutants: places where a sidecar can be made wrong on purpose, so that `make endurance-mutants` shows that it is
-//! found.
+//! Mutants: places where a sidecar can be made wrong on purpose, so that `make endurance-mutants` can show that this is
+//! detected.
 
 use std::sync::Once;
 
-/// Whether this sidecar is to be wrong in this way. Only one that was built with the feature `mutants` ever is, by
-/// `ROSTER_MUTANT`, and it logs that it is where it is for the first time. So ask last, where all else is so.
+/// Whether this sidecar should be wrong in this way. Only builds with the feature `mutants` ever are, by
+/// `ROSTER_MUTANT`; the first time, it is logged. So check it last, after all other conditions.
 pub(crate) fn is(name: &str) -> bool {
     static LOGGED: Once = Once::new();
     let is_wrong = cfg!(feature = "mutants") && std::env::var_os("ROSTER_MUTANT").is_some_and(|wanted| wanted == name);

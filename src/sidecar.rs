@@ -1,4 +1,4 @@
-//! The sidecar: builds the rooms from the configuration, connects them, stops them in order.
+//! The sidecar: builds the rooms from the configuration, connects them, and stops them in order.
 
 use std::io;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::thrift::{self, Endpoint};
 use crate::withhold::Withholder;
 use crate::worker::{Added, BoundWorkers, ReadSettings, Surroundings, WorkerError, Workers};
 
-/// How often it is looked whether masters are there that are expected, and what is waited in between.
+/// How often to check for expected masters, and the pause in between.
 const EXPECT_LOOKS: u32 = 100;
 const EXPECT_PAUSE: Duration = Duration::from_millis(30);
 
@@ -40,11 +40,11 @@ pub struct Sidecar {
     access: Arc<Access>,
     addresses: Vec<Address>,
     stop_timeout: Duration,
-    /// Dropped when all has stopped, also what had to be cut.
+    /// Dropped when everything has stopped, including what had to be cut.
     workers: KilledOnDrop,
-    /// Taken away when all has stopped.
+    /// Removed when everything has stopped.
     _pid_file: Option<PidFile>,
-    /// Held until all has stopped: that no other sidecar keeps its state in the same directory.
+    /// Held until everything has stopped: no other sidecar keeps its state in the same directory.
     _state: Option<Claim>,
 }
 
@@ -81,7 +81,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether another process listens where this one was to.
+    /// Whether another process listens where this one should.
     pub fn is_taken(&self) -> bool {
         let (Self::Bind(error) | Self::Register(RegisterError::Bind(error))) = self else { return false };
         error.is_taken()
@@ -89,8 +89,8 @@ impl StartError {
 }
 
 impl Sidecar {
-    /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do; at a port
-    /// that another process has, as `taken_ports` says.
+    /// Starts all rooms on the caller's runtime. It listens when this returns, whatever the sources do; `taken_ports`
+    /// says what to do about a port that another process has.
     pub fn start(config: &Config, taken_ports: TakenPorts) -> Result<Self, StartError> {
         let limit = raise_limit();
         let config = &config.within(limit);
@@ -98,7 +98,7 @@ impl Sidecar {
         if let Some((setting, why)) = foreign_folders(config).next() {
             return Err(StartError::Folder(setting, why));
         }
-        // Then: what cannot listen touches nothing of another sidecar's.
+        // After this: if it cannot listen, it touches nothing of another sidecar's.
         let endpoint = match Endpoint::bind(&config.thrift, taken_ports) {
             Err(full) if full.is_for_room() => {
                 Shared::make_room(&config.shared, config.thrift.unix.parent());
@@ -145,7 +145,7 @@ impl Sidecar {
         let withholder =
             Withholder::start(&config.eject, config.state(), &store, &metrics, &tasks.of(Phase::SharedFile))?;
         let folder = Some(shared_config.state.as_path()).filter(|folder| !folder.as_os_str().is_empty());
-        // Before the sources, so that it knows what was there at the start.
+        // Before the sources, so that it knows the state at the start.
         let history = History::start(&config.history, folder, &store, &metrics, &tasks)?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
@@ -220,18 +220,18 @@ impl Sidecar {
         &self.addresses
     }
 
-    /// Has the sources read again what an operator may have changed: credentials and files.
+    /// Makes the sources read again what an operator may have changed: credentials and files.
     pub fn reload(&self) {
         self.reload.send_replace(());
     }
 
-    /// Has new processes take the place of those of all workers, one after the other.
+    /// Replaces the processes of all workers, one after the other.
     pub fn roll_workers(&self) {
         self.workers.0.roll();
     }
 
-    /// Puts the access rules of another configuration in force; the rest of it takes a new start. So does a
-    /// configuration without any, where there were some: a file that is just being written has none either.
+    /// Puts the access rules of another configuration in force; everything else requires a restart, and so does
+    /// removing all rules: a file that is just being written has none either.
     pub fn replace_access(&self, config: &Config) -> Result<(), AccessError> {
         let policy = Policy::new(&config.access, &config.allow)?;
         if self.access.has_rules() && !policy.has_rules() {
@@ -241,7 +241,7 @@ impl Sidecar {
         Ok(())
     }
 
-    /// Waits until a part without which it must not go on has failed.
+    /// Waits until a critical part fails.
     pub async fn failure(&mut self) -> Failure {
         match self.failures.recv().await {
             Some(failure) => failure,
@@ -249,7 +249,7 @@ impl Sidecar {
         }
     }
 
-    /// Waits, but not long, until so many masters are there and can be asked for: no others are on their way.
+    /// Waits, for a limited time, until this many masters are connected and visible: no others are on their way.
     pub fn expect_masters(&self, count: usize) -> impl Future<Output = ()> + use<> {
         let store = self.store.clone();
         async move {
@@ -267,12 +267,12 @@ impl Sidecar {
         }
     }
 
-    /// Keeps what is known as it is: what ends from now on, this process ends itself.
+    /// Keeps the known state as it is: whatever ends from now on, this process ends itself.
     pub fn freeze(&self) {
         self.store.freeze();
     }
 
-    /// Keeps what is known as it is, accepts no more, lets what is under way finish until the deadline, and says what
+    /// Keeps the known state as it is, stops accepting, lets what is under way finish until the deadline, and logs what
     /// had to be cut.
     pub async fn stop(self) {
         tracing::info!("stopping");
@@ -284,7 +284,7 @@ impl Sidecar {
     }
 }
 
-/// Workers that do not outlive the sidecar, nor a start that fails.
+/// Workers that outlive neither the sidecar nor a failed start.
 #[derive(Debug)]
 struct KilledOnDrop(Arc<Workers>);
 
@@ -294,7 +294,7 @@ impl Drop for KilledOnDrop {
     }
 }
 
-/// What sources are started with.
+/// What sources need to start.
 struct Context {
     tasks: Tasks,
     reload: Reload,
@@ -305,7 +305,7 @@ struct Context {
 /// Starts one source, which fills its feed.
 type Start<'a> = Box<dyn FnOnce(Publisher, &Context) + 'a>;
 
-/// The sources, each as the store sees it, and how it is started.
+/// The sources, each as the store sees it, and how to start it.
 fn sources(config: &Config, register: Option<Register>, channels: Channels) -> impl Iterator<Item = (Feed, Start<'_>)> {
     let ensembles = config.zookeeper.iter().map(|ensemble| {
         source(ensemble.feed().with_services(config.services_below(&ensemble.roots)), move |publisher, context| {
@@ -353,7 +353,7 @@ fn source<'a>(feed: Feed, start: impl FnOnce(Publisher, &Context) + 'a) -> (Feed
     (feed, Box::new(start))
 }
 
-/// Without a shared file the endpoint works as well: only what an operator must put right keeps it from starting.
+/// The endpoint also works without a shared file: only problems that an operator must fix prevent the start.
 fn open_shared(
     config: &shared::Config,
     beside: Option<&Path>,

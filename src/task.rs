@@ -1,4 +1,4 @@
-//! Tasks: started under a name, watched, stopped together; and how long to wait before a retry.
+//! Tasks: started under a name, watched, stopped together; and retry delays.
 
 use std::fmt;
 use std::future::Future;
@@ -16,31 +16,30 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub use roster_net::{Backoff, random_part, unawaited};
 
-/// Starts tasks and threads, in the library the only place that does.
+/// Starts tasks and threads; the only place in the library that does.
 ///
 /// A critical task lives until the stop. One that ends or panics before is reported as a [`Failure`], and the process
-/// should stop: a sidecar that lost a part must not pretend to be whole.
+/// should stop: a sidecar that lost a part must not pretend to be complete.
 #[derive(Clone, Debug)]
 pub struct Tasks {
-    /// Of the phase in which these tasks are stopped.
+    /// The tasks of one phase.
     tracker: TaskTracker,
     stop: CancellationToken,
     phases: Arc<[(TaskTracker, CancellationToken); PHASES.len()]>,
     failures: mpsc::UnboundedSender<Failure>,
 }
 
-/// When tasks are stopped: those of a phase are asked to end when all of the phases before have ended, or have had
-/// their time.
+/// When tasks are stopped: those of a phase are asked to end when all earlier phases have ended or run out of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// What answers clients: no more are let in, and calls under way come to their end.
+    /// Tasks that answer clients: no more are accepted, and calls under way are completed.
     Clients,
-    /// The processes that are supervised here.
+    /// The supervised processes.
     Workers,
-    /// The register, by which calls go.
+    /// The register, which carries calls.
     Masters,
     Sources,
-    /// The last copy of what is known.
+    /// The last copy of the known state.
     SharedFile,
 }
 
@@ -69,7 +68,7 @@ impl fmt::Display for Cut {
     }
 }
 
-/// A critical task that is no more, and why.
+/// A critical task that has ended, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{task} {how}")]
 pub struct Failure {
@@ -77,7 +76,7 @@ pub struct Failure {
     pub how: String,
 }
 
-/// Tells a task that it should end.
+/// Signals a task that it should end.
 #[derive(Clone, Debug)]
 pub struct Stop(CancellationToken);
 
@@ -86,19 +85,19 @@ impl Stop {
         self.0.cancelled()
     }
 
-    /// One that is also requested by itself, for a part of what this one ends.
+    /// A child signal, which can also be requested by itself.
     pub fn child(&self) -> Self {
         Self(self.0.child_token())
     }
 
-    /// Requests it, where it is a child's.
+    /// Requests the stop of a child signal.
     pub fn request(&self) {
         self.0.cancel();
     }
 }
 
 impl Tasks {
-    /// The tasks, of the first phase, and where the first critical one to fail is reported.
+    /// The tasks of the first phase, and the channel that reports failed critical tasks.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Failure>) {
         let (failures, failed) = mpsc::unbounded_channel();
         let phases = Arc::new(PHASES.map(|_| (TaskTracker::new(), CancellationToken::new())));
@@ -125,13 +124,13 @@ impl Tasks {
         });
     }
 
-    /// Starts a task that ends by itself, such as a connection. Its panic ends it alone.
+    /// Starts a task that ends by itself, such as a connection. A panic ends only this task.
     pub fn short(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(task);
     }
 
-    /// Starts a thread with a runtime of its own, on which `task` lives until the stop. What `task` starts by
-    /// [`Tasks::short`] lives on the same thread, and the thread waits for it.
+    /// Starts a thread with its own runtime, on which `task` lives until the stop. What `task` starts by
+    /// [`Tasks::short`] runs on the same thread, and the thread waits for it.
     pub fn thread<F>(
         &self,
         name: impl Into<String>,
@@ -167,8 +166,8 @@ impl Tasks {
         let _ = self.failures.send(Failure { task, how });
     }
 
-    /// Asks the tasks of one phase after the other to end, and waits until they have. All together have `deadline`; a
-    /// phase leaves a quarter of what is left to those after it.
+    /// Asks the tasks of each phase in turn to end, and waits until they have. `deadline` covers all phases; each
+    /// leaves a quarter of the remaining time to those after it.
     pub async fn stop(&self, deadline: Duration) -> Cut {
         let began = Instant::now();
         let mut cut = Cut::default();
@@ -186,12 +185,12 @@ impl Tasks {
     }
 }
 
-/// Tells tasks to read again what an operator may have changed: credentials, files.
+/// Signals tasks to read again what an operator may have changed: credentials, files.
 #[derive(Clone, Debug)]
 pub struct Reload(watch::Receiver<()>);
 
 impl Reload {
-    /// The signal, and by what it is given.
+    /// The signal and its sender.
     pub fn new() -> (watch::Sender<()>, Self) {
         let (sender, receiver) = watch::channel(());
         (sender, Self(receiver))
@@ -199,13 +198,13 @@ impl Reload {
 
     pub async fn requested(&mut self) {
         if self.0.changed().await.is_err() {
-            // Nobody is left to ask for it.
+            // The sender is gone: it never comes.
             std::future::pending().await
         }
     }
 }
 
-/// Does two things at the same time, and waits for both.
+/// Does two things concurrently, and waits for both.
 pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
     std::thread::scope(|scope| {
         let one = scope.spawn(one);
@@ -214,7 +213,7 @@ pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> 
     })
 }
 
-/// Does what holds its thread for long. Other tasks go on beside it, where the runtime has several threads.
+/// Does work that blocks its thread for long. Other tasks go on beside it if the runtime has several threads.
 pub(crate) fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -222,18 +221,17 @@ pub(crate) fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Half of a duration, up to one and a half of it: so long what many do again and again rests, lest they do it
-/// together.
+/// A random duration between half and one and a half of `mean`, so that many who repeat something do not do it in step.
 pub fn around(mean: Duration) -> Duration {
     mean / 2 + random_part(mean)
 }
 
-/// A random number below `end`; 0 where there is none.
+/// A random number below `end`; 0 if `end` is 0.
 pub fn random_below(end: usize) -> usize {
     fastrand::usize(..end.max(1))
 }
 
-/// That many waits are spread evenly from the shortest to the longest.
+/// Asserts that waits are spread evenly from the shortest to the longest.
 #[cfg(test)]
 pub(crate) fn assert_spread(shortest: Duration, longest: Duration, mut wait: impl FnMut() -> Duration) {
     const MANY: usize = 10_000;
@@ -243,7 +241,7 @@ pub(crate) fn assert_spread(shortest: Duration, longest: Duration, mut wait: imp
         let part = later.div_duration_f64((longest - shortest) / parts.len() as u32) as usize;
         parts[part] += 1;
     }
-    // A tenth each, but for twelve times the deviation that chance has.
+    // A tenth each, give or take twelve standard deviations.
     assert!(parts.iter().all(|part| (640..1_360).contains(part)), "{shortest:?} to {longest:?}: {parts:?}");
 }
 
