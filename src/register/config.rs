@@ -1,4 +1,4 @@
-//! `[register]`: where masters connect, who may, and the bounds.
+//! `[register]`: where masters connect, which may, and the limits.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,58 +22,58 @@ use crate::tunnel::{Bounds, OnSilence, Settings};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The address and port where masters connect; empty: no register.
+    /// The address and port for masters to connect to; empty: no register.
     pub listen: String,
-    /// A Unix socket where masters connect too, its mode, and the group it is given to (empty: the process's own); no
+    /// A Unix socket for masters too, its mode, and the group it is given to (empty: the process's own); no path: none.
     /// path: none.
     pub unix: PathBuf,
     pub mode: Mode,
     #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
-    /// A file with a token a line; masters show one of them. Read again on SIGHUP. None: Roster makes a token.
+    /// A file with one token per line; masters present one of them. Read again on SIGHUP. None: Roster generates a
+    /// token.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub tokens: Option<PathBuf>,
-    /// A file with the key that signs what PHP masters are asked to run (their `TunnelStream::$secretKey`). Read
-    /// again on SIGHUP.
+    /// A file with the key that signs the code that PHP masters are asked to run (their `TunnelStream::$secretKey`).
+    /// Read again on SIGHUP.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub signing_key: Option<PathBuf>,
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_masters: usize,
-    /// How many connections there may be that have not yet shown a token. Where there are more, users give up their
-    /// own.
+    /// How many connections may exist that have not authenticated yet. If there are more, users lose their own.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_unauthenticated: usize,
-    /// How long a connection may take to show a token; less where places are short.
+    /// How long a connection may take to authenticate; less when places are scarce.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub auth_timeout: Duration,
-    /// The longest message; from strangers, 4 KiB.
+    /// The longest message; before authentication, 4 KiB.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_message: ByteSize,
     /// The deepest nesting of a message.
     #[serde(deserialize_with = "crate::rule::json_depth::<_, 4, { MAX_DEPTH }>")]
     pub max_depth: usize,
-    /// How much may wait to be sent to one master.
+    /// How much data may wait to be sent to one master.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_queue: ByteSize,
-    /// So long after a start, masters that were known before stand as they were, and the absence of others is no
-    /// answer; shorter where all are back.
+    /// For this long after a start, masters known from before are kept as they were, and the absence of others is no
+    /// answer; shorter once all are back.
     #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
-    /// About how much memory the services may take that all masters together offer.
+    /// About how much memory the services of all masters together may take.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 4>")]
     pub max_metadata: ByteSize,
     /// How many calls to one master may be under way.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_calls_per_master: usize,
-    /// After so long without a word from a master it is asked for one,
+    /// How long a master may be silent before it is pinged,
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub ping_interval: Duration,
-    /// and has so long to answer, or it is gone. In the middle of that it is asked once more.
+    /// and how long it then has to answer before it is considered gone. Halfway through it is pinged once more.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub pong_timeout: Duration,
-    /// What becomes of a master that does not answer in time.
+    /// What happens to a master that does not answer in time.
     pub on_silence: OnSilence,
-    /// Masters connect by TLS, and by nothing else.
+    /// If set, masters connect over TLS only.
     pub tls: Option<Tls>,
 }
 
@@ -81,10 +81,10 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// Required: a file with the certificate, and after it those that lead from it to its authority, in PEM.
+    /// Required: a PEM file with the certificate, followed by its chain.
     #[serde(deserialize_with = "crate::rule::path")]
     pub certificate: PathBuf,
-    /// Required: a file with its key, in PEM.
+    /// Required: a PEM file with its key.
     #[serde(deserialize_with = "crate::rule::path")]
     pub key: PathBuf,
 }
@@ -123,7 +123,7 @@ impl Tls {
 }
 
 impl Config {
-    /// Whether there is to be a register.
+    /// Whether a register is configured.
     pub fn is_on(&self) -> bool {
         !self.listen.is_empty() || !self.unix.as_os_str().is_empty()
     }
@@ -136,12 +136,12 @@ impl Config {
         Feed::of_instances("register", "register")
     }
 
-    /// Whether masters connect from this machine alone, as far as the address shows.
+    /// Whether only this machine's masters can connect, judging by the address.
     pub(super) fn is_loopback(&self) -> bool {
         listening_address(&self.listen).map_or(true, |address| address.ip().is_loopback())
     }
 
-    /// What is wrong with its secrets, the tokens in `made` if the configuration names no file.
+    /// What is wrong with its secrets; `made` holds the tokens if the configuration names no file.
     pub(crate) fn check_secrets(&self, made: &Path) -> Result<(), SecretError> {
         if self.tokens.is_none() {
             token_file::check(made)?;
@@ -156,7 +156,7 @@ impl Config {
         Bounds { bytes: self.max_message.as_u64() as usize, depth: self.max_depth }
     }
 
-    /// Of a conversation with a peer, who is charged for what waits to be sent to it.
+    /// The settings of a conversation with a peer, which is charged for what waits to be sent to it.
     pub(super) fn settings(&self, memory: Arc<Share>) -> Settings {
         let mut settings = Settings::default();
         settings.bounds = self.bounds();

@@ -1,7 +1,7 @@
-//! The handshake: connections that have not yet shown a token. Who sends nothing keeps nobody out.
+//! The handshake: connections that have not authenticated yet. Silent ones keep nobody out.
 //!
-//! All are heard at once, so that whoever shows its token waits for nobody. Where places are short, the user with the
-//! most connections gives one up, the oldest; and where they begin to be, whoever takes long does.
+//! All are served concurrently, so that a master with a token waits for nobody. When places are scarce, the user with
+//! the most connections loses its oldest; when they begin to be, slow ones are closed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::net::User;
 use crate::places::{Place, Places};
 
-/// How long a connection may take that has not authenticated, when more than half of the places are taken.
+/// How long an unauthenticated connection may take when more than half of the places are taken.
 const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often refusals are logged, however many there are.
@@ -32,7 +32,7 @@ struct Refusals {
     logged: Option<Instant>,
 }
 
-/// A connection that has not authenticated. It gives up its place when dropped.
+/// An unauthenticated connection. Dropping it frees its place.
 #[derive(Debug)]
 pub(super) struct PendingConnection {
     place: Place<User>,
@@ -45,7 +45,7 @@ impl Handshakes {
         Arc::new(Self { places, refusals: Mutex::default(), metrics })
     }
 
-    /// Takes a place for a connection, at the cost of another one if need be.
+    /// Takes a place for a connection, evicting another if necessary.
     pub(super) fn begin(self: &Arc<Self>, user: User) -> PendingConnection {
         self.metrics.masters_unauthenticated.add(1);
         PendingConnection { place: self.places.take(user), handshakes: self.clone() }
@@ -65,7 +65,7 @@ impl Handshakes {
 }
 
 impl PendingConnection {
-    /// Where places are short, this one goes before those of its user from which no wrong token was shown.
+    /// When places are scarce, this one is evicted before those of its user that did not present a wrong token.
     pub(super) fn yield_first(&self) {
         self.place.set_yielding(true);
     }

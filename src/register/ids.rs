@@ -1,4 +1,4 @@
-//! The ids of masters: as long as one is connected, its id is its user's. And those that are made for masters.
+//! The ids of masters: while a master is connected, its id belongs to its user. Also generates ids.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,7 +17,7 @@ struct Owner {
     claims: usize,
 }
 
-/// An id that a connection has, until dropped.
+/// An id held by a connection, until dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) id: String,
@@ -25,7 +25,7 @@ pub(super) struct Claim {
 }
 
 impl Ids {
-    /// None: the id is another user's.
+    /// None: the id belongs to another user.
     pub(super) fn claim(self: &Arc<Self>, id: String, user: User) -> Option<Claim> {
         let mut owners = self.owners();
         let owner = owners.entry(id.clone()).or_insert(Owner { user, claims: 0 });
@@ -36,8 +36,8 @@ impl Ids {
         Some(Claim { id, ids: self.clone() })
     }
 
-    /// An id for a master that has none of its own, at a register of this name. It is drawn: others could claim one
-    /// that they foresee.
+    /// Generates an id for a master without one, at a register of this name. It is random: others could claim one that
+    /// they can predict.
     pub(super) fn claim_made(self: &Arc<Self>, register: &str, user: User) -> Claim {
         let draw = || self.claim(made(register, Uuid::new_v4().as_fields().0), user);
         std::iter::repeat_with(draw).flatten().next().expect("one of very many is free")
@@ -48,13 +48,13 @@ impl Ids {
     }
 }
 
-/// An id as a register of this name makes them.
+/// An id as a register of this name generates them.
 pub(super) fn made(name: &str, number: u32) -> String {
     format!("{name}-{number}")
 }
 
-/// Whether an id looks like one that a register made, or that `master.php` made for its process. It may be another one
-/// after a restart; an id that somebody chose is the same.
+/// Whether an id looks generated, by a register or by `master.php` for its process. Such an id may change with a
+/// restart; a chosen one stays.
 pub(super) fn is_made(id: &str) -> bool {
     let is_hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let by_register = id.split_once('-').is_some_and(|(name, number)| is_hex(name, 8) && number.parse::<u32>().is_ok());

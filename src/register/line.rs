@@ -1,4 +1,4 @@
-//! The line to one connected master: calls go over its tunnel.
+//! The line to one connected master: calls go through its tunnel.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::tunnel::{CallError, Feeder, Handle, InFlight, Message, Request, SendE
 #[derive(Clone, Debug)]
 pub(super) struct MasterLine {
     pub(super) handle: Handle,
-    /// Whether the master understands calls; else it runs PHP closures.
+    /// Whether the master understands calls; otherwise it runs PHP closures.
     pub(super) native: bool,
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) in_flight: InFlight,
     pub(super) max_calls: usize,
-    /// Of a worker, the calls that are under way.
+    /// For a worker, the calls under way.
     pub(super) under_way: Option<Arc<CallsUnderWay>>,
 }
 
@@ -85,19 +85,19 @@ impl MasterLine {
         Ok(self.ask(Some(&memory), Request::call(service, method, &arguments, has_input)?)?)
     }
 
-    /// Asks a PHP master.
+    /// Sends a request to a PHP master.
     pub(super) fn ask(&self, memory: Option<&Arc<Share>>, request: Request) -> Result<Stream, SendError> {
         self.handle.ask(memory, || self.secrets.load().closures.master(), request)
     }
 }
 
-/// A value as a PHP master gives it.
+/// A value from a PHP master.
 fn packed(value: Value, secrets: &Arc<Secrets>) -> Answer {
     let (bytes, secrets) = (value.as_slice().map_or(0, <[u8]>::len), secrets.clone());
     Answer::Packed(Packed::new(bytes, move || secrets.closures.unpack(&value).map_err(|error| error.to_string())))
 }
 
-/// Sends the caller's values to the method, until there are no more. A connection that is lost is the answers' concern.
+/// Sends the caller's values to the method, until there are no more. A lost connection is reported by the answers.
 async fn feed(feeder: Feeder, input: Input) -> Result<(), CallError> {
     while let Some(value) = input.next().await {
         feeder.send(value).await?;
@@ -105,7 +105,7 @@ async fn feed(feeder: Feeder, input: Input) -> Result<(), CallError> {
     feeder.end().await
 }
 
-/// The same answers, while who takes them also has the method fed. What cannot be sent to it ends the call.
+/// The same answers, with the feeding driven by whoever polls them. What cannot be sent ends the call.
 fn fed(mut answers: Answers, feed: impl Future<Output = Result<(), CallError>> + Send + 'static) -> Answers {
     let mut feed = Some(feed.boxed());
     stream::poll_fn(move |context| {

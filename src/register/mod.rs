@@ -1,7 +1,7 @@
 //! The register: accepts masters, keeps their sessions, carries calls to them.
 //!
-//! Unmodified PHP masters of `reactphp-x/register-center` connect to it as to their own. Nothing that a master sends
-//! is executed or unserialized; what PHP masters are asked to run is a constant text of ours (`tunnel::php`).
+//! Unmodified PHP masters of `reactphp-x/register-center` connect to it as to their own. Nothing that a master sends is
+//! executed or unserialized; the code that PHP masters are asked to run is a constant of ours (`tunnel::php`).
 
 mod config;
 mod handshake;
@@ -47,14 +47,14 @@ use crate::task::{Reload, Stop, Tasks};
 use crate::tunnel::InFlight;
 use crate::tunnel::worker::Channel;
 
-/// How often the register proves that it is in step with its masters, which it is by being there.
+/// How often the register reports to be in sync with its masters, which it always is.
 const PROOF_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Of places and metadata a user may have so many times as much as it leaves free: alone seven eighths, one of two
-/// users seven fifteenths.
+/// A user may take this many times the places and metadata that it leaves free: seven eighths if alone, seven
+/// fifteenths for each of two users.
 const GREED: usize = 7;
 
-/// A bound register, which nobody has been let into yet.
+/// A bound register that does not accept masters yet.
 #[derive(Debug)]
 pub struct Register {
     config: Config,
@@ -62,17 +62,17 @@ pub struct Register {
     /// A port that another process has.
     taken: Option<BindError>,
     secrets: Secrets,
-    /// Where the tokens are, if the configuration names no file.
+    /// The path of the tokens if the configuration names no file.
     token_file: PathBuf,
     tls: Option<tls::Server>,
     is_loopback: bool,
 }
 
-/// Where workers of this sidecar come from.
+/// The channels of this sidecar's workers.
 #[derive(Debug)]
 pub struct Channels {
     pub connected: mpsc::UnboundedReceiver<Channel>,
-    /// The names of those that are started now; others of an earlier sidecar do not come back.
+    /// The names of the workers being started; others of an earlier sidecar do not come back.
     pub names: HashSet<String>,
 }
 
@@ -87,7 +87,7 @@ pub enum RegisterError {
     Tls(#[from] TlsError),
 }
 
-/// Where a connection comes from, and whose share of everything it takes from.
+/// Where a connection comes from, and whose share it uses.
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     peer: Peer,
@@ -98,7 +98,7 @@ struct Origin {
 #[derive(Debug)]
 struct RegisterState {
     config: Config,
-    /// Masters that have no id of their own are called by this, and a number.
+    /// The prefix of generated ids of masters.
     name: String,
     publisher: Publisher,
     secrets: Arc<ArcSwap<Secrets>>,
@@ -109,23 +109,23 @@ struct RegisterState {
     ids: Arc<Ids>,
     presence: Presence,
     returning: Returning,
-    /// Of `max_masters`.
+    /// Shares of `max_masters`.
     places: Shares<User>,
-    /// Of `max_metadata`, in bytes.
+    /// Shares of `max_metadata`, in bytes.
     metadata: Shares<User>,
-    /// Of the memory that all peers share.
+    /// Shares of the memory for all peers.
     memory: Shares<User>,
     /// Masters whose services are not known.
     unknown: InFlight,
     metrics: Arc<Metrics>,
     tasks: Tasks,
     numbers: AtomicU64,
-    /// By the id of a master, what its sessions reported last, by their numbers.
+    /// For each master's id, what its sessions last reported, by session number.
     sessions: Mutex<HashMap<String, BTreeMap<u64, Change>>>,
 }
 
 impl Register {
-    /// Begins to listen, and reads the secrets. Where the configuration names no tokens, one is made in `token_file`.
+    /// Begins to listen, and reads the secrets. If the configuration names no tokens, one is generated in `token_file`.
     pub fn bind(config: &Config, token_file: &Path, taken_ports: TakenPorts) -> Result<Self, RegisterError> {
         let (mut listeners, mut taken) = (Vec::new(), None);
         if !config.listen.is_empty() {
@@ -154,12 +154,12 @@ impl Register {
         Ok(Self { config, listeners, taken, secrets, token_file, tls, is_loopback })
     }
 
-    /// Where it listens.
+    /// The addresses it listens on.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.listeners.iter().map(Listener::address)
     }
 
-    /// Lets masters in, until the stop.
+    /// Accepts masters, until the stop.
     pub fn start(
         self,
         publisher: Publisher,
@@ -192,7 +192,7 @@ impl Register {
             config,
         });
         let files = Files { changed, token_file, is_loopback };
-        // Before anybody is let in, and anybody asks who is there.
+        // Before anybody is accepted, and before anybody asks for masters.
         let Channels { mut connected, names } = channels;
         let settling = Settling::begin(&state, &names);
         tasks.critical("the register's keeper", keep(state.clone(), settling, files, reload, tasks.stop_signal()));
@@ -232,7 +232,7 @@ fn is_loopback(address: &Address) -> bool {
 async fn accept(listener: Listener, state: Arc<RegisterState>) {
     let (tasks, stop, peers) = (state.tasks.clone(), state.tasks.stop_signal(), Peers::new());
     let serve = |accepted: Accepted| {
-        // One that is gone already has neither.
+        // A connection that is already gone has neither.
         let Some((peer, user)) = accepted.peer().zip(peers.user_of(&accepted)) else { return };
         if let Ok(stream) = accepted.into_stream() {
             let pending = state.handshakes.begin(user);
@@ -242,14 +242,14 @@ async fn accept(listener: Listener, state: Arc<RegisterState>) {
     listener.accept(&stop, serve).await;
 }
 
-/// What is read again when an operator asks for it, and who is notified of that.
+/// What is reread on a reload, and who is notified of it.
 struct Files {
     changed: watch::Sender<()>,
     token_file: PathBuf,
     is_loopback: bool,
 }
 
-/// Tells the store that the register is in step, and reads the secrets again when asked to.
+/// Tells the store that the register is in sync, and rereads the secrets on a reload.
 async fn keep(state: Arc<RegisterState>, mut settling: Settling, files: Files, mut reload: Reload, stop: Stop) {
     loop {
         state.presence.report();
@@ -264,7 +264,7 @@ async fn keep(state: Arc<RegisterState>, mut settling: Settling, files: Files, m
 }
 
 impl RegisterState {
-    /// What masters keep from being listed, in words.
+    /// Why some masters are not listed, in words.
     fn suffering(&self) -> String {
         let of_masters = |count: u64, what| match count {
             0 => None,
@@ -279,7 +279,7 @@ impl RegisterState {
         }
     }
 
-    /// Reads what an operator may have changed; each part that cannot be had stays as it was.
+    /// Rereads what an operator may have changed; each part that cannot be read stays as it was.
     fn read_again(&self, Files { changed, token_file, is_loopback }: &Files) {
         if !self.config.is_on() {
             return;
@@ -308,7 +308,7 @@ impl RegisterState {
     }
 
     /// Publishes what a session reports of its master: the newest session of an id speaks for it, and when that has
-    /// ended, the one before.
+    /// ended, the previous one.
     fn publish(&self, id: &str, number: u64, change: Change) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let speakers = sessions.entry(id.to_owned()).or_default();
@@ -321,7 +321,7 @@ impl RegisterState {
             Change::Leave(_) => drop(speakers.remove(&number)),
             _ => drop(speakers.insert(number, change.clone())),
         }
-        // Under the lock, so that the store hears of them in the same order.
+        // Under the lock, so that the store gets them in the same order.
         match speakers.last_key_value() {
             Some((speaker, reported)) if *speaker == number || Some(*speaker) != spoke => {
                 self.publisher

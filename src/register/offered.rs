@@ -1,4 +1,4 @@
-//! What a connected master offers, and how much of the room for that it takes.
+//! What a connected master offers, and its share of the metadata limit.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(super) struct Offered<'h> {
     state: &'h RegisterState,
-    /// How many services were published last; none: nothing was.
+    /// How many services were published last; none: nothing was published.
     count: Option<usize>,
     charged: Charge<'h>,
     left_out: Option<GaugeGuard<'h>>,
-    /// While its services are not known.
+    /// Set while its services are unknown.
     unknown: Option<InFlightGuard>,
     changes: u64,
     logged: Option<Instant>,
@@ -31,8 +31,8 @@ impl<'h> Offered<'h> {
         Self { state, count: None, charged, left_out: None, unknown: None, changes: 0, logged: None }
     }
 
-    /// Takes in what the master offers: that; and that some of it is left out, if that is new. Where there is no room
-    /// for it, what the master offered before stands.
+    /// Takes in the master's offer; returns it, and a new message if part of it is omitted. If there is no room for it,
+    /// the previous offer stands.
     pub(super) fn set(&mut self, offer: Offer) -> Result<(Vec<Service>, Option<String>), String> {
         if !self.charged.resize(offer.services.iter().map(Service::memory_size).sum()) {
             let max = self.state.config.max_metadata;
@@ -44,7 +44,7 @@ impl<'h> Offered<'h> {
         Ok((offer.services, offer.left_out.filter(|_| is_new)))
     }
 
-    /// The master offers nothing any more; whether that is new.
+    /// The master no longer offers anything; returns whether that is new.
     pub(super) fn withdraw(&mut self) -> bool {
         let is_new = self.count != Some(0);
         self.charged.resize(0);
@@ -56,14 +56,14 @@ impl<'h> Offered<'h> {
         self.unknown.is_some()
     }
 
-    /// The master does not report what it offers, or there is no room for that; whether that is new.
+    /// The master does not report its services, or there is no room for them; returns whether that is new.
     pub(super) fn becomes_unknown(&mut self) -> bool {
         let is_new = self.unknown.is_none();
         self.unknown = self.unknown.take().or_else(|| self.state.unknown.acquire(usize::MAX));
         is_new
     }
 
-    /// Counts a change. How many there were, if it is time to log them.
+    /// Counts a change. Returns the count when it is time to log it.
     pub(super) fn changes_to_log(&mut self) -> Option<u64> {
         self.changes += 1;
         let is_due = self.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL);

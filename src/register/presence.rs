@@ -1,4 +1,4 @@
-//! Who comes and goes, as the log reports it: each master, unless those of one user do so all the time.
+//! Arrivals and departures in the log: each master, unless those of one user come and go all the time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::User;
 
-/// How many arrivals and departures of one user are logged one by one in this time; the others together at its end.
+/// How many arrivals and departures of one user are logged one by one in this time; the rest are summed up at its end.
 const MAX_LINES: u64 = 100;
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 
@@ -20,7 +20,7 @@ struct Lines {
 }
 
 impl Presence {
-    /// Counts an arrival or a departure. Whether it is to be logged.
+    /// Counts an arrival or a departure. Returns whether to log it.
     pub(super) fn is_logged(&self, user: User) -> bool {
         let mut users = self.users();
         let lines = users.entry(user).or_insert_with(|| Lines { begun: Instant::now(), count: 0 });
@@ -28,7 +28,7 @@ impl Presence {
         lines.count <= MAX_LINES
     }
 
-    /// Logs what was not logged, of those whose time is over.
+    /// Logs the sums of those whose time is over.
     pub(super) fn report(&self) {
         for (user, left_out) in self.ended(Instant::now()) {
             tracing::warn!(%user, left_out, "masters of one user come and go all the time; not all of it is logged");

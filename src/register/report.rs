@@ -1,4 +1,4 @@
-//! The report to a subscriber: the masters that are connected here, and what becomes of them.
+//! The report to a subscriber: the masters connected here, and every change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use crate::store::{ChangesSince, MasterEntry, PageLimit, Snapshot};
 use crate::tunnel::upstream::Report;
 use crate::tunnel::{CloseReason, Handle, Message, SendError};
 
-/// How much is sent in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
+/// The size of one piece: values, and their approximate memory. A subscriber has room for twice as much.
 const PIECE_VALUES: usize = 512;
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How many changes are sent before newer ones are looked for.
+/// How many changes are sent before newer ones are read.
 const PAGE_LIMIT: PageLimit = PageLimit { changes: 1_024, bytes: usize::MAX };
 
-/// How long a subscriber may take for a piece. One that is there takes it at once.
+/// How long a subscriber may take to accept a piece. A healthy one accepts it at once.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reports masters to a subscriber, at its own pace if it wants that.
+/// Reports masters to a subscriber, at its own pace if it requests that.
 pub(super) struct Reporter<'h> {
     handle: &'h Handle,
     uuid: String,
-    /// The last piece that the subscriber took; none: it takes all as it comes.
+    /// The last piece that the subscriber accepted; none: it accepts everything as it comes.
     took: Option<watch::Receiver<u64>>,
     /// The number of the last piece, and how much of the next one has been sent.
     piece: u64,
@@ -58,7 +58,7 @@ impl<'h> Reporter<'h> {
         self.send(&Report::LeftOut(master.id.clone())).await.map(drop)
     }
 
-    /// Reports something small.
+    /// Sends a small report.
     async fn report(&mut self, report: Report) -> Result<(), CloseReason> {
         if self.values >= PIECE_VALUES {
             self.end_piece().await?;
@@ -66,7 +66,7 @@ impl<'h> Reporter<'h> {
         self.send(&report).await.map(drop)
     }
 
-    /// Waits until the subscriber has taken what was sent.
+    /// Ends a piece, and waits until the subscriber has accepted it.
     async fn end_piece(&mut self) -> Result<(), CloseReason> {
         self.piece += 1;
         (self.values, self.bytes) = (0, 0);
@@ -95,18 +95,18 @@ impl<'h> Reporter<'h> {
     }
 }
 
-/// A master as the register itself knows it, and whether it was there before a restart and has not come back.
+/// A master known to the register itself, and whether it was there before a restart and is not back yet.
 type Known = (Arc<Master>, bool);
 
 fn known(entry: &MasterEntry, own: usize) -> Option<Known> {
     Some((entry.told_by(own)?.clone(), entry.is_expected_by(own)))
 }
 
-/// What is to be reported next: all that is kept of a snapshot while it is sent, for as long as the subscriber takes.
+/// What to report next: the only data kept while it is sent, however long the subscriber takes.
 struct News {
-    /// In the place of all that was reported before.
+    /// Whether it replaces everything reported before.
     is_whole: bool,
-    /// By their ids; none: it is gone.
+    /// By id; none: it is gone.
     masters: Vec<(Arc<str>, Option<Known>)>,
     upto: Revision,
     /// Whether there is no more.
@@ -130,7 +130,7 @@ impl News {
     }
 }
 
-/// Reports the masters that are connected here, and then what becomes of them.
+/// Reports the masters connected here, and then every change.
 pub(super) async fn follow(
     state: &RegisterState,
     reporter: &mut Reporter<'_>,
@@ -183,7 +183,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Passes on a command that masters were sent, too.
+/// Passes on a command that is sent to masters.
 fn pass_on(command: Result<Value, RecvError>, handle: &Handle) {
     let sent = command
         .map_err(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! Returning masters: those that were known before a restart, until they have come back.
+//! Returning masters: those known from before a restart, until they are back.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ pub(super) struct Returning(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The ids of those that have not come back.
+    /// The ids of those that are not back yet.
     expected: HashSet<String>,
-    /// Those of them that nobody chose, and others, by what the masters were like.
+    /// The generated ids among them, by likeness.
     by_likeness: HashMap<Likeness, Vec<String>>,
-    /// The ids of those that have taken the place of another.
+    /// The ids of those that replaced another.
     placed: HashSet<String>,
 }
 
-/// What distinguishes a master that has no id of its own from others: its host, or its user over a Unix socket, and the
-/// names and versions that it offers.
+/// What distinguishes a master with a generated id from others: its host, or its user over a Unix socket, and the names
+/// and versions that it offers.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Likeness {
     host: String,
@@ -38,7 +38,7 @@ impl Returning {
         }
     }
 
-    /// A master is there: the other id by which it was known before, if it has another one now.
+    /// A master has connected; returns the id by which it was known before, if that has changed.
     pub(super) fn come_back(&self, master: &Master) -> Option<String> {
         let mut state = self.state();
         if state.expected.is_empty() || state.placed.contains(&master.id) {
@@ -49,7 +49,7 @@ impl Returning {
         place
     }
 
-    /// Nobody is waited for any more.
+    /// Stops waiting for any.
     pub(super) fn give_up(&self) {
         *self.state() = State::default();
     }
@@ -100,7 +100,7 @@ mod tests {
         Master { id: id.into(), peer_address: address.into(), connected_at: 0, services }
     }
 
-    /// An id as the register makes them.
+    /// An id as the register generates them.
     fn made(number: u32) -> String {
         ids::made("0123abcd", number)
     }

@@ -1,4 +1,4 @@
-//! Secrets: the tokens that masters show, and the key that signs what PHP masters run. They never appear in logs.
+//! Secrets: the tokens of masters, and the key that signs what PHP masters run. They never appear in logs.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,20 +12,20 @@ use crate::secret::{self, NoToken};
 use crate::tunnel::Token;
 use crate::tunnel::php::{Closures, SigningKey};
 
-/// The token of the PHP package's public examples. Everybody knows it, so it is for loopback alone.
+/// The token of the PHP package's public examples. Everybody knows it, so it is accepted on loopback only.
 pub const EXAMPLE_TOKEN: &str = "register-center-token-2024";
 
-/// The fewest bytes of a token that is shown beyond loopback.
+/// The minimum length of a token that is used beyond loopback.
 const MIN_TOKEN_BYTES: usize = 16;
 
-/// What is secret, as it is now.
+/// The current secrets.
 #[derive(Debug)]
 pub(super) struct Secrets {
     tokens: Vec<[u8; 32]>,
     pub(super) closures: Closures,
 }
 
-/// Why the secrets cannot be had.
+/// Why the secrets cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     #[error("cannot read {path}: {reason}")]
@@ -74,7 +74,7 @@ impl SecretError {
 }
 
 impl Secrets {
-    /// Reads them; the tokens from `made` if the configuration names no file. Beyond loopback, not every token will do.
+    /// Reads them; the tokens from `made` if the configuration names no file. Beyond loopback, weak tokens are refused.
     pub(super) fn read(config: &Config, made: &Path, is_loopback: bool) -> Result<Self, SecretError> {
         let path = config.tokens.as_deref().unwrap_or(made);
         let text = if config.tokens.is_some() { text("tokens", path) } else { token_file::read(made) }?;
@@ -95,13 +95,13 @@ impl Secrets {
         Ok(Self { tokens, closures: Closures { key, bounds: config.bounds() } })
     }
 
-    /// Of a register to which only workers of this sidecar connect.
+    /// The secrets of a register that only this sidecar's workers connect to.
     pub(super) fn none(config: &Config) -> Self {
         Self { tokens: Vec::new(), closures: Closures { key: None, bounds: config.bounds() } }
     }
 
-    /// Whether a token is one of ours; which one then, so that it can be asked again later. It takes the same time
-    /// whichever it is like, and however much.
+    /// Whether a token is valid; the result identifies it, so that it can be checked again later. Takes the same time
+    /// however similar the token is to a valid one.
     pub(super) fn admit(&self, token: &Token) -> Option<Admitted> {
         let shown = digest(&token.0);
         let is_ours = self.tokens.iter().fold(Choice::from(0), |found, ours| found | ours.ct_eq(&shown));
@@ -113,7 +113,7 @@ impl Secrets {
     }
 }
 
-/// That a token was one of ours.
+/// Proof that a token was valid.
 #[derive(Clone, Debug)]
 pub(super) struct Admitted([u8; 32]);
 
@@ -137,7 +137,7 @@ fn text(key: &'static str, path: &Path) -> Result<String, SecretError> {
 mod tests {
     use super::*;
 
-    /// What is read from a file of these tokens; none: that it cannot be used.
+    /// What is read from a file with these tokens, or why it is refused.
     fn read(tokens: &str, is_loopback: bool) -> Result<Secrets, SecretError> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tokens");

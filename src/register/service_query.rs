@@ -1,4 +1,4 @@
-//! The question for a master's services: asked until it is answered.
+//! The query for a master's services: repeated until it is answered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::model::{MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_S
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Message, Request, SendError, Stream, StreamError};
 
-/// A master that has not reported its services after so long counts as silent, but its answer is still accepted.
+/// A master that has not reported its services by then counts as silent, but its answer is still accepted.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// When a master is asked again whose queue was full, or whose answer was none.
+/// When to ask a master again if its queue was full, or its answer invalid.
 const QUEUE_RETRY_DELAY: Duration = Duration::from_secs(1);
 const ANSWER_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// How soon a master is asked again that reports a change of its services: one that always does is not always asked.
+/// How soon a master that reports a change of its services is asked again: one that always does is not always asked.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The longest id of a process that is believed.
+/// The longest process id that is accepted.
 const MAX_PROCESS_ID_BYTES: usize = 64;
 
-/// The class, of laravel/serializable-closure, by which PHP refuses what is not signed, or with another key.
+/// The class, of laravel/serializable-closure, by which PHP refuses code that is unsigned, or signed with another key.
 const UNSIGNED: &str = "\\InvalidSignatureException";
 
 pub(super) struct ServiceQuery {
@@ -36,16 +36,16 @@ pub(super) struct ServiceQuery {
 
 /// What a master offers.
 pub(super) struct Offer {
-    /// Of PHP: what the process calls itself, the same at every register.
+    /// For PHP: the process's own id, which is the same at every register.
     pub(super) process: Option<String>,
     pub(super) services: Vec<Service>,
-    /// That some of its services are left out, in words.
+    /// A message that some of its services are omitted.
     pub(super) left_out: Option<String>,
 }
 
 enum State {
     Due(Instant),
-    /// Until when an answer is awaited: first one in time, then one that is late. `once_more`: it is asked again then.
+    /// Until when an answer is awaited: first a timely one, then a late one. `once_more`: then it is asked again.
     Asked {
         stream: Stream,
         until: Instant,
@@ -60,8 +60,8 @@ impl ServiceQuery {
         Self { line, state: State::Due(Instant::now()), rested: Instant::now() }
     }
 
-    /// Asks anew; where an answer may be on its way, after it: a master whose services change faster than it answers
-    /// would never be heard.
+    /// Asks again; if an answer may be on its way, after that: otherwise a master whose services change faster than it
+    /// answers would never be heard.
     pub(super) fn ask(&mut self) {
         match &mut self.state {
             State::Asked { is_late: false, once_more, .. } => *once_more = true,
@@ -69,7 +69,7 @@ impl ServiceQuery {
         }
     }
 
-    /// Asks anew, but not soon, if it would not be asked: the answer was of no use.
+    /// Asks again after a while, unless that is planned already: the answer was of no use.
     pub(super) fn ask_later(&mut self) {
         if matches!(self.state, State::Answered) {
             self.state = State::Due(Instant::now() + ANSWER_RETRY_DELAY);
@@ -80,8 +80,7 @@ impl ServiceQuery {
         self.state = State::Answered;
     }
 
-    /// The services, or why there are none; waits for ever once they have been reported. Nothing is lost when the
-    /// waiting is given up.
+    /// The services, or why there are none; once they have been reported, waits forever. Cancel-safe.
     pub(super) async fn answer(&mut self) -> Result<Offer, String> {
         loop {
             match &mut self.state {

@@ -25,17 +25,17 @@ use crate::tunnel::{
     Wrong,
 };
 
-/// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
+/// How long to delay the refusal of a wrong token, to slow down guessing.
 const AUTH_FAILURE_DELAY: Duration = Duration::from_secs(1);
 
-/// How many messages are heard of a connection that has not authenticated.
+/// How many messages are read from an unauthenticated connection.
 const MAX_MESSAGES: usize = 64;
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(stream: net::Stream, origin: Origin, pending: PendingConnection, state: Arc<RegisterState>) {
     let stop = state.tasks.stop_signal();
     let authenticated = tokio::select! {
-        // Who has shown its token by now needs no place.
+        // An authenticated connection needs no place.
         biased;
         authenticated = handshake(stream, &origin, &pending, &state) => authenticated,
         () = pending.evicted() => {
@@ -49,7 +49,7 @@ pub(super) async fn serve(stream: net::Stream, origin: Origin, pending: PendingC
     converse(wire, auth, origin, None, state).await;
 }
 
-/// Speaks with a master until the conversation ends. What a worker says goes to its supervisor too.
+/// Talks to a master until the conversation ends. A worker's messages also go to its supervisor.
 async fn converse(
     wire: Wire<net::Prompt>,
     auth: Auth,
@@ -64,7 +64,7 @@ async fn converse(
     };
     let mut settings = state.config.settings(state.memory.share(origin.user));
     if supervisor.is_some() {
-        // A worker may work for as long as it likes, and on what nobody called. Its end the kernel reports.
+        // A worker may work as long as it likes, also without a call. The kernel reports its end.
         settings.on_silence = OnSilence::Log;
     }
     let (handle, incoming, conversation) = Conversation::new(wire, settings);
@@ -81,7 +81,7 @@ async fn converse(
     session.leave();
 }
 
-/// Serves a worker of this sidecar over the socket that it inherited, which says who it is.
+/// Serves a worker of this sidecar over the socket it inherited, which identifies it.
 pub(super) async fn serve_worker(channel: Channel, state: Arc<RegisterState>) {
     let Channel { stream, worker, pid, uid, gid, events, calls } = channel;
     let origin = Origin { peer: Peer::Unix { pid, uid, gid }, user: User::Uid(uid) };
@@ -101,7 +101,7 @@ pub(super) async fn serve_worker(channel: Channel, state: Arc<RegisterState>) {
     converse(wire, auth, origin, Some(Supervisor { events, calls }), state).await;
 }
 
-/// Waits until a worker has made itself known. None: it never will.
+/// Waits until a worker has said hello. None: it never will.
 async fn greet(stream: UnixStream) -> Option<Wire<net::Prompt>> {
     let mut wire = Wire::new(net::Prompt(net::Stream::Unix(stream)), Bounds::STRANGER);
     for _ in 0..MAX_MESSAGES {
@@ -116,16 +116,16 @@ async fn greet(stream: UnixStream) -> Option<Wire<net::Prompt>> {
     None
 }
 
-/// How the address of a worker of the sidecar's own begins.
+/// The prefix of the address of the sidecar's own workers.
 pub(super) const WORKER_ADDRESS: &str = "worker ";
 
-/// Who keeps the process of a worker, and hears what becomes of it here.
+/// The supervisor of a worker's process, which is informed of what happens here.
 struct Supervisor {
     events: mpsc::Sender<Event>,
     calls: Arc<CallsUnderWay>,
 }
 
-/// A master that has authenticated.
+/// An authenticated master.
 struct Auth {
     /// None: it is a worker of this sidecar, and has no token.
     admitted: Option<Admitted>,
@@ -135,7 +135,7 @@ struct Auth {
     number: u64,
 }
 
-/// Gives a connection the time to show a token. Until it sends something it takes no room but a place.
+/// Gives a connection the time to authenticate. Until it sends something, it takes nothing but a place.
 async fn handshake(
     stream: net::Stream,
     origin: &Origin,
@@ -154,7 +154,7 @@ async fn handshake(
     .await
 }
 
-/// Goes through the handshake of TLS, if there is to be one.
+/// Performs the TLS handshake, if TLS is configured.
 async fn accept_tls(
     stream: net::Stream,
     origin: &Origin,
@@ -172,8 +172,8 @@ async fn accept_tls(
     }
 }
 
-/// Reads messages until one shows a token of ours. As before the PHP package's register, a master may ask for a sign of
-/// life, and may try several tokens; whatever else it sends is refused.
+/// Reads messages until one contains a valid token. As with the PHP package's register, a master may ping, and may try
+/// several tokens; anything else is refused.
 async fn authenticate(
     wire: &mut Wire<net::Prompt>,
     origin: &Origin,
@@ -213,7 +213,7 @@ async fn authenticate(
     None
 }
 
-/// The answer to what is no token.
+/// The reply to anything but a token.
 fn before_authentication(message: Message) -> Message {
     match message {
         Message::Ping { uuid } => Message::Pong { uuid },
@@ -221,7 +221,7 @@ fn before_authentication(message: Message) -> Message {
     }
 }
 
-/// Who a token shows to be there, or why nobody is let in by it.
+/// The identity that a token proves, or why it is refused.
 fn admit(
     token: &Token,
     role: Role,
@@ -244,12 +244,12 @@ fn admit(
 }
 
 struct Session {
-    /// Of PHP, it is known only when the services are.
+    /// For PHP, only known together with the services.
     claim: Mutex<Claim>,
-    /// Which of the sessions of this id it is, should there be another after it.
+    /// The number of this session among those of its id.
     number: u64,
     admitted: Option<Admitted>,
-    /// Who supervises it, if this sidecar does.
+    /// Its supervisor, if it is a worker of this sidecar.
     supervisor: Option<Supervisor>,
     origin: Origin,
     follows: Follows,
@@ -292,7 +292,7 @@ impl Session {
         }
     }
 
-    /// Closes the conversation when no call is under way in it, and leaves it the time to write the last answers.
+    /// Closes the conversation when no call is under way in it, leaving it time to write the last answers.
     async fn finish(&self) -> CloseReason {
         self.line.in_flight.none().await;
         self.relayed.none().await;
@@ -300,8 +300,8 @@ impl Session {
         std::future::pending().await
     }
 
-    /// Asks for the services, and then for them again whenever the master reports a change. Ends when the conversation
-    /// does, or the token is no longer one of ours.
+    /// Asks for the services, and again whenever the master reports a change. Ends when the conversation does, or when
+    /// the token is no longer valid.
     async fn listen(&self, mut incoming: Incoming) {
         let mut secrets_changed = self.state.secrets_changed.clone();
         let (user, handle, relayed) = (self.origin.user, self.line.handle.clone(), self.relayed.clone());
@@ -313,7 +313,7 @@ impl Session {
         let mut offered = Offered::new(&self.state, self.origin.user);
         loop {
             tokio::select! {
-                // Who subscribes has done so before it declines to report services.
+                // A subscriber has subscribed before it declines to report services.
                 biased;
                 Ok(()) = secrets_changed.changed() => {
                     let secrets = self.state.secrets.load_full();
@@ -322,7 +322,7 @@ impl Session {
                         return;
                     }
                     if offered.is_unknown() {
-                        // It may have refused what was not signed, or with another key.
+                        // It may have refused code that was unsigned, or signed with another key.
                         query.ask();
                     }
                 }
@@ -365,7 +365,7 @@ impl Session {
         }
     }
 
-    /// Sees to what a master says of its own accord.
+    /// Handles what a master sends unprompted.
     async fn take_command(&self, command: Value) {
         let said = match Report::decode(&command).filter(|_| self.supervisor.is_some()) {
             Some(Report::Send(data)) => data,
@@ -375,10 +375,10 @@ impl Session {
         self.state.publisher.send_message(self.id(), self.origin.user.to_string(), &said);
     }
 
-    /// Tells the supervisor, if there is one.
+    /// Informs the supervisor, if there is one.
     async fn tell(&self, event: impl FnOnce(&MasterLine) -> Event) {
         if let Some(supervisor) = &self.supervisor {
-            // One that has gone lets the worker end.
+            // If the supervisor is gone, the worker is about to end.
             let _ = supervisor.events.send(event(&self.line)).await;
         }
     }
@@ -423,8 +423,8 @@ impl Session {
         self.claim().id.clone()
     }
 
-    /// Takes in what the master offers, and the id that its process has everywhere, unless that is a master's of
-    /// another user. Where there is no room for the offer, the master stays listed as it was.
+    /// Takes in the master's offer, and the id that its process has everywhere, unless that belongs to a master of
+    /// another user. If there is no room for the offer, the master stays listed as it was.
     fn take_in(&self, offer: Offer, offered: &mut Offered) -> Result<(Vec<Service>, Option<String>), String> {
         let process = offer.process.clone().filter(|process| *process != self.claim().id);
         let claim = process.and_then(|process| self.state.ids.claim(process, self.origin.user));

@@ -9,22 +9,22 @@ use crate::clock::Moment;
 use crate::model::Change;
 use crate::store::{Batch, FeedState, Proof};
 
-/// Where nothing was known of masters, so long nothing is reported of them.
+/// If nothing was known of masters, nothing is reported of them for this long.
 const UNKNOWN_TIME: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether all have come back.
+/// How often to check whether all are back.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Settling {
     began: Instant,
-    /// Whether masters are known from an earlier process, and whether these are all that there were.
+    /// Whether masters are known from an earlier process, and whether these are all.
     is_restored: bool,
     are_all: bool,
     is_over: bool,
 }
 
 impl Settling {
-    /// Workers are waited for that are among these.
+    /// Waits for workers that are among these.
     pub(super) fn begin(state: &RegisterState, workers: &HashSet<String>) -> Self {
         let (progress, own) = (state.publisher.progress(), state.publisher.number());
         let is_restored = progress.whole;
@@ -38,11 +38,11 @@ impl Settling {
         Self { began: Instant::now(), is_restored, are_all, is_over: false }
     }
 
-    /// Says how far what is known of masters can be trusted now.
+    /// Reports how far the known masters can be trusted now.
     pub(super) fn look(&mut self, state: &RegisterState) {
         let feed = state.publisher.feed();
         if !self.is_over && self.has_ended(state) {
-            // Before the proof, which would be one of these too.
+            // Before the proof, which it would otherwise affect.
             state.publisher.clear_expected();
             state.returning.give_up();
             self.is_over = true;
@@ -64,13 +64,13 @@ impl Settling {
 
     fn has_ended(&self, state: &RegisterState) -> bool {
         let all_are_back = self.are_all && count_of_expected(state) == 0;
-        // Who knows that there are no others has reported it.
+        // A source that knows there are no others has reported that.
         let is_settled = !state.publisher.progress().settling;
         all_are_back || is_settled || self.began.elapsed() >= state.config.settle
     }
 }
 
-/// How many masters have not come back. As the store has it: a master whose return is not published yet is not back.
+/// How many masters are not back yet, by the store: a master whose return is not published yet is not back.
 fn count_of_expected(state: &RegisterState) -> usize {
     state.publisher.snapshot().directory().expected_by(state.publisher.number()).count()
 }

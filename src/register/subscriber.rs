@@ -1,4 +1,4 @@
-//! A subscriber: a sidecar to which this register is an upstream one. It follows our masters and calls them through us.
+//! A subscriber: a sidecar that uses this register as an upstream. It follows our masters and calls them through us.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,21 +21,21 @@ use crate::tunnel::upstream::{Refusal, Request};
 use crate::tunnel::value::memory_size;
 use crate::tunnel::{Handle, InFlight, Message, Outlet, PHP_REFUSAL, RemoteError, Role, Status};
 
-/// The longest that a call of a subscriber is waited for, which is the longest that any may take.
+/// The longest timeout of a subscriber's call, which is the longest that any call may have.
 const MAX_CALL_TIME: Duration = Duration::from_secs(24 * 3_600);
 
 /// How many calls one subscriber may have under way.
 const MAX_CALLS: usize = 16_384;
 
-/// How many calls that have ended are kept beyond as many as are under way, until they are forgotten together.
+/// How many ended calls are kept beyond the number of those under way, before they are removed together.
 const MAX_ENDED_CALLS: usize = 64;
 
 /// Whether a peer follows this register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
     Yes,
-    /// If it subscribes and has reported no services, as followers of older versions do, which do not say what they
-    /// are.
+    /// If it subscribes and has reported no services, like followers of older versions, which do not announce
+    /// themselves.
     Perhaps,
     No,
 }
@@ -44,7 +44,7 @@ impl Follows {
     pub(super) fn of(role: Role, id: Option<&str>) -> Self {
         match (role, id) {
             (Role::Follower, _) => Self::Yes,
-            // A master in Rust has an id of its own.
+            // A Rust master has an id of its own.
             (Role::Native, None) => Self::Perhaps,
             (Role::Native, Some(_)) | (Role::Php, _) => Self::No,
         }
@@ -63,9 +63,9 @@ pub(super) struct Subscriber {
     in_flight: InFlight,
     /// Ends the report of our masters.
     following: Option<DropGuard>,
-    /// What it last wanted proven.
+    /// The last proof that it requested.
     asked: watch::Sender<Option<Duration>>,
-    /// The last piece that it took.
+    /// The last piece that it accepted.
     took: watch::Sender<u64>,
 }
 
@@ -85,19 +85,19 @@ impl Subscriber {
         Self { user, follows, memory, handle, state, over, _over, calls, in_flight, following, asked, took }
     }
 
-    /// Whether it is a follower: no master then, and nobody expects services of it.
+    /// Whether it is a follower: then it is not a master, and no services are expected.
     pub(super) fn follows(&self) -> bool {
         self.follows == Follows::Yes
     }
 
-    /// Says that it has reported services: a master, whatever it announces later.
+    /// Notes that it has reported services: it is a master, whatever it announces later.
     pub(super) fn offers(&mut self) {
         if self.follows == Follows::Perhaps {
             self.follows = Follows::No;
         }
     }
 
-    /// Sees to a message that is not about the peer's own services. What is handed back is the application's.
+    /// Handles a message that is not about the peer's own services. What is returned is the application's.
     pub(super) fn take(&mut self, message: Message) -> Option<Value> {
         match message {
             Message::Close { uuid } => drop(self.calls.remove(&uuid).map(|call| call.cancel())),
@@ -145,7 +145,7 @@ impl Subscriber {
 
     fn subscribe(&mut self, uuid: String, in_pieces: bool) {
         let over = self.over.child_token();
-        // One who subscribes again receives the new report alone.
+        // After a second subscription it receives only the new report.
         self.following = Some(over.clone().drop_guard());
         let (state, handle) = (self.state.clone(), self.handle.clone());
         let asked = self.asked.subscribe();
@@ -224,7 +224,7 @@ impl Subscriber {
     }
 }
 
-/// Whether a peer may command masters. On this machine only administrators may. One on another is a sidecar with
+/// Whether a peer may command masters. On this machine only administrators may. A peer on another is a sidecar with
 /// administrators of its own, or an operator with a token.
 fn may_command(user: User) -> bool {
     match user {
@@ -233,7 +233,7 @@ fn may_command(user: User) -> bool {
     }
 }
 
-/// Passes the answers to a call on to the subscriber, for as long as that may take.
+/// Relays the answers of a call to the subscriber, for as long as that may take.
 async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String, memory: &Arc<Share>) {
     let ended = timeout(MAX_CALL_TIME, relay_values(answers, outlet, memory)).await;
     let late = || RemoteError::of(Status::Lost, format!("the call has not ended within {MAX_CALL_TIME:?}"));
@@ -244,7 +244,7 @@ async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String,
     });
 }
 
-/// Passes the values on; how the call ended.
+/// Relays the values; returns how the call ended.
 async fn relay_values(mut answers: Answers, outlet: &Outlet, memory: &Arc<Share>) -> Result<(), RemoteError> {
     loop {
         let value = match answers.next().await {
@@ -259,7 +259,7 @@ async fn relay_values(mut answers: Answers, outlet: &Outlet, memory: &Arc<Share>
             Some(Answer::Refused(why)) => return Err(RemoteError::of(Status::Refused, why)),
             None => return Err(RemoteError::of(Status::Lost, "the call was given up")),
         };
-        // Until it has left.
+        // Until it has been sent.
         let _charged =
             memory.take(memory_size(&value)).ok_or_else(|| RemoteError::new(Refused::NoMemory.to_string()))?;
         outlet.send(value).await.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;

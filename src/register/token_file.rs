@@ -1,4 +1,4 @@
-//! The token that Roster makes for itself, where the configuration names none.
+//! The token that Roster generates if the configuration names none.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
@@ -14,10 +14,10 @@ use crate::permissions::own::{self, NotOwn};
 use crate::secret;
 use crate::store::shared::STATE_MODE;
 
-/// The owner writes it; masters of its group read it.
+/// The owner writes it; masters in its group read it.
 const MODE: u32 = 0o640;
 
-/// Makes the file with a random token, unless it is there.
+/// Creates the file with a random token, unless it exists.
 pub(super) fn make(path: &Path) -> Result<(), SecretError> {
     if is_there(path)? {
         return Ok(());
@@ -41,21 +41,21 @@ pub(super) fn make(path: &Path) -> Result<(), SecretError> {
     }
 }
 
-/// Whether the file is there, or could be made.
+/// Whether the file exists, or could be created.
 pub(super) fn check(path: &Path) -> Result<(), SecretError> {
     if is_there(path)? {
         return Ok(());
     }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     let folder = path.parent().unwrap_or(Path::new("/"));
-    // A start makes the user's own folder with all above it, any other one alone.
+    // A start creates the user's own folder with its ancestors, but only the last level of any other.
     let levels = if default_paths::is_users_state(folder) { usize::MAX } else { 2 };
     let existing = folder.ancestors().take(levels).find(|folder| folder.is_dir());
     access(existing.unwrap_or(folder), AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
 }
 
-/// Whether there is a file already, which must be the sidecar's own: whoever else could have put it there would know
-/// the token.
+/// Whether the file exists, which must be the sidecar's own: anyone else who could have put it there would know the
+/// token.
 fn is_there(path: &Path) -> Result<bool, SecretError> {
     if path.is_relative() {
         return Err(SecretError::Nowhere);
@@ -70,7 +70,7 @@ fn is_there(path: &Path) -> Result<bool, SecretError> {
     }
 }
 
-/// What is in the file, if it is the sidecar's own.
+/// The content of the file, if it is the sidecar's own.
 pub(super) fn read(path: &Path) -> Result<String, SecretError> {
     secret::warn_if_open("register.tokens", path);
     let text = own::open(path).and_then(|file| io::read_to_string(file).map_err(NotOwn::Io));
