@@ -6,15 +6,15 @@ use super::{candidates, is_callable};
 use crate::model::{Held, Instance, InstanceState, Withheld, Withholding, utc};
 use crate::store::Directory;
 
-/// Whether an instance is among those that are chosen among where nothing more is asked for, and why.
+/// Whether an instance is among the candidates if nothing more is asked for, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub is_served: bool,
-    /// What keeps it from being chosen; else what it is chosen by.
+    /// What keeps it from being chosen; otherwise how it is chosen.
     pub reasons: Vec<String>,
 }
 
-/// The newest version of a service of which an instance can be called: it takes all calls that ask for none.
+/// The newest version of a service with a callable instance: it gets all calls that do not ask for a version.
 pub fn newest_callable<'a>(directory: &'a Directory, service: &str) -> Option<&'a Version> {
     let of = candidates(directory.instances_of(service)?, None);
     let mut callable = of.filter(|(_, set)| {
@@ -23,7 +23,7 @@ pub fn newest_callable<'a>(directory: &'a Directory, service: &str) -> Option<&'
     callable.next().map(|(version, _)| version)
 }
 
-/// Explains an instance of a service whose newest version that can be called is `newest`.
+/// Explains an instance of a service whose newest callable version is `newest`.
 pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Version>) -> Explanation {
     let mut reasons: Vec<String> = Vec::new();
     let mut say = |is_so: bool, what: &str| {

@@ -1,4 +1,4 @@
-//! From a service's name to one live instance: a master that is called through its connection, or endpoints.
+//! From the name of a service to one live instance: a master that is called through its connection, or endpoints.
 
 mod explain;
 mod pick;
@@ -16,23 +16,23 @@ pub use self::requirement::{NoRequirement, Requirement};
 use crate::model::{Instance, shortened};
 use crate::store::{Directory, InstanceSet, Instances, MasterEntry};
 
-/// How one is chosen among those that will do. One of the weight 0 never is.
+/// How to choose among candidates. One with weight 0 is never chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// Of two random ones, the one with fewer calls under way.
     #[default]
     LeastOutstanding,
-    /// One after the other, whatever they weigh.
+    /// One after the other, regardless of weight.
     RoundRobin,
-    /// Each as often as its weight among theirs.
+    /// Each in proportion to its weight.
     Random,
-    /// The same one for the same key, as long as it is there; of all keys, to each as many as its weight among theirs.
+    /// The same one for the same key, as long as it exists; each gets its share of the keys by weight.
     Key(String),
     /// Of two random ones, the one that reports less `load` in its metadata.
     LeastLoad,
 }
 
-/// What an instance must be to be chosen, and how it is.
+/// What an instance must be to be chosen, and how to choose.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pub version: Option<Requirement>,
@@ -41,19 +41,19 @@ pub struct Query {
     /// Metadata that the service must have.
     pub metadata: BTreeMap<String, String>,
     pub balance: Balance,
-    /// The zone of the caller: none elsewhere is chosen as long as enough of it can be called.
+    /// The caller's zone: instances elsewhere are not chosen while enough of it can be called.
     pub prefer_zone: Option<String>,
     pub subset: Option<Subset>,
-    /// Providers that were tried already.
+    /// Providers that were already tried.
     pub exclude: Vec<Arc<str>>,
 }
 
-/// Some of the instances, the same for the same caller as long as they are there.
+/// A subset of the instances, the same for the same caller as long as they exist.
 #[derive(Clone, Debug)]
 pub struct Subset {
     /// Above 0.
     pub size: usize,
-    /// Whose they are.
+    /// Its owner.
     pub of: String,
 }
 
@@ -97,7 +97,7 @@ pub enum NoInstance {
     NoneUp(String),
 }
 
-/// The metadata as they are written on a command line, cut where they are long.
+/// The metadata as written on a command line, cut if long.
 fn in_words(metadata: &BTreeMap<String, String>) -> String {
     let words = metadata.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ");
     cut(&words)
@@ -108,8 +108,8 @@ fn cut(words: &str) -> String {
     shortened(words, MOST).into_owned()
 }
 
-/// A master that offers `service`, by its name without a version: of the newest version that will do. One that is
-/// silent is chosen only where no other can be had.
+/// A master that offers `service`, given without a version: of the newest version with a candidate. A silent one is
+/// chosen only if there is no other.
 pub fn choose(directory: &Directory, service: &str, query: &Query) -> Result<Arc<MasterEntry>, NoMaster> {
     let name = || service.to_owned();
     let Some(instances) = directory.instances_of(service) else {
@@ -146,22 +146,22 @@ pub fn resolve<'a>(
     found.map(|found| (found.instance, found.outstanding())).ok_or_else(|| why_none(instances, service, query))
 }
 
-/// Whether an instance is one of those that are chosen among, if it is what is asked for.
+/// Whether an instance is a candidate, if it matches the query.
 pub fn is_callable(directory: &Directory, instance: &Instance) -> bool {
     let is_connected = |id: &Arc<str>| directory.master(id).is_some_and(|master| master.is_connected());
     let may_be_chosen = instance.weight > 0 && !instance.withheld.is_withheld();
     may_be_chosen && instance.master().map_or_else(|| has_endpoints(instance), is_connected)
 }
 
-/// Of the newest version that will do; one that is silent only where no other can be had, and of those that are ejected
-/// only where not even such a one can.
+/// Of the newest version with a candidate; a silent one only if there is no other, and an ejected one only if there is
+/// not even a silent one.
 fn find<'a>(
     directory: &'a Directory,
     instances: &'a Instances,
     query: &Query,
     is_master: bool,
 ) -> Option<Candidate<'a>> {
-    // Where no master is, each pass would find the same.
+    // Without masters, each pass would find the same.
     let has_masters = instances.values().any(|set| set.count_of_registered() < set.len());
     let passes = [(true, false), (false, false), (false, true)];
     let passes =
@@ -172,7 +172,7 @@ fn find<'a>(
     })
 }
 
-/// What leaves none, of all that the query asks for: the first of it that does.
+/// Why there is no candidate: the first condition of the query that excludes all.
 fn why_none(instances: &Instances, service: &str, query: &Query) -> NoInstance {
     let name = service.to_owned();
     let sets = candidates(instances, query.version.as_ref());
@@ -205,7 +205,7 @@ fn why_none(instances: &Instances, service: &str, query: &Query) -> NoInstance {
     if are_drained { NoInstance::Drained(name) } else { NoInstance::NoneUp(name) }
 }
 
-/// The instances of each version that meets the requirement, the newest first.
+/// The instances of each version that meets the requirement, newest first.
 fn candidates<'a>(
     instances: &'a Instances,
     version: Option<&Requirement>,

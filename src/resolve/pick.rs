@@ -1,4 +1,4 @@
-//! Picks one of a set that will do, by a policy.
+//! Picks one of a set of candidates, by a policy.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use crate::model::{Instance, Withheld};
 use crate::store::{Directory, InstanceSet, Lot, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
 
-/// So often one is drawn at random before all are looked through for those that will do.
+/// How many random draws to try before looking through all.
 const DRAWS: usize = 16;
 
-/// As long as so many percent of the instances in the caller's zone, and not all, can be called, each of them is called
-/// more often, and none elsewhere: 100 of 140.
+/// While at least this share of the instances in the caller's zone can be called, each of them is called more often,
+/// and none elsewhere: 100 of 140.
 const OVERPROVISIONING: usize = 140;
 
 /// An instance that may be picked.
@@ -28,9 +28,9 @@ pub(super) struct Candidate<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Callable {
     pub(super) is_master: bool,
-    /// Not also those that are silent.
+    /// Excludes silent ones.
     pub(super) is_answering: bool,
-    /// Also those that are ejected.
+    /// Includes ejected ones.
     pub(super) may_be_ejected: bool,
 }
 
@@ -41,7 +41,7 @@ impl Candidate<'_> {
         self.master.map_or(0, |master| master.outstanding())
     }
 
-    /// As it reports it in its metadata; 0: it does not.
+    /// From its metadata; 0 if it does not report any.
     fn load(&self) -> f64 {
         let load = self.instance.metadatum("load");
         let load = load.and_then(|load| load.as_f64().or_else(|| load.as_str()?.parse().ok()));
@@ -49,7 +49,7 @@ impl Candidate<'_> {
     }
 }
 
-/// One of a set that the query admits and that can be called.
+/// One of a set that matches the query and can be called.
 pub(super) fn pick<'a>(
     directory: &'a Directory,
     set: &'a InstanceSet,
@@ -57,7 +57,8 @@ pub(super) fn pick<'a>(
     callable: Callable,
 ) -> Option<Candidate<'a>> {
     let will_do = |provider: &'a Provider| candidate(directory, provider, query, callable);
-    // What none has is looked for once, and not by each step of a policy: no client may hold a thread by that.
+    // Check once whether any instance matches, rather than in each step of a policy: otherwise a client could hold a
+    // thread.
     if query.is_selective() && !set.unordered().any(|provider| will_do(provider).is_some()) {
         return None;
     }
@@ -92,16 +93,16 @@ fn candidate<'a>(
 
 #[cfg(test)]
 thread_local! {
-    /// How many providers this thread has looked at, whether they will do.
+    /// How many providers this thread has checked for suitability.
     pub(super) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Whether clients can call it themselves.
+/// Whether clients can call it directly.
 pub(super) fn has_endpoints(instance: &Instance) -> bool {
     instance.takes_calls() && !instance.endpoints.is_empty()
 }
 
-/// One in a zone; elsewhere where none of it can be called, or for a part of the picks where many of it cannot.
+/// One in the zone; one elsewhere if none of it can be called, or for some of the picks if many of it cannot.
 fn pick_near<'a>(set: &'a InstanceSet, query: &Query, zone: &str, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let is_near = |candidate: &Candidate<'a>| *candidate.instance.zone == *zone;
     let (mut known, mut callable) = (0, 0);
@@ -121,7 +122,7 @@ fn pick_near<'a>(set: &'a InstanceSet, query: &Query, zone: &str, will_do: WillD
     picked.or_else(|| pick_of_subset(set, query, will_do))
 }
 
-/// One of those that are a caller's subset.
+/// One of the caller's subset.
 fn pick_of_subset<'a>(set: &'a InstanceSet, query: &Query, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let Some(Subset { size, of }) = &query.subset else { return pick_by(set, &query.balance, will_do) };
     let of = key_hash(of);
@@ -138,7 +139,7 @@ pub(super) fn pick_by<'a>(set: &'a InstanceSet, balance: &Balance, will_do: Will
     match balance {
         Balance::Random => any(set, will_do),
         Balance::RoundRobin => {
-            // Others take turns meanwhile, and theirs may have been those of all that will do.
+            // Others take turns meanwhile, and may have had those of all candidates.
             let turn = (0..set.len()).find_map(|_| set.take_turn().and_then(will_do));
             turn.or_else(|| any(set, will_do))
         }
@@ -148,7 +149,7 @@ pub(super) fn pick_by<'a>(set: &'a InstanceSet, balance: &Balance, will_do: Will
     }
 }
 
-/// Of two random ones the better; the first, if none is.
+/// The better of two random ones; the first if they are equal.
 fn of_two<'a>(
     set: &'a InstanceSet,
     will_do: WillDo<'_, 'a>,
@@ -163,12 +164,12 @@ fn of_two<'a>(
     Some(second.filter(|second| is_better(second, &first)).unwrap_or(first))
 }
 
-/// A random one that will do, each as likely as its weight among theirs.
+/// A random candidate, each in proportion to its weight.
 fn any<'a>(set: &'a InstanceSet, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let heaviest = set.heaviest() as usize;
     for _ in 0..DRAWS {
         let drawn = set.get(random_below(set.len()))?;
-        // Else drawn anew: so what it is drawn by is its weight.
+        // Otherwise draw again: so the probability is in proportion to the weight.
         if random_below(heaviest) < drawn.weight as usize
             && let Some(candidate) = will_do(drawn)
         {
@@ -186,15 +187,15 @@ fn any<'a>(set: &'a InstanceSet, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a
     last
 }
 
-/// Some of a set in a row, with the number of the first.
+/// A run of a set's instances, with the number of the first.
 struct Row<'a> {
     first: usize,
     lots: &'a [Lot],
-    /// None draws more; where they differ in weight, that says nothing.
+    /// No draw is greater; meaningless if weights differ.
     greatest: u32,
 }
 
-/// The one that scores best for the key: who comes or goes moves only its own keys.
+/// The one with the best score for the key: an instance that comes or goes moves only its own keys.
 fn rendezvous<'a>(set: &'a InstanceSet, key: &str, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let key = key_hash(key);
     let mut best: Option<(Best, &'a Provider, Candidate<'a>)> = None;
@@ -216,7 +217,8 @@ fn rendezvous<'a>(set: &'a InstanceSet, key: &str, will_do: WillDo<'_, 'a>) -> O
     best.map(|(.., candidate)| candidate)
 }
 
-/// All of a set. Where all weigh the same, those with the greatest draw come first, beside which most others need no second
+/// All of a set. If all weigh the same, those with the greatest draw come first, after which most others can be
+/// skipped.
 /// look.
 fn rows<'a>(set: &'a InstanceSet, key: u64) -> Vec<Row<'a>> {
     let (are_equal, mut first) = (set.are_weights_equal(), 0);
@@ -233,7 +235,7 @@ fn rows<'a>(set: &'a InstanceSet, key: u64) -> Vec<Row<'a>> {
     rows
 }
 
-/// Whether one does better for a key than the other; of equal ones, the one of the smaller address.
+/// Whether one is better for a key than the other; if equal, the one with the smaller address.
 fn compare(key: u64, one: &Provider, other: &Provider) -> Ordering {
     let by_address = || other.address().cmp(&one.address()).then_with(|| other.id.cmp(&one.id));
     score(key, one).compare(score(key, other)).then_with(by_address)
@@ -244,7 +246,7 @@ fn score(key: u64, provider: &Provider) -> Score {
 }
 
 impl Query {
-    /// Whether an instance is one of those that are asked for.
+    /// Whether an instance matches the query.
     pub fn is_met_by(&self, instance: &Instance) -> bool {
         self.version.as_ref().is_none_or(|version| version.matches(&instance.version)) && self.admits(instance)
     }
@@ -254,7 +256,7 @@ impl Query {
         self.group.is_some() || self.zone.is_some() || !self.metadata.is_empty()
     }
 
-    /// The same of one in a version that meets the requirement.
+    /// The same for an instance whose version meets the requirement.
     fn admits(&self, instance: &Instance) -> bool {
         self.group.as_deref().is_none_or(|group| group == &*instance.group)
             && self.zone.as_deref().is_none_or(|zone| zone == &*instance.zone)

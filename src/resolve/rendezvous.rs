@@ -1,23 +1,25 @@
-//! Weighted rendezvous: each key goes to the instance that scores best for it, in integers, so that Rust and PHP agree.
+//! Weighted rendezvous hashing: each key goes to the instance with the best score for it, in integers, so that Rust and
+//! PHP agree.
 //!
-//! Whoever comes or goes moves only its own keys. `tests/vectors/resolve.json` has what both must choose.
+//! An instance that comes or goes moves only its own keys. `tests/vectors/resolve.json` has the expected choices of
+//! both.
 
 use std::cmp::Ordering;
 
-/// The greatest draw: 31 bits, so that no product below passes what PHP's integers hold.
+/// The greatest draw: 31 bits, so that no product below overflows PHP's integers.
 const MAX_DRAW: u64 = (1 << 31) - 1;
 
-/// How many bits of a logarithm lie behind its point.
+/// The number of fractional bits of a logarithm.
 const FRACTION: u32 = 26;
 
-/// How well an instance does for a key.
+/// The score of an instance for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Score {
     pub(super) draw: u32,
     pub(super) weight: u32,
 }
 
-/// What an address draws for a key, each by its hash ([`key_hash`](crate::store::key_hash)): evenly among 2^31.
+/// The draw of an address for a key, both given by hash ([`key_hash`](crate::store::key_hash)): uniform below 2^31.
 pub(super) fn draw(key: u64, address: u64) -> u32 {
     let mixed = key ^ address;
     let product = (mixed >> 31) * (mixed & MAX_DRAW);
@@ -25,8 +27,8 @@ pub(super) fn draw(key: u64, address: u64) -> u32 {
 }
 
 impl Score {
-    /// The better one is greater: it has more weight for each bit of −log2 of its draw as a part of all; of two that are
-    /// equal, the one of the greater draw.
+    /// The better one is greater: it has more weight per bit of −log2 of its draw as a fraction; if equal, the greater
+    /// draw wins.
     pub(super) fn compare(self, other: Self) -> Ordering {
         if self.weight == other.weight {
             return self.draw.cmp(&other.draw);
@@ -37,7 +39,7 @@ impl Score {
     }
 }
 
-/// The best of those that were looked at.
+/// The best of those seen so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Best {
     score: Score,
@@ -53,18 +55,18 @@ impl Best {
         self.score.draw
     }
 
-    /// Whether this one may be better: without a logarithm, of which none is less than this.
+    /// Whether this one may be better: a cheap test without a logarithm, using a lower bound of it.
     pub(super) fn may_be_beaten_by(&self, score: Score) -> bool {
         let least = (MAX_DRAW - u64::from(score.draw)) >> (31 - FRACTION);
         u64::from(score.weight) * self.distance >= u64::from(self.score.weight) * least
     }
 }
 
-/// −log2 of a draw as a part of all, and a last bit more, so that it is none that is 0. Bit by bit, by squaring.
+/// −log2 of a draw as a fraction, plus one last bit, so that it is never 0. Bit by bit, by squaring.
 pub(super) fn distance(draw: u32) -> u64 {
     let number = u64::from(draw) + 1;
     let whole = number.ilog2();
-    // From 1 up to 2, with 30 bits behind the point; but the greatest number of all is 2^31.
+    // From 1 up to 2, with 30 fractional bits; but the greatest number is 2^31.
     let mut rest = (number << 30) >> whole;
     let mut log = u64::from(whole);
     for _ in 0..FRACTION {

@@ -1,15 +1,15 @@
-//! Requirements of versions, as Composer writes them.
+//! Version requirements, in Composer's syntax.
 //!
-//! `^1.2` and `~1.2` below 2.0, `~1.2.3` below 1.3, `1.2.*`, `1.0 - 2.0`, `>=1.2 <2.0 || ^3.0`, `!=1.4.2`; and `1.2.3`,
-//! which is that version and no other (`1.2` is 1.2.0). A pre-release meets only what names one of the same version.
+//! `^1.2` and `~1.2` are below 2.0, `~1.2.3` is below 1.3, `1.2.*`, `1.0 - 2.0`, `>=1.2 <2.0 || ^3.0`, `!=1.4.2`; and
+//! `1.2.3` is that version and no other (`1.2` is 1.2.0). A pre-release only meets requirements that name one of the
+//! same version.
 
 use std::fmt;
 use std::str::FromStr;
 
 use semver::{Comparator, Op, Version, VersionReq};
 
-/// The longest text of a requirement, in bytes, and the most alternatives: each is looked at for each version that is
-/// offered.
+/// The longest requirement, in bytes, and the most alternatives: each is checked against each version on offer.
 const MAX_LENGTH: usize = 256;
 const MAX_ALTERNATIVES: usize = 32;
 
@@ -17,18 +17,18 @@ const MAX_ALTERNATIVES: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     text: String,
-    /// One of these.
+    /// Any of these.
     alternatives: Vec<Alternative>,
 }
 
-/// All of this.
+/// All of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Alternative {
     met: VersionReq,
     not: Vec<Version>,
 }
 
-/// Why a text is no requirement.
+/// Why a text is not a requirement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRequirement {
     #[error(
@@ -41,13 +41,13 @@ pub enum NoRequirement {
 }
 
 impl Requirement {
-    /// That version and no other.
+    /// Only this version.
     pub fn exactly(version: &Version) -> Self {
         let alternative = Alternative { met: VersionReq { comparators: vec![equal_to(version)] }, not: Vec::new() };
         Self { text: format!("={version}"), alternatives: vec![alternative] }
     }
 
-    /// The same of that version and no other.
+    /// The same, but only this version.
     pub fn and_exactly(mut self, version: &Version) -> Self {
         for alternative in &mut self.alternatives {
             alternative.met.comparators.push(equal_to(version));
@@ -67,7 +67,7 @@ impl Requirement {
                 + one.met.comparators.len() * size_of::<Comparator>()
                 + one.not.len() * size_of::<Version>()
         };
-        // What names pre-releases is in the text as well.
+        // Names of pre-releases are also in the text.
         2 * self.text.len() + self.alternatives.iter().map(of_one).sum::<usize>()
     }
 }
@@ -100,12 +100,12 @@ fn equal_to(version: &Version) -> Comparator {
     Comparator { op: Op::Exact, major, minor: Some(minor), patch: Some(patch), pre }
 }
 
-/// What stands between two `||`: comparators with spaces or commas between them.
+/// The text between two `||`: comparators separated by spaces or commas.
 fn alternative(text: &str) -> Option<Alternative> {
     let mut words: Vec<String> = Vec::new();
     for word in text.split([' ', ',']).filter(|word| !word.is_empty()) {
         match words.last_mut() {
-            // An operator may stand apart from its version.
+            // There may be a space between an operator and its version.
             Some(before) if before.ends_with(['<', '>', '=', '^', '~', '!']) => before.push_str(word),
             _ => words.push(word.to_owned()),
         }
@@ -141,7 +141,7 @@ fn comparator(word: &str, met: &mut Vec<String>) -> Option<()> {
         "" | "=" | "==" => met.push(format!("={}", whole(version)?)),
         "<" | "<=" | ">" | ">=" => met.push(format!("{operator}{}", whole(version)?)),
         "^" => met.push(format!("^{}", bare(version))),
-        // The last part that is given may grow, but for the first.
+        // The last given part may grow, unless it is the first.
         "~" if parts(version) < 3 => {
             let least = whole(version)?;
             met.extend([format!(">={least}"), format!("<{}.0.0", least.major.checked_add(1)?)]);

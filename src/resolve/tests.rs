@@ -1,4 +1,4 @@
-//! That what is chosen is what was asked for.
+//! Choices match the query.
 
 use super::*;
 use crate::model::{
@@ -8,7 +8,7 @@ use crate::model::{
 use crate::store::{Feed, Provider, Publisher, Store, Withhold, WithholdKind, key_hash};
 use rmpv::Value;
 
-/// A line with so many calls under way.
+/// A line with this many calls under way.
 #[derive(Debug, Default)]
 struct Busy {
     outstanding: usize,
@@ -123,7 +123,7 @@ fn each_service_has_turns_of_its_own() {
         let count = turns.iter().filter(|(mail, log)| mail == id && log == id).count();
         assert_eq!(count, 2, "two services called in turn reach every master: {turns:?}");
     }
-    // Who comes and goes begins nothing anew.
+    // Instances that come and go do not reset the rotation.
     let before = turn("mail");
     publisher.publish(vec![join("c", &["other"], 0), join("d", &["mail"], 0)]);
     publisher.publish(vec![Change::Leave("d".into())]);
@@ -138,7 +138,7 @@ fn turns_that_others_take_meanwhile_hide_no_master() {
     let (_, set) = snapshot.directory().instances_of("mail").and_then(|all| all.iter().next()).expect("a version");
     for other in ["a", "b"] {
         let will_do: pick::WillDo<'_, '_> = &|provider| {
-            // As a thread beside this one would, so that all of its turns are those of one master.
+            // As a concurrent thread would, so that all turns of this one go to one master.
             set.take_turn();
             let Provider { id, instances, .. } = provider;
             (**id != *other).then(|| Candidate { instance: &instances[0], master: snapshot.directory().master(id) })
@@ -296,7 +296,7 @@ fn of_names_that_nobody_offers_the_newest_are_remembered() {
     assert_eq!(chosen(&store, "s0-0", &Query::default()), Err(NoMaster::Unknown("s0-0".into())));
 }
 
-/// A directory with a service `db` at these hosts, each of a weight.
+/// A directory with a service `db` on these hosts, each with a weight.
 fn directory(hosts: &[(&str, u32)]) -> Directory {
     let mut directory = Directory::default();
     hosts.iter().for_each(|(host, weight)| add(&mut directory, host, |it| it.weight = *weight));
@@ -330,7 +330,7 @@ fn key(key: impl ToString) -> Query {
     by(Balance::Key(key.to_string()))
 }
 
-/// That a count is within five deviations of what chance has.
+/// Asserts that a count is within five standard deviations.
 fn assert_near(count: usize, times: usize, share: f64) {
     let (mean, deviation) = (times as f64 * share, (times as f64 * share * (1.0 - share)).sqrt());
     assert!((count as f64 - mean).abs() <= 5.0 * deviation, "{count} of {times}, and not about {mean}");
@@ -354,7 +354,7 @@ fn what_php_computes_is_computed_here() {
     }
     for vector in all(&vectors["picks"]) {
         let mut directory = Directory::default();
-        // Whatever their order.
+        // In any order.
         for instance in all(&vector["instances"]).iter().rev() {
             let weight = instance["weight"].as_u64().expect("a weight") as u32;
             add(&mut directory, &text(&instance["address"]), |it| it.weight = weight);
@@ -378,7 +378,7 @@ fn of_one_address_the_same_is_chosen_as_by_php() {
             let protocol = text("protocol");
             instance.endpoints =
                 instance.endpoints.iter().map(|it| Endpoint { protocol: protocol.clone(), ..it.clone() }).collect();
-            // As what nodes register is listed.
+            // As instances registered by nodes are listed.
             let variant = told["group"].as_str().map(|group| format!("?group={group}&version="));
             let id = format!("\u{1}{}{}", instance.endpoints[0].address(), variant.unwrap_or_default()).into();
             directory.list(&id, "db".into(), instance.version.clone(), [instance].into());
@@ -414,7 +414,7 @@ fn light_ones_beside_a_very_heavy_one_have_their_share_too() {
     hosts.push(("heavy:1".into(), 900));
     let hosts: Vec<(&str, u32)> = hosts.iter().map(|(host, weight)| (host.as_str(), *weight)).collect();
     assert_near(counts(&directory(&hosts), &by(Balance::Random), 10_000)["heavy:1"], 10_000, 0.9);
-    // Where the heavy one will not do, hardly any draw hits one that will.
+    // If the heavy one is excluded, hardly any draw hits a candidate.
     let query = Query { exclude: vec!["heavy:1".into()], ..by(Balance::Random) };
     let light = counts(&directory(&hosts), &query, 10_000);
     light.values().for_each(|count| assert_near(*count, 10_000, 0.01));
@@ -486,7 +486,7 @@ fn the_callers_zone_comes_first_and_overflows_where_much_of_it_is_down() {
     let query = |balance| Query { prefer_zone: Some("a".into()), ..by(balance) };
     let far = |down, balance: Balance| counts(&zoned(down), &query(balance), 4_000).get("far:1").copied().unwrap_or(0);
     assert_eq!([far(0, Balance::Random), far(2, Balance::Random)], [0, 0]);
-    // Five of ten do 1.4 times what they did: 70 of 100.
+    // Five of ten take 1.4 times their share: 70 of 100.
     assert_near(far(5, Balance::Random), 4_000, 0.3);
     assert_eq!(far(10, Balance::Random), 4_000);
     let half = zoned(5);
