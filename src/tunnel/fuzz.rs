@@ -1,4 +1,4 @@
-//! What must hold for any bytes of a register, and of a sidecar that follows it.
+//! What must hold for any bytes from a register, or from a sidecar that follows it.
 
 pub use roster_tunnel::fuzz::*;
 
@@ -7,7 +7,7 @@ use super::message::Message;
 use super::upstream::{Refusal, Report, Request};
 use super::value::Value;
 
-/// What a register and a sidecar that follows it read of each other's frames is written and read again as the same.
+/// What a register and its follower read of each other's frames stays the same when written and read again.
 pub fn upstream(bytes: &[u8]) {
     let Progress::Complete(end) = Scanner::new(BOUNDS).scan(bytes) else { return };
     match Message::decode(&bytes[..end]) {
@@ -15,7 +15,7 @@ pub fn upstream(bytes: &[u8]) {
             let Ok(report) = Report::decode(data) else { return };
             let written = report.encode();
             let again = Report::decode(written.clone()).expect("our own is a report");
-            // Not the reports themselves: what is no number equals nothing.
+            // Not the reports themselves: NaN equals nothing.
             assert_eq!(packed(&again.encode()), packed(&written));
         }
         Ok(Some(Message::Other(map))) => {

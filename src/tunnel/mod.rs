@@ -1,4 +1,5 @@
-//! The tunnel, of the crate `roster-tunnel`; and what a register and a sidecar that follows it say over one (`upstream`).
+//! The tunnel, from the crate `roster-tunnel`; and the protocol between a register and a sidecar that follows it
+//! (`upstream`).
 
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;

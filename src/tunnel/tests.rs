@@ -14,7 +14,7 @@ fn map(pairs: &[(&str, Value)]) -> Value {
     Value::Map(pairs.iter().map(|(key, value)| ((*key).into(), value.clone())).collect())
 }
 
-/// A master whose metadata JSON does not have.
+/// A master whose metadata JSON cannot represent.
 fn master() -> Master {
     let deep = Value::Map(vec![(7.into(), Value::Array(vec![Value::Nil, 1.5.into(), true.into()]))]);
     let metadata = map(&[("raw", Value::Binary(vec![0xff, 0])), ("extension", Value::Ext(7, vec![1])), ("deep", deep)]);
@@ -91,7 +91,7 @@ fn a_call_ends_with_its_arguments_which_others_may_share() {
     assert!(call.encode().encode().ends_with(b"\xa9arguments\xc0"));
 }
 
-/// The frames that one end of the version before sent, in the order in which it did.
+/// The frames that one end of the previous version sent, in order.
 fn recorded(end: &str) -> Vec<(Vec<u8>, Message)> {
     let frames: Vec<Json> =
         serde_json::from_str(include_str!("../../tests/fixtures/upstream-recorded.json")).expect("JSON");
@@ -188,7 +188,7 @@ fn what_a_register_of_the_version_before_sent_is_read_and_all_of_it_is_still_wri
     assert_eq!(*services[1].metadata, Value::Array(Vec::new()));
 }
 
-/// Of the services of a master, what the version before reads.
+/// What the previous version reads of a master's services.
 fn old_services(master: &Value) -> Vec<(Option<&Value>, Option<&Value>)> {
     let services = get(master, "services").and_then(Value::as_array).expect("services");
     services.iter().map(|service| (get(service, "name"), get(service, "metadata"))).collect()
@@ -214,7 +214,7 @@ fn what_a_newer_peer_adds_is_passed_by_and_what_one_leaves_out_has_a_default() {
     };
     let nothing = Master { id: "m".into(), peer_address: String::new(), connected_at: 0, services: Vec::new() };
     assert_eq!(of(put(&[("id", "m".into()), ("novel", Value::Nil)])), (nothing, false));
-    // By its own name, and a version beside the name of a service.
+    // The master's name for a service, with the version in a separate field.
     let service = map(&[("name", "mail".into()), ("version", "1.0.0".into()), ("novel", 1.into())]);
     let services = Value::Array(vec![service, 7.into(), map(&[("name", 7.into())])]);
     let read =

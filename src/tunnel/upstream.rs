@@ -1,11 +1,12 @@
-//! The upstream protocol: what a register and a sidecar that follows it send each other.
+//! The upstream protocol: the messages between a register and a sidecar that follows it.
 //!
-//! Whoever follows says so when it authenticates, as [`Role::Follower`](super::Role). The commands of this protocol are
-//! read on its connection alone, over which nothing of an application's own comes; so a master may give its commands
-//! any of these names. (A follower of an older version subscribes first.) What a newer peer sends besides is passed by.
+//! A follower announces itself when it authenticates, as [`Role::Follower`](super::Role). The commands of this protocol
+//! are recognized on its connection only, which carries nothing application-defined; so a master may use any of these
+//! names for its commands. (A follower of an older version subscribes first.) Unknown messages of newer peers are
+//! ignored.
 //!
 //! The follower sends a [`Request`]. The register sends each [`Report`] as a value of the subscription's stream,
-//! answers a call as a master does, and sends a [`Refusal`]; and as a master, the follower is sent `register` and
+//! answers a call as a master does, and sends a [`Refusal`]; and like a master, the follower receives `register` and
 //! `remove`.
 
 use std::sync::Arc;
@@ -15,22 +16,23 @@ use super::message::{Message, command};
 use super::value::{Value, get, take, text, text_in};
 use crate::model::{MAX_SERVICES, Master, Service, split_name, view};
 
-/// The longest id and address of a master. A register takes an id in a frame of 4 KiB, and an address is of an IP.
+/// The longest id and address of a master. A register accepts an id in a frame of 4 KiB, and an address is an IP
+/// address.
 const MAX_ID_BYTES: usize = 4 * 1024;
 const MAX_ADDRESS_BYTES: usize = 256;
 
 /// The longest reason of a refusal that is read, in characters.
 const MAX_REASON: usize = 500;
 
-/// What a follower asks for.
+/// A request of a follower.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// `{cmd:"subscribe", uuid, pieces: 1}`: report your masters on this stream, in the place of an earlier
-    /// subscription. With `pieces`, wait after each [`Report::Piece`] until it is taken.
+    /// `{cmd:"subscribe", uuid, pieces: 1}`: report your masters on this stream, replacing an earlier subscription.
+    /// With `pieces`, wait after each [`Report::Piece`] until it is accepted.
     Subscribe { uuid: String, in_pieces: bool },
-    /// `{cmd:"prove", at}`: report when you have sent all that is true now. `at` is the follower's time, in ms.
+    /// `{cmd:"prove", at}`: report when you have sent everything that is true now. `at` is the follower's time, in ms.
     Prove { at: Duration },
-    /// `{cmd:"took", piece}`: this piece is taken.
+    /// `{cmd:"took", piece}`: this piece was accepted.
     Took { piece: u64 },
     /// `{cmd:"call-on", uuid, master, service, method, arguments, timeout, window}`: call a master of yours.
     Call {
@@ -39,24 +41,24 @@ pub enum Request {
         service: String,
         method: String,
         arguments: Value,
-        /// How long the caller waits, in ms on the wire; none: nobody says.
+        /// How long the caller waits, in ms on the wire; none: unknown.
         timeout: Option<Duration>,
-        /// Whether the caller reports what it has taken of the values, if that is wanted.
+        /// Whether the caller reports, if asked to, which values it has taken.
         is_windowed: bool,
     },
     /// `{cmd:"send-to", master, message}`: send a master of yours a command.
     Send { master: String, message: Value },
 }
 
-/// What a register reports of its masters: all of them, [`Report::Whole`], and then every change.
+/// A register's report of its masters: all of them, [`Report::Whole`], and then every change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// `{reset: true}`: all is reported anew.
+    /// `{reset: true}`: everything is reported again.
     Reset,
-    /// `{put: {…, expected}}`: a master; `expected`, where it was there before a restart and has not come back. Some of
-    /// its services may be such that they cannot be read.
+    /// `{put: {…, expected}}`: a master; `expected` if it was there before a restart and is not back yet. Some of its
+    /// services may be unreadable.
     Put { master: Arc<Master>, is_expected: bool, unreadable: usize },
-    /// `{leftOut: id}`: a master is there that cannot be reported. (Followers of an older version pass that over.)
+    /// `{leftOut: id}`: a master exists that cannot be reported. (Followers of an older version ignore that.)
     LeftOut(String),
     /// `{drop: id}`: a master is gone.
     Drop(String),
@@ -64,9 +66,9 @@ pub enum Report {
     Whole,
     /// `{settling: true}`: masters besides those reported may be on their way back; until `false`.
     Settling(bool),
-    /// `{piece: number}`: that was a piece. Nothing follows before it is taken.
+    /// `{piece: number}`: the end of a piece. Nothing follows before it is accepted.
     Piece(u64),
-    /// `{proven: at}`: all that was true when that was asked has been reported.
+    /// `{proven: at}`: everything that was true when that was asked has been reported.
     Proven(Duration),
 }
 
@@ -76,17 +78,17 @@ pub struct Refusal {
     pub why: String,
 }
 
-/// Why a report is not read.
+/// Why a report cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// It is none, or one that only newer versions know.
+    /// It is invalid, or known only to newer versions.
     Unknown,
-    /// A master by its id, however long that is, and what of it is not as it must be, in words.
+    /// A master by its id, however long that is, and what is wrong with it, in words.
     Master { id: String, why: String },
 }
 
 impl Request {
-    /// None: it is none, or one that only newer versions know.
+    /// None: it is invalid, or known only to newer versions.
     pub fn decode(map: Value) -> Option<Self> {
         let uuid = || get(&map, "uuid").and_then(text);
         let number = |key| get(&map, key).and_then(Value::as_u64);
@@ -108,7 +110,7 @@ impl Request {
         })
     }
 
-    /// A subscription, by which a follower of an older version shows that it is one.
+    /// A subscription, by which a follower of an older version identifies itself.
     pub fn decode_subscription(map: &Value) -> Option<Self> {
         let uuid = get(map, "uuid").and_then(text).filter(|_| text_in(map, "cmd") == "subscribe")?;
         Some(Self::Subscribe { uuid, in_pieces: get(map, "pieces").is_some() })
@@ -180,7 +182,7 @@ impl Report {
 }
 
 impl Refusal {
-    /// None: it is none.
+    /// None: it is not a refusal.
     pub fn decode(map: &Value) -> Option<Self> {
         let is_one = text_in(map, "cmd") == "refused";
         is_one.then(|| Self { why: text_in(map, "why").chars().take(MAX_REASON).collect() })
@@ -191,14 +193,14 @@ impl Refusal {
     }
 }
 
-/// What versions before this one call the address that the master connected from.
+/// The name that earlier versions use for the address the master connected from.
 const OLD_ADDRESS: &str = "address";
 const ADDRESS: &str = "peerAddress";
 
-/// A master, and what older versions read in the place of some of it.
+/// A master, with the fields that older versions read instead of some of it.
 fn encode_master(master: &Master, is_expected: bool) -> Value {
     let service = |service: &Service| {
-        // With its version, where that is in the name: older versions look for it nowhere else.
+        // With its version, if that is in the name: older versions look nowhere else.
         map([
             ("name", service.name.as_str().into()),
             ("version", service.version().to_string().into()),
@@ -236,7 +238,7 @@ fn decode_master(mut master: Value) -> Result<Report, Unread> {
     if view.id.is_empty() {
         return Err(unread("", "it has no id".into()));
     }
-    // A register's names are whole.
+    // A register's names are complete.
     for service in view.services.iter_mut().filter(|service| split_name(&service.name).1.is_some()) {
         service.version.clear();
     }
@@ -244,7 +246,7 @@ fn decode_master(mut master: Value) -> Result<Report, Unread> {
     Ok(Report::Put { master: Arc::new(view.into()), is_expected, unreadable })
 }
 
-/// That no part of a master is larger than it may be.
+/// Checks that no part of a master is too large.
 fn check_size(master: &Value) -> Result<(), Unread> {
     let bytes = |key| get(master, key).and_then(Value::as_slice).map_or(0, <[u8]>::len);
     let services = services_of(master);

@@ -1,7 +1,7 @@
-//! What a worker and the sidecar that supervises it say besides what a master and a register do.
+//! The messages between a worker and the sidecar that supervises it, besides those of a master and a register.
 //!
-//! A worker is a native master whose connection is a socket that it inherited. So the sidecar knows who it is, and its
-//! token is empty. Only over that socket are these messages read.
+//! A worker is a native master whose connection is an inherited socket. This identifies it to the sidecar, so its token
+//! is empty. These messages are only read from that socket.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,27 +16,27 @@ use super::message::{Message, command};
 use super::value::{Value, get, memory_size, text_in};
 use crate::model::{json, shortened};
 
-/// The variable that says which descriptor the socket is.
+/// The environment variable with the socket's descriptor.
 pub const CHANNEL: &str = "ROSTER_CHANNEL";
 
-/// The variable that says what the worker is called, `NAME/NUMBER`, which is its id as a master.
+/// The environment variable with the worker's name, `NAME/NUMBER`, which is its id as a master.
 pub const WORKER: &str = "ROSTER_WORKER";
 
-/// How many characters are kept of the name of a service or method that is under way.
+/// How many characters of the name of a service or method under way are kept.
 const MAX_CALL_NAME: usize = 100;
 
-/// How many messages of a worker may wait to be taken.
+/// How many messages of a worker may be queued.
 pub const EVENT_QUEUE: usize = 4;
 
-/// How many characters are taken of a level and a message for the log, and how much memory its context may take.
+/// The most characters of a log level and a message, and the most memory of a context.
 const MAX_LEVEL: usize = 64;
 const MAX_LOGGED: usize = 16 * 1024;
 const MAX_CONTEXT_BYTES: usize = 256 * 1024;
 
-/// What stands in the place of one that takes more.
+/// Replaces a context that takes more.
 const LONG_CONTEXT: &str = r#"{"leftOut":"the context is too large"}"#;
 
-/// The sidecar's end of the socket, and whose the other one is.
+/// The sidecar's end of the socket, and which worker has the other one.
 #[derive(Debug)]
 pub struct Channel {
     pub stream: UnixStream,
@@ -45,16 +45,16 @@ pub struct Channel {
     pub uid: u32,
     pub gid: u32,
     pub events: mpsc::Sender<Event>,
-    /// What calls it has under way, and how much it was asked in all.
+    /// Its calls under way, and how much it was asked in all.
     pub calls: Arc<CallsUnderWay>,
 }
 
-/// The calls of a worker that are under way from here; and how much it was asked in all: calls, commands, connections.
+/// The calls of a worker that are under way from here; and how often it was asked in all: calls, commands, connections.
 #[derive(Debug, Default)]
 pub struct CallsUnderWay {
     calls: Mutex<ByBegin>,
     asked: AtomicU64,
-    /// How much it may be asked; none: without end.
+    /// The limit on how often it may be asked; none: no limit.
     most: Option<u64>,
     is_enough: Notify,
 }
@@ -67,12 +67,12 @@ struct ByBegin {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallUnderWay {
-    /// `service.method`, cut where it is long.
+    /// `service.method`, cut if long.
     pub what: String,
     pub since: SystemTime,
 }
 
-/// A call is under way as long as this is there.
+/// A call is under way while this exists.
 #[derive(Debug)]
 pub struct UnderWay {
     all: Arc<CallsUnderWay>,
@@ -80,12 +80,12 @@ pub struct UnderWay {
 }
 
 impl CallsUnderWay {
-    /// Of one that is to be asked so much.
+    /// With a limit on how often it is asked.
     pub fn of_at_most(most: Option<u64>) -> Arc<Self> {
         Arc::new(Self { most, ..Self::default() })
     }
 
-    /// It is asked something.
+    /// Counts one request to it.
     pub fn count(&self) {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         if self.most.is_some_and(|most| asked == most) {
@@ -93,7 +93,7 @@ impl CallsUnderWay {
         }
     }
 
-    /// Waits until it was asked as much as it may be. For one who waits.
+    /// Waits until the limit is reached. For a single waiter.
     pub async fn are_enough(&self) {
         self.is_enough.notified().await;
     }
@@ -109,7 +109,7 @@ impl CallsUnderWay {
         UnderWay { all: self.clone(), number }
     }
 
-    /// How many there are, and the one that has been for longest.
+    /// How many there are, and the one that has been under way the longest.
     pub fn look(&self) -> (usize, Option<CallUnderWay>) {
         let calls = self.lock();
         (calls.calls.len(), calls.calls.values().next().cloned())
@@ -126,43 +126,43 @@ impl Drop for UnderWay {
     }
 }
 
-/// What the sidecar learns of a worker.
+/// What the sidecar learns about a worker.
 #[derive(Debug)]
 pub enum Event {
-    /// It has connected, and can be spoken to; and what calls it will have under way.
+    /// It has connected and can receive messages; with the calls it will have under way.
     Opened(Handle, Arc<CallsUnderWay>),
-    /// It has reported its services, perhaps none.
+    /// It has reported its services, possibly none.
     Offered,
     Said(Report),
 }
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
     /// `{cmd:"worker-ready"}`: it is ready for work.
     Ready,
-    /// `{cmd:"worker-log", level, message, context}`: a line for the log, by the names of PSR-3; the context as JSON.
-    /// What is too long is cut; `said` is how much memory all of it took.
+    /// `{cmd:"worker-log", level, message, context}`: a log line, with the names of PSR-3; the context as JSON. Parts
+    /// that are too long are cut; `said` is how much memory it took in all.
     Log { level: String, message: String, context: String, said: usize },
-    /// `{cmd:"worker-send", data}`: for whoever watches the messages of masters.
+    /// `{cmd:"worker-send", data}`: for those that watch the messages of masters.
     Send(Value),
     /// `{cmd:"worker-broadcast", data}`: for the other workers of its group.
     Broadcast(Value),
 }
 
-/// What a worker is sent.
+/// A message to a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// `{cmd:"worker-command", uuid, name, data}`: carry this out. It is answered as a call is.
+    /// `{cmd:"worker-command", uuid, name, data}`: carry this out. Answered like a call.
     Command { uuid: String, name: String, data: Value },
-    /// `{cmd:"worker-message", from, data}`: another worker of its group said this.
+    /// `{cmd:"worker-message", from, data}`: a message from another worker of its group.
     Message { from: String, data: Value },
-    /// `{cmd:"worker-stop"}`: take on no more, end what is under way, and leave.
+    /// `{cmd:"worker-stop"}`: accept no more work, finish what is under way, and exit.
     Stop,
 }
 
 impl Report {
-    /// None: it is a command of the application's own.
+    /// None: it is an application-defined command.
     pub fn decode(map: &Value) -> Option<Self> {
         let data = || get(map, "data").cloned().unwrap_or(Value::Nil);
         Some(match text_in(map, "cmd").as_str() {
