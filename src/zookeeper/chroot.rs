@@ -1,10 +1,10 @@
-//! The chroot: from paths as they are here to paths as the server knows them, and back.
+//! The chroot: converts between local paths and the server's paths.
 
 use std::borrow::Cow;
 
 use crate::model::NodePath;
 
-/// The chroot below which all paths lie; empty where there is none.
+/// The chroot below which all paths lie; empty if there is none.
 #[derive(Clone, Debug)]
 pub(crate) struct Chroot(String);
 
@@ -13,7 +13,7 @@ impl Chroot {
         Self(path.trim_end_matches('/').to_owned())
     }
 
-    /// A path as the server knows it.
+    /// The server's path.
     pub(crate) fn server<'a>(&self, path: &'a NodePath) -> Cow<'a, str> {
         match (self.0.as_str(), path.as_str()) {
             ("", path) => path.into(),
@@ -22,13 +22,12 @@ impl Chroot {
         }
     }
 
-    /// How many bytes such a path has at most.
+    /// The maximum length of such a path.
     pub(crate) fn server_bytes(&self, path: &NodePath) -> usize {
         self.0.len() + path.as_str().len()
     }
 
-    /// The path that a server's path means. Of one that no node can have, the nearest above it that one can, and the
-    /// name below that.
+    /// The local path of a server's path. For an invalid one, the nearest valid ancestor, and the name below that.
     pub(crate) fn client<'a>(&self, path: &'a str) -> Option<(NodePath, Option<&'a str>)> {
         let path = path.strip_prefix(self.0.as_str())?;
         let whole = if path.is_empty() { "/" } else { path };

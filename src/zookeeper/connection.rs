@@ -1,4 +1,4 @@
-//! One connection to a server: requests and their replies in one order, events between them, silence noticed.
+//! One connection to a server: requests and their replies in order, events between them, silence detection.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,24 +21,24 @@ use super::watching::Fired;
 use crate::clock::Moment;
 use roster_net::Stream;
 
-/// A connection on which nothing comes for this long is lost, though no end of it was seen.
+/// A connection on which nothing arrives for this long is lost, even if it was not closed.
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The shortest silence that means so, however short the server says that a session is.
+/// The minimum of that, however short the server's session timeout is.
 pub(super) const MIN_SILENCE_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// The most that a reply may hold, if no single node may hold more. A larger one is passed over, and less asked for.
+/// The largest reply, unless a single node may be larger. A larger one is skipped, and less is requested.
 const MAX_REPLY_BYTES: usize = 64 << 20;
 
-/// The most that an event, or the answer to a connect, may hold.
+/// The largest event, or reply to a connect.
 pub(super) const MAX_SMALL_BYTES: usize = 2 << 20;
 
-/// Within this many silences a reply must come, or this many bytes of one: a server that sends other things makes no
-/// progress.
+/// A reply, or this many bytes of one, must arrive within this many silence timeouts: a server that only sends other
+/// things makes no progress.
 const STANDSTILL_SILENCES: u32 = 3;
 const MIN_PROGRESS_BYTES: u64 = 8 << 10;
 
-/// How often silence is looked for until it is one.
+/// How often to check for silence within the timeout.
 const SILENCE_TICKS: u32 = 8;
 
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -51,10 +51,10 @@ pub(super) struct Connection {
     pub(super) reader: ReadHalf<Stream>,
     pub(super) writer: WriteHalf<Stream>,
     pub(super) received: BytesMut,
-    /// How many of the bytes that come are of a reply that is passed over.
+    /// How many of the next bytes belong to a skipped reply.
     passed_over: usize,
     pub(super) unsent: BytesMut,
-    /// Whether something may still wait in the encryption.
+    /// Whether TLS may still hold unsent bytes.
     unflushed: bool,
     /// Requests without a reply, in the order in which they were sent.
     waiting: VecDeque<Waiting>,
@@ -62,20 +62,20 @@ pub(super) struct Connection {
     heard: Moment,
     spoke: Instant,
     pub(super) silence: Duration,
-    /// How often the clock has ticked since something came. Not the time itself: while this process did not run, it
-    /// could not hear.
+    /// How many ticks have passed since something arrived. Not the time itself: while this process was not running, it
+    /// could not receive.
     silent_ticks: u32,
-    /// How often the clock has ticked since there was progress, and the bytes of replies that had come by then.
+    /// How many ticks have passed since there was progress, and the reply bytes received by then.
     idle_ticks: u32,
     progressed: u64,
-    /// Bytes of replies that came whole, or were passed over.
+    /// Bytes of replies that were received completely, or skipped.
     replied: u64,
     pub(super) last_zxid: i64,
-    /// Whether the server serves only to read, since it is cut off from its ensemble.
+    /// Whether the server is read-only, since it is cut off from its ensemble.
     pub(super) is_read_only: bool,
 }
 
-/// Without what is sent and received, in which proofs are.
+/// Without sent and received data, which contains proofs of identity.
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
@@ -89,13 +89,13 @@ struct Waiting {
 }
 
 impl Connection {
-    /// The most that a reply may hold, where a node's data may have this many bytes.
+    /// The largest reply, if a node's data may have this many bytes.
     pub(super) fn max_reply(max_node_bytes: u64) -> usize {
         usize::try_from(max_node_bytes)
             .map_or(usize::MAX, |bytes| bytes.saturating_add(MAX_SMALL_BYTES).max(MAX_REPLY_BYTES))
     }
 
-    /// One on which nothing was said yet.
+    /// A connection before its handshake.
     pub(super) fn new(address: SocketAddr, stream: Stream, last_zxid: i64) -> Self {
         let (reader, writer) = io::split(stream);
         Self {
@@ -132,7 +132,7 @@ impl Connection {
         self.last_zxid
     }
 
-    /// Sends requests and takes what comes, until there is trouble.
+    /// Sends requests and receives, until there is trouble.
     pub(super) async fn serve(
         &mut self,
         requests: &mut mpsc::UnboundedReceiver<Request>,
@@ -156,13 +156,14 @@ impl Connection {
                 },
                 wrote = write(&mut self.writer, &mut self.unsent), if unwritten.is_none() && (!self.unsent.is_empty() || self.unflushed) => match wrote {
                     Ok(unflushed) => (self.unflushed, self.spoke) = (unflushed, Instant::now()),
-                    // What the server sent before can still be read, and then the end: without the error, once that is taken.
+                    // What the server sent before can still be read, then the end: so keep reading, and report the
+                    // error once that is done.
                     Err(error) => unwritten = Some(error),
                 },
                 request = requests.recv() => match request {
                     Some(request) => {
                         self.ask(request);
-                        // What was asked at once is sent at once.
+                        // Requests made together are sent together.
                         while let Ok(request) = requests.try_recv() {
                             self.ask(request);
                         }
@@ -181,14 +182,14 @@ impl Connection {
         self.waiting.push_back(Waiting { xid, reply: request.reply });
     }
 
-    /// Notices silence, on either side.
+    /// Detects silence, in both directions.
     fn check(&mut self) -> Result<(), SessionError> {
         self.silent_ticks += 1;
         if self.silent_ticks > SILENCE_TICKS {
             return Err(SessionError::Lost(format!("the server was silent for {:?}", self.silence)));
         }
         self.check_progress()?;
-        // Also while replies are on their way: the server counts what it hears, and a session may be shorter than they
+        // Also while replies are arriving: the server counts what it hears, and a session may be shorter than they
         // take.
         if self.unsent.is_empty() && self.spoke.elapsed() >= self.silence * 3 / 8 {
             jute::put_request(&mut self.unsent, xid::PING, op::PING, &[]);
@@ -196,7 +197,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Notices a server that says something, but nothing of what it was asked for.
+    /// Detects a server that sends data, but nothing that was requested.
     fn check_progress(&mut self) -> Result<(), SessionError> {
         let replied = self.replied + self.bytes_of_a_part();
         if self.waiting.is_empty() || replied >= self.progressed + MIN_PROGRESS_BYTES {
@@ -211,7 +212,7 @@ impl Connection {
         Ok(())
     }
 
-    /// How many bytes have come of a reply that is not whole.
+    /// How many bytes of an incomplete reply have arrived.
     fn bytes_of_a_part(&self) -> u64 {
         match jute::part(&self.received) {
             Some(xid::EVENT | xid::PING) | None => 0,
@@ -247,12 +248,12 @@ impl Connection {
         }
     }
 
-    /// Replies come in the order of the requests.
+    /// Replies arrive in the order of the requests.
     fn reply(&mut self, header: ReplyHeader, body: Result<Bytes, Failure>) -> Result<(), SessionError> {
         if header.xid == xid::PING {
             return Ok(());
         }
-        // What it answers fails with all else that waits, for the same reason.
+        // The request fails together with all others that wait, for the same reason.
         match header.error {
             code::SESSION_EXPIRED => return Err(SessionError::Ended("the session expired".into())),
             code::AUTH_FAILED | code::SASL_REQUIRED => return Err(SessionError::Refused),
@@ -268,14 +269,14 @@ impl Connection {
         }
     }
 
-    /// Answers all requests that wait for a reply that none will come.
+    /// Fails all waiting requests: no reply will come.
     pub(super) fn fail_all(&mut self, why: &str) {
         for waiting in self.waiting.drain(..) {
             waiting.reply.fail(why);
         }
     }
 
-    /// Ends the session, where that can be sent at once; else it ends by itself in time.
+    /// Ends the session, if that can be sent at once; otherwise it will expire.
     pub(super) fn close_session(&mut self) {
         if self.unsent.is_empty() {
             jute::put_request(&mut self.unsent, self.next_xid, op::CLOSE, &[]);
@@ -284,7 +285,7 @@ impl Connection {
     }
 }
 
-/// Writes some of it, or what is left in the encryption; whether something may still be there.
+/// Writes some of it, or what TLS still holds; returns whether there may be more.
 async fn write(writer: &mut WriteHalf<Stream>, unsent: &mut BytesMut) -> io::Result<bool> {
     if unsent.is_empty() {
         return writer.flush().await.map(|()| false);
@@ -292,7 +293,7 @@ async fn write(writer: &mut WriteHalf<Stream>, unsent: &mut BytesMut) -> io::Res
     writer.write_buf(unsent).await.map(|_| true)
 }
 
-/// Makes room for what comes next, and returns the memory that a large reply took.
+/// Makes room for what comes next, and releases the memory of a large reply.
 fn make_room(received: &mut BytesMut) {
     received.reserve(READ_BUFFER_BYTES);
     if received.is_empty() && received.capacity() > MAX_SPARE_BYTES {
@@ -302,7 +303,7 @@ fn make_room(received: &mut BytesMut) {
 
 fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), SessionError> {
     const DELETED: i32 = 2;
-    /// The most characters that are kept of a name that no node can have.
+    /// The most characters of an invalid name that are kept.
     const MAX_NAME: usize = 200;
     if body.len() > MAX_SMALL_BYTES {
         return Err(broken(Malformed("an event that is too large")));

@@ -1,4 +1,4 @@
-//! Credentials: the identities that a session shows, a line each.
+//! Credentials: the identities of a session, one per line.
 
 use std::fmt::Display;
 use std::io;
@@ -7,16 +7,16 @@ use std::path::Path;
 use crate::model::counted;
 use crate::secret::{self, Secret};
 
-/// A scheme, and what proves the identity by it.
+/// A scheme, and the proof of identity for it.
 pub(super) type Identity = (String, Secret<String>);
 
-/// The schemes of ZooKeeper itself. A server may be given others.
+/// The schemes of ZooKeeper itself. A server may have others.
 const SCHEMES: [&str; 7] = ["digest", "ip", "x509", "sasl", "world", "auth", "super"];
 
 /// The scheme of an identity that is proven by SASL: `sasl:USER:PASSWORD`.
 pub(super) const SASL: &str = "sasl";
 
-/// Why credentials are none. A line itself is a secret, and is never shown.
+/// Why credentials are invalid. A line itself is a secret, and is never shown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Flaw {
     #[error("cannot read {0}: {1}")]
@@ -57,12 +57,12 @@ pub(crate) fn flaws(place: &Path) -> Vec<Flaw> {
     read(place).err().unwrap_or_default()
 }
 
-/// What may be wrong with them: a server that was not given such a scheme refuses it.
+/// Possible mistakes: a server without this scheme refuses it.
 pub(crate) fn doubts(place: &Path) -> Vec<String> {
     let text = secret::read(place).unwrap_or_default();
     let scheme = |(number, line)| Some((number, str::split_once(line, ':')?.0));
     let unknown = lines(&text).filter_map(scheme).filter(|(_, scheme)| !SCHEMES.contains(scheme));
-    // Not the word itself, which may be a secret at a wrong place.
+    // Not the word itself, which may be a misplaced secret.
     let doubts = unknown.map(|(number, _)| {
         let place = place.display();
         format!("{place}:{number}: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD")
@@ -70,12 +70,12 @@ pub(crate) fn doubts(place: &Path) -> Vec<String> {
     doubts.collect()
 }
 
-/// That they are refused, and what may be wrong with them.
+/// A message that they are refused, and what may be wrong with them.
 pub(crate) fn refused(place: &Path, why: impl Display) -> String {
     first(&doubts(place)).map_or_else(|| why.to_string(), |doubt| format!("{why}; it may be this: {doubt}"))
 }
 
-/// The first of some flaws of lines, and how many more there are: a state has one line for all.
+/// The first of some lines' flaws, and the number of the others: a state has one line for all.
 pub(super) fn first(flaws: &[impl Display]) -> Option<String> {
     match flaws {
         [] => None,
@@ -91,7 +91,7 @@ fn has_password(identity: &str) -> bool {
     identity.split_once(':').is_some_and(|(user, password)| !user.is_empty() && !password.is_empty())
 }
 
-/// What is neither empty nor a comment, with its number.
+/// The lines that are neither empty nor comments, with their numbers.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text.lines().map(str::trim).enumerate().map(|(before, line)| (before + 1, line));
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))

@@ -1,4 +1,4 @@
-//! The driver: keeps a session's connection, and finds another when it is lost.
+//! The driver: maintains a session's connection, and finds another when it is lost.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use super::session::SessionError;
 use crate::clock::Moment;
 use crate::task::Backoff;
 
-/// How long to wait before a lost connection is sought again: at first, and at most.
+/// How long to wait before reconnecting: at first, and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// After so long a connection was sound, and its loss is the first.
+/// After a connection that lasted this long, the backoff starts over.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(10);
 
-/// Does a session's work as long as it is awaited. Dropping it ends the session.
+/// Does a session's work while it is polled. Dropping it ends the session.
 #[derive(Debug)]
 pub struct Driver {
     pub(super) servers: Servers,
@@ -33,7 +33,7 @@ pub struct Driver {
     pub(super) connection: Connection,
     pub(super) requests: mpsc::UnboundedReceiver<Request>,
     pub(super) inbox: Arc<Inbox>,
-    /// The most that a reply may hold.
+    /// The largest reply.
     pub(super) max_reply: usize,
 }
 
@@ -47,8 +47,7 @@ impl Driver {
             let trouble = tokio::select! {
                 trouble = self.connection.serve(&mut self.requests, &self.inbox, chroot, self.max_reply) => trouble,
                 () = self.servers.wait_for_full(&self.identities), if self.connection.is_read_only => {
-                    // A new session, since a server may know none of one that serves only to read, nor have come so
-                    // far.
+                    // A new session, since other servers may not know that of a read-only one, or may be behind it.
                     SessionError::Ended("there is a server again that does not only serve to read".into())
                 }
             };
@@ -91,7 +90,7 @@ impl Driver {
         self.connection.heard() + Duration::from_millis(self.ticket.timeout_ms as u64) * 7 / 5
     }
 
-    /// Resumes the session, as long as the servers may still know it.
+    /// Resumes the session, while the servers may still know it.
     async fn reconnect(&mut self, mut delay: Duration, backoff: &mut Backoff) -> Result<(), SessionError> {
         let expires = self.expires();
         let last_zxid = self.connection.last_zxid();
@@ -112,7 +111,7 @@ impl Driver {
                 Err(NoSession::Ended(trouble)) => return Err(trouble),
                 Err(NoSession::Here(why)) if Moment::now() > expires => return Err(SessionError::Ended(why)),
                 Err(NoSession::Refused) if Moment::now() > expires => return Err(SessionError::Refused),
-                // A server that took the identity may only be away for a moment.
+                // A server that accepted the identity may only be away for a moment.
                 Err(NoSession::Here(_) | NoSession::Refused) => delay = backoff.delay(),
             }
         }

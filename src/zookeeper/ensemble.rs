@@ -1,17 +1,17 @@
-//! The ensemble by its own account: the servers that its configuration names, which a reconfiguration changes.
+//! The ensemble as it describes itself: the servers in its dynamic configuration.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Where a server of ZooKeeper 3.5 and newer keeps the configuration of its ensemble, whatever the chroot is.
+/// The node in which ZooKeeper 3.5 and newer keeps its dynamic configuration, independent of the chroot.
 pub(super) const CONFIGURATION: &str = "/zookeeper/config";
 
-/// The most servers that are taken from it, and the longest name that one may have.
+/// The most servers that are used, and the longest name of one.
 const MAX_SERVERS: usize = 64;
 const MAX_HOST_BYTES: usize = 253;
 
-/// Where clients find the servers. Whoever may write that may name anything.
+/// Where clients find the servers. Anyone who may write that can name anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ensemble {
     /// `HOST:PORT`, in order.
@@ -26,8 +26,8 @@ impl Ensemble {
     }
 }
 
-/// Whether an address can be that of a server which the ensemble names: not what reaches only this machine or its own
-/// link, where it would mean something else than to the ensemble, nor what is nobody's.
+/// Whether an address can belong to a server that the ensemble names: not one that reaches only this machine or its own
+/// link, where it would mean something else than to the ensemble, nor an unassignable one.
 pub(super) fn may_be_at(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -40,7 +40,7 @@ pub(super) fn may_be_at(ip: IpAddr) -> bool {
     }
 }
 
-/// The address to which a translator of the well-known prefix sends what is for this one (RFC 6052).
+/// The IPv6 address that NAT64 with the well-known prefix maps to this one (RFC 6052).
 fn translated(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     match ip.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((u32::from(high) << 16 | u32::from(low)).into()),
@@ -54,8 +54,8 @@ impl fmt::Display for Ensemble {
     }
 }
 
-/// Where clients find the server of a line: `server.1=HOST:2888:3888:participant;[HOST:]2181`, as far as it says that.
-/// One that listens at all addresses is found where the other servers find it.
+/// Where clients find the server of a line: `server.1=HOST:2888:3888:participant;[HOST:]2181`, if the line says so. One
+/// that listens on all addresses is found at the host for other servers.
 fn server(line: &str) -> Option<String> {
     let (number, server) = line.strip_prefix("server.")?.split_once('=')?;
     number.parse::<u64>().ok()?;

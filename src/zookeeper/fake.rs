@@ -1,4 +1,5 @@
-//! A fake server for tests: a tree with one-shot watches, which changes right before the requests that a test names.
+//! A fake server for tests: a tree with one-shot watches, which changes immediately before the requests that a test
+//! names.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,18 +19,18 @@ const DELETED: i32 = 2;
 const DATA_CHANGED: i32 = 3;
 const CHILDREN_CHANGED: i32 = 4;
 
-/// What a server does with a persistent watch.
+/// How a server treats a persistent watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// As before ZooKeeper 3.6: it does not know the request, and closes the connection.
+    /// Like ZooKeeper before 3.6: it does not know the request, and closes the connection.
     Old,
-    /// As with `WatchManagerOptimized`.
+    /// Like a server with `WatchManagerOptimized`.
     Refusing,
-    /// It sets one, which never fires.
+    /// It accepts one, which never fires.
     New,
-    /// It gives a session, and wants a proof by SASL in it.
+    /// It gives a session, and then requires a SASL proof.
     Guarded,
-    /// It gives a session, and takes no identity.
+    /// It gives a session, but accepts no identity.
     Denying,
     /// It gives no session.
     Away,
@@ -41,7 +42,7 @@ pub(crate) enum Deed {
     CreateEphemeral(&'static str),
     Set(&'static str),
     Delete(&'static str),
-    /// It may not be read any more, or again. No event reports that.
+    /// It becomes unreadable, or readable again. No event reports that.
     Close(&'static str),
     Open(&'static str),
     /// All connections are closed.
@@ -69,7 +70,7 @@ struct State {
     connection: Option<Connected>,
 }
 
-/// What was asked of a server.
+/// What a server was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     pub(crate) requests: usize,
@@ -79,7 +80,7 @@ pub(crate) struct Asked {
     /// The paths in each request that set watches.
     pub(crate) restored: Vec<usize>,
     pub(crate) most_in_flight: usize,
-    /// The bytes of the longest request.
+    /// The length of the longest request.
     pub(crate) longest: usize,
     pub(crate) persistent: usize,
 }
@@ -115,13 +116,14 @@ impl Fake {
         deeds.iter().for_each(|deed| state.do_it(*deed));
     }
 
-    /// Each happens `gap` requests after the one before; the first right before the request with the number `first`.
+    /// Each happens `gap` requests after the one before; the first immediately before the request with the number
+    /// `first`.
     pub(crate) fn plans(&self, first: usize, gap: usize, deeds: &[Deed]) {
         let planned = deeds.iter().enumerate().map(|(number, deed)| (first + number * gap, *deed));
         self.state().deeds.extend(planned);
     }
 
-    /// Does what is planned and no request has come for.
+    /// Does what is planned and still waits for a request.
     pub(crate) fn does_the_rest(&self) {
         let mut state = self.state();
         while let Some((_, deed)) = state.deeds.pop_front() {
@@ -176,7 +178,7 @@ impl Fake {
 }
 
 impl State {
-    /// The number of the new connection.
+    /// Returns the number of the new connection.
     fn connect(&mut self, sent: mpsc::UnboundedSender<Bytes>) -> usize {
         self.asked.connections += 1;
         self.connection = Some(Connected { sent, data: BTreeSet::new(), children: BTreeSet::new() });
@@ -259,7 +261,7 @@ impl State {
         self.reply(xid, 0, &body);
     }
 
-    /// Answers a request of the one kind that a mirror makes: many nodes' data, or many nodes' children.
+    /// Answers a request of the only kind that a mirror makes: many nodes' data, or many nodes' children.
     fn read_many(&mut self, xid: i32, mut request: Bytes) {
         let mut body = BytesMut::new();
         loop {
@@ -327,7 +329,7 @@ impl State {
         self.notify(CHILDREN_CHANGED, &parent);
     }
 
-    /// Sends an event of a change to whoever watches it.
+    /// Sends an event of a change to those that watch it.
     fn notify(&mut self, kind: i32, path: &str) {
         let is_watched = self.connected(|it| {
             let data = kind != CHILDREN_CHANGED && it.data.remove(path);
@@ -382,7 +384,7 @@ fn whole(received: &mut BytesMut) -> Option<Bytes> {
     }
 }
 
-/// A session of ten seconds.
+/// Gives a session with a timeout of ten seconds.
 pub(crate) fn greeting() -> BytesMut {
     const TIMEOUT_MS: i32 = 10_000;
     const SESSION: i64 = 7;

@@ -1,4 +1,4 @@
-//! What must hold for any bytes of a server.
+//! What must hold for any bytes from a server.
 
 use bytes::BytesMut;
 
@@ -6,7 +6,7 @@ use super::jute::{self, Frame, Listing, Malformed};
 
 const MAX_FRAME: usize = 16 * 1024;
 
-/// The first frame is the same however its bytes come, and what it holds is read or refused.
+/// The first frame is the same however its bytes arrive, and its content is read or refused.
 pub fn replies(bytes: &[u8]) {
     let mut received = BytesMut::from(bytes);
     let at_once = jute::frame(&mut received, MAX_FRAME);
@@ -18,7 +18,7 @@ pub fn replies(bytes: &[u8]) {
     if let Ok(names) = jute::listed(&body) {
         holds_its_names(&Listing::Names(names));
     }
-    // As many as the reply may be to.
+    // As many as the reply may answer.
     let count = header.xid as usize % 1_024;
     if let Ok(readings) = jute::read_results(&body, count) {
         assert_eq!(readings.len(), count);
@@ -48,7 +48,7 @@ fn holds_its_names(listing: &Listing) {
     }
 }
 
-/// Beside the corpus, whatever the damage to a reply.
+/// Besides the corpus, any damage to a reply.
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;

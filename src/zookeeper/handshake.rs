@@ -1,4 +1,4 @@
-//! The handshake: a new connection begins a session or resumes one, and shows the identities.
+//! The handshake: a new connection begins a session or resumes one, and authenticates.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,21 +31,21 @@ const CLOSED_AT_PROOF: &str = "it closes the connection at the proof by SASL: it
 pub(super) enum NoSession {
     /// This server cannot give one; another may.
     Here(String),
-    /// It refuses the identity; another may know it.
+    /// It refuses the identity; another may accept it.
     Refused,
     Ended(SessionError),
 }
 
-/// What is wanted of a server: the session of a ticket, or a new one.
+/// What is requested of a server: the session of a ticket, or a new one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) ticket: &'a Ticket,
-    /// A server that has not come so far refuses.
+    /// A server that is behind this refuses.
     pub(super) last_zxid: i64,
     pub(super) identities: &'a [Identity],
-    /// How one is proven by Kerberos, and the name of the server's host for that.
+    /// The Kerberos identity, and the name of the server's host for it.
     pub(super) gssapi: Option<(&'a Gssapi, &'a str)>,
-    /// Whether a server will do that serves only to read.
+    /// Whether a read-only server is acceptable.
     pub(super) read_only: bool,
 }
 
@@ -58,7 +58,7 @@ impl Connection {
     ) -> Result<(Self, Ticket), NoSession> {
         let patience = patience(wanted.ticket);
         let stream = connect(address, tls, patience).await?;
-        // Before there is a session, which would be one for nothing without a ticket.
+        // Before there is a session, which would be useless without a ticket.
         let exchange = match wanted.gssapi {
             Some((gssapi, host)) => Some(gssapi.begin(host, patience).await.map_err(NoSession::Here)?),
             None => None,
@@ -93,7 +93,7 @@ impl Connection {
         let length = u64::try_from(given.timeout_ms).ok().filter(|length| *length > 0);
         let length = length.ok_or(Malformed("a session without a length")).map_err(strange)?;
         self.silence = SILENCE_TIMEOUT.min(Duration::from_millis(length) * 2 / 5).max(MIN_SILENCE_TIMEOUT);
-        // Only now, since what listens there may be no ZooKeeper.
+        // Only now, since what listens there may not be ZooKeeper.
         let (sasl, identities): (Vec<_>, Vec<_>) = identities.iter().partition(|(scheme, _)| scheme == SASL);
         for (scheme, proof) in &identities {
             jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, &proof.0));
@@ -121,7 +121,7 @@ impl Connection {
         self.writer.flush().await.map_err(lost_early)
     }
 
-    /// Proves by SASL who one is, and has the server prove it too. What one server is not fit for, another may be.
+    /// Authenticates by SASL, in both directions. What one server cannot do, another may.
     async fn prove(&mut self, identity: &str) -> Result<(), NoSession> {
         let (user, password) = identity.split_once(':').unwrap_or((identity, ""));
         let wrong = |error: super::sasl::SaslError| NoSession::Here(error.to_string());
@@ -136,7 +136,7 @@ impl Connection {
         exchange.check(&last).map_err(wrong)
     }
 
-    /// The same by Kerberos. Each server has a key of its own: what one refuses, another may take.
+    /// The same by Kerberos. Each server has its own key: what one refuses, another may accept.
     async fn prove_by_ticket(&mut self, mut exchange: gssapi::Exchange) -> Result<(), NoSession> {
         let service = exchange.service().to_owned();
         let refused = |no_session| match no_session {
@@ -179,7 +179,7 @@ impl Connection {
     }
 }
 
-/// A connection, secured if it shall be.
+/// A connection, with TLS if configured.
 async fn connect(
     address: SocketAddr,
     tls: Option<(&str, ClientFiles<'_>)>,
@@ -190,7 +190,7 @@ async fn connect(
         Ok(connected) => connected.map_err(here)?,
         Err(_) => return Err(NoSession::Here("no answer".into())),
     };
-    // A small request is sent at once; where that cannot be set, it only comes later.
+    // Small requests should be sent at once; if this fails, they only arrive later.
     let _ = stream.set_nodelay(true);
     let Some((host, files)) = tls else { return Ok(Stream::Tcp(stream)) };
     let error = match timeout(patience, secure(stream, host, files)).await {
@@ -210,19 +210,19 @@ const PLAIN: &str = "it does not speak TLS there: take `tls://` away before it i
 
 const MAYBE_PLAIN: &str = "if its port is one without TLS, take `tls://` away before it in `connect`";
 
-/// Whether a server that closes a plain connection without a word answers a greeting by TLS.
+/// Whether a server that closes a plain connection without a word answers a TLS hello.
 async fn speaks_tls(address: SocketAddr, patience: Duration) -> bool {
     const HANDSHAKE: u8 = 22;
     const ALERT: u8 = 21;
     matches!(first_byte(address, &hello(), patience).await, Some(HANDSHAKE | ALERT))
 }
 
-/// Whether one with which there is no end of the TLS handshake is a ZooKeeper without TLS.
+/// Whether a server that does not complete the TLS handshake is a ZooKeeper without TLS.
 async fn is_plain(address: SocketAddr, patience: Duration) -> bool {
     first_byte(address, b"srvr", patience).await.is_some_and(|byte| byte.is_ascii_graphic())
 }
 
-/// The first byte of the answer on a connection of its own, which costs little beside the attempt before it.
+/// The first byte of the answer on a separate connection, which costs little compared to the attempt before it.
 async fn first_byte(address: SocketAddr, question: &[u8], patience: Duration) -> Option<u8> {
     let asking = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -232,7 +232,7 @@ async fn first_byte(address: SocketAddr, question: &[u8], patience: Duration) ->
     timeout((patience / 4).max(MIN_SILENCE_TIMEOUT), asking).await.ok()?.ok()
 }
 
-/// The least that begins a TLS handshake: version 1.2, and a cipher that every server knows or refuses in words.
+/// The minimal TLS hello: version 1.2, and a cipher that every server knows or refuses with an alert.
 fn hello() -> BytesMut {
     const CIPHERS: [u8; 4] = [0xc0, 0x2f, 0xc0, 0x2b];
     let mut body = BytesMut::new();
@@ -262,8 +262,8 @@ fn lost_early(error: io::Error) -> NoSession {
     alert(&error).unwrap_or_else(|| NoSession::Here(NO_SESSION.into()))
 }
 
-/// What a server says as it ends TLS, as one does that wants a certificate. By TLS 1.3 it says so only when the
-/// handshake is over for the client.
+/// The alert with which a server ends TLS, such as one that requires a certificate. With TLS 1.3 it comes only after
+/// the client's handshake is complete.
 fn alert(error: &io::Error) -> Option<NoSession> {
     let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else { return None };
     Some(NoSession::Here(tls::alert_in_words(*alert)))
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
-    /// What becomes of the first, where a server answers with the second.
+    /// The result for the first, if a server answers with the second.
     async fn connect(known: i64, given: i64) -> Result<i64, NoSession> {
         const TIMEOUT_MS: i32 = 10_000;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -300,7 +300,7 @@ mod tests {
         opened.map(|(_, ticket)| ticket.session)
     }
 
-    /// The message about a server that is to speak TLS, and answers a four-letter word with this.
+    /// The message about a server that should use TLS, and answers a four-letter word with this.
     async fn told_of_plain(answer: &'static [u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

@@ -1,4 +1,4 @@
-//! The inbox: events of a session that nobody has taken yet. It is bounded, whatever a server sends.
+//! The inbox: events of a session that were not taken yet. It is bounded, whatever a server sends.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::watching::Fired;
 use crate::model::NodePath;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The most that may wait: paths, and their bytes. With more, the connection is given up, and all read anew.
+/// The most queued paths, and their bytes. With more, the connection is dropped, and everything is read again.
 const MAX_PATHS: usize = 200_000;
 const MAX_PATH_BYTES: usize = 32 << 20;
 
@@ -23,7 +23,7 @@ pub(super) struct Inbox {
 struct Contents {
     /// What has changed at each path, by its events.
     changed: BTreeMap<NodePath, Fired>,
-    /// Of each name that no node can have, below a path, whether it is there.
+    /// For each invalid name below a path, whether it exists.
     odd: BTreeMap<(NodePath, String), bool>,
     path_bytes: usize,
     reconfigured: bool,
@@ -33,7 +33,7 @@ struct Contents {
 }
 
 impl Inbox {
-    /// A path has changed; an error, when there is no place for more.
+    /// A path has changed; an error if there is no room for more.
     pub(super) fn changed(&self, path: NodePath, fired: Fired) -> Result<(), SessionError> {
         let mut contents = self.lock();
         if let Some(was) = contents.changed.get_mut(&path) {
@@ -46,7 +46,7 @@ impl Inbox {
         contents.check()
     }
 
-    /// Below this path came or went something with a name that no node can have.
+    /// A node with an invalid name appeared or disappeared below this path.
     pub(super) fn odd(&self, parent: NodePath, name: String, is_there: bool) -> Result<(), SessionError> {
         let mut contents = self.lock();
         let bytes = parent.as_str().len() + name.len();
@@ -62,12 +62,12 @@ impl Inbox {
         self.lock().reconfigured = true;
     }
 
-    /// Whether the ensemble may have other servers than when this was last asked.
+    /// Whether the ensemble may have other servers than when this was last called.
     pub(super) fn take_reconfigured(&self) -> bool {
         std::mem::take(&mut self.lock().reconfigured)
     }
 
-    /// What had changed before a loss does not matter: everything is read anew.
+    /// Changes before a loss do not matter: everything is read again.
     pub(super) fn lost(&self, why: String) {
         *self.lock() = Contents { lost: Some(why), ..Contents::default() };
         self.came.notify_one();
@@ -88,7 +88,7 @@ impl Inbox {
         self.lock().ended.clone()
     }
 
-    /// The next event, if one has come.
+    /// The next event, if one has arrived.
     pub(super) fn take(&self) -> Option<Result<Event, SessionError>> {
         let mut contents = self.lock();
         if let Some(trouble) = &contents.ended {
@@ -109,7 +109,7 @@ impl Inbox {
         Some(Ok(Event::Changed { path, fired }))
     }
 
-    /// The next event. It may be awaited and dropped at any time without loss.
+    /// The next event. Cancel-safe.
     pub(super) async fn next(&self) -> Result<Event, SessionError> {
         loop {
             if let Some(event) = self.take() {
@@ -125,7 +125,7 @@ impl Inbox {
 }
 
 impl Contents {
-    /// An error, when there is no place for more.
+    /// An error if there is no room for more.
     fn check(&self) -> Result<(), SessionError> {
         if self.changed.len() + self.odd.len() > MAX_PATHS || self.path_bytes > MAX_PATH_BYTES {
             return Err(SessionError::Lost("events came faster than they were taken".into()));

@@ -1,4 +1,4 @@
-//! Jute: the bytes of ZooKeeper's protocol, as far as it is spoken here. No length or count in them is trusted.
+//! Jute: ZooKeeper's wire format, as far as it is used here. No length or count in it is trusted.
 
 mod replies;
 mod requests;
@@ -24,7 +24,7 @@ pub(super) mod op {
     pub(in super::super) const GET_CHILDREN: i32 = 8;
     pub(in super::super) const SYNC: i32 = 9;
     pub(in super::super) const PING: i32 = 11;
-    /// With the stat of the node.
+    /// Includes the stat of the node.
     pub(in super::super) const GET_CHILDREN_2: i32 = 12;
     pub(in super::super) const MULTI_READ: i32 = 22;
     pub(in super::super) const AUTH: i32 = 100;
@@ -35,7 +35,7 @@ pub(super) mod op {
     pub(super) const ERROR: i32 = -1;
 }
 
-/// Numbers of messages that are no ordinary request, nor the reply to one.
+/// Special message numbers.
 pub(super) mod xid {
     pub(in super::super) const EVENT: i32 = -1;
     pub(in super::super) const PING: i32 = -2;
@@ -62,16 +62,16 @@ pub(super) mod code {
 
 const PERSISTENT_RECURSIVE: i32 = 1;
 
-/// A header of a frame: its length.
+/// The frame header: its length.
 const LENGTH_BYTES: usize = 4;
 
-/// The most that a request for many paths has of each beside the path: a header, the length, and whether it is watched.
+/// The overhead of each path in a request for many: a header, the length, and whether it is watched.
 pub(super) const BYTES_BESIDE_PATH: usize = 9 + 4 + 1;
 
 /// The header of a reply: xid, zxid, error.
 pub(super) const HEADER_BYTES: usize = 16;
 
-/// Bytes that are no message of ZooKeeper.
+/// Bytes that are not a ZooKeeper message.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the server breaks the protocol: {0}")]
 pub(super) struct Malformed(pub(super) &'static str);
@@ -81,7 +81,7 @@ pub(super) struct Malformed(pub(super) &'static str);
 pub(super) enum Frame {
     Complete(Bytes),
     Incomplete,
-    /// It is longer than it may be. This many bytes follow after its header.
+    /// It is too long. This many bytes follow its header.
     TooLarge(ReplyHeader, usize),
 }
 
@@ -92,10 +92,10 @@ pub(super) struct ReplyHeader {
     pub(super) error: i32,
 }
 
-/// How long the password of a session is, and may be: it is shown to the next server, whoever gave it.
+/// The length of a session's password, exactly: it is sent to the next server, whichever one gave it.
 const PASSWORD_BYTES: usize = 16;
 
-/// What a session is resumed by.
+/// What is needed to resume a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) session: i64,
@@ -104,32 +104,32 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// What a new session is asked for by, of this length.
+    /// The request for a new session, with this timeout.
     pub(super) fn for_new(timeout: Duration) -> Self {
         Self { timeout_ms: timeout.as_millis().try_into().unwrap_or(i32::MAX), ..Self::default() }
     }
 }
 
-/// What reading one node came to.
+/// The result of reading one node.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReadResult {
     Found(Node),
     Absent,
     /// The identity may not read it.
     Unreadable,
-    /// The reply would be larger than one may be.
+    /// The reply would be too large.
     TooLarge,
-    /// The server refuses to read this one, for a reason of its own.
+    /// The server refuses to read this one, for its own reasons.
     Refused,
 }
 
-/// What listing the children of one node came to.
+/// The result of listing the children of one node.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Listing {
     Names(Names),
-    /// The node is gone, or may not be read, or the server refuses it.
+    /// The node is gone, unreadable, or refused by the server.
     Nothing,
-    /// The reply would be larger than one may be.
+    /// The reply would be too large.
     TooLarge,
 }
 
@@ -138,12 +138,12 @@ pub(crate) enum Listing {
 pub(crate) struct Names {
     pub(super) bytes: Bytes,
     count: usize,
-    /// Their parent's stat and how many bytes of data it has, where these were asked for.
+    /// Their parent's stat and the length of its data, if requested.
     pub(crate) parent: Option<(Stat, usize)>,
 }
 
 impl Names {
-    /// Bytes that are not UTF-8 become U+FFFD, which no name holds.
+    /// Bytes that are not UTF-8 become U+FFFD, which no valid name contains.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let mut rest = Reader(&self.bytes);
         std::iter::from_fn(move || rest.text().ok())
@@ -171,7 +171,7 @@ pub(super) fn frame(received: &mut BytesMut, max: usize) -> Result<Frame, Malfor
     Ok(Frame::Complete(received.split_to(length).freeze()))
 }
 
-/// Of which message a part was received: its number, where so much has come.
+/// The number of the message of which a part was received, if that much has arrived.
 pub(super) fn part(received: &[u8]) -> Option<i32> {
     let mut head = Reader(received);
     head.int().and_then(|_| head.int()).ok()

@@ -1,4 +1,4 @@
-//! `[zookeeper.kerberos]`: as whom the mirror proves itself by SASL's GSSAPI, and to what service.
+//! `[zookeeper.kerberos]`: the identity of the mirror for SASL's GSSAPI, and the service it authenticates to.
 
 use std::path::PathBuf;
 
@@ -8,19 +8,18 @@ use super::Settings;
 use super::credentials::{self, SASL};
 use crate::secret;
 
-/// `[zookeeper.kerberos]`. Realms, KDCs and how names of hosts are made canonical are the C library's matter:
-/// `krb5.conf`.
+/// `[zookeeper.kerberos]`. Realms, KDCs and host name canonicalization are up to the C library: `krb5.conf`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kerberos {
-    /// A file with the key by which tickets are taken, again and again. None: the ticket that is in the cache of this
-    /// process, or the keytab that `KRB5_CLIENT_KTNAME` names.
+    /// A file with the key by which tickets are obtained, again and again. None: the ticket in this process's cache, or
+    /// the keytab that `KRB5_CLIENT_KTNAME` names.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub keytab: Option<PathBuf>,
-    /// None: the first one in the keytab, or the one of the cache.
+    /// None: the first one in the keytab, or that of the cache.
     pub principal: Option<String>,
-    /// The service that the servers are: its name, to which the host in `connect` is added; or, with a `/` in it, the
-    /// principal of all servers.
+    /// The service that the servers are: its name, to which the host in `connect` is appended; or, with a `/` in it,
+    /// the principal of all servers.
     pub service: String,
 }
 
@@ -30,7 +29,7 @@ impl Default for Kerberos {
     }
 }
 
-/// Why Kerberos cannot be what it is configured to be, with the key below `kerberos` that is at fault; none: all of it.
+/// Why Kerberos cannot work as configured, with the key below `kerberos` that is at fault; none: all of it.
 pub(crate) fn flaw(settings: &Settings) -> Option<(Option<&'static str>, String)> {
     let kerberos = settings.kerberos.as_ref()?;
     if cfg!(not(feature = "gssapi")) {

@@ -1,4 +1,4 @@
-//! ZooKeeper: one session with an ensemble, which watches, reads and writes; credentials, TLS, SASL and old servers.
+//! ZooKeeper: one session with an ensemble: watches, reads, writes, credentials, TLS, SASL and old servers.
 
 mod chroot;
 mod connection;

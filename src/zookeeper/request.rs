@@ -1,4 +1,4 @@
-//! A request: what is asked of a server, and how its reply is read.
+//! A request to a server, and how to read its reply.
 
 use std::fmt;
 
@@ -19,18 +19,18 @@ pub(super) struct Request {
 pub(super) enum Failure {
     /// The server refuses it, with this error.
     Code(i32),
-    /// The reply is larger than one may be.
+    /// The reply is too large.
     TooLarge,
     Lost(String),
 }
 
-/// Reads the reply and hands it to the requester.
+/// Reads the reply and passes it to the requester.
 pub(super) struct Reply(Box<Take>);
 
 type Take = dyn FnOnce(Result<Bytes, Failure>) -> Result<(), SessionError> + Send;
 
 impl Reply {
-    /// A reply that is read so, and where it can be awaited.
+    /// A reply that is read this way, and the receiver of the result.
     pub(super) fn new<T, R>(read: R) -> (Self, oneshot::Receiver<Result<T, SessionError>>)
     where
         T: Send + 'static,
@@ -47,7 +47,7 @@ impl Reply {
         (Self(Box::new(take)), receiver)
     }
 
-    /// Takes what the server replied. An error: a sound server does not reply so.
+    /// Takes the server's reply. An error: no correct server replies like this.
     pub(super) fn take(self, reply: Result<Bytes, Failure>) -> Result<(), SessionError> {
         (self.0)(reply)
     }

@@ -1,18 +1,18 @@
-//! SASL by DIGEST-MD5, as ZooKeeper's own clients do it (RFC 2831): the server asks, and is answered with a proof that
-//! one knows the password; then it proves that it knows it too.
+//! SASL DIGEST-MD5, as ZooKeeper's own clients do it (RFC 2831): the server sends a challenge, and the reply proves
+//! knowledge of the password; then the server proves that it knows it too.
 
 use bytes::{BufMut, BytesMut};
 use md5::{Digest, Md5};
 
 use crate::secret::Secret;
 
-/// The service that ZooKeeper's servers are, for SASL.
+/// The SASL service name of ZooKeeper's servers.
 const URI: &str = "zookeeper/zk-sasl-md5";
 
 /// The only round of an exchange.
 const ROUND: &str = "00000001";
 
-/// Why a server's part of the exchange is none.
+/// Why a server's part of the exchange is invalid.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum SaslError {
     #[error("it asks for no DIGEST-MD5: `sasl:USER:PASSWORD` is for that alone")]
@@ -21,7 +21,7 @@ pub(super) enum SaslError {
     Server,
 }
 
-/// The answer to a server's challenge, and what it must say then.
+/// The reply to a server's challenge, and what the server must answer.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) answer: Secret<BytesMut>,
@@ -29,7 +29,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// `nonce`: what no exchange before had.
+    /// `nonce`: must be unique.
     pub(super) fn new(user: &str, password: &str, challenge: &[u8], nonce: &str) -> Result<Self, SaslError> {
         let challenge = std::str::from_utf8(challenge).map_err(|_| SaslError::Challenge)?;
         let given = |name: &str| directive(challenge, name);
@@ -63,7 +63,7 @@ impl Exchange {
         Ok(Self { answer: Secret(answer), expected: Secret(proof("")) })
     }
 
-    /// Whether the server has proven that it knows the password, too.
+    /// Whether the server has proven that it knows the password too.
     pub(super) fn check(&self, last: &[u8]) -> Result<(), SaslError> {
         let last = std::str::from_utf8(last).map_err(|_| SaslError::Server)?;
         let proven = directive(last, "rspauth").is_some_and(|proof| proof == self.expected.0);
@@ -71,7 +71,7 @@ impl Exchange {
     }
 }
 
-/// The value of a directive among `name=value` and `name="value"`, with commas between them.
+/// The value of a directive among comma-separated `name=value` and `name="value"`.
 fn directive(text: &str, name: &str) -> Option<String> {
     let mut rest = text;
     loop {
@@ -90,7 +90,7 @@ fn directive(text: &str, name: &str) -> Option<String> {
     }
 }
 
-/// What stands before the closing quote, and what follows it.
+/// The text before the closing quote, and the rest.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let (mut value, mut characters) = (String::new(), text.char_indices());
     loop {
@@ -106,7 +106,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// What is hashed of a name or a password: in ISO 8859-1 where that has all its characters, as the RFC wants it.
+/// The bytes of a name or a password for hashing: in ISO 8859-1 if possible, as the RFC requires.
 fn latin_1(text: &str) -> Vec<u8> {
     let latin: Option<Vec<u8>> = text.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
     latin.unwrap_or_else(|| text.as_bytes().to_vec())

@@ -1,4 +1,4 @@
-//! The servers of an ensemble: where they are, and a connection to one that gives a session.
+//! The servers of an ensemble: their addresses, and connecting to one that gives a session.
 
 mod addresses;
 
@@ -24,23 +24,23 @@ use crate::clock::Moment;
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::{around, random_below};
 
-/// The port of a server that has none.
+/// The default port of a server.
 const DEFAULT_PORT: u16 = 2181;
 
-/// The most servers of which a message says why they give no session.
+/// For how many servers a message says why they give no session.
 const MAX_REPORTED_SERVERS: usize = 3;
 
-/// How many names are looked up at once: of those that `connect` has, and of those that the ensemble has beside.
+/// How many names are looked up at once: of those in `connect`, and of the others in the ensemble.
 const MAX_LOOKUPS: usize = 16;
 const MAX_LOOKUPS_OF_OTHERS: usize = 2;
 
-/// How long all names may be looked up where addresses are known from before: a session's time may be running.
+/// How long all lookups may take if addresses are known from before: a session's timeout may be running.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often, more or less, another server is looked for than one that serves only to read.
+/// How often, more or less, to look for a server that is not read-only.
 const FULL_SERVER_SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What `connect` names, and what the ensemble names beside. Clones share what was learned.
+/// The servers in `connect`, and the others that the ensemble reports. Clones share what was learned.
 #[derive(Clone, Debug)]
 pub struct Servers {
     named: Vec<Server>,
@@ -52,7 +52,7 @@ pub struct Servers {
     learned: Arc<Mutex<Learned>>,
 }
 
-/// A host and its port; and, where it is spoken to by TLS, the name that its certificate must have.
+/// A host and its port; and, for TLS, the name that its certificate must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Server {
     address: String,
@@ -61,32 +61,32 @@ struct Server {
 
 #[derive(Debug, Default)]
 struct Learned {
-    /// What each name meant when it was last found.
+    /// The addresses of each name when it was last resolved.
     found: BTreeMap<String, Vec<SocketAddr>>,
-    /// The addresses that failed since a connection was last sound; the last is the one that failed last.
+    /// The addresses that failed since a connection was last good, in order of failure.
     failed: Vec<SocketAddr>,
     /// The address of the last connection, and its session.
     connected: Option<SocketAddr>,
     session: i64,
-    /// Whether that serves only to read.
+    /// Whether that server is read-only.
     is_read_only: bool,
-    /// The newest transaction of what is mirrored.
+    /// The newest transaction that is mirrored.
     mirrored: i64,
     /// The addresses of servers that refused a persistent watch.
     one_shot: BTreeSet<SocketAddr>,
     has_just_refused: bool,
-    /// The addresses of servers that gave a session and refused the identity in it.
+    /// The addresses of servers that gave a session and then refused the identity.
     refusing: BTreeSet<SocketAddr>,
     /// The last server that gave the session and did not refuse the identity, and until when it may give it again.
     accepting: Option<(SocketAddr, Moment)>,
-    /// What proves the identity that these refused or took.
+    /// The proof of identity that these refused or accepted.
     proof: Proof,
-    /// The servers that the ensemble has by its own account.
+    /// The servers that the ensemble reports.
     ensemble: Ensemble,
 }
 
 impl Servers {
-    /// Those of an ensemble. Whoever connects again and again does it by the same ones.
+    /// The servers of an ensemble. Reuse them for repeated connections.
     pub fn of(settings: &Settings) -> Self {
         let chroot = Chroot::new(chroot_of(&settings.connect));
         let named = servers(&settings.connect).map(|server| Server {
@@ -102,10 +102,10 @@ impl Servers {
         &self.chroot
     }
 
-    /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
-    /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, those
-    /// of `connect` again for a server that serves only to read, if it has come as far as what is mirrored. The identity
-    /// is refused where some of `connect` refuse it and no other gives a session.
+    /// Tries each address of each server once until one gives a session: first servers in `connect`, then the others of
+    /// the ensemble; each group in random order, with those that failed last at the end. If allowed, then tries those
+    /// in `connect` again for a read-only server that is not behind what is mirrored. The identity is refused if some
+    /// in `connect` refuse it and no other server gives a session.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
@@ -125,7 +125,7 @@ impl Servers {
         Ok((connection, ticket))
     }
 
-    /// Waits until a server gives a session that does not only serve to read.
+    /// Waits until a server that is not read-only gives a session.
     pub(super) async fn wait_for_full(&self, identities: &[Identity]) {
         let ticket = Ticket::for_new(self.settings.session_timeout);
         let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, gssapi: None, read_only: false };
@@ -137,11 +137,11 @@ impl Servers {
         }
     }
 
-    /// A connection to the first server that gives what is wanted, and whether `connect` names it.
+    /// A connection to the first server that gives what is wanted, and whether it is in `connect`.
     async fn try_all(&self, wanted: Wanted<'_>) -> Result<(Connection, Ticket, bool), NoSession> {
         let (mut reasons, mut tried) = (Vec::new(), BTreeSet::new());
-        // Of the others nothing is wanted but a session of their own: they are shown nothing that another server gave,
-        // since what listens there may be no server of the ensemble.
+        // Other servers are only asked for a session of their own, and are sent nothing that another server gave: what
+        // listens there may not be a server of the ensemble.
         let fresh = Ticket::for_new(self.settings.session_timeout);
         let of_others = Wanted { ticket: &fresh, last_zxid: 0, ..wanted };
         let others = if wanted.read_only { Vec::new() } else { self.others() };
@@ -168,7 +168,7 @@ impl Servers {
         Err(if is_refused { NoSession::Refused } else { NoSession::Here(self.in_words(reasons)) })
     }
 
-    /// The servers that the ensemble names beside.
+    /// The other servers that the ensemble reports.
     fn others(&self) -> Vec<Server> {
         let learned = self.learned();
         let servers = learned.ensemble.servers.iter();
@@ -194,7 +194,7 @@ impl Servers {
         }
     }
 
-    /// Takes in which servers the ensemble has by its own account: what it keeps in its node for that.
+    /// Takes in the servers that the ensemble reports in its configuration node.
     pub(super) fn learn(&self, configuration: &[u8]) {
         if !self.follow_reconfig() {
             return;
@@ -209,8 +209,8 @@ impl Servers {
         learned.ensemble = ensemble;
     }
 
-    /// Whether it is learned which servers the ensemble has. Of those with TLS it keeps only their ports without; and a
-    /// server at a loopback address is on this machine, as the others are then, or behind a tunnel, which they are not.
+    /// Whether to learn the servers of the ensemble. It only publishes ports without TLS; and a server at a loopback
+    /// address is on this machine, as the others are then, or behind a tunnel, which they are not.
     pub(super) fn follow_reconfig(&self) -> bool {
         let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         self.settings.follow_reconfig && !self.settings.has_tls() && !self.learned().connected.is_some_and(is_loopback)
@@ -223,8 +223,8 @@ impl Servers {
         learned.failed.push(address);
     }
 
-    /// A connection to this address was sound. What failed before it does not matter; and what the server could not do
-    /// it may be able to do when it is sought again: it may have been upgraded.
+    /// A connection to this address was good. Earlier failures no longer matter; and what the server refused before it
+    /// may accept next time, since it may have been upgraded.
     pub(super) fn forgive(&self, address: SocketAddr) {
         let mut learned = self.learned();
         learned.failed.clear();
@@ -232,7 +232,7 @@ impl Servers {
         learned.refusing.clear();
     }
 
-    /// What proves the identity from now on. Servers that refused another may take this one.
+    /// Sets the proof of identity. Servers that refused another may accept this one.
     pub(super) fn set_proof(&self, proof: &Proof) {
         let mut learned = self.learned();
         if learned.proof != *proof {
@@ -240,9 +240,9 @@ impl Servers {
         }
     }
 
-    /// The server that we are connected to refuses the identity; whether all do that give the session. So it is where
-    /// one refuses again, since all others were tried before it was its turn; but for one that took the identity and is
-    /// only away for a moment. Then each may be asked again.
+    /// The server that we are connected to refuses the identity; returns whether all that give the session do. That is
+    /// so if one refuses for the second time, since all others were tried in between; except for one that accepted the
+    /// identity and is only away for a moment. Then each may be asked again.
     pub(super) fn refuse_identity(&self) -> bool {
         let mut learned = self.learned();
         let refuses_again = learned.connected.is_some_and(|refusing| !learned.refusing.insert(refusing));
@@ -256,7 +256,7 @@ impl Servers {
         all_refuse
     }
 
-    /// The server that we were connected to did not refuse the identity: not all do, as long as it may give the session
+    /// The server that we were connected to did not refuse the identity: not all do, while it may give the session
     /// again, which is until then.
     pub(super) fn accept_identity(&self, until: Moment) {
         let mut learned = self.learned();
@@ -264,7 +264,7 @@ impl Servers {
         learned.accepting = learned.connected.map(|address| (address, until));
     }
 
-    /// The server that we are connected to refuses persistent watches, and closes the connection for that or does not.
+    /// The server that we are connected to refuses persistent watches, possibly by closing the connection.
     pub(super) fn refuse_persistent(&self, is_closing: bool) {
         let mut learned = self.learned();
         let refusing = learned.connected;
@@ -272,29 +272,29 @@ impl Servers {
         learned.has_just_refused = is_closing;
     }
 
-    /// Whether the connection may have been lost for that, and for nothing else: then its server is as good as before.
+    /// Whether the connection may have been lost just because of that: then its server is as good as before.
     pub(super) fn take_refusal(&self) -> bool {
         std::mem::take(&mut self.learned().has_just_refused)
     }
 
-    /// How the server that we are connected to reports changes, as far as is known.
+    /// How the server that we are connected to reports changes, as far as known.
     pub(super) fn watching(&self) -> Watching {
         let learned = self.learned();
         let is_one_shot = learned.connected.is_some_and(|address| learned.one_shot.contains(&address));
         if is_one_shot { Watching::OneShot } else { Watching::Persistent }
     }
 
-    /// The session that the server gave that we are connected to.
+    /// The session given by the server that we are connected to.
     pub(super) fn session(&self) -> i64 {
         self.learned().session
     }
 
-    /// Whether the server that we are connected to serves only to read.
+    /// Whether the server that we are connected to is read-only.
     pub(super) fn is_read_only(&self) -> bool {
         self.learned().is_read_only
     }
 
-    /// Says what is mirrored by its newest transaction: a server that serves only to read must have come so far.
+    /// Sets the newest mirrored transaction: a read-only server must not be behind it.
     pub(crate) fn set_mirrored(&self, newest: i64) {
         self.learned().mirrored = newest;
     }
@@ -303,7 +303,7 @@ impl Servers {
         self.learned.lock().expect("nobody panics while holding it")
     }
 
-    /// Why there is no session; of the servers that `connect` names first, in its order.
+    /// Why there is no session; servers in `connect` first, in its order.
     fn in_words(&self, mut whys: Vec<(String, String)>) -> String {
         let place = |address: &str| self.named.iter().position(|named| named.address == address);
         whys.sort_by_cached_key(|(address, why)| (place(address).unwrap_or(usize::MAX), address.clone(), why.clone()));
@@ -315,8 +315,8 @@ impl Servers {
     }
 }
 
-/// Why this server gives no session, where another may. One that `connect` does not name never ends the search: it may be
-/// no server of the ensemble.
+/// Why this server gives no session, if another may. One that is not in `connect` never ends the search: it may not be
+/// a server of the ensemble.
 fn only_here(no_session: NoSession, is_named: bool) -> Result<String, NoSession> {
     match no_session {
         NoSession::Here(why) => Ok(why),
@@ -338,7 +338,7 @@ pub(crate) fn address(server: &str) -> String {
     if has_port { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") }
 }
 
-/// The name of a server without its port, as its certificate has it.
+/// The name of a server without its port, as in its certificate.
 fn host(server: &str) -> String {
     let address = server.split('/').next().unwrap_or(server);
     let host = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {

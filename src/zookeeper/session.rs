@@ -1,8 +1,8 @@
 //! One ZooKeeper session: watches, reads and writes, each with a deadline.
 //!
-//! It lives on across connections, but its watches do not: with each connection they are to be set anew. (At a server
-//! that only the ensemble names it goes on by another session of ZooKeeper's: only `id` differs from the first, whose
-//! ephemeral nodes go with that.)
+//! It outlives connections, but its watches do not: they have to be set again on each. (At a server that only the
+//! ensemble names it continues with another ZooKeeper session: only `id` differs from the first, whose ephemeral nodes
+//! go with that.)
 
 mod reads;
 mod writes;
@@ -36,10 +36,10 @@ use self::reads::whole;
 pub(crate) use self::reads::{Answers, Asked, is_same};
 pub use self::writes::{Acl, Lifetime, WriteError};
 
-/// How long the server may take for a reply.
+/// How long the server may take to reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Many nodes may take long, as long as their bytes come: the connection notices when they do not.
+/// Many nodes may take long, as long as bytes arrive: the connection detects when they do not.
 const BULK_TIMEOUT: Duration = Duration::MAX;
 
 /// How often a lost connection is probed, in case no event reported its return.
@@ -48,7 +48,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Requests in flight that set watches.
 const MAX_RESTORES_IN_FLIGHT: usize = 4;
 
-/// How long it may take for the reply that proves that it is there.
+/// How long the reply to a heartbeat may take.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug)]
@@ -63,26 +63,26 @@ pub struct Session {
     servers: Servers,
     watching: Watching,
     watches: Mutex<Watches>,
-    /// Whether no one-shot watches were restored since the connection is there.
+    /// Whether no one-shot watches were restored yet on this connection.
     is_new: bool,
 }
 
-/// What a server does with a persistent watch.
+/// How a server treats a persistent watch.
 enum Watched {
     Set,
     Refused,
-    /// It does not know such a request, and closes the connection.
+    /// It does not know the request, and closes the connection.
     Closed,
 }
 
-/// What a session reports unasked.
+/// An event of a session.
 #[derive(Debug)]
 pub(crate) enum Event {
     Changed {
         path: NodePath,
         fired: Fired,
     },
-    /// Below a path is, or no longer is, something with a name that no node can have.
+    /// A node with an invalid name appeared below a path, or disappeared.
     Odd {
         parent: NodePath,
         name: String,
@@ -98,22 +98,22 @@ pub enum SessionError {
     /// The connection is lost, or seems so; the session may live on.
     #[error("{0}")]
     Lost(String),
-    /// The session is no more; only another can go on.
+    /// The session is over; a new one is needed.
     #[error("{0}")]
     Ended(String),
     /// The identity is refused. Trying again soon would only fill logs.
     #[error("the ensemble refuses the credentials")]
     Refused,
-    /// What is configured cannot work until somebody changes something.
+    /// The configuration cannot work until it, or the server, is changed.
     #[error("{0}")]
     Unfit(String),
 }
 
 impl Session {
-    /// A session, and what must be awaited for it to do anything.
+    /// A session, and its driver, which must be polled for it to work.
     ///
     /// # Errors
-    /// When no server gives one, or what `settings` names cannot be read.
+    /// If no server gives one, or files that `settings` names cannot be read.
     pub async fn connect(settings: &Settings, servers: &Servers) -> Result<(Self, Driver), SessionError> {
         let proof = Proof::read(settings)?;
         servers.set_proof(&proof);
@@ -144,12 +144,12 @@ impl Session {
         Ok((session, Driver { servers, identities, ticket, connection, requests: received, inbox, max_reply }))
     }
 
-    /// What it watches, and of how many nodes it remembers one-shot watches. None of `roots` lies within another.
+    /// Sets what it watches, and for how many nodes it remembers one-shot watches. `roots` are disjoint.
     pub(crate) fn of_roots(self, roots: &[NodePath], max_watches: usize) -> Self {
         Self { roots: roots.to_vec(), watches: Mutex::new(Watches::new(max_watches)), ..self }
     }
 
-    /// What ZooKeeper calls it, in hexadecimal.
+    /// ZooKeeper's id of it, in hexadecimal.
     pub fn id(&self) -> String {
         format!("{:#x}", self.servers.session())
     }
@@ -159,7 +159,7 @@ impl Session {
         self.inbox.end()
     }
 
-    /// Whether it was made with the credentials, and the certificates, that are configured now.
+    /// Whether it was made with the current credentials and certificates.
     pub(crate) fn is_of(&self, settings: &Settings) -> Result<bool, SessionError> {
         if settings.has_tls() {
             tls::client(settings.tls()).map_err(|error| SessionError::Unfit(error.to_string()))?;
@@ -167,7 +167,7 @@ impl Session {
         Ok(self.proof == Proof::read(settings)?)
     }
 
-    /// Watches all roots, with all below them; where the server has no watch for that, the reads that follow do.
+    /// Watches all roots, with everything below; if the server has no watch for that, the following reads set watches.
     pub(crate) async fn watch(&mut self) -> Result<(), SessionError> {
         self.watching = self.servers.watching();
         while self.watching == Watching::Persistent && !self.watch_roots().await? {
@@ -181,8 +181,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the server has persistent watches: then one is set for each root. One before 3.6 closes the connection
-    /// when it is asked: another is waited for.
+    /// Sets a persistent watch on each root if the server has them; returns whether it does. A server before 3.6 closes
+    /// the connection when asked: then waits for another one.
     async fn watch_roots(&mut self) -> Result<bool, SessionError> {
         for root in &self.roots {
             let (body, servers) = (jute::recursive_watch(&self.chroot.server(root)), self.servers.clone());
@@ -206,10 +206,10 @@ impl Session {
         Ok(true)
     }
 
-    /// Waits until a lost connection is back; an error, when the session is not to be had again.
+    /// Waits until a lost connection is back; an error if the session cannot be resumed.
     pub(crate) async fn regained(&mut self) -> Result<(), SessionError> {
-        // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else
-        // shows that it is back.
+        // Not a sleep, which every event would restart: if only a reply was late, writes go on, and nothing else shows
+        // that it is back.
         let mut probe = interval_at(Instant::now() + PROBE_INTERVAL, PROBE_INTERVAL);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -220,8 +220,8 @@ impl Session {
         }
     }
 
-    /// On a new connection, sets one-shot watches of the data of what is known, so that it need not be read for that.
-    /// What changed before is found by the comparison that follows.
+    /// On a new connection, sets one-shot data watches on what is known, so that it need not be read for that. The
+    /// comparison that follows finds what changed before.
     pub(crate) async fn restore(
         &mut self,
         paths: impl Iterator<Item = NodePath>,
@@ -253,7 +253,7 @@ impl Session {
         paths.iter().for_each(|path| watches.set_data(path));
         drop(watches);
         self.is_new = false;
-        // The server has reported nodes that are gone. The comparison finds that too, and may doubt it.
+        // The server has reported nodes that are gone. The comparison also finds that, and may doubt it.
         while let Some(event) = self.try_next() {
             if let Event::Lost(why) = event? {
                 return Err(SessionError::Lost(why));
@@ -262,7 +262,7 @@ impl Session {
         Ok(())
     }
 
-    /// How many bytes of a request are for one of its many paths, at most.
+    /// The maximum bytes of a request for one of its many paths.
     pub(crate) fn request_bytes(&self, path: &NodePath) -> usize {
         self.chroot.server_bytes(path) + jute::BYTES_BESIDE_PATH
     }
@@ -271,7 +271,7 @@ impl Session {
         self.watched
     }
 
-    /// Whether the server that the watches are set at serves only to read.
+    /// Whether the server that has the watches is read-only.
     pub(crate) fn is_read_only(&self) -> bool {
         self.is_read_only
     }
@@ -285,13 +285,14 @@ impl Session {
         self.watches.lock().expect("nobody panics while holding it")
     }
 
-    /// Learns which servers the ensemble has, and has the server report when these change. That costs nothing else: a
-    /// server may not have the node, or not show it.
+    /// Learns which servers the ensemble has, and watches them for changes. That must not cause any failure: a server
+    /// may not have the node, or not show it.
     pub(crate) async fn learn_servers(&self) -> Result<(), SessionError> {
         if !self.servers.follow_reconfig() {
             return Ok(());
         }
-        // Before ZooKeeper 3.9 a one-shot watch ends a persistent one of the same path, which reports that too.
+        // Before ZooKeeper 3.9 a one-shot watch removes a persistent one on the same path, which also reports these
+        // changes.
         let is_root = |root: &NodePath| self.chroot.server(root) == CONFIGURATION;
         let is_watched = self.watching == Watching::OneShot || !self.roots.iter().any(is_root);
         let body = jute::read_request(CONFIGURATION, is_watched);
@@ -310,7 +311,7 @@ impl Session {
         if self.inbox.take_reconfigured() { self.learn_servers().await } else { Ok(()) }
     }
 
-    /// Lets the server catch up with its leader, if it has one: one to which we come back may lag.
+    /// Makes the server catch up with its leader, if it has one: one that we reconnect to may lag.
     pub(crate) async fn catch_up(&self) -> Result<(), SessionError> {
         if self.is_read_only {
             return Ok(());
@@ -319,7 +320,7 @@ impl Session {
         self.ask("sync", REPLY_TIMEOUT, op::SYNC, body, |reply| whole("sync", reply)).await.map(drop)
     }
 
-    /// Asks for a sign of life. Its reply comes after the events of all that the server had done before.
+    /// Sends a heartbeat. Its reply comes after the events of everything that the server had done before.
     pub(crate) async fn heartbeat(&self) -> Result<(), SessionError> {
         let body = jute::read_request(&self.chroot.server(&self.roots[0]), false);
         let sign = |reply| match reply {
@@ -329,12 +330,12 @@ impl Session {
         self.ask("heartbeat", HEARTBEAT_TIMEOUT, op::EXISTS, body, sign).await
     }
 
-    /// The next event. It may be awaited and dropped at any time without loss.
+    /// The next event. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Event, SessionError> {
         self.inbox.next().await.inspect(|event| self.take_watches(event))
     }
 
-    /// The next event, if one has come.
+    /// The next event, if one has arrived.
     pub(crate) fn try_next(&mut self) -> Option<Result<Event, SessionError>> {
         let come = self.inbox.take()?;
         Some(come.inspect(|event| self.take_watches(event)))
@@ -347,16 +348,16 @@ impl Session {
     }
 }
 
-/// What proves to servers who a session is.
+/// What proves a session's identity to servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Proof {
     identities: Vec<Identity>,
-    /// The authorities that are believed, the certificate that is shown, and its key.
+    /// The trusted authorities, the client certificate, and its key.
     files: Secret<[Option<Vec<u8>>; 3]>,
 }
 
 impl Proof {
-    /// What is configured, as it is now.
+    /// The current configuration.
     fn read(settings: &Settings) -> Result<Self, SessionError> {
         if let Some((_, why)) = kerberos::flaw(settings) {
             return Err(SessionError::Unfit(format!("kerberos: {why}")));

@@ -1,4 +1,4 @@
-//! Settings: where an ensemble is, and as whom a session speaks to it.
+//! Settings: the address of an ensemble, and the identity of sessions.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,34 +7,33 @@ use roster_net::tls::ClientFiles;
 
 use super::kerberos::Kerberos;
 
-/// Where an ensemble is, and as whom a session speaks to it.
+/// The address of an ensemble, and the identity of sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What logs call it.
+    /// Its name in logs.
     pub name: String,
-    /// Hosts, and after them the chroot below which all paths lie: `zk1:2181,tls://zk2:2281/app`.
+    /// Hosts, followed by the chroot below which all paths lie: `zk1:2181,tls://zk2:2281/app`.
     pub connect: String,
-    /// Whether other servers that the ensemble has, by what it says itself, are tried where none of `connect` gives a
-    /// session.
+    /// Whether other servers, which the ensemble itself reports, are tried if none of `connect` gives a session.
     pub follow_reconfig: bool,
-    /// Whether a server will do, where there is no other, that serves only to read.
+    /// Whether a read-only server is acceptable if there is no other.
     pub read_only: bool,
-    /// A file with the identities that are shown; read for each session.
+    /// A file with identities; read for each session.
     pub credentials: Option<PathBuf>,
-    /// For servers after `tls://`: a file with the authorities that sign their certificates; none: those that this
-    /// machine believes. It and the next two are read for each connection.
+    /// For `tls://` servers: a file with the authorities that may sign their certificates; none: those that this
+    /// machine trusts. This and the next two are read for each connection.
     pub ca: Option<PathBuf>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub session_timeout: Duration,
-    /// The most bytes of data that a node may have for it to be read.
+    /// The most bytes of data of a node that is read.
     pub max_node_bytes: u64,
-    /// Identities are also proven by SASL's GSSAPI, where this is.
+    /// If set, identities are also proven by SASL's GSSAPI.
     pub kerberos: Option<Kerberos>,
 }
 
 impl Settings {
-    /// The settings for an ensemble of which only the address is known.
+    /// The default settings for an ensemble at this address.
     pub fn new(connect: impl Into<String>) -> Self {
         Self {
             name: "zookeeper".into(),
@@ -51,7 +50,7 @@ impl Settings {
         }
     }
 
-    /// Whether a server is spoken to by TLS.
+    /// Whether any server uses TLS.
     pub fn has_tls(&self) -> bool {
         servers(&self.connect).any(is_secured)
     }
@@ -61,22 +60,22 @@ impl Settings {
     }
 }
 
-/// The servers that `connect` names: each may begin with how it is spoken to, and the last one end with a chroot.
+/// The servers in `connect`: each may begin with its scheme, and the last may end with a chroot.
 pub(crate) fn servers(connect: &str) -> impl DoubleEndedIterator<Item = &str> + Clone {
     connect.split(',').map(str::trim).filter(|server| !server.is_empty())
 }
 
-/// Whether a server is spoken to by TLS.
+/// Whether a server uses TLS.
 pub(crate) fn is_secured(server: &str) -> bool {
     server.starts_with("tls://")
 }
 
-/// A server without how it is spoken to.
+/// A server without its scheme.
 pub(crate) fn address_of(server: &str) -> &str {
     ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server)
 }
 
-/// The chroot below which all paths lie, by what `connect` ends with; empty where there is none.
+/// The chroot at the end of `connect`, below which all paths lie; empty if there is none.
 pub(crate) fn chroot_of(connect: &str) -> &str {
     let last = servers(connect).next_back().map(address_of);
     last.and_then(|last| last.find('/').map(|slash| &last[slash..])).unwrap_or_default()

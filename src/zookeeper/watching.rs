@@ -1,4 +1,4 @@
-//! Watching: how a server reports changes; and its one-shot watches, as far as they are known.
+//! Watching: how a server reports changes; and the one-shot watches that it is known to have.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,11 +8,11 @@ use crate::model::NodePath;
 /// How a server reports changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Watching {
-    /// One recursive watch for each root, which persists. Servers have them from ZooKeeper 3.6 on.
+    /// One recursive watch for each root, which persists. Available since ZooKeeper 3.6.
     #[default]
     Persistent,
-    /// Two watches for each node, of its data and of its children, each of which is gone once it has fired.
-    /// The read that sets a watch is the read that is believed.
+    /// Two watches for each node, of its data and of its children, each of which is removed when it fires. The read
+    /// that sets a watch is the one whose result is used.
     OneShot,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Watching {
     }
 }
 
-/// What of a node has changed, by its events. Of one that came or went, both have.
+/// What changed at a node, by its events. If it appeared or disappeared, both have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fired {
     pub(crate) data: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Fired {
 impl Fired {
     pub(crate) const BOTH: Self = Self { data: true, children: true };
 
-    /// By the type of an event, of `Watcher.Event.EventType`. One that is not known may mean anything.
+    /// By the event type, from `Watcher.Event.EventType`. An unknown one may mean anything.
     pub(crate) fn of(kind: i32) -> Self {
         const DATA_CHANGED: i32 = 3;
         const CHILDREN_CHANGED: i32 = 4;
@@ -47,24 +47,24 @@ impl Fired {
         self.children |= other.children;
     }
 
-    /// Whether it may have come or gone, so that its parent has other figures.
+    /// Whether it may have appeared or disappeared, which changes its parent's stat.
     pub(crate) fn is_structure(self) -> bool {
         self.data && self.children
     }
 }
 
-/// How many bytes a path may have in the mean of all that are remembered.
+/// How many bytes the remembered paths may have on average.
 const MEAN_PATH_BYTES: usize = 128;
 
-/// The nodes of which a server has one-shot watches for this connection, as far as replies and events have been taken.
-/// An event is taken after the replies before it: so what stands here may be gone already, and then its event waits.
+/// The nodes with one-shot watches on this connection, according to the replies and events processed so far. An event
+/// is processed after the replies before it: so an entry may already have fired, and then its event is waiting.
 #[derive(Debug)]
 pub(crate) struct Watches {
     nodes: BTreeMap<NodePath, Watch>,
     /// The bytes of their paths.
     bytes: usize,
-    /// The most nodes, with paths of `MEAN_PATH_BYTES` in the mean. Of more nothing is known, so that they are read again
-    /// more often.
+    /// The most nodes, with paths of `MEAN_PATH_BYTES` on average. Beyond that nothing is remembered, so that they are
+    /// read again more often.
     most: usize,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct Watches {
 struct Watch {
     data: bool,
     children: bool,
-    /// Whether it may not be read, so that a watch of its existence is set before that is tried.
+    /// Whether it is unreadable, so that an existence watch is set before reading is tried.
     is_unreadable: bool,
 }
 
@@ -88,7 +88,7 @@ impl Watches {
         }
     }
 
-    /// The node may not be read; whether it is watched all the same, since that was known before, or can never be
+    /// The node is unreadable; returns whether it is watched all the same, since that was known before, or can never be
     /// known.
     pub(crate) fn set_unreadable(&mut self, path: &NodePath) -> bool {
         let Some(watch) = self.watch(path) else { return true };
@@ -123,7 +123,7 @@ impl Watches {
         }
     }
 
-    /// The node is gone, with all below it. What was read of that is to be read again when the node comes again.
+    /// The node is gone, with everything below it. What was read there has to be read again when the node reappears.
     pub(crate) fn remove_all(&mut self, path: &NodePath) {
         let below = self.nodes.range(path.clone()..).map(|(below, _)| below).take_while(|below| below.is_under(path));
         let gone: Vec<NodePath> = below.cloned().collect();

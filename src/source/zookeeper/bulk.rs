@@ -1,8 +1,8 @@
-//! Bulk: reads many nodes, with few bytes of replies on their way: large ones singly, small ones many a request.
+//! Bulk: reads many nodes with a bounded amount of replies in flight: large nodes singly, small ones many per request.
 //!
-//! Of a node that is known its size is known too. Of many that are not, some are read first, before them some of these,
-//! and so on; the others are taken to be like the ones that lie around them, and no more are asked for at once than the
-//! nodes that came can vouch for. What is large and known is only compared, since a server need not send it again.
+//! The size of a known node is known too. Of many unknown ones, some are read first, and before them some of these, and
+//! so on; the others are assumed to be like those around them, and no more are requested at once than the nodes read so
+//! far justify. Large known nodes are only compared, since a server need not send them again.
 
 use std::iter::successors;
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use crate::store::Snapshot;
 use crate::task::random_below;
 use crate::zookeeper::{Answers, Asked, Listing, ReadResult, Session, SessionError, Watching};
 
-/// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
-/// what was read after it.
+/// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo what
+/// was read after it.
 const MAX_REQUESTS_IN_FLIGHT: usize = 8;
 
-/// Nodes that are read together by a request for each: all that are on their way are few beside the 1,000 of all
-/// clients above which a server reads no more requests.
+/// Nodes that are read together by one request each: few compared to the 1,000 outstanding requests of all clients
+/// above which a server stops reading.
 const MAX_SINGLE_REQUESTS: usize = 32;
 
-/// How many requests share what may be in flight, so that none waits for the one before it.
+/// How many requests share the bytes that may be in flight, so that none waits for the one before it.
 const IN_FLIGHT_SHARES: usize = 4;
 
-/// A node with more data than this goes into no request with others, and is compared before it is read again.
+/// A node with more data than this is never read together with others, and is compared before it is read again.
 pub(super) const LARGE_NODE_BYTES: usize = 8 << 10;
 
-/// What a reply has of each node beside its data or the list of its children; and of each child, with its name.
+/// The size of a node in a reply besides its data or the list of its children; and of each child, with its name.
 const NODE_BYTES: usize = 100;
 const CHILD_BYTES: usize = 50;
 
-/// Of this many nodes of which nothing is known, one is read before the others.
+/// Of this many unknown nodes, one is read before the others.
 const SCOUT_STRIDE: usize = 32;
 
 /// Reads nodes through a session.
@@ -46,13 +46,13 @@ pub(super) struct Bulk<'a> {
     pub(super) session: &'a Session,
     pub(super) pace: &'a Pace,
     pub(super) known: &'a Snapshot,
-    /// What earlier attempts have read, which ended before it could be published.
+    /// What earlier attempts read before they failed and could not publish it.
     pub(super) earlier: &'a Generation,
 }
 
 impl<'a> Bulk<'a> {
-    /// Reads nodes, parents before their children: what is below one that cannot be read is hidden. What is large and
-    /// known is only compared, if `compares`.
+    /// Reads nodes, parents before their children: anything below an unreadable one is hidden. If `compares`, large
+    /// known nodes are only compared.
     pub(super) async fn read(
         &self,
         paths: &[NodePath],
@@ -102,12 +102,12 @@ impl<'a> Bulk<'a> {
         in_window(paths, self.pace.bytes(), plan, ask, read, take).await
     }
 
-    /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first; then some between them,
-    /// and at last all others, which are taken to be like those around them. Each is at a random place, since sizes may
-    /// repeat at any distance. The very first are read as if they were as large as may be.
+    /// Reads unknown nodes. Of many, some that lie far apart are read first; then some between them, and finally all
+    /// others, which are assumed to be like those around them. Each is at a random place, since sizes may repeat at any
+    /// distance. The very first are read as if they had the maximum size.
     ///
-    /// Small ones prove little of others: of so many that came, one in as many may be large and was not met. So about
-    /// twice as many as came are on their way at most.
+    /// Small ones prove little about others: after n of them, one in n may still be large without having been met. So
+    /// at most about twice as many as have arrived are in flight.
     async fn explore(
         &self,
         paths: &[NodePath],
@@ -144,7 +144,7 @@ impl<'a> Bulk<'a> {
         Ok(())
     }
 
-    /// Lists the children of nodes; of each is known about how many there are.
+    /// Lists the children of nodes; the approximate number of each one's children is known.
     pub(super) async fn list(
         &self,
         parents: &[NodePath],
@@ -174,8 +174,8 @@ impl<'a> Bulk<'a> {
         self.node(path).filter(|node| node.data.len() > LARGE_NODE_BYTES)
     }
 
-    /// How many of the first paths fit into one request, at least one; and how large its reply will be. `sizes` has of each
-    /// how many bytes of data or names it has. What is large goes alone.
+    /// How many of the first paths fit into one request, at least one; and how large its reply will be. `sizes` has the
+    /// number of bytes of data or names of each. Large ones go alone.
     fn fitting(&self, paths: &[NodePath], most_nodes: usize, sizes: impl Iterator<Item = usize>) -> (usize, usize) {
         let most = self.pace.bytes() / IN_FLIGHT_SHARES;
         let (mut count, mut bytes, mut path_bytes) = (0, 0_usize, 0);
@@ -195,7 +195,7 @@ impl<'a> Bulk<'a> {
     }
 }
 
-/// How many bytes came of a node; of one that is too large more than any other has, and all that may be in flight.
+/// How many bytes a node took; for one that is too large, more than any other, and all that may be in flight.
 fn bytes_of(reading: &ReadResult, most: usize) -> usize {
     match reading {
         ReadResult::Found(node) => node.data.len(),
@@ -211,7 +211,7 @@ fn unread_places(sizes: &[Option<usize>], step: usize) -> Vec<usize> {
     unread.map(|(stride, start)| start + random_below(stride.len())).collect()
 }
 
-/// Those of some paths, in their order, that lie below no other, and those that do.
+/// The paths, in order, that are below no other of them, and those that are.
 fn parted(paths: Vec<NodePath>) -> (Vec<NodePath>, Vec<NodePath>) {
     let mut last: Option<NodePath> = None;
     paths.into_iter().partition(|path| {
@@ -223,7 +223,7 @@ fn parted(paths: Vec<NodePath>) -> (Vec<NodePath>, Vec<NodePath>) {
     })
 }
 
-/// What an answer is where there is none to a single question.
+/// The result for a single question without an answer.
 trait NoAnswer {
     /// The reply would be too large.
     const TOO_LARGE: Self;
@@ -241,8 +241,8 @@ impl NoAnswer for Listing {
     const REFUSED: Self = Listing::Nothing;
 }
 
-/// Asks for all of `paths`, some a request, with at most `most` bytes on their way, and hands every answer to `take`,
-/// in order.
+/// Requests all of `paths`, several per request, with at most `most` bytes in flight, and passes every answer to
+/// `take`, in order.
 async fn in_window<'p, T: NoAnswer>(
     paths: &'p [NodePath],
     most: usize,
@@ -270,8 +270,8 @@ async fn in_window<'p, T: NoAnswer>(
     }
 }
 
-/// Takes the answers to some questions; where they would be too large together, or the server refuses one, asks again
-/// for fewer at once.
+/// Takes the answers to some questions; if they would be too large together, or the server refuses one, asks again for
+/// fewer at once.
 async fn take_or_ask_again<'p, T: NoAnswer>(
     paths: &'p [NodePath],
     answers: Answers<T>,

@@ -1,4 +1,4 @@
-//! `[[zookeeper]]`: an ensemble and what of it is mirrored.
+//! `[[zookeeper]]`: an ensemble and which part of it is mirrored.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,60 +16,59 @@ use crate::zookeeper::{Chroot, Kerberos, Settings, address, address_of, chroot_o
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What status and logs call it.
+    /// Its name in status and logs.
     pub name: String,
-    /// Required: hosts, and after them the chroot below which all paths lie: `zk1:2181,zk2:2181/app`.
+    /// Required: hosts, followed by the chroot below which all paths lie: `zk1:2181,zk2:2181/app`.
     pub connect: String,
-    /// The subtrees to mirror. None lies within another. One that does not exist yet is watched until it does.
+    /// The subtrees to mirror, disjoint. One that does not exist yet is watched until it does.
     pub roots: Vec<NodePath>,
     /// Patterns of the paths to keep: `*` within a part, `**` across parts. Empty: all.
     pub include: Patterns,
-    /// Patterns of the paths to leave out, with all that lies below them.
+    /// Patterns of the paths to exclude, with everything below them.
     pub exclude: Patterns,
-    /// Whether other servers that the ensemble has, by what it says itself, are tried where none of `connect` gives a
-    /// session.
+    /// Whether other servers, which the ensemble itself reports, are tried if none of `connect` gives a session.
     pub follow_reconfig: bool,
-    /// Whether a server is mirrored, where there is no other, that serves only to read, since it is cut off from its
-    /// ensemble. Ages grow meanwhile.
+    /// Whether to mirror a read-only server, which is cut off from its ensemble, if there is no other. Ages grow
+    /// meanwhile.
     pub read_only: bool,
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub credentials: Option<PathBuf>,
-    /// For servers after `tls://`: a file with the authorities that sign their certificates; none: those that this
-    /// machine believes. It and the next two are read anew at each connection.
+    /// For `tls://` servers: a file with the authorities that may sign their certificates; none: those that this
+    /// machine trusts. This and the next two are read at each connection.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub ca: Option<PathBuf>,
-    /// The certificate that is shown to them, with those that lead from it to its authority, and its key.
+    /// The client certificate with its chain, and its key.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub certificate: Option<PathBuf>,
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub key: Option<PathBuf>,
     #[serde(with = "crate::rule::WithinAnHour")]
     pub session_timeout: Duration,
-    /// When a resync finds more than half of the nodes gone, they are kept this long before that is believed; their
-    /// age grows meanwhile. `0s`: it is believed at once. What registers instances is the guard's.
+    /// If a resync finds more than half of the nodes gone, they are kept this long before that is accepted; their age
+    /// grows meanwhile. `0s`: it is accepted at once. Nodes that register instances are up to the guard.
     #[serde(with = "crate::rule::WithinADay")]
     pub hold: Duration,
-    /// Every this long, more or less, everything is read and compared.
+    /// The approximate interval at which everything is read and compared.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub audit_interval: Duration,
-    /// What passes a limit is left out; `status` says how much.
+    /// What exceeds a limit is omitted; `status` shows how much.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_nodes: usize,
-    /// Of all paths and data.
+    /// The limit for all paths and data.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_bytes: ByteSize,
-    /// Of one node's data.
+    /// The limit for one node's data.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_node_bytes: ByteSize,
-    /// How many bytes of replies may be on their way, so that no server is asked for more than it has memory for, and
-    /// no line for more than it carries. One node may be larger.
+    /// How many bytes of replies may be in flight, so that no server is asked for more than it has memory for, and no
+    /// network for more than it carries. One node may be larger.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_in_flight: ByteSize,
-    /// Of a path, in parts.
+    /// The limit for the depth of a path.
     #[serde(deserialize_with = "crate::rule::at_most::<_, 1024>")]
     pub max_depth: usize,
-    /// Identities are also proven by SASL's GSSAPI, where this is.
+    /// If set, identities are also proven by SASL's GSSAPI.
     pub kerberos: Option<Kerberos>,
 }
 
@@ -101,7 +100,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The settings for an ensemble of which only the address is known.
+    /// The default settings for an ensemble at this address.
     pub fn new(connect: impl Into<String>) -> Self {
         Self { connect: connect.into(), ..Self::default() }
     }
@@ -116,7 +115,7 @@ impl Config {
         Feed::of_nodes(&self.name, "zookeeper", self.roots.clone()).of(identity)
     }
 
-    /// Where the ensemble is, and as whom a session speaks to it.
+    /// The address of the ensemble, and the identity of its sessions.
     pub(crate) fn session(&self) -> Settings {
         Settings {
             name: self.name.clone(),
@@ -153,7 +152,7 @@ impl Patterns {
 }
 
 impl TryFrom<Vec<String>> for Patterns {
-    /// All patterns that are none.
+    /// All invalid patterns.
     type Error = String;
 
     fn try_from(texts: Vec<String>) -> Result<Self, String> {

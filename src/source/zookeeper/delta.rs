@@ -1,4 +1,4 @@
-//! The delta: what reading some nodes again changes in the snapshot.
+//! The delta: the changes that reading some nodes again makes to the snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use super::walk::Gather;
 use crate::model::{Change, Node, NodePath, Stat};
 use crate::store::Snapshot;
 
-/// Collects the changes to what is `known`.
+/// Collects the changes relative to `known`.
 pub(super) struct Delta<'a> {
-    /// What became of each path. None: it is gone.
+    /// The new state of each path. None: it is gone.
     changes: BTreeMap<NodePath, Option<Arc<Node>>>,
     known: &'a Snapshot,
     budget: Budget,
-    /// Whether what is known was read in this session, but for what was left out: then it has no newer state to lose.
+    /// Whether what is known was read in this session, except what was omitted: then there is no newer state to lose.
     confirmed: bool,
     skipped: &'a mut Skipped,
 }
@@ -26,7 +26,7 @@ impl Gather for Delta<'_> {
         match verdict {
             Verdict::Ignore => {}
             Verdict::Keep(node) => return self.keep(path, node, self.confirmed && !was_left_out),
-            // What lies below cannot be followed, as it cannot be found at a start.
+            // What lies below cannot be followed, as it could not be found at a start.
             Verdict::Skip(Why::Unreadable, _) => {
                 self.skipped.insert(path, Why::Unreadable);
                 self.delete_all(path);
@@ -71,7 +71,7 @@ impl<'a> Delta<'a> {
         self.changes.extend(known.map(|(below, _)| (below.clone(), None)));
     }
 
-    /// Whether there is place for it, be it as it was.
+    /// Whether there is room for it, even if unchanged.
     fn keep(&mut self, path: &NodePath, node: Arc<Node>, confirmed: bool) -> bool {
         let old = match self.changes.get(path) {
             Some(changed) => changed.as_ref(),
@@ -91,8 +91,8 @@ impl<'a> Delta<'a> {
     }
 }
 
-/// Whether `read` is an older state of a node than `known`, within one session. Versions say nothing of that: they begin anew
-/// when a node is created again.
+/// Whether `read` is an older state of a node than `known`, within one session. Versions do not show that: they start
+/// over when a node is created again.
 fn is_older(read: &Stat, known: &Stat) -> bool {
     (read.czxid, read.mzxid.max(read.pzxid)) < (known.czxid, known.mzxid.max(known.pzxid))
 }

@@ -1,4 +1,4 @@
-//! A level of the tree: which of the children that were listed are to be read.
+//! A level of the tree: which of the listed children to read.
 
 use super::scan::Scope;
 use super::skipped::{MAX_PATH_BYTES, Skipped, Why};
@@ -6,10 +6,10 @@ use crate::model::NodePath;
 use crate::store::Snapshot;
 use crate::zookeeper::{Listing, Names, Session};
 
-/// The nodes of the next level: as many as there may be place for, and of the rest those that are known.
+/// The nodes of the next level: as many as there may be room for, and of the rest those that are known.
 pub(super) struct Level<'a> {
     scope: &'a Scope<'a>,
-    /// Those of these nodes that are watched are not read again.
+    /// Watched ones among them are not read again.
     watches: Option<&'a Session>,
     pub(super) paths: Vec<NodePath>,
     nodes: usize,
@@ -17,13 +17,13 @@ pub(super) struct Level<'a> {
 }
 
 impl<'a> Level<'a> {
-    /// With place for this many nodes.
+    /// With room for this many nodes.
     pub(super) fn new(scope: &'a Scope<'a>, nodes: usize, watches: Option<&'a Session>) -> Self {
         let bytes = usize::try_from(scope.config.max_bytes.as_u64()).unwrap_or(usize::MAX);
         Self { scope, watches, paths: Vec::new(), nodes, bytes }
     }
 
-    /// What was listed of a node, which has about `children` of them.
+    /// Adds the listing of a node, which has about `children` children.
     pub(super) fn add(
         &mut self,
         parent: &NodePath,
@@ -33,7 +33,7 @@ impl<'a> Level<'a> {
         skipped: &mut Skipped,
     ) {
         match listing {
-            // Most of a longer list could only be left out.
+            // Most of a longer list could only be omitted.
             Listing::Names(names) if names.count() / 2 <= self.scope.config.max_nodes => {
                 self.add_names(parent, &names, known, skipped);
             }
@@ -77,7 +77,7 @@ impl<'a> Level<'a> {
             self.bytes -= bytes;
             return Ok(());
         }
-        // Not only the node itself: of one that the patterns do not keep, what lies below may be known.
+        // Not only the node itself: nodes below one that the patterns exclude may be known.
         known.subtree(path, path.clone()).next().map(drop).ok_or(Why::NoPlace { is_known: false })
     }
 }

@@ -1,4 +1,4 @@
-//! The mirror of one ensemble: it connects, reads everything, follows the changes, and begins anew after every loss.
+//! The mirror of one ensemble: it connects, reads everything, follows the changes, and starts over after every loss.
 //!
 //! ```text
 //! CONNECT ─ok─► SYNC ─published─► LIVE
@@ -7,8 +7,7 @@
 //!    └──ended── DOWN ◄─────────────┘        DOWN ─connected again─► SYNC, never straight to LIVE
 //! ```
 //!
-//! The snapshot is the mirror's only memory: nobody else writes its part, so what the store holds is what the mirror
-//! knows.
+//! The snapshot is the mirror's only memory: nobody else writes its part, so the mirror knows what the store holds.
 
 mod compare;
 mod live;
@@ -32,20 +31,20 @@ use crate::store::{Batch, Feed, FeedProgress, FeedState, Proof, Publisher, left_
 use crate::task::{Backoff, Reload, Stop, around, random_part};
 use crate::zookeeper::{Servers, Session, SessionError, Settings, credentials};
 
-/// How long to wait, more or less, where trying again cannot help soon.
+/// How long, more or less, to wait when retrying soon cannot help.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// After so long in sync, trouble is new trouble.
+/// After this long in sync, the backoff starts over.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
-/// The least age of what a server holds that serves only to read: it begins to when it has sought a quorum in vain.
+/// The minimum age of a read-only server's data: a server becomes read-only after it has sought a quorum in vain.
 const MIN_CUT_OFF_AGE: Duration = Duration::from_secs(5);
 
 const READ_ONLY: &str =
     "mirrors a server that is cut off from its ensemble and serves to read only; what it holds stands";
 
-/// Mirrors one ensemble into the store, until the stop. What an earlier process left and is left out now is gone when
-/// this returns, before anybody can be answered with it.
+/// Mirrors one ensemble into the store, until the stop. Nodes from an earlier process that are now excluded are gone
+/// when this returns, before anybody can be answered with them.
 pub fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) -> impl Future<Output = ()> {
     let (skipped, skipped_log) = (Skipped::default(), SkippedLog::default());
     let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
@@ -87,17 +86,16 @@ struct Mirror {
     skipped_log: SkippedLog,
     quotas: Option<NodePath>,
     pace: Pace,
-    /// The large nodes that were read in vain, since the connection was lost before all was read. They are only
-    /// compared.
+    /// Large nodes that were read before the connection was lost, and could not be published. They are only compared.
     earlier: Generation,
     held: Option<Held>,
     /// Whether it was in sync and no longer is.
     lost: bool,
-    /// Whether the server serves only to read: then nothing proves that the ensemble still has what it holds.
+    /// Whether the server is read-only: then nothing proves that the ensemble still has the same data.
     is_read_only: bool,
 }
 
-/// Nodes that are gone from the ensemble, and kept in case it lost them.
+/// Nodes that are gone from the ensemble, but are kept in case it lost them.
 #[derive(Clone, Copy)]
 struct Held {
     since: Moment,
@@ -135,8 +133,8 @@ impl Mirror {
         }
     }
 
-    /// Takes away what an earlier process left and patterns or limits leave out now, so that it does not count as lost.
-    /// As in a first read, what lies deeper has its place after what does not, and none below what has none.
+    /// Removes nodes from an earlier process that patterns or limits exclude now, so that they do not count as lost. As
+    /// in a first read, deeper nodes get room after others, and none below one without room.
     fn trim(&self) {
         let (snapshot, scope, progress) = (self.publisher.snapshot(), self.scope(), self.publisher.progress());
         let known = || self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone()));
@@ -158,7 +156,7 @@ impl Mirror {
                 return true;
             }
             let is_placeless = scope.is_too_deep(path) || path.upwards().any(|above| placeless.contains(above));
-            // What lies below it has its place all the same.
+            // What lies below it still gets room.
             if !is_placeless && scope.is_too_large(node) {
                 too_large += 1;
                 return true;
@@ -180,7 +178,7 @@ impl Mirror {
         self.publisher.publish(Batch { changes, skipped_nodes: Some(left_out), ..Batch::default() });
     }
 
-    /// Waits, unless the operator asks to try at once.
+    /// Waits, unless the operator asks to retry at once.
     async fn wait(&mut self, most: Duration) {
         tokio::select! {
             () = sleep(most) => {}
@@ -188,7 +186,7 @@ impl Mirror {
         }
     }
 
-    /// Keeps the store in step for as long as the session lives; why it no longer does.
+    /// Keeps the store in sync while the session lives; returns why it no longer does.
     async fn serve(&mut self, mut session: Session) -> SessionError {
         self.skipped_log = SkippedLog::default();
         tracing::info!(source = self.feed().name(), session = session.id(), "connected");
@@ -196,7 +194,7 @@ impl Mirror {
         loop {
             let since = Instant::now();
             let Err(trouble) = self.follow(&mut session).await;
-            // A request fails in the same way where only the connection is lost.
+            // A request also fails like this if only the connection is lost.
             let trouble = session.end().unwrap_or(trouble);
             if since.elapsed() > BACKOFF_RESET_AFTER {
                 backoff.reset();
@@ -220,7 +218,7 @@ impl Mirror {
         self.live(session).await
     }
 
-    /// After a long outage many sidecars come back at once: each waits a random while before it reads everything.
+    /// After a long outage many sidecars come back at once: each waits a random time before it reads everything.
     async fn spread(&self) {
         let outage = self.feed().since_proof().unwrap_or_default();
         if outage > self.config.session_timeout / 2 {
@@ -229,7 +227,7 @@ impl Mirror {
         }
     }
 
-    /// Reads everything and publishes what differs, at once.
+    /// Reads everything and publishes the differences atomically.
     async fn sync(&mut self, session: &mut Session) -> Result<(), SessionError> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         let is_late = mutant::is("read-before-the-watch");
@@ -267,7 +265,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Publishes, and says what the store then holds.
+    /// Publishes a batch, and reports the new state.
     fn publish(&mut self, batch: Batch) -> Revision {
         let held = self.held.map_or(0, |held| held.nodes);
         let skipped_nodes = Some(self.skipped.len() + held as u64);
@@ -277,7 +275,7 @@ impl Mirror {
         revision
     }
 
-    /// Says how the ensemble is followed.
+    /// Reports how the ensemble is being followed.
     fn report(&mut self, held: usize) {
         if held > 0 {
             let detail =
@@ -295,7 +293,7 @@ impl Mirror {
         }
     }
 
-    /// Notes how far what is mirrored has come, by which servers are chosen that serve only to read.
+    /// Notes the newest transaction that is mirrored, by which read-only servers are chosen.
     fn note_mirrored(&self) {
         if !self.config.read_only {
             return;
@@ -306,7 +304,7 @@ impl Mirror {
         self.servers.set_mirrored(newest.unwrap_or(0));
     }
 
-    /// The roots at which there is nothing to mirror, as the server knows them: that is legal, and may be a slip.
+    /// The roots with nothing to mirror, as server paths: that is legal, but may be a mistake.
     fn empty_roots(&self) -> Vec<String> {
         let snapshot = self.publisher.snapshot();
         let is_empty = |root: &&NodePath| {
@@ -321,7 +319,7 @@ impl Mirror {
         (!empty.is_empty()).then(|| format!("nothing to mirror at {} yet", empty.join(", ")))
     }
 
-    /// An identity cannot be taken back from a session: a changed one needs another session.
+    /// A session cannot drop an identity: a changed one requires another session.
     fn check_identity(&self, session: &Session) -> Result<(), SessionError> {
         match session.is_of(&self.settings) {
             Ok(true) => Ok(()),
@@ -333,7 +331,7 @@ impl Mirror {
         }
     }
 
-    /// Says that what the store holds does not follow the ensemble, and why. It stands.
+    /// Reports that the store no longer follows the ensemble, and why. The data is kept.
     fn down(&mut self, trouble: &SessionError) {
         let was_in_sync = self.feed().was_in_sync();
         self.lost |= was_in_sync;
@@ -356,8 +354,8 @@ impl Mirror {
     }
 }
 
-/// How long ago the last of these nodes was set: then its server was in step with its ensemble, by the ensemble's
-/// clock.
+/// How long ago the last of these nodes was set: at that time its server was in sync with its ensemble, by the
+/// ensemble's clock.
 fn since_last_set(changes: &[Change]) -> Duration {
     let set = changes.iter().filter_map(|change| match change {
         Change::Put(_, node) => Some(node.stat.mtime),

@@ -1,4 +1,4 @@
-//! The pace: how much is asked of a server at once, and less of it after a loss in mid-read.
+//! The pace: how much is asked of a server at once, and less after a loss in the middle of a read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,22 +7,23 @@ use bytesize::ByteSize;
 
 use crate::mutant;
 
-/// Paths in a request, in bytes, as the server knows them and with what stands beside each: a server closes the connection of a client that sends more than its `jute.maxbuffer`.
+/// The most bytes of paths in a request, as server paths and with the overhead of each: a server closes the connection
+/// of a client that sends more than its `jute.maxbuffer`.
 const MAX_REQUEST_BYTES: usize = 32 << 10;
 
-/// Nodes in a request.
+/// The most nodes in a request.
 const MAX_REQUEST_NODES: usize = 256;
 
 /// After this many halvings, one node is read at a time.
 const MAX_HALVINGS: u32 = 8;
 
-/// After this long without a loss in mid-read, twice as much is asked for.
+/// After this long without a loss in the middle of a read, the pace doubles.
 const EASE_AFTER: Duration = Duration::from_secs(600);
 
-/// What a node may hold of which nothing is known: at first, the most that ZooKeeper takes by default.
+/// The assumed size of an unknown node: initially the default maximum of ZooKeeper.
 pub(super) const UNKNOWN_BYTES: usize = 1 << 20;
 
-/// How many nodes small ones must make up for a large one: more than lie between large ones in a regular layout.
+/// How many small nodes outweigh a large one: more than lie between large ones in a regular layout.
 const MAX_GUESS_WEIGHT: usize = 64;
 
 #[derive(Debug)]
@@ -38,29 +39,29 @@ impl Pace {
         Self { max_bytes, halvings: 0, slowed: Instant::now() }
     }
 
-    /// Bytes of replies that may be on their way; one node may be larger.
+    /// The bytes of replies that may be in flight; one node may be larger.
     pub(super) fn bytes(&self) -> usize {
         let most = if mutant::is("all-at-once") { usize::MAX / 2 } else { self.max_bytes };
         most >> self.halvings
     }
 
-    /// Bytes of a request for paths; one path may be longer.
+    /// The bytes of a request for paths; one path may be longer.
     pub(super) fn request_bytes(&self) -> usize {
         MAX_REQUEST_BYTES >> self.halvings
     }
 
-    /// Nodes in a request.
+    /// The nodes in a request.
     pub(super) fn nodes(&self) -> usize {
         MAX_REQUEST_NODES >> self.halvings
     }
 
-    /// A read came to no end: the next one asks for less.
+    /// A read failed: the next one asks for less.
     pub(super) fn slow_down(&mut self) {
         self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
         self.slowed = Instant::now();
     }
 
-    /// A read came to its end.
+    /// A read was completed.
     pub(super) fn ease(&mut self) {
         if self.slowed.elapsed() > EASE_AFTER {
             self.halvings = self.halvings.saturating_sub(1);
@@ -69,11 +70,11 @@ impl Pace {
     }
 }
 
-/// What is guessed of nodes that were not read yet, by those that came before them.
+/// The estimated size of unread nodes, based on those read before.
 #[derive(Debug)]
 pub(super) struct Guess {
     bytes: AtomicUsize,
-    /// How many nodes came.
+    /// How many nodes arrived.
     count: AtomicUsize,
 }
 
@@ -82,7 +83,7 @@ impl Guess {
         Self { bytes: UNKNOWN_BYTES.into(), count: 0.into() }
     }
 
-    /// About how many bytes a node holds.
+    /// The estimated size of a node.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -91,7 +92,7 @@ impl Guess {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// A node came. Large ones are believed sooner than small ones.
+    /// A node arrived. Large ones raise the estimate faster than small ones lower it.
     pub(super) fn learn(&self, bytes: usize) {
         let (guess, count) = (self.bytes(), self.count() + 1);
         let learned = if bytes > guess {

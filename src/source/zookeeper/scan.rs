@@ -1,4 +1,4 @@
-//! The scan: gathers all that there is, and what of it is mirrored.
+//! The scan: collects all nodes that exist, and which of them are mirrored.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use crate::source::Generation;
 use crate::store::{FeedProgress, Snapshot};
 use crate::zookeeper::{Chroot, ReadResult};
 
-/// What of the ensemble is mirrored, and how much may be.
+/// Which part of the ensemble is mirrored, and how much of it may be.
 #[derive(Debug)]
 pub(super) struct Scope<'a> {
     pub(super) config: &'a Config,
-    /// Where ZooKeeper keeps its quotas, whose figures change without an event. Unless a root lies there, they are
-    /// not mirrored.
+    /// The path of ZooKeeper's quotas, whose values change without events. Unless a root lies there, they are not
+    /// mirrored.
     pub(super) quotas: Option<&'a NodePath>,
 }
 
-/// Where the server keeps its quotas, if the mirror sees that and leaves it out.
+/// The server's quota path, if the mirror can see it and excludes it.
 pub(super) fn quotas(config: &Config, chroot: &Chroot) -> Option<NodePath> {
     const QUOTAS: &str = "/zookeeper/quota";
     let (path, _) = chroot.client(QUOTAS)?;
     (!config.roots.iter().any(|root| root.is_under(&path))).then_some(path)
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Debug)]
 pub(super) struct Scan<'a> {
     pub(super) generation: Generation,
@@ -35,8 +35,7 @@ pub(super) struct Scan<'a> {
     budget: Budget,
 }
 
-/// How many nodes and bytes may still be taken in beyond what is known. What is known keeps its place: who came first
-/// stays.
+/// How many nodes and bytes may be added to what is known. Known nodes keep their room: first come, first served.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     nodes: u64,
@@ -55,7 +54,7 @@ impl Budget {
         usize::try_from(self.nodes).unwrap_or(usize::MAX)
     }
 
-    /// Whether there is place for a node, in place of what was known of it; then it is taken.
+    /// Whether there is room for a node, replacing its known state; if so, takes it.
     pub(super) fn admits(&mut self, path: &NodePath, node: &Node, old: Option<&Arc<Node>>) -> bool {
         let (nodes, bytes) = match old {
             Some(old) => (0, node.data.len().saturating_sub(old.data.len())),
@@ -70,26 +69,26 @@ impl Budget {
     }
 }
 
-/// What to do with what was read of a node.
+/// What to do with a node that was read.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Keep(Arc<Node>),
-    /// It may not be read, or passes a limit: then this older state of it stands.
+    /// It is unreadable, or exceeds a limit: then this older state of it is kept.
     Skip(Why, Option<Arc<Node>>),
-    /// It is of no interest.
+    /// It is not to be mirrored.
     Ignore,
     Gone,
 }
 
 impl Scope<'_> {
-    /// Whether a path is of any interest, be it for what lies below it.
+    /// Whether a path, or anything below it, may be mirrored.
     pub(super) fn enters(&self, path: &NodePath) -> bool {
         self.config.roots.iter().any(|root| path.is_under(root))
             && !self.quotas.is_some_and(|quotas| path.is_under(quotas))
             && (self.config.exclude.is_empty() || !path.upwards().any(|above| self.config.exclude.is_match(above)))
     }
 
-    /// Whether a node at this path is kept.
+    /// Whether a node at this path is mirrored.
     pub(super) fn keeps(&self, path: &NodePath) -> bool {
         self.config.include.is_empty() || self.config.include.is_match(path.as_str())
     }
@@ -102,7 +101,7 @@ impl Scope<'_> {
         node.data.len() as u64 > self.config.max_node_bytes.as_u64()
     }
 
-    /// What to do with what was read of a node. One that is too large keeps the data that `known` has of it.
+    /// What to do with a node that was read. One that is too large keeps the data in `known`.
     pub(super) fn classify(&self, path: &NodePath, reading: ReadResult, known: &Snapshot) -> Verdict {
         let is_known = || known.node(path).is_some();
         match reading {

@@ -1,24 +1,24 @@
-//! What is left out: nodes that may not be read, pass a limit, or have a name that no node can have.
+//! Skipped nodes: those that are unreadable, exceed a limit, or have an invalid name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use crate::model::{NodePath, shortened};
 
-/// A longer path is none that can be asked for.
+/// Longer paths cannot be requested.
 pub(super) const MAX_PATH_BYTES: usize = 256 << 10;
 
-/// How many are remembered, and how many bytes of their paths. However many more there are, they count as one.
+/// How many are remembered, and how many bytes of their paths. All others together count as one.
 const MAX_REMEMBERED: usize = 100_000;
 const MAX_REMEMBERED_BYTES: usize = 32 << 20;
 
-/// How much of a name that no node can have is kept.
+/// How much of an invalid name is kept.
 const MAX_NAME_CHARS: usize = 200;
 
-/// How many of a session are named in the log.
+/// How many per session are named in the log.
 const MAX_LOGGED: usize = 10;
 
-/// Why a node is left out.
+/// Why a node is omitted.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(super) enum Why {
     #[error("the identity may not read it")]
@@ -53,18 +53,18 @@ fn standing(is_known: bool) -> &'static str {
 const MAX_EXAMPLES: usize = 3;
 const MAX_EXAMPLE_CHARS: usize = 100;
 
-/// What is left out: nodes by their paths; what has none, by words that are no path.
+/// What is omitted: nodes by path; those without a valid path, in words.
 #[derive(Debug, Default)]
 pub(super) struct Skipped {
     whys: BTreeMap<Box<str>, (Why, u64)>,
-    /// The words, by their parents, for children with names that no node can have.
+    /// Words for children with invalid names, by parent.
     odd: BTreeMap<Box<str>, BTreeSet<Box<str>>>,
     /// How many of these there are, and the bytes of all paths and words.
     odd_names: usize,
     bytes: usize,
     /// How many nodes these are.
     nodes: u64,
-    /// Whether there were more than are remembered. Only another scan finds whether there still are.
+    /// Whether there were more than are remembered. Only another scan can show whether there still are.
     more: bool,
 }
 
@@ -73,7 +73,7 @@ impl Skipped {
         self.remember(path.as_str(), why, 1);
     }
 
-    /// A child with a name that no node can have.
+    /// A child with an invalid name.
     pub(super) fn insert_name(&mut self, parent: &NodePath, name: &str) {
         let words = odd(parent, name);
         if self.odd.get(parent.as_str()).is_some_and(|names| names.contains(&*words)) {
@@ -98,7 +98,7 @@ impl Skipped {
         }
     }
 
-    /// Forgets the children of a node with names that no node can have.
+    /// Forgets the children of a node with invalid names.
     pub(super) fn remove_names(&mut self, parent: &NodePath) {
         let gone = self.odd.remove(parent.as_str()).unwrap_or_default();
         gone.iter().for_each(|words| self.count_out(words));
@@ -109,7 +109,7 @@ impl Skipped {
         (self.odd_names, self.nodes) = (self.odd_names - 1, self.nodes - 1);
     }
 
-    /// The children of a node that are left out and have names that nodes can have.
+    /// The omitted children of a node with valid names.
     pub(super) fn children(&self, parent: &NodePath) -> Vec<NodePath> {
         let start = format!("{}/", parent.as_str().trim_end_matches('/'));
         let (mut children, mut from) = (Vec::new(), Included(start.clone()));
@@ -117,7 +117,7 @@ impl Skipped {
             let next = self.whys.range::<str, _>((from.as_ref().map(String::as_str), Unbounded)).next();
             let Some(below) = next.and_then(|(path, _)| path.strip_prefix(&*start)) else { return children };
             from = match below.split_once('/') {
-                // All below that child is leapt over: `0` is the next character after the slash.
+                // Skip everything below that child: `0` is the next character after the slash.
                 Some((child, _)) => Included(format!("{start}{child}0")),
                 None => {
                     children.extend(parent.parse_child(below));
@@ -127,7 +127,7 @@ impl Skipped {
         }
     }
 
-    /// Whether a node above this one may not be read: then nobody can follow what lies below.
+    /// Whether an ancestor is unreadable: then nothing below it can be followed.
     pub(super) fn hides(&self, path: &NodePath) -> bool {
         let mut above = path.upwards().skip(1);
         !self.whys.is_empty() && above.any(|above| matches!(self.whys.get(above), Some((Why::Unreadable, _))))
@@ -137,12 +137,12 @@ impl Skipped {
         matches!(self.whys.get(path.as_str()), Some((Why::Unreadable, _)))
     }
 
-    /// This many children of a node, at least one. That the node itself is read again changes nothing in it.
+    /// This many children of a node, at least one. Reading the node itself again does not change this.
     pub(super) fn insert_below(&mut self, parent: &NodePath, why: Why, nodes: usize) {
         self.remember(&format!("below {parent}"), why, nodes.max(1) as u64);
     }
 
-    /// The paths that can be asked for. The others are left out.
+    /// The paths that can be requested. The others are recorded as omitted.
     pub(super) fn askable(&mut self, paths: impl IntoIterator<Item = NodePath>) -> Vec<NodePath> {
         let (askable, long): (Vec<_>, Vec<_>) =
             paths.into_iter().partition(|path| path.as_str().len() <= MAX_PATH_BYTES);
@@ -167,7 +167,7 @@ impl Skipped {
         self.whys.len() + self.odd_names < MAX_REMEMBERED && self.bytes + bytes <= MAX_REMEMBERED_BYTES
     }
 
-    /// Forgets a node; whether it was left out, or may have been.
+    /// Forgets a node; returns whether it was, or may have been, omitted.
     pub(super) fn remove(&mut self, path: &NodePath) -> bool {
         self.forget(path.as_str()) || self.more
     }
@@ -181,36 +181,36 @@ impl Skipped {
         removed.is_some()
     }
 
-    /// What is left out, in words, and why.
+    /// What is omitted, in words, and why.
     fn all(&self) -> impl Iterator<Item = (&str, Why)> {
         let odd = self.odd.values().flatten().map(|words| (&**words, Why::Name));
         odd.chain(self.whys.iter().map(|(path, (why, _))| (&**path, *why)))
     }
 
-    /// Some of what is left out, in words.
+    /// Some of what is omitted, in words.
     pub(super) fn examples(&self) -> Vec<String> {
         let some = self.all().take(MAX_EXAMPLES);
         some.map(|(words, why)| format!("{} ({why})", shortened(words, MAX_EXAMPLE_CHARS))).collect()
     }
 
-    /// How many nodes are left out, as far as that is known.
+    /// How many nodes are omitted, as far as known.
     pub(super) fn len(&self) -> u64 {
         self.nodes + u64::from(self.more)
     }
 }
 
-/// Words for a child with a name that no node can have.
+/// Words for a child with an invalid name.
 fn odd(parent: &NodePath, name: &str) -> String {
     let name: String = name.escape_default().take(MAX_NAME_CHARS).collect();
     format!("\"{name}\" in {parent}")
 }
 
-/// Which of them the log has named.
+/// Those that the log has named.
 #[derive(Debug, Default)]
 pub(super) struct SkippedLog(BTreeSet<Box<str>>);
 
 impl SkippedLog {
-    /// Logs those that are new: the first of a session by their names, then once that there are more.
+    /// Logs new ones: the first of a session by name, then once that there are more.
     pub(super) fn log_new(&mut self, source: &str, skipped: &Skipped) {
         for (path, why) in skipped.all() {
             if self.0.len() > MAX_LOGGED {

@@ -1,4 +1,4 @@
-//! What must hold where a server has only one-shot watches, whatever happens between two requests.
+//! What must hold with servers that only have one-shot watches, whatever happens between two requests.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,10 +14,10 @@ use crate::store::{self, Feed, Store};
 use crate::task::{Reload, Tasks};
 use crate::zookeeper::fake::{Deed, Fake, Kind};
 
-/// How long anything may take that nothing holds up.
+/// How long anything may take that nothing delays.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A mirror of a server, which goes with it.
+/// A server, and a mirror of it, which ends when this is dropped.
 struct Mirror {
     fake: Fake,
     store: Arc<Store>,
@@ -33,19 +33,19 @@ impl Mirror {
         Self::knowing(fake, roots, set, Vec::new())
     }
 
-    /// One whose store holds this from before.
+    /// A mirror whose store already holds this.
     fn knowing(fake: &Fake, roots: &[&str], set: impl FnOnce(&mut Config), known: Vec<Change>) -> Self {
         let mut config = Config::new(fake.address.to_string());
         config.roots = roots.iter().map(|root| path(root)).collect();
         config.hold = Duration::ZERO;
-        // It would find what the watches miss.
+        // An audit would find what the watches miss.
         config.audit_interval = Duration::from_secs(3_600);
         set(&mut config);
         let feed = Feed::of_nodes("zookeeper", "zookeeper", config.roots.clone());
         let store = Store::new(&store::Config { history: 100, ..store::Config::default() }, vec![feed], Arc::default());
         store.publisher(0).publish(known);
         let (tasks, _failures) = Tasks::new();
-        // Nobody reloads, and whoever could is there until the end.
+        // No reload happens, but the sender must live until the end.
         let (reloading, reload) = Reload::new();
         let mirror = super::run(config, store.publisher(0), reload, tasks.stop_signal());
         tasks.short(async move {
@@ -69,7 +69,7 @@ impl Mirror {
         self.until("live", || self.store.snapshot().feeds()[0].age() == Some(Duration::ZERO)).await;
     }
 
-    /// Waits until it holds what the server does below its roots.
+    /// Waits until it holds what the server has below its roots.
     async fn agrees(&self, what: &str) {
         let feeds = self.store.snapshot().feeds().to_vec();
         let is_mirrored = |text: &String| feeds[0].roots().iter().any(|root| path(text).is_under(root));
@@ -80,7 +80,7 @@ impl Mirror {
         assert_eq!(self.nodes(), truth(), "{what}");
     }
 
-    /// Waits until something holds, but no longer than this.
+    /// Waits until a condition holds, but no longer than this.
     async fn until_or(&self, most: Duration, holds: impl Fn() -> bool) {
         let end = Instant::now() + most;
         while !holds() && Instant::now() < end {
@@ -118,7 +118,7 @@ async fn furnished(kind: Kind) -> Fake {
 
 use Deed::{Close, Create, CreateEphemeral, Cut, Delete, Open, Set};
 
-/// What happens to a tree, and may happen at any time between two requests.
+/// What may happen to a tree at any time between two requests.
 const STORIES: [&[Deed]; 13] = [
     &[Set("/a/b"), Set("/a/b"), Set("/a/b")],
     &[Create("/a/f"), Delete("/a/f")],
@@ -135,7 +135,7 @@ const STORIES: [&[Deed]; 13] = [
     &[Set("/e"), Cut, Set("/a/b/c"), Create("/a/f"), Delete("/a/d")],
 ];
 
-/// Tries many things, some of them at the same time.
+/// Runs many trials, some of them concurrently.
 async fn try_all(trials: impl IntoIterator<Item = impl Future<Output = ()>>) {
     const AT_ONCE: usize = 24;
     stream::iter(trials).buffer_unordered(AT_ONCE).collect().await
@@ -252,7 +252,7 @@ async fn a_server_that_refuses_while_the_others_are_away_for_a_moment_is_not_bel
     let folder = tempfile::tempdir().expect("a folder");
     let credentials = folder.path().join("z.cred");
     std::fs::write(&credentials, "digest:joe:secret\n").expect("written");
-    // It refuses them at once, or in the session that it gave.
+    // It refuses them at once, or within the session that it gave.
     for kind in [Kind::Denying, Kind::Guarded] {
         let [one, other] = [furnished(Kind::New).await, furnished(Kind::New).await];
         let set = |config: &mut Config| {
@@ -289,7 +289,7 @@ async fn where_all_servers_want_a_proof_before_the_first_read_the_credentials_ar
 
 #[tokio::test]
 async fn that_an_old_server_closes_at_a_persistent_watch_costs_no_wait_before_the_first_read() {
-    /// Less than the least wait after a loss.
+    /// Less than the minimum wait after a loss.
     const MOST: Duration = Duration::from_millis(45);
     let mut fastest = Duration::MAX;
     for _ in 0..10 {
@@ -365,7 +365,7 @@ async fn a_flood_of_events_of_one_node_is_answered_by_one_read_after_another() {
         tokio::task::yield_now().await;
     }
     mirror.agrees("after the flood").await;
-    // One each 20 ms, of this node, of its parent, and of the child that may be there.
+    // One every 20 ms for this node, for its parent, and for a possible child.
     let most = 3 * (began.elapsed().as_millis() as usize / 20 + 2);
     let asked = fake.asked();
     let (data, lists) = (asked.data.len() - before.data.len(), asked.lists - before.lists);
@@ -402,7 +402,7 @@ async fn that_a_node_is_gone_when_its_watch_is_restored_announces_nothing() {
     assert_eq!(mirror.nodes().len(), before);
 }
 
-/// The bytes of all paths and data that a server holds.
+/// The bytes of all paths and data on a server.
 fn bytes(fake: &Fake) -> u64 {
     fake.nodes().iter().map(|(path, node)| (path.len() + node.data.len()) as u64).sum()
 }
@@ -417,7 +417,7 @@ async fn a_known_node_that_grows_beyond_its_place_keeps_it_with_all_that_lies_be
         fake.does(&[Set("/a"), Cut]);
         mirror.until("it has no place", || mirror.left_out() > 0).await;
         assert_eq!((mirror.nodes(), mirror.left_out()), (before, 1), "{kind:?}");
-        // There is place again, also for what comes below.
+        // There is room again, also for what lies below.
         fake.does(&[Delete("/e"), Cut]);
         mirror.until("the other is gone", || !mirror.nodes().contains_key("/e")).await;
         fake.does(&[Cut]);
@@ -480,7 +480,7 @@ async fn nothing_known_keeps_its_place_below_a_node_that_loses_its_own_at_a_star
     let known = known.map(|(text, data)| Change::Put(path(text), node(data)));
     let limit = |config: &mut Config| {
         config.max_bytes = ByteSize(50);
-        // Nobody is there.
+        // Nobody listens there.
         config.connect = "127.0.0.1:1".into();
     };
     let mirror = Mirror::knowing(&fake, &["/"], limit, known.into());

@@ -1,4 +1,4 @@
-//! The walk: reads nodes and what lies below them, level by level.
+//! The walk: reads nodes and everything below them, level by level.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use super::skipped::{Skipped, Why};
 use crate::model::{Node, NodePath};
 use crate::zookeeper::{Fired, Listing, Names, ReadResult, Session, SessionError, Watching, is_same};
 
-/// Where it is gathered what became of nodes.
+/// Collects the states of nodes.
 pub(super) trait Gather {
-    /// Takes in what became of a node; false: there is no place for it, nor for what lies below. One that is known keeps
-    /// its place, as it was.
+    /// Takes in the state of a node; false: there is no room for it, nor for anything below it. A known one keeps its
+    /// room and its state.
     fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool;
 
     fn skipped(&mut self) -> &mut Skipped;
 
-    /// For how many more nodes there is place, where there may be `max_nodes`.
+    /// For how many more nodes there is room, given `max_nodes`.
     fn room(&self, max_nodes: usize) -> usize;
 }
 
-/// What lies below the nodes that are read, and is read with them.
+/// What is read along with the nodes below which it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Below {
     All,
-    /// What no watch reports.
+    /// Whatever no watch covers.
     Unwatched,
 }
 
@@ -37,15 +37,15 @@ pub(super) struct Walk<'a> {
     pub(super) below: Below,
 }
 
-/// Nodes whose children are listed.
+/// Nodes whose children are to be listed.
 #[derive(Debug, Default)]
 struct Parents {
     paths: Vec<NodePath>,
-    /// About how many children each has.
+    /// The approximate number of children of each.
     counts: Vec<usize>,
     states: Vec<State>,
     expected: usize,
-    /// Others, which are to be read again.
+    /// Others, which have to be read again.
     again: Vec<NodePath>,
 }
 
@@ -54,7 +54,7 @@ struct Parents {
 enum State {
     /// It was read. None: it is not kept.
     Read(Option<Arc<Node>>),
-    /// Its data is watched. The list shows whether it is as it was before.
+    /// Its data is watched. The list shows whether it is unchanged.
     Watched(Arc<Node>),
 }
 
@@ -68,7 +68,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads nodes, but for those that are watched; whose children are to be listed.
+    /// Reads nodes, except watched ones; returns those whose children are to be listed.
     async fn read_level(&self, level: Vec<NodePath>, into: &mut impl Gather) -> Result<Parents, SessionError> {
         let (mut parents, mut unread) = (Parents::default(), Vec::new());
         for path in level {
@@ -93,7 +93,7 @@ impl Walk<'_> {
             };
             let has_place = into.take(path, verdict);
             let Some(children) = children else { return };
-            // With more than there may be place for, only what is known is still followed.
+            // With more than there may be room for, only known nodes are followed.
             let is_full = || {
                 let is_full = children > 0 && parents.expected >= into.room(self.scope.config.max_nodes);
                 is_full && self.bulk.known.children(path).next().is_none()
@@ -135,14 +135,14 @@ impl Walk<'_> {
         Ok(next.paths)
     }
 
-    /// What lies below a node for which there is no place has none either.
+    /// Records that there is no room for what lies below a node without room.
     fn skip_below(&self, path: &NodePath, children: usize, into: &mut impl Gather) {
         if children > 0 && self.below == Below::All {
             into.skipped().insert_below(path, Why::NoPlaceBelow, children);
         }
     }
 
-    /// Takes in what the list of its children shows of a node, and whether there is place for it; None: it must be
+    /// Takes in what its list of children shows about a node; returns whether there is room for it; None: it has to be
     /// read.
     fn confirm(&self, path: &NodePath, state: State, listing: &Listing, into: &mut impl Gather) -> Option<bool> {
         let (node, was_read) = match state {
@@ -157,7 +157,7 @@ impl Walk<'_> {
         };
         let Some(node) = node else { return Some(true) };
         if !is_same(&node, stat, *length) {
-            // Where it was read, an event reports that.
+            // If it was read, an event reports that.
             return was_read.then_some(true);
         }
         Some(if node.stat != *stat {
@@ -167,7 +167,7 @@ impl Walk<'_> {
         })
     }
 
-    /// What is known of a node whose data is watched, and whose children may be.
+    /// The known state of a node whose data is watched; its children may be as well.
     fn watched(&self, path: &NodePath) -> Option<Arc<Node>> {
         if !self.session().watches().has_data(path) {
             return None;
@@ -175,11 +175,11 @@ impl Walk<'_> {
         self.bulk.node(path).filter(|node| node.stat.ephemeral_owner == 0).cloned()
     }
 
-    /// How many children of a node are to be listed; None: that is not to be done.
+    /// How many children of a node there are to list; None: they are not to be listed.
     fn children(&self, path: &NodePath, reading: &ReadResult) -> Option<usize> {
         let children = match reading {
             ReadResult::Found(node) => node.stat.num_children.max(0) as usize,
-            // Nobody knows how many.
+            // The number is unknown.
             ReadResult::TooLarge | ReadResult::Refused => 1,
             ReadResult::Absent | ReadResult::Unreadable => return None,
         };
@@ -193,7 +193,7 @@ impl Walk<'_> {
         is_listed.then_some(children)
     }
 
-    /// Remembers what reading a node did to its watch; false: it is to be read again.
+    /// Remembers how reading a node affected its watch; false: it has to be read again.
     fn note_watch(&self, path: &NodePath, reading: &ReadResult) -> bool {
         if self.session().watching() == Watching::Persistent {
             return true;
@@ -222,7 +222,7 @@ impl Parents {
     }
 }
 
-/// The children that were left out and are gone, so that no watch reports it. The odd names among them are forgotten.
+/// Omitted children that are gone without a watch to report it. Forgets the invalid names among them.
 fn skipped_before(parent: &NodePath, names: &Names, skipped: &mut Skipped) -> Vec<NodePath> {
     skipped.remove_names(parent);
     let mut gone = skipped.children(parent);

@@ -1,4 +1,4 @@
-//! Credentials by a keytab that is named: what the Rust binding of GSSAPI does not offer.
+//! Credentials from a named keytab, which the Rust binding of GSSAPI does not offer.
 #![allow(unsafe_code)] // Calls of a C library. What they are given lives until they return, and they keep none of it.
 
 use std::ffi::CStr;
@@ -11,8 +11,8 @@ use libgssapi_sys as sys;
 /// A name, released when it is dropped.
 struct Principal(sys::gss_name_t);
 
-/// Those of a principal, or of the first one in the keytab. Its tickets are kept in the cache, taken when there are
-/// none that still hold, and renewed in time.
+/// Credentials of a principal, or of the first one in the keytab. Its tickets are kept in the cache, obtained if there
+/// are no valid ones, and renewed in time.
 pub(super) fn acquire(principal: Option<&str>, keytab: &CStr, cache: &CStr) -> Result<Cred, Error> {
     let principal = principal.map(Principal::new).transpose()?;
     let mut elements = [(c"client_keytab", keytab), (c"ccache", cache)]
@@ -33,7 +33,7 @@ pub(super) fn acquire(principal: Option<&str>, keytab: &CStr, cache: &CStr) -> R
         )
     };
     done(major, minor)?;
-    // It is nobody else's.
+    // Nobody else owns it.
     Ok(unsafe { Cred::from_c(credentials) })
 }
 

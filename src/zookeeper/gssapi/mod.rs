@@ -1,7 +1,7 @@
-//! SASL by GSSAPI, which is Kerberos (RFC 4752), with the C library of MIT.
+//! SASL with GSSAPI, that is Kerberos (RFC 4752), using MIT's C library.
 //!
-//! Only the first token of an exchange takes more than a moment: for it, names are looked up and KDCs asked. The
-//! library cannot be stopped in that, so it is done on a thread for which nobody has to wait.
+//! Only the first token of an exchange takes more than a moment: it requires name lookups and requests to KDCs. The
+//! library cannot be interrupted in that, so it runs on a thread that nobody has to wait for.
 
 mod keytab;
 
@@ -29,13 +29,13 @@ use crate::task::unawaited;
 /// How many threads may wait for KDCs at once, for one ensemble.
 const MAX_AT_ONCE: usize = 8;
 
-/// Kerberos takes two, and the agreement on security layers one more.
+/// Kerberos takes two, and the negotiation of security layers one more.
 const MAX_ROUNDS: usize = 6;
 
-/// The most that a server's token may hold: one with the largest ticket that Windows makes takes less.
+/// The largest token of a server: one with the largest ticket that Windows issues is smaller.
 const MAX_TOKEN: usize = 64 << 10;
 
-/// The layer of RFC 4752 that is none: what follows is as ZooKeeper's protocol has it.
+/// "No security layer" in RFC 4752: what follows is plain ZooKeeper protocol.
 const NO_LAYER: u8 = 1;
 
 const NO_GSSAPI: &str = "it has no GSSAPI: is its `Server` in JAAS a Krb5LoginModule?";
@@ -49,21 +49,21 @@ const SKEW_IN_REPLY: i32 = KRB5 + 148;
 const NO_KDC_KNOWN: i32 = KRB5 + 154;
 const NO_KDC_REACHED: i32 = KRB5 + 156;
 
-/// By what the mirror of an ensemble proves who it is. Clones share the tickets.
+/// The Kerberos identity of an ensemble's mirror. Clones share the tickets.
 #[derive(Clone, Debug)]
 pub(super) struct Gssapi {
     kerberos: Kerberos,
-    /// Tickets that were taken by the keytab are in a cache in this process, by this name and a number.
+    /// Tickets obtained by the keytab are cached in this process, under this name and a number.
     cache: String,
     number: Arc<AtomicUsize>,
     places: Places,
 }
 
-/// The services for which a thread waits: one for each, so that none takes the places of the others.
+/// The services for which a thread is waiting: one for each, so that none takes the places of the others.
 #[derive(Clone, Debug, Default)]
 struct Places(Arc<Mutex<BTreeSet<String>>>);
 
-/// The place of a thread, free again when it is dropped.
+/// The place of a thread, freed when dropped.
 struct Place {
     places: Places,
     service: String,
@@ -87,7 +87,7 @@ impl Gssapi {
         Some(Self { kerberos, cache, number: Arc::default(), places: Places::default() })
     }
 
-    /// Begins an exchange with the server of this host, for which there must be a ticket; or says why there is none.
+    /// Begins an exchange with the server on this host, which requires a ticket; or says why there is none.
     pub(super) async fn begin(&self, host: &str, within: Duration) -> Result<Exchange, String> {
         let service = self.asked(host);
         let late = format!("no ticket for {service} in time: the KDC does not answer, or DNS; see `kdc` in krb5.conf");
@@ -97,7 +97,7 @@ impl Gssapi {
             let begin = move || {
                 let exchange = gssapi.begin_here(&host);
                 drop(place);
-                // Nobody may wait any more.
+                // The receiver may be gone.
                 let _ = begun.send(exchange);
             };
             unawaited("kerberos", begin).map_err(|error| format!("no thread for Kerberos: {error}"))?;
@@ -109,7 +109,7 @@ impl Gssapi {
     fn begin_here(&self, host: &str) -> Result<Exchange, String> {
         let asked = self.asked(host);
         let name = self.name(&asked).map_err(|error| self.no_ticket(&asked, &error))?;
-        // A host that krb5.conf puts in no realm has none yet: `zookeeper/zk1@`.
+        // A host without a realm in krb5.conf has none yet: `zookeeper/zk1@`.
         let service = name.to_string().trim_end_matches('@').to_owned();
         let flags = CtxFlags::GSS_C_MUTUAL_FLAG | CtxFlags::GSS_C_INTEG_FLAG;
         let begin = || -> Result<_, Error> {
@@ -118,7 +118,7 @@ impl Gssapi {
         };
         let number = self.number.load(Ordering::Relaxed);
         let begun = match begin() {
-            // The library tried to renew it in vain, and would not try again for half a minute.
+            // The library failed to renew it, and would not retry for half a minute.
             Err(error) if error.minor as i32 == EXPIRED && self.kerberos.keytab.is_some() => {
                 self.leave_cache(number);
                 begin()
@@ -130,19 +130,19 @@ impl Gssapi {
         Ok(Exchange { service, context, first, rounds: 0, is_agreed: false })
     }
 
-    /// Goes on with the other cache of two, unless another thread has done so: the library keeps each until the process
+    /// Switches to the other of two caches, unless another thread has done so: the library keeps each until the process
     /// ends.
     fn leave_cache(&self, number: usize) {
         let _ = self.number.compare_exchange(number, 1 - number, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// What the server is called, as it is configured.
+    /// The configured name of the server.
     fn asked(&self, host: &str) -> String {
         let service = &self.kerberos.service;
         if service.contains('/') { service.clone() } else { format!("{service}@{host}") }
     }
 
-    /// The principal of it, with the canonical name of the host.
+    /// Its principal, with the canonical name of the host.
     fn name(&self, asked: &str) -> Result<Name, Error> {
         let kind = if self.kerberos.service.contains('/') { GSS_NT_KRB5_PRINCIPAL } else { GSS_NT_HOSTBASED_SERVICE };
         Name::new(asked.as_bytes(), Some(kind))?.canonicalize(Some(GSS_MECH_KRB5))
@@ -155,13 +155,13 @@ impl Gssapi {
             return Cred::acquire(name.as_ref(), None, CredUsage::Initiate, None);
         };
         let cache = format!("{}-{}", self.cache, self.number.load(Ordering::Relaxed));
-        // No path that was opened has a NUL in it.
+        // A path that could be opened contains no NUL.
         let [path, cache] =
             [path.as_os_str().as_bytes(), cache.as_bytes()].map(|it| CString::new(it).unwrap_or_default());
         keytab::acquire(principal, &path, &cache)
     }
 
-    /// Why there is no ticket, and what may be done for one.
+    /// Why there is no ticket, and how to get one.
     fn no_ticket(&self, service: &str, error: &Error) -> String {
         let cure = match error.minor as i32 {
             UNKNOWN_SERVICE => "`service` says how the KDC knows the servers".into(),
@@ -178,7 +178,7 @@ impl Gssapi {
 }
 
 impl Places {
-    /// None: a thread waits for this service already, or too many do.
+    /// None: a thread is waiting for this service already, or too many are.
     fn take(&self, service: String) -> Option<Place> {
         let mut taken = self.taken();
         let is_free = taken.len() < MAX_AT_ONCE && taken.insert(service.clone());
@@ -202,12 +202,12 @@ impl Exchange {
         &self.service
     }
 
-    /// The token with which it begins.
+    /// The token that begins the exchange.
     pub(super) fn first(&self) -> &[u8] {
         &self.first.0
     }
 
-    /// The answer to a token of the server's; none: who both are is proven.
+    /// The reply to a server's token; none: both identities are proven.
     pub(super) fn answer(&mut self, token: &[u8]) -> Result<Option<Vec<u8>>, String> {
         self.rounds += 1;
         if self.is_agreed {
@@ -232,7 +232,7 @@ impl Exchange {
         Ok(answer.map(|token| token.to_vec()).unwrap_or_default())
     }
 
-    /// Agrees on no security layer, and asks to be whom the ticket names.
+    /// Negotiates no security layer, and asks for the ticket's identity.
     fn agree(&mut self, token: &[u8]) -> Result<Vec<u8>, String> {
         let wrong = |error: Error| format!("what it offers as {} is not from it: {}", self.service, in_words(&error));
         let offer = self.context.unwrap(token).map_err(wrong)?;
@@ -245,12 +245,12 @@ impl Exchange {
     }
 }
 
-/// Whether it is of this kind. They are numbers, though the binding has them as flags.
+/// Whether it is of this kind. They are numbers, though the binding treats them as flags.
 fn is(error: &Error, kind: MajorFlags) -> bool {
     error.major.bits() == kind.bits()
 }
 
-/// What Kerberos says of an error, without what GSSAPI does; on the thread on which it came, which knows more of it.
+/// Kerberos's message for an error, without GSSAPI's; on the thread on which it occurred, which has the details.
 fn in_words(error: &Error) -> String {
     let text = error.to_string();
     match text.split_once(" (") {

@@ -1,4 +1,4 @@
-//! SASL by GSSAPI in a build without the feature `gssapi`: there is none.
+//! SASL with GSSAPI in a build without the feature `gssapi`: not available.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is received: nothing of it is believed before it was read.
+//! Received messages: nothing in them is trusted before it is checked.
 
 use std::borrow::Cow;
 
@@ -8,15 +8,14 @@ use super::{HEADER_BYTES, Listing, Malformed, Names, PASSWORD_BYTES, ReadResult,
 use crate::model::{Node, Stat};
 use crate::secret::Secret;
 
-/// The header of a reply or an event, and what follows.
+/// The header of a reply or an event, and the rest.
 pub(in crate::zookeeper) fn header(mut message: Bytes) -> Result<(ReplyHeader, Bytes), Malformed> {
     let header = Reader(&message).header()?;
     message.advance(HEADER_BYTES);
     Ok((header, message))
 }
 
-/// The answer to a connect: the session, and the time-out that the server gives it; and whether the server serves only
-/// to read. Session 0: there is none.
+/// The reply to a connect: the session, its timeout, and whether the server is read-only. Session 0: there is none.
 pub(in crate::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, bool), Malformed> {
     let mut rest = Reader(message);
     let _version = rest.int()?;
@@ -29,12 +28,12 @@ pub(in crate::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, bool), M
     Ok((Ticket { session, password: Secret(password), timeout_ms }, rest.byte().is_ok_and(|read_only| read_only != 0)))
 }
 
-/// Whether a server answers to a connect that it serves only to read, and therefore gives no session.
+/// Whether a server answers a connect by saying that it is read-only, and therefore gives no session.
 pub(in crate::zookeeper) fn refuses_session(message: &Bytes) -> bool {
     header(message.clone()).is_ok_and(|(header, rest)| header.error == code::NOT_READ_ONLY && rest.is_empty())
 }
 
-/// An event: its type, and the path as the server knows it.
+/// An event: its type, and the server's path.
 pub(in crate::zookeeper) fn event(body: &[u8]) -> Result<(i32, Cow<'_, str>), Malformed> {
     let mut rest = Reader(body);
     let kind = rest.int()?;
@@ -42,7 +41,7 @@ pub(in crate::zookeeper) fn event(body: &[u8]) -> Result<(i32, Cow<'_, str>), Ma
     Ok((kind, rest.text()?))
 }
 
-/// The server's part of an exchange by SASL.
+/// The server's token in a SASL exchange.
 pub(in crate::zookeeper) fn sasl_token(body: &Bytes) -> Result<Bytes, Malformed> {
     Reader(body).bytes().map(Bytes::copy_from_slice)
 }
@@ -64,7 +63,7 @@ pub(in crate::zookeeper) fn listed(body: &Bytes) -> Result<Names, Malformed> {
     Ok(Names { parent: Some(rest.stat_and_length()?), ..names })
 }
 
-/// What reading a node came to that met an error of its own.
+/// The result of reading a node that failed with its own error.
 pub(in crate::zookeeper) fn read_failure(code: i32) -> ReadResult {
     match code {
         code::NO_NODE => ReadResult::Absent,
@@ -104,7 +103,7 @@ fn multi<'a, T>(
     Ok(results)
 }
 
-/// What is left of a message.
+/// The rest of a message.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -132,7 +131,7 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A length of -1 means that there is nothing, which is here the same as empty.
+    /// A length of -1 means null, which is treated as empty.
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.int()?;
         self.take(usize::try_from(length).unwrap_or(0))
@@ -147,9 +146,9 @@ impl<'a> Reader<'a> {
         Ok(Node { data, stat: self.stat()? })
     }
 
-    /// Of `whole`, this is what is left.
+    /// `self` is the rest of `whole`.
     pub(super) fn names(&mut self, whole: &Bytes) -> Result<Names, Malformed> {
-        // Of nothing there are -1.
+        // A null list has a count of -1.
         let count = self.int()?.max(0) as usize;
         let start = whole.len() - self.0.len();
         for _ in 0..count {

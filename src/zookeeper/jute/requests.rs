@@ -1,4 +1,4 @@
-//! What is sent.
+//! Sent messages.
 
 use std::borrow::Cow;
 
@@ -26,7 +26,7 @@ pub(in crate::zookeeper) fn put_request(out: &mut BytesMut, xid: i32, op: i32, b
     });
 }
 
-/// Appends what begins a connection: it begins a session, or resumes one.
+/// Appends the connect request, which begins a session or resumes one.
 pub(in crate::zookeeper) fn put_connect(out: &mut BytesMut, ticket: &Ticket, last_zxid: i64, read_only: bool) {
     put_frame(out, |out| {
         out.put_i32(0);
@@ -46,7 +46,7 @@ pub(in crate::zookeeper) fn auth(scheme: &str, proof: &str) -> BytesMut {
     body
 }
 
-/// A part of an exchange by SASL.
+/// A token in a SASL exchange.
 pub(in crate::zookeeper) fn token(token: &[u8]) -> BytesMut {
     let mut body = BytesMut::new();
     put_bytes(&mut body, token);
@@ -67,7 +67,7 @@ pub(in crate::zookeeper) fn read_request(path: &str, is_watched: bool) -> BytesM
     body
 }
 
-/// Creates a node. `rules` say who may do what with it: permissions, and by which scheme they are whose.
+/// Creates a node with an ACL: permissions with the scheme and id they apply to.
 pub(in crate::zookeeper) fn create_request(
     path: &str,
     data: &[u8],
@@ -86,7 +86,7 @@ pub(in crate::zookeeper) fn create_request(
     body
 }
 
-/// Sets the data of a node that has this version, or any.
+/// Sets the data of a node if it has this version, or any.
 pub(in crate::zookeeper) fn set_request(path: &str, data: &[u8], version: Option<i32>) -> BytesMut {
     let mut body = self::path(path);
     put_bytes(&mut body, data);
@@ -94,14 +94,14 @@ pub(in crate::zookeeper) fn set_request(path: &str, data: &[u8], version: Option
     body
 }
 
-/// Deletes a node that has this version, or any.
+/// Deletes a node if it has this version, or any.
 pub(in crate::zookeeper) fn delete_request(path: &str, version: Option<i32>) -> BytesMut {
     let mut body = self::path(path);
     body.put_i32(version.unwrap_or(ANY_VERSION));
     body
 }
 
-/// Sets one-shot watches of the data of nodes that are taken to be as they are known, whatever happened to them.
+/// Sets one-shot data watches on nodes, assuming that they are unchanged, whatever happened to them.
 pub(in crate::zookeeper) fn data_watches<'a>(paths: impl ExactSizeIterator<Item = Cow<'a, str>>) -> BytesMut {
     const NOTHING_IS_NEWER: i64 = i64::MAX;
     let mut body = BytesMut::new();
@@ -120,7 +120,7 @@ pub(in crate::zookeeper) fn recursive_watch(path: &str) -> BytesMut {
     body
 }
 
-/// Many reads of one kind in a request.
+/// Many reads of one kind in one request.
 pub(in crate::zookeeper) fn multi_read<'a>(op: i32, paths: impl Iterator<Item = Cow<'a, str>>) -> BytesMut {
     let mut body = BytesMut::new();
     for path in paths {

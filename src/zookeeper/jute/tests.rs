@@ -1,4 +1,4 @@
-//! Messages as servers send them, and what is none.
+//! Messages as servers send them, and invalid ones.
 
 use bytes::BufMut;
 

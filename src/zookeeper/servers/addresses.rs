@@ -1,4 +1,4 @@
-//! The addresses of servers, found anew in each round.
+//! The addresses of servers, resolved again in each round.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use super::{LOOKUP_TIMEOUT, Learned, Server, Servers, shuffled};
 use crate::zookeeper::connection::SILENCE_TIMEOUT;
 
 impl Servers {
-    /// Where there is no time for all names, others are looked up the next time.
+    /// If there is no time for all names, the others are looked up next time.
     pub(super) async fn look_up_all(
         &self,
         servers: &[Server],
@@ -28,8 +28,8 @@ impl Servers {
         self.round(servers, looked_up.into_iter().map(|(_, looked_up)| looked_up).collect(), reasons)
     }
 
-    /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant
-    /// before. Where others are, one that is not may be gone, and its address be somebody else's.
+    /// The addresses to try, with the numbers of their servers. If no name can be resolved, all keep their previous
+    /// addresses. If some can, one that cannot may be gone, and its address may belong to something else.
     pub(super) fn round(
         &self,
         servers: &[Server],
@@ -59,7 +59,7 @@ impl Servers {
 }
 
 impl Learned {
-    /// Forgets what was learned of servers that nobody names any more, and of their addresses.
+    /// Forgets what was learned about servers that are no longer named, and about their addresses.
     fn forget_others(&mut self, named: &[Server]) {
         let ensemble = &self.ensemble.servers;
         self.found.retain(|name, _| named.iter().any(|server| server.address == *name) || ensemble.contains(name));

@@ -1,4 +1,4 @@
-//! Which servers are tried, in which order, and what is learned of others.
+//! Which servers are tried, in which order, and what is learned about others.
 
 use bytes::{BufMut, BytesMut};
 
@@ -82,7 +82,7 @@ fn who_refuses_a_persistent_watch_is_remembered_until_it_was_sound_and_as_long_a
     assert!(servers.learned().one_shot.is_empty());
 }
 
-/// A listener that takes no connection any more, so that what is sent to it gets no answer, and those that it has.
+/// A listener that accepts no more connections, so that requests get no answer; and the connections in its queue.
 async fn deaf() -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
@@ -114,7 +114,7 @@ async fn an_address_that_answers_nothing_costs_its_own_time_and_is_not_the_first
     }
 }
 
-/// Takes in that these are the ensemble's servers, as reported by one at `from`.
+/// Takes in these servers of the ensemble, as reported by the one at `from`.
 fn learn(servers: &Servers, from: &str, others: &[&str]) {
     servers.learned().connected = Some(from.parse().expect("an address"));
     let lines = others.iter().enumerate().map(|(n, other)| format!("server.{n}=a:1:2;{other}"));
@@ -151,7 +151,7 @@ fn nothing_is_learned_that_would_lead_around_tls_or_a_tunnel_or_the_operators_wi
     }
 }
 
-/// A server that gives a session, and then sends this, whatever it is asked.
+/// A server that gives a session, and then answers every request with this.
 async fn answering(answer: BytesMut) -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -170,15 +170,15 @@ async fn answering(answer: BytesMut) -> SocketAddr {
     address
 }
 
-/// One that asks for no DIGEST-MD5.
+/// A server that does not use DIGEST-MD5.
 async fn misfit() -> SocketAddr {
     let mut answer = BytesMut::new();
-    // To a request with the number 0: no error, and a token of no bytes.
+    // The reply to request 0: no error, and an empty token.
     jute::put_frame(&mut answer, |out| out.put_bytes(0, 4 + 8 + 4 + 4));
     answering(answer).await
 }
 
-/// One that takes an identity, or refuses it by an error.
+/// A server that accepts an identity, or refuses it with an error.
 async fn judging(error: i32) -> SocketAddr {
     answering(judgement(error)).await
 }
@@ -193,7 +193,7 @@ fn judgement(error: i32) -> BytesMut {
     answer
 }
 
-/// One that is cut off from its ensemble: it takes any identity, to serve to read only.
+/// A server that is cut off from its ensemble: it accepts any identity, but is read-only.
 async fn cut_off() -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     const REQUEST_BYTES: usize = 49;
@@ -205,7 +205,7 @@ async fn cut_off() -> SocketAddr {
             let mut request = [0; REQUEST_BYTES];
             if stream.read_exact(&mut request).await.is_ok() && request.last() == Some(&1) {
                 let answers = [&super::super::fake::greeting()[..], &judgement(0)].concat();
-                // Whoever is gone needs no answer.
+                // A peer that is gone needs no answer.
                 let _ = stream.write_all(&answers).await;
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             }
@@ -327,6 +327,6 @@ async fn each_of_the_first_servers_tells_what_is_wrong_with_it() {
     let [refused, unknown, strange, more] = told.split("; ").collect::<Vec<_>>()[..] else { panic!("{told}") };
     assert_eq!((refused, more), ("127.0.0.1:1: connection refused", "and 1 more"));
     assert!(strange.starts_with(&format!("{here}: it ")), "{told}");
-    // Where there is no network, a name is not looked up in time.
+    // Without a network, the lookup times out.
     assert!(unknown.starts_with("zk-typo.invalid:2181: "), "{told}");
 }

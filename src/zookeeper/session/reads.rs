@@ -1,4 +1,4 @@
-//! Questions about nodes, sent when they are asked and answered when they are awaited.
+//! Reads of nodes, sent when they are called and answered when they are awaited.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use crate::zookeeper::jute::{self, Listing, Malformed, ReadResult, code, op};
 use crate::zookeeper::request::{Failure, Reply, Request};
 use crate::zookeeper::watching::Watching;
 
-/// What was asked, and its answers when they are awaited.
+/// The request is sent; awaiting it returns the answers.
 pub(crate) type Asked<T> = BoxFuture<'static, Result<Answers<T>, SessionError>>;
 
 /// The answers to some reads, or that they would be too large together.
 #[derive(Debug)]
 pub(crate) enum Answers<T> {
     All(Vec<T>),
-    /// What was known of a node is not what the server has.
+    /// The known state of a node is not the server's.
     Changed,
     TooLarge,
-    /// The server refuses the request, be it for one of them.
+    /// The server refuses the request, even if only because of one of them.
     Refused,
 }
 
 impl Session {
-    /// Reads some nodes, in one request or, where that sets watches, in one for each; sent when called, answered when
+    /// Reads some nodes, in one request or, if that sets watches, in one for each; sent when called, answered when
     /// awaited.
     pub(crate) fn read(&self, paths: &[NodePath]) -> Asked<ReadResult> {
         match self.watching {
@@ -40,7 +40,7 @@ impl Session {
         }
     }
 
-    /// Lists the children of some nodes, as `read` does.
+    /// Lists the children of some nodes, in the same way as `read`.
     pub(crate) fn list(&self, paths: &[NodePath]) -> Asked<Listing> {
         match self.watching {
             Watching::Persistent => self.ask_of_many("list", op::GET_CHILDREN, paths, jute::listings),
@@ -50,7 +50,7 @@ impl Session {
 
     fn read_watched(&self, path: &NodePath) -> impl Future<Output = Result<ReadResult, SessionError>> + use<> {
         let body = jute::read_request(&self.chroot.server(path), true);
-        // No parent reports that a root which is not there has come, and reading what may not be read sets no watch.
+        // No parent reports that a missing root has appeared, and reading an unreadable node sets no watch.
         if self.roots.contains(path) || self.watches().is_unreadable(path) {
             let exists = |reply| match reply {
                 Err(Failure::Code(code)) if is_of_one_node(code) => Ok(()),
@@ -78,8 +78,8 @@ impl Session {
         })
     }
 
-    /// Reads a node of which this is known, but for its data if that is the same. In place of `exists`, it is listed:
-    /// that too is only for those who may read it.
+    /// Reads a node whose known state is given, but not its data if that is unchanged. It is listed instead of using
+    /// `exists`: like reading, that requires the read permission.
     pub(crate) fn compare(
         &self,
         path: &NodePath,
@@ -118,8 +118,8 @@ impl Session {
         .boxed()
     }
 
-    /// Sends a request at once; its answer is to be awaited. Where `read` fails, the connection is given up: another
-    /// server may do better.
+    /// Sends a request at once; its answer is to be awaited. If `read` fails, the connection is dropped: another server
+    /// may do better.
     pub(super) fn ask<T, R>(
         &self,
         what: &'static str,
@@ -133,7 +133,7 @@ impl Session {
         R: FnOnce(Result<Bytes, Failure>) -> Result<T, SessionError> + Send + 'static,
     {
         let (reply, answer) = Reply::new(read);
-        // Where nobody takes it, the reply is dropped with it, which is the answer.
+        // If nobody takes it, the reply is dropped with it, which is the answer.
         let _ = self.requests.send(Request { op, body, reply });
         async move {
             match timeout(within, answer).await {
@@ -145,17 +145,17 @@ impl Session {
     }
 }
 
-/// The answers to reads that were asked one by one.
+/// The answers to reads that were sent one by one.
 fn all<T: Send + 'static>(reads: Vec<impl Future<Output = Result<T, SessionError>> + Send + 'static>) -> Asked<T> {
     try_join_all(reads).map_ok(Answers::All).boxed()
 }
 
-/// Whether an error is of the node that was asked for, and of nothing else.
+/// Whether an error concerns only the requested node.
 fn is_of_one_node(code: i32) -> bool {
     matches!(code, code::NO_NODE | code::NO_AUTH | code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)
 }
 
-/// A reply of which there can be no less.
+/// A reply that cannot be split.
 pub(super) fn whole(what: &str, answer: Result<Bytes, Failure>) -> Result<Bytes, SessionError> {
     match answer {
         Ok(body) => Ok(body),
@@ -183,8 +183,8 @@ pub(super) fn malformed(what: &str, broken: Malformed) -> SessionError {
     SessionError::Lost(format!("{what}: {broken}"))
 }
 
-/// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions
-/// alone: an ensemble that lost its data counts them anew.
+/// Whether a node with this stat and data length has the known data. Not by the transactions alone: an ensemble that
+/// lost its data counts them from the start.
 pub(crate) fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
     let mark = |stat: &Stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.version);
     known.data.len() == length && mark(&known.stat) == mark(stat)

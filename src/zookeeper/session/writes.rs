@@ -1,4 +1,4 @@
-//! Writes: nodes are created, set and deleted. Whether one without a reply was carried out is unknown.
+//! Writes: creates, sets and deletes nodes. Whether one without a reply was carried out is unknown.
 
 use bytes::BytesMut;
 
@@ -12,18 +12,18 @@ use crate::zookeeper::request::Failure;
 pub enum Lifetime {
     /// Until it is deleted.
     Persistent,
-    /// As long as the session that created it, at most. It has no children.
+    /// At most as long as the session that created it. It has no children.
     Ephemeral,
 }
 
-/// Who may do what with a node.
+/// Who may access a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acl {
     /// Everybody may do everything.
     Open,
-    /// Everybody may read it. Whoever has an identity of the session that created it may do everything.
+    /// Everybody may read it. Those with an identity of the session that created it may do everything.
     Readable,
-    /// Whoever has an identity of the session that created it may do everything, and nobody else anything.
+    /// Only those with an identity of the session that created it may access it, and may do everything.
     Private,
 }
 
@@ -31,13 +31,12 @@ pub enum Acl {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// Whether it was carried out is unknown, and whether it still will be: to be tried again only where doing it twice
-    /// is the same, or after another look.
+    /// Whether it was, or will be, carried out is unknown: retry only if doing it twice is harmless, or after checking.
     #[error("there was no reply, so whether it was carried out is unknown: {0}")]
     Unknown(SessionError),
     #[error("there is such a node already")]
     Exists,
-    /// The node, or the parent of one to be created.
+    /// The node is missing, or the parent of one to be created.
     #[error("there is no such node, or it has no parent")]
     Missing,
     #[error("the node has children")]
@@ -48,34 +47,34 @@ pub enum WriteError {
     Forbidden,
     #[error("the server serves to read only")]
     ReadOnly,
-    /// By a code of ZooKeeper's `KeeperException`.
+    /// With an error code of ZooKeeper's `KeeperException`.
     #[error("the server refuses it, with error {0}")]
     Refused(i32),
 }
 
 impl Session {
-    /// Creates a node below one that is there.
+    /// Creates a node below an existing one.
     ///
     /// # Errors
-    /// `Exists` also where an earlier attempt, of which that was unknown, was carried out.
+    /// `Exists` also if an earlier attempt with an unknown outcome was carried out.
     pub async fn create(&self, path: &NodePath, data: &[u8], lifetime: Lifetime, acl: Acl) -> Result<(), WriteError> {
         let is_ephemeral = lifetime == Lifetime::Ephemeral;
         let body = jute::create_request(&self.chroot.server(path), data, acl.rules(), is_ephemeral);
         self.write("create", op::CREATE, body, |_| Ok(())).await
     }
 
-    /// Sets the data of a node that has this version, or any; its new stat.
+    /// Sets the data of a node if it has this version, or any; returns its new stat.
     ///
     /// # Errors
-    /// `OtherVersion` also where an earlier attempt, of which that was unknown, was carried out.
+    /// `OtherVersion` also if an earlier attempt with an unknown outcome was carried out.
     pub async fn set(&self, path: &NodePath, data: &[u8], version: Option<i32>) -> Result<Stat, WriteError> {
         self.write("set", op::SET_DATA, jute::set_request(&self.chroot.server(path), data, version), jute::stat).await
     }
 
-    /// Deletes a node that has this version, or any, and no children.
+    /// Deletes a node if it has this version, or any, and no children.
     ///
     /// # Errors
-    /// `Missing` also where an earlier attempt, of which that was unknown, was carried out.
+    /// `Missing` also if an earlier attempt with an unknown outcome was carried out.
     pub async fn delete(&self, path: &NodePath, version: Option<i32>) -> Result<(), WriteError> {
         self.write("delete", op::DELETE, jute::delete_request(&self.chroot.server(path), version), |_| Ok(())).await
     }
@@ -114,7 +113,7 @@ impl WriteError {
 
 impl Acl {
     fn rules(self) -> &'static [(i32, &'static str, &'static str)] {
-        /// Of `ZooDefs.Perms`.
+        /// From `ZooDefs.Perms`.
         const READ: i32 = 1;
         const ALL: i32 = 31;
         match self {

@@ -1,4 +1,4 @@
-//! The whole comparison: reads everything that is mirrored, and finds what differs from what is held.
+//! The full comparison: reads everything that is mirrored, and finds the differences.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use crate::store::Snapshot;
 use crate::zookeeper::{Session, SessionError};
 
 impl Mirror {
-    /// Reads everything, and then again what changed meanwhile: what the store must change to be the same, and the
-    /// paths that events have named, with those in `announced`.
+    /// Reads everything, and then again what changed meanwhile: returns the changes that the store needs, and the paths
+    /// that events have named, with those in `announced`.
     pub(super) async fn compare(
         &mut self,
         session: &mut Session,
@@ -61,7 +61,7 @@ impl Mirror {
         Scope { config: &self.config, quotas: self.quotas.as_ref() }
     }
 
-    /// The nodes of which the data need not be read if it is the same.
+    /// The large nodes whose data need not be read if it is unchanged.
     fn large_or_known<'a>(&'a self, known: &'a Snapshot) -> impl Iterator<Item = NodePath> + 'a {
         let known = self.config.roots.iter().flat_map(|root| known.subtree(root, root.clone()));
         let all = self.earlier.iter().chain(known);
@@ -72,7 +72,7 @@ impl Mirror {
         Bulk { session, pace: &self.pace, known, earlier: &self.earlier }
     }
 
-    /// Keeps the large nodes of a read that came to no end, as many as may be mirrored.
+    /// Keeps the large nodes of an incomplete read, as many as may be mirrored.
     fn keep_large(&mut self, read: Generation) {
         let mut room = self.config.max_bytes.as_u64();
         let earlier = std::mem::take(&mut self.earlier);
@@ -84,9 +84,9 @@ impl Mirror {
         }
     }
 
-    /// When a comparison finds more than half of the nodes gone, and no event has announced it, the ensemble may have
-    /// lost them rather than its users: for a while they are kept. The changes that pass. What registers instances is not
-    /// kept, and does not count: the guard keeps these.
+    /// If a comparison finds more than half of the nodes gone, and no event announced it, the ensemble may have lost
+    /// its data: for a while they are kept. Returns the remaining changes. Nodes that register instances are not kept,
+    /// and do not count: the guard holds their instances.
     pub(super) fn hold_back(&mut self, mut changes: Vec<Change>, announced: &BTreeSet<NodePath>) -> Vec<Change> {
         let guarded: Vec<NodePath> =
             self.feed().services().iter().filter(|it| it.guard).map(|it| it.root.clone()).collect();

@@ -1,5 +1,5 @@
-//! What a mirror does as long as it is in sync: takes in events, reads again what they name, proves that the server is
-//! there, and compares everything now and then.
+//! What a mirror does while it is in sync: takes in events, reads what they name, checks that the server is there, and
+//! compares everything now and then.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -23,7 +23,7 @@ use crate::store::{Batch, Proof};
 use crate::task::around;
 use crate::zookeeper::{Event, Session, SessionError};
 
-/// After an event, so long for more of them; and at least so long between two publications.
+/// How long to gather more events after one; also the minimum interval between two publications.
 const GATHER_DELAY: Duration = Duration::from_millis(2);
 const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -32,16 +32,16 @@ const MAX_DIRTY_PATHS: usize = 20_000;
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How soon, more or less, all is read for one reason: what is held may have come back, or what may be read now have
-/// more below it.
+/// The approximate delay before reading everything for a reason other than an audit: held nodes may have come back, or
+/// nodes that became readable may have more below them.
 const RECHECK_DELAY: Duration = Duration::from_secs(8);
 
-/// What changed and is to be read again.
+/// What changed and has to be read again.
 #[derive(Default)]
 struct Dirty {
-    /// In their order, parents come first.
+    /// In path order, parents come first.
     paths: BTreeSet<NodePath>,
-    /// A heartbeat that will be proof of being in sync when these have been read.
+    /// A heartbeat that will prove being in sync once these have been read.
     proof: Option<Moment>,
     /// What a mutant publishes too late.
     late: Option<Change>,
@@ -57,7 +57,7 @@ impl Mirror {
         let mut audit = Instant::now() + until_audit(&self.config, self.held);
         loop {
             tokio::select! {
-                // Once there are so many that all is read anyway, no more are taken until it is.
+                // Once there are so many that everything is read anyway, no more are taken until it is.
                 event = session.next(), if dirty.paths.len() <= MAX_DIRTY_PATHS => {
                     if dirty.paths.is_empty() {
                         due = (Instant::now() + GATHER_DELAY).max(published + MIN_PUBLISH_INTERVAL);
@@ -84,7 +84,7 @@ impl Mirror {
         }
     }
 
-    /// Proves that the server is there. What it did before its reply is known from the events that came before: when
+    /// Proves that the server is there. What it did before its reply is known from the events that came before: once
     /// these have been read, the store holds what the server held when it was asked.
     async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), SessionError> {
         let asked = Moment::now();
@@ -99,14 +99,14 @@ impl Mirror {
         Ok(())
     }
 
-    /// Since when the store holds what the server does, when what is read has been published.
+    /// The time for which the store will match the server, once what is read has been published.
     fn proof(&self, dirty: &mut Dirty) -> Option<Moment> {
         let is_proven = dirty.paths.is_empty() && self.held.is_none() && !self.is_read_only;
         if is_proven { dirty.proof.take() } else { None }
     }
 
-    /// Reads again what changed, and publishes it; whether what lies below some of it may be read now, and was not
-    /// before.
+    /// Reads again what changed, and publishes it; returns whether something became readable, so that there may be more
+    /// below it.
     async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, SessionError> {
         let paths = self.skipped.askable(std::mem::take(&mut dirty.paths));
         let unreadable: Vec<_> = paths.iter().filter(|path| self.skipped.is_unreadable(path)).cloned().collect();
@@ -138,7 +138,7 @@ impl Mirror {
         let changes = self.hold_back(changes, &announced);
         let known = self.publisher.snapshot();
         let is_announced = |path: &NodePath| {
-            // A new node may be announced by its parent, or by one above that is new too.
+            // A new node may be announced by its parent, or by a higher ancestor that is new too.
             let mut above = successors(path.parent(), NodePath::parent);
             announced.contains(path) || known.node(path).is_none() && above.any(|above| announced.contains(&above))
         };
@@ -164,7 +164,8 @@ impl Mirror {
     }
 }
 
-/// When the next audit is due. Sidecars that came back together after a loss must not read everything together again.
+/// When the next audit is due. Sidecars that came back together after a loss must not all read everything together
+/// again.
 fn until_audit(config: &Config, held: Option<Held>) -> Duration {
     match held {
         Some(held) => around(RECHECK_DELAY).min(config.hold.saturating_sub(held.since.elapsed())),
@@ -172,7 +173,7 @@ fn until_audit(config: &Config, held: Option<Held>) -> Duration {
     }
 }
 
-/// Takes in the events that have come; false: there may be more. Under many writes there always are.
+/// Takes in the events that have arrived; false: there may be more. Under heavy writes there always are.
 pub(super) fn drain(
     scope: &Scope<'_>,
     session: &mut Session,
@@ -211,7 +212,7 @@ fn note(
                 true => skipped.insert_name(&parent, &name),
                 false => skipped.remove_name(&parent, &name),
             }
-            // Its figures changed, and with them what is reported as left out.
+            // Its stat changed, and with it what is reported as omitted.
             dirty.insert(parent);
         }
         Event::Odd { .. } => {}
