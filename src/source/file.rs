@@ -19,20 +19,20 @@ use crate::secret;
 use crate::store::{Batch, Feed, FeedState, Identity, Proof, Publisher};
 use crate::task::{Reload, Stop};
 
-/// How often the file is looked at. (Its folder could be watched instead; but what an edit is differs by editor,
-/// file system and symbolic link, and one `stat` does not.)
+/// How often to check the file. (Watching its folder would be possible, but what an edit looks like differs by editor,
+/// file system and symbolic link, while `stat` always works.)
 const LOOK: Duration = Duration::from_millis(500);
 
 /// `[[file]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What status and logs call it.
+    /// Its name in status and logs.
     pub name: String,
     /// Required: the file, a table `[nodes]` from paths to their data.
     #[serde(deserialize_with = "crate::rule::path")]
     pub path: PathBuf,
-    /// The subtree that is the file's own; all its nodes lie in it.
+    /// The subtree that belongs to the file; all its nodes must lie in it.
     pub root: NodePath,
 }
 
@@ -48,13 +48,13 @@ impl Config {
         Feed::of_nodes(&self.name, "file", vec![self.root.clone()]).of(identity)
     }
 
-    /// Why a start would have no nodes of the file.
+    /// Why a start would get no nodes from the file.
     pub(crate) fn check(&self) -> Result<(), FileError> {
         load(self).map(drop)
     }
 }
 
-/// Why a file is not taken. What was read from it before stands.
+/// Why a file is refused. What was read from it before is kept.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error("cannot read {path}: {source}")]
@@ -69,7 +69,7 @@ pub(crate) enum FileError {
     Base64 { file: PathBuf, node: String, source: base64::DecodeError },
 }
 
-/// The file's own form.
+/// The format of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tree {
@@ -83,10 +83,10 @@ enum Data {
     Bytes { base64: String },
 }
 
-/// What tells that a file was edited: which file it is, its length, and when it was changed.
+/// Identifies a version of the file: device and inode, length, and time of change.
 type Mark = (u64, u64, i64, i64);
 
-/// Keeps the store in step with the file, until the stop.
+/// Keeps the store in sync with the file, until the stop.
 pub async fn run(config: Config, publisher: Publisher, mut reload: Reload, stop: Stop) {
     let mut read = None;
     loop {
@@ -111,7 +111,7 @@ pub async fn run(config: Config, publisher: Publisher, mut reload: Reload, stop:
     }
 }
 
-/// Publishes what the file says now, or says why not.
+/// Publishes the current content of the file, or reports why not.
 fn take(config: &Config, publisher: &Publisher, looked: Moment) {
     let feed = publisher.feed();
     match load(config) {
@@ -165,7 +165,7 @@ fn load(config: &Config) -> Result<Generation, FileError> {
     Ok(with_parents(generation, &config.root))
 }
 
-/// Adds the nodes that must be above those named, as in ZooKeeper, and counts the children of each.
+/// Adds missing parents, as in ZooKeeper, and counts the children of each.
 fn with_parents(mut generation: Generation, root: &NodePath) -> Generation {
     let named: Vec<NodePath> = generation.keys().cloned().collect();
     for path in named {

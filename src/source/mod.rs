@@ -1,4 +1,4 @@
-//! What fills the store, and what happens while one is away.
+//! Sources: what fills the store, and what happens while one is away.
 
 pub mod file;
 pub mod upstream;
@@ -14,8 +14,8 @@ use crate::store::Snapshot;
 /// All that a source holds, read as a whole.
 pub(crate) type Generation = BTreeMap<NodePath, Arc<Node>>;
 
-/// What turns the part of `snapshot` at and below some roots, of which none lies within another, into `fresh`. Both are
-/// in the order of their paths, so one walk along both finds it.
+/// The changes that turn the part of `snapshot` at and below some disjoint roots into `fresh`. Both are in path order,
+/// so a single walk along both finds them.
 pub(crate) fn difference(snapshot: &Snapshot, roots: &[NodePath], fresh: Generation) -> Vec<Change> {
     let (mut changes, roots) = (Vec::new(), BTreeSet::from_iter(roots));
     let mut old = roots.into_iter().flat_map(|root| snapshot.subtree(root, root.clone())).peekable();

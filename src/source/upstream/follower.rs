@@ -1,4 +1,4 @@
-//! Followers: the connection to one upstream register, made again whenever it is lost.
+//! Followers: the connection to one upstream register, re-established whenever it is lost.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,10 +22,10 @@ use crate::task::{Backoff, Reload};
 use crate::tunnel::upstream::{Refusal, Report, Request, Unread};
 use crate::tunnel::{Bounds, Conversation, Handle, InFlight, Message, RemoteError, Role, Token, Wire};
 
-/// How long the register may take to be connected to, and to answer our token.
+/// How long connecting to the register and authenticating may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After a connection that held so long, trouble is new trouble.
+/// After a connection that lasted this long, the backoff starts over.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Follower {
@@ -34,11 +34,11 @@ pub(super) struct Follower {
     pub(super) publisher: Publisher,
     pub(super) reload: Reload,
     pub(super) calls: InFlight,
-    /// Where the register's commands go.
+    /// Where commands of the register go.
     pub(super) commands: mpsc::Sender<RegisterCommand>,
 }
 
-/// Why the register is not followed.
+/// Why the register is not being followed.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error("cannot read the token {path}: {source}")]
@@ -55,14 +55,14 @@ enum Trouble {
     Lost(String),
 }
 
-/// A master, and whether it was there before the register's restart and has not come back.
+/// A master, and whether it was there before the register's restart and is not back yet.
 struct Known {
     master: Arc<Master>,
     is_expected: bool,
 }
 
 impl Follower {
-    /// Follows the register for ever.
+    /// Follows the register forever.
     pub(super) async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut was_in_sync = false;
@@ -87,7 +87,7 @@ impl Follower {
         }
     }
 
-    /// Connects, and shows the token.
+    /// Connects and authenticates.
     async fn connect(&self) -> Result<Wire<Stream>, Trouble> {
         let path = &self.config.token;
         let text = secret::read(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
@@ -144,11 +144,11 @@ impl Follower {
             }
             _ => return,
         };
-        // Who takes them lives as long as this.
+        // The receiver lives as long as this.
         let _ = self.commands.send(command).await;
     }
 
-    /// Takes in the whole state, at once, and then every change. `was_in_sync`: also by an earlier connection.
+    /// Takes in the whole state, atomically, and then every change. `was_in_sync`: also by an earlier connection.
     async fn subscribe(&self, handle: &Handle, began: Moment, was_in_sync: &mut bool) -> Trouble {
         let read_anew = || {
             self.publisher.publish(Batch::settling(false));
@@ -229,7 +229,8 @@ impl Follower {
         }
     }
 
-    /// Notes what of a report is left out. What such a master offered before stands until all is reported anew.
+    /// Notes what is omitted from a report. The previous state of such a master stands until everything is reported
+    /// again.
     fn leave_out(&self, report: &mut Result<Report, Unread>, left_out: &mut LeftOut) {
         let (id, count, why) = match report {
             Ok(Report::Reset) => return left_out.clear(),
@@ -266,7 +267,7 @@ impl Follower {
         self.feed().set_examples(left_out.examples());
     }
 
-    /// Waits no longer for masters that the register still gives time to come back.
+    /// Stops waiting for masters that the register still gives time to come back.
     fn end_settling(&self, generation: Option<&mut HashMap<String, Known>>) {
         if let Some(generation) = generation {
             generation.retain(|_, known| !known.is_expected);
@@ -279,9 +280,8 @@ impl Follower {
         }
     }
 
-    /// Asks the register again and again to say when it has reported all. It says so after the changes that it tells,
-    /// so that these are as new as the question. One that answers late is no worse for that, but what it reported grows
-    /// old.
+    /// Asks the register repeatedly to confirm that it has reported everything. It confirms after the changes it
+    /// reports, so these are as new as the question. A late answer is no error, but meanwhile the data ages.
     async fn prove(&self, handle: &Handle, began: Moment) -> Trouble {
         loop {
             tokio::time::sleep(PROOF_INTERVAL).await;
@@ -318,7 +318,7 @@ impl Follower {
         Change::Join(master, Arc::new(line))
     }
 
-    /// Says that the register is not followed, and why. What it reported stands.
+    /// Reports that the register is not being followed, and why. Its data is kept.
     fn down(&self, trouble: &Trouble) {
         let (state, what) = match self.feed().was_in_sync() {
             true => (FeedState::Down, "lost the register; what it reported stands"),
@@ -334,7 +334,7 @@ impl Follower {
     }
 }
 
-/// About how much memory what the register reported takes, by the ids of its masters.
+/// The approximate memory of what the register reported, by master id.
 #[derive(Default)]
 struct Sizes {
     by_id: HashMap<String, usize>,
@@ -361,7 +361,7 @@ impl Sizes {
     }
 }
 
-/// The same report where masters have had their time to come back.
+/// The same report once masters have had their time to come back.
 fn settled(report: Report) -> Report {
     match report {
         Report::Put { master, is_expected: true, .. } => Report::Drop(master.id.clone()),

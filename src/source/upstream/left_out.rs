@@ -1,4 +1,4 @@
-//! What a register reports and this follower leaves out: counted, and the first of it named.
+//! What a register reports and this follower omits: counted, with the first few named.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,16 +6,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::shortened;
 
-/// Of so many masters it is known how much of each is left out. With more, what is reported is not complete before it
-/// is reported anew.
+/// For how many masters the omissions are tracked individually. With more, the data is incomplete until it is reported
+/// again.
 const MAX_MASTERS: usize = 65_536;
 
-/// So many are named, by so many characters.
+/// How many are named, and with how many characters.
 const MAX_EXAMPLES: usize = 3;
 pub(super) const MAX_NAME: usize = 100;
 
-/// Masters and services that are left out, since a register began to report. Of their ids, which may be as long as a
-/// message, only hashes are kept.
+/// Masters and services omitted since a register began its report. Only hashes of ids are kept, which may be as long as
+/// a message.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
     counts: HashMap<u64, u64>,
@@ -27,7 +27,8 @@ pub(super) struct LeftOut {
 }
 
 impl LeftOut {
-    /// So much of a master is left out: itself, or some of its services. Whether that is the first to be logged.
+    /// Records what is omitted of a master: itself, or some of its services. Returns whether it is the first to be
+    /// logged.
     pub(super) fn insert(&mut self, id: &str, count: u64, why: &str) -> bool {
         let key = xxh3_64(id.as_bytes());
         self.is_new = true;
@@ -42,14 +43,14 @@ impl LeftOut {
         !std::mem::replace(&mut self.is_logged, true)
     }
 
-    /// The master is gone, or all of it was read.
+    /// The master is gone, or was read completely.
     pub(super) fn remove(&mut self, id: &str) {
         let key = xxh3_64(id.as_bytes());
         self.is_new |= self.counts.remove(&key).is_some();
         self.named.remove(&key);
     }
 
-    /// All is reported anew.
+    /// Everything is reported again.
     pub(super) fn clear(&mut self) {
         *self = Self { is_new: true, is_logged: self.is_logged, ..Self::default() };
     }
@@ -58,12 +59,12 @@ impl LeftOut {
         u64::from(self.are_too_many) + self.counts.values().sum::<u64>()
     }
 
-    /// Whether it is another than when that was last asked.
+    /// Whether it has changed since this was last called.
     pub(super) fn take_new(&mut self) -> bool {
         std::mem::take(&mut self.is_new)
     }
 
-    /// What is left out, in words; empty: nothing.
+    /// What is omitted, in words; empty: nothing.
     pub(super) fn words(&self) -> String {
         match self.len() {
             0 => String::new(),
@@ -72,7 +73,7 @@ impl LeftOut {
         }
     }
 
-    /// Some of it by name, with why.
+    /// Some of it by name, with the reason.
     pub(super) fn examples(&self) -> Vec<String> {
         let mut named: Vec<_> = self.named.values().cloned().collect();
         named.sort();

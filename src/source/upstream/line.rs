@@ -12,7 +12,7 @@ pub(super) struct UpstreamLine {
     master: String,
     in_flight: InFlight,
     max_calls: usize,
-    /// Counts the calls by all lines.
+    /// Counts the calls over all lines.
     all: InFlight,
 }
 

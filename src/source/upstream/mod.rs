@@ -1,4 +1,4 @@
-//! Upstream registers: follows the masters of registers elsewhere, and calls them through these.
+//! Upstream registers: follows the masters of registers elsewhere, and calls masters through them.
 
 mod follower;
 mod left_out;
@@ -25,29 +25,28 @@ use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
 use crate::tunnel::{InFlight, RegisterAddr, Settings};
 
-/// How often a register is asked whether it has reported all.
+/// How often a register is asked to confirm that it has reported everything.
 const PROOF_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How many commands of registers wait to be carried out.
+/// How many commands of registers may be queued.
 const COMMAND_QUEUE: usize = 16;
 
 /// `[[upstream]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What status and logs call it.
+    /// Its name in status and logs.
     pub name: String,
-    /// Required: the address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by
-    /// TLS. Or its Unix socket, as `unix:///path`.
+    /// Required: the address and port of the register, which must be Roster's; after `tls://` for TLS. Or its Unix
+    /// socket, as `unix:///path`.
     pub connect: String,
-    /// A file with the authorities that sign its certificate; none: those that this machine believes. Read anew at each
+    /// A file with the authorities that may sign its certificate; none: those that this machine trusts. Read at each
     /// connection.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub ca: Option<PathBuf>,
-    /// The user (uid) of whose processes registers on this machine must be that are not spoken to by TLS, or they are
-    /// not shown the token; none: whoever listens is.
+    /// The user (uid) that a local register without TLS must run as before it is sent the token; none: any user.
     pub register_user: Option<u32>,
-    /// Required: a file with the token to show. Read anew at each connection.
+    /// Required: a file with the token. Read at each connection.
     #[serde(deserialize_with = "crate::rule::path")]
     pub token: PathBuf,
     /// How many calls through the register may be under way to each master.
@@ -56,20 +55,19 @@ pub struct Config {
     /// The longest message, which should be no less than the register's.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_message: ByteSize,
-    /// How many masters a register may tell of.
+    /// How many masters a register may report.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_masters: usize,
-    /// About how much memory the masters may take that a register tells of.
+    /// About how much memory the masters that a register reports may take.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 4>")]
     pub max_metadata: ByteSize,
-    /// How long, from the connection on, the register may give masters time to come back that it knew before its
-    /// restart.
+    /// How long, from the connection on, the register may give masters from before its restart to come back.
     #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
-    /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns
-    /// of `host:port`, or of `unix:///path`. Empty: none.
+    /// Which registers are also followed, and sent the token, if this one or one of them announces them: patterns of
+    /// `host:port`, or of `unix:///path`. Empty: none.
     pub join: Wildcards,
-    /// How many registers are followed besides, when this one or one of them tells of them.
+    /// How many registers are also followed if this one or one of them announces them.
     pub max_learned: usize,
 }
 
@@ -101,24 +99,24 @@ impl Config {
         let bytes = self.max_message.as_u64() as usize;
         let mut settings = Settings::default();
         settings.bounds.bytes = bytes;
-        // One master, or one value, that is nested as deep as the register allows must not end the connection.
+        // One master, or one value, nested as deep as the register allows must not end the connection.
         settings.received_depth = 2 * json::MAX_DEPTH;
         settings.queue_bytes = settings.queue_bytes.max(bytes);
         settings
     }
 }
 
-/// What a register commands, as it commands masters.
+/// A command of a register, as it sends them to masters.
 enum RegisterCommand {
     Join { teller: Remote, addresses: Vec<RegisterAddr> },
     Leave { addresses: Vec<RegisterAddr> },
 }
 
-/// Follows the register, and those that it tells of, until the stop; then, until the calls under way have ended.
+/// Follows the register, and those that it announces, until the stop; then waits until the calls under way have ended.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
     let own = match config.connect.parse::<Remote>() {
         Ok(own) => own,
-        // A checked configuration has an address.
+        // A validated configuration has an address.
         Err(error) => {
             publisher.feed().enter(FeedState::Down, error.to_string());
             return;
@@ -134,23 +132,23 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Sto
     }
 }
 
-/// A register of the configuration, and those that it, or one of these, named.
+/// A register of the configuration, and those that it, or one of these, announced.
 ///
-/// What a register commands concerns its own group: none can have this sidecar leave what has been configured
-/// elsewhere. All of a group are shown the same token, and answer the calls of local clients; so only those are joined
-/// that `join` allows. And what was shown over TLS is not shown in the open.
+/// A register's commands only affect its own group: none can make this sidecar leave what is configured elsewhere. All
+/// of a group get the same token, and answer the calls of local clients; so only registers allowed by `join` are
+/// joined. And a token used over TLS is not sent in the clear.
 struct UpstreamGroup {
     own: Remote,
     config: Arc<Config>,
     publisher: Publisher,
     reload: Reload,
-    /// Under way through all of them.
+    /// The calls under way through all of them.
     calls: InFlight,
     commands: mpsc::Sender<RegisterCommand>,
     registers: HashMap<Remote, FollowedRegister>,
 }
 
-/// A register that is followed, and what has it left.
+/// A followed register, and what makes the sidecar leave it.
 struct FollowedRegister {
     publisher: Publisher,
     leave: CancellationToken,
@@ -174,13 +172,13 @@ impl UpstreamGroup {
                 () = reload.requested() => if has_left_own {
                     following.push(self.follow(self.own.clone(), self.publisher.clone()));
                 },
-                // It holds what it is to hold: nothing.
+                // It holds what it should: nothing.
                 () = tokio::time::sleep(PROOF_INTERVAL), if has_left_own => self.publisher.feed().prove(Moment::now()),
             }
         }
     }
 
-    /// What follows a register, until it is left.
+    /// The task that follows a register until it is left.
     fn follow(&mut self, remote: Remote, publisher: Publisher) -> BoxFuture<'static, ()> {
         let leave = CancellationToken::new();
         self.registers.insert(remote.clone(), FollowedRegister { publisher: publisher.clone(), leave: leave.clone() });
@@ -189,7 +187,7 @@ impl UpstreamGroup {
         let mut follower = Follower { remote, config, publisher, reload, calls, commands };
         async move {
             tokio::select! {
-                // What it reported was taken away when it was left: it must report no more.
+                // Its data was removed when it was left: it must not report any more.
                 biased;
                 () = leave.cancelled() => {}
                 () = follower.keep() => {}
@@ -198,7 +196,7 @@ impl UpstreamGroup {
         .boxed()
     }
 
-    /// Follows also those of `addresses` that are not followed yet, as far as that may be.
+    /// Also follows those of `addresses` that are not followed yet, as far as allowed.
     fn join(&mut self, teller: &Remote, addresses: Vec<RegisterAddr>) -> Vec<BoxFuture<'static, ()>> {
         let mut new = Vec::new();
         let mut refused = None;
@@ -218,7 +216,7 @@ impl UpstreamGroup {
             }
         }
         if let Some((address, why)) = refused {
-            // One line a command: what else it names suffers from the same.
+            // One line per command: other registers it names have the same problem.
             tracing::warn!(source = self.config.name, register = %address, why, "does not join a register");
         }
         new
@@ -241,7 +239,7 @@ impl UpstreamGroup {
         Ok(remote)
     }
 
-    /// Leaves a register, as PHP masters do also one that they were started with. Calls under way through it are lost.
+    /// Leaves a register, even a configured one, as PHP masters do. Calls under way through it are lost.
     fn leave(&mut self, address: &RegisterAddr) {
         let remote = address.to_string().parse::<Remote>();
         let Some((remote, followed)) = remote.ok().and_then(|remote| self.registers.remove_entry(&remote)) else {
