@@ -1,32 +1,31 @@
-//! Batch: what a source has to say at once, which becomes one revision.
+//! Batch: what a source reports at once, which becomes one revision.
 
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::model::Change;
 
-/// What a source has to say at once. What is absent stays as it was.
+/// What a source reports at once. What is absent stays as it was.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub changes: Vec<Change>,
-    /// That with these changes all is published that the source holds, so that an absence is an answer from now on.
+    /// Whether these changes complete what the source holds, so that an absence is an answer from now on.
     pub whole: bool,
-    /// How much of the source is left out.
+    /// How much of the source is omitted.
     pub skipped_nodes: Option<u64>,
-    /// Whether masters are still given time to come back, whose absence is no answer until then.
+    /// Whether masters still have time to come back, whose absence is no answer until then.
     pub settling: Option<bool>,
     pub proof: Option<Proof>,
-    /// Whether the source was not followed until now: what is gone went while nobody looked.
+    /// Whether the source was not followed until now: then nodes may have been lost unobserved.
     pub unseen: bool,
 }
 
-/// That what is published is what the source held.
+/// How the published state is known to be the source's.
 #[derive(Clone, Copy, Debug)]
 pub enum Proof {
-    /// At that moment, or later.
+    /// It was so at that moment, or later.
     Seen(Moment),
-    /// So long ago, as far as anybody can know: nothing can prove the source's state. It counts only for one that never
-    /// was in sync.
+    /// It may be this old: nothing can prove the source's state. Only used for a source that was never in sync.
     OfAge(Duration),
 }
 

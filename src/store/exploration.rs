@@ -1,4 +1,4 @@
-//! In whichever order the store is written and watched, a watcher is woken for what it has not seen yet.
+//! Whatever the order in which the store is written and watched, a watcher is woken for what it has not seen yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use super::*;
 use crate::model::{Change, Node, Stat};
 use crate::sync::explore;
 
-/// By path, the number that was written last.
+/// The last number written to each path.
 type Tree = BTreeMap<NodePath, i64>;
 
-/// What a watcher held at a revision.
+/// What a watcher saw at each revision.
 type Held = Vec<(Revision, Tree)>;
 
-/// A way to follow what lies below a path, until all numbers have come.
+/// A way of following everything below a path, until all numbers have arrived.
 type Follow = fn(Arc<Store>, Revision, NodePath) -> BoxFuture<'static, Held>;
 
 const ROOTS: [&str; 2] = ["/a", "/b"];
@@ -39,7 +39,7 @@ fn who_looks_for_the_revision_after_the_changes_misses_some() {
     explore(|| follow(|store, since, below| Box::pin(looked_twice(store, since, below))));
 }
 
-/// Two write, one of the sources each, while three follow.
+/// Two threads write, each as one of the sources, while three follow.
 fn follow(way: Follow) {
     let feeds = ROOTS.map(|root| Feed::of_nodes(root, "file", vec![path(root)]));
     let store = Store::new(&Config::default(), feeds.into(), Arc::default());
@@ -64,7 +64,7 @@ fn follow(way: Follow) {
     }
 }
 
-/// Writes the numbers one by one; at which revision each was there.
+/// Writes the numbers one by one; returns the revision of each.
 fn write(publisher: &Publisher, at: &NodePath) -> Vec<(Revision, NodePath, i64)> {
     let write = |number: i64| {
         let node = Node { stat: Stat { mzxid: number, ..Stat::default() }, ..Node::default() };
@@ -114,7 +114,7 @@ async fn looked_twice(store: Arc<Store>, mut since: Revision, below: NodePath) -
     }
 }
 
-/// Asks what is new, and takes it in; up to which revision.
+/// Reads and takes in what is new; returns the revision up to which that is.
 fn told(store: &Store, since: Revision, below: &NodePath, tree: &mut Tree) -> Revision {
     let limit = PageLimit { changes: 100, bytes: 100_000 };
     let ChangesSince::Known { changes, upto } =

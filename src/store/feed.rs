@@ -1,4 +1,4 @@
-//! Feed: one source as the store sees it: what it fills, and how fresh that is.
+//! Feed: one source as the store sees it: what it supplies, and how fresh that is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -13,14 +13,14 @@ use crate::metrics::Counter;
 use crate::model::{NodePath, Origin, Supply};
 use crate::mutant;
 
-/// How long a proof of being in sync holds. A source renews it every two seconds; a proof that is older means that
-/// the source is away, that the task which should renew it hangs, or that this process or machine slept.
+/// How long a proof of being in sync is valid. A source renews it every two seconds; an older proof means that the
+/// source is away, that the task that should renew it hangs, or that this process or machine slept.
 const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
 
-/// For so long after a start or a loss the masters that a source reported are expected back.
+/// For how long after a start or a loss the masters that a source reported are expected back.
 const RETURN: Duration = Duration::from_secs(15);
 
-/// So long before a source was born it may have been in sync: longer than there are computers.
+/// How long before its creation a source may have been in sync: longer than computers exist.
 const BEFORE_BIRTH: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The kind of a source that is not configured: another one reported it.
@@ -28,23 +28,23 @@ const LEARNED: &str = "learned";
 
 /// One source as the store sees it.
 ///
-/// Its freshness is computed by the reader from the time of the last proof. So a source that died cannot hide behind
-/// a flag that only it could have lowered.
+/// Readers compute its freshness from the time of the last proof. So a source that died cannot hide behind a flag that
+/// only it could have cleared.
 #[derive(Debug)]
 pub struct Feed {
     name: Arc<str>,
     kind: &'static str,
     identity: Identity,
     supplies: &'static [Supply],
-    /// Of the nodes that it supplies.
+    /// The roots of the nodes that it supplies.
     roots: Vec<NodePath>,
-    /// Which of them register instances, and how.
+    /// Which of them register instances, and in which format.
     services: Vec<format::Config>,
     limits: InstanceLimits,
     born: Moment,
-    /// How old what an earlier process left was then.
+    /// The age, at that time, of what an earlier process left.
     restored: Option<Duration>,
-    /// Milliseconds since `BEFORE_BIRTH` before `born`; 0: never.
+    /// Milliseconds from `BEFORE_BIRTH` before `born`; 0: never.
     proven: AtomicU64,
     state: AtomicU8,
     gone: AtomicBool,
@@ -68,7 +68,7 @@ pub enum FeedState {
 #[derive(Clone, Debug, Default)]
 struct Words {
     detail: String,
-    /// Some of what is left out, with why. Not for everybody: they are names.
+    /// Some of what is omitted, with reasons. Not for everybody: they contain names.
     examples: Vec<String>,
     session: Option<String>,
 }
@@ -105,14 +105,14 @@ impl Feed {
         }
     }
 
-    /// This, of nodes, some of which register instances of services.
+    /// The same feed, of nodes some of which register instances of services.
     pub fn with_services(self, services: Vec<format::Config>) -> Self {
         let supplies: &[Supply] =
             if services.is_empty() { &[Supply::Nodes] } else { &[Supply::Nodes, Supply::Instances] };
         Self { supplies, services, ..self }
     }
 
-    /// This, whose nodes register no more than that.
+    /// The same feed with these limits on what its nodes register.
     pub(super) fn within(self, limits: InstanceLimits) -> Self {
         Self { limits, ..self }
     }
@@ -122,12 +122,12 @@ impl Feed {
         Self::of_instances(name, LEARNED)
     }
 
-    /// Says what is mirrored. What another process left of another identity is not of this source.
+    /// Sets what is mirrored. What another process left of another identity does not belong to this source.
     pub fn of(self, identity: Identity) -> Self {
         Self { identity, ..self }
     }
 
-    /// Begins with what an earlier process left, which is of that age; None: it never was in sync.
+    /// Begins with what an earlier process left, which has that age; None: it was never in sync.
     pub(super) fn restore(&mut self, age: Option<Duration>) {
         (self.restored, self.born) = (age, Moment::now());
     }
@@ -136,7 +136,7 @@ impl Feed {
         &self.name
     }
 
-    /// Its name, for what it reports.
+    /// Its name, as the source of what it reports.
     pub(super) fn source(&self) -> &Arc<str> {
         &self.name
     }
@@ -153,7 +153,7 @@ impl Feed {
         &self.roots
     }
 
-    /// Which of its nodes register instances, and how.
+    /// Which of its nodes register instances, and in which format.
     pub fn services(&self) -> &[format::Config] {
         &self.services
     }
@@ -168,7 +168,7 @@ impl Feed {
         self.supplies(Supply::Instances) && !self.supplies(Supply::Nodes)
     }
 
-    /// All that it supplies.
+    /// The kinds of data that it supplies.
     pub fn supplied(&self) -> &'static [Supply] {
         self.supplies
     }
@@ -177,13 +177,13 @@ impl Feed {
         self.supplies.contains(&what)
     }
 
-    /// Whether this feed has a say in how far an answer can be trusted: one that is learned has none before it was in
-    /// sync, so that a wrong address makes nothing worse.
+    /// Whether this feed affects the trust in an answer: a learned one does not before it was in sync, so that a wrong
+    /// address makes nothing worse.
     pub fn counts(&self, is_whole: bool) -> bool {
         is_whole || self.kind != LEARNED
     }
 
-    /// Whether the source is no more.
+    /// Whether the source has been removed.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
@@ -192,8 +192,8 @@ impl Feed {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Whether masters that the source reported may soon be back: it settles, or was started or lost just now. One that
-    /// was lost while it settled may never be back to say that it has ended.
+    /// Whether masters that the source reported may soon be back: it is settling, or was started or lost just now. One
+    /// that was lost while settling may never be back to say that it has ended.
     pub fn is_returning(&self, is_settling: bool) -> bool {
         let since = self.since_sync().unwrap_or_else(|| self.born.elapsed());
         let is_returning = match self.state() {
@@ -204,7 +204,7 @@ impl Feed {
         is_returning && !self.is_frozen() && !self.is_gone()
     }
 
-    /// From now on the source says nothing more of itself, so that it grows old.
+    /// From now on the source reports nothing about itself, so that its age grows.
     pub(super) fn freeze(&self) {
         self.frozen.store(true, Ordering::Release);
     }
@@ -213,7 +213,7 @@ impl Feed {
         self.frozen.load(Ordering::Acquire)
     }
 
-    /// Whether this feed has a say in what lies at or below `path`.
+    /// Whether this feed covers what is at or below `path`.
     pub fn is_behind(&self, path: &NodePath) -> bool {
         self.roots.iter().any(|root| path.overlaps(root))
     }
@@ -227,8 +227,8 @@ impl Feed {
         }
     }
 
-    /// What the source is doing, where this much of it can be read. Of what it publishes as a whole for the first time
-    /// it says that it is live before that can be read.
+    /// What the source is doing, given how much of it is visible. When it first publishes everything, it reports being
+    /// live before that is visible.
     pub fn state_of(&self, progress: FeedProgress) -> FeedState {
         match self.state() {
             FeedState::Live if !progress.whole => FeedState::Syncing,
@@ -236,7 +236,7 @@ impl Feed {
         }
     }
 
-    /// Says what the source is doing now, and what it waits for or suffers from; whether that is new.
+    /// Sets what the source is doing now, and what it waits for or suffers from; returns whether that is new.
     pub fn enter(&self, state: FeedState, detail: impl Into<String>) -> bool {
         if self.is_frozen() {
             return false;
@@ -253,13 +253,13 @@ impl Feed {
         self.words.load().detail.clone()
     }
 
-    /// What somebody says of the source, with its detail if it has one.
+    /// A message about the source, with its detail if it has one.
     pub fn with_detail(&self, said: String) -> String {
         let words = self.words.load();
         if words.detail.is_empty() { said } else { format!("{said}: {}", words.detail) }
     }
 
-    /// The detail with some of what is left out, for those who may read all.
+    /// The detail with some of what is omitted, for clients that may read everything.
     pub fn detail_with_names(&self) -> String {
         let words = self.words.load();
         match &words.examples[..] {
@@ -268,7 +268,7 @@ impl Feed {
         }
     }
 
-    /// Says what is left out, by some of it, as long as the source stays in its state.
+    /// Sets examples of what is omitted, while the source stays in its state.
     pub fn set_examples(&self, examples: Vec<String>) {
         let words = Words { examples, ..Words::clone(&self.words.load()) };
         self.words.store(Arc::new(words));
@@ -283,7 +283,7 @@ impl Feed {
         self.words.load().session.clone()
     }
 
-    /// Says that what the store holds is what the source held at that moment, or later.
+    /// Proves that what the store holds is what the source held at that moment, or later.
     pub fn prove(&self, at: Moment) {
         if self.is_frozen() {
             return;
@@ -301,8 +301,8 @@ impl Feed {
         }
     }
 
-    /// The same before what the source holds is published as whole for the first time. What is left of an earlier
-    /// process stays as old as it is until then.
+    /// The same before the source's data is first published as a whole. Until then, what is left of an earlier process
+    /// keeps its age.
     pub(super) fn begin(&self, proof: Proof) {
         if self.since_proof().is_none() {
             self.take(proof);
@@ -316,14 +316,14 @@ impl Feed {
         self.proven.fetch_max((since.as_millis() as u64).max(1), Ordering::AcqRel);
     }
 
-    /// The time since the source was last known to be in sync; zero while it is. None: it never was.
+    /// The time since the source was last known to be in sync; zero while it is. None: never.
     pub fn age(&self) -> Option<Duration> {
         let since = self.since_proof()?;
         let is_fresh = self.state() == FeedState::Live && since <= PROOF_HOLDS || mutant::is("always-fresh");
         Some(if is_fresh { Duration::ZERO } else { since })
     }
 
-    /// The same, where one that never was in sync counts as behind since the process started.
+    /// The same, but a source that was never in sync counts as behind since the process started.
     pub(super) fn age_at_least(&self) -> Duration {
         self.age().unwrap_or_else(|| self.born.elapsed())
     }
@@ -333,38 +333,38 @@ impl Feed {
         self.since_sync().or_else(|| self.restored.map(|age| age + self.born.elapsed()))
     }
 
-    /// The same, if this process has been in sync.
+    /// The same, if this process has ever been in sync.
     fn since_sync(&self) -> Option<Duration> {
         let proven = Some(self.proven.load(Ordering::Acquire)).filter(|proven| *proven != 0)?;
         Some((BEFORE_BIRTH + self.born.elapsed()).saturating_sub(Duration::from_millis(proven)))
     }
 
-    /// Whether this process has been in sync once.
+    /// Whether this process has ever been in sync.
     pub fn was_in_sync(&self) -> bool {
         self.proven.load(Ordering::Acquire) != 0
     }
 
-    /// Restored until this process has been in sync once.
+    /// `Restored` until this process has been in sync.
     pub fn origin(&self) -> Origin {
         if self.restored.is_some() && !self.was_in_sync() { Origin::Restored } else { Origin::Live }
     }
 }
 
-/// That there is no such node; and that there may be one, where a source behind it, which is named, left out so many.
-/// None: no source is behind it.
+/// The message that a node does not exist; or may exist, if one of the named sources behind it omitted some. None:
+/// there is no source behind it.
 pub fn no_node<'a>(path: &NodePath, behind: impl Iterator<Item = (&'a str, Origin, u64)>) -> Option<String> {
     let mut behind = behind.peekable();
     behind.peek()?;
     let doubt = behind.find_map(|(name, origin, nodes)| {
         let left_out = left_out(nodes)?;
-        // Some of that may only be unknown, since patterns did not let it through before.
+        // Some of it may only be unknown, since patterns excluded it before.
         let or_unread = if origin == Origin::Restored { ", or has not read all that it mirrors yet" } else { "" };
         Some(format!("; but {name} {left_out}{or_unread}"))
     });
     Some(format!("there is no node {path}{}", doubt.unwrap_or_default()))
 }
 
-/// That a source left out so many nodes, in words; None: it left out none.
+/// The message that a source omitted this many nodes; None: it omitted none.
 pub fn left_out(nodes: u64) -> Option<String> {
     match nodes {
         0 => None,
@@ -424,7 +424,7 @@ mod tests {
         let returning = |feed: &Feed| {
             [FeedState::Connecting, FeedState::Down, FeedState::Syncing, FeedState::Live].map(|state| {
                 feed.enter(state, "");
-                // As the shared file has it, or as the register said before it died.
+                // As in the shared file, or as the register reported before it died.
                 feed.is_returning(true)
             })
         };

@@ -1,4 +1,4 @@
-//! Identity: what a source mirrors, so that what is left of another one is not taken for it.
+//! Identity: what a source mirrors, so that data of another one is not mistaken for it.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ const EXCLUDE: &str = " exclude ";
 /// What a source mirrors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Of a cluster, its servers as they are configured.
+    /// For a cluster, its configured servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     servers: Vec<String>,
-    /// What of them, or which file or register.
+    /// Which part of them, or which file or register.
     what: String,
-    /// By which patterns a cluster is mirrored. They do not say which one it is.
+    /// The patterns by which a cluster is mirrored. They are not part of its identity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     include: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     exclude: Vec<String>,
-    /// What is not mirrored whatever the patterns are, which older versions did not write down.
+    /// What is never mirrored, whatever the patterns are; older versions did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unmirrored: Option<String>,
 }
@@ -34,18 +34,18 @@ impl Identity {
         Self { servers: servers.into_iter().map(Into::into).collect(), what: what.into(), ..Self::default() }
     }
 
-    /// Mirrored by these patterns; no `include`: all.
+    /// Adds patterns; no `include`: everything.
     pub fn by(self, include: Vec<String>, exclude: Vec<String>) -> Self {
         Self { include, exclude, ..self }
     }
 
-    /// Mirrored without what is at and below this path.
+    /// Excludes this path and everything below.
     pub fn without(self, unmirrored: Option<String>) -> Self {
         Self { unmirrored, ..self }
     }
 
-    /// Whether what was written down is the same thing as this. Of a cluster one server in common will do: who edits
-    /// the list takes out a server that is dead.
+    /// Whether the recorded identity is the same as this. For a cluster, one server in common is enough: dead servers
+    /// are removed from the list.
     pub fn is_same(&self, now: &Self) -> bool {
         let have_one_in_common = self.servers.iter().any(|server| now.servers.contains(server));
         let rest = self.what.strip_prefix(&now.what);
@@ -53,7 +53,7 @@ impl Identity {
             && (have_one_in_common || self.servers == now.servers)
     }
 
-    /// Whether what was written down has all that these patterns let through.
+    /// Whether the recorded identity covers everything that these patterns include.
     pub fn covers(&self, now: &Self) -> bool {
         let lets_through = self.include.is_empty() || !now.include.is_empty() && is_within(&now.include, &self.include);
         let has_no_less = self.left_out().all(|path| now.left_out().any(|now| now == path));
@@ -65,7 +65,7 @@ impl Identity {
         self.exclude.iter().chain(&self.unmirrored)
     }
 
-    /// What it is as older versions wrote it: the patterns stood behind it.
+    /// The form that older versions recorded, with the patterns at the end.
     fn in_one(&self) -> String {
         let patterns =
             [(INCLUDE, &self.include), (EXCLUDE, &self.exclude)].into_iter().filter(|(_, it)| !it.is_empty());

@@ -11,51 +11,51 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::Instance;
 
-/// By version, the instances of a service; at least one.
+/// The instances of a service by version; at least one in each.
 pub type Instances = OrdMap<Version, InstanceSet>;
 
-/// How many of the instances of a service the guard holds.
+/// How many instances of a service the guard holds.
 pub fn count_of_held(instances: &Instances) -> usize {
     instances.values().map(InstanceSet::count_of_held).sum()
 }
 
-/// What the ids of providers begin with that nodes register. No master's does.
+/// The prefix of the ids of providers that nodes register. No master's id begins with it.
 pub(super) const NODE_MARK: char = '\u{1}';
 
-/// Providers by their ids. Each has a number below `len`, so that one can be chosen; and one that comes or goes moves
-/// at most one other, however many there are.
+/// Providers by id. Each has a number below `len`, for choosing; adding or removing one renumbers at most one other,
+/// however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct InstanceSet {
     numbers: OrdMap<Arc<str>, usize>,
     providers: OrdMap<usize, Provider>,
-    /// How many of them nodes register,
+    /// How many of them are registered by nodes,
     registered: usize,
-    /// and how many nodes registered once, and the guard holds.
+    /// and how many once were, and are held by the guard.
     held: usize,
-    /// The ids of those that are withheld.
+    /// The ids of withheld ones.
     withheld: OrdSet<Arc<str>>,
     /// By number.
     lots: Vector<Lot>,
     /// How many providers have each weight.
     weights: OrdMap<u32, usize>,
-    /// How often one has been chosen by turns, of all sets that came from one another.
+    /// How often one was chosen by turns, shared by all sets derived from each other.
     turns: Arc<AtomicUsize>,
 }
 
-/// What has a service in one version.
+/// A provider of a service in one version.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// The id of a master; or what tells the endpoints of one instance from those of others.
+    /// The id of a master; or what distinguishes one instance's endpoints from those of others.
     pub id: Arc<str>,
-    /// One, but for a master that offers it under two names (`mail@1`, `mail@1.0`).
+    /// One, except for a master that offers it under two names (`mail@1`, `mail@1.0`).
     pub instances: Arc<[Instance]>,
-    /// 0 where it cannot be called.
+    /// 0 if it cannot be called.
     pub weight: u32,
     /// The hash of the address, for choosing by a key.
     pub address_hash: u64,
 }
 
-/// What a provider draws its lots by where one is chosen by a key. They stand in a row, for each choice looks at all.
+/// The data by which a provider is chosen for a key. Stored contiguously, since each choice looks at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lot {
     pub address_hash: u64,
@@ -74,14 +74,14 @@ impl Provider {
         Self { id, instances, weight, address_hash }
     }
 
-    /// That of its instances.
+    /// The address of its instances.
     pub fn address(&self) -> String {
         self.instances.first().map(Instance::address).unwrap_or_default()
     }
 }
 
 impl InstanceSet {
-    /// How many providers it has.
+    /// How many providers there are.
     pub fn len(&self) -> usize {
         self.providers.len()
     }
@@ -90,12 +90,12 @@ impl InstanceSet {
         self.providers.is_empty()
     }
 
-    /// All, in the order of their ids.
+    /// All, ordered by id.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
         self.numbers.values().filter_map(|number| self.providers.get(number))
     }
 
-    /// How many of them nodes register, or did: those that the guard holds are among them.
+    /// How many of them are registered by nodes, or were: including those that the guard holds.
     pub fn count_of_registered(&self) -> usize {
         self.registered
     }
@@ -105,7 +105,7 @@ impl InstanceSet {
         self.held
     }
 
-    /// What has another provider in `newer`: by number, the one that nodes register, if it is one.
+    /// Numbers with another provider in `newer`: with the new one, if a node registers it.
     pub(super) fn changed_numbers<'a>(
         &'a self,
         newer: &'a InstanceSet,
@@ -118,8 +118,7 @@ impl InstanceSet {
         })
     }
 
-    /// What became of each provider that is another, or not there, in `newer`: as it was, as it is. What only has another
-    /// number is not told.
+    /// Each provider that changed or is missing in `newer`: before and after. A mere change of number does not count.
     pub(super) fn changed<'a>(
         &'a self,
         newer: &'a InstanceSet,
@@ -132,12 +131,12 @@ impl InstanceSet {
         ids.into_iter().map(|id| (self.of(id), newer.of(id))).filter(|(old, new)| old != new)
     }
 
-    /// All, in no order, in less time.
+    /// All, unordered, which is faster.
     pub fn unordered(&self) -> impl Iterator<Item = &Provider> {
         self.providers.values()
     }
 
-    /// By number, some at a time.
+    /// By number, in chunks.
     pub fn lots(&self) -> impl Iterator<Item = &[Lot]> {
         self.lots.leaves()
     }
@@ -147,7 +146,7 @@ impl InstanceSet {
         self.weights.len() == 1
     }
 
-    /// Those that are withheld, each with its number.
+    /// The withheld ones, each with its number.
     pub(super) fn withheld(&self) -> impl Iterator<Item = (usize, &Provider)> {
         let numbers = self.withheld.iter().filter_map(|id| self.numbers.get(id));
         numbers.filter_map(|number| Some((*number, self.providers.get(number)?)))
@@ -169,7 +168,7 @@ impl InstanceSet {
         self.providers.get(&number)
     }
 
-    /// The one whose turn it is; it is the next one's then.
+    /// The one whose turn it is; the next turn is the next one's.
     pub fn take_turn(&self) -> Option<&Provider> {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         self.providers.get(&(turn % self.len().max(1)))
@@ -179,7 +178,7 @@ impl InstanceSet {
         self.providers.get(self.numbers.get(id)?)
     }
 
-    /// In the place of what the provider had.
+    /// Adds a provider, replacing the one with the same id.
     pub(super) fn insert(&mut self, provider: Provider) {
         *self.weights.entry(provider.weight).or_default() += 1;
         match provider.is_withheld() {
@@ -224,7 +223,7 @@ impl InstanceSet {
         }
     }
 
-    /// That one provider less has it.
+    /// One provider less has this weight.
     fn forget_weight(&mut self, weight: u32) {
         match self.weights.get_mut(&weight) {
             Some(count) if *count > 1 => *count -= 1,
@@ -233,7 +232,7 @@ impl InstanceSet {
     }
 }
 
-/// What two of them share is not compared.
+/// Parts that both share are not compared.
 impl PartialEq for InstanceSet {
     fn eq(&self, other: &Self) -> bool {
         self.providers.diff(&other.providers).next().is_none()
@@ -241,12 +240,12 @@ impl PartialEq for InstanceSet {
 }
 
 impl Provider {
-    /// Whether nodes register it, or did; else it is a master.
+    /// Whether it is registered by nodes, or was; otherwise it is a master.
     pub fn is_registered(&self) -> bool {
         self.id.starts_with(NODE_MARK)
     }
 
-    /// Whether none registers it any more.
+    /// Whether no node registers it any more.
     pub fn is_held(&self) -> bool {
         self.instances.first().is_some_and(|first| first.held.is_some())
     }

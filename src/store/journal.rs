@@ -1,4 +1,4 @@
-//! The journal: which things changed in the newest revisions, for those who follow.
+//! The journal: which things changed in the newest revisions, for followers.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -14,15 +14,15 @@ pub(super) struct Journal<K> {
     entries: Vector<(Revision, K, ChangeKind)>,
     /// Every change after this revision is in the journal.
     since: Revision,
-    /// A revision of an earlier process, and the one of this process which is the same state.
+    /// A revision of an earlier process, and this process's revision with the same state.
     continues: Option<(Revision, Revision)>,
     max_entries: usize,
 }
 
-/// An answer is found among at most about so many changes, since whoever waits for it waits for a search through all.
+/// How many changes to search at most for one answer, since the caller waits for the search.
 const MAX_SEEN: usize = 16_384;
 
-/// How much an answer may hold.
+/// The size limit of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLimit {
     pub changes: usize,
@@ -32,9 +32,9 @@ pub struct PageLimit {
 /// What changed since a revision.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ChangesSince<Changed> {
-    /// It is no longer known, or too much to tell.
+    /// They are no longer known, or too many.
     Unknown,
-    /// The changes up to and with the revision `upto`, each thing once.
+    /// The changes up to and including the revision `upto`, each thing once.
     Known { changes: Vec<Changed>, upto: Revision },
 }
 
@@ -54,7 +54,7 @@ impl<K: Clone + Eq + Hash> Journal<K> {
         Self { entries: Vector::new(), since, continues: None, max_entries }
     }
 
-    /// This, an empty one, from the revision `since` on, which may be the same state as one of an earlier process.
+    /// An empty journal from the revision `since` on, which may be the same state as one of an earlier process.
     pub(super) fn continuing(self, earlier: Option<Revision>, since: Revision) -> Self {
         Self { since, continues: earlier.map(|earlier| (earlier, since)), ..self }
     }
@@ -73,8 +73,8 @@ impl<K: Clone + Eq + Hash> Journal<K> {
         }
     }
 
-    /// What changed after `since` and until `now`, of the things that `size` has a size for: as many whole revisions
-    /// as have room. With each, what the first of its changes was.
+    /// What changed after `since` and until `now`, of the things for which `size` returns a size: as many whole
+    /// revisions as have room. Each comes with the kind of its first change.
     pub(super) fn since(
         &self,
         since: Revision,

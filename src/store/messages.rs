@@ -1,4 +1,4 @@
-//! Messages: the commands that masters sent of their own accord, the newest of them kept for whoever watches.
+//! Messages: the commands that masters sent unprompted, of which the newest are kept for watchers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,12 +6,12 @@ use std::sync::{Arc, PoisonError};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many are kept, of one master, and of all; and how many bytes they take.
+/// How many are kept, of one master and in all, and how many bytes of them.
 const MAX_OF_MASTER: usize = 256;
 const MAX_MESSAGES: usize = 1_024;
 const MAX_BYTES: usize = 4 << 20;
 
-/// What a message takes beside its texts and bytes, and the name of a service.
+/// What a message takes besides its texts and bytes, and the name of a service.
 const MESSAGE_OVERHEAD: usize = 256;
 const NAME_OVERHEAD: usize = 32;
 
@@ -20,39 +20,39 @@ const NAME_OVERHEAD: usize = 32;
 pub struct MasterMessage {
     /// The id of the master.
     pub master: String,
-    /// The names, without versions, of what it offered then: who may see one of them may see the message.
+    /// The names, without versions, of what it offered then: a client that sees one of them may see the message.
     pub services: Vec<String>,
     /// The user of the master, in words.
     pub user: String,
-    /// When it came, ms since 1970.
+    /// When it arrived, ms since 1970.
     pub received_at: i64,
     /// The whole map, as MessagePack.
     pub packed: Vec<u8>,
 }
 
-/// What is kept after a cursor.
+/// The messages after a cursor.
 #[derive(Debug)]
 pub struct News {
     pub messages: Vec<Arc<MasterMessage>>,
     /// The next cursor.
     pub upto: u64,
-    /// How many came between the two cursors and are not kept any more.
+    /// How many arrived between the two cursors and are no longer kept.
     pub missed: u64,
-    /// Whether the cursor is none of this process: what was missed before is not known.
+    /// Whether the cursor is not from this process: what was missed before is unknown.
     pub is_reset: bool,
 }
 
-/// The messages that are kept. No user takes the room of one who has taken less.
+/// The kept messages. No user takes the room of one that has taken less.
 #[derive(Debug)]
 pub struct Messages {
     kept: Mutex<Kept>,
-    /// Where about so much memory is charged as they take.
+    /// The counter for about the memory that they take.
     charged: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 struct Kept {
-    /// In the order of their numbers, which grow by one with each message, also with one that is not kept.
+    /// Ordered by number, which grows by one with each message, even one that is not kept.
     messages: VecDeque<(u64, Arc<MasterMessage>)>,
     users: HashMap<String, Held>,
     all: Held,
@@ -77,7 +77,7 @@ impl MasterMessage {
 }
 
 impl Messages {
-    /// Numbers go on from `origin`, which is greater than those of the process before this one.
+    /// Numbers continue from `origin`, which is greater than those of the previous process.
     pub(super) fn new(origin: u64) -> Self {
         let (messages, users, all) = (VecDeque::new(), HashMap::new(), Held::default());
         let kept = Kept { messages, users, all, origin, newest: origin };
@@ -88,13 +88,13 @@ impl Messages {
         let mut kept = self.kept();
         let before = kept.all.bytes;
         kept.push(message);
-        // The sum alone is another's, too.
+        // Only add to the total: others use it too.
         self.charged.fetch_add(kept.all.bytes, Ordering::Relaxed);
         self.charged.fetch_sub(before, Ordering::Relaxed);
     }
 
-    /// What came after the cursor `since` and may be seen: at most `limit` messages, and `bytes` of them unless one
-    /// alone is larger. The cursor 0 is that of somebody who has seen none, and has missed none.
+    /// The visible messages after the cursor `since`: at most `limit`, and `bytes` of them unless one alone is larger.
+    /// With the cursor 0 none have been seen, and none missed.
     pub fn since(&self, since: u64, limit: usize, bytes: usize, sees: impl Fn(&MasterMessage) -> bool) -> News {
         let kept = self.kept();
         let is_reset = since != 0 && !(kept.origin..=kept.newest).contains(&since);
@@ -116,7 +116,7 @@ impl Messages {
         News { messages, upto, missed, is_reset }
     }
 
-    /// Where the memory is charged that they take; others may charge there, too.
+    /// The counter for the memory that they take; others may add to it as well.
     pub fn charged(&self) -> Arc<AtomicUsize> {
         self.charged.clone()
     }
@@ -148,7 +148,7 @@ impl Kept {
         }
     }
 
-    /// Forgets the oldest message of the user who has the most.
+    /// Forgets the oldest message of the user with the most.
     fn forget_first_of(&mut self, most: impl Fn(&Held) -> usize) {
         let Some((user, _)) = self.users.iter().max_by_key(|(_, held)| most(held)) else { return };
         let user = user.clone();

@@ -44,24 +44,25 @@ use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;
 use crate::task;
 
-/// So many changes take so long, a second for a hundred thousand, that other tasks are not to wait for their thread.
+/// From this many changes on, a batch takes so long (a second for a hundred thousand) that other tasks should not wait
+/// for its thread.
 const LARGE_BATCH: usize = 1_000;
 
-/// How many commands wait for a sidecar that follows this one.
+/// How many commands are queued for a following sidecar.
 const COMMAND_QUEUE: usize = 64;
 
 /// `[store]`: what the store remembers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many of the newest changes are remembered for watchers. One that is further behind starts over.
+    /// How many of the newest changes are kept for watchers. One that is further behind starts over.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub history: usize,
-    /// How many instances the nodes of one source may register, and so many more as interfaces of applications. One that
-    /// passes a limit is left out; `status` counts them as `undecodableNodes`.
+    /// How many instances the nodes of one source may register, and as many again as interfaces of applications. Those
+    /// beyond a limit are omitted; `status` counts them as `undecodableNodes`.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_instances: usize,
-    /// Of their endpoints and metadata, as they are decoded.
+    /// The limit for their decoded endpoints and metadata.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_instance_bytes: ByteSize,
     /// `[guard]`, which is a table of its own.
@@ -91,7 +92,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Store {
     current: ArcSwap<Snapshot>,
-    /// Held while the next snapshot is made; whether one still is. Readers never take it.
+    /// Held while the next snapshot is made, and whether more will be. Readers never take it.
     writer: Mutex<Writing>,
     subscriptions: Subscriptions,
     /// Commands for the sidecars that follow this one.
@@ -103,17 +104,17 @@ pub struct Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writing {
     Open,
-    /// What is published changes nothing any more.
+    /// Publishing no longer changes anything.
     Frozen,
 }
 
 impl Store {
-    /// A store that `feeds` will fill, each its own roots; none of these lies within another.
+    /// A store that `feeds` will fill; their roots are disjoint.
     pub fn new(config: &Config, feeds: Vec<Feed>, metrics: Arc<Metrics>) -> Arc<Self> {
         Self::from_snapshot(Self::empty(config, feeds), metrics)
     }
 
-    /// The same, but it begins with what an earlier process left of these feeds.
+    /// The same, but begins with what an earlier process left of these feeds.
     pub fn restored(config: &Config, mut feeds: Vec<Feed>, left: &Contents, metrics: Arc<Metrics>) -> Arc<Self> {
         let left = left.restore(&mut feeds, SystemTime::now());
         Self::from_snapshot(Self::empty(config, feeds).restored(left), metrics)
@@ -140,8 +141,8 @@ impl Store {
         self.current.load_full()
     }
 
-    /// The newest snapshot, with what `of` says of it and of its sources. A source vouches for what it has published:
-    /// what it says after a newer snapshot has come is not said of this one.
+    /// The newest snapshot, with the result of `of` for it and its sources. A source vouches for what it has published:
+    /// what it reports after a newer snapshot does not apply to this one.
     pub fn vouched<T>(&self, of: impl Fn(&Snapshot) -> T) -> (Arc<Snapshot>, T) {
         loop {
             let snapshot = self.snapshot();
@@ -152,8 +153,8 @@ impl Store {
         }
     }
 
-    /// Wakes the holder when something at or below one of `paths` has changed. Subscribe first, then look at the
-    /// snapshot: so nothing is missed in between.
+    /// Wakes the holder when something at or below one of `paths` has changed. Subscribe first, then read the snapshot:
+    /// so nothing in between is missed.
     pub fn subscribe(&self, paths: &[NodePath]) -> Subscription<'_> {
         self.subscriptions.add(paths.iter().map(|path| Topic::Below(path.as_str().to_owned().into())).collect())
     }
@@ -168,12 +169,12 @@ impl Store {
         self.subscriptions.add(vec![Topic::Messages])
     }
 
-    /// What masters sent of their own accord.
+    /// The commands that masters sent unprompted.
     pub fn messages(&self) -> &Messages {
         &self.messages
     }
 
-    /// The same for each revision, also one of which watchers do not hear.
+    /// The same for each revision, even one that watchers are not woken for.
     pub(crate) fn subscribe_to_revisions(&self) -> Subscription<'_> {
         self.subscriptions.add(vec![Topic::Revisions])
     }
@@ -183,19 +184,19 @@ impl Store {
         Publisher { feed: self.snapshot().feeds()[feed].clone(), number: feed, store: self.clone() }
     }
 
-    /// Tells the sidecars that follow this one a command for masters; how many they are.
+    /// Sends a command for masters to the sidecars that follow this one; returns how many there are.
     pub fn order(&self, command: &Value) -> usize {
-        // Nobody listens where there are none.
+        // An error means that there are no receivers.
         self.commands.send(command.clone()).unwrap_or(0)
     }
 
-    /// Keeps everything as it is now, for good: what a sidecar that stops ends itself is no news about the world.
+    /// Freezes the current state: what a stopping sidecar ends itself is no news about the world.
     pub fn freeze(&self) {
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Writing::Frozen;
         self.snapshot().feeds().iter().for_each(|feed| feed.freeze());
     }
 
-    /// Withholds instances from who chooses, or does so no longer, as one revision.
+    /// Withholds instances, or stops doing so, as one revision.
     pub fn withhold(&self, changes: &[Withhold]) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if *writer == Writing::Frozen {
@@ -210,7 +211,7 @@ impl Store {
         self.subscriptions.wake(&[], false);
     }
 
-    /// Has the guard do something, whose effects are one revision; how many instances they are of.
+    /// Has the guard do something and publishes its effects as one revision; returns how many instances they concern.
     pub fn guard(&self, act: impl FnOnce(&mut Guard, Now) -> Vec<Effect>) -> usize {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if *writer == Writing::Frozen {
@@ -226,7 +227,7 @@ impl Store {
         changed
     }
 
-    /// Says that all masters are there: none is given any more time to come back.
+    /// Declares that all masters are back: none is given more time.
     pub fn end_settling(&self) {
         for feed in 0..self.snapshot().feeds().len() {
             self.publish(feed, Batch::settling(false));
@@ -254,7 +255,7 @@ impl Store {
             && next.progress()[number].whole
             && !known.progress()[number].whole
         {
-            // Else the shared file could say, until it is written again, that the source is whole with the age of
+            // Otherwise the shared file could say, until it is written again, that the source is whole with the age of
             // something never proven, or that it is not in sync yet.
             feed.begin(proof);
         }
@@ -262,7 +263,7 @@ impl Store {
         if told.changed {
             self.current.store(Arc::new(next));
         }
-        // What is proven is what can be read now.
+        // The proof is for what is visible now.
         proof.into_iter().for_each(|proof| feed.take(proof));
         drop(writer);
         if !told.changed {
@@ -274,7 +275,7 @@ impl Store {
     }
 }
 
-/// By which one source fills its part of the store.
+/// The handle by which one source fills its part of the store.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     store: Arc<Store>,
@@ -283,7 +284,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes as one revision; none is made when nothing differs.
+    /// Publishes a batch as one revision, if it changes anything.
     pub fn publish(&self, batch: impl Into<Batch>) -> Revision {
         let batch = batch.into();
         if batch.changes.len() < LARGE_BATCH {
@@ -296,29 +297,29 @@ impl Publisher {
         self.publish(Batch::whole(changes))
     }
 
-    /// For one more source, which nobody has configured.
+    /// A publisher for another source, which is not configured.
     pub fn for_another(&self, feed: Feed) -> Self {
         let feed = Arc::new(feed);
         Self { number: self.store.admit(&feed), feed, store: self.store.clone() }
     }
 
-    /// Takes away all masters that the source reported.
+    /// Removes all masters that the source reported.
     pub fn clear_masters(&self) {
         self.publish(self.snapshot().leaves(self.number));
     }
 
-    /// Takes away those that were there before a restart and have not come back.
+    /// Removes those that were there before a restart and are not back.
     pub fn clear_expected(&self) {
         self.publish(self.snapshot().give_up_expected(self.number));
     }
 
-    /// Takes away all masters that the source reported; and the source is no more.
+    /// Removes all masters that the source reported, and the source itself.
     pub fn dismiss(self) {
         self.clear_masters();
         self.feed.go();
     }
 
-    /// Passes on a command that a master of this user sent of its own accord.
+    /// Passes on a command that a master of this user sent unprompted.
     pub fn send_message(&self, master: String, user: String, message: &Value) {
         let entry = self.snapshot().directory().master(&master).cloned();
         let services = entry.iter().flat_map(|entry| &entry.master.services);
@@ -335,7 +336,7 @@ impl Publisher {
         self.store.commands.subscribe()
     }
 
-    /// The feed's number, by which the routes to a master are distinguished.
+    /// The feed's number, which distinguishes the routes to a master.
     pub fn number(&self) -> usize {
         self.number
     }
@@ -345,12 +346,12 @@ impl Publisher {
         self.store.subscribe_to_masters()
     }
 
-    /// What the source says of itself.
+    /// What the source reports about itself.
     pub fn feed(&self) -> &Feed {
         &self.feed
     }
 
-    /// The newest snapshot. Nobody else writes this source's part of it.
+    /// The newest snapshot. Only this source writes its part of it.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.store.snapshot()
     }
@@ -361,8 +362,8 @@ impl Publisher {
     }
 }
 
-/// Revisions of this process are greater than those of the one before it: they start from the wall clock in
-/// microseconds, and fewer than a million are published in a second.
+/// Revisions of this process are greater than those of the previous one: they start from the wall clock in
+/// microseconds, and fewer than a million are published per second.
 fn first_revision() -> Revision {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since_1970.as_micros() as Revision

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-/// How many are remembered. Masters choose the names, so that there is no end to them.
+/// How many are remembered. Masters choose the names, so there could be any number.
 const MAX_NAMES: usize = 4_096;
 
-/// The longest, in bytes, that is remembered.
+/// The longest one that is remembered, in bytes.
 const MAX_NAME_BYTES: usize = 256;
 
-/// A clone shares all it can with the original.
+/// A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Retired {
     /// With the number under which each was remembered.
@@ -24,14 +24,14 @@ impl Retired {
         self.names.contains_key(name)
     }
 
-    /// In the order of the names, after one.
+    /// Ordered by name, after the given one.
     pub(super) fn names(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
         self.names
             .range::<_, str>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
             .map(|(name, _)| name)
     }
 
-    /// Remembers one that is not remembered.
+    /// Remembers a new name.
     pub(super) fn remember(&mut self, name: &str) {
         if name.len() > MAX_NAME_BYTES {
             return;

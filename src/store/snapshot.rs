@@ -18,7 +18,8 @@ use crate::model::{Change, ChangeKind, Format, Freshness, Node, NodePath, Origin
 
 /// Everything known at one revision.
 ///
-/// A clone shares all it can with the original, so that the next snapshot costs by what changed, not by its size.
+/// A clone shares as much as possible with the original, so that the next snapshot costs by what changed, not by its
+/// size.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     revision: Revision,
@@ -28,11 +29,11 @@ pub struct Snapshot {
     master_journal: Journal<Arc<str>>,
     feeds: Arc<[Arc<Feed>]>,
     progress: Arc<[FeedProgress]>,
-    /// Roots, by the number of their feed, of which an earlier process left nothing, until the feed is whole anew.
+    /// Roots, with the number of their feed, of which an earlier process left nothing, until the feed is whole again.
     unread: Arc<[(usize, NodePath)]>,
 }
 
-/// How much a feed has published, and how far that is all of its source.
+/// How much a feed has published, and whether that is everything in its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedProgress {
     /// Whether it has published a whole generation. Before, an absence is no answer.
@@ -40,27 +41,27 @@ pub struct FeedProgress {
     pub nodes: u64,
     /// Of paths and data.
     pub bytes: u64,
-    /// How much of the source may not be read or passes a limit.
+    /// How much of the source is unreadable or exceeds a limit.
     pub skipped_nodes: u64,
-    /// Whether masters are still given time to come back, whose absence is no answer until then.
+    /// Whether masters still have time to come back, whose absence is no answer until then.
     pub settling: bool,
-    /// The last revision that the source changed with a generation, rather than with what was told of single things.
+    /// The last revision that the source changed with a whole generation, rather than with single changes.
     pub generation: Revision,
 }
 
-/// What `apply` did.
+/// The result of `apply`.
 pub(super) struct Applied {
     pub(super) changed: bool,
-    /// The paths that watchers hear of.
+    /// The changed paths that watchers are told about.
     pub(super) paths: Vec<NodePath>,
-    /// Whether watchers hear of masters.
+    /// Whether watchers of masters are woken.
     pub(super) masters: bool,
 }
 
-/// What became of a path: the node as it is now, if it is there.
+/// A change of a path: with the node as it is now, if it exists.
 pub type NodeChange = (NodePath, ChangeKind, Option<Arc<Node>>);
 
-/// What became of a master: its entry as it is now, if it is there.
+/// A change of a master: with its entry as it is now, if it exists.
 pub type MasterChange = (Arc<str>, ChangeKind, Option<Arc<MasterEntry>>);
 
 impl Snapshot {
@@ -77,8 +78,8 @@ impl Snapshot {
         }
     }
 
-    /// This, an empty one, with what an earlier process left. Its revision is a new one: what the earlier process gave
-    /// out last may not have been left.
+    /// An empty snapshot, filled with what an earlier process left. Its revision is new: what the earlier process last
+    /// published may not be included.
     pub(super) fn restored(self, from: Restored) -> Self {
         let revision = self.revision.max(from.revision + 1);
         let (mut directory, now) = (from.directory.guarded_by(self.directory.guard().clone()), Now::read());
@@ -111,7 +112,7 @@ impl Snapshot {
         &self.feeds
     }
 
-    /// By the number of the feed.
+    /// By feed number.
     pub fn progress(&self) -> &[FeedProgress] {
         &self.progress
     }
@@ -124,7 +125,7 @@ impl Snapshot {
         self.nodes.get(path)
     }
 
-    /// What became of each node that is another, or not there, in `newer`: as it was, as it is.
+    /// Each node that changed or is missing in `newer`: before and after.
     pub(crate) fn changed_nodes<'a>(
         &'a self,
         newer: &'a Snapshot,
@@ -136,7 +137,7 @@ impl Snapshot {
         })
     }
 
-    /// The source of a node that is to register something, how, and what it is about.
+    /// The source of a node that should register something, the format, and what it is about.
     pub(crate) fn registrar(&self, path: &NodePath) -> Option<(&Feed, &Config, Located)> {
         self.feeds.iter().find_map(|feed| {
             let config = feed.services().iter().find(|config| path.is_under(&config.root))?;
@@ -144,8 +145,7 @@ impl Snapshot {
         })
     }
 
-    /// Nodes that are to register an instance of a service, or to change some, and cannot be read; with their source and
-    /// format.
+    /// Undecodable nodes that should register an instance of a service, or change some; with their source and format.
     pub(crate) fn undecodable_of<'a>(
         &'a self,
         service: &'a str,
@@ -164,7 +164,7 @@ impl Snapshot {
         self.registrar(path).map(|(_, config, _)| rules_of(config, &self.nodes, path)).unwrap_or_default()
     }
 
-    /// What lies at `from` and after it, as long as it is at or below `root`; parents before their children.
+    /// The nodes at `from` and after it, as long as they are at or below `root`; parents before their children.
     pub fn subtree<'a>(
         &'a self,
         root: &'a NodePath,
@@ -173,12 +173,12 @@ impl Snapshot {
         self.nodes.range(from..).take_while(|(path, _)| path.is_under(root))
     }
 
-    /// The names of a node's children, in the order of their bytes.
+    /// The names of a node's children, in byte order.
     pub fn children<'a>(&'a self, parent: &'a NodePath) -> impl Iterator<Item = &'a str> + 'a {
         self.children_after(parent, None)
     }
 
-    /// Those whose names come after this one.
+    /// Those with names after this one.
     pub fn children_after<'a>(
         &'a self,
         parent: &'a NodePath,
@@ -198,7 +198,7 @@ impl Snapshot {
                     last = Some(name);
                     return Some(name);
                 }
-                // The child has a subtree of its own: leap over it.
+                // The child has a subtree of its own: skip it.
                 below = self.nodes.range(parent.after_child(name)..);
             }
         })
@@ -209,7 +209,7 @@ impl Snapshot {
         self.feeds.iter().map(Arc::as_ref).zip(self.progress.iter().copied()).filter(|(feed, _)| !feed.is_gone())
     }
 
-    /// Those that have a say in what lies at or below `paths`; whether they are whole is said of what lies there.
+    /// Those that cover what is at or below `paths`; whether they are whole refers to what lies there.
     pub fn behind<'a>(&'a self, paths: &'a [NodePath]) -> impl Iterator<Item = (&'a Feed, FeedProgress)> + 'a {
         self.behind_where(
             |feed| paths.iter().any(|path| feed.is_behind(path)),
@@ -217,7 +217,7 @@ impl Snapshot {
         )
     }
 
-    /// The feeds of which that is so. One is not whole if nothing is known of a root of its that concerns the question.
+    /// The feeds that match. A feed is not whole if nothing is known of a relevant root of it.
     fn behind_where<'a>(
         &'a self,
         is_behind: impl Fn(&Feed) -> bool + 'a,
@@ -242,7 +242,7 @@ impl Snapshot {
         number.into_iter().flat_map(|number| self.unread_by(number))
     }
 
-    /// How far an answer from what `feeds` have published can be trusted.
+    /// The freshness of an answer from what `feeds` have published.
     pub fn freshness<'a>(&self, feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> Freshness {
         let fresh = Freshness { revision: self.revision, age: Duration::ZERO, origin: Origin::Live, complete: true };
         let feeds = feeds.filter(|(feed, progress)| feed.counts(progress.whole));
@@ -255,12 +255,12 @@ impl Snapshot {
         &self.directory
     }
 
-    /// The feeds that know masters and have a say, with what they have published.
+    /// The feeds that know masters and count, with what they have published.
     pub fn behind_masters(&self) -> impl Iterator<Item = (&Feed, FeedProgress)> {
         self.behind_all().filter(|(feed, progress)| feed.knows_masters() && feed.counts(progress.whole))
     }
 
-    /// The feeds that supply instances and have a say: those that know masters, and those whose nodes register some.
+    /// The feeds that supply instances and count: those that know masters, and those whose nodes register some.
     pub fn behind_instances(&self) -> impl Iterator<Item = (&Feed, FeedProgress)> {
         let concerns =
             |feed: &Feed, root: &NodePath| feed.services().iter().any(|services| services.root.overlaps(root));
@@ -270,7 +270,7 @@ impl Snapshot {
     /// What changed at or below `paths` since a revision: as many whole revisions as have room.
     pub fn changes_since(&self, since: Revision, paths: &[NodePath], limit: PageLimit) -> ChangesSince<NodeChange> {
         let roots: HashSet<&str> = paths.iter().map(NodePath::as_str).collect();
-        // By its own path and those above: many roots cost no more than one.
+        // By its own path and its ancestors: many roots cost no more than one.
         let is_told = |path: &NodePath| path.upwards().any(|above| roots.contains(above));
         let size = |path: &NodePath| is_told(path).then(|| self.told_size(path));
         self.node_journal.since(since, self.revision, limit, size).map(|(path, first)| {
@@ -279,13 +279,13 @@ impl Snapshot {
         })
     }
 
-    /// Whether nothing at or below `paths` has changed since a revision, as far as that is known.
+    /// Whether nothing at or below `paths` has changed since a revision, as far as known.
     pub fn is_unchanged(&self, since: Revision, paths: &[NodePath]) -> bool {
         let unchanged = ChangesSince::Known { changes: Vec::new(), upto: self.revision };
         self.changes_since(since, paths, PageLimit { changes: 0, bytes: 0 }) == unchanged
     }
 
-    /// What masters changed since a revision.
+    /// Which masters changed since a revision.
     pub fn masters_since(&self, since: Revision, limit: PageLimit) -> ChangesSince<MasterChange> {
         let size = |id: &Arc<str>| id.len() + 64 + self.directory.master(id).map_or(0, |entry| entry.size);
         self.master_journal.since(since, self.revision, limit, |id| Some(size(id))).map(|(id, first)| {
@@ -300,7 +300,7 @@ impl Snapshot {
         path.as_str().len() * 2 + data + 128
     }
 
-    /// Takes in one more feed, in the place of one that is gone if there is one; its number.
+    /// Adds a feed, reusing the number of a removed one if possible; returns its number.
     pub(super) fn admit(&mut self, feed: Arc<Feed>) -> usize {
         let (mut feeds, mut progress) = (self.feeds.to_vec(), self.progress.to_vec());
         let number = feeds.iter().position(|feed| feed.is_gone()).unwrap_or(feeds.len());
@@ -310,32 +310,32 @@ impl Snapshot {
         number
     }
 
-    /// What takes away all masters that a feed reported.
+    /// The changes that remove all masters that a feed reported.
     pub(super) fn leaves(&self, feed: usize) -> Vec<Change> {
         let masters = self.directory.masters("").filter(|(_, entry)| entry.told_by(feed).is_some());
         masters.map(|(id, _)| Change::Leave(id.to_string())).collect()
     }
 
-    /// Takes away the masters that a feed expects back and that have not come back when the change is applied.
+    /// The changes that remove the masters a feed expects back, unless they are back when they are applied.
     pub(super) fn give_up_expected(&self, feed: usize) -> Vec<Change> {
         self.directory.expected_by(feed).map(|master| Change::GiveUp(master.id.clone())).collect()
     }
 
-    /// Makes this the next revision, if other instances are withheld by this.
+    /// Makes this the next revision, if that withholds other instances.
     pub(super) fn withhold(&mut self, changes: &[Withhold]) -> bool {
         let is_changed = self.directory.withhold(changes);
         self.revision += u64::from(is_changed);
         is_changed
     }
 
-    /// Has the guard do something, and makes this the next revision if it changes instances; how many.
+    /// Has the guard do something, and makes this the next revision if it changes instances; returns how many.
     pub(super) fn guard(&mut self, act: impl FnOnce(&mut Guard, Now) -> Vec<Effect>, now: Now) -> usize {
         let changed = self.directory.guard_with(now, act);
         self.revision += u64::from(changed > 0);
         changed
     }
 
-    /// Makes this the next revision, if what a feed says differs from what is here.
+    /// Makes this the next revision, if what a feed reports differs from what is here.
     pub(super) fn apply(&mut self, feed: usize, batch: Batch, now: Now) -> Applied {
         let mut next =
             RevisionBuilder { progress: self.progress[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
@@ -345,7 +345,7 @@ impl Snapshot {
             match change {
                 Change::Put(path, node) => self.put(&mut next, path, node),
                 Change::Delete(path) => self.delete(&mut next, path),
-                // Such an id is for what nodes register.
+                // Such ids are reserved for what nodes register.
                 Change::Join(master, _) | Change::Expect(master) if master.id.starts_with(NODE_MARK) => {}
                 Change::Join(master, line) => {
                     let id = master.id.as_str().into();
@@ -430,12 +430,12 @@ impl FeedProgress {
     }
 }
 
-/// The next revision while it is made.
+/// The next revision under construction.
 struct RevisionBuilder {
     progress: FeedProgress,
     nodes: Vec<(NodePath, ChangeKind)>,
     masters: Vec<(Arc<str>, ChangeKind)>,
-    /// Whether something changed of which watchers do not hear.
+    /// Whether something changed that watchers are not told about.
     silent: bool,
 }
 
@@ -445,8 +445,8 @@ impl RevisionBuilder {
     }
 }
 
-/// What became of a thing whose first change was `first`. One that came and went is reported as deleted: whoever asks
-/// may have seen it in between, on a later page or as the newer state of an earlier change.
+/// The kind of the net change of a thing whose first change was `first`. One that came and went is reported as deleted:
+/// the client may have seen it in between, on a later page or as the newer state of an earlier change.
 fn outcome(first: ChangeKind, is_there: bool) -> ChangeKind {
     match (first, is_there) {
         (ChangeKind::Created, true) => ChangeKind::Created,
@@ -455,7 +455,7 @@ fn outcome(first: ChangeKind, is_there: bool) -> ChangeKind {
     }
 }
 
-/// Whether watchers hear of a change: not when only a child came or went (then they hear of the child).
+/// Whether watchers are told about a change: not if only a child came or went (then they are told about the child).
 fn is_told(old: &Node, new: &Node) -> bool {
     old.stat.czxid != new.stat.czxid || old.stat.mzxid != new.stat.mzxid || old.data != new.data
 }

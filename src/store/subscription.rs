@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::model::NodePath;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What is waited for.
+/// What a subscription waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Topic<'a> {
     /// Changes at a path and below it.
@@ -23,13 +23,13 @@ pub(super) enum Topic<'a> {
     Messages,
 }
 
-/// By the number of the subscription.
+/// By subscription number.
 type Waiting<'a> = HashMap<Topic<'a>, HashMap<u64, Arc<Notify>>>;
 
-/// With more changed paths than this, all subscriptions are woken: cheaper than to find those that are concerned.
+/// With more changed paths than this, all subscriptions are woken: cheaper than finding those concerned.
 const WAKE_ALL_THRESHOLD: usize = 4_096;
 
-/// All subscriptions, by topic. A change looks only at its own path and those above it, so that it wakes none that it
+/// All subscriptions, by topic. A change looks only at its own path and its ancestors, so that it wakes none that it
 /// does not concern.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -37,7 +37,7 @@ pub(super) struct Subscriptions {
     next_id: AtomicU64,
 }
 
-/// One who waits; dropped, it no longer does.
+/// A subscription, until dropped.
 #[derive(Debug)]
 pub struct Subscription<'a> {
     all: &'a Subscriptions,

@@ -1,4 +1,4 @@
-//! Withholdings: what is not to be chosen of each service, by its address, or of what is drained also by its host.
+//! Withholdings: which instances of each service are not to be chosen, by address; drained ones also by host.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use imbl::OrdMap;
 use super::instances::{InstanceSet, Provider, key_hash};
 use crate::model::{Instance, Withheld, Withholding};
 
-/// By service, and by what is withheld of it. A clone shares all it can with the original.
+/// By service and target. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub struct Withholdings {
     ejected: OrdMap<Arc<str>, Targets>,
@@ -16,11 +16,11 @@ pub struct Withholdings {
 
 type Targets = OrdMap<Arc<str>, Arc<Withholding>>;
 
-/// What is withheld of a service from now on; or no longer.
+/// A target of a service that is withheld from now on; or no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withhold {
     pub service: Arc<str>,
-    /// The address of an instance ([`Instance::address`]), or a host, of which each instance is drained.
+    /// The address of an instance ([`Instance::address`]), or a host, all of whose instances are drained.
     pub target: Arc<str>,
     pub kind: WithholdKind,
     /// None: no longer.
@@ -42,7 +42,7 @@ impl Withholdings {
         all(&self.drained)
     }
 
-    /// Whether anything is another by this.
+    /// Returns whether this changes anything.
     pub(super) fn take(&mut self, Withhold { service, target, kind, withholding }: &Withhold) -> bool {
         let services = match kind {
             WithholdKind::Ejected => &mut self.ejected,
@@ -63,7 +63,7 @@ impl Withholdings {
         true
     }
 
-    /// Those of `instances`, with what is withheld of them.
+    /// The given instances, with what is withheld of them.
     pub(super) fn applied(&self, instances: Arc<[Instance]>) -> Arc<[Instance]> {
         let is_any = !self.ejected.is_empty() || !self.drained.is_empty();
         if !is_any && !instances.iter().any(|instance| instance.withheld.is_withheld()) {
@@ -77,7 +77,7 @@ impl Withholdings {
         instances.iter().zip(withheld).map(of).collect()
     }
 
-    /// The providers of a set that a target means, with what is withheld of them now.
+    /// The providers of a set that match a target, with what is withheld of them now.
     pub(super) fn affected(&self, set: &InstanceSet, target: &str) -> Vec<Provider> {
         let hash = key_hash(target);
         let is_meant = |provider: &&Provider| {
@@ -110,12 +110,12 @@ fn all(services: &OrdMap<Arc<str>, Targets>) -> impl Iterator<Item = (&Arc<str>,
     services.iter().flat_map(|(service, targets)| targets.iter().map(move |(target, it)| (service, target, it)))
 }
 
-/// Whether what is drained by this target is the instance.
+/// Whether this target of a drain matches the instance.
 pub fn is_meant(instance: &Instance, target: &str) -> bool {
     host(instance) == Some(target) || instance.address() == target
 }
 
-/// The host of an instance that clients call themselves.
+/// The host of an instance that clients call directly.
 fn host(instance: &Instance) -> Option<&str> {
     instance.endpoint().filter(|_| instance.master().is_none()).map(|endpoint| &*endpoint.host)
 }

@@ -1,4 +1,4 @@
-//! Whether all that a shared file holds fits together.
+//! Checks the consistency of everything in a shared file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,18 +10,18 @@ use super::entry::{self, CHILDREN, INSTANCES, MASTER, SERVICE};
 use super::image::{Image, InvalidFile};
 use crate::model::{NodePath, view};
 
-/// A sound file as a whole; or what of it contradicts the rest.
+/// The content of a sound file, and any contradictions in it.
 #[derive(Debug)]
 pub struct Checked {
     pub contents: Contents,
     pub contradictions: Vec<String>,
     /// The size of the file in bytes.
     pub size: u64,
-    /// How many places for readers were ever taken, and how many there are; None: no lock file lies beside it.
+    /// How many reader slots were ever taken, and how many there are; None: there is no lock file.
     pub readers: Option<(u32, u32)>,
 }
 
-/// Beyond the checksum: that the names of children are those of the nodes, and the instances those of the masters.
+/// Beyond the checksum: the names of children must match the nodes, and the instances the masters.
 pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<String>, InvalidFile> {
     let mut found = children(image, contents)?;
     let (by_master, by_service) = (offers_of_masters(contents, &mut found), offers_of_services(contents, &mut found));
@@ -53,7 +53,7 @@ fn children(image: &Image, contents: &Contents) -> Result<Vec<String>, InvalidFi
     Ok(wrong)
 }
 
-/// By key, a path and the names of its children, as the nodes have them.
+/// The path and the children's names of each node, by key.
 fn names(contents: &Contents) -> BTreeMap<Vec<u8>, (NodePath, Vec<String>)> {
     let mut families: BTreeMap<NodePath, Vec<String>> = BTreeMap::new();
     for path in contents.nodes.keys() {
@@ -72,7 +72,7 @@ fn names(contents: &Contents) -> BTreeMap<Vec<u8>, (NodePath, Vec<String>)> {
     families.into_iter().map(|(path, names)| (entry::key(CHILDREN, &path), (path, names))).collect()
 }
 
-/// Instances that nodes register, and that no service counts.
+/// Instances registered by nodes that no service counts.
 fn uncounted(contents: &Contents) -> Vec<String> {
     let counts = contents.registered.iter().filter(|(key, _)| of_path(key, INSTANCES).is_some());
     let counts: BTreeMap<&[u8], BTreeMap<String, usize>> =
@@ -91,7 +91,7 @@ fn uncounted(contents: &Contents) -> Vec<String> {
     found
 }
 
-/// Services by the name, each with the id of a master.
+/// Services by name, each with the id of a master.
 type Offers = BTreeSet<(String, String)>;
 
 fn offers_of_masters(contents: &Contents, found: &mut Vec<String>) -> Offers {
@@ -107,7 +107,7 @@ fn offers_of_services(contents: &Contents, found: &mut Vec<String>) -> Offers {
     instances.filter_map(|it| Some((it.service_name, it.master_id?))).collect()
 }
 
-/// The entries of a kind that can be read. One that cannot is wrong, and no reason to look at no other.
+/// The readable entries of a kind. An unreadable one is reported, and the others are still checked.
 fn readable<'c, T: Deserialize<'c>>(contents: &'c Contents, kind: &str, found: &mut Vec<String>) -> Vec<T> {
     let read = contents.entries(kind).filter_map(|(name, value)| match serde_json::from_slice(value) {
         Ok(entry) => Some(entry),

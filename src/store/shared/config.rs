@@ -1,4 +1,4 @@
-//! `[shared]`: where the shared file and its copy lie, and their bounds.
+//! `[shared]`: the paths of the shared file and its copy, and their limits.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,33 +8,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::permissions::{Mode, Permissions};
 
-/// Half of what a process can address.
+/// Half of a process's address space.
 const LARGEST_TIB: u64 = 64;
 
 /// `[shared]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The file; from the folder of the Unix socket if it is relative. Empty: none.
+    /// The file; relative to the folder of the Unix socket. Empty: none.
     pub path: PathBuf,
-    /// The directory of its copy; made if only its last part is missing. Empty: none.
+    /// The directory of its copy; created if only its last part is missing. Empty: none.
     #[serde(deserialize_with = "crate::rule::path")]
     pub state: PathBuf,
-    /// How often the copy is made anew, if anything changed.
+    /// How often the copy is replaced, if anything changed.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub copy_interval: Duration,
-    /// The most that the file may grow to.
+    /// The maximum size of the file.
     #[serde(deserialize_with = "crate::rule::between_kib_and_tib::<_, 128, { LARGEST_TIB }>")]
     pub max_size: ByteSize,
-    /// The most of it that may wait for readers of old states, before another file takes its place.
+    /// How much of it may wait for readers of old states before the file is replaced.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_pinned: ByteSize,
     /// How many processes may have it open.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_readers: u32,
-    /// The file's mode, in octal digits. The group, where it may read the file, may also write the lock file beside it.
+    /// The file's mode, in octal digits. A group that may read the file may also write the lock file next to it.
     pub mode: Mode,
-    /// The group that both are given to; empty: the process's own.
+    /// The group that both are given to; empty: that of the process.
     #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
 }
@@ -55,10 +55,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The most that `max_size` may be.
+    /// The maximum of `max_size`.
     pub const LARGEST: ByteSize = ByteSize::tib(LARGEST_TIB);
 
-    /// Where the file lies, if there is to be one.
+    /// The path of the file, if there should be one.
     pub(super) fn file(&self, beside: Option<&Path>) -> Option<PathBuf> {
         if self.path.as_os_str().is_empty() {
             return None;
@@ -66,12 +66,12 @@ impl Config {
         beside.map(|folder| folder.join(&self.path)).or_else(|| self.path.is_absolute().then(|| self.path.clone()))
     }
 
-    /// Where the copy of the file lies, if there is to be one.
+    /// The path of the copy, if there should be one.
     pub(super) fn copy(&self, file: &Path) -> Option<PathBuf> {
         if self.state.as_os_str().is_empty() { None } else { Some(self.state.join(file.file_name()?)) }
     }
 
-    /// Whether the directory of the copy is another than the usual one.
+    /// Whether the directory of the copy is not the default.
     pub(super) fn is_state_set(&self) -> bool {
         self.state != Self::default().state
     }

@@ -1,4 +1,4 @@
-//! All that a shared file holds, read and checked; and how a store begins with it.
+//! The whole content of a shared file, read and checked; and how a store begins with it.
 
 use std::borrow::Borrow;
 use std::mem;
@@ -19,21 +19,21 @@ use super::location::FileId;
 use crate::model::{Instance, Master, Node, NodePath, Revision, Stat, view};
 use crate::store::{Directory, Feed, FeedProgress, ReportedBy};
 
-/// How many nodes are handed from one thread to the other at once.
+/// How many nodes are passed from one thread to the other at once.
 const BATCH: usize = 1_024;
 
-/// All that a file holds.
+/// The whole content of a file.
 #[derive(Clone, Debug)]
 pub struct Contents {
     pub status: FileStatus,
     pub nodes: OrdMap<NodePath, Arc<Node>>,
-    /// The entries of masters and of services, in the order of their keys.
+    /// The entries of masters and of services, ordered by key.
     pub(super) of_masters: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Those of what nodes register, in the same order.
+    /// Those of what nodes register, ordered likewise.
     pub(super) registered: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The sum that the checksum is of.
+    /// The sum behind the checksum.
     pub(super) sum: u64,
-    /// From which file it was read.
+    /// The file it was read from.
     pub(super) file_id: FileId,
 }
 
@@ -44,22 +44,22 @@ pub(crate) struct Restored {
     pub(crate) directory: Directory,
     /// What the guard held.
     pub(crate) held: Vec<Instance>,
-    /// By the number of the feed.
+    /// By feed number.
     pub(crate) progress: Vec<FeedProgress>,
-    /// Roots, by the number of their feed, of which nothing was left.
+    /// Roots, with the number of their feed, of which nothing was left.
     pub(crate) unread: Vec<(usize, NodePath)>,
     pub(crate) revision: Revision,
-    /// Whether it is the very state of that revision.
+    /// Whether it is exactly the state of that revision.
     pub(crate) is_same: bool,
 }
 
-/// What the stat of a node says whose keys hold only a digest of its path.
+/// The path in the stat of a node whose key is only a digest.
 #[derive(Deserialize)]
 struct Named {
     path: NodePath,
 }
 
-/// What stands in the entries before the stats, as they come.
+/// The entries before the stats, in order.
 #[derive(Default)]
 struct Reading {
     nodes: Vec<Bare>,
@@ -83,7 +83,7 @@ enum Name {
 }
 
 impl Contents {
-    /// Reads a whole file of our own, to which nobody writes meanwhile.
+    /// Reads a complete file of our own that nobody writes meanwhile.
     pub(super) fn load(path: &Path) -> Result<Self, InvalidFile> {
         Self::read(&Image::open_own(path)?)
     }
@@ -94,7 +94,7 @@ impl Contents {
         let before = move |half: &mut Half<'_>| {
             let mut reading = Reading::default();
             half.each(&mut |key, value| reading.take(key, value, &give))?;
-            // Who takes no more says why.
+            // A receiver that is gone reports the reason.
             let _ = give.send(mem::take(&mut reading.nodes));
             Ok(reading)
         };
@@ -108,7 +108,7 @@ impl Contents {
         Ok(Self { status, nodes, of_masters, registered, sum, file_id: image.file_id })
     }
 
-    /// Whether neither a node nor a master is in it.
+    /// Whether it contains neither nodes nor masters.
     pub(super) fn is_empty(&self) -> bool {
         self.nodes.is_empty() && self.of_masters.is_empty()
     }
@@ -123,7 +123,7 @@ impl Contents {
         self.registered.iter().filter(|(key, _)| of_path(key, INSTANCE).is_some()).map(|(_, value)| value.as_slice())
     }
 
-    /// What the guard held of these, as far as it can be read.
+    /// Those of them that the guard held, as far as readable.
     fn held(&self) -> Vec<Instance> {
         const MARK: &[u8] = b"\"held\":";
         let may_be_held = |json: &&[u8]| json.windows(MARK.len()).any(|part| part == MARK);
@@ -136,7 +136,7 @@ impl Contents {
         self.entries(MASTER).map(|(_, master)| master)
     }
 
-    /// Those that can be read; how many cannot, of which the log names the first.
+    /// The readable masters, and the number of unreadable ones, of which the first is logged.
     fn readable_masters(&self) -> (Vec<view::Master>, u64) {
         let (mut readable, mut unreadable) = (Vec::new(), 0);
         for (id, json) in self.entries(MASTER) {
@@ -163,7 +163,7 @@ impl Contents {
         })
     }
 
-    /// Sees to it that some of the nodes are of the feeds, if there are any.
+    /// Checks that some of the nodes belong to the feeds, if there are any.
     pub(super) fn check_cluster(&self, feeds: &[impl Borrow<Feed>]) -> Result<(), InvalidFile> {
         let sources: Vec<_> = self.status.sources.iter().filter(|source| !source.knows_masters()).collect();
         if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed.borrow()))) {
@@ -173,9 +173,9 @@ impl Contents {
         Err(InvalidFile::Foreign(identities.join(", ")))
     }
 
-    /// Has the feeds begin with what of this is theirs. Nodes are of the feed whose roots they are below, whatever
-    /// those that read them were called and however they shared the roots. Masters are expected back; a feed that had
-    /// not reported of all begins with none.
+    /// Initializes the feeds with their parts of this. Nodes belong to the feed whose roots they are below, whatever
+    /// the sources that read them were called and however they divided the roots. Masters are expected back; a feed
+    /// that had not reported all of them begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
         let (masters, unreadable) = self.readable_masters();
         let is_known = |source: &Source| !source.knows_masters() || source.whole;
@@ -209,7 +209,7 @@ impl Contents {
                 unread.extend(others.into_iter().map(|root| (number, root)));
             }
             let unreadable = if feed.knows_masters() { unreadable } else { 0 };
-            // Nobody knows how much of what is mirrored now was left out.
+            // How much of what is mirrored now was omitted is unknown.
             let unknown = |source: &Source| u64::from(!source.identity.covers(feed.identity()));
             let skipped_nodes: u64 = sources.iter().map(|source| source.skipped_nodes + unknown(source)).sum();
             progress.skipped_nodes = skipped_nodes + unreadable;
@@ -234,7 +234,7 @@ impl Contents {
     }
 }
 
-/// What the file says of itself.
+/// The status in the file.
 pub(super) fn status(image: &Image) -> Result<FileStatus, InvalidFile> {
     check_format(image)?;
     json(&image.get(FRESHNESS)?.ok_or(InvalidFile::Damaged("it does not say how fresh it is"))?)
@@ -274,7 +274,7 @@ impl Reading {
     }
 }
 
-/// Gives the nodes their stats, which are in the same order. Also the sum over the entries of these.
+/// Gives the nodes their stats, which are in the same order. Returns also the sum over their entries.
 fn join(stats: &mut Half<'_>, nodes: Receiver<Vec<Bare>>) -> Result<(OrdMap<NodePath, Arc<Node>>, u64), InvalidFile> {
     const UNPAIRED: InvalidFile = InvalidFile::Damaged("a node has no stat, or a stat no node");
     let (mut nodes, mut joined, mut sum) = (nodes.into_iter().flatten(), OrdMap::new(), 0_u64);
@@ -304,7 +304,7 @@ impl Name {
     }
 }
 
-/// A stat as this version writes it: four times faster than to read it as JSON, and there may be a million.
+/// Parses a stat as this version writes it: four times faster than a JSON parser, and there may be a million.
 fn written_stat(json: &[u8]) -> Option<Stat> {
     let mut rest = json;
     let mut number = |name: &str| {
@@ -327,7 +327,7 @@ fn written_stat(json: &[u8]) -> Option<Stat> {
     (rest == b"}").then_some(stat)
 }
 
-/// What follows the kind in the key of an entry.
+/// The rest of an entry's key after its kind.
 pub(super) fn of_path<'k>(key: &'k [u8], kind: &str) -> Option<&'k [u8]> {
     key.strip_prefix(kind.as_bytes()).filter(|rest| matches!(rest.first(), Some(b'/' | b'#')))
 }

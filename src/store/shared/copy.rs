@@ -1,4 +1,4 @@
-//! The copy in the state directory, from which a start after a reboot is warm too.
+//! The copy in the state directory, which also makes a start after a reboot warm.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,10 +13,10 @@ use crate::metrics::Metrics;
 use crate::model::Revision;
 use crate::permissions::own;
 
-/// How soon a file that is not mapped is looked for again.
+/// How soon to look again for a file that is not mapped.
 const UNMAPPED_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What was written last, and where, if that is mapped.
+/// What was written last, and to which file, if that is mapped.
 pub(super) type Written = (Revision, Option<Arc<Env>>);
 
 /// Copies the file every `interval` if it holds another revision, and when its writer has ended.
@@ -27,7 +27,7 @@ pub(super) async fn keep(
     metrics: Arc<Metrics>,
 ) {
     let (mut copied, mut failing, mut patience) = (None, false, interval);
-    // A process that was killed may have left one half done, as large as the disk.
+    // A killed process may have left an unfinished one, as large as the disk.
     let _ = own::remove(&half(&path));
     loop {
         let is_last = tokio::time::timeout(patience, written.wait_for(|_| false)).await.is_ok();
@@ -52,7 +52,7 @@ pub(super) async fn keep(
     }
 }
 
-/// A copy under another name takes the place of the old one when it is whole and on the disk.
+/// The copy is written under another name, and replaces the old one when it is complete and on disk.
 pub(super) fn copy(env: &Env, path: &Path) -> io::Result<()> {
     let fresh = half(path);
     let result = write(env, &fresh).and_then(|()| fs::rename(&fresh, path));
@@ -64,7 +64,7 @@ pub(super) fn copy(env: &Env, path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-/// What a copy is called before it is whole.
+/// The name of a copy before it is complete.
 fn half(path: &Path) -> PathBuf {
     path.with_extension("new")
 }

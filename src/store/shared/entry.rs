@@ -1,4 +1,4 @@
-//! The entries of the shared file: their keys, and what is written in them.
+//! The entries of the shared file: keys and values.
 
 use std::ops::Not;
 use std::time::{Duration, SystemTime};
@@ -27,17 +27,17 @@ pub(super) const FORMAT: &[u8] = b"meta/format";
 pub(super) const FRESHNESS: &[u8] = b"meta/freshness";
 pub(super) const CHECKSUM: &[u8] = b"meta/checksum";
 
-/// Raised when an entry changes its meaning or its form; new kinds of entries are no other format.
+/// Raised when an entry changes its meaning or its form; new kinds of entries do not change the format.
 pub(super) const VERSION: &str = "2";
 
-/// LMDB's keys have at most 511 bytes. A longer path or name goes by its digest.
+/// LMDB's keys have at most 511 bytes. A longer path or name is replaced by its digest.
 const MAX_NAME_BYTES: usize = 500;
 
-/// The writer rewrites its status every second. When it has not for this long, it is away.
+/// The writer updates its status every second. After this long without an update, it is away.
 const WRITER_SILENCE_THRESHOLD: Duration = Duration::from_secs(3);
 
-/// `meta/freshness`: how far the file could be trusted when that was written. Times are in ms, `writtenAt` and
-/// `lastSync` since 1970.
+/// `meta/freshness`: how far the file could be trusted when it was written. Times are in ms, `writtenAt` and `lastSync`
+/// since 1970.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FileStatus {
@@ -47,26 +47,26 @@ pub struct FileStatus {
     pub sources: Vec<Source>,
 }
 
-/// What `meta/freshness` says of one source.
+/// The part of `meta/freshness` about one source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     pub name: String,
     pub kind: String,
-    /// What was mirrored: of another identity, its nodes are those of another cluster.
+    /// What was mirrored: with another identity, its nodes are those of another cluster.
     pub identity: Identity,
     pub supplies: Vec<Supply>,
-    /// Of the nodes that it supplies.
+    /// The roots of the nodes that it supplies.
     pub roots: Vec<NodePath>,
-    /// Whether it was read as a whole. Else an absence is no answer.
+    /// Whether it was read as a whole. If not, an absence is no answer.
     pub whole: bool,
-    /// None: it never was in sync.
+    /// None: it was never in sync.
     pub age_ms: Option<u64>,
     pub last_sync: Option<u64>,
     pub origin: Origin,
     #[serde(alias = "leftOut")]
     pub skipped_nodes: u64,
-    /// Whether masters are still given time to come back, whose absence is no answer until then.
+    /// Whether masters still have time to come back, whose absence is no answer until then.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub settling: bool,
 }
@@ -86,12 +86,12 @@ pub(super) fn instance(service: &str, version: &Version, number: usize) -> Vec<u
     named(INSTANCE, &format!("{service}\0{version}\0{number}"))
 }
 
-/// The key of the hashes and weights of some of them.
+/// The key of the hashes and weights of a chunk.
 pub(super) fn chunk(service: &str, version: &Version, chunk: usize) -> Vec<u8> {
     named(PICK, &format!("{service}\0{version}\0{chunk}"))
 }
 
-/// The keys of all that nodes register of a service.
+/// The keys of everything that nodes register of a service.
 pub(super) fn of_service(name: &str, versions: &Instances) -> Vec<Vec<u8>> {
     let registered = versions.iter().flat_map(|(version, set)| {
         let numbers = (0..set.len()).filter(|number| set.get(*number).is_some_and(Provider::is_registered));
@@ -107,19 +107,19 @@ pub(super) fn of_service(name: &str, versions: &Instances) -> Vec<Vec<u8>> {
     registered.into_iter().chain(chunks).chain([instances(name), named(PICK, name)]).collect()
 }
 
-/// Whether an entry is of a master, or of a service that masters offer.
+/// Whether an entry is about a master, or about a service that masters offer.
 pub(super) fn is_of_masters(key: &[u8]) -> bool {
     [MASTER, SERVICE].iter().any(|kind| key.starts_with(kind.as_bytes()))
 }
 
-/// About how much of the file an entry takes: a large value has pages of its own.
+/// About how much of the file an entry takes: a large value has its own pages.
 pub(super) fn room(key: &[u8], value: &[u8]) -> u64 {
     const PAGE: usize = 4096;
     let bytes = key.len() + value.len();
     if bytes < PAGE / 2 { bytes as u64 } else { bytes.next_multiple_of(PAGE) as u64 }
 }
 
-/// The key of a service by its name, or of a master by its id: `service/mail`; for a long one as for a path.
+/// The key of a service by name, or of a master by id: `service/mail`; if long, as for a path.
 pub(super) fn named(kind: &str, name: &str) -> Vec<u8> {
     if is_short(name) { [kind, "/", name].concat().into_bytes() } else { by_digest(kind, name) }
 }
@@ -134,7 +134,7 @@ pub(super) fn is_short(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES
 }
 
-/// An entry's part in the checksum, which is the sum over all other entries, modulo 2^64.
+/// An entry's contribution to the checksum, which is the sum over all other entries, modulo 2^64.
 pub(super) fn part_of_checksum(key: &[u8], value: &[u8]) -> u64 {
     xxh3_64_with_seed(value, xxh3_64(key))
 }
@@ -143,7 +143,7 @@ pub(super) fn checksum(sum: u64) -> Vec<u8> {
     format!("{sum:016x}").into_bytes()
 }
 
-/// What is written in an entry.
+/// The JSON of an entry.
 pub(super) fn written(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("every key is a text, and a vector takes all")
 }
@@ -153,8 +153,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl FileStatus {
-    /// Where masters of an earlier process are `restored`, their sources stand as they were; those of which nothing is
-    /// known yet, as they are: no absence is an answer before they are whole.
+    /// If masters of an earlier process are `restored`, their sources are written as they were; sources of which
+    /// nothing is known yet are written as they are: no absence is an answer before they are whole.
     pub(super) fn of(snapshot: &Snapshot, restored: Option<&RestoredMasters>, now: SystemTime) -> Self {
         let written_at = millis_since_1970(now);
         let is_restored =
@@ -178,7 +178,7 @@ impl FileStatus {
         Self { fresh: fresh.into(), written_at, sources }
     }
 
-    /// How far an answer that is read from the file now can be trusted, if these sources are behind it.
+    /// The freshness of an answer read from the file now, with these sources behind it.
     pub fn freshness<'a>(&self, behind: impl Iterator<Item = &'a Source>, now: SystemTime) -> Freshness {
         let silent = Duration::from_millis(millis_since_1970(now).saturating_sub(self.written_at));
         let silent = if silent > WRITER_SILENCE_THRESHOLD { silent } else { Duration::ZERO };
@@ -186,15 +186,15 @@ impl FileStatus {
         behind.fold(fresh, |fresh, source| source.add_to(fresh, silent, Duration::from_millis(self.fresh.age_ms)))
     }
 
-    /// The time since the source was last known to be in sync, for another process than the writer; None: it never was.
+    /// The time since the source was last known to be in sync, for another process than the writer; None: never.
     pub(super) fn age_of(&self, source: &Source, now: SystemTime) -> Option<Duration> {
-        // Two differences, each of one clock: a clock that was set back while nobody ran makes no part negative.
+        // Two differences, each of one clock: if the clock was set back while nothing was running, neither is negative.
         let before = self.written_at.saturating_sub(source.last_sync?);
         let since = millis_since_1970(now).saturating_sub(self.written_at);
         Some(Duration::from_millis(before + since))
     }
 
-    /// The sources that have a say in what lies at or below `path`.
+    /// The sources that cover what is at or below `path`.
     pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = &'a Source> + Clone + 'a {
         self.sources.iter().filter(|source| source.roots.iter().any(|root| path.overlaps(root)))
     }
@@ -227,7 +227,7 @@ impl Source {
         }
     }
 
-    /// Parts it from these of its roots, of which nothing is known; None: there are none.
+    /// Splits off these of its roots, of which nothing is known; None: there are none.
     fn split<'a>(&mut self, unread: impl Iterator<Item = &'a NodePath>) -> Option<Self> {
         let roots: Vec<NodePath> = unread.cloned().collect();
         self.roots.retain(|root| !roots.contains(root));
@@ -240,7 +240,7 @@ impl Source {
         Self { age_ms: age.map(millis), last_sync, origin: Origin::Restored, ..self.clone() }
     }
 
-    /// What is left of `fresh` with this source behind it too.
+    /// The freshness of `fresh` with this source added.
     fn add_to(&self, fresh: Freshness, silent: Duration, never: Duration) -> Freshness {
         let age = silent + self.age_ms.map_or(never, Duration::from_millis);
         fresh.and(age, self.origin, self.whole && self.skipped_nodes == 0 && !self.settling)
@@ -255,7 +255,7 @@ impl Source {
         self.supplies(Supply::Instances) && !self.supplies(Supply::Nodes)
     }
 
-    /// Whether this is what `feed` mirrors now. Masters name their source; nodes do not, whatever it is called.
+    /// Whether `feed` mirrors the same thing now. Masters name their source; nodes do not, whatever it is called.
     pub(super) fn is_of(&self, feed: &Feed) -> bool {
         self.kind == feed.kind()
             && (self.name == feed.name() || !self.knows_masters())

@@ -1,4 +1,4 @@
-//! The LMDB environment of the shared file, and what of LMDB its Rust binding does not offer.
+//! The LMDB environment of the shared file, and the parts of LMDB that its Rust binding does not offer.
 #![allow(unsafe_code)] // LMDB is a C library; here are the only calls of it that the binding does not make for us.
 
 use std::fs::File;
@@ -16,14 +16,14 @@ use lmdb_sys::{MDB_NEXT, MDB_NOTFOUND, MDB_SET_RANGE, MDB_val};
 use super::lock_file;
 use super::lock_file::LockFile;
 
-/// A reader's slot is of its transaction, not of its thread: a thread that ends while the file is unmapped would touch
-/// it.
+/// A reader's slot belongs to its transaction, not to its thread: a thread that ends while the file is unmapped would
+/// touch it.
 const FLAGS: EnvironmentFlags = EnvironmentFlags::NO_SUB_DIR.union(EnvironmentFlags::NO_TLS);
 
-/// LMDB's own database of free pages: by the transaction that freed them, a list that begins with its length.
+/// LMDB's own database of free pages: for each transaction that freed some, a list that begins with its length.
 const FREE_PAGES: lmdb_sys::MDB_dbi = 0;
 
-/// A mapped file, with all of it in LMDB's unnamed database: that is the one which PHP's `dba` reads.
+/// A mapped file, with everything in LMDB's unnamed database: that is the one PHP's `dba` reads.
 #[derive(Debug)]
 pub(super) struct Env {
     inner: Environment,
@@ -31,18 +31,18 @@ pub(super) struct Env {
 }
 
 impl Env {
-    /// Maps a file under a name beside which nobody else has a lock file; it gets one, with places for this many
-    /// readers. A file that is not empty has been read as an [`super::image::Image`]: LMDB trusts it.
+    /// Maps a file under a name for which nobody else has a lock file; creates one with slots for this many readers. A
+    /// file that is not empty must have been read as an [`super::image::Image`]: LMDB trusts it.
     pub(super) fn writer(path: &Path, max_size: ByteSize, readers: u32) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;
         let size = (max_size.as_u64() as usize).next_multiple_of(PAGE);
-        // Nothing is synced: the file outlives this process in the memory of the kernel, and the machine on disk.
+        // Nothing is synced: the file outlives this process in the kernel's memory, and a reboot as the copy on disk.
         let flags = FLAGS | EnvironmentFlags::NO_SYNC;
         LockFile::make(&lock_file(path), readers).map_err(|error| Error::Other(error.raw_os_error().unwrap_or(0)))?;
         Self::open(Environment::new().set_flags(flags).set_map_size(size).set_max_readers(readers), path)
     }
 
-    /// Maps a file that another process writes, as readers of other languages do: once at a time in one process.
+    /// Maps a file that another process writes, like readers in other languages: once at a time in one process.
     pub(super) fn reader(path: &Path) -> Result<Arc<Self>, Error> {
         Self::open(Environment::new().set_flags(FLAGS | EnvironmentFlags::READ_ONLY), path)
     }
@@ -56,7 +56,7 @@ impl Env {
         self.inner.begin_rw_txn()
     }
 
-    /// Keeps the newest state, and those that come after it, from being written over while it lives.
+    /// Keeps the current state, and later ones, from being overwritten while this lives.
     pub(super) fn pin(&self) -> Result<RoTransaction<'_>, Error> {
         self.inner.begin_ro_txn()
     }
@@ -66,7 +66,7 @@ impl Env {
         self.inner.info().map(|info| info.last_txnid() as u64)
     }
 
-    /// All that it holds, in the order of the keys.
+    /// Its whole content, ordered by key.
     #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn entries(&self) -> Result<Vec<super::fuzz::Pair>, Error> {
         let transaction = self.pin()?;
@@ -74,10 +74,10 @@ impl Env {
         cursor.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
 
-    /// How many bytes were freed from this transaction on, and are not used again as long as its state may be read.
+    /// How many bytes were freed from this transaction on, and are not reused while its state may be read.
     pub(super) fn freed_since(&self, transaction: u64) -> Result<u64, Error> {
         let pages_of = |list: &MDB_val| {
-            // SAFETY: LMDB says that the value is there, and the transaction below keeps it; it begins with a length.
+            // SAFETY: LMDB says that the value exists, and the transaction below keeps it; it begins with a length.
             if list.mv_size >= 8 { unsafe { list.mv_data.cast::<u64>().read_unaligned() } } else { 0 }
         };
         let reading = self.pin()?;
@@ -102,9 +102,9 @@ impl Env {
         if ended == MDB_NOTFOUND { Ok(pages * page_size) } else { Err(Error::from_err_code(ended)) }
     }
 
-    /// Writes the newest state, without the free pages, into an empty file.
+    /// Writes the newest state, without free pages, to an empty file.
     pub(super) fn copy_to(&self, file: &File) -> Result<(), Error> {
-        // SAFETY: the environment is open as long as `self` lives, and the file as long as the call.
+        // SAFETY: the environment is open while `self` lives, and the file during the call.
         let code = unsafe { lmdb_sys::mdb_env_copyfd2(self.inner.env(), file.as_raw_fd(), lmdb_sys::MDB_CP_COMPACT) };
         if code == 0 { Ok(()) } else { Err(Error::from_err_code(code)) }
     }

@@ -1,19 +1,19 @@
-//! The floor: which old states of the shared file are not written over yet, since somebody may be reading them.
+//! The floor: which old states of the shared file are not overwritten yet, since they may still be read.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How long what a commit replaces is left alone, whoever says that he reads it or does not: who has the folder
-/// mounted read-only cannot say so. It is longer than a read takes.
+/// How long replaced pages are left alone whether or not a reader is registered: a process with the folder mounted
+/// read-only cannot register. It is longer than a read takes.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// How exactly that time is kept.
+/// The precision of that time.
 const SLICE: Duration = Duration::from_millis(250);
 
 /// How many states are distinguished.
 const MAX_STATES: usize = 64;
 
-/// The states at the ends of the last slices, the oldest first. All that was current since that one is left alone.
+/// The states at the ends of the last slices, oldest first. Everything that was current since the first is left alone.
 #[derive(Debug)]
 pub(super) struct Floor {
     states: VecDeque<State>,
@@ -23,22 +23,22 @@ pub(super) struct Floor {
 #[derive(Debug)]
 struct State {
     transaction: u64,
-    /// What was current before this moment is this state, or an older one.
+    /// Before this moment, this state or an older one was current.
     since: Instant,
 }
 
 impl Floor {
-    /// Of a file of which it is not known what was current a moment ago.
+    /// For a file whose recent states are unknown.
     pub(super) fn new(now: Instant) -> Self {
         Self { states: [State { transaction: 1, since: now }].into(), is_first: true }
     }
 
-    /// That of the oldest state.
+    /// The transaction of the oldest state.
     pub(super) fn transaction(&self) -> u64 {
         self.states.front().map_or(1, |oldest| oldest.transaction)
     }
 
-    /// Whether nothing could be given up yet, since the grace time is not over.
+    /// Whether nothing could be released yet, since the grace time is not over.
     pub(super) fn is_first(&self) -> bool {
         self.is_first
     }
@@ -55,8 +55,8 @@ impl Floor {
         true
     }
 
-    /// Gives up what was replaced more than the grace time ago, but not the state of a reader, nor those after it.
-    /// Whether it is a reader that keeps the oldest.
+    /// Releases what was replaced longer ago than the grace time, except for the state of a reader and those after it.
+    /// Returns whether a reader keeps the oldest.
     pub(super) fn raise(&mut self, reader: Option<u64>, now: Instant) -> bool {
         while let Some(next) = self.states.get(1).filter(|next| next.since + GRACE <= now) {
             self.is_first = false;
@@ -77,7 +77,7 @@ impl Floor {
 mod tests {
     use super::*;
 
-    /// A floor with a state a second, of the transactions 10, 20, …
+    /// A floor with one state per second, of the transactions 10, 20, …
     fn floor(start: Instant) -> Floor {
         let mut floor = Floor::new(start);
         for second in 1..=5 {
@@ -92,7 +92,7 @@ mod tests {
         let mut floor = floor(start);
         assert!(!floor.raise(None, start + Duration::from_millis(2_999)) && floor.is_first());
         floor.raise(None, start + Duration::from_secs(5));
-        // At 3 s, where 30 was current, it became an older one: that is exactly the grace time.
+        // 30 was current until 3 s: that is exactly the grace time.
         assert_eq!(floor.transaction(), 30);
         floor.raise(None, start + Duration::from_secs(500));
         assert_eq!(floor.transaction(), 50, "the current one stays");

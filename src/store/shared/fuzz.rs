@@ -1,4 +1,4 @@
-//! What must hold for any bytes that lie in the place of the shared file.
+//! What must hold for any bytes in place of the shared file.
 
 use super::image::{Half, Image};
 use super::{Contents, Env};
@@ -6,7 +6,7 @@ use super::{Contents, Env};
 /// A key and its value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
-/// They are refused; or LMDB, which trusts its file, reads of it what we have read.
+/// They are refused; or LMDB, which trusts its file, reads the same from it as we do.
 pub fn files(bytes: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("shared.mdb");

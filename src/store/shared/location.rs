@@ -1,7 +1,7 @@
-//! The place of the shared file: whose it is to write, who may read it, and how a file comes there.
+//! The location of the shared file: who may write and read it, and how a file is put there.
 //!
-//! Beside the file lies a folder that only its writer may enter (`.shared.mdb`). There LMDB has the lock file of its
-//! own, there new files are made before they take the shared name, and there lies the claim to all of it.
+//! Next to the file is a folder that only its writer may enter (`.shared.mdb`). It contains LMDB's own lock file, new
+//! files before they take the shared name, and the claim to all of it.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata};
@@ -26,13 +26,13 @@ use super::{Config, SharedError, lock_file};
 use crate::permissions::own::{self, create, remove};
 use crate::permissions::{Claim, Mode, NotClaimed, Permissions, make_folder};
 
-/// How many places LMDB's own lock file has: for the floor, and for whoever copies or counts.
+/// The number of slots in LMDB's own lock file: for the floor, and for copying and counting.
 const OWN_READERS: u32 = 8;
 
-/// A file is not replaced while processes have this many open that were: they can take the memory of each.
+/// A file is not replaced while this many replaced ones are open in some process: each may keep its memory.
 const MAX_REPLACED: usize = 8;
 
-/// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
+/// The path of the file, and its configuration. No other process may write there while this lives.
 #[derive(Debug)]
 pub(super) struct FileLocation {
     pub(super) path: PathBuf,
@@ -41,7 +41,7 @@ pub(super) struct FileLocation {
     own: PathBuf,
     /// The lock files that readers may still write.
     pub(super) locks: Locks,
-    /// The files that were replaced, as long as they are open anywhere.
+    /// The replaced files, while they are open anywhere.
     pub(super) replaced: Vec<Replaced>,
     claim: Claim,
 }
@@ -56,11 +56,11 @@ pub(super) enum Beginning<'a> {
     Copy(&'a Path, FileId, u64),
 }
 
-/// Which file it is.
+/// A file's device and inode.
 pub(super) type FileId = (u64, u64);
 
 impl FileLocation {
-    /// The place of the file at `path`, to which nobody else writes from now on.
+    /// The location of the file at `path`, which nobody else writes from now on.
     pub(super) fn claim(path: PathBuf, config: Config) -> Result<Self, SharedError> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let mut hidden = OsString::from(".");
@@ -84,13 +84,13 @@ impl FileLocation {
         let replaced = replaced::found(&own, current).map_err(io)?;
         let fresh = own.join("fresh");
         create(&fresh, 0o600).map_err(io)?;
-        // Whether that can be is known at once.
+        // Find out at once whether that is possible.
         permit(&fresh, &config.permissions())?;
         Ok(Self { path, config, own, locks, replaced, claim })
     }
 
-    /// Maps the file that lies here and was read before, with this sum, if that can be done so that its readers notice
-    /// nothing; else a new one takes its place, with the same state.
+    /// Maps the existing file, which was read before with this sum, if its readers do not notice; otherwise replaces it
+    /// by a new one with the same state.
     pub(super) fn adopt(&mut self, read: FileId, sum: u64) -> Result<Mapped, SharedError> {
         permit(&self.path, &self.config.permissions())?;
         let data = own::open_with(&self.path, File::options().read(true).write(true))
@@ -121,7 +121,7 @@ impl FileLocation {
         }
     }
 
-    /// Maps this very file, whatever lies in its place by now, with a lock file of LMDB's own.
+    /// Maps this very file, even if it was replaced, with LMDB's own lock file.
     pub(super) fn map(&self, data: &File) -> Result<(Arc<Env>, LockFile), SharedError> {
         let alias = self.own.join("data");
         let target = format!("/proc/self/fd/{}", data.as_raw_fd());
@@ -129,11 +129,11 @@ impl FileLocation {
         self.map_as(&alias)
     }
 
-    /// A new file, and a new lock file for its readers, take this place. They are whole before anybody sees them.
+    /// Puts a new file, and a new lock file for its readers, in place. They are complete before they become visible.
     pub(super) fn put(&mut self, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
         let [fresh, fresh_lock, model] = ["fresh", "fresh-lock", "model-lock"].map(|name| self.own.join(name));
         let mapped = self.make(&fresh, beginning).and_then(|mapped| {
-            // In this order: a reader opens the file first, and must not have the old lock file with the new one.
+            // In this order: a reader opens the file first, and must not combine the new one with the old lock file.
             let old = replaced::remember(&self.path, &self.own);
             let put = self.locks.add(&model).and_then(|()| fs::rename(&model, lock_file(&self.path)));
             match put.and_then(|()| fs::rename(&fresh, &self.path)) {
@@ -184,7 +184,7 @@ impl FileLocation {
         Ok((env, lock))
     }
 
-    /// A lock file that LMDB has just made.
+    /// A lock file newly created by LMDB.
     fn model(&self) -> io::Result<PathBuf> {
         let model = self.own.join("model");
         remove(&model)?;
@@ -197,7 +197,7 @@ impl FileLocation {
         Ok(lock_file(&model))
     }
 
-    /// Keeps watch over a file that was replaced.
+    /// Starts to watch a file that was replaced.
     pub(super) fn watch(&mut self, old: (File, Weak<Env>)) {
         let which = old.0.metadata().ok().map(|data| file_id(&data));
         match self.replaced.iter_mut().find(|known| known.file_id() == which) {
@@ -206,15 +206,15 @@ impl FileLocation {
         }
     }
 
-    /// Takes over what was known of the place before it was claimed anew.
+    /// Takes over what was known of the location before it was claimed again.
     pub(super) fn take(&mut self, before: Self) {
         self.locks.take(before.locks);
-        // What is open twice here never seems to be closed.
+        // If it is open twice here, it never seems to be closed.
         self.replaced.retain(|found| before.replaced.iter().all(|known| known.file_id() != found.file_id()));
         self.replaced.extend(before.replaced);
     }
 
-    /// Has nothing open any more that whoever has the claim by now is to see closed.
+    /// Closes everything whose end the new holder of the claim waits for.
     pub(super) fn leave(&mut self) {
         self.locks.leave();
         self.replaced.clear();
@@ -233,8 +233,8 @@ impl FileLocation {
         ))
     }
 
-    /// Takes away what readers have filled the file system with, and forgets what they cannot fill any more: but not the
-    /// `mapped` lock file, which may come back to its place.
+    /// Removes what readers used to fill the file system, and forgets what they can no longer fill: except for the
+    /// `mapped` lock file, which may be put back.
     pub(super) fn make_room(&mut self, mapped: Option<FileId>, now: Instant) {
         self.locks.cut();
         let [_, current] = self.ids();
@@ -242,12 +242,12 @@ impl FileLocation {
         self.replaced.retain(|old| old.empty(now));
     }
 
-    /// Whether its own folder is still there. Else it is to be claimed again.
+    /// Whether its own folder still exists. If not, the location has to be claimed again.
     pub(super) fn is_there(&self) -> bool {
         self.claim.is_there()
     }
 
-    /// Which file lies here, and which lock file.
+    /// The ids of the file and the lock file that are in place.
     pub(super) fn ids(&self) -> [Option<FileId>; 2] {
         [self.path.clone(), lock_file(&self.path)]
             .map(|path| fs::symlink_metadata(path).ok().map(|file| file_id(&file)))
@@ -270,14 +270,14 @@ fn check_read(file: &File, read: FileId, sum: u64) -> io::Result<()> {
     Err(io::Error::other("another file lies in the place of the one that was read"))
 }
 
-/// Whether its checksum is of this sum: so another file of the same number is found out, too.
+/// Whether its checksum matches this sum, which also detects another file with the same inode number.
 ///
 /// # Errors
-/// When it cannot be read now, as without a free descriptor: that says nothing of what it holds.
+/// If it cannot be read now, for example without a free descriptor: that says nothing about its content.
 pub(super) fn has_sum(file: &File, sum: u64) -> io::Result<bool> {
     let image = file.try_clone().map_err(InvalidFile::Unreadable).and_then(Image::of);
     match image.and_then(|image| image.get(CHECKSUM)) {
-        // Nothing was written yet to one without.
+        // Nothing was written yet to one without a checksum.
         Ok(written) => Ok(written.map_or(sum == 0, |written| written == checksum(sum))),
         Err(InvalidFile::Unreadable(error)) => Err(error),
         Err(_) => Ok(false),
@@ -288,12 +288,12 @@ pub(super) fn file_id(file: &Metadata) -> FileId {
     (file.dev(), file.ino())
 }
 
-/// Frees what an earlier process left on the file system, before anything needs room there: what readers wrote behind
-/// the ends of its lock files meanwhile, and the files that only it knew. Those lock files, which they may still write.
+/// Frees what an earlier process left on the file system, before anything needs room there: what readers wrote beyond
+/// the ends of its lock files, and files that only it knew. Returns the lock files that readers may still write.
 fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
     let locks = Locks::found(own)?;
     let lock = lock_file(path);
-    // A process ended between the two renames of `put`: those who read the file have another lock file, or none.
+    // A process ended between the two renames of `put`: readers of the file have another lock file, or none.
     let is_new = fs::symlink_metadata(own.join("fresh")).is_ok_and(|fresh| fresh.is_file() && fresh.len() > 0);
     if is_new && !own.join("model-lock").exists() {
         remove(&lock)?;
@@ -305,7 +305,7 @@ fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
                 "remove what lies in the location of the shared file's lock file: an earlier version or somebody else made \
                  it, the hidden folder beside it was removed, or a reader gave it more attributes than can be removed"
             );
-            // Where that cannot be, whatever comes to need its place says why.
+            // If that fails, whatever needs its place later reports why.
             let _ = remove(&lock);
         }
         _ => {}

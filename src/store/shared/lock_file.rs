@@ -1,9 +1,8 @@
 //! The lock file of the shared file's readers. LMDB makes readers write it, so nothing in it is trusted: it is never
-//! mapped here, never waited for, and what it says is only taken into account within bounds.
+//! mapped here, never waited for, and its content is only considered within limits.
 //!
-//! Its form is that of LMDB 0.9 on a 64-bit Linux (`mdb.c`: `MDB_txninfo`, `MDB_reader`), which locks its table of
-//! readers by a mutex in the file, the whole by a lock on its first byte, and each process by one on the byte of its
-//! number.
+//! Its format is that of LMDB 0.9 on 64-bit Linux (`mdb.c`: `MDB_txninfo`, `MDB_reader`), which locks its reader table
+//! by a mutex in the file, the whole by a lock on its first byte, and each process by a lock on the byte at its pid.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -22,36 +21,36 @@ use xattr::FileExt as _;
 
 use crate::permissions::own::{self, NotOwn};
 
-/// The magic number and the format, and what kind of mutex it is: never changed once the file is made.
+/// The magic number, the format, and the kind of mutex: never changed once the file is created.
 const STAMPS: [std::ops::Range<usize>; 2] = [0..8, 24..28];
-/// The state of the table's mutex: who holds it.
+/// The state of the table's mutex: its holder.
 const MUTEX: usize = 8;
 const MUTEX_OWNER: u32 = 0x3fff_ffff;
 const TRANSACTION: u64 = 48;
 const COUNT: u64 = 56;
 const HEADER: usize = 128;
 const SLOT: usize = 64;
-/// In a slot: the transaction, the process.
+/// Within a slot: the transaction, then the process.
 const SLOT_PROCESS: usize = 8;
 
-/// No process of Linux has so large a number.
+/// Above any pid of Linux.
 const MAX_PROCESS: i64 = (1 << 22) + 1;
 
-/// The most locks for each place of the table: a process has its own also while it has no place.
+/// The most locks for each slot of the table: a process keeps its own even without a slot.
 const LOCKS_A_SLOT: usize = 2;
 
-/// How long the kernel may take to go through one lock of two: it goes through all of them for each question.
+/// How long the kernel may take per lock and query, for one of two locks: it goes through all of them each time.
 const TIME_A_LOCK: Duration = Duration::from_nanos(200);
 const MAX_LOCK_TIME: Duration = Duration::from_millis(500);
 
-/// In which blocks of a file are counted.
+/// The block size in which file sizes are counted.
 pub(super) const BLOCK: u64 = 512;
 
-/// Where many readers begin, the mutex may well be held at one look; but not at each of these, a moment apart.
+/// With many readers starting, the mutex may well be held at one look; but not at each of these, a moment apart.
 const MUTEX_CHECKS: usize = 5;
 const MUTEX_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How long a lock file may be out of order before the file is replaced. Every reader holds the mutex for a moment.
+/// How long a lock file may be damaged before the file is replaced. Every reader holds the mutex for a moment.
 const DAMAGED_GRACE: Duration = Duration::from_secs(2);
 
 /// The lock file under the shared file's name, or LMDB's own of its writer.
@@ -64,7 +63,7 @@ pub(super) struct LockFile {
     fault: Option<(String, Instant)>,
 }
 
-/// A reader that keeps a state from being written over.
+/// A reader that keeps a state from being overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pin {
     pub(super) transaction: u64,
@@ -72,13 +71,14 @@ pub(super) struct Pin {
 }
 
 impl LockFile {
-    /// The one at `path` with places for this many readers, which else must be like `model`, one that LMDB has just made.
+    /// Opens the one at `path` with slots for this many readers, which otherwise must be like `model`, just created by
+    /// LMDB.
     pub(super) fn open(path: &Path, model: &Path, readers: u32) -> io::Result<Self> {
         let stamps = stamps(&fs::read(model)?);
         let file = own::open_with(path, File::options().read(true).write(true)).map_err(|why| why.at(path))?;
         let size = file.metadata()?.len();
         let mut lock = Self { file, stamps, size: Self::size(readers), is_held: false, fault: None };
-        // Who has a larger one mapped needs all of it.
+        // A process that has a larger one mapped needs all of it.
         let other = (size != lock.size).then(|| "it is of another size".to_owned());
         match other.or_else(|| lock.disorder()) {
             None => allocate(&lock.file, lock.size).map(|()| lock),
@@ -86,7 +86,8 @@ impl LockFile {
         }
     }
 
-    /// The one that an earlier process left at `path`, of no more than `size` if that made it: only to be cut.
+    /// Opens the one that an earlier process left at `path`, no larger than `size` if that process made it: only to
+    /// truncate it.
     pub(super) fn left(path: &Path, size: u64) -> Result<Self, NotOwn> {
         let file = own::open_with(path, File::options().write(true))?;
         Ok(Self { file, stamps: Vec::new(), size, is_held: false, fault: None })
@@ -96,26 +97,26 @@ impl LockFile {
         &self.file
     }
 
-    /// Makes the one that LMDB maps at `path`, with places for this many readers.
+    /// Creates the one that LMDB maps at `path`, with slots for this many readers.
     pub(super) fn make(path: &Path, readers: u32) -> io::Result<()> {
         allocate(&own::create(path, 0o600)?, Self::size(readers))
     }
 
-    /// How large one is that has places for this many readers.
+    /// The size of one with slots for this many readers.
     pub(super) fn size(readers: u32) -> u64 {
         HEADER as u64 + SLOT as u64 * u64::from(readers)
     }
 
-    /// Shows readers which transaction is the newest.
+    /// Shows readers the newest transaction.
     pub(super) fn publish(&self, transaction: u64) -> io::Result<()> {
         self.file.write_all_at(&transaction.to_ne_bytes(), TRANSACTION)
     }
 
-    /// Has LMDB, whose own lock file this is, leave alone what a reader of this state may still read. Nobody may have
-    /// begun to read: LMDB counts its readers under a mutex that is not taken here.
+    /// Makes LMDB, whose own lock file this is, leave alone what a reader of this state may still read. Call it before
+    /// anyone reads: LMDB counts its readers under a mutex that is not taken here.
     pub(super) fn take_floor(&self, transaction: u64) -> io::Result<()> {
         self.set_floor(transaction)?;
-        // No process of this number can be.
+        // No process can have this pid.
         self.file.write_all_at(&i32::MAX.to_ne_bytes(), (HEADER + SLOT_PROCESS) as u64)?;
         let count = self.bytes()?.count().max(1);
         self.file.write_all_at(&count.to_ne_bytes(), COUNT)
@@ -133,32 +134,33 @@ impl LockFile {
         Ok(pins.filter(|pin| among.contains(&pin.transaction)).min_by_key(|pin| pin.transaction))
     }
 
-    /// Which process it is, as an operator can find it: the kernel says who has locked the byte of its number.
+    /// The process in words for an operator: the kernel reports which process has locked the byte of its pid.
     pub(super) fn name(&self, pin: Pin) -> String {
         let locked = self.locked(pin.process.into(), 1);
         locked.map_or_else(|| format!("a reader ({})", claimed(pin.process)), |lock| named(lock.l_pid))
     }
 
-    /// Of one that lies beside a file: how many slots of readers were ever taken, and how many there are. None: there
-    /// is none, or LMDB could not work with it at once.
+    /// For a lock file next to a shared file: how many reader slots were ever taken, and how many there are. None:
+    /// there is none, or LMDB could not use it immediately.
     pub(super) fn slots(path: &Path) -> Option<(u32, u32)> {
         let (file, mut header) = (File::open(path).ok()?, vec![0; HEADER]);
         file.read_exact_at(&mut header, 0).ok()?;
-        // Not all of it is read: a reader can make it as large as it likes.
+        // Not the whole file: a reader can make it as large as it likes.
         let slots = file.metadata().ok()?.len().saturating_sub(HEADER as u64) / SLOT as u64;
         let (header, slots) = (Bytes(header), u32::try_from(slots).unwrap_or(u32::MAX));
         let is_free = header.mutex_holder().is_none() && header.count() <= slots;
         is_free.then(|| (header.count(), slots))
     }
 
-    /// Mends what can be mended in place, and frees the slots of dead readers. What has been out of order for long.
+    /// Repairs what can be repaired in place, and frees the slots of dead readers. Returns what has been damaged for
+    /// long.
     pub(super) fn tend(&mut self, now: Instant) -> Option<&str> {
         let since = self.fault.as_ref().map_or(now, |(_, since)| *since);
         self.fault = self.disorder().map(|why| (why, since));
         self.fault.as_ref().filter(|(_, since)| *since + DAMAGED_GRACE <= now).map(|(why, _)| why.as_str())
     }
 
-    /// Takes away what a reader has written, or allocated, behind its end: it may be meant to fill the disk.
+    /// Removes what a reader has written, or allocated, beyond its end: it may be meant to fill the disk.
     pub(super) fn cut(&self) {
         let Ok(found) = self.file.metadata() else { return };
         let room = self.size.next_multiple_of(found.blksize().max(1));
@@ -167,7 +169,7 @@ impl LockFile {
         }
     }
 
-    /// Takes away the attributes that a reader has given it, which may be meant for the same; or says why it cannot.
+    /// Removes extended attributes that a reader has set, which may be meant for the same; or says why it cannot.
     pub(super) fn strip(&self) -> io::Result<()> {
         let names = match self.file.list_xattr() {
             // This file system has none.
@@ -209,7 +211,7 @@ impl LockFile {
         self.hold().or_else(|| self.tidy(&bytes))
     }
 
-    /// Who holds the mutex at each of several looks, not always the same one.
+    /// The holder of the mutex, if it is held at each of several looks, not always by the same process.
     fn mutex_holder(&self, bytes: &Bytes) -> Option<i32> {
         let mut holder = bytes.mutex_holder()?;
         for _ in 1..MUTEX_CHECKS {
@@ -219,14 +221,15 @@ impl LockFile {
         Some(holder)
     }
 
-    /// Keeps others from taking it for their own, as everybody does who has the file open. Who keeps us from it.
+    /// Keeps others from taking it for their own file, as every process does that has it open. Returns what keeps us
+    /// from it.
     fn hold(&mut self) -> Option<String> {
         let shared = flock(libc::F_RDLCK, 0, 1);
         self.is_held = self.is_held || fcntl(&self.file, FcntlArg::F_OFD_SETLK(&shared)).is_ok();
         if self.is_held { None } else { Some(format!("{} has locked it", self.holder(0, 1))) }
     }
 
-    /// Frees the slots of the dead. Who has taken more than its own place among the living.
+    /// Frees the slots of the dead. Returns which living process has taken more than one slot.
     fn tidy(&self, bytes: &Bytes) -> Option<String> {
         let locks = match self.locks(bytes.slots()) {
             Ok(locks) => locks,
@@ -245,7 +248,7 @@ impl LockFile {
         Some(format!("{} has taken most places of its table", self.holder(process.into(), 1)))
     }
 
-    /// The bytes that processes have locked, each the one of its number; or who has locked others, or too many.
+    /// The bytes that processes have locked, each at its own pid; or which process has locked other bytes, or too many.
     fn locks(&self, slots: u32) -> Result<HashSet<i64>, String> {
         let (mut locks, mut parts, most) = (HashSet::new(), vec![(1, 0)], LOCKS_A_SLOT * slots as usize);
         let began = own_time();
@@ -264,7 +267,7 @@ impl LockFile {
             locks.insert(lock.l_start);
             let before = lock.l_start - start;
             let after = if length == 0 { 0 } else { length - before - 1 };
-            // A part of the length 0 goes to the end.
+            // A range of length 0 extends to the end.
             parts.extend((before > 0).then_some((start, before)));
             parts.extend((length == 0 || after > 0).then_some((lock.l_start + 1, after)));
         }
@@ -275,7 +278,7 @@ impl LockFile {
         named(self.locked(start, length).map_or(0, |lock| lock.l_pid))
     }
 
-    /// The first lock of another process on these bytes; none of a length of 0: to the end.
+    /// The first lock of another process on these bytes; a length of 0: to the end.
     fn locked(&self, start: i64, length: i64) -> Option<libc::flock> {
         let mut lock = flock(libc::F_WRLCK, start, length);
         let asked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut lock));
@@ -289,7 +292,7 @@ impl LockFile {
     }
 }
 
-/// The bytes of a lock file.
+/// The content of a lock file.
 struct Bytes(Vec<u8>);
 
 impl Bytes {
@@ -301,7 +304,7 @@ impl Bytes {
         (self.0.len().saturating_sub(HEADER) / SLOT) as u32
     }
 
-    /// The slots that are taken: their numbers, their transactions and their processes.
+    /// The taken slots: their numbers, transactions and processes.
     fn taken(&self) -> impl Iterator<Item = (usize, u64, i32)> {
         let slots = self.0.get(HEADER..).unwrap_or_default().chunks_exact(SLOT).take(self.count() as usize);
         let slots = slots.enumerate().filter_map(|(number, slot)| {
@@ -320,8 +323,7 @@ impl Bytes {
     }
 }
 
-/// Has all of it lie on its file system, where that can be: who touches a mapped page for which there is no room is
-/// killed.
+/// Allocates all of it on the file system, if possible: touching a mapped page without room kills the process.
 fn allocate(file: &File, size: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, size as i64) {
         Err(Errno::EOPNOTSUPP) => Ok(file.set_len(size)?),
@@ -329,7 +331,7 @@ fn allocate(file: &File, size: u64) -> io::Result<()> {
     }
 }
 
-/// The time of a processor that this thread has taken.
+/// The CPU time of this thread.
 fn own_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has had this clock since 2.6").into()
 }
@@ -343,7 +345,7 @@ fn flock(kind: libc::c_int, start: i64, length: i64) -> libc::flock {
     libc::flock { l_type, l_whence, l_start: start, l_len: length, l_pid: 0 }
 }
 
-/// A process as an operator can find it. Of another container the kernel does not say which.
+/// A process in words for an operator. The kernel does not identify one of another container.
 fn named(process: i32) -> String {
     match fs::read_to_string(format!("/proc/{process}/comm")) {
         Ok(name) if process > 0 => format!("process {process} ({})", name.trim_end().escape_debug()),
@@ -352,7 +354,7 @@ fn named(process: i32) -> String {
     }
 }
 
-/// What a lock file says of a process, for which it may well name another: each of its readers can write that.
+/// A process as the lock file names it, which may be wrong: each of its readers can write that.
 fn claimed(process: i32) -> String {
     format!("the file says {}, and any reader may have written that", named(process))
 }
@@ -370,7 +372,7 @@ mod tests {
         file.write_all_at(bytes, at).expect("written");
     }
 
-    /// A lock file as LMDB makes it, and the folder that it is in.
+    /// A lock file as LMDB creates it, and its folder.
     fn made() -> (tempfile::TempDir, std::path::PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");

@@ -1,5 +1,5 @@
-//! The lock files that readers may still write, each with a second name in the writer's own folder: those of files that
-//! were replaced can fill the disk as long as a reader has them open, so also the next process has to know of them.
+//! The lock files that readers may still write, each with a second name in the writer's own folder: those of replaced
+//! files can fill the disk while a reader has them open, so the next process has to know them too.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -15,12 +15,12 @@ use super::location::{FileId, file_id};
 use super::lock_file::LockFile;
 use crate::permissions::own;
 
-/// Files are not replaced while readers have the lock files of this many open that were.
+/// Files are not replaced while readers have this many lock files of replaced files open.
 const MAX_LOCK_FILES: usize = 64;
 
 const PREFIX: &str = "readers-";
 
-/// `fcntl`'s, for which `libc` has no name.
+/// From `fcntl`; `libc` has no name for it.
 const F_SETSIG: libc::c_int = 10;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Those that earlier processes made, without what readers have written behind their ends meanwhile.
+    /// Those of earlier processes, truncated to their original size.
     pub(super) fn found(folder: &Path) -> io::Result<Self> {
         let mut known = Vec::new();
         for entry in fs::read_dir(folder)? {
@@ -48,7 +48,7 @@ impl Locks {
         Ok(found)
     }
 
-    /// Knows one that was just made at `path`, before readers do.
+    /// Registers one that was just created at `path`, before readers open it.
     pub(super) fn add(&mut self, path: &Path) -> io::Result<()> {
         let made = fs::symlink_metadata(path)?;
         let name = self.folder.join(format!("{PREFIX}{}-{}", made.len(), made.ino()));
@@ -59,10 +59,10 @@ impl Locks {
         Ok(())
     }
 
-    /// Knows these too.
+    /// Registers these too.
     pub(super) fn take(&mut self, others: Self) {
         for (name, lock) in others.known {
-            // What is open twice here never seems to be closed.
+            // If it is open twice here, it never seems to be closed.
             let is_known = lock.file().metadata().is_ok_and(|found| self.has(file_id(&found)));
             if !is_known {
                 self.known.push((name, lock));
@@ -74,12 +74,12 @@ impl Locks {
         self.known.iter().any(|(_, lock)| is(lock.file(), which))
     }
 
-    /// Whether it is one of these, and nothing that a reader has added to it stays.
+    /// Whether it is one of these, and free of additions by readers.
     pub(super) fn has_sound(&self, which: FileId) -> bool {
         self.known.iter().any(|(_, lock)| is(lock.file(), which) && lock.strip().is_ok())
     }
 
-    /// Takes away what readers have written behind the end of any.
+    /// Removes what readers have written beyond the end of any.
     pub(super) fn cut(&self) {
         self.known.iter().for_each(|(_, lock)| lock.cut());
     }
@@ -92,12 +92,12 @@ impl Locks {
             if current.into_iter().flatten().any(|current| is(file, current)) {
                 return true;
             }
-            // Whoever has it open must not open it once more when this was asked.
+            // Nobody may open it again after this check.
             let is_private = file.set_permissions(Permissions::from_mode(0o600)).is_ok();
             let is_open = is_open_elsewhere(file);
             let is_forgotten = is_private && is_open != Some(true) && own::remove(name).is_ok();
             if is_forgotten && is_open == Some(false) {
-                // Whoever holds it by its path alone keeps no memory.
+                // A process that only holds its path keeps no memory.
                 let _ = file.set_len(0);
             }
             !is_forgotten
@@ -122,7 +122,7 @@ impl Locks {
     }
 }
 
-/// The size that one of this name was made with.
+/// The original size, from the second name.
 fn size(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
 }
@@ -131,11 +131,11 @@ fn is(file: &File, which: FileId) -> bool {
     file.metadata().is_ok_and(|found| file_id(&found) == which)
 }
 
-/// Whether any other descriptor or mapping of this file is there: then the kernel gives nobody a lease to write it.
-/// None: its file system knows no leases, so that nobody can know.
+/// Whether there is another descriptor or mapping of this file: then the kernel refuses a write lease. None: its file
+/// system does not support leases, so that this is unknown.
 #[allow(unsafe_code)]
 pub(super) fn is_open_elsewhere(file: &File) -> Option<bool> {
-    // SAFETY: neither command takes a pointer. The signal is one that is ignored, if root should open it meanwhile.
+    // SAFETY: neither command takes a pointer. The signal is one that is ignored, in case root opens it meanwhile.
     let lease = |command, value: libc::c_int| Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), command, value) });
     match lease(F_SETSIG, libc::SIGURG).and_then(|_| lease(libc::F_SETLEASE, libc::F_WRLCK)) {
         Ok(_) => {

@@ -1,4 +1,4 @@
-//! The shared file as its writer has it: mapped, with what its readers may still read, until another takes its place.
+//! The shared file from its writer's view: mapped, with what its readers may still read, until another replaces it.
 
 use std::fs::File;
 use std::io;
@@ -29,14 +29,14 @@ pub(super) struct Mapped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Room {
     Enough,
-    /// Not before more of what was replaced a moment ago is given up.
+    /// Not before more of what was recently replaced is released.
     Later,
-    /// Not as long as this process keeps what was replaced.
+    /// Not while this process keeps what was replaced.
     Pinned(String),
 }
 
 impl Mapped {
-    /// This file, of which these are.
+    /// A mapped file, from its parts.
     pub(super) fn new(env: Arc<Env>, own: LockFile, readers: LockFile, data: File) -> io::Result<Self> {
         let floor = Floor::new(Instant::now());
         own.take_floor(floor.transaction())?;
@@ -52,7 +52,7 @@ impl Mapped {
         Ok(env)
     }
 
-    /// Which file it is, and which lock file of its readers: of these two, also if others lie in their place by now.
+    /// The ids of the file and its readers' lock file: of these two, even if others are in place by now.
     pub(super) fn ids(&self) -> [Option<FileId>; 2] {
         [&self.data, self.readers.file()].map(|file| file.metadata().ok().map(|file| file_id(&file)))
     }
@@ -64,7 +64,7 @@ impl Mapped {
         self.readers.publish(transaction)
     }
 
-    /// Whether a transaction may be written, so that no more than `max` waits for readers.
+    /// Whether a transaction may be written without more than `max` waiting for readers.
     pub(super) fn room(&mut self, max: ByteSize, now: Instant) -> Result<Room, Error> {
         let Some(env) = &self.env else { return Ok(Room::Enough) };
         let current = env.transaction()?;
@@ -84,7 +84,7 @@ impl Mapped {
         Ok(self.room.clone())
     }
 
-    /// Gives up all but the file.
+    /// Releases everything but the file.
     pub(super) fn leave(self) -> (File, Weak<Env>) {
         (self.data, self.env.as_ref().map(Arc::downgrade).unwrap_or_default())
     }

@@ -1,7 +1,7 @@
 //! The shared file: the newest snapshot in an LMDB file, for readers without a call and for the next start.
 //!
-//! Any LMDB of the release line 0.9 reads it (PHP's `dba`, bindings of other languages), without a subdirectory and
-//! in the unnamed database. Its format 2:
+//! Any LMDB of the 0.9 release line can read it (PHP's `dba`, bindings of other languages), without a subdirectory and
+//! from the unnamed database. Its format 2:
 //!
 //! | key | value |
 //! |---|---|
@@ -18,12 +18,12 @@
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`FileStatus`]); rewritten every second |
 //! | `meta/checksum` | the sum of XXH3 over all other entries, seeded with the XXH3 of its key; 16 hex digits |
 //!
-//! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in
-//! hexadecimal instead (`node#5a…`, `service#5a…`), and a stat then has the `path`. One transaction is one revision.
+//! Every node has all three entries. A path, name or id of more than 500 bytes is replaced by `#` and its SHA-256 in
+//! hexadecimal (`node#5a…`, `service#5a…`), and a stat then contains the `path`. One transaction is one revision.
 //!
 //! Masters and instances are as in [`view`](crate::model::view), without `outstanding`, since the file is not written
 //! with each call. In this status, their sources are those that supply `instances`. After a restart the masters of the
-//! earlier process stand in the file, `RESTORED` and with their age, until those that live are known.
+//! earlier process stay in the file, `RESTORED` and with their age, until the live ones are known.
 
 mod check;
 mod config;
@@ -75,20 +75,20 @@ use crate::model::{Revision, Supply};
 use crate::permissions::Holder;
 use crate::task::Tasks;
 
-/// How soon it is tried again to open a file that could not be.
+/// How soon to retry opening a file that could not be opened.
 const OPEN_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// The shared file, ours to write.
+/// The shared file, owned by this writer.
 #[derive(Debug)]
 pub struct Shared {
     writer: Writer,
-    /// Where it lies.
+    /// The path of the copy.
     copy: Option<PathBuf>,
     copy_interval: Duration,
     left: Option<Contents>,
 }
 
-/// Why the shared file cannot be ours.
+/// Why the shared file cannot be opened for writing.
 #[derive(Debug, thiserror::Error)]
 pub enum SharedError {
     #[error("cannot write {0}: another sidecar{1} does; stop it, or choose another `shared.path`")]
@@ -109,7 +109,7 @@ pub enum SharedError {
 }
 
 impl SharedError {
-    /// Its message, with what an operator can do about it where that does not say.
+    /// Its message, with what an operator can do about it if that is not included.
     pub(crate) fn with_hint(&self) -> String {
         format!("{self}{}", self.hint())
     }
@@ -127,8 +127,8 @@ impl SharedError {
 }
 
 impl Shared {
-    /// Claims the file, in the folder `beside` if its path is relative, and reads what an earlier process left, here or
-    /// in the state, which is claimed before; sets aside what cannot be used. None: there is to be none.
+    /// Claims the file, relative to the folder `beside`, and reads what an earlier process left, here or in the state,
+    /// which is claimed before; sets aside what cannot be used. None: there should be no file.
     pub fn open(
         config: &Config,
         beside: Option<&Path>,
@@ -150,7 +150,7 @@ impl Shared {
         Ok(Some(Self { writer, copy, copy_interval: config.copy_interval, left }))
     }
 
-    /// Takes away what readers may have filled the file's file system with, as far as nobody else has it.
+    /// Removes what readers may have used to fill the file's file system, unless another process has the claim.
     pub fn make_room(config: &Config, beside: Option<&Path>) {
         if let Some(Err(error)) = config.file(beside).map(|path| FileLocation::claim(path, config.clone())) {
             tracing::warn!(%error, "cannot make room where the shared file lies");
@@ -162,7 +162,7 @@ impl Shared {
         self.left.as_ref()
     }
 
-    /// The same where the file cannot be ours yet: the newest of it and of its copy that can be read.
+    /// The same if the file cannot be opened yet: the newer one of it and its copy, as far as readable.
     pub(crate) fn peek(config: &Config, beside: Option<&Path>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
         let file = config.file(beside)?;
         let places = [config.copy(&file), Some(file)].into_iter().flatten();
@@ -170,7 +170,7 @@ impl Shared {
         left.filter(|left| left.check_cluster(feeds).is_ok()).max_by_key(|left| left.status.fresh.revision)
     }
 
-    /// Starts to write what the store holds.
+    /// Starts to write the store's content.
     pub fn start(self, tasks: &Tasks, store: &Arc<Store>, metrics: &Arc<Metrics>) -> io::Result<()> {
         let Self { writer, copy, copy_interval, .. } = self;
         let (written, follow) = watch::channel((0, None));
@@ -186,8 +186,8 @@ impl Shared {
         })
     }
 
-    /// Has it opened by a thread that tries until it can, and then started: what was in the way may pass. What it holds
-    /// beyond the revision with which the store `began` stands until its sources have been in sync.
+    /// Opens it on a thread that retries until it succeeds, and then starts: the obstacle may disappear. What it holds
+    /// beyond the revision with which the store `began` stays until its sources have been in sync.
     pub fn start_later(
         config: &Config,
         beside: Option<&Path>,
@@ -206,7 +206,7 @@ impl Shared {
                     () = tokio::time::sleep(wait) => {}
                     () = stop.requested() => return,
                 }
-                // Else it is claimed and read once more.
+                // Otherwise claim and read it once more.
                 opened = opened.filter(|shared| shared.writer.location.is_there() && shared.writer.is_as_read());
                 opened.iter_mut().for_each(|shared| shared.writer.location.make_room(None, Instant::now()));
                 if opened.is_none() {
@@ -240,7 +240,8 @@ impl Shared {
         })
     }
 
-    /// The sources whose nodes stand here, and of which a store that began with that revision does not know more yet.
+    /// The sources whose nodes are in the file, and of which a store that began with that revision does not know more
+    /// yet.
     fn awaits(&self, store: &Store, began: Revision) -> Vec<String> {
         let Some(left) = self.left.as_ref().filter(|left| left.status.fresh.revision > began) else {
             return Vec::new();
@@ -253,7 +254,7 @@ impl Shared {
     }
 }
 
-/// Where LMDB keeps its table of readers.
+/// The path of LMDB's reader table.
 fn lock_file(path: &Path) -> PathBuf {
     with_end(path, "-lock")
 }

@@ -1,9 +1,10 @@
-//! `pick/…`: what a client needs to choose one of the instances that nodes register of a service, and no more, so that it
-//! reads a thousand in microseconds; and where one comes or goes, a few entries are written, however many there are.
+//! `pick/…`: what a client needs to choose one of a service's instances registered by nodes, and no more, so that it
+//! reads a thousand in microseconds; and when one comes or goes, only a few entries are written, however many there
+//! are.
 //!
-//! The instances are those of the newest version of which one can be called; where all with a weight are withheld, those of
-//! the newest version that has one. Where masters are among them there is no such entry, since the file does not know who is
-//! connected just now.
+//! The instances are those of the newest version with a callable one; if all with a weight are withheld, those of the
+//! newest version that has one. If there are masters among them, there is no such entry, since the file does not know
+//! which are connected right now.
 
 use std::collections::BTreeMap;
 use std::ops::Not;
@@ -13,7 +14,7 @@ use serde::Serialize;
 
 use crate::store::{InstanceSet, Instances, Provider, count_of_held};
 
-/// So many instances have one entry with their hashes and weights.
+/// How many instances share one entry with their hashes and weights.
 pub(super) const CHUNK: usize = 256;
 
 /// `pick/<service>`.
@@ -21,8 +22,8 @@ pub(super) const CHUNK: usize = 256;
 struct Choice {
     #[serde(flatten)]
     among: Among,
-    /// The newest version that has a weight, where all of it are withheld and an older one is chosen: a reader takes it as soon
-    /// as one of it is withheld no longer, though nobody writes any more.
+    /// The newest version with a weight, if all of it is withheld and an older one is chosen: a reader uses it as soon
+    /// as an instance of it is no longer withheld, even if the writer is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     newest: Option<Among>,
     /// Whether the guard holds some instances of the service.
@@ -38,14 +39,13 @@ struct Among {
     count: usize,
     /// The greatest weight; above 0.
     heaviest: u32,
-    /// Those that are withheld, and not in their chunk by their weight, which is 0 there: by number, since when and until
-    /// when, in ms since 1970, and the weight. Where nobody writes any more, a reader has them at any other time as if they
-    /// were not: so none is withheld for longer.
+    /// The withheld ones, whose weight in their chunk is 0: by number, the span in ms since 1970, and the weight. If
+    /// the writer is gone, a reader treats them as not withheld at any other time: so none is withheld for longer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     withheld: BTreeMap<usize, (u64, u64, u32)>,
 }
 
-/// Among which instances of a service one chooses, as JSON; None: the file does not know.
+/// The instances of a service to choose from, as JSON; None: the file does not know.
 pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
     let mut newest = None;
     for (version, set) in instances.iter().rev() {
@@ -73,8 +73,8 @@ fn written(among: Among, newest: Option<Among>, instances: &Instances) -> Vec<u8
     super::entry::written(&Choice { among, newest, is_protected: count_of_held(instances) > 0 })
 }
 
-/// Of instances with numbers from `CHUNK * chunk` on: 8 bytes each, the hash of the address; then 4 bytes each, the weight,
-/// 0 where it cannot be called. The numbers are big-endian.
+/// For instances with numbers from `CHUNK * chunk` on: 8 bytes each, the hash of the address; then 4 bytes each, the
+/// weight, 0 if it cannot be called. The numbers are big-endian.
 pub(super) fn chunk(set: &InstanceSet, chunk: usize) -> Option<Vec<u8>> {
     let providers = || (CHUNK * chunk..set.len()).take(CHUNK).map_while(|number| set.get(number));
     let hashes = providers().flat_map(|provider| provider.address_hash.to_be_bytes());

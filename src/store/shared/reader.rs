@@ -1,4 +1,4 @@
-//! A reader of the shared file in another process: the command line, when there is no sidecar to ask.
+//! A reader of the shared file in another process: the command line, if there is no sidecar to ask.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,11 +17,11 @@ use super::lock_file::LockFile;
 use super::{Contents, Env, lock_file};
 use crate::model::{Node, NodePath, view};
 
-/// LMDB must not have one lock file twice in one process: closing the one ends the locks of the other.
+/// LMDB must not open one lock file twice in one process: closing one releases the locks of the other.
 static PINNED: Mutex<()> = Mutex::new(());
 
-/// A shared file, or a copy of one. It is read as bytes, never by LMDB, so that a damaged one can do no harm. What its
-/// writer replaces, it leaves alone for longer than a small read takes.
+/// A shared file, or a copy of one. It is read as bytes, never by LMDB, so that a damaged one can do no harm. The
+/// writer leaves replaced pages alone for longer than a small read takes.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
@@ -44,7 +44,7 @@ impl Reader {
         self.at_once(status)
     }
 
-    /// A node, and what the file says of itself at the same revision.
+    /// A node, and the file's status at the same revision.
     pub fn node(&self, path: &NodePath) -> Result<(Option<Arc<Node>>, FileStatus), ReadError> {
         self.at_once(|image| {
             let stat = image.get(&entry::key(STAT, path))?;
@@ -56,12 +56,12 @@ impl Reader {
         })
     }
 
-    /// The names of a node's children, in the order of their bytes; None: there is no such node.
+    /// The names of a node's children, in byte order; None: there is no such node.
     pub fn children(&self, path: &NodePath) -> Result<(Option<Vec<String>>, FileStatus), ReadError> {
         self.value(&entry::key(CHILDREN, path))
     }
 
-    /// The instances of a service, with the names of the Thrift interface, the newest version first; None: it has none.
+    /// The instances of a service, with the names of the Thrift interface, newest version first; None: it has none.
     pub fn instances(&self, service: &str) -> Result<(Option<Vec<view::Instance>>, FileStatus), ReadError> {
         self.at_once(|image| {
             let read = |key: &[u8]| image.get(key);
@@ -86,17 +86,17 @@ impl Reader {
         })
     }
 
-    /// A master by its id, with the names of the Thrift interface.
+    /// A master by id, with the names of the Thrift interface.
     pub fn master(&self, id: &str) -> Result<(Option<Value>, FileStatus), ReadError> {
         self.value(&entry::named(MASTER, id))
     }
 
-    /// All that the file holds, if it is whole.
+    /// The whole content of the file, if it is intact.
     pub fn contents(&self) -> Result<Contents, ReadError> {
         self.as_a_whole(Contents::read)
     }
 
-    /// All that the file holds, if it is whole, and whether that fits together.
+    /// The whole content of the file, if it is intact, and whether that is consistent.
     pub fn check(&self) -> Result<Checked, ReadError> {
         let readers = LockFile::slots(&lock_file(&self.path));
         self.as_a_whole(|image| {
@@ -106,7 +106,7 @@ impl Reader {
         })
     }
 
-    /// What is written as JSON under a key.
+    /// The JSON value of a key.
     fn value<T: DeserializeOwned>(&self, key: &[u8]) -> Result<(Option<T>, FileStatus), ReadError> {
         self.at_once(|image| {
             let value = image.get(key)?.map(|value| json(&value)).transpose()?;
@@ -114,7 +114,7 @@ impl Reader {
         })
     }
 
-    /// Keeps the writer meanwhile from writing over what is read, as readers of other languages do. Where the lock file
+    /// Meanwhile keeps the writer from overwriting what is read, as readers in other languages do. If the lock file
     /// does not allow that, what is read may turn out to be damaged.
     fn as_a_whole<T>(&self, read: impl FnOnce(&Image) -> Result<T, InvalidFile>) -> Result<T, ReadError> {
         let _one = PINNED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What an earlier process left: taken up, or set aside where it cannot be.
+//! Recovery: what an earlier process left is taken over, or set aside if unusable.
 
 use std::borrow::Borrow;
 use std::fs;
@@ -12,8 +12,8 @@ use super::{Contents, lock_file, with_end};
 use crate::permissions::own::remove;
 use crate::store::Feed;
 
-/// What an earlier process left in a file. One that cannot be used is set aside; and one that was, for being of another
-/// cluster, comes back when it is of ours.
+/// What an earlier process left in a file. An unusable one is set aside; and one that was set aside because it belongs
+/// to another cluster comes back when that is ours.
 pub(super) fn recover(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Option<Contents>> {
     let began = Instant::now();
     let (left, why) = match Contents::load(path) {
@@ -30,11 +30,11 @@ pub(super) fn recover(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
         Err(why) => (None, why),
     };
     let (other, spare) = (with_end(path, ".other-cluster"), with_end(path, ".back"));
-    // There is a spare where an earlier exchange was interrupted.
+    // There is a spare if an earlier exchange was interrupted.
     let fits = |from: &Path| Contents::load(from).ok().filter(|back| back.check_cluster(feeds).is_ok());
     let back = fits(&spare).or_else(|| fits(&other).filter(|_| fs::rename(&other, &spare).is_ok()));
     let aside = if left.is_some() { other } else { with_end(path, ".set-aside") };
-    // One that holds nothing may stand in the way of one that does.
+    // An empty file may be in the way of one with content.
     if is_new(path) || left.is_some_and(|left| left.is_empty()) {
         remove(path)?;
     } else {
@@ -42,7 +42,7 @@ pub(super) fn recover(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
         let (path, aside) = (path.display(), aside.display());
         tracing::warn!(%path, %aside, %why, "set a shared file aside; a new one takes its place");
     }
-    // A table of readers is of one file.
+    // A reader table belongs to one file.
     remove(&lock_file(path))?;
     if let Some(back) = &back {
         fs::rename(&spare, path)?;
@@ -52,7 +52,7 @@ pub(super) fn recover(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
     Ok(back)
 }
 
-/// Whether there is no file yet, or nobody has written to it.
+/// Whether there is no file yet, or nothing was written to it.
 fn is_new(path: &Path) -> bool {
     match fs::symlink_metadata(path) {
         Ok(found) => found.is_file() && found.len() == 0 || Image::open_own(path).is_ok_and(|image| image.is_empty()),

@@ -1,5 +1,5 @@
-//! The files that were replaced, each with a second name in the writer's own folder: whoever has one open keeps its
-//! memory, and takes it anew by reading what was emptied, so also the next process has to know of them.
+//! The replaced files, each with a second name in the writer's own folder: a process that has one open keeps its
+//! memory, and allocates it again by reading what was emptied, so the next writer has to know them too.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
@@ -19,10 +19,10 @@ use super::lock_file::BLOCK;
 use super::locks::is_open_elsewhere;
 use crate::permissions::own::{self, NotOwn};
 
-/// How long processes that have a replaced file open may take to notice, before it can be emptied.
+/// How long processes with a replaced file open have to notice before it is emptied.
 const EMPTY_DELAY: Duration = Duration::from_secs(30);
 
-/// LMDB's two pages of its own; of a page size that no machine exceeds.
+/// LMDB's two meta pages, at the largest page size of any machine.
 const META_PAGES_BYTES: i64 = 2 * 65_536;
 
 const PREFIX: &str = "replaced-";
@@ -30,13 +30,13 @@ const PREFIX: &str = "replaced-";
 #[derive(Debug)]
 pub(super) struct Replaced {
     data: File,
-    /// As which it may still be copied.
+    /// The environment, if it may still be copied.
     pub(super) env: Weak<Env>,
     since: Instant,
     name: PathBuf,
 }
 
-/// Those that earlier processes replaced. What has a second name but lies in its place still was not.
+/// Those that earlier processes replaced. A file with a second name that is still in place was not replaced.
 pub(super) fn found(folder: &Path, current: Option<FileId>) -> io::Result<Vec<Replaced>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -46,9 +46,9 @@ pub(super) fn found(folder: &Path, current: Option<FileId>) -> io::Result<Vec<Re
         match own::open_with(&name, File::options().read(true).write(true)) {
             Ok(data) if data.metadata().is_ok_and(|data| Some(file_id(&data)) == current) => own::remove(&name)?,
             Ok(data) => found.push(Replaced { data, env: Weak::new(), since, name }),
-            // Nobody but us gives names here.
+            // Nobody but us creates names here.
             Err(NotOwn::NoFile | NotOwn::Foreign { .. }) => own::remove(&name)?,
-            // It is of another user by now, or of root: its name would only keep its memory.
+            // It belongs to another user by now, or to root: its name would only keep its memory.
             Err(NotOwn::Io(error)) if error.kind() == ErrorKind::PermissionDenied => own::remove(&name)?,
             Err(why) => tracing::warn!(path = %name.display(), %why, "cannot empty a shared file that was replaced"),
         }
@@ -56,7 +56,7 @@ pub(super) fn found(folder: &Path, current: Option<FileId>) -> io::Result<Vec<Re
     Ok(found)
 }
 
-/// Gives the file at `path`, about to be replaced, its second name. None: what lies there is not ours to watch.
+/// Gives the file at `path`, about to be replaced, its second name. None: what is there is not ours to watch.
 pub(super) fn remember(path: &Path, folder: &Path) -> Option<Replaced> {
     let watched = match own::open_with(path, File::options().read(true).write(true)) {
         Ok(data) => Replaced::of((data, Weak::new()), folder),
@@ -73,13 +73,13 @@ pub(super) fn remember(path: &Path, folder: &Path) -> Option<Replaced> {
     Some(watched)
 }
 
-/// It has the time when the file was replaced.
+/// The name contains the time when the file was replaced.
 fn name(folder: &Path, data: &fs::Metadata) -> PathBuf {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     folder.join(format!("{PREFIX}{}-{}", data.ino(), now.as_secs()))
 }
 
-/// When a file of this second name was replaced: now, if that cannot be known.
+/// When a file with this second name was replaced; now, if unknown.
 fn since(name: &str) -> Option<Instant> {
     let (_, seconds) = name.strip_prefix(PREFIX)?.split_once('-').unwrap_or_default();
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.parse::<u32>().unwrap_or(u32::MAX).into());
@@ -89,13 +89,13 @@ fn since(name: &str) -> Option<Instant> {
 }
 
 impl Replaced {
-    /// One that has no second name yet: where it was deleted, it gets none.
+    /// One that has no second name yet: if it was deleted, it gets none.
     pub(super) fn of((data, env): (File, Weak<Env>), folder: &Path) -> io::Result<Self> {
         let name = name(folder, &data.metadata()?);
         Ok(Self { data, env, since: Instant::now(), name })
     }
 
-    /// Gives this very file its second name, whatever lies in its place by now.
+    /// Gives this very file its second name, even if another is in its place by now.
     fn link(&self) -> io::Result<()> {
         own::remove(&self.name)?;
         let open = format!("/proc/self/fd/{}", self.data.as_raw_fd());
@@ -106,12 +106,13 @@ impl Replaced {
         self.data.metadata().ok().map(|data| file_id(&data))
     }
 
-    /// A name of it that can be looked at, also where it has none any more on its file system.
+    /// A path to inspect it, even if it no longer has a name on its file system.
     pub(super) fn as_open_here(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.data.as_raw_fd())
     }
 
-    /// Whether it keeps all of its memory, if anybody has it open: its readers may not have noticed, or it is copied.
+    /// Whether it keeps all of its memory while open anywhere: its readers may not have noticed yet, or it is being
+    /// copied.
     pub(super) fn is_whole(&self, now: Instant) -> bool {
         now < self.since + EMPTY_DELAY || self.env.strong_count() > 0
     }
@@ -121,7 +122,7 @@ impl Replaced {
         let _ = own::remove(&self.name);
     }
 
-    /// Gives up its memory, once its readers must have noticed; whether any process has it open still.
+    /// Releases its memory, once its readers must have noticed; returns whether any process still has it open.
     pub(super) fn empty(&self, now: Instant) -> bool {
         let is_open = self.make_room(now);
         if !is_open {
@@ -132,7 +133,7 @@ impl Replaced {
 
     fn make_room(&self, now: Instant) -> bool {
         let Ok(data) = self.data.metadata() else { return false };
-        // Whoever holds it by its path alone must not open it when the rest was asked.
+        // Nobody may open it by its path after this check.
         let is_private = self.data.set_permissions(Permissions::from_mode(0o600)).is_ok();
         if data.nlink() > u64::from(self.name.exists()) {
             let size = bytesize::ByteSize(data.len());
@@ -149,7 +150,7 @@ impl Replaced {
         }
         let size = data.len() as i64;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        // Where nothing is left, the kernel would still look through all of its mappings.
+        // If nothing is left, the kernel would still look through all of its mappings.
         let takes = data.blocks() * BLOCK;
         if size > META_PAGES_BYTES
             && takes > META_PAGES_BYTES as u64

@@ -1,4 +1,4 @@
-//! What an earlier process left of masters: it stands in the file until those that live now are known.
+//! Masters that an earlier process left: they stay in the file until the live ones are known.
 
 use std::borrow::Borrow;
 use std::time::{Duration, SystemTime};
@@ -10,9 +10,9 @@ use crate::store::Feed;
 
 #[derive(Debug)]
 pub(super) struct RestoredMasters {
-    /// The keys of its entries.
+    /// The keys of their entries.
     pub(super) keys: Vec<Vec<u8>>,
-    /// Where the masters were known from, with the age of that at `then`.
+    /// The sources of the masters, with their age at `then`.
     sources: Vec<(Source, Option<Duration>)>,
     then: Moment,
 }
@@ -22,7 +22,7 @@ impl RestoredMasters {
         Self { keys: Vec::new(), sources: Vec::new(), then: Moment::now() }
     }
 
-    /// What of `left` is about masters, and known from one of the feeds.
+    /// The entries in `left` about masters that are known from one of the feeds.
     pub(super) fn of(left: &Contents, feeds: &[impl Borrow<Feed>]) -> Self {
         let now = SystemTime::now();
         let is_of = |source: &&Source| source.knows_masters() && feeds.iter().any(|feed| source.is_of(feed.borrow()));
@@ -34,7 +34,7 @@ impl RestoredMasters {
         }
     }
 
-    /// What stands of masters in a file of this status, since what became of them later does not fit into it.
+    /// The masters in a file with this status, which stay since later changes do not fit.
     pub(super) fn standing(status: &FileStatus) -> Self {
         let now = SystemTime::now();
         let sources = status.sources.iter().filter(|source| source.knows_masters());
@@ -42,7 +42,7 @@ impl RestoredMasters {
         Self { keys: Vec::new(), sources, then: Moment::now() }
     }
 
-    /// What is to be said of its sources in a status that is written now.
+    /// Their sources, for a status that is written now.
     pub(super) fn sources(&self) -> impl Iterator<Item = (&Source, Option<Duration>)> {
         self.sources.iter().map(|(source, age)| (source, age.map(|age| age + self.then.elapsed())))
     }

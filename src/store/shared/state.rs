@@ -1,5 +1,5 @@
-//! The directory of the state, which one sidecar has: the copy of its shared file is there, and the token that it
-//! makes.
+//! The state directory, which belongs to one sidecar: it holds the copy of its shared file, and the token that it
+//! generates.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -25,9 +25,9 @@ pub struct StateTaken {
 }
 
 impl Config {
-    /// Claims the directory of the state, which is made if only its last part is missing. Only another sidecar keeps
-    /// this one from starting: where there can be no such directory, none is used from here on, and the log warns of it
-    /// if it was asked for, or is there. (The usual one is not on every machine.)
+    /// Claims the state directory, which is created if only its last part is missing. Only another sidecar prevents the
+    /// start: if there can be no such directory, none is used from here on, and the log warns about that if it was
+    /// configured, or exists. (The default one does not exist on every machine.)
     pub fn claim_state(&mut self) -> Result<Option<Claim>, StateTaken> {
         if self.state.as_os_str().is_empty() {
             return Ok(None);

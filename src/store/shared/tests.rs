@@ -1,4 +1,4 @@
-//! What the shared file promises: to its readers, to the next start, and when it comes to harm.
+//! What the shared file promises: to its readers, to the next start, and when it is damaged.
 
 mod broken;
 mod claims;
@@ -101,7 +101,7 @@ impl SharedFileFixture {
         self.open_as(feeds("cluster"))
     }
 
-    /// A file that holds these changes, each a revision.
+    /// A file that holds these changes, one revision each.
     fn with(changes: impl IntoIterator<Item = Vec<Change>>) -> Self {
         let fixture = Self::new();
         let mut open = fixture.open();
@@ -112,7 +112,7 @@ impl SharedFileFixture {
         fixture
     }
 
-    /// Something writes few pages of the file, however large that is.
+    /// Asserts that an action writes few pages of the file, however large that is.
     fn assert_writes_little(&self, write: impl FnOnce()) {
         let before = fs::read(self.file()).expect("the file");
         write();
@@ -191,8 +191,8 @@ impl Open {
         }
     }
 
-    /// Lets the writer's heart beat until that is so: a child of another test has files open until it runs its own
-    /// program.
+    /// Lets the writer's heart beat until a condition holds: a child of another test has files open until it executes
+    /// its own program.
     fn beats_until(&mut self, is_so: impl Fn() -> bool) {
         assert!((0..2_000).any(|_| {
             self.make_ready();
@@ -202,7 +202,7 @@ impl Open {
 }
 
 impl SharedFileFixture {
-    /// Puts a folder where a new file is made, so that none can be.
+    /// Puts a folder where new files are created, so that none can be.
     fn hinder(&self) -> PathBuf {
         let fresh = self.folder.path().join(".shared.mdb/fresh");
         let _ = fs::remove_file(&fresh);
@@ -210,7 +210,7 @@ impl SharedFileFixture {
         fresh
     }
 
-    /// Gives the one file that was replaced the second name that it has if that was `then`.
+    /// Renames the second name of the only replaced file as if it had been replaced at `then`.
     fn date_second_name(&self, then: SystemTime) {
         let names = fs::read_dir(self.folder.path().join(".shared.mdb")).expect("a folder");
         let mut names = names.map(|entry| entry.expect("a name").path());
@@ -391,7 +391,7 @@ fn a_file_that_was_replaced_takes_no_memory_and_its_lock_file_does_not_grow() {
     let (data, lock) = (file(&fixture.file()), file(&lock_file(&fixture.file())));
     let size = |file: &File| file.metadata().expect("a file").len();
     let (whole, memory) = (size(&lock), |file: &File| file.metadata().expect("a file").blocks() * 512);
-    // A reader writes over what kind of file it is.
+    // A reader overwrites the magic number.
     lock.write_all_at(&[0xff; 8], 0).expect("written");
     let now = Instant::now();
     let mut beat = |seconds| open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).is_ok();
@@ -403,14 +403,14 @@ fn a_file_that_was_replaced_takes_no_memory_and_its_lock_file_does_not_grow() {
     assert_eq!(size(&lock), whole);
 }
 
-/// A lock file as a reader has it open who then breaks it, so that another file takes its place.
+/// Breaks a lock file through a reader's descriptor, so that the file is replaced.
 fn break_lock(fixture: &SharedFileFixture) -> File {
     let lock = File::options().read(true).write(true).open(lock_file(&fixture.file())).expect("a file");
     lock.write_all_at(&[0xff; 8], 0).expect("written");
     lock
 }
 
-/// The second names of lock files that readers may write.
+/// How many lock files with a second name readers may write.
 fn known_locks(fixture: &SharedFileFixture) -> usize {
     hidden_files(fixture, "readers-")
 }
@@ -425,7 +425,7 @@ async fn wait_until(mut is_so: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time");
 }
 
-/// How many files in the hidden folder have a name that begins so.
+/// How many files in the hidden folder have a name with this prefix.
 fn hidden_files(fixture: &SharedFileFixture, prefix: &str) -> usize {
     let names = fs::read_dir(fixture.folder.path().join(".shared.mdb")).expect("a folder");
     names

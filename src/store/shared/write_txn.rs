@@ -1,4 +1,4 @@
-//! A write transaction of the shared file, in which entries are set to what the store holds.
+//! A write transaction of the shared file, which brings its entries to the store's content.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -23,19 +23,19 @@ pub(super) struct WriteTxn<'e> {
     transaction: RwTransaction<'e>,
     db: Database,
     sum: u64,
-    /// About how much of the file is about masters.
+    /// About how many bytes of the file are about masters.
     pub(super) of_masters: u64,
     /// How many entries were written.
     pub(super) entries: usize,
 }
 
 impl<'e> WriteTxn<'e> {
-    /// Of a file whose checksum is of this `sum`, and of which `of_masters` bytes are about masters.
+    /// For a file whose checksum is of this `sum`, and of which `of_masters` bytes are about masters.
     pub(super) fn begin(env: &'e Env, sum: u64, of_masters: u64) -> Result<Self, Error> {
         Ok(Self { transaction: env.write()?, db: env.db, sum, of_masters, entries: 0 })
     }
 
-    /// In the order of the keys: where it is the file's first filling, LMDB leaves no room in the pages.
+    /// In key order: when the file is first filled, LMDB then leaves no room in the pages.
     pub(super) fn nodes(&mut self, from: &OrdMap<NodePath, Arc<Node>>, to: &Snapshot) -> Result<(), Error> {
         let mut families = BTreeSet::new();
         let mut changes = Vec::new();
@@ -61,7 +61,7 @@ impl<'e> WriteTxn<'e> {
         Ok(())
     }
 
-    /// What nodes register: an entry for each instance, by its number, and one with the counts for each service.
+    /// What nodes register: an entry for each instance, by number, and one with the counts for each service.
     pub(super) fn instances(&mut self, from: &Directory, snapshot: &Snapshot) -> Result<(), Error> {
         let (to, none, no_set) = (snapshot.directory(), Instances::default(), InstanceSet::default());
         for name in from.changed_services(to) {
@@ -74,7 +74,7 @@ impl<'e> WriteTxn<'e> {
             let versions: BTreeSet<&Version> = old.keys().chain(new.keys()).collect();
             for version in versions {
                 let [old, new] = [old, new].map(|instances| instances.get(version).unwrap_or(&no_set));
-                // Where nodes register none any more, all of it goes.
+                // If nodes no longer register any, all of it goes.
                 let all = if is_one { 0 } else { old.len().div_ceil(CHUNK) };
                 let mut chunks: BTreeSet<usize> = (0..all).collect();
                 for (number, provider) in old.changed_numbers(new) {
@@ -97,7 +97,7 @@ impl<'e> WriteTxn<'e> {
         Ok(())
     }
 
-    /// What an earlier process left of that, and is no longer so. (It is all that is not in the snapshot.)
+    /// Removes what an earlier process left of that, and is no longer registered: all that is not in the snapshot.
     pub(super) fn forget_instances(&mut self, left: &[Vec<u8>], snapshot: &Snapshot) -> Result<(), Error> {
         if left.is_empty() {
             return Ok(());
@@ -108,8 +108,8 @@ impl<'e> WriteTxn<'e> {
         left.iter().filter(|key| !stands.contains(*key)).try_for_each(|key| self.set(key, None))
     }
 
-    /// The list of a service's masters is written anew when one of its instances comes, goes or becomes another: the other cost
-    /// that is not of the change. What takes more than `max` counts as what the file has no room for.
+    /// The list of a service's masters is rewritten when one of its instances changes: the other cost that is not
+    /// proportional to the change. More than `max` bytes count as a full file.
     pub(super) fn masters(&mut self, from: &Directory, snapshot: &Snapshot, max: u64) -> Result<(), Error> {
         let to = snapshot.directory();
         for (old, new) in from.difference(to) {
@@ -127,7 +127,7 @@ impl<'e> WriteTxn<'e> {
         Ok(())
     }
 
-    /// What is written anew anyway, so that nothing stands behind what comes next.
+    /// Removes what is rewritten anyway, so that nothing follows the next entries.
     pub(super) fn remove_marks(&mut self) -> Result<(), Error> {
         self.set(FORMAT, None)?;
         self.set(FRESHNESS, None)?;
@@ -141,20 +141,20 @@ impl<'e> WriteTxn<'e> {
         keys.iter().try_for_each(|key| self.set(key, None))
     }
 
-    /// A list of 10,000 names is written anew when one comes or goes; a cost that is not of the change.
+    /// A list of 10,000 names is rewritten when one changes: a cost that is not proportional to the change.
     fn children(&mut self, path: &NodePath, snapshot: &Snapshot) -> Result<(), Error> {
         let names: Vec<&str> = snapshot.children(path).collect();
         let is_there = !names.is_empty() || snapshot.node(path).is_some();
         self.set(&entry::key(CHILDREN, path), is_there.then(|| written(&names)).as_deref())
     }
 
-    /// What the file says of itself.
+    /// Writes the status of the file.
     pub(super) fn marks(&mut self, status: &FileStatus) -> Result<(), Error> {
         self.set(FORMAT, Some(VERSION.as_bytes()))?;
         self.set(FRESHNESS, Some(&written(status)))
     }
 
-    /// That the file is left: for its readers, its writer is away.
+    /// Marks the file as left: for its readers, its writer is away.
     pub(super) fn farewell(&mut self) -> Result<(), Error> {
         let last = match self.transaction.get(self.db, &FRESHNESS) {
             Ok(last) => serde_json::from_slice::<FileStatus>(last).ok(),
@@ -192,7 +192,7 @@ impl<'e> WriteTxn<'e> {
         }
     }
 
-    /// The sum that the checksum is of now.
+    /// Returns the new sum behind the checksum.
     pub(super) fn commit(mut self) -> Result<u64, Error> {
         self.transaction.put(self.db, &CHECKSUM, &entry::checksum(self.sum), WriteFlags::empty())?;
         self.transaction.commit()?;
@@ -200,8 +200,8 @@ impl<'e> WriteTxn<'e> {
     }
 }
 
-/// The paths whose children may be others when `path` comes or goes: itself, its parent, and those above as long as
-/// they are no nodes themselves.
+/// The paths whose children may change with `path`: itself, its parent, and further ancestors as long as the one below
+/// is not a node.
 fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
     let mut family = vec![path.clone()];
     let mut above = path.parent();
@@ -212,7 +212,7 @@ fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
     family
 }
 
-/// What `master/<id>` holds.
+/// The content of `master/<id>`.
 fn master(entry: &MasterEntry) -> view::Master {
     let master = view::Master::of(&entry.master, entry.master.services.iter());
     view::Master {
@@ -222,7 +222,7 @@ fn master(entry: &MasterEntry) -> view::Master {
     }
 }
 
-/// A stat as JSON. Where the key holds only a digest, it has the path as well.
+/// A stat as JSON. If the key is only a digest, it includes the path.
 fn stat(path: &NodePath, stat: &Stat) -> Vec<u8> {
     #[derive(serde::Serialize)]
     struct Named<'a> {

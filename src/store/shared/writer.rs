@@ -1,4 +1,4 @@
-//! The writer: follows the store, and writes what has gathered as one transaction.
+//! The writer: follows the store, and writes the accumulated changes as one transaction.
 
 mod upkeep;
 
@@ -25,79 +25,78 @@ use crate::model::{Node, NodePath, Revision};
 use crate::store::{Directory, Feed, Snapshot, Store};
 use crate::task::Stop;
 
-/// How often the status is rewritten, so that readers know that the writer lives.
+/// How often the status is rewritten, so that readers know that the writer is alive.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Transactions begin at least this long after one another, so that not much of the file waits for readers that were
-/// replaced.
+/// The minimum interval between transactions, so that not much of the file waits for readers of replaced states.
 const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(5);
 
-/// After a transaction that took this long or longer, the next one waits: four times as long, so that long lists that
-/// change all the time do not take a whole processor, but no longer than a reader may be let wait.
+/// After a transaction that took at least this long, the next one waits four times as long, so that long lists that
+/// change constantly do not take a whole processor, but no longer than a reader may be kept waiting.
 const COOLDOWN_THRESHOLD: Duration = Duration::from_millis(2);
 const MAX_COOLDOWN: Duration = Duration::from_millis(250);
 
-/// How often it is tried again to write masters for whom there was no room.
+/// How often to retry writing masters for which there was no room.
 const MASTERS_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// After a transaction of this many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory
-/// of all pages that its largest transaction has written.
+/// After a transaction of this many entries the file is unmapped, and mapped again by the next one: LMDB keeps the
+/// memory of all pages that its largest transaction has written.
 const UNMAP_THRESHOLD: usize = 8_192;
 
-/// What follows may change with each attempt, and is no other trouble.
+/// The rest of the message may change with each attempt, without being another problem.
 const NODES_TAKE: &str = "; paths and data of nodes take ";
 
 const NOT_WRITTEN: &str = "cannot write the shared file, which grows old";
 const WRITTEN: &str = "the shared file is written, but not all is in order";
 
-/// What writes the file. Nobody else does.
+/// Writes the file. Nothing else does.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) location: FileLocation,
     origin: Origin,
-    /// None: the file is not there yet.
+    /// None: the file does not exist yet.
     pub(super) mapped: Option<Mapped>,
-    /// Whether the location was claimed anew, and the file was not looked at since.
+    /// Whether the location was claimed again, and the file was not checked since.
     is_claim_new: bool,
     /// When a file may be replaced again.
     not_before: Option<Instant>,
-    /// When it is tried again to put a file in its place, and why that failed.
+    /// When to retry putting a file in place, and why that failed.
     not_put: Option<(Instant, String)>,
     /// Why it is about to be replaced,
     fault: Option<String>,
-    /// and why it does not lie in its place.
+    /// and why it is not in place.
     missing: Option<String>,
     /// What the file holds,
     nodes: OrdMap<NodePath, Arc<Node>>,
-    /// as far as it was this process that wrote it, of what nodes register
+    /// as far as this process wrote it, of what nodes register
     registered: Directory,
     /// and of masters,
     directory: Directory,
-    /// the keys of what nodes registered that an earlier process left, until that was written anew,
+    /// the keys of what nodes registered that an earlier process left, until that is rewritten,
     left: Vec<Vec<u8>>,
-    /// and what stands in it from before until all masters are known;
+    /// and what stays in it from before until all masters are known;
     restored: RestoredMasters,
-    /// and the sum that its checksum is of.
+    /// and the sum behind its checksum.
     sum: u64,
-    /// About how much of the file is about masters, of which a part is kept for nodes.
+    /// About how many bytes of the file are about masters; a part is reserved for nodes.
     of_masters: u64,
-    /// What it said of masters when they were last written,
+    /// The status when masters were last written,
     status: Option<FileStatus>,
-    /// and what is said of them since there is no room for them any more; tried again at that time.
+    /// and the masters that stay since there is no room for newer ones, with the time of the next attempt.
     standing: Option<(RestoredMasters, Instant)>,
 }
 
-/// Where the file begins.
+/// Where the file comes from.
 #[derive(Debug)]
 pub(super) enum Origin {
     Nothing,
-    /// It lies in its place: the one that was read,
+    /// It is in place: the one that was read,
     Here(FileId),
-    /// or with the bytes of this one.
+    /// or created with the bytes of this one.
     Copy(PathBuf, FileId),
 }
 
-/// What is to be written.
+/// What to write.
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) snapshot: Arc<Snapshot>,
@@ -105,7 +104,7 @@ pub(super) struct Due {
     with_masters: bool,
 }
 
-/// Keeps the file in step with the store, until the stop. Reports the revision of each transaction.
+/// Keeps the file up to date with the store, until the stop. Reports the revision of each transaction.
 pub(super) async fn follow(
     mut writer: Writer,
     store: Arc<Store>,
@@ -123,7 +122,7 @@ pub(super) async fn follow(
             () = stop.requested() => (true, true),
         };
         if is_last {
-            // What failed a moment ago is tried once more.
+            // Retry what failed a moment ago.
             writer.not_put = None;
         }
         let began = Instant::now();
@@ -135,7 +134,7 @@ pub(super) async fn follow(
         let revision = result.as_ref().ok().and_then(|written| written.map(|(revision, _)| revision));
         let is_large = matches!(result, Ok(Some((_, entries))) if entries >= UNMAP_THRESHOLD && !is_last);
         let is_to_unmap = is_large || result.is_err() && writer.is_broken();
-        // Also where nothing was written: the file that was there before must not be kept by who copies it.
+        // Even if nothing was written: the copier must not keep the previous file.
         written.send_modify(|(last, env)| {
             *last = revision.unwrap_or(*last);
             *env = writer.env().ok().filter(|_| !is_to_unmap && *last > 0);
@@ -171,7 +170,7 @@ pub(super) async fn follow(
 }
 
 impl Writer {
-    /// Of a file that holds `here`, which an earlier process left.
+    /// For a file that holds `here`, which an earlier process left.
     pub(super) fn new(
         location: FileLocation,
         origin: Origin,
@@ -203,12 +202,12 @@ impl Writer {
         self.mapped.as_ref().and_then(|mapped| mapped.env.clone()).ok_or(Error::Invalid)
     }
 
-    /// Whether LMDB refuses all work until the file is mapped anew, since the last step of a commit failed.
+    /// Whether LMDB refuses all work until the file is mapped again, since the last step of a commit failed.
     pub(super) fn is_broken(&self) -> bool {
         self.env().is_ok_and(|env| env.pin().err() == Some(Error::Panic))
     }
 
-    /// Has the file hold what the store does; the revision, and how many entries that took.
+    /// Brings the file up to date with the store; returns the revision, and how many entries were written.
     pub(super) fn renew(&mut self, store: &Store) -> Result<(Revision, usize), Error> {
         let due = self.due(store);
         let entries = self.write(&due)?;
@@ -218,7 +217,7 @@ impl Writer {
         Ok((due.snapshot.revision(), entries))
     }
 
-    /// What is to be written of the newest snapshot.
+    /// What to write of the newest snapshot.
     pub(super) fn due(&self, store: &Store) -> Due {
         let (snapshot, (status, with_masters)) = store.vouched(|snapshot| {
             let restored = self.masters_beside(snapshot);
@@ -227,18 +226,18 @@ impl Writer {
         Due { snapshot, status, with_masters }
     }
 
-    /// What stands of masters in the file and is not written anew; None: they are.
+    /// The masters that stay in the file instead of the snapshot's; None: the snapshot's are written.
     fn masters_beside(&self, snapshot: &Snapshot) -> Option<&RestoredMasters> {
-        // Before all masters are known, what is known of them has holes; what an earlier process left has none.
+        // Before all masters are known, the known ones are incomplete; those of an earlier process are not.
         if !snapshot.behind_masters().all(|(_, progress)| progress.whole) {
             return Some(&self.restored);
         }
         self.standing.as_ref().filter(|(_, again)| *again > Instant::now()).map(|(restored, _)| restored)
     }
 
-    /// Makes the file hold what the snapshot does; how many entries that took. Where it fails, the file stands as it
-    /// was, its status too: for its readers it then grows old, as it must. Where masters have no room, they stand as
-    /// they were, and nodes are written.
+    /// Brings the file to the snapshot's state; returns how many entries were written. If it fails, the file stays as
+    /// it was, including its status: its age then grows for readers, as it must. If there is no room for masters, they
+    /// stay as they were, and nodes are written.
     pub(super) fn write(&mut self, Due { snapshot, status, with_masters }: &Due) -> Result<usize, Error> {
         if !with_masters {
             return self.write_nodes(snapshot, status);
@@ -312,7 +311,7 @@ impl Writer {
         format!("it needs more than `shared.max_size`, which is {max}: raise it{NODES_TAKE}{bytes}")
     }
 
-    /// That not all is written, in words.
+    /// What is not written, in words.
     pub(super) fn trouble(&self) -> Option<String> {
         if let Some(fault) = self.missing.as_ref().or(self.fault.as_ref()) {
             return Some(fault.clone());
@@ -323,7 +322,7 @@ impl Writer {
     }
 }
 
-/// What is said of masters that were never written: they are not whole.
+/// The status for masters that were never written: they are not whole.
 fn unwritten(snapshot: &Snapshot) -> FileStatus {
     let mut status = FileStatus::of(snapshot, None, SystemTime::now());
     status.sources.iter_mut().for_each(|source| source.whole = false);
@@ -334,7 +333,7 @@ fn unwritten(snapshot: &Snapshot) -> FileStatus {
 pub(super) fn hint(error: &Error) -> &'static str {
     match error {
         Error::MapFull => "; raise shared.max_size",
-        // LMDB's word for a write that was cut short.
+        // LMDB's error for a short write.
         Error::Other(code) if matches!(Errno::from_raw(*code), Errno::EIO | Errno::ENOSPC | Errno::EDQUOT) => {
             "; is there room on its file system?"
         }
@@ -342,7 +341,7 @@ pub(super) fn hint(error: &Error) -> &'static str {
     }
 }
 
-/// Logs a trouble when it begins, with what it means, and its end.
+/// Logs a problem when it begins, with its consequences, and its end.
 fn log_trouble(metrics: &Metrics, trouble: Option<(&str, String)>, path: &Path) {
     let path = path.display();
     let known = metrics.shared_trouble.load();

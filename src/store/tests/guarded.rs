@@ -1,4 +1,4 @@
-//! What vanishes in numbers is held, at the revision at which it does.
+//! Instances that vanish in numbers are held, at the revision at which they vanish.
 
 use super::*;
 use crate::format;
@@ -17,7 +17,7 @@ fn house(services: Vec<format::Config>) -> (Arc<Store>, Publisher) {
     (store, publisher)
 }
 
-/// Nodes of a service, each with an address of its own.
+/// Nodes of a service, each with its own address.
 fn come(parent: &str, numbers: std::ops::Range<usize>) -> Vec<Change> {
     numbers.map(|number| put(&format!("{parent}/{number}"), &format!("10.0.0.{number}:80"))).collect()
 }

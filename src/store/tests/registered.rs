@@ -1,4 +1,4 @@
-//! What nodes register: at their own revision, merged by address, and at the cost of what changed.
+//! Instances that nodes register: at their own revision, merged by address, and at the cost of what changed.
 
 use super::*;
 use crate::format;
@@ -31,7 +31,7 @@ fn instances(store: &Store, service: &str) -> Vec<Instance> {
     store.snapshot().directory().instances(service).map(|(_, instance)| instance.clone()).collect()
 }
 
-/// By address, by which nodes an instance is known, the first of them first.
+/// By address, the nodes by which an instance is known, the first one first.
 fn told_by(store: &Store, service: &str) -> Vec<(String, Vec<String>)> {
     let node = |it: &crate::model::Provenance| match &it.record {
         crate::model::Record::Node(path) => path.to_string(),

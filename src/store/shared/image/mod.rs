@@ -1,7 +1,7 @@
-//! An LMDB file read as bytes, of which nothing is trusted: distinguishes a whole file from a damaged one.
+//! An LMDB file read as untrusted bytes: distinguishes an intact file from a damaged one.
 //!
-//! LMDB trusts its file: a damaged page ends the process, and again at each start. So a file is read here before LMDB
-//! maps it. The form is that of LMDB 0.9 on a 64-bit machine (`mdb.c`: `MDB_meta`, `MDB_page`, `MDB_node`).
+//! LMDB trusts its file: a damaged page kills the process, and again at each start. So a file is read here before LMDB
+//! maps it. The format is that of LMDB 0.9 on a 64-bit machine (`mdb.c`: `MDB_meta`, `MDB_page`, `MDB_node`).
 
 mod walk;
 
@@ -21,7 +21,7 @@ const MAGIC: u32 = 0xBEEF_C0DE;
 const DATA_VERSION: u32 = 1;
 const PAGE_HEADER: usize = 16;
 const NODE_HEADER: usize = 8;
-/// The ends of the two `MDB_meta`, behind which nothing is read of them.
+/// The end of the part that is read of the two `MDB_meta`.
 const META_END: usize = 152;
 const BRANCH: u16 = 1;
 const LEAF: u16 = 2;
@@ -30,13 +30,13 @@ const META: u16 = 8;
 const BIG_DATA: u16 = 1;
 /// No page: the root of an empty tree.
 const NOWHERE: u64 = u64::MAX;
-/// LMDB itself goes no deeper.
+/// The limit of LMDB itself.
 const MAX_DEPTH: usize = 32;
 
 const CUT_OFF: InvalidFile = InvalidFile::Damaged("it is cut off");
 const TOO_DEEP: InvalidFile = InvalidFile::Damaged("its tree is too deep");
 
-/// Why a file cannot be taken.
+/// Why a file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidFile {
     #[error("cannot read it: {0}")]
@@ -58,7 +58,7 @@ pub(super) struct Image {
     /// Which file it is.
     pub(super) file_id: FileId,
     page_size: usize,
-    /// Whole pages in the file.
+    /// Complete pages in the file.
     pages: u64,
     last_page: u64,
     free: u64,
@@ -86,7 +86,7 @@ impl Image {
         Self::of(File::open(path).map_err(InvalidFile::Unreadable)?)
     }
 
-    /// That of a file which nobody else can have made or written.
+    /// Opens a file that nobody else can have created or written.
     pub(super) fn open_own(path: &Path) -> Result<Self, InvalidFile> {
         Self::of(own::open(path).map_err(|why| match why {
             NotOwn::Io(error) => InvalidFile::Unreadable(error),
@@ -110,7 +110,7 @@ impl Image {
                 return Err(InvalidFile::Damaged("it does not begin as an LMDB file"));
             }
         }
-        // Each commit has the next number, and goes to the one of the two that has the older.
+        // Each commit gets the next number, and replaces the older of the two.
         let commits = (u64_at(&first, 144)?, u64_at(&second, 144)?);
         if commits.0.abs_diff(commits.1) > 1 {
             return Err(InvalidFile::Damaged("its last two commits do not follow one another"));
@@ -119,11 +119,11 @@ impl Image {
         if u16_at(&meta, 92)? != 0 {
             return Err(InvalidFile::Damaged("its tree is of another kind"));
         }
-        // As large as a writer's `max_size`.
+        // The limit of a writer's `max_size`.
         if u64_at(&meta, 32)? > Config::LARGEST.as_u64() {
             return Err(InvalidFile::Damaged("it is larger than what can be mapped"));
         }
-        // A writer lets the file grow before it commits.
+        // A writer grows the file before it commits.
         let found = file.metadata().map_err(InvalidFile::Unreadable)?;
         Ok(Self {
             file,
@@ -215,7 +215,7 @@ impl Image {
 }
 
 impl Page {
-    /// The first entry whose key is not below `at`. The first of a branch stands for all that is smaller.
+    /// The first entry with a key not below `at`. The first of a branch stands for everything smaller.
     fn first_from(&self, at: &[u8]) -> Result<usize, InvalidFile> {
         for index in usize::from(self.is_branch)..self.count {
             if self.entry(index)?.key >= at {
@@ -236,13 +236,13 @@ impl Page {
 }
 
 impl Entry<'_> {
-    /// Where a branch goes on.
+    /// The page that a branch points to.
     fn page(&self) -> u64 {
         self.size | u64::from(self.flags) << 32
     }
 }
 
-/// Reads again until two readings agree: a writer may be at work meanwhile.
+/// Reads repeatedly until two readings agree: a writer may be active.
 fn at_rest<T: PartialEq>(read: impl Fn() -> Result<T, InvalidFile>) -> Result<T, InvalidFile> {
     let mut last = read()?;
     for _ in 0..1_000 {

@@ -1,4 +1,4 @@
-//! Walks along the tree of an image, which see to it that LMDB can work with the whole file.
+//! Walks along the tree of an image, which check that LMDB can work with the whole file.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -8,26 +8,26 @@ use crate::task;
 
 const OUT_OF_ORDER: InvalidFile = InvalidFile::Damaged("its keys are out of order");
 
-/// What is done with an entry: its key, its value.
+/// What to do with an entry, given its key and its value.
 type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), InvalidFile> + Send + 'a;
 
-/// A walk along a tree, which sees to it that each page is met once, and that the keys are in order.
+/// A walk along a tree, which checks that each page occurs once, and that the keys are in order.
 struct Walk<'i> {
     image: &'i Image,
     met: Vec<bool>,
-    /// The free list's keys are numbers, in another order.
+    /// The keys of the free list are numbers, in another order.
     is_ordered: bool,
     last: Vec<u8>,
-    /// What the next key must at least be.
+    /// The minimum of the next key.
     least: Vec<u8>,
 }
 
-/// The entries whose keys lie on one side of a key.
+/// The entries with keys on one side of a key.
 pub(in crate::store::shared) struct Half<'i> {
     walk: Walk<'i>,
     side: Side,
     at: &'i [u8],
-    /// The pages on the way to that key, which belong to both halves.
+    /// The pages on the path to that key, which belong to both halves.
     way: Vec<u64>,
 }
 
@@ -38,7 +38,7 @@ enum Side {
 }
 
 impl Image {
-    /// Hands over every entry in the order of the keys, and sees to it that LMDB can work with the whole file.
+    /// Visits every entry in key order, and checks that LMDB can work with the whole file.
     pub(in crate::store::shared) fn walk(&self, each: &mut Each<'_>) -> Result<(), InvalidFile> {
         let mut walk = Walk::new(self);
         if self.main != NOWHERE {
@@ -48,7 +48,7 @@ impl Image {
         walk.free_list()
     }
 
-    /// The same in two halves at the same time: the entries whose keys lie before `at`, and the others.
+    /// The same in two halves concurrently: the entries with keys before `at`, and the others.
     pub(in crate::store::shared) fn halves<A, B: Send>(
         &self,
         at: &[u8],
@@ -72,7 +72,7 @@ impl<'i> Half<'i> {
         Self { walk, side, at, way: Vec::new() }
     }
 
-    /// Hands over every entry of this half in the order of the keys.
+    /// Visits every entry of this half in key order.
     pub(in crate::store::shared) fn each(&mut self, each: &mut Each<'_>) -> Result<(), InvalidFile> {
         match self.walk.image.main {
             NOWHERE => Ok(()),
@@ -104,7 +104,7 @@ impl<'i> Half<'i> {
         self.along(between.page(), each)
     }
 
-    /// The walk along both.
+    /// The combined walk.
     fn join(mut self, upper: Half<'_>) -> Result<Walk<'i>, InvalidFile> {
         if self.walk.last.as_slice() >= self.at {
             return Err(OUT_OF_ORDER);
@@ -140,7 +140,7 @@ impl<'i> Walk<'i> {
         }
         for index in of {
             let entry = page.entry(index)?;
-            // The first key of a branch stands for all that is smaller.
+            // The first key of a branch stands for everything smaller.
             if self.is_ordered && (!page.is_branch || index > 0) {
                 self.pass(entry.key, page.is_branch)?;
             }
@@ -155,12 +155,12 @@ impl<'i> Walk<'i> {
         Ok(())
     }
 
-    /// A branch's key lies above all keys before it, and not above those that come.
+    /// A branch's key is above all keys before it, and not above those after it.
     fn pass(&mut self, key: &[u8], is_branch: bool) -> Result<(), InvalidFile> {
         if key < self.least.as_slice() || key <= self.last.as_slice() {
             return Err(OUT_OF_ORDER);
         }
-        // The first key of a leaf is not below the least, and what follows is above the first.
+        // The first key of a leaf is at least the minimum, and each later one is above it.
         self.least.clear();
         let bound = if is_branch { &mut self.least } else { &mut self.last };
         bound.clear();
@@ -168,7 +168,7 @@ impl<'i> Walk<'i> {
         Ok(())
     }
 
-    /// No free page is in use, and what is not in the file is free.
+    /// No free page may be in use, and pages beyond the file must be free.
     fn free_list(mut self) -> Result<(), InvalidFile> {
         let mut free = BTreeSet::new();
         if self.image.free != NOWHERE {

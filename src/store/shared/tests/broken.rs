@@ -1,4 +1,4 @@
-//! The shared file when LMDB refuses all work, since it could not write its page of roots.
+//! The shared file when LMDB refuses all work, because it could not write its meta page.
 
 use std::pin::pin;
 
@@ -8,12 +8,11 @@ use nix::libc;
 use super::super::write_txn::WriteTxn;
 use super::*;
 
-/// No more of LMDB's pages of roots can be written by this thread: there is no other way to have these writes fail
-/// alone.
+/// Makes all further writes of LMDB's meta pages by this thread fail: there is no other way to make only these fail.
 #[allow(unsafe_code)]
 fn refuse_roots_of_this_thread() {
     const NUMBER: u32 = 0;
-    // Of the arguments of a system call, the lower halves of the third and the fourth: how much, and where.
+    // The arguments of a system call: the lower halves of the third and the fourth, that is length and offset.
     const LENGTH: u32 = 16 + 2 * 8;
     const OFFSET: u32 = 16 + 3 * 8;
     let step = |code: u32, k: u32, [jt, jf]: [u8; 2]| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -26,7 +25,7 @@ fn refuse_roots_of_this_thread() {
         load(OFFSET),
         jump(libc::BPF_JGE, 2 * 4_096, [3, 0]),
         load(LENGTH),
-        // What is shorter goes to a lock file.
+        // Shorter writes go to a lock file.
         jump(libc::BPF_JGE, 100, [0, 1]),
         end(libc::SECCOMP_RET_ERRNO | Errno::EIO as u32),
         end(libc::SECCOMP_RET_ALLOW),
@@ -80,7 +79,7 @@ fn what_was_written_though_it_seemed_to_fail_is_written_over() {
     let mut open = fixture.open();
     open.publish(vec![put("/a", "1")]);
     let env = open.env();
-    // A transaction of which the writer does not know: of another sum than the file's.
+    // A transaction that the writer does not know: with another sum than the file's.
     let mut txn = WriteTxn::begin(&env, 1, 0).expect("a transaction");
     txn.farewell().and_then(|()| txn.commit()).expect("written");
     drop(env);

@@ -1,4 +1,4 @@
-//! The claim to the shared file: lost to another sidecar, or taken anew.
+//! The claim to the shared file: lost to another sidecar, or taken again.
 
 use nix::libc;
 use nix::unistd::Uid;
@@ -35,7 +35,7 @@ fn who_has_lost_the_claim_writes_nothing_more_until_it_is_free() {
     open.sync();
     open.publish(vec![put("/a", "1")]);
     let own = fixture.folder.path().join(".shared.mdb");
-    // Without the rest, the other one makes another file; with that, it writes the same.
+    // Without the rest, the other one creates another file; with it, it writes the same.
     for is_alone in [false, true] {
         if is_alone { fs::remove_file(own.join(".shared.claim")) } else { fs::remove_dir_all(&own) }.expect("removed");
         let mut other = fixture.open();
@@ -125,10 +125,10 @@ fn a_hidden_folder_that_was_closed_is_opened_again_and_nothing_is_written_anew()
     });
 }
 
-/// Has this thread alone be another user, whom permissions hold up.
+/// Makes this thread alone another user, to whom permissions apply.
 #[allow(unsafe_code)]
 fn become_user(user: libc::uid_t) {
-    // SAFETY: it takes no pointer. The function of this name would change all threads.
+    // SAFETY: it takes no pointer. The `libc` function of this name would change all threads.
     let code = unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) };
     assert_eq!(code, 0, "{}", io::Error::last_os_error());
 }

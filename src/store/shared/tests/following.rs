@@ -1,4 +1,4 @@
-//! The writer as it follows the store, until the stop.
+//! The writer follows the store, until the stop.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A writer that is killed at any moment leaves a whole revision.
+//! A writer killed at any moment leaves a whole revision.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn a_writer_killed_at_any_moment_leaves_a_whole_revision() {
             .stdout(Stdio::null())
             .spawn()
             .expect("a writer");
-        // From the first commit on: before, there is no revision that could be whole.
+        // From the first commit on: before, there is no revision.
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(10) && Contents::load(&fixture.file()).is_err() {
             std::thread::sleep(Duration::from_millis(1));

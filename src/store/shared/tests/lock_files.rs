@@ -24,18 +24,18 @@ fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are
         }
         assert_eq!((ready, open.shared.writer.trouble()), (Ok(mapped::Room::Enough), None));
     }
-    // Who may write one now by another way than what is open already?
+    // Nobody can write one any more, except through descriptors that are open already.
     assert!(locks[..64].iter().all(|lock| lock.metadata().expect("a file").permissions().mode() & 0o077 == 0));
     drop(open);
     locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
-    // Of which size they are does not depend on what is configured by now.
+    // Their size does not depend on the current configuration.
     fixture.config.max_readers = 4;
     assert!(fixture.try_open(&feeds("cluster")).is_ok());
     assert!(locks.iter().all(|lock| size(lock) == whole), "{whole}");
     let mut open = fixture.open();
     assert_eq!(known_locks(&fixture), 66);
     locks.drain(10..);
-    // A child of another test has them open until it runs its own program.
+    // A child of another test has them open until it executes its own program.
     let until = Instant::now() + Duration::from_secs(20);
     while known_locks(&fixture) > 11 && Instant::now() < until {
         open.shared.writer.make_ready(true, Instant::now()).expect("ready");

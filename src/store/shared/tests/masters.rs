@@ -1,4 +1,4 @@
-//! What the shared file tells of masters and services, and what stands in it across a restart.
+//! Masters and services in the shared file, and what stays in it across a restart.
 
 use rmpv::Value;
 use serde_json::json;
@@ -37,13 +37,13 @@ fn leave(id: &str) -> Change {
     Change::Leave(id.into())
 }
 
-/// A start of the sidecar with a register, which is feed 1.
+/// Starts a sidecar with a register, which is feed 1.
 fn start(fixture: &SharedFileFixture) -> Open {
     fixture.open_as(feeds("cluster").into_iter().chain([Feed::of_instances("register", "register")]).collect())
 }
 
 impl Open {
-    /// What the register says.
+    /// Publishes changes of the register.
     pub(super) fn tell(&mut self, changes: Vec<Change>) {
         self.store.publisher(1).publish(changes);
         self.write();
@@ -60,7 +60,7 @@ impl Open {
     }
 }
 
-/// Who offers a service by the file, if it has an entry.
+/// The masters that offer a service according to the file, if it has an entry.
 fn masters_of(fixture: &SharedFileFixture, service: &str) -> Option<Vec<String>> {
     let (instances, _) = Reader::open(&fixture.file()).and_then(|reader| reader.instances(service)).expect("read");
     Some(instances?.into_iter().map(|instance| instance.master_id.expect("an id")).collect())
@@ -246,7 +246,7 @@ fn what_a_register_told_says_nothing_of_the_cluster() {
     assert!(fixture.open_as(other()).shared.left().is_none());
 }
 
-/// A register that begins with what a file holds.
+/// A register that begins with the content of a file.
 fn restored(left: &Contents) -> Restored {
     let mut feeds: Vec<Feed> =
         feeds("cluster").into_iter().chain([Feed::of_instances("register", "register")]).collect();

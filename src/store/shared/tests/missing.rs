@@ -1,4 +1,4 @@
-//! The shared file when it is deleted, exchanged, or cannot be ours yet: what it held is not lost.
+//! The shared file when it is deleted, exchanged, or cannot be opened yet: its content is not lost.
 
 use super::*;
 
@@ -146,7 +146,7 @@ fn a_file_that_is_deleted_is_not_put_again_while_readers_have_many_that_were() {
         "{why}"
     );
     held.clear();
-    // A child of another test has them open until it runs its own program.
+    // A child of another test has them open until it executes its own program.
     assert!((10..2_000).any(|n| {
         open.shared.writer.make_ready(true, start + Duration::from_secs(n * 60)).expect("ready");
         fixture.file().exists()
@@ -168,7 +168,7 @@ fn what_cannot_be_read_for_a_moment_is_not_written_anew() {
         } else {
             open.shared.writer.unmap();
         }
-        // It refuses to be read, as it does without a free descriptor.
+        // It cannot be read, as without a free descriptor.
         let unreadable = File::options().write(true).open(fixture.file()).expect("a file");
         let mapped = open.shared.writer.mapped.as_mut().expect("a file");
         let readable = std::mem::replace(&mut mapped.data, unreadable);
@@ -215,7 +215,7 @@ async fn what_an_earlier_process_left_is_known_before_the_file_can_be_ours_and_s
     let trouble = || metrics.shared_trouble.load().as_deref().cloned().unwrap_or_default();
     wait_until(|| trouble().starts_with("what an earlier process left stands until test has been in sync")).await;
     assert_eq!(&*Contents::load(&fixture.file()).expect("whole").nodes[&path("/a")].data, b"left");
-    // Meanwhile, readers fill no disk, and what lies there may become another.
+    // Meanwhile, readers cannot fill the disk, and the file may change.
     let lock = File::options().write(true).open(lock_file(&fixture.file())).expect("a file");
     let size = || lock.metadata().expect("a file").len();
     let whole = size();

@@ -1,4 +1,4 @@
-//! What the shared file has of instances that nodes register.
+//! Instances that nodes register in the shared file.
 
 use super::*;
 use crate::format;
@@ -16,7 +16,7 @@ fn web(number: usize) -> Change {
     put(&format!("/s/web/i-{number}"), &format!("10.0.0.5:{number}"))
 }
 
-/// The ports where a service is, in their order, by the file.
+/// The ports of a service in order, according to the file.
 fn ports(fixture: &SharedFileFixture, service: &str) -> Option<Vec<u16>> {
     let (instances, _) = Reader::open(&fixture.file()).and_then(|reader| reader.instances(service)).expect("read");
     let port = |instance: view::Instance| instance.endpoints[0].port;
@@ -57,7 +57,7 @@ fn a_restart_has_what_nodes_register_before_any_master_is_known_and_forgets_what
     open.sync();
     open.publish((1..=3).map(web).chain([put("/s/mail/i", "h:1")]).collect());
     drop(open);
-    // The register settles: what is known of masters stands as it was.
+    // The register settles: what is known of masters stays as it was.
     let mut open = fixture.open_as(with_services());
     let directory = |open: &Open| open.store.snapshot().directory().instances("web").count();
     assert_eq!((directory(&open), open.store.snapshot().directory().instances("mail").count()), (3, 1));
@@ -65,7 +65,7 @@ fn a_restart_has_what_nodes_register_before_any_master_is_known_and_forgets_what
     assert_eq!((ports(&fixture, "web"), ports(&fixture, "mail")), (Some(vec![2, 3, 9]), None));
     assert_eq!(contradictions(&fixture), [""; 0]);
     drop(open);
-    // Who has them registered no longer in the configuration has none.
+    // Without `[[services]]` in the configuration there are none.
     let mut open = fixture.open();
     open.publish(vec![put("/other", "x")]);
     assert_eq!((ports(&fixture, "web"), fixture.read().registered.len()), (None, 0));

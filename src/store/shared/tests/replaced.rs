@@ -1,4 +1,4 @@
-//! The files that were replaced: watched, emptied, and no more of them than readers may keep.
+//! Replaced files: watched, emptied, and no more of them than readers may keep.
 
 use std::io::Write;
 
@@ -35,11 +35,11 @@ fn who_reads_what_was_emptied_does_not_keep_its_memory() {
     beat(3);
     beat(40);
     assert!(memory() < 200_000);
-    // As a mapping that is read does on a tmpfs.
+    // As reading a mapping does on a tmpfs.
     data.write_all_at(&[0; 500_000], 200_000).expect("written");
     beat(41);
     assert!(memory() < 200_000);
-    // What is empty is left alone: to empty it, the kernel looks through all of its mappings.
+    // An empty one is left alone: to empty it, the kernel looks through all of its mappings.
     data.set_modified(SystemTime::UNIX_EPOCH).expect("it is ours");
     beat(42);
     assert_eq!(data.metadata().and_then(|data| data.modified()).expect("a time"), SystemTime::UNIX_EPOCH);
@@ -170,7 +170,7 @@ fn a_second_name_of_what_cannot_be_opened_is_removed() {
     fs::set_permissions(&name, fs::Permissions::from_mode(0o600)).expect("it is ours");
     std::os::unix::fs::chown(&folder, Some(www_data), None).expect("root can");
     let find = || {
-        // Of this thread alone.
+        // Of this thread only.
         setfsuid(Uid::from_raw(www_data));
         super::super::replaced::found(folder.path(), None).map(|found| found.len())
     };
@@ -238,7 +238,7 @@ fn no_file_is_replaced_while_readers_have_many_that_were() {
     expected.sort_unstable();
     assert!(command.starts_with("fuser -v ") && named == expected, "{command}");
     held.clear();
-    // A child of another test has them open until it runs its own program.
+    // A child of another test has them open until it executes its own program.
     assert!((1..2_000).any(|n| open.shared.writer.make_ready(true, start + Duration::from_secs(n * 600)).is_ok()));
 }
 

@@ -1,8 +1,8 @@
-//! What an earlier process left in the shared file, when the next one starts.
+//! What the next start does with what an earlier process left in the shared file.
 
 use super::*;
 
-/// Sees to it that the file at `at` was set aside, and that the sidecar began without it.
+/// Asserts that the file at `at` was set aside, and that the sidecar began without it.
 fn assert_set_aside(fixture: &SharedFileFixture, open: &Open) {
     assert!(open.shared.left().is_none());
     assert!(fixture.aside().exists());

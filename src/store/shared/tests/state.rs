@@ -1,4 +1,4 @@
-//! The directory of the state: one sidecar has it, or none is used.
+//! The state directory: one sidecar has it, or none is used.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The upkeep of the shared file: mapped, in order, and replaced by another one where it is not.
+//! The upkeep of the shared file: keeps it mapped and in order, and replaces it otherwise.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,24 +18,25 @@ use crate::store::shared::restored_masters::RestoredMasters;
 use crate::store::shared::write_txn::WriteTxn;
 use crate::store::shared::{Env, SharedError};
 
-/// How long no other file is replaced after one was, and how long it is not tried again where that failed.
+/// How long no other file is replaced after one was, and how long to wait after a failed attempt.
 const REPLACE_INTERVAL: Duration = Duration::from_secs(30);
 const REPLACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 impl Writer {
-    /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
-    /// room for a transaction; or why the file cannot be written.
+    /// Makes sure that the file exists and is in order, at each heartbeat including what its readers write. Returns
+    /// whether there is room for a transaction; or why the file cannot be written.
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
         let failed = |error: SharedError| error.with_hint();
-        // Each time: without the claim, another sidecar may write the file, and take the memory of what was mapped here.
+        // Each time: without the claim, another sidecar may write the file, and release the memory mapped here.
         if !self.location.is_there() {
             self.is_claim_new |= self.claim_again().map_err(failed)?;
         }
         if is_beat {
-            // Before anything else: it may be what fills the disk. But readers decide how long it takes.
+            // First of all: it may be what fills the disk. But readers decide how long it takes.
             self.location.make_room(self.mapped.as_ref().and_then(|mapped| mapped.ids()[1]), now);
         }
-        // Another sidecar may have had the claim meanwhile; and what LMDB could not finish may be there all the same.
+        // Another sidecar may have had the claim meanwhile; and what LMDB could not finish may be in the file all the
+        // same.
         let is_in_doubt = self.is_claim_new || self.env().is_err();
         if is_in_doubt && !self.is_as_written().map_err(|error| format!("cannot read what it holds: {error}"))? {
             self.begin_anew();
@@ -70,7 +71,7 @@ impl Writer {
         }
     }
 
-    /// Has a file put in its place, but not soon again where that failed: each try may copy all of it.
+    /// Puts a file in place, but does not retry soon after a failure: each attempt may copy all of it.
     fn put_by_turns(
         &mut self,
         now: Instant,
@@ -97,7 +98,7 @@ impl Writer {
         begun.map(|mapped| self.install(mapped))
     }
 
-    /// Whether the file with which it is to begin lies where it was read, with what it held.
+    /// Whether the file to begin with is where it was read, with the same content.
     pub(in crate::store::shared) fn is_as_read(&self) -> bool {
         let (path, read) = match &self.origin {
             Origin::Nothing => return true,
@@ -118,7 +119,7 @@ impl Writer {
         self.mapped.as_ref().map_or(Ok(true), |mapped| has_sum(&mapped.data, self.sum))
     }
 
-    /// What the file holds, or what it was to begin with, is not known any more.
+    /// What the file holds, or should begin with, is no longer known.
     fn begin_anew(&mut self) {
         (self.mapped, self.origin) = (None, Origin::Nothing);
         (self.nodes, self.directory, self.restored, self.sum) =
@@ -127,7 +128,7 @@ impl Writer {
         (self.registered, self.left) = (Directory::default(), Vec::new());
     }
 
-    /// The file, mapped anew if it was not mapped.
+    /// Returns the file, mapped again if necessary.
     fn map(&mut self) -> Result<(&mut Mapped, Arc<Env>), SharedError> {
         let Some(mapped) = &mut self.mapped else {
             return Err(self.location.failed(io::ErrorKind::NotFound.into()));
@@ -142,7 +143,7 @@ impl Writer {
         Ok((mapped, env))
     }
 
-    /// What this one replaces is emptied later.
+    /// The replaced one is emptied later.
     fn install(&mut self, mapped: Mapped) {
         if let Some(old) = self.mapped.replace(mapped) {
             let old = self.say_farewell(old);
@@ -150,15 +151,15 @@ impl Writer {
         }
     }
 
-    /// Whether processes have few enough files open that were replaced; or what an operator can do about it.
+    /// Whether processes have few enough replaced files open; or what an operator can do about it.
     fn may_replace(&self) -> Result<(), String> {
         self.location.locks.full().and_then(|()| self.location.full())
     }
 
-    /// Another file takes its place, with the same state; or why not.
+    /// Replaces the file by another with the same state; or returns why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         self.may_replace().map_err(|full| format!("{why}; {full}"))?;
-        // Also one that a start replaced, or an earlier process: there is room for two.
+        // Including one that a start or an earlier process replaced: there is room for two.
         let is_one_whole = self.location.replaced.iter().any(|old| old.is_whole(now));
         if is_one_whole || self.not_before.is_some_and(|not_before| now < not_before) {
             return Err(format!("{why}; another one takes its place soon"));
@@ -178,7 +179,7 @@ impl Writer {
         }
     }
 
-    /// Has those who still read the old file look for the new one.
+    /// Makes readers of the old file look for the new one.
     fn say_farewell(&self, old: Mapped) -> (File, Weak<Env>) {
         let written = old.env.as_ref().map(|env| {
             let mut txn = WriteTxn::begin(env, self.sum, self.of_masters)?;
@@ -192,11 +193,11 @@ impl Writer {
         old.leave()
     }
 
-    /// Claims the place once more, whose hidden folder was removed; false: only its permissions were in the way.
+    /// Claims the location again after its hidden folder was removed; false: only its permissions were wrong.
     fn claim_again(&mut self) -> Result<bool, SharedError> {
         let again = FileLocation::claim(self.location.path.clone(), self.location.config.clone());
         if let Err(SharedError::Taken(..)) = &again {
-            // The attempt has set them right, and met this claim.
+            // The attempt has fixed them, and met this claim.
             if self.location.is_there() {
                 return Ok(false);
             }
@@ -209,7 +210,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
+    /// Replaces the file if it or its lock file was deleted: a new lock file would not know the current readers.
     fn put_again(&mut self) -> Result<(), SharedError> {
         self.may_replace().map_err(|full| self.location.failed(io::Error::other(full)))?;
         let (_, env) = self.map()?;
@@ -219,13 +220,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns the memory that LMDB keeps.
+    /// Releases the memory that LMDB keeps.
     pub(in crate::store::shared) fn unmap(&mut self) {
         let Some(mapped) = &mut self.mapped else { return };
-        // Where it is just being copied, it waits for the next large transaction.
+        // If it is being copied, it waits for the next large transaction.
         if mapped.env.as_ref().is_some_and(|env| Arc::strong_count(env) == 1) {
             mapped.env = None;
-            // Else it keeps what lies between the pages that LMDB had.
+            // Otherwise the allocator keeps the memory between LMDB's pages.
             allocator::trim();
         }
     }
