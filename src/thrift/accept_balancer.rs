@@ -1,7 +1,7 @@
 //! Balances accepting: one thread accepts at a time, so that a new connection wakes one thread and not all.
 //!
-//! Two threads that wait for one listener are both woken, and under little load the one that came in vain doubles what
-//! a connection costs.
+//! Two threads that wait for one listener are both woken, and under light load the one woken in vain doubles the cost
+//! of a connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,19 +10,19 @@ use tokio::sync::watch;
 
 use crate::task::Stop;
 
-/// By how many connections a thread may be ahead of another before that one accepts the next.
+/// How many more connections than another thread one may have before the other accepts the next.
 const MAX_LEAD: usize = 16;
 
 /// The threads, and how many connections each has.
 #[derive(Debug)]
 pub(super) struct AcceptBalancer {
     open: Vec<AtomicUsize>,
-    /// Whose turn it is. Threads look at this alone, and at no signs that it changed: it may have changed back
-    /// meanwhile.
+    /// The thread whose turn it is. Threads look only at this, not at notifications that it changed: it may have
+    /// changed back meanwhile.
     now: watch::Sender<usize>,
 }
 
-/// A connection of a thread, until it is dropped.
+/// A connection of a thread, until dropped.
 #[derive(Debug)]
 pub(super) struct CountedConnection {
     balancer: Arc<AcceptBalancer>,
@@ -30,12 +30,12 @@ pub(super) struct CountedConnection {
 }
 
 impl AcceptBalancer {
-    /// The first of so many threads begins.
+    /// For this many threads, of which the first begins.
     pub(super) fn new(threads: usize) -> Arc<Self> {
         Arc::new(Self { open: (0..threads).map(|_| AtomicUsize::new(0)).collect(), now: watch::Sender::new(0) })
     }
 
-    /// Waits until it is a thread's turn. Whether it comes before the stop.
+    /// Waits until it is a thread's turn. Returns whether that comes before the stop.
     pub(super) async fn begin(&self, thread: usize, stop: &Stop) -> bool {
         let mut now = self.now.subscribe();
         tokio::select! {
@@ -44,9 +44,9 @@ impl AcceptBalancer {
         }
     }
 
-    /// Waits until it is another's.
+    /// Waits until it is another thread's turn.
     pub(super) async fn end(&self, thread: usize) {
-        // It cannot fail, since what tells it is here.
+        // It cannot fail, since the sender is here.
         let _ = self.now.subscribe().wait_for(|now| *now != thread).await;
     }
 
@@ -62,7 +62,7 @@ impl AcceptBalancer {
         CountedConnection { balancer: self.clone(), thread }
     }
 
-    /// Nobody passes another's turn.
+    /// Nothing happens if it is not `thread`'s turn.
     fn pass(&self, thread: usize, other: usize) {
         self.now.send_if_modified(|now| {
             let is_own = *now == thread;

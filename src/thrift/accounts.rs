@@ -1,4 +1,4 @@
-//! Accounts: what each user of the endpoint has of everything that is scarce.
+//! Accounts: each user's share of the endpoint's scarce resources.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,18 +13,18 @@ use crate::share::{KEPT_FOR_ADMINS, Pool, Share};
 use crate::task::Stop;
 use crate::tunnel::InFlight;
 
-/// A user, as the kernel knows it. Nobody knows who is at the other end of TCP: all of them count as one, `None`.
+/// A user, by the kernel's number. TCP clients cannot be identified: all of them count as one, `None`.
 pub(super) type User = Option<u32>;
 
-/// How often it is looked whether memory can be returned; and how much less must be taken by clients, or how much more
-/// be held by the process, for that to be worth the trouble.
+/// How often to check whether memory can be returned; and how much less clients must take, or how much more the process
+/// must hold, to make that worthwhile.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// The same of memory of which the accounts know nothing, such as that of masters, once in so many looks.
+/// How many of these checks go by for each one of memory that the accounts do not know, such as that of masters.
 const CHECKS_PER_FULL_CHECK: u64 = 10;
 const MIN_RETURNED: usize = 16 << 20;
 const GROWN: usize = 64 << 20;
 
-/// Everything that is scarce, and who has what of it.
+/// All scarce resources, and who uses them.
 #[derive(Debug)]
 pub(super) struct Accounts {
     connections: Arc<Pool>,
@@ -35,7 +35,7 @@ pub(super) struct Accounts {
     accounts: Mutex<HashMap<User, Arc<Account>>>,
 }
 
-/// What one user has of everything that is scarce.
+/// The scarce resources that one user uses.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) user: User,
@@ -44,10 +44,10 @@ pub(super) struct Account {
     pub(super) watch_paths: Arc<Share>,
     pub(super) memory: Arc<Share>,
     pub(super) calls: Arc<Rights>,
-    /// Commands for workers that are under way.
+    /// Commands for workers under way.
     pub(super) commands: InFlight,
-    /// Held while a reply is collected that takes many turns. Collecting several at once would be no faster, and leave
-    /// the allocator's memory in pieces.
+    /// Held while a reply that takes many turns is collected. Collecting several at once would be no faster, and would
+    /// fragment the allocator's memory.
     pub(super) collecting: tokio::sync::Mutex<()>,
 }
 
@@ -57,7 +57,7 @@ impl Accounts {
         Self::with_memory(config, config.memory(Arc::default()))
     }
 
-    /// The same where memory is also charged by who is no client.
+    /// The same, with a pool that is also charged for others than clients.
     pub(super) fn with_memory(config: &Config, memory: Arc<Pool>) -> Arc<Self> {
         let pool = |most| Pool::new(most, 1);
         Arc::new(Self {
@@ -70,7 +70,7 @@ impl Accounts {
         })
     }
 
-    /// The account of a user, the same for all its connections.
+    /// The account of a user, shared by all its connections.
     pub(super) fn account(&self, user: User, is_admin: bool) -> Arc<Account> {
         let mut accounts = lock(&self.accounts);
         if let Some(account) = accounts.get(&user) {
@@ -92,8 +92,8 @@ impl Accounts {
         account
     }
 
-    /// Has the allocator return what nobody uses: what it keeps while clients make the process grow, and most of what
-    /// they took once they take it no longer.
+    /// Makes the allocator return unused memory: what it keeps while clients make the process grow, and most of what
+    /// they used once they no longer do.
     pub(super) async fn return_memory(&self, stop: &Stop) {
         let (mut most, mut held, mut free, mut looks) = (0, allocator::held(), allocator::free(), 0);
         while tokio::time::timeout(CHECK_INTERVAL, stop.requested()).await.is_err() {
@@ -103,7 +103,7 @@ impl Accounts {
             let has_fallen = most >= MIN_RETURNED && taken <= most / 2;
             let now = allocator::held();
             held = held.min(now);
-            // Both on another thread: the one that looks answers clients too.
+            // Both on another thread: this one answers clients too.
             let is_freed = looks % CHECKS_PER_FULL_CHECK == 0 && {
                 let now = tokio::task::spawn_blocking(allocator::free).await.unwrap_or(0);
                 free = free.min(now);
@@ -116,14 +116,14 @@ impl Accounts {
         }
     }
 
-    /// How many paths are watched, and how much memory is charged to all users.
+    /// The number of watched paths, and the memory charged to all users.
     pub(super) fn gauges(&self) -> [(&'static str, u64); 2] {
         [("watchPaths", self.watch_paths.taken() as u64), ("memoryCharged", self.memory.taken() as u64)]
     }
 }
 
 impl Account {
-    /// Of a call of this user.
+    /// The bounds of a call of this user.
     pub(super) fn bounds<'a>(&'a self, until: Instant, values: &'a Values) -> Bounds<'a> {
         Bounds { rights: &self.calls, memory: &self.memory, until, values }
     }

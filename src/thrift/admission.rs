@@ -1,4 +1,4 @@
-//! Admission: how many connections there may be, and who must go: to make room, after a long silence, at the stop.
+//! Admission: how many connections are allowed, and which must go: for others, after a long silence, at the stop.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
@@ -15,25 +15,26 @@ use crate::metrics::Metrics;
 use crate::share::Taken;
 use crate::task::Stop;
 
-/// How exact the time is that an idle connection is given.
+/// The precision of idle timeouts.
 const CLOCK_RESOLUTION_MS: u64 = 20;
 
-/// Room for so many connections is kept for a user who has none now.
+/// How many slots are reserved for users without any.
 const KEPT_CAPACITY: usize = 64;
 
-/// Later than any time; and how long the clock sleeps at most.
+/// Later than any time; and the longest that the clock sleeps.
 const NEVER: u64 = u64::MAX;
 const MAX_SLEEP_MS: u64 = 86_400_000;
 
-/// The connections there are. One that is busy with a request is never evicted for a new one; one that waits for a
-/// watch costs next to nothing, and is counted apart.
+/// The open connections. A busy one is never evicted for a new one; one that waits for a watch costs next to nothing,
+/// and is counted separately.
 #[derive(Debug)]
 pub(super) struct Admission {
     state: Mutex<State>,
     next_id: AtomicU64,
     max_per_user: usize,
     started: Instant,
-    /// When the clock looks next at who is idle for too long. All times are in milliseconds since the start, plus one.
+    /// When to look next for connections that are idle for too long. All times are in milliseconds since the start,
+    /// plus one.
     next_look: AtomicU64,
     sooner: Notify,
     metrics: Arc<Metrics>,
@@ -50,8 +51,8 @@ struct State {
 struct UserSlots {
     /// By number.
     all: HashMap<u64, OccupiedSlot>,
-    /// Those that may be idle, each after a time at which it was not yet: the longest idle one comes first, as soon as
-    /// these times are those since when they are. So to be idle costs nothing, but where one was found busy.
+    /// Possibly idle ones, each with a time before which it was not idle: once these are the actual times, the longest
+    /// idle one is first. So becoming idle costs nothing, unless the connection was found busy.
     order: BTreeSet<(u64, u64)>,
 }
 
@@ -62,7 +63,7 @@ struct OccupiedSlot {
     taken: Option<Taken>,
 }
 
-/// The right to be connected; given back when dropped.
+/// A permit for a connection; given back when dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     admission: Arc<Admission>,
@@ -72,7 +73,7 @@ pub(super) struct ConnectionPermit {
     slot: Arc<Slot>,
 }
 
-/// The right to wait for a watch of some paths; given back when dropped.
+/// A permit to wait for a watch of some paths; given back when dropped.
 #[derive(Debug)]
 pub(super) struct WatchPermit {
     _watch: Taken,
@@ -83,8 +84,8 @@ pub(super) struct WatchPermit {
 struct Slot {
     /// 0: busy.
     idle_since: AtomicU64,
-    /// The time that it has in the order of its user, and `NEVER` if it never goes for another; 0: it has none, and
-    /// takes one when it is idle.
+    /// Its time in the order of its user, `NEVER` if it is never evicted for another; 0: it is not listed, and lists
+    /// itself when it is idle.
     listed: AtomicU64,
     idle_until: AtomicU64,
     is_timed_out: AtomicBool,
@@ -113,9 +114,9 @@ impl Admission {
         })
     }
 
-    /// A permit for a connection of a user, which is busy until it says that it is idle. Where the user has as many as
-    /// it may, its longest idle one must go. None: all of them are busy. There is always one for the process itself
-    /// (`is_own`), which asks whether it still answers.
+    /// A permit for a connection of a user, which is busy until it reports being idle. If the user has as many as it
+    /// may, its longest idle one is evicted. None: all of them are busy. The process's own check (`is_own`) of whether
+    /// it still answers always gets one.
     pub(super) fn admit(self: &Arc<Self>, account: Arc<Account>, is_own: bool) -> Option<ConnectionPermit> {
         let mut state = self.state();
         if state.is_closed {
@@ -164,10 +165,10 @@ impl Admission {
         Some(())
     }
 
-    /// Evicts whoever is idle for too long, and at the stop all.
+    /// Evicts connections that are idle for too long, and at the stop all of them.
     ///
-    /// The connections have no timers of their own: setting one wakes the thread that sets it, with each request. Here
-    /// somebody is woken only when a time is over, or one has been given that is shorter than all others.
+    /// Connections have no timers of their own: setting one wakes the thread that sets it, with each request. Here a
+    /// thread is only woken when a timeout is over, or when one is set that is shorter than all others.
     pub(super) async fn keep_time(&self, stop: &Stop) {
         let mut stopped = pin!(stop.requested());
         loop {
@@ -181,7 +182,7 @@ impl Admission {
     }
 
     fn look(&self) {
-        // Before looking, so that a shorter time given meanwhile is not lost.
+        // Before looking, so that a shorter timeout set meanwhile is not lost.
         self.next_look.store(NEVER, Ordering::SeqCst);
         let now = self.now();
         let mut next = NEVER;
@@ -220,8 +221,8 @@ impl State {
 }
 
 impl UserSlots {
-    /// Whoever is found busy is looked at no more until it says that it is idle. So where many come at once, they do not
-    /// each look at all that are there.
+    /// A connection that is found busy is not checked again until it reports being idle. So if many arrive at once,
+    /// each does not check all existing ones.
     fn take_longest_idle(&mut self) -> Option<OccupiedSlot> {
         while let Some((listed, id)) = self.order.pop_first() {
             let slot = self.all.get(&id)?.slot.clone();
@@ -229,13 +230,13 @@ impl UserSlots {
                 return self.all.remove(&id);
             }
             slot.listed.store(0, Ordering::SeqCst);
-            // If it is busy only from now on, it sees that it has to.
+            // If it has just become busy, it will see the eviction.
             self.list(&slot, id);
         }
         None
     }
 
-    /// Gives an idle one its time in the order, unless it has one.
+    /// Lists an idle one with its time, unless it is listed.
     fn list(&mut self, slot: &Slot, id: u64) {
         let since = slot.idle_since.load(Ordering::SeqCst);
         if since > 0 && slot.listed.load(Ordering::SeqCst) == 0 {
@@ -250,7 +251,7 @@ impl ConnectionPermit {
         self.slot.idle_since.store(0, Ordering::Relaxed);
     }
 
-    /// From now on it may be evicted, and is after so long.
+    /// From now on it may be evicted, and will be after this time.
     pub(super) fn set_idle(&self, patience: Duration) {
         let admission = &self.admission;
         let now = admission.now();
@@ -274,11 +275,11 @@ impl ConnectionPermit {
         if self.slot.is_timed_out.load(Ordering::Relaxed) { Eviction::TimedOut } else { Eviction::Displaced }
     }
 
-    /// The right to wait for a watch of so many paths; meanwhile the connection counts as a watch. None: the user has
+    /// A permit to wait for a watch of this many paths; meanwhile the connection counts as a watch. None: the user has
     /// too many, or the connection must go.
     pub(super) fn wait(&self, paths: usize) -> Option<WatchPermit> {
         let mut state = self.admission.state();
-        // Whoever was evicted has given its slot back already.
+        // If it was evicted, its slot has been given back already.
         let occupied = state.occupied(self)?;
         let waiting =
             WatchPermit { _watch: self.account.watches.take(1)?, _paths: self.account.watch_paths.take(paths)? };
@@ -286,7 +287,7 @@ impl ConnectionPermit {
         Some(waiting)
     }
 
-    /// Counts as a connection again after it waited. False: there is no slot for one more, as for a new connection.
+    /// Counts as a connection again after a watch. False: there is no slot for it, as for a new connection.
     pub(super) fn wait_no_more(&self) -> bool {
         let mut state = self.admission.state();
         if self.is_own {
@@ -341,7 +342,7 @@ mod tests {
             Self { admission: Admission::new(config, Arc::default()), accounts: Accounts::new(config) }
         }
 
-        /// Of which one user has at most half.
+        /// One user gets at most half.
         fn of(max_connections: usize) -> Self {
             Self::new(&Config { max_connections, ..Config::default() })
         }

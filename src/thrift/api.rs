@@ -1,4 +1,4 @@
-//! The API: answers each method; here those about coordination nodes, from the newest snapshot.
+//! The API: answers each method; in this file those about coordination nodes, from the newest snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -25,20 +25,20 @@ use crate::store::{Feed, FeedProgress, Snapshot, Store, no_node};
 use crate::withhold::Withholder;
 use crate::worker::Workers;
 
-/// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
-/// copied and written in a millisecond or two, since meanwhile the thread answers nobody else.
+/// The most entries and bytes of a page, whatever the client asks for: no more than can be found, copied and written in
+/// a millisecond or two, since meanwhile the thread answers nobody else.
 const MAX_PAGE: usize = 4_000;
 const MAX_PAGE_BYTES: usize = 128 * 1024;
 
-/// The most of a reply that comes in no pages.
+/// The most bytes of a reply without pages.
 const MAX_WHOLE_BYTES: usize = 2 * 1024 * 1024;
 
 pub(super) const NO_REVISION: &str = "a revision is not below 0";
 
-/// What a name takes beside its bytes.
+/// What a name takes besides its bytes.
 pub(super) const NAME_OVERHEAD: usize = 48;
 
-/// Names of children are collected so many at a time.
+/// How many names of children are collected per turn.
 const NAMES_PER_TURN: usize = 1_000;
 
 /// Answers questions from the newest snapshot, and calls masters.
@@ -60,7 +60,7 @@ pub(super) struct Api {
 #[derive(Debug)]
 pub(super) struct Subtree {
     path: NodePath,
-    /// The subtrees of it in which all lies that may be read.
+    /// Its subtrees that cover everything readable.
     roots: Vec<NodePath>,
     limit: usize,
     after: Option<NodePath>,
@@ -77,17 +77,17 @@ pub(super) struct Children {
     max_age_ms: Option<i64>,
 }
 
-/// What an answer is about, which says whose sources are behind it.
+/// What an answer is about, which determines its sources.
 #[derive(Clone, Copy)]
 pub(super) enum Subject<'a> {
     Node(&'a NodePath),
     Nodes(&'a [NodePath]),
     Masters,
-    /// Masters, and what nodes register.
+    /// Masters, and instances registered by nodes.
     Instances,
 }
 
-/// A page of nodes while it is collected.
+/// A page of nodes under construction.
 struct Page {
     nodes: Vec<idl::Node>,
     bytes: usize,
@@ -167,7 +167,7 @@ impl Api {
         Ok(idl::NodesReply { nodes, freshness: freshness.into(), unchanged: None })
     }
 
-    /// Checks what `children` was asked.
+    /// Validates a request of `children`.
     pub(super) fn children_of(&self, peer: &Peer, request: ChildrenRequest) -> thrift::Result<Children> {
         let ChildrenRequest { path, max_age_ms, limit, cursor } = request;
         let path = parse("path", &path)?;
@@ -180,8 +180,8 @@ impl Api {
         Ok(Children { path, after: cursor, page, max_age_ms })
     }
 
-    /// The names of those children that may be read, or lead to something that may be. None: they are too many to be
-    /// returned at once.
+    /// The names of the children that may be read, or lead to readable nodes. None: they are too many to be returned at
+    /// once.
     pub(super) fn children(&self, peer: &Peer, asked: &Children) -> thrift::Result<Option<idl::ChildrenReply>> {
         let (snapshot, freshness) = self.fresh(Subject::Node(&asked.path), asked.max_age_ms)?;
         let mut children = snapshot.children_after(&asked.path, asked.after.as_deref());
@@ -197,7 +197,7 @@ impl Api {
         Ok(is_all.then(|| idl::ChildrenReply { names, freshness: freshness.into(), cursor: None }))
     }
 
-    /// The same, by turns.
+    /// The same, over several turns.
     pub(super) async fn many_children(&self, peer: &Peer, asked: &Children) -> thrift::Result<idl::ChildrenReply> {
         let _collecting = peer.account.collecting.lock().await;
         let (snapshot, freshness) = self.fresh(Subject::Node(&asked.path), asked.max_age_ms)?;
@@ -224,8 +224,8 @@ impl Api {
         }
     }
 
-    /// Whether a page with so many names, and so many bytes with the next one, is full. Of all at once, there are
-    /// bounds.
+    /// Whether a page with this many names, and this many bytes including the next one, is full. Without pages,
+    /// exceeding a limit is an error.
     fn is_full(&self, asked: &Children, names: usize, bytes: usize) -> thrift::Result<bool> {
         match asked.page {
             Some(limit) => Ok(names == limit || bytes > self.page_bytes() && names > 0),
@@ -236,7 +236,7 @@ impl Api {
         }
     }
 
-    /// Checks what `subtree` was asked.
+    /// Validates a request of `subtree`.
     pub(super) fn subtree_of(&self, peer: &Peer, request: &SubtreeRequest) -> thrift::Result<Subtree> {
         let path = parse("path", &request.path)?;
         let limit = page_size(request.limit)?;
@@ -257,7 +257,7 @@ impl Api {
         Ok(page.reply(freshness))
     }
 
-    /// The same, by turns, where what may be read has to be searched for.
+    /// The same, over several turns, if readable nodes have to be searched for.
     pub(super) async fn searched_subtree(&self, peer: &Peer, subtree: &Subtree) -> thrift::Result<idl::SubtreeReply> {
         let _collecting = peer.account.collecting.lock().await;
         let (snapshot, freshness) = self.fresh(Subject::Node(&subtree.path), subtree.max_age_ms)?;
@@ -293,7 +293,7 @@ impl Api {
         })
     }
 
-    /// Clients that do not see all masters see neither how many there are nor what they do.
+    /// Clients that do not see all masters see neither their number nor their activity.
     fn counters(&self, snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = (String, u64)> {
         let (directory, sees_all) = (snapshot.directory(), grant.sees_all());
         let held = [
@@ -330,10 +330,10 @@ impl Api {
         ]
     }
 
-    /// The newest snapshot with the freshness of an answer from it, if that can be given: every source behind it has
+    /// The newest snapshot with the freshness of an answer from it, if one can be given: every source behind it has
     /// been read as a whole, and none is older than the client allows.
     ///
-    /// A source vouches for what it has published: what it says after a newer snapshot has come is not said of the one
+    /// A source vouches for what it has published: what it reports after a newer snapshot does not apply to the one
     /// before. So ages are read before the snapshot.
     pub(super) fn fresh(
         &self,
@@ -361,7 +361,7 @@ impl Api {
         }
     }
 
-    /// That the user has room for one more page, before it is made.
+    /// Ensures that the user has room for another page, before it is made.
     pub(super) fn ensure_room_for_page(&self, peer: &Peer) -> thrift::Result<()> {
         if peer.account.memory.has_room(self.page_bytes()) {
             return Ok(());
@@ -384,14 +384,14 @@ impl Api {
 }
 
 impl Subject<'_> {
-    /// How fresh an answer is, if all that are behind it have been read as a whole.
+    /// The freshness of an answer, if all sources behind it have been read as a whole.
     fn freshness(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
         if !matches!(self, Subject::Instances) {
             ensure_known(self.behind(snapshot))?;
             return Ok(snapshot.freshness(self.behind(snapshot)));
         }
-        // What one source registers is known without the others, and no older for them: where nothing is found, it is to be
-        // ensured that they are known.
+        // What one source registers is known without the others, and no older because of them; if nothing is found, all
+        // must be known.
         let known = snapshot.freshness(self.behind(snapshot).filter(|(_, progress)| progress.whole));
         Ok(Freshness { complete: known.complete && waited_for(self.behind(snapshot)).is_none(), ..known })
     }
@@ -415,7 +415,7 @@ impl Subject<'_> {
 }
 
 impl Subtree {
-    /// What lies below after the page before; not all of it may be readable.
+    /// The nodes below, after the previous page; some may not be readable.
     fn nodes<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a NodePath, &'a Arc<Node>)> {
         let after = self.after.as_ref();
         let from = after.unwrap_or(&self.path);
@@ -445,14 +445,14 @@ impl Page {
     }
 }
 
-/// That each of the feeds has been read as a whole.
+/// Ensures that each of the feeds has been read as a whole.
 pub(super) fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> thrift::Result<()> {
     let Some(feed) = waited_for(feeds) else { return Ok(()) };
     let message = feed.with_detail(format!("waiting for {}", feed.name()));
     Err(NotReady { source: feed.name().to_owned(), message }.into())
 }
 
-/// A feed of which nothing whole is known yet.
+/// A feed that has not been read as a whole yet.
 fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> Option<&'a Feed> {
     feeds.find(|(_, FeedProgress { whole, .. })| !whole).map(|(feed, _)| feed)
 }
@@ -486,7 +486,7 @@ pub(super) fn denied(denied: Denied) -> thrift::Error {
     AccessDenied { message: denied.to_string() }.into()
 }
 
-/// That a user has no room for what it asked for.
+/// The error if a user has no room for what it requested.
 pub(super) fn overloaded() -> thrift::Error {
     thrift::Error::Application(thrift::ApplicationError::new(thrift::ApplicationErrorKind::InternalError, OVERLOADED))
 }

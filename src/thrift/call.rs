@@ -1,5 +1,5 @@
-//! Calls: one, one on a certain master, one on all masters, and several side by side or in order; and commands for all
-//! masters.
+//! Calls: a single one, one on a given master, one on all masters, and several concurrently or in order; and commands
+//! for all masters.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use crate::call::{Budget, Completion, Failure, OVERLOADED, Request, Unreadable, 
 use crate::model::{Command, split_name};
 use crate::share::Taken;
 
-/// How much memory the arguments of one `callMany` may take; each call has a bound of its own besides.
+/// The most memory for the arguments of one `callMany`; each call also has its own limit.
 const MAX_ARGUMENTS: usize = 4 << 20;
 
-/// Several calls; one that cannot be made does not spoil the others.
+/// Several calls; an invalid one does not affect the others.
 type Several = Vec<Result<Request, Unsendable>>;
 
 /// Why one of several calls is not made.
@@ -33,13 +33,13 @@ enum Unsendable {
 }
 
 impl Api {
-    /// Checks a call.
+    /// Validates a call.
     pub(super) fn request(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
         may_call(peer, &call).map_err(denied)?;
         Ok(request::check(call, &self.config)?)
     }
 
-    /// Checks a call of all masters.
+    /// Validates a call of all masters.
     pub(super) fn request_for_all(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
         if call.master_id.is_some() {
             return Err(request::invalid("masterId", "all masters are called that offer the service").into());
@@ -47,8 +47,8 @@ impl Api {
         self.request(peer, call)
     }
 
-    /// Checks several calls by turns, since to read their arguments may take long. What they take is charged while they
-    /// are kept.
+    /// Validates several calls over several turns, since reading their arguments may take long. Their memory is charged
+    /// while they are kept.
     async fn several(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<(Several, Taken)> {
         let most = self.config.max_call_many;
         if calls.len() > most {
@@ -81,7 +81,7 @@ impl Api {
         Ok((several, charged))
     }
 
-    /// Checks one of several calls, after those whose arguments take so many bytes.
+    /// Validates one of several calls, after those whose arguments take this many bytes.
     fn one_of_several(&self, peer: &Peer, call: idl::Call, before: usize) -> Result<Request, Unsendable> {
         may_call(peer, &call)?;
         if before > MAX_ARGUMENTS {
@@ -116,7 +116,7 @@ impl Api {
         Ok(CallsReply { outcomes: join_all(calls).await })
     }
 
-    /// Makes the calls one after the other, all on the master that carries out the first of them.
+    /// Makes the calls one after the other, all on the master that executes the first of them.
     pub(super) async fn call_in_order(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<CallsReply> {
         let mut master = calls.first().and_then(|call| call.master_id.clone());
         if calls.iter().any(|call| call.master_id.is_some() && call.master_id != master) {
@@ -153,7 +153,7 @@ impl Api {
         reply
     }
 
-    /// Sends a command to every master, by one way to each.
+    /// Sends a command to every master, on one line to each.
     pub(super) async fn broadcast(&self, peer: &Peer, command: &Command) -> idl::CommandReply {
         let masters: Vec<_> = self.store.snapshot().directory().masters("").map(|(_, entry)| entry.clone()).collect();
         let mut reply = idl::CommandReply { masters: 0, passed: None };
@@ -175,13 +175,13 @@ impl Api {
         Ok(result(end, values))
     }
 
-    /// Room for the values of one reply.
+    /// The room for the values of one reply.
     pub(super) fn budget(&self, peer: &Peer) -> Arc<Budget> {
         Budget::new(&peer.account.memory, self.max_reply())
     }
 }
 
-/// Whether a client may make a call, also one of `name@version`.
+/// Whether a client may make a call, given possibly as `name@version`.
 fn may_call(peer: &Peer, call: &idl::Call) -> Result<(), Denied> {
     peer.identity.may_call(split_name(&call.service_name).0, &call.method)
 }

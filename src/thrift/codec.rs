@@ -1,4 +1,4 @@
-//! The codec: one request's bytes in, one reply's bytes out.
+//! The codec: the bytes of a request in, the bytes of a reply out.
 
 use std::borrow::Cow;
 use std::io;
@@ -22,7 +22,7 @@ use super::wait::{Awaited, Wait};
 use crate::call::OVERLOADED;
 use crate::metrics::Metrics;
 
-/// Encodes and decodes within the bounds.
+/// Encodes and decodes within the limits.
 #[derive(Debug)]
 pub(super) struct Codec {
     limits: TConfiguration,
@@ -31,14 +31,14 @@ pub(super) struct Codec {
     metrics: Arc<Metrics>,
 }
 
-/// What a request came to.
+/// The outcome of a request.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// Its reply was added to the output.
     Answered,
-    /// A refusal was: what the request came to was more than a reply, or the user, may have.
+    /// A refusal was added: the reply was larger than one, or its user's share, may be.
     Refused,
-    /// It waits. Wait, then ask again with the answer.
+    /// It has to wait. Wait, then pass the answer to `answer_late`.
     Waits(Box<Wait>),
 }
 
@@ -56,7 +56,7 @@ impl Codec {
         Self { limits, max_reply: config.max_reply.as_u64() as usize, max_call: config.max_call, metrics }
     }
 
-    /// Answers a message of `received`, which the scanner found whole and within its bounds, by adding its reply to
+    /// Answers a message of `received`, which the scanner found complete and within its limits, by adding its reply to
     /// `output`, which is charged.
     pub(super) fn answer(
         &self,
@@ -105,7 +105,7 @@ impl Codec {
         })
     }
 
-    /// Adds a reply to the output, unless the request waits; a refusal, where it is too large.
+    /// Adds a reply to the output, unless the request waits; or a refusal, if it is too large.
     fn written(
         &self,
         dialect: Dialect,
@@ -128,7 +128,7 @@ impl Codec {
             output.truncate(start + header);
             output.shrink_to_fit();
             self.write_exception(dialect, name, head.sequence_number, refusal, output)?;
-            // A refusal is sent also where there is no room for it.
+            // A refusal is sent even if there is no room for it.
             let _ = charge.set(Part::Output, output.capacity());
         }
         if head.is_oneway {
@@ -140,8 +140,8 @@ impl Codec {
         Ok(if refusal.is_none() { Outcome::Answered } else { Outcome::Refused })
     }
 
-    /// Tells a client why the message that `received` begins with is not answered. That a call is too long is reported
-    /// as the interface has it: the client's own mistake, and no other sidecar would take it.
+    /// Tells a client why the message at the beginning of `received` is not answered. An overlong call is reported as
+    /// an exception of the interface: it is the client's own mistake, and no other sidecar would accept it.
     pub(super) fn refuse(
         &self,
         dialect: Dialect,
@@ -173,7 +173,7 @@ impl Codec {
         Ok(())
     }
 
-    /// What the message says of itself, as far as that has come.
+    /// The header of the message, as far as it has arrived.
     fn head(&self, dialect: Dialect, message: &[u8]) -> TMessageIdentifier {
         let limits = self.limits.clone();
         let head = match dialect.protocol {
@@ -185,7 +185,7 @@ impl Codec {
         TMessageIdentifier { name, ..head }
     }
 
-    /// Why a reply of so many bytes is not sent, if it is not.
+    /// Why a reply of this size is not sent, if it is not.
     fn refusal(&self, bytes: usize, has_room: bool) -> Option<ApplicationError> {
         if bytes > self.max_reply {
             let message = "the reply would be larger than max_reply allows; ask for less, or by `subtree` in pages";
@@ -194,7 +194,7 @@ impl Codec {
         (!has_room).then(|| self.overloaded(OVERLOADED))
     }
 
-    /// That somebody takes too much of something.
+    /// The error for a user that takes too much of something.
     pub(super) fn overloaded(&self, message: &str) -> ApplicationError {
         self.metrics.overloaded.increment();
         ApplicationError::new(ApplicationErrorKind::InternalError, message)
@@ -213,7 +213,7 @@ impl Codec {
     }
 }
 
-/// Has the method answer, if there is one.
+/// Makes the method answer, if it exists.
 fn answer(head: &Head, mut exchange: Exchange<'_>) -> thrift::Result<Option<Box<Wait>>> {
     match head.method {
         Some(method) => (method.answer)(&mut exchange),
@@ -234,8 +234,8 @@ fn in_protocol<T>(
     }
 }
 
-/// An output that has room for what follows large data when it grows for them: else it would grow twice, by a copy of
-/// them.
+/// An output that, when it grows for large data, also gets room for what follows: otherwise it would grow twice,
+/// copying the data again.
 struct Growing<'a>(&'a mut Vec<u8>);
 
 const FOLLOWS: usize = 512;

@@ -1,4 +1,4 @@
-//! `[thrift]` and `[zk_data]`: where the endpoint listens, and its bounds.
+//! `[thrift]` and `[zk_data]`: where the endpoint listens, and its limits.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Config {
     pub unix: PathBuf,
     /// The socket's mode, in octal digits.
     pub mode: Mode,
-    /// The group that the socket is given to; empty: the process's own.
+    /// The group that the socket is given to; empty: that of the process.
     #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
     /// The loopback address and port; empty: none.
@@ -28,13 +28,13 @@ pub struct Config {
     /// How many threads answer.
     #[serde(deserialize_with = "crate::rule::at_most::<_, 256>")]
     pub threads: usize,
-    /// How many connections may be open. Where there is no place for a new one, the longest idle one is closed.
+    /// How many connections may be open. If there is no room for a new one, the longest idle one is closed.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_connections: usize,
-    /// How many of them one user may have; over TCP, all users together.
+    /// How many of them one user may have; all users over TCP count as one.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_connections_per_user: usize,
-    /// How many connections may wait for a watch; these count apart from the others.
+    /// How many connections may wait for a watch; these are counted separately.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_watches: usize,
     /// How many paths all watches may have together.
@@ -42,14 +42,13 @@ pub struct Config {
     pub max_watch_paths: usize,
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_request: ByteSize,
-    /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `callInOrder`, `startCall` and
-    /// `broadcast`.
+    /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `callInOrder`, `startCall` and `broadcast`.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_call: ByteSize,
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_reply: ByteSize,
-    /// How much memory all clients together may make the endpoint hold: requests that came in part, arguments of calls
-    /// and their values, paths of watches, replies that nobody has read.
+    /// How much memory all clients together may make the endpoint hold: partial requests, arguments of calls and their
+    /// values, paths of watches, unread replies.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_memory: ByteSize,
     /// The longest string in a request.
@@ -67,19 +66,19 @@ pub struct Config {
     /// How many calls of masters' methods may be under way.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_calls: usize,
-    /// How many calls one `callMany` or `callInOrder` may hold.
+    /// How many calls one `callMany` or `callInOrder` may contain.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_call_many: usize,
-    /// How many masters one `callAll` calls side by side; the others follow.
+    /// How many masters one `callAll` calls concurrently; the others follow.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_call_all: usize,
-    /// The longest that one call waits, with all its attempts.
+    /// The longest that one call waits, including all its attempts.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub max_call_time: Duration,
-    /// How soon after connecting the first byte must come.
+    /// How soon after connecting the first byte must arrive.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub first_byte_timeout: Duration,
-    /// How soon after its first byte a request must be whole.
+    /// How soon after its first byte a request must be complete.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub request_timeout: Duration,
     /// How soon a reply must have been read.
@@ -123,7 +122,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The memory that peers may make the process hold, of which so much is taken by who is no peer.
+    /// The memory that peers may make the process hold; `taken` counts what others use of it.
     pub fn memory(&self, taken: Arc<AtomicUsize>) -> Arc<Pool> {
         Pool::with_taken(self.max_memory.as_u64() as usize, 1, taken)
     }

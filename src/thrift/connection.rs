@@ -1,4 +1,5 @@
-//! One connection: reads requests, answers them in order, and ends when its peer is gone, too slow, or not a client.
+//! One connection: reads requests, answers them in order, and ends when its peer is gone, too slow, or not a Thrift
+//! client.
 
 use std::convert::Infallible;
 use std::io;
@@ -28,17 +29,17 @@ use crate::task::Stop;
 /// Replies to pipelined requests are sent together up to this size.
 const MAX_WRITE_BATCH: usize = 64 * 1024;
 
-/// What a connection reads at least at a time.
+/// The minimum size of a read.
 const MIN_READ: usize = 512;
 
-/// A buffer that grew beyond this for a large message is given back afterwards.
+/// A buffer that grew beyond this for a large message is released afterwards.
 const MAX_KEPT_BUFFER: usize = 16 * 1024;
 
-/// How long, and how much, is taken from a peer that was refused and sends on.
+/// For how long, and how much, is read from a refused peer that keeps sending.
 const REFUSED_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_UNHEARD: usize = 64 << 20;
 
-/// What a connection reads at most before it answers.
+/// The most that a connection reads before it answers.
 const MAX_READ: usize = 64 * 1024;
 
 struct Connection {
@@ -54,26 +55,26 @@ struct Connection {
     sent: usize,
     charge: Charge,
     open: StreamingCall,
-    /// There was no slot to come back to from a watch: it keeps the permit of the watch until its reply is sent, and
-    /// goes.
+    /// Set if there was no slot to return to from a watch: it keeps the watch's permit until its reply is sent, and
+    /// ends.
     leaving: Option<WatchPermit>,
 }
 
 /// How far the requests of one turn were answered.
 enum Progress {
-    /// All that came.
+    /// All that arrived.
     Idle,
     /// The turn is over, or there is enough to send.
     More,
-    /// Up to one that has not come as a whole.
+    /// Up to an incomplete one.
     Incomplete,
-    /// Up to one that waits.
+    /// Up to one that has to wait.
     Waits(Pending),
     /// What follows cannot be answered.
     Ends(End),
 }
 
-/// A request that waits, at the beginning of what was received.
+/// A waiting request, at the beginning of what was received.
 struct Pending {
     dialect: Dialect,
     head: Head,
@@ -83,13 +84,13 @@ struct Pending {
 
 /// Why a connection ends.
 enum End {
-    /// The peer went away, or the process stops, or the slot is needed for another.
+    /// The peer is gone, the process stops, or the slot is needed for another.
     Quiet,
     /// The peer took too long.
     TimedOut,
     /// What came was not a request.
     Malformed(&'static str),
-    /// Its user has no room for what came.
+    /// Its user has no room for what arrived.
     Overloaded,
     Failed(String),
 }
@@ -148,7 +149,7 @@ pub(super) async fn serve(stream: Stream, permit: ConnectionPermit, peer: Peer, 
 }
 
 impl Connection {
-    /// Answers one request after the other; never ends but for a reason.
+    /// Answers one request after the other; only returns with a reason to end.
     async fn run(&mut self) -> Result<Infallible, End> {
         let (request_timeout, idle_timeout) = (self.shared.config.request_timeout, self.shared.config.idle_timeout);
         self.begins_within(self.shared.config.first_byte_timeout).await?;
@@ -175,8 +176,8 @@ impl Connection {
         }
     }
 
-    /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may have to go, unless it has a
-    /// call open.
+    /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may be evicted, unless it has an
+    /// open call.
     async fn begins_within(&mut self, patience: Duration) -> Result<(), End> {
         if self.leaving.is_some() {
             return Err(End::Quiet);
@@ -190,7 +191,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers what has come, until the turn is over.
+    /// Answers what has arrived, until the turn is over.
     fn answer_some(&mut self) -> Result<Progress, End> {
         let mut at = 0;
         let progress = loop {
@@ -242,7 +243,7 @@ impl Connection {
         let Shared { codec, api, .. } = self.shared.as_ref();
         let outcome = codec.answer_late(dialect, &head, awaited, api, &mut self.output, &mut self.charge)?;
         if is_fetched && matches!(outcome, Outcome::Refused) {
-            // Else the next values would hide that these are missing.
+            // Otherwise the next values would hide that these are missing.
             self.open.give_up();
         }
         self.received.drain(..end);
@@ -250,7 +251,7 @@ impl Connection {
         self.send().await
     }
 
-    /// Waits for what the request that ends at `end` waits for, as long as the peer is there.
+    /// Waits for what the request that ends at `end` waits for, while the peer is connected.
     async fn wait(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
         let waiting = match wait.watches() {
             Some(paths) => match self.permit.wait(paths) {
@@ -271,10 +272,10 @@ impl Connection {
 
     async fn until_answered(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
         let shared = self.shared.clone();
-        // What is sent to many is sent to all of them, also when the peer goes meanwhile.
+        // What is being sent to many is sent to all of them, even if the peer disconnects meanwhile.
         let is_sending = wait.is_sending();
         let most = end + shared.config.max_request.as_u64() as usize;
-        // In a box: else every connection would be as large as a call.
+        // Boxed: otherwise every connection would be as large as a call.
         let mut waiting = Box::pin(wait.until_answered(&shared.api, &self.peer, &mut self.open, &self.stop));
         let mut has_more = true;
         loop {
@@ -282,7 +283,7 @@ impl Connection {
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
                 read = read_unless_gone(&mut self.stream, &mut self.received, may_read), if !is_sending => {
-                    // A peer that sends no more may still want its answer.
+                    // A peer that has closed its sending side may still want its answer.
                     has_more = read?.ok_or(End::Quiet)? > 0;
                 }
             }
@@ -301,7 +302,7 @@ impl Connection {
         }
     }
 
-    /// Tells the peer that there is no room for the rest of its request, after which nothing can be understood.
+    /// Tells the peer that there is no room for the rest of its request, after which nothing can be decoded.
     async fn refuse_request(&mut self) -> Result<(), End> {
         if let Some(dialect) = self.decoder.dialect() {
             self.shared.codec.refuse(dialect, &self.received, Refusal::Overloaded, &mut self.output)?;
@@ -311,8 +312,8 @@ impl Connection {
         Err(End::Overloaded)
     }
 
-    /// Takes what else a peer sends that was refused, and keeps nothing of it: one whose connection is closed while it
-    /// still sends never sees why.
+    /// Reads and discards what a refused peer keeps sending: if its connection is closed while it sends, it never sees
+    /// the reason.
     async fn hear_out(&mut self) {
         let hearing = async {
             self.stream.shutdown().await?;
@@ -328,14 +329,14 @@ impl Connection {
             io::Result::Ok(())
         };
         self.permit.set_idle(REFUSED_DRAIN_TIMEOUT);
-        // Whatever it is that ends it.
+        // Any of these ends it.
         tokio::select! {
             _ = hearing => {}
             _ = self.permit.evicted() => {}
         }
     }
 
-    /// Sends all.
+    /// Sends everything.
     async fn send(&mut self) -> Result<(), End> {
         if self.sent < self.output.len() {
             let patience = self.shared.config.reply_timeout;
@@ -362,7 +363,7 @@ impl Connection {
     }
 }
 
-/// Makes room for more of what a peer sends. False: its user has none.
+/// Makes room to receive more. False: its user has none.
 fn reserve(received: &mut Vec<u8>, charge: &mut Charge) -> bool {
     let before = received.capacity();
     let has_room = received.try_reserve(MIN_READ).is_ok() && charge.set(Part::Received, received.capacity());
@@ -372,12 +373,12 @@ fn reserve(received: &mut Vec<u8>, charge: &mut Charge) -> bool {
     has_room
 }
 
-/// Reads what has come, up to what there is room for, and may be read at a time.
+/// Reads what has arrived, within the room and the limit of a read.
 async fn read(stream: &mut Stream, into: &mut Vec<u8>) -> io::Result<usize> {
     stream.read_buf(&mut into.limit(MAX_READ)).await
 }
 
-/// The same; or, where nothing more may be read, waits until the peer is gone, which is none.
+/// The same; or, if nothing more may be read, waits until the peer is gone, which is `None`.
 async fn read_unless_gone(stream: &mut Stream, into: &mut Vec<u8>, may_read: bool) -> io::Result<Option<usize>> {
     if may_read {
         return read(stream, into).await.map(Some);

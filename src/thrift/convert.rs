@@ -1,4 +1,4 @@
-//! From the nouns of the model to those of the interface.
+//! Converts the model's types to those of the interface.
 
 use super::idl;
 use super::masters::seen_services;
@@ -62,7 +62,7 @@ impl From<idl::Node> for view::Node {
 
 impl From<idl::Freshness> for view::Freshness {
     fn from(fresh: idl::Freshness) -> Self {
-        // What a newer sidecar has besides is not known to be live.
+        // An origin from a newer sidecar is not known to be live.
         let origin = if fresh.origin == idl::Origin::LIVE { Origin::Live } else { Origin::Restored };
         Self { revision: fresh.revision as u64, age_ms: fresh.age_ms as u64, origin, complete: fresh.complete }
     }
@@ -254,19 +254,19 @@ impl From<idl::Provenance> for view::Provenance {
     }
 }
 
-/// What the interface has as text.
+/// Parses metadata from the interface's text.
 fn metadata(text: &str) -> view::Metadata {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-/// A master, with those services that `grant` sees.
+/// A master, with the services that `grant` sees.
 pub(super) fn master(entry: &MasterEntry, grant: &Grant) -> idl::Master {
     let master = view::Master::of(&entry.master, seen_services(entry, grant));
     let (routes, outstanding) = (entry.lines().count() as u32, Some(entry.outstanding() as u32));
     view::Master { routes, outstanding, ..master }.into()
 }
 
-/// An instance, with those paths of its nodes that `grant` reads.
+/// An instance, with the paths of its nodes that `grant` may read.
 pub(super) fn instance(instance: &Instance, outstanding: usize, grant: &Grant) -> idl::Instance {
     let mut told = view::Instance { outstanding: Some(outstanding as u32), ..view::Instance::from(instance) };
     for (provenance, told) in instance.provenance.iter().zip(&mut told.provenance) {
@@ -296,7 +296,7 @@ pub(super) fn size_but_for_provenance(instance: &idl::Instance) -> usize {
         + 128
 }
 
-/// An entry of the history, with the path if `grant` reads it.
+/// An entry of the history, with the path if `grant` may read it.
 pub(super) fn entry(entry: &Entry, grant: &Grant) -> idl::HistoryEntry {
     let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     idl::HistoryEntry {
@@ -322,7 +322,7 @@ pub(super) fn entry_size(entry: &idl::HistoryEntry) -> usize {
 
 pub(super) fn source(feed: &Feed, progress: FeedProgress, now_ms: i64, grant: &Grant) -> idl::SourceStatus {
     let ms = |duration: std::time::Duration| duration.as_millis() as i64;
-    // To clients that may not read all, nothing is shown that would tell of the rest.
+    // Clients that may not read everything are not shown anything that reveals the rest.
     let sees_all = grant.reads_all(feed.roots());
     let seen = |number: u64| if sees_all { number as i64 } else { 0 };
     idl::SourceStatus {

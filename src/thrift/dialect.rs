@@ -1,19 +1,19 @@
-//! The dialects: which protocol a client speaks, framed or not, detected from its first bytes.
+//! The dialects: the protocol of a client, framed or not, detected from its first bytes.
 
 /// How a client's messages are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// Strict binary: `TBinaryProtocol`, which PHP's writes by default.
+    /// Strict binary: `TBinaryProtocol`, the default of PHP's library.
     Binary,
     /// `TCompactProtocol`.
     Compact,
 }
 
-/// How a client speaks, for as long as its connection lives.
+/// A client's dialect, for the lifetime of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Dialect {
     pub(super) protocol: Protocol,
-    /// Whether four bytes of length come before each message: `TFramedTransport`.
+    /// Whether each message has a 4-byte length prefix: `TFramedTransport`.
     pub(super) framed: bool,
 }
 
@@ -21,19 +21,19 @@ pub(super) struct Dialect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detection {
     Dialect(Dialect),
-    /// Not enough bytes to say.
+    /// More bytes are needed.
     Incomplete,
     Foreign(Foreign),
 }
 
-/// Something that is not Thrift, or not a dialect of it that is answered here.
+/// Not Thrift, or an unsupported dialect of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Foreign {
     Http,
     Tls,
     /// A frame longer than any request may be.
     Frame,
-    /// A frame around something else, or the binary protocol from before 2009, which begins with a name's length.
+    /// A frame around something else, or the pre-2009 binary protocol, which begins with a name's length.
     Old,
     Garbage,
 }
@@ -94,7 +94,7 @@ impl Foreign {
                 b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 58\r\n\r\n\
                   This is Roster's Thrift endpoint; it does not speak HTTP.\n"
             }
-            // A TLS alert: fatal, unexpected message. So the client says that this is no TLS server.
+            // A TLS alert: fatal, unexpected message. So the client reports that this is not a TLS server.
             Self::Tls => &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x0a],
             Self::Frame | Self::Old | Self::Garbage => {
                 b"roster: not a Thrift message: use TBinaryProtocol (strict) or TCompactProtocol, framed or not\n"

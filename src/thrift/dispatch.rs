@@ -1,4 +1,4 @@
-//! Dispatch: a request is read once, by the method that it is for, and its reply written to where it goes.
+//! Dispatch: a request is decoded once, by its method, and the reply is written directly to its destination.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use super::idl::{
 use super::wait::Wait;
 use crate::model::{Node, NodePath};
 
-/// Who answers a request, and whom.
+/// The API that answers a request, and the peer that sent it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     pub(super) api: &'a Api,
     pub(super) peer: &'a Peer,
 }
 
-/// A request whose arguments are still to be read, and where its reply goes.
+/// A request whose arguments are yet to be read, and the destination of its reply.
 pub(super) struct Exchange<'a> {
     pub(super) asked: Asked<'a>,
     pub(super) input: &'a mut dyn TInputProtocol,
     pub(super) reply: ReplyTo<'a>,
 }
 
-/// Where the reply to a request goes.
+/// The destination of a reply.
 pub(super) struct ReplyTo<'a> {
     pub(super) api: &'a Api,
     pub(super) name: &'a str,
@@ -39,7 +39,7 @@ pub(super) struct ReplyTo<'a> {
     pub(super) output: &'a mut dyn TOutputProtocol,
 }
 
-/// What a request came to that may wait, and need not.
+/// The result of a request that may have to wait.
 pub(super) enum Step<R> {
     Done(R),
     Waits(Box<Wait>),
@@ -60,7 +60,7 @@ impl<T: TSerializable> Reply for T {
     }
 }
 
-/// A `NodeReply`, written from the node as the snapshot has it.
+/// A `NodeReply`, written directly from the snapshot's node.
 #[derive(Debug)]
 pub(super) struct FoundNode {
     pub(super) path: NodePath,
@@ -84,7 +84,7 @@ impl Reply for FoundNode {
     }
 }
 
-/// The data of a node, as `zkData` returns it.
+/// The data of a node, as returned by `zkData`.
 struct Data(Arc<Node>);
 
 impl Reply for Data {
@@ -98,7 +98,7 @@ impl Reply for Data {
 }
 
 impl Exchange<'_> {
-    /// Replies at once.
+    /// Replies immediately.
     pub(super) fn reply<Q: TSerializable, R: Reply>(
         &mut self,
         answer: impl FnOnce(&Api, &Peer, Q) -> thrift::Result<R>,
@@ -106,18 +106,18 @@ impl Exchange<'_> {
         self.reply_or_wait(|api, peer, request| answer(api, peer, request).map(Step::Done))
     }
 
-    /// Waits, unless the request makes no sense.
+    /// Waits, unless the request is invalid.
     pub(super) fn wait<Q: TSerializable>(
         &mut self,
         check: impl FnOnce(&Api, &Peer, Q) -> thrift::Result<Wait>,
     ) -> thrift::Result<Option<Box<Wait>>> {
-        // The type of the reply is known to who waits.
+        // The wait knows the type of the reply.
         self.reply_or_wait::<Q, CommandReply>(|api, peer, request| {
             check(api, peer, request).map(|wait| Step::Waits(wait.into()))
         })
     }
 
-    /// The same of what changes other processes, which is for administrators.
+    /// The same for requests that change other processes, which are for administrators.
     pub(super) fn command<Q: TSerializable>(
         &mut self,
         check: impl FnOnce(Q) -> thrift::Result<Wait>,
@@ -128,7 +128,7 @@ impl Exchange<'_> {
         })
     }
 
-    /// Replies at once if that is possible, and waits if not.
+    /// Replies immediately if possible, and waits if not.
     pub(super) fn reply_or_wait<Q: TSerializable, R: Reply>(
         &mut self,
         answer: impl FnOnce(&Api, &Peer, Q) -> thrift::Result<Step<R>>,
@@ -150,7 +150,7 @@ impl Exchange<'_> {
         Ok(None)
     }
 
-    /// Reads the one argument. One that is absent is a request that says nothing.
+    /// Reads the only argument. A missing one is an empty request.
     fn request<Q: TSerializable>(&mut self) -> thrift::Result<Q> {
         let read = self.argument().and_then(|request| match request {
             Some(request) => Ok(request),
@@ -177,7 +177,7 @@ impl Exchange<'_> {
 }
 
 impl ReplyTo<'_> {
-    /// Writes the reply, or the exception that the request came to.
+    /// Writes the reply, or the exception.
     pub(super) fn write<R: Reply>(&mut self, reply: thrift::Result<R>) -> thrift::Result<()> {
         let why = match reply {
             Ok(reply) => return self.result(0, &reply),
@@ -211,7 +211,7 @@ impl ReplyTo<'_> {
     }
 }
 
-/// The number of the field that every result has for an exception, if the interface declares it.
+/// The field of an exception in every result, if the interface declares it.
 fn declared<'a>(exception: &'a (dyn std::error::Error + Send + Sync + 'static)) -> Option<(i16, &'a dyn Reply)> {
     fn of<'a, E: std::error::Error + Reply + 'static>(
         id: i16,
@@ -231,7 +231,7 @@ fn declared<'a>(exception: &'a (dyn std::error::Error + Send + Sync + 'static)) 
         .or_else(|| of::<NoInstance>(10, exception))
 }
 
-/// The number of `InvalidRequest`.
+/// The field of `InvalidRequest`.
 pub(super) const INVALID: i16 = 4;
 
 fn write_struct(
@@ -255,7 +255,7 @@ fn write_field(
     output.write_field_end()
 }
 
-/// What a method returns, or an exception that it declares: the field `id` of its result.
+/// Writes what a method returns, or an exception that it declares: the field `id` of its result.
 pub(super) fn write_result(
     name: &str,
     sequence_number: i32,

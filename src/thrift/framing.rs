@@ -3,30 +3,30 @@
 use super::dialect::{self, Detection, Dialect, Foreign, MAX_FRAME};
 use super::scan::{Bounds, Head, Progress, Scanner, Stack, Violation};
 
-/// Where the next request is in what was received.
+/// The next request in what was received.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decoded {
-    /// What it says of itself, and where the next one begins.
+    /// Its header, and where the next one begins.
     Request {
         dialect: Dialect,
         head: Head,
         end: usize,
     },
     Incomplete,
-    /// The peer speaks something else.
+    /// The peer uses another protocol.
     Foreign(Foreign),
-    /// It speaks this dialect, but not so.
+    /// It uses this dialect, but violates it.
     Violation(Dialect, Violation),
 }
 
-/// Finds where the requests of one connection end.
+/// Finds the ends of the requests of one connection.
 #[derive(Debug)]
 pub(super) struct RequestDecoder {
     bounds: Bounds,
     dialect: Option<Dialect>,
-    /// The walk through the request that has begun to come.
+    /// The walk through an incomplete request.
     scanner: Option<Scanner>,
-    /// Of the walk before, so that not each allocates its own.
+    /// Reused from the previous walk, to avoid an allocation for each.
     stack: Stack,
 }
 
@@ -35,12 +35,12 @@ impl RequestDecoder {
         Self { bounds, dialect: None, scanner: None, stack: Stack::new() }
     }
 
-    /// How the peer speaks, once that is known.
+    /// The peer's dialect, once known.
     pub(super) fn dialect(&self) -> Option<Dialect> {
         self.dialect
     }
 
-    /// Looks for a request at the beginning of `received`. After a `Request`, take its bytes away before the next call.
+    /// Looks for a request at the beginning of `received`. After a `Request`, remove its bytes before the next call.
     pub(super) fn next(&mut self, received: &[u8]) -> Decoded {
         let dialect = match self.dialect.map_or_else(|| dialect::detect(received), Detection::Dialect) {
             Detection::Dialect(dialect) => *self.dialect.insert(dialect),
@@ -66,7 +66,7 @@ impl RequestDecoder {
         let Some(length) = received.first_chunk::<4>() else { return Progress::Incomplete };
         let end = 4 + u32::from_be_bytes(*length) as usize;
         let progress = self.bare(dialect, 4, &received[..end.min(received.len())]);
-        // Before its name has come, the bound is the highest.
+        // Before its name has arrived, the limit is the highest one.
         if end > self.scanner.as_ref().map_or(0, Scanner::most).min(MAX_FRAME) {
             return Progress::Violation(Violation::Message);
         }
@@ -94,7 +94,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { message: 1_000, call: 3_000, string: 100, container: 100, depth: 5 };
     const STATUS: [u8; 19] = *b"\x80\x01\x00\x01\x00\x00\x00\x06status\x00\x00\x00\x01\x00";
 
-    /// The request that `STATUS` is, behind so many bytes.
+    /// The request `STATUS`, after this many bytes.
     fn status(dialect: Dialect, start: usize) -> Decoded {
         let (name, end) = (start + 8..start + 14, start + 19);
         let method = methods::find(b"status");

@@ -20,7 +20,7 @@ use crate::store::{Feed, Store};
 
 const BOUNDS: Bounds = Bounds { message: 4_096, call: 16_384, string: 1_024, container: 256, depth: 8 };
 
-/// One request is cut out of them, the same however they come; the library's own reader agrees on its end; and it is
+/// One request is cut out of them, the same however they arrive; the library's own reader agrees on its end; and it is
 /// answered.
 pub fn requests(bytes: &[u8]) {
     for protocol in [Protocol::Binary, Protocol::Compact] {
@@ -56,16 +56,16 @@ fn the_library_agrees(protocol: Protocol, bytes: &[u8]) {
     if let Ok(end) = read(protocol, bytes) {
         let bound =
             [Violation::Message, Violation::String, Violation::Container, Violation::Depth].map(Progress::Violation);
-        // The library takes a compact field of no type for the end of its struct, whatever else its byte says.
+        // The library takes a compact field without a type as the end of its struct, whatever else its byte says.
         let lax = protocol == Protocol::Compact && found == Progress::Violation(Violation::Type);
         assert!(found == Progress::Complete(end) || lax || bound.contains(&found), "{found:?} instead of {end}");
     }
 }
 
-/// Where the message ends that the library finds.
+/// Where the message ends according to the library.
 fn read(protocol: Protocol, bytes: &[u8]) -> thrift::Result<usize> {
     let mut rest = bytes;
-    // Its own limits keep it from taking memory by a length that it reads.
+    // Its own limits keep it from allocating memory by a length that it reads.
     let limits = TConfiguration::builder()
         .max_message_size(Some(BOUNDS.call))
         .max_frame_size(Some(BOUNDS.call))
@@ -88,7 +88,7 @@ fn pass(input: &mut dyn TInputProtocol) -> thrift::Result<()> {
     input.read_message_end()
 }
 
-/// What answers, with one node.
+/// The codec and the API, with one node.
 static HOUSE: LazyLock<(Codec, Api)> = LazyLock::new(|| {
     let (config, metrics) = (Config::default(), Arc::<Metrics>::default());
     let feed = Feed::of_nodes("fuzz", "file", vec![NodePath::root()]);

@@ -1,4 +1,4 @@
-//! The guard: which services it protects, and what an administrator has it let go.
+//! The guard: which services it protects, and what an administrator has it release.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::guard::{Guarded, Now, Which};
 /// The most addresses of one request.
 const MAX_ADDRESSES: usize = 1_024;
 
-/// For no longer may whatever vanishes be let go.
+/// The longest time for which removals may be accepted.
 const MAX_ACCEPTED: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Api {
@@ -36,7 +36,7 @@ impl Api {
         Ok(GuardReply { services, cursor })
     }
 
-    /// For as long as the guard takes, which an administrator may have it work for.
+    /// Runs as long as the guard takes; only an administrator may cause that.
     pub(super) fn control_guard(&self, peer: &Peer, request: GuardControl) -> thrift::Result<GuardControlReply> {
         peer.identity.may_control_guard().map_err(denied)?;
         let GuardControl { service_name: service, action, addresses, for_ms } = request;

@@ -1,4 +1,4 @@
-//! The history: what became of instances, for who may see their services.
+//! The history: what happened to instances, for clients that may see their services.
 
 use super::api::{Api, denied, invalid, page_size};
 use super::idl::{self, HistoryEntry, HistoryEvent, HistoryQuery, HistoryReply, NotReady};
@@ -7,11 +7,11 @@ use crate::access::Grant;
 use crate::history::{Entry, Event};
 use crate::model::NodePath;
 
-/// A page is found among at most so many entries.
+/// How many entries are searched for one page.
 const MAX_SEEN: usize = 16_000;
 
 impl Api {
-    /// By turns, where many entries are passed by.
+    /// Over several turns, if many entries are skipped.
     pub(super) async fn history(&self, peer: &Peer, query: &HistoryQuery) -> thrift::Result<HistoryReply> {
         let service = query.service_name.as_deref();
         match service {
@@ -47,7 +47,7 @@ impl Api {
     }
 }
 
-/// Whether a client may know of it. What a source holds in all is for who sees all.
+/// Whether a client may see it. What a source holds in total is for clients that see everything.
 fn is_visible(entry: &Entry, grant: &Grant) -> bool {
     match entry.event {
         Event::Read => grant.sees_all(),

@@ -1,4 +1,4 @@
-//! Masters: who is there, and who offers which service.
+//! Masters: which are known, and which offer which service.
 
 use std::collections::BTreeMap;
 
@@ -14,23 +14,23 @@ use crate::model::{Freshness, Service};
 use crate::resolve::is_callable;
 use crate::store::{Instances, MasterEntry, count_of_held};
 
-/// What the cursor of a page begins with that ended among the services that are offered,
+/// The prefix of a cursor within the services on offer,
 const OFFERED: char = '+';
 
-/// or among those that nobody offers any more.
+/// or within those that nobody offers any more.
 const PAST: char = '-';
 
-/// A page is found among at most so many masters; one whose metadata is compared counts by its size.
+/// How many masters are searched for one page; comparing metadata counts by its size.
 const MAX_SEEN: usize = 4_000;
 
 /// The most metadata that a filter may ask for.
 const MAX_METADATA: usize = 8;
 
-/// So many bytes are compared with one wanted value about as fast as a master is passed by.
+/// Comparing this many bytes with one wanted value takes about as long as skipping a master.
 const COMPARED: usize = 512;
 
 impl Api {
-    /// By turns, where many masters are passed by that the client may not know of.
+    /// Over several turns, if many masters are skipped that the client may not see.
     pub(super) async fn masters(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::MastersReply> {
         peer.identity.may_see_any().map_err(denied)?;
         check_metadata(filter.metadata.as_ref())?;
@@ -42,7 +42,7 @@ impl Api {
         let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
         let mut seen = 0;
         for (id, entry) in later {
-            // No cursor may be the id of such a one: so no page ends at it.
+            // A cursor must not be the id of a hidden one: so no page ends at it.
             if !is_visible(entry, peer.identity.grant()) {
                 peer.let_others_work().await;
                 continue;
@@ -74,8 +74,7 @@ impl Api {
         }
     }
 
-    /// The services that are offered, and after them those that nobody offers any more. By turns, where the metadata of
-    /// masters are compared.
+    /// The services on offer, then those that nobody offers any more. Over several turns, if metadata are compared.
     pub(super) async fn services(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::ServicesReply> {
         peer.identity.may_see_any().map_err(denied)?;
         check_metadata(filter.metadata.as_ref())?;
@@ -139,7 +138,7 @@ impl Api {
         for (id, instance) in directory.instances_after(service, after) {
             let at = format!("{} {id}", instance.version);
             let is_full = instances.len() >= limit || bytes > self.page_bytes() || seen >= MAX_SEEN;
-            // A master may offer a version more than once: it is reported on one page.
+            // A master may offer a version more than once: all on one page.
             if is_full && last.as_ref().is_some_and(|last| *last != at) {
                 cursor = last;
                 break;
@@ -167,7 +166,7 @@ impl Api {
     }
 }
 
-/// That no more metadata are asked for than may be compared.
+/// Ensures that no more metadata are requested than may be compared.
 pub(super) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), InvalidRequest> {
     match metadata.map_or(0, BTreeMap::len) {
         ..=MAX_METADATA => Ok(()),
@@ -175,18 +174,18 @@ pub(super) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Res
     }
 }
 
-/// About how many bytes of a master a client may know of. Where a page ends would tell it of the others.
+/// About how many bytes a client may see of a master. Otherwise the end of a page would reveal the rest.
 fn size(entry: &MasterEntry, grant: &Grant) -> usize {
     let of_services = || seen_services(entry, grant).map(Service::memory_size).sum();
     if grant.sees_all() { entry.size } else { of_services() }
 }
 
-/// How many masters could be passed by in the time that it takes to compare one of so many bytes.
+/// How many masters could be skipped in the time of comparing one of this size.
 fn cost(size: impl Fn() -> usize, filter: &ServiceQuery) -> usize {
     1 + filter.metadata.as_ref().map_or(0, |wanted| wanted.len() * size() / COMPARED)
 }
 
-/// Whether a page of services begins among those that are offered, and after which name.
+/// Whether a page of services begins within those on offer, and after which name.
 fn place(filter: &ServiceQuery) -> thrift::Result<(bool, Option<&str>)> {
     let Some(cursor) = filter.cursor.as_deref() else { return Ok((true, None)) };
     let offered = cursor.strip_prefix(OFFERED).map(|after| (true, Some(after)));
@@ -194,13 +193,13 @@ fn place(filter: &ServiceQuery) -> thrift::Result<(bool, Option<&str>)> {
     place.ok_or_else(|| invalid("cursor", "no page of services ended so"))
 }
 
-/// After which version and master a page of instances begins.
+/// The version and master after which a page of instances begins.
 pub(super) fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
     let place = cursor.split_once(' ').and_then(|(version, id)| Some((Version::parse(version).ok()?, id)));
     place.ok_or_else(|| invalid("cursor", "no page of instances ended so"))
 }
 
-/// By version, how many instances a service has as the filter asks for.
+/// How many instances of a service match the filter, by version.
 async fn summary(peer: &Peer, by_version: &Instances, filter: &ServiceQuery) -> BTreeMap<String, i32> {
     let mut counts = BTreeMap::new();
     for (version, providers) in by_version {
@@ -219,24 +218,25 @@ async fn summary(peer: &Peer, by_version: &Instances, filter: &ServiceQuery) -> 
     counts
 }
 
-/// Whether a client may know of a master: it sees one of its services. One without services is for those who see all.
+/// Whether a client may see a master: it sees one of its services. One without services is for clients that see
+/// everything.
 pub(super) fn is_visible(entry: &MasterEntry, grant: &Grant) -> bool {
     grant.sees_one_of(entry.master.services.iter().map(Service::base_name))
 }
 
-/// The services of a master of which a client may know. No answer may depend on the others.
+/// The services of a master that a client may see. No answer may depend on the others.
 pub(super) fn seen_services<'a>(entry: &'a MasterEntry, grant: &'a Grant) -> impl Iterator<Item = &'a Service> {
     entry.master.services.iter().filter(|service| grant.sees(service.base_name()))
 }
 
-/// Whether the filter lets a master pass: it offers one of the services that are named with the metadata asked for.
+/// Whether a master matches the filter: one of its services has the requested name and metadata.
 fn may_pass(entry: &MasterEntry, grant: &Grant, filter: &ServiceQuery) -> bool {
     let is_named = |service: &&Service| filter.service_name.as_deref().is_none_or(|name| service.base_name() == name);
     let any = filter.service_name.is_none() && filter.metadata.is_none();
     any || seen_services(entry, grant).filter(is_named).any(|service| has_metadata(service, filter))
 }
 
-/// Whether a service has all the metadata that the filter asks for.
+/// Whether a service has all metadata that the filter requests.
 fn has_metadata(service: &Service, filter: &ServiceQuery) -> bool {
     filter.metadata.as_ref().is_none_or(|wanted| service.has_metadata(wanted))
 }

@@ -1,9 +1,9 @@
-//! Memory: what connections make the endpoint hold, charged to their users, so that one bound stands over all others.
+//! Memory: what connections make the endpoint hold, charged to their users, so that one limit covers everything.
 
 use super::accounts::Account;
 use crate::share::Taken;
 
-/// A connection is charged in steps; the first is for itself and its buffers while they are small.
+/// A connection is charged in steps; the first covers itself and its buffers while they are small.
 const STEP: usize = 8 * 1024;
 
 /// The memory that a connection is charged for.
@@ -13,24 +13,24 @@ pub(super) struct Charge {
     parts: [usize; 3],
 }
 
-/// What grows of a connection.
+/// The growing parts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
     /// What was received and not answered yet.
     Received,
-    /// What a request waits with, and what it waited for.
+    /// What a waiting request holds, and its result.
     Awaited,
-    /// What was not read yet.
+    /// What the peer has not read yet.
     Output,
 }
 
 impl Charge {
-    /// None: the user has not even room for one more connection.
+    /// None: the user does not even have room for another connection.
     pub(super) fn new(account: &Account) -> Option<Self> {
         Some(Self { taken: account.memory.take(STEP)?, parts: [0; 3] })
     }
 
-    /// Charges so much for a part. False: it would be too much, and the charge stays what it was.
+    /// Charges this many bytes for a part. False: that is too much, and the charge is unchanged.
     pub(super) fn set(&mut self, part: Part, bytes: usize) -> bool {
         let before = std::mem::replace(&mut self.parts[part as usize], bytes);
         let amount = (self.parts.iter().sum::<usize>() / STEP + 1) * STEP;

@@ -1,4 +1,4 @@
-//! Messages of masters: waits until masters have sent something of their own accord, and gives it.
+//! Messages of masters: waits until masters have sent some unprompted, and returns them.
 
 use super::Peer;
 use super::api::{Api, denied, invalid};
@@ -10,10 +10,10 @@ use crate::model::Revision;
 use crate::store::MasterMessage;
 use crate::task::Stop;
 
-/// How much longer than its MessagePack the JSON of a message may be: control characters are escaped.
+/// How much longer a message may be as JSON than as MessagePack: control characters are escaped.
 const GROWTH: usize = 8;
 
-/// The request of `watchMessages`, checked.
+/// A request of `watchMessages`, validated.
 #[derive(Debug)]
 pub(super) struct MessageWatch {
     patience: Patience,
@@ -21,7 +21,7 @@ pub(super) struct MessageWatch {
 }
 
 impl Api {
-    /// Checks what `watchMessages` was asked.
+    /// Validates a request of `watchMessages`.
     pub(super) fn watch_messages(&self, peer: &Peer, request: &WatchMessagesRequest) -> thrift::Result<MessageWatch> {
         peer.identity.may_watch().and_then(|()| peer.identity.may_see_any()).map_err(denied)?;
         let WatchMessagesRequest { since, timeout_ms, limit, encoding } = *request;
@@ -31,7 +31,7 @@ impl Api {
         Ok(MessageWatch { patience: self.patience(since, timeout_ms, limit)?, encoding: request::encoding(encoding)? })
     }
 
-    /// Waits for what `watchMessages` waits for.
+    /// Waits for the result of `watchMessages`.
     pub(super) async fn messages(
         &self,
         peer: &Peer,
@@ -44,7 +44,7 @@ impl Api {
     }
 
     fn messages_since(&self, peer: &Peer, watch: &MessageWatch, since: Revision) -> Found<idl::MessagesReply> {
-        // As the master itself is seen.
+        // Under the same rules as the master itself.
         let sees =
             |message: &MasterMessage| peer.identity.grant().sees_one_of(message.services.iter().map(String::as_str));
         let news = self.store.messages().since(since, watch.patience.limit, self.page_bytes() / GROWTH, sees);
@@ -57,14 +57,14 @@ impl Api {
             }
         }
         let is_news = news.is_reset || missed > 0 || !messages.is_empty();
-        // A first cursor is of use at once.
+        // A first cursor is useful immediately.
         let is_news = is_news || since == 0;
         let reply = idl::MessagesReply { messages, cursor: news.upto as i64, missed, reset: news.is_reset };
         Found { reply, is_news, is_all: true, revision: news.upto }
     }
 }
 
-/// None: it cannot be written so.
+/// None: it cannot be encoded this way.
 fn written(message: &MasterMessage, encoding: Encoding) -> Option<Vec<u8>> {
     if encoding == Encoding::MsgPack {
         return Some(message.packed.clone());

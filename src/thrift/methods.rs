@@ -1,4 +1,4 @@
-//! The methods: one table says of each how it is called, what it may carry, and who answers it.
+//! The methods: one table with the name of each, what it may carry, and what answers it.
 
 use futures::FutureExt;
 
@@ -11,9 +11,9 @@ use super::wait::Wait;
 #[derive(Debug)]
 pub(super) struct Method {
     pub(super) name: &'static str,
-    /// The argument that is the application's own, with which the message may be as long as `max_call` allows.
+    /// The application-defined argument, with which the message may be as long as `max_call` allows.
     pub(super) large: Option<&'static str>,
-    /// Reads the request, and writes the reply or says what it waits for.
+    /// Reads the request, and writes the reply or returns what it waits for.
     pub(super) answer: Answer,
 }
 
@@ -128,13 +128,13 @@ pub(super) static METHODS: [Method; 41] = [
     Method::new("controlGuard", |it| it.reply(|api, peer, request| api.control_guard(peer, request))),
 ];
 
-/// The one of the service `zkDataService`.
+/// The method of the service `zkDataService`.
 static ZK_DATA: Method = Method::new("zkData", |it| it.zk_data());
 
-/// The longest name that one of them may be called by.
+/// The longest name that any of them may be called by.
 pub(super) const LONGEST_NAME: usize = "Roster:removeRegisters".len();
 
-/// The method that a message is for: `service:method`, or a method alone.
+/// The method of a message: `service:method`, or just the method.
 pub(super) fn find(name: &[u8]) -> Option<&'static Method> {
     let is_named = |name: &[u8], method: &Method| method.name.as_bytes() == name;
     if is_named(name.strip_prefix(b"zkDataService:").unwrap_or(name), &ZK_DATA) {

@@ -1,7 +1,7 @@
 //! The Thrift endpoint: detects the dialect, decodes one message, answers it.
 //!
-//! Its threads share nothing but the store: each has a runtime of its own, accepts from the same listeners when it is
-//! its turn, and keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.
+//! Its threads share nothing but the store: each has its own runtime, accepts from the same listeners when it is its
+//! turn, and keeps a connection from its first byte to its last. So an answer needs no hand-over between threads.
 
 mod accept_balancer;
 mod accounts;
@@ -64,16 +64,16 @@ use crate::task::{Stop, Tasks};
 use crate::withhold::Withholder;
 use crate::worker::Workers;
 
-/// A bound endpoint, which answers nobody yet.
+/// A bound endpoint that does not answer yet.
 #[derive(Debug)]
 pub struct Endpoint {
     config: Config,
     listeners: Vec<Listener>,
-    /// A port that another process has, which keeps nobody from the Unix socket.
+    /// A port that another process has, which does not affect the Unix socket.
     taken: Option<BindError>,
 }
 
-/// Of what it answers.
+/// What it answers from.
 #[derive(Debug)]
 pub struct Rooms {
     pub store: Arc<Store>,
@@ -95,11 +95,11 @@ struct Shared {
     accounts: Arc<Accounts>,
     config: Config,
     metrics: Arc<Metrics>,
-    /// This one's number, as the kernel tells it of a peer.
+    /// The id of this process, to recognize itself as a peer.
     process: Option<i32>,
 }
 
-/// Whom a connection serves: a user, who has its shares and its turns.
+/// The peer of a connection: a user, with its shares and its turns.
 #[derive(Clone, Debug)]
 struct Peer {
     account: Arc<Account>,
@@ -109,14 +109,14 @@ struct Peer {
 }
 
 impl Endpoint {
-    /// Begins to listen. Nobody is answered before `start`, but from now on who connects waits in the queue.
+    /// Begins to listen. Nobody is answered before `start`, but from now on clients wait in the queue.
     pub fn bind(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
         let (mut listeners, mut taken) = (Vec::new(), None);
         if !config.unix.as_os_str().is_empty() {
             listeners.push(Listener::unix("thrift.unix", &config.unix, &config.permissions())?);
         }
         if !config.tcp.is_empty() {
-            // Without a Unix socket nobody could ask meanwhile.
+            // Without a Unix socket no client could connect meanwhile.
             let taken_ports = if listeners.is_empty() { TakenPorts::Fail } else { taken_ports };
             match Listener::tcp_unless_taken("thrift.tcp", &config.tcp, taken_ports)? {
                 Ok(port) => listeners.push(port),
@@ -126,7 +126,7 @@ impl Endpoint {
         Ok(Self { listeners, taken, config: config.clone() })
     }
 
-    /// Where it listens.
+    /// The addresses it listens on.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.listeners.iter().map(Listener::address)
     }
@@ -189,7 +189,7 @@ impl Endpoint {
     }
 }
 
-/// Accepts from all listeners until the stop, also from those that come later.
+/// Accepts from all listeners until the stop, including those added later.
 async fn accept(changing: &mut Receiver<Vec<Listener>>, stop: &Stop, serve: &impl Fn(Accepted)) {
     loop {
         let listeners = changing.borrow_and_update().clone();
@@ -201,7 +201,7 @@ async fn accept(changing: &mut Receiver<Vec<Listener>>, stop: &Stop, serve: &imp
 }
 
 impl Shared {
-    /// Has a connection served when it is its user's turn, if that user may have one more.
+    /// Queues a connection for its user's turn, if that user may have another.
     fn serve(self: &Arc<Self>, accepted: Accepted, queue: &Arc<RunQueue>, counted: CountedConnection, stop: &Stop) {
         let Some(origin) = accepted.peer() else { return };
         let client = match origin {
@@ -224,14 +224,14 @@ impl Shared {
 }
 
 impl Peer {
-    /// Lets others work, if this one has worked for as long as a turn lasts.
+    /// Lets other tasks run, if this one has run for a whole turn.
     async fn let_others_work(&self) {
         if self.queue.is_turn_over() {
             run_queue::next_turn().await;
         }
     }
 
-    /// A user who has no more shares than others, and may do everything.
+    /// A peer with the ordinary shares of a user, and all rights.
     #[cfg(any(test, feature = "fuzz"))]
     fn of(api: &Api, user: User) -> Self {
         Self { account: api.accounts.account(user, false), queue: RunQueue::new(), identity: Identity::root() }

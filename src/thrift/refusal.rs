@@ -1,4 +1,4 @@
-//! Refusals: what a client hears whose message is not answered, after which its connection ends.
+//! Refusals: the error for a client whose message is not answered, after which its connection ends.
 
 use bytesize::ByteSize;
 use thrift::protocol::TMessageIdentifier;
@@ -8,7 +8,7 @@ use super::methods;
 use super::request::invalid;
 use super::scan::Violation;
 
-/// Why a message is not answered, and nothing after it.
+/// Why a message, and everything after it, is not answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Refusal {
     Violation(Violation),
@@ -16,8 +16,8 @@ pub(super) enum Refusal {
     Overloaded,
 }
 
-/// As the interface has it, since it is the client's own mistake, and no other sidecar would take the call. None: it is
-/// no call, or is refused for something else.
+/// The refusal as an exception of the interface, since it is the client's own mistake, and no other sidecar would
+/// accept the call. None: it is not a call, or is refused for another reason.
 pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: ByteSize) -> Option<InvalidRequest> {
     let message = match why {
         Refusal::Violation(Violation::Message) => {

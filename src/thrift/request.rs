@@ -1,4 +1,4 @@
-//! Requests: calls as clients ask for them, checked before anything is sent.
+//! Requests: clients' calls, validated before anything is sent.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ use crate::tunnel::RegisterAddr;
 use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
 
-/// How long a call may take that does not say.
+/// The default timeout of a call.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a call may be tried again that does not say.
+/// The default number of retries of a call.
 const DEFAULT_RETRIES: usize = 2;
 
-/// More masters than that are not tried for one call.
+/// The most masters to try for one call.
 const MAX_RETRIES: usize = 64;
 
-/// The longest key of a balance, in bytes: it is hashed for each master.
+/// The longest balancing key, in bytes: it is hashed for each master.
 const MAX_KEY: usize = 1024;
 
-/// The most registers that masters are sent at once.
+/// The most registers sent to masters at once.
 const MAX_REGISTERS: usize = 64;
 
-/// Checks all of a call but arguments that are heavy.
+/// Validates a call, except for arguments that are expensive to read.
 pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, InvalidRequest> {
     let encoding = encoding(call.encoding)?;
     let (service, exact) = split_name(&call.service_name);
@@ -66,8 +66,8 @@ pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, Invalid
     })
 }
 
-/// The service of which an instance is wanted, and its version where the name tells it. That comes before a service which is
-/// registered by the whole name; which of both a client may see is decided by their names alone.
+/// The requested service, and its version if the name contains one. That takes precedence over a service registered
+/// under the whole name; which of both a client may see is decided by their names alone.
 pub(super) fn wanted<'n>(
     name: &'n str,
     directory: &Directory,
@@ -84,7 +84,7 @@ pub(super) fn wanted<'n>(
     Ok(if is_whole { (name, None) } else { (base, Some(version)) })
 }
 
-/// How an instance is chosen, of this version where there is one.
+/// How to choose an instance, of this version if given.
 pub(super) fn query(request: ResolveRequest, exact: Option<Version>) -> Result<Query, InvalidRequest> {
     check_metadata(request.metadata.as_ref())?;
     let default = if request.key.is_some() { idl::Balance::CONSISTENT_HASH } else { idl::Balance::RANDOM };
@@ -100,7 +100,7 @@ pub(super) fn query(request: ResolveRequest, exact: Option<Version>) -> Result<Q
     })
 }
 
-/// Which instances of the service are wanted.
+/// Which instances of the service are requested.
 pub(super) fn instances(query: &ServiceQuery) -> Result<Query, InvalidRequest> {
     check_metadata(query.metadata.as_ref())?;
     Ok(Query {
@@ -124,12 +124,12 @@ fn subset(size: Option<i32>, of: Option<String>) -> Result<Option<Subset>, Inval
     }
 }
 
-/// That arguments cannot be read.
+/// The error for unreadable arguments.
 pub(super) fn unread(why: String) -> InvalidRequest {
     invalid("arguments", why)
 }
 
-/// A command of the application's own, for all masters.
+/// An application-defined command for all masters.
 pub(super) fn command(request: &BroadcastRequest) -> Result<Command, InvalidRequest> {
     let encoding = encoding(request.encoding)?;
     let message = encoding.read(&request.message).map_err(|why| invalid("message", why))?;
@@ -138,7 +138,7 @@ pub(super) fn command(request: &BroadcastRequest) -> Result<Command, InvalidRequ
         return Err(invalid("message", format!("a command is {form}")));
     }
     check_command(&message).map_err(|why| invalid("message", why.to_string()))?;
-    // These two are the tunnel's own as well, and are sent only with registers that have been checked.
+    // The tunnel uses these two itself, and they are only sent with validated registers.
     match get(&message, "cmd").and_then(text).as_deref() {
         Some("register") => Err(invalid("message", "the command `register` is sent by addRegisters")),
         Some("remove") => Err(invalid("message", "the command `remove` is sent by removeRegisters")),
@@ -146,7 +146,7 @@ pub(super) fn command(request: &BroadcastRequest) -> Result<Command, InvalidRequ
     }
 }
 
-/// The command that tells masters of registers: `register` or `remove`.
+/// The command that makes masters connect to registers or leave them: `register` or `remove`.
 pub(super) fn registers(command: &str, registers: &[RegisterAddress]) -> Result<Command, InvalidRequest> {
     if registers.is_empty() || registers.len() > MAX_REGISTERS {
         return Err(invalid("registers", format!("expected between 1 and {MAX_REGISTERS} of them")));
@@ -179,7 +179,7 @@ fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
     retries.map(|retries| retries.min(MAX_RETRIES)).map_err(|_| invalid("retries", "must not be below 0"))
 }
 
-/// What the version must meet: what is asked for, and of `name@version` to be just that one.
+/// The version requirement: the requested one, and exactly the version of `name@version`.
 fn version(exact: Option<Version>, asked: Option<&str>) -> Result<Option<Requirement>, InvalidRequest> {
     let asked: Option<Requirement> =
         asked.map(str::parse).transpose().map_err(|error: NoRequirement| invalid("version", error.to_string()))?;
@@ -301,7 +301,7 @@ mod tests {
             assert!(check(text).is_err(), "{text}");
         }
         assert_eq!(check("[]").expect_err("a mistake").message, "a command is a JSON object");
-        // The second `cmd` of a map could win at the receiver.
+        // The receiver might use the second `cmd` of a map.
         let twice = Value::Map(vec![("cmd".into(), "reload".into()), ("cmd".into(), "callback".into())]);
         assert!(command(&in_msgpack(&twice)).is_err());
         let binary = Value::Map(vec![(Value::Binary(b"cmd".to_vec()), "callback".into())]);

@@ -1,4 +1,4 @@
-//! Resolving: one instance of a service, for who calls it.
+//! Resolving: one instance of a service, for its caller.
 
 use super::Peer;
 use super::api::{Api, Subject, denied, ensure_known, invalid};
@@ -30,7 +30,7 @@ impl Api {
         }
     }
 
-    /// By turns, since each may look through a whole service.
+    /// Over several turns, since each may look through a whole service.
     pub(super) async fn resolve_many(
         &self,
         peer: &Peer,
@@ -58,7 +58,7 @@ impl Api {
                     ResolveOutcome::new(None, none.to_string(), is_protected)
                 }
             };
-            // That of each is bounded, and whoever can register may make it long.
+            // Provenance is bounded separately, and anyone who can register can make it long.
             bytes += outcome.instance.as_ref().map_or(0, convert::size_but_for_provenance);
             if bytes > self.whole_bytes() {
                 return Err(invalid("requests", "more than a reply may hold; ask for fewer"));
@@ -69,12 +69,12 @@ impl Api {
     }
 }
 
-/// Whether the guard holds some of a service.
+/// Whether the guard holds some instances of a service.
 pub(super) fn is_protected(directory: &Directory, service: &str) -> Option<bool> {
     Some(directory.instances_of(service).is_some_and(|instances| count_of_held(instances) > 0))
 }
 
-/// The service and what is asked of it, which the client may see.
+/// The service and the query, if the client may see the service.
 fn wanted(peer: &Peer, request: ResolveRequest, directory: &Directory) -> thrift::Result<(String, Query)> {
     let may_see = |name: &str| peer.identity.may_see(name);
     let (service, exact) = request::wanted(&request.service_name, directory, may_see).map_err(denied)?;

@@ -1,9 +1,8 @@
-//! The run queue: runs the connections of a thread by turns, the users first, and then the connections of each.
+//! The run queue: runs the connections of a thread by turns, first by user, then by connection.
 //!
-//! A runtime polls its tasks in the order in which they were woken. So who has a thousand busy connections would be
-//! served a thousand times before another user once. Here a connection that was woken waits in a queue of its user, and
-//! the users are served one after the other. All that a connection does is done in its turn, also to read what came for
-//! it, and to end.
+//! A runtime polls its tasks in the order in which they were woken. So a user with a thousand busy connections would be
+//! served a thousand times before another user once. Here a woken connection waits in a queue of its user, and users
+//! are served in rotation. A connection does all of its work in its turns, including reading and ending.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -20,8 +19,8 @@ use futures::task::AtomicWaker;
 
 use super::accounts::{User, lock};
 
-/// How long a connection may work; and how long the thread works before it looks who else has come. Shorter ones answer
-/// other users sooner, until the looks cost more than the work.
+/// How long a connection may run; and how long the thread runs before it checks for new arrivals. Shorter times answer
+/// other users sooner, until the checks cost more than the work.
 const TURN_TIME: Duration = Duration::from_micros(300);
 
 /// The connections of one thread.
@@ -30,7 +29,7 @@ pub(super) struct RunQueue {
     waiting: Mutex<Waiting>,
     open: AtomicUsize,
     is_closed: AtomicBool,
-    /// Woken when one begins to wait while nobody works.
+    /// Woken when a connection queues up while none is running.
     thread: AtomicWaker,
     started: Instant,
     /// In nanoseconds since the start.
@@ -40,9 +39,9 @@ pub(super) struct RunQueue {
 /// The connections that wait for their turn.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Of users who have none now, some stay until another user comes.
+    /// Some users without waiting connections stay until another user arrives.
     of_users: HashMap<User, VecDeque<Arc<Task>>>,
-    /// The users of whom one waits, the next one first.
+    /// The users with waiting connections, the next one first.
     order: VecDeque<User>,
 }
 
@@ -67,7 +66,7 @@ impl RunQueue {
         })
     }
 
-    /// Has work done by turns. Its panic ends it alone.
+    /// Runs work by turns. A panic ends only this work.
     pub(super) fn spawn(self: &Arc<Self>, user: User, work: impl Future<Output = ()> + Send + 'static) {
         self.open.fetch_add(1, Ordering::Relaxed);
         let work = AssertUnwindSafe(work).catch_unwind().map(drop).boxed();
@@ -75,23 +74,23 @@ impl RunQueue {
         Arc::new(task).wake();
     }
 
-    /// No more will come.
+    /// No more work will be added.
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
         self.thread.wake();
     }
 
-    /// Does all of it, until no more will come and all is done.
+    /// Runs everything, until no more will be added and all is done.
     pub(super) async fn run(&self) {
         let working = poll_fn(|context| {
             let has_more = self.work(context).is_pending() || self.open.load(Ordering::Relaxed) > 0;
             if has_more || !self.is_closed.load(Ordering::Relaxed) { Poll::Pending } else { Poll::Ready(()) }
         });
-        // The runtime would have all connections pause after as many steps as it allows one task.
+        // Otherwise the runtime would pause all connections after its step budget for one task.
         tokio::task::coop::unconstrained(working).await;
     }
 
-    /// Gives turns until nobody waits for one, or until the thread must look who else has come.
+    /// Gives turns until none is waiting, or until the thread must check for new arrivals.
     fn work(&self, context: &mut Context<'_>) -> Poll<()> {
         let began = Instant::now();
         let mut now = began;
@@ -101,12 +100,12 @@ impl RunQueue {
                 task.work();
                 now = Instant::now();
                 if now - began >= TURN_TIME {
-                    // Wakes this task after it has looked for what came from the network.
+                    // Wakes this task after the runtime has polled the network.
                     return pin!(tokio::task::yield_now()).poll(context);
                 }
             }
             self.thread.register(context.waker());
-            // Another thread may have woken one before it could see whom to wake.
+            // Another thread may have queued one before it could see the waker.
             if lock(&self.waiting).order.is_empty() {
                 return Poll::Ready(());
             }
@@ -117,7 +116,7 @@ impl RunQueue {
         lock(&self.waiting).next()
     }
 
-    /// Whether who works now has worked for long enough.
+    /// Whether the running connection has run for long enough.
     pub(super) fn is_turn_over(&self) -> bool {
         self.started.elapsed().saturating_sub(Duration::from_nanos(self.turn_began.load(Ordering::Relaxed)))
             >= TURN_TIME
@@ -165,7 +164,7 @@ impl Waiting {
 
 impl Task {
     fn work(self: Arc<Self>) {
-        // Before it works, so that it is not lost if it is woken meanwhile.
+        // Before it runs, so that a wake-up meanwhile is not lost.
         self.is_waiting.swap(false, Ordering::AcqRel);
         let waker = Waker::from(self.clone());
         let mut work = lock(&self.work);
@@ -200,7 +199,7 @@ mod tests {
     const ATTACKER: User = Some(1);
     const OTHER: User = Some(2);
 
-    /// In which order the users did so many steps of work each.
+    /// The order in which users with this many steps of work each were served.
     async fn order(of: &[(User, usize)], steps: usize) -> Vec<User> {
         let (queue, order) = (RunQueue::new(), Arc::<Mutex<Vec<User>>>::default());
         for &(user, connections) in of {

@@ -1,4 +1,4 @@
-//! The call that a connection has open, and whose values it fetches as they come.
+//! The open call of a connection, whose values are fetched as they arrive.
 
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
@@ -21,24 +21,24 @@ use crate::model::Input;
 use crate::share::Taken;
 use crate::tunnel::value::memory_size;
 
-/// The call, if there is one; dropped, it is given up. It goes on only while somebody waits for it here.
+/// The call, if there is one; aborted when dropped. It only progresses while polled here.
 #[derive(Default)]
 pub(super) struct StreamingCall(Option<Box<Running>>);
 
 struct Running {
-    /// Where what its client sends goes to the method, until there is no more.
+    /// The client's values go here to the method, until there are no more.
     input: Option<mpsc::Sender<Value>>,
     encoding: Encoding,
-    /// What values take that are on their way there.
+    /// The memory of values on their way there.
     charged: Taken,
     call: MaybeDone<BoxFuture<'static, Result<Completion, Failure>>>,
     values: Arc<Values>,
-    /// How long what it gave is kept for who does not fetch it.
+    /// Until when unfetched values are kept.
     until: Instant,
 }
 
 impl StreamingCall {
-    /// As `start`, of a method that is sent values.
+    /// Like `start`, for a method with streamed input.
     pub(super) fn start_with_input(&mut self, api: &Api, peer: &Peer, request: Request) -> thrift::Result<CallValues> {
         let (sender, input) = Input::new();
         self.start(api, peer, request.with_input(input))?;
@@ -46,7 +46,7 @@ impl StreamingCall {
         Ok(CallValues::new(Vec::new(), None))
     }
 
-    /// Starts a call of which every value is wanted.
+    /// Starts a call whose values are all wanted.
     pub(super) fn start(&mut self, api: &Api, peer: &Peer, request: Request) -> thrift::Result<()> {
         if self.is_some() {
             return Err(invalid("call", "the connection has one open already: fetch the rest of its values").into());
@@ -61,7 +61,7 @@ impl StreamingCall {
         Ok(())
     }
 
-    /// Sends values to the method, until it has given something; how many, and what that is.
+    /// Sends values to the method until it has returned some; returns how many were sent, and those values.
     pub(super) async fn send(&mut self, peer: &Peer, request: SendValuesRequest) -> thrift::Result<SentValuesReply> {
         let (values, is_last) = (request.values.unwrap_or_default(), request.is_last.unwrap_or(false));
         let Some(open) = &mut self.0 else { return Err(none_open("openCall")) };
@@ -91,7 +91,7 @@ impl StreamingCall {
         Ok(SentValuesReply::new(accepted, self.give_out(given)?))
     }
 
-    /// Waits for values, or the end. After that, or an error, no call is open.
+    /// Waits for values, or the end. After the end or an error, no call is open.
     pub(super) async fn next(&mut self) -> thrift::Result<CallValues> {
         let Some(open) = &mut self.0 else { return Err(none_open("startCall")) };
         let next = poll_fn(|context| open.poll_next(context)).await;
@@ -105,7 +105,7 @@ impl StreamingCall {
         Ok(next?)
     }
 
-    /// Lets the call go on, for as long as this is waited for; and gives up what is not fetched in time.
+    /// Lets the call progress while this is polled; and aborts it if its values are not fetched in time.
     pub(super) async fn go_on(&mut self) -> Infallible {
         let Some(open) = &mut self.0 else { return pending().await };
         poll_fn(|context| open.poll(context).map(|()| ())).await;
@@ -114,7 +114,7 @@ impl StreamingCall {
         pending().await
     }
 
-    /// Lets the call go on while something else is waited for.
+    /// Lets the call progress while waiting for something else.
     pub(super) async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
         tokio::select! {
             answer = other => answer,
@@ -136,7 +136,7 @@ fn none_open(by: &str) -> thrift::Error {
 }
 
 impl Running {
-    /// Reads a value that is sent. Two of them may be on their way beside those at the master.
+    /// Reads a value to send. Two of them may be in flight in addition to those at the master.
     async fn read(&mut self, account: &Account, bytes: Vec<u8>) -> thrift::Result<Value> {
         let encoding = self.encoding;
         let value = account.memory.work(bytes.len(), move || encoding.read(&bytes)).await;
@@ -152,7 +152,7 @@ impl Running {
         Pin::new(&mut self.call).poll(context)
     }
 
-    /// What has come, and the end if that has come too. A failure is returned alone, after the values.
+    /// What has arrived, and the end if that has arrived too. A failure is returned alone, after the values.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<CallValues, Failure>> {
         let is_done = self.poll(context).is_ready();
         let values = self.values.give_out();

@@ -1,4 +1,4 @@
-//! What a request may wait for, and what it then comes to.
+//! What a request may wait for, and the result.
 
 use std::collections::BTreeMap;
 
@@ -26,25 +26,25 @@ use crate::model::Command;
 use crate::task::Stop;
 use crate::tunnel::value::memory_size;
 
-/// What a change in a reply takes, or a service, beside its texts and bytes.
+/// What a change or a service takes in a reply, besides its texts and bytes.
 const CHANGE_OVERHEAD: usize = 256;
 
 /// What a request waits for.
 #[derive(Debug)]
 pub(super) enum Wait {
-    /// Until very many children of a node are collected.
+    /// Collecting very many children of a node.
     Children(Children),
-    /// Until what may be read of it is found.
+    /// Finding its readable parts.
     Subtree(Subtree),
-    /// Until those are found that the client may know of.
+    /// Finding those that the client may see.
     Masters(ServiceQuery),
-    /// Until the metadata of all masters are compared.
+    /// Comparing the metadata of all masters.
     Services(ServiceQuery),
-    /// Until each is resolved.
+    /// Resolving each.
     ResolveMany(ResolveManyRequest),
-    /// Until entries are found that the client may know of.
+    /// Finding entries that the client may see.
     History(HistoryQuery),
-    /// Until all instances and nodes are looked at.
+    /// Looking at all instances and nodes.
     Explain(ExplainRequest),
     Watch(Watch),
     WatchMasters(Patience),
@@ -55,27 +55,27 @@ pub(super) enum Wait {
     CallInOrder(Vec<Call>),
     StartCall(Request),
     NextValues,
-    /// As `StartCall`, of a method that is sent values.
+    /// Like `StartCall`, for a method with streamed input.
     OpenCall(Request),
     SendValues(SendValuesRequest),
-    /// Until it is sent to all masters.
+    /// Sending it to all masters.
     Broadcast(Command),
     /// The same, and to the sidecars that follow this one.
     Order(Command),
-    /// Until it is done.
+    /// Its completion.
     ControlWorkers(Control),
     AddWorker(Addition),
     RemoveWorker(Removal),
-    /// Until each has answered, or had its time.
+    /// The answer or the timeout of each.
     CommandWorkers(WorkersCommand),
-    /// Until it is read what their processes take.
+    /// Reading the resource usage of their processes.
     WorkersWithUsage(WorkersQuery),
     WatchWorkers(Patience),
-    /// Until it is done and kept.
+    /// Applying and recording it.
     Drain(Draining),
 }
 
-/// The answer to one that waited.
+/// The result of a wait.
 #[derive(Debug)]
 pub(super) enum Awaited {
     Children(thrift::Result<ChildrenReply>),
@@ -102,12 +102,12 @@ pub(super) enum Awaited {
 }
 
 impl Wait {
-    /// Whether it goes on also when its client has left: what was sent to some masters is sent to all.
+    /// Whether it continues even if its client has disconnected: what was sent to some masters is sent to all.
     pub(super) fn is_sending(&self) -> bool {
         matches!(self, Wait::Broadcast(_) | Wait::Order(_))
     }
 
-    /// The answer to one that may not wait, since its user has too much of something.
+    /// The result if it may not wait, since its user has too much of something.
     pub(super) fn refused(&self, message: &str) -> Awaited {
         self.failed(match self {
             Wait::Call(_) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(_) => overload(message),
@@ -117,7 +117,7 @@ impl Wait {
         })
     }
 
-    /// The answer to one that failed.
+    /// The result of a failure.
     fn failed(&self, why: thrift::Error) -> Awaited {
         match self {
             Wait::Children(_) => Awaited::Children(Err(why)),
@@ -169,7 +169,7 @@ impl Wait {
         }
     }
 
-    /// How many paths it watches; None: it is no watch.
+    /// How many paths it watches; None: it is not a watch.
     pub(super) fn watches(&self) -> Option<usize> {
         match self {
             Wait::Watch(watch) => Some(watch.paths().len()),
@@ -184,9 +184,9 @@ impl Wait {
             Wait::Watch(watch) => watch.memory_size(),
             Wait::Call(request) | Wait::StartCall(request) | Wait::OpenCall(request) => request.memory_size(),
             Wait::SendValues(sent) => sent.values.as_ref().map_or(0, |values| size(values)),
-            // One after the other they are written for each master.
+            // They are written for one master after the other.
             Wait::CallAll(request) => request.memory_size(),
-            // What is made of the arguments is charged as it is made.
+            // What the arguments turn into is charged as it is created.
             Wait::CallMany(calls) | Wait::CallInOrder(calls) => {
                 calls.iter().map(|call| size_of::<Call>() + call.arguments.as_ref().map_or(0, Vec::len)).sum()
             }
@@ -196,13 +196,13 @@ impl Wait {
             Wait::History(_) | Wait::Explain(_) => 0,
             Wait::ControlWorkers(_) | Wait::AddWorker(_) | Wait::RemoveWorker(_) => 0,
             Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
-            // One of an administrator, of no more bytes than a request may have.
+            // From an administrator, and no larger than a request may be.
             Wait::Drain(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
         }
     }
 
-    /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
+    /// Waits. A stop ends watches at once, while calls may go on until they are done; dropping aborts them.
     pub(super) async fn until_answered(
         mut self,
         api: &Api,
@@ -283,7 +283,7 @@ impl Awaited {
         }
     }
 
-    /// The same where its user has no room for it. Values were charged as they came, so that there is room for them.
+    /// The same if its user has no room for it. Values were charged as they arrived, so there is room for them.
     pub(super) fn without_room(self) -> Self {
         match self {
             Awaited::Children(_) => Awaited::Children(Err(overloaded())),
@@ -357,7 +357,7 @@ impl Awaited {
                 size_of_workers(&reply.changes)
                     + reply.removed.iter().map(|name| name.len() + NAME_OVERHEAD).sum::<usize>()
             }
-            // Failures, and what has no more than a number.
+            // Failures, and results that are just a number.
             _ => 0,
         }
     }

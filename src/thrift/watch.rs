@@ -1,4 +1,4 @@
-//! Watches: wait until something is newer than a revision, and tell what.
+//! Watches: wait until something is newer than a revision, and report it.
 
 use std::slice;
 use std::time::Duration;
@@ -18,24 +18,24 @@ use crate::task::Stop;
 /// The most paths of one watch, each of which a change is compared with.
 pub const MAX_PATHS: usize = 1_024;
 
-/// What a client hears whose user watches as much as one user may.
+/// The error for a client whose user watches as much as one user may.
 pub(super) const TOO_MANY_WATCHES: &str = "overloaded: this user's watches are as many as one user may have of max_watches, or \
                                 their paths of max_watch_paths; try again later";
 
-/// What a path takes that is watched, beside its bytes: here and where the store looks for who waits.
+/// What a watched path takes besides its bytes: here and in the store's subscriptions.
 const PATH_OVERHEAD: usize = 256;
 
-/// How long a watch waits that does not say.
+/// The default timeout of a watch.
 const DEFAULT_TIMEOUT_MS: i32 = 10_000;
 
-/// The request of `watch`, checked.
+/// A request of `watch`, validated.
 #[derive(Debug)]
 pub(super) struct Watch {
     paths: Vec<NodePath>,
     patience: Patience,
 }
 
-/// What all watches have in common, which is all of `watchMasters`.
+/// The common part of all watches, which is all there is to `watchMasters`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     since: Revision,
@@ -44,7 +44,7 @@ pub(super) struct Patience {
     max_age_ms: Option<i64>,
 }
 
-/// An answer, whether it is worth to be given before the time is over, and whether it tells up to the present.
+/// An answer, whether it should be returned before the timeout, and whether it is complete up to the present.
 pub(super) struct Found<Reply> {
     pub(super) reply: Reply,
     pub(super) is_news: bool,
@@ -64,7 +64,7 @@ impl Watch {
 }
 
 impl Api {
-    /// Checks what `watch` was asked.
+    /// Validates a request of `watch`.
     pub(super) fn watch(&self, peer: &Peer, request: &WatchRequest) -> thrift::Result<Watch> {
         peer.identity.may_watch().map_err(denied)?;
         let WatchRequest { since, max_age_ms, timeout_ms, limit, .. } = *request;
@@ -92,7 +92,7 @@ impl Api {
         Ok(Watch { paths, patience })
     }
 
-    /// Checks what `watchMasters` was asked.
+    /// Validates a request of `watchMasters`.
     pub(super) fn watch_masters(&self, peer: &Peer, request: &WatchMastersRequest) -> thrift::Result<Patience> {
         peer.identity.may_watch().and_then(|()| peer.identity.may_see_any()).map_err(denied)?;
         let WatchMastersRequest { since, max_age_ms, timeout_ms, limit } = *request;
@@ -112,14 +112,14 @@ impl Api {
         Ok(Patience { since, timeout, limit: page_size(limit)?, max_age_ms: None })
     }
 
-    /// Waits for what `watch` waits for.
+    /// Waits for the result of `watch`.
     pub(super) async fn changes(&self, peer: &Peer, watch: &Watch, stop: &Stop) -> thrift::Result<idl::WatchReply> {
         let subscription = self.store.subscribe(&watch.paths);
         let changed = || subscription.changed();
         self.wait(peer, watch.patience, changed, stop, |since| self.changes_since(peer, watch, since)).await
     }
 
-    /// Waits for what `watchMasters` waits for.
+    /// Waits for the result of `watchMasters`.
     pub(super) async fn master_changes(
         &self,
         peer: &Peer,
@@ -131,7 +131,7 @@ impl Api {
         self.wait(peer, patience, changed, stop, |since| self.masters_since(peer, patience, since)).await
     }
 
-    /// Asks at each change, until there are news or the time is over. A stop answers as the time-out does.
+    /// Checks at each change, until there is news or the time is over. A stop answers like the timeout.
     pub(super) async fn wait<Reply, Changed: Future<Output = ()>>(
         &self,
         peer: &Peer,
@@ -206,13 +206,13 @@ impl Api {
     }
 }
 
-/// The answer to one that waited while its rights changed: what it may see is known when it asks again.
+/// The answer if rights changed during a wait: the next request is checked with the new ones.
 fn again() -> thrift::Error {
     let message = "the access rules were read again meanwhile; ask again";
     thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message))
 }
 
-/// A change as a client may know of it: a master that it does not see any more is gone for it.
+/// A change as a client may see it: a master that it no longer sees is gone.
 fn master_change((id, kind, entry): MasterChange, grant: &Grant) -> Option<idl::MasterChange> {
     let is_hidden = entry.as_ref().is_some_and(|entry| !is_visible(entry, grant));
     let (kind, entry) = match kind {
@@ -224,7 +224,7 @@ fn master_change((id, kind, entry): MasterChange, grant: &Grant) -> Option<idl::
     Some(idl::MasterChange { id: id.to_string(), kind: kind.into(), master })
 }
 
-/// The changes, whether the watcher must start over, and the revision up to which it has heard of all.
+/// The changes, whether the watcher must start over, and the revision up to which it is informed.
 fn told<Changed>(since: ChangesSince<Changed>, now: Revision) -> (Vec<Changed>, bool, Revision) {
     match since {
         ChangesSince::Unknown => (Vec::new(), true, now),

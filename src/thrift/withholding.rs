@@ -1,4 +1,4 @@
-//! Withholding: what callers report of instances, and what administrators drain.
+//! Withholding: callers' reports about instances, and administrators' drains.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::access::Client;
 use crate::store::Withholdings;
 use crate::withhold::{Drain, Drained, MAX_REPORTS, NotDrained, Place, Report};
 
-/// What `drain` or `undrain` was asked.
+/// A validated `drain` or `undrain` request.
 #[derive(Debug)]
 pub(super) enum Draining {
     Drain(Drain),
@@ -20,7 +20,7 @@ pub(super) enum Draining {
 }
 
 impl Api {
-    /// Nobody waits for what this comes to. Over TCP nobody knows who reports.
+    /// Does not wait for the consequences. Reporters over TCP cannot be identified.
     pub(super) fn report(&self, peer: &Peer, request: ReportRequest) -> thrift::Result<ReportReply> {
         let Client::Unix { uid, .. } = peer.identity.client() else { return Ok(ReportReply {}) };
         if request.reports.len() > MAX_REPORTS {
@@ -38,7 +38,7 @@ impl Api {
         Ok(ReportReply {})
     }
 
-    /// Checks who wants something drained.
+    /// Validates a request to drain.
     pub(super) fn to_drain(&self, peer: &Peer, request: DrainRequest) -> thrift::Result<Draining> {
         peer.identity.may_drain().map_err(denied)?;
         let DrainRequest { service_name: service, target, duration_ms, reason } = request;
@@ -112,7 +112,7 @@ impl Api {
     }
 }
 
-/// What is drained, and then what is ejected.
+/// What is drained, then what is ejected.
 fn targets(all: &Withholdings) -> impl Iterator<Item = WithheldTarget> {
     let target = |service: &str, target: &str, ejected: Option<idl::Withholding>, drained| WithheldTarget {
         service_name: service.to_owned(),

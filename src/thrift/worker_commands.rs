@@ -1,4 +1,4 @@
-//! Commands for workers: carried out side by side, each answer in a place of its own.
+//! Commands for workers: carried out concurrently, each with its own answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::model::{Arguments, shortened};
 use crate::tunnel::StreamError;
 use crate::worker::{Addressee, Command, NoAnswer, Which};
 
-/// How many such requests one user may have under way.
+/// How many of these requests one user may have under way.
 const MAX_UNDER_WAY: usize = 16;
 
 /// The longest name of a command, in bytes.
@@ -24,7 +24,7 @@ const MAX_NAME: usize = 256;
 /// The most characters of a worker's error.
 const MAX_ERROR: usize = 1_000;
 
-/// What `commandWorkers` was asked, checked but for the data.
+/// A request of `commandWorkers`, validated except for its data.
 #[derive(Debug)]
 pub(super) struct WorkersCommand {
     group: Option<String>,
@@ -35,7 +35,7 @@ pub(super) struct WorkersCommand {
     within: Duration,
 }
 
-/// How the answers to one command are written.
+/// How to encode the answers to one command.
 struct Answers<'a> {
     peer: &'a Peer,
     encoding: Encoding,
@@ -51,7 +51,7 @@ impl WorkersCommand {
 }
 
 impl Api {
-    /// Checks what `commandWorkers` was asked.
+    /// Validates a request of `commandWorkers`.
     pub(super) fn command_workers(&self, peer: &Peer, request: WorkerCommand) -> thrift::Result<WorkersCommand> {
         peer.identity.may_control_workers().map_err(denied)?;
         let WorkerCommand { group, number, name, data, encoding, timeout_ms } = request;
@@ -64,7 +64,7 @@ impl Api {
         Ok(WorkersCommand { group, which, name, data: data.unwrap_or_default(), encoding, within })
     }
 
-    /// Has each carry it out.
+    /// Makes each worker carry it out.
     pub(super) async fn commanded(&self, peer: &Peer, asked: WorkersCommand) -> thrift::Result<WorkerCommandReply> {
         let overloaded = |message: String| {
             self.metrics.overloaded.increment();
@@ -105,7 +105,7 @@ impl Answers<'_> {
         }
     }
 
-    /// What the command gave; or why there is nothing, and the class of the worker's exception.
+    /// The command's result; or why there is none, and the class of the worker's exception.
     async fn value(
         &self,
         addressee: &Addressee,

@@ -1,4 +1,4 @@
-//! Workers: what they are doing, and what an administrator has done with them.
+//! Workers: their states, and what an administrator does with them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -23,17 +23,17 @@ use crate::worker::{
     signal,
 };
 
-/// How long a request waits that does not say, and at most.
+/// The default and the maximum timeout of a request.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// What a worker takes in a reply beside why it is what it is.
+/// What a worker takes in a reply besides the reason for its state.
 const WORKER_OVERHEAD: usize = 512;
 
-/// About what a worker takes in a reply that has changed.
+/// About what a changed worker takes in a reply.
 const CHANGE_SIZE: usize = 1024;
 
-/// What `controlWorkers` was asked, and is being done.
+/// A request of `controlWorkers` under way.
 #[derive(Debug)]
 pub(super) struct Control {
     group: String,
@@ -69,7 +69,7 @@ impl Api {
         Ok(WorkersReply { workers, cursor })
     }
 
-    /// The same with what the processes take, which is read where nobody waits for it but who asked.
+    /// The same with the resource usage of the processes, read where only the requester waits for it.
     pub(super) async fn workers_with_usage(&self, peer: &Peer, query: &WorkersQuery) -> thrift::Result<WorkersReply> {
         let reply = self.workers(peer, query)?;
         let read = move || {
@@ -84,14 +84,14 @@ impl Api {
         Ok(peer.account.memory.work(usize::MAX, read).await)
     }
 
-    /// Checks what `watchWorkers` was asked.
+    /// Validates a request of `watchWorkers`.
     pub(super) fn watch_workers(&self, peer: &Peer, request: &WatchWorkersRequest) -> thrift::Result<Patience> {
         peer.identity.may_watch().and_then(|()| peer.identity.may_see_workers()).map_err(denied)?;
         let WatchWorkersRequest { since, timeout_ms, limit } = *request;
         self.patience(since, timeout_ms, limit)
     }
 
-    /// Waits for what `watchWorkers` waits for.
+    /// Waits for the result of `watchWorkers`.
     pub(super) async fn worker_changes(
         &self,
         peer: &Peer,
@@ -99,7 +99,7 @@ impl Api {
         stop: &Stop,
     ) -> thrift::Result<WorkersWatchReply> {
         let news = &tokio::sync::Mutex::new(self.workers.subscribe());
-        // It is listed as long as there are workers.
+        // The sender lives as long as the workers.
         let changed = || async { drop(news.lock().await.changed().await) };
         self.wait(peer, patience, changed, stop, |since| Ok(self.workers_since(since, patience.limit))).await
     }
@@ -113,7 +113,7 @@ impl Api {
         Found { reply, is_news, is_all: true, revision: cursor }
     }
 
-    /// A worker, and what the sidecar knows of its calls.
+    /// A worker, and what the sidecar knows about its calls.
     fn worker(&self, group: &str, report: Report) -> Worker {
         let Report { number, state, since, pid, restarts, why, retiring } = report;
         let (calls, doing) = pid.and_then(|pid| self.workers.calls(group, pid)).unzip();
@@ -136,7 +136,7 @@ impl Api {
         }
     }
 
-    /// How many workers are in which state; none: there are no workers, or who asks may not see them.
+    /// How many workers are in each state; none: there are no workers, or the client may not see them.
     pub(super) fn worker_states(&self, grant: &Grant) -> Option<BTreeMap<WorkerState, i32>> {
         let mut states = BTreeMap::new();
         if grant.sees_all() {
@@ -146,7 +146,7 @@ impl Api {
         (!states.is_empty()).then_some(states)
     }
 
-    /// Has done what `controlWorkers` was asked.
+    /// Starts what `controlWorkers` requests.
     pub(super) fn control_workers(&self, peer: &Peer, request: WorkerControl) -> thrift::Result<Control> {
         peer.identity.may_control_workers().map_err(denied)?;
         let (action, timeout) = (action(&request)?, patience(request.timeout_ms)?);
@@ -185,7 +185,7 @@ impl Api {
         Ok(WorkerOutputReply { lines, last: last as i64, missed: missed as i64 })
     }
 
-    /// The same where no group is all that there are.
+    /// The same, where no group means all groups.
     pub(super) fn which_of(&self, group: Option<&str>, number: Option<i32>) -> thrift::Result<Which> {
         match (group, number) {
             (Some(group), number) => self.which(group, number),
@@ -194,7 +194,7 @@ impl Api {
         }
     }
 
-    /// All slots of a group, or the one of a number, if there is such a one.
+    /// All slots of a group, or the one with this number, if it exists.
     fn which(&self, group: &str, number: Option<i32>) -> thrift::Result<Which> {
         let found = self.workers.reports().find(|it| it.name == group);
         let GroupReport { workers: reports, .. } = found.ok_or_else(|| self.no_group(group))?;
@@ -241,7 +241,7 @@ pub(super) fn stops() -> thrift::Error {
     thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message))
 }
 
-/// After which worker a page begins: the number of its group, and its own.
+/// The worker after which a page begins: the number of its group, and its own.
 fn place(cursor: &str) -> thrift::Result<(u64, u32)> {
     let place = cursor.split_once('/').and_then(|(group, number)| Some((group.parse().ok()?, number.parse().ok()?)));
     place.ok_or_else(|| invalid("cursor", "no page of workers ended so"))
@@ -276,7 +276,7 @@ pub(super) fn patience(timeout_ms: Option<i32>) -> thrift::Result<Duration> {
     }
 }
 
-/// What came of it for each worker.
+/// The outcome for each worker.
 pub(super) fn outcomes_of(group: &str, outcomes: Outcomes) -> Vec<WorkerOutcome> {
     let outcome = |(number, done): (u32, Result<(), String>)| WorkerOutcome::new(name(group, number), done.err());
     outcomes.into_iter().map(outcome).collect()

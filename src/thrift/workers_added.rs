@@ -1,4 +1,4 @@
-//! Workers that are added to those of the configuration, and removed.
+//! Workers that are added to those of the configuration, or removed.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::workers::{outcomes_of, patience, stops};
 use crate::task::Stop;
 use crate::worker::{NotAdded, NotRemoved, Outcomes, Removed};
 
-/// What `addWorker` was asked, and is being done.
+/// A request of `addWorker` under way.
 #[derive(Debug)]
 pub(super) struct Addition {
     added: oneshot::Receiver<Result<(String, Outcomes), NotAdded>>,
     timeout: Duration,
 }
 
-/// What `removeWorker` was asked, and is being done.
+/// A request of `removeWorker` under way.
 #[derive(Debug)]
 pub(super) struct Removal {
     group: String,
@@ -76,7 +76,7 @@ impl Api {
     }
 }
 
-/// What comes of it; none: its time ran out.
+/// The result; none: its time ran out.
 async fn until_done<T>(done: oneshot::Receiver<T>, patience: Duration, stop: &Stop) -> thrift::Result<Option<T>> {
     tokio::select! {
         done = timeout(patience, done) => done.ok().map(|done| done.map_err(|_| stops())).transpose(),

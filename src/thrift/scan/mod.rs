@@ -1,8 +1,8 @@
-//! The scanner: finds where a message ends and whether it keeps the bounds, before anything is decoded.
+//! The scanner: finds where a message ends, and checks its limits, before anything is decoded.
 //!
-//! An unframed message does not say how long it is: its end is found by walking through its fields. The walk stops
-//! where bytes are missing and goes on from there when more have come, so that a message sent byte by byte costs
-//! no more than one sent at once. It allocates nothing but its stack, whose height is bounded.
+//! An unframed message does not contain its length: its end is found by walking through its fields. The walk stops
+//! where bytes are missing and resumes when more have arrived, so that a message sent byte by byte costs no more than
+//! one sent at once. It allocates nothing but its stack, which has a maximum depth.
 //!
 //! Formats: `thrift-binary-protocol.md` and `thrift-compact-protocol.md` of Apache Thrift's `doc/specs`.
 
@@ -12,11 +12,11 @@ use super::Config;
 use super::dialect::Protocol;
 use super::methods::{self, LONGEST_NAME, Method};
 
-/// What a message may be.
+/// The limits of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) message: usize,
-    /// As `message`, for the methods that carry arguments of their own.
+    /// Like `message`, for methods that carry application-defined arguments.
     pub(super) call: usize,
     pub(super) string: usize,
     pub(super) container: usize,
@@ -24,7 +24,7 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// What the configuration allows.
+    /// The limits of the configuration.
     pub(super) fn of(config: &Config) -> Self {
         Self {
             message: config.max_request.as_u64() as usize,
@@ -36,7 +36,7 @@ impl Bounds {
     }
 }
 
-/// How far the walk has come.
+/// The progress of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// The message ends before this byte.
@@ -45,7 +45,7 @@ pub(super) enum Progress {
     Violation(Violation),
 }
 
-/// Why the bytes are not a message that is answered.
+/// Why the bytes are not an acceptable message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Violation {
     #[error("the message is longer than max_request allows, or max_call for a call")]
@@ -66,14 +66,14 @@ pub(super) enum Violation {
     Frame,
 }
 
-/// What a message says of itself. Places are those in what was scanned.
+/// The header of a message. Positions refer to what was scanned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// None: there is none of this name.
+    /// None: there is no such method.
     pub(super) method: Option<&'static Method>,
     pub(super) name: Range<usize>,
     pub(super) sequence_number: i32,
-    /// Whether nobody waits for a reply.
+    /// Whether no reply is expected.
     pub(super) is_oneway: bool,
     /// Where the arguments begin.
     pub(super) arguments: usize,
@@ -84,30 +84,30 @@ pub(super) struct Head {
 pub(super) struct Scanner {
     protocol: Protocol,
     bounds: Bounds,
-    /// Where the next step begins; it may lie beyond the bytes that are there.
+    /// Where the next step begins, possibly beyond the available bytes.
     at: usize,
-    /// Once it has come; in the binary protocol still without its sequence number.
+    /// Once it has arrived; in the binary protocol still without its sequence number.
     head: Option<Head>,
-    /// The bound on the message, once its name is known.
+    /// The limit of the message, once its name is known.
     most: usize,
     stack: Stack,
 }
 
-/// The values in which the walk is.
+/// The values around the current position.
 pub(super) type Stack = Vec<StackFrame>;
 
-/// A value that holds others.
+/// A value that contains others.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum StackFrame {
     Struct,
-    /// So many elements are still to come, by turns of these types.
+    /// This many elements are left, alternating between these types.
     Elements {
         left: usize,
         types: [Kind; 2],
     },
 }
 
-/// What a value is on the wire, whatever it means.
+/// The kind of a value on the wire.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Fixed(usize),
@@ -118,7 +118,7 @@ pub(super) enum Kind {
     Map,
 }
 
-/// A step that ends before it is done: for want of bytes, or for good.
+/// Why a step is not complete: missing bytes, or an error.
 enum StepError {
     Incomplete,
     Violation(Violation),
@@ -132,12 +132,12 @@ impl Scanner {
         Self::with_stack(protocol, start, bounds, Vec::new())
     }
 
-    /// A walk through a message that begins at `start`, with the stack of one before.
+    /// A walk through a message that begins at `start`, reusing the stack of a previous one.
     pub(super) fn with_stack(protocol: Protocol, start: usize, bounds: Bounds, stack: Stack) -> Self {
         Self { protocol, bounds, at: start, head: None, most: bounds.message.max(bounds.call), stack }
     }
 
-    /// Ends a walk that is complete.
+    /// Ends a complete walk.
     pub(super) fn end(self, bytes: &[u8]) -> Option<(Head, Stack)> {
         let mut head = self.head?;
         if self.protocol == Protocol::Binary {
@@ -147,12 +147,12 @@ impl Scanner {
         Some((head, self.stack))
     }
 
-    /// The longest that the message may be, as far as is known yet.
+    /// The limit of the message, as far as known.
     pub(super) fn most(&self) -> usize {
         self.most
     }
 
-    /// Goes as far as `bytes` reach: all that has come since the connection's last message.
+    /// Walks as far as `bytes` reach: everything since the connection's last message.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Progress {
         loop {
             let mut reader = Reader { bytes, at: self.at };
@@ -234,7 +234,7 @@ impl Scanner {
         Ok(Head { method, name, sequence_number, is_oneway: kind == ONEWAY, arguments: reader.at })
     }
 
-    /// The next field of a struct; none: it ended.
+    /// The next field of a struct; none: the end.
     fn field(&self, reader: &mut Reader<'_>) -> Step<Option<Kind>> {
         let [head] = reader.array()?;
         if head == 0 {
@@ -249,7 +249,7 @@ impl Scanner {
                 if head >> 4 == 0 {
                     reader.varint()?;
                 }
-                // A boolean field's value is its type.
+                // The type of a boolean field is also its value.
                 Ok(Some(if let 1 | 2 = head & 0x0f { Kind::Fixed(0) } else { compact_kind(head & 0x0f)? }))
             }
         }
@@ -300,7 +300,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// An empty one may be of any type, also of none.
+    /// An empty list may have any element type, even none.
     fn list(&mut self, left: usize, kind: impl FnOnce() -> Step<Kind>) -> Step<()> {
         if left == 0 {
             return Ok(());
@@ -359,7 +359,7 @@ fn compact_kind(nibble: u8) -> Step<Kind> {
     })
 }
 
-/// Reads what it must look at, and passes over the rest, also over bytes that are yet to come.
+/// Reads what it must check, and skips the rest, even bytes that are yet to arrive.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -374,7 +374,7 @@ impl Reader<'_> {
         self.at = self.at.saturating_add(bytes);
     }
 
-    /// The method whose name has so many bytes. A name that is too long for any is not waited for.
+    /// The method whose name has this many bytes. A name that is too long for any is not waited for.
     fn method(&mut self, length: usize) -> Step<Option<&'static Method>> {
         let name = match length {
             ..=LONGEST_NAME => Some(self.bytes.get(self.at..self.at + length).ok_or(StepError::Incomplete)?),

@@ -1,4 +1,4 @@
-//! Whatever comes, the end of a message is found where it is.
+//! Whatever arrives, the end of a message is found correctly.
 
 use super::*;
 use thrift::protocol::{
@@ -18,7 +18,7 @@ fn written(protocol: Protocol, write: impl Fn(&mut dyn TOutputProtocol) -> thrif
     bytes
 }
 
-/// A call with a value of every type there is.
+/// A call with a value of every type.
 fn every_type(out: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     out.write_message_begin(&TMessageIdentifier::new("everything", TMessageType::Call, 70_000))?;
     out.write_struct_begin(&TStructIdentifier::new("args"))?;

@@ -1,4 +1,4 @@
-//! One call: what it gives, when it is tried again, and when it ends.
+//! A single call: its results, its retries, and its end.
 
 use super::*;
 use crate::task::Tasks;

@@ -1,4 +1,4 @@
-//! The client against a sidecar that does as the test wants.
+//! The client against a sidecar that the test controls.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use crate::thrift::idl::*;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers `get` by the path.
+/// Answers `get` depending on the path.
 struct Sidecar;
 
 impl RosterSyncHandler for Sidecar {
@@ -198,7 +198,7 @@ impl RosterSyncHandler for Sidecar {
     }
 }
 
-/// A sidecar that answers so many requests of each connection, then closes it.
+/// A sidecar that answers this many requests on each connection, then closes it.
 fn sidecar(requests: usize) -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
@@ -274,7 +274,7 @@ fn a_listener_that_hangs_up_whether_it_listened_or_not_is_told_so() {
     let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
     let mut client = Client::new(address, TIMEOUT);
     let server = std::thread::spawn(move || {
-        // What was not read when a connection is closed resets it.
+        // Closing a connection with unread data resets it.
         for heard in [0, 1, 4_096] {
             let (mut stream, _) = listener.accept().expect("a connection");
             let _ = stream.read(&mut vec![0; heard]).expect("a request");

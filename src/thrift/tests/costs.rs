@@ -1,4 +1,4 @@
-//! What an answer costs: how often memory is allocated, and how often the data is copied.
+//! The cost of an answer: how often memory is allocated, and how often the data is copied.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -15,11 +15,11 @@ use crate::thrift::idl::{GetRequest, NodeReply};
 use crate::thrift::memory::Charge;
 use crate::thrift::scan::Bounds;
 
-/// Counts what each thread allocates.
+/// Counts the allocations of each thread.
 struct Counting;
 
 thread_local! {
-    /// How often, and how many bytes.
+    /// The number and the bytes.
     static ALLOCATED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
@@ -27,32 +27,32 @@ thread_local! {
 static ALLOCATOR: Counting = Counting;
 
 fn count(bytes: usize) {
-    // A thread that ends counts no more.
+    // Not counted while a thread ends.
     let _ = ALLOCATED.try_with(|it| it.set((it.get().0 + 1, it.get().1 + bytes)));
 }
 
-// SAFETY: all is done by the system's allocator.
+// SAFETY: the system's allocator does everything.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: as of the caller.
+        // SAFETY: the caller's obligations.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as of the caller.
+        // SAFETY: the caller's obligations.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
-        // SAFETY: as of the caller.
+        // SAFETY: the caller's obligations.
         unsafe { System.realloc(memory, layout, size) }
     }
 }
 
-/// An API with a node, `/zk_test`, that has so many bytes.
+/// An API with a node `/zk_test` of this size.
 fn api(bytes: usize) -> Api {
     let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
@@ -63,12 +63,12 @@ fn api(bytes: usize) -> Api {
     Api::new(&config, &ZkData::default(), store, Accounts::new(&config), Arc::default())
 }
 
-/// How often an answer to a request allocates on a connection that has answered before, and how many bytes.
+/// How often an answer allocates on a connection that has answered before, and how many bytes.
 fn cost(request: &[u8], bytes: usize) -> (usize, usize) {
     costs(request, bytes)[1]
 }
 
-/// The same of the first answer and the second.
+/// The same for the first answer and the second.
 fn costs(request: &[u8], bytes: usize) -> [(usize, usize); 2] {
     let (api, config) = (api(bytes), Config::default());
     let peer = Peer::of(&api, None);
@@ -96,7 +96,7 @@ fn an_answer_allocates_little_and_copies_the_data_once() {
     let (get, zk_data) = (cost(GET, 64), cost(ZK_DATA, 64));
     assert!(get.0 <= 3, "{get:?} of `get`: its path twice, and its name");
     assert!(zk_data.0 <= 1, "{zk_data:?} of `zkData`: its name");
-    // It is copied into the output, whose room is there already, and nowhere else.
+    // It is only copied into the output, which already has room.
     assert_eq!([cost(GET, 1 << 20), cost(ZK_DATA, 1 << 20)], [get, zk_data]);
 }
 

@@ -52,7 +52,7 @@ impl Server {
         way
     }
 
-    /// Calls `mail.send`, from another thread.
+    /// Calls `mail.send`, on another thread.
     async fn call(&self, arguments: Vec<u8>, patience: Duration) -> Result<idl::CallResult, Error> {
         let mut client = Client::new(self.address.clone(), patience);
         let minute = Duration::from_secs(60);
@@ -88,10 +88,10 @@ async fn a_call_may_carry_more_than_any_other_request() {
 async fn a_request_for_which_its_user_has_no_memory_is_refused_and_the_next_is_answered() {
     let server = serve_with(Config { max_memory: ByteSize::mib(1), ..Config::default() });
     server.master(Manner::Echoes);
-    // Of one of these, the arguments take more once they are packed; the other is too large as it comes.
+    // One becomes too large once its arguments are packed; the other is too large as it arrives.
     for arguments in [format!("[{}0]", "1e1,".repeat(65_000)), format!("[\"{}\"]", "x".repeat(900_000))] {
         let refused = server.call(arguments.into_bytes(), Duration::from_secs(20)).await.expect_err("too large");
-        // What comes too large is not read to its end, so that its client may see no more than that it was closed.
+        // An overlong request is not read to its end, so the client may only see that the connection was closed.
         let is_closed = matches!(refused, Error::Broken { .. } | Error::Closed { .. });
         assert!(is_closed || refused.to_string().contains("overloaded"), "{refused}");
         assert_eq!(server.call(Vec::new(), Duration::from_secs(20)).await.expect("a result").values.len(), 1);
@@ -105,7 +105,7 @@ fn path(server: &Server) -> PathBuf {
     }
 }
 
-/// A call whose last field gives it a minute.
+/// A call whose last field sets a timeout of a minute.
 fn minute_long_call(arguments: &[u8]) -> Vec<u8> {
     let head =
         b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0c\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\

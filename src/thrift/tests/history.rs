@@ -1,4 +1,4 @@
-//! The history and explanations, for who may know of them.
+//! The history and explanations, for clients with different rights.
 
 use super::masters::{by_turns, who_sees_mail_alone};
 use super::*;
@@ -21,7 +21,7 @@ fn house() -> House {
     house
 }
 
-/// The numbers of the entries that are told, the cursor, and whether there are more.
+/// The numbers of the returned entries, the cursor, and whether there are more.
 fn told(house: &House, query: HistoryQuery) -> (Vec<i64>, i64, bool) {
     let reply = by_turns(house.api.history(&house.peer, &query)).expect("entries");
     (reply.entries.iter().map(|entry| entry.number).collect(), reply.cursor, reply.has_more)

@@ -1,4 +1,4 @@
-//! Who is there: masters, services, instances, and what became of them.
+//! Masters, services, instances, and their changes.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -100,7 +100,7 @@ fn the_metadata_of_very_many_masters_are_compared_by_turns() {
     let house = House::with(&[]);
     let way = Way::new(Manner::Silent);
     house.feeds[0].publish((0..5_000).map(|number| join(&number.to_string(), &["mail"], &way)).collect::<Vec<_>>());
-    // Nobody begins a turn, so that it is over after a while.
+    // No turn was begun, so it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
     let wanted = filter(None, &[("zone", "7")]);
     let mut services = pin!(house.api.services(&house.peer, &wanted));
@@ -160,7 +160,7 @@ fn no_answer_depends_on_what_the_client_may_not_know_of() {
     let instances = [&whole, &seen].map(|house| {
         let revision = house.api.store.snapshot().revision() as i64;
         let mut found = house.api.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances").instances;
-        // Each store begins with a revision of its own.
+        // Each store begins with its own revision.
         found.iter_mut().flat_map(|it| &mut it.provenance).for_each(|it| it.since_revision -= revision);
         found
     });
@@ -187,7 +187,7 @@ fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     let second = ServiceQuery { limit: Some(1), cursor: Some("a".into()), ..filter(None, &[]) };
     assert_eq!(page(second), ("i".into(), Some("i".into())));
     assert_eq!(page(filter(None, &[("zone", "z")])), ("z".into(), None));
-    // Nobody begins a turn, so that it is over after a while.
+    // No turn was begun, so it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
     let all = filter(None, &[]);
     assert!(house.api.masters(&house.peer, &all).now_or_never().is_none(), "others may work");

@@ -1,4 +1,4 @@
-//! Calls from the API to masters in memory, and over a connection.
+//! Calls from the API to in-memory masters, and over a connection.
 
 mod calls;
 mod client;
@@ -27,22 +27,22 @@ use crate::metrics::Metrics;
 use crate::model::{Answer, Answers, Call, Change, Command, Line, Master, Refused, Service};
 use crate::store::{Feed, Publisher, Store};
 
-/// How a master in memory answers.
+/// How an in-memory master answers.
 #[derive(Clone, Debug)]
 enum Manner {
-    /// With these, and no more.
+    /// With these, and then ends.
     Answers(Vec<Answer>),
     /// With the call's method and arguments.
     Echoes,
     Refuses(Refused),
-    /// Not before so long.
+    /// After this delay.
     Tarries(Duration, Answer),
-    /// With values without end.
+    /// With endless values.
     Floods,
     Silent,
 }
 
-/// A way to a master that remembers what came by it.
+/// A line to a master that remembers what was sent on it.
 #[derive(Debug)]
 struct Way {
     manner: Manner,
@@ -107,7 +107,7 @@ impl Line for Way {
     }
 }
 
-/// An API, and what fills its store with masters.
+/// An API, and the publishers that fill its store with masters.
 struct House {
     api: Api,
     peer: Peer,
@@ -116,7 +116,7 @@ struct House {
 }
 
 impl House {
-    /// With so many feeds that tell of masters.
+    /// With this many feeds that report masters.
     fn new(feeds: usize, config: &Config) -> Self {
         let feed = |number| Feed::of_instances(format!("register-{number}"), "register");
         Self::of((0..feeds).map(feed).collect(), config)

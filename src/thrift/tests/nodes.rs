@@ -13,7 +13,7 @@ use crate::thrift::idl::{
     SubtreeRequest, TooStale, WatchMastersRequest, WatchRequest,
 };
 
-/// An API with so many children of `/many`, whose names have so many bytes.
+/// An API with this many children of `/many`, whose names have this length.
 fn house(children: usize, bytes: usize) -> (Api, Peer, Publisher) {
     let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
@@ -39,7 +39,7 @@ async fn very_many_children_are_collected_by_turns() {
     let (api, peer, _publisher) = house(2_500, 8);
     let asked = api.children_of(&peer, all()).expect("a path");
     assert!(api.children(&peer, &asked).expect("an answer").is_none(), "they are too many at once");
-    // Nobody begins a turn, so that it is over after a while.
+    // No turn was begun, so it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
     let mut all = Box::pin(api.many_children(&peer, &asked));
     assert!(all.as_mut().now_or_never().is_none(), "others may work");
@@ -66,7 +66,7 @@ async fn more_children_than_a_reply_may_hold_are_refused() {
     assert!(exception::<InvalidRequest>(&refused).message.contains("in pages"));
 }
 
-/// The page that a query asks for, however it is collected.
+/// The page that a query requests, however it is collected.
 async fn page(api: &Api, peer: &Peer, cursor: Option<String>, limit: Option<i32>) -> ChildrenReply {
     let limit = limit.unwrap_or(0);
     let asked = api.children_of(peer, ChildrenRequest { limit: Some(limit), cursor, ..all() }).expect("it makes sense");
@@ -185,7 +185,7 @@ async fn what_rules_let_be_read_is_found_by_turns_and_nothing_else_is_told() {
     assert!(first.nodes.iter().chain(&second.nodes).all(|node| node.path.ends_with('7')));
 }
 
-/// A source says that it is live before what it publishes can be read.
+/// A source reports being live before what it publishes is visible.
 #[test]
 fn what_cannot_be_read_is_not_live_and_why_not_is_told_where_that_is_known() {
     let store =

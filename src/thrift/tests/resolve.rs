@@ -125,7 +125,7 @@ fn instances_are_listed_by_version_group_zone_and_whether_they_can_be_called() {
     assert_eq!(listed(|it| it.group = Some("blue".into())), "");
 }
 
-/// With what nodes register, and a register of which nothing is known.
+/// With instances registered by nodes, and a register of which nothing is known.
 fn house_of_nodes() -> House {
     let root = |root: &str| NodePath::parse(root).expect("a path");
     let services = format::Config { root: root("/s"), format: Format::Raw, ..format::Config::default() };

@@ -1,4 +1,4 @@
-//! Several calls side by side, and commands for all masters.
+//! Several calls concurrently, and commands for all masters.
 
 use super::*;
 use crate::thrift::idl::{BroadcastRequest, CallErrorKind, CommandReply, InvalidRequest, NoMaster, RegisterAddress};
@@ -147,7 +147,7 @@ async fn a_command_reaches_each_master_once_by_a_way_that_takes_it() {
 
 #[tokio::test]
 async fn a_command_for_many_masters_lets_others_have_their_turn() {
-    /// A way by which sending takes its time.
+    /// A line on which sending takes a while.
     #[derive(Debug)]
     struct Slow;
     impl Line for Slow {

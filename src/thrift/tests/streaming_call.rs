@@ -1,4 +1,4 @@
-//! A call that is open: its values come one by one, and its end.
+//! An open call: its values one by one, and its end.
 
 use futures::FutureExt;
 
@@ -9,7 +9,7 @@ use crate::thrift::streaming_call::StreamingCall;
 use crate::thrift::wait::Wait;
 use crate::tunnel::value::memory_size;
 
-/// Masters that answer when the test says so, the first of which is called first.
+/// Masters that answer when the test wants; the first one is called first.
 struct Stage {
     house: House,
     ways: [Arc<Way>; 2],
@@ -28,7 +28,7 @@ impl Stage {
         self.open.start(&self.house.api, &self.house.peer, request)
     }
 
-    /// What has come, if anything has.
+    /// What has arrived, if anything.
     fn next(&mut self) -> Option<thrift::Result<CallValues>> {
         self.open.next().now_or_never()
     }
