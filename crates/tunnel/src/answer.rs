@@ -1,4 +1,4 @@
-//! Answers: what becomes of a call, as its caller sees it.
+//! Answers: the outcome of a call from its caller's view.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rmpv::Value;
 
 use crate::share::Share;
 
-/// What a master answers to a call, one after the other; the last one is no `Value`.
+/// What a master answers to a call, in order; the last one is not a `Value`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Value(Value),
@@ -20,16 +20,16 @@ pub enum Answer {
         class: Option<String>,
         code: i64,
     },
-    /// The connection was lost with the call under way. Whether it was executed is not known.
+    /// The connection was lost with the call under way. Whether it was executed is unknown.
     Lost(String),
-    /// The connection was lost before the call left for it. It can be sent to another master.
+    /// The connection was lost before the call was sent. It can be sent to another master.
     Unsent(String),
-    /// The master, or the register on the way to it, has too much to do or is leaving, and has not executed the call.
-    /// It can be sent to another master.
+    /// The master, or the register on the way to it, is overloaded or leaving, and has not executed the call. It can be
+    /// sent to another master.
     Refused(String),
 }
 
-/// A value as a PHP master packed it. To read it may take long.
+/// A value as packed by a PHP master. Reading it may take long.
 #[derive(Clone)]
 pub struct Packed {
     bytes: usize,
@@ -41,7 +41,7 @@ impl Packed {
         Self { bytes, unpack: Arc::new(unpack) }
     }
 
-    /// The value, or what is wrong with it; unpacked in the turn of the user who waits for it.
+    /// The value, or what is wrong with it; unpacked in the waiting user's turn.
     pub async fn read(self, user: &Share) -> Result<Value, String> {
         user.work(self.bytes, move || (self.unpack)()).await
     }
@@ -59,7 +59,7 @@ impl PartialEq for Packed {
     }
 }
 
-/// The answers to one call; dropped, the call is given up.
+/// The answers to one call; dropping them aborts the call.
 pub type Answers = BoxStream<'static, Answer>;
 
 /// Why a call was not sent. It can be sent to another master.

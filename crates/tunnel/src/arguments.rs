@@ -7,15 +7,15 @@ use rmpv::Value;
 
 use crate::share::Share;
 
-/// The arguments of a call, a list or a map by parameter name, as MessagePack. Copies share the bytes.
+/// The arguments of a call, a list or a map by parameter name, as MessagePack. Clones share the bytes.
 #[derive(Clone, Debug)]
 pub struct Arguments {
     packed: Bytes,
-    /// As PHP reads them, mostly the very same.
+    /// The form for PHP, mostly identical.
     php: Result<Bytes, NotPhp>,
 }
 
-/// A value that PHP has no counterpart for.
+/// A value that PHP cannot represent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotPhp {
@@ -30,7 +30,7 @@ impl Arguments {
         Self::kept(value, Some).expect("nobody is charged")
     }
 
-    /// The same, for which a user is charged until nobody has the bytes any more; none: it may not have so much.
+    /// The same, charged to a user until the last copy of the bytes is dropped; none: it may not have this much.
     pub fn charged(value: Value, memory: &Arc<Share>) -> Option<Self> {
         Self::kept(value, |bytes| memory.hold(bytes))
     }
@@ -52,18 +52,18 @@ impl Arguments {
         &self.packed
     }
 
-    /// For a PHP master, which takes nothing as an empty list.
+    /// For a PHP master, which takes nil as an empty list.
     pub fn packed_for_php(&self) -> Result<&Bytes, NotPhp> {
         self.php.as_ref().map_err(|why| *why)
     }
 
-    /// How many bytes of memory they take, in all forms.
+    /// How much memory all forms take.
     pub fn memory_size(&self) -> usize {
         let other = self.php.as_ref().ok().filter(|php| php.as_ptr() != self.packed.as_ptr());
         self.packed.len() + other.map_or(0, Bytes::len)
     }
 
-    /// The value that they were made of.
+    /// The original value.
     pub fn read(&self) -> Value {
         rmpv::decode::read_value(&mut &self.packed[..]).expect("our own is read")
     }
@@ -75,7 +75,7 @@ fn pack(value: &Value) -> Bytes {
     packed.into()
 }
 
-/// Whether PHP reads a value as it is.
+/// Whether PHP reads a value unchanged.
 fn is_php(value: &Value) -> bool {
     match value {
         Value::Integer(number) => number.as_i64().is_some(),
@@ -88,7 +88,7 @@ fn is_php(value: &Value) -> bool {
     }
 }
 
-/// A value as PHP reads it: an integer beyond its own becomes a float, as in PHP itself.
+/// A value as PHP reads it: an integer beyond PHP's range becomes a float, as in PHP itself.
 pub fn php_value(value: Value) -> Result<Value, NotPhp> {
     Ok(match value {
         Value::Integer(number) if number.as_i64().is_none() => number.as_f64().unwrap_or(f64::INFINITY).into(),
@@ -102,7 +102,7 @@ pub fn php_value(value: Value) -> Result<Value, NotPhp> {
     })
 }
 
-/// A key of a PHP array. Text that is an integer as PHP writes it becomes that integer there.
+/// A key of a PHP array. A string that looks like a canonical integer becomes that integer there.
 fn php_key(key: Value) -> Result<Value, NotPhp> {
     match key {
         Value::Integer(number) if number.as_i64().is_none() => Ok(number.to_string().into()),

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::{RemoteError, SendError, Status, Stream, StreamError};
 use crate::{Answer, Answers, NotPhp, Refused};
 
-/// How many there are of something that is bounded, such as calls under way.
+/// The number of bounded things in use, such as calls under way.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight(Arc<Count>);
 
@@ -29,10 +29,10 @@ impl InFlight {
         self.0.now.load(Ordering::SeqCst)
     }
 
-    /// Waits until there is none.
+    /// Waits until there are none.
     pub async fn none(&self) {
         loop {
-            // From now on, so that none is missed between the look and the wait.
+            // Registered first, so that no notification is missed between the check and the wait.
             let mut is_none = pin!(self.0.is_none.notified());
             is_none.as_mut().enable();
             if self.get() == 0 {
@@ -77,8 +77,8 @@ impl From<SendError> for Refused {
     }
 }
 
-/// What comes on a call's stream, as its answers. Beside failures, the other end is believed the statuses of `believed`.
-/// Until the last answer is taken, `held` is held.
+/// Converts what arrives on a call's stream to answers. Besides failures, only the statuses in `believed` are accepted
+/// from the other end. `held` is held until the last answer is taken.
 pub fn answers(
     stream: Result<Stream, CallError>,
     believed: &'static [Status],
@@ -89,7 +89,7 @@ pub fn answers(
         Err(CallError::Send(error @ (SendError::Full | SendError::NoMemory | SendError::Ended(_)))) => {
             return Err(error.into());
         }
-        // No other master would take it either.
+        // No other master would accept it either.
         Err(unfit) => return Ok(stream::iter([failed(RemoteError::new(unfit.to_string()), &[])]).boxed()),
     };
     let next = move |open: Option<_>| async move {

@@ -1,4 +1,4 @@
-//! Charged frames: what waits to be written takes memory of whom it is for, until it has been.
+//! Charged frames: queued data takes memory of the user it is for, until it has been written.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::handle::SendError;
 use crate::share::Share;
 
-/// A frame that is no longer is charged to nobody: the number of frames bounds what they take together.
+/// Shorter frames are not charged: the number of frames limits what they take together.
 const UNCHARGED_BYTES: usize = 256;
 
-/// The same frame, which takes memory as long as it is there.
+/// The same frame, which takes memory while it exists.
 pub(super) fn charged(frame: Bytes, memory: Option<&Arc<Share>>) -> Result<Bytes, SendError> {
     let Some(memory) = memory.filter(|_| frame.len() > UNCHARGED_BYTES) else { return Ok(frame) };
     memory.hold(frame).ok_or(SendError::NoMemory)

@@ -21,7 +21,7 @@ impl Command {
         &self.message
     }
 
-    /// It as MessagePack. A copy of this shares the bytes.
+    /// The MessagePack. Clones share the bytes.
     pub fn packed(&self) -> &Bytes {
         &self.packed
     }

@@ -1,6 +1,6 @@
-//! The conversation: one task reads, writes and watches over a connection; any number of handles speak through it.
+//! The conversation: one task reads, writes and monitors a connection; any number of handles send through it.
 //!
-//! Streams are independent: whoever does not take what comes on one delays neither the others nor the heartbeat.
+//! Streams are independent: a slow receiver of one delays neither the others nor the heartbeat.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,39 +20,39 @@ use crate::share::{Share, Taken};
 /// Frames are written together up to this size.
 const MAX_WRITE_BATCH: usize = 64 * 1024;
 
-/// How many messages may wait for the owner, and how long the owner may let one more wait.
+/// How many messages may be queued for the owner, and how long a full queue is waited for.
 const INCOMING_QUEUE: usize = 256;
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a silent other end is asked for a word before it is taken for dead.
+/// How often a silent peer is pinged before it is considered dead.
 const MAX_UNANSWERED_PINGS: u32 = 2;
 
-/// How long a conversation that we close goes on to write what it still has to.
+/// How long a conversation that we close continues to write what is queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The bounds of a conversation.
+/// The limits of a conversation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// What frames may be that are sent, and that come,
+    /// The limits of frames, sent and received;
     pub bounds: Bounds,
-    /// which may be nested as deep as this, if that is deeper.
+    /// received ones may be nested this deep, if that is deeper.
     pub received_depth: usize,
-    /// What may wait to be written.
+    /// The limits of what is queued for writing.
     pub queue_frames: usize,
     pub queue_bytes: usize,
-    /// About how much memory the values may take that wait in one stream to be taken; one has room however large it is.
+    /// About how much memory the unread values in one stream may take; a single one is always accepted.
     pub stream_bytes: usize,
-    /// After so long without a word from the other end it is asked for one,
+    /// How long the peer may be silent before it is pinged,
     pub ping_interval: Duration,
-    /// and has so long to answer, before it is taken for dead. In the middle of it, it is asked once more.
+    /// and how long it then has to answer before it is considered dead. Halfway through, it is pinged once more.
     pub pong_timeout: Duration,
     pub on_silence: OnSilence,
-    /// What is charged for what waits to be written and that no caller asked for; none: nothing.
+    /// The share charged for queued data that no caller requested; none: nothing is charged.
     pub memory: Option<Arc<Share>>,
 }
 
-/// What becomes of a conversation whose other end does not answer in time.
+/// What happens to a conversation whose peer does not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -62,7 +62,7 @@ pub enum OnSilence {
     /// It ends, but not before the calls that were under way when it fell silent have had their time: a method may
     /// block its whole process.
     Wait,
-    /// It goes on.
+    /// It continues.
     Log,
 }
 
@@ -82,7 +82,7 @@ impl Default for Settings {
     }
 }
 
-/// A conversation, not yet begun: [`Conversation::run`] is to be started as a task. Dropped, it ends.
+/// A conversation that has not begun: run [`Conversation::run`] as a task. Dropping it ends it.
 #[derive(Debug)]
 pub struct Conversation<S> {
     wire: Wire<S>,
@@ -90,11 +90,11 @@ pub struct Conversation<S> {
     incoming: mpsc::Sender<Box<Arrived>>,
 }
 
-/// What the other end sends that is no answer to a stream of ours. Nothing more comes when the conversation has ended;
-/// dropped, it ends the conversation. Boxed, since a channel has room for 32 from the start, and most never have one.
+/// What the peer sends, other than answers to our streams. It closes when the conversation has ended; dropping it ends
+/// the conversation. Boxed, since a channel has room for 32 from the start, and most never have one.
 pub type Incoming = mpsc::Receiver<Box<Arrived>>;
 
-/// A message that has come, for whose memory its user is charged until it is taken.
+/// A received message, whose memory its user is charged for until it is taken.
 #[derive(Debug)]
 pub struct Arrived {
     message: Message,
@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         (Handle::new(shared.clone()), received, Self { wire, shared, incoming })
     }
 
-    /// Goes on until one end is gone, has enough, or breaks the rules.
+    /// Runs until one end is gone, closes it, or violates the protocol.
     pub async fn run(mut self) -> CloseReason {
         let ended = self.converse().await;
         self.shared.end(ended)
@@ -170,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 let patience = if asked == 0 { ping_interval } else { pong_timeout / MAX_UNANSWERED_PINGS };
                 match tokio::time::timeout(patience, inbox.fill(&mut from)).await {
                     Ok(Ok(0)) => return Err(CloseReason::PeerClosed),
-                    // Whatever comes is a sign of life.
+                    // Whatever arrives is a sign of life.
                     Ok(read) => {
                         read?;
                         if std::mem::take(&mut asked) == MAX_UNANSWERED_PINGS {
@@ -218,7 +218,7 @@ impl From<std::io::Error> for CloseReason {
     }
 }
 
-/// Hands a message to the owner, who has a moment to make room for it.
+/// Passes a message to the owner, who has a moment to make room for it.
 async fn deliver(incoming: &mpsc::Sender<Box<Arrived>>, message: Box<Arrived>) -> Result<(), CloseReason> {
     incoming.send_timeout(message, INCOMING_TIMEOUT).await.map_err(|error| match error {
         SendTimeoutError::Timeout(_) => CloseReason::Flooded,

@@ -1,4 +1,5 @@
-//! In whichever order calls are made and given up, answered, written and cut off, each has one outcome, and it is true.
+//! In whichever order calls are made, aborted, answered, written and cut off, each has one outcome, and it is the true
+//! one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::*;
 use crate::sync::explore;
 use crate::{Answer, Answers};
 
-/// A way to turn what comes on a call's stream into its answers.
+/// A way of converting what arrives on a call's stream to its answers.
 type Way = fn(Stream) -> Answers;
 
 const CALLERS: usize = 3;
@@ -29,7 +30,7 @@ fn who_asks_too_early_whether_a_call_was_sent_is_wrong() {
     explore(|| call_and_break(hasty));
 }
 
-/// Some call, and one of them gives up, while the other end answers and the connection is lost.
+/// Several calls, one of which is aborted, while the other end answers and the connection is lost.
 fn call_and_break(way: Way) {
     let shared = Arc::new(Shared::new(Settings { queue_frames: 2, ..Settings::default() }));
     let (near, far) = tokio::io::duplex(64 * 1024);
@@ -57,7 +58,7 @@ fn call_and_break(way: Way) {
         let times = written.get(&number.to_string()).copied().unwrap_or(0);
         assert!(times <= 1, "call {number} was written {times} times");
         match outcome.as_slice() {
-            // Given up.
+            // Aborted.
             [] => assert_eq!(number, 0),
             [.., Answer::Unsent(_)] => assert_eq!(times, 0, "call {number} was not sent, but written"),
             [Answer::Value(value), Answer::End] => assert_eq!((value, times), (&Value::from(number), 1)),
@@ -79,14 +80,14 @@ async fn call(handle: &Handle, number: usize, way: Way) -> Vec<Answer> {
     let Ok(stream) = handle.open(None, message) else { return vec![Answer::Unsent(String::new())] };
     let mut answers = way(stream);
     let mut all = Vec::new();
-    // The first gives up at some time.
+    // The first is aborted at some point.
     while let Some(answer) = if number == 0 { None } else { answers.next().await } {
         all.push(answer);
     }
     all
 }
 
-/// Answers each call with its arguments; how often each came.
+/// Answers each call with its arguments; returns how often each arrived.
 async fn answer(shared: &Shared, far: DuplexStream) -> BTreeMap<String, usize> {
     let mut wire = Wire::new(far, Bounds::DEFAULT);
     let mut came = BTreeMap::new();
@@ -99,7 +100,7 @@ async fn answer(shared: &Shared, far: DuplexStream) -> BTreeMap<String, usize> {
     came
 }
 
-/// As `answers`, but wrong.
+/// Like `answers`, but wrong.
 fn hasty(stream: Stream) -> Answers {
     let was_sent = stream.was_sent();
     let next = move |open: Option<Stream>| async move {

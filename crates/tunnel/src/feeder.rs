@@ -1,4 +1,4 @@
-//! The feeder: sends values to a method of a PHP master that is under way, no faster than it takes them.
+//! The feeder: sends values to a running method of a PHP master, no faster than it reads them.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,14 +18,14 @@ use super::trunk::{self, WINDOW};
 use super::value::Value;
 use crate::php_value;
 
-/// Sends values over the stream of a call.
+/// Sends values on the stream of a call.
 #[derive(Debug)]
 pub struct Feeder {
     uuid: Uuid,
     shared: Arc<Shared>,
 }
 
-/// The values that were sent and that the method has not taken, by their sizes.
+/// The values that were sent and not yet read by the method, by size.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     sizes: VecDeque<usize>,
@@ -34,7 +34,7 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// How many bytes they have.
+    /// Their size in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -61,14 +61,14 @@ impl Given {
 }
 
 impl Stream {
-    /// By which values are sent to the method that was called.
+    /// A feeder for the method that was called.
     pub fn feeder(&self) -> Feeder {
         Feeder { uuid: self.uuid, shared: self.shared.clone() }
     }
 }
 
 impl Feeder {
-    /// Sends a value as soon as there is room for it, here and at the master.
+    /// Sends a value as soon as there is room for it, both here and at the master.
     pub async fn send(&self, value: Value) -> Result<(), CallError> {
         let value = php_value(value)?;
         let trunk = poll_fn(|context| self.poll_room(context)).await?;
@@ -107,7 +107,7 @@ impl Feeder {
         Ok(())
     }
 
-    /// Looks at what was sent, if the call goes on and its stream is on a trunk.
+    /// Looks at what was sent, if the call is still open and its stream is on a trunk.
     fn on_open<T>(&self, look: impl FnOnce(Uuid, &mut Given) -> T) -> Result<T, SendError> {
         let mut state = self.shared.speaking()?;
         let slot = state.streams.get_mut(&self.uuid).filter(|slot| slot.is_open());

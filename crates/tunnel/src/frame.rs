@@ -1,24 +1,24 @@
-//! The scanner: finds where a MessagePack value ends and whether it keeps the bounds, before anything is decoded.
+//! The scanner: finds where a MessagePack value ends, and checks its limits, before anything is decoded.
 //!
-//! A frame does not state its length: its end is found by walking through its values. The walk stops where bytes
-//! are missing and goes on from there when more have come, so that a frame sent byte by byte costs no more than one
-//! sent at once. It allocates nothing but its stack, whose height is bounded.
+//! A frame does not contain its length: its end is found by walking through its values. The walk stops where bytes are
+//! missing and resumes when more have arrived, so that a frame sent byte by byte costs no more than one sent at once.
+//! It allocates nothing but its stack, which has a maximum depth.
 //!
 //! Format: `spec.md` of `msgpack/msgpack`.
 
-/// What a frame may be.
+/// The limits of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Its length in bytes.
     pub bytes: usize,
-    /// How many containers lie one within the other.
+    /// The nesting depth of containers.
     pub depth: usize,
 }
 
 impl Bounds {
-    /// What a peer may send before it is known.
+    /// The limits before authentication.
     pub const STRANGER: Self = Self { bytes: 4 * 1024, depth: 4 };
-    /// What a peer may send by default.
+    /// The default limits.
     pub const DEFAULT: Self = Self { bytes: 1024 * 1024, depth: 32 };
 
     pub(super) fn at_least(self, depth: usize) -> Self {
@@ -26,11 +26,11 @@ impl Bounds {
     }
 }
 
-/// How many values a message may hold that waits whole, the keys of maps and the containers themselves among them: each
-/// takes up to 40 times as much memory as its bytes. What answers a request is bounded by that memory.
+/// How many values a message that is queued as a whole may contain, including map keys and the containers themselves:
+/// each takes up to 40 times as much memory as its bytes. Answers to requests are limited by that memory.
 pub const MAX_COMMAND_VALUES: usize = 65_536;
 
-/// How far the walk has come.
+/// The progress of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The frame ends before this byte.
@@ -39,7 +39,7 @@ pub enum Progress {
     Wrong(Wrong),
 }
 
-/// Why the bytes are not a frame that is read.
+/// Why the bytes are not an acceptable frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Wrong {
@@ -69,7 +69,7 @@ pub enum Wrong {
 #[derive(Debug)]
 pub struct Scanner {
     bounds: Bounds,
-    /// Where the next value begins; it may lie beyond the bytes that are there.
+    /// Where the next value begins, possibly beyond the available bytes.
     at: usize,
     /// The value itself, and those that its containers have announced.
     values: usize,
@@ -77,16 +77,16 @@ pub struct Scanner {
     has_odd_key: bool,
 }
 
-/// A container in which so many values are still to come. In a map a key is next when their number is even.
+/// A container with this many values left. In a map a key is next if their number is even.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: usize,
     map: bool,
 }
 
-/// A value's head, read.
+/// The header of a value.
 enum Head {
-    /// A value that ends so many bytes after its head.
+    /// A value that ends this many bytes after its header.
     Plain {
         bytes: usize,
         key: bool,
@@ -99,23 +99,23 @@ impl Scanner {
         Self { bounds, at: 0, values: 1, stack: Vec::new(), has_odd_key: false }
     }
 
-    /// How many values the frame holds, as far as it is known.
+    /// How many values the frame contains, as far as known.
     pub fn values(&self) -> usize {
         self.values
     }
 
-    /// Whether a key of a map is neither text nor an integer, as far as it is known. No PHP peer reads such a frame.
+    /// Whether a map key is neither a string nor an integer, as far as known. No PHP peer can read such a frame.
     pub fn has_odd_key(&self) -> bool {
         self.has_odd_key
     }
 
-    /// Goes on in other bytes, which follow all those that it has passed.
+    /// Continues in another buffer, which follows all bytes that were passed.
     pub(super) fn go_on(&mut self) {
         self.bounds.bytes = self.bounds.bytes.saturating_sub(self.at);
         self.at = 0;
     }
 
-    /// Goes as far as `bytes` reach: all that has come of the frame.
+    /// Walks as far as `bytes` reach: everything that has arrived of the frame.
     pub fn scan(&mut self, bytes: &[u8]) -> Progress {
         loop {
             if self.at > self.bounds.bytes {
@@ -133,7 +133,7 @@ impl Scanner {
         }
     }
 
-    /// Passes one value's head, and its content if it is not a container. False: bytes are missing.
+    /// Passes one value's header, and its content if it is not a container. False: bytes are missing.
     fn step(&mut self, bytes: &[u8]) -> Result<bool, Wrong> {
         let mut reader = Reader { bytes, at: self.at };
         let Some(head) = reader.head()? else { return Ok(false) };
@@ -169,7 +169,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next value's head; none: it has not come.
+    /// The next value's header; none: it has not arrived.
     fn head(&mut self) -> Result<Option<Head>, Wrong> {
         let Some(marker) = self.number(1) else { return Ok(None) };
         let plain = |bytes| Some(Head::Plain { bytes, key: false });
@@ -196,7 +196,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A big-endian number of so many bytes; none: they have not come.
+    /// A big-endian number of this many bytes; none: they have not arrived.
     fn number(&mut self, bytes: usize) -> Option<usize> {
         let end = self.at.checked_add(bytes)?;
         let read = self.bytes.get(self.at..end)?;
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_frame_of_many_pieces_costs_no_more_than_one_at_once() {
-        // Walked from its beginning for every piece, this frame would take minutes.
+        // If walked from its beginning for every piece, this frame would take minutes.
         let frame = written(&Value::Array(vec![Value::Nil; 60_000]));
         let mut scanner = Scanner::new(BOUNDS);
         for cut in 1..frame.len() {

@@ -1,4 +1,4 @@
-//! What must hold for any bytes of a peer, and for any value that PHP is given.
+//! What must hold for any bytes of a peer, and for any value that is sent to PHP.
 
 use rmpv::Value;
 
@@ -6,11 +6,11 @@ use super::frame::{Bounds, Progress, Scanner};
 use super::message::Message;
 use crate::php_value;
 
-/// What is looked at.
+/// The limits in use.
 pub const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, ..Bounds::DEFAULT };
 
-/// The scanner finds the same end wherever the bytes are cut, and the end that the decoder finds; what is understood
-/// of the frame is written and understood again as the same.
+/// The scanner finds the same end wherever the bytes are cut, and the same as the decoder; a decoded frame stays the
+/// same when it is written and decoded again.
 pub fn frames(bytes: &[u8]) {
     let found = Scanner::new(BOUNDS).scan(bytes);
     let mut piecemeal = Scanner::new(BOUNDS);
@@ -27,7 +27,7 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// What a PHP master is sent has no value and no key that it would read as another.
+/// A PHP master gets no value and no key that it would read as another.
 pub fn php_values(bytes: &[u8]) {
     let Progress::Complete(end) = Scanner::new(BOUNDS).scan(bytes) else { return };
     let value = rmpv::decode::read_value(&mut &bytes[..end]).expect("what was scanned is MessagePack");

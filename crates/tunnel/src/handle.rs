@@ -1,4 +1,4 @@
-//! Handles: how any task speaks through a conversation, and the state that they share with it.
+//! Handles: how any task sends through a conversation, and the state that they share with it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -22,18 +22,18 @@ use crate::Command;
 use crate::share::{Share, Taken};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Speaks through a conversation. Never waits for the other end.
+/// Sends through a conversation. Never waits for the other end.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Shared>);
 
-/// A message that several are sent.
+/// A message for several recipients.
 #[derive(Clone, Debug)]
 pub struct SharedFrame(Bytes);
 
-/// So much of what a peer sends is charged to nobody: its connections are counted.
+/// How much of a peer's data is not charged to anybody: its connections are limited.
 pub(super) const UNCHARGED_BYTES: usize = 16 * 1024;
 
-/// How soon it is looked again whether there is memory for what waits to be sent.
+/// How soon to check again whether there is memory for queued data.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a message is not sent.
@@ -54,11 +54,11 @@ pub enum SendError {
 pub(super) struct Shared {
     pub(super) settings: Settings,
     state: Mutex<State>,
-    /// Something is there to be written.
+    /// There is something to write.
     pub(super) outgoing: Notify,
     /// Something was written.
     pub(super) written: Notify,
-    /// The other end has fallen silent, or is silent no more.
+    /// The peer fell silent, or is no longer silent.
     silence: Notify,
     pub(super) closing: CancellationToken,
     pub(super) over: CancellationToken,
@@ -70,27 +70,27 @@ pub(super) struct State {
     pub(super) outbox: Outbox,
     pub(super) streams: HashMap<Uuid, Slot>,
     pub(super) trunk: Trunk,
-    /// What was sent on streams that the other end has opened, and was not taken.
+    /// What was sent on streams opened by the other end, and not yet taken.
     pub(super) outlets: HashMap<String, Sent>,
-    /// Until when the other end may be busy, by numbers.
+    /// Until when the other end may be busy, by number.
     busy: HashMap<u64, Instant>,
     next_busy: u64,
-    /// The other end has not answered what it was asked in time, and the conversation goes on.
+    /// The peer has not answered a ping in time, and the conversation continues.
     silence: Option<Silence>,
 }
 
-/// A silence of the other end, since it was asked.
+/// A silence of the peer since it was pinged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Silence {
-    /// As people tell the time; who sets the clock moves it.
+    /// In wall-clock time, which changes if the clock is set.
     pub since: SystemTime,
-    /// By the clock that nobody sets, and that stands still while the machine sleeps, as the other end does.
+    /// By the monotonic clock, which stands still while the machine sleeps, as the peer does.
     pub began: tokio::time::Instant,
 }
 
 impl Silence {
-    /// One that has lasted for so long.
+    /// A silence of this length.
     pub fn of(length: Duration) -> Self {
         let (since, began) = (SystemTime::now(), tokio::time::Instant::now());
         let since = since.checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -98,7 +98,7 @@ impl Silence {
     }
 }
 
-/// While it is there, the other end may be silent until a point in time.
+/// While this exists, the peer may be silent until a point in time.
 #[derive(Debug)]
 pub struct Busy {
     shared: Arc<Shared>,
@@ -120,7 +120,7 @@ impl Handle {
         &self.0
     }
 
-    /// Sends a message of its own, or one of a stream that the other end opened.
+    /// Sends a separate message, or one of a stream that the other end opened.
     pub fn send(&self, message: Message) -> Result<(), SendError> {
         let ends_a_stream = matches!(message, Message::End { .. } | Message::Close { .. } | Message::Error { .. });
         let frame = self.0.frame(message)?;
@@ -135,7 +135,7 @@ impl Handle {
         Ok(())
     }
 
-    /// The same, as soon as there is room for this very message. Nothing is sent when the waiting is given up.
+    /// The same, as soon as there is room for this message. Nothing is sent if the wait is cancelled.
     pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
         let frame = self.0.frame(message)?;
         let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?.into())?)).await;
@@ -143,8 +143,8 @@ impl Handle {
         sent.map(drop)
     }
 
-    /// Packs a message of which others of this user are sent the same bytes: it is checked once, and takes memory of that
-    /// user once, until it has left all of them.
+    /// Packs a message of which the same bytes go to several recipients of this user: it is checked once, and takes
+    /// memory of that user once, until it has been sent to all of them.
     pub fn share(&self, message: Message) -> Result<SharedFrame, SendError> {
         Ok(SharedFrame(self.0.own(self.0.frame(message)?)?))
     }
@@ -156,7 +156,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Sends a command of the application's own, whose bytes others may share.
+    /// Sends an application-defined command, whose bytes may be shared.
     pub fn send_command(&self, command: &Command) -> Result<(), SendError> {
         check_command(command.message()).map_err(SendError::Unfit)?;
         let frame = Outgoing::from(command.packed().clone());
@@ -166,9 +166,9 @@ impl Handle {
         Ok(())
     }
 
-    /// Makes a request, and opens the stream of its answers. The request carries the stream's fresh uuid.
+    /// Makes a request, and opens the stream of its answers. The request contains the stream's fresh uuid.
     ///
-    /// `memory` is charged for it until it has left, and for the answers until they are taken.
+    /// `memory` is charged for it until it has been sent, and for the answers until they are taken.
     pub fn open(
         &self,
         memory: Option<&Arc<Share>>,
@@ -177,8 +177,8 @@ impl Handle {
         self.open_with(memory, Bytes::new(), request)
     }
 
-    /// The same with `end` in the place of the message's last value, which is nil: packed, shared with others, and
-    /// charged by who made it.
+    /// The same with `end` replacing the message's last value, which is nil: packed, shared with others, and charged by
+    /// its creator.
     pub fn open_with(
         &self,
         memory: Option<&Arc<Share>>,
@@ -194,7 +194,7 @@ impl Handle {
         Ok(Stream { uuid, request, shared: self.0.clone() })
     }
 
-    /// Notes that the other end may be busy until then with what it is asked, and answer nothing meanwhile.
+    /// Notes that the peer may be busy with a request until this time, without answering anything.
     pub fn wait_until(&self, until: Instant) -> Busy {
         let mut state = self.0.lock();
         state.next_busy += 1;
@@ -204,32 +204,32 @@ impl Handle {
         Busy { shared: self.0.clone(), number }
     }
 
-    /// Ends the conversation when what waits to be written has been, but soon.
+    /// Ends the conversation soon, after what is queued has been written.
     pub fn close(&self) {
-        // Under the lock, so that nothing is put into the outbox afterwards.
+        // Under the lock, so that nothing is added to the outbox afterwards.
         let _state = self.0.lock();
         self.0.closing.cancel();
     }
 
-    /// Whether the conversation goes on, and the other end is not silent.
+    /// Whether the conversation is open, and the peer is not silent.
     pub fn is_answering(&self) -> bool {
         let state = self.0.lock();
         state.ended.is_none() && state.silence.is_none()
     }
 
-    /// That the other end does not answer; none: it does, or the conversation has ended.
+    /// The peer's silence; none: it answers, or the conversation has ended.
     pub fn silence(&self) -> Option<Silence> {
         let state = self.0.lock();
         state.silence.filter(|_| state.ended.is_none())
     }
 
-    /// Waits until the other end has fallen silent, or is silent no more; whether it is silent then. For one who waits.
+    /// Waits until the peer falls silent, or no longer is; returns whether it is silent then. For a single waiter.
     pub async fn silence_changed(&self) -> bool {
         self.0.silence.notified().await;
         self.0.lock().silence.is_some()
     }
 
-    /// Why the conversation ended; none: it goes on.
+    /// Why the conversation ended; none: it is open.
     pub fn ended(&self) -> Option<CloseReason> {
         self.0.lock().ended.clone()
     }
@@ -268,7 +268,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, of a conversation in which something can still be sent.
+    /// The state, if the conversation can still send.
     pub(super) fn speaking(&self) -> Result<MutexGuard<'_, State>, SendError> {
         let state = self.lock();
         match &state.ended {
@@ -292,13 +292,13 @@ impl Shared {
         }
     }
 
-    /// The number of what the other end was asked last.
+    /// The number of the last request to the peer.
     pub(super) fn last_asked(&self) -> u64 {
         self.lock().next_busy
     }
 
-    /// Whether the conversation goes on, though the other end has not answered in time. What it was asked after
-    /// `last_asked` does not keep it busy: it has not answered a ping that came before.
+    /// Whether the conversation continues even though the peer has not answered in time. Requests after `last_asked` do
+    /// not count as keeping it busy: it has not answered a ping that came before them.
     pub(super) fn bears_silence(&self, last_asked: u64) -> bool {
         let mut state = self.lock();
         let now = Instant::now();
@@ -314,19 +314,19 @@ impl Shared {
         bears
     }
 
-    /// The other end has sent something.
+    /// The peer has sent something.
     pub(super) fn end_silence(&self) {
         if self.lock().silence.take().is_some() {
             self.silence.notify_one();
         }
     }
 
-    /// The message as a frame that the other end reads.
+    /// The message as a frame, if the peer can read it.
     pub(super) fn frame(&self, message: Message) -> Result<Bytes, SendError> {
         Ok(self.frame_with(message, Bytes::new())?.head)
     }
 
-    /// The same with an end that others share.
+    /// The same, ending with shared bytes.
     fn frame_with(&self, message: Message, end: Bytes) -> Result<Outgoing, SendError> {
         if let Message::Other(command) = &message {
             check_command(command).map_err(SendError::Unfit)?;
@@ -336,26 +336,26 @@ impl Shared {
         Ok(frame)
     }
 
-    /// A frame that nobody asked for but the other end, which is charged for it.
+    /// A frame that only the peer requested, and which is charged to it.
     pub(super) fn own(&self, frame: Bytes) -> Result<Bytes, SendError> {
         charged(frame, self.settings.memory.as_ref())
     }
 
-    /// Charges for what has come; none: it is little, or of nobody who is charged.
+    /// Charges for received data; none: it is small, or nobody is charged.
     pub(super) fn charge_received(&self, bytes: usize) -> Result<Option<Taken>, CloseReason> {
         let memory = self.settings.memory.as_ref().filter(|_| bytes > UNCHARGED_BYTES);
         memory.map(|memory| memory.take(bytes).ok_or(CloseReason::NoMemory)).transpose()
     }
 
-    /// That a frame is no longer than one may be.
+    /// Checks that a frame is not too long.
     pub(super) fn check_length(&self, length: usize) -> Result<(), SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
         let fits = length <= bounds.bytes.min(queue_bytes);
         if fits { Ok(()) } else { Err(SendError::Unfit(Wrong::Bytes)) }
     }
 
-    /// That the other end reads a frame, if its bounds are ours. What the queue never has room for is refused at once,
-    /// for nobody should wait for it.
+    /// Checks that the peer will accept a frame, assuming its limits are ours. What the queue can never hold is refused
+    /// at once, so that nobody waits for it.
     fn fit(&self, Outgoing { head, end }: &Outgoing) -> Result<(), SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
         let mut scanner = Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds });
@@ -371,7 +371,7 @@ impl Shared {
         }
     }
 
-    /// Sees to a message of the other end; or it is for the owner.
+    /// Handles a message from the peer, or returns it for the owner.
     pub(super) fn receive(&self, message: Message, memory_size: usize) -> Option<Message> {
         match message {
             Message::Ping { uuid } => self.send_first(Message::Pong { uuid }),
@@ -379,7 +379,7 @@ impl Shared {
             // A ping of the owner's is a stream without values.
             Message::End { uuid } | Message::Pong { uuid } => drop(self.finish(&uuid, Ok(()))),
             Message::Error { uuid, error } => drop(self.finish(&uuid, Err(StreamError::Failed(error)))),
-            // Also what the other end asked of the owner may be closed, whose uuid is unknown here.
+            // It may also close one of its requests to the owner, whose uuid is unknown here.
             Message::Close { uuid } => {
                 return (!self.finish(&uuid, Err(StreamError::Closed))).then_some(Message::Close { uuid });
             }
@@ -394,7 +394,7 @@ impl Shared {
         None
     }
 
-    /// The other end waits to hear what is taken of a stream.
+    /// The peer wants to know what is taken of a stream.
     fn begin_window(&self, uuid: &str) {
         let Ok(uuid) = Uuid::parse_str(uuid) else { return };
         if let Some(slot) = self.lock().streams.get_mut(&uuid) {
@@ -417,19 +417,19 @@ impl Shared {
         }
     }
 
-    /// Ends a stream of ours; false: it is none.
+    /// Ends a stream of ours; false: it is not ours.
     fn finish(&self, uuid: &str, end: Result<(), StreamError>) -> bool {
         let Ok(uuid) = Uuid::parse_str(uuid) else { return false };
         let mut state = self.lock();
         if state.close_trunk(uuid, &end) {
             return true;
         }
-        // What comes over the trunk ends only there.
+        // What arrives over the trunk only ends there.
         let slot = state.streams.get_mut(&uuid).filter(|slot| slot.trunk.is_none());
         slot.map(|slot| slot.finish(end)).is_some()
     }
 
-    /// Forgets a stream whose answers nobody wants any more.
+    /// Forgets a stream whose answers are no longer wanted.
     pub(super) fn forget(&self, uuid: Uuid, request: u64) {
         let mut state = self.lock();
         let Some(slot) = state.streams.remove(&uuid).filter(Slot::is_open) else { return };
@@ -466,18 +466,18 @@ impl Shared {
         }
     }
 
-    /// What is to be written next, about so much of it. Nothing leaves once the streams have ended: what has not left
-    /// by then may be asked elsewhere.
+    /// What to write next, up to about this size. Nothing is sent after the streams have ended: what was not sent by
+    /// then may be retried elsewhere.
     pub(super) fn to_write(&self, most: usize) -> Bytes {
         let mut state = self.lock();
         if state.ended.is_some() { Bytes::new() } else { state.outbox.take(most) }
     }
 
-    /// Ends the conversation and every open stream, unless it has ended. Why it did.
+    /// Ends the conversation and every open stream, unless it has ended. Returns the reason.
     pub(super) fn end(&self, ended: CloseReason) -> CloseReason {
         let mut state = self.lock();
         let ended = state.ended.get_or_insert(ended).clone();
-        // The writer may not have noticed yet; and what was not sent may already be on its way elsewhere.
+        // The writer may not have noticed yet; and what was not sent may already be retried elsewhere.
         state.outbox.clear();
         for slot in state.streams.values_mut() {
             slot.finish(Err(StreamError::Lost(ended.clone())));

@@ -1,7 +1,6 @@
-//! Messages: what the two ends send each other, and how it looks on the wire.
+//! Messages: what the two ends send each other, and its wire format.
 //!
-//! A message is one MessagePack map with the key `cmd`. What is read is taken leniently, what is written is what PHP
-//! peers expect.
+//! A message is one MessagePack map with the key `cmd`. Reading is lenient, writing is what PHP peers expect.
 
 use std::fmt;
 use std::path::Path;
@@ -11,8 +10,8 @@ use super::frame::Wrong;
 use super::status::Status;
 use super::value::{Value, bytes_in, get, normalize, string, take, text, text_in};
 
-/// The commands of the tunnel itself. One of them from a client or a peer could pass for the register's own: a
-/// `callback` holds code that PHP masters run.
+/// The commands of the tunnel itself. One of them from a client or a peer could be mistaken for the register's own: a
+/// `callback` contains code that PHP masters run.
 const RESERVED: [&str; 17] = [
     "auth",
     "auth-success",
@@ -37,11 +36,11 @@ const RESERVED: [&str; 17] = [
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
-    /// A peer shows the register a token, and as what it connects.
+    /// A peer sends the register a token, and its role.
     Auth {
         token: Token,
         role: Role,
-        /// The master's own, the same at every register.
+        /// The master's own id, the same at every register.
         id: Option<String>,
     },
     AuthSuccess {
@@ -60,11 +59,11 @@ pub enum Message {
         uuid: String,
         data: Value,
     },
-    /// The stream ended well.
+    /// The stream is complete.
     End {
         uuid: String,
     },
-    /// The stream was closed without an end.
+    /// The stream was closed before its end.
     Close {
         uuid: String,
     },
@@ -79,9 +78,9 @@ pub enum Message {
     Pong {
         uuid: String,
     },
-    /// From a master: its services changed. To a master: it should connect to these registers too.
+    /// From a master: its services changed. To a master: connect to these registers too.
     Register(Option<Vec<RegisterAddr>>),
-    /// From a master: it offers nothing any more. To a master: it should leave these registers.
+    /// From a master: it no longer offers anything. To a master: leave these registers.
     Remove(Option<Vec<RegisterAddr>>),
     /// Asks a native master for its services.
     List {
@@ -93,30 +92,29 @@ pub enum Message {
         service: String,
         method: String,
         arguments: Value,
-        /// Whether the caller reports what it has taken of the values, if that is wanted.
+        /// Whether the caller reports, if asked to, which values it has taken.
         is_windowed: bool,
     },
-    /// From who answers: it waits to hear how many values of the stream were taken.
+    /// From the answering end: asks for reports of how many values of the stream were taken.
     Window {
         uuid: String,
     },
-    /// So many more values of a stream were taken.
+    /// This many more values of a stream were taken.
     Taken {
         uuid: String,
         count: usize,
     },
-    /// A command of the application's own: the whole map.
+    /// An application-defined command: the whole map.
     Other(Value),
-    /// What a sidecar says to a worker that it supervises, by the names that are reserved for that: the whole map. Nobody
-    /// receives it as this.
+    /// What a sidecar sends to a worker that it supervises, by names reserved for that: the whole map. Never received
+    /// in this form.
     ToWorker(Value),
 }
 
-/// The longest name of a stream. What is asked under a longer one is passed over: the name is kept as long as the
-/// stream.
+/// The longest name of a stream. Requests with a longer one are ignored: the name is kept as long as the stream.
 const MAX_UUID_BYTES: usize = 1_024;
 
-/// What a master proves itself with. It never appears in logs.
+/// What a master authenticates with. It never appears in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(pub String);
 
@@ -126,15 +124,15 @@ impl fmt::Debug for Token {
     }
 }
 
-/// As what a peer connects to a register.
+/// The role in which a peer connects to a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A master that runs PHP closures.
     Php,
     /// A master that understands `list` and `call`.
     Native,
-    /// A sidecar that follows the register, by a protocol of their own. To a register of an older
-    /// version it is a native master, until it subscribes.
+    /// A sidecar that follows the register, by a protocol of their own. For a register of an older version it is a
+    /// native master, until it subscribes.
     Follower,
 }
 
@@ -148,7 +146,7 @@ impl Role {
         }
     }
 
-    /// The keys by which a peer says that it is one.
+    /// The keys by which a peer announces its role.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Php => &[],
@@ -158,7 +156,7 @@ impl Role {
     }
 }
 
-/// The class of the errors by which a peer of PHP is refused.
+/// The class of the errors by which a PHP peer is refused.
 pub const PHP_REFUSAL: &str = "RuntimeException";
 
 /// What went wrong at the other end, in its own words.
@@ -192,8 +190,7 @@ impl RemoteError {
         Self { status, class: error.class.filter(|_| status == Status::Failed), ..error }
     }
 
-    /// From the map that PHP makes of an exception. What it holds besides, above all the serialized exception, is
-    /// not looked at.
+    /// From PHP's map for an exception. Its other contents, above all the serialized exception, are ignored.
     pub(super) fn from_value(value: &Value) -> Self {
         let class = get(value, "class").and_then(text).filter(|class| !class.is_empty());
         let code = get(value, "code").and_then(Value::as_i64).unwrap_or_default();
@@ -201,9 +198,9 @@ impl RemoteError {
     }
 
     fn into_value(self) -> Value {
-        // Of the class by which we refuse, which PHP has: it takes the exception in place of the message.
+        // With the class by which we refuse, which PHP has: it prefers the exception to the message.
         let exception = (self.class.as_deref() == Some(PHP_REFUSAL)).then(|| ("exception", self.serialized().into()));
-        // PHP's register warns where there is none.
+        // PHP's register warns if there is none.
         let class = self.status.class(self.class).unwrap_or_default();
         let error = [("message", self.message.into()), ("code", self.code.into()), ("class", class.into())];
         Value::Map(error.into_iter().chain(exception).map(|(key, value)| (key.into(), value)).collect())
@@ -218,8 +215,8 @@ impl RemoteError {
     }
 }
 
-/// Where a register is. A host that begins with `tls://` is spoken to by TLS; one that is `unix:///path` is a socket,
-/// whose port is 1: PHP masters want one, and Roster makes a link to its socket with `:1` at the end.
+/// The address of a register. A host that begins with `tls://` means TLS; one that is `unix:///path` is a socket, whose
+/// port is 1: PHP masters require one, and Roster creates a link to its socket with `:1` appended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RegisterAddr {
@@ -230,7 +227,7 @@ pub struct RegisterAddr {
 const UNIX: &str = "unix://";
 const UNIX_PORT: u16 = 1;
 
-/// A text that is no address of a register.
+/// A text that is not an address of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `host:port`, `tls://host:port` or `unix:///path`")]
 pub struct ParseRegisterError;
@@ -275,7 +272,7 @@ impl fmt::Display for RegisterAddr {
 }
 
 impl Message {
-    /// Reads the message of one frame. None: it is no message, and is passed over.
+    /// Decodes the message of one frame. None: it is not a message, and is ignored.
     pub fn decode(mut frame: &[u8]) -> Result<Option<Self>, Wrong> {
         let mut map = rmpv::decode::read_value(&mut frame).map_err(|_| Wrong::Marker)?;
         if !map.is_map() {
@@ -339,7 +336,7 @@ impl Message {
                 command("auth", [("token", token.0.into())].into_iter().chain(role).chain(id))
             }
             Self::AuthSuccess { message } => command("auth-success", [("message", message.into())]),
-            // Some masters look for the one key, some for the other.
+            // Some masters read the one key, some the other.
             Self::AuthFailed { message } => {
                 command("auth-failed", [("message", message.clone().into()), ("reason", message.into())])
             }
@@ -376,7 +373,7 @@ impl Message {
     }
 }
 
-/// Checks that a map is a command of the application's own. The second `cmd` of a map could win at the receiver.
+/// Checks that a map is an application-defined command. With a second `cmd`, the receiver might use that one.
 pub fn check_command(map: &Value) -> Result<(), Wrong> {
     let entries = map.as_map().ok_or(Wrong::NotAMap)?;
     let mut names = entries.iter().filter(|(key, _)| key.as_slice() == Some(b"cmd")).map(|(_, name)| name.as_slice());

@@ -1,4 +1,4 @@
-//! The outbox: frames that wait to be written, bounded, so that a peer that does not read costs little memory.
+//! The outbox: frames waiting to be written, bounded, so that a peer that does not read costs little memory.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use super::handle::SendError;
 use super::message::Message;
 use crate::share::Share;
 
-/// A frame that waits.
+/// A queued frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outgoing {
     pub(super) head: Bytes,
-    /// What others may share, such as the arguments of a call.
+    /// Bytes that may be shared, such as the arguments of a call.
     pub(super) end: Bytes,
 }
 
 impl Outgoing {
-    /// A message; with an end, that stands in the place of its last value, which is nil.
+    /// A message; if there is an end, it replaces the message's last value, which is nil.
     pub(super) fn new(message: Message, end: Bytes) -> Self {
         let mut head = message.encode();
         if !end.is_empty() {
@@ -29,7 +29,7 @@ impl Outgoing {
         Self { head: head.into(), end }
     }
 
-    /// The same, for whose head a user is charged.
+    /// The same, with its head charged to a user.
     pub(super) fn charged(self, memory: Option<&Arc<Share>>) -> Result<Self, SendError> {
         Ok(Self { head: charged(self.head, memory)?, ..self })
     }
@@ -52,14 +52,14 @@ pub(super) struct Outbox {
     /// Written before all others.
     first: VecDeque<Outgoing>,
     frames: VecDeque<Outgoing>,
-    /// How many of the ordinary frames have left, which is the number of the next to leave.
+    /// How many of the ordinary frames have been taken, which is the number of the next one.
     left: u64,
     bytes: usize,
     max_frames: usize,
     max_bytes: usize,
 }
 
-/// There is no room for one more frame.
+/// There is no room for another frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -69,18 +69,18 @@ impl Outbox {
         Self { rest: Bytes::new(), first, frames, left: 0, bytes: 0, max_frames, max_bytes }
     }
 
-    /// Adds a frame at the end; its number.
+    /// Adds a frame at the end; returns its number.
     pub(super) fn push(&mut self, frame: Outgoing) -> Result<u64, Full> {
         self.add(frame, 1, false)
     }
 
-    /// Adds at the end what keeps streams in order: there is as much room again for it. Without that either, the peer
-    /// has stopped to read.
+    /// Adds a frame that keeps streams in order at the end: there is as much room again for these. If that is full too,
+    /// the peer has stopped reading.
     pub(super) fn push_beyond(&mut self, frame: Outgoing) -> Result<u64, Full> {
         self.add(frame, 2, false)
     }
 
-    /// Adds the same before all that is not urgent.
+    /// Adds a frame of the same kind before everything that is not urgent.
     pub(super) fn push_first(&mut self, frame: Outgoing) -> Result<u64, Full> {
         self.add(frame, 2, true)
     }
@@ -97,7 +97,7 @@ impl Outbox {
         Ok(number)
     }
 
-    /// Throws away what has not left, which now never will.
+    /// Discards what was not sent, which now never will be.
     pub(super) fn clear(&mut self) {
         self.rest.clear();
         self.first.clear();
@@ -105,7 +105,7 @@ impl Outbox {
         self.bytes = 0;
     }
 
-    /// Takes a frame back. False: it has left.
+    /// Withdraws a frame. False: it has been sent.
     pub(super) fn withdraw(&mut self, number: u64) -> bool {
         let frame = number.checked_sub(self.left).and_then(|index| self.frames.get_mut(index as usize));
         let Some(frame) = frame else { return false };
@@ -118,8 +118,8 @@ impl Outbox {
         number < self.left
     }
 
-    /// The next frames, together no longer than `most` unless one alone is, of which what others share is not copied.
-    /// Empty: there are none.
+    /// The next frames, together no longer than `most` unless a single one is; its shared bytes are not copied. Empty:
+    /// there are none.
     pub(super) fn take(&mut self, most: usize) -> Bytes {
         if !self.rest.is_empty() {
             return std::mem::take(&mut self.rest);
@@ -144,7 +144,7 @@ impl Outbox {
         taken.into()
     }
 
-    /// Takes the next frame, if it is no longer than `most`; what was withdrawn is passed over.
+    /// Takes the next frame, if it is no longer than `most`; skips withdrawn ones.
     fn next(&mut self, most: usize) -> Option<Outgoing> {
         loop {
             let is_first = !self.first.is_empty();

@@ -1,4 +1,4 @@
-//! The outlet: sends the answers to a request, no faster than they are taken where the caller reports what it takes.
+//! The outlet: sends the answers to a request, no faster than they are taken, if the caller reports what it takes.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Outlet {
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) given: Given,
-    /// Whether the other end knows that it is to report what it takes.
+    /// Whether the other end knows that it should report what it takes.
     is_announced: bool,
 }
 
@@ -33,7 +33,7 @@ impl Outlet {
         Self { uuid, handle, is_windowed }
     }
 
-    /// Sends a value as soon as there is room for it, here and at the other end.
+    /// Sends a value as soon as there is room for it, both here and at the other end.
     pub async fn send(&self, data: Value) -> Result<(), SendError> {
         let message = Message::Data { uuid: self.uuid.clone(), data };
         if !self.is_windowed {
@@ -50,7 +50,7 @@ impl Outlet {
         Ok(())
     }
 
-    /// What waits for it has room once the other end has taken enough.
+    /// Ready once the other end has taken enough.
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         let mut state = self.shared().speaking()?;
         match state.outlets.get_mut(&self.uuid).filter(|sent| sent.is_announced) {
@@ -59,7 +59,7 @@ impl Outlet {
         }
     }
 
-    /// Whether so much is on its way now that the other end has to report what it takes.
+    /// Returns whether this much is now in flight that the other end has to report what it takes.
     fn push(&self, frame: Bytes) -> Result<bool, SendError> {
         let (size, mut state) = (frame.len(), self.shared().speaking()?);
         state.outbox.push(frame.into())?;

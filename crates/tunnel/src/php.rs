@@ -1,7 +1,7 @@
-//! What a PHP master is asked to run: one closure in the serialized form that it takes, and how it writes values.
+//! What a PHP master is asked to run: one closure in the serialized form that it accepts, and how it encodes values.
 //!
-//! The closure runs a constant text of ours, the file `master.php` beside this one. What a caller gives, also the name
-//! of a service or a method, reaches it as data and is never PHP source.
+//! The closure runs a constant text of ours, the file `master.php` in this folder. What a caller sends, including the
+//! name of a service or a method, reaches it as data and is never PHP source.
 //!
 //! Format: PHP's `serialize()`, and the classes of `laravel/serializable-closure` 2.
 
@@ -19,21 +19,21 @@ use super::value::{Value, normalize};
 
 const MASTER: &str = include_str!("master.php");
 
-/// PHP keeps for ever what it compiles: so this, compiled for each connection, is short, and what it runs is kept by
-/// its digest.
+/// PHP never frees what it compiles: so this, which is compiled for each connection, is short, and what it runs is
+/// cached by its digest.
 const CLOSURE: &str = "function ($stream) use ($text, $digest, $room, $levels, $window) { \
      $run = $GLOBALS['roster.master'][$digest] ??= eval($text); \
      return $run($stream, $room, $levels, $window); }";
 
-/// What the message around a value takes of a frame at most, and a margin.
+/// The maximum overhead of the message around a value, plus a margin.
 const AROUND: usize = 256;
 
-/// Makes the closure for masters, and reads what it gives.
+/// Creates the closure for masters, and decodes what it returns.
 #[derive(Clone, Debug)]
 pub struct Closures {
-    /// For masters that run only what is signed with their key (`TunnelStream::$secretKey`).
+    /// For masters that only run code signed with their key (`TunnelStream::$secretKey`).
     pub key: Option<SigningKey>,
-    /// What the answers may be; larger ones are refused by the master, which stays connected.
+    /// The limits of answers; a master refuses to send larger ones, and stays connected.
     pub bounds: Bounds,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Debug for SigningKey {
 }
 
 impl Closures {
-    /// The closure that answers requests for as long as its stream is open.
+    /// The closure that answers requests while its stream is open.
     pub fn master(&self) -> Vec<u8> {
         let text = MASTER.trim_start_matches("<?php\n");
         let digest = BASE64_STANDARD.encode(Sha256::digest(text));
@@ -76,7 +76,7 @@ impl Closures {
         closure
     }
 
-    /// A value as the closure packed it.
+    /// A value as packed by the closure.
     pub fn unpack(&self, packed: &Value) -> Result<Value, RemoteError> {
         let bytes = packed.as_slice().unwrap_or_default();
         let bounds = Bounds { depth: self.levels(), ..self.bounds };
@@ -91,12 +91,12 @@ impl Closures {
         Ok(value)
     }
 
-    /// How many bytes a value may have, packed.
+    /// The maximum size of a packed value.
     fn room(&self) -> usize {
         self.bounds.bytes.saturating_sub(AROUND)
     }
 
-    /// How many containers may lie one within the other: in a message there would be two around them.
+    /// The maximum nesting depth: a message would have two more levels around it.
     fn levels(&self) -> usize {
         self.bounds.depth.saturating_sub(2)
     }

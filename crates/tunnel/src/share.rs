@@ -1,4 +1,4 @@
-//! Shares: what is scarce is shared by users first, so that whatever one of them does leaves room for the others.
+//! Shares: scarce resources are divided by user first, so that no user can leave the others without any.
 
 mod heavy;
 
@@ -11,14 +11,13 @@ use bytes::Bytes;
 
 pub use self::heavy::is_heavy;
 
-/// Of whatever is scarce, one part in so many is kept for administrators.
+/// One part in this many of each scarce resource is reserved for administrators.
 pub const KEPT_FOR_ADMINS: usize = 16;
 
-/// Shares that nobody uses are looked for when there are as many as this, and again when there are twice as many as
-/// then remained.
+/// Unused shares are removed when there are this many, and again when there are twice as many as then remained.
 const FEW: usize = 64;
 
-/// Something of which there is only so much.
+/// A limited resource.
 #[derive(Debug)]
 pub struct Pool {
     most: usize,
@@ -26,19 +25,19 @@ pub struct Pool {
     taken: Arc<AtomicUsize>,
 }
 
-/// What one user has of a pool.
+/// One user's share of a pool.
 ///
-/// A user may have as many times as much as it leaves free as the pool's greed says. With a greed of one it may have a
+/// The pool's greed says how many times as much as it leaves free a user may have. With a greed of one it may have a
 /// half when alone, a third when there are two. These are the dynamic thresholds by which switches share their buffers
-/// (Choudhury and Hahne, 1998): nobody configures how many users there are, what nobody else needs can be used, and
-/// there is always room for one more user.
+/// (Choudhury and Hahne, 1998): the number of users is not configured, what nobody else needs can be used, and there is
+/// always room for one more user.
 #[derive(Debug)]
 pub struct Share {
     pool: Arc<Pool>,
-    /// What the user's kind may use of the pool.
+    /// What this kind of user may use of the pool.
     most: usize,
     taken: AtomicUsize,
-    /// Held while work is done for the user that is too heavy for threads which serve others.
+    /// Held while work is done for the user that is too heavy for threads that serve others.
     working: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -49,7 +48,7 @@ pub struct Taken {
     amount: usize,
 }
 
-/// What is held for a user takes beside its bytes.
+/// The overhead of each buffer held for a user.
 pub const HELD_OVERHEAD: usize = 64;
 
 struct Held {
@@ -63,11 +62,11 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// The shares of all users of a pool, the same one for all that a user has.
+/// The shares of all users of a pool, one for each user.
 #[derive(Debug)]
 pub struct Shares<User> {
     pool: Arc<Pool>,
-    /// One part in so many is kept from them.
+    /// One part in this many is reserved from them.
     kept_part: Option<usize>,
     kept: Mutex<Kept<User>>,
 }
@@ -83,12 +82,12 @@ impl Pool {
         Self::with_taken(most, greed, Arc::default())
     }
 
-    /// The same where others who are no users count what they take, too.
+    /// The same, with a counter that others also count their usage in.
     pub fn with_taken(most: usize, greed: usize, taken: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self { most, greed, taken })
     }
 
-    /// The share of a user, from whom one part in so many is kept.
+    /// The share of a user, excluding one reserved part in this many.
     pub fn share(self: &Arc<Self>, kept: Option<usize>) -> Arc<Share> {
         let kept = kept.map_or(0, |part| self.most / part);
         Arc::new(Share {
@@ -120,12 +119,13 @@ impl<User: Eq + Hash> Shares<User> {
 }
 
 impl Share {
-    /// Takes so much; None: it would be more than the user may have. Who has nothing yet may take what there is.
+    /// Takes this much; None: it would be more than the user may have. A user without anything may take all that is
+    /// free.
     pub fn take(self: &Arc<Self>, amount: usize) -> Option<Taken> {
         self.add(amount).then(|| Taken { share: self.clone(), amount })
     }
 
-    /// The same bytes, which take of the share as long as any copy of them is there; None: as of [`Share::take`].
+    /// The same bytes, which take of the share until the last copy is dropped; None: as for [`Share::take`].
     pub fn hold(self: &Arc<Self>, bytes: Bytes) -> Option<Bytes> {
         let taken = self.take(bytes.len() + HELD_OVERHEAD)?;
         Some(Bytes::from_owner(Held { bytes, _taken: taken }))
@@ -140,7 +140,7 @@ impl Share {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Whether so much could be taken now. To know it before something is made saves the making.
+    /// Whether this much could be taken now. Checking before creating something saves the effort.
     pub fn has_room(&self, amount: usize) -> bool {
         self.may(self.taken(), self.pool.taken().saturating_add(amount), amount)
     }
@@ -150,14 +150,14 @@ impl Share {
         self.most.saturating_sub(self.pool.taken()).saturating_sub(self.taken())
     }
 
-    /// Whether a user who has `own` may take so much, after which all users together have `all`.
+    /// Whether a user with `own` may take this much, after which all users together have `all`.
     fn may(&self, own: usize, all: usize, amount: usize) -> bool {
         all <= self.most && (own == 0 || own.saturating_add(amount) / self.pool.greed <= self.most - all)
     }
 
     fn add(&self, amount: usize) -> bool {
-        // Both are counted before they are compared: two threads that take at once may both be refused, but never both
-        // be given what only one can have.
+        // Both are added before they are compared: two threads that take at once may both be refused, but never both
+        // get what only one may have.
         let own = self.taken.fetch_add(amount, Ordering::Relaxed);
         let all = self.pool.taken.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
         let may = self.may(own, all, amount);
@@ -178,12 +178,12 @@ impl Taken {
         self.amount
     }
 
-    /// Of which it is a part.
+    /// The share that it is a part of.
     pub fn share(&self) -> Arc<Share> {
         self.share.clone()
     }
 
-    /// Makes it so much; false: it stays what it is, since that would be too much. Less is never too much.
+    /// Changes the amount; false: it is unchanged, since that would be too much. Shrinking always succeeds.
     pub fn resize(&mut self, amount: usize) -> bool {
         if amount <= self.amount {
             self.share.subtract(self.amount - amount);

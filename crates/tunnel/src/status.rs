@@ -1,29 +1,29 @@
-//! Statuses: what became of a call that has no result, as one end of ours tells the other.
+//! Statuses: what happened to a call that has no result, as our ends report it to each other.
 //!
-//! An `error` frame has it under `status`, beside the `data` that is made of an exception, so that nothing that an
-//! application throws can pass for it. Peers of PHP neither write it nor look for it.
+//! It is the `status` of an `error` frame, next to the `data` made from an exception, so that nothing an application
+//! throws can be mistaken for it. PHP peers neither write nor read it.
 
 use super::value::{Value, get, text};
 
-/// What became of a call that has no result.
+/// What happened to a call that has no result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
-    /// Its method failed, or what it gave cannot be taken.
+    /// Its method failed, or its result cannot be accepted.
     #[default]
     Failed,
-    /// It was refused and not executed, for there is too much to do, or the master is leaving.
+    /// It was refused and not executed, because of overload, or because the master is leaving.
     Refused,
     /// The connection to the master was lost before the call was sent.
     Unsent,
-    /// The connection to the master was lost, and the call may have been executed or not.
+    /// The connection to the master was lost, and the call may or may not have been executed.
     Lost,
 }
 
 const KEY: &str = "status";
 
-/// The version before had the status in the place of an exception's class, with this before it. It is still written
-/// there, and read where there is no status.
+/// The previous version had the status in place of an exception's class, with this prefix. It is still written there,
+/// and read if there is no status.
 const OLD_PREFIX: &str = "roster:";
 
 impl Status {
@@ -38,20 +38,20 @@ impl Status {
         }
     }
 
-    /// The entry of an `error` frame; none: a failure, as PHP knows it.
+    /// The entry of an `error` frame; none: a failure in PHP's sense.
     pub(super) fn encode(self) -> Option<(&'static str, Value)> {
         (self != Self::Failed).then(|| (KEY, self.word().into()))
     }
 
-    /// Of an `error` frame whose `data` has this class. One that only newer versions know is a failure: nobody tries
-    /// again what may have been executed.
+    /// From an `error` frame whose `data` has this class. A status that only newer versions know counts as a failure:
+    /// what may have been executed must not be retried.
     pub(super) fn decode(frame: &Value, class: Option<&str>) -> Self {
         let told = get(frame, KEY).map(|word| text(word).and_then(|word| Self::of_word(&word)).unwrap_or_default());
         told.or_else(|| Self::of_old_class(class?)).unwrap_or_default()
     }
 
-    /// The class of an error of this status, for peers of the version before: these would take some of an application's
-    /// for a status.
+    /// The class of an error with this status, for peers of the previous version: these could mistake an application's
+    /// class for a status.
     pub(super) fn class(self, of_application: Option<String>) -> Option<String> {
         match self {
             Self::Failed => of_application.filter(|class| Self::of_old_class(class).is_none()),

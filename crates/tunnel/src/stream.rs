@@ -1,4 +1,4 @@
-//! Streams: the answers to one request, which come side by side with those to others.
+//! Streams: the answers to one request, multiplexed with those to others.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use super::trunk::{self, WINDOW};
 use super::value::Value;
 use crate::share::{Share, Taken};
 
-/// So much of each stream is charged to nobody: there are only so many calls.
+/// How much of each stream is not charged: the number of calls is limited.
 const UNCHARGED_BYTES: usize = 4 * 1024;
 
-/// What answers one request. Dropped before its end, it is closed at the other end too; a request that has not left
-/// yet is then never sent.
+/// The answers to one request. If dropped before its end, it is closed at the other end too; a request that was not
+/// sent yet is then never sent.
 #[derive(Debug)]
 pub struct Stream {
     pub(super) uuid: Uuid,
@@ -28,7 +28,7 @@ pub struct Stream {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Why a stream did not end well.
+/// Why a stream failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -48,7 +48,7 @@ pub enum StreamError {
 }
 
 impl Stream {
-    /// The next value; none: the stream ended well.
+    /// The next value; none: the stream is complete.
     pub async fn next(&mut self) -> Result<Option<Value>, StreamError> {
         std::future::poll_fn(|context| {
             let mut state = self.shared.lock();
@@ -66,7 +66,7 @@ impl Stream {
         .await
     }
 
-    /// Whether the request may have reached the other end. If not, it can be made elsewhere.
+    /// Whether the request may have reached the other end. If not, it can be retried elsewhere.
     pub fn was_sent(&self) -> bool {
         self.shared.lock().outbox.has_left(self.request)
     }
@@ -78,20 +78,20 @@ impl Drop for Stream {
     }
 }
 
-/// What has come of a stream and was not taken yet.
+/// What arrived on a stream and was not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    /// What its caller is charged for them; none: nobody is.
+    /// What its caller is charged for it; none: nobody is charged.
     charged: Option<Taken>,
-    /// The trunk over which it comes, if it does not come alone.
+    /// The trunk that carries it, if it is not a separate stream.
     pub(super) trunk: Option<Uuid>,
-    /// Whether the other end waits to hear what is taken of it.
+    /// Whether the other end waits for reports of what is taken.
     is_windowed: bool,
     values: VecDeque<(Value, usize)>,
     memory_size: usize,
     /// What was sent on it after the request.
     pub(super) given: Given,
-    /// What was taken since the last report of that: values, and the memory that they take.
+    /// What was taken since the last report: the number of values, and their memory.
     taken: (usize, usize),
     end: Option<Result<(), StreamError>>,
     waker: Option<Waker>,
@@ -102,12 +102,13 @@ impl Slot {
         Self { trunk, charged: memory.map(Share::nothing), ..Self::default() }
     }
 
-    /// What is charged for what goes over the stream.
+    /// The share that is charged for the stream.
     pub(super) fn memory(&self) -> Option<Arc<Share>> {
         self.charged.as_ref().map(Taken::share)
     }
 
-    /// Adds a value, however large it is alone; false: there is no room for another, and the stream has ended by that.
+    /// Adds a value, of any size if it is the only one; false: there is no room for another, which has ended the
+    /// stream.
     pub(super) fn push(&mut self, value: Value, memory_size: usize, max_memory: usize) -> bool {
         if self.end.is_some() {
             return true;
@@ -126,7 +127,7 @@ impl Slot {
         true
     }
 
-    /// False: its caller may not have so much.
+    /// False: its caller may not have this much.
     fn charge(&mut self, memory_size: usize) -> bool {
         self.charged.as_mut().is_none_or(|charged| charged.resize(memory_size.saturating_sub(UNCHARGED_BYTES)))
     }
@@ -137,7 +138,7 @@ impl Slot {
         self.wake();
     }
 
-    /// What is taken is to be reported from now on, also what was taken before.
+    /// From now on, reports what is taken, including what was taken before.
     pub(super) fn begin_window(&mut self) {
         self.is_windowed = true;
         self.wake();
@@ -147,7 +148,7 @@ impl Slot {
         self.end.is_none()
     }
 
-    /// How many values were taken that the other end must hear of, lest it rests for ever.
+    /// How many taken values must now be reported to the other end, so that it does not pause forever.
     fn taken_to_report(&mut self) -> Option<usize> {
         let (count, memory_size) = self.taken;
         let is_due = memory_size >= WINDOW / 2 && self.is_open() && (self.trunk.is_some() || self.is_windowed);

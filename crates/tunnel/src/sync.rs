@@ -1,4 +1,4 @@
-//! Locks: the standard ones; or, for `make explore`, those by which every order is tried in which they can be taken.
+//! Locks: the standard ones; or, for `make explore`, those that try every order in which they can be taken.
 
 #[cfg(not(feature = "shuttle"))]
 pub use std::sync::{Mutex, MutexGuard};
@@ -6,7 +6,7 @@ pub use std::sync::{Mutex, MutexGuard};
 #[cfg(feature = "shuttle")]
 pub use shuttle::sync::{Mutex, MutexGuard};
 
-/// Tries thousands of orders: some at random, some in which a task is held back as long as the others can go on.
+/// Tries thousands of orders: some at random, some in which one task is delayed for as long as the others can run.
 #[cfg(feature = "shuttle")]
 pub fn explore(what: impl Fn() + Copy + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler};

@@ -1,8 +1,8 @@
 //! The trunk: one stream that a PHP master keeps open, on which requests go to it as data, and all answers come back.
 //!
-//! A PHP master compiles each closure that it is sent, and keeps it for ever: so it is sent one, `master.php`, which
-//! opens the trunk and defines what goes over it. A value waits packed until it is taken, and a master whose values are
-//! not taken rests.
+//! A PHP master compiles each closure that it is sent, and never frees it: so it is sent only one, `master.php`, which
+//! opens the trunk and defines its protocol. Values stay packed until they are taken, and a master whose values are not
+//! taken pauses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use super::value::{Value, text};
 use crate::share::Share;
 use crate::{Arguments, NotPhp};
 
-/// How many bytes of values may be on the way in one stream before the master rests.
+/// How many bytes of values may be in flight in one stream before the master pauses.
 pub(super) const WINDOW: usize = 256 * 1024;
 
-/// What each value counts besides its bytes, here as in `master.php`.
+/// The overhead of each value, here as in `master.php`.
 const A_VALUE: usize = 256;
 
-/// One that does not stay open is not opened more often.
+/// A trunk that does not stay open is not reopened more often than this.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The trunk of a conversation.
@@ -37,7 +37,7 @@ pub(super) struct Trunk {
     requests: u64,
 }
 
-/// What is asked over it.
+/// A request over the trunk.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Request {
@@ -47,14 +47,14 @@ pub enum Request {
         method: String,
         /// Packed.
         arguments: Bytes,
-        /// Whether the method is sent more values while it goes on.
+        /// Whether the method is sent more values while it runs.
         has_input: bool,
     },
 }
 
 /// A part of an answer.
 pub(super) enum Part {
-    /// The method has taken so many of the values that it was sent.
+    /// The method has read this many of the values that it was sent.
     Took(usize),
     Value(Value),
     /// The last value.
@@ -69,7 +69,7 @@ impl Request {
         Ok(Self::Call { service, method, arguments: arguments.packed_for_php()?.clone(), has_input })
     }
 
-    /// What stands in the place of its last word, which is nil; empty: that stands.
+    /// The bytes that replace its last value, which is nil; empty: nothing is replaced.
     pub(super) fn end(&self) -> Bytes {
         match self {
             Self::List => Bytes::new(),
@@ -89,7 +89,7 @@ impl Request {
 }
 
 impl Handle {
-    /// Makes a request over the trunk, which this closure opens where none is open.
+    /// Makes a request over the trunk, which this closure opens if none is open.
     /// `memory` is charged as by [`Handle::open`].
     pub fn ask(
         &self,
@@ -133,7 +133,7 @@ fn open(shared: &Shared, closure: impl FnOnce() -> Vec<u8>) -> Result<(Uuid, u64
     Ok((trunk, id))
 }
 
-/// Closes a stream that goes over a trunk.
+/// Closes a stream on a trunk.
 pub(super) fn close(trunk: Uuid, stream: Uuid) -> Message {
     on(trunk, words("close", id_of(stream), []))
 }
@@ -148,13 +148,13 @@ pub(super) fn given(trunk: Uuid, stream: Uuid) -> Message {
     on(trunk, words("given", id_of(stream), []))
 }
 
-/// Reports that so many values of a stream were taken.
+/// Reports that this many values of a stream were taken.
 pub(super) fn taken(trunk: Uuid, stream: Uuid, count: usize) -> Message {
     on(trunk, words("taken", id_of(stream), [count.into()]))
 }
 
 impl State {
-    /// Takes in what came on the trunk. What must be sent in return, if something must.
+    /// Takes in what arrived on the trunk. Returns a message to send in return, if necessary.
     pub(super) fn receive_on_trunk(&mut self, trunk: Uuid, data: Value, max_weight: usize) -> Option<Message> {
         let (id, part) = part(data)?;
         let stream = stream_of(id);
@@ -182,18 +182,18 @@ impl State {
         if let Some(end) = end {
             slot.finish(end);
         }
-        // A master whose values overflow, or are not packed, does not do as the closure does.
+        // A master whose values overflow, or are not packed, does not behave like the closure.
         (!is_taken_in).then(|| close(trunk, stream))
     }
 
-    /// Ends all that goes over a trunk which has ended; false: this is none.
+    /// Ends everything on a trunk that has ended; false: it is not a trunk.
     pub(super) fn close_trunk(&mut self, uuid: Uuid, end: &Result<(), StreamError>) -> bool {
         if self.trunk.open != Some(uuid) {
             return false;
         }
         self.trunk.open = None;
         let why = match end {
-            // The closure was refused. It never ends so itself.
+            // The closure was refused. It never ends like this by itself.
             Err(failed @ StreamError::Failed(_)) => failed.clone(),
             _ => StreamError::TrunkClosed,
         };
@@ -233,7 +233,7 @@ fn on(trunk: Uuid, data: Value) -> Message {
     Message::Data { uuid: trunk.to_string(), data }
 }
 
-/// What a stream over the trunk is called here. No other has such a uuid.
+/// The local uuid of a stream on the trunk. No other stream has such a uuid.
 fn stream_of(id: u64) -> Uuid {
     Uuid::from_u64_pair(0, id)
 }

@@ -1,8 +1,9 @@
-//! Values, read leniently: PHP peers make no difference between text and bytes, nor between an empty list and a map.
+//! Values, read leniently: PHP peers do not distinguish between strings and binary, nor between an empty list and a
+//! map.
 
 pub use rmpv::Value;
 
-/// What lies under a key of a map. As for PHP, the last of equal keys counts.
+/// The value of a map's key. As in PHP, the last of equal keys counts.
 pub fn get<'a>(map: &'a Value, key: &str) -> Option<&'a Value> {
     let pairs = map.as_map()?;
     pairs.iter().rev().find(|(name, _)| is_text(name, key)).map(|(_, value)| value)
@@ -18,7 +19,7 @@ pub fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// A string as peers take it best: text if it is UTF-8, else bytes.
+/// A string in the form that peers handle best: text if it is UTF-8, else binary.
 pub fn string(bytes: Vec<u8>) -> Value {
     String::from_utf8(bytes).map_or_else(|error| Value::Binary(error.into_bytes()), Value::from)
 }
@@ -27,7 +28,7 @@ fn is_text(value: &Value, text: &str) -> bool {
     value.as_slice() == Some(text.as_bytes())
 }
 
-/// The text under a key of a map; empty: there is none.
+/// The text under a key of a map; empty if there is none.
 pub fn text_in(map: &Value, key: &str) -> String {
     get(map, key).and_then(text).unwrap_or_default()
 }
@@ -42,7 +43,7 @@ pub fn take(map: Value, key: &str) -> Option<Value> {
     pairs.into_iter().rev().find(|(name, _)| is_text(name, key)).map(|(_, value)| value)
 }
 
-/// Makes every string text if it is UTF-8 and bytes if it is not, however it was sent.
+/// Makes every string text if it is UTF-8 and binary if it is not, however it was sent.
 pub fn normalize(value: &mut Value) {
     match value {
         Value::String(text) if text.is_err() => *value = Value::Binary(std::mem::replace(text, "".into()).into_bytes()),

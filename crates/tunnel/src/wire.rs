@@ -9,23 +9,23 @@ use super::frame::{Bounds, MAX_COMMAND_VALUES, Progress, Scanner, Wrong};
 use super::message::Message;
 use super::value::Value;
 
-/// How much is read at least at a time.
+/// The minimum size of a read.
 const MIN_READ: usize = 512;
 
-/// A buffer that grew beyond this for a long frame is given back afterwards.
+/// A buffer that grew beyond this for a long frame is released afterwards.
 const KEEP: usize = 16 * 1024;
 
-/// What a value costs in memory besides the bytes of its frame.
+/// The memory of a value besides the bytes of its frame.
 const VALUE: usize = size_of::<Value>();
 
-/// A stream of bytes over which messages go, before a conversation: while the two ends make themselves known.
+/// A stream of bytes that carries messages, before a conversation: while the two ends authenticate.
 #[derive(Debug)]
 pub struct Wire<S> {
     pub(super) stream: S,
     pub(super) inbox: Inbox,
 }
 
-/// Why no message can be read or written any more.
+/// Why no more messages can be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -42,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { stream, inbox: Inbox::new(bounds) }
     }
 
-    /// The next message. Nothing is lost when the waiting is given up.
+    /// The next message. Cancel-safe.
     pub async fn receive(&mut self) -> Result<Message, WireError> {
         loop {
             if let Some(message) = self.inbox.next()? {
@@ -60,7 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-/// Whether the bytes are a record of TLS: its handshake, or its alert to who does not speak it. No frame begins so.
+/// Whether the bytes are a TLS record: a handshake, or an alert to a peer that does not use TLS. No frame begins like
+/// this.
 fn is_tls(bytes: &[u8]) -> bool {
     matches!(bytes, [0x15 | 0x16, 0x03, ..])
 }
@@ -71,11 +72,11 @@ pub(super) struct Inbox {
     bounds: Bounds,
     scanner: Scanner,
     buffer: BytesMut,
-    /// Whether a frame that is no message is passed over, as PHP's register passes it over from who is known to it.
+    /// Whether a frame that is not a message is ignored, as PHP's register ignores it from an authenticated peer.
     is_lenient: bool,
 }
 
-/// A frame that has come.
+/// A received frame.
 #[derive(Debug)]
 pub(super) struct Frame {
     bytes: BytesMut,
@@ -111,13 +112,14 @@ impl Inbox {
         Self { bounds, scanner: Scanner::new(bounds), buffer: BytesMut::new(), is_lenient: false }
     }
 
-    /// The same bytes, of which the frames to come are of a peer that is known: they may be other, and no messages.
+    /// The same bytes, with the following frames being those of an authenticated peer: they have other limits, and need
+    /// not be messages.
     pub(super) fn within(mut self, bounds: Bounds) -> Self {
         (self.bounds, self.scanner, self.is_lenient) = (bounds, Scanner::new(bounds), true);
         self
     }
 
-    /// The next message that is whole.
+    /// The next complete message.
     pub(super) fn next(&mut self) -> Result<Option<Message>, Wrong> {
         while let Some(frame) = self.next_frame()? {
             if let Some(message) = self.pass(frame.decode())? {
@@ -127,7 +129,7 @@ impl Inbox {
         Ok(None)
     }
 
-    /// The next frame that is whole.
+    /// The next complete frame.
     pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, Wrong> {
         if !self.is_lenient && is_tls(&self.buffer) {
             return Err(Wrong::Tls);
@@ -154,7 +156,7 @@ impl Inbox {
         }
     }
 
-    /// How many bytes are kept of what is no frame yet.
+    /// How many bytes of an incomplete frame are kept.
     pub(super) fn held(&self) -> usize {
         self.buffer.capacity()
     }
@@ -167,7 +169,7 @@ impl Inbox {
         frame
     }
 
-    /// Reads more; how many bytes, and none at the end.
+    /// Reads more; returns the number of bytes, 0 at the end.
     pub(super) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         self.buffer.reserve(MIN_READ);
         from.read_buf(&mut self.buffer).await

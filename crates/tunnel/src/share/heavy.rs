@@ -1,5 +1,4 @@
-//! Heavy work: what would hold a thread that serves many for long is done on another, one after the other for each
-//! user.
+//! Heavy work: what would block a thread that serves many for long is done on another, one at a time for each user.
 
 use std::panic::resume_unwind;
 
@@ -8,21 +7,22 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Share;
 
-/// Reading or writing values of no more bytes takes no longer than a turn of the endpoint's threads.
+/// Reading or writing values of this size takes no longer than a turn of the endpoint's threads.
 const LIGHT_BYTES: usize = 8 * 1024;
 
-/// Whether values of so many bytes are heavy work.
+/// Whether values of this size are heavy work.
 pub fn is_heavy(bytes: usize) -> bool {
     bytes > LIGHT_BYTES
 }
 
 impl Share {
-    /// Does work with so many bytes of values. Where nobody waits for it any more, it is not begun.
+    /// Does work with values of this size. If nobody waits for it any more, it is not begun.
     pub async fn work<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
         if !is_heavy(bytes) {
             return work();
         }
-        // A task of its own: who waits here may not be polled while it has the lock, and what has begun keeps it.
+        // A separate task: the waiting caller may not be polled while it has the lock, and work that has begun keeps
+        // it.
         let working = self.working.clone();
         let turn = AbortOnDropHandle::new(tokio::spawn(async move {
             let working = working.lock_owned().await;
@@ -36,7 +36,7 @@ impl Share {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // The runtime ends, and with it who waits here.
+                // The runtime is ending, and the caller with it.
                 Err(_) => std::future::pending().await,
             },
         }

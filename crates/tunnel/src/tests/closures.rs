@@ -17,10 +17,11 @@ const MASTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/closures.ph
 
 pub(super) const PLAIN: Closures = Closures { key: None, bounds: Bounds::DEFAULT };
 
-/// What came of one request: values, and how it ended.
+/// The outcome of one request: values, and how it ended.
 type Outcome = (Vec<Value>, Result<(), RemoteError>);
 
-/// Lets PHP run the closure and answer requests in one process, which must outlive them all. Or why the closure failed.
+/// Makes PHP run the closure and answer requests in one process, which must survive them all. Or returns why the
+/// closure failed.
 pub(super) fn run(closures: &Closures, requests: Vec<Request>, key: &str) -> Result<Vec<Outcome>, RemoteError> {
     let count = requests.len();
     let packed = requests.into_iter().zip(0..).map(|(request, id)| {
@@ -237,7 +238,7 @@ fn arguments_are_matched_as_php_itself_does() {
         ("optional", list([]), list([1.into(), 2.into(), 3.into()])),
         ("optional", map(&[("third", nil.clone())]), list([1.into(), 2.into(), nil.clone()])),
         ("optional", map(&[("0", 7.into()), ("third", 9.into())]), list([7.into(), 2.into(), 9.into()])),
-        // By position first, however they were sent.
+        // By position first, in whichever order they were sent.
         (
             "optional",
             map(&[("third", 9.into()), ("1", 8.into()), ("0", 7.into())]),

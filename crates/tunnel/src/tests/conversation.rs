@@ -1,4 +1,4 @@
-//! Two ends in memory, or one end and a scripted peer; time stands still where it matters.
+//! Two ends in memory, or one end and a scripted peer; with paused time where it matters.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub(super) fn pair(settings: Settings) -> (End, End) {
     (End::new(one, settings.clone()), End::new(other, settings))
 }
 
-/// An end, and the wire of a peer that says what the test says.
+/// An end, and the wire of a scripted peer.
 pub(super) fn against_a_script(settings: Settings) -> (End, Wire<DuplexStream>) {
     let (one, other) = tokio::io::duplex(4096);
     (End::new(one, settings), Wire::new(other, Bounds::DEFAULT))
@@ -131,7 +131,7 @@ async fn a_stream_that_has_ended_is_not_closed_again() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_given_up_before_it_left_is_never_sent() {
     let (here, mut peer) = against_a_script(Settings::default());
-    // Nothing of this leaves before the test waits.
+    // Nothing of this is sent before the test waits.
     let stream = listed(&here.handle);
     assert!(!stream.was_sent());
     drop(stream);
@@ -141,7 +141,7 @@ async fn a_request_that_is_given_up_before_it_left_is_never_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_had_not_left_at_the_end_is_never_sent() {
-    // Chance decides whether the writer or the end comes first.
+    // Whether the writer or the end comes first is random.
     for _ in 0..32 {
         let (here, mut peer) = against_a_script(Settings { queue_frames: 1, ..Settings::default() });
         let stream = listed(&here.handle);
@@ -214,7 +214,7 @@ async fn silence_is_asked_about_and_then_taken_for_death() {
         }
     }
     assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::Silent)));
-    // Just ping_interval and pong_timeout after its last word.
+    // Exactly ping_interval and pong_timeout after its last message.
     assert_eq!(begun.elapsed().as_millis(), 64_500);
     assert_eq!(here.handle.send(note("late")), Err(SendError::Ended(CloseReason::Silent)));
     assert_eq!(here.ended().await, CloseReason::Silent);
@@ -229,7 +229,7 @@ async fn calls_that_are_sent_into_silence_do_not_prolong_it() {
     // The first ping.
     tokio::time::sleep(Duration::from_secs(21)).await;
     let _new = call();
-    // It may be busy with what it was asked before.
+    // It may be busy with an earlier request.
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(handle.silence_changed().await);
     assert!(!handle.is_answering() && handle.ended().is_none());
@@ -255,7 +255,7 @@ async fn a_lost_call_is_told_from_one_that_had_not_left() {
         answers(stream, &[], guard).expect("it is taken")
     };
     let mut lost = call();
-    // More than the peer takes: what is asked afterwards has to wait.
+    // More than the peer reads: later requests have to wait.
     here.handle.send(note(&"x".repeat(100_000))).expect("room");
     let mut unsent = call();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -350,7 +350,7 @@ async fn a_peer_that_does_not_read_is_not_asked_for_more() {
     assert_eq!(refused, SendError::Full);
     assert!(sent < 400, "{sent} frames were taken");
     assert!(matches!(here.handle.open(None, |uuid| Message::List { uuid }), Err(SendError::Full)));
-    // It is still heard, and what it reads makes room.
+    // It is still received, and what the peer reads makes room.
     assert!(timeout(Duration::from_millis(1), here.handle.send_when_room(note("again"))).await.is_err());
     for _ in 0..sent {
         assert_eq!(told(&mut peer).await, note(&"x".repeat(1000)));
@@ -488,7 +488,7 @@ async fn before_it_is_known_a_peer_may_say_little() {
     let (auth, followed) = (Message::AuthSuccess { message: "yes".into() }, note("already"));
     peer.write_all(&[auth.clone().encode(), followed.clone().encode()].concat()).await.unwrap();
     assert_eq!(wire.receive().await.unwrap(), auth);
-    // What came together with the first message is not lost, and what follows may be longer.
+    // What arrived together with the first message is not lost, and later messages may be longer.
     peer.write_all(&note(&"x".repeat(10_000)).encode()).await.unwrap();
     let (_handle, mut incoming, conversation) = Conversation::new(wire, Settings::default());
     tokio::spawn(conversation.run());

@@ -1,4 +1,4 @@
-//! What waits on either side of a conversation is charged to whom it is for.
+//! What is queued on either side of a conversation is charged to the user it is for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::{
     Wrong,
 };
 
-/// Of which one user may have a half.
+/// One user may have half of it.
 fn memory(most: usize) -> Arc<Share> {
     Pool::new(most, 1).share(None)
 }

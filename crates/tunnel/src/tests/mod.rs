@@ -1,4 +1,4 @@
-//! What the tunnel must hold, by the ways in which it is shown.
+//! Tests of the tunnel, by kind of evidence.
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test, and says where")]
 
 #[cfg(feature = "php")]
@@ -14,7 +14,7 @@ mod values;
 mod windows;
 mod words;
 
-/// Numbers that look random, the same ones each time.
+/// Pseudo-random numbers, the same each time.
 fn random() -> impl FnMut() -> usize {
     let mut state = 0x2545_f491_4f6c_dd1du64;
     move || {

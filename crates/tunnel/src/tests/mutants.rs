@@ -1,4 +1,4 @@
-//! The checks of the fuzz targets on what was recorded.
+//! The checks of the fuzz targets on recorded data.
 
 use super::{random, recorded};
 use crate::fuzz;

@@ -1,4 +1,4 @@
-//! The bytes of a conversation with an unmodified PHP master, as they were recorded.
+//! The recorded bytes of a conversation with an unmodified PHP master.
 
 use serde_json::Value as Json;
 
@@ -94,7 +94,7 @@ fn every_cut_of_what_the_master_sent_gives_the_same_messages() {
         inbox.put(second);
         heard.extend(messages(&mut inbox));
         assert_eq!(heard.len(), expected.len(), "cut at {cut}");
-        // Comparing all for each cut would take long; the message that was cut is among these.
+        // Comparing all of them for each cut would take long; the message that was cut is among these.
         let near = expected.iter().zip(&heard).filter(|(expected, heard)| expected != heard).count();
         assert_eq!(near, 0, "cut at {cut}");
     }

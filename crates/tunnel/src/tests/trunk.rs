@@ -1,4 +1,4 @@
-//! The trunk against a scripted master, which breaks its word or closes it.
+//! The trunk against a scripted master, which violates the protocol or closes it.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn call(handle: &Handle) -> Answers {
     answers(stream, &[], ()).expect("it is taken")
 }
 
-/// The uuid of the trunk that is opened.
+/// The uuid of the opened trunk.
 async fn opened(wire: &mut Wire<DuplexStream>) -> String {
     match told(wire).await {
         Message::Callback { uuid, .. } => uuid,
@@ -33,7 +33,7 @@ fn words(kind: &str, id: u64, value: Value) -> Value {
     Value::Array(vec![kind.into(), id.into(), value])
 }
 
-/// What is said on the trunk: its kind and number.
+/// What was sent on the trunk: its kind and number.
 async fn said(wire: &mut Wire<DuplexStream>, trunk: &str) -> (String, u64) {
     match told(wire).await {
         Message::Data { uuid, data } if uuid == trunk => {
@@ -96,7 +96,7 @@ async fn calls_under_way_are_lost_with_their_trunk_and_the_next_call_opens_anoth
             }
             assert_eq!(call.next().await, None);
         }
-        // What still comes on it is of nobody.
+        // What still arrives on it belongs to nobody.
         master.send(data(&trunk, words("last", first + 1, "late".into()))).await.expect("a connection");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

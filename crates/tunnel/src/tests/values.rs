@@ -1,4 +1,4 @@
-//! What goes to PHP as an argument and comes back as a result is the value that was meant.
+//! An argument to PHP that comes back as a result is the original value.
 
 use super::closures::{PLAIN, demo, list, run};
 use super::random;
@@ -70,7 +70,7 @@ fn thousands_of_values_go_to_php_and_come_back() {
     }
 }
 
-/// A value with so many levels at most.
+/// A value with at most this many levels.
 fn any(random: &mut impl FnMut() -> usize, levels: usize) -> Value {
     let kinds = if levels == 0 { 8 } else { 12 };
     let length = random() % 6;
@@ -102,7 +102,7 @@ fn one_of<T: Copy>(all: &[T], random: &mut impl FnMut() -> usize) -> T {
     all[random() % all.len()]
 }
 
-/// As PHP understands it.
+/// In PHP's view.
 fn described(value: &Value) -> String {
     match value {
         Value::Nil => "null".into(),
@@ -121,7 +121,7 @@ fn described(value: &Value) -> String {
     }
 }
 
-/// Of equal keys the last has its say, in the place of the first.
+/// With equal keys the last value wins, at the position of the first.
 fn array<'a>(pairs: impl Iterator<Item = (Value, &'a Value)>) -> String {
     let mut all: Vec<(Key, String)> = Vec::new();
     for (name, value) in pairs {
@@ -138,7 +138,7 @@ fn array<'a>(pairs: impl Iterator<Item = (Value, &'a Value)>) -> String {
     format!("[{}]", pairs.collect::<String>())
 }
 
-/// PHP's own rule: decimal, without needless zeros or signs, within 64 bits.
+/// PHP's own rule: decimal, without extra zeros or signs, within 64 bits.
 fn key(key: &Value) -> Key {
     let text = key.as_slice().map_or_else(|| key.to_string().into_bytes(), <[u8]>::to_vec);
     let digits = text.strip_prefix(b"-").unwrap_or(&text);

@@ -1,4 +1,4 @@
-//! Windows: whoever answers waits for who takes the answers, if both know how.
+//! Windows: the answering end waits for the receiving end, if both support it.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use futures_util::FutureExt;
 use super::conversation::{against_a_script, listed, next, pair, told};
 use crate::{Message, Outlet, Settings, Value};
 
-/// A value of 10,000 bytes, more or less.
+/// A value of about 10,000 bytes.
 fn value() -> Value {
     "x".repeat(10_000).into()
 }
 
-/// Sends values until one has to wait; how many did not.
+/// Sends values until one has to wait; returns how many did not.
 async fn fill(outlet: &Outlet, most: usize) -> usize {
     for count in 0..most {
-        // Time stands still for those that wait: all else has been done by then.
+        // Paused time: everything else has been done by then.
         if tokio::time::timeout(Duration::from_secs(1), outlet.send(value())).await.is_err() {
             return count;
         }

@@ -1,4 +1,4 @@
-//! Messages as they are written, and as peers of other habits write them.
+//! Messages as they are written, and as other peers write them.
 
 use crate::value::string;
 use crate::{Message, ParseRegisterError, RegisterAddr, RemoteError, Role, Token, Value, Wrong};
@@ -95,7 +95,7 @@ fn a_string_is_taken_whichever_way_it_was_sent() {
     ]));
     let data = Value::Array(vec!["text".into(), Value::Binary(vec![0xff])]);
     assert_eq!(Message::decode(&frame), Ok(Some(Message::Data { uuid: "7".into(), data })));
-    // Text that is not UTF-8, as PHP sends it.
+    // A string that is not UTF-8, as PHP sends it.
     let frame = b"\x83\xa3cmd\xa4data\xa4uuid\xa1u\xa4data\xa2\xff\xfe";
     let data = Value::Binary(vec![0xff, 0xfe]);
     assert_eq!(Message::decode(frame), Ok(Some(Message::Data { uuid: "u".into(), data })));
