@@ -5,38 +5,38 @@ use std::time::Duration;
 
 use roster_tunnel::{Settings, Token};
 
-/// How a master behaves. [`Config::new`] gives what suits most; the fields can be changed before the start.
+/// How a master behaves. [`Config::new`] gives suitable defaults; the fields can be changed before the start.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// What registers know the master by: from a file or the environment, never from the source.
+    /// The token for registers: from a file or the environment, never from the source.
     pub token: Token,
-    /// A file with the authorities that sign the certificates of registers, in PEM, for those at `tls://…`; none: those
-    /// that this machine believes. Read anew at each connection.
+    /// A PEM file with the authorities that may sign the certificates of registers at `tls://…`; none: those that this
+    /// machine trusts. Read at each connection.
     pub ca: Option<PathBuf>,
-    /// The user (uid) of whose processes the registers of this machine are: others are not shown the token, which any
-    /// process could ask for that has taken the port while the register restarts. Registers elsewhere prove who they
-    /// are by TLS alone. None: whoever listens is shown it.
+    /// The user (uid) that registers on this machine must run as before they are sent the token: otherwise any process
+    /// that takes the port while the register restarts could get it. Registers elsewhere are only authenticated by TLS.
+    /// None: any user.
     pub register_user: Option<u32>,
-    /// How often a register that cannot be reached, or that refuses the token, is tried again; none: for ever.
+    /// How often to retry a register that cannot be reached, or that refuses the token; none: forever.
     pub retry_attempts: Option<u32>,
-    /// The wait before a retry, the first one after a connection that held. It doubles from one to the next up to
-    /// `longest_retry_delay`, and a random part of it is waited, so that the masters of a register that was restarted
+    /// The delay before the first retry after a good connection. It doubles from one retry to the next up to
+    /// `longest_retry_delay`, and the actual wait is a random part of it, so that the masters of a restarted register
     /// do not come back together.
     pub retry_delay: Duration,
     pub longest_retry_delay: Duration,
-    /// Whether a connection that is lost is made again.
+    /// Whether to reconnect after a connection is lost.
     pub reconnect_on_close: bool,
     /// How long a register may take to accept the connection and the token.
     pub connect_timeout: Duration,
-    /// How many registers there may be when a register commands to join more.
+    /// The maximum number of registers when a register commands to join more.
     pub most_registers: usize,
-    /// How many calls of one register may be under way; more are refused.
+    /// How many calls from one register may be under way; more are refused.
     pub most_calls: usize,
     /// How long calls under way may take when the master leaves a register; then they are dropped.
     pub drain: Duration,
-    /// The bounds of messages and queues, and the heartbeat. A message longer than the queue is refused, as one that
-    /// is longer than its bound.
+    /// The limits of messages and queues, and the heartbeat. A message longer than the queue is refused like one over
+    /// its own limit.
     pub tunnel: Settings,
 }
 

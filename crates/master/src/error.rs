@@ -1,4 +1,4 @@
-//! The error of a method, as its caller gets it.
+//! The error of a method, as its caller sees it.
 
 use std::any::{Any, type_name};
 use std::error::Error;
@@ -8,12 +8,12 @@ use roster_tunnel::RemoteError;
 /// How much of a message is sent.
 const MAX_MESSAGE_BYTES: usize = 2048;
 
-/// Why a call failed. Any error becomes one by `?`; its type's name is then the class.
+/// Why a call failed. Any error converts by `?`; the name of its type becomes the class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MethodError {
     pub message: String,
-    /// The kind of the error, which a caller can tell from others: a type's name, as PHP gives the exception's class.
+    /// The kind of the error, for callers to distinguish: a type's name, as PHP reports the exception's class.
     pub class: Option<String>,
     pub code: i64,
 }
@@ -31,7 +31,7 @@ impl MethodError {
         Self { code, ..self }
     }
 
-    /// Of what a panic left behind.
+    /// From the payload of a panic.
     pub(super) fn panicked(with: &(dyn Any + Send)) -> Self {
         let text = with.downcast_ref::<&str>().copied().or_else(|| with.downcast_ref::<String>().map(String::as_str));
         Self::new(format!("the method panicked: {}", text.unwrap_or("it does not say why"))).class("Panic")

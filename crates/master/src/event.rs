@@ -13,21 +13,21 @@ use roster_tunnel::{CloseReason, RegisterAddr, Value, WireError};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The connection stands; the token is yet to be accepted.
+    /// The connection is established; the token is yet to be accepted.
     Connected { register: RegisterAddr },
     /// The register accepted the token, and will ask for the services.
     Authenticated { register: RegisterAddr },
     /// The register does not accept the token.
     Refused { register: RegisterAddr, reason: String },
-    /// The connection was lost, or could not be made. Without `retry_in` the register is given up, or was left.
+    /// The connection was lost, or could not be established. Without `retry_in` the register was given up or left.
     Closed { register: RegisterAddr, why: Lost, retry_in: Option<Duration> },
-    /// The register passed on a command of the application's own: a map with the key `cmd`.
+    /// The register passed on an application-defined command: a map with the key `cmd`.
     Command { register: RegisterAddr, command: Value },
-    /// So many events before this one were not taken in time.
+    /// This many events before this one were dropped, since they were not received in time.
     Missed(u64),
 }
 
-/// Why there is no connection to a register any more.
+/// Why there is no longer a connection to a register.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Lost {
@@ -63,7 +63,7 @@ impl From<WireError> for Lost {
     }
 }
 
-/// The events of a master from the moment on at which they were asked for.
+/// The events of a master from the time of subscription on.
 #[derive(Debug)]
 pub struct Events(pub(super) broadcast::Receiver<Event>);
 

@@ -26,35 +26,35 @@ pub use event::{Event, Events, Lost};
 pub use roster_tunnel::{Bounds, CloseReason, OnSilence, RegisterAddr, Settings, Token, Value};
 pub use service::{Service, Values};
 
-/// How many events wait for who takes them.
+/// How many events are queued for each receiver.
 const EVENT_QUEUE: usize = 256;
 
-/// What a stop may take after calls have had their time.
+/// How much longer a stop may take after the time for calls.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// A running master. Dropped, it leaves its registers.
+/// A running master. Leaves its registers when dropped.
 #[derive(Debug)]
 pub struct Master(Arc<Shared>);
 
-/// What the connections to registers have in common.
+/// What the connections to registers share.
 #[derive(Debug)]
 struct Shared {
     id: String,
     config: Config,
     tasks: TaskTracker,
     services: watch::Sender<Services>,
-    /// The registers, and what tells each connection that it should leave.
+    /// The registers, and the token that makes each connection leave.
     links: Mutex<HashMap<RegisterAddr, CancellationToken>>,
     leave: CancellationToken,
     events: broadcast::Sender<Event>,
 }
 
-/// The services by their names.
+/// The services by name.
 type Services = Arc<BTreeMap<String, Service>>;
 
 impl Master {
-    /// Starts a master, which knows no register yet and offers nothing. Its tasks run on the runtime in which
-    /// [`Master::connect`] is called.
+    /// Starts a master without registers or services. Its tasks run on the runtime in which [`Master::connect`] is
+    /// called.
     pub fn start(config: Config) -> Self {
         Self(Arc::new(Shared {
             id: Uuid::new_v4().to_string(),
@@ -67,35 +67,35 @@ impl Master {
         }))
     }
 
-    /// By which all registers of Roster know this master, as long as it lives.
+    /// The id by which all Roster registers know this master, for its lifetime.
     pub fn id(&self) -> &str {
         &self.0.id
     }
 
-    /// What happens from now on.
+    /// The events from now on.
     pub fn events(&self) -> Events {
         Events(self.0.events.subscribe())
     }
 
-    /// Connects to a register, and again whenever the connection is lost, unless it does already: to one whose host
-    /// begins with `tls://` by TLS, and to one of [`RegisterAddr::unix`] by its socket.
+    /// Connects to a register, and again whenever the connection is lost, unless that is already the case. Uses TLS if
+    /// the host begins with `tls://`, and a Unix socket for [`RegisterAddr::unix`].
     pub fn connect(&self, register: impl Into<RegisterAddr>) {
         self.0.join(register.into(), usize::MAX);
     }
 
-    /// Leaves a register: calls under way may end, new ones are refused.
+    /// Leaves a register: calls under way may complete, new ones are refused.
     pub fn remove(&self, register: impl Into<RegisterAddr>) {
         self.0.leave(&register.into());
     }
 
-    /// Offers a service, or another in the place of one with the same name.
+    /// Offers a service, replacing one with the same name.
     pub fn offer(&self, service: Service) {
         self.0.services.send_modify(|services| {
             Arc::make_mut(services).insert(service.name.clone(), service);
         });
     }
 
-    /// Offers a service no more. Calls under way end as they would have.
+    /// Withdraws a service. Calls under way are not affected.
     pub fn withdraw(&self, name: &str) {
         self.0.services.send_if_modified(|services| Arc::make_mut(services).remove(name).is_some());
     }
@@ -136,7 +136,7 @@ impl Shared {
         }
     }
 
-    /// Tells who listens, if anyone does.
+    /// Sends an event to the receivers, if any.
     fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }

@@ -1,4 +1,4 @@
-//! Links: the connection to one register, made again whenever it is lost.
+//! Links: the connection to one register, re-established whenever it is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use roster_net::Backoff;
 use roster_net::{Remote, Stream};
 use roster_tunnel::{Bounds, CloseReason, Conversation, Message, RegisterAddr, Role, Wire};
 
-/// A connection that held so long is made again soon. One that a register accepts and closes, as one that has no place
-/// does, is made again later and later.
+/// After a connection that lasted this long, reconnecting is fast again. If a register accepts connections and closes
+/// them, such as one without room, the delay keeps growing.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(1);
 
-/// Stays connected to a register until the master leaves it or gives it up.
+/// Stays connected to a register until the master leaves it or gives up.
 pub(super) async fn keep(shared: Arc<Shared>, register: RegisterAddr, leave: CancellationToken) {
     let mut retries = Retries::new(&shared.config);
     let link = Link { shared: &shared, register: &register, leave: &leave };
@@ -44,7 +44,7 @@ struct Link<'a> {
 impl Link<'_> {
     /// One connection, from its beginning to its end.
     async fn connect_once(&self, retries: &mut Retries) -> Lost {
-        // Before the register knows anything: what changes later must be reported.
+        // Before the register knows anything: later changes must be reported.
         let services = self.shared.services.subscribe();
         let entering = timeout(self.shared.config.connect_timeout, self.enter());
         match self.leave.run_until_cancelled(entering).await {
@@ -66,7 +66,7 @@ impl Link<'_> {
         }
     }
 
-    /// Connects and makes the master known.
+    /// Connects and authenticates.
     async fn enter(&self) -> Result<Wire<Stream>, Lost> {
         let Self { shared, register, .. } = *self;
         let remote: Remote = register.to_string().parse()?;
@@ -91,7 +91,7 @@ impl Link<'_> {
         }
     }
 
-    /// Makes place for the same register, unless that was done when the master left it.
+    /// Allows connecting to this register again, unless that was done when the master left it.
     fn forget(&self) {
         let mut links = self.shared.links();
         if !self.leave.is_cancelled() {
@@ -100,7 +100,7 @@ impl Link<'_> {
     }
 }
 
-/// How often and when a register is tried again.
+/// How often and when to retry a register.
 struct Retries {
     most: Option<u32>,
     reconnect_on_close: bool,
@@ -115,7 +115,7 @@ impl Retries {
         Self { most: retry_attempts, reconnect_on_close, failures: 0, backoff }
     }
 
-    /// How long to wait after a loss; none: there is no retry.
+    /// How long to wait after a loss; none: no retry.
     fn next(&mut self, lost: &Lost) -> Option<Duration> {
         if let Lost::Ended(_) = lost {
             return self.reconnect_on_close.then(|| self.backoff.delay());

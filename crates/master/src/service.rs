@@ -1,4 +1,4 @@
-//! Services: a name, metadata, and methods that are run when a register asks for it.
+//! Services: a name, metadata, and methods that registers can call.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,9 +14,9 @@ use roster_tunnel::{Outlet, Value};
 
 /// A service, built method by method.
 ///
-/// A method takes its arguments as any type that can be read from a list of them and from a map of them by name: a
-/// struct that derives `Deserialize` can be read from both, a tuple from a list, and [`Value`] from all. It runs on
-/// the runtime of the master and must not block it. It is dropped where it waits when its caller is gone.
+/// A method takes its arguments as any type that can be deserialized from a list and from a map by name: a struct that
+/// derives `Deserialize` works with both, a tuple with a list, and [`Value`] with all. It runs on the master's runtime
+/// and must not block it. When its caller is gone, it is dropped at its next await.
 #[derive(Clone, Debug)]
 pub struct Service {
     pub(super) name: String,
@@ -40,13 +40,13 @@ impl Service {
         Self { name: name.into(), metadata: BTreeMap::new(), methods: BTreeMap::new() }
     }
 
-    /// What callers may choose by, such as `version`, which `call` understands.
+    /// Metadata that callers may select by, such as `version`, which `call` understands.
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// A method that gives one value; what is written as nil (`()`, `None`) is none.
+    /// A method that returns one value; one that serializes as nil (`()`, `None`) counts as no value.
     pub fn method<A, R, F>(self, name: impl Into<String>, method: impl Fn(A) -> F + Send + Sync + 'static) -> Self
     where
         A: DeserializeOwned,
@@ -66,7 +66,7 @@ impl Service {
         })
     }
 
-    /// A method that gives any number of values, one after the other.
+    /// A method that returns any number of values, one after the other.
     pub fn stream<A, F>(self, name: impl Into<String>, method: impl Fn(A, Values) -> F + Send + Sync + 'static) -> Self
     where
         A: DeserializeOwned,
@@ -87,7 +87,7 @@ impl Service {
         self
     }
 
-    /// As registers list it.
+    /// Its description for registers.
     pub(super) fn describe(&self) -> Value {
         let metadata = self.metadata.iter().map(|(key, value)| (key.as_str().into(), value.clone()));
         Value::Map(vec![
@@ -106,12 +106,12 @@ impl Service {
     }
 }
 
-/// Takes the values of one call to its caller.
+/// Sends the values of one call to its caller.
 #[derive(Debug)]
 pub struct Values(pub(super) Outlet);
 
 impl Values {
-    /// Sends one value, as soon as there is room for it, also at a caller that is slow.
+    /// Sends one value, as soon as there is room for it, even if the caller is slow.
     pub async fn send(&self, value: impl Serialize) -> Result<(), MethodError> {
         self.put(written(&value)?).await
     }
@@ -126,7 +126,7 @@ fn written(value: &impl Serialize) -> Result<Value, MethodError> {
     Ok(rmpv::decode::read_value(&mut bytes.as_slice())?)
 }
 
-/// No arguments look the same however they are meant: as an empty list, nothing, or a map of optional ones.
+/// No arguments look the same whichever way they are sent: an empty list, nil, or a map of optional ones.
 fn read<A: DeserializeOwned>(arguments: &Value) -> Result<A, MethodError> {
     let none = match arguments {
         Value::Array(list) => list.is_empty(),

@@ -19,24 +19,24 @@ use roster_tunnel::{
     Handle, Incoming, Message, Outlet, PHP_REFUSAL, RegisterAddr, RemoteError, SendError, Status, Value,
 };
 
-/// How a PHP register asks for the services: the one closure that can be answered without being run.
+/// A PHP register's request for the services: the only closure that can be answered without running it.
 const SERVICES: &[u8] = b"ServiceRegistry::getServiceNameAndMetadata()";
 
-/// How long a master that leaves still hears the calls that are on their way to it: refused, they can go elsewhere.
+/// How long a leaving master still receives calls that are on their way to it: refused, they can go elsewhere.
 const LEAVE_GRACE: Duration = Duration::from_millis(300);
 
-/// What a register asks is answered here, each request by a task of its own, so that none delays another.
+/// Answers a register's requests, each in its own task, so that none delays another.
 pub(super) struct Session {
     shared: Arc<Shared>,
     register: RegisterAddr,
     handle: Handle,
-    /// What is being answered, each with what ends it early.
+    /// The requests being answered, each with a token that ends it early.
     running: HashMap<String, CancellationToken>,
     /// Ends them all, with the session.
     over: CancellationToken,
     done: mpsc::UnboundedSender<String>,
     finished: mpsc::UnboundedReceiver<String>,
-    /// Since when the master leaves.
+    /// Since when the master is leaving.
     leaving: Option<Instant>,
 }
 
@@ -47,7 +47,7 @@ impl Session {
         Self { shared, register, handle, running, over, done, finished, leaving: None }
     }
 
-    /// Goes on until the conversation has ended, or closes it when the master leaves and its calls have ended.
+    /// Runs until the conversation has ended, or closes it when the master leaves and its calls have completed.
     pub(super) async fn answer(
         mut self,
         incoming: &mut Incoming,
@@ -55,7 +55,7 @@ impl Session {
         leave: &CancellationToken,
     ) {
         let handle = self.handle.clone();
-        // The report of the services, as soon as the register has room for it.
+        // The report of the services, once the register has room for it.
         let mut news = None;
         loop {
             let until = self.leaving.and_then(|since| since.checked_add(self.patience(news.is_none())));
@@ -80,7 +80,7 @@ impl Session {
         self.handle.close();
     }
 
-    /// How long after its leave was asked for the master may go.
+    /// How long after the request to leave the master may go.
     fn patience(&self, has_told: bool) -> Duration {
         let drain = self.shared.config.drain;
         if has_told && self.running.is_empty() { drain.min(LEAVE_GRACE) } else { drain }
@@ -118,12 +118,12 @@ impl Session {
                 self.shared.tell(Event::Refused { register: self.register.clone(), reason });
             }
             Message::Other(command) => self.shared.tell(Event::Command { register: self.register.clone(), command }),
-            // The rest is said by masters, or by the tunnel itself.
+            // Everything else is sent by masters, or by the tunnel itself.
             _ => {}
         }
     }
 
-    /// There is room for this when there is none for calls.
+    /// Room for this is separate from that for calls.
     fn list(&mut self, uuid: String) {
         let services = self.shared.services.borrow().clone();
         let offered = services.iter().filter(|_| self.leaving.is_none());
@@ -140,12 +140,12 @@ impl Session {
         let found = self.shared.services.borrow().get(service).cloned();
         let missing = MethodError::new(format!("Service '{service}' not found")).class("NotFound");
         let method = method.to_owned();
-        // Also what the method does before it first waits may panic, and belongs into the task.
+        // The method may also panic before its first await, so that belongs in the task too.
         let run = async move { found.ok_or(missing)?.run(&method, arguments, values)?.await };
         self.start(uuid, self.shared.config.most_calls, run);
     }
 
-    /// Answers by a task, unless so many do already.
+    /// Answers in a task, unless there are too many.
     fn start(
         &mut self,
         uuid: String,
@@ -168,12 +168,12 @@ impl Session {
                 let result = result.unwrap_or_else(|panic| Err(MethodError::panicked(&*panic)));
                 end(&handle, uuid.clone(), result);
             }
-            // The session may have ended before.
+            // The session may have ended.
             let _ = done.send(uuid);
         });
     }
 
-    /// Tells that a request was not carried out, so that it can go elsewhere.
+    /// Reports that a request was not executed, so that it can go elsewhere.
     fn refuse(&self, uuid: String, why: &str) {
         let _ = self.handle.send(Message::Error { uuid, error: RemoteError::of(Status::Refused, why) });
     }
@@ -196,7 +196,7 @@ async fn tell(handle: &Handle, news: &Option<Message>) -> Result<(), SendError> 
     }
 }
 
-/// Ends a stream. In a conversation that has ended nobody waits for it.
+/// Ends a stream. If the conversation has ended, nobody waits for it.
 fn end(handle: &Handle, uuid: String, result: Result<(), MethodError>) {
     let _ = handle.send(match result {
         Ok(()) => Message::End { uuid },
@@ -204,7 +204,7 @@ fn end(handle: &Handle, uuid: String, result: Result<(), MethodError>) {
     });
 }
 
-/// Whether the token that one register was shown may be shown to another: what went encrypted does not go in the open.
+/// Whether a token sent to one register may be sent to another: what was encrypted must not be sent in the clear.
 fn may_share(register: &RegisterAddr, with: &RegisterAddr) -> bool {
     let [register, with] = [register, with].map(|place| place.to_string().parse::<Remote>());
     let may = register.is_ok_and(|register| with.is_ok_and(|with| register.may_share_with(&with)));

@@ -1,4 +1,4 @@
-//! Calls: what a register asks and hears, on one connection.
+//! Calls: a register's requests and their answers, on one connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +72,7 @@ async fn a_call_and_its_answer_are_these_bytes() {
     )
     .await;
     peer.hear_bytes(b"\x83\xa3cmd\xa4data\xa4uuid\xa1a\xa4data\x92\x07\xa3one\x82\xa3cmd\xa3end\xa4uuid\xa1a").await;
-    // As bytes where text is meant.
+    // As binary where a string is meant.
     peer.say_bytes(
         b"\x83\xc4\x03cmd\xc4\x04call\xc4\x04uuid\xc4\x01b\xc4\x04data\x83\xc4\x07service\xc4\x04demo\xc4\x06method\xc4\x04pair\xc4\x09arguments\x92\xc4\x03one\x07",
     )
@@ -107,7 +107,7 @@ async fn values_come_one_or_many_or_none() {
     let numbers = |to: u64| (1..=to).map(Value::from).collect();
     assert_eq!(called(&mut peer, "count", list([3.into()])).await, (numbers(3), None));
     assert_eq!(called(&mut peer, "count", list([0.into()])).await, (vec![], None));
-    // Many more than wait at a time: the method waits until they are read.
+    // Many more than the queue holds: the method waits until they are read.
     assert_eq!(called(&mut peer, "count", list([20_000.into()])).await, (numbers(20_000), None));
 }
 
@@ -172,17 +172,17 @@ async fn a_call_that_its_caller_closes_is_dropped() {
         assert_eq!(said(&peer.hear().await, "data"), "begun", "the call before takes no room any more");
         peer.say(&[("cmd", "close".into()), ("uuid", uuid.into())]).await;
         tokio::time::timeout(SOON, dropped.notified()).await.expect("the call is dropped");
-        // The slot is free as soon as the session has heard of it.
+        // The slot is free once the session has processed the end.
         tokio::time::timeout(SOON, until_free(&mut peer)).await.expect("room for a call");
     }
-    // A connection that is lost closes its calls as well.
+    // A lost connection closes its calls as well.
     peer.call("c", "slow", "wait", Value::Nil).await;
     peer.hear().await;
     drop(peer);
     tokio::time::timeout(SOON, dropped.notified()).await.expect("the call is dropped");
 }
 
-/// Asks for what does not exist until that is the answer, not that there are too many calls.
+/// Calls a missing method until the answer is that, rather than that there are too many calls.
 async fn until_free(peer: &mut Peer) {
     loop {
         peer.call("free", "slow", "nope", Value::Nil).await;
@@ -193,7 +193,7 @@ async fn until_free(peer: &mut Peer) {
     }
 }
 
-/// Does something when dropped.
+/// Runs a closure when dropped.
 fn scopeguard(run: impl FnMut()) -> impl Drop {
     struct Guard<F: FnMut()>(F);
     impl<F: FnMut()> Drop for Guard<F> {

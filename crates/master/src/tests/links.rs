@@ -1,4 +1,4 @@
-//! Links: registers that come, go and command, one or several.
+//! Links: registers that come, go and send commands, one or several.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn closed(events: &mut Events) -> (RegisterAddr, Lost, bool) {
     }
 }
 
-/// How long it waits after a loss before it connects again.
+/// The delay after a loss before it reconnects.
 async fn delay(events: &mut Events) -> Duration {
     loop {
         if let Event::Closed { retry_in, .. } = next(events).await {
@@ -35,7 +35,7 @@ async fn serves(peer: &mut Peer) {
 
 async fn command(peer: &mut Peer, name: &str, registers: &[&Register]) {
     let place = |register: &&Register| {
-        // PHP's configuration gives ports as text as well.
+        // PHP's configuration may give ports as strings.
         map(&[("host", register.place.host.as_str().into()), ("port", register.place.port.to_string().into())])
     };
     let registers = registers.iter().map(place).collect();
@@ -59,7 +59,7 @@ async fn a_lost_connection_stays_lost_if_that_is_wanted() {
     let mut events = master.events();
     drop(peer);
     assert!(!closed(&mut events).await.2);
-    // It can be connected anew.
+    // It can be connected again.
     master.connect(register.place.clone());
     serves(&mut register.accepted().await).await;
 }
@@ -104,7 +104,7 @@ async fn a_register_that_accepts_and_closes_is_tried_later_and_later() {
         longest = longest.max(delay(&mut events).await);
     }
     assert!(longest > 5 * config().retry_delay, "{longest:?}");
-    // A connection that held begins the delays anew.
+    // A good connection resets the delays.
     let held = register.accepted().await;
     sleep(Duration::from_millis(1_200)).await;
     drop(held);
@@ -224,7 +224,7 @@ async fn a_master_that_is_dropped_leaves() {
 
 #[tokio::test]
 async fn a_process_of_another_user_is_not_shown_the_token() {
-    // Whom nobody has a name for.
+    // A user without a name.
     let other = 4_000_000_000;
     let (master, register) = (Master::start(Config { register_user: Some(other), ..config() }), Register::new().await);
     let mut events = master.events();

@@ -1,4 +1,4 @@
-//! What the master must hold, against registers that say what the test says, byte by byte.
+//! The master against registers that the test scripts, byte by byte.
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test, and says where")]
 
 mod calls;

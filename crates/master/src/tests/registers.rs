@@ -1,4 +1,4 @@
-//! What a register asks beyond calls: the services, closures, commands; by PHP's bytes.
+//! A register's requests besides calls: services, closures, commands; with PHP's bytes.
 
 use super::script::{ACCEPTED, REFUSED, Register, TOKEN, as_bytes, callback, config, map, meeting, next, packed, said};
 use crate::{Event, Lost, Master, Service, Value};
@@ -14,7 +14,7 @@ const LISTED: &[u8] = b"\x83\xa3cmd\xa4data\xa4uuid\xa6u-list\xa4data\x82\
     \xa4echo\x82\xa4name\xa4echo\xa8metadata\x82\xa7version\xa51.2.0\xa6weight\x03\
     \x82\xa3cmd\xa3end\xa4uuid\xa6u-list";
 
-/// The bytes that an unmodified register of PHP sent, by step.
+/// The bytes that an unmodified PHP register sent, by step.
 fn recorded(step: &str) -> Vec<u8> {
     let steps: serde_json::Value =
         serde_json::from_str(include_str!("../../../../tests/fixtures/php-master.json")).unwrap();
@@ -143,7 +143,7 @@ async fn commands_of_the_application_are_passed_on() {
     let (master, register, mut peer) = meeting(config(), []).await;
     let mut events = master.events();
     let command = map(&[("cmd", "drain".into()), ("seconds", 30.into()), ("keys", map(&[("a", 1.into())]))]);
-    // Without `cmd` it is none.
+    // Without `cmd` it is not a command.
     peer.say_bytes(b"\x81\xa4uuid\xa1u").await;
     peer.say_bytes(&packed(&as_bytes(command.clone()))).await;
     let mut event = next(&mut events).await;

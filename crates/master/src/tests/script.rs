@@ -1,4 +1,4 @@
-//! Scripted registers, and the bytes that they say and hear.
+//! Scripted registers, and the bytes that they send and receive.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Register {
         Peer { stream, id: String::new(), heard: Vec::new() }
     }
 
-    /// The same; its master has named itself.
+    /// The same, after its master has sent its id.
     pub(super) async fn met(&self) -> Peer {
         let mut peer = self.unmet().await;
         let auth = peer.hear().await;
@@ -57,9 +57,9 @@ impl Register {
 /// The register's end of a connection.
 pub(super) struct Peer {
     stream: TcpStream,
-    /// How the master calls itself.
+    /// The master's id.
     pub(super) id: String,
-    /// What has come and was not looked at.
+    /// What was received and not examined yet.
     heard: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl Peer {
         }
     }
 
-    /// These very bytes come next.
+    /// Expects exactly these bytes next.
     pub(super) async fn hear_bytes(&mut self, bytes: &[u8]) {
         while self.heard.len() < bytes.len() {
             let read = timeout(SOON, self.stream.read_buf(&mut self.heard)).await.expect("bytes in time").unwrap();
@@ -117,7 +117,7 @@ impl Peer {
         }
     }
 
-    /// The connection is closed, and nothing comes before but that the master offers no service any more.
+    /// Expects the connection to close, preceded by nothing but the report that the master no longer offers services.
     pub(super) async fn hear_the_end_after_goodbye(&mut self) {
         timeout(SOON, self.stream.read_to_end(&mut self.heard)).await.expect("an end in time").unwrap();
         let goodbye = b"\x81\xa3cmd\xa6remove";
@@ -158,7 +158,7 @@ pub(super) fn packed(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// The same with every text sent as bytes, and every empty map as an empty list.
+/// The same with every string as binary, and every empty map as an empty list.
 pub(super) fn as_bytes(value: Value) -> Value {
     match value {
         Value::String(text) => Value::Binary(text.into_bytes()),
@@ -175,7 +175,7 @@ pub(super) fn said(message: &Value, key: &str) -> String {
     get(message, key).and_then(text).unwrap_or_default()
 }
 
-/// What a register of PHP asks.
+/// A PHP register's request.
 pub(super) fn callback(uuid: &str, serialized: &[u8]) -> Value {
     let data = map(&[("serialized", string(serialized.to_vec()))]);
     map(&[("cmd", "callback".into()), ("uuid", uuid.into()), ("data", data)])
