@@ -1,4 +1,4 @@
-//! Accepted connections: what the kernel has accepted, and the runtime does not know yet.
+//! Accepted connections that are not registered with the runtime yet.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use crate::stream::groups_of;
 use crate::{Peer, Stream};
 
-/// A connection of which it is not decided yet whether it is served: until then it costs no more than its descriptor.
+/// A connection that may or may not be served: until that is decided, it costs no more than its descriptor.
 #[derive(Debug)]
 pub enum Accepted {
     Tcp(TcpStream, SocketAddr),
@@ -16,7 +16,7 @@ pub enum Accepted {
 }
 
 impl Accepted {
-    /// Who is at the other end; none: the kernel does not say it.
+    /// The other end; none: the kernel does not report it.
     pub fn peer(&self) -> Option<Peer> {
         match self {
             Self::Tcp(_, address) => Some(Peer::Tcp(*address)),
@@ -32,7 +32,7 @@ impl Accepted {
         }
     }
 
-    /// For another process, which expects one that blocks.
+    /// For another process, which expects a blocking one.
     pub fn into_descriptor(self) -> OwnedFd {
         match self {
             Self::Tcp(stream, _) => stream.into(),
@@ -40,7 +40,7 @@ impl Accepted {
         }
     }
 
-    /// Lets the runtime know of it.
+    /// Registers it with the runtime.
     pub fn into_stream(self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(stream, _) => {

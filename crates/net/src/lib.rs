@@ -17,8 +17,8 @@ pub use remote::{ConnectError, ParseRemoteError, Remote, secure};
 pub use retry::{Backoff, random_part};
 pub use stream::Stream;
 
-/// Does work on a thread for which nobody waits, nor the end of the process: work that nobody can stop, and that
-/// changes nothing.
+/// Does work on a thread that nothing waits for, not even the end of the process: work that cannot be interrupted, and
+/// that changes nothing.
 pub fn unawaited(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }

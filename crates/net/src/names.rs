@@ -1,7 +1,7 @@
-//! Names of hosts: looked up a few at a time, on threads for which nothing has to wait.
+//! Host names: looked up a few at a time, on threads that nothing has to wait for.
 //!
-//! The C library may take minutes for a name for which no server answers, and cannot be stopped. On the threads that
-//! the runtime has for blocking work, it would hold up the work of others, and the end of the process.
+//! The C library may take minutes for a name if no server answers, and cannot be interrupted. On the runtime's blocking
+//! threads, this would delay other work, and the end of the process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,8 +27,8 @@ pub enum NotFound {
     Busy,
 }
 
-/// Looks up `most` names at once, and each once at a time: those that hang take no more threads when they are asked
-/// for again, and keep no others from being looked up than those that share this. Clones are the same.
+/// Looks up to `most` names concurrently, each only once at a time: hanging lookups take no more threads when they are
+/// requested again, and only delay lookups that share this. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Names {
     most: usize,
@@ -41,12 +41,12 @@ impl Names {
         Self { most, running: Arc::default() }
     }
 
-    /// How many names it looks up at once.
+    /// How many names it looks up concurrently.
     pub fn most(&self) -> usize {
         self.most
     }
 
-    /// What `host:port` means, one address or more.
+    /// Resolves `host:port` to one address or more.
     pub async fn look_up(&self, name: &str, within: Duration) -> Found {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
@@ -60,7 +60,7 @@ impl Names {
 
     fn start(&self, name: &str) -> Result<watch::Receiver<Option<Found>>, NotFound> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // A thread that has ended has dropped its end of the channel, and one that has found something is about to.
+        // A thread that has ended has dropped its end of the channel, and one with a result is about to.
         running.retain(|_, found| found.has_changed().is_ok() && found.borrow().is_none());
         if let Some(found) = running.get(name) {
             return Ok(found.clone());
@@ -76,7 +76,7 @@ impl Names {
     }
 }
 
-/// The first address that `host:port` means, for those who have nothing else to do.
+/// The first address of `host:port`, for callers that may block.
 pub fn look_up_first(address: &str, within: Duration) -> io::Result<SocketAddr> {
     if let Ok(address) = address.parse() {
         return Ok(address);
@@ -132,7 +132,7 @@ mod tests {
         let busy = names.look_up("localhost:7", Duration::from_millis(20)).await;
         assert!(matches!(busy, Err(NotFound::Busy)), "{busy:?}");
         assert_eq!(names.running.lock().expect("no panic").len(), 1);
-        // Whoever waited may ask for another name before the thread has ended.
+        // A caller may ask for another name before the thread has ended.
         finding.send_replace(Some(Err(NotFound::Late)));
         names.look_up("localhost:7", Duration::from_secs(30)).await.expect("found");
         drop(finding);

@@ -1,4 +1,4 @@
-//! Peers: who is at the other end of a connection, as the kernel knows it.
+//! Peers: the other end of a connection, as far as the kernel identifies it.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::Accepted;
 
-/// Between whom places are shared: a user of this machine, or else an address; of IPv6, a network, since one host has
-/// all addresses of it.
+/// The unit between which places are shared: a user of this machine, or else an address; for IPv6 a network, since one
+/// host has all of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum User {
     Uid(u32),
@@ -25,7 +25,7 @@ pub enum User {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
-    /// The process that connected, and whose it was then.
+    /// The process that connected, and its user at that time.
     Unix {
         pid: i32,
         uid: u32,
@@ -34,13 +34,13 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// At the other end of a Unix socket.
+    /// The other end of a Unix socket.
     pub fn by_unix(socket: &impl AsFd) -> Option<Self> {
         let peer = getsockopt(socket, PeerCredentials).ok()?;
         Some(Self::Unix { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })
     }
 
-    /// The user, where a Unix socket says it.
+    /// The user, known for Unix sockets only.
     pub fn uid(self) -> Option<u32> {
         match self {
             Self::Tcp(_) => None,
@@ -69,7 +69,7 @@ impl fmt::Display for User {
     }
 }
 
-/// How many bits of an address of IPv6 its user cannot choose.
+/// The number of bits in an IPv6 address that its user cannot choose.
 const NETWORK_BITS: u32 = 64;
 
 impl User {
@@ -83,7 +83,7 @@ impl User {
     }
 }
 
-/// A user's name, or the number where it has none.
+/// A user's name, or its number if it has none.
 pub fn name_of(user: u32) -> String {
     match unistd::User::from_uid(Uid::from_raw(user)) {
         Ok(Some(user)) => user.name,
@@ -91,14 +91,14 @@ pub fn name_of(user: u32) -> String {
     }
 }
 
-/// How often it is looked whether a connection has been accepted.
+/// How often to check whether a connection has been accepted.
 const ACCEPT_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Finds out who is at the other end of connections.
+/// Identifies the other ends of connections.
 #[derive(Debug)]
 pub struct Peers {
-    /// To ask the kernel whose a socket is (`sock_diag(7)`); none: it cannot be asked. One for all questions, since to
-    /// open one takes longer than a question.
+    /// For asking the kernel which user a socket belongs to (`sock_diag(7)`); none: it cannot be asked. Shared by all
+    /// queries, since opening one takes longer than a query.
     kernel: Option<Socket>,
 }
 
@@ -106,18 +106,19 @@ impl Peers {
     pub fn new() -> Self {
         let open = || {
             let socket = Socket::new(Domain::from(NETLINK), Type::DGRAM, Some(Protocol::from(SOCK_DIAG)))?;
-            // The answer is there when the question has been sent.
+            // The answer is available once the query has been sent.
             socket.set_nonblocking(true)?;
             io::Result::Ok(socket)
         };
         Self { kernel: open().ok() }
     }
 
-    /// Who has made a connection that was accepted; none: it is gone already.
+    /// Who made an accepted connection; none: it is already gone.
     pub fn user_of(&self, accepted: &Accepted) -> Option<User> {
         match accepted {
             Accepted::Unix(_) => accepted.peer()?.uid().map(User::Uid),
-            // By whatever address it came: also by one of the network, a user of this machine is one.
+            // Whichever address was used: a user of this machine is identified even if it connected by a network
+            // address.
             Accepted::Tcp(stream, peer) => match self.uid_of(*peer, stream.local_addr().ok()?) {
                 Ok(uid) => uid.map(User::Uid),
                 Err(_) => Some(User::at(peer.ip().to_canonical())),
@@ -126,7 +127,7 @@ impl Peers {
     }
 
     /// The user whose process has accepted a connection to an address of this machine, once one has. An error: the
-    /// kernel does not say it.
+    /// kernel does not report it.
     pub async fn acceptor(&self, stream: &TcpStream) -> io::Result<u32> {
         let (peer, own) = (stream.peer_addr()?, stream.local_addr()?);
         loop {
@@ -143,8 +144,8 @@ impl Peers {
         ends.is_ok_and(|(peer, own)| matches!(self.uid_of(peer, own), Ok(None)))
     }
 
-    /// The user who listens at an address; none: nobody does, or the kernel does not say it. Of a port of every
-    /// address, who listens there on loopback.
+    /// The user that listens on an address; none: nobody does, or the kernel does not report it. For a port on all
+    /// addresses, the user that listens on it on loopback.
     pub fn listener(&self, mut address: SocketAddr) -> Option<u32> {
         let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let nobody = SocketAddr::new(any, 0);
@@ -158,15 +159,15 @@ impl Peers {
         self.uid_of(address, nobody).ok().flatten()
     }
 
-    /// The user to whom the socket at `peer` belongs, whose other end is `own`; none: its user has closed it, and the
-    /// kernel would name root. `/proc/net/tcp` has the same, but all of it at once.
+    /// The user of the socket at `peer` whose other end is `own`; none: it was closed, in which case the kernel would
+    /// report root. `/proc/net/tcp` has the same data, but only as a whole.
     fn uid_of(&self, peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
         let mut kernel = self.kernel.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let question = question(peer, own);
         kernel.send(&question)?;
         let mut answer = [0; 1024];
         let length = kernel.read(&mut answer)?;
-        // Where there is no such connection, the kernel reports a socket that listens at that port.
+        // If there is no such connection, the kernel reports a socket that listens on that port.
         let is_answer = answer[4..6] == SOCK_DIAG_BY_FAMILY.to_ne_bytes()
             && answer[PORTS_AT..PORTS_AT + 4] == question[ASKED_PORTS_AT..ASKED_PORTS_AT + 4];
         let number = |at: usize| Some(u32::from_ne_bytes(answer[..length].get(at..at + 4)?.try_into().ok()?));
@@ -190,7 +191,7 @@ const REQUEST: u16 = 1;
 const TCP: u8 = 6;
 const HEADER_BYTES: u32 = 16;
 const QUESTION_BYTES: u32 = 56;
-/// Where the ports stand in the question, and in the answer, with the uid and the inode after them.
+/// The offset of the ports in the query and in the answer, which are followed by the uid and the inode.
 const ASKED_PORTS_AT: usize = 16 + 8;
 const PORTS_AT: usize = 16 + 4;
 const UID_AT: usize = PORTS_AT + 48 + 12;

@@ -1,7 +1,7 @@
-//! A connection on which what comes is acknowledged at once.
+//! A connection that acknowledges received data immediately.
 //!
-//! PHP leaves Nagle's algorithm on: a small write waits until the one before it is acknowledged, which the kernel puts
-//! off for 40 ms.
+//! PHP leaves Nagle's algorithm enabled: a small write waits until the previous one is acknowledged, which the kernel
+//! delays by 40 ms.
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Remotes: registers elsewhere, and how one connects to them.
+//! Remotes: registers elsewhere, and how to connect to them.
 
 use std::fmt;
 use std::io;
@@ -20,18 +20,17 @@ use crate::{Peer, Peers, Stream};
 const TLS: &str = "tls://";
 const UNIX: &str = "unix://";
 
-/// The names of remotes that this process looks up at once, and how long.
+/// The names of remotes that this process looks up concurrently, and the timeout.
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(64));
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest name of a host.
+/// The longest host name.
 const MAX_HOST: usize = 253;
 
-/// The longest path of a socket that the kernel takes.
+/// The longest path of a socket that the kernel accepts.
 const MAX_PATH: usize = 107;
 
-/// Where a register is: `host:port`, `tls://host:port` for one that is spoken to by TLS, or `unix:///path` for one that
-/// listens on this Unix socket.
+/// The address of a register: `host:port`, `tls://host:port` for TLS, or `unix:///path` for a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Remote {
@@ -39,7 +38,7 @@ pub enum Remote {
     Unix(PathBuf),
 }
 
-/// Why a text is no address of a register.
+/// Why a text is not an address of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseRemoteError {
@@ -121,9 +120,9 @@ impl fmt::Display for Remote {
 }
 
 impl Remote {
-    /// Connects. Of the certificates of others, those are believed that the authorities in the file `ca` have signed,
-    /// or else those of the machine. Without TLS a register on this machine must be a process of `user`, if one is
-    /// named: any process can take a port while nobody listens there.
+    /// Connects. Certificates must be signed by the authorities in the file `ca`, or else by those of the machine. A
+    /// register on this machine without TLS must be a process of `user`, if given: any process can take a port while
+    /// nobody listens on it.
     pub async fn connect(&self, ca: Option<&Path>, user: Option<u32>) -> Result<Stream, ConnectError> {
         let (host, port, tls) = match self {
             Self::Unix(path) => return connect_unix(path, user).await,
@@ -146,7 +145,8 @@ impl Remote {
         matches!(self, Self::Tcp { tls: true, .. })
     }
 
-    /// Whether what is said to this one may be said to the other: what goes encrypted does not then go in the open.
+    /// Whether data for this one may be sent to the other: what is encrypted for one must not be sent in the clear to
+    /// another.
     pub fn may_share_with(&self, other: &Remote) -> bool {
         other.is_tls() || !self.is_tls()
     }
@@ -169,7 +169,7 @@ async fn connect_unix(path: &Path, user: Option<u32>) -> Result<Stream, ConnectE
     Ok(Stream::Unix(stream))
 }
 
-/// That it is a process of this user which has accepted a connection on this machine; elsewhere nobody knows.
+/// Checks that the process that accepted a connection on this machine belongs to this user; elsewhere this is unknown.
 async fn check_user(stream: &TcpStream, user: u32) -> Result<(), ConnectError> {
     let peer = stream.peer_addr()?.ip();
     if !peer.to_canonical().is_loopback() && peer != stream.local_addr()?.ip() {
@@ -185,7 +185,7 @@ fn is_user(expected: u32, found: u32) -> Result<(), ConnectError> {
     Err(ConnectError::User { expected: name_of(expected), found: name_of(found) })
 }
 
-/// Goes through the handshake with a server of this name.
+/// Performs the TLS handshake with a server of this name.
 pub async fn secure(stream: TcpStream, host: &str, files: ClientFiles<'_>) -> Result<Stream, ConnectError> {
     let connector = TlsConnector::from(tls::client(files)?);
     let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Name(host.to_owned()))?;
@@ -281,7 +281,7 @@ mod tests {
         }
     }
 
-    /// Why one who believes this authority does not connect to a server that shows this certificate.
+    /// Why a client that trusts this authority does not connect to a server with this certificate.
     async fn refusal(ca: &Path, shown: &Path, private: &Path) -> String {
         let server = tls::Server::read(shown, private).expect("a certificate");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -1,9 +1,9 @@
-//! Retries: how long to wait before the next.
+//! Retries: the delay before the next.
 
 use std::time::Duration;
 
-/// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, but not less
-/// than half of the first, so that many sidecars do not retry together ("full jitter").
+/// Delays between retries: each has an upper limit twice that of the previous one, and is a random part of it, but not
+/// less than half of the first, so that many sidecars do not retry together ("full jitter").
 #[derive(Clone, Debug)]
 pub struct Backoff {
     least: Duration,
@@ -20,7 +20,7 @@ impl Backoff {
         self.next = self.least;
     }
 
-    /// How long to wait before the next try.
+    /// The delay before the next attempt.
     pub fn delay(&mut self) -> Duration {
         let shortest = self.least / 2;
         let delay = shortest + random_part(self.next.saturating_sub(shortest));

@@ -1,5 +1,5 @@
-//! Secrets: what must not stand in a configuration, but in a file that it names, or a variable of the environment. Also
-//! how any such file is opened.
+//! Secrets: they must not be in a configuration itself, but in a file that it names, or in an environment variable.
+//! Also opens any such file.
 
 use std::env;
 use std::fmt;
@@ -10,10 +10,10 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// What a place begins with that is a variable: `env:REGISTER_TOKENS`.
+/// The prefix of an environment variable: `env:REGISTER_TOKENS`.
 const VARIABLE: &str = "env:";
 
-/// A secret, or what proves that one has it. It never appears in logs.
+/// A secret, or a proof of possessing one. It never appears in logs.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret<T>(pub T);
 
@@ -23,7 +23,7 @@ impl<T> fmt::Debug for Secret<T> {
     }
 }
 
-/// What is in the file, or in the variable.
+/// The content of the file or the variable.
 pub fn read(place: &Path) -> io::Result<String> {
     match variable(place) {
         Some(name) => env::var(name).map_err(|error| match error {
@@ -36,14 +36,14 @@ pub fn read(place: &Path) -> io::Result<String> {
     }
 }
 
-/// What is in a file that a setting names.
+/// The content of a file that a setting names.
 pub fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Opens a file that a setting names. A pipe may lie there for which nobody writes: it is not waited for.
+/// Opens a file that a setting names. It may be a pipe without a writer, which is not waited for.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     match file.metadata()? {
@@ -58,12 +58,12 @@ pub fn variable(place: &Path) -> Option<&str> {
     place.to_str()?.strip_prefix(VARIABLE)
 }
 
-/// The lines of a text that are not empty, without the byte-order mark that an editor may have put before the first.
+/// The non-empty lines of a text, without a leading byte-order mark, which some editors add.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
-/// A line of a file of tokens that can be none.
+/// An invalid line in a token file.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "line {0} is no token, since it has white space in it or begins with `<?php`; if another file was written over this one, \
@@ -71,7 +71,7 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
 )]
 pub struct NoToken(usize);
 
-/// The tokens in a text: its lines, but for those that begin with `#`. What another file's lines say must not become
+/// The tokens in a text: its lines, except those that begin with `#`. Lines of other kinds of files must not become
 /// tokens.
 pub fn tokens(text: &str) -> Result<Vec<&str>, NoToken> {
     let numbered = text.trim_start_matches('\u{feff}').lines().map(str::trim).zip(1..);
@@ -80,7 +80,7 @@ pub fn tokens(text: &str) -> Result<Vec<&str>, NoToken> {
     tokens.map(|(line, number)| if is_token(line) { Ok(line) } else { Err(NoToken(number)) }).collect()
 }
 
-/// Says that a secret is none.
+/// Warns if a secret is not secret.
 pub fn warn_if_open(key: &str, place: &Path) {
     if is_open(place) {
         tracing::warn!(key, path = %place.display(), "a secret that every user of this machine can read: chmod o= it");

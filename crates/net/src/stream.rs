@@ -1,4 +1,4 @@
-//! Connections: whatever carries them, one type to read from and write to.
+//! Connections: one type to read from and write to, whatever the transport.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -14,14 +14,14 @@ use tokio_rustls::TlsStream;
 
 use crate::Peers;
 
-/// A long-lived connection on which nothing came for this long is probed.
+/// A long-lived connection that was silent for this long is probed.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// How often it is looked whether a peer is gone that sends no more, or more than is read.
+/// How often to check whether a peer is gone that has closed its sending side, or has sent more than was read.
 const LOOK: Duration = Duration::from_millis(200);
 
 thread_local! {
-    /// To open one takes longer than a question.
+    /// Shared, since opening it takes longer than a query.
     static PEERS: Peers = Peers::new();
 }
 
@@ -31,7 +31,7 @@ thread_local! {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// Behind a pointer, so that the others are no larger for it.
+    /// Boxed, so that it does not enlarge the others.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -44,37 +44,37 @@ impl Stream {
         }
     }
 
-    /// Has the kernel notice a peer over TCP that vanished without a word.
+    /// Makes the kernel detect a TCP peer that vanished silently.
     pub fn keep_alive(&self) {
         let Self::Tcp(stream) = self else { return };
         let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
-        // Without them, it is noticed when something is sent.
+        // Without keep-alive, it is noticed when something is sent.
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
     }
 
-    /// Has the kernel acknowledge what was read, and not only with what is sent next.
+    /// Makes the kernel acknowledge what was read immediately, rather than with the next data.
     pub(crate) fn acknowledge(&self) {
         let stream = match self {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
             Self::Unix(_) => return,
         };
-        // Without it, it is acknowledged a little later.
+        // Without it, the acknowledgment comes a little later.
         let _ = stream.set_quickack(true);
     }
 
-    /// Waits until the peer is gone, also where what it said before has not been read. Who only sends no more is there,
-    /// and may wait for an answer.
+    /// Waits until the peer is gone, even if what it sent has not been read. A peer that has only closed its sending
+    /// side is not gone, and may wait for an answer.
     pub async fn gone(&self) {
         while !self.is_gone() {
-            // Nothing wakes us when a peer goes that had said before that it sends no more.
+            // There is no event when a peer goes that had closed its sending side before.
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// Over a Unix socket, the kernel says whether the peer has closed, or only sends no more. Over TCP both look the
-    /// same until something is sent, but of a peer on this machine the kernel knows whether anybody still has its
-    /// socket.
+    /// For a Unix socket, the kernel reports whether the peer has closed it, or only its sending side. Over TCP both
+    /// look the same until something is sent, but for a peer on this machine the kernel knows whether its socket is
+    /// still open.
     fn is_gone(&self) -> bool {
         match self {
             Self::Unix(stream) => is_hung_up(stream.as_fd()),
@@ -83,7 +83,7 @@ impl Stream {
         }
     }
 
-    /// Waits until the peer has said something, or is gone.
+    /// Waits until the peer has sent something, or is gone.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.readable().await,
@@ -99,13 +99,13 @@ fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// What neither the standard library nor tokio asks of a socket.
+/// The supplementary groups, a socket option that neither the standard library nor tokio supports.
 #[allow(unsafe_code)]
 pub(crate) fn groups_of(stream: &impl AsRawFd) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 64];
     loop {
         let mut bytes = size_of_val(groups.as_slice()) as libc::socklen_t;
-        // Safety: the kernel writes at most `bytes` bytes there, which `groups` has, and says how many it would need.
+        // Safety: the kernel writes at most `bytes` bytes, which `groups` has, and returns how many it would need.
         let code = unsafe {
             let to = groups.as_mut_ptr().cast();
             libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, to, &mut bytes)
@@ -125,7 +125,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, into),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
-            // A message says itself where it ends, so an end needs no goodbye.
+            // A message contains its own end, so a connection may end without a TLS close.
             Self::Tls(stream) => match Pin::new(stream).poll_read(context, into) {
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 other => other,

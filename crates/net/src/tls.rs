@@ -1,7 +1,6 @@
-//! TLS: the certificate by which a listener is known, and the authorities that one who connects believes.
+//! TLS: a listener's certificate, and the authorities that a client trusts.
 //!
-//! Certificates and keys are files in PEM. They are read again whenever they are needed anew, so that what an operator
-//! renews needs no restart.
+//! Certificates and keys are PEM files. They are read again each time, so that renewing them requires no restart.
 
 mod faults;
 
@@ -19,11 +18,11 @@ pub(crate) use self::faults::handshake_fault;
 pub use self::faults::{alert_in_words, fault_of};
 use crate::{Stream, secret};
 
-/// What a listener shows to those who connect.
+/// A listener's certificate.
 #[derive(Clone)]
 pub struct Server(TlsAcceptor);
 
-/// Why there can be no TLS: what a file holds, or that it cannot be read.
+/// Why TLS is impossible: the content of a file, or that it cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot use the certificate {path}: {why}")]
@@ -43,7 +42,7 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Reads a certificate, with those that lead from it to its authority after it, and its key.
+    /// Reads a certificate with its chain, and its key.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let of_certificate = |why: String| TlsError::Certificate { path: certificate.to_owned(), why };
         let of_key = |why: String| TlsError::Key { path: key.to_owned(), why };
@@ -61,7 +60,7 @@ impl Server {
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 
-    /// Goes through the handshake with one who has connected.
+    /// Performs the handshake with a client that has connected.
     pub async fn secure(&self, stream: Stream) -> io::Result<Stream> {
         match stream {
             Stream::Tcp(stream) => Ok(Stream::Tls(Box::new(self.0.accept(stream).await.map_err(in_plain)?.into()))),
@@ -70,7 +69,7 @@ impl Server {
     }
 }
 
-/// The certificate in a file, with those that lead from it to its authority.
+/// The certificate in a file, with its chain.
 pub fn chain_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     certificates(path).map_err(|why| TlsError::Certificate { path: path.to_owned(), why })
 }
@@ -82,7 +81,7 @@ pub fn key_of(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| wrong(in_words(&error, "private key")))
 }
 
-/// Says of one who does not speak TLS that this is so.
+/// The error, in words that say so if the peer does not use TLS.
 fn in_plain(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
@@ -93,16 +92,16 @@ fn in_plain(error: io::Error) -> io::Error {
     }
 }
 
-/// The files of one who connects by TLS.
+/// The files of a TLS client.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClientFiles<'a> {
-    /// The authorities that it believes; none: those of the machine.
+    /// The authorities that it trusts; none: those of the machine.
     pub ca: Option<&'a Path>,
-    /// The certificate that it shows, with its key.
+    /// Its certificate and key.
     pub shown: Option<(&'a Path, &'a Path)>,
 }
 
-/// What a client believes, and what it shows.
+/// A client's configuration.
 pub fn client(files: ClientFiles<'_>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match files.ca {
         Some(path) => authorities_of(path)?,
@@ -130,7 +129,7 @@ pub fn client(files: ClientFiles<'_>) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// The authorities of a file.
+/// The authorities in a file.
 pub fn authorities_of(path: &Path) -> Result<RootCertStore, TlsError> {
     let wrong = |why: String| TlsError::Authorities { path: path.to_owned(), why };
     let mut roots = RootCertStore::empty();
@@ -165,7 +164,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// What is wrong with a file. Its lines are not shown: they may be of a key.
+/// What is wrong with a file. Its lines are not shown: they may belong to a key.
 fn in_words(error: &pem::Error, wanted: &str) -> String {
     match error {
         pem::Error::NoItemsFound => format!("it holds no {wanted} in PEM"),

@@ -1,4 +1,4 @@
-//! Faults of TLS, in sentences with their cures: the library has no words for most of them but names of its own.
+//! TLS faults, in sentences with their fixes: the library mostly reports just the names of its variants.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +11,7 @@ const MAX_NAMES: usize = 8;
 pub(super) const CRITICAL: &str =
     "it has a critical extension that is not known here: have it issued without, or not as critical";
 
-/// What is wrong with a certificate, and the cure. Those who verify it have no words for most of it but names of their
-/// own.
+/// What is wrong with a certificate, and how to fix it. The verifier mostly reports just the names of its variants.
 pub fn fault_of(error: &CertificateError) -> String {
     use CertificateError as Fault;
     let plain = match error {
@@ -68,13 +67,13 @@ pub fn fault_of(error: &CertificateError) -> String {
     plain.to_owned()
 }
 
-/// `zk1` of what the library has as `DnsName("zk1")`.
+/// Extracts `zk1` from the library's `DnsName("zk1")`.
 fn bare(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner.trim_end_matches(')').trim_matches('"'));
     inner.escape_debug().to_string()
 }
 
-/// The same of what the verifier only names.
+/// The same for faults that the verifier only names.
 fn other_fault(name: &str) -> String {
     let plain = match name {
         "CaUsedAsEndEntity" => {
@@ -107,7 +106,7 @@ fn other_fault(name: &str) -> String {
     plain.to_owned()
 }
 
-/// What has ended a handshake, but for a certificate.
+/// What ended a handshake, apart from certificates.
 pub(crate) fn handshake_fault(error: &rustls::Error) -> String {
     match error {
         rustls::Error::AlertReceived(alert) => alert_in_words(*alert),
@@ -132,7 +131,7 @@ pub(crate) fn handshake_fault(error: &rustls::Error) -> String {
     }
 }
 
-/// What the other end says as it ends TLS.
+/// The meaning of the other end's TLS alert.
 pub fn alert_in_words(alert: AlertDescription) -> String {
     let plain = match alert {
         AlertDescription::UnknownCA => {
@@ -168,7 +167,7 @@ pub fn alert_in_words(alert: AlertDescription) -> String {
     plain.to_owned()
 }
 
-/// The name of an algorithm that is believed no more, of which this is the identifier.
+/// The name of an algorithm that is no longer trusted, by its identifier.
 fn outdated(algorithm: &[u8]) -> Option<&'static str> {
     const KNOWN: [(&[u8], &str); 3] = [
         (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05", "SHA-1, which is believed no more"),
