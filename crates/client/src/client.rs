@@ -25,17 +25,17 @@ use crate::idl::{
 };
 use crate::{Address, default_paths};
 
-/// The most bytes of one reply that are read. The sidecar's own bound is lower.
+/// The largest reply that is read. The sidecar's own limit is lower.
 const MAX_REPLY: usize = 64 << 20;
 /// The most elements of a list or map in a reply.
 const MAX_CONTAINER: usize = 4 << 20;
 /// The deepest nesting of a reply; the interface has four levels.
 const MAX_DEPTH: usize = 16;
 
-/// A connection to a sidecar. It is made when it is needed, and made anew after one that failed.
+/// A connection to a sidecar. It is established when needed, and again after a failure.
 #[derive(Debug)]
 pub struct Client {
-    /// None: a sidecar is looked for, and remembered once it is found.
+    /// None: look for a sidecar, and remember it once found.
     address: Option<Address>,
     timeout: Duration,
     socket: Option<Socket>,
@@ -47,7 +47,7 @@ pub struct Client {
 pub enum Error {
     #[error("cannot reach the sidecar at {address}: {source}")]
     Unreachable { address: Address, source: io::Error },
-    /// At none of the default sockets.
+    /// There is none at the default sockets.
     #[error("no sidecar answers at the places where one is looked for: {}", in_line(.0))]
     NotFoundAnywhere(Vec<(Address, io::Error)>),
     #[error("the sidecar at {address} did not answer within {after:?}")]
@@ -77,19 +77,19 @@ pub enum Error {
     Refused { address: Address, message: String },
     #[error("the sidecar at {address} closed the connection without an answer")]
     Closed { address: Address },
-    /// The connection broke within the call, or what came was not an answer.
+    /// The connection broke during the call, or the data was not an answer.
     #[error("no answer from the sidecar at {address}: {message}")]
     Broken { address: Address, message: String },
 }
 
 impl Client {
-    /// A client whose calls, with the connecting, take at most `timeout`.
+    /// A client whose calls take at most `timeout`, including connecting.
     pub fn new(address: Address, timeout: Duration) -> Self {
         Self { address: Some(address), timeout, socket: None }
     }
 
-    /// The same for the sidecar of this machine: the first that answers at one of the [`default_paths`], the system's
-    /// or this user's own. The client stays with it.
+    /// The same for the sidecar of this machine: the first one that answers at one of the [`default_paths`], the
+    /// system's or this user's own. The client then stays with it.
     pub fn local(timeout: Duration) -> Self {
         Self { address: None, timeout, socket: None }
     }
@@ -127,7 +127,7 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.subtree(request))
     }
 
-    /// Waits for changes, at most for `wait` beside the client's own timeout.
+    /// Waits for changes, at most for `wait` in addition to the client's own timeout.
     pub fn watch(&mut self, since: i64, paths: Vec<String>, wait: Duration) -> Result<WatchReply, Error> {
         let request = WatchRequest::new(since, None, paths, millis(wait), None);
         self.ask(self.timeout + wait, |sidecar| sidecar.watch(request))
@@ -137,22 +137,22 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.status(StatusRequest::default()))
     }
 
-    /// One page of the masters that the query lets pass.
+    /// One page of the masters that match the query.
     pub fn masters(&mut self, query: ServiceQuery) -> Result<MastersReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.masters(query))
     }
 
-    /// One page of the services that the query lets pass.
+    /// One page of the services that match the query.
     pub fn services(&mut self, query: ServiceQuery) -> Result<ServicesReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.services(query))
     }
 
-    /// One page of the instances that the query lets pass.
+    /// One page of the instances that match the query.
     pub fn instances(&mut self, query: ServiceQuery) -> Result<InstancesReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.instances(query))
     }
 
-    /// One instance of a service that can be called.
+    /// One callable instance of a service.
     pub fn resolve(&mut self, request: ResolveRequest) -> Result<ResolveReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.resolve(request))
     }
@@ -162,27 +162,27 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.resolve_many(request))
     }
 
-    /// Tells what calls of instances came to.
+    /// Reports the results of calls to instances.
     pub fn report(&mut self, reports: Vec<CallReport>) -> Result<(), Error> {
         self.ask(self.timeout, |sidecar| sidecar.report(ReportRequest { reports })).map(drop)
     }
 
-    /// The services of which the guard holds instances.
+    /// The services with instances that the guard holds.
     pub fn guarded(&mut self, query: GuardQuery) -> Result<GuardReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.guarded(query))
     }
 
-    /// Has the guard let go what it holds.
+    /// Makes the guard release what it holds.
     pub fn control_guard(&mut self, request: GuardControl) -> Result<GuardControlReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.control_guard(request))
     }
 
-    /// Has instances drained.
+    /// Drains instances.
     pub fn drain(&mut self, request: DrainRequest) -> Result<DrainReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.drain(request))
     }
 
-    /// Has them drained no longer.
+    /// Ends a drain.
     pub fn undrain(&mut self, service: String, target: String) -> Result<DrainReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.undrain(UndrainRequest::new(service, target)))
     }
@@ -192,7 +192,7 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.withheld(WithheldQuery { service_name: service }))
     }
 
-    /// One page of what became of instances.
+    /// One page of what happened to instances.
     pub fn history(&mut self, query: HistoryQuery) -> Result<HistoryReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.history(query))
     }
@@ -202,19 +202,19 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.explain(request))
     }
 
-    /// Waits for changes of masters, at most for `wait` beside the client's own timeout.
+    /// Waits for changes of masters, at most for `wait` in addition to the client's own timeout.
     pub fn watch_masters(&mut self, since: i64, wait: Duration) -> Result<MastersWatchReply, Error> {
         let request = WatchMastersRequest::new(since, None, millis(wait), None);
         self.ask(self.timeout + wait, |sidecar| sidecar.watch_masters(request))
     }
 
-    /// Waits for messages of masters after a cursor, at most for `wait` beside the client's own timeout.
+    /// Waits for messages of masters after a cursor, at most for `wait` in addition to the client's own timeout.
     pub fn watch_messages(&mut self, since: i64, wait: Duration) -> Result<MessagesReply, Error> {
         let request = WatchMessagesRequest::new(since, millis(wait), None, None);
         self.ask(self.timeout + wait, |sidecar| sidecar.watch_messages(request))
     }
 
-    /// Calls a method. The call may take `wait`, whatever it says itself, beside the client's own timeout.
+    /// Calls a method. The call may take `wait`, whatever timeout it contains, in addition to the client's own timeout.
     pub fn call(&mut self, call: Call, wait: Duration) -> Result<CallResult, Error> {
         self.ask(self.timeout + wait, |sidecar| sidecar.call(within(wait, call)))
     }
@@ -232,22 +232,23 @@ impl Client {
         self.ask(self.timeout.saturating_add(whole), |sidecar| sidecar.call_in_order(CallsRequest { calls }))
     }
 
-    /// Starts a call whose values are fetched as they come; the first of them.
+    /// Starts a call whose values are fetched as they arrive; returns the first of them.
     pub fn start_call(&mut self, call: Call, wait: Duration) -> Result<CallValues, Error> {
         self.ask(self.timeout + wait, |sidecar| sidecar.start_call(within(wait, call)))
     }
 
-    /// What came since of the call that was started, which may take `wait` beside the client's own timeout.
+    /// Returns what has arrived since, for a call that was started; may take `wait` in addition to the client's own
+    /// timeout.
     pub fn next_values(&mut self, wait: Duration) -> Result<CallValues, Error> {
         self.ask(self.timeout + wait, |sidecar| sidecar.next_values(NextValuesRequest::default()))
     }
 
-    /// As `start_call`, of a method that is sent values.
+    /// Like `start_call`, for a method with streamed input.
     pub fn open_call(&mut self, call: Call, wait: Duration) -> Result<CallValues, Error> {
         self.ask(self.timeout, |sidecar| sidecar.open_call(within(wait, call)))
     }
 
-    /// Sends the method values, which may take `wait`.
+    /// Sends values to the method, which may take `wait`.
     pub fn send_values(
         &mut self,
         values: Vec<Vec<u8>>,
@@ -257,17 +258,17 @@ impl Client {
         self.ask(self.timeout + wait, |sidecar| sidecar.send_values(SendValuesRequest::new(values, is_last)))
     }
 
-    /// Sends a command, a JSON text, to all masters.
+    /// Sends a command, as JSON, to all masters.
     pub fn broadcast(&mut self, message: Vec<u8>) -> Result<CommandReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.broadcast(BroadcastRequest::new(message, None)))
     }
 
-    /// Has all masters connect to these registers as well.
+    /// Makes all masters connect to these registers as well.
     pub fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<CommandReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.add_registers(RegistersRequest { registers }))
     }
 
-    /// Has all masters leave these registers.
+    /// Makes all masters leave these registers.
     pub fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<CommandReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.remove_registers(RegistersRequest { registers }))
     }
@@ -276,30 +277,31 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.stats(StatsRequest::default()))
     }
 
-    /// One page of the workers that the query lets pass.
+    /// One page of the workers that match the query.
     pub fn workers(&mut self, query: WorkersQuery) -> Result<WorkersReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.workers(query))
     }
 
-    /// Waits for changes of workers after a cursor, at most for `wait` beside the client's own timeout.
+    /// Waits for changes of workers after a cursor, at most for `wait` in addition to the client's own timeout.
     pub fn watch_workers(&mut self, since: i64, wait: Duration) -> Result<WorkersWatchReply, Error> {
         let request = WatchWorkersRequest::new(since, millis(wait), None);
         self.ask(self.timeout + wait, |sidecar| sidecar.watch_workers(request))
     }
 
-    /// Has something done with workers, which may take `wait` beside the client's own timeout.
+    /// Controls workers, which may take `wait` in addition to the client's own timeout.
     pub fn control_workers(&mut self, control: WorkerControl, wait: Duration) -> Result<WorkerControlReply, Error> {
         let control = WorkerControl { timeout_ms: Some(millis(wait)), ..control };
         self.ask(self.timeout + wait, |sidecar| sidecar.control_workers(control))
     }
 
-    /// Adds a worker with these settings, an object of JSON; its start may take `wait` beside the client's own timeout.
+    /// Adds a worker with these settings, a JSON object; its start may take `wait` in addition to the client's own
+    /// timeout.
     pub fn add_worker(&mut self, settings: String, save: bool, wait: Duration) -> Result<WorkerControlReply, Error> {
         let addition = WorkerAddition { settings, save: Some(save), timeout_ms: Some(millis(wait)) };
         self.ask(self.timeout + wait, |sidecar| sidecar.add_worker(addition))
     }
 
-    /// Removes a worker, or only what was saved of it; its end may take `wait` beside the client's own timeout.
+    /// Removes a worker, or only what was saved of it; its end may take `wait` in addition to the client's own timeout.
     pub fn remove_worker(
         &mut self,
         group: String,
@@ -310,13 +312,13 @@ impl Client {
         self.ask(self.timeout + wait, |sidecar| sidecar.remove_worker(removal))
     }
 
-    /// Has workers carry out a command. Each may take `wait`.
+    /// Makes workers carry out a command. Each may take `wait`.
     pub fn command_workers(&mut self, command: WorkerCommand, wait: Duration) -> Result<WorkerCommandReply, Error> {
         let command = WorkerCommand { timeout_ms: Some(millis(wait)), ..command };
         self.ask(self.timeout + wait, |sidecar| sidecar.command_workers(command))
     }
 
-    /// What workers printed.
+    /// The output of workers.
     pub fn worker_output(&mut self, query: WorkerOutputQuery) -> Result<WorkerOutputReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.worker_output(query))
     }
@@ -337,7 +339,7 @@ impl Client {
         };
         self.address = Some(address.clone());
         let answer = converse(Bounded { socket: &socket, until }, ask);
-        // After any other error it is not known what the next bytes belong to.
+        // After any other error it is unknown what the next bytes belong to.
         if matches!(answer, Ok(_) | Err(thrift::Error::User(_))) {
             self.socket = Some(socket);
         }
@@ -346,7 +348,7 @@ impl Client {
 }
 
 impl Call {
-    /// A call of which nothing else is said.
+    /// A call with the defaults.
     pub fn of(service: impl Into<String>, method: impl Into<String>, arguments: impl Into<Vec<u8>>) -> Self {
         Self {
             service_name: service.into(),
@@ -385,7 +387,7 @@ impl ResolveRequest {
     }
 }
 
-/// The first sidecar that accepts at one of these sockets. A socket that a dead one left hides no other.
+/// The first sidecar that accepts on one of these sockets. A socket left by a dead one does not hide the others.
 fn find(patience: Duration) -> Result<(Address, Socket), Error> {
     let mut failures = Vec::new();
     for path in default_paths::sockets() {
@@ -395,7 +397,7 @@ fn find(patience: Duration) -> Result<(Address, Socket), Error> {
             Ok(socket) => return Ok((address, socket)),
             Err(error) => match unreachable(address, error, patience) {
                 Error::Unreachable { address, source } => failures.push((address, source)),
-                // There is one, which is slow.
+                // There is one, but it is slow.
                 slow => return Err(slow),
             },
         }
@@ -431,7 +433,7 @@ fn explain(address: Address, error: thrift::Error, after: Duration) -> Error {
     }
 }
 
-/// An age as the interface has it.
+/// An age in the interface's form.
 pub fn age(max: Duration) -> i64 {
     i64::try_from(max.as_millis()).unwrap_or(i64::MAX)
 }
@@ -485,7 +487,7 @@ fn connect(address: &Address, patience: Duration) -> io::Result<Socket> {
 
 fn connect_unix(path: &Path, patience: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // It bounds the connecting too, which waits where the listener's queue is full.
+    // This also limits connecting, which waits if the listener's queue is full.
     socket.set_write_timeout(Some(patience))?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket)
@@ -506,7 +508,7 @@ fn connect_tcp(address: &str, patience: Duration) -> io::Result<Socket> {
     Err(failed)
 }
 
-/// A stream that ends at a point in time, however slowly its bytes drip.
+/// A stream with a deadline, however slowly its bytes arrive.
 #[derive(Clone, Copy)]
 struct Bounded<'a> {
     socket: &'a Socket,
@@ -538,7 +540,7 @@ impl Write for Bounded<'_> {
     }
 }
 
-/// The kernel tells a socket's timeout as "would block", and an end in several ways.
+/// The kernel reports a socket's timeout as "would block", and an end in several ways.
 fn in_words(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),

@@ -1,4 +1,4 @@
-//! Default paths: where a sidecar keeps its socket and its state when nobody says, and where clients look for it.
+//! Default paths: where a sidecar keeps its socket and its state if not configured, and where clients look for it.
 
 use std::env;
 use std::fs::{self, DirBuilder, File};
@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access, geteuid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The folder of the system's sidecar. Only root, or systemd, can make it.
+/// The folder of the system's sidecar. Only root, or systemd, can create it.
 const SYSTEM: &str = "/run/roster";
 const SYSTEM_STATE: &str = "/var/lib/roster";
 const SOCKET: &str = "roster.sock";
 const SHARED_FILE: &str = "shared.mdb";
 
-/// What a sidecar uses where its configuration does not say.
+/// What a sidecar uses if its configuration does not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultPaths {
     pub socket: PathBuf,
     pub state: PathBuf,
 }
 
-/// Those of the system.
+/// The system's paths.
 impl Default for DefaultPaths {
     fn default() -> Self {
         Self { socket: system_socket(), state: SYSTEM_STATE.into() }
@@ -30,15 +30,15 @@ impl Default for DefaultPaths {
 }
 
 impl DefaultPaths {
-    /// The system's where this process may write, else the user's own.
+    /// The system's if this process may write there, else the user's own.
     pub fn of_this_process() -> Self {
         let socket = if may_write(SYSTEM) { system_socket() } else { user_socket() };
         let state = if may_write(SYSTEM_STATE) { None } else { user_state() };
         Self { socket, state: state.unwrap_or_else(|| SYSTEM_STATE.into()) }
     }
 
-    /// Those of the sidecar that a client finds here, be it one whose socket this process may not open; where there is
-    /// none, those with which this process would start one.
+    /// Those of the sidecar that a client finds here, even if this process may not open its socket; if there is none,
+    /// those that this process would start one with.
     pub fn of_the_running() -> Self {
         let own = Self::of_this_process();
         let sockets = trusted_sockets();
@@ -57,12 +57,12 @@ pub fn user_socket() -> PathBuf {
     user_folder().join(SOCKET)
 }
 
-/// Whether this is the folder of the user's own state, which a start makes.
+/// Whether this is the folder of the user's own state, which a start creates.
 pub fn is_users_state(folder: &Path) -> bool {
     folder != Path::new(SYSTEM_STATE) && folder == DefaultPaths::of_this_process().state
 }
 
-/// Whether this is the folder of the system's sidecar, which its unit makes.
+/// Whether this is the folder of the system's sidecar, which its unit creates.
 pub fn is_systems(folder: &Path) -> bool {
     folder == Path::new(SYSTEM)
 }
@@ -72,20 +72,19 @@ pub fn user_folder() -> PathBuf {
     user_folders().swap_remove(0)
 }
 
-/// Where a client looks for a sidecar, in this order.
+/// Where clients look for a sidecar, in order.
 pub fn sockets() -> Vec<PathBuf> {
     let folders = [PathBuf::from(SYSTEM)].into_iter().chain(user_folders());
     folders.map(|folder| folder.join(SOCKET)).collect()
 }
 
-/// Those of them that no other user can have made.
+/// Those that no other user can have created.
 fn trusted_sockets() -> Vec<PathBuf> {
     sockets().into_iter().filter(|socket| check_owner(socket).is_ok()).collect()
 }
 
-/// The socket at which a client finds a sidecar, or would find its shared file: the first that somebody listens to;
-/// else the first beside which there is a shared file, of a sidecar that is gone: one that can be read, if there is
-/// one.
+/// The socket where a client finds a sidecar, or would find its shared file: the first one with a listener; else the
+/// first one next to a shared file, of a sidecar that is gone: preferably a readable one.
 pub fn found() -> Option<PathBuf> {
     let sockets = trusted_sockets();
     let is_readable = |socket: &&PathBuf| File::open(shared_file_beside(socket)).is_ok();
@@ -94,18 +93,17 @@ pub fn found() -> Option<PathBuf> {
     first.or_else(|| sockets.iter().find(is_left)).cloned()
 }
 
-/// Whether somebody listens to a socket.
+/// Whether there is a listener on a socket.
 pub fn is_live(socket: &Path) -> bool {
     connect(socket).is_ok()
 }
 
-/// Whether somebody listens to a socket, as far as this process may know: it may not be let through to it.
+/// Whether there is a listener on a socket, as far as this process may know: it may not have access.
 pub fn may_be_live(socket: &Path) -> bool {
     connect(socket).map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |()| true)
 }
 
-/// Connects to a socket, or would, where more connections wait to be accepted than may: to wait for that could take for
-/// ever.
+/// Connects to a socket, or fails if the listener's queue is full: waiting for room could take forever.
 fn connect(socket: &Path) -> io::Result<()> {
     let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     stream.set_nonblocking(true)?;
@@ -120,8 +118,8 @@ pub fn shared_file_beside(socket: &Path) -> PathBuf {
     socket.with_file_name(SHARED_FILE)
 }
 
-/// That no other user can have put something at one of these sockets: `/run` is root's, while in `/tmp` anybody may
-/// have made a folder under our name.
+/// Checks that no other user can have put something at one of these sockets: `/run` is root's, while in `/tmp` anybody
+/// may have created a folder with our name.
 pub fn check_owner(socket: &Path) -> io::Result<()> {
     let folder = socket.parent().unwrap_or(socket);
     if folder == Path::new(SYSTEM) || is_own(folder) {
@@ -137,11 +135,11 @@ pub fn check_owner(socket: &Path) -> io::Result<()> {
             found.uid()
         )
     };
-    // Not `PermissionDenied`: nobody should come into the group of what is refused.
+    // Not `PermissionDenied`: nobody should join the group of a refused socket.
     Err(io::Error::other(why))
 }
 
-/// Makes the folder of the user's sidecar, if need be.
+/// Creates the folder of the user's sidecar, if necessary.
 pub fn make_user_folder() -> io::Result<()> {
     let folder = user_folder();
     if !folder.exists() {
@@ -150,7 +148,7 @@ pub fn make_user_folder() -> io::Result<()> {
     check_owner(&user_socket())
 }
 
-/// Makes a folder for this user alone.
+/// Creates a folder for this user alone.
 pub fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
@@ -159,7 +157,7 @@ fn system_socket() -> PathBuf {
     Path::new(SYSTEM).join(SOCKET)
 }
 
-/// The user's folders, at least one. A process without a login's environment has those of the login, too.
+/// The user's folders, at least one. A process without a login's environment also has those of the login.
 fn user_folders() -> Vec<PathBuf> {
     let uid = geteuid();
     let login = [env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(format!("/run/user/{uid}").into())];
@@ -176,13 +174,13 @@ fn user_state() -> Option<PathBuf> {
     states.map(|folder| folder.join("roster"))
 }
 
-/// Whether a folder is ours, and nobody else's to write.
+/// Whether a folder is ours, and only writable by us.
 fn is_own(folder: &Path) -> bool {
     let own = geteuid().as_raw();
     fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == own && found.mode() & 0o022 == 0)
 }
 
-/// Root makes what is not there.
+/// Root creates what does not exist.
 fn may_write(folder: &str) -> bool {
     geteuid().is_root() || access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }

@@ -5,7 +5,7 @@ mod address;
 mod client;
 pub mod default_paths;
 
-/// The generated code, of `idl/roster.thrift` and `idl/zk_data.thrift`.
+/// The code generated from `idl/roster.thrift` and `idl/zk_data.thrift`.
 #[allow(missing_debug_implementations, unused, unreachable_pub, clippy::all, clippy::unwrap_used)]
 #[path = "../gen/roster.rs"]
 pub mod idl;
