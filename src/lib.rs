@@ -10,7 +10,7 @@
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
 //! | 1 | [`access`], [`format`](mod@format), [`guard`], [`tunnel`], [`net`], [`zookeeper`] |
 //! | 2 | [`store`] |
-//! | 3 | [`resolve`], [`history`], [`source`], [`prober`], [`register`], [`master`], [`worker`], [`withhold`] |
+//! | 3 | [`resolve`], [`history`], [`source`], [`prober`], [`queue`], [`register`], [`master`], [`worker`], [`withhold`] |
 //! | 4 | [`call`] |
 //! | 5 | [`thrift`], [`admin`] |
 //! | 6 | [`config`] |
@@ -37,6 +37,7 @@ pub mod net;
 pub mod permissions;
 mod places;
 pub mod prober;
+pub mod queue;
 pub mod register;
 pub mod resolve;
 mod rule;

@@ -142,6 +142,18 @@ metrics! {
     shared_failures: Counter,
     /// Times the history could not be written to its file.
     history_failures: Counter,
+    /// Jobs enqueued.
+    jobs_enqueued: Counter,
+    /// Times that a job was handed out.
+    job_attempts: Counter,
+    /// Jobs done.
+    jobs_done: Counter,
+    /// Attempts of jobs that failed, or whose lease ended.
+    job_failures: Counter,
+    /// Jobs that failed too often, or were buried.
+    jobs_died: Counter,
+    /// Times that the file of the queues could not be opened or written.
+    queue_failures: Counter,
     ;
     /// How many milliseconds the reported calls took.
     reported_ms: Counter;

@@ -62,6 +62,7 @@ pub use self::contents::Contents;
 pub(crate) use self::contents::Restored;
 pub use self::entry::{FileStatus, Source};
 use self::env::Env;
+pub(crate) use self::image::Image;
 pub use self::image::InvalidFile;
 use self::location::FileLocation;
 pub use self::reader::{ReadError, Reader};

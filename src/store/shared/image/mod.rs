@@ -53,7 +53,7 @@ pub enum InvalidFile {
 
 /// The newest committed state of an LMDB file.
 #[derive(Debug)]
-pub(super) struct Image {
+pub(crate) struct Image {
     file: File,
     /// Which file it is.
     pub(super) file_id: FileId,
@@ -87,7 +87,7 @@ impl Image {
     }
 
     /// Opens a file that nobody else can have created or written.
-    pub(super) fn open_own(path: &Path) -> Result<Self, InvalidFile> {
+    pub(crate) fn open_own(path: &Path) -> Result<Self, InvalidFile> {
         Self::of(own::open(path).map_err(|why| match why {
             NotOwn::Io(error) => InvalidFile::Unreadable(error),
             why => InvalidFile::NotOwn(why),

@@ -9,7 +9,7 @@ use crate::task;
 const OUT_OF_ORDER: InvalidFile = InvalidFile::Damaged("its keys are out of order");
 
 /// What to do with an entry, given its key and its value.
-type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), InvalidFile> + Send + 'a;
+pub(crate) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), InvalidFile> + Send + 'a;
 
 /// A walk along a tree, which checks that each page occurs once, and that the keys are in order.
 struct Walk<'i> {
@@ -39,7 +39,7 @@ enum Side {
 
 impl Image {
     /// Visits every entry in key order, and checks that LMDB can work with the whole file.
-    pub(in crate::store::shared) fn walk(&self, each: &mut Each<'_>) -> Result<(), InvalidFile> {
+    pub(crate) fn walk(&self, each: &mut Each<'_>) -> Result<(), InvalidFile> {
         let mut walk = Walk::new(self);
         if self.main != NOWHERE {
             let root = walk.page(self.main)?;

@@ -1,0 +1,52 @@
+//! `[queue]`: where jobs are kept, and how many.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+/// `[queue]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The folder of the jobs; none: this sidecar keeps no queues.
+    #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The most jobs of all queues, in any state,
+    #[serde(deserialize_with = "crate::rule::positive")]
+    pub max_jobs: usize,
+    /// and the most bytes that they take: payloads and names, with an overhead for each.
+    #[serde(deserialize_with = "crate::rule::between_kib_and_tib::<_, 1024, 1>")]
+    pub max_bytes: ByteSize,
+    /// The largest payload of one.
+    #[serde(deserialize_with = "crate::rule::positive")]
+    pub max_job_bytes: ByteSize,
+    /// How many queues there may be.
+    #[serde(deserialize_with = "crate::rule::at_most::<_, 1024>")]
+    pub max_queues: usize,
+    /// How often a job is tried again that fails, where it says nothing else.
+    #[serde(deserialize_with = "crate::rule::no_more_than::<_, 1000>")]
+    pub retries: usize,
+    /// How long a worker may take for a job, where it says nothing else, before the job is another's.
+    #[serde(with = "crate::rule::SomeWithinADay")]
+    pub timeout: Duration,
+    /// How long dead jobs are kept.
+    #[serde(with = "crate::rule::SomeWithinAYear")]
+    pub keep_dead: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: None,
+            max_jobs: 1_000_000,
+            max_bytes: ByteSize::gib(1),
+            max_job_bytes: ByteSize::kib(64),
+            max_queues: 256,
+            retries: 25,
+            timeout: Duration::from_secs(60),
+            keep_dead: Duration::from_secs(30 * 86_400),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Jobs: what is enqueued, and what becomes of it. Pure.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::QueueNumber;
+
+/// Numbers grow, and are not used again, also where the file is lost.
+pub type JobId = u64;
+
+/// The highest number is of the least urgent jobs.
+pub(super) const MAX_PRIORITY: u8 = 9;
+pub(super) const DEFAULT_PRIORITY: u8 = 5;
+
+/// The longest names, in bytes.
+pub(super) const MAX_QUEUE_NAME: usize = 128;
+pub(super) const MAX_JOB_NAME: usize = 255;
+pub(super) const MAX_UNIQUE_KEY: usize = 255;
+
+/// The longest delay, and the longest time of an attempt.
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(366 * 86_400);
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+pub(super) const MAX_RETRIES: u32 = 1_000;
+
+/// So many jobs are enqueued at once, and handed out at once.
+pub const MAX_AT_ONCE: usize = 1_000;
+
+/// The most characters that are kept of an error.
+pub(super) const MAX_ERROR: usize = 4_000;
+
+/// What a job is charged for beside its payload and names: its entries in the file.
+pub(super) const OVERHEAD: usize = 512;
+
+/// A job that is lost so often, with the process that had it or by its time, kills whoever performs it.
+pub(super) const MAX_LOST: u32 = 3;
+
+/// A job to be enqueued.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewJob {
+    pub queue: String,
+    /// What is to be done: the application's own word.
+    pub name: String,
+    pub payload: Vec<u8>,
+    /// For how long it is not performed.
+    pub delay: Duration,
+    /// Which are performed first: 0 to `MAX_PRIORITY`; none: `DEFAULT_PRIORITY`.
+    pub priority: Option<u8>,
+    pub unique: Option<Unique>,
+    /// How often it is tried again; none: as the setting says.
+    pub retries: Option<u32>,
+    /// How long an attempt may take; none: as the setting says.
+    pub timeout: Option<Duration>,
+}
+
+/// No other job of its queue has the same key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unique {
+    pub key: String,
+    pub until: Until,
+}
+
+/// How long a job has its unique key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Until {
+    /// Until its first attempt begins.
+    Start,
+    /// Until it is done, dead or cancelled.
+    Success,
+}
+
+/// What became of an enqueue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    pub id: JobId,
+    /// False: another job has its unique key, and is the one that is named.
+    pub is_new: bool,
+}
+
+/// Where a job is. Times are in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    Waiting,
+    Delayed {
+        until: u64,
+    },
+    /// A worker has it, as long as its lease lasts.
+    Running {
+        until: u64,
+    },
+    /// It is performed no more, unless somebody has it retried.
+    Dead {
+        since: u64,
+    },
+}
+
+/// All of a job but what the application gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) queue: QueueNumber,
+    pub(super) state: State,
+    pub(super) priority: u8,
+    /// How often it was handed out,
+    pub(super) attempt: u32,
+    /// and how often that failed since it was enqueued or retried by hand;
+    pub(super) failures: u32,
+    /// of these, how often whoever had it was gone, or let its time pass.
+    pub(super) lost: u32,
+    pub(super) retries: u32,
+    pub(super) timeout_ms: u64,
+    pub(super) enqueued_at: u64,
+    pub(super) user: Option<u32>,
+    /// What it is charged for.
+    pub(super) bytes: u64,
+    pub(super) unique: Option<Unique>,
+    /// Why the last attempt failed.
+    pub(super) error: Option<String>,
+}
+
+/// A job as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub id: JobId,
+    pub queue: String,
+    pub name: String,
+    pub payload: Vec<u8>,
+    pub state: State,
+    pub priority: u8,
+    /// How often it was handed out. With the id it names one lease.
+    pub attempt: u32,
+    pub failures: u32,
+    pub retries: u32,
+    pub timeout: Duration,
+    pub enqueued_at: u64,
+    /// Who enqueued it; none: somebody over TCP.
+    pub user: Option<u32>,
+    pub error: Option<String>,
+}
+
+/// What the application gave, as it is kept.
+pub(super) fn body(name: &str, payload: &[u8]) -> Vec<u8> {
+    [&[name.len() as u8], name.as_bytes(), payload].concat()
+}
+
+/// The name and the payload. None: it is no such body.
+pub(super) fn parts_of(body: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (length, rest) = body.split_first()?;
+    let (name, payload) = rest.split_at_checked(usize::from(*length))?;
+    Some((String::from_utf8(name.to_vec()).ok()?, payload.to_vec()))
+}
+
+/// How long a job rests that has failed so often: as long as with Sidekiq, from about 20 s to some days, and in three
+/// weeks 25 times. `random` spreads what failed together.
+pub(super) fn retry_delay(failures: u32, random: f64) -> Duration {
+    let failures = f64::from(failures.saturating_sub(1).min(30));
+    Duration::from_secs_f64(failures.powi(4) + 15.0 + random.clamp(0.0, 1.0) * 10.0 * (failures + 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_its_parts_again_and_what_is_none_is_refused() {
+        let (name, payload) = ("é".repeat(100), b"\0\xff{}");
+        assert_eq!(parts_of(&body(&name, payload)), Some((name, payload.to_vec())));
+        assert_eq!(parts_of(&body("", b"")), Some((String::new(), Vec::new())));
+        assert!([b"".as_slice(), b"\x02a", b"\x01\xff"].iter().all(|wrong| parts_of(wrong).is_none()));
+    }
+
+    #[test]
+    fn failures_are_retried_25_times_within_three_weeks_and_apart() {
+        let sum = |random| (1..=25).map(|failures| retry_delay(failures, random)).sum::<Duration>().as_secs() / 86_400;
+        assert_eq!((sum(0.0), sum(1.0)), (20, 20));
+        assert_eq!(retry_delay(1, 0.0), Duration::from_secs(15));
+        assert_eq!(retry_delay(1, 1.0), Duration::from_secs(25));
+        assert_eq!(retry_delay(u32::MAX, 9.0), retry_delay(31, 1.0), "it ends somewhere");
+        assert!((2..25).all(|failures| retry_delay(failures, 0.0) < retry_delay(failures + 1, 0.0)));
+    }
+}

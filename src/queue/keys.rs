@@ -1,0 +1,92 @@
+//! Keys: how jobs, their order, and what is counted lie in one ordered file.
+//!
+//! | key | value |
+//! |---|---|
+//! | `m` | the format, and the next numbers |
+//! | `q` name | a queue: its number, its counts |
+//! | `u` user | how much a user has |
+//! | `j` id | the head of a job: all but what the application gave |
+//! | `p` id | its name and payload, which never change |
+//! | `w` queue, priority, id | it waits, |
+//! | `l` queue, time, id | is delayed until then, |
+//! | `r` queue, id | runs, |
+//! | `d` queue, time, id | is dead since then |
+//! | `k` queue, key | the job that has a unique key |
+
+use super::job::JobId;
+
+pub(super) const META: &[u8] = b"m";
+pub(super) const QUEUES: &[u8] = b"q";
+pub(super) const USERS: &[u8] = b"u";
+pub(super) const ALL_RUNNING: &[u8] = b"r";
+
+/// No queue's number.
+pub(super) type QueueNumber = u32;
+
+pub(super) fn queue(name: &str) -> Vec<u8> {
+    [QUEUES, name.as_bytes()].concat()
+}
+
+/// Nobody knows who enqueues over TCP: all of them are one user.
+pub(super) fn user(uid: Option<u32>) -> Vec<u8> {
+    [USERS, &uid.map_or(-1, i64::from).to_be_bytes()].concat()
+}
+
+pub(super) fn job(id: JobId) -> Vec<u8> {
+    [b"j".as_slice(), &id.to_be_bytes()].concat()
+}
+
+pub(super) fn body(id: JobId) -> Vec<u8> {
+    [b"p".as_slice(), &id.to_be_bytes()].concat()
+}
+
+pub(super) fn all_waiting(queue: QueueNumber) -> Vec<u8> {
+    [b"w".as_slice(), &queue.to_be_bytes()].concat()
+}
+
+pub(super) fn waiting(queue: QueueNumber, priority: u8, id: JobId) -> Vec<u8> {
+    [all_waiting(queue).as_slice(), &[priority], &id.to_be_bytes()].concat()
+}
+
+pub(super) fn all_delayed(queue: QueueNumber) -> Vec<u8> {
+    [b"l".as_slice(), &queue.to_be_bytes()].concat()
+}
+
+pub(super) fn delayed(queue: QueueNumber, until: u64, id: JobId) -> Vec<u8> {
+    [all_delayed(queue).as_slice(), &until.to_be_bytes(), &id.to_be_bytes()].concat()
+}
+
+pub(super) fn all_running(queue: QueueNumber) -> Vec<u8> {
+    [ALL_RUNNING, &queue.to_be_bytes()].concat()
+}
+
+pub(super) fn running(queue: QueueNumber, id: JobId) -> Vec<u8> {
+    [all_running(queue).as_slice(), &id.to_be_bytes()].concat()
+}
+
+pub(super) fn all_dead(queue: QueueNumber) -> Vec<u8> {
+    [b"d".as_slice(), &queue.to_be_bytes()].concat()
+}
+
+pub(super) fn dead(queue: QueueNumber, since: u64, id: JobId) -> Vec<u8> {
+    [all_dead(queue).as_slice(), &since.to_be_bytes(), &id.to_be_bytes()].concat()
+}
+
+pub(super) fn unique(queue: QueueNumber, key: &str) -> Vec<u8> {
+    [b"k".as_slice(), &queue.to_be_bytes(), key.as_bytes()].concat()
+}
+
+/// The job that a key of an order ends with.
+pub(super) fn id_in(key: &[u8]) -> Option<JobId> {
+    key.last_chunk().copied().map(JobId::from_be_bytes)
+}
+
+/// The time in a key of those that are delayed or dead.
+pub(super) fn time_in(key: &[u8]) -> Option<u64> {
+    key.get(5..13)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// Where keys begin that follow this one.
+pub(super) fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
