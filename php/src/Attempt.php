@@ -4,12 +4,12 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** One transport, and what a request over it came to. */
+/** One transport, and the result of a request over it. */
 final class Attempt
 {
     /**
-     * @param string $target where it leads
-     * @param ?bool $answered null where it was not tried
+     * @param string $target its address
+     * @param ?bool $answered null if it was not tried
      * @param ?string $failure why it did not answer
      */
     public function __construct(

@@ -11,18 +11,18 @@ use Roster\Wire\MessagePack;
 final class Call
 {
     public readonly string $service;
-    /** As MessagePack; empty where there are none. */
+    /** As MessagePack; empty if there are none. */
     public readonly string $arguments;
 
     /**
      * @param array<mixed> $args a list, or values by parameter name
      * @param int $timeoutMs how long all attempts may take together
-     * @param int $retries how often it may be tried on another master, where that is safe
-     * @param bool $idempotent whether it does no harm to execute it twice
-     * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest there is
+     * @param int $retries how often it may be retried on another master, if that is safe
+     * @param bool $idempotent whether it may safely be executed twice
+     * @param ?string $version a version requirement in Composer's syntax, such as `^1.2`; null: the newest
      * @param ?string $key for `Balance::Key`
-     * @param bool $allValues whether every value of a method that gives many is wanted, or the last one alone
-     * @throws InvalidRequest if the arguments cannot be sent: resources, closures, what is nested without end
+     * @param bool $allValues whether to return every value of a method with many, or only the last one
+     * @throws InvalidRequest if the arguments cannot be sent: resources, closures, infinite nesting
      */
     public function __construct(
         string|int $service,

@@ -6,12 +6,12 @@ namespace Roster;
 
 use Roster\Exception\RosterException;
 
-/** What one of several calls came to: a result or an error. */
+/** The outcome of one of several calls: a result or an error. */
 final class CallOutcome
 {
     /**
-     * @param ?string $master the id of the master; null where none was reached
-     * @param ?CallResult $result null where there is an error
+     * @param ?string $master the id of the master; null if none was reached
+     * @param ?CallResult $result null if there is an error
      * @param ?RosterException $error what `Client::call` would have thrown
      */
     public function __construct(
@@ -22,7 +22,7 @@ final class CallOutcome
     }
 
     /**
-     * What the method gave.
+     * What the method returned.
      *
      * @throws RosterException if the call failed
      */

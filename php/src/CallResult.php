@@ -4,11 +4,11 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** What a call came to. Strings are the bytes that the master gave, lists and maps are arrays. */
+/** The result of a call. Strings are the bytes that the master sent, lists and maps are arrays. */
 final class CallResult
 {
     /**
-     * @param mixed $value what the method gave; of many values the last one, null if there was none
+     * @param mixed $value what the method returned; of many values the last one, null if there was none
      * @param list<mixed> $values every value, if all were asked for
      * @param string $master the id of the master that answered
      * @param int $attempts how many masters were tried

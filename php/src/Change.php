@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** One thing that a watch tells. */
+/** One change reported by a watch. */
 final class Change
 {
     /**

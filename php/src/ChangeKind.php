@@ -4,14 +4,14 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** What a watch tells of. */
+/** The kind of a change. */
 enum ChangeKind
 {
-    /** The node, or master, is there at the beginning, or after a reset. */
+    /** The node, or master, exists at the beginning, or after a reset. */
     case Present;
     case Created;
     case Changed;
     case Deleted;
-    /** What was reported before no longer counts: what is there follows as `Present`, and what does not follow is gone. */
+    /** What was reported before is void: the current state follows as `Present`, and anything not in it is gone. */
     case Reset;
 }

@@ -24,26 +24,26 @@ use Roster\Wire\WorkerFollower;
 use const PHP_SAPI;
 
 /**
- * What this host's Roster sidecar knows, and calls through it.
+ * Reads what this host's Roster sidecar knows, and makes calls through it.
  *
- * A read takes the first transport that leads to an answer: the shared file while its writer lives, the Unix socket, the
- * shared file as a writer left it, and at last TCP, where it is configured. What is missing is null or a default. A
- * method throws `Unavailable` if no transport led to an answer, `NotReady` if nothing is known yet, `TooStale` if all is
- * older than `maxAge`, and `InvalidRequest` for a request that makes no sense; all of them are `RosterException`s.
+ * A read uses the first transport that leads to an answer: the shared file while its writer is alive, the Unix socket,
+ * the shared file that a writer left behind, and finally TCP, if configured. What is missing is null or a default. A
+ * method throws `Unavailable` if no transport led to an answer, `NotReady` if nothing is known yet, `TooStale` if
+ * everything is older than `maxAge`, and `InvalidRequest` for an invalid request; all of them are `RosterException`s.
  *
- * It is not final so that tests can put a mock in its place, and not meant to be extended otherwise.
+ * The class is not final so that tests can mock it; it is not meant to be extended otherwise.
  */
 class Client
 {
     private readonly ?SharedFile $file;
-    /** The other transports, when they are first needed. */
+    /** The other transports, created on first use. */
     private ?Transports $transports = null;
     private ?Freshness $freshness = null;
     private ?Reporter $reporter = null;
 
     /**
-     * @param non-empty-array<string, string> $places the shared file beside each Unix socket; empty: none
-     * @param bool $isSought whether nobody said which socket
+     * @param non-empty-array<string, string> $places the shared file next to each Unix socket; empty: none
+     * @param bool $isSought whether the socket was not given explicitly
      */
     private function __construct(
         private readonly array $places,
@@ -60,17 +60,17 @@ class Client
     }
 
     /**
-     * A client of the sidecar on this host. Nothing is opened before it is needed.
+     * Creates a client of the sidecar on this host. Nothing is opened before it is needed.
      *
-     * @param ?string $socket the Unix socket, also as `unix:///path`; null: that in /run/roster or the user's runtime
-     *     folder; empty: none
+     * @param ?string $socket the Unix socket, also as `unix:///path`; null: the one in /run/roster or in the user's
+     *     runtime folder; empty: none
      * @param ?string $tcp host and port; null or empty: none
-     * @param ?string $shared the shared file; null: that beside the socket; empty: none
-     * @param ?int $maxAge how many ms old an answer may be; null: any age will do
+     * @param ?string $shared the shared file; null: the one next to the socket; empty: none
+     * @param ?int $maxAge how many ms old an answer may be; null: any age
      * @param ?bool $persistent whether connections outlive the web request; null: except in the CLI
      * @param ?\Psr\Log\LoggerInterface $logger logs when a transport begins to fail
-     * @param string|int|null $user the name or uid of the user as whom the sidecar runs: what another one put in its
-     *     place is passed over; null: whoever it is. Over TCP nobody knows
+     * @param string|int|null $user the name or uid of the user that the sidecar runs as: anything another user put in
+     *     its place is ignored; null: any user. Not checked over TCP
      */
     public static function local(
         ?string $socket = null,
@@ -98,10 +98,10 @@ class Client
     }
 
     /**
-     * The node at a path.
+     * Returns the node at a path.
      *
      * @template T
-     * @param T $default what to give where there is none
+     * @param T $default what to return if there is none
      * @param ?int $maxAge in ms; null: that of the client
      * @return Node|T
      */
@@ -118,7 +118,7 @@ class Client
     }
 
     /**
-     * The nodes at several paths, all of one revision; those that are not there are left out.
+     * Returns the nodes at several paths, all at one revision, without those that do not exist.
      *
      * @param list<string> $paths
      * @return array<string, Node> by path
@@ -129,8 +129,8 @@ class Client
     }
 
     /**
-     * The names of a node's children; null if there is no such node. Of more than 2 MiB of names over Thrift, what comes
-     * or goes meanwhile may be among them or not.
+     * Returns the names of a node's children; null if there is no such node. With more than 2 MiB of names over Thrift,
+     * what is added or removed meanwhile may be included or not.
      *
      * @return ?list<string>
      */
@@ -140,9 +140,9 @@ class Client
     }
 
     /**
-     * Who offers a service, by its name without a version.
+     * Returns the instances of a service, by its name without a version.
      *
-     * @return list<Instance> the newest version first; empty if nobody does
+     * @return list<Instance> newest version first; empty if there are none
      */
     public function instances(string|int $service, ?int $maxAge = null): array
     {
@@ -150,19 +150,20 @@ class Client
     }
 
     /**
-     * One instance of a service that can be called; the same one for the same key, as long as it is there.
+     * Returns one callable instance of a service; the same one for the same key, as long as it exists.
      *
-     * Where nothing but the service and a key is asked for, the shared file answers, unless masters offer the service: which
-     * of them is connected just now, the sidecar alone knows.
+     * If only the service and a key are given, the shared file answers, unless masters offer the service: only the
+     * sidecar knows which of them are connected right now.
      *
      * @param string|int $service its name without a version
-     * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest of which one
-     *     can be called
-     * @param array<string|int|float|bool> $metadata by key, what it must have, as of `call`
+     * @param ?string $version a version requirement in Composer's syntax, such as `^1.2`; null: the newest with a
+     *     callable instance
+     * @param array<string|int|float|bool> $metadata required metadata by key, as for `call`
      * @param ?Balance $balance null: by the key, or else `Random`
-     * @param ?string $preferZone the zone of the caller: none elsewhere is chosen as long as enough of it can be called
-     * @param ?int $subset choose among so many, the same for the same `subsetKey` as long as they are there
-     * @param ?string $subsetKey who chooses; null: this host
+     * @param ?string $preferZone the caller's zone: instances elsewhere are not chosen while enough of it can be called
+     * @param ?int $subset choose from a subset of this size, the same for the same `subsetKey` while its instances
+     *     exist
+     * @param ?string $subsetKey the owner of the subset; null: this host
      * @throws Exception\NoInstance if there is none
      */
     public function resolve(
@@ -194,10 +195,11 @@ class Client
     }
 
     /**
-     * Several instances at one revision, at most 64. Where there is none of one, that is told in its place.
+     * Returns several instances at one revision, at most 64. If there is none for a request, it gets an exception
+     * instead.
      *
-     * @param array<string|int|array<string, mixed>> $requests each the name of a service, or what `resolve` is given, by name:
-     *     `['service' => 'user-service', 'key' => $id]`
+     * @param array<string|int|array<string, mixed>> $requests each the name of a service, or the named arguments of
+     *     `resolve`: `['service' => 'user-service', 'key' => $id]`
      * @return array<Resolved|Exception\NoInstance> with the keys of the requests
      */
     public function resolveMany(array $requests, ?int $maxAge = null): array
@@ -225,10 +227,10 @@ class Client
     }
 
     /**
-     * Tells the sidecar what a call of an instance came to: where several fail, all of this host's clients choose others for
-     * a time.
+     * Reports the result of a call to an instance to the sidecar: if several fail, all of this host's clients choose
+     * other instances for a while.
      *
-     * Nothing is waited for, and nothing fails: it is sent at the end of the page, with all others.
+     * This neither waits nor fails: all reports are sent together at the end of the page.
      *
      * @param ?int $durationMs how long the call took
      */
@@ -240,7 +242,7 @@ class Client
     }
 
     /**
-     * A `ResolveRequest`, from the arguments of `resolve`.
+     * Builds a `ResolveRequest` from the arguments of `resolve`.
      *
      * @return array<string, mixed>
      */
@@ -271,7 +273,7 @@ class Client
     }
 
     /**
-     * What the shared file answers; null where the sidecar must be asked.
+     * Returns the shared file's answer; null if the sidecar must be asked.
      *
      * @param non-empty-list<array<string, mixed>> $wanted
      * @return ?non-empty-list<Resolved>
@@ -291,7 +293,7 @@ class Client
     }
 
     /**
-     * The same from the file as a writer left it, where no sidecar answers.
+     * The same from the file that a writer left behind, if no sidecar answers.
      *
      * @param non-empty-list<array<string, mixed>> $wanted
      * @return ?non-empty-list<Resolved>
@@ -312,7 +314,7 @@ class Client
     }
 
     /**
-     * All at one revision; null where a file does not know all.
+     * Resolves all at one revision; null if the file cannot answer all of them.
      *
      * @param non-empty-list<array<string, mixed>> $wanted
      * @return ?non-empty-list<Resolved>
@@ -340,18 +342,18 @@ class Client
         return null;
     }
 
-    /** A master by its id; null if it is not there. */
+    /** Returns a master by its id; null if it does not exist. */
     public function master(string|int $id, ?int $maxAge = null): ?Master
     {
         return $this->read('master', (string) $id, $maxAge);
     }
 
     /**
-     * The masters that are there, as the sidecar tells them: PHP cannot list a part of the shared file.
+     * Returns all masters, from the sidecar: PHP cannot list a part of the shared file.
      *
      * @param string|int|null $service only those that offer it
-     * @param array<string|int|float|bool> $metadata by key, what a service of theirs must have, as of `call`
-     * @return list<Master> in the order of their ids
+     * @param array<string|int|float|bool> $metadata required metadata of one of their services by key, as for `call`
+     * @return list<Master> ordered by id
      */
     public function masters(string|int|null $service = null, ?int $maxAge = null, array $metadata = []): array
     {
@@ -368,11 +370,11 @@ class Client
     }
 
     /**
-     * The services that are offered, as the sidecar tells them.
+     * Returns the services on offer, from the sidecar.
      *
-     * @param array<string|int|float|bool> $metadata by key, what they must have, as of `call`
-     * @return array<array<string, int>> by name and version, the newest first: how many masters offer it. PHP makes the
-     *     key of a name such as `7` an int; every method takes it as it is
+     * @param array<string|int|float|bool> $metadata required metadata by key, as for `call`
+     * @return array<array<string, int>> how many masters offer each, by name and version, newest first. PHP turns the
+     *     key of a name such as `7` into an int; every method accepts that
      */
     public function services(?int $maxAge = null, array $metadata = []): array
     {
@@ -383,7 +385,7 @@ class Client
         );
     }
 
-    /** What the sidecar is doing. */
+    /** Returns what the sidecar is doing. */
     public function status(): Status
     {
         return $this->consult(static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->status($deadline));
@@ -392,18 +394,19 @@ class Client
     /**
      * Calls a method of a service, on one of the masters that offer it.
      *
-     * It is never sent twice from here unless it is idempotent, whatever happens to the connection.
+     * The client never sends it twice unless it is idempotent, whatever happens to the connection.
      *
      * @param array<mixed> $args a list, or values by parameter name
      * @param int $timeoutMs how long all attempts may take together
-     * @param int $retries how often it may be tried on another master, where that is safe
-     * @param bool $idempotent whether it does no harm to execute it twice
-     * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest there is
+     * @param int $retries how often it may be retried on another master, if that is safe
+     * @param bool $idempotent whether it may safely be executed twice
+     * @param ?string $version a version requirement in Composer's syntax, such as `^1.2`; null: the newest
      * @param ?string $key for `Balance::Key`
-     * @param bool $allValues whether every value of a method that gives many is wanted, or the last one alone
-     * @param array<string|int|float|bool> $metadata by key, what the service must have: a text as it is, any other value as its JSON
-     * @throws Exception\NoMaster if nobody offers the service
-     * @throws Exception\CallFailed with the master's own error; `lost` if it is not known whether it was executed
+     * @param bool $allValues whether to return every value of a method with many, or only the last one
+     * @param array<string|int|float|bool> $metadata the service's required metadata by key: strings as they are, other
+     *     values as their JSON text
+     * @throws Exception\NoMaster if no master offers the service
+     * @throws Exception\CallFailed with the master's own error; `lost` if it is unknown whether it was executed
      * @throws Exception\CallTimedOut if there was no answer in time
      * @throws Exception\Overloaded if too many calls are under way
      */
@@ -436,10 +439,10 @@ class Client
     }
 
     /**
-     * The same on one master, by its id: the one that answered before, for what it alone knows.
+     * The same on one master, given by id: such as the one that answered before, for what only it knows.
      *
      * @param array<mixed> $args
-     * @throws Exception\NoMaster if it is not there, or does not offer the service
+     * @throws Exception\NoMaster if it is not connected, or does not offer the service
      */
     public function callOn(
         string|int $master,
@@ -462,17 +465,17 @@ class Client
     }
 
     /**
-     * Calls a method that gives many values, and gives each as soon as it comes.
+     * Calls a method that returns many values, and yields each as soon as it arrives.
      *
-     * The call is sent when the first value is asked for, over a connection of its own. Who asks for no more gives it
-     * up. Once it has given a value, no other master is tried; it may still fail. Arguments and exceptions are those
+     * The call is sent when the first value is requested, over a separate connection. Ending the iteration early aborts
+     * it. Once it has yielded a value, no other master is tried; it may still fail. Arguments and exceptions are those
      * of `call`.
      *
      * @param array<mixed> $args
      * @param int $timeoutMs how long all values may take together
-     * @param string|int|null $master the id of the only one that will do; null: any that offers the service
-     * @param ?iterable<mixed> $input values that the method is sent while it goes on, on a stream that it takes: only one
-     *     of PHP at this sidecar's own register can, and no other master is tried
+     * @param string|int|null $master the id of the only acceptable master; null: any that offers the service
+     * @param ?iterable<mixed> $input values to send to the method while it runs, through a stream parameter: only a PHP
+     *     master at this sidecar's own register supports that, and no other master is tried
      * @return \Generator<int, mixed>
      */
     public function stream(
@@ -496,12 +499,12 @@ class Client
     }
 
     /**
-     * Calls a method on every master that offers the service. Each may fail on its own; arguments as of `call`.
+     * Calls a method on every master that offers the service. Each may fail separately; arguments as for `call`.
      *
      * @param array<mixed> $args
      * @param ?string $version null: any
-     * @return list<CallOutcome> one for each master
-     * @throws Exception\NoMaster if nobody offers the service
+     * @return list<CallOutcome> one per master
+     * @throws Exception\NoMaster if no master offers the service
      */
     public function callAll(
         string|int $service,
@@ -525,7 +528,7 @@ class Client
     }
 
     /**
-     * Several calls side by side. Each may fail on its own.
+     * Makes several calls concurrently. Each may fail separately.
      *
      * @param array<Call> $calls
      * @return array<CallOutcome> with the keys of the calls
@@ -537,9 +540,9 @@ class Client
     }
 
     /**
-     * Several calls on one master, each after the one before has ended, in one round trip to the sidecar.
+     * Makes several calls on one master, each after the previous one has ended, in one round trip to the sidecar.
      *
-     * After one that was lost or timed out, none is sent. Each may fail on its own; what is after it is sent.
+     * After one that was lost or timed out, no more are sent. Otherwise each may fail separately, and the rest is sent.
      *
      * @param array<Call> $calls
      * @param ?string $master the id of the master; null: one that offers the service of the first call
@@ -554,10 +557,10 @@ class Client
     }
 
     /**
-     * The workers of the sidecar, and what each is doing.
+     * Returns the sidecar's workers, and what each is doing.
      *
-     * @param ?string $worker a group, or one of it such as `web/2`; null: all that there are
-     * @param bool $usage whether the memory and processor time of their processes are read too
+     * @param ?string $worker a group, or a worker of it such as `web/2`; null: all
+     * @param bool $usage whether to read the memory and CPU time of their processes too
      * @return list<WorkerReport>
      */
     public function workers(?string $worker = null, bool $usage = false): array
@@ -567,13 +570,13 @@ class Client
     }
 
     /**
-     * Has workers of the sidecar carry out a command, side by side: `ping`, `status`, or what they add by
-     * `Worker::onCommand`. One that hangs costs its own answer. For administrators.
+     * Sends a command to the sidecar's workers, concurrently: `ping`, `status`, or one that they add by
+     * `Worker::onCommand`. One that hangs only affects its own answer. For administrators.
      *
-     * @param mixed $data what the command is given
-     * @param ?string $worker a group, or one of it such as `web/2`; null: all that there are
+     * @param mixed $data the command's argument
+     * @param ?string $worker a group, or a worker of it such as `web/2`; null: all
      * @param int $timeoutMs how long each may take
-     * @return list<WorkerAnswer> one for each
+     * @return list<WorkerAnswer> one per worker
      */
     public function commandWorkers(
         string $command,
@@ -592,14 +595,14 @@ class Client
     }
 
     /**
-     * Adds a worker to those of the sidecar's configuration, and waits until its processes are ready. One that does not become
-     * ready is there all the same. For root and the sidecar's own user.
+     * Adds a worker to those of the sidecar's configuration, and waits until its processes are ready. It is added even
+     * if one does not become ready. For root and the sidecar's own user.
      *
-     * @param list<string> $command the program and its arguments; no shell reads them
-     * @param array<string, mixed> $settings as a `[[worker]]` has them, such as `['count' => 2, 'stop_timeout' => '1m']`
-     * @param bool $save whether it is there again when the sidecar is started again
+     * @param list<string> $command the program and its arguments; no shell interprets them
+     * @param array<string, mixed> $settings as in a `[[worker]]`, such as `['count' => 2, 'stop_timeout' => '1m']`
+     * @param bool $save whether it is added again when the sidecar restarts
      * @param int $timeoutMs how long to wait
-     * @return list<WorkerOutcome> one for each process
+     * @return list<WorkerOutcome> one per process
      */
     public function addWorker(
         string $name,
@@ -622,12 +625,12 @@ class Client
     }
 
     /**
-     * Removes a worker, also from what was saved, and waits until its processes have ended. One that the configuration has is
-     * there again when the sidecar is started again. For root and the sidecar's own user.
+     * Removes a worker, including what was saved of it, and waits until its processes have ended. One in the
+     * configuration is back when the sidecar restarts. For root and the sidecar's own user.
      *
-     * @param bool $savedOnly whether it goes on, and is only forgotten
+     * @param bool $savedOnly whether to only forget what was saved, and let it run
      * @param int $timeoutMs how long to wait
-     * @return list<WorkerOutcome> one for each process
+     * @return list<WorkerOutcome> one per process
      */
     public function removeWorker(string $name, bool $savedOnly = false, int $timeoutMs = 60_000): array
     {
@@ -637,13 +640,14 @@ class Client
     }
 
     /**
-     * The nodes that are there, then every change, for ever: for workers in the CLI.
+     * Yields the existing nodes, then every change, forever: for workers in the CLI.
      *
-     * There is no hole, also across restarts of the sidecar, which are waited out. Where it no longer knows what
-     * changed, a `Reset` says so and what is there follows anew. What changes meanwhile may be reported twice.
+     * No change is missed, even across restarts of the sidecar, which are waited for. If the sidecar no longer knows
+     * what changed, it yields a `Reset`, and then the current state again. Changes made meanwhile may be reported
+     * twice.
      *
-     * @param string|list<string> $paths what to watch, with all below it
-     * @param int $waitMs how long to wait for a change before `$until` is asked again
+     * @param string|list<string> $paths what to watch, including everything below
+     * @param int $waitMs how long to wait for a change before calling `$until` again
      * @param ?callable(): bool $until true ends the watch
      * @return \Generator<int, Change>
      * @throws Exception\Unavailable if the sidecar was never reached
@@ -656,7 +660,7 @@ class Client
     }
 
     /**
-     * As `watch`, for masters.
+     * Like `watch`, for masters.
      *
      * @param ?callable(): bool $until
      * @return \Generator<int, MasterChange>
@@ -667,10 +671,10 @@ class Client
     }
 
     /**
-     * The commands that masters connected to this sidecar send of their own accord, for ever: those that it keeps, then
-     * every new one, as soon as it comes.
+     * Yields the commands that masters connected to this sidecar send unprompted, forever: those that it keeps, then
+     * every new one, as soon as it arrives.
      *
-     * @param int $waitMs how long to wait for one before `$until` is asked again
+     * @param int $waitMs how long to wait for one before calling `$until` again
      * @param ?callable(): bool $until true ends the watch
      * @return \Generator<int, MasterMessage> one without a master says how many were missed
      */
@@ -680,7 +684,7 @@ class Client
     }
 
     /**
-     * As `watch`, for the workers of the sidecar: their states, processes, and why.
+     * Like `watch`, for the sidecar's workers: their states, processes, and the reasons.
      *
      * @param ?callable(): bool $until
      * @return \Generator<int, WorkerChange>
@@ -690,14 +694,14 @@ class Client
         return (new WorkerFollower($this->transports()->consultant(), $waitMs, $until))->changes();
     }
 
-    /** How far the last answer can be trusted, be it an absence; null before the first. */
+    /** How far the last answer can be trusted, even an absence; null before the first. */
     public function freshness(): ?Freshness
     {
         return $this->freshness;
     }
 
     /**
-     * Which transports there are, in which order, and what they came to in the last request.
+     * Returns the transports in order, and the result of each in the last request.
      *
      * @param bool $try whether to try each of them now
      * @return list<Attempt>
@@ -707,7 +711,7 @@ class Client
         return $try ? $this->transports()->tried() : $this->transports()->attempts();
     }
 
-    /** What the shared file answers; else what another transport does. */
+    /** The shared file's answer, or else that of another transport. */
     private function read(string $question, string|array $of, ?int $maxAge): mixed
     {
         self::checkAge($maxAge);
@@ -727,7 +731,7 @@ class Client
         return $answer->value;
     }
 
-    /** Without a regular expression: to compile it would take longer than all else that a first read needs. */
+    /** Without a regular expression: compiling it would take longer than everything else in a first read. */
     private static function path(string $socket): string
     {
         $path = str_starts_with($socket, 'unix:///') ? substr($socket, strlen('unix://')) : $socket;
@@ -746,7 +750,7 @@ class Client
         }
     }
 
-    /** What the sidecar itself answers. */
+    /** The sidecar's own answer. */
     private function consult(callable $question): mixed
     {
         $answer = $this->transports()->consult($question);

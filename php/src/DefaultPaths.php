@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster;
 
 /**
- * Where a sidecar is found when nobody says: in the system's folder and in the user's.
+ * Where a sidecar is found by default: in the system's folder and in the user's.
  *
  * @internal
  */
@@ -16,8 +16,8 @@ final class DefaultPaths
     private const SHARED = 'shared.mdb';
 
     /**
-     * The sockets to try, in order: that of the first folder whose sidecar answers, alone. Where none answers, those of
-     * all folders, first of those in which a shared file can be read.
+     * The sockets to try, in order: only that of the first folder whose sidecar answers. If none answers, those of all
+     * folders, beginning with those that have a readable shared file.
      *
      * @return non-empty-list<string>
      */
@@ -25,7 +25,7 @@ final class DefaultPaths
     {
         $folders = [self::SYSTEM, ...array_filter(self::userFolders(), self::isOwn(...))];
         $found = array_values(array_filter($folders, self::isIn(...)));
-        // A socket that a dead sidecar left hides no living one. Where there is one place, nothing is to be decided.
+        // A dead sidecar's socket does not hide a living one. With only one place, there is nothing to decide.
         if (count($found) > 1) {
             foreach ($found as $folder) {
                 if (self::isLive($folder)) {
@@ -37,7 +37,7 @@ final class DefaultPaths
         return array_map(self::socket(...), array_values(array_unique([...$found, ...$folders])));
     }
 
-    /** @return array<string, string> why sockets in folders of this user's are not tried */
+    /** @return array<string, string> why sockets in this user's folders are not tried */
     public static function passedOver(): array
     {
         if (!function_exists('posix_geteuid')) {
@@ -48,7 +48,7 @@ final class DefaultPaths
         return array_fill_keys($sockets, 'its folder is not there, or another user may write it');
     }
 
-    /** The shared file lies beside the socket. */
+    /** The shared file next to the socket. */
     public static function shared(string $socket): string
     {
         return dirname($socket) . '/' . self::SHARED;
@@ -76,7 +76,7 @@ final class DefaultPaths
         return (bool) Quiet::run($connect);
     }
 
-    /** @return list<string> to be believed only if they are `isOwn`: in /tmp, another user can put one there */
+    /** @return list<string> to be trusted only if they are `isOwn`: another user can create one in /tmp */
     private static function userFolders(): array
     {
         if (!function_exists('posix_geteuid')) {
@@ -88,7 +88,7 @@ final class DefaultPaths
         return array_values(array_unique($folders));
     }
 
-    /** Whether a folder is this user's, and nobody else's to write. */
+    /** Whether a folder is this user's, and only writable by that user. */
     private static function isOwn(string $folder): bool
     {
         $found = str_starts_with($folder, '/') ? Quiet::run(static fn () => lstat($folder)) : false;

@@ -4,13 +4,13 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** Where an instance is called by whoever wants something of it. */
+/** Where clients call an instance directly. */
 final class Endpoint
 {
     /**
-     * @param string $name what it is for; empty: the service itself
-     * @param string $protocol as its registration has it (`http`, `dubbo`); empty: it does not say
-     * @param string $host a name or an address; one of IPv6 without brackets
+     * @param string $name its purpose; empty: the service itself
+     * @param string $protocol from its registration (`http`, `dubbo`); empty if not given
+     * @param string $host a name or an address; IPv6 without brackets
      */
     public function __construct(
         public readonly string $name,

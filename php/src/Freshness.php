@@ -8,9 +8,9 @@ namespace Roster;
 final class Freshness
 {
     /**
-     * @param int $revision the state answered from; it never goes back, also across restarts of the sidecar
+     * @param int $revision the revision of the answer; it never goes back, even across restarts of the sidecar
      * @param int $ageMs 0 while the sources behind the answer are in sync, else the time since they last were
-     * @param bool $complete false where the sources are known to hold more than the sidecar does
+     * @param bool $complete false if the sources are known to hold more than the sidecar does
      */
     public function __construct(
         public readonly int $revision,

@@ -5,25 +5,25 @@ declare(strict_types=1);
 namespace Roster;
 
 /**
- * One place where a service can be had: a master, which is called through its connection (`Client::call`); or endpoints,
- * which you call yourself.
+ * One place that offers a service: a master, which is called through its connection (`Client::call`); or endpoints,
+ * which you call directly.
  */
 final class Instance
 {
     /**
      * @param string $serviceName without a version
-     * @param string $version 0.0.0 where none is given
-     * @param string $group empty: none is given
-     * @param string $zone empty: none is given
-     * @param int $weight 100 where none is given
+     * @param string $version 0.0.0 if not given
+     * @param string $group empty if not given
+     * @param string $zone empty if not given
+     * @param int $weight 100 if not given
      * @param array<string, mixed> $metadata
-     * @param list<Endpoint> $endpoints none of a master
-     * @param ?string $masterId null: one of the endpoints is called
-     * @param int $outstanding how many calls to the master are under way; 0 where the shared file tells
-     * @param list<Provenance> $provenance by what it is known
-     * @param ?Withholding $ejected its callers reported failures: it is chosen only where no other can be called
-     * @param ?Withholding $drained an administrator wants it to have no calls: it is not chosen
-     * @param ?Held $held that it is registered no more, and served all the same; null: it is registered
+     * @param list<Endpoint> $endpoints empty for a master
+     * @param ?string $masterId null: call one of the endpoints
+     * @param int $outstanding how many calls to the master are under way; 0 if read from the shared file
+     * @param list<Provenance> $provenance where it is known from
+     * @param ?Withholding $ejected its callers reported failures: it is only chosen if no other can be called
+     * @param ?Withholding $drained an administrator keeps calls away from it: it is not chosen
+     * @param ?Held $held set if it is no longer registered, but still served; null: it is registered
      */
     public function __construct(
         public readonly string $serviceName,
@@ -44,7 +44,7 @@ final class Instance
     ) {
     }
 
-    /** `host:port` of the endpoint of the service itself, an address of IPv6 in brackets; or the id of the master. */
+    /** The `host:port` of the service's own endpoint, with IPv6 in brackets; or the id of the master. */
     public function address(): string
     {
         $own = array_filter($this->endpoints, static fn (Endpoint $endpoint) => $endpoint->name === '');

@@ -10,8 +10,8 @@ enum InstanceState: string
     case Up = 'UP';
     /** It was there before a restart of the sidecar, and is expected back. */
     case Returning = 'RETURNING';
-    /** Its registration says that it takes no calls: it is disabled, is starting, or is out of service. */
+    /** Its registration says that it takes no calls: it is disabled, starting, or out of service. */
     case Down = 'DOWN';
-    /** A state of a newer sidecar's: it cannot be called. */
+    /** A state that only a newer sidecar knows: it cannot be called. */
     case Unknown = 'UNKNOWN';
 }

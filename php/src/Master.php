@@ -8,11 +8,11 @@ namespace Roster;
 final class Master
 {
     /**
-     * @param string $peerAddress where it connected from: no address at which it could be called
+     * @param string $peerAddress where it connected from; not an address at which it could be called
      * @param int $connectedAt ms since 1970
      * @param list<Service> $services
      * @param int $routes how many routes the sidecar has to it
-     * @param int $outstanding how many calls to it are under way; 0 where the shared file tells
+     * @param int $outstanding how many calls to it are under way; 0 if read from the shared file
      */
     public function __construct(
         public readonly string $id,

@@ -4,12 +4,12 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** One thing that a watch of masters tells. */
+/** One change reported by a watch of masters. */
 final class MasterChange
 {
     /**
      * @param string $id of the master; empty for a reset
-     * @param ?Master $master as it is now; null when it is gone, and for a reset
+     * @param ?Master $master as it is now; null if it is gone, and for a reset
      */
     public function __construct(
         public readonly ChangeKind $kind,

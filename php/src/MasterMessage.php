@@ -4,14 +4,14 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** A command of the application's own that a master sent; or that some were missed. */
+/** An application-defined command from a master; or a note that some were missed. */
 final class MasterMessage
 {
     /**
      * @param string $master the id of the master; empty: some messages before the next were missed
-     * @param array<mixed> $message the whole command, with the key `cmd`; empty where some were missed
+     * @param array<mixed> $message the whole command, with the key `cmd`; empty if some were missed
      * @param int $receivedAt ms since 1970
-     * @param ?int $missed how many were missed; null: nobody knows, since the sidecar was restarted
+     * @param ?int $missed how many were missed; null: unknown, since the sidecar was restarted
      */
     public function __construct(
         public readonly string $master,

@@ -7,7 +7,7 @@ namespace Roster;
 /** A coordination node. */
 final class Node implements \JsonSerializable
 {
-    /** Decoded when somebody asks for it: few do, and the shared file is read in less time than that takes. */
+    /** Decoded on first use: it is rarely needed, and reading the shared file takes less time than decoding it. */
     public readonly Stat $stat;
     private readonly string $statJson;
 
@@ -30,16 +30,16 @@ final class Node implements \JsonSerializable
     }
 
     /**
-     * The data as JSON, objects as arrays.
+     * The data decoded as JSON, objects as arrays.
      *
-     * @throws \JsonException if it is none
+     * @throws \JsonException if it is not JSON
      */
     public function json(): mixed
     {
         return json_decode($this->data, true, flags: JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
     }
 
-    /** @internal what is read that is not there yet */
+    /** @internal creates a property on first use */
     public function __get(string $name): Stat
     {
         if ($name !== 'stat') {
@@ -58,7 +58,7 @@ final class Node implements \JsonSerializable
         return $this->jsonSerialize();
     }
 
-    /** The same by whatever transport the node came by; data that is not UTF-8 cannot be written as JSON. */
+    /** The same whichever transport the node came by; data that is not UTF-8 cannot be written as JSON. */
     public function jsonSerialize(): array
     {
         return ['path' => $this->path, 'data' => $this->data, 'stat' => $this->stat, 'freshness' => $this->freshness];

@@ -7,7 +7,7 @@ namespace Roster;
 use Roster\Exception\TransportFailed;
 
 /**
- * The user as whom the sidecar runs: what another user put in its place is no way to it.
+ * The user that the sidecar runs as: anything another user put in its place is ignored.
  *
  * @internal
  */
@@ -20,7 +20,7 @@ final class Owner
     }
 
     /**
-     * That a file or a Unix socket is of this user.
+     * Checks that a file or a Unix socket belongs to this user.
      *
      * @throws TransportFailed
      */
@@ -31,7 +31,7 @@ final class Owner
     }
 
     /**
-     * That an owner of a file is this user.
+     * Checks that the owner of a file is this user.
      *
      * @param int|false $owner the uid; false: there is no such file
      * @throws TransportFailed
@@ -44,7 +44,7 @@ final class Owner
     }
 
     /**
-     * Has the kernel say who sends what comes over a Unix socket, as far as PHP can ask.
+     * Makes the kernel report who sends what arrives over a Unix socket, as far as PHP can ask for that.
      *
      * @param resource $stream
      * @return ?\Socket null: PHP has no sockets extension
@@ -59,9 +59,9 @@ final class Owner
     }
 
     /**
-     * That this user sent what comes next, for which it waits so long.
+     * Checks that this user sent what arrives next, for which it waits this long.
      *
-     * @return bool whether anything came, be it the end of the connection
+     * @return bool whether anything arrived, even if just the end of the connection
      * @throws TransportFailed
      */
     public function checkSender(\Socket $socket, int $us): bool

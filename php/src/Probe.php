@@ -4,15 +4,15 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** What is known of the address of an instance that is held. */
+/** What is known of the address of a held instance. */
 enum Probe: string
 {
-    /** Nothing: it was not tried yet, or cannot be. */
+    /** Nothing: it was not probed yet, or cannot be. */
     case Untried = 'UNTRIED';
     /** It takes connections. */
     case Answering = 'ANSWERING';
     /** It neither takes nor refuses them. */
     case Silent = 'SILENT';
-    /** What only a newer sidecar knows. */
+    /** A state that only a newer sidecar knows. */
     case Unknown = 'UNKNOWN';
 }

@@ -5,9 +5,10 @@ declare(strict_types=1);
 namespace Roster;
 
 /**
- * Keeps warnings of this package from the application's error handler: what fails here is no answer, and says so.
+ * Keeps this package's warnings from the application's error handler: failures here are handled, and reported as such.
  *
- * The operator `@` does not: a handler is called all the same, and since PHP 8 few of them see that they should not be.
+ * The operator `@` does not: handlers are called all the same, and since PHP 8 few of them notice that they should not
+ * be.
  *
  * @internal
  */
@@ -15,13 +16,13 @@ final class Quiet
 {
     private const OWN = __DIR__ . '/';
 
-    /** The last one. */
+    /** The last warning. */
     public static string $warning = '';
 
     private static ?\Closure $handler = null;
     private static mixed $application = null;
 
-    /** Until `end`, which must follow whatever happens. */
+    /** Until `end`, which must be called in any case. */
     public static function begin(): void
     {
         $before = set_error_handler(self::$handler ??= self::take(...));
@@ -45,10 +46,10 @@ final class Quiet
         }
     }
 
-    /** While a request waits, the application's signal handlers run: what they do wrong is for its own handler. */
+    /** While a request waits, the application's signal handlers run: their errors are for its own handler. */
     private static function take(int $level, string $message, string $file = '', int $line = 0): bool
     {
-        // The library may be older than this PHP, which then deprecates something as it loads a class.
+        // The library may be older than this PHP, which then reports deprecations when it loads a class.
         if ($level === E_DEPRECATED || str_starts_with($file, self::OWN)) {
             self::$warning = $message;
             return true;

@@ -11,12 +11,12 @@ namespace Roster;
 final class Resolved
 {
     /**
-     * @param ?string $host a name or an address; one of IPv6 without brackets; null: it is a master
-     * @param string $protocol as its registration has it (`http`, `dubbo`); empty: it does not say
+     * @param ?string $host a name or an address; IPv6 without brackets; null: it is a master
+     * @param string $protocol from its registration (`http`, `dubbo`); empty if not given
      * @param ?string $masterId null: it is called at its host
-     * @param bool $isProtected whether some of the service's instances are held, since too many vanished at once: this may
-     *     be one that is gone
-     * @param string $serviceName the service that it is one of
+     * @param bool $isProtected whether some of the service's instances are held, since too many vanished at once: this
+     *     may be one that is gone
+     * @param string $serviceName its service
      */
     public function __construct(
         public readonly ?string $host,
@@ -29,7 +29,7 @@ final class Resolved
     ) {
     }
 
-    /** `host:port`, an address of IPv6 in brackets; or the id of the master. */
+    /** The `host:port`, with IPv6 in brackets; or the id of the master. */
     public function address(): string
     {
         return match (true) {

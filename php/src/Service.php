@@ -4,11 +4,11 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** A service, as one master offers it. */
+/** A service of one master. */
 final class Service
 {
     /**
-     * @param string $version 0.0.0 where none is given
+     * @param string $version 0.0.0 if not given
      * @param array<string, mixed> $metadata
      */
     public function __construct(

@@ -10,9 +10,9 @@ final class Source
     /**
      * @param string $state `connecting`, `syncing`, `live` or `down`
      * @param string $detail what it is waiting for or suffers from; empty when all is well
-     * @param list<string> $supplies what it fills the snapshot with: `nodes`, `instances`
-     * @param list<string> $roots the paths of which it supplies nodes
-     * @param ?int $ageMs null if it never was in sync
+     * @param list<string> $supplies what it contributes: `nodes`, `instances`
+     * @param list<string> $roots the paths whose nodes it supplies
+     * @param ?int $ageMs null if it was never in sync
      */
     public function __construct(
         public readonly string $name,

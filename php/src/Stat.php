@@ -6,7 +6,7 @@ namespace Roster;
 
 use Roster\Exception\TransportFailed;
 
-/** A coordination node's own figures, as ZooKeeper keeps them; those that are not known are 0. */
+/** A coordination node's stat, as in ZooKeeper; unknown fields are 0. */
 final class Stat
 {
     /**
@@ -17,7 +17,7 @@ final class Stat
      * @param int $ctime when the node was created, ms since 1970
      * @param int $mtime when its data was last set, ms since 1970
      * @param int $ephemeralOwner the session that owns an ephemeral node; 0 for any other
-     * @param int $numChildren how many children ZooKeeper counts, also those that are not mirrored
+     * @param int $numChildren how many children ZooKeeper counts, including those that are not mirrored
      */
     public function __construct(
         public readonly int $version,

@@ -10,10 +10,10 @@ final class Status
     /**
      * @param Freshness $freshness over all sources
      * @param list<Source> $sources
-     * @param array<string, int> $counters everything that is counted
-     * @param array<string, int> $limits the bounds in force
-     * @param ?string $sharedFileError why the shared file is not written; null: it is, or there is to be none
-     * @param list<string> $portsTaken at which of its ports the sidecar does not listen, since other processes do, and why
+     * @param array<string, int> $counters all counters
+     * @param array<string, int> $limits the limits in force
+     * @param ?string $sharedFileError why the shared file is not written; null: it is, or there should be none
+     * @param list<string> $portsTaken the ports that the sidecar cannot listen on, since other processes do, and why
      */
     public function __construct(
         public readonly string $version,

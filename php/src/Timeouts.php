@@ -10,7 +10,7 @@ final class Timeouts
     /**
      * @param int $connectMs for a connection
      * @param int $readMs for the next bytes of an answer
-     * @param int $totalMs for the answer, over all transports together; of one in several parts, for each of them
+     * @param int $totalMs for the answer, over all transports together; for each part of an answer in several parts
      */
     public function __construct(
         public readonly int $connectMs = 100,

@@ -21,7 +21,7 @@ use Roster\Wire\Endpoint;
 use Roster\Wire\Values;
 
 /**
- * All transports to the sidecar, for when its shared file alone does not do.
+ * All transports to the sidecar, for when its shared file alone is not enough.
  *
  * @internal
  */
@@ -42,8 +42,8 @@ final class Transports
     private array $logged = [];
 
     /**
-     * @param non-empty-array<string, string> $places the shared file beside each Unix socket; empty: none
-     * @param bool $isSought whether these are the places where a sidecar is looked for when nobody says
+     * @param non-empty-array<string, string> $places the shared file next to each Unix socket; empty: none
+     * @param bool $isSought whether these are the default places
      * @param ?object $logger a `Psr\Log\LoggerInterface`
      */
     public function __construct(
@@ -61,7 +61,7 @@ final class Transports
         $files = array_values(array_unique(array_filter($places, static fn (string $shared) => $shared !== '')));
         $first = array_map(static fn (string $file) => new SharedFile($file, $owner), array_slice($files, 0, 1));
         $left = array_map(static fn (string $file) => new SharedFile($file, $owner, isLast: true), $files);
-        // Over TCP, anybody on the machine may answer in place of a sidecar that is gone: what it left is worth more.
+        // Over TCP, anybody on the machine may answer in place of a dead sidecar: what it left behind is worth more.
         $this->readers = [...$first, ...$over(Transport::Unix), ...$left, ...$over(Transport::Tcp)];
         $this->asked = $this->readers;
     }
@@ -70,7 +70,7 @@ final class Transports
      * The answer of the first transport that has one.
      *
      * @param string $question a method of the shared file and of endpoints
-     * @param ?RosterException $failure why the shared file has not answered, where it was asked before
+     * @param ?RosterException $failure why the shared file has not answered, if it was tried before
      */
     public function read(string $question, string|array $of, ?int $maxAge, ?RosterException $failure): Answer
     {
@@ -85,14 +85,14 @@ final class Transports
         });
     }
 
-    /** The same of the sidecar itself. */
+    /** The same from the sidecar itself. */
     public function consult(callable $question): mixed
     {
         $deadline = new Deadline($this->timeouts->totalMs);
         return $this->ask($this->endpoints, static fn (Endpoint $endpoint) => $question($endpoint, $deadline));
     }
 
-    /** How a watch asks the sidecar, over connections of its own. */
+    /** How a watch asks the sidecar, over separate connections. */
     public function consultant(): \Closure
     {
         $endpoints = $this->endpoints(isPersistent: false);
@@ -101,7 +101,7 @@ final class Transports
     }
 
     /**
-     * The values of a call as they come, over a connection of its own.
+     * The values of a call as they arrive, over a separate connection.
      *
      * @param ?string $master its id; null: any
      * @return \Generator<int, mixed>
@@ -126,7 +126,7 @@ final class Transports
     }
 
     /**
-     * The same of a method that is sent the values of `$input` while it goes on, each when it is asked for.
+     * The same for a method that is sent the values of `$input` while it runs, each when it is needed.
      *
      * @param iterable<mixed> $input
      * @return \Generator<int, mixed>
@@ -177,7 +177,7 @@ final class Transports
         unset($this->logged[$this->readers[0]->target()]);
     }
 
-    /** @return list<Attempt> what each transport came to in the last request */
+    /** @return list<Attempt> the result of each transport in the last request */
     public function attempts(): array
     {
         $attempt = function (int $index, SharedFile|Endpoint $endpoint): Attempt {
@@ -188,7 +188,7 @@ final class Transports
         return array_map($attempt, array_keys($this->asked), $this->asked);
     }
 
-    /** @return list<Attempt> what they come to now */
+    /** @return list<Attempt> their results now */
     public function tried(): array
     {
         return array_map(function (SharedFile|Endpoint $endpoint): Attempt {
@@ -196,7 +196,7 @@ final class Transports
                 $endpoint->nodes(['/'], null, new Deadline($this->timeouts->totalMs));
                 return new Attempt($endpoint->transport(), $endpoint->target(), true);
             } catch (AccessDenied) {
-                // So it answers, and knows its rules.
+                // So it answers, and has its rules.
                 return new Attempt($endpoint->transport(), $endpoint->target(), true);
             } catch (RosterException $failure) {
                 return new Attempt($endpoint->transport(), $endpoint->target(), false, $failure->getMessage());
@@ -217,7 +217,7 @@ final class Transports
     }
 
     /**
-     * What the first one answers that does.
+     * The answer of the first one that has one.
      *
      * @param list<SharedFile|Endpoint> $readers
      */
@@ -236,7 +236,7 @@ final class Transports
                 if ($failure instanceof AccessDenied && $reader->transport() !== Transport::Tcp) {
                     throw $failure;
                 }
-                // Over TCP nobody is known: a denial there says nothing of what this user may do.
+                // Clients over TCP are not identified: a denial there says nothing about this user's rights.
                 $this->failures[$index] = $failure;
                 $this->log($reader, $failure);
             }
@@ -244,7 +244,7 @@ final class Transports
         throw $this->refusal();
     }
 
-    /** The worst is not to know how bad it is: what the sidecar said of its data says more than a broken transport. */
+    /** What the sidecar said about its data is more useful than a broken transport. */
     private function refusal(): RosterException
     {
         $ages = array_filter($this->failures, static fn ($failure) => $failure instanceof TooStale);

@@ -25,22 +25,22 @@ use Roster\Worker\Task;
 use Roster\Worker\Text;
 
 /**
- * A process that offers services: a master of Roster, started by a sidecar or by whoever likes.
+ * A process that offers services: a Roster master, started by a sidecar or otherwise.
  *
- * It is called one call at a time. A method that gives many values, by a generator or another `Traversable`, gives them
- * in turns with others. What a method throws is its caller's error and nobody else's.
+ * It handles one call at a time. A method that returns many values, by a generator or another `Traversable`, takes
+ * turns with others. What a method throws is its caller's error and affects nothing else.
  */
 final class Worker
 {
-    /** How long what is under way may take when a worker leaves that no sidecar stops. */
+    /** How long calls under way may take when an unsupervised worker leaves. */
     private const DRAIN_SECONDS = 5.0;
     /** How long a sidecar may take to accept its own worker, or to read what it is sent. */
     private const CHANNEL_TIMEOUT_SECONDS = 10.0;
-    /** What there is no room for is tried again so soon, where nobody says when there is. */
+    /** How soon to retry what there is no room for, if nothing signals that there is. */
     private const RETRY_SECONDS = 0.01;
 
     private const STREAM_COMMANDS = ['ping', 'list', 'callback', 'call', 'close', 'stream-taken'];
-    /** Of the tunnel itself, and to join or leave other registers: it stays at its own. */
+    /** The tunnel's own commands, and those to join or leave other registers: it stays at its own. */
     private const IGNORED_COMMANDS = [
         'auth', 'auth-success', 'auth-failed', 'data', 'end', 'error', 'pong', 'stream-window', 'register', 'remove',
     ];
@@ -50,7 +50,7 @@ final class Worker
     private readonly Services $services;
     private readonly Commands $commands;
     private readonly Loop $loop;
-    /** What came before it was asked for. */
+    /** What arrived before it was requested. */
     private array $received = [];
     private ?Session $session = null;
     /** @var ?callable */
@@ -62,11 +62,11 @@ final class Worker
     private bool $isTicking = false;
     private bool $hasBegun = false;
     private bool $isRunning = false;
-    /** Since when it leaves, by hrtime(). */
+    /** Since when it is leaving, by hrtime(). */
     private ?int $leftAt = null;
     private bool $isOver = false;
 
-    /** @param string $id by which the sidecar, and everybody that it tells, knows it */
+    /** @param string $id by which the sidecar and others know it */
     private function __construct(
         private readonly Channel|Dialer $to,
         #[\SensitiveParameter] string $token,
@@ -81,9 +81,9 @@ final class Worker
     }
 
     /**
-     * The worker that this process is to a sidecar: one of a `[[worker]]`.
+     * This process as a worker of a sidecar: one of a `[[worker]]`.
      *
-     * @throws InvalidRequest if no sidecar has started it
+     * @throws InvalidRequest if it was not started by a sidecar
      */
     public static function fromEnvironment(): self
     {
@@ -92,11 +92,11 @@ final class Worker
     }
 
     /**
-     * A worker that nobody supervises. It connects as soon as it runs, and again whenever the connection is lost.
+     * An unsupervised worker. It connects when it runs, and again whenever the connection is lost.
      *
      * @param string $address of the register: `unix:///path`, `tcp://host:port` or `tls://host:port`
-     * @param string $token by which the register knows its masters: from a file or the environment, not from the source
-     * @param ?string $ca a file with the authorities that sign its certificate, in PEM; null: those of this machine
+     * @param string $token the token for the register: from a file or the environment, not from the source
+     * @param ?string $ca a PEM file with the authorities that may sign its certificate; null: those of this machine
      * @throws InvalidRequest if there is no token
      */
     public static function connect(string $address, #[\SensitiveParameter] string $token, ?string $ca = null): self
@@ -115,9 +115,9 @@ final class Worker
     }
 
     /**
-     * Offers the public methods of an object as a service, in the place of one with the same name.
+     * Offers the public methods of an object as a service, replacing one with the same name.
      *
-     * @param array<mixed> $metadata what callers may choose by, such as `version`
+     * @param array<mixed> $metadata what callers may select by, such as `version`
      */
     public function offer(string $name, object $service, array $metadata = []): void
     {
@@ -128,9 +128,9 @@ final class Worker
     }
 
     /**
-     * Answers a command of the sidecar's, as a method answers a call. `ping` and `status` are there.
+     * Registers a command that the sidecar may send, which is answered like a call. `ping` and `status` are built in.
      *
-     * @param callable(mixed): mixed $command takes the command's data
+     * @param callable(mixed): mixed $command gets the command's data
      */
     public function onCommand(string $name, callable $command): void
     {
@@ -138,7 +138,8 @@ final class Worker
     }
 
     /**
-     * Takes what others of its group send: the data, and from whom. What an administrator broadcasts is from null.
+     * Receives what others of its group send: the data, and the sender. Broadcasts of an administrator have a null
+     * sender.
      *
      * @param callable(mixed, ?string): void $take
      */
@@ -148,10 +149,10 @@ final class Worker
     }
 
     /**
-     * Sends something to the sidecar, for whoever watches the messages of masters.
+     * Sends something to the sidecar, for clients that watch the messages of masters.
      *
-     * @throws InvalidRequest if it cannot be sent, or no sidecar has started this process
-     * @throws Overloaded if the sidecar reads nothing for ten seconds
+     * @throws InvalidRequest if it cannot be sent, or this process was not started by a sidecar
+     * @throws Overloaded if the sidecar does not read for ten seconds
      */
     public function send(mixed $data): void
     {
@@ -165,7 +166,7 @@ final class Worker
     }
 
     /**
-     * A logger of PSR-3, whose lines go to the sidecar; to standard error where none supervises this process.
+     * A PSR-3 logger that writes to the sidecar; to standard error if this process is not supervised.
      *
      * @return Logger with the package psr/log a `Psr\Log\LoggerInterface`
      */
@@ -175,7 +176,7 @@ final class Worker
     }
 
     /**
-     * The sockets that this process inherits, of `listen`: they do not block.
+     * The sockets that this process inherits from `listen`, non-blocking.
      *
      * @return array<resource> by name: that of a port is its number
      */
@@ -185,12 +186,12 @@ final class Worker
     }
 
     /**
-     * Has the sidecar listen on an address that `may_listen` of its `[[worker]]` names, until it ends itself: all processes
-     * of the group that ask for one have the same. It takes the extension sockets.
+     * Makes the sidecar listen on an address that `may_listen` of its `[[worker]]` allows, until the sidecar ends: all
+     * processes of the group that request the same one share it. Requires the extension sockets.
      *
      * @param string $address `tcp://host:port` or `unix:///path`
-     * @return resource a listening socket that does not block
-     * @throws InvalidRequest with the reason, if it cannot be had
+     * @return resource a non-blocking listening socket
+     * @throws InvalidRequest with the reason, if that is impossible
      * @throws Overloaded if the sidecar does not answer within ten seconds
      */
     public function listen(string $address): mixed
@@ -199,11 +200,11 @@ final class Worker
     }
 
     /**
-     * Has `run()` serve each connection that the sidecar accepts for this process, of a `[[worker]]` with
-     * `accept = "sidecar"`. It takes the extension sockets.
+     * Makes `run()` serve each connection that the sidecar accepts for this process, of a `[[worker]]` with `accept =
+     * "sidecar"`. Requires the extension sockets.
      *
-     * @param callable(resource, array{listener?: string, peer?: string}): void $serve takes a connection, which blocks,
-     *   and at which listener it came, from whom
+     * @param callable(resource, array{listener?: string, peer?: string}): void $serve gets a blocking connection, and
+     *     the listener and the peer that it came from
      */
     public function onConnection(callable $serve): void
     {
@@ -211,7 +212,7 @@ final class Worker
         $this->loop->watch($this->connections->stream, $this->serveConnections(...));
     }
 
-    /** Reports that the worker has begun its work: for `ready = "message"`. */
+    /** Reports that the worker is ready for work: for `ready = "message"`. */
     public function ready(): void
     {
         if ($this->isSupervised()) {
@@ -220,7 +221,8 @@ final class Worker
     }
 
     /**
-     * Has `run()` call something whenever a stream can be read, or a listening socket has a connection; null: no more.
+     * Makes `run()` call something whenever a stream is readable, or a listening socket has a connection; null: no
+     * more.
      *
      * @param resource $stream
      * @param ?callable(resource): void $serve
@@ -231,9 +233,9 @@ final class Worker
     }
 
     /**
-     * Works until it is stopped. SIGTERM stops it where PHP has the extension pcntl.
+     * Works until it is stopped. SIGTERM stops it if PHP has the extension pcntl.
      *
-     * @throws Disconnected if the sidecar that has started it is gone
+     * @throws Disconnected if the sidecar that started it is gone
      */
     public function run(): void
     {
@@ -241,7 +243,7 @@ final class Worker
             throw new \LogicException('the worker runs already');
         }
         $this->isRunning = true;
-        // What is echoed when nobody reads it any more ends no worker.
+        // Output that nobody reads any more must not end a worker.
         $ignored = ignore_user_abort(true);
         $this->loop->takeSignals($this->stop(...));
         try {
@@ -256,7 +258,8 @@ final class Worker
     }
 
     /**
-     * What an event loop watches, to call `tick()` when it can be read: another one after each reconnection.
+     * The stream for an event loop to watch, calling `tick()` when it is readable: a different one after each
+     * reconnection.
      *
      * @return ?resource null while there is no connection
      */
@@ -266,14 +269,15 @@ final class Worker
     }
 
     /**
-     * Does what there is to do, in place of `run()`, without waiting for anything but methods.
+     * Does what there is to do, instead of `run()`, without waiting for anything but methods.
      *
-     * @return ?float in how many seconds it must be called again, whatever can be read; null: the worker has ended
-     * @throws Disconnected if the sidecar that has started it is gone
+     * @return ?float after how many seconds it must be called again, even if nothing is readable; null: the worker has
+     *     ended
+     * @throws Disconnected if the sidecar that started it is gone
      */
     public function tick(): ?float
     {
-        // From within a method, which then waits in a fiber.
+        // Called from within a method, which then waits in a fiber.
         if ($this->isTicking) {
             return self::RETRY_SECONDS;
         }
@@ -294,7 +298,7 @@ final class Worker
         }
     }
 
-    /** Takes no more calls, and has `run()` or `tick()` end when what is under way has ended. */
+    /** Accepts no more calls, and makes `run()` or `tick()` end when those under way have ended. */
     public function stop(): void
     {
         $this->leftAt ??= hrtime(true);
@@ -361,7 +365,7 @@ final class Worker
         }
         $handed = $this->awaitsConnections() ? [$this->connections->stream] : [];
         $ready = Loop::select([...$read, ...$handed], $write, $seconds);
-        // One at a time: however many come, what the sidecar says is heard in between.
+        // One at a time: however many arrive, the sidecar's messages are read in between.
         if ($handed !== [] && in_array($handed[0], $ready, true)) {
             $this->connections->serve();
         }
@@ -383,7 +387,7 @@ final class Worker
 
     private function isLate(): bool
     {
-        // A sidecar says itself how long its workers may take.
+        // A sidecar has its own deadline for its workers.
         $drain = $this->isSupervised() ? INF : self::DRAIN_SECONDS;
         return $this->leftAt !== null && (hrtime(true) - $this->leftAt) / 1e9 > $drain;
     }
@@ -446,7 +450,7 @@ final class Worker
         }
         try {
             $message = ['cmd' => $command, 'data' => $data];
-            // The sidecar disconnects a worker that sends more values than others can take.
+            // The sidecar disconnects a worker that sends more values than others can accept.
             (new Scanner())->scan(MessagePack::pack($message, Scanner::MAX_DEPTH));
         } catch (\InvalidArgumentException | \UnexpectedValueException $why) {
             throw new InvalidRequest('data', "it cannot be sent: {$why->getMessage()}");
@@ -464,9 +468,9 @@ final class Worker
     }
 
     /**
-     * The connection to the sidecar that has started this process. Its questions wait for `tick()`.
+     * The connection to the sidecar that started this process. Its requests wait for `tick()`.
      *
-     * @throws Disconnected if it accepts none
+     * @throws Disconnected if it does not accept one
      */
     private function join(): Line
     {

@@ -6,13 +6,13 @@ namespace Roster;
 
 use Roster\Exception\CallFailed;
 
-/** What a worker answered to a command, or why it did not. */
+/** A worker's answer to a command, or why there is none. */
 final class WorkerAnswer
 {
     /**
      * @param string $worker such as `web/1`
-     * @param mixed $value what the command gave; of many values the last one
-     * @param ?CallFailed $error null where there is an answer
+     * @param mixed $value what the command returned; of many values the last one
+     * @param ?CallFailed $error null if there is an answer
      */
     public function __construct(
         public readonly string $worker,
@@ -22,7 +22,7 @@ final class WorkerAnswer
     }
 
     /**
-     * What the command gave.
+     * What the command returned.
      *
      * @throws CallFailed if there is no answer
      */

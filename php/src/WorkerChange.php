@@ -4,12 +4,12 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** One thing that a watch of workers tells. */
+/** One change reported by a watch of workers. */
 final class WorkerChange
 {
     /**
      * @param string $worker its name; empty for a reset
-     * @param ?WorkerReport $report as it is now; null when it is gone, and for a reset
+     * @param ?WorkerReport $report as it is now; null if it is gone, and for a reset
      */
     public function __construct(
         public readonly ChangeKind $kind,

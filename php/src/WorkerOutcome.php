@@ -4,11 +4,11 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** What came of one process of a worker that was added or removed. */
+/** The outcome for one process of a worker that was added or removed. */
 final class WorkerOutcome
 {
     /**
-     * @param string $worker such as `web/1`
+     * @param ?string $error why it is not running, or has not ended; null: it is, or has
      * @param ?string $error why it does not run, or has not ended; null: it does, or has
      */
     public function __construct(public readonly string $worker, public readonly ?string $error)

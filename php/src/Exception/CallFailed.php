@@ -8,9 +8,9 @@ namespace Roster\Exception;
 final class CallFailed extends RosterException
 {
     /**
-     * @param string $master its id; empty where it is not known
+     * @param string $master its id; empty if unknown
      * @param ?string $className the class of the master's exception
-     * @param bool $lost true: it is not known whether the call was executed
+     * @param bool $lost true: it is unknown whether the call was executed
      */
     public function __construct(
         string $message,

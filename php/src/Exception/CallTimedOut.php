@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Exception;
 
-/** No answer in time. Whether the call was executed is not known. */
+/** There was no answer in time. Whether the call was executed is unknown. */
 final class CallTimedOut extends RosterException
 {
     public function __construct(string $message, public readonly int $timeoutMs, public readonly ?string $master = null)

@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Exception;
 
-/** The request makes no sense as it is. */
+/** The request is invalid. */
 final class InvalidRequest extends RosterException
 {
     /** @param string $field which argument */

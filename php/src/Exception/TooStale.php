@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Exception;
 
-/** All that could be had is older than `maxAge` allows. */
+/** All available data is older than `maxAge` allows. */
 final class TooStale extends RosterException
 {
     public function __construct(public readonly int $ageMs, public readonly int $maxAgeMs, string $why = '')

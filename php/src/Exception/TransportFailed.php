@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Exception;
 
-/** One transport led to no answer; the next one is tried. Users see it as an attempt of `Unavailable`. */
+/** One transport led to no answer; the next one is tried. Users see it as an attempt in `Unavailable`. */
 final class TransportFailed extends RosterException
 {
     /** @param bool $isSent whether the whole request was sent, so that it may have been executed */

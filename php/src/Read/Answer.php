@@ -7,7 +7,7 @@ namespace Roster\Read;
 use Roster\Freshness;
 
 /**
- * What a reader found, and how far that can be trusted.
+ * What a reader found, and how far it can be trusted.
  *
  * @internal
  */

@@ -18,7 +18,7 @@ use Roster\Service;
 use Roster\Withholding;
 
 /**
- * Makes this package's values of the records of the shared file.
+ * Creates this package's values from the records of the shared file.
  *
  * @internal
  */
@@ -45,14 +45,14 @@ final class Hydrator
         );
     }
 
-    /** The endpoint of the service itself, as in the reply to `resolve`. */
+    /** The service's own endpoint, as in the reply to `resolve`. */
     public static function resolved(array $record, string $service, Freshness $freshness, bool $isProtected): Resolved
     {
         ['host' => $host, 'port' => $port] = $endpoint = self::own($record);
         return new Resolved($host, $port, $endpoint['protocol'] ?? '', null, $freshness, $isProtected, $service);
     }
 
-    /** The order of equal ones: that of the smaller address comes first, then as their ids in the sidecar. */
+    /** The order of equal ones: by address, then by their ids in the sidecar. */
     public static function compare(array $one, array $other): int
     {
         return strcmp(self::address(self::own($one)), self::address(self::own($other)))
@@ -74,7 +74,7 @@ final class Hydrator
         return str_contains($host, ':') ? "[$host]:$port" : "$host:$port";
     }
 
-    /** The endpoint of the service itself. */
+    /** The service's own endpoint. */
     private static function own(array $record): array
     {
         $endpoints = $record['endpoints'] ?? [];

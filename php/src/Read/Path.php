@@ -7,7 +7,7 @@ namespace Roster\Read;
 use Roster\Exception\InvalidRequest;
 
 /**
- * What a path is: all transports must agree on it, also one that only looks up a key.
+ * Valid paths: all transports must agree on them, even one that only looks up a key.
  *
  * @internal
  */

@@ -7,8 +7,9 @@ namespace Roster\Read;
 use Roster\Exception\TransportFailed;
 
 /**
- * Chooses among the instances of a service by what the shared file has in `pick/…`, as the sidecar itself would:
- * `tests/vectors/resolve.json` has what both must choose. A chunk has the hashes of 256 addresses, and then their weights.
+ * Chooses among the instances of a service by the `pick/…` entries in the shared file, as the sidecar itself would:
+ * `tests/vectors/resolve.json` has the expected choices of both. A chunk has the hashes of 256 addresses, followed by
+ * their weights.
  *
  * @internal
  */
@@ -16,14 +17,14 @@ final class Picks
 {
     public const CHUNK = 256;
 
-    /** A draw has 31 bits, so that no product of two numbers passes what an integer holds. */
+    /** A draw has 31 bits, so that no product of two numbers overflows an integer. */
     private const MAX_DRAW = 0x7fffffff;
-    /** How many bits of a logarithm lie behind its point. */
+    /** The number of fractional bits of a logarithm. */
     private const FRACTION = 26;
 
-    /** @var list<string> what was read last, of which a page may choose more than once, */
+    /** @var list<string> the chunks that were read last, since a page may choose more than once, */
     private static array $last = [];
-    /** @var array<int, int> by their numbers, the hashes of those in it that can be called, */
+    /** @var array<int, int> the hashes of the callable instances in them, by number, */
     private static array $hashes = [];
     /** @var ?array<int, int> and their weights; null: they are equal. */
     private static ?array $weights = null;
@@ -38,11 +39,11 @@ final class Picks
     }
 
     /**
-     * The numbers of those that do best for a key: more than one only where they are equal.
+     * The numbers of the best ones for a key: more than one only if they are equal.
      *
      * @param list<string|false> $chunks
      * @param int $heaviest the greatest weight
-     * @param array<int, int> $others by number, weights that are others than in the chunks
+     * @param array<int, int> $others weights that differ from those in the chunks, by number
      * @return list<int>
      */
     public static function best(array $chunks, int $heaviest, string $key, array $others = []): array
@@ -55,7 +56,7 @@ final class Picks
     }
 
     /**
-     * The number of a random one, each as likely as its weight among theirs; null: there is none.
+     * The number of a random one, each in proportion to its weight; null: there is none.
      *
      * @param list<string|false> $chunks
      * @param array<int, int> $others as for `best`
@@ -73,13 +74,13 @@ final class Picks
         return null;
     }
 
-    /** Of a key or an address. */
+    /** The hash of a key or an address. */
     public static function hash(string $text): int
     {
         return unpack('J', hash('xxh3', $text, true))[1] >> 2 & 0x3fffffffffffffff;
     }
 
-    /** What an address draws for a key, each by its hash. */
+    /** The draw of an address for a key, both given by hash. */
     public static function draw(int $key, int $address): int
     {
         $mixed = $key ^ $address;
@@ -87,7 +88,7 @@ final class Picks
         return ($product >> 31 ^ $product) & self::MAX_DRAW;
     }
 
-    /** −log2 of a draw as a part of all, and a last bit more. */
+    /** −log2 of a draw as a fraction, plus one last bit. */
     public static function distance(int $draw): int
     {
         $number = $draw + 1;
@@ -104,7 +105,7 @@ final class Picks
         return (31 << self::FRACTION) - $log + 1;
     }
 
-    /** How many instances are in a chunk. */
+    /** The number of instances in a chunk. */
     private static function count(string|false $chunk): int
     {
         $bytes = strlen((string) $chunk);
@@ -142,7 +143,8 @@ final class Picks
     }
 
     /**
-     * Those of the greatest draw. It is `draw` of each, written out: a call of it would take longer than all else.
+     * Those with the greatest draw. This is `draw` for each, inlined: calling it would take longer than everything
+     * else.
      *
      * @param array<int, int> $hashes
      * @return list<int>
@@ -163,7 +165,7 @@ final class Picks
     }
 
     /**
-     * Those with most weight for each bit of their distance.
+     * Those with the most weight per bit of distance.
      *
      * @param array<int, int> $hashes
      * @param array<int, int> $weights
@@ -177,7 +179,7 @@ final class Picks
             $product = ($mixed >> 31) * ($mixed & self::MAX_DRAW);
             $draw = ($product >> 31 ^ $product) & self::MAX_DRAW;
             $weight = $weights[$number];
-            // No logarithm is less than this.
+            // A lower bound of the logarithm.
             if ($weight * $distance < $heaviest * (self::MAX_DRAW - $draw >> 5)) {
                 continue;
             }

@@ -10,13 +10,13 @@ use Roster\Origin;
 use Roster\Transport;
 
 /**
- * What follows for an answer from what the shared file says in `meta/freshness`, where not all is well.
+ * The freshness of an answer according to `meta/freshness` in the shared file, when not all is well.
  *
  * @internal
  */
 final class Report
 {
-    /** Subjects beside nodes: instances, whoever supplies them, and masters. */
+    /** Subjects besides nodes: instances, whatever their source, and masters. */
     public const INSTANCES = 'instances';
     public const MASTERS = 'masters';
 
@@ -28,9 +28,9 @@ final class Report
     /**
      * How far an answer can be trusted.
      *
-     * @param list<string>|string $subject the paths that it is about, or one of the constants
+     * @param list<string>|string $subject the paths that it concerns, or one of the constants
      * @param int $silenceMs for how long the writer has been away
-     * @param bool $isFound whether there is something: what one source supplies of instances is known without the others
+     * @param bool $isFound whether there is a result: instances of one source are known without the others
      * @throws NotReady if one of the sources behind it was never read as a whole
      */
     public function freshness(array|string $subject, int $silenceMs, bool $isFound = false): Freshness
@@ -59,7 +59,7 @@ final class Report
     }
 
     /**
-     * Whether a source has a say in what lies at or below one of these paths, in instances or in masters.
+     * Whether a source covers what is at or below one of these paths, or instances, or masters.
      *
      * @param array{supplies: list<string>, roots: list<string>} $source
      * @param list<string>|string $subject

@@ -26,12 +26,12 @@ use const PHP_SAPI;
 use const PHP_VERSION_ID;
 
 /**
- * Reads what the sidecar keeps in its shared file, in microseconds and without a call.
+ * Reads the sidecar's shared file, in microseconds and without a call.
  *
- * Each fetch sees the newest state, so what belongs together is read between two looks at `meta/freshness`, which
- * every change rewrites: where both are the same, nothing changed in between. An earlier read's look serves as first.
+ * Each fetch sees the newest state, so related entries are read between two reads of `meta/freshness`, which every
+ * change rewrites: if both are equal, nothing changed in between. The last one of an earlier read serves as the first.
  *
- * Nothing is loaded here that a read does not need when all is well: in a fresh process, loading is most of its time.
+ * Loads no class that a read does not need when all is well: in a fresh process, loading takes most of the time.
  *
  * @internal
  */
@@ -39,18 +39,18 @@ final class SharedFile
 {
     private const FORMAT = '2';
 
-    /** LMDB's keys have at most 511 bytes. What has a longer name goes by its digest. */
+    /** LMDB's keys have at most 511 bytes. A longer name is replaced by its digest. */
     private const LONGEST_NAME = 500;
 
-    /** The writer rewrites `meta/freshness` every second. When it has not for so long, it is away. */
+    /** The writer rewrites `meta/freshness` every second. After this long without that, it is away. */
     private const SILENCE_MS = 3_000;
 
     private const TRIES = 8;
 
-    /** So often one is drawn at random before the weights of all are looked through. */
+    /** How many random draws to try before looking through all weights. */
     private const DRAWS = 8;
 
-    /** What warnings of `dba` mean. */
+    /** The meaning of warnings from `dba`. */
     private const CURES = [
         '/No such file/' => 'it is not there: does a sidecar run, and is this its `[shared] path`?',
         '/Permission denied/' => 'this user may not open it, or its lock file: %s',
@@ -71,21 +71,21 @@ final class SharedFile
     /** @var ?resource the handle whose file's owner was checked for this client */
     private $checked = null;
 
-    /** That of the last answer. */
+    /** The freshness of the last answer. */
     public Freshness $freshness;
 
-    /** `meta/freshness` as it was at the last look, */
+    /** `meta/freshness` as last read, */
     private string $json = '';
     /** decoded, */
     private array $report = [];
-    /** and what follows from it for whatever is read; null where that depends on what is read. */
+    /** and the resulting freshness of any read; null if that depends on what is read. */
     private ?Freshness $fresh = null;
-    /** For how long the writer has been away; 0 while it is there. */
+    /** For how long the writer has been away; 0 while it is alive. */
     private int $silenceMs = 0;
 
     /**
-     * @param ?Owner $owner whose file it must be; null: anybody's
-     * @param bool $isLast whether to read it also where its writer is away: for when all else has failed
+     * @param ?Owner $owner the required owner of the file; null: anybody
+     * @param bool $isLast whether to read it even if its writer is away: for when everything else has failed
      */
     public function __construct(
         private readonly string $file,
@@ -105,8 +105,8 @@ final class SharedFile
     }
 
     /**
-     * The node at a path, if it is there and nothing changed since the last look; where this is null, `nodes` says more.
-     * It takes two thirds of that one's time.
+     * The node at a path, if it exists and nothing changed since the last read; if this is null, `nodes` says more.
+     * Takes two thirds of the time of `nodes`.
      */
     public function node(string $path): ?Node
     {
@@ -146,7 +146,7 @@ final class SharedFile
         $nodes = [];
         foreach ($paths as $index => $path) {
             $data = $found[2 * $index];
-            // What is a node's path is well formed.
+            // A node's path is well formed.
             if ($data === false || $path[0] !== '/') {
                 Path::check($path);
             } else {
@@ -172,7 +172,7 @@ final class SharedFile
     {
         $keys = ['service' . self::name($service, '/'), 'instances' . self::name($service, '/')];
         [$masters, $counts] = $found = $this->entries($keys, Report::INSTANCES, $maxAge);
-        // What nodes register is read at the revision of its counts, or they are read again.
+        // What nodes register must be read at the revision of its counts, or is read again.
         for ($try = 0; $counts !== false; $try++) {
             [$before, $numbered] = [$counts, $this->numbered($service, self::decoded($counts))];
             $found = $this->entries([...$keys, ...$numbered], Report::INSTANCES, $maxAge);
@@ -213,12 +213,12 @@ final class SharedFile
         return $keys;
     }
 
-    /** One instance that can be called; null where the file does not know which can. */
+    /** One callable instance; null if the file does not know which can be called. */
     public function resolve(string $service, ?string $key, ?int $maxAge): ?Resolved
     {
         $keys = ['pick' . self::name($service, '/')];
         if (preg_match('/^(.+)@[\sv]*\d[^@]*$/s', $service, $versioned) === 1) {
-            // A version of another service comes first, and of these the sidecar knows which there are.
+            // A version of another service takes precedence, and only the sidecar knows which of these exist.
             $keys = [...$keys, 'service' . self::name($versioned[1], '/'), 'instances' . self::name($versioned[1], '/')];
         }
         for ($try = 0; $try <= self::TRIES; $try++) {
@@ -241,7 +241,7 @@ final class SharedFile
                     ? $this->random($of, $count, $heaviest, $back, $maxAge)
                     : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key, $back);
             } catch (TransportFailed $failure) {
-                // What was read at two revisions does not fit together.
+                // Entries read at two revisions are inconsistent.
                 if ($this->json === $look) {
                     throw $failure;
                 }
@@ -265,10 +265,10 @@ final class SharedFile
     }
 
     /**
-     * The weights, by number, of those that are withheld no longer, though nobody has written it: where the sidecar is dead,
-     * none is for ever. While it lives, it alone says when that ends, by a clock that nobody sets.
+     * The weights, by number, of those that are no longer withheld, though this was not written: if the sidecar is
+     * dead, none is withheld forever. While it lives, only the sidecar decides when that ends, by a monotonic clock.
      *
-     * @param array{withheld?: array<int, array{int, int, int}>} $among by number, since when and until when, and the weight
+     * @param array{withheld?: array<int, array{int, int, int}>} $among by number, the span and the weight
      * @return array<int, int>
      */
     private function back(array $among): array
@@ -282,9 +282,9 @@ final class SharedFile
     }
 
     /**
-     * The number of a random instance, each as likely as its weight among theirs; none: none can be called.
+     * The number of a random instance, each in proportion to its weight; none: none can be called.
      *
-     * @param array<int, int> $back by number, weights that are others than they are written
+     * @param array<int, int> $back weights that differ from the written ones, by number
      * @return list<int>
      */
     private function random(string $of, int $count, int $heaviest, array $back, ?int $maxAge): array
@@ -294,7 +294,7 @@ final class SharedFile
             $key = 'pick' . self::name($of . intdiv($number, Picks::CHUNK), '/');
             $chunk = $this->entries([$key], Report::INSTANCES, $maxAge)[0];
             $weight = $back[$number] ?? Picks::weight($chunk, $number % Picks::CHUNK);
-            // Else drawn anew: so what it is drawn by is its weight.
+            // Otherwise draw again: so the probability is in proportion to the weight.
             if ($weight === $heaviest || random_int(0, $heaviest - 1) < $weight) {
                 return [$number];
             }
@@ -317,10 +317,10 @@ final class SharedFile
     }
 
     /**
-     * The entries with these keys (false for those that are not there), all of one revision.
+     * The entries with these keys (false for missing ones), all at one revision.
      *
      * @param list<string> $keys
-     * @param list<string>|string $subject the paths that they tell of; or `Report::INSTANCES`, `Report::MASTERS`
+     * @param list<string>|string $subject the paths that they concern; or `Report::INSTANCES`, `Report::MASTERS`
      * @return list<string|false>
      */
     private function entries(array $keys, array|string $subject, ?int $maxAge): array
@@ -329,8 +329,8 @@ final class SharedFile
         try {
             $found = $this->fetch($keys);
         } catch (TransportFailed $failure) {
-            // The file may have been replaced, also by one of the right owner, or the place of this process in LMDB's lock
-            // file was lost.
+            // The file may have been replaced, even by one of the right owner, or this process may have lost its slot
+            // in LMDB's lock file.
             $found = $this->close() ? $this->fetch($keys) : throw $failure;
         } finally {
             Quiet::end();
@@ -394,8 +394,8 @@ final class SharedFile
     }
 
     /**
-     * A process that was forked opens the file anew: LMDB's handles do not survive a fork. Under a web server nobody
-     * forks while a page is made, and the handle outlives the page.
+     * A forked process opens the file again: LMDB's handles do not survive a fork. Under a web server nothing forks
+     * during a page, and the handle outlives the page.
      */
     private static function process(): int
     {
@@ -431,8 +431,8 @@ final class SharedFile
     }
 
     /**
-     * Whether what `dba_popen` opened outlives a page. Before PHP 8.4, the page took it along with its end; in the CLI,
-     * a fork would inherit it.
+     * Whether what `dba_popen` opened outlives a page. Before PHP 8.4, it was closed at the end of the page; in the
+     * CLI, a fork would inherit it.
      */
     private static function lasts(): bool
     {
@@ -440,8 +440,8 @@ final class SharedFile
     }
 
     /**
-     * The file under a name that another file in its place does not have, the same in more letters: what `dba_popen`
-     * opened stays open under its name as long as the process lives.
+     * The file under a name that its replacement will not have, a longer form of the same path: what `dba_popen` opened
+     * stays open under its name for the life of the process.
      */
     private function lasting(): string
     {
@@ -449,7 +449,7 @@ final class SharedFile
         return dirname($this->file) . "$letters/" . basename($this->file);
     }
 
-    /** What follows the kind of an entry in its key. */
+    /** The rest of an entry's key after its kind. */
     private static function name(string $name, string $slash = ''): string
     {
         return strlen($name) <= self::LONGEST_NAME ? $slash . $name : '#' . hash('sha256', $name);
@@ -460,7 +460,7 @@ final class SharedFile
         return json_decode($json, true) ?? throw new TransportFailed('an entry is damaged');
     }
 
-    /** What PHP warned of, if it did, with the cure. */
+    /** PHP's warning, if there was one, with the fix. */
     private function failed(string $what): TransportFailed
     {
         foreach (self::CURES as $sign => $cure) {
@@ -473,7 +473,7 @@ final class SharedFile
         return new TransportFailed($warning === '' ? $what : "$what: $warning");
     }
 
-    /** For whom the file is, or its folder where nothing in it can be seen, with the cure. */
+    /** Who may read the file, or its folder if nothing in it is visible, with the fix. */
     private function readers(): string
     {
         [$found, $right] = file_exists($this->file) ? [$this->file, 0040] : [dirname($this->file), 0010];

@@ -11,21 +11,21 @@ use Roster\Node;
 use Roster\Read\Answer;
 
 /**
- * Some of the paths that are asked for: as many as a request may hold, and at which revisions what was answered holds.
+ * Some of the requested paths: as many as fit into a request, and the revisions at which the answers hold.
  *
  * @internal
  */
 final class Batch
 {
-    /** What a request takes by default (`max_request`), with room for a head. */
+    /** The default limit of a request (`max_request`), minus room for a header. */
     private const MAX_BYTES = 48 << 10;
     private const MAX_PATHS = 1_000;
 
     /** @var array<string, Node> by path */
     public array $nodes = [];
-    /** Since which revision the nodes are so; 0 before the first answer, */
+    /** Since which revision the nodes are unchanged; 0 before the first answer, */
     public int $from = 0;
-    /** and how fresh the newest answer was that said so. */
+    /** and the freshness of the newest answer that confirmed it. */
     public ?Freshness $freshness = null;
 
     /** @param list<string> $paths */
@@ -52,10 +52,10 @@ final class Batch
     }
 
     /**
-     * Asks for what has changed since it was last asked; in halves, where that is more than a request or a reply may hold.
+     * Asks for changes since the last time; in halves, if that exceeds a request or a reply.
      *
-     * @param \Closure(list<string>, ?int): Answer $ask for the nodes; their value is null where none has changed
-     * @return list<self> this, or what takes its place
+     * @param \Closure(list<string>, ?int): Answer $ask for the nodes; the value is null if none has changed
+     * @return list<self> this, or its replacements
      */
     public function refresh(\Closure $ask): array
     {

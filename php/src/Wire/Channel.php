@@ -9,10 +9,10 @@ use Roster\Owner;
 use Roster\Timeouts;
 
 /**
- * A connection that carries one question and its answer at a time, and never gives out another's answer.
+ * A connection that carries one request and its answer at a time, and never returns another request's answer.
  *
- * Any error, any time-out and any answer under a wrong number closes it. A persistent connection is what an earlier
- * request of this PHP worker left: it is used only if it is still open and nothing waits in it.
+ * Any error, any timeout and any answer with a wrong number closes it. A persistent connection was left by an earlier
+ * request of this PHP worker: it is used only if it is still open and has no pending data.
  *
  * @internal
  */
@@ -20,10 +20,10 @@ final class Channel
 {
     private const LONGEST_ANSWER = 64 << 20;
 
-    /** No read waits longer in one go, so that signal handlers run meanwhile. */
+    /** The longest single wait of a read, so that signal handlers can run. */
     private const SLICE_US = 200_000;
 
-    /** A full backlog refuses a Unix socket at once: how long to wait before a further try, twice as long each time. */
+    /** A full backlog refuses a Unix socket immediately: the delay before the next attempt, doubled each time. */
     private const FIRST_PAUSE_US = 1_000;
     private const LONGEST_PAUSE_US = 16_000;
     private const EAGAIN = 11;
@@ -31,14 +31,14 @@ final class Channel
 
     /** @var ?resource */
     private $stream = null;
-    /** The same, to ask the kernel who sends what comes. */
+    /** The same, for asking the kernel who sends what arrives. */
     private ?\Socket $socket = null;
     private int $process = 0;
     private int $number;
 
     /**
      * @param string $address `unix:///path` or `tcp://host:port`
-     * @param ?Owner $owner who must answer, over a Unix socket; null: whoever does
+     * @param ?Owner $owner who must answer, over a Unix socket; null: anybody
      */
     public function __construct(
         public readonly string $address,
@@ -53,7 +53,7 @@ final class Channel
      * Sends a framed request and waits for its answer.
      *
      * @param int $patienceMs how much longer than usual the answer may take to begin
-     * @param bool $isRepeatable whether it does no harm to send it twice
+     * @param bool $isRepeatable whether it may safely be sent twice
      * @throws TransportFailed
      */
     public function ask(string $request, Deadline $deadline, int $patienceMs, bool $isRepeatable): string
@@ -64,7 +64,7 @@ final class Channel
         try {
             return $this->exchange($request, $deadline, $patienceMs);
         } catch (TransportFailed $failure) {
-            // The sidecar closes an idle connection; it may just have done so.
+            // The sidecar closes idle connections; it may just have done so.
             if (!$isUsed || $failure->timedOut || ($failure->isSent && !$isRepeatable)) {
                 throw $failure;
             }
@@ -101,7 +101,7 @@ final class Channel
         }
     }
 
-    /** Sees to an open connection; true if it has been used before. */
+    /** Ensures an open connection; true if it has been used before. */
     private function connect(Deadline $deadline): bool
     {
         // Parent and child of a fork share the connection: leave it to the parent.
@@ -144,7 +144,7 @@ final class Channel
         throw new TransportFailed("cannot connect: [$error] $reason", timedOut: $error === self::ETIMEDOUT);
     }
 
-    /** Whether the connection is open and nothing waits in it. */
+    /** Whether the connection is open without pending data. */
     private function isIdle(): bool
     {
         stream_set_blocking($this->stream, false);
@@ -187,7 +187,7 @@ final class Channel
         return $received;
     }
 
-    /** Lets the next read or write wait so long at most, and says how long it will. */
+    /** Limits the next read or write to this time, and returns the limit. */
     private function wait(int $us, Deadline $deadline, bool $isSent): int
     {
         $left = min($us, $deadline->left());

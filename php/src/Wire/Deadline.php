@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster\Wire;
 
 /**
- * When an answer must be there.
+ * The deadline of an answer.
  *
  * @internal
  */
@@ -18,7 +18,7 @@ final class Deadline
         $this->renew();
     }
 
-    /** Gives what comes next as much time as this began with. */
+    /** Starts over with the original time. */
     public function renew(): void
     {
         $this->at = hrtime(true) + $this->ms * 1_000_000;

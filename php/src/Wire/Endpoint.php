@@ -32,7 +32,9 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
  */
 final class Endpoint
 {
-    /** After a time-out, reads do not wait again for so long: one that hangs costs a page one time-out per transport. */
+    /**
+     * After a timeout, reads do not wait again for this long: a hanging sidecar costs a page one timeout per transport.
+     */
     private const REST_MS = 1_000;
 
     private readonly Channel $channel;
@@ -69,7 +71,7 @@ final class Endpoint
         );
     }
 
-    /** Some of them; null where none of these has changed since a revision. */
+    /** Some of them; null if none of these has changed since a revision. */
     private function someNodes(array $paths, ?int $since, ?int $maxAge, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($paths, $since, $maxAge): Answer {
@@ -81,7 +83,7 @@ final class Endpoint
         });
     }
 
-    /** In pages, where they are more than a reply may hold: what comes or goes meanwhile may be among them or not. */
+    /** In pages, if they exceed a reply: what is added or removed meanwhile may be included or not. */
     public function children(string $path, ?int $maxAge, Deadline $deadline): Answer
     {
         $request = ['path' => $path, 'maxAgeMs' => $maxAge];
@@ -89,7 +91,7 @@ final class Endpoint
             $all = $this->names($request, $deadline);
             return new Answer($all->value[0], $all->freshness);
         } catch (Exception\InvalidRequest) {
-            // Where it is the path that makes no sense, the first page says so again.
+            // If it is the path that is invalid, the first page says so again.
         }
         [$names, $cursor, $fresh] = [[], null, []];
         do {
@@ -102,7 +104,7 @@ final class Endpoint
     }
 
     /**
-     * Names of children, null where there is no such node; and where the next page begins.
+     * Names of children, null if there is no such node; and the cursor of the next page.
      *
      * @param array<string, mixed> $request
      */
@@ -147,7 +149,7 @@ final class Endpoint
         );
     }
 
-    /** @param array<string, mixed> $request of `ResolveRequest` */
+    /** @param array<string, mixed> $request a `ResolveRequest` */
     public function resolve(array $request, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
@@ -157,7 +159,7 @@ final class Endpoint
         });
     }
 
-    /** @param list<array<string, mixed>> $requests each of `ResolveRequest` */
+    /** @param list<array<string, mixed>> $requests each a `ResolveRequest` */
     public function resolveMany(array $requests, ?int $maxAge, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($requests, $maxAge): Answer {
@@ -196,7 +198,7 @@ final class Endpoint
         return new Answer($masters, $page->freshness);
     }
 
-    /** One page of the masters, and where the next page begins. */
+    /** One page of the masters, and the cursor of the next page. */
     public function mastersPage(
         ?string $service,
         ?string $cursor,
@@ -241,7 +243,7 @@ final class Endpoint
         });
     }
 
-    /** One page of a node and all below it: nodes, and where the next page begins. */
+    /** One page of a node and everything below: nodes, and the cursor of the next page. */
     public function subtree(string $path, ?string $cursor, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($path, $cursor): Answer {
@@ -253,7 +255,7 @@ final class Endpoint
     }
 
     /**
-     * What changed since a revision; null where that is no longer known.
+     * The changes since a revision; null if these are no longer known.
      *
      * @param list<string> $paths
      */
@@ -268,7 +270,7 @@ final class Endpoint
         });
     }
 
-    /** As `watch`, for masters. */
+    /** Like `watch`, for masters. */
     public function watchMasters(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
@@ -280,7 +282,7 @@ final class Endpoint
         });
     }
 
-    /** As `watch`, for messages of masters. */
+    /** Like `watch`, for messages of masters. */
     public function watchMessages(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
@@ -292,8 +294,8 @@ final class Endpoint
     }
 
     /**
-     * @param ?string $master the id of the only one that it is for; null: any that offers the service
-     * @param array<string|int|float|bool> $metadata what the service must have
+     * @param ?string $master the id of the only acceptable master; null: any that offers the service
+     * @param array<string|int|float|bool> $metadata the service's required metadata
      */
     public function call(Call $call, ?string $master = null, array $metadata = []): CallResult
     {
@@ -361,7 +363,7 @@ final class Endpoint
         );
     }
 
-    /** As `startCall`, of a method that is sent values. */
+    /** Like `startCall`, for a method with streamed input. */
     public function openCall(Call $call, ?string $master): void
     {
         $this->send(
@@ -382,7 +384,7 @@ final class Endpoint
         return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->sendValues($request));
     }
 
-    /** What came since of the call that was started here. */
+    /** What has arrived since for the call that was started here. */
     public function nextValues(Call $call): Thrift\CallValues
     {
         return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->nextValues(new Thrift\NextValuesRequest()));
@@ -393,12 +395,12 @@ final class Endpoint
         try {
             return $this->send($question, $call->timeoutMs, false);
         } catch (Exception\TransportFailed | Exception\InvalidRequest $failure) {
-            // The call went with its connection.
+            // The call ended with its connection.
             throw new Exception\CallFailed($failure->getMessage(), lost: true);
         }
     }
 
-    /** As `watch`, for workers. */
+    /** Like `watch`, for workers. */
     public function watchWorkers(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
@@ -431,7 +433,7 @@ final class Endpoint
     }
 
     /**
-     * @param ?string $worker a group, or one of it; null: all
+     * @param ?string $worker a group, or a worker of it; null: all
      * @param string $data as MessagePack
      * @return list<WorkerAnswer>
      */
@@ -505,7 +507,7 @@ final class Endpoint
         $this->channel->close();
     }
 
-    /** Asks for calls. What was sent may have been executed: only what is idempotent goes on to the next transport. */
+    /** Makes calls. What was sent may have been executed: only idempotent calls go on to the next transport. */
     private function send(callable $question, int $patienceMs, bool $isIdempotent): object|array
     {
         try {
@@ -537,13 +539,13 @@ final class Endpoint
         }
     }
 
-    /** The same, where the answer is waited for. */
+    /** The same, when waiting for news. */
     private function follow(int $waitMs, callable $question): Answer
     {
         return $this->read(new Deadline($waitMs + $this->timeouts->totalMs), $question, $waitMs);
     }
 
-    /** Asks, and says in this package's words what went wrong. Whatever an answer lacks fails here. */
+    /** Asks, and converts errors to this package's. Any missing part of an answer fails here. */
     private function ask(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object|array
     {
         Quiet::begin();
@@ -562,7 +564,7 @@ final class Endpoint
         } catch (Thrift\AccessDenied $exception) {
             throw new Exception\AccessDenied($exception->message);
         } catch (Thrift\NotFound $exception) {
-            // What may be absent is answered before; of a worker that is not there, the request makes no sense.
+            // Optional results are handled earlier; for a missing worker, the request is invalid.
             throw new Exception\InvalidRequest('worker', $exception->message);
         } catch (Thrift\NoMaster $exception) {
             throw new Exception\NoMaster($exception->serviceName, $exception->message);
@@ -580,7 +582,7 @@ final class Endpoint
             throw new Exception\TransportFailed($exception->getMessage(), isSent: !$isRefused);
         } catch (\Throwable $strange) {
             $this->channel->close();
-            // What a signal handler of the application threw meanwhile is its own.
+            // What an application's signal handler threw meanwhile is its own.
             $isOwn = $strange instanceof \Exception && !$strange instanceof TException
                 && !$strange instanceof \JsonException && $strange::class !== \Exception::class;
             throw $isOwn

@@ -14,7 +14,7 @@ use Roster\Read\Answer;
 use Roster\WorkerChange;
 
 /**
- * Follows something: what is there, then every change.
+ * Follows something: the current state, then every change.
  *
  * @internal
  */
@@ -23,9 +23,9 @@ abstract class Follower
     private const FIRST_PAUSE_MS = 100;
     private const LONGEST_PAUSE_MS = 2_000;
 
-    /** The revision up to which everything was yielded; null: what is there comes next. */
+    /** The revision up to which everything was yielded; null: the current state comes next. */
     private ?int $since = null;
-    /** Whether anything was yielded that a reset must take back. */
+    /** Whether anything was yielded that a reset must revoke. */
     private bool $hasYielded = false;
     /** Whether a sidecar has ever answered: from then on it is waited for. */
     private bool $hasMet = false;
@@ -63,10 +63,10 @@ abstract class Follower
         }
     }
 
-    /** @return \Generator<int, Answer> what is there, page by page, each a list of changes */
+    /** @return \Generator<int, Answer> the current state, page by page, each a list of changes */
     abstract protected function pages(): \Generator;
 
-    /** What changed since a revision, as an endpoint tells it; null where that is no longer known. */
+    /** The changes since a revision, from an endpoint; null if these are no longer known. */
     abstract protected function news(Endpoint $endpoint, int $since): Answer;
 
     abstract protected function reset(Freshness $freshness): Change|MasterChange|MasterMessage|WorkerChange;
@@ -78,7 +78,7 @@ abstract class Follower
         return $answer;
     }
 
-    /** A later page may be newer than the first: what changed in between is yielded again by what follows. */
+    /** A later page may be newer than the first: changes in between are yielded again by what follows. */
     private function present(): \Generator
     {
         $first = null;

@@ -8,9 +8,9 @@ use Thrift\Exception\TTransportException;
 use Thrift\Transport\TTransport;
 
 /**
- * Thrift's view of a channel: what is written goes out as one frame, and is read only when its answer is there whole.
+ * Thrift's view of a channel: what is written is sent as one frame, and is only read once its answer is complete.
  *
- * So no decoder ever waits, sees half an answer or reads into the next one, also not the accelerated one.
+ * So no decoder ever waits, sees half an answer or reads into the next one, not even the accelerated one.
  *
  * @internal
  */
@@ -27,7 +27,7 @@ final class Frames extends TTransport
     {
     }
 
-    /** Says on which terms the next message goes out. */
+    /** Sets how the next message is sent. */
     public function begin(Deadline $deadline, int $patienceMs, bool $isRepeatable): void
     {
         [$this->out, $this->in, $this->at] = ['', '', 0];
@@ -63,7 +63,7 @@ final class Frames extends TTransport
         return substr($this->in, $this->at - $len, $len);
     }
 
-    /** The accelerated decoder gives back what it read too much. */
+    /** The accelerated decoder returns what it read beyond the message. */
     public function putBack($data): void
     {
         $this->at -= strlen($data);

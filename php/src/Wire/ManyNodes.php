@@ -9,7 +9,7 @@ use Roster\Node;
 use Roster\Read\Answer;
 
 /**
- * Asks for nodes, also for more than one request or reply may hold, until all are of one revision.
+ * Asks for nodes, possibly more than fit into one request or reply, until all are at one revision.
  *
  * @internal
  */
@@ -19,8 +19,8 @@ final class ManyNodes
 
     /**
      * @param list<string> $paths
-     * @param \Closure(list<string>, ?int): Answer $ask for some, as far as one has changed since a revision
-     * @throws TransportFailed if they change all the time
+     * @param \Closure(list<string>, ?int): Answer $ask for some, if one has changed since a revision
+     * @throws TransportFailed if they keep changing
      */
     public static function read(array $paths, \Closure $ask): Answer
     {

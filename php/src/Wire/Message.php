@@ -7,9 +7,9 @@ namespace Roster\Wire;
 use Roster\Exception\TransportFailed;
 
 /**
- * The head of a Thrift message in the strict binary protocol: version and type, name, sequence id.
+ * The header of a Thrift message in the strict binary protocol: version and type, name, sequence id.
  *
- * Thrift's generated clients number every request 0 and look at no number of an answer. Here each gets its own.
+ * Thrift's generated clients number every request 0 and ignore the number of an answer. Here each gets its own.
  *
  * @internal
  */
@@ -18,10 +18,10 @@ final class Message
     private const REPLY = "\x80\x01\x00\x02";
     private const EXCEPTION = "\x80\x01\x00\x03";
 
-    /** What a request is answered that could not be read: an exception without a name or number, then its message. */
+    /** The answer to a request that could not be read: an exception without a name or number, then its message. */
     private const REFUSAL = self::EXCEPTION . "\0\0\0\0\0\0\0\0\x0b\0\1";
 
-    /** The request, under another sequence id. */
+    /** The request, with another sequence id. */
     public static function numbered(string $request, int $id): string
     {
         return substr_replace($request, pack('N', $id), self::offset($request), 4);

@@ -9,7 +9,7 @@ use Roster\MasterMessage;
 use Roster\Read\Answer;
 
 /**
- * Follows what masters send of their own accord. The cursor takes the place of the revision.
+ * Follows what masters send unprompted. The cursor takes the place of the revision.
  *
  * @internal
  */

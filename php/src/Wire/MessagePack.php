@@ -4,13 +4,13 @@ declare(strict_types=1);
 
 namespace Roster\Wire;
 
-/** Arguments and results of calls as MessagePack, in which strings are bytes and numbers what they were. */
+/** Arguments and results of calls as MessagePack, which keeps strings as bytes, and the types of numbers. */
 final class MessagePack
 {
     /**
-     * As json_encode() would take it: a list or a map, an object by what is public, or as it says itself.
+     * Like json_encode(): a list or a map, an object by its public properties, or by its own JsonSerializable.
      *
-     * @param int $room how many bytes there may be; what is packed is taken off it
+     * @param int $room how many bytes there may be; reduced by what is packed
      * @throws \InvalidArgumentException if it cannot be packed
      * @throws \LengthException if there is no room for it
      */
@@ -36,7 +36,7 @@ final class MessagePack
             is_string($value) => self::string($value, $room),
             is_array($value) && array_is_list($value) => self::items($value, $depth, $room),
             is_array($value) => self::pairs($value, $depth, $room),
-            // The names of what is not public begin with a NUL.
+            // The names of non-public properties begin with a NUL.
             is_object($value) => self::pairs(
                 array_filter((array) $value, static fn ($name) => !str_starts_with((string) $name, "\0"), ARRAY_FILTER_USE_KEY),
                 $depth,
@@ -46,7 +46,7 @@ final class MessagePack
         };
     }
 
-    /** What the sidecar packed; maps come as arrays, integers beyond PHP's as strings. */
+    /** What the sidecar packed; maps become arrays, integers beyond PHP's range strings. */
     public static function unpack(string $bytes): mixed
     {
         $at = 0;
@@ -148,7 +148,7 @@ final class MessagePack
         return $number >= 0 ? $number : sprintf('%u', $number);
     }
 
-    /** Its bytes alone: PHP has no such types. */
+    /** Just its bytes: PHP has no such types. */
     private static function extension(string $bytes, int &$at, int $count): string
     {
         self::take($bytes, $at, 1);

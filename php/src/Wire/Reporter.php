@@ -11,18 +11,19 @@ use Roster\Quiet;
 use function strlen;
 
 /**
- * Sends what calls of instances came to, at the end of the page, or where many have gathered: one way, over a connection of its
- * own, without Thrift's library. It waits for nothing and never throws: where no sidecar takes them, they are lost.
+ * Sends the results of calls to instances, at the end of the page, or when many have accumulated: one-way, over a
+ * separate connection, without Thrift's library. It never waits and never throws: if no sidecar accepts them, they are
+ * lost.
  *
  * @internal
  */
 final class Reporter
 {
-    /** The most of a message, in reports and in bytes. */
+    /** The limits of a message, in reports and in bytes. */
     private const MOST = 256;
     private const MOST_BYTES = 32 << 10;
 
-    /** A process that goes on sends what is older with what comes next. */
+    /** A process that keeps running sends older ones together with the next. */
     private const OLDEST_S = 1.0;
 
     private const CONNECT_S = 0.02;
@@ -39,8 +40,8 @@ final class Reporter
     private bool $isRegistered = false;
 
     /**
-     * @param list<string> $sockets the first that takes them is sent them
-     * @param ?Owner $owner whose they must be; null: anybody's
+     * @param list<string> $sockets the first one that accepts them gets them
+     * @param ?Owner $owner their required owner; null: anybody
      */
     public function __construct(private readonly array $sockets, private readonly ?Owner $owner)
     {
@@ -48,13 +49,13 @@ final class Reporter
 
     public function add(string $service, string $address, bool $isOk, ?int $durationMs): void
     {
-        // What is no text, Thrift does not carry.
+        // Thrift strings must be UTF-8.
         if (preg_match('//u', "$service$address") !== 1 || strlen($service) + strlen($address) > self::MOST_BYTES) {
             return;
         }
         $now = microtime(true);
         if ($this->process !== getmypid()) {
-            // What a parent gathered, it sends itself.
+            // What a parent accumulated, it sends itself.
             [$this->reports, $this->bytes, $this->since, $this->process] = [[], 0, $now, getmypid()];
         }
         $report = "\x0b\0\x01" . self::text($service) . "\x0b\0\x02" . self::text($address) . "\x02\0\x03" . chr((int) $isOk);
@@ -78,7 +79,7 @@ final class Reporter
         }
     }
 
-    /** Sends what has gathered. */
+    /** Sends what has accumulated. */
     public function send(): void
     {
         [$reports, $this->reports, $this->bytes, $this->since] = [$this->reports, [], 0, microtime(true)];
@@ -109,7 +110,7 @@ final class Reporter
         if ($stream === false) {
             return false;
         }
-        // A sidecar that hangs has room for one message, or has had it.
+        // A hanging sidecar has room for one message, or has had it.
         stream_set_blocking($stream, false);
         $isSent = fwrite($stream, $message) === strlen($message);
         fclose($stream);

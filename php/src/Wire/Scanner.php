@@ -5,31 +5,31 @@ declare(strict_types=1);
 namespace Roster\Wire;
 
 /**
- * Finds where a message ends before anything of it is decoded: also where it comes in pieces, each is passed once.
+ * Finds where a message ends before any of it is decoded: if it arrives in pieces, each byte is scanned once.
  *
- * It refuses what is larger, deeper or has more values than a message may, as soon as that is announced.
+ * Refuses what is larger, deeper or has more values than a message may, as soon as that is announced.
  *
  * @internal
  */
 final class Scanner
 {
-    /** What the sidecar sends and takes by default. */
+    /** The sidecar's default limit, in both directions. */
     public const MAX_BYTES = 1 << 20;
     public const MAX_DEPTH = 32;
-    /** As many as a call's arguments may hold, and what is around them: each takes up to 400 bytes of memory. */
+    /** As many as a call's arguments may hold, plus what is around them: each takes up to 400 bytes of memory. */
     public const MAX_VALUES = 65_536 + 64;
 
-    /** Where the next value begins, seen from the message's beginning; it may lie beyond what has come. */
+    /** Where the next value begins, relative to the message; possibly beyond the available bytes. */
     private int $at = 0;
-    /** The message itself, and what its containers have announced. */
+    /** The message itself, and the values that its containers have announced. */
     private int $values = 1;
-    /** @var non-empty-list<int> how many values are to come: of the message, and of each container within another */
+    /** @var non-empty-list<int> how many values are left: of the message, and of each nested container */
     private array $left = [1];
 
     /**
-     * @param string $bytes all that has come
+     * @param string $bytes everything that has arrived
      * @param int $from where the message begins
-     * @return ?int its length; null: some of it is still to come
+     * @return ?int its length; null: it is incomplete
      * @throws \UnexpectedValueException
      */
     public function scan(string $bytes, int $from = 0): ?int
@@ -79,7 +79,7 @@ final class Scanner
         $this->left[] = $items;
     }
 
-    /** How many bytes after its mark say how long a value is. */
+    /** How many bytes after its type byte hold the length of a value. */
     private static function width(int $mark): int
     {
         return match (true) {
@@ -97,7 +97,7 @@ final class Scanner
         return unpack([1 => 'C', 2 => 'n', 4 => 'N'][strlen($bytes)], $bytes)[1];
     }
 
-    /** How many values a container holds; null: it is none. */
+    /** How many values a container holds; null: it is not a container. */
     private static function items(int $mark, int $count): ?int
     {
         return match (true) {
@@ -109,7 +109,7 @@ final class Scanner
         };
     }
 
-    /** How many bytes follow the head of a value that is no container. */
+    /** How many bytes follow the header of a value that is not a container. */
     private static function content(int $mark, int $count): int
     {
         return match (true) {

@@ -39,7 +39,7 @@ use Roster\WorkerAnswer;
 use Roster\WorkerReport;
 
 /**
- * Makes this package's values of what Thrift's classes hold, and the other way round.
+ * Converts between this package's values and Thrift's classes.
  *
  * @internal
  */
@@ -51,7 +51,7 @@ final class Values
     }
 
     /**
-     * How far what several answers say together can be trusted.
+     * How far several answers together can be trusted.
      *
      * @param non-empty-list<Freshness> $all
      */
@@ -174,7 +174,7 @@ final class Values
         return new MasterChange(self::kind($struct->kind), $struct->id, $master, $freshness);
     }
 
-    /** @return list<MasterMessage> before them, how many were missed */
+    /** @return list<MasterMessage> preceded by how many were missed */
     public static function messages(Thrift\MessagesReply $struct): array
     {
         $missed = $struct->missed === 0 ? [] : [new MasterMessage('', [], 0, $struct->missed)];
@@ -194,8 +194,8 @@ final class Values
     }
 
     /**
-     * @param ?string $masterId of the only one that it is for; null: any that offers the service
-     * @param array<string|int|float|bool> $metadata what the service must have
+     * @param ?string $masterId the id of the only acceptable master; null: any that offers the service
+     * @param array<string|int|float|bool> $metadata the service's required metadata
      */
     public static function call(Call $call, ?string $masterId = null, array $metadata = []): Thrift\Call
     {
@@ -217,7 +217,7 @@ final class Values
     }
 
     /**
-     * What a service must have; null: nothing.
+     * Required metadata; null: none.
      *
      * @param array<string|int|float|bool> $metadata
      * @return ?array<string>
@@ -257,7 +257,7 @@ final class Values
     }
 
     /**
-     * The group, and the number in it, of `web` or `web/2`.
+     * The group, and the number in it, from `web` or `web/2`.
      *
      * @return array{?string, ?int}
      */

@@ -5,25 +5,25 @@ declare(strict_types=1);
 namespace Roster\Wire;
 
 /**
- * Versions in the order of the sidecar, that of semver. (`version_compare` takes all numbers beyond PHP's own for the same.)
+ * Versions in the sidecar's order, that of semver. (`version_compare` considers all numbers beyond PHP's range equal.)
  *
  * @internal
  */
 final class Version
 {
-    /** Whether one is older (-1), newer (1), or the same. */
+    /** Whether the first is older (-1), newer (1), or the same. */
     public static function compare(string $one, string $other): int
     {
         [$one, $other] = [self::parts($one), self::parts($other)];
         return self::fields($one[0], $other[0])
-            // What has no pre-release is newer than what has one, and what has no build older.
+            // Without a pre-release it is newer than with one, and without a build older.
             ?: ($one[1] === '') <=> ($other[1] === '')
             ?: self::fields($one[1], $other[1])
             ?: ($one[2] !== '') <=> ($other[2] !== '')
             ?: self::fields($one[2], $other[2]);
     }
 
-    /** @return array{string, string, string} its numbers, its pre-release and its build; empty where it has none */
+    /** @return array{string, string, string} its numbers, its pre-release and its build; empty if it has none */
     private static function parts(string $version): array
     {
         [$version, $build] = explode('+', $version, 2) + [1 => ''];

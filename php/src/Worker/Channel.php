@@ -7,7 +7,7 @@ namespace Roster\Worker;
 use Roster\Exception\Disconnected;
 
 /**
- * The connection that a process inherits from the sidecar which started it. There is no other after it.
+ * The connection that a process inherits from the sidecar that started it. It is never replaced.
  *
  * @internal
  */

@@ -7,14 +7,14 @@ namespace Roster\Worker;
 use Roster\Exception\InvalidRequest;
 
 /**
- * What a sidecar can ask of a worker itself: `ping`, `status`, and the application's own.
+ * The commands that a sidecar can send to a worker: `ping`, `status`, and the application's own.
  *
  * @internal
  */
 final class Commands
 {
     private const BUILT_IN = ['ping', 'status'];
-    /** How much of what it does now it tells. */
+    /** How many tasks are reported. */
     private const MAX_TASKS = 100;
 
     /** @var array<callable> by name */

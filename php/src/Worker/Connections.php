@@ -14,20 +14,20 @@ use Roster\Quiet;
 final class Connections
 {
     private const MAX_ABOUT_BYTES = 4 << 10;
-    /** Kept free for the application, and for the classes that are loaded last. */
+    /** Reserved for the application, and for classes that are loaded late. */
     private const RESERVED_DESCRIPTORS = 8;
-    /** After a failure for want of descriptors: others of the group may take what waits. */
+    /** The pause after running out of descriptors: others of the group may take what is waiting. */
     private const FULL_US = 10_000;
     private const LOG_SECONDS = 10.0;
     private const READING = 0;
-    /** What says that nothing will ever come: all else may be over some time. */
+    /** Errors that mean that nothing will ever arrive: all others may pass. */
     private const OVER = [SOCKET_EBADF, SOCKET_ENOTCONN, SOCKET_ECONNRESET];
 
     private readonly \Socket $socket;
     private bool $isOver = false;
     private float $loggedAt = -INF;
 
-    /** @param resource $stream over which they come */
+    /** @param resource $stream on which they arrive */
     public function __construct(
         public readonly mixed $stream,
         private readonly \Closure $serve,
@@ -36,7 +36,7 @@ final class Connections
         $this->socket = socket_import_stream($stream);
     }
 
-    /** Serves one that has come; false: none has. What fails costs that one alone. */
+    /** Serves one that has arrived; false: there is none. A failure only affects that one. */
     public function serve(): bool
     {
         $connection = $this->isOver ? null : $this->receive();
@@ -51,13 +51,13 @@ final class Connections
             $this->log->error('what serves a connection failed: {exception}', ['exception' => $error]);
         }
         if ($isReported === true && !$this->isOver) {
-            // The sidecar may hand it no more, and read nothing.
+            // The sidecar may be handing over no more, and reading nothing.
             Quiet::run(fn () => socket_send($this->socket, '.', 1, MSG_DONTWAIT));
         }
         return true;
     }
 
-    /** Has the sidecar hand no more to this process; what it has handed before still comes. */
+    /** Makes the sidecar hand no more to this process; those handed over before still arrive. */
     public function takeNoMore(): void
     {
         if (!$this->isOver) {
@@ -65,13 +65,13 @@ final class Connections
         }
     }
 
-    /** Whether no more will come. */
+    /** Whether no more will arrive. */
     public function isOver(): bool
     {
         return $this->isOver;
     }
 
-    /** @return ?array{resource, array<string, string>} the next one, and what is known of it; null: none has come */
+    /** @return ?array{resource, array<string, string>} the next one, and what is known about it; null: there is none */
     private function receive(): ?array
     {
         if (!self::hasRoom()) {
@@ -100,7 +100,7 @@ final class Connections
         return [$connection, json_decode($message['iov'][0] ?? '', true) ?: []];
     }
 
-    /** Whether a connection could be taken: the kernel would drop it otherwise. */
+    /** Whether a connection can be received: otherwise the kernel would drop it. */
     private static function hasRoom(): bool
     {
         $opened = [];

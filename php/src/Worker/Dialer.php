@@ -9,7 +9,7 @@ use Roster\Exception\InvalidRequest;
 use Roster\Quiet;
 
 /**
- * Connects to a register, step by step, without waiting for it.
+ * Connects to a register, step by step, without blocking.
  *
  * @internal
  */
@@ -18,7 +18,7 @@ final class Dialer
     private const FORM = '~^(?:unix:///.+|(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^/:\s]+):(\d{1,5}))\z~';
 
     private readonly string $target;
-    /** The name that a certificate must have; null: there is no TLS. */
+    /** The name that the certificate must have; null: no TLS. */
     private readonly ?string $host;
     /** @var ?resource */
     private $stream = null;
@@ -44,9 +44,9 @@ final class Dialer
     }
 
     /**
-     * The connection; null: it is not there yet.
+     * The connection; null: not established yet.
      *
-     * @throws Disconnected if it cannot be made
+     * @throws Disconnected if it cannot be established
      */
     public function open(): ?Line
     {
@@ -59,7 +59,7 @@ final class Dialer
         return $line;
     }
 
-    /** Gives up what it has begun. */
+    /** Abandons what it has begun. */
     public function close(): void
     {
         $stream = $this->stream;

@@ -8,14 +8,15 @@ use Roster\Exception\InvalidRequest;
 use Roster\Quiet;
 
 /**
- * What a sidecar gives the processes that it starts. Each is taken once: what the process starts itself inherits none.
+ * What a sidecar passes to the processes that it starts. Each part is taken once: children of the process do not
+ * inherit it.
  *
  * @internal
  */
 final class Environment
 {
     private const FIRST_LISTENER = 3;
-    /** No more descriptors can be passed on. */
+    /** The most descriptors that can be passed on. */
     private const MAX_LISTENERS = 1_000;
 
     /** @return resource the connection to the sidecar */
@@ -25,7 +26,7 @@ final class Environment
             'ROSTER_CHANNEL',
             'it is not set: no sidecar has started this process; use Worker::connect()',
         );
-        // What is echoed would go there.
+        // Output would go there.
         if (!ctype_digit($number) || (int) $number < 3) {
             throw new InvalidRequest('ROSTER_CHANNEL', "`$number` is no descriptor of a channel");
         }
@@ -35,7 +36,7 @@ final class Environment
         );
     }
 
-    /** Which process of which group this is. */
+    /** The group and number of this process. */
     public static function worker(): string
     {
         return self::take('ROSTER_WORKER') ?? 'worker/' . getmypid();
@@ -48,7 +49,7 @@ final class Environment
         return is_array($params) ? $params : throw new InvalidRequest('ROSTER_PARAMS', 'it is no JSON object');
     }
 
-    /** @return array<resource> by name; one without a name of its own as `fd` and its number */
+    /** @return array<resource> by name; an unnamed one as `fd` and its number */
     public static function listeners(): array
     {
         [$process, $count] = [self::take('LISTEN_PID'), self::take('LISTEN_FDS')];
@@ -67,7 +68,7 @@ final class Environment
         return $listeners;
     }
 
-    /** @return resource by which connections are handed to this process */
+    /** @return resource on which connections are handed to this process */
     public static function connections(): mixed
     {
         return self::way(
@@ -76,13 +77,13 @@ final class Environment
         );
     }
 
-    /** @return resource by which this process asks for sockets */
+    /** @return resource on which this process requests sockets */
     public static function requests(): mixed
     {
         return self::way('ROSTER_REQUESTS', 'no sidecar listens for this process; set `may_listen` of its `[[worker]]`');
     }
 
-    /** @return resource by which descriptors come */
+    /** @return resource on which descriptors arrive */
     private static function way(string $variable, string $cure): mixed
     {
         $number = self::take($variable) ?? throw new InvalidRequest($variable, "it is not set: $cure");
@@ -92,7 +93,7 @@ final class Environment
         return self::socket((int) $number) ?? throw new InvalidRequest($variable, "the descriptor $number is no socket");
     }
 
-    /** Whether connections are handed to this process, and nobody takes them yet. */
+    /** Whether connections are handed to this process, and not received yet. */
     public static function hasConnections(): bool
     {
         return getenv('ROSTER_CONNECTIONS') !== false;
@@ -113,7 +114,7 @@ final class Environment
         if ($stream === false || !str_contains(stream_get_meta_data($stream)['stream_type'], 'socket')) {
             return null;
         }
-        // Of several processes that are woken by one connection, all but one find none.
+        // If several processes are woken by one connection, all but one find none.
         stream_set_blocking($stream, false);
         return $stream;
     }

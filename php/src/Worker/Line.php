@@ -9,17 +9,17 @@ use Roster\Wire\MessagePack;
 use Roster\Wire\Scanner;
 
 /**
- * Messages over one connection that never waits: what has come whole, and what is still to be written.
+ * Messages over one connection that never blocks: complete received ones, and those yet to be written.
  *
  * @internal
  */
 final class Line
 {
-    /** Who does not read what it is sent is sent no more than this and one message. */
+    /** A peer that does not read is sent no more than this plus one message. */
     private const MAX_UNWRITTEN_BYTES = 1 << 20;
-    /** So much is read before what came is looked at. */
+    /** How much to read before processing it. */
     private const MAX_READ_BYTES = 1 << 20;
-    /** So much is decoded at once, and one message: an array of three bytes may take 400. */
+    /** How much to decode at once, plus one message: an array of three bytes may take 400. */
     private const MAX_DECODED_BYTES = 64 << 10;
     private const PIECE_BYTES = 64 << 10;
 
@@ -27,18 +27,18 @@ final class Line
     private bool $hasMore = false;
     private Scanner $scanner;
     private string $out = '';
-    /** What is being written. TLS wants the very same again, where there was no room for it. */
+    /** What is being written. If there was no room for it, TLS requires the same data again. */
     private string $piece = '';
     private ?string $end = null;
-    /** When something came last, by hrtime(). */
+    /** When something last arrived, by hrtime(). */
     public int $heardAt;
 
-    /** @param resource $stream which does not block */
+    /** @param resource $stream a non-blocking one */
     public function __construct(public readonly mixed $stream)
     {
         $this->scanner = new Scanner();
         $this->heardAt = hrtime(true);
-        // Whatever waits is then seen by every kind of event loop.
+        // So that every kind of event loop sees pending data.
         stream_set_read_buffer($stream, 0);
     }
 
@@ -49,7 +49,7 @@ final class Line
     }
 
     /**
-     * Messages that have come, each with its size in bytes: not more at once than need little memory.
+     * Received messages, each with its size in bytes: only as many at once as need little memory.
      *
      * @return list<array{array<mixed>, int}>
      */
@@ -79,7 +79,7 @@ final class Line
         return $messages;
     }
 
-    /** Whether more has come than was taken. */
+    /** Whether more has arrived than was taken. */
     public function hasMore(): bool
     {
         return $this->hasMore;
@@ -104,7 +104,7 @@ final class Line
      * Sends a message as soon as it can be written.
      *
      * @param array<string, mixed> $message
-     * @throws \LengthException|\InvalidArgumentException if no message can be made of it
+     * @throws \LengthException|\InvalidArgumentException if it cannot be encoded
      */
     public function send(array $message): int
     {
@@ -150,7 +150,7 @@ final class Line
     {
         $this->end ??= 'it was closed at this end';
         if (is_resource($this->stream)) {
-            // Not at once: what is unread would take what was written with it.
+            // Not immediately: unread data would cause what was written to be discarded.
             Quiet::run(fn () => stream_socket_shutdown($this->stream, STREAM_SHUT_WR));
             fclose($this->stream);
         }

@@ -7,33 +7,33 @@ namespace Roster\Worker;
 use Roster\Exception\Disconnected;
 
 /**
- * Stays connected: shows the token, notices a register that is gone, and comes back to it later and later.
+ * Stays connected: authenticates, detects a register that is gone, and reconnects with growing delays.
  *
  * @internal
  */
 final class Link
 {
     private const CONNECT_TIMEOUT = 10.0;
-    /** What is being connected is looked after so often. */
+    /** How often to check a connection in progress. */
     private const CONNECT_INTERVAL = 0.01;
-    /** After so long without a word, a register is asked for one, and has so long to answer. */
+    /** How long a register may be silent before it is pinged, and how long it then has to answer. */
     private const PING_INTERVAL = 20.0;
     private const PONG_TIMEOUT = 3.0;
     private const PING_CHECK_INTERVAL = 1.0;
-    /** A random part of this is waited before the first retry, and of twice as much before each that follows. */
+    /** The first retry is delayed by a random part of this, each further one by a part of twice as much. */
     private const RETRY_DELAY = 0.5;
     private const MAX_RETRY_DELAY = 30.0;
-    /** A register that closes what it has accepted, sooner than this, is tried later and later. */
+    /** If a register closes a connection sooner than this after accepting it, the delay keeps growing. */
     private const BACKOFF_RESET_AFTER = 1.0;
 
     private ?Line $line = null;
     private bool $isJoined = false;
-    /** Since when it connects, or is connected, and when it is tried next, in seconds of hrtime(). */
+    /** When the connection was begun, and when to try next, in seconds of hrtime(). */
     private ?float $since = null;
     private float $retryAt = 0;
     private int $failures = 0;
     private ?float $pingedAt = null;
-    /** Why it was lost, as it was logged. */
+    /** Why it was lost, as logged. */
     private ?string $loss = null;
 
     public function __construct(
@@ -53,14 +53,14 @@ final class Link
         return $this->isJoined ? $this->line : null;
     }
 
-    /** @return ?resource also while it is not accepted yet */
+    /** @return ?resource even if it is not accepted yet */
     public function stream(): mixed
     {
         return $this->line?->stream;
     }
 
     /**
-     * The messages that have come, each with its size.
+     * The received messages, each with its size.
      *
      * @param bool $isReading whether there is room for more
      * @return list<array{array<mixed>, int}>
@@ -76,7 +76,7 @@ final class Link
             if ($messages === [] && ($end = $this->line?->end()) !== null) {
                 throw new Disconnected($end);
             }
-            // Not before it has read what came while it was busy.
+            // Not before it has read what arrived while it was busy.
             if (!$this->isJoined && $this->since !== null && $now - $this->since > $this->connectTimeout) {
                 throw new Disconnected('it does not answer');
             }
@@ -92,13 +92,13 @@ final class Link
         }
     }
 
-    /** In how many seconds there is something to do, whatever comes. */
+    /** After how many seconds there is something to do, even if nothing arrives. */
     public function patience(): float
     {
         return match (true) {
             $this->line === null && $this->since === null => max(0.0, $this->retryAt - self::now()),
             $this->line === null => self::CONNECT_INTERVAL,
-            // The end of a channel is noticed by itself.
+            // The end of a channel is detected anyway.
             $this->to instanceof Channel => self::PING_INTERVAL,
             default => self::PING_CHECK_INTERVAL,
         };
@@ -121,7 +121,7 @@ final class Link
     }
 
     /**
-     * Nothing else can be asked before the answer to the token.
+     * Nothing else can be requested before the answer to the token.
      *
      * @param list<array{array<mixed>, int}> $messages
      * @return list<array{array<mixed>, int}> those after it

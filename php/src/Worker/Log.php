@@ -6,10 +6,10 @@ namespace Roster\Worker;
 
 use Roster\Wire\MessagePack;
 
-/** The methods of PSR-3, in all of its versions: what is logged goes to the sidecar, or to standard error. */
+/** The methods of PSR-3, in all of its versions: logs to the sidecar, or to standard error. */
 abstract class Log
 {
-    /** Of levels, and of the keys of a context. */
+    /** The limit for levels, and for keys of a context. */
     private const MAX_WORD_BYTES = 64;
     private const MAX_MESSAGE_BYTES = 16 << 10;
     private const MAX_CONTEXT_BYTES = 64 << 10;
@@ -20,7 +20,7 @@ abstract class Log
 
     private int $skipped = 0;
 
-    /** @param \Closure(): ?Line $line to the sidecar; null where there is none */
+    /** @param \Closure(): ?Line $line to the sidecar; null if there is none */
     public function __construct(private readonly \Closure $line)
     {
     }
@@ -74,7 +74,7 @@ abstract class Log
     }
 
     /**
-     * Nothing that is logged throws, or makes the worker wait: what a sidecar does not take is left out, and counted.
+     * Logging never throws or blocks the worker: what the sidecar does not accept is dropped, and counted.
      *
      * @param string $level
      * @param string|\Stringable $message
@@ -99,7 +99,7 @@ abstract class Log
         }
     }
 
-    /** What can be sent of a context. */
+    /** The parts of a context that can be sent. */
     private static function plain(array $context): object
     {
         $plain = [];

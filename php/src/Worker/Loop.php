@@ -7,18 +7,18 @@ namespace Roster\Worker;
 use Roster\Quiet;
 
 /**
- * The event loop of a worker that has no other: waits for its connection and for what it watches.
+ * The event loop of a worker without another: waits for its connection and for what it watches.
  *
  * @internal
  */
 final class Loop
 {
-    /** After a failure to wait: a signal, or more streams than select() takes. */
+    /** The pause after a failed wait: a signal, or more streams than select() accepts. */
     private const FAILURE_US = 1_000;
 
-    /** @var array<array{resource, callable}> by the stream's number */
+    /** @var array<array{resource, callable}> by stream number */
     private array $watched = [];
-    /** @var array<int, mixed> the signals that are taken, and what took them before */
+    /** @var array<int, mixed> the handled signals, and their previous handlers */
     private array $handlers = [];
     private bool $hadAsync = false;
 
@@ -36,10 +36,10 @@ final class Loop
     }
 
     /**
-     * Waits for so long at most, and serves what can be read then of what is watched.
+     * Waits for at most this long, and serves what has become readable of what is watched.
      *
-     * @param list<resource> $read what else ends the wait when it can be read,
-     * @param list<resource> $write or written
+     * @param list<resource> $read what else ends the wait when it is readable,
+     * @param list<resource> $write or writable
      */
     public function wait(array $read, array $write, float $seconds): void
     {
@@ -77,7 +77,7 @@ final class Loop
         return array_values($read);
     }
 
-    /** Has a signal to end call this, unless the application takes it itself. */
+    /** Makes termination signals call this, unless the application handles them itself. */
     public function takeSignals(\Closure $stop): void
     {
         if (!function_exists('pcntl_signal')) {
@@ -89,7 +89,7 @@ final class Loop
                 $this->handlers[$signal] = $before;
                 pcntl_signal($signal, static function (int $signal) use ($stop): void {
                     $stop();
-                    // Who asks twice at a terminal does not want to wait.
+                    // A second interrupt at a terminal means not to wait.
                     $signal === SIGINT && pcntl_signal(SIGINT, SIG_DFL);
                 });
             }

@@ -9,7 +9,7 @@ use Roster\Exception\Overloaded;
 use Roster\Quiet;
 
 /**
- * Has a sidecar listen on addresses, of `may_listen`, while this process runs.
+ * Makes a sidecar listen on addresses allowed by `may_listen`, while this process runs.
  *
  * @internal
  */
@@ -21,13 +21,13 @@ final class Requests
 
     private readonly \Socket $socket;
 
-    /** @param resource $stream by which this process asks */
+    /** @param resource $stream on which this process sends requests */
     public function __construct(private readonly mixed $stream)
     {
         $this->socket = socket_import_stream($stream);
     }
 
-    /** @return resource which does not block */
+    /** @return resource a non-blocking one */
     public function listen(string $address): mixed
     {
         if (str_contains($address, "\n") || strlen($address) > self::MAX_ADDRESS_BYTES) {

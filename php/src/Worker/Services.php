@@ -8,13 +8,13 @@ use Roster\Exception\InvalidRequest;
 use Roster\Wire\MessagePack;
 
 /**
- * What a worker offers: objects, of which others call the public methods.
+ * What a worker offers: objects whose public methods can be called.
  *
  * @internal
  */
 final class Services
 {
-    /** What a register takes of one service, the metadata's own bytes among it. */
+    /** A register's limit for one service, including the metadata's own bytes. */
     private const MAX_METADATA_BYTES = 16 << 10;
     /** The list has three levels around them. */
     private const MAX_METADATA_DEPTH = 28;
@@ -33,7 +33,7 @@ final class Services
         }
         try {
             $room = self::MAX_METADATA_BYTES - strlen($name);
-            // As it is now, whatever becomes of the objects in it.
+            // As it is now, whatever happens to the objects in it.
             $metadata = MessagePack::unpack(MessagePack::pack($metadata, self::MAX_METADATA_DEPTH, $room));
         } catch (\InvalidArgumentException | \LengthException $why) {
             throw new InvalidRequest('metadata', "they cannot be sent: {$why->getMessage()}");
@@ -46,7 +46,7 @@ final class Services
         return $this->offered === [];
     }
 
-    /** As a register gets them: names and metadata. */
+    /** In a register's form: names and metadata. */
     public function list(): object
     {
         $offered = [];
@@ -59,12 +59,12 @@ final class Services
     /**
      * Calls a method.
      *
-     * @param array<mixed> $arguments by position, and then by name
+     * @param array<mixed> $arguments positional, then named
      */
     public function call(string $name, string $method, array $arguments): mixed
     {
         [$service] = $this->offered[$name] ?? throw new NotFound("Service '$name' not found");
-        // What __call() would take is no method here, and a constructor is none to call.
+        // Methods that only __call() would handle do not exist here, and a constructor cannot be called.
         if (str_starts_with($method, '__') || !method_exists($service, $method)
             || !($reflected = new \ReflectionMethod($service, $method))->isPublic()) {
             throw new NotFound("Method '$method' not found in service '$name'");
@@ -72,7 +72,7 @@ final class Services
         $named = array_filter($arguments, 'is_string', ARRAY_FILTER_USE_KEY);
         $listed = array_diff_key($arguments, $named);
         ksort($listed);
-        // Through the engine, which takes '7' for an int as PHP does in files that are not strict.
+        // Through the engine, which accepts '7' for an int as PHP does in files that are not strict.
         return $reflected->invokeArgs($reflected->isStatic() ? null : $service, [...array_values($listed), ...$named]);
     }
 }

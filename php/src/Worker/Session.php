@@ -5,35 +5,37 @@ declare(strict_types=1);
 namespace Roster\Worker;
 
 /**
- * What goes on over one connection: what is asked is begun one after the other, and methods that give many values give
- * them in turns.
+ * What happens on one connection: requests are started one after the other, and methods that return many values take
+ * turns.
  *
  * @internal
  */
 final class Session
 {
     private const MAX_TASKS = 1_024;
-    /** When so much waits, no more is read before some of it was begun: decoded, it may take 130 times as much. */
+    /**
+     * When this much is waiting, no more is read before some of it was started: decoded, it may take 130 times as much.
+     */
     private const MAX_WAITING_BYTES = 128 << 10;
-    /** What is asked under a longer name is passed over: it is kept as long as the task. */
+    /** Requests with a longer name are ignored: it is kept as long as the task. */
     private const MAX_UUID_BYTES = 1_024;
     private const MAX_ERROR_BYTES = 8 << 10;
-    /** For so long methods give values before anybody else is listened to. */
+    /** How long methods may produce values before messages are read again. */
     private const TURN_NS = 1_000_000;
-    /** How long a worker that leaves still hears calls that are on their way: refused, they can go elsewhere. */
+    /** How long a leaving worker still receives calls that are on their way: refused, they can go elsewhere. */
     private const LEAVE_GRACE_NS = 300_000_000;
-    /** How a register of PHP asks for the services: the one closure that can be answered without being run. */
+    /** A PHP register's request for the services: the only closure that can be answered without running it. */
     private const SERVICES_CLOSURE = 'ServiceRegistry::getServiceNameAndMetadata()';
 
-    /** @var array<Task> what is not begun, */
+    /** @var array<Task> what has not been started, */
     private array $waiting = [];
     private int $waitingBytes = 0;
-    /** @var array<Task> and what gives many values; by uuid */
+    /** @var array<Task> and what produces many values; by uuid */
     private array $running = [];
     /** When it began to leave, by hrtime(). */
     private ?int $leftAt = null;
 
-    /** @param \Closure(): void $onDone is called when a call has ended */
+    /** @param \Closure(): void $onDone called when a call has ended */
     public function __construct(
         public readonly Line $line,
         private readonly Services $services,
@@ -42,19 +44,19 @@ final class Session
     ) {
     }
 
-    /** Whether more may come. */
+    /** Whether more may arrive. */
     public function hasRoom(): bool
     {
         return $this->waitingBytes < self::MAX_WAITING_BYTES && !$this->line->isFull();
     }
 
-    /** @return list<Task> what is under way: first what is begun */
+    /** @return list<Task> what is under way, beginning with what has been started */
     public function tasks(): array
     {
         return [...array_values($this->running), ...array_values($this->waiting)];
     }
 
-    /** @param array<mixed> $message of a register to a master */
+    /** @param array<mixed> $message from a register to a master */
     public function hear(array $message, int $bytes): void
     {
         $uuid = self::uuid($message);
@@ -79,10 +81,10 @@ final class Session
         return is_string($uuid) && strlen($uuid) <= self::MAX_UUID_BYTES ? $uuid : null;
     }
 
-    /** Takes on what is to be done when it is its turn. */
+    /** Accepts a task, to be done when it is its turn. */
     public function take(Task $task): void
     {
-        // Between messages, which have no uuid, there is nothing to confuse.
+        // Messages have no uuid, so there is nothing to confuse.
         $key = $task->uuid ?? "\0" . spl_object_id($task);
         if (isset($this->waiting[$key]) || isset($this->running[$key])) {
             return;
@@ -101,12 +103,12 @@ final class Session
             $this->log->warning('left out {what}: {why}', ['what' => $task->what, 'why' => $why]);
             return;
         }
-        // The class is for registers of the version before, which know no status.
+        // The class is for registers of the previous version, which do not know statuses.
         $data = ['message' => $why, 'code' => 0, 'class' => 'roster:refused'];
         $this->line->send(['cmd' => 'error', 'uuid' => $task->uuid, 'data' => $data, 'status' => 'refused']);
     }
 
-    /** Does some of what is to be done; true: there is more of it. */
+    /** Does some of the work; true: there is more. */
     public function work(): bool
     {
         if ($this->line->end() !== null) {
@@ -120,7 +122,7 @@ final class Session
         return $isMoving || ($this->waiting !== [] && !$this->line->isFull());
     }
 
-    /** Takes no more, and refuses the calls that are not begun. */
+    /** Accepts no more, and refuses calls that were not started. */
     public function leave(): void
     {
         if ($this->leftAt !== null) {
@@ -141,14 +143,14 @@ final class Session
         return $this->leftAt !== null;
     }
 
-    /** Whether all that was under way has ended and was written. */
+    /** Whether everything under way has ended and was written. */
     public function hasLeft(): bool
     {
         return $this->leftAt !== null && hrtime(true) - $this->leftAt >= self::LEAVE_GRACE_NS
             && $this->waiting === [] && $this->running === [] && $this->line->isWritten();
     }
 
-    /** Ends everything where it stands. */
+    /** Aborts everything. */
     public function end(): void
     {
         [$running, $this->running, $this->waiting, $this->waitingBytes] = [$this->running, [], [], 0];
@@ -166,7 +168,7 @@ final class Session
         }
     }
 
-    /** No code that comes is run. */
+    /** Received code is never run. */
     private function answerClosure(string $uuid, mixed $data): void
     {
         $closure = is_array($data) ? $data['serialized'] ?? '' : '';
@@ -205,7 +207,7 @@ final class Session
         return $task;
     }
 
-    /** Begins what has waited longest. */
+    /** Starts what has waited longest. */
     private function begin(): void
     {
         $key = array_key_first($this->waiting);
@@ -231,7 +233,7 @@ final class Session
         }
     }
 
-    /** Takes a step of each that gives values, as long as there is time; true: some can take another. */
+    /** Takes a step of each that produces values, while there is time; true: some can take another. */
     private function step(int $until): bool
     {
         $isMoving = false;
@@ -242,7 +244,7 @@ final class Session
             if ($task->rests()) {
                 continue;
             }
-            // It goes to the end: with the next turn others begin.
+            // It goes to the end: the next turn begins with others.
             unset($this->running[$key]);
             try {
                 if ($next = $task->next()) {

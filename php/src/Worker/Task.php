@@ -5,32 +5,32 @@ declare(strict_types=1);
 namespace Roster\Worker;
 
 /**
- * One call, command or message, from when it is asked to when it is answered.
+ * One call, command or message, from its arrival to its answer.
  *
  * @internal
  */
 final class Task
 {
-    /** So many bytes of values may be on the way before the method rests. From half of it on, the caller reports. */
+    /** How many bytes of values may be in flight before the method pauses. From half of it on, the caller reports. */
     private const WINDOW_BYTES = 256 << 10;
 
-    /** When it was asked, in ms since 1970. */
+    /** When it arrived, in ms since 1970. */
     public readonly int $since;
-    /** What gives its values, where it gives many. */
+    /** The generator of its values, if there are many. */
     private ?\Generator $values = null;
     private bool $isBegun = false;
-    /** @var \SplQueue<int> of the values on the way */
+    /** @var \SplQueue<int> of the values in flight */
     private readonly \SplQueue $sizes;
     private int $onTheWay = 0;
     private bool $isReported = false;
 
     /**
-     * @param ?string $uuid under which it is answered; null: it is not
-     * @param string $what what it is, for people
-     * @param \Closure $run what it does, and gives
+     * @param ?string $uuid the one to answer with; null: it is not answered
+     * @param string $what a description, for people
+     * @param \Closure $run what it does, and returns
      * @param int $bytes how many bytes its message has
      * @param bool $isCall of a service
-     * @param bool $isWindowed whether the caller reports what it has taken, if that is wanted
+     * @param bool $isWindowed whether the caller reports, if asked to, which values it has taken
      */
     public function __construct(
         public readonly ?string $uuid,
@@ -44,7 +44,7 @@ final class Task
         $this->sizes = new \SplQueue();
     }
 
-    /** Takes what it gives, if that is many values. */
+    /** Takes the result, if that is many values. */
     public function follow(mixed $result): bool
     {
         if (!$result instanceof \Traversable || $result instanceof \JsonSerializable) {
@@ -87,7 +87,7 @@ final class Task
         return $isDue;
     }
 
-    /** Notes that so many values more were taken. */
+    /** Notes that this many more values were taken. */
     public function taken(int $count): void
     {
         for (; $count > 0 && !$this->sizes->isEmpty(); $count--) {
@@ -95,7 +95,7 @@ final class Task
         }
     }
 
-    /** Ends it where it stands. What its `finally` throws is nobody's. */
+    /** Aborts it. What its `finally` throws is ignored. */
     public function drop(): void
     {
         try {

@@ -5,20 +5,20 @@ declare(strict_types=1);
 namespace Roster\Worker;
 
 /**
- * Texts for the other end, which may only be so long.
+ * Texts for the other end, with a maximum length.
  *
  * @internal
  */
 final class Text
 {
-    /** Its beginning; of UTF-8, whole characters. */
+    /** Its beginning; for UTF-8, whole characters. */
     public static function cut(string $text, int $bytes): string
     {
         if (strlen($text) <= $bytes) {
             return $text;
         }
         $cut = substr($text, 0, $bytes);
-        // A character has four bytes at most: what is then no UTF-8 was none before.
+        // A character has at most four bytes: if it is not UTF-8 then, it was not before.
         for ($less = 0; $less < 4; $less++) {
             $whole = substr($cut, 0, $bytes - $less);
             if (preg_match('//u', $whole) === 1) {
@@ -28,7 +28,7 @@ final class Text
         return $cut;
     }
 
-    /** A class's name; that of an anonymous one without the file in which it is. */
+    /** The name of a class; for an anonymous one without its file. */
     public static function className(object $object): string
     {
         return strstr($object::class . "\0", "\0", true);
