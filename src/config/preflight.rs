@@ -13,7 +13,7 @@ use crate::default_paths;
 use crate::model::NodePath;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
 use crate::net::{Address, Listener, PathOccupied, Setting};
-use crate::permissions::{gid_of, own};
+use crate::permissions::{Folder, gid_of, own};
 use crate::register::{self, SecretError};
 use crate::secret;
 use crate::source;
@@ -53,9 +53,12 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
         diagnostics.extend(no_socket(path, is_own, true).map(|why| tree.diagnostic(key.into(), why)));
     }
-    let of_pid_file = config.sidecar.pid_file.as_deref().and_then(Path::parent).filter(|_| is_own);
-    let no_pid_file = of_pid_file.filter(|folder| !is_to_come(folder));
-    let no_pid_file = no_pid_file.and_then(|folder| runs_as::cannot_make("file", folder));
+    let pid_file = config.sidecar.pid_file.as_deref().filter(|_| is_own);
+    let no_pid_file = pid_file.and_then(|path| {
+        let folder = path.parent().filter(|folder| !is_to_come(folder))?;
+        let misled = || Folder::of_ours(path).err().map(|why| format!("cannot write {}: {why}", path.display()));
+        runs_as::cannot_make("file", folder).or_else(misled)
+    });
     diagnostics.extend(no_pid_file.map(|why| tree.diagnostic("sidecar.pid_file".into(), why)));
     for (number, file) in config.file.iter().enumerate() {
         if let Some(Err(error)) = is_set(&file.path).then(|| file.check()) {

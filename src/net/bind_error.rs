@@ -78,7 +78,8 @@ impl BindError {
 
     /// Whether its file system is full.
     pub fn is_for_room(&self) -> bool {
-        matches!(&self.why, NoListener::Io(error) if error.kind() == io::ErrorKind::StorageFull)
+        let NoListener::Io(error) = &self.why else { return false };
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 }
 
@@ -120,5 +121,21 @@ impl fmt::Display for Setting {
             Self::Key(key) => f.write_str(key),
             Self::OfWorker(of) => write!(f, "worker {}: {}", of.0, of.1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_quota_that_is_used_up_leaves_no_room_either() {
+        let is_for_room = |error: Errno| {
+            let (setting, address) = ("thrift.unix".into(), Address::Unix("/run/roster/roster.sock".into()));
+            BindError { setting, address, why: io::Error::from(error).into() }.is_for_room()
+        };
+        assert!(is_for_room(Errno::ENOSPC) && is_for_room(Errno::EDQUOT) && !is_for_room(Errno::EACCES));
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Claim, NotClaimed, own};
+use super::{Claim, Folder, NotClaimed, own};
 
 /// The longest content of such a file: a number and a newline.
 const MAX_BYTES: u64 = 12;
@@ -27,6 +27,8 @@ pub struct PidFile {
 pub enum PidFileError {
     #[error("cannot write {}: {why}; choose one in a folder that the sidecar's user may write", path.display())]
     Io { path: PathBuf, why: io::Error },
+    #[error("cannot write {}, by whose number programs send signals: {why}", path.display())]
+    Misled { path: PathBuf, why: io::Error },
     #[error("cannot have {}: {why}; give each sidecar a file of its own", path.display())]
     Held { path: PathBuf, why: NotClaimed },
     #[error(
@@ -47,9 +49,13 @@ impl PidFileError {
 
 impl PidFile {
     /// Writes the id of this process. Replaces the file of a killed sidecar, or an empty one after a power loss, and
-    /// nothing else.
+    /// nothing else. Refuses a folder in which another user could replace the file.
     pub fn write(path: &Path) -> Result<Self, PidFileError> {
         let failed = |why| PidFileError::Io { path: path.to_owned(), why };
+        Folder::of_ours(path).map_err(|why| match why.raw_os_error() {
+            Some(_) => failed(why),
+            None => PidFileError::Misled { path: path.to_owned(), why },
+        })?;
         let claim = Claim::of(path).map_err(|why| match why {
             NotClaimed::Failed(why) => failed(why),
             why @ NotClaimed::Held(_) => PidFileError::Held { path: path.to_owned(), why },
@@ -94,7 +100,7 @@ fn is_of_a_number(file: File) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     use super::*;
 
@@ -117,6 +123,25 @@ mod tests {
         fs::remove_file(&path).and_then(|()| fs::write(&path, "7\n")).expect("it is ours");
         drop(held);
         assert_eq!(fs::read_to_string(&path).expect("it is another's"), "7\n");
+    }
+
+    #[test]
+    fn it_lies_where_nobody_else_can_put_another_number() {
+        let above = tempfile::tempdir().expect("a folder");
+        let folder = above.path().join("run");
+        fs::create_dir(&folder).expect("made");
+        let write = || PidFile::write(&folder.join("roster.pid"));
+        let refused =
+            || write().err().filter(|why| matches!(why, PidFileError::Misled { .. })).map(|why| why.to_string());
+        for (mode, is_ours) in [(0o755, true), (0o777, false), (0o1777, true)] {
+            fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).expect("it is ours");
+            assert_eq!(refused().is_none(), is_ours, "{mode:o}");
+        }
+        if chown(&folder, Some(33), None).is_ok() {
+            let why = refused().expect("its owner could");
+            assert!(why.contains("belongs to www-data") && why.contains("choose a folder"), "{why}");
+        }
+        assert_eq!(fs::read_dir(&folder).expect("a folder").flatten().count(), 1, "the claim of before");
     }
 
     #[test]
