@@ -166,7 +166,7 @@ impl BoundWorkers {
         taken_ports: TakenPorts,
     ) -> Result<Self, BindError> {
         let (record, scaled) = (Record::new(state.clone()), Scaled::read(state));
-        record.end_left();
+        record.end_left(!configs.is_empty() || !added.is_empty());
         let saved = added.read_by(&read, configs);
         let bind = |config: &Config, is_configured: bool| {
             // One that was added keeps no sidecar from its start.

@@ -113,7 +113,7 @@ impl Sweeper {
 /// Kills what they left behind. An error: it could not look for that.
 fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &Reader) -> Result<(), ()> {
     let marks: Vec<&str> = leavers.iter().map(|leaver| leaver.mark.as_str()).collect();
-    let is_marked = marked_by(&marks);
+    let is_marked = marked_by(&marks, "");
     kill_all("killed what processes left behind when they ended", |kill| {
         // Nobody else's processes are looked at. Whatever a worker started descends from this process, which reaps its
         // orphans; and whatever is in a living worker's session was started by that one.
@@ -129,10 +129,22 @@ fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &
     })
 }
 
-/// Kills what processes of an earlier sidecar, or of this one, left behind; blocks meanwhile.
-pub(super) fn kill_marked(marks: &[&str]) {
-    let (is_marked, reader) = (marked_by(marks), Reader::default());
-    let look = |kill: &mut dyn FnMut(Found)| reader.find(processes().map_err(Missed::Failed)?, &is_marked, kill);
+/// Kills what processes of an earlier sidecar, or of this one, left behind; blocks meanwhile: what has one of these marks,
+/// or any of a folder; and what is in one of these sessions, each with when its first process started.
+pub(super) fn kill_marked(marks: &[&str], of_folder: &str, sessions: &HashMap<Pid, u64>) {
+    let (is_marked, reader) = (marked_by(marks, of_folder), Reader::default());
+    let look = |kill: &mut dyn FnMut(Found)| {
+        let mut all = processes().map_err(Missed::Failed)?;
+        // This one may itself have been started by what an earlier one left.
+        all.retain(|found| found.pid != Pid::this());
+        let is_others = |found: &Found| sessions.get(&found.pid).is_some_and(|started| *started != found.stat.started);
+        let others: HashSet<Pid> = all.iter().filter(|found| is_others(found)).map(|found| found.pid).collect();
+        let is_in_one = |found: &Found| sessions.contains_key(&found.stat.session);
+        let (left, unknown): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|found| is_in_one(found) && !others.contains(&found.stat.session));
+        left.into_iter().for_each(&mut *kill);
+        reader.find(unknown, &is_marked, kill)
+    };
     // It is in the log.
     let _ = kill_all("killed what workers left behind", look);
 }
@@ -263,10 +275,16 @@ impl Found {
     }
 }
 
-fn marked_by(marks: &[&str]) -> impl Fn(Pid) -> io::Result<bool> + Clone + Send + use<> {
-    let entries: HashSet<Vec<u8>> = marks.iter().map(|mark| format!("{MARK}={mark}").into_bytes()).collect();
-    let entries = Arc::new(entries);
-    move |pid| Ok(environment(pid)?.split(|byte| *byte == 0).any(|variable| entries.contains(variable)))
+/// Whether a process has one of these marks, or any of a folder, unless that is empty.
+fn marked_by(marks: &[&str], of_folder: &str) -> impl Fn(Pid) -> io::Result<bool> + Clone + Send + use<> {
+    let entry = |mark: &str| format!("{MARK}={mark}").into_bytes();
+    let entries: Arc<HashSet<Vec<u8>>> = Arc::new(marks.iter().map(|mark| entry(mark)).collect());
+    let of_folder = Some(of_folder).filter(|folder| !folder.is_empty()).map(entry);
+    move |pid| {
+        let is_of_folder = |variable: &[u8]| of_folder.as_ref().is_some_and(|folder| variable.starts_with(folder));
+        let is_one = |variable: &[u8]| entries.contains(variable) || is_of_folder(variable);
+        Ok(environment(pid)?.split(|byte| *byte == 0).any(is_one))
+    }
 }
 
 /// All processes that live.
@@ -335,7 +353,7 @@ mod tests {
         let child = Command::new("setsid").args(["sleep", "60"]).env(MARK, mark).spawn().expect("it starts");
         let pid = Pid::from_raw(child.id() as i32);
         let until = Instant::now() + Duration::from_secs(60);
-        while found(pid).is_some_and(|found| found.stat.session != pid) || !marked_by(&[mark])(pid).expect("it is read")
+        while found(pid).is_some_and(|found| found.stat.session != pid) || !marked_by(&[mark], "")(pid).expect("it is read")
         {
             assert!(Instant::now() < until, "it does not begin");
             sleep(LOOK_INTERVAL);

@@ -20,7 +20,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use uuid::Uuid;
 
 use super::channel::{Progress, reached};
 use super::config::{Config, Ready};
@@ -260,7 +259,7 @@ impl Launch {
         refuse_descriptors(&ours);
         ours.set_nonblocking(true).map_err(failed)?;
         let stream = ours.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
-        let mark = Uuid::new_v4().simple().to_string();
+        let mark = launcher.record.mark();
         let handed = group.passing.as_ref().map(|_| pass::pair()).transpose().map_err(failed)?;
         let inherited = group.passing.is_none().then(|| sockets.descriptors());
         let mut descriptors: Vec<BorrowedFd<'_>> = inherited.into_iter().flatten().collect();

@@ -1,9 +1,10 @@
 //! The record of processes: a sidecar that was killed could not end its workers, and the next one does, so that there
 //! are no doubles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::orphans;
 use super::process_stat::ProcessStat;
@@ -31,6 +33,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Record {
     /// None: there is no folder for it.
     path: Option<PathBuf>,
+    /// With what the marks of all processes begin that sidecars of this folder start, so that they are found also where
+    /// they could not be recorded, as on a full disk. Empty: there is no folder.
+    of_folder: String,
     /// Which start of the machine this is.
     boot: String,
     processes: Mutex<BTreeMap<i32, Entry>>,
@@ -51,7 +56,14 @@ struct Entry {
 impl Record {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        Self { path: folder.map(|folder| folder.join(FILE)), boot, processes: Mutex::default() }
+        let of_folder = folder.as_ref().and_then(|folder| fs::metadata(folder).ok());
+        let of_folder = of_folder.map_or_else(String::new, |it| format!("{:x}.{:x}.", it.dev(), it.ino()));
+        Self { path: folder.map(|folder| folder.join(FILE)), of_folder, boot, processes: Mutex::default() }
+    }
+
+    /// A mark for a new process.
+    pub(super) fn mark(&self) -> String {
+        format!("{}{}", self.of_folder, Uuid::new_v4().simple())
     }
 
     pub(super) fn add(&self, pid: Pid, worker: &str, mark: &str) {
@@ -76,16 +88,23 @@ impl Record {
     }
 
     /// Ends what an earlier sidecar left running, which may hold the sockets that this one is to listen on.
-    pub(super) fn end_left(&self) {
+    pub(super) fn end_left(&self, has_workers: bool) {
+        let has_record = self.path.as_ref().is_some_and(|path| fs::symlink_metadata(path).is_ok());
+        if !has_workers && !has_record {
+            return;
+        }
         let left = self.left();
-        for (pid, Entry { worker, .. }) in left.iter().filter(|(pid, entry)| entry.is_alive(**pid).unwrap_or(false)) {
+        let living: BTreeMap<i32, Entry> =
+            left.clone().into_iter().filter(|(pid, entry)| entry.is_alive(*pid).unwrap_or(false)).collect();
+        for (pid, Entry { worker, .. }) in &living {
             tracing::warn!(worker, pid, "ending a process that an earlier sidecar left");
             let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
         }
         if !are_gone_within(PATIENCE, &left) {
             kill_all(&left);
         }
-        kill_orphans(&left);
+        // The number of one that had ended before may be another's session by now.
+        kill_orphans(&left, &self.of_folder, &living);
         if !are_gone_within(KILL_TIMEOUT, &left) {
             tracing::error!(
                 "cannot end all processes that an earlier sidecar left; end them as their user, or as root"
@@ -97,7 +116,10 @@ impl Record {
 
     /// Kills what all that there are have started.
     pub(super) fn kill_orphans(&self) {
-        kill_orphans(&self.processes().clone());
+        let processes = self.processes().clone();
+        if !processes.is_empty() {
+            kill_orphans(&processes, "", &processes);
+        }
     }
 
     fn left(&self) -> BTreeMap<i32, Entry> {
@@ -165,12 +187,12 @@ fn kill_all(processes: &BTreeMap<i32, Entry>) {
     }
 }
 
-/// Kills what they started.
-fn kill_orphans(processes: &BTreeMap<i32, Entry>) {
+/// Kills what they started, and what is of a folder or in the sessions of some of them.
+fn kill_orphans(processes: &BTreeMap<i32, Entry>, of_folder: &str, sessions: &BTreeMap<i32, Entry>) {
     let marks: Vec<&str> = processes.values().map(|entry| entry.mark.as_str()).collect();
-    if !marks.is_empty() {
-        orphans::kill_marked(&marks);
-    }
+    let first = |(pid, entry): (&i32, &Entry)| Some((Pid::from_raw(*pid), entry.started?));
+    let sessions: HashMap<Pid, u64> = sessions.iter().filter_map(first).collect();
+    orphans::kill_marked(&marks, of_folder, &sessions);
 }
 
 /// When a process started that has not ended.
@@ -180,6 +202,9 @@ fn started(pid: i32) -> io::Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -197,13 +222,50 @@ mod tests {
     #[test]
     fn one_whose_start_is_not_known_is_recorded_and_killed_by_its_mark() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut sleep = std::process::Command::new("sleep");
+        let mut sleep = Command::new("sleep");
         let mut child = sleep.arg("60").env(orphans::MARK, "of-one-by-mark").spawn().expect("it starts");
         let record = Record::new(Some(folder.path().to_owned()));
         record.add(Pid::from_raw(child.id() as i32), "web/1", "of-one-by-mark");
         record.processes().values_mut().for_each(|entry| entry.started = None);
         record.write(&record.processes());
-        Record::new(Some(folder.path().to_owned())).end_left();
+        Record::new(Some(folder.path().to_owned())).end_left(true);
         assert!(!child.wait().expect("it ends").success());
+    }
+
+    #[test]
+    fn one_that_could_not_be_recorded_is_killed_by_the_mark_of_its_folder() {
+        let [folder, other] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let record = |of: &tempfile::TempDir| Record::new(Some(of.path().to_owned()));
+        let sleeps =
+            |mark: String| Command::new("sleep").arg("60").env(orphans::MARK, mark).spawn().expect("it starts");
+        let (mut child, mut of_other) = (sleeps(record(&folder).mark()), sleeps(record(&other).mark()));
+        record(&folder).end_left(false);
+        assert!(child.try_wait().expect("a child").is_none(), "there never were workers");
+        record(&folder).end_left(true);
+        assert!(!child.wait().expect("it ends").success());
+        assert!(of_other.try_wait().expect("a child").is_none());
+        of_other.kill().and_then(|()| of_other.wait()).expect("it ends");
+    }
+
+    #[test]
+    fn what_has_neither_the_mark_nor_the_group_of_a_process_ends_with_its_session() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script = "set -m; env -i sleep 60 & echo $!; wait";
+        let mut command = Command::new("setsid");
+        command.args(["bash", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("a line");
+        let hidden: i32 = line.trim().parse().expect("a number");
+        let record = Record::new(Some(folder.path().to_owned()));
+        record.add(Pid::from_raw(child.id() as i32), "web/1", "of-another");
+        assert!(started(hidden).expect("it is told").is_some());
+        Record::new(Some(folder.path().to_owned())).end_left(true);
+        child.wait().expect("it ends");
+        let until = Instant::now() + Duration::from_secs(60);
+        while started(hidden).expect("it is told").is_some() {
+            assert!(Instant::now() < until, "it lives");
+            sleep(LOOK_INTERVAL);
+        }
     }
 }

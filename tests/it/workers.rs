@@ -651,6 +651,22 @@ fn a_killed_sidecar_leaves_no_doubles() {
 }
 
 #[test]
+fn a_killed_sidecar_that_could_not_record_its_processes_leaves_no_doubles_either() {
+    let mut roster = started(&sh("web", SLEEPS, ""));
+    running(&roster, "web/1");
+    // As on a full disk.
+    fs::create_dir(roster.state().join("workers.new")).expect("a folder");
+    says(&roster, ["worker", "restart", "web"], 0);
+    assert!(roster.log().contains("cannot record the workers' processes"), "{}", roster.log());
+    let left = running(&roster, "web/1");
+    roster.kill();
+    assert!(is_alive(left), "nobody could end it");
+    roster.run();
+    assert_ne!(running(&roster, "web/1"), left);
+    assert!(!is_alive(left));
+}
+
+#[test]
 fn who_is_no_administrator_may_list_and_not_command() {
     let roster = started(&sh("web", SLEEPS, ""));
     let before = running(&roster, "web/1");
