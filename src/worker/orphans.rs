@@ -1,15 +1,15 @@
 //! Orphans: what a worker started and did not take along when it ended. They have its session, or carry its mark in their
 //! environment, however often they forked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
-use std::vec::IntoIter;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -34,10 +34,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long one look at environments may take: a process can have the reader of its own wait for ever. After the second
-/// time another one goes on behind that process, while there are no more readers than that.
+/// time another one goes on behind that process, while there are no more readers than that, and no more at processes of
+/// one user: so nobody hides what others left.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 const STALL_TIMEOUT: Duration = Duration::from_millis(50);
-const MAX_READERS: usize = 8;
+const MAX_READERS: usize = 32;
+const MAX_READERS_OF_USER: usize = 4;
+
+/// For how long a process outside of all living sessions may hold its reader, until it is killed for that.
+const HELD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Of so many that have ended it is looked again for what they left.
+const MAX_MISSED: usize = 4_096;
 
 /// How many processes are named that cannot be ended.
 const MAX_NAMED: usize = 10;
@@ -63,20 +71,30 @@ pub(super) struct Sweeper {
 
 /// Reads environments, on threads for which nobody waits too long, each of which is at one process.
 #[derive(Debug, Default)]
-struct Reader(Arc<Mutex<HashSet<Pid>>>);
+struct Reader(Arc<Mutex<Readings>>);
+
+/// What is read now, by the number and the start of the process.
+type Readings = HashMap<(Pid, u64), Reading>;
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    user: u32,
+    began: Instant,
+}
 
 /// A process, whose number is another's once it has ended.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     pid: Pid,
     stat: ProcessStat,
+    user: u32,
 }
 
 /// Why not all could be looked at.
 #[derive(Debug)]
 enum Missed {
     /// These hold the readers of their environments, and so many others were not read.
-    Held(Vec<Pid>, usize),
+    Held(Vec<Found>, usize),
     Failed(io::Error),
 }
 
@@ -105,12 +123,15 @@ impl Sweeper {
         let (reader, reaper, looked_for) = (self.reader.clone(), reaper.clone(), leavers.clone());
         let looked = spawn_blocking(move || kill_left_by(&looked_for, || reaper.pids(), &reader)).await;
         if matches!(looked, Ok(Err(_))) {
-            lock(&self.missed).extend(leavers.into_iter().map(|leaver| Leaver { is_reaped: true, ..leaver }));
+            let mut missed = lock(&self.missed);
+            missed.extend(leavers.into_iter().map(|leaver| Leaver { is_reaped: true, ..leaver }));
+            let excess = missed.len().saturating_sub(MAX_MISSED);
+            missed.drain(..excess);
         }
     }
 }
 
-/// Kills what they left behind. An error: it could not look for that.
+/// Kills what they left behind. An error: it could not look for all of that.
 fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &Reader) -> Result<(), ()> {
     let marks: Vec<&str> = leavers.iter().map(|leaver| leaver.mark.as_str()).collect();
     let is_marked = marked_by(&marks, "");
@@ -125,7 +146,7 @@ fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &
         left.into_iter().for_each(&mut *kill);
         let living = living();
         let unknown = others.into_iter().filter(|found| !living.contains(&found.stat.session)).collect();
-        reader.find(unknown, &is_marked, kill)
+        reader.find_left(unknown, &is_marked, kill)
     })
 }
 
@@ -149,8 +170,8 @@ pub(super) fn kill_marked(marks: &[&str], of_folder: &str, sessions: &HashMap<Pi
     let _ = kill_all("killed what workers left behind", look);
 }
 
-/// Kills what is found until nothing is found any more, and logs what came of it. An error: it could not look for that,
-/// also when it tried again.
+/// Kills what is found until nothing is found any more, and logs what came of it. An error: it could not look for all of
+/// that, also when it tried again.
 fn kill_all(done: &str, look: impl Fn(&mut dyn FnMut(Found)) -> Result<(), Missed>) -> Result<(), ()> {
     let until = Instant::now() + PATIENCE;
     let mut all_killed = HashSet::new();
@@ -180,9 +201,9 @@ fn kill_all(done: &str, look: impl Fn(&mut dyn FnMut(Found)) -> Result<(), Misse
         return match looked {
             Ok(()) => Ok(()),
             Err(Missed::Held(held, unread)) => {
-                let held = numbers(&held);
+                let held = numbers(&held.iter().map(|found| found.pid).collect::<Vec<_>>());
                 tracing::error!(?held, unread, "processes do not let their environments be read; end them");
-                Ok(())
+                Err(())
             }
             Err(Missed::Failed(error)) => {
                 tracing::error!(%error, "cannot look for what workers left behind, which may run on");
@@ -204,22 +225,24 @@ impl Reader {
         is_marked: &(impl Fn(Pid) -> io::Result<bool> + Clone + Send + 'static),
         each: &mut dyn FnMut(Found),
     ) -> Result<(), Missed> {
-        let among: Vec<Found> = {
+        let asked = among.clone();
+        let is_free = |found: &Found, read: &Readings| !read.contains_key(&found.key()) && has_reader(found.user, read);
+        let among: VecDeque<Found> = {
             let read = lock(&self.0);
-            among.into_iter().filter(|found| !read.contains(&found.pid)).collect()
+            among.into_iter().filter(|found| is_free(found, &read)).collect()
         };
-        let mut unread = among.len();
-        let among = Arc::new(Mutex::new(among.into_iter()));
-        let (tell, told) = mpsc::channel();
+        let (free, mut told) = (among.len(), 0);
+        let among = Arc::new(Mutex::new(among));
+        let (tell, hear) = mpsc::channel();
         let (until, mut failed) = (Instant::now() + READ_TIMEOUT, None);
-        while unread > 0 && Instant::now() < until {
+        while told < free && Instant::now() < until {
             if Arc::strong_count(&self.0) <= MAX_READERS {
                 self.start(among.clone(), is_marked.clone(), tell.clone()).map_err(Missed::Failed)?;
             }
-            while unread > 0
-                && let Ok((found, is_marked)) = told.recv_timeout(STALL_TIMEOUT)
+            while told < free
+                && let Ok((found, is_marked)) = hear.recv_timeout(STALL_TIMEOUT)
             {
-                unread -= 1;
+                told += 1;
                 match is_marked {
                     Ok(true) => each(found),
                     Ok(false) => {}
@@ -233,24 +256,51 @@ impl Reader {
         if let Some(error) = failed {
             return Err(Missed::Failed(error));
         }
-        let held: Vec<Pid> = lock(&self.0).iter().copied().collect();
-        if held.is_empty() && unread == 0 { Ok(()) } else { Err(Missed::Held(held, unread)) }
+        if told == asked.len() {
+            return Ok(());
+        }
+        let read = lock(&self.0);
+        let held: Vec<Found> = asked.iter().filter(|found| read.contains_key(&found.key())).copied().collect();
+        let unread = (asked.len() - told).saturating_sub(held.len());
+        Err(Missed::Held(held, unread))
+    }
+
+    /// The same, and those that have held a reader for too long, as no honest one does.
+    fn find_left(
+        &self,
+        among: Vec<Found>,
+        is_marked: &(impl Fn(Pid) -> io::Result<bool> + Clone + Send + 'static),
+        each: &mut dyn FnMut(Found),
+    ) -> Result<(), Missed> {
+        let looked = self.find(among, is_marked, each);
+        if let Err(Missed::Held(held, _)) = &looked {
+            let read = lock(&self.0).clone();
+            let is_overdue =
+                |found: &&Found| read.get(&found.key()).is_some_and(|reading| reading.began.elapsed() >= HELD_PATIENCE);
+            held.iter().filter(is_overdue).for_each(|found| each(*found));
+        }
+        looked
     }
 
     /// Starts a thread that reads what is left to read, for as long as somebody waits for that.
     fn start(
         &self,
-        among: Arc<Mutex<IntoIter<Found>>>,
+        among: Arc<Mutex<VecDeque<Found>>>,
         is_marked: impl Fn(Pid) -> io::Result<bool> + Send + 'static,
         tell: mpsc::Sender<(Found, io::Result<bool>)>,
     ) -> io::Result<()> {
         let read = self.0.clone();
-        let next = move || lock(&among).next();
+        let next = move |read: &Mutex<Readings>| {
+            let (mut among, mut read) = (lock(&among), lock(read));
+            let at = among.iter().position(|found| has_reader(found.user, &read))?;
+            let found = among.remove(at)?;
+            read.insert(found.key(), Reading { user: found.user, began: Instant::now() });
+            Some(found)
+        };
         let reads = move || {
-            while let Some(found) = next() {
-                lock(&read).insert(found.pid);
+            while let Some(found) = next(&read) {
                 let is_marked = is_marked(found.pid);
-                lock(&read).remove(&found.pid);
+                lock(&read).remove(&found.key());
                 if tell.send((found, is_marked)).is_err() {
                     return;
                 }
@@ -260,9 +310,21 @@ impl Reader {
     }
 }
 
+/// Whether there is a reader left for a process of a user.
+fn has_reader(user: u32, read: &Readings) -> bool {
+    read.values().filter(|reading| reading.user == user).count() < MAX_READERS_OF_USER
+}
+
 impl Found {
     fn at(pid: Pid) -> io::Result<Option<Self>> {
-        Ok(ProcessStat::of(pid)?.map(|stat| Self { pid, stat }))
+        let Some(stat) = ProcessStat::of(pid)? else { return Ok(None) };
+        // To whom this folder belongs no process can hide, other than what is in it.
+        let folder = if_any(fs::metadata(format!("/proc/{pid}")))?;
+        Ok(folder.map(|folder| Self { pid, stat, user: folder.uid() }))
+    }
+
+    fn key(&self) -> (Pid, u64) {
+        (self.pid, self.stat.started)
     }
 
     /// Kills it, unless it has ended.
@@ -353,7 +415,8 @@ mod tests {
         let child = Command::new("setsid").args(["sleep", "60"]).env(MARK, mark).spawn().expect("it starts");
         let pid = Pid::from_raw(child.id() as i32);
         let until = Instant::now() + Duration::from_secs(60);
-        while found(pid).is_some_and(|found| found.stat.session != pid) || !marked_by(&[mark], "")(pid).expect("it is read")
+        while found(pid).is_some_and(|found| found.stat.session != pid)
+            || !marked_by(&[mark], "")(pid).expect("it is read")
         {
             assert!(Instant::now() < until, "it does not begin");
             sleep(LOOK_INTERVAL);
@@ -397,7 +460,7 @@ mod tests {
         let at = |pid: i32, parent: i32| {
             let mut stat = own;
             stat.parent = Pid::from_raw(parent);
-            Found { pid: Pid::from_raw(pid), stat }
+            Found { pid: Pid::from_raw(pid), stat, user: 0 }
         };
         let chain = (10..100_000).map(|pid| at(pid, pid - 1));
         // The numbers of 4 to 6 are used again, so that these seem to go round.
@@ -468,10 +531,10 @@ mod tests {
         let is_marked = move |pid| Ok(pid == two.pid || lock(&held).recv().is_ok());
         let reader = Reader::default();
         let look = |kill: &mut dyn FnMut(Found)| reader.find(vec![one, two], &is_marked, kill);
-        assert_eq!(kill_all("killed it", look), Ok(()));
+        assert_eq!(kill_all("killed it", look), Err(()), "it is looked again");
         assert!(lives(&first) && !lives(&second));
         let looked = reader.find(vec![one], &is_marked, &mut |_| panic!("no second reader"));
-        assert!(matches!(&looked, Err(Missed::Held(held, 0)) if *held == [one.pid]), "{looked:?}");
+        assert!(matches!(&looked, Err(Missed::Held(held, 0)) if held[0].pid == one.pid), "{looked:?}");
         drop(release);
         let until = Instant::now() + Duration::from_secs(60);
         while reader.find(vec![one], &is_marked, &mut |_| {}).is_err() {
@@ -479,5 +542,41 @@ mod tests {
             sleep(LOOK_INTERVAL);
         }
         [first, second].into_iter().for_each(ends);
+    }
+    #[test]
+    fn whoever_holds_all_readers_of_a_user_hides_nothing_of_another_and_is_killed_for_it() {
+        let (holder, other) = (marked("holder"), marked("other"));
+        let [mut one, mut two] =
+            [&holder, &other].map(|child| found(Pid::from_raw(child.id() as i32)).expect("it lives"));
+        (one.user, two.user) = (1_001, 1_002);
+        // As many as all users together may have.
+        let mut among: Vec<Found> = (0..MAX_READERS as u64).map(|_| one).collect();
+        among.iter_mut().zip(0..).for_each(|(found, nth)| found.stat.started += nth);
+        among.push(two);
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let is_marked = move |pid| Ok(pid == two.pid || lock(&held).recv().is_ok());
+        let (reader, mut left) = (Reader::default(), Vec::new());
+        let looked = reader.find_left(among.clone(), &is_marked, &mut |found| left.push(found.pid));
+        let unread = MAX_READERS - MAX_READERS_OF_USER;
+        assert!(
+            matches!(&looked, Err(Missed::Held(held, it)) if held[0].pid == one.pid && *it == unread),
+            "{looked:?}"
+        );
+        assert_eq!(left, [two.pid]);
+        // Nobody waits for them again.
+        let (before, spare) = (among.clone(), lock(&reader.0).len());
+        reader.find_left(before, &is_marked, &mut |_| {}).expect_err("they are held");
+        assert_eq!((spare, lock(&reader.0).len()), (MAX_READERS_OF_USER, MAX_READERS_OF_USER));
+        let long_ago = Instant::now().checked_sub(HELD_PATIENCE).expect("the machine runs for longer");
+        lock(&reader.0).values_mut().for_each(|reading| reading.began = long_ago);
+        let look = |kill: &mut dyn FnMut(Found)| match found(one.pid) {
+            Some(living) => reader.find_left(vec![Found { user: one.user, ..living }], &is_marked, kill),
+            None => Ok(()),
+        };
+        assert_eq!(kill_all("killed it", look), Ok(()));
+        assert!(!lives(&holder) && lives(&other));
+        drop(release);
+        [holder, other].into_iter().for_each(ends);
     }
 }
