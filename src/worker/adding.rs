@@ -1,13 +1,14 @@
 //! Adding and removing groups while the sidecar runs.
 
 use std::fmt;
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
 use super::config::Config;
@@ -16,7 +17,7 @@ use super::machine::Outcome;
 use super::preflight::flaws;
 use super::sockets::{Sockets, parse};
 use super::{BoundGroup, Controlled, Parts, Workers};
-use crate::net::is_one_place;
+use crate::net::{Address, is_one_place};
 
 /// How many groups there may be when one is added, and how many processes of all of them.
 const MAX_GROUPS: usize = 256;
@@ -107,16 +108,18 @@ impl Workers {
         is_saved: bool,
     ) -> Result<(Arc<Group>, Vec<BoxFuture<'static, (u32, Outcome)>>), NotAdded> {
         let Some(parts) = &self.parts else { return Err(NotAdded::stops()) };
-        let _turn = parts.adding.lock().await;
         if !parts.has_register {
             let why = "this sidecar has no register, by which workers speak to it: set `[register] listen` or `unix`, or have \
                        a `[[worker]]` in its configuration, and restart it";
             return Err(NotAdded::Full(why.into()));
         }
-        // It looks up users and files, and makes sockets.
+        let failed = |error: JoinError| NotAdded::Full(error.to_string());
+        // It looks up users and files, which may not answer; others are added and removed meanwhile.
         let workers = self.clone();
-        let bound = spawn_blocking(move || workers.bind(&settings, is_saved)).await;
-        let bound = bound.map_err(|error| NotAdded::Full(error.to_string()))??;
+        let (config, settings) = spawn_blocking(move || workers.check(&settings)).await.map_err(failed)??;
+        let _turn = parts.adding.lock().await;
+        let workers = self.clone();
+        let bound = spawn_blocking(move || workers.bind(config, settings, is_saved)).await.map_err(failed)??;
         let (name, count) = (bound.config.name.clone(), bound.count);
         let group = match self.have(bound) {
             Ok(Some(group)) => group,
@@ -131,8 +134,8 @@ impl Workers {
         Ok((group, begun))
     }
 
-    /// Reads and checks settings, and listens for them; and saves them.
-    fn bind(&self, settings: &str, is_saved: bool) -> Result<BoundGroup, NotAdded> {
+    /// Reads and checks settings by themselves.
+    fn check(&self, settings: &str) -> Result<(Config, Value), NotAdded> {
         let Some(parts) = &self.parts else { return Err(NotAdded::stops()) };
         if settings.len() > MAX_SETTINGS_BYTES {
             let why = format!("the settings have {} bytes, and may have {MAX_SETTINGS_BYTES}", settings.len());
@@ -141,12 +144,24 @@ impl Workers {
         let settings = serde_json::from_str(settings).map_err(|error| {
             NotAdded::Settings(format!("expected an object of JSON with the keys of a [[worker]]: {error}"))
         })?;
-        let mut config = parts.read.read(&settings).map_err(|mistakes| NotAdded::Settings(mistakes.join("; ")))?;
-        self.check_beside(&config)?;
+        let config = parts.read.read(&settings).map_err(|mistakes| NotAdded::Settings(mistakes.join("; ")))?;
         let flaws: Vec<String> = flaws(&config).iter().map(ToString::to_string).collect();
         if !flaws.is_empty() {
             return Err(NotAdded::Settings(flaws.join("; ")));
         }
+        for address in &config.listen {
+            if let Some(Address::Unix(path)) = parse(address) {
+                // Whether it is there does not matter, but that its folder answers.
+                let _ = fs::symlink_metadata(path);
+            }
+        }
+        Ok((config, settings))
+    }
+
+    /// Checks settings beside those of all that there are, listens for them, and saves them.
+    fn bind(&self, mut config: Config, settings: Value, is_saved: bool) -> Result<BoundGroup, NotAdded> {
+        let Some(parts) = &self.parts else { return Err(NotAdded::stops()) };
+        self.check_beside(&config)?;
         let free = parts.launcher.descriptors.available_permits();
         config.leave_room(free);
         if config.descriptors() > free {
@@ -226,9 +241,6 @@ impl Workers {
             }
             let is_configured = group.as_ref().is_some_and(|group| group.is_configured);
             let not_forgotten = parts.forget(name, is_saved, !is_configured && !only_saved).await.err();
-            if let Some(group) = group.as_ref().filter(|_| !only_saved) {
-                group.close(&parts.metrics).await;
-            }
             (group.filter(|_| !only_saved), not_forgotten)
         };
         let Some(group) = group else {
@@ -237,6 +249,8 @@ impl Workers {
                 None => Ok(Removed { controlled: (Outcomes::new(), None), is_configured: false }),
             };
         };
+        // It may wait for a socket whose folder does not answer.
+        group.close(&parts.metrics).await;
         let (outcomes, is_configured) = (group.drain().await, group.is_configured);
         if group.is_gone() {
             self.gone(&group);
@@ -288,5 +302,51 @@ impl Parts {
 impl NotAdded {
     fn stops() -> Self {
         Self::Full("the sidecar stops".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::net::TakenPorts;
+    use crate::task::Tasks;
+    use crate::worker::{Added, BoundWorkers, Surroundings};
+
+    #[tokio::test]
+    async fn one_that_hangs_while_it_is_added_keeps_no_other_from_being_added_or_removed() {
+        let ((begins, mut begun), (release, held)) = (mpsc::unbounded_channel(), std::sync::mpsc::channel::<()>());
+        let held = Mutex::new(held);
+        let read = ReadSettings::new(move |settings| {
+            if settings["name"] == "hangs" {
+                let _ = begins.send(());
+                let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            }
+            Err(vec![format!("{} is wrong", settings["name"])])
+        });
+        let bound = BoundWorkers::bind(&[], Added::read(None), read, None, TakenPorts::Fail).expect("none");
+        let surroundings = Surroundings {
+            channels: Some(mpsc::unbounded_channel().0),
+            patience: Duration::ZERO,
+            descriptors: 100,
+            metrics: &Arc::default(),
+            tasks: &Tasks::new().0,
+        };
+        let workers = bound.start(surroundings).expect("there are none");
+        let add = |name: &str| workers.add(format!("{{\"name\": {name:?}}}"), false);
+        let wrong = |name: &str| Some(NotAdded::Settings(format!("{name:?} is wrong")));
+        let hangs = add("hangs");
+        begun.recv().await.expect("it is read");
+        let soon = Duration::from_secs(60);
+        let other = timeout(soon, add("other")).await.expect("it waits for no other").expect("an answer");
+        assert_eq!(other.err(), wrong("other"));
+        let removed = timeout(soon, workers.remove("third", false)).await.expect("it waits for no other");
+        assert_eq!(removed.expect("an answer").err(), Some(NotRemoved::NoGroup));
+        drop(release);
+        assert_eq!(hangs.await.expect("an answer").err(), wrong("hangs"));
     }
 }

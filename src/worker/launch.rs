@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -334,7 +334,12 @@ pub(super) fn places(program: &str, directory: &Path, path: &str) -> impl Iterat
 /// That the interpreter of a script is not there; none: it is, or that is no script.
 pub(super) fn no_interpreter(script: &Path) -> Option<String> {
     let mut start = Vec::new();
-    fs::File::open(script).ok()?.take(MAX_INTERPRETER_BYTES).read_to_end(&mut start).ok()?;
+    // Its owner may have put a pipe there meanwhile, which nobody writes.
+    let file = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(script).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    file.take(MAX_INTERPRETER_BYTES).read_to_end(&mut start).ok()?;
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii_start();
     let interpreter = line.split(|byte| matches!(byte, b' ' | b'\t')).next()?;
     let path = Path::new(OsStr::from_bytes(interpreter));
@@ -386,6 +391,16 @@ mod tests {
             let told = told(program, error);
             assert!(told.ends_with(why), "{program}: {told}");
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_pipe_in_the_place_of_a_script() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(no_interpreter(&pipe)));
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(60)), Ok(None));
     }
 
     #[test]
