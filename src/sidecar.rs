@@ -123,7 +123,8 @@ impl Sidecar {
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
         let own = config.clone();
         let read = ReadSettings::new(move |settings| own.worker_of(settings));
-        let workers = BoundWorkers::bind(&config.worker, added, read, config.state(), taken_ports)?;
+        let descriptors = config.left_for_workers(limit);
+        let workers = BoundWorkers::bind(&config.worker, added, read, config.state(), descriptors, taken_ports)?;
 
         let metrics = Arc::new(Metrics::default());
         let (channels, connected) = mpsc::unbounded_channel();
@@ -166,7 +167,6 @@ impl Sidecar {
         let workers = workers.start(Surroundings {
             channels: has_register.then_some(channels),
             patience: config.sidecar.stop_timeout / 2,
-            descriptors: config.left_for_workers(limit),
             metrics: &metrics,
             tasks: &tasks.of(Phase::Workers),
         })?;

@@ -162,15 +162,10 @@ impl Workers {
     fn bind(&self, mut config: Config, settings: Value, is_saved: bool) -> Result<BoundGroup, NotAdded> {
         let Some(parts) = &self.parts else { return Err(NotAdded::stops()) };
         self.check_beside(&config)?;
-        let free = parts.launcher.descriptors.available_permits();
-        config.leave_room(free);
-        if config.descriptors() > free {
-            let (wanted, free) = (config.descriptors(), free);
-            let cure = "lower `count`, or raise the limit (`LimitNOFILE=` of the unit)";
-            return Err(NotAdded::Full(format!(
-                "it takes {wanted} descriptors of the sidecar's, which has {free} left; {cure}"
-            )));
-        }
+        // Also for those that have no process now there is room.
+        let promised: usize = self.all().iter().map(|group| group.shared.config.descriptors()).sum();
+        let free = parts.launcher.descriptors.available_permits().min(parts.descriptors.saturating_sub(promised));
+        config.fit(free).map_err(NotAdded::Full)?;
         let sockets = Sockets::at_once(&config).map_err(|error| NotAdded::Settings(error.to_string()))?;
         if is_saved {
             let kept = parts.added.keep(&config.name, settings);
@@ -309,13 +304,37 @@ impl NotAdded {
 mod tests {
     use std::sync::{Mutex, PoisonError};
 
+    use serde_json::json;
     use tokio::sync::mpsc;
     use tokio::time::timeout;
 
     use super::*;
     use crate::net::TakenPorts;
     use crate::task::Tasks;
-    use crate::worker::{Added, BoundWorkers, Surroundings};
+    use crate::worker::{Accept, Added, BoundWorkers, Count, Surroundings};
+
+    #[test]
+    fn those_that_are_saved_take_no_descriptors_at_a_start_that_others_were_promised() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let added = Added::read(Some(folder.path().to_owned()));
+        for (name, count) in [("large", 100), ("passed", 1), ("small", 2)] {
+            added.keep(name, json!({ "name": name, "count": count })).expect("kept");
+        }
+        let read = ReadSettings::new(|settings| {
+            let name = settings["name"].as_str().unwrap_or_default().to_owned();
+            let accept = if name == "passed" { Accept::Sidecar } else { Accept::Worker };
+            let listen = vec!["tcp://127.0.0.1:0".to_owned()];
+            let count = Count::Number(settings["count"].as_u64().unwrap_or_default() as u32);
+            Ok(Config { name, count, accept, listen, ..Config::default() })
+        });
+        let web = Config { name: "web".into(), count: Count::Number(10), ..Config::default() };
+        let descriptors = web.descriptors() + 64;
+        let bound = BoundWorkers::bind(&[web], added, read, None, descriptors, TakenPorts::Fail).expect("free ports");
+        let groups = bound.groups.iter().map(|group| (group.config.name.as_str(), group.config.max_waiting));
+        assert_eq!(groups.collect::<Vec<_>>(), [("web", 1_024), ("passed", 64 / 8), ("small", 45 / 8)]);
+        let taken: usize = bound.groups.iter().map(|group| group.config.descriptors()).sum();
+        assert!(taken <= descriptors, "{taken} of {descriptors}");
+    }
 
     #[tokio::test]
     async fn one_that_hangs_while_it_is_added_keeps_no_other_from_being_added_or_removed() {
@@ -328,11 +347,10 @@ mod tests {
             }
             Err(vec![format!("{} is wrong", settings["name"])])
         });
-        let bound = BoundWorkers::bind(&[], Added::read(None), read, None, TakenPorts::Fail).expect("none");
+        let bound = BoundWorkers::bind(&[], Added::read(None), read, None, 100, TakenPorts::Fail).expect("none");
         let surroundings = Surroundings {
             channels: Some(mpsc::unbounded_channel().0),
             patience: Duration::ZERO,
-            descriptors: 100,
             metrics: &Arc::default(),
             tasks: &Tasks::new().0,
         };

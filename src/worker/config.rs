@@ -249,6 +249,17 @@ impl Config {
         4 + usize::from(self.accept == Accept::Sidecar) + usize::from(!self.may_listen.is_empty())
     }
 
+    /// Has it make do with what these descriptors leave room for; or why they are too few.
+    pub(super) fn fit(&mut self, descriptors: usize) -> Result<(), String> {
+        self.leave_room(descriptors);
+        let wanted = self.descriptors();
+        if wanted <= descriptors {
+            return Ok(());
+        }
+        let cure = "lower `count`, or raise the limit (`LimitNOFILE=` of the unit)";
+        Err(format!("it takes {wanted} descriptors of the sidecar's, which has {descriptors} left; {cure}"))
+    }
+
     /// Has no more connections wait than these descriptors leave room for.
     pub(crate) fn leave_room(&mut self, descriptors: usize) {
         self.max_waiting = self.max_waiting.min(descriptors / WAITING_PART).max(1);

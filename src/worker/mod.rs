@@ -103,6 +103,8 @@ struct Parts {
     scaled: Arc<Scaled>,
     added: Arc<Added>,
     read: ReadSettings,
+    /// How many descriptors all of them may take here.
+    descriptors: usize,
     /// Whether there is a register, over which processes are masters.
     has_register: bool,
     /// What is added and removed is so one after the other.
@@ -129,6 +131,7 @@ pub struct BoundWorkers {
     scaled: Scaled,
     added: Added,
     read: ReadSettings,
+    descriptors: usize,
 }
 
 /// A group whose processes can be started.
@@ -149,34 +152,45 @@ pub struct Surroundings<'a> {
     pub channels: Option<mpsc::UnboundedSender<Channel>>,
     /// How long a stop may take.
     pub patience: Duration,
-    /// How many descriptors all of them may take here.
-    pub descriptors: usize,
     pub metrics: &'a Arc<Metrics>,
     pub tasks: &'a Tasks,
 }
 
 impl BoundWorkers {
     /// Listens on all their sockets, once what an earlier sidecar left is gone. Which processes there are is recorded
-    /// in `state`, if there is such a folder, which is this sidecar's alone.
+    /// in `state`, if there is such a folder, which is this sidecar's alone. All of them may take so many descriptors.
     pub fn bind(
         configs: &[Config],
         added: Added,
         read: ReadSettings,
         state: Option<PathBuf>,
+        descriptors: usize,
         taken_ports: TakenPorts,
     ) -> Result<Self, BindError> {
         let (record, scaled) = (Record::new(state.clone()), Scaled::read(state));
         record.end_left(!configs.is_empty() || !added.is_empty());
         let saved = added.read_by(&read, configs);
-        let bind = |config: &Config, is_configured: bool| {
+        let bind = |config: Config, count: Count, is_configured: bool| {
             // One that was added keeps no sidecar from its start.
             let taken_ports = if is_configured { taken_ports } else { TakenPorts::Wait };
-            let sockets = Sockets::new(config, taken_ports)?;
-            Ok(BoundGroup { config: scaled.applied(config), sockets, count: config.count.number(), is_configured })
+            let sockets = Sockets::new(&config, taken_ports)?;
+            Ok(BoundGroup { config, sockets, count: count.number(), is_configured })
         };
-        let configured = configs.iter().map(|config| bind(config, true));
-        let groups: Result<_, BindError> = configured.chain(saved.iter().map(|config| bind(config, false))).collect();
-        Ok(Self { groups: groups?, record, scaled, added, read })
+        let configured = configs.iter().map(|config| bind(scaled.applied(config), config.count, true));
+        let mut groups = configured.collect::<Result<Vec<_>, BindError>>()?;
+        let promised: usize = groups.iter().map(|group| group.config.descriptors()).sum();
+        let mut free = descriptors.saturating_sub(promised);
+        for saved in &saved {
+            let mut config = scaled.applied(saved);
+            match config.fit(free) {
+                Ok(()) => {
+                    free -= config.descriptors();
+                    groups.push(bind(config, saved.count, false)?);
+                }
+                Err(why) => tracing::error!(worker = config.name, why, "left out a saved worker"),
+            }
+        }
+        Ok(Self { groups, record, scaled, added, read, descriptors })
     }
 
     /// The names of those that will be started.
@@ -190,7 +204,7 @@ impl BoundWorkers {
 
     /// Starts them, on the runtime of the caller.
     pub fn start(self, surroundings: Surroundings<'_>) -> Result<Arc<Workers>, WorkerError> {
-        let Surroundings { channels, patience, descriptors, metrics, tasks } = surroundings;
+        let Surroundings { channels, patience, metrics, tasks } = surroundings;
         let news = Arc::<News>::default();
         let has_register = channels.is_some();
         let launcher = Arc::new(Launcher {
@@ -201,7 +215,7 @@ impl BoundWorkers {
             tasks: tasks.clone(),
             news: news.clone(),
             runtime: Handle::current(),
-            descriptors: Arc::new(Semaphore::new(descriptors.min(Semaphore::MAX_PERMITS))),
+            descriptors: Arc::new(Semaphore::new(self.descriptors.min(Semaphore::MAX_PERMITS))),
             is_reaped: Mutex::default(),
         });
         let parts = Parts {
@@ -210,6 +224,7 @@ impl BoundWorkers {
             scaled: Arc::new(self.scaled),
             added: Arc::new(self.added),
             read: self.read,
+            descriptors: self.descriptors,
             has_register,
             adding: tokio::sync::Mutex::default(),
         };

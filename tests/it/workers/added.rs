@@ -209,13 +209,45 @@ fn who_is_neither_root_nor_the_sidecars_user_adds_no_program_also_as_an_administ
     assert_eq!(as_other(&["stop", "web"]).code, Some(0), "it is an administrator");
 }
 
-#[test]
-fn what_is_added_scaled_or_replaced_leaves_descriptors_for_all_else() {
-    let mut roster = prepared(&sh("web", SLEEPS, ""));
+fn run_with_few_descriptors(roster: &mut Roster) {
     let mut limited = unconfigured(Command::new("sh"));
     limited.args(["-c", "ulimit -n 1100 && exec \"$0\" \"$@\""]).arg(binary_path());
     let mut serve = roster.serve(limited);
     roster.run_as(&mut serve);
+}
+
+#[test]
+fn clients_of_what_is_saved_leave_descriptors_for_all_else_also_after_a_restart() {
+    let (mut roster, port) = (prepared(REGISTER), free_port());
+    run_with_few_descriptors(&mut roster);
+    let listen = format!("listen=[\"tcp://127.0.0.1:{port}\"]");
+    adds(&roster, "passed", &["accept=sidecar", &listen], 0);
+    assert!(roster.stop().success());
+    let many = json!({ "name": "many", "command": ["sleep", "1000"], "count": 200 });
+    let mut kept: Value = serde_json::from_slice(&fs::read(saved(&roster)).expect("a file")).expect("JSON");
+    kept["many"] = many;
+    fs::write(saved(&roster), kept.to_string()).expect("it is ours");
+    run_with_few_descriptors(&mut roster);
+    running(&roster, "passed/1");
+    let log = roster.log();
+    let told = "it takes 804 descriptors of the sidecar's, which has ";
+    assert!(log.contains("left out a saved worker") && log.contains(told), "{log}");
+    assert!(look(&roster, "many").is_err());
+    let sidecar = roster.process().id();
+    let opened = || fs::read_dir(format!("/proc/{sidecar}/fd")).map_or(0, Iterator::count);
+    let own = opened();
+    let _clients: Vec<_> = (0..400).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("it is accepted")).collect();
+    eventually("those for which there is no room are closed", SOON, || {
+        ensure(roster.log().contains("connections were closed: no process took them in time"), roster.log())
+    });
+    assert!(opened() <= own + 1_100 / 16, "{} of them", opened());
+    roster.status();
+}
+
+#[test]
+fn what_is_added_scaled_or_replaced_leaves_descriptors_for_all_else() {
+    let mut roster = prepared(&sh("web", SLEEPS, ""));
+    run_with_few_descriptors(&mut roster);
     running(&roster, "web/1");
     let told = adds(&roster, "many", &["count=100"], 7);
     assert!(told.contains("it takes 404 descriptors of the sidecar's, which has "), "{told}");
