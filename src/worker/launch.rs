@@ -28,7 +28,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, dup2_stdin, fchown, geteuid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
-use super::precedence;
+use super::precedence::Beginning;
 use crate::permissions::own::name_of;
 
 /// The command of the binary which does this.
@@ -65,7 +65,7 @@ pub(super) struct Spec {
     /// How many descriptors it may have, and processes its user; none: as before.
     pub(super) max_files: Option<u64>,
     pub(super) max_processes: Option<u64>,
-    pub(super) niceness: i32,
+    pub(super) beginning: Beginning,
     /// Whether `LISTEN_PID` is set.
     pub(super) listens: bool,
     /// How many descriptors come with it.
@@ -215,7 +215,7 @@ impl Spec {
     fn prepare(&self) -> Result<(), Refusal> {
         let step = |what: &str, done: Result<(), Errno>| done.map_err(|error| Refusal::new(what, error));
         step("cannot leave the sidecar's session", setsid().map(drop))?;
-        precedence::yield_to_others(self.niceness);
+        self.beginning.begin();
         heed_all_signals();
         umask(Mode::from_bits_truncate(self.umask));
         let limits = [
@@ -460,7 +460,7 @@ mod tests {
             umask: 0,
             max_files: None,
             max_processes: None,
-            niceness: 0,
+            beginning: Beginning::of_a_process(true),
             listens: false,
             descriptors: 1,
         };

@@ -1,51 +1,178 @@
-//! Precedence: a process that begins leaves the processors to those that serve already, until it is ready.
+//! Precedence: a process that begins leaves the processors to those that serve already, until it is ready; and so does what
+//! the sidecar itself does to start processes, and to clear away what they leave.
 
-use std::sync::LazyLock;
-use std::thread;
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{io, process, thread};
 
-use nix::libc;
+use nix::libc::{self, SCHED_IDLE, SCHED_OTHER};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
-/// How much nicer than the sidecar a process is while it begins.
-const BEGINNING: i32 = 10;
+use super::process_stat::{children_of, threads_of};
 
-/// Whether this process may make others less nice again. It is tried, on a thread that ends then: in a container, neither
-/// its user nor its capabilities say so.
-static MAY_LIFT: LazyLock<bool> = LazyLock::new(|| {
-    let tries = || {
-        let before = niceness(0);
-        set(libc::PRIO_PROCESS, 0, before + 1) && set(libc::PRIO_PROCESS, 0, before)
+/// How long a process yields at most: where all processors are always busy, it gets none meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How much nicer than the rest of the sidecar those of its threads are that yield.
+const YIELDING: i32 = 10;
+
+/// How many threads are lifted of a process that is ready.
+const MAX_LIFTED: usize = 10_000;
+
+/// How a process begins.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Beginning {
+    niceness: i32,
+    yields: bool,
+}
+
+impl Beginning {
+    /// It yields where it can be lifted later, and says itself when it is ready: how long it stays up says nothing of one that
+    /// gets no processor. Whatever a unit gives the sidecar, it is not before other programs.
+    pub(super) fn of_a_process(reports_ready: bool) -> Self {
+        Self { niceness: own(), yields: may_lift() && reports_ready }
+    }
+
+    /// Has this thread, which a yielding one may have started, begin so.
+    pub(super) fn begin(self) {
+        let this = Pid::from_raw(0);
+        if niceness(this) != self.niceness {
+            set(this, self.niceness);
+        }
+        if self.yields {
+            schedule(this, SCHED_IDLE);
+        }
+    }
+}
+
+/// Does this on a thread of its own, which yields to others.
+pub(super) async fn beside_others<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (done, result) = oneshot::channel();
+    let runtime = Handle::current();
+    let work = move || {
+        if may_lift() {
+            set(Pid::from_raw(0), own() + YIELDING);
+        }
+        let _entered = runtime.enter();
+        // Whoever waited may have gone.
+        let _ = done.send(work());
     };
-    thread::spawn(tries).join().unwrap_or(false)
-});
-
-/// The niceness with which a process begins, where it can be lifted later. Whatever a unit gives the sidecar, it is not
-/// before other programs.
-pub(super) fn of_beginner() -> i32 {
-    niceness(0).max(0) + if *MAY_LIFT { BEGINNING } else { 0 }
+    thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    result.await.map_err(io::Error::other)
 }
 
-/// Has this process, which begins, be as nice.
-pub(super) fn yield_to_others(to: i32) {
-    if niceness(0) < to {
-        set(libc::PRIO_PROCESS, 0, to);
+/// Has a process serve like others once it is ready, or has yielded for long enough.
+pub(super) async fn lift(pid: Pid, ready: oneshot::Receiver<()>) {
+    // Where nobody will say so, it has ended, or is to.
+    if may_lift() && !matches!(timeout(PATIENCE, ready).await, Ok(Err(_))) {
+        let _ = spawn_blocking(move || lift_all(pid)).await;
     }
 }
 
-/// Has a process that is ready, and those of its group, serve like others. What it has given up by itself, it keeps.
-pub(super) fn lift(pid: i32) {
-    if *MAY_LIFT {
-        set(libc::PRIO_PGRP, pid, (niceness(pid) - BEGINNING).max(niceness(0)).max(0));
+/// Lifts a process, and what it has started.
+fn lift_all(pid: Pid) {
+    let (mut found, mut lifted) = (vec![pid], 0);
+    while let Some(pid) = found.pop() {
+        // What a thread starts once it is lifted, begins so.
+        for thread in threads_of(pid).unwrap_or_default() {
+            if lifted < MAX_LIFTED {
+                lift_one(thread);
+                found.extend(children_of(pid, thread).unwrap_or_default());
+            }
+            lifted += 1;
+        }
     }
 }
 
 #[allow(unsafe_code)]
-fn niceness(pid: i32) -> i32 {
-    // Safety: numbers alone.
-    unsafe { libc::getpriority(libc::PRIO_PROCESS, pid as libc::id_t) }
+fn lift_one(thread: Pid) {
+    // Safety: a number alone.
+    if unsafe { libc::sched_getscheduler(thread.as_raw()) } == SCHED_IDLE {
+        schedule(thread, SCHED_OTHER);
+    }
+}
+
+/// Whether this process may lift others. It is tried, on a thread that ends then: in a container, neither its user nor its
+/// capabilities say so. Where no thread can be had, it may not for this time.
+fn may_lift() -> bool {
+    static MAY_LIFT: OnceLock<bool> = OnceLock::new();
+    let tries = || {
+        let this = Pid::from_raw(0);
+        let before = niceness(this);
+        set(this, before + 1) && set(this, before) && schedule(this, SCHED_IDLE) && schedule(this, SCHED_OTHER)
+    };
+    MAY_LIFT.get().copied().unwrap_or_else(|| {
+        let tried = thread::Builder::new().spawn(tries).ok().and_then(|thread| thread.join().ok());
+        tried.is_some_and(|may| *MAY_LIFT.get_or_init(|| may))
+    })
+}
+
+/// The niceness of the sidecar, or 0 where it is less: not of the thread, which may yield.
+fn own() -> i32 {
+    niceness(Pid::from_raw(process::id() as i32)).max(0)
 }
 
 #[allow(unsafe_code)]
-fn set(kind: libc::__priority_which_t, of: i32, to: i32) -> bool {
+fn niceness(thread: Pid) -> i32 {
     // Safety: numbers alone.
-    unsafe { libc::setpriority(kind, of as libc::id_t, to) == 0 }
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, thread.as_raw() as libc::id_t) }
+}
+
+#[allow(unsafe_code)]
+fn set(thread: Pid, to: i32) -> bool {
+    // Safety: numbers alone.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, thread.as_raw() as libc::id_t, to) == 0 }
+}
+
+#[allow(unsafe_code)]
+fn schedule(thread: Pid, policy: libc::c_int) -> bool {
+    // Safety: it is read alone, and as these policies want it.
+    unsafe {
+        let parameters: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(thread.as_raw(), policy, &raw const parameters) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[allow(unsafe_code)]
+    fn is_lifted(pid: Pid) -> bool {
+        // Safety: a number alone.
+        unsafe { libc::sched_getscheduler(pid.as_raw()) == SCHED_OTHER }
+    }
+
+    #[test]
+    fn what_begins_yields_until_it_is_lifted_with_what_it_has_started() {
+        let yields = may_lift();
+        let begin = move || {
+            Beginning { niceness: own(), yields }.begin();
+            Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().expect("it starts")
+        };
+        let mut child = thread::spawn(begin).join().expect("a process");
+        let pid = Pid::from_raw(child.id() as i32);
+        let started = loop {
+            if let Some(&[started]) = children_of(pid, pid).as_deref() {
+                break started;
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!([pid, started].map(is_lifted), [!yields; 2]);
+        lift_all(pid);
+        let are_lifted = [pid, started].map(is_lifted);
+        nix::sys::signal::kill(started, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+        child.wait().expect("it ends");
+        assert_eq!(are_lifted, [true; 2]);
+    }
 }

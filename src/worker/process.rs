@@ -29,7 +29,7 @@ use super::machine::Ending;
 use super::orphans::{Leaver, MARK, Sweeper};
 use super::output::Output;
 use super::pass::{self, Passing};
-use super::precedence;
+use super::precedence::{self, Beginning};
 use super::preflight::Flaw;
 use super::reaper::{End, Ended, Reaper, WorkerError};
 use super::record::Record;
@@ -240,7 +240,7 @@ async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
     }
     // It looks up users, and writes to the disk.
     let (group, name) = (group.clone(), name.to_owned());
-    let launched = spawn_blocking(move || Launch::start(&group, &name, &sockets)).await;
+    let launched = precedence::beside_others("launch", move || Launch::start(&group, &name, &sockets)).await;
     launched.unwrap_or_else(|error| Err(Ending::Failed(error.to_string())))
 }
 
@@ -293,7 +293,7 @@ impl Launch {
             umask: config.umask.0,
             max_files: config.max_files,
             max_processes: config.max_processes,
-            niceness: precedence::of_beginner(),
+            beginning: Beginning::of_a_process(config.ready != Ready::StaysUp),
             listens,
             descriptors: descriptors.len(),
         };
@@ -381,6 +381,8 @@ impl Process {
             tell(News::Passed(passed));
             pending::<Infallible>().await
         });
+        let (is_lifted, ready) = oneshot::channel();
+        self.launcher().begin(precedence::lift(self.pid, ready));
         let outcome = tokio::select! {
             ready = is_ready(config, &progress) => ready,
             end = end(ended.clone()) => return Ending::Ended(end),
@@ -392,7 +394,8 @@ impl Process {
         }
         let mut shut_out = None;
         if asked.borrow().is_none() {
-            precedence::lift(pid);
+            // It may have been lifted before.
+            let _ = is_lifted.send(());
             shut_out = self.take_connections();
             tell(News::Ready);
         }

@@ -1,4 +1,4 @@
-//! What the kernel says of a process in `/proc/PID/stat`, which nobody can delay or make large.
+//! What the kernel says of a process in `/proc/PID/stat` and `/proc/PID/task`, which nobody can delay or make large.
 
 use std::{fs, io};
 
@@ -42,6 +42,19 @@ pub(super) const FIRST_FIELD: usize = 3;
 /// What the kernel says of a process; none: there is none. A program's name may be no text.
 pub(super) fn read(pid: Pid) -> io::Result<Option<String>> {
     Ok(if_any(fs::read(format!("/proc/{pid}/stat")))?.map(|stat| String::from_utf8_lossy(&stat).into_owned()))
+}
+
+/// The threads of a process; none: it has ended, or no descriptor is left to look with.
+pub(super) fn threads_of(pid: Pid) -> Option<Vec<Pid>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads.map(|thread| Some(Pid::from_raw(thread.ok()?.file_name().to_str()?.parse().ok()?))).collect()
+}
+
+/// The children of one of its threads, but for some where others end at the same time. None: as before, or the kernel
+/// does not say.
+pub(super) fn children_of(pid: Pid, thread: Pid) -> Option<Vec<Pid>> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok()?;
+    children.split_whitespace().map(|child| Some(Pid::from_raw(child.parse().ok()?))).collect()
 }
 
 /// What was read of a process; none: it has ended, maybe meanwhile, or is another user's whom nobody may look at.

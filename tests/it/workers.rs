@@ -907,6 +907,22 @@ fn logs_tell_what_each_printed_and_follow_it_over_a_restart() {
     assert!(found.is_some(), "what the new sidecar's worker prints");
 }
 
+fn serves_like_others(pid: i64) {
+    eventually("it serves like others", SOON, || {
+        let scheduled = Ended::of(Command::new("ps").args(["-o", "ni=,cls=", "-p", &pid.to_string()])).text();
+        ensure(scheduled.split_whitespace().eq(["0", "TS"]), scheduled)
+    });
+}
+
+#[test]
+fn a_process_that_is_not_ready_yields_to_others_for_a_moment_alone() {
+    let roster = started(&sh("slow", SLEEPS, "ready = \"message\"\nready_timeout = \"10m\""));
+    serves_like_others(pid(&eventually("it begins", SOON, || {
+        let worker = look(&roster, "slow/1")?;
+        if worker["pid"].is_i64() { Ok(worker) } else { Err(worker.to_string()) }
+    })));
+}
+
 #[test]
 fn a_worker_runs_as_its_user_and_has_only_what_is_meant_for_it() {
     if is_skipped_without_root() {
@@ -937,14 +953,13 @@ fn a_worker_runs_as_its_user_and_has_only_what_is_meant_for_it() {
     assert_eq!(value("FDS"), Some("0, 1, 2, 3, 4, 5"));
     assert_eq!(
         (value("IN"), value("UMASK"), value("CWD"), value("NICE")),
-        (Some("/dev/null"), Some("0027"), Some("/"), Some("10"))
+        (Some("/dev/null"), Some("0027"), Some("/"), Some("0"))
     );
     assert_eq!(value("ID"), Some("33:33:33 44044"));
     assert_eq!((value("APP"), value("USER"), value("LISTEN_FDS")), (Some("shop"), Some("www-data"), Some("2")));
     assert_eq!((value("LISTEN_PID"), value("ROSTER_WORKER")), (Some(&*pid.to_string()), Some("web/1")));
     assert_eq!(value("LISTEN_FDNAMES"), Some(&*format!("{port}:web.sock")));
-    let niceness = || Ended::of(Command::new("ps").args(["-o", "ni=", "-p", &pid.to_string()])).text();
-    assert_eq!(niceness().trim(), "0", "it serves like others when it is ready");
+    serves_like_others(pid);
     let known = [
         "PATH",
         "HOME",
