@@ -390,6 +390,8 @@ struct ExplainedInstance {
   3: required list<string> reasons
   /** What registers it; of a master none. The first is what is listed, the others stand behind it. */
   4: required list<ExplainedNode> nodes
+  /** How many more register it, which are too many, or too long, to be told. */
+  5: optional i32 moreNodes
 }
 
 struct ExplainReply {

@@ -54,6 +54,11 @@ class ExplainedInstance
                 'class' => '\Roster\Thrift\ExplainedNode',
                 ),
         ),
+        5 => array(
+            'var' => 'moreNodes',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
     );
 
     /**
@@ -78,6 +83,12 @@ class ExplainedInstance
      * @var \Roster\Thrift\ExplainedNode[]
      */
     public $nodes = null;
+    /**
+     * How many more register it, which are too many, or too long, to be told.
+     * 
+     * @var int
+     */
+    public $moreNodes = null;
 
     public function __construct($vals = null)
     {
@@ -93,6 +104,9 @@ class ExplainedInstance
             }
             if (isset($vals['nodes'])) {
                 $this->nodes = $vals['nodes'];
+            }
+            if (isset($vals['moreNodes'])) {
+                $this->moreNodes = $vals['moreNodes'];
             }
         }
     }
@@ -164,6 +178,13 @@ class ExplainedInstance
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 5:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->moreNodes);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -213,6 +234,11 @@ class ExplainedInstance
                 $xfer += $iter124->write($output);
             }
             $output->writeListEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->moreNodes !== null) {
+            $xfer += $output->writeFieldBegin('moreNodes', TType::I32, 5);
+            $xfer += $output->writeI32($this->moreNodes);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -104,6 +104,11 @@ pub struct Instance {
 /// Longer paths of nodes that register an instance are not shown.
 const MAX_PATH_BYTES: usize = 4 << 10;
 
+/// The path of a node that registers or changes an instance, unless it is too long to show.
+pub fn shown_path(path: &NodePath) -> Option<String> {
+    Some(path.as_str()).filter(|path| path.len() <= MAX_PATH_BYTES).map(str::to_owned)
+}
+
 /// Where an instance is known from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -244,10 +249,9 @@ impl TryFrom<Provenance> for super::Provenance {
 impl From<&super::Provenance> for Provenance {
     fn from(provenance: &super::Provenance) -> Self {
         let (path, master_id) = match &provenance.record {
-            Record::Node(path) => (Some(path.as_str()).filter(|path| path.len() <= MAX_PATH_BYTES), None),
+            Record::Node(path) => (shown_path(path), None),
             Record::Master(id) => (None, Some(id.as_ref().into())),
         };
-        let path = path.map(str::to_owned);
         let (source, decoder) = (provenance.source.as_ref().into(), provenance.decoder.name().into());
         Self { source, path, master_id, decoder, since_revision: provenance.since }
     }

@@ -16,7 +16,7 @@ use semver::Version;
 use self::guarded::Pending;
 pub use self::ledger::InstanceLimits;
 use self::registrations::Registrations;
-pub(super) use self::registrations::{Nodes, rules_of};
+pub(super) use self::registrations::{Nodes, RulesOfScope, may_have_rules};
 use super::instances::{InstanceSet, Instances, Provider};
 use super::retired::Retired;
 use super::{Withhold, Withholdings};

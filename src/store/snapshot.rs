@@ -7,7 +7,7 @@ use std::time::Duration;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::directory::{Directory, MasterEntry, Nodes, ReportedBy, rules_of};
+use super::directory::{Directory, MasterEntry, Nodes, ReportedBy, RulesOfScope, may_have_rules};
 use super::instances::NODE_MARK;
 use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
@@ -145,23 +145,44 @@ impl Snapshot {
         })
     }
 
-    /// Undecodable nodes that should register an instance of a service, or change some; with their source and format.
+    /// Undecodable nodes that should register an instance of a service, or change some; with their source and format. All
+    /// undecodable nodes are looked through one by one: `None` is one of another service.
     pub(crate) fn undecodable_of<'a>(
         &'a self,
         service: &'a str,
-    ) -> impl Iterator<Item = (&'a Feed, Format, &'a NodePath, &'a Undecodable)> {
+    ) -> impl Iterator<Item = Option<(&'a Feed, Format, &'a NodePath, &'a Undecodable)>> {
         let roots = self.feeds.iter().flat_map(|feed| feed.services()).map(|config| &config.root);
         let all = roots.flat_map(|root| self.directory.undecodable(root).map(move |(path, why)| (root, path, why)));
-        all.filter_map(move |(root, path, why)| {
+        all.map(move |(root, path, why)| {
             let (feed, config, located) = self.registrar(path)?;
             let is_it = config.root == *root && located.service == service;
             is_it.then_some((feed, config.format, path, why))
         })
     }
 
-    /// The nodes that change what this one registers.
-    pub(crate) fn rules_of(&self, path: &NodePath) -> Vec<NodePath> {
-        self.registrar(path).map(|(_, config, _)| rules_of(config, &self.nodes, path)).unwrap_or_default()
+    /// The nodes that change what each of these registers. Where several of one scope follow one another, its rules are read
+    /// once; that takes long nevertheless.
+    pub(crate) fn rules_of(&self, paths: &[NodePath]) -> Vec<Vec<NodePath>> {
+        let mut last: Option<(NodePath, RulesOfScope)> = None;
+        let changing = paths.iter().map(|path| {
+            let (config, scope) = self.scope_of(path)?;
+            if last.as_ref().is_none_or(|(of, _)| *of != scope) {
+                let rules = RulesOfScope::read(config, &self.nodes, &scope);
+                last = Some((scope, rules));
+            }
+            last.as_ref().map(|(_, rules)| rules.changing(config, &self.nodes, path))
+        });
+        changing.map(Option::unwrap_or_default).collect()
+    }
+
+    /// Whether a node may change what this one registers.
+    pub(crate) fn may_have_rules(&self, path: &NodePath) -> bool {
+        self.scope_of(path).is_some_and(|(config, scope)| may_have_rules(config, &self.nodes, &scope))
+    }
+
+    fn scope_of(&self, path: &NodePath) -> Option<(&Config, NodePath)> {
+        let (_, config, located) = self.registrar(path)?;
+        Some((config, located.scope(path)?))
     }
 
     /// The nodes at `from` and after it, as long as they are at or below `root`; parents before their children.

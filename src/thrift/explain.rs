@@ -1,5 +1,8 @@
 //! Explaining: why each instance of a service is served or not.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use semver::Version;
 
 use super::api::{Api, Subject, denied, ensure_known, page_size};
@@ -7,7 +10,7 @@ use super::idl::{EntityKind, ExplainReply, ExplainRequest, ExplainedInstance, Ex
 use super::masters::{after, not_found};
 use super::{Peer, convert};
 use crate::access::Grant;
-use crate::model::{Decoder, Endpoint, Format, Instance, NodePath, Record, address};
+use crate::model::{Decoder, Endpoint, Format, Instance, NodePath, Record, address, view};
 use crate::resolve::{Explanation, explain, newest_callable};
 use crate::store::{FeedState, Snapshot};
 
@@ -42,20 +45,22 @@ impl Api {
             }
             last = Some(at);
             if is_asked_for(instance) {
-                let explained = explained(&snapshot, instance, newest.as_ref(), grant);
+                let explained = self.explained(peer, &snapshot, instance, newest.as_ref()).await;
                 bytes += size(&explained);
                 instances.push(explained);
             }
         }
         let (mut undecodable, mut more) = (Vec::new(), 0);
-        for (feed, format, path, why) in snapshot.undecodable_of(service).filter(|_| request.cursor.is_none()) {
+        for found in snapshot.undecodable_of(service).take_while(|_| request.cursor.is_none()) {
             peer.let_others_work().await;
-            if undecodable.len() == MAX_UNDECODABLE {
+            let Some((feed, format, path, why)) = found else { continue };
+            if undecodable.len() == MAX_UNDECODABLE || bytes > 2 * self.page_bytes() {
                 more += 1;
                 continue;
             }
-            let error = Some(why.to_string());
-            undecodable.push(node(&snapshot, feed.name(), format, path, grant, error));
+            let node = node(&snapshot, feed.name(), format, path, grant, &[]);
+            bytes += size_of_node(&node);
+            undecodable.push(ExplainedNode { error: Some(why.to_string()), ..node });
         }
         if directory.instances_of(service).is_none() && !directory.was_offered(service) && undecodable.is_empty() {
             ensure_known(snapshot.behind_instances())?;
@@ -72,6 +77,45 @@ impl Api {
         let (sources, freshness) = (sources.collect(), freshness.into());
         Ok(ExplainReply { instances, undecodable, more_undecodable: more, sources, freshness, cursor })
     }
+
+    /// An instance, with as many of its nodes as fit on a page.
+    async fn explained(
+        &self,
+        peer: &Peer,
+        snapshot: &Arc<Snapshot>,
+        instance: &Instance,
+        newest: Option<&Version>,
+    ) -> ExplainedInstance {
+        let (directory, grant) = (snapshot.directory(), peer.identity.grant());
+        let Explanation { is_served, reasons } = explain(directory, instance, newest);
+        let outstanding = instance.master().and_then(|id| directory.master(id)).map_or(0, |entry| entry.outstanding());
+        let of_nodes = instance.provenance.iter().filter_map(|it| match (&it.record, it.decoder) {
+            (Record::Node(path), Decoder::Format(format)) => Some((&it.source, format, path)),
+            _ => None,
+        });
+        let of_nodes: Vec<_> = of_nodes.collect();
+        let readable: Vec<_> = of_nodes.iter().map(|(.., path)| *path).filter(|path| grant.reads(path)).collect();
+        let rules = changing(peer, snapshot, readable).await;
+        let (mut nodes, mut bytes, mut more) = (Vec::new(), 0, 0);
+        for (source, format, path) in of_nodes {
+            peer.let_others_work().await;
+            if bytes > self.page_bytes() {
+                more += 1;
+                continue;
+            }
+            let rules = rules.get(path).map_or(&[][..], Vec::as_slice);
+            let node = node(snapshot, source, format, path, grant, rules);
+            bytes += size_of_node(&node);
+            nodes.push(node);
+        }
+        ExplainedInstance {
+            instance: convert::instance(instance, outstanding, grant),
+            served: is_served,
+            reasons,
+            nodes,
+            more_nodes: Some(more).filter(|more| *more > 0),
+        }
+    }
 }
 
 /// Whether an instance is called so: by one of its endpoints, or as a master.
@@ -80,52 +124,52 @@ fn is_named(instance: &Instance, name: &str) -> bool {
     instance.master().is_some_and(|id| **id == *name) || instance.endpoints.iter().any(is_it)
 }
 
-fn explained(snapshot: &Snapshot, instance: &Instance, newest: Option<&Version>, grant: &Grant) -> ExplainedInstance {
-    let directory = snapshot.directory();
-    let Explanation { is_served, reasons } = explain(directory, instance, newest);
-    let outstanding = instance.master().and_then(|id| directory.master(id)).map_or(0, |entry| entry.outstanding());
-    let nodes = instance.provenance.iter().filter_map(|it| match (&it.record, it.decoder) {
-        (Record::Node(path), Decoder::Format(format)) => Some(node(snapshot, &it.source, format, path, grant, None)),
-        _ => None,
-    });
-    ExplainedInstance {
-        nodes: nodes.collect(),
-        instance: convert::instance(instance, outstanding, grant),
-        served: is_served,
-        reasons,
+/// By node, those that change what it registers. Each rule of a scope is tried with each of its nodes: that takes long, and
+/// memory for what the rules say, so that a user has it done once at a time, and elsewhere.
+async fn changing(peer: &Peer, snapshot: &Arc<Snapshot>, paths: Vec<&NodePath>) -> HashMap<NodePath, Vec<NodePath>> {
+    if !paths.iter().any(|path| snapshot.may_have_rules(path)) {
+        return HashMap::new();
     }
+    let (snapshot, paths): (_, Vec<_>) = (snapshot.clone(), paths.into_iter().cloned().collect());
+    let found = move || {
+        let rules = snapshot.rules_of(&paths);
+        paths.into_iter().zip(rules).collect()
+    };
+    peer.account.memory.work(usize::MAX, found).await
 }
 
-/// A node, with what of it the client may know.
+/// A node and the rules that change what it registers, with what of it the client may know.
 fn node(
     snapshot: &Snapshot,
     source: &str,
     format: Format,
     path: &NodePath,
     grant: &Grant,
-    error: Option<String>,
+    rules: &[NodePath],
 ) -> ExplainedNode {
     let known = grant.reads(path).then_some(path);
-    let rules = known.map(|path| snapshot.rules_of(path)).unwrap_or_default();
-    let rules: Vec<_> = rules.into_iter().filter(|rule| grant.reads(rule)).map(|rule| rule.to_string()).collect();
+    let rules: Vec<_> = rules.iter().filter(|rule| grant.reads(rule)).filter_map(view::shown_path).collect();
     ExplainedNode {
         source: source.to_owned(),
         decoder: Decoder::Format(format).name().into(),
-        path: known.map(NodePath::to_string),
+        path: known.and_then(view::shown_path),
         stat: known.and_then(|path| snapshot.node(path)).map(|node| node.stat.into()),
         rules: Some(rules).filter(|rules| !rules.is_empty()),
-        error,
+        error: None,
     }
 }
 
 /// About how many bytes it takes in a reply.
 pub(super) fn size(explained: &ExplainedInstance) -> usize {
-    let texts = |texts: &[String]| texts.iter().map(|text| text.len() + 8).sum::<usize>();
-    let of_node = |it: &ExplainedNode| {
-        let rules = it.rules.as_deref().map_or(0, texts);
-        it.path.as_ref().map_or(0, String::len) + rules + 128
-    };
     convert::instance_size(&explained.instance)
-        + texts(&explained.reasons)
-        + explained.nodes.iter().map(of_node).sum::<usize>()
+        + size_of_texts(&explained.reasons)
+        + explained.nodes.iter().map(size_of_node).sum::<usize>()
+}
+
+pub(super) fn size_of_node(node: &ExplainedNode) -> usize {
+    node.path.as_ref().map_or(0, String::len) + node.rules.as_deref().map_or(0, size_of_texts) + 128
+}
+
+fn size_of_texts(texts: &[String]) -> usize {
+    texts.iter().map(|text| text.len() + 8).sum()
 }

@@ -322,7 +322,8 @@ impl Awaited {
             }
             Awaited::History(Ok(reply)) => reply.entries.iter().map(convert::entry_size).sum(),
             Awaited::Explain(Ok(reply)) => {
-                reply.instances.iter().map(explain::size).sum::<usize>() + reply.undecodable.len() * CHANGE_OVERHEAD
+                reply.instances.iter().map(explain::size).sum::<usize>()
+                    + reply.undecodable.iter().map(explain::size_of_node).sum::<usize>()
             }
             Awaited::Call(Ok(result)) => size(&result.values),
             Awaited::Calls(Ok(reply)) => {

@@ -4034,15 +4034,18 @@ pub struct ExplainedInstance {
   pub reasons: Vec<String>,
   /// What registers it; of a master none. The first is what is listed, the others stand behind it.
   pub nodes: Vec<ExplainedNode>,
+  /// How many more register it, which are too many, or too long, to be told.
+  pub more_nodes: Option<i32>,
 }
 
 impl ExplainedInstance {
-  pub fn new(instance: Instance, served: bool, reasons: Vec<String>, nodes: Vec<ExplainedNode>) -> ExplainedInstance {
+  pub fn new<F5>(instance: Instance, served: bool, reasons: Vec<String>, nodes: Vec<ExplainedNode>, more_nodes: F5) -> ExplainedInstance where F5: Into<Option<i32>> {
     ExplainedInstance {
       instance,
       served,
       reasons,
       nodes,
+      more_nodes: more_nodes.into(),
     }
   }
 }
@@ -4054,6 +4057,7 @@ impl TSerializable for ExplainedInstance {
     let mut f_2: Option<bool> = None;
     let mut f_3: Option<Vec<String>> = None;
     let mut f_4: Option<Vec<ExplainedNode>> = None;
+    let mut f_5: Option<i32> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4089,6 +4093,10 @@ impl TSerializable for ExplainedInstance {
           i_prot.read_list_end()?;
           f_4 = Some(val);
         },
+        5 => {
+          let val = i_prot.read_i32()?;
+          f_5 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -4105,6 +4113,7 @@ impl TSerializable for ExplainedInstance {
       served: f_2.expect("auto-generated code should have checked for presence of required fields"),
       reasons: f_3.expect("auto-generated code should have checked for presence of required fields"),
       nodes: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      more_nodes: f_5,
     };
     Ok(ret)
   }
@@ -4131,6 +4140,11 @@ impl TSerializable for ExplainedInstance {
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
+    if let Some(fld_var) = self.more_nodes {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(5) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

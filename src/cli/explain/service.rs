@@ -85,6 +85,7 @@ fn document(reply: &ExplainReply) -> Value {
             "served": it.served,
             "reasons": it.reasons,
             "nodes": it.nodes.iter().map(node).collect::<Vec<_>>(),
+            "moreNodes": it.more_nodes.unwrap_or(0),
         })
     };
     json!({
@@ -112,7 +113,7 @@ fn shown(reply: &ExplainReply) -> String {
     for source in &reply.sources {
         add(&mut told, &format!("{}: what is known of it stands", text::line(source)));
     }
-    for ExplainedInstance { instance, served, reasons, nodes } in &reply.instances {
+    for ExplainedInstance { instance, served, reasons, nodes, more_nodes } in &reply.instances {
         let is = if *served { "served" } else { "not served" };
         let version = if instance.version == "0.0.0" { "" } else { &instance.version };
         let of =
@@ -132,6 +133,9 @@ fn shown(reply: &ExplainReply) -> String {
             let rules = node.rules.iter().flatten();
             rules.for_each(|rule| add(&mut told, &format!("        changed by {}", text::line(rule))));
         }
+        if let Some(more) = more_nodes {
+            add(&mut told, &format!("    and {more} more nodes"));
+        }
     }
     for node in &reply.undecodable {
         let why = text::line(node.error.as_deref().unwrap_or_default());
@@ -145,7 +149,11 @@ fn shown(reply: &ExplainReply) -> String {
 
 /// A node with its source, decoder, session and age.
 fn place(node: &ExplainedNode) -> String {
-    let path = node.path.as_ref().map_or_else(|| "a node that you may not read".into(), |path| text::line(path));
+    let path = match (&node.path, &node.stat) {
+        (Some(path), _) => text::line(path),
+        (None, Some(_)) => "a node whose path is too long to be shown".into(),
+        (None, None) => "a node that you may not read".into(),
+    };
     let of = format!("{path} ({}, {})", text::line(&node.source), text::line(&node.decoder));
     match &node.stat {
         Some(stat) if stat.ephemeral_owner != 0 => {

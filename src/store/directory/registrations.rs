@@ -605,19 +605,33 @@ fn rules_below<'a>(
     rules.filter_map(|(path, node)| Some((path, config.rule(path, node).ok()?))).take(MAX_RULES)
 }
 
-/// The nodes that change what one of the same scope registers.
-pub(in crate::store) fn rules_of(config: &Config, nodes: &Nodes, path: &NodePath) -> Vec<NodePath> {
-    let located = config.locate(path).filter(|located| located.role == Role::Instance);
-    let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
-    let Some(scope) = located.scope(path) else { return Vec::new() };
-    let Some(begin) = config.rules_of(&scope) else { return Vec::new() };
-    let read = |rules: &[Rule]| {
-        let read = config.decode(path, &located.service, node, rules, usize::MAX);
-        read.map(|it| it.map(|it| it.instance))
-    };
-    let without = read(&[]);
-    let changing = rules_below(config, nodes, &scope, &begin).filter(|(_, rule)| {
-        read(std::slice::from_ref(rule)).is_ok_and(|with| without.as_ref().is_ok_and(|without| with != *without))
-    });
-    changing.map(|(path, _)| path.clone()).collect()
+/// The rules of one scope, with their nodes.
+#[derive(Default)]
+pub(in crate::store) struct RulesOfScope(Vec<(NodePath, Rule)>);
+
+impl RulesOfScope {
+    pub(in crate::store) fn read(config: &Config, nodes: &Nodes, scope: &NodePath) -> Self {
+        let Some(begin) = config.rules_of(scope) else { return Self::default() };
+        Self(rules_below(config, nodes, scope, &begin).map(|(path, rule)| (path.clone(), rule)).collect())
+    }
+
+    /// The nodes of those that change what one of the scope registers.
+    pub(in crate::store) fn changing(&self, config: &Config, nodes: &Nodes, path: &NodePath) -> Vec<NodePath> {
+        let located = config.locate(path).filter(|located| located.role == Role::Instance);
+        let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
+        let read = |rules: &[Rule]| {
+            let read = config.decode(path, &located.service, node, rules, usize::MAX);
+            read.map(|it| it.map(|it| it.instance))
+        };
+        let Ok(without) = read(&[]) else { return Vec::new() };
+        let is_changing = |rule: &Rule| read(std::slice::from_ref(rule)).is_ok_and(|with| with != without);
+        self.0.iter().filter(|(_, rule)| is_changing(rule)).map(|(path, _)| path.clone()).collect()
+    }
+}
+
+/// Whether there may be a rule in a scope.
+pub(in crate::store) fn may_have_rules(config: &Config, nodes: &Nodes, scope: &NodePath) -> bool {
+    let below = |begin: NodePath| nodes.range(begin.clone()..).next().map(|(path, _)| (path, begin));
+    let first = config.rules_of(scope).and_then(below);
+    first.is_some_and(|(path, begin)| path.as_str().starts_with(begin.as_str()))
 }

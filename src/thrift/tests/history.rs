@@ -2,8 +2,10 @@
 
 use super::masters::{by_turns, who_sees_mail_alone};
 use super::*;
+use crate::format::{self, decoded_by_this_thread};
 use crate::history::{Entry, Event, History};
-use crate::model::NodePath;
+use crate::model::{Format, Node, NodePath};
+use crate::thrift::explain::size;
 use crate::thrift::idl::{AccessDenied, ExplainRequest, HistoryQuery, InvalidRequest, NotFound, NotReady};
 
 fn house() -> House {
@@ -66,4 +68,30 @@ fn who_may_see_one_service_is_told_of_no_other_nor_of_paths() {
     };
     exception::<AccessDenied>(&explain("log"));
     exception::<NotFound>(&explain("mail"));
+}
+
+#[tokio::test]
+async fn an_instance_of_many_nodes_and_rules_is_explained_elsewhere_and_within_a_page() {
+    let root = NodePath::parse("/dubbo").expect("a path");
+    let dubbo = format::Config { root: root.clone(), format: Format::Dubbo, ..format::Config::default() };
+    let house = House::of(
+        vec![Feed::of_nodes("zk", "zookeeper", vec![root.clone()]).with_services(vec![dubbo])],
+        &Config::default(),
+    );
+    let put = |kind: &str, url: String| {
+        let name = url.replace('/', "%2F");
+        let path = NodePath::parse(&format!("/dubbo/Foo/{kind}/{name}")).expect("a path");
+        Change::Put(path, Arc::new(Node::default()))
+    };
+    let provider = |number| put("providers", format!("dubbo://10.0.0.5:20880/Foo?n={number}"));
+    let rule = |number| put("configurators", format!("override://0.0.0.0/Foo?k{number}={}", "x".repeat(1_000)));
+    house.feeds[0].publish_whole((0..64).map(provider).chain((0..64).map(rule)).collect());
+    let before = decoded_by_this_thread();
+    let request = ExplainRequest::new("Foo".to_owned(), None, None, None, None);
+    let reply = house.api.explain(&house.peer, &request).await.expect("it is there");
+    assert_eq!(decoded_by_this_thread(), before, "no thread that serves others does it");
+    let [explained] = &reply.instances[..] else { panic!("one instance") };
+    assert_eq!(explained.nodes[0].rules.as_ref().map(Vec::len), Some(64));
+    assert_eq!(explained.nodes.len() as i32 + explained.more_nodes.unwrap_or(0), 64);
+    assert!(explained.more_nodes.is_some() && size(explained) < 512 << 10, "{} nodes", explained.nodes.len());
 }
