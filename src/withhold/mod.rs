@@ -1,8 +1,9 @@
 //! Withholding: has instances not chosen for a time, whose callers report failures, or that an administrator drains.
 //!
-//! Reports are counted where they come; what follows from them, and all that is written to the disk, is done by one thread.
+//! Reports are counted where they come; what follows from them is done by one thread, and another has the disk keep it.
 
 mod config;
+mod keeper;
 mod outliers;
 mod record;
 
@@ -12,10 +13,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 pub use self::config::Config;
+use self::keeper::{Keeper, Kept, Newest};
 use self::outliers::{Outliers, Suspect};
 pub use self::outliers::{Place, Reporter};
 use self::record::{Entry, Record, Recorded};
@@ -46,6 +48,9 @@ const MAX_COMMANDS: usize = 64;
 /// How often it is looked whether something has ended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// For so long it is waited for the disk to keep what an administrator wants.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How far the clock that can be set may go from the other until what is written follows it.
 const MAX_DRIFT_MS: u64 = 1_000;
 
@@ -57,6 +62,7 @@ pub struct Withholder {
     /// None: everybody's reports count.
     reporters: Option<Vec<u32>>,
     commands: mpsc::Sender<Command>,
+    kept: watch::Receiver<Kept>,
     metrics: Arc<Metrics>,
 }
 
@@ -114,8 +120,17 @@ pub enum NotDrained {
 
 #[derive(Debug)]
 enum Command {
-    Drain(Drain, oneshot::Sender<Result<Drained, NotDrained>>),
-    Undrain(String, String, oneshot::Sender<Result<Drained, NotDrained>>),
+    Drain(Drain, Answer),
+    Undrain(String, String, Answer),
+}
+
+type Answer = oneshot::Sender<Result<Done, NotDrained>>;
+
+/// What was drained or is so now, and the number by which it is kept.
+#[derive(Debug)]
+struct Done {
+    withholding: Arc<Withholding>,
+    number: u64,
 }
 
 /// What does it, on a thread of its own.
@@ -123,13 +138,11 @@ struct Work {
     withholder: Arc<Withholder>,
     store: Arc<Store>,
     config: Config,
-    record: Record,
+    newest: watch::Sender<Newest>,
     /// When the drains end, by the clock that nobody sets.
     drains: HashMap<(Arc<str>, Arc<str>), Moment>,
-    /// Whether something else is withheld than is recorded.
+    /// Whether something else is withheld than is to be kept.
     is_unrecorded: bool,
-    /// Whether that could not be recorded, and was told.
-    is_failing: bool,
 }
 
 /// Those of a version and a group that have a weight.
@@ -150,7 +163,7 @@ enum Spared {
 }
 
 impl Withholder {
-    /// Has the store begin with what an earlier process left of this in `folder`, and starts the thread.
+    /// Has the store begin with what an earlier process left of this in `folder`, and starts the threads.
     pub fn start(
         config: &Config,
         folder: Option<PathBuf>,
@@ -158,9 +171,10 @@ impl Withholder {
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> io::Result<Arc<Self>> {
-        let (withholder, work, received) = Self::new(config, folder, store, metrics);
+        let (withholder, work, received, keeper) = Self::new(config, folder, store, metrics);
         let stop = tasks.stop_signal();
         tasks.thread("withholding", move |_| work.until_stop(received, stop))?;
+        tasks.thread("the record of what is withheld", move |_| keeper.run())?;
         Ok(withholder)
     }
 
@@ -169,8 +183,12 @@ impl Withholder {
         folder: Option<PathBuf>,
         store: &Arc<Store>,
         metrics: &Arc<Metrics>,
-    ) -> (Arc<Self>, Work, mpsc::Receiver<Command>) {
+    ) -> (Arc<Self>, Work, mpsc::Receiver<Command>, Keeper) {
         let (commands, received) = mpsc::channel(MAX_COMMANDS);
+        let mut record = Record::new(folder);
+        let left = record.left();
+        let (newest, to_keep) = watch::channel(Newest::default());
+        let (keeper, kept) = Keeper::new(record, to_keep);
         let reporters = config.reporters.iter().map(|name| uid(name).map(|uid| uid.as_raw()));
         // Names that are unknown were told, as a mistake.
         let reporters: Vec<u32> = reporters.filter_map(Result::ok).collect();
@@ -179,19 +197,19 @@ impl Withholder {
             suspected: Notify::new(),
             reporters: (!config.reporters.is_empty()).then_some(reporters),
             commands,
+            kept,
             metrics: metrics.clone(),
         });
         let mut work = Work {
             withholder: withholder.clone(),
             store: store.clone(),
             config: config.clone(),
-            record: Record::new(folder),
+            newest,
             drains: HashMap::new(),
             is_unrecorded: false,
-            is_failing: false,
         };
-        work.restore(SystemTime::now());
-        (withholder, work, received)
+        work.restore(left, SystemTime::now());
+        (withholder, work, received, keeper)
     }
 
     /// One that keeps nothing, and does nothing.
@@ -232,13 +250,21 @@ impl Withholder {
         self.ask(|answer| Command::Undrain(service, target, answer)).await
     }
 
-    async fn ask(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<Drained, NotDrained>>) -> Command,
-    ) -> Result<Drained, NotDrained> {
+    async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<Drained, NotDrained> {
         let (answer, answered) = oneshot::channel();
         self.commands.try_send(command(answer)).map_err(|_| NotDrained::Busy)?;
-        answered.await.unwrap_or(Err(NotDrained::Busy))
+        let Done { withholding, number } = answered.await.unwrap_or(Err(NotDrained::Busy))?;
+        Ok(Drained { withholding, unkept: self.why_unkept(number).await })
+    }
+
+    /// Why what has this number would not outlast a restart.
+    async fn why_unkept(&self, number: u64) -> Option<String> {
+        let mut kept = self.kept.clone();
+        match timeout(KEPT_TIMEOUT, kept.wait_for(|kept| kept.number >= number)).await {
+            Ok(Ok(kept)) => kept.why_not.clone(),
+            Ok(Err(_)) => Some("the sidecar stops".to_owned()),
+            Err(_) => Some(format!("it is not written after {KEPT_TIMEOUT:?}, and goes on being tried")),
+        }
     }
 
     fn reported(&self) -> MutexGuard<'_, Reported> {
@@ -268,12 +294,12 @@ impl Work {
                         self.eject_suspects();
                     }
                     if self.is_unrecorded {
-                        self.record_or_warn();
+                        self.record();
                     }
                 }
                 () = stop.requested() => {
                     if self.is_unrecorded {
-                        self.record_or_warn();
+                        self.record();
                     }
                     return;
                 }
@@ -283,9 +309,8 @@ impl Work {
 
     /// Withholds what an earlier process did, where its time is not over. Of what was set by a clock that was put back since,
     /// nobody knows how much is left: no longer than it was to last in all.
-    fn restore(&mut self, wall: SystemTime) {
+    fn restore(&mut self, Recorded { ejected, drained }: Recorded, wall: SystemTime) {
         let (wall, now) = (millis_since_1970(wall), Moment::now());
-        let Recorded { ejected, drained } = self.record.left();
         let mut changes = Vec::new();
         let kinds = ejected.into_iter().map(|it| (it, WithholdKind::Ejected));
         for (entry, kind) in kinds.chain(drained.into_iter().map(|it| (it, WithholdKind::Drained))) {
@@ -319,7 +344,7 @@ impl Work {
         };
     }
 
-    fn drain(&mut self, Drain { service, target, time, reason }: Drain) -> Result<Drained, NotDrained> {
+    fn drain(&mut self, Drain { service, target, time, reason }: Drain) -> Result<Done, NotDrained> {
         if time < Duration::from_secs(1) || time > MAX_DRAIN {
             return Err(NotDrained::Time);
         }
@@ -341,10 +366,10 @@ impl Work {
         let withholding = Arc::new(Withholding { since, ends_at: since + time.as_millis() as u64, reason });
         self.withhold(WithholdKind::Drained, &key.0, &key.1, Some(withholding.clone()));
         self.drains.insert(key, Moment::now() + time);
-        Ok(Drained { withholding, unkept: self.record().err() })
+        Ok(Done { withholding, number: self.record() })
     }
 
-    fn undrain(&mut self, service: &str, target: &str) -> Result<Drained, NotDrained> {
+    fn undrain(&mut self, service: &str, target: &str) -> Result<Done, NotDrained> {
         let snapshot = self.store.snapshot();
         let mut drained = snapshot.directory().withholdings().drained();
         let known = drained.find(|(of, it, _)| ***of == *service && ***it == *target);
@@ -353,7 +378,7 @@ impl Work {
         };
         self.withhold(WithholdKind::Drained, service, target, None);
         self.drains.remove(&(service.clone(), target.clone()));
-        Ok(Drained { withholding: withholding.clone(), unkept: self.record().err() })
+        Ok(Done { withholding: withholding.clone(), number: self.record() })
     }
 
     /// Ends what has had its time.
@@ -500,18 +525,8 @@ impl Work {
         self.is_unrecorded = true;
     }
 
-    fn record_or_warn(&mut self) {
-        match self.record() {
-            Ok(()) => self.is_failing = false,
-            Err(why) if !self.is_failing => {
-                self.is_failing = true;
-                tracing::warn!(why, "what is ejected and drained would not outlast a restart");
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn record(&mut self) -> Result<(), String> {
+    /// Has all that is withheld kept; the number by which it is.
+    fn record(&mut self) -> u64 {
         let snapshot = self.store.snapshot();
         let withholdings = snapshot.directory().withholdings();
         let entry = |(service, target, withholding): (&Arc<str>, &Arc<str>, &Arc<Withholding>), times| Entry {
@@ -528,10 +543,10 @@ impl Work {
             ejected: withholdings.ejected().map(|it| entry(it, times(it.0, it.1))).collect(),
             drained: withholdings.drained().map(|it| entry(it, 0)).collect(),
         };
-        let result = self.record.write(&recorded);
-        // It is tried again where there is a folder for it.
-        self.is_unrecorded = result.is_err() && self.record.has_path();
-        result
+        let number = self.newest.borrow().0 + 1;
+        self.newest.send_replace((number, recorded.into()));
+        self.is_unrecorded = false;
+        number
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::format;
-use crate::model::{Change, Format, Node, NodePath, Stat};
+use crate::model::{Change, Format, Instance, Node, NodePath, Stat};
 use crate::store::{Feed, Publisher};
 
 const ROOT: &str = "/s";
@@ -15,6 +15,7 @@ struct House {
     work: Work,
     withholder: Arc<Withholder>,
     commands: mpsc::Receiver<Command>,
+    keeper: Keeper,
     folder: tempfile::TempDir,
 }
 
@@ -33,8 +34,8 @@ fn house_in(folder: tempfile::TempDir, config: Config) -> House {
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
     let publisher = store.publisher(0);
     let kept = Some(folder.path().to_owned());
-    let (withholder, work, commands) = Withholder::new(&config, kept, &store, &Arc::default());
-    House { store, publisher, work, withholder, commands, folder }
+    let (withholder, work, commands, keeper) = Withholder::new(&config, kept, &store, &Arc::default());
+    House { store, publisher, work, withholder, commands, keeper, folder }
 }
 
 impl House {
@@ -73,7 +74,20 @@ impl House {
 
     fn drain(&mut self, target: &str, seconds: u64) -> Result<Drained, NotDrained> {
         let time = Duration::from_secs(seconds);
-        self.work.drain(Drain { service: "db".into(), target: target.into(), time, reason: "new kernel".into() })
+        let drain = Drain { service: "db".into(), target: target.into(), time, reason: "new kernel".into() };
+        let Done { withholding, number } = self.work.drain(drain)?;
+        let kept = self.keep();
+        assert!(kept.number >= number);
+        Ok(Drained { withholding, unkept: kept.why_not })
+    }
+
+    /// Has the file hold what is withheld.
+    fn keep(&mut self) -> Kept {
+        if self.work.is_unrecorded {
+            self.work.record();
+        }
+        self.keeper.write();
+        self.withholder.kept.borrow().clone()
     }
 }
 
@@ -204,7 +218,7 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
     let mut before = house(Config::default()).with(10);
     before.fail(33, 3, 5);
     before.drain(&address(1), 60).expect("it is there");
-    before.work.record().expect("it is kept");
+    assert_eq!(before.keep().why_not, None);
     let folder = before.folder;
     let after_start = house_in(folder, Config::default()).with(10);
     assert_eq!((after_start.ejected(), after_start.drained()), (addresses([3]), addresses([1])));
@@ -222,10 +236,7 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
     // Later it is over; and where the clock was set back, it lasts no longer than it was to last in all.
     for (seconds, expected) in [(50, 1), (100, 0), (-3_600, 1)] {
         let mut other = self::house(Config::default()).with(10);
-        other.work.record = Record::new(Some(house.folder.path().to_owned()));
-        let left = Recorded { ejected: vec![], drained: vec![entry(0, 60)] };
-        other.work.record.write(&left).expect("it is kept");
-        other.work.restore(wall(seconds));
+        other.work.restore(Recorded { ejected: vec![], drained: vec![entry(0, 60)] }, wall(seconds));
         assert_eq!(other.drained().len(), expected, "{seconds} s later");
         if seconds < 0 {
             let snapshot = other.store.snapshot();
@@ -245,7 +256,7 @@ fn a_step_of_the_clock_moves_the_end_that_is_written_and_not_what_is_withheld() 
     let mut house = house(Config::default()).with(10);
     house.fail(33, 3, 5);
     house.drain(&address(1), 60).expect("it is there");
-    house.work.record().expect("it is kept");
+    assert_eq!(house.keep().why_not, None);
     let ends = |house: &House| {
         let snapshot = house.store.snapshot();
         let withholdings = snapshot.directory().withholdings();
@@ -288,33 +299,53 @@ fn a_record_that_cannot_be_read_keeps_nobody_from_a_start_and_one_that_cannot_be
     }
     let mut house = house(Config::default()).with(2);
     let (folder, nowhere) = (house.folder.path().to_owned(), "/nothing/is/here");
-    house.work.record = Record::new(Some(nowhere.into()));
+    house.keeper.record = Record::new(Some(nowhere.into()));
     let drained = house.drain("10.0.0.0", 60).expect("it is drained all the same");
     assert!(drained.unkept.is_some_and(|why| why.contains("/nothing/is/here/withheld.json")));
-    house.work.record_or_warn();
-    assert!(house.work.is_unrecorded, "it is tried again");
-    house.work.record = Record::new(Some(folder));
-    house.work.record_or_warn();
-    assert!(!house.work.is_unrecorded && house.work.record.left().drained.len() == 1);
-    house.work.record = Record::new(None);
+    assert!(house.keeper.is_to_be_tried_again());
+    house.keeper.record = Record::new(Some(folder));
+    assert_eq!(house.keep().why_not, None);
+    assert!(!house.keeper.is_to_be_tried_again() && house.keeper.record.left().drained.len() == 1);
+    house.keeper.record = Record::new(None);
     assert!(house.drain("10.0.0.0", 60).expect("it is").unkept.is_some_and(|why| why.contains("[shared] state")));
 }
 
 #[tokio::test]
 async fn commands_are_carried_out_on_the_thread_and_one_that_is_gone_is_told() {
-    let House { store: _store, publisher: _publisher, work, withholder, commands, .. } =
+    let House { store: _store, publisher: _publisher, work, withholder, commands, keeper, folder } =
         house(Config::default()).with(2);
     let (tasks, _failures) = Tasks::new();
     let stop = tasks.stop_signal();
     tasks.thread("withholding", move |_| work.until_stop(commands, stop)).expect("a thread");
-    let drain = || Drain {
-        service: "db".into(),
-        target: "10.0.0.0".into(),
-        time: Duration::from_secs(60),
-        reason: String::new(),
-    };
-    withholder.drain(drain()).await.expect("it is drained");
+    tasks.thread("the record", move |_| keeper.run()).expect("a thread");
+    assert_eq!(withholder.drain(drain_host()).await.expect("it is drained").unkept, None);
+    assert_eq!(Record::new(Some(folder.path().to_owned())).left().drained.len(), 1);
+    assert_eq!(withholder.undrain("db".into(), "10.0.0.0".into()).await.expect("it was").unkept, None);
+    assert!(tasks.stop(Duration::from_secs(5)).await.is_empty());
+    assert_eq!(withholder.drain(drain_host()).await.expect_err("it has stopped"), NotDrained::Busy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_holds_up_neither_a_drain_nor_the_end_of_an_ejection() {
+    let mut house = house(Config::default()).with(10);
+    house.fail(33, 3, 5);
+    let place = Place { service: "db".into(), address: address(3).into() };
+    house.withholder.reported().outliers.restore(Moment::now(), &place, Duration::ZERO, 1);
+    // As where its thread waits for the disk.
+    let House { store, publisher: _publisher, work, withholder, commands, keeper: _keeper, .. } = house;
+    let (tasks, _failures) = Tasks::new();
+    let stop = tasks.stop_signal();
+    tasks.thread("withholding", move |_| work.until_stop(commands, stop)).expect("a thread");
+    let drained = withholder.drain(drain_host()).await.expect("it is drained all the same");
+    assert!(drained.unkept.is_some_and(|why| why.contains("not written")));
     withholder.undrain("db".into(), "10.0.0.0".into()).await.expect("it was");
+    while store.snapshot().directory().withholdings().ejected().next().is_some() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     tasks.stop(Duration::from_secs(5)).await;
-    assert_eq!(withholder.drain(drain()).await.expect_err("it has stopped"), NotDrained::Busy);
+}
+
+fn drain_host() -> Drain {
+    let time = Duration::from_secs(60);
+    Drain { service: "db".into(), target: "10.0.0.0".into(), time, reason: String::new() }
 }
