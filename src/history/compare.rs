@@ -21,58 +21,69 @@ pub(super) struct Comparison<'a> {
     pub(super) lost: &'a Lost,
 }
 
+/// Takes an event, and why it is one, which is asked for where it is told.
+type Tell<'t> = &'t mut dyn FnMut(Event, &dyn Fn() -> String);
+
 impl Comparison<'_> {
     /// What became of instances, without when. What a source held that is known as a whole for the first time is counted.
-    pub(super) fn entries(&self) -> Vec<Entry> {
+    /// Before anything is made of an entry, it is asked whether there may be one more of its service.
+    pub(super) fn entries(&self, mut allows: impl FnMut(&str) -> bool) -> Vec<Entry> {
         let newcomers = self.sources(|old, new| new.whole && !old.whole);
         let reread = self.sources(|old, new| old.whole && new.generation != old.generation);
         let mut read: BTreeMap<&str, (u64, HashSet<Arc<str>>)> = BTreeMap::new();
         newcomers.iter().for_each(|source| drop(read.insert(source, Default::default())));
-        let (mut entries, mut gone) = (Vec::new(), HashSet::new());
-        for ProviderChange { service, version, old, new } in
-            self.old.directory().changed_providers(self.new.directory())
-        {
-            let before = old.as_ref().and_then(first);
-            let after = new.as_ref().and_then(first);
-            let Some(instance) = after.or(before) else { continue };
-            let (source, path) = origin(instance);
-            if before.is_none()
-                && let Some((count, services)) = read.get_mut(source)
-            {
-                *count += 1;
-                services.insert(service);
-                continue;
-            }
-            let told = match (before, after) {
-                (None, Some(new)) => vec![(Event::Appeared, self.why_new(new))],
-                (Some(old), Some(new)) => self.differences(old, new),
-                (Some(old), None) => vec![(Event::Vanished, self.why_gone(old))],
-                (None, None) => continue,
-            };
-            for (event, mut why) in told {
-                let is_of_source = matches!(event, Event::Appeared | Event::Changed | Event::Vanished | Event::Held);
-                if matches!(event, Event::Vanished | Event::Held) {
-                    gone.extend(path.cloned());
-                }
-                if is_of_source && reread.contains(source) {
-                    why += &format!("; found when {source} was read anew");
-                }
-                let (service, version, instance) = (service.to_string(), version.to_string(), instance.address());
-                let (source, path) = (source.to_owned(), path.cloned());
-                entries.push(Entry { event, service, version, instance, source, path, why, ..Entry::default() });
-            }
-        }
         let undecodable = self.old.directory().newly_undecodable(self.new.directory());
-        for (path, why) in undecodable.filter(|(path, _)| !gone.contains(*path)) {
+        let (mut undecodable, mut entries): (BTreeMap<_, _>, _) = (undecodable.collect(), Vec::new());
+        self.old.directory().changed_providers(
+            self.new.directory(),
+            |ProviderChange { service, version, old, new }| {
+                let (before, after) = (old.and_then(first), new.and_then(first));
+                let Some(instance) = after.or(before) else { return };
+                let (source, path) = origin(instance);
+                if before.is_none()
+                    && let Some((count, services)) = read.get_mut(source)
+                {
+                    *count += 1;
+                    services.insert(service.clone());
+                    return;
+                }
+                let mut tell = |event: Event, why: &dyn Fn() -> String| {
+                    let is_of_source =
+                        matches!(event, Event::Appeared | Event::Changed | Event::Vanished | Event::Held);
+                    if matches!(event, Event::Vanished | Event::Held)
+                        && let Some(path) = path
+                    {
+                        undecodable.remove(path);
+                    }
+                    if !allows(service) {
+                        return;
+                    }
+                    let mut why = why();
+                    if is_of_source && reread.contains(source) {
+                        why += &format!("; found when {source} was read anew");
+                    }
+                    let (service, version, instance) = (service.to_string(), version.to_string(), instance.address());
+                    let (source, path) = (source.to_owned(), path.cloned());
+                    entries.push(Entry { event, service, version, instance, source, path, why, ..Entry::default() });
+                };
+                match (before, after) {
+                    (None, Some(new)) => tell(Event::Appeared, &|| self.why_new(new)),
+                    (Some(old), Some(new)) => self.tell_differences(old, new, &mut tell),
+                    (Some(old), None) => tell(Event::Vanished, &|| self.why_gone(old)),
+                    (None, None) => {}
+                }
+            },
+        );
+        for (path, why) in undecodable {
             let Some((feed, _, located)) = self.new.registrar(path) else { continue };
             let service = located.service;
-            if read.contains_key(feed.name()) {
+            if read.contains_key(feed.name()) || !allows(&service) {
                 continue;
             }
             let (source, path, why) = (feed.name().to_owned(), Some(path.clone()), why.to_string());
             entries.push(Entry { event: Event::Undecodable, service, source, path, why, ..Entry::default() });
         }
-        let read = read.into_iter().map(|(source, (count, services))| {
+        let read = read.into_iter().filter(|_| allows("")).map(|(source, (count, services))| {
             let why = format!("{} in {}", counted(count, "instance"), counted(services.len() as u64, "service"));
             Entry { event: Event::Read, source: source.to_owned(), why, count, ..Entry::default() }
         });
@@ -106,23 +117,23 @@ impl Comparison<'_> {
     }
 
     /// What happened to an instance that is still there.
-    fn differences(&self, old: &Instance, new: &Instance) -> Vec<(Event, String)> {
-        let mut told = Vec::new();
+    fn tell_differences(&self, old: &Instance, new: &Instance, tell: Tell<'_>) {
         match (&old.held, &new.held) {
             (None, Some(held)) => {
-                told.push((Event::Held, format!("{}; held until {}", self.why_gone(old), utc(held.ends_at))));
+                tell(Event::Held, &|| format!("{}; held until {}", self.why_gone(old), utc(held.ends_at)));
             }
-            (Some(_), None) => told.push((Event::Returned, "it is registered again".into())),
-            (Some(old), Some(new)) if (old.probe, old.passed_over) != (new.probe, new.passed_over) => {
-                told.push((Event::Changed, format!("held: {}", probed(new))));
+            (Some(_), None) => tell(Event::Returned, &|| "it is registered again".into()),
+            (Some(old), Some(held)) if (old.probe, old.passed_over) != (held.probe, held.passed_over) => {
+                tell(Event::Changed, &|| format!("held: {}", probed(held)));
             }
             _ => {}
         }
         let (before, after) = (&old.withheld, &new.withheld);
-        told.extend(withheld(&before.ejected, &after.ejected, Event::Ejected, Event::Admitted));
-        told.extend(withheld(&before.drained, &after.drained, Event::Drained, Event::Undrained));
-        told.extend(difference(old, new).map(|words| (Event::Changed, words)));
-        told
+        tell_withheld(&before.ejected, &after.ejected, [Event::Ejected, Event::Admitted], tell);
+        tell_withheld(&before.drained, &after.drained, [Event::Drained, Event::Undrained], tell);
+        if is_other(old, new) {
+            tell(Event::Changed, &|| difference(old, new));
+        }
     }
 
     fn why_gone(&self, old: &Instance) -> String {
@@ -167,21 +178,21 @@ fn origin(instance: &Instance) -> (&str, Option<&NodePath>) {
 }
 
 /// That an instance is withheld from now on, or otherwise than before, or no longer.
-fn withheld(
+fn tell_withheld(
     old: &Option<Arc<Withholding>>,
     new: &Option<Arc<Withholding>>,
-    begin: Event,
-    end: Event,
-) -> Option<(Event, String)> {
+    [begin, end]: [Event; 2],
+    tell: Tell<'_>,
+) {
     match (old, new) {
         (_, Some(new)) if old.as_ref() != Some(new) => {
-            Some((begin, format!("until {}: {}", utc(new.ends_at), new.reason)))
+            tell(begin, &|| format!("until {}: {}", utc(new.ends_at), new.reason));
         }
         (Some(old), None) => {
             let is_over = old.ends_at <= millis_since_1970(SystemTime::now());
-            Some((end, if is_over { "its time is over" } else { "before its time was over" }.into()))
+            tell(end, &|| if is_over { "its time is over" } else { "before its time was over" }.into());
         }
-        _ => None,
+        _ => {}
     }
 }
 
@@ -190,12 +201,20 @@ fn probed(held: &Held) -> String {
     format!("{}{}", held.probe, if held.passed_over { ", and it is not chosen" } else { "" })
 }
 
-/// What of an instance is another, in words; None: nothing that anybody chooses by.
-fn difference(old: &Instance, new: &Instance) -> Option<String> {
+/// Whether anything of an instance is another that anybody chooses by.
+fn is_other(old: &Instance, new: &Instance) -> bool {
+    has_other_state(old, new)
+        || old.weight != new.weight
+        || old.group != new.group
+        || old.zone != new.zone
+        || old.endpoints != new.endpoints
+        || other_names(old, new).next().is_some()
+}
+
+/// What that is, in words.
+fn difference(old: &Instance, new: &Instance) -> String {
     let mut words = Vec::new();
-    // Who is expected back and comes back is the same.
-    let is_back = |state| matches!(state, InstanceState::Up | InstanceState::Returning);
-    if old.state != new.state && !(is_back(old.state) && is_back(new.state)) {
+    if has_other_state(old, new) {
         words.push(format!("{} → {}", name(old.state), name(new.state)));
     }
     if old.weight != new.weight {
@@ -205,26 +224,29 @@ fn difference(old: &Instance, new: &Instance) -> Option<String> {
     words.extend(of("another group", old.group != new.group));
     words.extend(of("another zone", old.zone != new.zone));
     words.extend(of("other endpoints", old.endpoints != new.endpoints));
-    let names = changed_names(old, new);
-    if !names.is_empty() {
-        words.push(format!("metadata: {}", names.join(", ")));
+    let all: BTreeSet<_> = other_names(old, new).collect();
+    if !all.is_empty() {
+        let more = all.len().saturating_sub(MAX_NAMES);
+        let told = all.into_iter().take(MAX_NAMES).map(str::to_owned);
+        let told: Vec<_> = told.chain((more > 0).then(|| format!("{more} more"))).collect();
+        words.push(format!("metadata: {}", told.join(", ")));
     }
-    (!words.is_empty()).then(|| words.join(", "))
+    words.join(", ")
 }
 
-fn changed_names(old: &Instance, new: &Instance) -> Vec<String> {
-    if Arc::ptr_eq(&old.metadata, &new.metadata) {
-        return Vec::new();
-    }
-    let names = |it: &Instance| -> Vec<String> {
-        let entries = it.metadata.as_map().into_iter().flatten();
-        entries.filter_map(|(key, _)| key.as_str().map(str::to_owned)).collect()
-    };
-    let is_other = |name: &String| old.metadatum(name) != new.metadatum(name);
-    let all: BTreeSet<_> = names(old).into_iter().chain(names(new)).filter(is_other).collect();
-    let more = all.len().saturating_sub(MAX_NAMES);
-    let told = all.into_iter().take(MAX_NAMES);
-    told.chain((more > 0).then(|| format!("{more} more"))).collect()
+/// Who is expected back and comes back is the same.
+fn has_other_state(old: &Instance, new: &Instance) -> bool {
+    let is_back = |state| matches!(state, InstanceState::Up | InstanceState::Returning);
+    old.state != new.state && !(is_back(old.state) && is_back(new.state))
+}
+
+/// The names of metadata that are others; some twice.
+fn other_names<'a>(old: &'a Instance, new: &'a Instance) -> impl Iterator<Item = &'a str> {
+    let is_same = Arc::ptr_eq(&old.metadata, &new.metadata);
+    let both = [old, new].into_iter().filter(move |_| !is_same);
+    let entries = both.flat_map(|it| it.metadata.as_map().into_iter().flatten());
+    let names = entries.filter_map(|(key, _)| key.as_str());
+    names.filter(move |name| old.metadatum(name) != new.metadatum(name))
 }
 
 fn name(state: InstanceState) -> &'static str {

@@ -258,11 +258,9 @@ impl Recorder {
         if known.revision() != newest.revision() {
             let lost = self.owners.follow(&known, newest);
             let comparison = Comparison { old: &known, new: newest, owners: &self.owners, lost: &lost };
-            let now = Instant::now();
-            for entry in comparison.entries() {
-                if self.allowances.allows(&entry.service, now) {
-                    self.add(entry);
-                }
+            let (now, allowances) = (Instant::now(), &mut self.allowances);
+            for entry in comparison.entries(|service| allowances.allows(service, now)) {
+                self.add(entry);
             }
         }
         self.tell_omitted(false);

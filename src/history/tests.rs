@@ -136,6 +136,28 @@ fn who_came_changed_and_vanished_is_told_with_the_reason_as_far_as_it_is_known()
 }
 
 #[test]
+fn nothing_is_made_of_what_is_not_told() {
+    let (store, publisher) = house();
+    let all = (0..300).map(|number| put(&format!("web/member_{number}"), &alive(number + 1), SESSION));
+    publisher.publish_whole(all.collect());
+    let old = store.snapshot();
+    let mut owners = Owners::of(&old);
+    let gone = (0..200).map(|number| delete(&format!("web/member_{number}")));
+    let bad = (200..300).map(|number| put(&format!("web/member_{number}"), "{", SESSION));
+    publisher.publish(gone.chain(bad).chain([put("db/member_1", "{", SESSION)]).collect::<Vec<_>>());
+    let new = store.snapshot();
+    let lost = owners.follow(&old, &new);
+    let (comparison, mut asked) = (Comparison { old: &old, new: &new, owners: &owners, lost: &lost }, 0);
+    let entries = comparison.entries(|service| {
+        asked += usize::from(service == "web");
+        service == "db" || asked <= 10
+    });
+    let events: Vec<_> = entries.iter().map(|entry| entry.event).collect();
+    assert_eq!(events, [vec![Event::Vanished; 10], vec![Event::Undecodable]].concat());
+    assert!(asked == 300 && entries.capacity() < 50, "{asked}");
+}
+
+#[test]
 fn what_flaps_pushes_out_its_own_past_alone_and_how_much_is_told() {
     let mut kept = Kept::new(20_000);
     let entry = |number, service: &str| {

@@ -57,11 +57,11 @@ pub struct MasterEntry {
 
 /// What became of what has a service in one version: as it was, as it is.
 #[derive(Clone, Debug)]
-pub(crate) struct ProviderChange {
-    pub(crate) service: Arc<str>,
-    pub(crate) version: Version,
-    pub(crate) old: Option<Provider>,
-    pub(crate) new: Option<Provider>,
+pub(crate) struct ProviderChange<'a> {
+    pub(crate) service: &'a Arc<str>,
+    pub(crate) version: &'a Version,
+    pub(crate) old: Option<&'a Provider>,
+    pub(crate) new: Option<&'a Provider>,
 }
 
 /// A route to a master.
@@ -265,29 +265,22 @@ impl Directory {
         })
     }
 
-    /// What became of each provider that is another, or not there, in `newer`. It costs by what changed.
-    pub(crate) fn changed_providers(&self, newer: &Directory) -> Vec<ProviderChange> {
+    /// Tells what became of each provider that is another, or not there, in `newer`. It costs by what changed.
+    pub(crate) fn changed_providers(&self, newer: &Directory, mut each: impl FnMut(ProviderChange<'_>)) {
         let (none, empty) = (Instances::new(), InstanceSet::default());
-        let mut changes = Vec::new();
         for service in self.changed_services(newer) {
-            let of = |directory: &'_ Self| directory.services.get_key_value(service).map(|(name, _)| name.clone());
-            let Some(service) = of(newer).or_else(|| of(self)) else { continue };
-            let [old, new] = [self, newer].map(|directory| directory.services.get(&service).unwrap_or(&none));
+            let (old, new) = (self.services.get_key_value(service), newer.services.get_key_value(service));
+            let Some((service, _)) = new.or(old) else { continue };
+            let [old, new] = [old, new].map(|found| found.map_or(&none, |(_, instances)| instances));
             for change in old.diff(new) {
                 let (version, old, new) = match change {
                     DiffItem::Add(version, new) => (version, &empty, new),
                     DiffItem::Update { old: (version, old), new: (_, new) } => (version, old, new),
                     DiffItem::Remove(version, old) => (version, old, &empty),
                 };
-                changes.extend(old.changed(new).map(|(old, new)| ProviderChange {
-                    service: service.clone(),
-                    version: version.clone(),
-                    old: old.cloned(),
-                    new: new.cloned(),
-                }));
+                old.changed(new).for_each(|(old, new)| each(ProviderChange { service, version, old, new }));
             }
         }
-        changes
     }
 
     /// What became of each master that is another, or not there, in `newer`: as it was, as it is.
