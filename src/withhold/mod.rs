@@ -6,26 +6,28 @@ mod config;
 mod keeper;
 mod outliers;
 mod record;
+mod survey;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 pub use self::config::Config;
 use self::keeper::{Keeper, Kept, Newest};
 use self::outliers::{Outliers, Suspect};
 pub use self::outliers::{Place, Reporter};
 use self::record::{Entry, Record, Recorded};
+use self::survey::{Peers, Survey};
 use crate::access::uid;
 use crate::clock::{Moment, millis_since_1970};
 use crate::metrics::Metrics;
-use crate::model::{Instance, Withholding};
-use crate::store::{Directory, InstanceSet, Store, Withhold, WithholdKind, is_meant, key_hash};
+use crate::model::Withholding;
+use crate::store::{Provider, Store, Withhold, WithholdKind, is_meant, key_hash};
 use crate::task::{Stop, Tasks};
 
 /// The most that is drained, and that is ejected at once.
@@ -143,15 +145,6 @@ struct Work {
     drains: HashMap<(Arc<str>, Arc<str>), Moment>,
     /// Whether something else is withheld than is to be kept.
     is_unrecorded: bool,
-}
-
-/// Those of a version and a group that have a weight.
-#[derive(Clone, Copy, Debug, Default)]
-struct Peers {
-    all: usize,
-    ejected: usize,
-    /// Those beside one of them that are chosen among.
-    others: usize,
 }
 
 /// Why an instance is not ejected.
@@ -276,12 +269,17 @@ impl Work {
     async fn until_stop(mut self, mut commands: mpsc::Receiver<Command>, stop: Stop) {
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next = Instant::now() + self.config.interval;
+        let (mut next, mut rested) = (Instant::now() + self.config.interval, Instant::now());
         let withholder = self.withholder.clone();
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => self.carry_out(command),
-                () = withholder.suspected.notified() => self.eject_suspects(),
+                // What is looked through may be large, and is suspected by whoever may report.
+                () = async { sleep_until(rested).await; withholder.suspected.notified().await } => {
+                    let began = Instant::now();
+                    self.eject_suspects();
+                    rested = Instant::now() + began.elapsed() * 4;
+                }
                 _ = looks.tick() => {
                     self.end(Moment::now());
                     self.follow_clock(Moment::now(), SystemTime::now());
@@ -440,28 +438,15 @@ impl Work {
             ejected.entry(service).or_default().push(address);
         }
         for (service, addresses) in ejected {
-            let mut kinds: HashMap<_, Peers> = HashMap::new();
-            let mut there: HashMap<u64, Vec<_>> = HashMap::new();
-            let sets = directory.instances_of(service).into_iter().flatten();
-            for (version, provider) in sets.flat_map(|(version, set)| set.unordered().map(move |it| (version, it))) {
-                let Some(instance) = provider.instances.first() else { continue };
-                let (kind, count) = ((version, &instance.group), usize::from(provider.weight > 0));
-                let peers = kinds.entry(kind).or_default();
-                peers.all += count;
-                if instance.withheld.ejected.is_some() {
-                    peers.ejected += count;
-                    there.entry(provider.address_hash).or_default().push((kind, count));
-                }
-            }
+            let is_ejected = |provider: &Provider| {
+                provider.instances.first().is_some_and(|instance| instance.withheld.ejected.is_some())
+            };
+            let mut survey = Survey::of(directory, service, is_ejected);
             for address in addresses {
-                let of = there.get(&key_hash(address)).into_iter().flatten();
-                let is_excess = |kind| kinds.get(kind).is_some_and(|it| it.ejected > self.most(*it));
-                if !of.clone().any(|(kind, _)| is_excess(kind)) {
+                if !survey.peers(address).any(|(peers, _)| peers.ejected > self.most(peers)) {
                     continue;
                 }
-                for (kind, count) in of {
-                    kinds.entry(*kind).and_modify(|it| it.ejected -= count);
-                }
+                survey.set(address, false);
                 tracing::info!(%service, %address, "an instance is ejected no longer: there are too few others");
                 let place = Place { service: service.clone(), address: address.clone() };
                 self.withholder.reported().outliers.end(&place);
@@ -470,41 +455,49 @@ impl Work {
         }
     }
 
+    /// Ejects what is to be, within the bounds. Each service is looked through once.
     fn eject_suspects(&mut self) {
-        let suspects = std::mem::take(&mut self.withholder.reported().suspects);
-        for Suspect { place, reason } in suspects {
-            let snapshot = self.store.snapshot();
-            let directory = snapshot.directory();
-            let is_full = directory.withholdings().ejected().take(MAX_EJECTIONS).count() == MAX_EJECTIONS;
-            let spared = if is_full { Err(Spared::Enough) } else { self.check(directory, &place) };
-            let Place { service, address } = &place;
-            let mut reported = self.withholder.reported();
-            if let Err(why) = spared {
-                tracing::debug!(%service, %address, reason, ?why, "an instance is not ejected");
-                reported.outliers.spare(&place);
-                continue;
+        let mut by_service: HashMap<Arc<str>, Vec<Suspect>> = HashMap::new();
+        for suspect in std::mem::take(&mut self.withholder.reported().suspects) {
+            by_service.entry(suspect.place.service.clone()).or_default().push(suspect);
+        }
+        let snapshot = self.store.snapshot();
+        let directory = snapshot.directory();
+        let mut room = MAX_EJECTIONS - directory.withholdings().ejected().take(MAX_EJECTIONS).count();
+        for (service, suspects) in by_service {
+            let hashes: HashSet<u64> = suspects.iter().map(|suspect| key_hash(&suspect.place.address)).collect();
+            let mut survey = Survey::of(directory, &service, |it| hashes.contains(&it.address_hash));
+            for Suspect { place, reason } in suspects {
+                let spared = self.why_spared(&survey, &place.address).or((room == 0).then_some(Spared::Enough));
+                let Place { service, address } = &place;
+                let mut reported = self.withholder.reported();
+                if let Some(why) = spared {
+                    tracing::debug!(%service, %address, reason, ?why, "an instance is not ejected");
+                    reported.outliers.spare(&place);
+                    continue;
+                }
+                let time = reported.outliers.eject(Moment::now(), &place);
+                drop(reported);
+                survey.set(address, true);
+                room -= 1;
+                self.withholder.metrics.ejections.increment();
+                tracing::warn!(%service, %address, ?time, reason, "an instance is ejected");
+                let since = millis_since_1970(SystemTime::now());
+                let withholding = Withholding { since, ends_at: since + time.as_millis() as u64, reason };
+                self.withhold(WithholdKind::Ejected, service, address, Some(withholding.into()));
             }
-            let time = reported.outliers.eject(Moment::now(), &place);
-            drop(reported);
-            self.withholder.metrics.ejections.increment();
-            tracing::warn!(%service, %address, ?time, reason, "an instance is ejected");
-            let since = millis_since_1970(SystemTime::now());
-            let withholding = Withholding { since, ends_at: since + time.as_millis() as u64, reason };
-            self.withhold(WithholdKind::Ejected, service, address, Some(withholding.into()));
         }
     }
 
-    /// Whether an instance may be ejected: of those of its version and group no more than `max_percent` are then, and one is
+    /// Why an instance may not be ejected: of those of its version and group no more than `max_percent` are then, and one is
     /// left that can be called.
-    fn check(&self, directory: &Directory, place: &Place) -> Result<(), Spared> {
-        let mut peers = peers(directory, &place.service, &place.address).peekable();
+    fn why_spared(&self, survey: &Survey<'_>, address: &str) -> Option<Spared> {
+        let mut peers = survey.peers(address).peekable();
         if peers.peek().is_none() {
-            return Err(Spared::Unknown);
+            return Some(Spared::Unknown);
         }
-        match peers.all(|it| it.ejected < self.most(it) && it.others > 0) {
-            true => Ok(()),
-            false => Err(Spared::Enough),
-        }
+        let may_be = peers.all(|(peers, others)| peers.ejected < self.most(peers) && others > 0);
+        (!may_be).then_some(Spared::Enough)
     }
 
     /// How many of these may be ejected. Whoever may report can make up what it likes, but for those who were named: of few
@@ -548,34 +541,6 @@ impl Work {
         self.is_unrecorded = false;
         number
     }
-}
-
-/// Of each instance of a service at an address, those of its version and group.
-fn peers<'a>(directory: &'a Directory, service: &'a str, address: &'a str) -> impl Iterator<Item = Peers> + 'a {
-    let sets = directory.instances_of(service).into_iter().flat_map(|versions| versions.values());
-    let hash = key_hash(address);
-    sets.flat_map(move |set| {
-        let there = set.unordered().filter(move |provider| provider.address_hash == hash);
-        there.filter_map(move |provider| provider.instances.first().map(|instance| peers_of(directory, set, instance)))
-    })
-}
-
-fn peers_of(directory: &Directory, set: &InstanceSet, of: &Instance) -> Peers {
-    let alike =
-        set.unordered().filter(|provider| provider.weight > 0).filter_map(|provider| provider.instances.first());
-    alike.filter(|instance| instance.group == of.group).fold(Peers::default(), |peers, instance| {
-        let is_other = !std::ptr::eq(instance, of) && !instance.withheld.is_withheld() && is_there(directory, instance);
-        Peers {
-            all: peers.all + 1,
-            ejected: peers.ejected + usize::from(instance.withheld.ejected.is_some()),
-            others: peers.others + usize::from(is_other),
-        }
-    })
-}
-
-/// Whether it can be called, if it is a master.
-fn is_there(directory: &Directory, instance: &Instance) -> bool {
-    instance.master().is_none_or(|id| directory.master(id).is_some_and(|master| master.is_connected()))
 }
 
 #[cfg(test)]

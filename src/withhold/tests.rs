@@ -148,6 +148,21 @@ fn however_much_is_reported_a_fifth_is_ejected_and_never_the_last() {
 }
 
 #[test]
+fn however_many_are_suspected_a_service_is_looked_through_once() {
+    let house = house(Config::default()).with(30);
+    for number in 0..200 {
+        let place = Place { service: "db".into(), address: address(number).into() };
+        let report = Report { place, is_ok: false, duration: Duration::from_millis(7) };
+        house.withholder.report(33, std::iter::repeat_n(report, 5));
+    }
+    let (before, mut house) = (survey::LOOKS.get(), house);
+    house.work.eject_suspects();
+    assert_eq!((house.ejected().len(), survey::LOOKS.get() - before), (6, 30));
+    house.work.end(after(1));
+    assert_eq!((house.ejected().len(), survey::LOOKS.get() - before), (6, 60));
+}
+
+#[test]
 fn where_most_others_go_no_more_than_a_fifth_stays_ejected() {
     let mut house = house(Config::default()).with(20);
     (0..4).for_each(|number| house.fail(33, number, 5));
