@@ -94,6 +94,10 @@ pub enum Undecodable {
     RulesLeftOut,
     #[error("with it nodes of its source would pass `[store] max_instances` or `max_instance_bytes`")]
     TooMany,
+    #[error(
+        "not listed as all interfaces of its application: it would be more than 1,024 instances, or its path is too long"
+    )]
+    TooManyOfNode,
     #[error("not listed as all interfaces of its application: those of its source would pass `[store] max_instances`")]
     TooManyOfInterfaces,
 }

@@ -27,6 +27,9 @@ const MAX_OF_INTERFACES: usize = 1_024;
 /// So many nodes for which there was no room are read again when there is some.
 const MAX_RETRIED: usize = 8;
 
+/// The path of a node stands in the shared file with each of these, and makes it count as several for each so many bytes.
+const MAX_SHORT_PATH_BYTES: usize = 256;
+
 /// The log names nodes that cannot be read as long as they are no more than so many.
 const MAX_LOGGED: usize = 100;
 
@@ -203,17 +206,19 @@ impl Directory {
         let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(is_gone);
         let spots = spots(&own);
         let mut room = registrations.ledger.room(reader.by.feed, reader.limits).of_interfaces;
-        room += gone.len() * spots.len();
+        room += gone.len() * each;
         let (mut come, mut fault) = (Vec::new(), node.fault.clone());
+        let each = charge_of_interface(&spots, &path);
         for interface in offered {
             if node.interfaces.binary_search(interface).is_ok() {
                 continue;
             }
             let count = stay.len() + come.len() + 1;
-            if count * spots.len() > MAX_OF_INTERFACES {
+            if count * each > MAX_OF_INTERFACES {
+                fault = Some(Undecodable::TooManyOfNode.into());
                 break;
             }
-            let Some(left) = room.checked_sub(spots.len()) else {
+            let Some(left) = room.checked_sub(each) else {
                 fault = Some(Undecodable::TooManyOfInterfaces.into());
                 break;
             };
@@ -223,15 +228,16 @@ impl Directory {
         if gone.is_empty() && come.is_empty() && fault == node.fault {
             return;
         }
-        let was_full = (node.interfaces.len() + 1) * spots.len() > MAX_OF_INTERFACES;
-        if fault.is_some() || was_full && !gone.is_empty() {
+        let was_full = (node.interfaces.len() + 1) * each > MAX_OF_INTERFACES;
+        let has_no_room = fault.as_deref() == Some(&Undecodable::TooManyOfInterfaces);
+        if has_no_room || was_full && !gone.is_empty() {
             registrations.beyond.insert((reader.by.feed, path.clone()));
         }
         let new = of_interfaces(reader, config, &node.key, &own, &spots, &come);
         let old = keys_of_interfaces(&node.key, &spots, &gone);
         stay.extend(come);
         stay.sort_unstable();
-        let charge = Charge { of_interfaces: stay.len() * spots.len(), ..node.charge };
+        let charge = Charge { of_interfaces: stay.len() * each, ..node.charge };
         registrations.ledger.release(reader.by.feed, node.charge);
         registrations.ledger.charge(reader.by.feed, charge);
         let node = InstanceNode { key: node.key.clone(), interfaces: stay.into(), charge, fault };
@@ -351,13 +357,17 @@ impl Directory {
             interfaces = self.registrations.interfaces_of(&instance.service);
         }
         let spots = if interfaces.is_empty() { Vec::new() } else { spots(instance) };
-        interfaces.truncate(MAX_OF_INTERFACES / spots.len().max(1));
-        let has_room_for = room.of_interfaces / spots.len().max(1);
-        if interfaces.len() > has_room_for {
-            interfaces.truncate(has_room_for);
-            fault = Some(Undecodable::TooManyOfInterfaces.into());
+        let each = charge_of_interface(&spots, path);
+        for (most, why) in [
+            (MAX_OF_INTERFACES / each, Undecodable::TooManyOfNode),
+            (room.of_interfaces / each, Undecodable::TooManyOfInterfaces),
+        ] {
+            if interfaces.len() > most {
+                interfaces.truncate(most);
+                fault = Some(why.into());
+            }
         }
-        charge.of_interfaces = interfaces.len() * spots.len();
+        charge.of_interfaces = interfaces.len() * each;
         let new = of_interfaces(reader, config, &key, instance, &spots, &interfaces);
         let mut claims: BTreeMap<_, _> =
             new.into_iter().map(|(key, claim)| self.registrations.known(key, claim)).collect();
@@ -376,6 +386,11 @@ fn spots(instance: &Instance) -> Vec<(Arc<str>, Arc<[Endpoint]>)> {
 /// An instance as these interfaces. In which group and version it offers one, it does not say; its metadata are of all that
 /// it offers.
 fn of_interfaces(
+/// As how many instances it counts as one more interface: one at each spot, and more where a long path stands in each.
+fn charge_of_interface(spots: &[(Arc<str>, Arc<[Endpoint]>)], path: &NodePath) -> usize {
+    (spots.len() * (1 + path.as_str().len() / MAX_SHORT_PATH_BYTES)).max(1)
+}
+
     reader: &Reader<'_>,
     config: &Config,
     key: &ClaimKey,
@@ -485,7 +500,7 @@ impl Registrations {
     fn interfaces_of(&self, application: &Arc<str>) -> Vec<Arc<str>> {
         let from = (application.clone(), "".into(), NodePath::root());
         let of = self.interfaces.range(from..).take_while(|(name, ..)| name == application);
-        let mut interfaces: Vec<_> = of.map(|(_, interface, _)| interface.clone()).take(MAX_INTERFACES).collect();
+        let mut interfaces: Vec<_> = of.map(|(_, interface, _)| interface.clone()).take(MAX_INTERFACES + 1).collect();
         interfaces.dedup();
         interfaces
     }

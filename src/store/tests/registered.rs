@@ -332,9 +332,25 @@ fn one_node_counts_as_a_bounded_number_of_instances_of_interfaces_without_its_me
     let snapshot = store.snapshot();
     let named = snapshot.directory().services(None).filter(|(name, _)| name.starts_with('i'));
     assert_eq!(named.count(), 1_024);
-    assert_eq!(snapshot.directory().count_of_undecodable(), 1);
+    let why = |at: &str| store.snapshot().directory().why_undecodable(&path(at)).cloned();
+    assert_eq!(why("/services/shop/x"), Some(format::Undecodable::TooManyOfNode));
+    assert!(why(&long).is_some() && snapshot.directory().count_of_undecodable() == 2);
     let metadata = |service: &str| instances(&store, service)[0].metadata.as_map().map(Vec::len);
     assert_eq!((metadata("shop"), metadata("i0000")), (Some(2), Some(0)));
+    publisher.publish((0..100).map(|number| delete(&format!("/dubbo/mapping/i{number:04}"))).collect::<Vec<_>>());
+    assert_eq!(why("/services/shop/x"), None, "as the others it is listed now");
+    // Each instance has the path of its node in the shared file.
+    let named_by = |at: &str| {
+        publisher.publish(vec![delete("/services/shop/x"), put(at, APPLICATION)]);
+        let snapshot = store.snapshot();
+        let all = snapshot.directory().services(None).filter(|(name, _)| name.starts_with('i')).count();
+        publisher.publish(vec![delete(at)]);
+        all
+    };
+    assert_eq!(
+        (named_by("/services/shop/y"), named_by(&format!("/services/shop/{}", "y".repeat(1_010)))),
+        (1_000, 204)
+    );
 }
 
 #[test]
