@@ -28,6 +28,9 @@ pub struct Configurator {
     sets: BTreeMap<String, String>,
 }
 
+/// The longest name of a configurator's node.
+const MAX_RULE_BYTES: usize = 64 << 10;
+
 /// Keys of a configurator that are neither settings nor conditions.
 const OF_ITSELF: [&str; 10] = [
     "category",
@@ -156,6 +159,9 @@ impl<'r> Applied<'r> {
 }
 
 pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
+    if name.len() > MAX_RULE_BYTES {
+        return Err(Undecodable::TooLong(MAX_RULE_BYTES));
+    }
     let text = form_decoded(name)?;
     let url = Url::parse(&text)?;
     let sets_missing = match url.protocol {

@@ -74,7 +74,7 @@ pub enum Undecodable {
     NotUtf8,
     #[error("its data are no JSON object")]
     NotJson,
-    #[error("its data have more than {0} bytes")]
+    #[error("its data, or its name, have more than {0} bytes")]
     TooLong(usize),
     #[error("its data have more than {} levels", json::MAX_DEPTH)]
     TooDeep,

@@ -20,15 +20,18 @@ use crate::store::instances::Provider;
 /// So many nodes are looked at that may be rules of one scope.
 const MAX_SEEN: usize = 4 * MAX_RULES;
 
+/// The paths and data of the rules of one scope have at most so many bytes: they are read again with each instance that changes.
+const MAX_BYTES_OF_RULES: usize = 256 << 10;
+
 /// The most interfaces of an application that lists none itself; and as how many instances of them one node counts.
 const MAX_INTERFACES: usize = 1_024;
 const MAX_OF_INTERFACES: usize = 1_024;
 
-/// So many nodes for which there was no room are read again when there is some.
-const MAX_RETRIED: usize = 8;
-
 /// The path of a node stands in the shared file with each of these, and makes it count as several for each so many bytes.
 const MAX_SHORT_PATH_BYTES: usize = 256;
+
+/// So many nodes for which there was no room are read again when there is some.
+const MAX_RETRIED: usize = 8;
 
 /// The log names nodes that cannot be read as long as they are no more than so many.
 const MAX_LOGGED: usize = 100;
@@ -205,10 +208,10 @@ impl Directory {
         let is_gone = |interface: &Arc<str>| gone.binary_search(interface).is_ok();
         let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(is_gone);
         let spots = spots(&own);
+        let each = charge_of_interface(&spots, &path);
         let mut room = registrations.ledger.room(reader.by.feed, reader.limits).of_interfaces;
         room += gone.len() * each;
         let (mut come, mut fault) = (Vec::new(), node.fault.clone());
-        let each = charge_of_interface(&spots, &path);
         for interface in offered {
             if node.interfaces.binary_search(interface).is_ok() {
                 continue;
@@ -383,14 +386,14 @@ fn spots(instance: &Instance) -> Vec<(Arc<str>, Arc<[Endpoint]>)> {
     spots.filter(|(address, _): &(Arc<str>, _)| seen.insert(address.clone())).collect()
 }
 
-/// An instance as these interfaces. In which group and version it offers one, it does not say; its metadata are of all that
-/// it offers.
-fn of_interfaces(
 /// As how many instances it counts as one more interface: one at each spot, and more where a long path stands in each.
 fn charge_of_interface(spots: &[(Arc<str>, Arc<[Endpoint]>)], path: &NodePath) -> usize {
     (spots.len() * (1 + path.as_str().len() / MAX_SHORT_PATH_BYTES)).max(1)
 }
 
+/// An instance as these interfaces. In which group and version it offers one, it does not say; its metadata are of all that
+/// it offers.
+fn of_interfaces(
     reader: &Reader<'_>,
     config: &Config,
     key: &ClaimKey,
@@ -616,7 +619,13 @@ fn rules_below<'a>(
         let located = config.locate(path).filter(|located| located.role == Role::Rule);
         located.is_some_and(|located| located.scope(path).as_ref() == Some(scope))
     };
-    let rules = range.take(MAX_SEEN).filter(move |(path, _)| is_rule(path));
+    let mut room = MAX_BYTES_OF_RULES;
+    let has_room = move |(path, node): &(&NodePath, &Arc<Node>)| {
+        let left = room.checked_sub(path.as_str().len() + node.data.len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let rules = range.take(MAX_SEEN).filter(move |(path, _)| is_rule(path)).filter(has_room);
     rules.filter_map(|(path, node)| Some((path, config.rule(path, node).ok()?))).take(MAX_RULES)
 }
 

@@ -387,6 +387,20 @@ fn a_rule_changes_the_instances_of_its_scope_in_its_own_revision() {
 }
 
 #[test]
+fn the_rules_of_a_scope_are_read_up_to_a_bound_in_bytes() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
+    let vector = |number: usize, bytes: usize| {
+        let pad = "x".repeat(bytes);
+        let data = format!(r#"{{"pad":"{pad}","vector":[{{"select":"shard=1","weight":0.5}}]}}"#);
+        put(&format!("/s/web/vector_{number}"), &data)
+    };
+    let fat = (1..9).map(|number| vector(number, 60_000));
+    publisher
+        .publish(fat.chain([vector(9, 10), put("/s/web/member_1", &member("ALIVE", 1, "{}"))]).collect::<Vec<_>>());
+    assert_eq!(instances(&store, "web")[0].weight, 3, "five of nine: of the large ones four");
+}
+
+#[test]
 fn one_of_many_that_changes_changes_no_other() {
     let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
     let all = (1..=1_000).map(|port| put(&format!("/s/web/member_{port}"), &member("ALIVE", port, "{}")));
