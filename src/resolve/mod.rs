@@ -213,5 +213,11 @@ fn candidates<'a>(
     instances.iter().rev().filter(move |(of, _)| version.is_none_or(|version| version.matches(of)))
 }
 
+/// How many providers this thread has looked at.
+#[cfg(test)]
+pub(crate) fn looks_of_this_thread() -> usize {
+    pick::LOOKS.get()
+}
+
 #[cfg(test)]
 mod tests;

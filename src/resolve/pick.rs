@@ -1,12 +1,14 @@
 //! Picks one of a set of candidates, by a policy.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ptr;
 use std::sync::Arc;
 
 use super::rendezvous::{Best, Score, draw};
-use super::{Balance, Query, Subset};
+use super::{Balance, Query, Subset, candidates};
 use crate::model::{Instance, Withheld};
-use crate::store::{Directory, InstanceSet, Lot, MasterEntry, Provider, key_hash};
+use crate::store::{Directory, InstanceSet, Instances, Lot, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
 
 /// How many random draws to try before looking through all.
@@ -57,14 +59,26 @@ pub(super) fn pick<'a>(
     callable: Callable,
 ) -> Option<Candidate<'a>> {
     let will_do = |provider: &'a Provider| candidate(directory, provider, query, callable);
-    // Check once whether any instance matches, rather than in each step of a policy: otherwise a client could hold a
-    // thread.
-    if query.is_selective() && !set.unordered().any(|provider| will_do(provider).is_some()) {
+    if !query.is_selective() {
+        return pick_of(set, query, &will_do);
+    }
+    // Check once which instances match, rather than in each step of a policy.
+    if query.prefer_zone.is_none() && query.subset.is_none() {
+        let is_there = set.unordered().any(|provider| will_do(provider).is_some());
+        return is_there.then(|| pick_of(set, query, &will_do)).flatten();
+    }
+    let found = set.unordered().filter_map(|provider| Some((ptr::from_ref(provider), will_do(provider)?)));
+    let found: HashMap<*const Provider, Candidate<'a>> = found.collect();
+    if found.is_empty() {
         return None;
     }
+    pick_of(set, query, &|provider| found.get(&ptr::from_ref(provider)).copied())
+}
+
+fn pick_of<'a>(set: &'a InstanceSet, query: &Query, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     match &query.prefer_zone {
-        Some(zone) => pick_near(set, query, zone, &will_do),
-        None => pick_of_subset(set, query, &will_do),
+        Some(zone) => pick_near(set, query, zone, will_do),
+        None => pick_of_subset(set, query, will_do),
     }
 }
 
@@ -249,6 +263,15 @@ impl Query {
     /// Whether an instance matches the query.
     pub fn is_met_by(&self, instance: &Instance) -> bool {
         self.version.as_ref().is_none_or(|version| version.matches(&instance.version)) && self.admits(instance)
+    }
+
+    /// About what it costs to choose among these, as bytes of values to be read would.
+    pub fn cost(&self, instances: &Instances) -> usize {
+        if !self.is_selective() && self.prefer_zone.is_none() && self.subset.is_none() {
+            return 0;
+        }
+        let count: usize = candidates(instances, self.version.as_ref()).map(|(_, set)| set.len()).sum();
+        count * (1 + 4 * self.metadata.len())
     }
 
     /// Whether it asks for more than a version.

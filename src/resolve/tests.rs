@@ -513,6 +513,13 @@ fn what_none_has_is_looked_for_once_whatever_else_is_asked() {
     resolve(&directory, "web", &query).expect_err("none has that");
     let looks = pick::LOOKS.get() - before;
     assert!(looks <= 2 * 1_000, "{looks}: also for those that are ejected");
+    let last = Instance { zone: "there".into(), ..Instance::at("web", "h:1001") };
+    directory.list(&"\u{1}1001".into(), "web".into(), last.version.clone(), [last].into());
+    let query = Query { metadata: Default::default(), zone: Some("there".into()), ..query };
+    let before = pick::LOOKS.get();
+    resolve(&directory, "web", &query).expect("one has that");
+    let looks = pick::LOOKS.get() - before;
+    assert!(looks <= 1_001, "{looks}: once for all steps");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use futures::FutureExt;
 
 use super::dispatch::{Exchange, Step};
-use super::idl::{CallsRequest, NextValuesRequest, RegistersRequest, StatsRequest, StatusRequest, WorkersQuery};
+use super::idl::{
+    CallsRequest, NextValuesRequest, RegistersRequest, ResolveRequest, StatsRequest, StatusRequest, WorkersQuery,
+};
 use super::request;
 use super::wait::Wait;
 
@@ -53,7 +55,12 @@ pub(super) static METHODS: [Method; 41] = [
         })
     }),
     Method::new("instances", |it| it.reply(|api, peer, query| api.instances(peer, &query))),
-    Method::new("resolve", |it| it.reply(|api, peer, request| api.resolve(peer, request))),
+    Method::new("resolve", |it| {
+        it.reply_or_wait(|api, peer, request: ResolveRequest| {
+            let reply = api.resolve(peer, request.clone()).now_or_never();
+            reply.map_or_else(|| Ok(Step::Waits(Wait::Resolve(request).into())), |reply| reply.map(Step::Done))
+        })
+    }),
     Method::new("resolveMany", |it| {
         it.reply_or_wait(|api, peer, request| {
             let reply = api.resolve_many(peer, &request).now_or_never();

@@ -1,31 +1,34 @@
 //! Resolving: one instance of a service, for its caller.
 
+use std::sync::Arc;
+
 use super::Peer;
 use super::api::{Api, Subject, denied, ensure_known, invalid};
 use super::convert;
 use super::idl::{NoInstance, ResolveManyReply, ResolveManyRequest, ResolveOutcome, ResolveReply, ResolveRequest};
 use super::request;
+use crate::model::Instance;
 use crate::resolve::{self, Query};
-use crate::store::{Directory, count_of_held};
+use crate::store::{Directory, Snapshot, count_of_held};
 
 /// The most requests of one `resolveMany`.
 const MAX_MANY: usize = 64;
 
 impl Api {
-    pub(super) fn resolve(&self, peer: &Peer, request: ResolveRequest) -> thrift::Result<ResolveReply> {
+    pub(super) async fn resolve(&self, peer: &Peer, request: ResolveRequest) -> thrift::Result<ResolveReply> {
         let max_age_ms = request.max_age_ms;
         let (service, query) = wanted(peer, request, self.store.snapshot().directory())?;
         let (snapshot, freshness) = self.fresh(Subject::Instances, max_age_ms)?;
-        match resolve::resolve(snapshot.directory(), &service, &query) {
+        match found(peer, &snapshot, &service, query).await {
             Ok((found, outstanding)) => Ok(ResolveReply {
-                instance: convert::instance(found, outstanding, peer.identity.grant()),
+                instance: convert::instance(&found, outstanding, peer.identity.grant()),
                 freshness: freshness.into(),
                 is_protected: is_protected(snapshot.directory(), &service),
             }),
             Err(none) => {
                 // A source that is not known yet may have one.
                 ensure_known(snapshot.behind_instances())?;
-                Err(NoInstance { message: none.to_string(), service_name: service }.into())
+                Err(NoInstance { message: none.to_string(), service_name: service.to_string() }.into())
             }
         }
     }
@@ -45,12 +48,12 @@ impl Api {
         let wanted: Vec<_> = wanted.collect::<Result<_, _>>()?;
         let (snapshot, freshness) = self.fresh(Subject::Instances, request.max_age_ms)?;
         let (mut outcomes, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
-        for (service, query) in &wanted {
+        for (service, query) in wanted {
             peer.let_others_work().await;
-            let is_protected = is_protected(snapshot.directory(), service);
-            let outcome = match resolve::resolve(snapshot.directory(), service, query) {
+            let is_protected = is_protected(snapshot.directory(), &service);
+            let outcome = match found(peer, &snapshot, &service, query).await {
                 Ok((found, outstanding)) => {
-                    let instance = convert::instance(found, outstanding, peer.identity.grant());
+                    let instance = convert::instance(&found, outstanding, peer.identity.grant());
                     ResolveOutcome::new(instance, None, is_protected)
                 }
                 Err(none) => {
@@ -69,15 +72,31 @@ impl Api {
     }
 }
 
+/// A matching instance, and how many calls to it are under way. Searching very many instances runs on another thread.
+async fn found(
+    peer: &Peer,
+    snapshot: &Arc<Snapshot>,
+    service: &Arc<str>,
+    query: Query,
+) -> Result<(Instance, usize), resolve::NoInstance> {
+    let cost = snapshot.directory().instances_of(service).map_or(0, |instances| query.cost(instances));
+    let (snapshot, service) = (snapshot.clone(), service.clone());
+    let find = move || {
+        let found = resolve::resolve(snapshot.directory(), &service, &query);
+        found.map(|(instance, outstanding)| (instance.clone(), outstanding))
+    };
+    peer.account.memory.work(cost, find).await
+}
+
 /// Whether the guard holds some instances of a service.
 pub(super) fn is_protected(directory: &Directory, service: &str) -> Option<bool> {
     Some(directory.instances_of(service).is_some_and(|instances| count_of_held(instances) > 0))
 }
 
 /// The service and the query, if the client may see the service.
-fn wanted(peer: &Peer, request: ResolveRequest, directory: &Directory) -> thrift::Result<(String, Query)> {
+fn wanted(peer: &Peer, request: ResolveRequest, directory: &Directory) -> thrift::Result<(Arc<str>, Query)> {
     let may_see = |name: &str| peer.identity.may_see(name);
     let (service, exact) = request::wanted(&request.service_name, directory, may_see).map_err(denied)?;
-    let service = service.to_owned();
+    let service = service.into();
     Ok((service, request::query(request, exact)?))
 }

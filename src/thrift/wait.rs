@@ -9,9 +9,9 @@ use super::dispatch::ReplyTo;
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, DrainReply, ExplainReply, ExplainRequest,
     HistoryQuery, HistoryReply, MastersReply, MastersWatchReply, MessagesReply, Overloaded, ResolveManyReply,
-    ResolveManyRequest, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
-    WatchReply, Worker, WorkerAnswer, WorkerCommandReply, WorkerControlReply, WorkersQuery, WorkersReply,
-    WorkersWatchReply,
+    ResolveManyRequest, ResolveReply, ResolveRequest, SendValuesRequest, SentValuesReply, Service, ServiceQuery,
+    ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer, WorkerCommandReply, WorkerControlReply,
+    WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
@@ -40,6 +40,8 @@ pub(super) enum Wait {
     Masters(ServiceQuery),
     /// Comparing the metadata of all masters.
     Services(ServiceQuery),
+    /// Searching very many instances.
+    Resolve(ResolveRequest),
     /// Resolving each.
     ResolveMany(ResolveManyRequest),
     /// Finding entries that the client may see.
@@ -71,7 +73,7 @@ pub(super) enum Wait {
     /// Reading the resource usage of their processes.
     WorkersWithUsage(WorkersQuery),
     WatchWorkers(Patience),
-    /// Applying and recording it.
+    /// Applying it, and recording it for a limited time.
     Drain(Draining),
 }
 
@@ -82,6 +84,7 @@ pub(super) enum Awaited {
     Subtree(thrift::Result<SubtreeReply>),
     Masters(thrift::Result<MastersReply>),
     Services(thrift::Result<ServicesReply>),
+    Resolve(thrift::Result<Box<ResolveReply>>),
     ResolveMany(thrift::Result<ResolveManyReply>),
     History(thrift::Result<HistoryReply>),
     Explain(thrift::Result<ExplainReply>),
@@ -124,6 +127,7 @@ impl Wait {
             Wait::Subtree(_) => Awaited::Subtree(Err(why)),
             Wait::Masters(_) => Awaited::Masters(Err(why)),
             Wait::Services(_) => Awaited::Services(Err(why)),
+            Wait::Resolve(_) => Awaited::Resolve(Err(why)),
             Wait::ResolveMany(_) => Awaited::ResolveMany(Err(why)),
             Wait::History(_) => Awaited::History(Err(why)),
             Wait::Explain(_) => Awaited::Explain(Err(why)),
@@ -192,8 +196,8 @@ impl Wait {
             }
             Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
-            Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) | Wait::ResolveMany(_) => 0,
-            Wait::History(_) | Wait::Explain(_) => 0,
+            Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
+            Wait::Resolve(_) | Wait::ResolveMany(_) | Wait::History(_) | Wait::Explain(_) => 0,
             Wait::ControlWorkers(_) | Wait::AddWorker(_) | Wait::RemoveWorker(_) => 0,
             Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
             // From an administrator, and no larger than a request may be.
@@ -220,6 +224,7 @@ impl Wait {
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(api.searched_subtree(peer, &subtree)).await),
             Wait::Masters(filter) => Awaited::Masters(open.beside(api.masters(peer, &filter)).await),
             Wait::Services(filter) => Awaited::Services(open.beside(api.services(peer, &filter)).await),
+            Wait::Resolve(request) => Awaited::Resolve(open.beside(api.resolve(peer, request)).await.map(Box::new)),
             Wait::ResolveMany(request) => Awaited::ResolveMany(open.beside(api.resolve_many(peer, &request)).await),
             Wait::History(query) => Awaited::History(open.beside(api.history(peer, &query)).await),
             Wait::Explain(request) => Awaited::Explain(open.beside(api.explain(peer, &request)).await),
@@ -264,6 +269,7 @@ impl Awaited {
             Awaited::Subtree(subtree) => reply.write(subtree),
             Awaited::Masters(masters) => reply.write(masters),
             Awaited::Services(services) => reply.write(services),
+            Awaited::Resolve(found) => reply.write(found.map(|found| *found)),
             Awaited::ResolveMany(outcomes) => reply.write(outcomes),
             Awaited::History(entries) => reply.write(entries),
             Awaited::Explain(explained) => reply.write(explained),
@@ -290,6 +296,7 @@ impl Awaited {
             Awaited::Subtree(_) => Awaited::Subtree(Err(overloaded())),
             Awaited::Masters(_) => Awaited::Masters(Err(overloaded())),
             Awaited::Services(_) => Awaited::Services(Err(overloaded())),
+            Awaited::Resolve(_) => Awaited::Resolve(Err(overloaded())),
             Awaited::ResolveMany(_) => Awaited::ResolveMany(Err(overloaded())),
             Awaited::History(_) => Awaited::History(Err(overloaded())),
             Awaited::Explain(_) => Awaited::Explain(Err(overloaded())),
@@ -316,6 +323,7 @@ impl Awaited {
                 let versions = |masters: &BTreeMap<String, i32>| masters.len() * CHANGE_OVERHEAD;
                 reply.services.iter().map(|it| it.name.len() + CHANGE_OVERHEAD + versions(&it.masters)).sum()
             }
+            Awaited::Resolve(Ok(reply)) => convert::instance_size(&reply.instance),
             Awaited::ResolveMany(Ok(reply)) => {
                 let instances = reply.outcomes.iter().filter_map(|outcome| outcome.instance.as_ref());
                 instances.map(convert::instance_size).sum()

@@ -6,9 +6,11 @@ use crate::access::{Access, Client, Policy};
 use crate::clock::Moment;
 use crate::format;
 use crate::model::{Format, Node, NodePath};
+use crate::resolve::looks_of_this_thread;
 use crate::store::{Feed, FeedState};
 use crate::thrift::idl::{
-    AccessDenied, Balance, InvalidRequest, NoInstance, NotReady, ResolveManyRequest, ResolveRequest, ServiceQuery,
+    AccessDenied, Balance, InvalidRequest, NoInstance, NotReady, ResolveManyRequest, ResolveReply, ResolveRequest,
+    ServiceQuery,
 };
 
 fn house() -> House {
@@ -22,10 +24,16 @@ fn house() -> House {
     house
 }
 
+impl House {
+    fn resolve(&self, request: ResolveRequest) -> thrift::Result<ResolveReply> {
+        by_turns(self.api.resolve(&self.peer, request))
+    }
+}
+
 fn resolved(house: &House, change: impl FnOnce(&mut ResolveRequest)) -> thrift::Result<String> {
     let mut request = ResolveRequest::of("mail");
     change(&mut request);
-    let reply = house.api.resolve(&house.peer, request)?;
+    let reply = house.resolve(request)?;
     assert!(reply.freshness.complete && !reply.instance.provenance.is_empty());
     Ok(reply.instance.master_id.expect("a master"))
 }
@@ -140,13 +148,13 @@ fn house_of_nodes() -> House {
 #[test]
 fn what_one_source_registers_is_told_while_nothing_is_known_of_another() {
     let house = house_of_nodes();
-    let reply = house.api.resolve(&house.peer, ResolveRequest::of("web")).expect("one");
+    let reply = house.resolve(ResolveRequest::of("web")).expect("one");
     assert!(!reply.freshness.complete, "masters may offer it too");
     let of = |name: &str| ServiceQuery { service_name: Some(name.into()), ..ServiceQuery::default() };
     assert_eq!(house.api.instances(&house.peer, &of("web")).expect("instances").instances.len(), 1);
     let services = |query: ServiceQuery| by_turns(house.api.services(&house.peer, &query));
     assert_eq!(services(ServiceQuery::default()).expect("services").services.len(), 2);
-    exception::<NotReady>(&house.api.resolve(&house.peer, ResolveRequest::of("mail")).expect_err("not known yet"));
+    exception::<NotReady>(&house.resolve(ResolveRequest::of("mail")).expect_err("not known yet"));
     exception::<NotReady>(&house.api.instances(&house.peer, &of("mail")).expect_err("not known yet"));
     exception::<NotReady>(&services(of("mail")).expect_err("not known yet"));
 }
@@ -154,7 +162,7 @@ fn what_one_source_registers_is_told_while_nothing_is_known_of_another() {
 #[test]
 fn a_service_that_is_registered_by_a_name_with_an_at_sign_is_found_by_it() {
     let house = house_of_nodes();
-    let reply = house.api.resolve(&house.peer, ResolveRequest::of("web@2")).expect("one");
+    let reply = house.resolve(ResolveRequest::of("web@2")).expect("one");
     assert_eq!((&*reply.instance.service_name, reply.instance.endpoints[0].port), ("web@2", 2));
 }
 
@@ -164,7 +172,7 @@ fn a_source_that_is_not_known_makes_what_another_registers_no_older() {
     house.feeds[0].feed().enter(FeedState::Live, "");
     house.feeds[0].feed().prove(Moment::now());
     let fresh = ResolveRequest { max_age_ms: Some(0), ..ResolveRequest::of("web") };
-    let reply = house.api.resolve(&house.peer, fresh).expect("it is known");
+    let reply = house.resolve(fresh).expect("it is known");
     assert_eq!((reply.freshness.age_ms, reply.freshness.complete), (0, false));
 }
 
@@ -172,7 +180,7 @@ fn a_source_that_is_not_known_makes_what_another_registers_no_older() {
 fn a_service_whose_whole_name_is_a_version_of_another_takes_nothing_of_it() {
     let mut house = house_of_nodes();
     let port = |house: &House, name: &str| {
-        house.api.resolve(&house.peer, ResolveRequest::of(name)).map(|reply| reply.instance.endpoints[0].port)
+        house.resolve(ResolveRequest::of(name)).map(|reply| reply.instance.endpoints[0].port)
     };
     let root = |root: &str| NodePath::parse(root).expect("a path");
     let node = |data: &str| Arc::new(Node { data: data.as_bytes().into(), ..Node::default() });
@@ -202,10 +210,35 @@ fn where_a_node_lies_is_told_only_to_who_reads_it() {
         house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
         let of = ServiceQuery { service_name: Some("web".into()), ..ServiceQuery::default() };
         let listed = house.api.instances(&house.peer, &of).expect("instances").instances;
-        let found = house.api.resolve(&house.peer, ResolveRequest::of("web")).expect("one").instance;
+        let found = house.resolve(ResolveRequest::of("web")).expect("one").instance;
         assert_eq!(listed[0].provenance, found.provenance);
         found.provenance[0].path.clone()
     };
     assert_eq!(path("'web', '/s'").as_deref(), Some("/s/web/a"));
     assert_eq!(path("'web', '/other'"), None);
+}
+
+#[tokio::test]
+async fn what_very_many_are_looked_through_for_is_found_elsewhere() {
+    let root = NodePath::parse("/s").expect("a path");
+    let services = format::Config { root: root.clone(), format: Format::Curator, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![root]).with_services(vec![services]);
+    let house = House::of(vec![feed], &Config::default());
+    let put = |number: usize| {
+        let (path, port) = (NodePath::parse(&format!("/s/web/{number}")).expect("a path"), number + 1);
+        let data =
+            format!(r#"{{"name":"web","id":"{number}","address":"a","port":{port},"payload":{{"n":"{number}"}}}}"#);
+        Change::Put(path, Arc::new(Node { data: data.into_bytes().into(), ..Node::default() }))
+    };
+    house.feeds[0].publish_whole((0..3_000).map(put).collect());
+    let request = ResolveRequest { metadata: Some([("n".into(), "2999".into())].into()), ..ResolveRequest::of("web") };
+    let before = looks_of_this_thread();
+    let reply = house.api.resolve(&house.peer, request.clone()).await.expect("one");
+    assert_eq!(reply.instance.endpoints[0].port, 3_000);
+    let many = ResolveManyRequest::new(vec![request; 3], None);
+    let reply = house.api.resolve_many(&house.peer, &many).await.expect("some");
+    assert!(reply.outcomes.iter().all(|outcome| outcome.instance.is_some()));
+    assert_eq!(looks_of_this_thread(), before);
+    house.api.resolve(&house.peer, ResolveRequest::of("web")).await.expect("one");
+    assert!(looks_of_this_thread() > before, "what takes no time is found at once");
 }
