@@ -242,6 +242,15 @@ final class ResolveTest extends TestCase
         }
     }
 
+    /** @requires extension dba */
+    public function testANumberInTheFileMakesNobodyLookForMoreThanThereCanBe(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $roster = Client::local('', '', self::file($instances, [self::chunk($instances)], choice: ['count' => 1 << 40])->path);
+        $this->expectException(Unavailable::class);
+        $roster->resolve('web', key: 'k');
+    }
+
     /**
      * @param list<array{address: string, weight: int}> $instances
      * @param list<string> $chunks

@@ -50,6 +50,10 @@ final class SharedFile
     /** How many random draws to try before looking through all weights. */
     private const DRAWS = 8;
 
+    /** A larger number of instances is believed only if the file has this many bytes for each. */
+    private const FEW_INSTANCES = 4_096;
+    private const MIN_INSTANCE_BYTES = 64;
+
     /** The meaning of warnings from `dba`. */
     private const CURES = [
         '/No such file/' => 'it is not there: does a sidecar run, and is this its `[shared] path`?',
@@ -204,6 +208,7 @@ final class SharedFile
      */
     private function numbered(string $service, array $counts): array
     {
+        $this->checkCount(array_sum($counts));
         $keys = [];
         foreach ($counts as $version => $count) {
             for ($number = 0; $number < $count; $number++) {
@@ -211,6 +216,18 @@ final class SharedFile
             }
         }
         return $keys;
+    }
+
+    /** Fails if the file has no room for so many instances, so that no number in it makes a page loop for long. */
+    private function checkCount(int|float $count): void
+    {
+        if ($count <= self::FEW_INSTANCES) {
+            return;
+        }
+        clearstatcache(true, $this->file);
+        if ($count > intdiv((int) filesize($this->file), self::MIN_INSTANCE_BYTES)) {
+            throw new TransportFailed('an entry is damaged');
+        }
     }
 
     /** One callable instance; null if the file does not know which can be called. */
@@ -235,6 +252,7 @@ final class SharedFile
             }
             $back = $this->back($choice);
             ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = $choice;
+            $this->checkCount($count);
             $of = "$service\0$version\0";
             try {
                 $numbers = $key === null

@@ -20,6 +20,9 @@ use crate::model::{Node, NodePath, view};
 /// LMDB must not open one lock file twice in one process: closing one releases the locks of the other.
 static PINNED: Mutex<()> = Mutex::new(());
 
+/// The least number of bytes that an instance takes in a file.
+const MIN_INSTANCE_BYTES: u64 = 64;
+
 /// A shared file, or a copy of one. It is read as bytes, never by LMDB, so that a damaged one can do no harm. The
 /// writer leaves replaced pages alone for longer than a small read takes.
 #[derive(Debug)]
@@ -74,6 +77,11 @@ impl Reader {
             }
             let mut instances = of_masters.unwrap_or_default();
             let counts = counts.iter().flatten();
+            // Each takes some bytes: no number makes anybody look for more than there can be.
+            let all = counts.clone().fold(0_usize, |all, (_, count)| all.saturating_add(*count));
+            if all as u64 > image.size() / MIN_INSTANCE_BYTES {
+                return Err(InvalidFile::Damaged("it says that a service has more instances than there is room for"));
+            }
             for (version, count) in counts.filter_map(|(of, count)| Some((Version::parse(of).ok()?, count))) {
                 for number in 0..*count {
                     let instance = read(&entry::instance(service, &version, number))?;

@@ -1,5 +1,7 @@
 //! Instances that nodes register in the shared file.
 
+use lmdb::{Transaction as _, WriteFlags};
+
 use super::*;
 use crate::format;
 use crate::model::{Format, view};
@@ -116,4 +118,18 @@ fn what_the_guard_holds_is_in_the_file_and_held_again_after_a_restart() {
     let mut open = fixture.open_as(with_services());
     open.publish(vec![web(11)]);
     assert_eq!(ports(&fixture, "web"), Some(vec![1, 2, 9, 10, 11]), "what is guarded no longer is gone");
+}
+
+#[test]
+fn a_number_in_the_file_makes_nobody_look_for_more_than_there_can_be() {
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(with_services());
+    open.sync();
+    open.publish((1..=3).map(web).collect());
+    let env = open.env();
+    let mut txn = env.write().expect("a transaction");
+    txn.put(env.db, &entry::instances("web"), &r#"{"0.0.0":1000000000000}"#, WriteFlags::empty()).expect("written");
+    txn.commit().expect("written");
+    let read = Reader::open(&fixture.file()).and_then(|reader| reader.instances("web")).expect_err("it is damaged");
+    assert!(read.to_string().contains("more instances"), "{read}");
 }
