@@ -36,42 +36,57 @@ impl Api {
         Ok(GuardReply { services, cursor })
     }
 
-    /// Runs as long as the guard takes; only an administrator may cause that.
-    pub(super) fn control_guard(&self, peer: &Peer, request: GuardControl) -> thrift::Result<GuardControlReply> {
+    /// Checks a request to the guard, and whether the client may make it.
+    pub(super) fn to_control_guard(&self, peer: &Peer, request: GuardControl) -> thrift::Result<GuardControl> {
         peer.identity.may_control_guard().map_err(denied)?;
-        let GuardControl { service_name: service, action, addresses, for_ms } = request;
-        let addresses = addresses.unwrap_or_default();
-        if addresses.len() > MAX_ADDRESSES {
+        if request.addresses.as_ref().is_some_and(|addresses| addresses.len() > MAX_ADDRESSES) {
             return Err(invalid("addresses", &format!("more than {MAX_ADDRESSES} of them")));
         }
-        let snapshot = self.store.snapshot();
+        let (snapshot, service) = (self.store.snapshot(), &request.service_name);
         let directory = snapshot.directory();
-        if directory.instances_of(&service).is_none() && !directory.was_offered(&service) {
+        if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             let freshness = snapshot.freshness(snapshot.behind_instances()).into();
             let message = format!("nobody has ever offered `{service}`");
-            return Err(NotFound { kind: EntityKind::SERVICE, name: service, message, freshness }.into());
+            return Err(NotFound { kind: EntityKind::SERVICE, name: service.clone(), message, freshness }.into());
         }
-        let client = peer.identity.client();
-        let released = match action {
-            GuardAction::RELEASE => {
-                let which = if addresses.is_empty() { Which::All } else { Which::At(&addresses) };
-                let released = self.store.guard(|guard, _| guard.release(&service, which));
-                tracing::info!(%client, service, released, "the guard let go what it held");
-                released
-            }
-            GuardAction::ACCEPT => {
-                let for_long = u64::try_from(for_ms.unwrap_or(0)).map(Duration::from_millis);
-                let for_long = for_long.ok().filter(|time| *time <= MAX_ACCEPTED);
-                let for_long = for_long.ok_or_else(|| invalid("forMs", "it is between 0 and a day"))?;
-                let present = directory.count_of_registered(&service);
-                let released = self.store.guard(|guard, now| guard.accept(now, &service, for_long, present));
+        if !matches!(request.action, GuardAction::RELEASE | GuardAction::ACCEPT) {
+            return Err(invalid("action", "this sidecar does not know it"));
+        }
+        if request.action == GuardAction::ACCEPT && accepted(&request).is_none() {
+            return Err(invalid("forMs", "it is between 0 and a day"));
+        }
+        Ok(request)
+    }
+
+    /// The guard may hold very many instances: they are released on a thread that serves nobody else.
+    pub(super) async fn guard_controlled(
+        &self,
+        peer: &Peer,
+        request: GuardControl,
+    ) -> thrift::Result<GuardControlReply> {
+        let (store, client) = (self.store.clone(), peer.identity.client());
+        let control = move || {
+            let (service, addresses) = (&request.service_name, request.addresses.as_deref().unwrap_or_default());
+            if let Some(for_long) = accepted(&request) {
+                let present = store.snapshot().directory().count_of_registered(service);
+                let released = store.guard(|guard, now| guard.accept(now, service, for_long, present));
                 tracing::info!(%client, service, released, ?for_long, "the guard lets go whatever vanishes");
-                released
+                return released;
             }
-            _ => return Err(invalid("action", "this sidecar does not know it")),
+            let which = if addresses.is_empty() { Which::All } else { Which::At(addresses) };
+            let released = store.guard(|guard, _| guard.release(service, which));
+            tracing::info!(%client, service, released, "the guard let go what it held");
+            released
         };
+        let released = peer.account.memory.work(usize::MAX, control).await;
         Ok(GuardControlReply { released: i32::try_from(released).unwrap_or(i32::MAX) })
     }
+}
+
+/// How long to accept that instances vanish; `None` if not asked for, or too long.
+fn accepted(request: &GuardControl) -> Option<Duration> {
+    let time = u64::try_from(request.for_ms.unwrap_or(0)).map(Duration::from_millis).ok();
+    time.filter(|time| request.action == GuardAction::ACCEPT && *time <= MAX_ACCEPTED)
 }
 
 impl From<Guarded<'_>> for GuardedService {

@@ -132,7 +132,9 @@ pub(super) static METHODS: [Method; 41] = [
         it.wait(|api, peer, request| api.watch_workers(peer, &request).map(Wait::WatchWorkers))
     }),
     Method::new("guarded", |it| it.reply(|api, peer, query| api.guarded(peer, &query))),
-    Method::new("controlGuard", |it| it.reply(|api, peer, request| api.control_guard(peer, request))),
+    Method::new("controlGuard", |it| {
+        it.wait(|api, peer, request| api.to_control_guard(peer, request).map(Wait::ControlGuard))
+    }),
 ];
 
 /// The method of the service `zkDataService`.

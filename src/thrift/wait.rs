@@ -8,10 +8,10 @@ use super::api::{Api, Children, NAME_OVERHEAD, Subtree, overloaded};
 use super::dispatch::ReplyTo;
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, DrainReply, ExplainReply, ExplainRequest,
-    HistoryQuery, HistoryReply, MastersReply, MastersWatchReply, MessagesReply, Overloaded, ResolveManyReply,
-    ResolveManyRequest, ResolveReply, ResolveRequest, SendValuesRequest, SentValuesReply, Service, ServiceQuery,
-    ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer, WorkerCommandReply, WorkerControlReply,
-    WorkersQuery, WorkersReply, WorkersWatchReply,
+    GuardControl, GuardControlReply, HistoryQuery, HistoryReply, MastersReply, MastersWatchReply, MessagesReply,
+    Overloaded, ResolveManyReply, ResolveManyRequest, ResolveReply, ResolveRequest, SendValuesRequest, SentValuesReply,
+    Service, ServiceQuery, ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer, WorkerCommandReply,
+    WorkerControlReply, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
@@ -75,6 +75,8 @@ pub(super) enum Wait {
     WatchWorkers(Patience),
     /// Applying it, and recording it for a limited time.
     Drain(Draining),
+    /// Applying it.
+    ControlGuard(GuardControl),
 }
 
 /// The result of a wait.
@@ -102,6 +104,7 @@ pub(super) enum Awaited {
     Workers(thrift::Result<WorkersReply>),
     WatchWorkers(thrift::Result<WorkersWatchReply>),
     Drained(thrift::Result<DrainReply>),
+    GuardControlled(thrift::Result<GuardControlReply>),
 }
 
 impl Wait {
@@ -147,6 +150,7 @@ impl Wait {
             Wait::WorkersWithUsage(_) => Awaited::Workers(Err(why)),
             Wait::WatchWorkers(_) => Awaited::WatchWorkers(Err(why)),
             Wait::Drain(_) => Awaited::Drained(Err(why)),
+            Wait::ControlGuard(_) => Awaited::GuardControlled(Err(why)),
         }
     }
 
@@ -201,7 +205,7 @@ impl Wait {
             Wait::ControlWorkers(_) | Wait::AddWorker(_) | Wait::RemoveWorker(_) => 0,
             Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
             // From an administrator, and no larger than a request may be.
-            Wait::Drain(_) => 0,
+            Wait::Drain(_) | Wait::ControlGuard(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
         }
     }
@@ -257,6 +261,9 @@ impl Wait {
                 Awaited::WatchWorkers(open.beside(api.worker_changes(peer, patience, stop)).await)
             }
             Wait::Drain(draining) => Awaited::Drained(open.beside(api.drained(peer, draining)).await),
+            Wait::ControlGuard(request) => {
+                Awaited::GuardControlled(open.beside(api.guard_controlled(peer, request)).await)
+            }
         }
     }
 }
@@ -286,6 +293,7 @@ impl Awaited {
             Awaited::Workers(workers) => reply.write(workers),
             Awaited::WatchWorkers(changes) => reply.write(changes),
             Awaited::Drained(drained) => reply.write(drained),
+            Awaited::GuardControlled(controlled) => reply.write(controlled),
         }
     }
 
@@ -305,7 +313,7 @@ impl Awaited {
             Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
             Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
             Awaited::WorkersCommanded(_) => self,
-            Awaited::Opened(_) | Awaited::SentValues(_) | Awaited::Drained(_) => self,
+            Awaited::Opened(_) | Awaited::SentValues(_) | Awaited::Drained(_) | Awaited::GuardControlled(_) => self,
             Awaited::WorkersControlled(_) => Awaited::WorkersControlled(Err(overloaded())),
             Awaited::Workers(_) => Awaited::Workers(Err(overloaded())),
             Awaited::WatchWorkers(_) => Awaited::WatchWorkers(Err(overloaded())),

@@ -1,5 +1,7 @@
 //! One instance of a service, over the interface.
 
+use futures::FutureExt;
+
 use super::masters::by_turns;
 use super::*;
 use crate::access::{Access, Client, Policy};
@@ -9,8 +11,8 @@ use crate::model::{Format, Node, NodePath};
 use crate::resolve::looks_of_this_thread;
 use crate::store::{Feed, FeedState};
 use crate::thrift::idl::{
-    AccessDenied, Balance, InvalidRequest, NoInstance, NotReady, ResolveManyRequest, ResolveReply, ResolveRequest,
-    ServiceQuery,
+    AccessDenied, Balance, GuardAction, GuardControl, GuardQuery, InvalidRequest, NoInstance, NotReady,
+    ResolveManyRequest, ResolveReply, ResolveRequest, ServiceQuery,
 };
 
 fn house() -> House {
@@ -241,4 +243,22 @@ async fn what_very_many_are_looked_through_for_is_found_elsewhere() {
     assert_eq!(looks_of_this_thread(), before);
     house.api.resolve(&house.peer, ResolveRequest::of("web")).await.expect("one");
     assert!(looks_of_this_thread() > before, "what takes no time is found at once");
+}
+
+#[tokio::test]
+async fn the_guard_lets_go_where_nobody_else_is_served() {
+    let house = house();
+    let request = |action| GuardControl::new("mail".to_owned(), action, None, 1_000);
+    for action in [GuardAction::RELEASE, GuardAction::ACCEPT] {
+        let request = house.api.to_control_guard(&house.peer, request(action)).expect("it may");
+        let mut letting_go = std::pin::pin!(house.api.guard_controlled(&house.peer, request));
+        assert!(letting_go.as_mut().now_or_never().is_none(), "not by the thread that was asked");
+        assert_eq!(letting_go.await.expect("done").released, 0);
+    }
+    let accepted = house.api.guarded(&house.peer, &GuardQuery::default()).expect("it may");
+    assert_eq!(accepted.services[0].name, "mail");
+    let refused = |request: GuardControl| house.api.to_control_guard(&house.peer, request).expect_err("a refusal");
+    let too_long = GuardControl { for_ms: Some(i64::MAX), ..request(GuardAction::ACCEPT) };
+    assert_eq!(exception::<InvalidRequest>(&refused(too_long)).field, "forMs");
+    assert_eq!(exception::<InvalidRequest>(&refused(request(GuardAction(9)))).field, "action");
 }
