@@ -1,4 +1,4 @@
-//! What was added for good: workers that no configuration has, and that are there again after a restart of the sidecar.
+//! Workers that were added for good: they are in no configuration, but return after a restart of the sidecar.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,20 +11,20 @@ use super::adding::ReadSettings;
 use super::config::Config;
 use crate::permissions::own;
 
-/// The file in the state's folder.
+/// The file in the state folder.
 const FILE: &str = "workers-added.json";
 
-/// The settings of workers that were added for good, by their names, as they were given.
+/// The settings of workers that were added for good, by name, as they were given.
 #[derive(Debug)]
 pub struct Added {
     /// None: there is no folder for it.
     path: Option<PathBuf>,
-    /// Or why it is not known what an earlier sidecar kept: that is not written over.
+    /// Or why what an earlier sidecar saved is unknown: then it is not overwritten.
     settings: Mutex<Result<BTreeMap<String, Value>, String>>,
 }
 
 impl Added {
-    /// What an earlier sidecar kept. A file that others may have written says nothing.
+    /// Reads what an earlier sidecar saved. A file that others may have written is ignored.
     pub fn read(folder: Option<PathBuf>) -> Self {
         let path = folder.map(|folder| folder.join(FILE));
         let settings = path.as_ref().map_or_else(|| Ok(BTreeMap::new()), |path| {
@@ -46,7 +46,7 @@ impl Added {
         self.settings().as_ref().map_or(true, BTreeMap::is_empty)
     }
 
-    /// Those that can be had beside the configured ones. What is wrong with one keeps no other from being there.
+    /// Those that are possible besides the configured ones. An invalid one does not affect the others.
     pub(super) fn read_by(&self, read: &ReadSettings, configured: &[Config]) -> Vec<Config> {
         let (settings, path) = (self.settings(), self.path.clone().unwrap_or_default());
         let path = path.display();
@@ -73,14 +73,14 @@ impl Added {
         wanted.collect()
     }
 
-    /// Keeps the settings of one.
+    /// Saves the settings of one.
     pub(super) fn keep(&self, name: &str, kept: Value) -> io::Result<()> {
         self.change(|settings| {
             settings.insert(name.to_owned(), kept);
         })
     }
 
-    /// Keeps them no more.
+    /// Removes them.
     pub(super) fn forget(&self, name: &str) -> io::Result<()> {
         self.change(|settings| {
             settings.remove(name);
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a name and a program.
+    /// Accepts a name and a program.
     fn reader() -> ReadSettings {
         ReadSettings::new(|settings| {
             let text = |key: &str| settings[key].as_str().map(str::to_owned);

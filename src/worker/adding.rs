@@ -19,17 +19,17 @@ use super::sockets::{Sockets, parse};
 use super::{BoundGroup, Controlled, Parts, Workers};
 use crate::net::{Address, is_one_place};
 
-/// How many groups there may be when one is added, and how many processes of all of them.
+/// How many groups may exist when one is added, and how many processes in all of them.
 const MAX_GROUPS: usize = 256;
 const MAX_PROCESSES: u32 = 4_000;
 
-/// How often it is looked whether one that was removed has ended.
+/// How often to check whether a removed group has ended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the settings of one may be, as JSON.
+/// The maximum size of one worker's settings, as JSON.
 const MAX_SETTINGS_BYTES: usize = 64 * 1024;
 
-/// Reads the settings of a worker that is added as those of a `[[worker]]` are read; or all that is wrong with them, each
+/// Reads the settings of an added worker like those of a `[[worker]]`; or returns all that is wrong with them, each
 /// with its key.
 pub struct ReadSettings(Box<Read>);
 
@@ -38,10 +38,10 @@ type Read = dyn Fn(&Value) -> Result<Config, Vec<String>> + Send + Sync;
 /// Why a worker was not added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdded {
-    /// What is wrong with its settings.
+    /// Its settings are wrong.
     #[error("{0}")]
     Settings(String),
-    /// What does not let any be added, whatever its settings.
+    /// None can be added, whatever its settings.
     #[error("{0}")]
     Full(String),
 }
@@ -57,11 +57,11 @@ pub enum NotRemoved {
     Kept(String),
 }
 
-/// What came of a removal.
+/// The result of a removal.
 #[derive(Clone, Debug)]
 pub struct Removed {
     pub controlled: Controlled,
-    /// Whether the configuration has it, so that it is there again after the next start.
+    /// Whether it is in the configuration, so that it is back after the next start.
     pub is_configured: bool,
 }
 
@@ -82,8 +82,9 @@ impl fmt::Debug for ReadSettings {
 }
 
 impl Workers {
-    /// Adds a worker with these settings, an object of JSON, also when nobody waits for what comes of it: its name, and what
-    /// came of its processes. It is saved before it begins, if it is to be; what is wrong leaves all as it was.
+    /// Adds a worker with these settings, a JSON object, even if the caller does not wait for the result: its name, and
+    /// the outcome for its processes. If it is to be saved, that happens before it starts; after an error everything is
+    /// as before.
     pub fn add(
         self: &Arc<Self>,
         settings: String,
@@ -96,7 +97,7 @@ impl Workers {
                 Ok((group, begun)) => Ok((group.name().to_owned(), join_all(begun).await)),
                 Err(why) => Err(why),
             };
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = done.send(added);
         });
         added
@@ -124,7 +125,7 @@ impl Workers {
         let group = match self.have(bound) {
             Ok(Some(group)) => group,
             not_had => {
-                // It is not to be there after the next start.
+                // It should not be back after the next start.
                 let _ = parts.forget(&name, is_saved, false).await;
                 return Err(not_had.map_or_else(|error| NotAdded::Full(error.to_string()), |_| NotAdded::stops()));
             }
@@ -175,7 +176,7 @@ impl Workers {
         Ok(BoundGroup { config, sockets, count, is_configured: false })
     }
 
-    /// That it can be there beside those that there are.
+    /// Checks that it can exist besides the others.
     fn check_beside(&self, config: &Config) -> Result<(), NotAdded> {
         let groups = self.all();
         if let Some(group) = groups.iter().find(|group| group.name() == config.name) {
@@ -212,8 +213,8 @@ impl Workers {
         Ok(())
     }
 
-    /// Removes a group, also when nobody waits for what comes of it: its processes end, as many at once as in a rolling
-    /// restart, and it is there no more; what was saved of it is forgotten.
+    /// Removes a group, even if the caller does not wait for the result: ends its processes, as many at once as in a
+    /// rolling restart, removes it, and forgets what was saved of it.
     pub fn remove(self: &Arc<Self>, name: &str, only_saved: bool) -> oneshot::Receiver<Result<Removed, NotRemoved>> {
         let (done, removed) = oneshot::channel();
         let (workers, name) = (self.clone(), name.to_owned());
@@ -250,7 +251,7 @@ impl Workers {
         if group.is_gone() {
             self.gone(&group);
         } else {
-            // What cannot be killed is listed until it has ended.
+            // If one cannot be killed, the group is listed until it has ended.
             let workers = self.clone();
             self.begin(async move {
                 while !group.is_gone() {
@@ -269,7 +270,7 @@ impl Workers {
     }
 
     fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
-        // Without a launcher there is nobody to tell.
+        // Without a launcher there are no watchers.
         if let Some(parts) = &self.parts {
             parts.launcher.begin(task);
         }
@@ -277,7 +278,7 @@ impl Workers {
 }
 
 impl Parts {
-    /// Forgets what was saved of a group, and to how many it was scaled; or why that cannot be, in words.
+    /// Forgets what was saved of a group, including its scale; or says why that is impossible.
     async fn forget(&self, name: &str, is_saved: bool, is_gone: bool) -> Result<(), String> {
         let (added, scaled, name) = (self.added.clone(), self.scaled.clone(), name.to_owned());
         let forget = move || {

@@ -1,4 +1,4 @@
-//! Changes of files, for development: a worker whose sources were edited is restarted.
+//! File changes, for development: a worker whose sources were edited is restarted.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -11,39 +11,39 @@ use std::time::Duration;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use tokio::time::sleep;
 
-/// How often the files are looked at. (The kernel's notices differ by file system, and none come from a bind mount of
-/// another machine's folder.)
+/// How often to check the files. (The kernel's notifications differ by file system, and a bind mount of another
+/// machine's folder has none.)
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many files are looked at, at most.
+/// The maximum number of files to check,
 const MAX_FILES: usize = 20_000;
 
-/// And how deep folders may lie in each other.
+/// and the maximum depth of folders.
 const MAX_DEPTH: usize = 64;
 
-/// The files that some patterns are of.
+/// The files that match some patterns.
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
     folders: Vec<PathBuf>,
     patterns: GlobSet,
-    /// What they were like when a change was last reported.
+    /// Their state when a change was last reported.
     known: Option<u64>,
-    /// Whether it was logged that not all of them are looked at.
+    /// Whether it was logged that some of them are not checked.
     is_reported: Arc<AtomicBool>,
 }
 
-/// What came of a look at the files.
+/// The result of a check.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Look {
     digest: u64,
-    /// How many there are.
+    /// The number of files.
     count: usize,
-    /// The first folder of which something was left out, if that was.
+    /// The first folder of which something was omitted, if any.
     left_out: Option<PathBuf>,
 }
 
 impl Watched {
-    /// The files of these patterns; a relative one begins in `folder`.
+    /// The files that match these patterns; relative ones start in `folder`.
     pub(super) fn new(patterns: &[String], folder: &Path) -> Result<Self, globset::Error> {
         let mut set = GlobSetBuilder::new();
         let mut folders = Vec::new();
@@ -57,7 +57,7 @@ impl Watched {
         Ok(Self { folders, patterns: set.build()?, known: None, is_reported: Arc::default() })
     }
 
-    /// Waits until files were changed since the last time, and are not being changed any more.
+    /// Waits until files have changed since the last time, and are no longer changing.
     pub(super) async fn changed(&mut self) {
         let known = match self.known {
             Some(known) => known,
@@ -81,7 +81,7 @@ impl Watched {
         }
     }
 
-    /// What the files are like now.
+    /// The current state of the files.
     async fn look(&self) -> Look {
         let watched = self.clone();
         let look = tokio::task::spawn_blocking(move || watched.look_at_all()).await.unwrap_or_default();
@@ -98,7 +98,7 @@ impl Watched {
         let (mut digest, mut count, mut left, mut left_out) = (DefaultHasher::new(), 0, MAX_FILES, None);
         let mut folders: Vec<(PathBuf, usize)> = Vec::new();
         for root in self.folders.iter().rev() {
-            // One may be a link, as to the newest of several releases, which is also another folder then.
+            // It may be a link, such as to the latest of several releases, which then leads to another folder.
             match fs::metadata(root) {
                 Ok(file) if file.is_dir() => {
                     fs::canonicalize(root).ok().hash(&mut digest);
@@ -108,7 +108,7 @@ impl Watched {
                 Err(_) => {}
             }
         }
-        // A list, since folders lie in each other as deep as somebody likes.
+        // A list instead of recursion, since folders may be nested arbitrarily deep.
         while let Some((folder, depth)) = folders.pop() {
             let Ok(entries) = fs::read_dir(&folder) else { continue };
             let mut entries: Vec<_> = entries.flatten().take(left + 1).map(|entry| entry.path()).collect();
@@ -129,11 +129,11 @@ impl Watched {
         Look { digest: digest.finish(), count, left_out }
     }
 
-    /// Whether the file is one of them.
+    /// Whether the file matches.
     fn take_in(&self, path: &Path, file: &fs::Metadata, digest: &mut DefaultHasher) -> bool {
         let is_meant = self.patterns.is_match(path);
         if is_meant {
-            // Of what a link leads to.
+            // The link's target counts.
             let modified = fs::metadata(path).and_then(|file| file.modified()).ok();
             (path, modified, file.len()).hash(digest);
         }
@@ -141,7 +141,7 @@ impl Watched {
     }
 }
 
-/// What is wrong with patterns, if something is.
+/// Checks patterns.
 pub(crate) fn check_patterns(patterns: &[String]) -> Result<(), globset::Error> {
     Watched::new(patterns, Path::new("/")).map(drop)
 }

@@ -1,5 +1,5 @@
-//! The channel of a process: the socket that it inherited, over which it is a master, and over which the supervisor hears
-//! of it and speaks to it.
+//! The channel of a process: the inherited socket over which it is a master, and over which it and the supervisor
+//! communicate.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,22 +16,22 @@ use crate::tunnel::value::memory_size;
 use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, Report, Request};
 use crate::tunnel::{Handle, SendError, Silence, StreamError};
 
-/// How much memory what one process logs and broadcasts takes in a period; what is more waits, and its process with it,
-/// for less than the register waits until it is heard.
+/// How much memory one process's log messages and broadcasts may take per period; beyond that they wait, and their
+/// process with them, for less than the register waits for an answer.
 const MAX_SAID_BYTES: usize = 1024 * 1024;
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// How far a process has come.
+/// How far the start of a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Progress {
     Started,
     /// It has reported its services.
     Connected,
-    /// It says that it is ready.
+    /// It has reported being ready.
     Ready,
 }
 
-/// The processes of a group that can be spoken to, by their numbers.
+/// The connected processes of a group, by pid.
 #[derive(Debug, Default)]
 pub(super) struct Members(Mutex<HashMap<i32, Member>>);
 
@@ -42,7 +42,7 @@ struct Member {
     calls: Arc<CallsUnderWay>,
 }
 
-/// What workers are to carry out, each within this time.
+/// A command for workers, with a timeout for each.
 #[derive(Clone, Debug)]
 pub struct Command {
     pub name: String,
@@ -50,7 +50,7 @@ pub struct Command {
     pub within: Duration,
 }
 
-/// A worker that is commanded.
+/// A worker that can be sent commands.
 #[derive(Debug)]
 pub struct Addressee {
     pub worker: String,
@@ -75,7 +75,7 @@ pub enum NoAnswer {
 }
 
 impl Members {
-    /// Hears what a process says, until it has no more to say.
+    /// Handles a process's messages until there are no more.
     pub(super) async fn hear(
         &self,
         worker: &str,
@@ -107,14 +107,14 @@ impl Members {
                 Event::Said(Report::Send(_)) => {}
             }
         }
-        // Its number may be another's by now.
+        // Another process may have its pid by now.
         let mut members = self.members();
         if members.get(&pid).zip(own).is_some_and(|(member, (_, own))| Arc::ptr_eq(&member.calls, &own)) {
             members.remove(&pid);
         }
     }
 
-    /// However many they are, the message is packed once: one of many values takes milliseconds.
+    /// The message is packed once for all: one with many values takes milliseconds.
     fn broadcast(&self, from: &str, pid: i32, own: &Handle, data: Value) {
         let message = Request::Message { from: from.to_owned(), data }.encode();
         let frame = match own.share(message) {
@@ -133,23 +133,23 @@ impl Members {
         }
     }
 
-    /// Asks a process to end what it has under way and leave. Whether it can be asked.
+    /// Asks a process to finish what is under way and exit. Returns whether it can be asked.
     pub(super) fn stop(&self, pid: i32) -> bool {
         self.member(pid).is_some_and(|member| member.handle.send(Request::Stop.encode()).is_ok())
     }
 
-    /// How a process can be commanded.
+    /// The means to send a process commands.
     pub(super) fn addressee(&self, worker: String, pid: Option<i32>) -> Addressee {
         let member = pid.ok_or(NoAnswer::NoProcess).and_then(|pid| self.member(pid).ok_or(NoAnswer::NotConnected));
         Addressee { worker, member: member.map(|member| (member.handle, member.calls)) }
     }
 
-    /// How many calls a process has under way, and which for longest. None: it has not connected.
+    /// How many calls a process has under way, and the longest one. None: it has not connected.
     pub(super) fn calls(&self, pid: i32) -> Option<(usize, Option<CallUnderWay>)> {
         self.members().get(&pid).map(|member| member.calls.look())
     }
 
-    /// That a process which has connected does not answer over its channel.
+    /// Whether, and for how long, a connected process has not answered over its channel.
     pub(super) fn silence(&self, pid: i32) -> Option<Silence> {
         self.member(pid)?.handle.silence()
     }
@@ -169,7 +169,7 @@ impl Members {
 }
 
 impl Addressee {
-    /// Has it carry out a command: the last value that it gives, with what its user is charged for that.
+    /// Makes it carry out a command; returns the last value of the result, with the memory charged to its user.
     pub async fn carry_out(&self, command: &Command, memory: &Arc<Share>) -> Result<Option<(Value, Taken)>, NoAnswer> {
         let (handle, calls) = self.member.as_ref().map_err(Clone::clone)?;
         calls.count();
@@ -188,7 +188,7 @@ impl Addressee {
     }
 }
 
-/// How much a process has said since a moment.
+/// How much a process has sent since a moment.
 #[derive(Debug, Default)]
 struct Pace {
     since: Option<Instant>,
@@ -196,7 +196,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Waits until so much more may be said.
+    /// Waits until this much more may be sent.
     async fn keep(&mut self, bytes: usize) {
         let since = *self.since.get_or_insert_with(Instant::now);
         if self.bytes > MAX_SAID_BYTES {
@@ -209,7 +209,7 @@ impl Pace {
     }
 }
 
-/// It never goes back.
+/// Progress never goes back.
 fn reach(progress: &watch::Sender<Progress>, reached: Progress) {
     progress.send_if_modified(|progress| {
         let further = *progress < reached;
@@ -218,10 +218,10 @@ fn reach(progress: &watch::Sender<Progress>, reached: Progress) {
     });
 }
 
-/// Waits until a process has come so far.
+/// Waits until a process has come this far.
 pub(super) async fn reached(progress: &mut watch::Receiver<Progress>, wanted: Progress) {
     if progress.wait_for(|progress| *progress >= wanted).await.is_err() {
-        // It says nothing more; its end is another's concern.
+        // There will be no more messages; its end is handled elsewhere.
         std::future::pending().await
     }
 }
@@ -238,7 +238,7 @@ mod tests {
         let (members, memory) = (Members::default(), Pool::new(1_000_000, 1).share(None));
         let mut settings = Settings::default();
         settings.memory = Some(memory.clone());
-        // Nothing of what they are sent leaves.
+        // Nothing that is sent to them leaves.
         let conversation = |_| Conversation::new(Wire::new(tokio::io::duplex(1).0, Bounds::STRANGER), settings.clone());
         let conversations: Vec<_> = (0..3).map(conversation).collect();
         for (pid, (handle, ..)) in (0..).zip(&conversations) {

@@ -19,84 +19,85 @@ pub const MAX_COUNT: u32 = 1_000;
 
 const MAX_NAME_BYTES: usize = 64;
 
-/// Where there are few descriptors, connections that wait for processes have one in so many.
+/// If descriptors are scarce, connections waiting for processes get one in this many.
 const WAITING_PART: usize = 8;
 
 /// `[[worker]]`: a group of processes of one program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Required: what the group is called; its processes are `NAME/1`, `NAME/2`, ….
+    /// Required: the name of the group; its processes are `NAME/1`, `NAME/2`, ….
     pub name: String,
-    /// Required: the program and its arguments. No shell reads them.
+    /// Required: the program and its arguments. No shell interprets them.
     pub command: Vec<String>,
-    /// What the program finds as JSON in `ROSTER_PARAMS`.
+    /// Passed to the program as JSON in `ROSTER_PARAMS`.
     pub params: toml::Table,
     pub count: Count,
-    /// As whom it runs, which takes root; empty: as the sidecar.
+    /// The user it runs as, which requires root; empty: that of the sidecar.
     pub user: String,
-    /// Empty: the user's own.
+    /// Empty: that of the user.
     #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
-    /// Where it starts; none: in `/`.
+    /// The working directory; none: `/`.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub directory: Option<PathBuf>,
-    /// Variables beside `PATH`, `HOME`, `USER`, `LOGNAME`, `LANG` and `TZ`; no others of the sidecar's are passed on.
+    /// Environment variables besides `PATH`, `HOME`, `USER`, `LOGNAME`, `LANG` and `TZ`; none of the sidecar's others
+    /// are passed on.
     pub environment: BTreeMap<String, String>,
     pub umask: Mode,
     pub restart: Restart,
-    /// The exit codes by which a process says that all is well.
+    /// The exit codes that mean success.
     pub exit_codes: Vec<u8>,
-    /// The pause before a restart: this, and twice as long after each failure, up to
+    /// The delay before a restart: this, doubled after each failure, up to
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub restart_delay: Duration,
     /// this.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub max_restart_delay: Duration,
-    /// After more failures than this within `start_window` it is no longer tried.
+    /// After more failures than this within `start_window` it is not tried any more.
     pub start_retries: usize,
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub start_window: Duration,
     pub ready: Ready,
-    /// How long a process must have stayed up to be ready, where `ready` is `stays-up`,
+    /// How long a process must stay up to be ready, if `ready` is `stays-up`,
     #[serde(with = "crate::rule::WithinADay")]
     pub ready_after: Duration,
-    /// or may take to say that it is.
+    /// or how long it may take to report being ready.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub ready_timeout: Duration,
-    /// What asks a process to end,
+    /// The signal that asks a process to end,
     pub stop_signal: StopSignal,
-    /// and how long it may take to, before it and what it started are killed.
+    /// and how long it may take, before it and what it started are killed.
     #[serde(with = "crate::rule::WithinADay")]
     pub stop_timeout: Duration,
-    /// Sockets that the sidecar listens on for it: `tcp://host:port`, `unix:///path`. Each process inherits them.
+    /// Sockets on which the sidecar listens for it: `tcp://host:port`, `unix:///path`. Each process inherits them.
     pub listen: Vec<String>,
-    /// What its processes may have the sidecar listen on while they run: the same, or with ports from one to another.
+    /// Addresses on which its processes may request sockets while they run: the same, or with a range of ports.
     pub may_listen: Vec<String>,
     pub accept: Accept,
-    /// Where `accept` is `sidecar`.
+    /// If `accept` is `sidecar`: how to choose a process.
     pub balance: Balance,
-    /// Of Unix sockets: their mode, and the group they are given to.
+    /// For Unix sockets: their mode, and the group they are given to.
     pub socket_mode: Mode,
     #[serde(deserialize_with = "crate::permissions::group")]
     pub socket_group: String,
-    /// A process that has lived for so long, or less by a tenth at random, is replaced;
+    /// A process is replaced after this lifetime, less up to a tenth at random;
     #[serde(
         deserialize_with = "crate::rule::at_least_seconds::<_, 10>",
         serialize_with = "humantime_serde::serialize",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_lifetime: Option<Duration>,
-    /// so is one that was asked so much, or less by a tenth at random: calls, commands, and connections that it was handed;
+    /// also after this many requests, less up to a tenth at random: calls, commands, and connections handed to it;
     #[serde(deserialize_with = "crate::rule::some_positive", skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u64>,
-    /// so is one that takes more memory than this;
+    /// also if it takes more memory than this;
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<ByteSize>,
-    /// and one that takes more than this is killed.
+    /// and if it takes more than this, it is killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kill_memory: Option<ByteSize>,
-    /// One that does not answer over its channel for so long is killed, however busy it is.
+    /// A process that does not answer over its channel for this long is killed, however busy it is.
     #[serde(
         deserialize_with = "crate::rule::at_least_seconds::<_, 1>",
         serialize_with = "humantime_serde::serialize",
@@ -106,59 +107,59 @@ pub struct Config {
     /// How many descriptors a process may have open; none: as many as the sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_files: Option<u64>,
-    /// How many processes its user may have, on the whole machine; none: as many as the sidecar's.
+    /// How many processes its user may have on the whole machine; none: as many as the sidecar's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_processes: Option<u64>,
-    /// The file of what they print; none: the sidecar's log.
+    /// The file for their output; none: the sidecar's log.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub log: Option<PathBuf>,
-    /// Before it has more than this, the next one is begun;
+    /// A new file is begun before it exceeds this size;
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_log_size: ByteSize,
-    /// so it is after this, counted from 1970 on: a day's ends at midnight of UTC.
+    /// also after this time, counted from 1970 on: with a day, at midnight UTC.
     #[serde(
         deserialize_with = "crate::rule::at_least_seconds::<_, 60>",
         serialize_with = "humantime_serde::serialize",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_log_age: Option<Duration>,
-    /// How many are kept beside that which is written.
+    /// How many old files are kept.
     #[serde(deserialize_with = "crate::rule::at_most::<_, 1_000>")]
     pub max_log_files: usize,
-    /// For development: patterns of files, from `directory` on. When one is edited, the processes are replaced.
+    /// For development: patterns of files, relative to `directory`. When one is edited, the processes are replaced.
     pub watch: Vec<String>,
-    /// In a rolling restart, so many are replaced at once.
+    /// How many are replaced at once in a rolling restart.
     #[serde(deserialize_with = "crate::rule::at_most::<_, 1_000>")]
     pub surge: usize,
-    /// Groups with a smaller one start earlier and stop later.
+    /// Groups with a lower value start earlier and stop later.
     pub priority: i32,
-    /// How many connections may wait for a process, where the sidecar accepts: fewer where it may have few descriptors.
+    /// If the sidecar accepts: how many connections may wait for a process; fewer if it is short of descriptors.
     #[serde(skip)]
     pub max_waiting: usize,
 }
 
-/// How many processes: a number, or one for each processor.
+/// How many processes: a number, or one per processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     Number(u32),
     Cores,
 }
 
-/// Which ends are followed by a restart.
+/// After which ends a process is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {
     Always,
-    /// Those by a signal, or with a code that is not among `exit_codes`.
+    /// Those by a signal, or with a code that is not in `exit_codes`.
     OnFailure,
     Never,
 }
 
-/// Who accepts from the sockets of `listen`.
+/// Who accepts on the sockets of `listen`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Accept {
-    /// Each process, from the listening sockets that it inherits.
+    /// Each process, on the listening sockets that it inherits.
     Worker,
     /// The sidecar, which hands each connection to one process.
     Sidecar,
@@ -168,15 +169,15 @@ pub enum Accept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ready {
-    /// When it has lived for `ready_after`.
+    /// After a lifetime of `ready_after`.
     StaysUp,
     /// When it has connected over its channel and reported its services.
     Connected,
-    /// When it says so over its channel.
+    /// When it reports being ready over its channel.
     Message,
 }
 
-/// A signal by its name, with or without `SIG`.
+/// A signal by name, with or without `SIG`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopSignal(pub Signal);
 
@@ -229,22 +230,23 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How many descriptors it takes here.
+    /// How many descriptors of the sidecar it takes.
     pub(crate) fn descriptors(&self) -> usize {
-        // Successors are there beside those whose place they take.
+        // Successors exist along with those they replace.
         let processes = self.count.number() as usize + self.surge;
         processes * self.descriptors_of_each() + self.descriptors_of_all()
     }
 
-    /// Its sockets, also those that may be asked for, and its log; and where it is accepted from here, what waits for a process.
+    /// Those of its sockets, including requestable ones, and its log; and if the sidecar accepts, of waiting
+    /// connections.
     pub(super) fn descriptors_of_all(&self) -> usize {
         let waiting = if self.accept == Accept::Sidecar { self.max_waiting } else { 0 };
         let requested = if self.may_listen.is_empty() { 0 } else { MAX_REQUESTED };
         self.listen.len() + requested + 2 * usize::from(self.log.is_some()) + waiting
     }
 
-    /// Of each process what it prints and its channel, twice; the way to it, where it is accepted from here; and that by which
-    /// it asks for sockets, where it may.
+    /// Those of each process: its output and its channel, twice; the socket for handing over connections, if the
+    /// sidecar accepts; and the one for requesting sockets, if it may.
     pub(super) fn descriptors_of_each(&self) -> usize {
         4 + usize::from(self.accept == Accept::Sidecar) + usize::from(!self.may_listen.is_empty())
     }
@@ -260,7 +262,7 @@ impl Config {
         Err(format!("it takes {wanted} descriptors of the sidecar's, which has {descriptors} left; {cure}"))
     }
 
-    /// Has no more connections wait than these descriptors leave room for.
+    /// Limits waiting connections to what these descriptors leave room for.
     pub(crate) fn leave_room(&mut self, descriptors: usize) {
         self.max_waiting = self.max_waiting.min(descriptors / WAITING_PART).max(1);
     }
@@ -319,19 +321,19 @@ impl Serialize for StopSignal {
     }
 }
 
-/// The signal of a name, with or without `SIG`, in any case.
+/// The signal with this name, with or without `SIG`, in any case.
 pub fn signal(name: &str) -> Option<Signal> {
     let name = name.to_ascii_uppercase();
     format!("SIG{}", name.trim_start_matches("SIG")).parse().ok()
 }
 
-/// Whether a worker can be called this: its processes are `NAME/1` and so on.
+/// Whether it is a valid name of a worker: its processes are `NAME/1` and so on.
 pub(crate) fn is_name(name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.chars().all(is_part)
 }
 
-/// Whether a variable can be given to a program.
+/// Whether it is a valid environment variable.
 pub(crate) fn is_variable(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }

@@ -1,4 +1,4 @@
-//! A group: the slots of one worker, and what is done with them together.
+//! A group: the slots of one worker, and operations on them together.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,64 +17,64 @@ use super::slot::{Report, Shared, Slot};
 use crate::metrics::Metrics;
 use crate::task::Stop;
 
-/// How often it is looked whether all sockets still listen, and how often processes are replaced for those that do not, at
-/// most: who shuts its own down again and again has that for nothing.
+/// How often to check whether all sockets still listen, and the minimum interval between replacing processes because of
+/// that: a group that keeps shutting down its own gains nothing.
 const SOCKETS_INTERVAL: Duration = Duration::from_secs(2);
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How soon a process is gone that is killed.
+/// How soon a killed process is gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What came of something, for each slot that it was done with.
+/// The outcome of an operation for each of its slots.
 pub type Outcomes = Vec<(u32, Result<(), String>)>;
 
 #[derive(Debug)]
 pub(super) struct Group {
-    /// Each has a greater one than those before.
+    /// Greater than those of earlier groups.
     pub(super) number: u64,
     pub(super) shared: Arc<Shared>,
-    /// Whether the configuration has it.
+    /// Whether it is in the configuration.
     pub(super) is_configured: bool,
     /// Requested when it is removed.
     stop: Stop,
     slots: Mutex<Slots>,
-    /// Rolling restarts are carried out one after the other.
+    /// Serializes rolling restarts.
     rolling: tokio::sync::Mutex<()>,
-    /// What is scaled for good is so in the order in which it is kept.
+    /// Scaling for good happens in the order in which it is saved.
     scaling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
-    /// Also those that leave, until they are gone.
+    /// Including those that are leaving, until they are gone.
     all: BTreeMap<u32, Arc<Slot>>,
-    /// No other is to be there any more: the group is removed, or the sidecar stops.
+    /// No more may be added: the group is removed, or the sidecar stops.
     are_over: bool,
 }
 
-/// Which slots of a group are meant.
+/// Which slots of a group an operation applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     All,
     Number(u32),
 }
 
-/// What can be done with slots.
+/// Operations on slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Start what is not running, and wait until it is ready or has failed.
     Start,
     Stop,
-    /// Stop what there is without asking it, also what was asked already.
+    /// Kill all processes, including those that were asked to stop already.
     Kill,
-    /// Stop and start; the clients of its sockets wait meanwhile.
+    /// Stop and start; clients of its sockets wait meanwhile.
     Restart,
-    /// Put a new process in the place of each once it is ready, one after the other. The first that does not become
-    /// ready ends it, and what ran goes on. What is stopped stays so. Who asks meanwhile has those replaced again whose
-    /// processes began before that.
+    /// Replace each process once its successor is ready, one after the other. The first one that does not become ready
+    /// ends it, and the rest keeps running. Stopped ones stay stopped. A restart requested meanwhile replaces those
+    /// again that were started before the request.
     Roll,
-    /// Have as many slots as this, whichever are meant, and wait until the new ones are ready and those too many have
-    /// ended.
+    /// Change the number of slots to this, whichever are selected, and wait until new ones are ready and surplus ones
+    /// have ended.
     Scale(u32),
     Signal(Signal),
 }
@@ -114,7 +114,7 @@ impl Group {
         }
     }
 
-    /// Has as many slots as this once that is kept, and waits for what comes of it; and what came of the keeping.
+    /// Changes the number of slots once that is saved, and waits for the outcome; returns also the result of saving.
     pub(super) async fn scale<T>(&self, count: u32, keep: impl Future<Output = T>) -> (Outcomes, T) {
         let (kept, changed) = {
             let _turn = self.scaling.lock().await;
@@ -124,7 +124,7 @@ impl Group {
         (join_all(changed).await, kept)
     }
 
-    /// Has as many slots as this, the new ones with processes that start; what comes of these, and of those too many.
+    /// Changes the number of slots, starting processes in new ones; returns the outcomes of these, and of surplus ones.
     pub(super) fn resize(&self, count: u32, until: Instant) -> Vec<BoxFuture<'static, (u32, Outcome)>> {
         let mut slots = self.slots();
         if slots.are_over {
@@ -173,7 +173,7 @@ impl Group {
         self.shared.config.surge
     }
 
-    /// Looks after its files and sockets, until it is removed or the sidecar stops.
+    /// Watches its files and sockets, until it is removed or the sidecar stops.
     pub(super) async fn look_after(&self) {
         tokio::select! {
             () = self.stop.requested() => {}
@@ -181,7 +181,7 @@ impl Group {
         }
     }
 
-    /// Replaces the processes whenever what they are made of was edited.
+    /// Replaces the processes whenever their files were edited.
     async fn follow_changes(&self) {
         let Config { watch, directory, .. } = &*self.shared.config;
         let watched = Watched::new(watch, directory.as_deref().unwrap_or(Path::new("/")));
@@ -200,7 +200,8 @@ impl Group {
         }
     }
 
-    /// Has sockets anew that a process has shut down, also while all run; and replaces those that have the old ones.
+    /// Recreates sockets that a process has shut down, even while all are running; and replaces those that have the old
+    /// ones.
     async fn watch_sockets(&self) {
         let Shared { config, sockets, metrics, .. } = &*self.shared;
         if config.listen.is_empty() || config.accept == Accept::Sidecar {
@@ -209,7 +210,7 @@ impl Group {
         let mut seen = 0;
         loop {
             sleep(SOCKETS_INTERVAL).await;
-            // Why they cannot be had `metrics` say.
+            // `metrics` show why they cannot be created.
             let has_them = sockets.get(config, metrics).await.is_ok();
             let renewals = sockets.renewals();
             if has_them && renewals > seen {
@@ -228,7 +229,7 @@ impl Group {
         }
     }
 
-    /// Those that are meant, as they can be commanded.
+    /// The selected ones, for sending commands.
     pub(super) fn addressees(&self, which: Which) -> impl Iterator<Item = Addressee> {
         self.meant(which).into_iter().map(|(number, slot)| {
             let pid = slot.look(Machine::pid);
@@ -236,7 +237,7 @@ impl Group {
         })
     }
 
-    /// Stops all within this time, for good.
+    /// Stops all of them within this time, for good.
     pub(super) async fn end(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let ended: Vec<_> = {
@@ -245,11 +246,11 @@ impl Group {
             let leave = |slot: &Arc<Slot>| slot.ask(|machine, done, now| machine.leave(until, done, now));
             slots.all.values().map(leave).collect()
         };
-        // Beyond its patience a process is killed, which takes a moment.
+        // After the timeout a process is killed, which takes a moment.
         let _ = timeout_at(until + KILL_TIMEOUT, join_all(ended)).await;
     }
 
-    /// Begins to remove it: nothing is accepted for it here any more, and no other process is started for it.
+    /// Begins its removal: accepts nothing for it any more, and starts no more processes.
     pub(super) async fn close(&self, metrics: &Metrics) {
         self.slots().are_over = true;
         self.stop.request();
@@ -262,12 +263,13 @@ impl Group {
         self.slots().are_over
     }
 
-    /// Whether all that was removed of it has ended.
+    /// Whether everything removed from it has ended.
     pub(super) fn is_gone(&self) -> bool {
         self.slots().all.values().all(|slot| slot.is_gone())
     }
 
-    /// Ends all that is left of it, as many at once as in a rolling restart, so that the others still serve who waits.
+    /// Ends what is left of it, as many at once as in a rolling restart, so that the others still serve waiting
+    /// clients.
     pub(super) async fn drain(&self) -> Outcomes {
         let (all, mut outcomes) = (self.meant(Which::All).into_iter().collect::<Vec<_>>(), Outcomes::new());
         for slots in all.chunks(self.surge()) {

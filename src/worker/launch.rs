@@ -1,9 +1,9 @@
-//! Launching: what becomes a worker's process, between its start and its program's.
+//! Launching: a worker's process, from its start until it executes its program.
 //!
 //! The sidecar has many threads, and between `fork` and `exec` such a process may do next to nothing. So it starts its
-//! own binary, which has one thread and inherits nothing, and sends it over its standard input what it is to become:
-//! first [`Spec`] as JSON, with the descriptors. It answers with one byte when all is ready for the program, and the
-//! socket closes when that has begun; what keeps it from that is written to it before.
+//! own binary, which has one thread and inherits nothing, and tells it over its standard input what to become: a
+//! [`Spec`] as JSON, with the descriptors. It answers with one byte when it is ready to execute the program, and the
+//! socket closes when that has happened; an error is written to it before.
 
 use std::convert::Infallible;
 use std::env::split_paths;
@@ -31,10 +31,10 @@ use serde::{Deserialize, Serialize};
 use super::precedence::Beginning;
 use crate::permissions::own::name_of;
 
-/// The command of the binary which does this.
+/// The command of the binary for this.
 pub const COMMAND: &str = "launch";
 
-/// Where descriptors begin that a program inherits, as systemd has them.
+/// The first of the descriptors that a program inherits, as with systemd.
 pub(super) const FIRST_DESCRIPTOR: RawFd = 3;
 
 /// How many descriptors one process may inherit: as many as the kernel passes in one message.
@@ -43,36 +43,36 @@ pub(crate) const MAX_DESCRIPTORS: usize = 253;
 /// The longest spec that is read.
 const MAX_SPEC_BYTES: usize = 1024 * 1024;
 
-/// How much of a script is read to learn of its interpreter: as much as the kernel reads.
+/// How much of a script is read to find its interpreter: as much as the kernel reads.
 const MAX_INTERPRETER_BYTES: u64 = 256;
 
-/// What is found nowhere in the way of what a program inherits; low, for hosts that allow few descriptors.
+/// Descriptors from here on do not collide with those that a program inherits; low, for hosts that allow few.
 const ABOVE_ALL: RawFd = FIRST_DESCRIPTOR + MAX_DESCRIPTORS as RawFd;
 
-/// What a process says that is about to become its program. One that says nothing has ended before.
+/// The answer of a process that is about to execute its program. Without it, the process has ended before.
 const READY: &[u8] = b"+";
 
-/// What a process is to become.
+/// What a process should become.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Spec {
     pub(super) command: Vec<String>,
-    /// All variables but `LISTEN_PID`, which is the process's own.
+    /// All variables except `LISTEN_PID`, which depends on the process.
     pub(super) environment: Vec<(String, String)>,
-    /// As whom it runs; none: as it does.
+    /// The user it runs as; none: unchanged.
     pub(super) identity: Option<Identity>,
     pub(super) directory: PathBuf,
     pub(super) umask: u32,
-    /// How many descriptors it may have, and processes its user; none: as before.
+    /// The limits on its descriptors, and on its user's processes; none: unchanged.
     pub(super) max_files: Option<u64>,
     pub(super) max_processes: Option<u64>,
     pub(super) beginning: Beginning,
-    /// Whether `LISTEN_PID` is set.
+    /// Whether to set `LISTEN_PID`.
     pub(super) listens: bool,
     /// How many descriptors come with it.
     pub(super) descriptors: usize,
 }
 
-/// A user, as the kernel knows one.
+/// A user, as the kernel identifies it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) uid: u32,
@@ -80,21 +80,21 @@ pub(super) struct Identity {
     pub(super) groups: Vec<u32>,
 }
 
-/// What a process has said to the sidecar until it closed its socket.
+/// What a process reported to the sidecar before it closed its socket.
 #[derive(Debug)]
 pub(super) enum Said {
-    /// Its program has begun.
+    /// It executes its program.
     Begun,
     Refused(Refusal),
-    /// It has ended, and the machine did not let it say why.
+    /// It has ended without being able to report why.
     Nothing,
 }
 
-/// Why a process cannot become its program, as it says it to the sidecar.
+/// Why a process cannot execute its program, as it reports it to the sidecar.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Refusal {
     pub(super) why: String,
-    /// Whether only the machine is short of something, and it may be had later.
+    /// Whether the machine is just short of a resource, so that it may work later.
     pub(super) is_short: bool,
 }
 
@@ -103,14 +103,14 @@ impl Refusal {
         Self { why: format!("{what}: {}", error.desc()), is_short: is_shortage(Some(error as i32)) }
     }
 
-    /// What follows from an error: where the machine is short of something, it is the worker's fault by no means.
+    /// Derives it from an error: a shortage on the machine is not the worker's fault.
     pub(super) fn of(what: &str, error: &io::Error) -> Self {
         Self { why: format!("{what}: {error}"), is_short: is_shortage(error.raw_os_error()) }
     }
 
     fn send(&self, to: impl AsFd) {
         let text = serde_json::to_vec(self).expect("it is text");
-        // Nobody launches what an operator has started by hand.
+        // There is no sidecar if an operator has started this by hand.
         let _ = send(to.as_fd().as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL);
     }
 }
@@ -125,8 +125,8 @@ impl Said {
     }
 }
 
-/// Makes descriptors a user's, unless they are the sidecar's own: to the kernel, and so to whoever asks it, a socket is
-/// of who owns it, also where it connects anew in another process.
+/// Gives descriptors to a user, unless it is the sidecar's own: the kernel treats a socket as its owner's, also when
+/// another process connects it again.
 pub(super) fn give_to<'a>(
     identity: Option<&Identity>,
     descriptors: impl IntoIterator<Item = BorrowedFd<'a>>,
@@ -139,7 +139,7 @@ pub(super) fn give_to<'a>(
     Ok(())
 }
 
-/// Whether an error says that the machine is short of something.
+/// Whether an error means that the machine is short of a resource.
 pub(super) fn is_shortage(error: Option<i32>) -> bool {
     let error = error.map(Errno::from_raw);
     matches!(
@@ -149,22 +149,22 @@ pub(super) fn is_shortage(error: Option<i32>) -> bool {
 }
 
 impl Spec {
-    /// Sends the descriptors, and the length of what must follow, to a process that is being launched.
+    /// Sends the descriptors, and the length of what follows, to a process being launched.
     pub(super) fn announce(&self, to: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
         let text = serde_json::to_vec(self)?;
         let length = (text.len() as u32).to_be_bytes();
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights = if raw.is_empty() { &rights[..0] } else { &rights[..] };
-        // Into the empty buffer of a new socket, which takes it whole.
+        // The buffer of a new socket is empty and takes all of it.
         match sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&length)], rights, MsgFlags::MSG_NOSIGNAL, None) {
-            // What it said before it ended is read where its answer is.
+            // What it reported before it ended is read together with its answer.
             Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(text),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Reads it from standard input, with the descriptors, which are then where the program expects them.
+    /// Reads it from standard input, and puts the descriptors where the program expects them.
     fn receive(from: &UnixStream) -> io::Result<Self> {
         let mut length = [0; 4];
         let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
@@ -190,7 +190,7 @@ impl Spec {
         Ok(spec)
     }
 
-    /// Becomes it, after `sidecar` heard so; or why not.
+    /// Executes it, after telling `sidecar`; or returns why not.
     fn become_it(&self, sidecar: &UnixStream) -> Refusal {
         let prepared = self.prepare();
         let Some((program, arguments)) = self.command.split_first() else {
@@ -205,7 +205,7 @@ impl Spec {
             command.env("LISTEN_PID", std::process::id().to_string());
         }
         let path = self.environment.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
-        // Where nobody hears it, this process is about to be killed.
+        // If nobody receives it, this process is about to be killed.
         let _ = (&mut &*sidecar).write_all(READY);
         let error = Errno::from_raw(command.exec().raw_os_error().unwrap_or(0));
         let why = explain(program, Path::new("."), path, geteuid(), error);
@@ -227,7 +227,7 @@ impl Spec {
             step(&format!("cannot set {key} to {most}, as {limit:?}"), setrlimit(limit, most, most))?;
         }
         if let Some(Identity { uid, gid, groups }) = &self.identity {
-            // In this order: who is no longer root may change nothing.
+            // In this order: without root, nothing more can be changed.
             let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
             step("cannot take on the user's groups", setgroups(&groups))?;
             step("cannot take on the group", setgid(Gid::from_raw(*gid)))?;
@@ -242,7 +242,7 @@ impl Spec {
     }
 }
 
-/// The life of a process that is being launched: `roster launch`, by a sidecar.
+/// The main function of a process being launched by a sidecar: `roster launch`.
 pub fn launch() -> io::Result<Infallible> {
     let refuse = |error: &io::Error, to: BorrowedFd<'_>| Refusal::of("cannot launch it", error).send(to);
     let sidecar =
@@ -254,17 +254,17 @@ pub fn launch() -> io::Result<Infallible> {
     std::process::exit(127)
 }
 
-/// Closes what somebody left open to the sidecar, and so to this process.
+/// Closes descriptors that the sidecar, and so this process, was started with.
 #[allow(unsafe_code)]
 fn close_inherited() -> io::Result<()> {
-    // Safety: this process has just begun, and has opened nothing.
+    // Safety: this process has just started, and has opened nothing.
     match Errno::result(unsafe { libc::close_range(FIRST_DESCRIPTOR as u32, u32::MAX, 0) }) {
-        // Kernels before 5.9 do not have it, and what confines a container may not know it.
+        // Kernels before 5.9 do not have it, and a container's seccomp filter may not know it.
         Err(Errno::ENOSYS | Errno::EPERM) => {}
         closed => return Ok(closed.map(drop)?),
     }
     for descriptor in open_descriptors()?.into_iter().filter(|descriptor| *descriptor >= FIRST_DESCRIPTOR) {
-        // Safety: as before. The one by which they were listed is closed already.
+        // Safety: as before. The one used for listing them is closed already.
         unsafe { libc::close(descriptor) };
     }
     Ok(())
@@ -275,21 +275,22 @@ fn open_descriptors() -> io::Result<Vec<RawFd>> {
     Ok(listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// Standard input, in the place of which there is nothing from then on.
+/// Takes standard input, which is empty from then on.
 #[allow(unsafe_code)]
 fn take_stdin() -> io::Result<UnixStream> {
     let aside = fcntl(io::stdin().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE_ALL))?;
-    // Safety: it was just made, and is nobody else's.
+    // Safety: it was just created, and has no other owner.
     let aside = unsafe { OwnedFd::from_raw_fd(aside) };
     dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(aside.into())
 }
 
-/// Ignores no signal that the sidecar ignores, as one does that a script has started in its background.
+/// Resets signals that the sidecar ignores, as it may if a script has started it in the background.
 #[allow(unsafe_code)]
 fn heed_all_signals() {
     for signal in 1..=libc::SIGRTMAX() {
-        // Safety: this process has one thread, and handles none. Of those that cannot be ignored the kernel refuses it.
+        // Safety: this process has one thread and no handlers. The kernel refuses this for signals that cannot be
+        // ignored.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
@@ -322,7 +323,7 @@ pub(super) fn explain(program: &str, directory: &Path, path: &str, user: Uid, er
     format!("cannot start {program:?}: {why}{no_shell}")
 }
 
-/// Where a program may be.
+/// The places to look for a program.
 pub(super) fn places(program: &str, directory: &Path, path: &str) -> impl Iterator<Item = PathBuf> {
     let folders = match program.contains('/') {
         true => vec![PathBuf::new()],
@@ -331,7 +332,7 @@ pub(super) fn places(program: &str, directory: &Path, path: &str) -> impl Iterat
     folders.into_iter().map(move |folder| directory.join(folder).join(program))
 }
 
-/// That the interpreter of a script is not there; none: it is, or that is no script.
+/// The error if the interpreter of a script does not exist; none if it does, or this is not a script.
 pub(super) fn no_interpreter(script: &Path) -> Option<String> {
     let mut start = Vec::new();
     // Its owner may have put a pipe there meanwhile, which nobody writes.
@@ -415,7 +416,7 @@ mod tests {
         let target = TcpListener::bind("127.0.0.1:0").expect("a port");
         let identity = Identity { uid, gid, groups: Vec::new() };
         give_to(Some(&identity), [inherited.as_fd()]).expect("root may");
-        // What a process does with it: it listens no more, and connects from its port.
+        // What a process may do with it: stop listening, and connect from its port.
         let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
         let length = size_of::<libc::sockaddr>() as u32;
         // Safety: an address of this length.

@@ -1,4 +1,4 @@
-//! Limits: what a process may take before another one takes its place.
+//! Limits: what a process may use before it is replaced.
 
 use std::fs;
 use std::future::pending;
@@ -11,27 +11,27 @@ use super::config::Config;
 use crate::tunnel::Silence;
 use crate::tunnel::worker::CallsUnderWay;
 
-/// How often it is looked how much memory a process takes, and whether it answers.
+/// How often to check how much memory a process takes, and whether it answers.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A lifetime, and how much a process may be asked, is less by a random part of it, at most one in so many, so that processes
-/// do not end together.
+/// Lifetimes and request limits are reduced by a random part of at most one in this many, so that processes do not end
+/// together.
 const JITTER_PART: u32 = 10;
 
-/// A limit that a process has passed, in words.
+/// A limit that a process has exceeded, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
-    /// Another one is to take its place.
+    /// It has to be replaced.
     Age(String),
     Requests(String),
     Memory(String),
-    /// It takes no connections any more.
+    /// It no longer takes connections.
     Connections(String),
-    /// It is not to go on.
+    /// It must not continue.
     Hard(String),
 }
 
-/// Waits until another process is to take the place of one that is ready.
+/// Waits until a ready process has to be replaced.
 pub(super) async fn soft(config: &Config, pid: i32, calls: &CallsUnderWay) -> Passed {
     let age = async {
         let Some(most) = config.max_lifetime else { return pending().await };
@@ -49,12 +49,12 @@ pub(super) async fn soft(config: &Config, pid: i32, calls: &CallsUnderWay) -> Pa
     }
 }
 
-/// How much a process may be asked.
+/// How many requests a process may get.
 pub(super) fn requests(config: &Config) -> Option<u64> {
     config.max_requests.map(|most| most - fastrand::u64(0..=most / u64::from(JITTER_PART)))
 }
 
-/// Waits until a process is not to go on, whatever it is doing.
+/// Waits until a process must not continue, whatever it is doing.
 pub(super) async fn hard(config: &Config, pid: i32) -> Passed {
     Passed::Hard(takes_more(config.kill_memory, "kill_memory", pid).await)
 }
@@ -82,7 +82,7 @@ async fn takes_more(most: Option<ByteSize>, key: &str, pid: i32) -> String {
     }
 }
 
-/// How much memory a process has in use; none: it has ended.
+/// The resident memory of a process; none: it has ended.
 fn resident(pid: i32) -> Option<ByteSize> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,7 +1,7 @@
-//! Log files: what the processes of a group print, in a file of its own that is rotated by size and by age.
+//! Log files: the output of a group's processes, in a separate file that is rotated by size and by age.
 //!
-//! A file that cannot be written keeps nobody waiting: what it misses is counted, and logged once with its reason. No
-//! link is followed, and nothing is written where another user could have led it.
+//! A file that cannot be written delays nobody: omitted lines are counted, and logged once with the reason. No link is
+//! followed, and nothing is written where another user could have redirected it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -23,31 +23,31 @@ use crate::permissions::own::cannot_write;
 use crate::permissions::{Folder, own};
 use crate::task::{Phase, Stop, Tasks};
 
-/// How long a file is written before it is opened again by its name: another one may have that by then.
+/// How long a file is written before it is reopened by name: there may be another one by then.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon it is tried again to write a file that cannot be.
+/// How soon to retry a file that cannot be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much is written at a time: no more than the smallest file may have.
+/// The most to write at once: no more than the smallest file may hold.
 const MAX_BATCH_BYTES: usize = 32 * 1024;
 
-/// How much may wait to be written before who prints more waits too,
+/// How much may be queued before printing processes have to wait too,
 const CROWDED_BYTES: usize = 512 * 1024;
-/// and before it is left out.
+/// and before lines are dropped.
 const MAX_WAITING_BYTES: usize = 2 * CROWDED_BYTES;
 
-/// How long who prints waits at most for a disk that takes nothing, and how often it is looked.
+/// How long a printing process waits at most for a stuck disk, and how often to check.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How many names of older files may be had by what cannot be replaced.
+/// How many names of older files may be blocked by something that cannot be replaced.
 const MAX_BLOCKED: usize = 1000;
 
-/// Of a file: its owner and group alone read it.
+/// Readable by its owner and group only.
 const MODE: Mode = Mode::from_bits_retain(0o640);
 
-/// The way to a group's file.
+/// The queue to a group's file.
 #[derive(Debug)]
 pub(super) struct LogFile {
     lines: mpsc::UnboundedSender<String>,
@@ -59,12 +59,12 @@ struct State {
     waiting_bytes: AtomicUsize,
     /// Whether nothing can be written now.
     is_stuck: AtomicBool,
-    /// How many lines were left out, and of how many of these the file does not tell yet.
+    /// How many lines were dropped, and how many of these are not noted in the file yet.
     left_out: AtomicU64,
     untold: AtomicU64,
 }
 
-/// What writes it.
+/// Writes the file.
 #[derive(Debug)]
 struct Writer {
     path: PathBuf,
@@ -72,11 +72,11 @@ struct Writer {
     max_age: Option<Duration>,
     max_files: usize,
     opened: Option<Opened>,
-    /// When it was written last: the file's own stamp may be of a moment before, or of another machine's clock.
+    /// When it was last written: the file's own timestamp may be slightly older, or from another machine's clock.
     written: SystemTime,
-    /// The first name for an older file that cannot be had.
+    /// The first name for an older file that is blocked.
     blocked: Option<OsString>,
-    /// Whether the last line has not been written to its end.
+    /// Whether the last line is incomplete.
     is_torn: bool,
 }
 
@@ -89,7 +89,7 @@ struct Opened {
 }
 
 impl LogFile {
-    /// The file of a group, if it has one, that is written until the last process has ended at a stop.
+    /// Starts the file of a group, if it has one; it is written until the last process has ended at a stop.
     pub(super) fn start(config: &Config, tasks: &Tasks) -> Option<Self> {
         let (writer, tasks) = (Writer::new(config)?, tasks.of(Phase::SharedFile));
         let (lines, written) = mpsc::unbounded_channel();
@@ -98,7 +98,7 @@ impl LogFile {
         Some(Self { lines, state })
     }
 
-    /// Has a line written, which is left out where too much waits.
+    /// Queues a line, or drops it if too much is queued.
     pub(super) fn write(&self, level: &str, worker: &str, pid: i32, text: &str) {
         let line = line(level, &format!("{worker}[{pid}]"), text);
         if self.state.waiting_bytes.load(Ordering::Relaxed) + line.len() > MAX_WAITING_BYTES {
@@ -106,11 +106,11 @@ impl LogFile {
             return;
         }
         self.state.waiting_bytes.fetch_add(line.len(), Ordering::Relaxed);
-        // Without who writes them the sidecar is over.
+        // If the writer is gone, the sidecar is ending.
         let _ = self.lines.send(line);
     }
 
-    /// Waits until more can be written, unless that takes too long.
+    /// Waits until there is room, unless that takes too long.
     pub(super) async fn has_room(&self) {
         let state = &self.state;
         let begun = Instant::now();
@@ -146,7 +146,7 @@ async fn write_all(
     loop {
         let first = tokio::select! {
             line = lines.recv() => line,
-            // What was printed before is written still.
+            // Lines printed before are still written.
             () = stop.requested() => lines.try_recv().ok(),
         };
         let Some(mut batch) = first else { return };
@@ -162,7 +162,7 @@ async fn write_all(
             batch.insert_str(0, &line("warning", &worker, &text));
         }
         let written = spawn_blocking(move || {
-            // Whose a folder is, a server may be asked for.
+            // The owner of a folder may be looked up on a server.
             let written = writer.write(batch.as_bytes()).map_err(|error| why(&writer.path, &error));
             (writer, batch, written)
         });
@@ -206,7 +206,7 @@ impl Writer {
         })
     }
 
-    /// Writes whole lines, in the next file where they are too many for this one, or of another time. Blocks meanwhile.
+    /// Writes whole lines, to the next file if they do not fit, or belong to another period. Blocks meanwhile.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut opened = match self.opened.take().filter(|opened| opened.since.elapsed() < REOPEN_INTERVAL) {
             Some(opened) if opened.file.metadata()?.nlink() > 0 => opened,
@@ -242,7 +242,7 @@ impl Writer {
         Ok(Opened { folder, name, file, since: Instant::now() })
     }
 
-    /// Whether what was written last is of another period than this moment: of 24 h, another day of UTC.
+    /// Whether the last write was in an earlier period: with 24 h, on another day in UTC.
     fn is_of_before(&self, written: SystemTime, now: SystemTime) -> bool {
         let Some(period) = self.max_age else { return false };
         let nth = |at: SystemTime| {
@@ -251,8 +251,8 @@ impl Writer {
         nth(written) < nth(now)
     }
 
-    /// Gives a file the name of the first before it, and each of those the next one's. Those too many are removed. A
-    /// name that cannot be had is left out: in a sticky folder, anybody may make a folder of that name.
+    /// Renames a file to the first older name, each of those to the next, and removes surplus ones. A blocked name is
+    /// skipped: in a sticky folder, anybody may create a folder with that name.
     fn rotate(&mut self, folder: &Folder, name: &OsStr) -> io::Result<()> {
         let nth = |number: usize| {
             let mut nth = name.to_owned();
@@ -280,7 +280,7 @@ impl Writer {
                 user's file has, and leaves that out: remove it");
         }
         self.blocked = first;
-        // There are more when the setting was a greater one before.
+        // There are more if the setting was higher before.
         for name in names.last().cloned().into_iter().chain(numbers.map(nth)) {
             if folder.is_blocked(&name)? || !is_there(folder.remove(&name))? {
                 break;
@@ -302,7 +302,7 @@ fn is_there(done: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-/// Why nothing can be written there; None: it can. Nothing is made.
+/// Why nothing can be written there; None: it can. Creates nothing.
 pub(super) fn flaw(path: &Path) -> Option<String> {
     path.file_name()?;
     let checked = Folder::of_ours(path).and_then(|(folder, name)| match folder.open(&name) {
@@ -318,7 +318,7 @@ pub(super) fn flaw(path: &Path) -> Option<String> {
     }
 }
 
-/// That something else lies there.
+/// The error if something else is there.
 fn no_file(path: &Path) -> Option<String> {
     let what = match path.metadata().ok()?.file_type() {
         found if found.is_file() => return None,
@@ -328,7 +328,7 @@ fn no_file(path: &Path) -> Option<String> {
     Some(format!("{} is no file, but {what}", path.display()))
 }
 
-/// What is wrong, with what mends it.
+/// What is wrong, and how to fix it.
 fn why(path: &Path, error: &io::Error) -> String {
     let folder = path.parent().unwrap_or(path);
     if let Some(why) = no_file(path) {
@@ -348,7 +348,7 @@ fn why(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// A line of a file, on which nothing stands that moves a cursor, and no other line.
+/// A line of a file, without line breaks or sequences that move a cursor.
 fn line(level: &str, who: &str, text: &str) -> String {
     let at = humantime::format_rfc3339_millis(SystemTime::now());
     let mut line = format!("{at} {level} {who} ");
@@ -427,7 +427,7 @@ mod tests {
             file.and_then(|file| file.set_modified(at)).expect("it is ours");
         };
         set(yesterday);
-        // A stamp may be older than what was written just now, as a file system takes it from a clock of its own.
+        // A file system takes timestamps from a clock of its own, which may lag.
         log.write(b"more\n").expect("written");
         assert_eq!(files(folder.path()), named([("web.log", "old\nnew\nmore\n")]));
         set(yesterday);
@@ -485,7 +485,7 @@ mod tests {
         is_later(&mut log);
         log.write(b"three\n").expect("written");
         assert_eq!(files(&folder), named([("moved", "two\n"), ("web.log", "three\n")]));
-        // Also with its folder.
+        // Also along with its folder.
         fs::rename(&folder, above.path().join("away")).and_then(|()| fs::create_dir(&folder)).expect("moved");
         is_later(&mut log);
         log.write(b"four\n").expect("written");
@@ -498,7 +498,7 @@ mod tests {
         let (target, path) = (folder.path().join("target"), folder.path().join("web.log"));
         fs::write(&target, "kept").and_then(|()| symlink(&target, &path)).expect("made");
         let mut log = writer(folder.path(), |_| {});
-        // A link of ours is followed, as others of an operator are; one of another user is not.
+        // A link of ours is followed, like others of an operator's; one of another user is not.
         log.write(b"one\n").expect("it is ours");
         assert_eq!(fs::read_to_string(&target).expect("a file"), "keptone\n");
         if std::os::unix::fs::lchown(&path, Some(33), None).is_ok() {

@@ -1,5 +1,5 @@
-//! The state machine of a slot: from what is wished of it and what becomes of its processes follows what is to be done.
-//! It does nothing itself, and knows no clock.
+//! The state machine of a slot: derives actions from requests and from what happens to its processes. It performs
+//! nothing itself, and reads no clock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,26 +13,25 @@ use super::limits::Passed;
 use super::reaper::End;
 use crate::task::Backoff;
 
-/// How late it is tried again to have a socket.
+/// The longest delay before retrying to create a socket.
 const MAX_SOCKET_DELAY: Duration = Duration::from_secs(5);
 
-/// How many processes of a slot may still end what they have under way when another one is to take the place of the
-/// next.
+/// How many processes of a slot may still be finishing when the next one is to be replaced.
 const MAX_RETIRING: usize = 8;
 
-/// What a process's place is in its life, by supervisord's names.
+/// The state of a slot, in supervisord's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It was asked to stop, or never to start.
+    /// It was asked to stop, or not to start.
     Stopped,
     /// Its process is not ready yet.
     Starting,
     Running,
-    /// Its process failed or cannot be had, and the next one waits.
+    /// Its process failed or could not be started, and the next one is delayed.
     Backoff,
     /// Its processes were asked to end.
     Stopping,
-    /// Its process ended, and is not to be started again.
+    /// Its process ended, and is not restarted.
     Exited,
     /// Its processes failed too often.
     Fatal,
@@ -55,52 +54,52 @@ impl State {
     }
 }
 
-/// What came of a wish; or why nothing, in words.
+/// The outcome of a request; or why it failed, in words.
 pub(super) type Outcome = Result<(), String>;
 
-/// Where it is reported.
+/// Where to report it.
 pub(super) type Done = oneshot::Sender<Outcome>;
 
-/// What is to be done. Processes are distinguished by how many the slot had before them.
+/// An action. Processes are numbered within the slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Start this process.
     Begin(u64),
-    /// Have it end until then, unless it is to end sooner already.
+    /// Make it end by this time, unless it has an earlier deadline.
     End(u64, Instant),
-    /// Say so after this time.
+    /// Report the end of this delay.
     Pause(u64, Duration),
 }
 
-/// How the time of a process ended.
+/// How the lifetime of a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Ended(End),
-    /// It could not be had, or was not ready in time.
+    /// It could not be started, or was not ready in time.
     Failed(String),
-    /// What it is to listen on cannot be had yet.
+    /// Its sockets are not available yet.
     NoSocket(String),
-    /// The machine is short of something that it takes.
+    /// The machine is short of a resource that it needs.
     Short(String),
 }
 
 #[derive(Debug)]
 pub(super) struct Machine {
-    /// Of the slot, as the log has it.
+    /// The slot's name in the log.
     name: String,
     config: Arc<Config>,
     wish: Wish,
     last: u64,
     current: Option<Child>,
-    /// It takes the place of the current one once it is ready.
+    /// Replaces the current one once it is ready.
     successor: Option<Child>,
-    /// What is no longer wanted, and ends what it has under way.
+    /// No longer wanted; they finish what is under way.
     retiring: Vec<Child>,
-    /// What the slot is without a process.
+    /// The state of the slot without a process.
     rest: State,
-    /// Why the current process is to be replaced though nobody asks for it.
+    /// Why the current process is to be replaced without a request.
     passed: Option<String>,
-    /// The pause under way, and how many there were.
+    /// The current delay, and how many there were.
     pause: Option<u64>,
     pauses: u64,
     delays: Backoff,
@@ -108,11 +107,11 @@ pub(super) struct Machine {
     failures: VecDeque<Instant>,
     waiting: Vec<(Awaited, Done)>,
     actions: Vec<Action>,
-    /// How many processes there were beside the first.
+    /// How many processes there were after the first.
     restarts: u64,
-    /// Why the process before this one is no more, or cannot be had.
+    /// Why the previous process is gone, or could not be started.
     why: String,
-    /// Whether that is for what it listens on.
+    /// Whether that is because of its sockets.
     had_no_socket: bool,
 }
 
@@ -120,15 +119,15 @@ pub(super) struct Machine {
 enum Wish {
     Run,
     Stop,
-    /// To stop, and to be no more.
+    /// To stop, and then be removed.
     Leave,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
-    /// That this process, or one after it, is ready.
+    /// That this process, or a later one, is ready.
     Ready(u64),
-    /// That there is none any more.
+    /// That no process is left.
     End,
 }
 
@@ -138,7 +137,7 @@ struct Child {
     pid: Option<i32>,
     phase: State,
     begun: Instant,
-    /// Why it is killed, if it is for a limit.
+    /// Why it is killed, if because of a limit.
     killed: Option<String>,
     /// Why it does not end, though it was killed.
     stuck: Option<String>,
@@ -178,12 +177,12 @@ impl Machine {
         }
     }
 
-    /// Of the process that is meant by the slot's name.
+    /// The process that the slot's name refers to.
     pub(super) fn pid(&self) -> Option<i32> {
         self.current.as_ref().and_then(|current| current.pid)
     }
 
-    /// Of those whose place another one took, or that nobody wants any more.
+    /// Those that were replaced, or are no longer wanted.
     pub(super) fn retiring(&self) -> Vec<i32> {
         self.retiring.iter().filter_map(|child| child.pid).collect()
     }
@@ -203,27 +202,27 @@ impl Machine {
         all.join("; ")
     }
 
-    /// What the next process will be.
+    /// The number of the next process.
     pub(super) fn next(&self) -> u64 {
         self.last + 1
     }
 
-    /// Whether a rolling restart has nothing to do here.
+    /// Whether a rolling restart skips it.
     pub(super) fn is_passed_over(&self) -> bool {
         self.is_unwanted() || self.state() == State::Exited
     }
 
-    /// Whether no process is wished.
+    /// Whether no process is wanted.
     pub(super) fn is_unwanted(&self) -> bool {
         self.wish != Wish::Run
     }
 
-    /// Whether it was never asked for anything, or is to be no more.
+    /// Whether nothing was ever requested, or it is to be removed.
     pub(super) fn is_new_or_leaves(&self) -> bool {
         self.last == 0 || self.wish == Wish::Leave
     }
 
-    /// Whether it has left, with all of its processes.
+    /// Whether it is removed, with all of its processes.
     pub(super) fn is_gone(&self) -> bool {
         self.wish == Wish::Leave && self.is_empty()
     }
@@ -232,12 +231,12 @@ impl Machine {
         self.pause.is_some()
     }
 
-    /// What has become due.
+    /// The actions that have become due.
     pub(super) fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 
-    /// A wish: that a process runs.
+    /// Requests that a process runs.
     pub(super) fn start(&mut self, done: Done, now: Instant) {
         if self.wish == Wish::Leave {
             return refuse(done, "it is being removed");
@@ -255,18 +254,18 @@ impl Machine {
         self.wait(Awaited::Ready(awaited), done, now);
     }
 
-    /// A wish: that none runs, and none is left then.
+    /// Requests that none runs, and waits until none is left.
     pub(super) fn stop(&mut self, until: Instant, done: Done, now: Instant) {
         let wish = if self.wish == Wish::Leave { Wish::Leave } else { Wish::Stop };
         self.end(wish, until, done, now);
     }
 
-    /// The same, and that the slot is no more then.
+    /// The same, and then removes the slot.
     pub(super) fn leave(&mut self, until: Instant, done: Done, now: Instant) {
         self.end(Wish::Leave, until, done, now);
     }
 
-    /// A wish: that the process ends, and another one runs.
+    /// Requests that the process ends, and another one runs.
     pub(super) fn restart(&mut self, until: Instant, done: Done, now: Instant) {
         if self.wish == Wish::Leave {
             return refuse(done, "it is being removed");
@@ -282,7 +281,7 @@ impl Machine {
         self.wait(Awaited::Ready(awaited), done, now);
     }
 
-    /// A wish: that a process runs that is no older than this one, and that what runs goes on until then.
+    /// Requests that a process at least as new as this one runs, and that the current one continues until then.
     pub(super) fn renew(&mut self, nth: u64, done: Done, now: Instant) {
         if self.is_passed_over() {
             return refuse(done, "it was stopped meanwhile");
@@ -293,7 +292,7 @@ impl Machine {
         self.wait(Awaited::Ready(nth), done, now);
     }
 
-    /// A process's program has begun.
+    /// A process executes its program.
     pub(super) fn began(&mut self, nth: u64, pid: i32) {
         if let Some(child) = self.child(nth) {
             child.pid = Some(pid);
@@ -312,7 +311,7 @@ impl Machine {
                 self.why = why;
             }
         }
-        // One that was asked to end stays so.
+        // A process that was asked to end stays in that phase.
         if let Some(child) = self.current.as_mut().filter(|child| child.nth == nth && child.phase == State::Starting) {
             child.phase = State::Running;
             self.failures.retain(|failure| now.duration_since(*failure) <= self.config.start_window);
@@ -325,7 +324,7 @@ impl Machine {
         self.settle(now);
     }
 
-    /// A process has passed a limit.
+    /// A process has exceeded a limit.
     pub(super) fn passed(&mut self, nth: u64, limit: Passed, now: Instant) {
         let is_current = |child: &Child| child.nth == nth && child.phase == State::Running;
         let is_explained = matches!(limit, Passed::Connections(_));
@@ -339,7 +338,7 @@ impl Machine {
                 return;
             }
             Passed::Age(why) => (why, false),
-            // Where there is always more to do, one after the other would end at once.
+            // Under constant load, one after the other would end immediately.
             Passed::Requests(why) => {
                 let pause = self.config.restart_delay;
                 (why, self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < pause))
@@ -357,7 +356,7 @@ impl Machine {
         }
         self.passed = Some(why.clone());
         if is_young {
-            // Whoever takes so much at once would be replaced for ever.
+            // A process that immediately takes this much would be replaced forever.
             let pause = self.delays.delay();
             tracing::warn!(worker = self.name, why, ?pause, "a worker passes a limit soon after its start");
             self.pause_for(pause);
@@ -367,7 +366,7 @@ impl Machine {
         }
     }
 
-    /// A process does not end, though it was killed: nobody waits for that, as long as it may take.
+    /// A process does not end, though it was killed: nobody waits for it any more, however long it takes.
     pub(super) fn stuck(&mut self, nth: u64, why: &str, now: Instant) {
         let Some(child) = self.child(nth) else { return };
         child.stuck = Some(why.to_owned());
@@ -445,7 +444,7 @@ impl Machine {
         let is_missing = matches!(ending, Ending::NoSocket(_) | Ending::Short(_));
         let why = match child.killed {
             Some(why) => why,
-            // One that is to do something once may be quick.
+            // A one-off task may be quick.
             None if was_ready || is_over && is_well => ending.to_string(),
             None => ending.before_it_was_ready(),
         };
@@ -460,14 +459,14 @@ impl Machine {
             self.rest = State::Exited;
             self.answer(|awaited| awaited != Awaited::End, if is_well { Ok(()) } else { Err(&why) });
         } else if is_missing {
-            // It is no fault of the worker's, and is over some time.
+            // It is not the worker's fault, and will pass.
             self.had_no_socket = true;
             self.rest = State::Backoff;
             self.answer(|awaited| is_due(awaited, child.nth), Err(&why));
             let pause = self.delays.delay().min(MAX_SOCKET_DELAY);
             self.pause_for(pause);
         } else if was_ready && is_well {
-            // Many do so after some requests, or some time.
+            // Many exit after a number of requests, or some time.
             self.rest = State::Backoff;
             self.restarts += 1;
             self.pause_for(self.config.restart_delay);
@@ -476,8 +475,8 @@ impl Machine {
         }
     }
 
-    /// Counts a failure, and rests after it; after too many until it is asked for. Those between which none was ready
-    /// all count, however long each of them took.
+    /// Counts a failure, and delays the next start; after too many failures, until requested. Failures without a ready
+    /// process in between all count, however long each took.
     fn failed(&mut self, nth: u64, why: &str, was_ready: bool, now: Instant) {
         let Config { start_retries, start_window, .. } = *self.config;
         self.failures.push_back(now);
@@ -504,7 +503,7 @@ impl Machine {
         matches!(ending, Ending::Ended(End::Exited(code)) if well.iter().any(|well| i32::from(*well) == *code))
     }
 
-    /// From now on this is wished; a caller that waits for the opposite hears so, and undoes nothing later.
+    /// Sets what is wanted; callers that wait for the opposite get an error, and will not undo it later.
     fn want(&mut self, wish: Wish) {
         self.wish = wish;
         match wish {
@@ -536,7 +535,7 @@ impl Machine {
         self.retiring.push(child);
     }
 
-    /// Starts a process after what was before is forgiven; which one.
+    /// Starts a process with a clean record; returns its number.
     fn begin_anew(&mut self, now: Instant) -> u64 {
         self.forgive();
         self.begin(now);
@@ -597,8 +596,7 @@ impl Machine {
         self.settle(now);
     }
 
-    /// Answers whoever waits for what has come, and starts what somebody waits for who wants another process than that
-    /// which runs.
+    /// Answers callers whose outcome is known, and starts a process for callers that want a newer one than the current.
     fn settle(&mut self, now: Instant) {
         if self.wish != Wish::Run {
             if self.is_empty() {
@@ -618,7 +616,7 @@ impl Machine {
 
     fn answer(&mut self, whom: impl Fn(Awaited) -> bool, outcome: Result<(), &str>) {
         for (_, done) in self.waiting.extract_if(.., |(awaited, _)| whom(*awaited)) {
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = done.send(outcome.map_err(str::to_owned));
         }
     }
@@ -633,7 +631,7 @@ impl Machine {
     }
 }
 
-/// Whether somebody waits for this process, or one before it.
+/// Whether somebody waits for this process, or an earlier one.
 fn is_due(awaited: Awaited, nth: u64) -> bool {
     matches!(awaited, Awaited::Ready(least) if least <= nth)
 }

@@ -1,8 +1,8 @@
-//! Workers: local processes that the sidecar keeps alive, and that inherit sockets on which it listens.
+//! Workers: local processes that the sidecar keeps alive, and that inherit listening sockets from it.
 //!
 //! Each `[[worker]]` is a group of slots; each slot keeps one process alive. A process is launched by this very binary
-//! (`launch`), so that nothing of the sidecar's is inherited; what it leaves behind when it ends is killed (`reaper`,
-//! `orphans`); and what a sidecar left that was killed, the next one ends (`record`).
+//! (`launch`), so that it inherits nothing else from the sidecar; what it leaves behind when it ends is killed
+//! (`reaper`, `orphans`); and what a killed sidecar left, the next one ends (`record`).
 
 mod added;
 mod adding;
@@ -82,17 +82,17 @@ use crate::tunnel::worker::{CallUnderWay, Channel};
 pub struct Workers {
     groups: Mutex<Groups>,
     news: Arc<News>,
-    /// What groups are made with. None: there will be none.
+    /// What groups need. None: there will be none.
     parts: Option<Parts>,
 }
 
 #[derive(Debug, Default)]
 struct Groups {
-    /// Also those that are removed, until they are gone.
+    /// Including those being removed, until they are gone.
     all: Vec<Arc<Group>>,
     /// How many there have been.
     count: u64,
-    /// No other is to be added any more.
+    /// No more may be added.
     are_over: bool,
 }
 
@@ -103,27 +103,27 @@ struct Parts {
     scaled: Arc<Scaled>,
     added: Arc<Added>,
     read: ReadSettings,
-    /// How many descriptors all of them may take here.
+    /// How many descriptors all of them may take in the sidecar.
     descriptors: usize,
-    /// Whether there is a register, over which processes are masters.
+    /// Whether there is a register, through which processes are masters.
     has_register: bool,
-    /// What is added and removed is so one after the other.
+    /// Serializes adding and removing.
     adding: tokio::sync::Mutex<()>,
 }
 
-/// What is known of a group.
+/// The state of a group.
 #[derive(Clone, Debug)]
 pub struct GroupReport {
-    /// Each has a greater one than those before.
+    /// Greater than those of earlier groups.
     pub number: u64,
     pub name: String,
     pub workers: Vec<Report>,
 }
 
-/// What came of something that was done with slots; and why it could not be kept for good, in words.
+/// The outcomes of an operation on slots; and why it could not be saved, in words.
 pub type Controlled = (Outcomes, Option<String>);
 
-/// What workers are listening on, before anybody of them is there.
+/// The sockets of workers, before any worker exists.
 #[derive(Debug)]
 pub struct BoundWorkers {
     groups: Vec<BoundGroup>,
@@ -139,16 +139,16 @@ pub struct BoundWorkers {
 struct BoundGroup {
     config: Config,
     sockets: Sockets,
-    /// How many processes its settings say; it may be scaled to others.
+    /// The configured number of processes; it may be scaled differently.
     count: u32,
-    /// Whether the configuration has it.
+    /// Whether it is in the configuration.
     is_configured: bool,
 }
 
-/// What workers are started with.
+/// What starting workers requires.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
-    /// Where the register takes over the sockets by which processes are masters; none: there is no register.
+    /// Where the register receives the sockets by which processes are masters; none: there is no register.
     pub channels: Option<mpsc::UnboundedSender<Channel>>,
     /// How long a stop may take.
     pub patience: Duration,
@@ -171,7 +171,7 @@ impl BoundWorkers {
         record.end_left(!configs.is_empty() || !added.is_empty());
         let saved = added.read_by(&read, configs);
         let bind = |config: Config, count: Count, is_configured: bool| {
-            // One that was added keeps no sidecar from its start.
+            // An added one must not prevent the sidecar's start.
             let taken_ports = if is_configured { taken_ports } else { TakenPorts::Wait };
             let sockets = Sockets::new(&config, taken_ports)?;
             Ok(BoundGroup { config, sockets, count: count.number(), is_configured })
@@ -202,7 +202,7 @@ impl BoundWorkers {
         self.groups.iter().flat_map(of_group).collect()
     }
 
-    /// Starts them, on the runtime of the caller.
+    /// Starts them, on the caller's runtime.
     pub fn start(self, surroundings: Surroundings<'_>) -> Result<Arc<Workers>, WorkerError> {
         let Surroundings { channels, patience, metrics, tasks } = surroundings;
         let news = Arc::<News>::default();
@@ -233,7 +233,7 @@ impl BoundWorkers {
             workers.have(group)?;
         }
         for group in workers.by_priority() {
-            // Nobody waits for what comes of it.
+            // Nobody waits for the outcome.
             drop(group.resize(group.shared.config.count.number(), Instant::now()));
         }
         let (kept, stop) = (workers.clone(), tasks.stop_signal());
@@ -243,7 +243,7 @@ impl BoundWorkers {
 }
 
 impl Workers {
-    /// Has a group, without a process yet. None: the sidecar stops.
+    /// Adds a group, without a process yet. None: the sidecar is stopping.
     fn have(&self, bound: BoundGroup) -> Result<Option<Arc<Group>>, WorkerError> {
         let Some(Parts { launcher, metrics, .. }) = &self.parts else { return Ok(None) };
         launcher.reap()?;
@@ -263,7 +263,7 @@ impl Workers {
             metrics: metrics.clone(),
             restarts: Counter::default(),
             configured: count,
-            // Those of the configuration are counted before, so that there is always room for them.
+            // Configured ones are accounted for beforehand, so there is always room for them.
             _descriptors: launcher.descriptors.clone().try_acquire_many_owned(permits).ok(),
         };
         let mut groups = self.groups();
@@ -290,13 +290,13 @@ impl Workers {
         for groups in groups.chunk_by(same).rev() {
             later -= 1;
             let left = until.saturating_duration_since(Instant::now());
-            // One that hangs leaves time to those after it.
+            // One that hangs leaves time for those after it.
             let most = if later == 0 { left } else { left - left / 4 };
             join_all(groups.iter().map(|group| group.end(most.min(group.shared.config.stop_timeout)))).await;
         }
     }
 
-    /// Kills all that there are, with what they started: they are not to outlive the sidecar.
+    /// Kills all of them, with what they started: they must not outlive the sidecar.
     pub fn kill(&self) {
         if let Some(parts) = &self.parts {
             parts.launcher.reaper.kill_all();
@@ -304,7 +304,7 @@ impl Workers {
         }
     }
 
-    /// The groups, in the order in which they came, each with what is known of its slots.
+    /// The groups, oldest first, each with the state of its slots.
     pub fn reports(&self) -> impl Iterator<Item = GroupReport> {
         self.all().into_iter().map(|group| {
             let mut workers = group.reports();
@@ -318,7 +318,7 @@ impl Workers {
         })
     }
 
-    /// What became of workers after a cursor, at most so many.
+    /// The changes of workers after a cursor, up to a limit.
     pub fn news(&self, since: u64, most: usize) -> WorkerNews {
         let now = self.reports().flat_map(|GroupReport { name, workers, .. }| {
             workers.into_iter().map(move |report| (name.clone(), report))
@@ -326,35 +326,35 @@ impl Workers {
         self.news.since(since, most, now)
     }
 
-    /// Hears when there may be news.
+    /// Signals that there may be news.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.news.subscribe()
     }
 
-    /// How many calls a process has under way, and which for longest. None: it has not connected.
+    /// How many calls a process has under way, and the longest one. None: it has not connected.
     pub fn calls(&self, group: &str, pid: i32) -> Option<(usize, Option<CallUnderWay>)> {
         self.group(group)?.shared.members.calls(pid)
     }
 
-    /// How many processes each group has had beside the first of each slot.
+    /// How many processes each group has had after the first of each slot.
     pub fn restarts(&self) -> impl Iterator<Item = (String, u64)> {
         self.all().into_iter().map(|group| (group.name().to_owned(), group.shared.restarts.get()))
     }
 
-    /// Of each group for which the sidecar accepts: how many connections wait for a process, and how many were closed
-    /// since none took them.
+    /// For each group for which the sidecar accepts: how many connections wait for a process, and how many were closed
+    /// because none took them.
     pub fn connections(&self) -> impl Iterator<Item = (String, (usize, u64))> {
         let accepting = |group: Arc<Group>| Some((group.name().to_owned(), group.shared.passing.as_ref()?.counts()));
         self.all().into_iter().filter_map(accepting)
     }
 
-    /// Of each group with a log of its own, how many lines are not in it that were printed.
+    /// For each group with its own log, how many printed lines are missing in it.
     pub fn log_lines_left_out(&self) -> impl Iterator<Item = (String, u64)> {
         let with_log = |group: Arc<Group>| Some((group.name().to_owned(), group.shared.output.left_out()?));
         self.all().into_iter().filter_map(with_log)
     }
 
-    /// What a group's processes printed after the line of this number. None: there is no such group.
+    /// What a group's processes printed after the line with this number. None: there is no such group.
     pub fn output(&self, group: &str, after: u64, which: Which) -> Option<Printed> {
         let group = self.group(group)?;
         let worker = match which {
@@ -364,8 +364,8 @@ impl Workers {
         Some(group.shared.output.after(after, worker.as_deref()))
     }
 
-    /// Has something done with slots of a group, also when nobody waits for what comes of it; to how many it is scaled
-    /// may be kept for good. None: there is no such group.
+    /// Performs an operation on slots of a group, even if the caller does not wait for the outcome; a new scale may be
+    /// saved for good. None: there is no such group.
     pub fn control(
         &self,
         group: &str,
@@ -381,7 +381,7 @@ impl Workers {
                 (Some(scaled), Action::Scale(count)) => {
                     let name = group.name().to_owned();
                     let kept_count = Some(count).filter(|it| *it != group.shared.configured);
-                    // A sidecar that stops before all have ended has kept it.
+                    // It is saved even if the sidecar stops before all have ended.
                     let keep = async {
                         let kept = spawn_blocking(move || scaled.keep(&name, kept_count)).await;
                         kept.unwrap_or_else(|error| Err(error.into())).err()
@@ -390,19 +390,19 @@ impl Workers {
                 }
                 _ => (group.carry_out(which, action).await, None),
             };
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = done.send((outcomes, not_kept.map(|error| error.to_string())));
         });
         Some(outcomes)
     }
 
-    /// The workers of a group that are meant, or of all groups, as they can be commanded.
+    /// The selected workers of a group, or of all groups, for sending commands.
     pub fn addressees(&self, group: Option<&str>, which: Which) -> Vec<Addressee> {
         let groups = self.all().into_iter().filter(|it| group.is_none_or(|group| group == it.name()));
         groups.flat_map(|group| group.addressees(which).collect::<Vec<_>>()).collect()
     }
 
-    /// Begins a rolling restart of all groups, side by side; the log tells what comes of it.
+    /// Begins a rolling restart of all groups, concurrently; the log shows the outcome.
     pub fn roll(&self) {
         for group in self.all() {
             group.shared.launcher.clone().begin(async move {

@@ -1,4 +1,4 @@
-//! News: what became of workers since somebody looked last.
+//! News: changes of workers since a client last looked.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,13 +8,13 @@ use tokio::sync::watch;
 
 use super::slot::Report;
 
-/// Of how many that are no more it is known since when.
+/// For how many removed workers the time of removal is known.
 const MAX_REMOVED: usize = 1_000;
 
 /// Changes of workers, numbered as they are found.
 #[derive(Debug)]
 pub(super) struct News {
-    /// Told whenever something may have changed.
+    /// Signalled whenever something may have changed.
     changed: watch::Sender<()>,
     known: Mutex<Known>,
 }
@@ -22,28 +22,28 @@ pub(super) struct News {
 #[derive(Debug)]
 struct Known {
     newest: u64,
-    /// By group and number, when each was found to be so.
+    /// By group and number, the number of the last change.
     workers: HashMap<(String, u32), (u64, Report)>,
     removed: VecDeque<(u64, String)>,
-    /// Up to which number it is not known who is no more.
+    /// Up to which number removals are forgotten.
     forgotten: u64,
 }
 
-/// What became of workers after a cursor.
+/// The changes of workers after a cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WorkerNews {
-    /// As they are now, each with its group; in the order of their changes.
+    /// Their current states, each with its group; in order of change.
     pub changes: Vec<(String, Report)>,
-    /// The names of those that are no more.
+    /// The names of removed ones.
     pub removed: Vec<String>,
     pub cursor: u64,
-    /// Whether the cursor is none of this process, or too old: then all that there are is reported.
+    /// Whether the cursor is from another process, or too old: then all workers are reported.
     pub is_reset: bool,
 }
 
 impl Default for News {
     fn default() -> Self {
-        // Greater than those of a process before this one.
+        // Greater than those of a previous process.
         let origin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
         Self::new(origin)
     }
@@ -55,7 +55,7 @@ impl News {
         Self { changed: watch::Sender::default(), known: Mutex::new(known) }
     }
 
-    /// Something may have changed. It costs nothing where nobody waits for it.
+    /// Something may have changed. Costs nothing if nobody is waiting.
     pub(super) fn tell(&self) {
         self.changed.send_replace(());
     }
@@ -64,7 +64,7 @@ impl News {
         self.changed.subscribe()
     }
 
-    /// What is other now than at a cursor, at most so many. The cursor 0 is that of somebody who knows none.
+    /// What has changed since a cursor, up to a limit. The cursor 0 means that nothing is known.
     pub(super) fn since(&self, since: u64, most: usize, now: impl Iterator<Item = (String, Report)>) -> WorkerNews {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.compare(now);

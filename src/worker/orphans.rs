@@ -1,4 +1,4 @@
-//! Orphans: what a worker started and did not take along when it ended. They have its session, or carry its mark in their
+//! Orphans: what a worker started and left running when it ended. They are in its session, or carry its mark in their
 //! environment, however often they forked.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -19,17 +19,16 @@ use super::precedence;
 use super::process_stat::{ProcessStat, children_of, if_any, threads_of};
 use super::reaper::Reaper;
 
-/// The variable that holds the mark of a process.
+/// The environment variable with the mark of a process.
 pub(super) const MARK: &str = "ROSTER_PROCESS";
 
 /// How much of an environment is read: any process can make its own as large as it likes.
 const MAX_ENVIRONMENT_BYTES: u64 = 256 * 1024;
 
-/// How many threads of a process are asked for its environment whose first one has ended.
+/// For how many threads of a process the environment is tried if the first thread has ended.
 const MAX_THREADS: usize = 64;
 
-/// How long it is looked for more of them, and what is waited in between: one that is killed may have started another in
-/// the moment before.
+/// How long to look for more of them, and the pause in between: a killed one may have started another a moment before.
 const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -47,29 +46,29 @@ const HELD_PATIENCE: Duration = Duration::from_secs(10);
 /// Of so many that have ended it is looked again for what they left.
 const MAX_MISSED: usize = 4_096;
 
-/// How many processes are named that cannot be ended.
+/// How many processes that cannot be ended are named.
 const MAX_NAMED: usize = 10;
 
-/// A process of ours that is to leave nothing behind.
+/// A process of ours that must leave nothing behind.
 #[derive(Clone, Debug)]
 pub(super) struct Leaver {
     pub(super) pid: Pid,
     pub(super) mark: String,
-    /// Whether its number may be another's by now.
+    /// Whether another process may have its pid by now.
     pub(super) is_reaped: bool,
 }
 
-/// Kills what processes leave behind: for all that ended since it looked last at once.
+/// Kills what processes leave behind: for all that ended since the last look at once.
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
     leavers: Mutex<Vec<Leaver>>,
-    /// Those for whose leavings it could not look.
+    /// Those for which it could not look.
     missed: Mutex<Vec<Leaver>>,
     turn: tokio::sync::Mutex<()>,
     reader: Arc<Reader>,
 }
 
-/// Reads environments, on threads for which nobody waits too long, each of which is at one process.
+/// Reads environments on threads that nobody waits for too long, each of which handles one process.
 #[derive(Debug, Default)]
 struct Reader(Arc<Mutex<Readings>>);
 
@@ -82,7 +81,7 @@ struct Reading {
     began: Instant,
 }
 
-/// A process, whose number is another's once it has ended.
+/// A process, whose pid may be reused once it has ended.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     pid: Pid,
@@ -90,22 +89,22 @@ struct Found {
     user: u32,
 }
 
-/// Why not all could be looked at.
+/// Why not all could be checked.
 #[derive(Debug)]
 enum Missed {
-    /// These hold the readers of their environments, and so many others were not read.
+    /// These block the readers of their environments, and this many others were not read.
     Held(Vec<Found>, usize),
     Failed(io::Error),
 }
 
 impl Sweeper {
-    /// Kills what a process left behind, until nothing of it is left, or for as long as that may take.
+    /// Kills what a process left behind, until nothing is left, or the time is over.
     pub(super) async fn sweep(&self, leaver: Leaver, reaper: &Arc<Reaper>) {
         lock(&self.leavers).push(leaver);
         self.look(reaper).await;
     }
 
-    /// Looks again for what it could not look for, so that nothing is started beside it.
+    /// Looks again where it could not, so that nothing is started alongside.
     pub(super) async fn catch_up(&self, reaper: &Arc<Reaper>) {
         if !lock(&self.missed).is_empty() {
             self.look(reaper).await;
@@ -116,7 +115,7 @@ impl Sweeper {
         let _turn = self.turn.lock().await;
         let mut leavers = std::mem::take(&mut *lock(&self.leavers));
         leavers.append(&mut lock(&self.missed));
-        // Whoever had the turn before may have taken it along.
+        // The previous holder of the lock may have done it already.
         if leavers.is_empty() {
             return;
         }
@@ -140,8 +139,8 @@ fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &
         if has_only(&living()) {
             return Ok(());
         }
-        // Nobody else's processes are looked at. Whatever a worker started descends from this process, which reaps its
-        // orphans; and whatever is in a living worker's session was started by that one.
+        // Only descendants are considered. Whatever a worker started descends from this process, which is the
+        // subreaper; and whatever is in a living worker's session was started by that worker.
         let all = descending_from(Pid::this(), processes().map_err(Missed::Failed)?);
         let is_another = |leaver: &Leaver| leaver.is_reaped && all.iter().any(|found| found.pid == leaver.pid);
         let ended: HashSet<Pid> =
@@ -170,7 +169,7 @@ pub(super) fn kill_marked(marks: &[&str], of_folder: &str, sessions: &HashMap<Pi
         left.into_iter().for_each(&mut *kill);
         reader.find(unknown, &is_marked, kill)
     };
-    // It is in the log.
+    // It has been logged.
     let _ = kill_all("killed what workers left behind", look);
 }
 
@@ -222,7 +221,7 @@ fn numbers(pids: &[Pid]) -> Vec<i32> {
 }
 
 impl Reader {
-    /// Has those found that are marked, but for those that hold a reader already.
+    /// Finds the marked ones, except those that already block a reader.
     fn find(
         &self,
         among: Vec<Found>,
@@ -286,7 +285,7 @@ impl Reader {
         looked
     }
 
-    /// Starts a thread that reads what is left to read, for as long as somebody waits for that.
+    /// Starts a thread that reads the remaining ones, for as long as somebody waits for that.
     fn start(
         &self,
         among: Arc<Mutex<VecDeque<Found>>>,
@@ -364,7 +363,7 @@ fn has_only(living: &HashSet<Pid>) -> bool {
     children().is_some_and(|first| first.is_subset(living) && children() == Some(first))
 }
 
-/// All processes that live.
+/// All living processes.
 fn processes() -> io::Result<Vec<Found>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -374,10 +373,10 @@ fn processes() -> io::Result<Vec<Found>> {
     Ok(all)
 }
 
-/// Those of all that descend from this one.
+/// The descendants of a process.
 fn descending_from(ancestor: Pid, all: Vec<Found>) -> Vec<Found> {
     let mut children = HashMap::<Pid, Vec<Found>>::new();
-    // Numbers are used again while one looks, so that it may seem to descend from itself.
+    // Pids may be reused during the listing, so that it may seem to descend from itself.
     for found in all.into_iter().filter(|found| found.pid != ancestor) {
         children.entry(found.stat.parent).or_default().push(found);
     }
@@ -390,19 +389,19 @@ fn descending_from(ancestor: Pid, all: Vec<Found>) -> Vec<Found> {
     descendants
 }
 
-/// The environment of a process; empty where it has ended or may not be read.
+/// The environment of a process; empty if it has ended or is unreadable.
 fn environment(pid: Pid) -> io::Result<Vec<u8>> {
     let read = |path: &Path| -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         if let Some(file) = if_any(File::open(path))? {
-            // What cannot be read to the end says what it says until there.
+            // If it cannot be read to the end, use what was read.
             let _ = file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes);
         }
         Ok(bytes)
     };
     let mut environment = read(Path::new(&format!("/proc/{pid}/environ")))?;
     if environment.is_empty() {
-        // Its first thread may have ended without the others.
+        // The first thread may have ended before the others.
         let threads = if_any(fs::read_dir(format!("/proc/{pid}/task")))?;
         let mut threads = threads.into_iter().flatten().flatten().take(MAX_THREADS);
         while environment.is_empty()
@@ -425,7 +424,7 @@ mod tests {
 
     use super::*;
 
-    /// A process in a session of its own.
+    /// A process in its own session.
     fn marked(mark: &str) -> Child {
         let child = Command::new("setsid").args(["sleep", "60"]).env(MARK, mark).spawn().expect("it starts");
         let pid = Pid::from_raw(child.id() as i32);
@@ -492,7 +491,7 @@ mod tests {
             Found { pid: Pid::from_raw(pid), stat, user: 0 }
         };
         let chain = (10..100_000).map(|pid| at(pid, pid - 1));
-        // The numbers of 4 to 6 are used again, so that these seem to go round.
+        // The pids of 4 to 6 are reused, so that these seem to form a cycle.
         let ours = [at(2, 1), at(3, 2), at(4, 3), at(5, 6), at(6, 5), at(2, 4)];
         let all = chain.chain(ours).collect();
         let descendants = descending_from(Pid::from_raw(2), all);

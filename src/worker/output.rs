@@ -1,4 +1,4 @@
-//! What workers print: line by line into the sidecar's log or a file of the group's own, and the last of it kept for
+//! The output of workers: line by line into the sidecar's log or a file of the group, with the last lines kept for
 //! `roster worker logs`.
 
 use std::collections::VecDeque;
@@ -16,16 +16,16 @@ use super::config::Config;
 use super::log_file::LogFile;
 use crate::task::Tasks;
 
-/// Where the log has it.
+/// Its target in the log.
 pub const OUTPUT_LOG: &str = "roster::worker::output";
 
 /// Longer lines are logged in pieces; a longer message or context of a record is cut.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
-/// A longer key is none of a context.
+/// Longer keys are not looked up in a context.
 const MAX_KEY_BYTES: usize = 256;
 
-/// What has come of a line is logged when nothing more has for so long: progress, or a question.
+/// An incomplete line is logged when nothing more arrives for this long: progress, or a prompt.
 const PART_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The levels of PSR-3.
@@ -34,16 +34,15 @@ const LEVELS: [&str; 8] = ["emergency", "alert", "critical", "error", "warning",
 /// How much is read at a time.
 const READ_BYTES: usize = 4 * 1024;
 
-/// How many bytes of a process's output are read in this time. One that prints more waits for its pipe.
+/// How many bytes of a process's output are read in this time. A process that prints more is blocked by its pipe.
 const MAX_BYTES_PER_PERIOD: usize = 256 * 1024;
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// How much of a group's output is kept, and what a line counts beside its text: one that is empty takes room, and time,
-/// as well.
+/// How much of a group's output is kept, and the overhead of a line: an empty one takes room and time as well.
 const MAX_KEPT_BYTES: usize = 256 * 1024;
 const LINE_OVERHEAD: usize = 128;
 
-/// The last lines of a group, and the file where all of them are.
+/// The last lines of a group, and the file with all of them.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     kept: Mutex<Kept>,
@@ -55,14 +54,14 @@ pub(super) struct Output {
 struct Kept {
     lines: VecDeque<Line>,
     bytes: usize,
-    /// Of the last line.
+    /// The number of the last line.
     number: u64,
 }
 
-/// A line that a process printed.
+/// A printed line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Each is one more than the one before.
+    /// One more than that of the line before.
     pub number: u64,
     pub at: SystemTime,
     pub worker: String,
@@ -76,17 +75,17 @@ pub struct Printed {
     pub lines: Vec<Line>,
     /// The number of the group's last line.
     pub last: u64,
-    /// How many of the group's lines after that one are not kept any more.
+    /// How many of the group's lines after the given one are no longer kept.
     pub missed: u64,
 }
 
 impl Output {
-    /// That of a group, whose file is written from now on, if it has one.
+    /// The output of a group; starts its file, if it has one.
     pub(super) fn start(config: &Config, tasks: &Tasks) -> Self {
         Self { file: LogFile::start(config, tasks), ..Self::default() }
     }
 
-    /// How many lines the file misses, if there is one.
+    /// How many lines are missing in the file, if there is one.
     pub(super) fn left_out(&self) -> Option<u64> {
         self.file.as_ref().map(LogFile::left_out)
     }
@@ -122,7 +121,7 @@ impl Output {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs what comes out of a pipe until nobody can write to it any more.
+    /// Logs the output of a pipe until nobody can write to it any more.
     pub(super) async fn read(&self, pipe: OwnedFd, worker: &str, pid: i32, is_error: bool) {
         let Ok(mut pipe) = Receiver::from_owned_fd(pipe) else { return };
         let (mut begun, mut read, mut line) = (Instant::now(), 0, Vec::new());
@@ -166,7 +165,7 @@ impl Output {
         }
     }
 
-    /// Logs what a process says over its channel, at a level of PSR-3.
+    /// Logs a record that a process sent over its channel, at a level of PSR-3.
     pub(super) fn log_record(&self, worker: &str, pid: i32, level: &str, message: &str, context: &str) {
         let level = LEVELS.into_iter().find(|known| *known == level).unwrap_or("info");
         let (message, context) = (filled_in(message, context), cut(context, MAX_LINE_BYTES));
@@ -190,13 +189,13 @@ impl Output {
     }
 }
 
-/// What the sidecar's log has beside a line.
+/// The fields of a line in the sidecar's log.
 struct Detail<'a> {
     context: Option<&'a str>,
     stream: Option<&'a str>,
 }
 
-/// Has the sidecar's log have it, at a level of PSR-3.
+/// Writes to the sidecar's log, at a level of PSR-3.
 fn tell(level: &str, worker: &str, pid: i32, Detail { context, stream }: Detail<'_>, text: &str) {
     match level {
         _ if is_error(level) => {
@@ -212,7 +211,7 @@ fn is_error(level: &str) -> bool {
     matches!(level, "emergency" | "alert" | "critical" | "error")
 }
 
-/// The level that a line says itself, where it is an object of JSON, as Monolog and Pino write them.
+/// The level inside a line that is a JSON object, as Monolog and Pino write them.
 fn level_in(text: &str) -> Option<&'static str> {
     #[derive(Deserialize)]
     struct Record {
@@ -260,7 +259,7 @@ fn level_of(number: u32) -> Option<&'static str> {
     }
 }
 
-/// The message with `{key}` replaced by what the context, an object of JSON, has under that key; so much of it as a line has.
+/// The message with each `{key}` replaced by its value in the context, a JSON object; up to the length of a line.
 fn filled_in(message: &str, context: &str) -> String {
     let context: serde_json::Map<String, serde_json::Value> = serde_json::from_str(context).unwrap_or_default();
     // The rest of a long one is not even looked at.
@@ -287,7 +286,7 @@ fn filled_in(message: &str, context: &str) -> String {
     filled
 }
 
-/// So many bytes of a text, or less by a part of a character.
+/// At most this many bytes of a text, cut between characters.
 fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]

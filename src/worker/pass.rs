@@ -1,11 +1,11 @@
-//! Passing connections: the sidecar accepts them, and hands each to a process that is ready, over a socket that the
-//! process inherited.
+//! Passing connections: the sidecar accepts them, and hands each to a ready process, over a socket that the process
+//! inherited.
 //!
-//! Each comes in one message with its descriptor (`SCM_RIGHTS`), beside an object of JSON: `{"listener", "peer"}`. A
-//! process that is to end gets no more and then the end of the stream, so that it serves all that it was handed. Where
-//! `"report"` stands there too, the process writes a byte back for each connection that it has done with.
+//! Each arrives in one message with its descriptor (`SCM_RIGHTS`) and a JSON object: `{"listener", "peer"}`. A process
+//! that is to end gets no more and then the end of the stream, so that it serves all that it was handed. If the object
+//! contains `"report"`, the process writes a byte back for each finished connection.
 //!
-//! What a client has sent is not read here. A client that says nothing holds up nobody so, and its bytes are copied once.
+//! What a client has sent is not read here. So a silent client delays nobody, and its bytes are copied once.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -33,36 +33,36 @@ use crate::net::{Accepted, Listener, Peer, refuse_descriptors};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::CallsUnderWay;
 
-/// How many connections of a group may wait until a process takes one, where there are descriptors enough.
+/// How many connections of a group may wait for a process, if there are enough descriptors.
 pub(super) const MAX_WAITING: usize = 1_024;
 
-/// How long each may.
+/// How long each may wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// How often it is looked for those that have waited too long, or whose client has gone.
+/// How often to look for those that have waited too long, or whose client is gone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same where one comes for which there is no room.
+/// The same when there is no room for a new one.
 const CROWDED_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How soon it is tried again to pass one on where the machine was short of something.
+/// How soon to retry passing one on when the machine was short of a resource.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How often the log tells of connections that were closed, at most.
+/// The minimum interval between log lines about closed connections.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many bytes may be on their way to one process: few connections, since those are lost if it is killed.
+/// How many bytes may be in flight to one process: few connections, since those are lost if it is killed.
 const SEND_BUFFER_BYTES: usize = 4 * 1024;
 
-/// Which process a connection goes to.
+/// How to choose the process for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// One after the other.
     RoundRobin,
-    /// To that which has done with most of what it was handed: one that serves a slow client gets no other meanwhile.
+    /// The one with the fewest unfinished connections: a process serving a slow client gets no others meanwhile.
     Fewest,
-    /// The same for the same address of a client, for as long as the processes are the same.
+    /// The same process for the same client address, as long as the processes stay the same.
     ClientAddress,
 }
 
@@ -72,12 +72,12 @@ pub(super) struct Passing {
     balance: Balance,
     max_waiting: usize,
     started: Once,
-    /// Until when it is accepted, and passed on.
+    /// Until when connections are accepted, and passed on.
     accepting: Stop,
     passing: Stop,
     state: Mutex<State>,
     changed: Notify,
-    /// How many were closed, since no process took them in time.
+    /// How many were closed because no process took them in time.
     refused: Counter,
 }
 
@@ -86,7 +86,7 @@ struct State {
     takers: Vec<Taker>,
     next: usize,
     waiting: VecDeque<Connection>,
-    /// When it was last looked whose client has gone.
+    /// When the last check for gone clients was.
     looked: Option<Instant>,
 }
 
@@ -94,16 +94,16 @@ struct State {
 struct Taker {
     pid: i32,
     socket: Arc<UnixStream>,
-    /// Whose it is, unless it is the sidecar's own user's.
+    /// Its user, unless that is the sidecar's own.
     identity: Option<Identity>,
-    /// By which is counted what it was handed.
+    /// Counts what it was handed.
     calls: Arc<CallsUnderWay>,
-    /// What hears that it has closed its socket.
+    /// Signals that it has closed its socket.
     gone: oneshot::Sender<()>,
-    /// How many it has not reported to have done with, if it reports any,
+    /// How many it has not reported as finished, if it reports at all,
     under_way: usize,
     has_reported: bool,
-    /// and since when it is at the first of them.
+    /// and since when it has been at the first of them.
     since: Instant,
 }
 
@@ -127,12 +127,12 @@ struct Connection {
     since: Instant,
 }
 
-/// Why a connection was passed to nobody.
+/// Why a connection was not passed on.
 #[derive(Debug)]
 enum NotPassed {
     /// No process has room for it.
     NoRoom,
-    /// The machine is short of something, and no process can be handed anything now.
+    /// The machine is short of a resource, and no process can be handed anything now.
     Short(io::Error),
 }
 
@@ -150,7 +150,7 @@ impl Passing {
         })
     }
 
-    /// Accepts from these listeners and passes on what comes, until the stop; unless it does already.
+    /// Accepts on these listeners and passes connections on, until the stop; unless it does already.
     pub(super) fn start(self: &Arc<Self>, group: &str, listeners: &[(String, Listener)], tasks: &Tasks) {
         self.started.call_once(|| {
             for (name, listener) in listeners {
@@ -177,8 +177,8 @@ impl Passing {
         listener.accept(stop, take).await;
     }
 
-    /// Hands a connection to a process, or has it wait for one that has room; where too many do, also after those have
-    /// left whose client has gone, it is closed.
+    /// Hands a connection to a process, or queues it for one with room; if too many are queued, even after removing
+    /// those whose client is gone, it is closed.
     fn take(&self, group: &str, connection: Connection) {
         let mut state = self.state();
         if state.waiting.is_empty() && state.pass(&connection, group, self.balance).is_ok() {
@@ -195,8 +195,8 @@ impl Passing {
         self.changed.notify_one();
     }
 
-    /// A process that is ready takes its share from now on, as whose the connections are then. The receiver hears once
-    /// it has closed its socket.
+    /// From now on a ready process takes its share; connections are given to its user. The receiver is signalled once
+    /// the process has closed its socket.
     pub(super) fn add(
         &self,
         pid: i32,
@@ -213,11 +213,11 @@ impl Passing {
     /// A process takes no more.
     pub(super) fn remove(&self, socket: &Arc<UnixStream>) {
         self.state().takers.retain(|taker| !Arc::ptr_eq(&taker.socket, socket));
-        // Who waits until it has room lets it go.
+        // The task that waits until it has room drops it.
         self.changed.notify_one();
     }
 
-    /// Accepts no more; what waits is still passed on.
+    /// Accepts no more; queued connections are still passed on.
     pub(super) fn close(&self) {
         self.accepting.request();
     }
@@ -227,7 +227,7 @@ impl Passing {
         self.passing.request();
     }
 
-    /// How many wait now, and how many were closed since no process took them.
+    /// How many are queued, and how many were closed because no process took them.
     pub(super) fn counts(&self) -> (usize, u64) {
         (self.state().waiting.len(), self.refused.get())
     }
@@ -283,7 +283,7 @@ impl Passing {
 }
 
 impl State {
-    /// Passes on those that wait, as long as there is room; what the machine is short of, if it is.
+    /// Passes on queued ones while there is room; returns a shortage of the machine, if any.
     fn pass_on(&mut self, group: &str, balance: Balance) -> Option<io::Error> {
         while let Some(connection) = self.waiting.pop_front() {
             match self.pass(&connection, group, balance) {
@@ -310,7 +310,7 @@ impl State {
         let mut places: Vec<usize> = (0..count).map(|step| first.wrapping_add(step) % count).collect();
         if balance == Balance::Fewest {
             self.takers.iter_mut().for_each(Taker::hear);
-            // Of programs that report nothing, one that is new would be handed all.
+            // With programs that report nothing, a new one would be handed everything.
             if self.takers.iter().any(|taker| taker.has_reported) {
                 places.sort_by_key(|place| self.takers[*place].burden());
             }
@@ -327,7 +327,7 @@ impl State {
             false
         });
         self.next = taken.map_or(self.next, |place| place + 1);
-        // One that has closed its socket is always ready for more.
+        // If it has closed its socket, that is always writable.
         for Taker { pid, gone, .. } in self.takers.extract_if(.., |taker| gone.contains(&taker.pid)) {
             let what = "a process has closed the socket over which it is handed connections, and gets no more";
             tracing::warn!(worker = group, pid, "{what}");
@@ -337,14 +337,14 @@ impl State {
         taken.map(drop).ok_or(why)
     }
 
-    /// Lets go of those that have waited too long; how many those were.
+    /// Closes those that have waited too long; returns their number.
     fn let_go_of_old(&mut self) -> u64 {
         let old = self.waiting.iter().take_while(|connection| connection.since.elapsed() >= MAX_WAIT).count();
         self.waiting.drain(..old);
         old as u64
     }
 
-    /// Lets go of those whose client has gone, unless it was looked within this time.
+    /// Closes those whose client is gone, unless that was checked within this time.
     fn let_go_of_gone(&mut self, interval: Duration, is_gone: fn(&Connection) -> bool) {
         if self.looked.is_none_or(|looked| looked.elapsed() >= interval) {
             self.waiting.retain(|connection| !is_gone(connection));
@@ -354,7 +354,7 @@ impl State {
 }
 
 impl Taker {
-    /// Hears which it reports to have done with.
+    /// Reads its reports about finished connections.
     fn hear(&mut self) {
         let mut reports = [0; 256];
         while self.under_way > 0
@@ -365,7 +365,7 @@ impl Taker {
         }
     }
 
-    /// How much it has to do: of two that have as many, one that goes on with the next will be done sooner.
+    /// Its load: of two with the same number, the one that finished a connection more recently will be done sooner.
     fn burden(&self) -> (usize, Reverse<Option<Instant>>) {
         (self.under_way, Reverse(Some(self.since).filter(|_| self.under_way > 0)))
     }
@@ -389,7 +389,7 @@ impl Taker {
 }
 
 impl Connection {
-    /// None: it is gone already.
+    /// None: it is already gone.
     fn new(listener: &str, accepted: Accepted, balance: Balance) -> Option<Self> {
         let peer = accepted.peer()?;
         let mut about = serde_json::json!({ "listener": listener, "peer": peer.to_string() });
@@ -405,7 +405,7 @@ impl Connection {
         Some(Self { socket, about: about.to_string().into_bytes(), client, since: Instant::now() })
     }
 
-    /// Whether its client has gone, and has asked for nothing.
+    /// Whether its client is gone without having sent anything.
     fn is_gone(&self) -> bool {
         match recv(self.socket.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
             Ok(bytes) => bytes == 0,
@@ -413,16 +413,16 @@ impl Connection {
         }
     }
 
-    /// Whether its client sends no more: it has gone, or waits for an answer to all that it has said.
+    /// Whether its client has closed its sending side: it is gone, or waits for an answer to what it sent.
     fn may_be_gone(&self) -> bool {
         let ended = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled = [PollFd::new(self.socket.as_fd(), ended)];
-        // None: that for which `nix` has no name.
+        // None: a flag that `nix` does not know.
         poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_none_or(|events| !events.is_empty())
     }
 }
 
-/// The sidecar's end of the socket over which a process is handed connections, and the process's.
+/// The sidecar's end of the socket for handing connections to a process, and the process's end.
 pub(super) fn pair() -> io::Result<(Arc<UnixStream>, OwnedFd)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     socket2::SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER_BYTES)?;
@@ -479,7 +479,7 @@ mod tests {
         state.pass(&passed, "web", Balance::RoundRobin).expect("the other takes it");
         assert_eq!(state.takers.iter().map(|taker| taker.pid).collect::<Vec<_>>(), [2]);
         drop((state, open, passed));
-        // With whoever had it, the connection is gone too.
+        // When its holder is gone, so is the connection.
         assert_eq!(client.read(&mut [0; 1]).expect("an end"), 0);
     }
 
@@ -496,14 +496,14 @@ mod tests {
             state.pass(&passed, "web", Balance::Fewest).expect("there is room");
             state.takers.iter().map(|taker| taker.under_way).collect::<Vec<_>>()
         };
-        // Of those that report nothing, one after the other.
+        // Without reports, one after the other.
         assert_eq!([(); 4].map(|()| pass(&mut state, &[])).last(), Some(&vec![2, 2]));
         assert_eq!(pass(&mut state, &[&second]), [2, 2]);
         assert_eq!(pass(&mut state, &[&second, &second]), [2, 1]);
         assert_eq!(pass(&mut state, &[]), [2, 2]);
         assert_eq!(pass(&mut state, &[]), [2, 3], "the one that has gone on");
         assert_eq!(pass(&mut state, &[&first]), [2, 3]);
-        // What reports more than it was handed has none, and costs no other.
+        // A process that reports more than it was handed has none, and does not affect others.
         assert_eq!(pass(&mut state, &[&second; 4]), [2, 1]);
         assert_eq!(pass(&mut state, &[&second; 4]), [2, 1]);
     }
@@ -513,7 +513,7 @@ mod tests {
         let (taker, _theirs) = taker(1).await;
         let mut state = State { takers: vec![taker], ..State::default() };
         let (mut passed, _client) = connection();
-        // An error that says nothing of the process: the kernel cannot pass on what is no descriptor.
+        // An error that is not about the process: the kernel cannot pass a closed descriptor.
         let socket = std::mem::replace(&mut passed.socket, no_descriptor());
         let short = state.pass(&passed, "web", Balance::RoundRobin).expect_err("it cannot be passed");
         assert!(matches!(&short, NotPassed::Short(error) if error.raw_os_error() == Some(libc::EBADF)), "{short:?}");
@@ -521,7 +521,7 @@ mod tests {
         state.pass(&passed, "web", Balance::RoundRobin).expect("it is still there");
     }
 
-    /// One that was closed.
+    /// A closed one.
     #[allow(unsafe_code)]
     fn no_descriptor() -> OwnedFd {
         // Safety: nobody uses or closes it.
@@ -554,7 +554,7 @@ mod tests {
         };
         clients.extend((0..6).map(|_| come()));
         assert_eq!(passing.counts(), (4, 2));
-        // One has gone, one has asked before, and one waits for an answer.
+        // One is gone, one has sent a request, and one waits for an answer.
         clients[1].write_all(b"GET /").expect("it is open");
         drop(clients.drain(..2));
         clients[0].write_all(b"GET /").expect("it is open");

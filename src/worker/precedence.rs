@@ -122,13 +122,13 @@ fn own() -> i32 {
 
 #[allow(unsafe_code)]
 fn niceness(thread: Pid) -> i32 {
-    // Safety: numbers alone.
+    // Safety: only numbers are passed.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, thread.as_raw() as libc::id_t) }
 }
 
 #[allow(unsafe_code)]
 fn set(thread: Pid, to: i32) -> bool {
-    // Safety: numbers alone.
+    // Safety: only numbers are passed.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, thread.as_raw() as libc::id_t, to) == 0 }
 }
 

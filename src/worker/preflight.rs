@@ -1,4 +1,4 @@
-//! Preflight: what a worker needs of the machine, and would not find there.
+//! Preflight: what a worker needs and this machine lacks.
 
 use std::fs;
 use std::io;
@@ -15,13 +15,13 @@ use super::log_file;
 use super::process::{environment, identity};
 use crate::permissions::own::name_of;
 
-/// What is wrong with a setting of a worker on this machine.
+/// What is wrong with a worker's setting on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {why}")]
 pub(crate) struct Flaw {
     pub(crate) key: &'static str,
     pub(crate) why: String,
-    /// Whether only the machine is short of something.
+    /// Whether the machine is just short of a resource.
     pub(crate) is_short: bool,
 }
 
@@ -30,13 +30,13 @@ impl Flaw {
         Self { key, why: why.into(), is_short: false }
     }
 
-    /// That there is no user, or no group, of a name.
+    /// There is no user, or no group, with this name.
     pub(super) fn none(key: &'static str, name: &str) -> Self {
         Self::new(key, format!("there is no {key} {name:?} on this machine"))
     }
 }
 
-/// What would keep its processes from being started, but for its sockets.
+/// What would prevent its processes from being started, apart from its sockets.
 pub(crate) fn flaws(config: &Config) -> Vec<Flaw> {
     let runs = identity(config);
     let directory = config.directory.clone().unwrap_or_else(|| PathBuf::from("/"));
@@ -75,7 +75,7 @@ fn flaw_of_program(config: &Config, directory: &Path, path: &str, user: &Identit
     Some(Flaw::new("command", explain(program, directory, path, Uid::from_raw(user.uid), error)))
 }
 
-/// That the user may not enter the directory, or one above it.
+/// The flaw if the user may not enter the directory, or one above it.
 fn flaw_of_directory(directory: &Path, user: &Identity) -> Option<Flaw> {
     let is_closed = |folder: &&Path| fs::metadata(folder).is_ok_and(|found| !may_execute(&found, user));
     let closed = directory.ancestors().filter(is_closed).last().filter(|_| user.uid != 0)?;
@@ -83,7 +83,7 @@ fn flaw_of_directory(directory: &Path, user: &Identity) -> Option<Flaw> {
     Some(Flaw::new("directory", format!("{why}; choose another, or have it opened")))
 }
 
-/// That a process cannot have so many descriptors.
+/// The flaw if a process cannot have this many descriptors.
 fn flaw_of_max_files(config: &Config) -> Option<Flaw> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     let most = config.max_files.filter(|most| *most > hard && !geteuid().is_root())?;

@@ -1,4 +1,4 @@
-//! One process of a worker: launched, watched, asked to end, and killed with all that it started.
+//! One process of a worker: launched, watched, asked to end, and killed with everything it started.
 
 use std::convert::Infallible;
 use std::env;
@@ -42,90 +42,90 @@ use crate::permissions::own::name_of;
 use crate::task::{Phase, Tasks};
 use crate::tunnel::worker::{CHANNEL, CallsUnderWay, Channel, EVENT_QUEUE, Event, WORKER};
 
-/// This very binary, also where another one has taken its name since.
+/// This very binary, even if another has taken its path since.
 const OWN_BINARY: &str = "/proc/self/exe";
 
-/// How long a process may take to become its program.
+/// How long a process may take to execute its program.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How much longer a process that is to end may take to be launched.
+/// How much longer launching may take if the process is to end.
 const LAUNCH_GRACE: Duration = Duration::from_secs(1);
 
-/// How long a process may take to end that was killed, until it is logged that it does not.
+/// How long a killed process may take to end before that is logged.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the output of a process is read that has ended, should somebody else still have its pipe.
+/// How long the output of an ended process is still read, in case others have its pipe open.
 const OUTPUT_LINGER: Duration = Duration::from_secs(1);
 
-/// Where programs are looked for if the sidecar has no PATH itself.
+/// Where to look for programs if the sidecar itself has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const NO_DESCRIPTORS: &str = "the sidecar has no descriptors left for another process of workers; have fewer of them, or raise \
                               the limit (`LimitNOFILE=` of its unit, `ulimit -Hn`)";
 
-/// The variable that says by which descriptor a process is handed connections.
+/// The environment variable with the descriptor for receiving connections,
 const CONNECTIONS: &str = "ROSTER_CONNECTIONS";
 
-/// And by which it asks for sockets.
+/// and the one with the descriptor for requesting sockets.
 const REQUESTS: &str = "ROSTER_REQUESTS";
 
-/// What all processes are launched with.
+/// What launching any process requires.
 #[derive(Debug)]
 pub(super) struct Launcher {
     pub(super) reaper: Arc<Reaper>,
     pub(super) record: Record,
     pub(super) sweeper: Sweeper,
-    /// Where the register takes over the sockets by which processes are masters.
+    /// Where the register receives the sockets by which processes are masters.
     pub(super) channels: mpsc::UnboundedSender<Channel>,
     pub(super) tasks: Tasks,
-    /// What becomes of workers.
+    /// The changes of workers.
     pub(super) news: Arc<super::news::News>,
-    /// Where slots and their processes live, whichever thread asks for them.
+    /// The runtime of slots and their processes, whichever thread requests something.
     pub(super) runtime: Handle,
-    /// How many descriptors of the sidecar's are left for them.
+    /// How many of the sidecar's descriptors are left for them.
     pub(super) descriptors: Arc<Semaphore>,
-    /// Whether ends of processes are heard, which they are from the first group on.
+    /// Whether ends of processes are detected, which begins with the first group.
     pub(super) is_reaped: Mutex<bool>,
 }
 
-/// What a slot learns of a process that has not ended.
+/// What a slot learns about a process that has not ended.
 #[derive(Debug)]
 pub(super) enum News {
-    /// Its program has begun.
+    /// It executes its program.
     Began(i32),
     Ready,
     Passed(Passed),
-    /// It was killed and does not end, and why.
+    /// It was killed but does not end, and why.
     Stuck(String),
 }
 
-/// Until when a process is to end, once it is to.
+/// The deadline for a process to end, once there is one.
 pub(super) type Deadline = watch::Receiver<Option<Instant>>;
 
-/// A process, which is killed with what it started when this is dropped.
+/// A process; dropping it kills it, with what it started.
 #[derive(Debug)]
 struct Process {
     pid: Pid,
     ended: Ended,
     group: Arc<Shared>,
-    /// Of its slot.
+    /// The name of its slot.
     name: String,
-    /// Its channel, which nobody can speak over once it has ended.
+    /// Its channel, which nobody can use once it has ended.
     channel: UnixStream,
-    /// By which it is handed connections, where it is.
+    /// The socket for handing it connections, if it gets any.
     connections: Option<(Arc<Passing>, Arc<tokio::net::UnixStream>)>,
-    /// By which is counted what it is asked.
+    /// Counts its requests.
     calls: Arc<CallsUnderWay>,
-    /// Whose it is, unless it is the sidecar's own user's.
+    /// Its user, unless that is the sidecar's own.
     identity: Option<Identity>,
     mark: String,
     _descriptors: OwnedSemaphorePermit,
 }
 
-/// A process on its way to become its program.
+/// A process that is about to execute its program.
 struct Launch {
     process: Process,
-    /// What it reads from there, and answers.
+    /// What it reads from that socket, before it answers.
     text: Vec<u8>,
     socket: UnixStream,
     channel: Channel,
@@ -133,25 +133,25 @@ struct Launch {
 }
 
 impl Launcher {
-    /// Has ends of processes heard from now on.
+    /// Detects ends of processes from now on.
     pub(super) fn reap(&self) -> Result<(), WorkerError> {
         let mut is_reaped = self.is_reaped.lock().unwrap_or_else(PoisonError::into_inner);
         if !*is_reaped {
             let _entered = self.runtime.enter();
-            // What ends after the workers is reaped as well.
+            // Processes that end after the workers are reaped as well.
             self.reaper.start(&self.tasks.of(Phase::SharedFile))?;
             *is_reaped = true;
         }
         Ok(())
     }
 
-    /// Starts a task that ends by itself, there.
+    /// Starts a task that ends by itself on that runtime.
     pub(super) fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
         let _entered = self.runtime.enter();
         self.tasks.short(task);
     }
 
-    /// Starts what is to become the program, whose output is read from now on.
+    /// Starts the process that will execute the program; its output is read from now on.
     fn spawn(
         &self,
         name: &str,
@@ -160,7 +160,7 @@ impl Launcher {
     ) -> io::Result<(Pid, Ended, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let [(out, stdout), (err, stderr)] = [io::pipe()?, io::pipe()?];
-        // Many programs open them again, as /dev/stdout and /dev/stderr.
+        // Many programs reopen them, as /dev/stdout and /dev/stderr.
         launch::give_to(identity, [stdout.as_fd(), stderr.as_fd()])?;
         let mut command = Command::new(OWN_BINARY);
         command.arg0("roster").arg(launch::COMMAND).env_clear();
@@ -183,12 +183,12 @@ impl Launcher {
     }
 }
 
-/// Has a process of this name live: from its start until nothing of it is left.
+/// Runs a process with this name: from its start until nothing of it is left.
 pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, tell: impl Fn(News)) -> Ending {
     let launcher = &group.launcher;
     let launched = tokio::select! {
         launched = launch_one(group, name) => launched,
-        // Who is asked for its user may not answer for long. What still comes of it ends with nobody to take it.
+        // Looking up its user may take forever. What it still returns is dropped.
         () = async { is_asked(&mut asked.clone()).await; sleep(LAUNCH_GRACE).await } => {
             Err(Ending::Failed("it was asked to end before it could be launched".to_owned()))
         }
@@ -218,7 +218,7 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
         }
         Said::Begun => {
             let (reaching, progress) = watch::channel(Progress::Started);
-            // Without a register, which ends after the workers, nobody hears it.
+            // Without a register, which ends after the workers, nobody receives it.
             let _ = launcher.channels.send(channel);
             let (group, name, pid) = (group.clone(), name.to_owned(), process.pid.as_raw());
             launcher.begin(async move { group.members.hear(&name, pid, events, reaching, &group.output).await });
@@ -230,7 +230,7 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
     ending
 }
 
-/// Starts a process of this name that is to become the program, with its sockets; or why it cannot be had.
+/// Starts a process with this name that will execute the program, with its sockets; or returns why it cannot.
 async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
     let Shared { config, sockets, launcher, metrics, .. } = &**group;
     launcher.sweeper.catch_up(&launcher.reaper).await;
@@ -245,7 +245,7 @@ async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
 }
 
 impl Launch {
-    /// Starts a process that is to become the program; or why it cannot be had. Blocks meanwhile.
+    /// Starts a process that will execute the program; or returns why it cannot. Blocks meanwhile.
     fn start(group: &Arc<Shared>, name: &str, sockets: &Bound) -> Result<Self, Ending> {
         let Shared { config, output, launcher, .. } = &**group;
         let (user, identity) = identity(config).map_err(|flaw| match flaw.is_short {
@@ -319,7 +319,7 @@ impl Launch {
             launcher.begin(async move {
                 tokio::select! {
                     () = requested::serve(group, ours, identity) => {}
-                    // Whoever it left behind asks for nothing.
+                    // Processes that it left behind may not request anything.
                     _ = end(ended) => {}
                 }
             });
@@ -331,9 +331,9 @@ impl Launch {
     }
 }
 
-/// Tells a process what it is to become, and waits until it has; or why it has not.
+/// Sends a process its spec, and waits until it executes the program; or returns why it does not.
 async fn become_program(text: &[u8], socket: UnixStream) -> io::Result<Said> {
-    // One that has ended may have said why.
+    // A process that has ended may have reported why.
     let unless_over = |error: io::Error| match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
         _ => Err(error),
@@ -352,9 +352,9 @@ impl From<Refusal> for Ending {
     }
 }
 
-/// Waits until a process is to end.
+/// Waits until a process is asked to end.
 async fn is_asked(asked: &mut Deadline) {
-    // Without a slot nobody wants it either.
+    // Without a slot it is not wanted either.
     let _ = asked.wait_for(Option::is_some).await;
 }
 
@@ -362,13 +362,13 @@ async fn is_asked(asked: &mut Deadline) {
 async fn end(mut ended: Ended) -> End {
     match ended.wait_for(Option::is_some).await.ok().and_then(|end| *end) {
         Some(end) => end,
-        // The reaper is gone, and this process with it.
+        // The reaper is gone, and this process is ending.
         None => pending().await,
     }
 }
 
 impl Process {
-    /// Keeps a process whose program has begun until it has ended.
+    /// Watches a process that executes its program until it has ended.
     async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: impl Fn(News)) -> Ending {
         let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
         let config = &group.config;
@@ -419,21 +419,21 @@ impl Process {
         }
     }
 
-    /// It is handed connections from now on, where it is. The receiver hears once it has closed the socket for that.
+    /// From now on it is handed connections, if it gets any. The receiver is signalled once it has closed that socket.
     fn take_connections(&self) -> Option<oneshot::Receiver<()>> {
         let (passing, socket) = self.connections.as_ref()?;
         Some(passing.add(self.pid.as_raw(), socket.clone(), self.identity.clone(), self.calls.clone()))
     }
 
-    /// Hands it no more connections: it finds the end of them.
+    /// Hands it no more connections: it reads the end of the stream.
     fn hand_no_more(&mut self) {
         if let Some((passing, socket)) = self.connections.take() {
             passing.remove(&socket);
         }
     }
 
-    /// Asks it to end, and kills it if it has not in time. One that has joined over its channel is asked there; by the
-    /// signal too, which may cut what is under way, only for the last quarter of that time.
+    /// Asks it to end, and kills it after the deadline. A process that is connected over its channel is asked there;
+    /// the signal, which may cut off what is under way, is also sent in the last quarter of the time.
     async fn stop(&mut self, asked: &mut Deadline, tell: &impl Fn(News)) -> End {
         self.hand_no_more();
         let (begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
@@ -468,7 +468,7 @@ impl Process {
         if let Ok(end) = timeout(KILL_TIMEOUT, end(self.ended.clone())).await {
             return end;
         }
-        // Who traces it may be of its own, and would hold it for ever.
+        // A tracer may be one of its own processes, and would hold it forever.
         self.sweep(false).await;
         if let Ok(end) = timeout(KILL_TIMEOUT, end(self.ended.clone())).await {
             return end;
@@ -479,16 +479,16 @@ impl Process {
         end(self.ended.clone()).await
     }
 
-    /// Ends what cannot become ready.
+    /// Ends a process that cannot become ready.
     async fn give_up(&self, ending: Ending, tell: &impl Fn(News)) -> Ending {
         self.kill(tell).await;
         ending
     }
 
-    /// Ends all that is left of one that has ended: whatever it was that it started, nobody speaks for it any more.
+    /// Ends everything that an ended process left: whatever it started, nobody is responsible for it any more.
     async fn over(mut self) {
         self.hand_no_more();
-        // What it has said is still heard.
+        // What it has sent is still processed.
         let _ = self.channel.shutdown(Shutdown::Read);
         self.sweep(true).await;
         // It writes to the disk.
@@ -509,14 +509,14 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.hand_no_more();
         self.launcher().record.remove(self.pid, &self.mark);
-        // The number of one that has ended may be another's.
+        // Another process may have the pid of one that has ended.
         if self.ended.borrow().is_none() {
             self.launcher().reaper.kill(self.pid);
         }
     }
 }
 
-/// Has it heard when a process no longer answers, or does again: nothing else happens to it then.
+/// Signals news when a process stops answering, or answers again: nothing else happens to it then.
 async fn tell_of_silence(group: &Shared, pid: i32) -> Infallible {
     let mut known = None;
     loop {
@@ -528,7 +528,7 @@ async fn tell_of_silence(group: &Shared, pid: i32) -> Infallible {
     }
 }
 
-/// Waits until a process has closed the socket over which it is handed connections, where it is.
+/// Waits until a process has closed the socket for receiving connections, if it gets any.
 async fn is_shut_out(told: Option<oneshot::Receiver<()>>) {
     let is_told = match told {
         Some(told) => told.await.is_ok(),
@@ -539,7 +539,7 @@ async fn is_shut_out(told: Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// What keeps a process from its end that was killed.
+/// Why a killed process does not end.
 fn what_holds(pid: Pid) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim());
@@ -550,7 +550,7 @@ fn what_holds(pid: Pid) -> String {
     }
 }
 
-/// Waits until a process is ready; or why it is not.
+/// Waits until a process is ready; or returns why it is not.
 async fn is_ready(config: &Config, progress: &watch::Receiver<Progress>) -> Result<(), String> {
     let mut until = progress.clone();
     let awaited = match config.ready {
@@ -575,7 +575,7 @@ async fn is_ready(config: &Config, progress: &watch::Receiver<Progress>) -> Resu
     })
 }
 
-/// The user as whom a process runs; and as the kernel knows them, unless it is the sidecar's own.
+/// The user that a process runs as; and the kernel's view of it, unless it is the sidecar's own.
 pub(super) fn identity(config: &Config) -> Result<(Option<User>, Option<Identity>), Flaw> {
     let failed = |error: nix::errno::Errno| Flaw {
         is_short: launch::is_shortage(Some(error as i32)),
@@ -624,7 +624,7 @@ pub(super) fn environment(config: &Config, user: Option<&User>) -> Vec<(String, 
     environment
 }
 
-/// A value of TOML as JSON, where a date is a text.
+/// A TOML value as JSON; dates become strings.
 fn json(value: &toml::Value) -> serde_json::Value {
     match value {
         toml::Value::Datetime(at) => at.to_string().into(),

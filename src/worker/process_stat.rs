@@ -9,14 +9,14 @@ use nix::unistd::Pid;
 pub(super) struct ProcessStat {
     pub(super) parent: Pid,
     pub(super) session: Pid,
-    /// In ticks since the machine started.
+    /// In ticks since boot.
     pub(super) started: u64,
-    /// Whether it has ended, and is still to be reaped.
+    /// Whether it has ended, but was not reaped yet.
     is_over: bool,
 }
 
 impl ProcessStat {
-    /// None: it has ended. An error: that is not known, as where no descriptor is left to look with.
+    /// None: it has ended. An error: unknown, for example without a free descriptor.
     pub(super) fn of(pid: Pid) -> io::Result<Option<Self>> {
         Ok(read(pid)?.and_then(|stat| Self::parse(&stat)).filter(|stat| !stat.is_over))
     }
@@ -30,7 +30,7 @@ impl ProcessStat {
             parent: pid(4)?,
             session: pid(6)?,
             started: field(22)?.parse().ok()?,
-            // One whose first thread alone has ended is called a zombie too.
+            // A process of which only the first thread has ended is called a zombie too.
             is_over: matches!(field(3)?, "Z" | "X") && threads <= 1,
         })
     }
@@ -39,7 +39,7 @@ impl ProcessStat {
 /// The number of the first of `fields`.
 pub(super) const FIRST_FIELD: usize = 3;
 
-/// What the kernel says of a process; none: there is none. A program's name may be no text.
+/// The stat of a process; none: there is no such process. A program's name may be invalid UTF-8.
 pub(super) fn read(pid: Pid) -> io::Result<Option<String>> {
     Ok(if_any(fs::read(format!("/proc/{pid}/stat")))?.map(|stat| String::from_utf8_lossy(&stat).into_owned()))
 }
@@ -57,7 +57,7 @@ pub(super) fn children_of(pid: Pid, thread: Pid) -> Option<Vec<Pid>> {
     children.split_whitespace().map(|child| Some(Pid::from_raw(child.parse().ok()?))).collect()
 }
 
-/// What was read of a process; none: it has ended, maybe meanwhile, or is another user's whom nobody may look at.
+/// What was read of a process; none: it has ended, maybe meanwhile, or is another user's and hidden.
 pub(super) fn if_any<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -66,7 +66,7 @@ pub(super) fn if_any<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Fields as proc_pid_stat(5) numbers them, from the third on: the name before may hold anything, also `) 1 (`.
+/// Fields as proc_pid_stat(5) numbers them, from the third on: the name before may contain anything, even `) 1 (`.
 pub(super) fn fields(stat: &str) -> Option<Vec<&str>> {
     Some(stat.rsplit_once(')')?.1.split_whitespace().collect())
 }

@@ -1,4 +1,4 @@
-//! The reaper: learns which of the sidecar's processes have ended, kills what they left behind, and leaves no zombie.
+//! The reaper: detects which of the sidecar's processes have ended, kills what they left behind, and leaves no zombies.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ pub(super) type Ended = watch::Receiver<Option<End>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Exited(i32),
-    /// By the signal of this number, which may be one without a name.
+    /// By the signal with this number, which may not have a name.
     Killed(i32),
 }
 
@@ -51,12 +51,12 @@ pub(super) struct Reaper(Mutex<Processes>);
 
 #[derive(Debug, Default)]
 struct Processes {
-    /// Those that have not been reaped.
+    /// Processes that have not been reaped.
     living: HashMap<Pid, watch::Sender<Option<End>>>,
-    /// Which starts are under way, whose processes are not known yet, and how many there have been.
+    /// Starts under way, whose processes are not known yet, and how many starts there have been.
     starts: BTreeSet<u64>,
     started: u64,
-    /// Ends of processes that are not known, which may be of those, each with how many starts there had been.
+    /// Ends of unknown processes, which may belong to those, each with the number of starts at that time.
     early: HashMap<Pid, (u64, End)>,
 }
 
@@ -67,7 +67,7 @@ impl Processes {
         self.started
     }
 
-    /// A start has come to a process, or to none.
+    /// A start has produced a process, or none.
     fn begun(&mut self, start: u64, pid: Option<Pid>) -> Ended {
         let (ending, ended) = watch::channel(None);
         match pid.map(|pid| (pid, self.early.remove(&pid))) {
@@ -81,7 +81,7 @@ impl Processes {
         ended
     }
 
-    /// A process has ended, and is reaped.
+    /// A process has ended and was reaped.
     fn ended(&mut self, pid: Pid, end: End) {
         match self.living.remove(&pid) {
             Some(ending) => drop(ending.send_replace(Some(end))),
@@ -92,8 +92,8 @@ impl Processes {
 }
 
 impl Reaper {
-    /// Reaps from now on, on a task of its own. What processes of ours leave behind, however far they went from them, becomes
-    /// this process's to reap.
+    /// Reaps from now on, on a separate task. Whatever our processes leave behind, however far removed, becomes this
+    /// process's to reap.
     pub(super) fn start(self: &Arc<Self>, tasks: &Tasks) -> Result<(), WorkerError> {
         prctl::set_child_subreaper(true).map_err(io::Error::from)?;
         let ended = unix::signal(SignalKind::child())?;
@@ -110,14 +110,14 @@ impl Reaper {
     /// Starts a process, and reports its end.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, Ended)> {
         let start = self.processes().begin();
-        // It may take long, and may have ended before it is known here.
+        // This may take long, and the process may end before it is known here.
         let child = command.spawn();
         let pid = child.as_ref().ok().map(|child| Pid::from_raw(child.id() as i32));
         let ended = self.processes().begun(start, pid);
         child.map(|child| (Pid::from_raw(child.id() as i32), ended))
     }
 
-    /// Sends a signal to a process, unless it has ended: its number may be another's then.
+    /// Sends a signal to a process, unless it has ended: another may have its pid then.
     pub(super) fn signal(&self, pid: Pid, signal: Signal) -> Result<(), Errno> {
         if self.processes().living.contains_key(&pid) { kill(pid, signal) } else { Err(Errno::ESRCH) }
     }
@@ -125,7 +125,7 @@ impl Reaper {
     /// Kills a process and its group.
     pub(super) fn kill(&self, pid: Pid) {
         if self.processes().living.contains_key(&pid) {
-            // Until it has its own session there is no such group.
+            // There is no such group until it has its own session.
             if killpg(pid, Signal::SIGKILL).is_err() {
                 let _ = kill(pid, Signal::SIGKILL);
             }
@@ -146,7 +146,7 @@ impl Reaper {
         self.processes().living.keys().copied().collect()
     }
 
-    /// Reaps, for as long as it is polled.
+    /// Reaps while it is polled.
     async fn run(&self, mut ended: unix::Signal) -> Infallible {
         loop {
             while self.reap_one() {}
@@ -154,12 +154,12 @@ impl Reaper {
         }
     }
 
-    /// Whether there was one to reap.
+    /// Returns whether there was one to reap.
     fn reap_one(&self) -> bool {
         let Some((pid, end)) = next_ended() else { return false };
         let mut processes = self.processes();
         if processes.living.contains_key(&pid) {
-            // As long as it is not reaped, its number and its group's are nobody else's.
+            // Until it is reaped, its pid and its group's are not reused.
             let _ = killpg(pid, Signal::SIGKILL);
         }
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
@@ -172,13 +172,13 @@ impl Reaper {
     }
 }
 
-/// A child that has ended, and is still to be reaped. (Not by `nix`, which knows no real-time signals: a child that one
-/// of these ended would be the first for ever.)
+/// A child that has ended, but was not reaped yet. (Not by `nix`, which does not know real-time signals: a child killed
+/// by one would be returned first forever.)
 #[allow(unsafe_code)]
 fn next_ended() -> Option<(Pid, End)> {
     let mut ended = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // Safety: the kernel writes what it has room for; and all zeros, which say that there is none, are a value too.
+    // Safety: the kernel writes only what fits; and all zeros, which mean that there is none, are a valid value.
     let (pid, status, code) = unsafe {
         Errno::result(libc::waitid(libc::P_ALL, 0, ended.as_mut_ptr(), flags)).ok()?;
         let ended = ended.assume_init();

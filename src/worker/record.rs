@@ -1,5 +1,4 @@
-//! The record of processes: a sidecar that was killed could not end its workers, and the next one does, so that there
-//! are no doubles.
+//! The record of processes: a killed sidecar could not end its workers, so the next one does, to avoid duplicates.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -19,16 +18,15 @@ use super::orphans;
 use super::process_stat::ProcessStat;
 use crate::permissions::own;
 
-/// The file in the state's folder.
+/// The file in the state folder.
 const FILE: &str = "workers.json";
 
-/// How long processes of an earlier sidecar may take to end, how soon they are gone that are killed, and how often it is
-/// looked whether they are.
+/// How long processes of an earlier sidecar may take to end, how soon killed ones are gone, and how often to check.
 const PATIENCE: Duration = Duration::from_secs(3);
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Which processes of workers there are.
+/// The processes of workers.
 #[derive(Debug)]
 pub(super) struct Record {
     /// None: there is no folder for it.
@@ -36,20 +34,20 @@ pub(super) struct Record {
     /// With what the marks of all processes begin that sidecars of this folder start, so that they are found also where
     /// they could not be recorded, as on a full disk. Empty: there is no folder.
     of_folder: String,
-    /// Which start of the machine this is.
+    /// The id of this boot.
     boot: String,
     processes: Mutex<BTreeMap<i32, Entry>>,
 }
 
-/// A process: numbers are used again, but not by one that started at the same moment.
+/// A process: pids are reused, but not by one with the same start time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     worker: String,
-    /// In ticks since the machine started; none: it could not be asked, and the process is known by its mark alone.
+    /// In ticks since boot; none: unknown, so that it is only identified by its mark.
     started: Option<u64>,
-    /// Which start of the machine that was.
+    /// The id of the boot.
     boot: String,
-    /// What it and all that it started have in their environment.
+    /// The mark in its environment, and in that of everything it started.
     mark: String,
 }
 
@@ -69,7 +67,7 @@ impl Record {
     pub(super) fn add(&self, pid: Pid, worker: &str, mark: &str) {
         let started = match started(pid.as_raw()) {
             Ok(None) => return,
-            // No descriptor was left to look with.
+            // There was no free descriptor to check.
             started => started.unwrap_or_default(),
         };
         let entry = Entry { worker: worker.to_owned(), started, boot: self.boot.clone(), mark: mark.to_owned() };
@@ -78,7 +76,7 @@ impl Record {
         self.write(&processes);
     }
 
-    /// Unless that number is another's by now.
+    /// Unless another process has this pid by now.
     pub(super) fn remove(&self, pid: Pid, mark: &str) {
         let mut processes = self.processes();
         if processes.get(&pid.as_raw()).is_some_and(|entry| entry.mark == mark) {
@@ -87,7 +85,7 @@ impl Record {
         }
     }
 
-    /// Ends what an earlier sidecar left running, which may hold the sockets that this one is to listen on.
+    /// Ends what an earlier sidecar left running, which may hold the sockets that this one should listen on.
     pub(super) fn end_left(&self, has_workers: bool) {
         let has_record = self.path.as_ref().is_some_and(|path| fs::symlink_metadata(path).is_ok());
         if !has_workers && !has_record {
@@ -114,7 +112,7 @@ impl Record {
         }
     }
 
-    /// Kills what all that there are have started.
+    /// Kills what all recorded ones have started.
     pub(super) fn kill_orphans(&self) {
         let processes = self.processes().clone();
         if !processes.is_empty() {
@@ -159,7 +157,7 @@ impl Record {
 }
 
 impl Entry {
-    /// Whether that number is still its own, as far as that can be known.
+    /// Whether the pid is still its own, as far as known.
     fn is_alive(&self, pid: i32) -> io::Result<bool> {
         Ok(self.started.is_some() && started(pid)? == self.started)
     }
@@ -180,7 +178,7 @@ fn are_gone_within(patience: Duration, processes: &BTreeMap<i32, Entry>) -> bool
 /// Kills those that are alive, with their groups.
 fn kill_all(processes: &BTreeMap<i32, Entry>) {
     for (pid, _) in processes.iter().filter(|(pid, entry)| entry.is_alive(**pid).unwrap_or(false)) {
-        // Until it has its own session there is no such group.
+        // There is no such group until it has its own session.
         if killpg(Pid::from_raw(*pid), Signal::SIGKILL).is_err() {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
@@ -195,7 +193,7 @@ fn kill_orphans(processes: &BTreeMap<i32, Entry>, of_folder: &str, sessions: &BT
     orphans::kill_marked(&marks, of_folder, &sessions);
 }
 
-/// When a process started that has not ended.
+/// The start time of a process that has not ended.
 fn started(pid: i32) -> io::Result<Option<u64>> {
     Ok(ProcessStat::of(Pid::from_raw(pid))?.map(|stat| stat.started))
 }

@@ -1,8 +1,9 @@
-//! Sockets on request: a process asks for one while it runs, and all of its group that ask for the same have the same.
+//! Sockets on request: a process may request one while it runs, and all processes of its group that request the same
+//! one share it.
 //!
-//! It writes the address, a line, to a socket that it inherited, and reads one message: `{}` with the descriptor
-//! (`SCM_RIGHTS`), or `{"error"}`. Only what `may_listen` names is had; and it stays until the sidecar ends, so that nobody is
-//! refused while processes are replaced.
+//! It writes the address, as a line, to an inherited socket, and reads one message: `{}` with the descriptor
+//! (`SCM_RIGHTS`), or `{"error"}`. Only addresses in `may_listen` are allowed; and the socket stays until the sidecar
+//! ends, so that nobody is refused while processes are replaced.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -23,16 +24,16 @@ use super::slot::Shared;
 use super::sockets::{Bound, parse};
 use crate::net::Address;
 
-/// How long an address may be.
+/// The maximum length of an address.
 const MAX_ADDRESS_BYTES: usize = 512;
 
-/// How many sockets a group may have this way.
+/// How many sockets a group may request.
 pub(super) const MAX_REQUESTED: usize = 64;
 
-/// How long a process that has asked as often waits for its next answer.
+/// After this many requests, how long a process waits for each next answer.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Those that a group has, by their addresses; none: it is removed.
+/// The sockets of a group, by address; none: the group is removed.
 #[derive(Debug)]
 pub(super) struct Requested(Mutex<Option<HashMap<String, Arc<Bound>>>>);
 
@@ -42,7 +43,7 @@ impl Default for Requested {
     }
 }
 
-/// Answers what a process asks for, until it has closed its end.
+/// Answers a process's requests, until it has closed its end.
 pub(super) async fn serve(group: Arc<Shared>, socket: Arc<UnixStream>, identity: Option<Identity>) {
     let mut read = Vec::new();
     let mut asked = 0_usize;
@@ -94,13 +95,13 @@ impl Requested {
         Ok(bound)
     }
 
-    /// Listens no more, but where processes still have the sockets.
+    /// Stops listening, except where processes still have the sockets.
     pub(super) async fn close(&self) {
         *self.0.lock().await = None;
     }
 }
 
-/// An address to listen on, or several: of ports from one to another.
+/// An address to listen on, or several: with a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listening {
     /// A path, or a host.
@@ -110,7 +111,7 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// None: it is no address.
+    /// None: it is not an address.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (address, last_port) = match text.rsplit_once('-') {
             Some((address, last)) if text.starts_with("tcp://") && last.bytes().all(|it| it.is_ascii_digit()) => {
@@ -142,7 +143,7 @@ impl Listening {
     }
 }
 
-/// The next line that comes; None: none will, or it is too long.
+/// The next line; None: there will be none, or it is too long.
 async fn next_line(socket: &UnixStream, read: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = read.iter().position(|byte| *byte == b'\n') {

@@ -1,4 +1,4 @@
-//! What was scaled for good: how many processes groups are to have also after a restart of the sidecar.
+//! Scaling for good: the number of processes that groups also have after a restart of the sidecar.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,10 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::config::{Config, Count, MAX_COUNT};
 use crate::permissions::own;
 
-/// The file in the state's folder.
+/// The file in the state folder.
 const FILE: &str = "workers-scaled.json";
 
-/// How many processes groups are to have, by their names, where that is not what the configuration says.
+/// The number of processes by group, where it differs from the configuration.
 #[derive(Debug)]
 pub(super) struct Scaled {
     /// None: there is no folder for it.
@@ -20,7 +20,7 @@ pub(super) struct Scaled {
 }
 
 impl Scaled {
-    /// What an earlier sidecar kept. A file that others may have written says nothing.
+    /// Reads what an earlier sidecar saved. A file that others may have written is ignored.
     pub(super) fn read(folder: Option<PathBuf>) -> Self {
         let path = folder.map(|folder| folder.join(FILE));
         let counts = path.as_ref().map_or_else(BTreeMap::new, |path| {
@@ -36,7 +36,7 @@ impl Scaled {
         Self { path, counts: Mutex::new(counts) }
     }
 
-    /// The settings of a group, with the number that was kept for it.
+    /// The settings of a group, with the number saved for it.
     pub(super) fn applied(&self, config: &Config) -> Config {
         match self.counts().get(&config.name).copied() {
             None => config.clone(),
@@ -51,7 +51,7 @@ impl Scaled {
         }
     }
 
-    /// Keeps a number; none: what the configuration says counts again.
+    /// Saves a number; none: returns to that of the configuration.
     pub(super) fn keep(&self, group: &str, count: Option<u32>) -> io::Result<()> {
         let no_folder = || io::Error::other("there is no folder to keep it in: set `[shared] state`");
         let path = self.path.as_ref().ok_or_else(no_folder)?;

@@ -1,4 +1,4 @@
-//! A slot: one place of a group, in which a process is kept alive. What is to be done its state machine says.
+//! A slot: one place of a group, in which a process is kept alive. Its state machine decides what to do.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -21,7 +21,7 @@ use super::requested::Requested;
 use super::sockets::Sockets;
 use crate::metrics::{Counter, Metrics};
 
-/// What is known of a slot.
+/// The state of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub number: u32,
@@ -29,24 +29,24 @@ pub struct Report {
     /// When it came into this state, with this process.
     pub since: SystemTime,
     pub pid: Option<i32>,
-    /// How many processes it has had beside the first.
+    /// How many processes it has had after the first.
     pub restarts: u64,
-    /// Why the process before this one is no more, or cannot be had; empty: nothing happened.
+    /// Why the previous process is gone, or could not be started; empty: nothing happened.
     pub why: String,
-    /// Processes that were replaced, and still end what they have under way.
+    /// Processes that were replaced, and are still finishing what is under way.
     pub retiring: Vec<i32>,
 }
 
 #[cfg(test)]
 impl Report {
-    /// One of which nothing else is said.
+    /// A report with defaults.
     pub(super) fn of_tests() -> Self {
         let (since, why, retiring) = (SystemTime::UNIX_EPOCH, String::new(), Vec::new());
         Self { number: 1, state: State::Running, since, pid: None, restarts: 0, why, retiring }
     }
 }
 
-/// What all slots of a group have.
+/// What all slots of a group share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
@@ -54,15 +54,15 @@ pub(super) struct Shared {
     pub(super) output: Arc<Output>,
     pub(super) members: Arc<Members>,
     pub(super) requested: Requested,
-    /// Where the sidecar accepts.
+    /// Set if the sidecar accepts.
     pub(super) passing: Option<Arc<Passing>>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) metrics: Arc<Metrics>,
-    /// How many processes its slots have had beside the first of each, also those slots that are no more.
+    /// How many processes its slots have had after the first of each, including removed slots.
     pub(super) restarts: Counter,
-    /// How many processes its settings say.
+    /// The configured number of processes.
     pub(super) configured: u32,
-    /// For its sockets, and what waits at them.
+    /// For its sockets, and connections waiting there.
     pub(super) _descriptors: Option<OwnedSemaphorePermit>,
 }
 
@@ -77,14 +77,14 @@ pub(super) struct Slot {
 struct Inner {
     machine: Machine,
     since: SystemTime,
-    /// By which each process is asked to end.
+    /// The means to ask each process to end.
     deadlines: HashMap<u64, watch::Sender<Option<Instant>>>,
-    /// Of the pause under way, which is over when this is dropped.
+    /// The current delay, which ends when this is dropped.
     pause: Option<oneshot::Sender<()>>,
 }
 
 impl Slot {
-    /// A slot of this number, without a process yet.
+    /// A slot with this number, without a process yet.
     pub(super) fn new(shared: Arc<Shared>, number: u32) -> Arc<Self> {
         let machine = Machine::new(name(&shared, number), shared.config.clone());
         let inner = Inner { machine, since: SystemTime::now(), deadlines: HashMap::new(), pause: None };
@@ -104,30 +104,30 @@ impl Slot {
         }
     }
 
-    /// Whether it has left the group, with all of its processes.
+    /// Whether it is removed from the group, with all of its processes.
     pub(super) fn is_gone(&self) -> bool {
         self.inner().machine.is_gone()
     }
 
-    /// Has the machine hear a wish; what comes of that.
+    /// Passes a request to the machine; returns its outcome.
     pub(super) fn ask(self: &Arc<Self>, wish: impl FnOnce(&mut Machine, Done, Instant)) -> BoxFuture<'static, Outcome> {
         let (done, outcome) = oneshot::channel();
         self.change(|machine, now| wish(machine, done, now));
         async { outcome.await.unwrap_or_else(|_| Err("the sidecar ended".to_owned())) }.boxed()
     }
 
-    /// What the machine says.
+    /// Reads the machine's state.
     pub(super) fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
         look(&self.inner().machine)
     }
 
-    /// Sends a signal to the process that is there now: to that, or to none.
+    /// Sends a signal to the current process: to that, or to none.
     pub(super) fn signal(&self, signal: Signal) -> Outcome {
         let pid = self.inner().machine.pid().ok_or("it has no process")?;
         self.shared.launcher.reaper.signal(Pid::from_raw(pid), signal).map_err(|error| error.desc().to_owned())
     }
 
-    /// Has something happen to the machine, and does what follows.
+    /// Passes an event to the machine, and performs the resulting actions.
     fn change(self: &Arc<Self>, happen: impl FnOnce(&mut Machine, Instant)) {
         let mut inner = self.inner();
         let before = inner.machine.restarts();

@@ -1,5 +1,5 @@
 //! Sockets that workers inherit: the sidecar listens on them before the first worker starts, so that nobody is refused
-//! while none is alive. Where one cannot be had, its workers wait for it, and nobody else.
+//! while none is alive. If one cannot be created, only its workers wait for it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use crate::metrics::Metrics;
 use crate::net::{Address, BindError, Listener, Setting, TakenPorts};
 use crate::permissions::Permissions;
 
-/// The sockets of one group; none, as long as one of them cannot be had.
+/// The sockets of one group; none while one of them cannot be created.
 #[derive(Debug)]
 pub(super) struct Sockets {
     tried: Mutex<Tried>,
-    /// How often some were had anew, which processes that run have as they were before.
+    /// How often some were recreated, while running processes still had the old ones.
     renewals: AtomicU64,
 }
 
-/// What came of the last try to have them.
+/// The result of the last attempt to create them.
 #[derive(Debug, Default)]
 struct Tried {
-    /// None: some are to be had anew, beside those that are kept, each in its place.
+    /// None: some have to be created, besides the kept ones, each in its place.
     bound: Option<Arc<Bound>>,
     kept: Vec<Option<(String, Listener)>>,
     error: Option<BindError>,
@@ -36,12 +36,12 @@ struct Tried {
     is_closed: bool,
 }
 
-/// They, in the order of the configuration, each with its name.
+/// The sockets in configuration order, each with its name.
 #[derive(Debug)]
 pub(super) struct Bound(Vec<(String, Listener)>);
 
 impl Sockets {
-    /// Listens, if that can be had. An error: a port is taken, and that is not waited for.
+    /// Listens, if possible. An error: a port is taken, and should not be waited for.
     pub(super) fn new(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
         let tried = match Bound::new(config, &[]) {
             Err(error) if error.is_taken() && taken_ports == TakenPorts::Fail => return Err(error),
@@ -54,25 +54,25 @@ impl Sockets {
         Ok(Self { tried: Mutex::new(tried), renewals: AtomicU64::new(0) })
     }
 
-    /// How often processes that ran had sockets that are no more.
+    /// How often running processes had sockets that no longer exist.
     pub(super) fn renewals(&self) -> u64 {
         self.renewals.load(Ordering::Relaxed)
     }
 
-    /// Listens; what cannot be had is not waited for.
+    /// Listens; does not wait for unavailable ones.
     pub(super) fn at_once(config: &Config) -> Result<Self, BindError> {
         let bound = Some(Arc::new(Bound::new(config, &[])?));
         Ok(Self { tried: Mutex::new(Tried { bound, ..Tried::default() }), renewals: AtomicU64::new(0) })
     }
 
-    /// Listens no more, but where processes still have the sockets.
+    /// Stops listening, except where processes still have the sockets.
     pub(super) async fn close(&self, metrics: &Metrics) {
         let closed = Tried { is_closed: true, ..Tried::default() };
         let tried = std::mem::replace(&mut *self.tried.lock().await, closed);
         tried.error.iter().for_each(|before| metrics.ports_taken.clear(&before.setting().to_string()));
     }
 
-    /// The sockets; or why not yet, after another try. Meanwhile `metrics` say it.
+    /// The sockets; or why they are not available yet, after another attempt. Meanwhile `metrics` show it.
     pub(super) async fn get(&self, config: &Config, metrics: &Metrics) -> Result<Arc<Bound>, String> {
         let mut tried = self.tried.lock().await;
         if tried.is_closed {
@@ -108,7 +108,7 @@ impl Sockets {
 }
 
 impl Bound {
-    /// Listens on all, but for those that are `kept` in their places.
+    /// Listens on all, except for those that are `kept` in their places.
     pub(super) fn new(config: &Config, kept: &[Option<(String, Listener)>]) -> Result<Self, BindError> {
         let permissions = Permissions::new(config.socket_mode, &config.socket_group);
         let bind = |(nth, at): (usize, &String)| {
@@ -129,20 +129,20 @@ impl Bound {
         config.listen.iter().enumerate().map(bind).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Those on which one still listens, each in its place: a process that inherited one can shut it down, or make a
-    /// connection of it, which it does for all.
+    /// Those that still listen, each in its place: a process that inherited one can shut it down, or connect it, which
+    /// affects all processes.
     pub(super) fn kept(&self) -> Vec<Option<(String, Listener)>> {
         let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
-        // None: that for which `nix` has no name.
+        // None: a flag that `nix` does not know.
         let is_ended = |socket: &PollFd<'_>| socket.revents().is_none_or(|events| events.intersects(ended));
         let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
         let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
             let listens = getsockopt(&listener.1, sockopt::AcceptConn).unwrap_or(true);
             let kept = Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)));
             if kept.is_none() {
-                // Whoever closes it last would wait for as long as a process has chosen.
+                // The last one to close it would wait for as long as a process has chosen.
                 let _ = SockRef::from(&listener.1).set_linger(None);
             }
             kept
@@ -150,7 +150,7 @@ impl Bound {
         polled.iter().zip(&self.0).map(kept).collect()
     }
 
-    /// What `LISTEN_FDNAMES` says of them.
+    /// The value of `LISTEN_FDNAMES`.
     pub(super) fn names(&self) -> String {
         self.0.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(":")
     }
@@ -164,7 +164,7 @@ impl Bound {
     }
 }
 
-/// Where a socket of `listen` is; none: that is no address.
+/// The address of a socket in `listen`; none: it is not an address.
 pub(crate) fn parse(address: &str) -> Option<Address> {
     match address.strip_prefix("tcp://") {
         Some(tcp) => tcp.parse().ok().filter(|address| matches!(address, Address::Tcp(_))),
@@ -172,7 +172,7 @@ pub(crate) fn parse(address: &str) -> Option<Address> {
     }
 }
 
-/// A socket's name, in a list that colons part: its port, or the name of its file.
+/// A socket's name in a colon-separated list: its port, or its file name.
 fn name(address: &Address) -> String {
     match address {
         Address::Tcp(address) => address.rsplit_once(':').map_or("", |(_, port)| port).to_owned(),
@@ -197,7 +197,7 @@ mod tests {
             let first = sockets.get(&config, &metrics).await.expect("it is free");
             let inherited = first.listeners()[0].1.as_fd().try_clone_to_owned().expect("a descriptor");
             assert!(Arc::ptr_eq(&first, &sockets.get(&config, &metrics).await.expect("as before")));
-            // Where the kernel chose the port, the same one.
+            // If the kernel chose the port, the same one.
             let listen = match first.listeners()[0].1.address() {
                 Address::Tcp(address) => format!("tcp://{address}"),
                 Address::Unix(_) => listen,
@@ -225,7 +225,7 @@ mod tests {
         for ended in [1, 0] {
             let first = sockets.get(&config, &metrics).await.expect("it is free");
             let addresses: Vec<_> = first.listeners().iter().map(|(_, listener)| listener.address().clone()).collect();
-            // As processes that live have them.
+            // As running processes have them.
             let inherited: Vec<_> =
                 first.descriptors().map(|socket| socket.try_clone_to_owned().expect("a descriptor")).collect();
             drop(first);

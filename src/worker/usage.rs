@@ -1,4 +1,4 @@
-//! Usage: what a process takes of memory and processors, read from /proc when somebody asks.
+//! Usage: the memory and CPU time of a process, read from /proc on request.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::process_stat::{self, FIRST_FIELD};
 
-/// What a process takes.
+/// The resource usage of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// In use, in bytes.
+    /// Resident memory, in bytes.
     pub memory: u64,
-    /// How long it has had a processor.
+    /// CPU time.
     pub processor: Duration,
 }
 
 impl Usage {
-    /// Of a child of this process; none: it has ended, or the kernel does not tell. It reads a file.
+    /// The usage of a child of this process; none: it has ended, or the kernel does not report it. Reads a file.
     pub fn of(pid: i32) -> Option<Self> {
         Self::read(&process_stat::read(Pid::from_raw(pid)).ok()??, std::process::id())
     }

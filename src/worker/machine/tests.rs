@@ -1,8 +1,8 @@
-//! What the state machine does, wish by wish.
+//! The state machine, request by request.
 
 use super::*;
 
-/// A machine, and the answers to those who wished something.
+/// A machine, and the answers to requests.
 struct Slot {
     machine: Machine,
     now: Instant,
@@ -16,7 +16,7 @@ impl Slot {
         Self { machine: Machine::new("web/1".into(), Arc::new(config)), now: Instant::now(), told: Vec::new() }
     }
 
-    /// One whose first process runs.
+    /// One whose first process is running.
     fn running(change: impl FnOnce(&mut Config)) -> Self {
         let mut slot = Self::new(change);
         assert_eq!(slot.wish(Machine::start), [Action::Begin(1)]);
@@ -67,7 +67,7 @@ impl Slot {
         self.machine.take_actions()
     }
 
-    /// The answer to the one who wished something after so many others.
+    /// The answer to the request with this index.
     fn answer(&mut self, nth: usize) -> Option<Outcome> {
         self.told[nth].try_recv().ok()
     }
@@ -122,7 +122,7 @@ fn nobody_waits_for_a_process_that_cannot_be_killed() {
     );
     assert_eq!((slot.wish(Machine::start), slot.answer(2)), (vec![], why("traced")));
     assert_eq!((slot.exits(1, 0), &*slot.machine.why()), (vec![Action::Begin(2)], ""), "as it was wished last");
-    // What takes the place of one that is stuck does not wait for it.
+    // The successor of a stuck one does not wait for it.
     slot.ready(2);
     assert_eq!(slot.renew(), [Action::Begin(3)]);
     slot.ready(3);
