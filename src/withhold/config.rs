@@ -1,4 +1,4 @@
-//! `[eject]`: when an instance is ejected whose callers report failures.
+//! `[eject]`: when an instance is ejected because its callers report failures.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// After so many failures that one user reports one after the other, it wants the instance ejected.
+    /// After this many consecutive failures reported by one user, that user wants the instance ejected.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub consecutive_failures: u32,
-    /// How often the rates of success are compared, and instances that are well forgiven an ejection.
+    /// How often success rates are compared, and healthy instances are forgiven an ejection.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub interval: Duration,
-    /// How long an ejection lasts: this, times how often it was ejected,
+    /// How long an ejection lasts: this, times the number of ejections,
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub base_time: Duration,
     /// and no longer than this.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub max_time: Duration,
-    /// The most of the instances of a service (of one version and group) that are ejected; 0: none ever is.
+    /// The maximum percentage of a service's instances (of one version and group) that are ejected; 0: none.
     #[serde(deserialize_with = "percent")]
     pub max_percent: usize,
-    /// The users, by name or number, whose reports count, and who may have one of two to four ejected. Empty: all who may
-    /// call the service.
+    /// The users, by name or number, whose reports count, and who may have one of two to four instances ejected. Empty:
+    /// all that may call the service.
     pub reporters: Vec<String>,
 }
 

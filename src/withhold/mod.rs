@@ -1,4 +1,4 @@
-//! Withholding: has instances not chosen for a time, whose callers report failures, or that an administrator drains.
+//! Withholding: temporarily excludes instances whose callers report failures, or that an administrator drains.
 //!
 //! Reports are counted where they come; what follows from them is done by one thread, and another has the disk keep it.
 
@@ -30,30 +30,30 @@ use crate::model::Withholding;
 use crate::store::{Provider, Store, Withhold, WithholdKind, is_meant, key_hash};
 use crate::task::{Stop, Tasks};
 
-/// The most that is drained, and that is ejected at once.
+/// The maximum number of drains, and of simultaneous ejections.
 const MAX_DRAINS: usize = 1_024;
 const MAX_EJECTIONS: usize = 4_096;
 
 /// The longest drain.
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The most bytes of a reason, and of a target and of an address that is reported.
+/// The maximum length of a reason, a target, and a reported address, in bytes.
 const MAX_REASON_BYTES: usize = 256;
 const MAX_TARGET_BYTES: usize = 512;
 
-/// The most reports of one message.
+/// The maximum number of reports in one message.
 pub const MAX_REPORTS: usize = 256;
 
-/// How many commands wait.
+/// How many commands may be queued.
 const MAX_COMMANDS: usize = 64;
 
-/// How often it is looked whether something has ended.
+/// How often to check whether something has ended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For so long it is waited for the disk to keep what an administrator wants.
 const KEPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How far the clock that can be set may go from the other until what is written follows it.
+/// How far the wall clock may drift from the monotonic one before recorded times are adjusted.
 const MAX_DRIFT_MS: u64 = 1_000;
 
 /// Withholds instances in the store.
@@ -68,14 +68,14 @@ pub struct Withholder {
     metrics: Arc<Metrics>,
 }
 
-/// What is reported, and what follows from it.
+/// The reports, and their consequences.
 #[derive(Debug)]
 struct Reported {
     outliers: Outliers,
     suspects: Vec<Suspect>,
 }
 
-/// What one call came to, as its caller reports it.
+/// The result of one call, as its caller reports it.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub place: Place,
@@ -83,7 +83,7 @@ pub struct Report {
     pub duration: Duration,
 }
 
-/// What an administrator wants drained.
+/// An administrator's drain.
 #[derive(Clone, Debug)]
 pub struct Drain {
     pub service: String,
@@ -93,11 +93,11 @@ pub struct Drain {
     pub reason: String,
 }
 
-/// What is drained now.
+/// An active drain.
 #[derive(Clone, Debug)]
 pub struct Drained {
     pub withholding: Arc<Withholding>,
-    /// Why it would not outlast a restart, if it would not.
+    /// Why it would be lost in a restart, if so.
     pub unkept: Option<String>,
 }
 
@@ -135,13 +135,13 @@ struct Done {
     number: u64,
 }
 
-/// What does it, on a thread of its own.
+/// The state of the thread.
 struct Work {
     withholder: Arc<Withholder>,
     store: Arc<Store>,
     config: Config,
     newest: watch::Sender<Newest>,
-    /// When the drains end, by the clock that nobody sets.
+    /// When the drains end, by the monotonic clock.
     drains: HashMap<(Arc<str>, Arc<str>), Moment>,
     /// Whether something else is withheld than is to be kept.
     is_unrecorded: bool,
@@ -151,7 +151,7 @@ struct Work {
 #[derive(Debug, PartialEq, Eq)]
 enum Spared {
     Unknown,
-    /// As many of its kind are ejected as may be, or it is the last that can be called.
+    /// The maximum of its version and group is ejected, or it is the last callable one.
     Enough,
 }
 
@@ -183,7 +183,7 @@ impl Withholder {
         let (newest, to_keep) = watch::channel(Newest::default());
         let (keeper, kept) = Keeper::new(record, to_keep);
         let reporters = config.reporters.iter().map(|name| uid(name).map(|uid| uid.as_raw()));
-        // Names that are unknown were told, as a mistake.
+        // Unknown names were already reported as a configuration mistake.
         let reporters: Vec<u32> = reporters.filter_map(Result::ok).collect();
         let withholder = Arc::new(Self {
             outliers: Mutex::new(Reported { outliers: Outliers::new(config.clone()), suspects: Vec::new() }),
@@ -205,12 +205,12 @@ impl Withholder {
         (withholder, work, received, keeper)
     }
 
-    /// One that keeps nothing, and does nothing.
+    /// One that records nothing, and does nothing.
     pub(crate) fn idle(store: &Arc<Store>) -> Arc<Self> {
         Self::new(&Config::default(), None, store, &Arc::default()).0
     }
 
-    /// Counts what a user reports. What nobody may believe is passed by.
+    /// Counts a user's reports. Reports that cannot be trusted are ignored.
     pub fn report(&self, by: Reporter, reports: impl Iterator<Item = Report>) {
         if self.reporters.as_ref().is_some_and(|known| !known.contains(&by)) {
             return;
@@ -233,12 +233,12 @@ impl Withholder {
         }
     }
 
-    /// Has something drained, in place of what was said of it before.
+    /// Drains something, replacing an earlier drain of it.
     pub async fn drain(&self, drain: Drain) -> Result<Drained, NotDrained> {
         self.ask(|answer| Command::Drain(drain, answer)).await
     }
 
-    /// Has it drained no longer; what it was.
+    /// Ends a drain; returns what it was.
     pub async fn undrain(&self, service: String, target: String) -> Result<Drained, NotDrained> {
         self.ask(|answer| Command::Undrain(service, target, answer)).await
     }
@@ -305,8 +305,8 @@ impl Work {
         }
     }
 
-    /// Withholds what an earlier process did, where its time is not over. Of what was set by a clock that was put back since,
-    /// nobody knows how much is left: no longer than it was to last in all.
+    /// Withholds what an earlier process did, if its time is not over. If the clock was set back since then, the
+    /// remaining time is unknown: it is limited to the original duration.
     fn restore(&mut self, Recorded { ejected, drained }: Recorded, wall: SystemTime) {
         let (wall, now) = (millis_since_1970(wall), Moment::now());
         let mut changes = Vec::new();
@@ -335,7 +335,7 @@ impl Work {
     }
 
     fn carry_out(&mut self, command: Command) {
-        // Who asked may be gone: it is done all the same.
+        // The requester may be gone: it is done all the same.
         let _ = match command {
             Command::Drain(drain, answer) => answer.send(self.drain(drain)),
             Command::Undrain(service, target, answer) => answer.send(self.undrain(&service, &target)),
@@ -379,7 +379,7 @@ impl Work {
         Ok(Done { withholding: withholding.clone(), number: self.record() })
     }
 
-    /// Ends what has had its time.
+    /// Ends what is over.
     fn end(&mut self, now: Moment) {
         let ended = self.withholder.reported().outliers.take_ended(now);
         for Place { service, address } in ended {
@@ -394,8 +394,8 @@ impl Work {
         }
     }
 
-    /// Has each end, by the clock that can be set, when it ends by the one that nobody sets: a restart goes by the former, and
-    /// so does PHP where the sidecar is dead.
+    /// Adjusts the wall-clock end of each to its end by the monotonic clock: a restart uses the former, and so does PHP
+    /// if the sidecar is dead.
     fn follow_clock(&mut self, now: Moment, wall: SystemTime) {
         let (wall, snapshot) = (millis_since_1970(wall), self.store.snapshot());
         let withholdings = snapshot.directory().withholdings();
@@ -428,8 +428,8 @@ impl Work {
         }
     }
 
-    /// Ends ejections of services that have fewer instances by now, of which too large a part would be ejected. Each service
-    /// is looked through once.
+    /// Ends ejections of services that now have fewer instances, so that too many of them would be ejected. Each
+    /// service is looked through once.
     fn end_excess(&mut self) {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
@@ -500,8 +500,8 @@ impl Work {
         (!may_be).then_some(Spared::Enough)
     }
 
-    /// How many of these may be ejected. Whoever may report can make up what it likes, but for those who were named: of few
-    /// instances only these have one ejected.
+    /// How many of these may be ejected. Anyone who may report can make things up, except for configured reporters: of
+    /// few instances, only these can have one ejected.
     fn most(&self, peers: Peers) -> usize {
         let few = !self.config.reporters.is_empty() && self.config.max_percent > 0 && peers.all > 1;
         (peers.all * self.config.max_percent / 100).max(usize::from(few))

@@ -1,7 +1,8 @@
-//! Outliers: which instances are to be ejected, by what their callers report; after Envoy's outlier detection.
+//! Outliers: which instances should be ejected, by their callers' reports; modelled on Envoy's outlier detection.
 //!
-//! Each user's reports are counted by themselves, so that what one of them makes up is only its own view. An instance is to
-//! be ejected when more than half of the users who reported of its service lately want so. No clock is read here.
+//! Each user's reports are counted separately, so that a user that makes them up only affects its own view. An instance
+//! should be ejected when more than half of the users who recently reported on its service want that. No clock is read
+//! here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::Config;
 use crate::clock::Moment;
 
-/// A user who reports, as the kernel knows it.
+/// A reporting user, by the kernel's number.
 pub type Reporter = u32;
 
 /// An instance: an address of a service.
@@ -20,26 +21,28 @@ pub struct Place {
     pub address: Arc<str>,
 }
 
-/// So many instances are watched, each for each user. A user may have as many as it leaves free for others.
+/// How many instances are tracked in all, counting each for each user. A user may have as many as it leaves free for
+/// others.
 const MAX_TALLIES: usize = 16_384;
 
-/// A user who has reported nothing of a service for so long has no say in it.
+/// After this long without a report about a service, a user has no vote in it.
 const STALE: Duration = Duration::from_secs(60);
 
-/// The rates of success are compared among at least so many instances of which a user reported so many calls.
+/// The minimum number of instances, each with this many calls reported by a user, to compare success rates.
 const MIN_INSTANCES: usize = 5;
 const MIN_CALLS: u32 = 100;
-/// One is an outlier whose rate lies further below the mean than this many deviations.
+/// An instance is an outlier if its rate is this many standard deviations below the mean.
 const DEVIATIONS: f64 = 1.9;
 
 #[derive(Debug)]
 pub(super) struct Outliers {
     config: Config,
     watched: HashMap<Place, Watched>,
-    /// By service, who has a say in it, and when each reported of it last. Also who reports of other instances alone: nobody
-    /// can say anything of one that is ejected, and one who fails it at once when it is back would be the only voter.
+    /// By service, the users with a vote in it, and the time of each one's last report. Includes those who report on
+    /// other instances only: nobody can report on an ejected one, and a user who fails it as soon as it is back would
+    /// be the only voter.
     voters: HashMap<Arc<str>, HashMap<Reporter, Moment>>,
-    /// How many tallies each user has, and all.
+    /// How many tallies each user has, and in total.
     tallies: HashMap<Reporter, usize>,
     count: usize,
 }
@@ -47,24 +50,24 @@ pub(super) struct Outliers {
 #[derive(Debug, Default)]
 struct Watched {
     tallies: HashMap<Reporter, Tally>,
-    /// How often it was ejected, less one for each interval in which it was well.
+    /// How often it was ejected, minus one for each interval in which it was healthy.
     ejections: u32,
     ejected_until: Option<Moment>,
 }
 
-/// What one user reports of an instance.
+/// One user's reports about an instance.
 #[derive(Debug)]
 struct Tally {
     failures_in_line: u32,
     /// Since the last comparison.
     calls: u32,
     failures: u32,
-    /// Whether its rate was an outlier at the last comparison.
+    /// Whether it was an outlier in the last comparison.
     is_outlier: bool,
     last: Moment,
 }
 
-/// An instance that is to be ejected, and why.
+/// An instance that should be ejected, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Suspect {
     pub place: Place,
@@ -76,10 +79,10 @@ impl Outliers {
         Self { config, watched: HashMap::new(), voters: HashMap::new(), tallies: HashMap::new(), count: 0 }
     }
 
-    /// Counts one report. The instance, if it is to be ejected for it.
+    /// Counts one report. Returns the instance, if it should now be ejected.
     pub(super) fn report(&mut self, now: Moment, by: Reporter, place: &Place, is_ok: bool) -> Option<Suspect> {
         let known = self.watched.get(place);
-        // What was called before, and is told only now, says nothing new.
+        // Late reports of calls before the ejection are not news.
         if known.is_some_and(|it| it.ejected_until.is_some()) {
             self.hear(now, by, &place.service);
             return None;
@@ -102,8 +105,8 @@ impl Outliers {
         self.voters.entry(service.clone()).or_default().insert(by, now);
     }
 
-    /// Compares the rates, forgets what nobody reports of any more, and forgives those that were well. To be called once an
-    /// interval. Those that are to be ejected.
+    /// Compares the rates, forgets what nobody reports on any more, and forgives healthy instances. Call it once per
+    /// interval. Returns those that should be ejected.
     pub(super) fn compare(&mut self, now: Moment) -> Vec<Suspect> {
         let mut rates: HashMap<(Reporter, Arc<str>), Vec<f64>> = HashMap::new();
         for (place, watched) in &self.watched {
@@ -141,7 +144,7 @@ impl Outliers {
         outliers.iter().filter_map(|place| self.suspect(place)).collect()
     }
 
-    /// Notes that an instance is ejected; until when.
+    /// Notes that an instance is ejected; returns for how long.
     pub(super) fn eject(&mut self, now: Moment, place: &Place) -> Duration {
         let watched = self.watched.entry(place.clone()).or_default();
         watched.ejections = watched.ejections.saturating_add(1);
@@ -151,18 +154,18 @@ impl Outliers {
         time
     }
 
-    /// The same of one that an earlier process ejected, as its so many-th time, for as long as is left.
+    /// The same for one that an earlier process ejected, with its number of ejections and the remaining time.
     pub(super) fn restore(&mut self, now: Moment, place: &Place, left: Duration, ejections: u32) {
         let watched = self.watched.entry(place.clone()).or_default();
         (watched.ejections, watched.ejected_until) = (ejections, Some(now + left));
     }
 
-    /// Notes that an instance is not ejected, whatever was reported: it takes as many reports again.
+    /// Notes that an instance is not ejected in spite of its reports: it takes as many again.
     pub(super) fn spare(&mut self, place: &Place) {
         self.watched.entry(place.clone()).and_modify(Watched::begin_anew);
     }
 
-    /// Ends an ejection before its time.
+    /// Ends an ejection early.
     pub(super) fn end(&mut self, place: &Place) {
         self.watched.entry(place.clone()).and_modify(|it| it.ejected_until = None);
     }
@@ -183,12 +186,12 @@ impl Outliers {
         self.watched.get(place)?.ejected_until
     }
 
-    /// How often an instance was ejected, as it is counted.
+    /// The ejection count of an instance.
     pub(super) fn ejections(&self, place: &Place) -> u32 {
         self.watched.get(place).map_or(0, |it| it.ejections)
     }
 
-    /// The instance, if more than half of the users who report of its service want it ejected.
+    /// The instance, if more than half of the users who report on its service want it ejected.
     fn suspect(&self, place: &Place) -> Option<Suspect> {
         let tallies = &self.watched.get(place)?.tallies;
         let limit = self.config.consecutive_failures;
@@ -234,13 +237,13 @@ impl Tally {
         }
     }
 
-    /// What part of its calls succeeded, if they are enough to tell.
+    /// Its success rate, if there are enough calls.
     fn rate(&self) -> Option<f64> {
         (self.calls >= MIN_CALLS).then(|| 1.0 - f64::from(self.failures) / f64::from(self.calls))
     }
 }
 
-/// Below which rate one is an outlier among these; None: they are too few.
+/// The rate below which one of these is an outlier; None: there are too few.
 fn threshold(rates: &[f64]) -> Option<f64> {
     if rates.len() < MIN_INSTANCES {
         return None;
@@ -267,7 +270,7 @@ mod tests {
         moment + Duration::from_secs(seconds)
     }
 
-    /// Whether the last of so many failures has it ejected.
+    /// Whether the last of this many failures has it ejected.
     fn fail(outliers: &mut Outliers, now: Moment, by: u32, times: usize) -> bool {
         (0..times).map(|_| outliers.report(now, by, &place(1), false)).last().flatten().is_some()
     }
@@ -315,7 +318,7 @@ mod tests {
         assert!(fail(&mut outliers, now, 34, 5), "two of three are");
         outliers.spare(&place(1));
         assert!(!fail(&mut outliers, now, 34, 4), "it takes as many again");
-        // Who has not said anything for a minute has no say.
+        // After a minute of silence a user has no vote.
         let later = after(61, now);
         outliers.report(later, 66, &place(1), false);
         outliers.compare(later);
@@ -327,7 +330,7 @@ mod tests {
         let (mut outliers, now) = outliers();
         assert!(fail(&mut outliers, now, 66, 5), "nobody else has a say");
         let time = outliers.eject(now, &place(1));
-        // Of the one that is ejected, user 33 can report nothing.
+        // User 33 can report nothing about the ejected one.
         for second in 0..300 {
             let now = after(second, now);
             outliers.report(now, 33, &place(2), true);
@@ -353,7 +356,7 @@ mod tests {
             for _ in 0..calls {
                 for number in 0..instances {
                     let failing = if number == 3 { bad } else { 0.02 };
-                    // In line they never are five here, so that only the rates tell.
+                    // There are never five in a row here, so that only the rates matter.
                     let is_ok = random.f64() >= failing || outliers.failures_in_line(number) == 4;
                     assert_eq!(outliers.report(now, 33, &place(number), is_ok), None);
                 }

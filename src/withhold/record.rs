@@ -1,4 +1,4 @@
-//! The record: what is withheld, in a file that outlasts the sidecar.
+//! The record: what is withheld, in a file that survives restarts.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,28 +10,28 @@ use serde_json::Value;
 use crate::model::Withholding;
 use crate::permissions::own;
 
-/// The file in the state's folder.
+/// The file in the state folder.
 const FILE: &str = "withheld.json";
 
-/// The most bytes of it that are read, and written.
+/// The maximum size that is read and written.
 const MAX_BYTES: usize = 64 << 20;
 
 #[derive(Debug)]
 pub(super) struct Record {
     /// None: there is no folder for it.
     path: Option<PathBuf>,
-    /// Whether the file has something that was not read. It is set aside before another is written.
+    /// Whether the file has unreadable content. It is set aside before it is replaced.
     has_unread: bool,
 }
 
-/// All that is withheld.
+/// Everything that is withheld.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recorded {
     pub(super) ejected: Vec<Entry>,
     pub(super) drained: Vec<Entry>,
 }
 
-/// The same as it is written.
+/// The same in its written form.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Document {
@@ -59,7 +59,7 @@ impl Record {
         self.path.is_some()
     }
 
-    /// What an earlier process left. What cannot be read is told, and is nothing.
+    /// What an earlier process left. Unreadable parts are logged and ignored.
     pub(super) fn left(&mut self) -> Recorded {
         let Some(path) = &self.path else { return Recorded::default() };
         let (recorded, unread) = match read(path).map(entries) {
@@ -77,7 +77,7 @@ impl Record {
         recorded
     }
 
-    /// Puts it in the place of what was recorded; as an error, why it would not outlast a restart.
+    /// Replaces the record; an error says why it would be lost in a restart.
     pub(super) fn write(&mut self, recorded: &Recorded) -> Result<(), String> {
         let Some(path) = &self.path else { return Err("there is no `[shared] state` to keep it in".to_owned()) };
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
@@ -102,7 +102,7 @@ fn read(path: &Path) -> io::Result<Document> {
     Ok(serde_json::from_slice(&written)?)
 }
 
-/// What it says, and how many entries are none.
+/// The valid entries, and the number of invalid ones.
 fn entries(document: Document) -> (Recorded, usize) {
     let count = document.ejected.len() + document.drained.len();
     let of = |values: Vec<Value>| values.into_iter().filter_map(|it| serde_json::from_value(it).ok()).collect();
@@ -111,7 +111,7 @@ fn entries(document: Document) -> (Recorded, usize) {
     (recorded, unread)
 }
 
-/// All drains, and as many ejections as fit: those end soon, and are made anew where calls fail.
+/// All drains, and as many ejections as fit: those end soon, and will be repeated if calls fail.
 fn document(recorded: &Recorded, max_bytes: usize) -> serde_json::Result<Document> {
     let values = |entries: &[Entry]| entries.iter().map(serde_json::to_value).collect::<serde_json::Result<Vec<_>>>();
     let bytes = |value: &Value| value.to_string().len() + 1;
@@ -125,7 +125,7 @@ fn document(recorded: &Recorded, max_bytes: usize) -> serde_json::Result<Documen
     Ok(Document { ejected, drained })
 }
 
-/// Keeps what could not be read, in the place of what was kept so before.
+/// Keeps an unreadable file, replacing an earlier one.
 fn set_aside(path: &Path) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".set-aside");
@@ -161,7 +161,7 @@ mod tests {
         let aside = folder.path().join("withheld.json.set-aside");
         assert_eq!(fs::read_to_string(&aside).expect("it is kept"), damaged);
         assert_eq!(record.left(), left);
-        // It is set aside once, and not the sound one that followed.
+        // It is set aside once, and not the valid one that followed.
         record.write(&both).expect("it is kept");
         assert_eq!(fs::read_to_string(&aside).expect("it is kept"), damaged);
     }

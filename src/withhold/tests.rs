@@ -1,4 +1,4 @@
-//! That what is reported and drained is withheld, within its bounds, and no longer than it was to be.
+//! What is reported and drained is withheld, within the limits, and no longer than intended.
 
 use std::time::UNIX_EPOCH;
 
@@ -130,7 +130,7 @@ fn however_much_is_reported_a_fifth_is_ejected_and_never_the_last() {
         }
         assert_eq!(house.ejected().len(), most, "of {instances}");
     }
-    // What those report who were named is believed also of few.
+    // Reports of configured reporters also count for few instances.
     for (instances, most) in [(1, 0), (2, 1), (4, 1), (5, 1)] {
         let mut house = house(Config { reporters: vec!["33".into()], ..Config::default() }).with(instances);
         (0..instances).for_each(|number| house.fail(34, number, 100));
@@ -237,7 +237,7 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
     let folder = before.folder;
     let after_start = house_in(folder, Config::default()).with(10);
     assert_eq!((after_start.ejected(), after_start.drained()), (addresses([3]), addresses([1])));
-    // That is before any source has said anything, and it ends as it would have.
+    // That is before any source has reported, and it ends as it would have.
     let mut house = after_start;
     house.work.end(after(31));
     assert_eq!((house.ejected(), house.drained()), (vec![], addresses([1])));
@@ -248,7 +248,7 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
         let by = Duration::from_secs(seconds.unsigned_abs());
         if seconds < 0 { now - by } else { now + by }
     };
-    // Later it is over; and where the clock was set back, it lasts no longer than it was to last in all.
+    // Later it is over; and if the clock was set back, it lasts no longer than originally intended.
     for (seconds, expected) in [(50, 1), (100, 0), (-3_600, 1)] {
         let mut other = self::house(Config::default()).with(10);
         other.work.restore(Recorded { ejected: vec![], drained: vec![entry(0, 60)] }, wall(seconds));
