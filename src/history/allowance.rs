@@ -1,18 +1,18 @@
-//! Allowances: how many entries are made, of one service and of all. What flaps is counted beyond that, and told as a number.
+//! Allowances: how many entries are recorded, for one service and in all. Entries beyond that are only counted.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// So many entries are made at once, and so many a second for ever: of one service,
+/// How many entries are recorded at once, and how many per second in the long run: for one service,
 const OF_SERVICE: (u32, u32) = (10_000, 10);
 
-/// and of all together.
+/// and in all.
 const OF_ALL: (u32, u32) = (50_000, 500);
 
-/// What was not told is told as a number after so long.
+/// How long entries are counted before their number is recorded.
 const TOLD_AFTER: Duration = Duration::from_secs(10);
 
-/// Of all services of which entries were made lately.
+/// The allowances of all services with recent entries.
 #[derive(Debug)]
 pub(super) struct Allowances {
     all: Allowance,
@@ -27,7 +27,7 @@ struct Allowance {
     /// When that was so.
     at: Instant,
     omitted: u64,
-    /// Since when there is something that is not told.
+    /// Since when there are unreported omissions.
     since: Option<Instant>,
 }
 
@@ -36,7 +36,7 @@ impl Allowances {
         Self { all: Allowance::new(OF_ALL, now), services: HashMap::new() }
     }
 
-    /// Whether one more entry of a service is made; else it is counted.
+    /// Whether another entry of a service is recorded; if not, it is counted.
     pub(super) fn allows(&mut self, service: &str, now: Instant) -> bool {
         if !self.services.contains_key(service) {
             self.services.insert(service.to_owned(), Allowance::new(OF_SERVICE, now));
@@ -45,13 +45,13 @@ impl Allowances {
         of.is_none_or(|of| of.allows(now)) && self.all.allows(now)
     }
 
-    /// Whether there is something that is not told yet.
+    /// Whether there are omitted entries that were not yet recorded as a number.
     pub(super) fn have_omitted(&self) -> bool {
         self.services.values().chain([&self.all]).any(|of| of.since.is_some())
     }
 
-    /// How many entries were not made of which service (empty: of many), where that is due to be told; in the end, all.
-    /// Forgets services that have all that they may have.
+    /// How many entries of which service (empty: of many) were omitted, once that is due; at the end, all. Forgets
+    /// services with a full allowance.
     pub(super) fn take_omitted(&mut self, now: Instant, is_last: bool) -> Vec<(String, u64)> {
         let of_all = self.all.take_omitted(now, is_last).map(|omitted| (String::new(), omitted));
         let mut told: Vec<_> = of_all.into_iter().collect();

@@ -1,4 +1,4 @@
-//! Comparing: what became of instances between two snapshots, and why, as far as these tell.
+//! Comparing: what happened to instances between two snapshots, and why, as far as the snapshots show.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::clock::millis_since_1970;
 use crate::model::{Held, Instance, InstanceState, NodePath, Record, Withholding, counted, utc};
 use crate::store::{FeedProgress, Provider, ProviderChange, Snapshot};
 
-/// Names of metadata that are told of a change.
+/// How many names of changed metadata an entry lists.
 const MAX_NAMES: usize = 8;
 
-/// Two snapshots, and whose sessions' nodes went from one to the other.
+/// Two snapshots, and the sessions whose nodes disappeared from one to the other.
 pub(super) struct Comparison<'a> {
     pub(super) old: &'a Snapshot,
     pub(super) new: &'a Snapshot,
@@ -25,7 +25,7 @@ pub(super) struct Comparison<'a> {
 type Tell<'t> = &'t mut dyn FnMut(Event, &dyn Fn() -> String);
 
 impl Comparison<'_> {
-    /// What became of instances, without when. What a source held that is known as a whole for the first time is counted.
+    /// What happened to instances, without the time. What a source held when first known as a whole is only counted.
     /// Before anything is made of an entry, it is asked whether there may be one more of its service.
     pub(super) fn entries(&self, mut allows: impl FnMut(&str) -> bool) -> Vec<Entry> {
         let newcomers = self.sources(|old, new| new.whole && !old.whole);
@@ -91,7 +91,7 @@ impl Comparison<'_> {
         entries
     }
 
-    /// The names of the sources whose progress has become another in this way.
+    /// The names of the sources whose progress changed in this way.
     fn sources(&self, is_one: impl Fn(FeedProgress, FeedProgress) -> bool) -> HashSet<&str> {
         let before = self.old.progress().iter().copied().chain(std::iter::repeat(Default::default()));
         let both = self.new.feeds().iter().zip(before.zip(self.new.progress()));
@@ -116,7 +116,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// What happened to an instance that is still there.
+    /// What happened to an instance that still exists.
     fn tell_differences(&self, old: &Instance, new: &Instance, tell: Tell<'_>) {
         match (&old.held, &new.held) {
             (None, Some(held)) => {
@@ -177,7 +177,7 @@ fn origin(instance: &Instance) -> (&str, Option<&NodePath>) {
     (&first.source, path)
 }
 
-/// That an instance is withheld from now on, or otherwise than before, or no longer.
+/// An instance is withheld from now on, or for another reason or time, or no longer.
 fn tell_withheld(
     old: &Option<Arc<Withholding>>,
     new: &Option<Arc<Withholding>>,
@@ -196,7 +196,7 @@ fn tell_withheld(
     }
 }
 
-/// What is known of one that is held.
+/// What is known of a held instance.
 fn probed(held: &Held) -> String {
     format!("{}{}", held.probe, if held.passed_over { ", and it is not chosen" } else { "" })
 }

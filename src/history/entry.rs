@@ -1,4 +1,4 @@
-//! Entry: what became of an instance, when, and why; a line of the file.
+//! Entries: what happened to an instance, when, and why; one line of the file.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,23 +10,23 @@ const MAX_CHARACTERS: usize = 256;
 /// The longest path that is kept.
 const MAX_PATH_BYTES: usize = 1_024;
 
-/// What became of an instance, or of what is told of them.
+/// What happened to an instance, or to the record itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Entry {
-    /// Greater than that of the entry before, also across a restart.
+    /// Greater than that of the entry before, even across a restart.
     pub number: u64,
     /// When it was noticed, ms since 1970.
     pub time: i64,
-    /// The one that has it.
+    /// The revision with the change.
     pub revision: Revision,
     pub event: Event,
-    /// Empty: it is of no service alone.
+    /// Empty: it concerns no particular service.
     #[serde(rename = "serviceName", skip_serializing_if = "String::is_empty")]
     pub service: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
-    /// Its address, or the id of a master. Empty: it is of no instance alone.
+    /// Its address, or the id of a master. Empty: it concerns no particular instance.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub instance: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -36,7 +36,7 @@ pub struct Entry {
     pub path: Option<NodePath>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
-    /// How many it stands for, where it is not one.
+    /// How many it stands for, if not one.
     #[serde(skip_serializing_if = "is_zero")]
     pub count: u64,
 }
@@ -48,35 +48,35 @@ pub enum Event {
     Appeared,
     Changed,
     Vanished,
-    /// No node registers it any more, and it is served all the same;
+    /// No node registers it any more, but it is still served;
     Held,
-    /// until one does.
+    /// until a node does.
     Returned,
     /// Its callers reported failures: it is not chosen,
     Ejected,
     /// until it is again.
     Admitted,
-    /// An administrator wants it to have no calls,
+    /// An administrator keeps calls away from it,
     Drained,
     /// or no longer.
     Undrained,
-    /// A node is to register an instance, and cannot be read.
+    /// A node that should register an instance cannot be decoded.
     Undecodable,
-    /// All that a source holds is known for the first time, and was not told one by one.
+    /// Everything a source holds became known at once, and is not recorded one by one.
     Read,
     /// The sidecar itself.
     Started,
     Stopped,
-    /// Entries that are not kept, or were not made.
+    /// Entries that are no longer kept, or were not recorded.
     Omitted,
-    /// One that only a newer sidecar writes.
+    /// An event that only a newer sidecar records.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
 impl Entry {
-    /// The same within the bounds of an entry.
+    /// The same, cut to the limits of an entry.
     pub(super) fn within_bounds(self) -> Self {
         let cut = |text: String| shortened(&text, MAX_CHARACTERS).into_owned();
         Self {
@@ -88,7 +88,7 @@ impl Entry {
         }
     }
 
-    /// As it stands in the file.
+    /// The line in the file.
     pub(super) fn line(&self) -> String {
         let mut line = serde_json::to_string(self).expect("texts and numbers are JSON");
         line.push('\n');

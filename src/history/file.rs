@@ -1,5 +1,5 @@
-//! The file: a line of JSON an entry, appended. Where it has grown too large, or anything went wrong, it is written anew with
-//! what is kept, and takes the old one's place when it is whole.
+//! The file: one line of JSON per entry, appended. When it has grown too large, or anything went wrong, a new file is
+//! written with the kept entries, and replaces the old one when it is complete.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
@@ -10,7 +10,7 @@ use super::entry::Entry;
 use super::kept::Kept;
 use crate::permissions::own;
 
-/// For its owner alone: whose rules are to read of it, the sidecar knows.
+/// Readable by its owner alone: only the sidecar knows which clients may read what.
 const MODE: u32 = 0o600;
 
 /// The file, ours to write.
@@ -18,9 +18,9 @@ const MODE: u32 = 0o600;
 pub(super) struct HistoryFile {
     path: PathBuf,
     max_bytes: u64,
-    /// Whether a file may lie there that could not be read, which is to be set aside before another takes its place.
+    /// Whether there may be a file that could not be read, which is to be set aside before another replaces it.
     is_unread: bool,
-    /// None: it is to be written anew.
+    /// None: it has to be rewritten.
     open: Option<Open>,
 }
 
@@ -28,15 +28,15 @@ pub(super) struct HistoryFile {
 struct Open {
     file: File,
     bytes: u64,
-    /// The last entry in it.
+    /// The number of the last entry in it.
     last: u64,
 }
 
-/// What stood in the file.
+/// The content of the file.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) entries: Vec<Entry>,
-    /// Of lines that are none, as the last one of a process that was killed within it.
+    /// Bytes of lines that are not entries, such as the last one of a process that was killed while writing.
     pub(super) unreadable_bytes: u64,
 }
 
@@ -49,8 +49,8 @@ impl HistoryFile {
         &self.path
     }
 
-    /// What an earlier process left. A file with lines that are none is set aside; it is written anew with the others. So is one
-    /// that cannot be read.
+    /// Reads what an earlier process left. A file with invalid lines is set aside, and rewritten with the valid ones. A
+    /// file that cannot be read is set aside too.
     pub(super) fn load(&mut self) -> io::Result<Loaded> {
         self.is_unread = true;
         let loaded = self.read()?;
@@ -64,7 +64,7 @@ impl HistoryFile {
             Err(own::NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
             Err(why) => return Err(why.at(&self.path)),
         };
-        // What may be more than that is what is kept no more: `max_size` was lowered.
+        // The rest is no longer kept: `max_size` was lowered.
         let past = file.metadata()?.len().saturating_sub(2 * self.max_bytes);
         file.seek(SeekFrom::Start(past))?;
         let mut lines = BufReader::new(file);
@@ -93,14 +93,14 @@ impl HistoryFile {
         Ok(loaded)
     }
 
-    /// Where a file lies that has lines that are none, or that could not be read.
+    /// The place for a file with invalid lines, or one that could not be read.
     pub(super) fn aside(&self) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".set-aside");
         name.into()
     }
 
-    /// Has the file hold what is kept.
+    /// Makes the file hold what is kept.
     pub(super) fn write(&mut self, kept: &Kept) -> io::Result<()> {
         if let Some(open) = self.open.take()
             && open.bytes < self.max_bytes
@@ -135,7 +135,7 @@ impl HistoryFile {
 }
 
 impl Open {
-    /// With the entries that are not in it yet. After a failure nobody knows what stands in it.
+    /// Appends the entries that are not in it yet. After a failure its content is unknown.
     fn append(mut self, kept: &Kept) -> io::Result<Self> {
         let lines: String = kept.after(None, self.last).map(|entry| entry.line()).collect();
         self.file.write_all(lines.as_bytes())?;

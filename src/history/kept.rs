@@ -1,5 +1,5 @@
-//! What is kept: the newest entries, within a number of bytes. Where they are too many, the service that has most loses its
-//! oldest.
+//! The kept entries: the newest ones, within a number of bytes. If there are too many, the service that has most loses
+//! its oldest.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use imbl::{OrdMap, OrdSet, Vector};
 
 use super::entry::{Entry, Event};
 
-/// Why there are entries no more.
+/// Why there are no such entries any more.
 pub(super) const TOO_OLD: &str = "older ones are kept no more";
 
-/// Entries by their numbers, and the numbers of those of each service. A clone shares all it can with the original.
+/// Entries by number, and the numbers of each service's entries. A clone shares as much as possible with the original.
 #[derive(Clone, Debug)]
 pub struct Kept {
     entries: OrdMap<u64, Stored>,
     services: OrdMap<Arc<str>, OfService>,
-    /// Services by how many bytes they have.
+    /// Services by the number of their bytes.
     by_bytes: OrdSet<(usize, Arc<str>)>,
     bytes: usize,
     max_bytes: usize,
 }
 
-/// An entry, and how many bytes its line has.
+/// An entry, and the length of its line.
 #[derive(Clone, Debug)]
 struct Stored {
     entry: Arc<Entry>,
@@ -44,7 +44,7 @@ impl Kept {
         self.entries.get_max().map_or(0, |(number, _)| *number)
     }
 
-    /// The entries after one, the oldest first; of a service alone, if one is named.
+    /// The entries after one, oldest first; of one service, if given.
     pub fn after(&self, service: Option<&str>, after: u64) -> impl Iterator<Item = &Arc<Entry>> {
         let all = service.is_none().then(|| self.entries.range(after.saturating_add(1)..));
         let of_service = service.and_then(|service| self.services.get(service)).map(|of| {
@@ -55,7 +55,7 @@ impl Kept {
         all.chain(of_service.into_iter().flatten()).map(|stored| &stored.entry)
     }
 
-    /// Takes in one that is newer than all others.
+    /// Adds an entry that is newer than all others.
     pub(super) fn push(&mut self, entry: Entry) {
         self.insert(entry, false);
         while self.bytes > self.max_bytes {
@@ -64,11 +64,12 @@ impl Kept {
         }
     }
 
-    /// The oldest eighth of a service. In its place stands how many are kept no more, as long as there are others.
+    /// Drops the oldest eighth of a service's entries. One entry replaces them with their number, as long as there are
+    /// others.
     fn drop_oldest(&mut self, service: &Arc<str>) {
         let count = self.services.get(service).map_or(0, |of| of.numbers.len());
         let (mut dropped, mut last) = (0, None);
-        // What stands in the place of others goes with the next.
+        // The replacement entry of earlier drops goes with the next.
         for _ in 0..count.div_ceil(8).max(2).min(count) {
             let Some(oldest) = self.pop_oldest(service) else { break };
             dropped += oldest.count.max(1);

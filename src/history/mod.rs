@@ -1,8 +1,8 @@
-//! The history: what became of instances, when, and why; kept over restarts, for operators.
+//! The history: what happened to instances, when, and why; kept across restarts, for operators.
 //!
-//! It follows the store like any other subscriber: it compares the snapshot that it looked at last with the newest. Another
-//! thread has the file hold what is kept, and nobody waits for it: a disk that is slow or full delays nothing, and where it
-//! can be written again, nothing is missing that is still kept.
+//! It follows the store like any other subscriber: it compares the last snapshot it saw with the newest. Another thread
+//! writes the file, and nothing waits for that: a slow or full disk delays nothing, and once it can be written again,
+//! everything that is still kept is in the file.
 
 mod allowance;
 mod compare;
@@ -36,26 +36,26 @@ use crate::model::Revision;
 use crate::store::{Snapshot, Store};
 use crate::task::{Phase, Stop, Tasks};
 
-/// What the file is called in the folder of the state.
+/// The name of the file in the state folder.
 const FILE: &str = "history.jsonl";
 
-/// How long it rests after a look: four times as long as that took, so that what changes all the time does not take a whole
+/// How long to rest after a look: four times as long as it took, so that constant change does not take a whole
 /// processor.
 const MIN_REST: Duration = Duration::from_millis(5);
 const MAX_REST: Duration = Duration::from_millis(250);
 
-/// How often it is looked whether there is something to tell of what was omitted.
+/// How often to check whether omitted entries are due to be counted.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long what comes is gathered before it is written, and how soon that is tried again where it failed.
+/// How long entries are gathered before they are written, and how soon a failed write is retried.
 const GATHERED: Duration = Duration::from_millis(50);
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// `[history]`: how much is kept of what became of instances.
+/// `[history]`: how much of what happened to instances is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The most that its file in `[shared] state` may grow to. Half of it is kept.
+    /// The maximum size of its file in `[shared] state`. Half of it is kept.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_size: ByteSize,
 }
@@ -69,7 +69,7 @@ impl Default for Config {
 /// What is known of the past.
 #[derive(Debug, Default)]
 pub struct History {
-    /// None: it is not known yet what an earlier process left.
+    /// None: what an earlier process left is not known yet.
     kept: ArcSwapOption<Kept>,
     /// Why the file does not hold it.
     trouble: ArcSwapOption<String>,
@@ -77,7 +77,7 @@ pub struct History {
 }
 
 impl History {
-    /// Follows the store from what it holds now on, and keeps a file in the folder of the state, if there is one.
+    /// Follows the store from its current state on, and keeps a file in the state folder, if there is one.
     pub fn start(
         config: &Config,
         folder: Option<&Path>,
@@ -113,14 +113,14 @@ impl History {
                 drop(loading);
                 return stop.requested().await;
             };
-            // Who does not wait for it is about to end.
+            // If the receiver is gone, the process is about to end.
             let _ = loading.send(load(&mut file));
             keep(file, &history_, &metrics, &stop).await;
         })?;
         Ok(history)
     }
 
-    /// One that keeps these, and follows nothing.
+    /// A history with these entries that follows nothing.
     #[cfg(test)]
     pub(crate) fn of(entries: impl IntoIterator<Item = Entry>) -> Arc<Self> {
         let mut kept = Kept::new(1 << 20);
@@ -128,18 +128,18 @@ impl History {
         Arc::new(Self { kept: ArcSwapOption::from_pointee(kept), ..Self::default() })
     }
 
-    /// What is kept. None: it is not known yet.
+    /// The kept entries. None: not known yet.
     pub fn kept(&self) -> Option<Arc<Kept>> {
         self.kept.load_full()
     }
 
-    /// Why the file does not hold what is kept; None: it does, or there is to be none.
+    /// Why the file does not hold the kept entries; None: it does, or there should be none.
     pub fn trouble(&self) -> Option<Arc<String>> {
         self.trouble.load_full()
     }
 }
 
-/// What an earlier process left, which tells of what could not be read.
+/// What an earlier process left, with an entry about what could not be read.
 fn load(file: &mut HistoryFile) -> Loaded {
     match file.load() {
         Ok(mut loaded) if loaded.unreadable_bytes > 0 => {
@@ -162,7 +162,7 @@ fn load(file: &mut HistoryFile) -> Loaded {
     }
 }
 
-/// Has the file hold what is kept, until the stop.
+/// Keeps the file up to date until the stop.
 async fn keep(mut file: HistoryFile, history: &History, metrics: &Metrics, stop: &Stop) {
     let mut is_last = false;
     while !is_last {
@@ -195,10 +195,10 @@ async fn keep(mut file: HistoryFile, history: &History, metrics: &Metrics, stop:
     }
 }
 
-/// What makes the entries.
+/// Creates the entries.
 struct Recorder {
     history: Arc<History>,
-    /// What was looked at last.
+    /// The last snapshot that was compared.
     known: Arc<Snapshot>,
     owners: Owners,
     allowances: Allowances,
@@ -239,7 +239,7 @@ impl Recorder {
         for entry in loaded.entries {
             self.kept.push(entry);
         }
-        // So they grow also where the file is lost.
+        // So that they grow even if the file is lost.
         let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
         self.next = micros.max(self.kept.last() + 1);
         let why = match last {
@@ -252,7 +252,7 @@ impl Recorder {
         self.add(Entry { event: Event::Started, why: why.into(), ..Entry::default() });
     }
 
-    /// Takes in what became of instances since the last look.
+    /// Records what happened to instances since the last look.
     fn look(&mut self, newest: &Arc<Snapshot>) {
         let known = std::mem::replace(&mut self.known, newest.clone());
         if known.revision() != newest.revision() {

@@ -1,12 +1,11 @@
-//! Owners: how many ephemeral nodes each session of ZooKeeper has, as far as they are mirrored. Who has none left may have
-//! ended.
+//! Owners: how many mirrored ephemeral nodes each ZooKeeper session has. A session with none left may have ended.
 
 use std::collections::HashMap;
 
 use crate::model::NodePath;
 use crate::store::Snapshot;
 
-/// How many nodes the sessions have.
+/// The number of nodes by session.
 #[derive(Debug, Default)]
 pub(super) struct Owners(HashMap<i64, u64>);
 
@@ -24,7 +23,7 @@ impl Owners {
         owners
     }
 
-    /// Takes in what became of nodes; what that took from whom.
+    /// Takes in changes of nodes; returns how many each session lost.
     pub(super) fn follow(&mut self, old: &Snapshot, new: &Snapshot) -> Lost {
         let mut lost = Lost::new();
         if !are_asked_for(new) {
@@ -49,7 +48,7 @@ impl Owners {
         lost
     }
 
-    /// Why a node went that was of this session, which lost so many in this step; 0: it was of none.
+    /// Why a node of this session is gone, given what sessions lost in this step; 0: it was not ephemeral.
     pub(super) fn why_gone(&self, owner: i64, lost: &Lost) -> String {
         if owner == 0 {
             return "its node was deleted, which was of no session".into();

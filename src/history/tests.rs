@@ -1,4 +1,5 @@
-//! What the history promises: what became of whom, and why; within its bounds; and whatever becomes of its file.
+//! What the history promises: what happened to which instance, and why; within its limits; whatever happens to its
+//! file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -42,7 +43,7 @@ fn alive(port: usize) -> String {
     member(port, "ALIVE", "{}")
 }
 
-/// A recorder that has looked at all that is there.
+/// A recorder that has seen everything there is.
 fn recorder(store: &Store, max_bytes: usize) -> Recorder {
     let history = Arc::new(History::default());
     let (known, kept) = (store.snapshot(), Kept::new(max_bytes));
@@ -50,7 +51,7 @@ fn recorder(store: &Store, max_bytes: usize) -> Recorder {
     Recorder { history, known, owners, allowances, kept, next: 1 }
 }
 
-/// What was told after an entry: the event, the instance or the node, and why.
+/// The entries after a number: event, instance or node, and reason.
 fn told(recorder: &Recorder, after: u64) -> Vec<String> {
     let line = |entry: &Arc<Entry>| {
         let path = || entry.path.as_ref().map(NodePath::to_string).unwrap_or_default();
@@ -177,7 +178,7 @@ fn what_flaps_pushes_out_its_own_past_alone_and_how_much_is_told() {
     assert!((15_000..=20_000).contains(&all), "{all}");
     let rest: Vec<_> = kept.after(Some("flapping"), 4_997).map(|entry| entry.number).collect();
     assert_eq!(rest, [4_998, 4_999]);
-    // Where all that is kept is one of each, the largest goes as well.
+    // If there is only one entry of each service left, the largest goes as well.
     let mut tiny = Kept::new(1);
     (1..100).for_each(|number| tiny.push(entry(number, &number.to_string())));
     assert_eq!(tiny.after(None, 0).count(), 0);
@@ -308,7 +309,7 @@ fn the_file_stays_within_its_bound_and_is_made_anew_where_it_is_gone() {
     assert!((19_000..20_200).contains(&largest), "{largest}");
     let loaded = file.load().expect("read").entries;
     assert!(kept.after(None, 0).all(|entry| loaded.contains(entry) || entry.event == Event::Omitted));
-    // A bound that was lowered leaves the newest.
+    // A lowered limit keeps the newest.
     let loaded = HistoryFile::new(place, 1_000).load().expect("read");
     assert!((5..40).contains(&loaded.entries.len()) && loaded.unreadable_bytes == 0, "{}", loaded.entries.len());
     assert_eq!(loaded.entries.last().map(|last| last.number), Some(1_999));
