@@ -25,8 +25,8 @@ use crate::model::{
     ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service, json,
 };
 
-/// What is there. A clone shares all it can with the original; a change costs by the services of one master, not by the
-/// number of masters or instances.
+/// Everything on offer. A clone shares as much as possible with the original; a change costs by the services of one
+/// master, not by the number of masters or instances.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     masters: OrdMap<Arc<str>, Arc<MasterEntry>>,
@@ -34,28 +34,28 @@ pub struct Directory {
     services: OrdMap<Arc<str>, Instances>,
     registrations: Registrations,
     guard: Guard,
-    /// By service; of the revision that is being made.
+    /// By service, for the revision under construction.
     pending: HashMap<Arc<str>, Pending>,
     withholdings: Withholdings,
     retired: Retired,
 }
 
-/// A master, if it is there.
+/// A master, if it exists.
 pub(super) type Known<'a> = Option<&'a Arc<MasterEntry>>;
 
 /// A master and the routes to it.
 #[derive(Clone, Debug)]
 pub struct MasterEntry {
-    /// As the last route tells that offers anything: one that the master has left offers nothing, and others may.
+    /// As reported by the last route that offers anything: one that the master has left offers nothing, and others may.
     pub master: Arc<Master>,
     /// About how many bytes it takes in a reply.
     pub size: usize,
     /// At least one. The last is the master's own connection, if it has one here, or else the one that last reported
-    /// something new; those that are expected come first.
+    /// something new; expected ones come first.
     routes: Vec<Route>,
 }
 
-/// What became of what has a service in one version: as it was, as it is.
+/// The change of a provider of a service in one version: before and after.
 #[derive(Clone, Debug)]
 pub(crate) struct ProviderChange<'a> {
     pub(crate) service: &'a Arc<str>,
@@ -69,13 +69,13 @@ pub(crate) struct ProviderChange<'a> {
 struct Route {
     by: ReportedBy,
     told: Arc<Master>,
-    /// Since when each of its services is reported so.
+    /// Since when each of its services is reported unchanged.
     since: Box<[Revision]>,
     /// None: the feed knew it before a restart, and expects it back.
     line: Option<Arc<dyn Line>>,
 }
 
-/// Who reports something, and at which revision.
+/// The feed that reports something, and at which revision.
 #[derive(Clone, Debug)]
 pub(crate) struct ReportedBy {
     /// The number of the feed, and its name.
@@ -84,7 +84,7 @@ pub(crate) struct ReportedBy {
     pub(crate) revision: Revision,
 }
 
-/// Whether it is the same master, by the same routes.
+/// Whether it is the same master, with the same routes.
 impl PartialEq for MasterEntry {
     fn eq(&self, other: &Self) -> bool {
         let is_same = |(one, other): (&Route, &Route)| match (&one.line, &other.line) {
@@ -106,17 +106,17 @@ impl MasterEntry {
         Some(Self { size: size(&master), master, routes })
     }
 
-    /// The routes to the master, its own connection first.
+    /// The lines to the master, its own connection first.
     pub fn lines(&self) -> impl Iterator<Item = &Arc<dyn Line>> {
         self.routes.iter().rev().filter_map(|route| route.line.as_ref())
     }
 
-    /// Whether a connection to the master stands.
+    /// Whether a connection to the master is up.
     pub fn is_connected(&self) -> bool {
         self.lines().any(|line| line.is_connected())
     }
 
-    /// The same, by which it is not silent.
+    /// The same, with a responsive master.
     pub fn is_answering(&self) -> bool {
         self.lines().any(|line| line.is_answering())
     }
@@ -139,7 +139,7 @@ impl MasterEntry {
         })
     }
 
-    /// Those by which a service of the master is offered. If the master itself does, no register that knows one of the
+    /// The lines on which the master offers a service. If the master itself does, no register that knows one with the
     /// same id gets its calls.
     pub fn lines_to(&self, service: &Service) -> impl Iterator<Item = &Arc<dyn Line>> {
         let offering = self.routes.iter().filter(|route| route.told.services.contains(service));
@@ -148,7 +148,7 @@ impl MasterEntry {
         lines.filter(move |line| line.is_direct() || !is_direct)
     }
 
-    /// The line that a feed has to it.
+    /// A feed's line to it.
     pub fn line_of(&self, feed: usize) -> Option<&Arc<dyn Line>> {
         self.route_of(feed)?.line.as_ref()
     }
@@ -158,7 +158,7 @@ impl MasterEntry {
         self.route_of(feed).is_some_and(|route| route.line.is_none())
     }
 
-    /// The master as a feed tells of it.
+    /// The master as a feed reports it.
     pub fn told_by(&self, feed: usize) -> Option<&Arc<Master>> {
         self.route_of(feed).map(|route| &route.told)
     }
@@ -178,7 +178,7 @@ impl MasterEntry {
 }
 
 impl Route {
-    /// In the place of an old one, of which those services stand that are reported as they were.
+    /// Replaces an old one, of which services that are reported unchanged keep their revision.
     fn new(by: ReportedBy, told: Arc<Master>, line: Option<Arc<dyn Line>>, old: Option<&Route>) -> Self {
         let services = old.iter().flat_map(|old| old.told.services.iter().zip(&old.since));
         let known: HashMap<&str, (&Service, Revision)> =
@@ -190,7 +190,7 @@ impl Route {
         Self { since: since.collect(), by, told, line }
     }
 
-    /// Since when it reports this service so, which most likely has this number.
+    /// Since when it reports this service unchanged; most likely the service has this number.
     fn since_of(&self, service: &Service, number: usize) -> Option<Revision> {
         let services = &self.told.services;
         let is_it = services.get(number) == Some(service);
@@ -204,7 +204,7 @@ impl Directory {
         self.masters.get(id)
     }
 
-    /// All masters, in the order of their ids, from one id on.
+    /// All masters, ordered by id, from one id on.
     pub fn masters(&self, from: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<MasterEntry>)> {
         self.masters.range::<_, str>((Bound::Included(from), Bound::Unbounded))
     }
@@ -225,7 +225,7 @@ impl Directory {
         self.services.get(service)
     }
 
-    /// The same with the name as it is kept.
+    /// The same, with the stored name.
     pub fn service(&self, name: &str) -> Option<(&Arc<str>, &Instances)> {
         self.services.get_key_value(name)
     }
@@ -235,13 +235,12 @@ impl Directory {
         self.retired.has(service)
     }
 
-    /// The same one by one, each with the id of its provider: the newest version first, and those of one version by the
-    /// ids.
+    /// The same one by one, each with the id of its provider: newest version first, then ordered by id.
     pub fn instances<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Instance)> {
         self.instances_after(service, None)
     }
 
-    /// The same, after those of a provider that has this version.
+    /// The same, after those of a provider with this version.
     pub fn instances_after<'a>(
         &'a self,
         service: &'a str,
@@ -258,7 +257,7 @@ impl Directory {
         })
     }
 
-    /// The names of the services whose instances are others in `newer`.
+    /// The names of the services whose instances differ in `newer`.
     pub(super) fn changed_services<'a>(&'a self, newer: &'a Directory) -> impl Iterator<Item = &'a str> {
         self.services.diff(&newer.services).map(|change| match change {
             DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => &**name,
@@ -283,7 +282,7 @@ impl Directory {
         }
     }
 
-    /// What became of each master that is another, or not there, in `newer`: as it was, as it is.
+    /// Each master that changed or is missing in `newer`: before and after.
     pub(super) fn difference<'a>(&'a self, newer: &'a Directory) -> impl Iterator<Item = (Known<'a>, Known<'a>)> {
         self.masters.diff(&newer.masters).map(|change| match change {
             DiffItem::Add(_, new) => (None, Some(new)),
@@ -292,7 +291,7 @@ impl Directory {
         })
     }
 
-    /// The services that have instances, in the order of their names, after one.
+    /// The services with instances, ordered by name, after the given one.
     pub fn services(&self, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Instances)> {
         self.services.range::<_, str>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
@@ -302,7 +301,7 @@ impl Directory {
         self.services.len()
     }
 
-    /// Services that nobody offers any more, as far as they are remembered, in the order of their names, after one.
+    /// Services that nobody offers any more, as far as remembered, ordered by name, after the given one.
     pub fn retired_services(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
         self.retired.names(after)
     }
@@ -315,8 +314,8 @@ impl Directory {
         self.masters.is_empty()
     }
 
-    /// What became of the master by this; None, if nothing that watchers hear of. A route more or less is reported:
-    /// those who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
+    /// The resulting change of the master; None if watchers are not told about it. An added or removed route is
+    /// reported: followers of a register follow the masters connected to it, and not those that it knows otherwise.
     pub(super) fn join(&mut self, by: ReportedBy, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
         let mut routes = self.routes_to(&id);
@@ -349,7 +348,7 @@ impl Directory {
         self.masters.get(id).map_or_else(Vec::new, |old| old.routes.clone())
     }
 
-    /// What became of the master by this; None: the feed knows no route to it.
+    /// The resulting change of the master; None: the feed has no route to it.
     pub(super) fn leave(&mut self, feed: usize, id: &str) -> Option<ChangeKind> {
         let entry = self.masters.get(id)?;
         entry.route_of(feed)?;
@@ -359,7 +358,7 @@ impl Directory {
         Some(kind)
     }
 
-    /// Makes these the routes to a master.
+    /// Sets the routes to a master.
     fn set(&mut self, id: Arc<str>, routes: Vec<Route>) {
         let new = MasterEntry::of(routes);
         let mut by_service: HashMap<(Arc<str>, Version), Vec<Instance>> = HashMap::new();
@@ -381,8 +380,8 @@ impl Directory {
         };
     }
 
-    /// Makes these the instances by which a provider has a service in this version. What stands is left alone: a change
-    /// costs by what changed.
+    /// Sets the instances by which a provider has a service in this version. Unchanged ones are left alone: the cost is
+    /// that of what changed.
     pub(crate) fn list(&mut self, id: &Arc<str>, name: Arc<str>, version: Version, instances: Arc<[Instance]>) {
         let instances = self.withholdings.applied(instances);
         let known = self.services.get(&name).and_then(|by_version| by_version.get(&version)?.of(id));
@@ -394,12 +393,12 @@ impl Directory {
         providers.insert(Provider::new(id.clone(), instances));
     }
 
-    /// What is withheld, also of what is not there.
+    /// What is withheld, including targets without instances.
     pub fn withholdings(&self) -> &Withholdings {
         &self.withholdings
     }
 
-    /// Whether anything is another by this.
+    /// Returns whether this changes anything.
     pub(crate) fn withhold(&mut self, changes: &[Withhold]) -> bool {
         let mut is_changed = false;
         for change in changes {

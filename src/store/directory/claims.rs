@@ -1,7 +1,7 @@
-//! Claims: which nodes register an address of a service, and what is listed of it.
+//! Claims: which nodes register an address of a service, and which instance is listed for it.
 //!
-//! Several nodes may register one address: in several formats, or twice in one. The richest of those by which it can be
-//! called is the instance, and all of them are its provenance.
+//! Several nodes may register one address: in several formats, or twice in one. The richest of those that are callable
+//! is the instance, and all of them are its provenance.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -13,33 +13,33 @@ use semver::Version;
 use crate::model::{Instance, InstanceState, NodePath, Provenance};
 use crate::store::instances::{NODE_MARK, Provider};
 
-/// So many nodes make one instance.
+/// How many nodes make up one instance at most.
 const MAX_CLAIMS: usize = 64;
 
-/// So many variants of an address also say which applications offer them.
+/// How many variants of an address also name the applications that offer them.
 const MAX_VARIANTS: usize = 256;
 
-/// The paths of the nodes that make one instance have at most so many bytes, but for the first.
+/// The most bytes of paths of the nodes that make up one instance, besides the first.
 const MAX_PROVENANCE_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
     by_key: OrdMap<ClaimKey, Claim>,
-    /// By service and place, the nodes that say which variant an application offers.
+    /// The nodes that say which variant an application offers, by service and place.
     variants: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
     offers: OrdSet<Offer>,
 }
 
-/// The service, the place, the address, and the node that says that an application offers it there, in no variant.
+/// The service, the place, the address, and the node that says that an application offers it there, without a variant.
 type Offer = (Arc<str>, Arc<str>, Arc<str>, NodePath);
 
-/// An address of a service, and the node that registers it. Of one variant at an address, those by which it can be called
-/// come first, and of these the newest.
+/// An address of a service, and the node that registers it. Within one variant at an address, callable ones come first,
+/// and of these the newest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClaimKey {
     pub(super) service: Arc<str>,
     pub(super) address: Arc<str>,
-    /// What tells it from others at the address; None: it does not know, as an application that offers an interface.
+    /// Distinguishes it from others at the address; None: unknown, as for an application that offers an interface.
     pub(super) variant: Option<Arc<str>>,
     pub(super) is_idle: bool,
     pub(super) created: Reverse<i64>,
@@ -50,15 +50,15 @@ pub(super) struct ClaimKey {
 pub(super) struct Claim {
     /// One, with its node as its provenance.
     pub(super) instances: Arc<[Instance]>,
-    /// The host and the application, where it is known.
+    /// The host and the application, if known.
     pub(super) place: Option<Arc<str>>,
 }
 
-/// What is listed of one variant at an address.
+/// The listing of one variant at an address.
 pub(super) type Listed = (Version, Provider);
 
 impl ClaimKey {
-    /// The first that there could be of its variant.
+    /// The lowest possible key of its variant.
     pub(super) fn slot(&self) -> Self {
         Self { is_idle: false, created: Reverse(i64::MAX), node: NodePath::root(), ..self.clone() }
     }
@@ -73,7 +73,7 @@ impl ClaimKey {
 }
 
 impl Claim {
-    /// Whether nobody is to call the instance.
+    /// Whether the instance is not to be called.
     pub(super) fn is_idle(instance: &Instance) -> bool {
         instance.state != InstanceState::Up || instance.weight == 0
     }
@@ -84,7 +84,7 @@ impl Claims {
         self.by_key.get(key)
     }
 
-    /// Whether any is at an address of a service.
+    /// Whether there is a claim to an address of a service.
     pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>) -> bool {
         let (service, address, created) = (service.clone(), address.clone(), Reverse(i64::MAX));
         let from = ClaimKey { service, address, variant: None, is_idle: false, created, node: NodePath::root() };
@@ -111,7 +111,7 @@ impl Claims {
         }
     }
 
-    /// The slots of which another thing may be listed with such claims, or without them.
+    /// The slots whose listing may change with these claims, added or removed.
     pub(super) fn affected<'c>(&self, claims: impl Iterator<Item = (&'c ClaimKey, &'c Claim)>) -> BTreeSet<ClaimKey> {
         let mut affected = BTreeSet::new();
         for (key, claim) in claims {
@@ -130,8 +130,8 @@ impl Claims {
         affected
     }
 
-    /// What is to be listed of a slot. What knows of no variant is listed where there is none: neither at its address, nor of
-    /// its application on its host, where that is another protocol.
+    /// The listing of a slot. A claim without a variant is only listed if there is no variant: neither at its address,
+    /// nor of its application on its host, where that is another protocol.
     pub(super) fn listed(&self, slot: &ClaimKey) -> Option<Listed> {
         if slot.variant.is_none() && self.variants_at(slot).next().is_some() {
             return None;
@@ -166,14 +166,14 @@ impl Claims {
         std::iter::from_fn(move || {
             let (key, _) = self.by_key.range(slot.of_variant(Some(after.clone()))..).next()?;
             let variant = key.variant.as_ref().filter(|_| key.is_at(slot))?;
-            // None has a control character.
+            // No variant contains a control character.
             after = format!("{variant}\0").into();
             Some(key.slot())
         })
     }
 }
 
-/// The richest of the claims by which it can be called, with all of them and of the others as its provenance.
+/// The richest of the callable claims, with all of them and the others as its provenance.
 fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
     let richness = |claim: &&&Claim| {
         claim.instances.first().map(|it| {

@@ -1,4 +1,4 @@
-//! What the guard has the directory list and withdraw.
+//! Listing and withdrawing instances by the guard's decisions.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::model::{Instance, NodePath, Record};
 use crate::store::Feed;
 use crate::store::instances::{NODE_MARK, Provider, count_of_held};
 
-/// What becomes of the instances of one service in the revision that is being made.
+/// The changes of one service's instances in the revision under construction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     /// By id, those that no node registers any more, and that are still listed. With the address of each.
     vanished: BTreeMap<Arc<str>, (Vanished, Arc<str>)>,
-    /// By id, those that none registered before: the version, and the address at which it would be probed.
+    /// By id, newly registered ones: the version, and the address at which they would be probed.
     came: BTreeMap<Arc<str>, (Version, Arc<str>)>,
 }
 
 impl Directory {
-    /// This, an empty one, with what the guard is told of in the configuration.
+    /// An empty directory with this guard.
     pub(in crate::store) fn guarded_by(self, guard: Guard) -> Self {
         Self { guard, ..self }
     }
@@ -31,13 +31,13 @@ impl Directory {
         &self.guard
     }
 
-    /// How many instances of a service nodes register.
+    /// How many instances of a service are registered by nodes.
     pub fn count_of_registered(&self, service: &str) -> usize {
         let Some(instances) = self.instances_of(service) else { return 0 };
         instances.values().map(|set| set.count_of_registered()).sum::<usize>() - count_of_held(instances)
     }
 
-    /// Has the guard do something; how many instances that concerns.
+    /// Has the guard do something; returns how many instances that concerns.
     pub(in crate::store) fn guard_with(&mut self, now: Now, act: impl FnOnce(&mut Guard, Now) -> Vec<Effect>) -> usize {
         let protected: Vec<Arc<str>> = self.guard.protected().cloned().collect();
         let effects = act(&mut self.guard, now);
@@ -49,7 +49,7 @@ impl Directory {
         count
     }
 
-    /// That no node registers a provider any more. What becomes of it is decided when the revision is whole.
+    /// No node registers a provider any more. What happens to it is decided when the revision is complete.
     pub(super) fn vanish(&mut self, service: &Arc<str>, version: &Version, Provider { id, instances, .. }: &Provider) {
         let Some((instance, first)) = instances.first().and_then(|it| Some((it, it.endpoints.first()?))) else {
             return self.withdraw(id, service, version);
@@ -63,7 +63,7 @@ impl Directory {
         pending.vanished.insert(id, (vanished, address));
     }
 
-    /// That nodes register a provider which none registered before.
+    /// Nodes register a new provider.
     pub(super) fn appear(&mut self, service: &Arc<str>, version: &Version, provider: &Provider) {
         let pending = self.pending.entry(service.clone()).or_default();
         let Some((vanished, _)) = pending.vanished.remove(&provider.id) else {
@@ -77,7 +77,7 @@ impl Directory {
         }
     }
 
-    /// Has the guard decide what becomes of all that vanished in this revision. Of a feed at which nobody looked until now, most
+    /// Has the guard decide about everything that vanished in this revision. If a feed was not followed until now, most
     /// of a root may have been lost.
     pub(in crate::store) fn settle(&mut self, now: Now, feeds: &[Arc<Feed>], unseen: Option<usize>) {
         let pending = std::mem::take(&mut self.pending);
@@ -92,7 +92,7 @@ impl Directory {
         let (mut batch, mut unprotected) = (HashMap::new(), Vec::new());
         for (service, Pending { vanished, came }) in pending {
             let present = self.count_of_registered(&service).saturating_sub(vanished.len());
-            // Where its address is registered in another version or group, it has only become another.
+            // If its address is registered in another version or group, it has only changed.
             let is_loss = |(vanished, address): &(Vanished, Arc<str>)| {
                 is_guarded(feeds, &vanished.instance) && !self.registrations.is_claimed(&service, address)
             };
@@ -117,7 +117,7 @@ impl Directory {
         }
     }
 
-    /// Holds on to what an earlier process held, of what is still registered so.
+    /// Holds again what an earlier process held, if it is still configured so.
     pub(in crate::store) fn hold_again(&mut self, now: Now, feeds: &[Arc<Feed>], instance: Instance) {
         let Some((first, held)) = instance.endpoints.first().zip(instance.held.as_deref()) else { return };
         let address: Arc<str> = first.address().into();
@@ -130,7 +130,7 @@ impl Directory {
         self.carry_out(effects);
     }
 
-    /// The roots of which more than half of what registers instances has vanished.
+    /// The roots that lost more than half of their registering nodes.
     fn lost_roots<'c>(&self, configs: &'c [Config], pending: &HashMap<Arc<str>, Pending>) -> Vec<&'c NodePath> {
         let vanished = pending.values().flat_map(|pending| pending.vanished.values());
         let gone: HashSet<&NodePath> = vanished.filter_map(|(vanished, _)| path_of(&vanished.instance)).collect();
@@ -151,7 +151,7 @@ impl Directory {
     }
 }
 
-/// Whether the guard is for an instance, by where it is registered.
+/// Whether the guard protects an instance, by where it is registered.
 fn is_guarded(feeds: &[Arc<Feed>], instance: &Instance) -> bool {
     let mut configs = feeds.iter().flat_map(|feed| feed.services());
     path_of(instance).is_some_and(|path| configs.any(|config| config.guard && path.is_under(&config.root)))

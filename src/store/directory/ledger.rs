@@ -1,16 +1,16 @@
-//! Ledger: how much the nodes of each feed register, held against what they may.
+//! Ledger: how much the nodes of each feed register, and the limits.
 
 use std::ops::{AddAssign, SubAssign};
 
 use crate::model::Instance;
 use crate::tunnel::value::memory_size;
 
-/// How much the nodes of one feed may register. Each is a bound of its own for what nodes register themselves and for
-/// what others make of it, so that no mapping takes the room of an instance.
+/// How much the nodes of one feed may register. Each limit applies separately to what nodes register themselves and to
+/// what others add, so that no mapping takes the room of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceLimits {
     pub instances: usize,
-    /// Of metadata and endpoints, as they are decoded.
+    /// Of metadata and endpoints, decoded.
     pub bytes: usize,
 }
 
@@ -20,18 +20,18 @@ pub(super) struct Charge {
     /// What nodes register themselves.
     pub(super) instances: usize,
     pub(super) bytes: usize,
-    /// What rules set of it.
+    /// What rules add to it.
     pub(super) by_rules: usize,
-    /// Instances of interfaces that an application offers, which share all but the name.
+    /// Instances of interfaces that an application offers, which share everything but the name.
     pub(super) of_interfaces: usize,
 }
 
-/// By the number of a feed, how much its nodes register.
+/// How much the nodes of each feed register, by feed number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger(Vec<Charge>);
 
 impl Charge {
-    /// That of an instance, so many bytes of which are what rules set.
+    /// The charge of an instance with this many bytes set by rules.
     pub(super) fn of(instance: &Instance, by_rules: usize) -> Self {
         let texts = |it: &crate::model::Endpoint| it.name.len() + it.protocol.len() + it.host.len();
         let endpoints = instance.endpoints.iter().map(|it| size_of_val(it) + texts(it)).sum::<usize>();
@@ -47,7 +47,7 @@ impl Charge {
         self.parts().iter().zip(room.parts()).all(|(part, room)| *part <= room)
     }
 
-    /// Whether it is less than another in anything.
+    /// Whether it is less in any respect.
     pub(super) fn has_shrunk_from(self, before: Self) -> bool {
         self.parts().iter().zip(before.parts()).any(|(now, before)| *now < before)
     }
@@ -76,7 +76,7 @@ impl Ledger {
         self.0.get(feed).copied().unwrap_or_default()
     }
 
-    /// For how much more there is room.
+    /// How much more there is room for.
     pub(super) fn room(&self, feed: usize, limits: InstanceLimits) -> Charge {
         let used = self.of(feed);
         Charge {

@@ -17,28 +17,28 @@ use crate::model::{Decoder, Endpoint, Format, Instance, Node, NodePath, Provenan
 use crate::store::Feed;
 use crate::store::instances::Provider;
 
-/// So many nodes are looked at that may be rules of one scope.
+/// How many nodes are checked for rules of one scope.
 const MAX_SEEN: usize = 4 * MAX_RULES;
 
 /// The paths and data of the rules of one scope have at most so many bytes: they are read again with each instance that changes.
 const MAX_BYTES_OF_RULES: usize = 256 << 10;
 
-/// The most interfaces of an application that lists none itself; and as how many instances of them one node counts.
+/// The most interfaces of an application that does not list them itself; also how many one node may count as.
 const MAX_INTERFACES: usize = 1_024;
 const MAX_OF_INTERFACES: usize = 1_024;
 
 /// The path of a node stands in the shared file with each of these, and makes it count as several for each so many bytes.
 const MAX_SHORT_PATH_BYTES: usize = 256;
 
-/// So many nodes for which there was no room are read again when there is some.
+/// How many nodes without room are read again when there is some.
 const MAX_RETRIED: usize = 8;
 
-/// The log names nodes that cannot be read as long as they are no more than so many.
+/// The log names undecodable nodes while there are no more than this many.
 const MAX_LOGGED: usize = 100;
 
 pub(in crate::store) type Nodes = OrdMap<NodePath, Arc<Node>>;
 
-/// What nodes register. A clone shares all it can with the original.
+/// What nodes register. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registrations {
     nodes: OrdMap<NodePath, Registration>,
@@ -46,9 +46,9 @@ pub(super) struct Registrations {
     /// An application, an interface that it offers, and the node that says so.
     interfaces: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
     ledger: Ledger,
-    /// By feed, the nodes for which, or for some interfaces of which, there was no room.
+    /// By feed, the nodes for which, or for some of whose interfaces, there was no room.
     beyond: OrdSet<(usize, NodePath)>,
-    /// Nodes that are to register something, and cannot be read, or not be listed in full.
+    /// Nodes that should register something, but cannot be decoded, or not be listed in full.
     undecodable: OrdMap<NodePath, Arc<Undecodable>>,
 }
 
@@ -65,17 +65,17 @@ enum Registration {
 #[derive(Clone, Debug)]
 struct InstanceNode {
     key: ClaimKey,
-    /// Those of its application as which it is listed, at each of its endpoints, in their order.
+    /// The interfaces of its application as which it is listed at each of its endpoints, in order.
     interfaces: Arc<[Arc<str>]>,
     charge: Charge,
     /// Why it is not listed as all interfaces that its application offers, or not all rules are applied.
     fault: Option<Arc<Undecodable>>,
 }
 
-/// By application, interfaces that it offers now or no longer.
+/// Interfaces that were added to or removed from what an application offers.
 type Offers = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
-/// What nodes are read with.
+/// What is needed to decode nodes.
 struct Reader<'a> {
     by: ReportedBy,
     configs: &'a [Config],
@@ -87,7 +87,7 @@ struct Reader<'a> {
 }
 
 impl Directory {
-    /// Takes in what became of nodes of the feed with this number.
+    /// Takes in changes of nodes of the feed with this number.
     pub(in crate::store) fn register<'p>(
         &mut self,
         feeds: &[Arc<Feed>],
@@ -121,7 +121,7 @@ impl Directory {
                 }
             }
         }
-        // The nodes that say what an application offers may be of another feed than its instances.
+        // The nodes that say what an application offers may belong to another feed than its instances.
         for other in (0..feeds.len()).filter(|_| !offers.is_empty()) {
             let mut reader = Reader::new(feeds, other, revision, nodes);
             let before = self.registrations.ledger.of(other);
@@ -142,23 +142,23 @@ impl Directory {
         self.read_beyond(&mut reader, before);
     }
 
-    /// How many nodes are to register something, and cannot be read, or not be listed in full.
+    /// How many nodes should register something, but cannot be decoded, or not be listed in full.
     pub fn count_of_undecodable(&self) -> usize {
         self.registrations.undecodable.len()
     }
 
-    /// Those of them at and below a path, and why.
+    /// Those at and below a path, with the reasons.
     pub fn undecodable<'a>(&'a self, root: &'a NodePath) -> impl Iterator<Item = (&'a NodePath, &'a Undecodable)> {
         let below = self.registrations.undecodable.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
         below.map(|(path, why)| (path, &**why))
     }
 
-    /// Why a node that is to register something cannot be read, or not be listed in full.
+    /// Why a node that should register something cannot be decoded, or not be listed in full.
     pub(crate) fn why_undecodable(&self, path: &NodePath) -> Option<&Undecodable> {
         self.registrations.undecodable.get(path).map(Arc::as_ref)
     }
 
-    /// Those that cannot be read in `newer`, and could here, or for another reason.
+    /// Those that cannot be decoded in `newer`, but could here, or for another reason.
     pub(crate) fn newly_undecodable<'a>(
         &'a self,
         newer: &'a Directory,
@@ -169,7 +169,7 @@ impl Directory {
         })
     }
 
-    /// Lists instances of applications as interfaces that these offer now, and no longer as those that they do not.
+    /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not.
     fn offer(&mut self, reader: &Reader<'_>, offers: &Offers) {
         for config in reader.configs.iter().filter(|config| config.format == Format::DubboApplication) {
             for (application, interfaces) in offers {
@@ -191,7 +191,7 @@ impl Directory {
         }
     }
 
-    /// The same of one node. The interfaces are in their order.
+    /// The same for one node. The interfaces are ordered.
     fn offer_at(
         &mut self,
         reader: &Reader<'_>,
@@ -248,7 +248,7 @@ impl Directory {
         self.replace(old, new);
     }
 
-    /// Reads some of the nodes again for which there was no room, if there is more than before.
+    /// Decodes some of the nodes without room again, if there is more than before.
     fn read_beyond(&mut self, reader: &mut Reader<'_>, before: Charge) {
         let (feed, configs) = (reader.by.feed, reader.configs);
         if !self.registrations.ledger.of(feed).has_shrunk_from(before) {
@@ -264,7 +264,7 @@ impl Directory {
         }
     }
 
-    /// Lists what a node registers now in the place of what it did.
+    /// Replaces the listing of a node by what it registers now.
     fn read(&mut self, reader: &mut Reader<'_>, config: &Config, path: NodePath) {
         let feed = reader.by.feed;
         let old = match self.registrations.nodes.get(&path) {
@@ -296,7 +296,7 @@ impl Directory {
         self.replace(gone, new);
     }
 
-    /// Takes these claims away and those in, and lists what is to be listed then.
+    /// Removes and adds these claims, and updates the listings.
     fn replace(&mut self, gone: Vec<ClaimKey>, mut come: BTreeMap<ClaimKey, Claim>) {
         come.retain(|key, claim| {
             let known = self.registrations.claims.get(key);
@@ -325,8 +325,8 @@ impl Directory {
         }
     }
 
-    /// What is registered by it: the service, and for an application the interfaces that it offers. What stands is the
-    /// very claim that it was.
+    /// The claims of a node: for the service, and for an application, for the interfaces that it offers. Unchanged ones
+    /// are the very same claims.
     fn claims(
         &self,
         reader: &Reader<'_>,
@@ -391,8 +391,8 @@ fn charge_of_interface(spots: &[(Arc<str>, Arc<[Endpoint]>)], path: &NodePath) -
     (spots.len() * (1 + path.as_str().len() / MAX_SHORT_PATH_BYTES)).max(1)
 }
 
-/// An instance as these interfaces. In which group and version it offers one, it does not say; its metadata are of all that
-/// it offers.
+/// An instance as these interfaces. It does not say in which group and version it offers one; its metadata are those of
+/// the application.
 fn of_interfaces(
     reader: &Reader<'_>,
     config: &Config,
@@ -450,7 +450,7 @@ impl Registration {
 }
 
 impl Registrations {
-    /// Makes this what is known of a node.
+    /// Sets what is known of a node.
     fn set(&mut self, path: &NodePath, new: Option<Registration>) {
         let known = self.undecodable.get(path);
         match new.as_ref().and_then(Registration::fault) {
@@ -469,7 +469,7 @@ impl Registrations {
         }
     }
 
-    /// Takes in which applications offer an interface; those of which that is new, or no longer so.
+    /// Takes in which applications offer an interface; returns those for which that changed.
     fn take_interface(
         &mut self,
         config: &Config,
@@ -519,13 +519,13 @@ impl Registrations {
         self.claims.has(service, address)
     }
 
-    /// How many nodes at and below a path register instances, but no more than so many.
+    /// How many nodes at and below a path register instances, counting up to this limit.
     pub(super) fn count_below(&self, root: &NodePath, most: usize) -> usize {
         let below = self.nodes.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
         below.filter(|(_, it)| matches!(it, Registration::Instance(_))).take(most).count()
     }
 
-    /// The keys of all that a node registers.
+    /// The keys of everything that a node registers.
     fn keys_of(&self, node: &InstanceNode) -> Vec<ClaimKey> {
         let own = self.claims.get(&node.key).and_then(|claim| claim.instances.first());
         let spots = own.filter(|_| !node.interfaces.is_empty()).map(spots).unwrap_or_default();
@@ -534,7 +534,7 @@ impl Registrations {
         keys
     }
 
-    /// What is to be listed of these slots, by service and id.
+    /// The listings of these slots, by service and id.
     fn listed(&self, slots: &BTreeSet<ClaimKey>) -> BTreeMap<(Arc<str>, Arc<str>), Listed> {
         let listed = slots.iter().filter_map(|slot| {
             let listed = self.claims.listed(slot)?;
@@ -543,7 +543,7 @@ impl Registrations {
         listed.collect()
     }
 
-    /// A claim; the known one where that says the same.
+    /// A claim; the known one if it is equal.
     fn known(&self, key: ClaimKey, new: Claim) -> (ClaimKey, Claim) {
         if let Some(old) = self.claims.get(&key)
             && let ([was], [is]) = (&*old.instances, &*new.instances)
@@ -568,13 +568,13 @@ impl<'a> Reader<'a> {
         [Provenance { source, record, decoder: Decoder::Format(config.format), since: self.by.revision }].into()
     }
 
-    /// What a node is, and by which of the configured formats.
+    /// What a node is, and in which of the configured formats.
     fn locate(&self, path: &NodePath) -> Option<(usize, Located)> {
         let number = self.configs.iter().position(|config| path.is_under(&config.root))?;
         Some((number, self.configs[number].locate(path)?))
     }
 
-    /// The paths of the children of a node that register instances.
+    /// The paths of a node's children that register instances.
     fn instances(&self, config: &Config, parent: &NodePath) -> impl Iterator<Item = NodePath> {
         let below = self.nodes.range(parent.clone()..).take_while(move |(path, _)| path.is_under(parent));
         let level = parent.depth() + 1;
@@ -595,7 +595,7 @@ impl<'a> Reader<'a> {
         config.decode(path, &located.service, node, &rules, room_for_rules)
     }
 
-    /// The rules of a scope that can be read.
+    /// The decodable rules of a scope.
     fn rules_of(&mut self, config: &Config, scope: NodePath) -> Arc<[Rule]> {
         let Some(begin) = config.rules_of(&scope) else { return Arc::default() };
         if let Some(known) = self.rules.get(&scope) {
@@ -607,7 +607,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The rules of a scope that can be read, whose paths begin so.
+/// The decodable rules of a scope with this path prefix.
 fn rules_below<'a>(
     config: &'a Config,
     nodes: &'a Nodes,
