@@ -14,14 +14,14 @@ use crate::model::{Decoder, Endpoint, Format, Instance, NodePath, Record, addres
 use crate::resolve::{Explanation, explain, newest_callable};
 use crate::store::{FeedState, Snapshot};
 
-/// A page is found among at most so many instances.
+/// How many instances are searched for one page.
 const MAX_SEEN: usize = 4_000;
 
-/// So many nodes are told that cannot be read.
+/// How many undecodable nodes are reported.
 const MAX_UNDECODABLE: usize = 100;
 
 impl Api {
-    /// By turns, where an instance or a node is searched for.
+    /// Over several turns, if an instance or a node is searched for.
     pub(super) async fn explain(&self, peer: &Peer, request: &ExplainRequest) -> thrift::Result<ExplainReply> {
         let service = request.service_name.as_str();
         peer.identity.may_see(service).map_err(denied)?;
@@ -38,7 +38,7 @@ impl Api {
             peer.let_others_work().await;
             let at = format!("{} {id}", instance.version);
             let is_full = instances.len() >= limit || bytes > self.page_bytes() || seen >= MAX_SEEN;
-            // A master may offer a version more than once: it is told of on one page.
+            // A master may offer a version more than once: all on one page.
             if is_full && last.as_ref().is_some_and(|last| *last != at) {
                 cursor = last;
                 break;
@@ -118,7 +118,7 @@ impl Api {
     }
 }
 
-/// Whether an instance is called so: by one of its endpoints, or as a master.
+/// Whether an instance has this name: the address of one of its endpoints, or the id of a master.
 fn is_named(instance: &Instance, name: &str) -> bool {
     let is_it = |it: &Endpoint| address(&it.host, it.port) == name || it.address() == name;
     instance.master().is_some_and(|id| **id == *name) || instance.endpoints.iter().any(is_it)
