@@ -1,19 +1,20 @@
-//! Descriptors: no settings admit more connections than the process may have open.
+//! Descriptors: keeps connection limits within the descriptors that the process may have open.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Config;
 use crate::worker::{self, Accept};
 
-/// What the sidecar keeps for itself: its files, threads, listeners, sources and the registers it joins; its question
-/// to itself for the watchdog; and what is accepted in one go before those have gone that must make room.
+/// What the sidecar reserves for itself: its files, threads, listeners, sources and the registers it joins; its own
+/// watchdog check; and connections accepted before those that make room for them are gone.
 const OWN: usize = 384;
 
-/// One descriptor in so many is for processes of workers that are added or scaled later, or replaced and not gone yet.
+/// One descriptor in this many is for processes of workers that are added or scaled later, or replaced and not gone
+/// yet.
 const LATER_PART: usize = 16;
 const MAX_LATER: usize = 2_048;
 
-/// Lets this process have as many descriptors as it may; how many that are.
+/// Raises this process's limit as far as allowed; returns the limit.
 pub fn raise_limit() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
     let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
@@ -27,8 +28,8 @@ pub fn raise_limit() -> usize {
 }
 
 impl Config {
-    /// The same, with bounds of connections that `limit` descriptors are enough for: what waits for workers makes room
-    /// first, and of the others those that are higher share what the lower ones leave.
+    /// The same, with connection limits that `limit` descriptors are enough for: first fewer connections wait for
+    /// workers, then the higher ones of the other limits share what the lower ones leave.
     pub fn within(&self, limit: usize) -> Self {
         let mut config = self.clone();
         let kept = own(self) + (limit / LATER_PART).min(MAX_LATER);
@@ -55,14 +56,14 @@ impl Config {
 }
 
 impl Config {
-    /// How many of so many descriptors all workers together may take.
+    /// How many of this many descriptors all workers together may take.
     pub(crate) fn left_for_workers(&self, limit: usize) -> usize {
         let admitted = bounds(&mut self.clone()).iter().fold(OWN, |sum, (_, bound)| sum.saturating_add(**bound));
         limit.saturating_sub(admitted)
     }
 }
 
-/// What does not depend on these bounds.
+/// What does not depend on these limits.
 fn own(config: &Config) -> usize {
     OWN + config.worker.iter().map(worker::Config::descriptors).sum::<usize>()
 }
@@ -79,7 +80,7 @@ fn bounds(config: &mut Config) -> Vec<(&'static str, &mut usize)> {
     bounds
 }
 
-/// Makes all bounds together no more than `available`: the highest give up most.
+/// Lowers the limits to a total of at most `available`: the highest are lowered most.
 fn share(bounds: &mut [(&'static str, &mut usize)], available: usize) {
     bounds.sort_by_key(|(_, bound)| **bound);
     let (mut left, count) = (available, bounds.len());
