@@ -1,5 +1,7 @@
 //! Tasks: started under a name, watched, stopped together; and retry delays.
 
+pub mod stuck;
+
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -140,7 +142,8 @@ impl Tasks {
         F: Future<Output = ()>,
     {
         let (name, whole) = (name.into(), self.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = stuck::watch(runtime.enable_all())?.build()?;
         let alive = self.tracker.token();
         std::thread::Builder::new().name(name.clone()).spawn(move || {
             let own = Tasks { tracker: TaskTracker::new(), ..whole.clone() };

@@ -14,7 +14,8 @@ use roster::default_paths::{self, DefaultPaths};
 use roster::net::{Address, TakenPorts};
 use roster::permissions::own::cannot_write;
 use roster::sidecar::Sidecar;
-use tokio::runtime::Runtime;
+use roster::task::stuck;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::demo::Invitation;
@@ -83,8 +84,8 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
     if !config.has_source() && config.worker.is_empty() {
         tracing::warn!("{NO_SOURCE}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("cannot start the runtime")?;
+    let mut runtime = Builder::new_multi_thread();
+    let runtime = stuck::watch(runtime.enable_all()).and_then(Builder::build).context("cannot start the runtime")?;
     let guard = runtime.enter();
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::user_defined2()];
     let [interrupt, terminate, hangup, roll] = kinds.map(signal);

@@ -18,10 +18,14 @@ use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
 use super::accounts::{User, lock};
+use crate::task::stuck;
 
 /// How long a connection may run; and how long the thread runs before it checks for new arrivals. Shorter times answer
 /// other users sooner, until the checks cost more than the work.
 const TURN_TIME: Duration = Duration::from_micros(300);
+
+/// How often the user of a connection that held the thread is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The connections of one thread.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(super) struct RunQueue {
     started: Instant,
     /// In nanoseconds since the start.
     turn_began: AtomicU64,
+    /// When such a user was logged last.
+    logged: Mutex<Option<Instant>>,
 }
 
 /// The connections that wait for their turn.
@@ -63,6 +69,7 @@ impl RunQueue {
             thread: AtomicWaker::new(),
             started: Instant::now(),
             turn_began: AtomicU64::new(0),
+            logged: Mutex::default(),
         })
     }
 
@@ -114,6 +121,14 @@ impl RunQueue {
 
     fn next(&self) -> Option<Arc<Task>> {
         lock(&self.waiting).next()
+    }
+
+    fn log_holder(&self, user: User) {
+        let mut logged = lock(&self.logged);
+        if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            tracing::warn!(?user, "closed a connection that sent descriptors whose close held the thread");
+            *logged = Some(Instant::now());
+        }
     }
 
     /// Whether the running connection has run for long enough.
@@ -168,8 +183,15 @@ impl Task {
         self.is_waiting.swap(false, Ordering::AcqRel);
         let waker = Waker::from(self.clone());
         let mut work = lock(&self.work);
-        let is_done = work.as_mut().is_some_and(|work| work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
-        if is_done {
+        let Some(doing) = work.as_mut() else { return };
+        // Whatever was freed before is not this connection's doing.
+        stuck::was_freed();
+        let is_done = doing.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        let has_held = stuck::was_freed();
+        if has_held {
+            self.queue.log_holder(self.user);
+        }
+        if is_done || has_held {
             *work = None;
             self.queue.open.fetch_sub(1, Ordering::Relaxed);
         }

@@ -1,12 +1,15 @@
 //! Calls over a connection.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use bytesize::ByteSize;
+use nix::libc;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::task::spawn_blocking;
 
 use super::*;
@@ -14,6 +17,7 @@ use crate::access::{Access, Policy};
 use crate::net::Address;
 use crate::net::TakenPorts;
 use crate::task::Tasks;
+use crate::task::stuck::lingering;
 use crate::thrift::client::{Client, Error};
 use crate::thrift::{Endpoint, Rooms};
 
@@ -29,12 +33,18 @@ fn serve() -> Server {
 }
 
 fn serve_with(config: Config) -> Server {
+    serve_by(config, |_| {})
+}
+
+/// The same, with an endpoint that is prepared before it starts.
+fn serve_by(config: Config, prepare: impl FnOnce(&Endpoint)) -> Server {
     let folder = tempfile::tempdir().expect("a folder");
     let config = Config { unix: folder.path().join("socket"), tcp: String::new(), threads: 1, ..config };
     let metrics = Arc::<Metrics>::default();
     let feeds = vec![Feed::of_instances("register", "register")];
     let store = Store::new(&Default::default(), feeds, metrics.clone());
     let endpoint = Endpoint::bind(&config, TakenPorts::Fail).expect("a socket");
+    prepare(&endpoint);
     let address = endpoint.addresses().next().expect("an address").clone();
     let tasks = Tasks::new().0;
     let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));
@@ -199,4 +209,36 @@ async fn a_stop_lets_an_open_call_finish_also_between_two_requests() {
     let values: Vec<_> = parts.iter().flatten().flat_map(|part| part.values.clone()).collect();
     assert_eq!((cut.is_empty(), values), (true, vec![b"2".to_vec()]), "{parts:?}");
     assert!(parts.iter().flatten().any(|part| part.completion.is_some()), "{parts:?}");
+}
+
+/// Accepts descriptors from clients, as Linux before 6.16 does.
+#[allow(unsafe_code)]
+fn take_descriptors(endpoint: &Endpoint) {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let (on, length) = (1 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
+    for listener in &endpoint.listeners {
+        let listener = listener.as_fd().as_raw_fd();
+        // Safety: a number, which lives as long as the call. Where the option is unknown, descriptors are accepted anyway.
+        unsafe { libc::setsockopt(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const on).cast(), length) };
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_descriptor_whose_close_hangs_is_disconnected_and_others_are_answered() {
+    let server = serve_by(Config::default(), take_descriptors);
+    server.master(Manner::Echoes);
+    let mut attacker = UnixStream::connect(path(&server)).expect("it listens");
+    let (sent, _peer) = lingering();
+    let rights = [sent.as_raw_fd()];
+    let sends = |bytes: &[u8]| {
+        let (bytes, rights) = ([IoSlice::new(bytes)], [ControlMessage::ScmRights(&rights)]);
+        sendmsg::<()>(attacker.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None)
+    };
+    assert_eq!(sends(b"\x80"), Ok(1));
+    // The one in flight is the last.
+    drop(sent);
+    let result = server.call(Vec::new(), Duration::from_secs(20)).await.expect("a result");
+    assert_eq!(result.values.len(), 1);
+    attacker.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
+    assert_eq!(attacker.read(&mut [0; 1]).expect("an end"), 0);
 }
