@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::{io, process, thread};
 
 use nix::libc::{self, SCHED_IDLE, SCHED_OTHER};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -38,16 +38,36 @@ impl Beginning {
         Self { niceness: own(), yields: may_lift() && reports_ready }
     }
 
-    /// Has this thread, which a yielding one may have started, begin so.
+    /// Has this thread, which began as one that yields, go on so.
     pub(super) fn begin(self) {
         let this = Pid::from_raw(0);
         if niceness(this) != self.niceness {
             set(this, self.niceness);
         }
-        if self.yields {
-            schedule(this, SCHED_IDLE);
+        if !self.yields {
+            lift_one(this);
         }
     }
+}
+
+/// Starts a process that yields from the first moment on, where it can be lifted later, whoever waits for the processors. So
+/// does this thread meanwhile.
+pub(super) fn start<T>(runtime: &Handle, spawn: impl FnOnce() -> T) -> T {
+    if !may_lift() {
+        return spawn();
+    }
+    let (sidecar, this) = (Pid::this(), gettid());
+    let (_started, is_started) = oneshot::channel::<()>();
+    runtime.spawn(async move {
+        if timeout(PATIENCE, is_started).await.is_err() {
+            let lift = move || lift_thread(sidecar, this).into_iter().for_each(lift_all);
+            let _ = spawn_blocking(lift).await;
+        }
+    });
+    schedule(this, SCHED_IDLE);
+    let started = spawn();
+    schedule(this, SCHED_OTHER);
+    started
 }
 
 /// Does this on a thread of its own, which yields to others.
@@ -81,15 +101,19 @@ pub(super) async fn lift(pid: Pid, ready: oneshot::Receiver<()>) {
 fn lift_all(pid: Pid) {
     let (mut found, mut lifted) = (vec![pid], 0);
     while let Some(pid) = found.pop() {
-        // What a thread starts once it is lifted, begins so.
         for thread in threads_of(pid).unwrap_or_default() {
             if lifted < MAX_LIFTED {
-                lift_one(thread);
-                found.extend(children_of(pid, thread).unwrap_or_default());
+                found.extend(lift_thread(pid, thread));
             }
             lifted += 1;
         }
     }
+}
+
+/// Lifts a thread of a process. What it starts then, begins so; what it has started before is returned.
+fn lift_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
+    lift_one(thread);
+    children_of(pid, thread).unwrap_or_default()
 }
 
 #[allow(unsafe_code)]
@@ -153,14 +177,11 @@ mod tests {
         unsafe { libc::sched_getscheduler(pid.as_raw()) == SCHED_OTHER }
     }
 
-    #[test]
-    fn what_begins_yields_until_it_is_lifted_with_what_it_has_started() {
+    #[tokio::test]
+    async fn what_is_started_yields_until_it_is_lifted_with_what_it_has_started() {
         let yields = may_lift();
-        let begin = move || {
-            Beginning { niceness: own(), yields }.begin();
-            Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().expect("it starts")
-        };
-        let mut child = thread::spawn(begin).join().expect("a process");
+        let spawn = || Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().expect("it starts");
+        let mut child = start(&Handle::current(), spawn);
         let pid = Pid::from_raw(child.id() as i32);
         let started = loop {
             if let Some(&[started]) = children_of(pid, pid).as_deref() {

@@ -119,6 +119,8 @@ struct Process {
     /// Its user, unless that is the sidecar's own.
     identity: Option<Identity>,
     mark: String,
+    /// By which is said that it need not yield any more.
+    yields: Option<oneshot::Sender<()>>,
     _descriptors: OwnedSemaphorePermit,
 }
 
@@ -165,7 +167,7 @@ impl Launcher {
         let mut command = Command::new(OWN_BINARY);
         command.arg0("roster").arg(launch::COMMAND).env_clear();
         command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
-        let (pid, ended) = self.reaper.spawn(&mut command)?;
+        let (pid, ended) = precedence::start(&self.runtime, || self.reaper.spawn(&mut command))?;
         for (pipe, is_error) in [(out, false), (err, true)] {
             let (output, name, ended) = (output.clone(), name.to_owned(), ended.clone());
             self.begin(async move {
@@ -298,6 +300,8 @@ impl Launch {
             descriptors: descriptors.len(),
         };
         let (pid, ended, socket) = launcher.spawn(name, output, identity.as_ref()).map_err(failed)?;
+        let (yields, is_ready) = oneshot::channel();
+        launcher.begin(precedence::lift(pid, is_ready));
         let calls = CallsUnderWay::of_at_most(limits::requests(config));
         let connections = group.passing.clone().zip(handed.as_ref().map(|(ours, _)| ours.clone()));
         let process = Process {
@@ -310,6 +314,7 @@ impl Launch {
             calls: calls.clone(),
             identity,
             mark,
+            yields: Some(yields),
             _descriptors: permit,
         };
         launcher.record.add(pid, name, &process.mark);
@@ -381,8 +386,6 @@ impl Process {
             tell(News::Passed(passed));
             pending::<Infallible>().await
         });
-        let (is_lifted, ready) = oneshot::channel();
-        self.launcher().begin(precedence::lift(self.pid, ready));
         let outcome = tokio::select! {
             ready = is_ready(config, &progress) => ready,
             end = end(ended.clone()) => return Ending::Ended(end),
@@ -394,8 +397,10 @@ impl Process {
         }
         let mut shut_out = None;
         if asked.borrow().is_none() {
-            // It may have been lifted before.
-            let _ = is_lifted.send(());
+            if let Some(yields) = self.yields.take() {
+                // It may have been lifted before.
+                let _ = yields.send(());
+            }
             shut_out = self.take_connections();
             tell(News::Ready);
         }
