@@ -21,7 +21,7 @@ pub(super) struct Comparison<'a> {
     pub(super) lost: &'a Lost,
 }
 
-/// Takes an event, and why it is one, which is asked for where it is told.
+/// Takes an event and its reason, which is only computed if it is recorded.
 type Tell<'t> = &'t mut dyn FnMut(Event, &dyn Fn() -> String);
 
 impl Comparison<'_> {
@@ -234,7 +234,7 @@ fn difference(old: &Instance, new: &Instance) -> String {
     words.join(", ")
 }
 
-/// Who is expected back and comes back is the same.
+/// An instance that is expected back and one that is back are in the same state.
 fn has_other_state(old: &Instance, new: &Instance) -> bool {
     let is_back = |state| matches!(state, InstanceState::Up | InstanceState::Returning);
     old.state != new.state && !(is_back(old.state) && is_back(new.state))

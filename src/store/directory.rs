@@ -264,7 +264,7 @@ impl Directory {
         })
     }
 
-    /// Tells what became of each provider that is another, or not there, in `newer`. It costs by what changed.
+    /// Reports each provider that is different or missing in `newer`. The cost depends on what changed.
     pub(crate) fn changed_providers(&self, newer: &Directory, mut each: impl FnMut(ProviderChange<'_>)) {
         let (none, empty) = (Instances::new(), InstanceSet::default());
         for service in self.changed_services(newer) {

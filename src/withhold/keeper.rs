@@ -1,5 +1,5 @@
-//! The keeper: has the file hold what is withheld. On a thread of its own: a disk that hangs keeps nothing from its end, and
-//! nobody from an answer.
+//! The keeper: writes what is withheld to its file, on its own thread: a disk that hangs delays neither the end of what is
+//! withheld nor any answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::sleep;
 
 use super::record::{Record, Recorded};
 
-/// How soon it is tried again to write what could not be.
+/// How soon a failed write is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// All that is withheld, by the number of times that it was another.
+/// All that is withheld, and how often that has changed.
 pub(super) type Newest = (u64, Arc<Recorded>);
 
 /// Up to which number it was written, or tried to be; and why it would not outlast a restart.
@@ -27,7 +27,7 @@ pub(super) struct Keeper {
     pub(super) record: Record,
     newest: watch::Receiver<Newest>,
     kept: watch::Sender<Kept>,
-    /// Whether it was told that it cannot be written.
+    /// Whether the failure to write has been logged.
     is_failing: bool,
 }
 
@@ -37,7 +37,7 @@ impl Keeper {
         (Self { record, newest, kept, is_failing: false }, heard)
     }
 
-    /// Writes what comes, the newest alone, until nobody is left from whom anything could.
+    /// Writes what arrives, only the newest, until all senders are gone.
     pub(super) async fn run(mut self) {
         let mut is_last = false;
         while !is_last {

@@ -274,7 +274,7 @@ impl Work {
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => self.carry_out(command),
-                // What is looked through may be large, and is suspected by whoever may report.
+                // The data to look through may be large, and anyone who may report can raise a suspicion.
                 () = async { sleep_until(rested).await; withholder.suspected.notified().await } => {
                     let began = Instant::now();
                     self.eject_suspects();

@@ -159,7 +159,7 @@ impl Workers {
         Ok((config, settings))
     }
 
-    /// Checks settings beside those of all that there are, listens for them, and saves them.
+    /// Checks settings together with those of all existing workers, listens for them, and saves them.
     fn bind(&self, mut config: Config, settings: Value, is_saved: bool) -> Result<BoundGroup, NotAdded> {
         let Some(parts) = &self.parts else { return Err(NotAdded::stops()) };
         self.check_beside(&config)?;

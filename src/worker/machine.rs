@@ -558,7 +558,7 @@ impl Machine {
         Child { nth: self.last, pid: None, phase: State::Starting, begun: now, killed: None, stuck: None }
     }
 
-    /// Starts a process beside the current one.
+    /// Starts a process next to the current one.
     fn replace(&mut self, now: Instant) -> Outcome {
         let before = self.retiring.len();
         if before >= MAX_RETIRING {

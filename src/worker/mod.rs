@@ -157,8 +157,8 @@ pub struct Surroundings<'a> {
 }
 
 impl BoundWorkers {
-    /// Listens on all their sockets, once what an earlier sidecar left is gone. Which processes there are is recorded
-    /// in `state`, if there is such a folder, which is this sidecar's alone. All of them may take so many descriptors.
+    /// Listens on all their sockets, once what an earlier sidecar left is gone. The processes are recorded in `state`,
+    /// if there is one, a folder that only this sidecar uses. Together they may use this many descriptors.
     pub fn bind(
         configs: &[Config],
         added: Added,

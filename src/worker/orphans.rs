@@ -43,7 +43,7 @@ const MAX_READERS_OF_USER: usize = 4;
 /// For how long a process outside of all living sessions may hold its reader, until it is killed for that.
 const HELD_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Of so many that have ended it is looked again for what they left.
+/// How many ended processes are kept for another look at what they left.
 const MAX_MISSED: usize = 4_096;
 
 /// How many processes that cannot be ended are named.
@@ -321,7 +321,7 @@ fn has_reader(user: u32, read: &Readings) -> bool {
 impl Found {
     fn at(pid: Pid) -> io::Result<Option<Self>> {
         let Some(stat) = ProcessStat::of(pid)? else { return Ok(None) };
-        // To whom this folder belongs no process can hide, other than what is in it.
+        // No process can hide the owner of this folder, unlike its content.
         let folder = if_any(fs::metadata(format!("/proc/{pid}")))?;
         Ok(folder.map(|folder| Self { pid, stat, user: folder.uid() }))
     }

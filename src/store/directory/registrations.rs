@@ -20,14 +20,14 @@ use crate::store::instances::Provider;
 /// How many nodes are checked for rules of one scope.
 const MAX_SEEN: usize = 4 * MAX_RULES;
 
-/// The paths and data of the rules of one scope have at most so many bytes: they are read again with each instance that changes.
+/// The most bytes of paths and data of the rules of one scope: they are read again with each instance that changes.
 const MAX_BYTES_OF_RULES: usize = 256 << 10;
 
 /// The most interfaces of an application that does not list them itself; also how many one node may count as.
 const MAX_INTERFACES: usize = 1_024;
 const MAX_OF_INTERFACES: usize = 1_024;
 
-/// The path of a node stands in the shared file with each of these, and makes it count as several for each so many bytes.
+/// The path of a node is in the shared file with each of these; each further such length counts as another one.
 const MAX_SHORT_PATH_BYTES: usize = 256;
 
 /// How many nodes without room are read again when there is some.
