@@ -1168,6 +1168,217 @@ struct WorkerCommandReply {
   1: required list<WorkerAnswer> answers
 }
 
+/** Where a job is. One in a state that is not known here is not to be counted on. */
+enum JobState {
+  WAITING = 1,
+  /** It is not performed before its time. */
+  DELAYED = 2,
+  /** Somebody has it, as long as the lease lasts. */
+  RUNNING = 3,
+  /** It failed too often, was lost three times with whoever had it, or was buried. It is kept for a time. */
+  DEAD = 4
+}
+
+/** How long a job has its unique key. */
+enum UniqueUntil {
+  /** Until it is handed out for the first time. */
+  START = 1,
+  /** Until it is done, dead or cancelled. */
+  SUCCESS = 2
+}
+
+/** A job to be enqueued. */
+struct NewJob {
+  /** At most 128 bytes, without control characters. A queue is there as soon as it has a job. */
+  1: required string queue
+  /** What is to be done, the application's own word; at most 255 bytes. */
+  2: required string name
+  /** The application's own. Absent: empty. */
+  3: optional binary payload
+  /** For how long it is not performed, at most 366 days. Absent: it is at once. */
+  4: optional i64 delayMs
+  /** From 0, the most urgent, to 9. Absent: 5. */
+  5: optional i32 priority
+  /** No other job of the queue with the same key is enqueued meanwhile; at most 255 bytes. */
+  6: optional string uniqueKey
+  /** Absent: until SUCCESS. */
+  7: optional UniqueUntil uniqueUntil
+  /** How often it is tried again that fails, at most 1,000. Absent: as `queue.retries` says. */
+  8: optional i32 retries
+  /** How long one attempt may take, at most a day. Absent: as `queue.timeout` says. */
+  9: optional i64 timeoutMs
+}
+
+struct EnqueueRequest {
+  /** At most 1,000. */
+  1: required list<NewJob> jobs
+}
+
+struct EnqueuedJob {
+  1: required i64 id
+  /** False: another job has its unique key, and this is that one's id. */
+  2: required bool isNew
+}
+
+struct EnqueueReply {
+  /** In the order of the request. All of them are on the disk. */
+  1: required list<EnqueuedJob> jobs
+}
+
+/** A job as it stands. Times are in ms since 1970. */
+struct Job {
+  1: required i64 id
+  2: required string queue
+  3: required string name
+  4: required binary payload
+  5: required JobState state
+  6: required i32 priority
+  /** How often it was handed out. */
+  7: required i32 attempt
+  /** How often that failed. */
+  8: required i32 failures
+  /** How often it may fail and be tried again. */
+  9: required i32 retries
+  10: required i64 timeoutMs
+  11: required i64 enqueuedAt
+  /** When it is due (DELAYED), its lease ends (RUNNING), or it died (DEAD). */
+  12: optional i64 stateAt
+  /** Why it failed last. */
+  13: optional string error
+}
+
+struct TakeJobsRequest {
+  /** Jobs of an earlier one come before those of a later one; at most 64. */
+  1: required list<string> queues
+  /** At most this many. Absent: one. */
+  2: optional i32 limit
+  /** How long the lease lasts. Absent: as long as the timeout of each job. */
+  3: optional i64 leaseMs
+  /** How long to wait for the first one, at most `max_watch` of the sidecar. Absent: not at all. */
+  4: optional i32 waitMs
+}
+
+struct TakeJobsReply {
+  /** Each is for this client alone, until its `stateAt`. Empty: there was none. */
+  1: required list<Job> jobs
+}
+
+/** What becomes of an attempt. */
+enum JobAction {
+  /** It is done, and gone. */
+  DONE = 1,
+  /** It failed: it is tried again after a while, or is dead. */
+  FAIL = 2,
+  /** It is given back, which is no failure. */
+  RELEASE = 3,
+  /** It is dead. */
+  BURY = 4,
+  /** It takes longer: the lease lasts from now on. */
+  TOUCH = 5
+}
+
+struct JobUpdate {
+  1: required i64 id
+  /** That of the job as it was taken: another one may have it by now. */
+  2: required i32 attempt
+  3: required JobAction action
+  /** Of RELEASE: for how long it is not performed. */
+  4: optional i64 delayMs
+  /** Of FAIL and BURY: why, cut after 4,000 characters. */
+  5: optional string error
+  /** Of TOUCH. Absent: as long as the timeout of the job. */
+  6: optional i64 leaseMs
+}
+
+struct JobUpdateReply {
+  /** Of TOUCH: until when the lease lasts, ms since 1970. */
+  1: optional i64 leaseEndsAt
+}
+
+struct JobQuery {
+  1: required i64 id
+}
+
+struct JobReply {
+  1: required Job job
+}
+
+struct CancelJobReply {
+}
+
+struct QueuesQuery {
+  /** At most this many. Absent, or 0: as many as a page may hold. */
+  1: optional i32 limit
+  /** The `cursor` of the page before. */
+  2: optional string cursor
+}
+
+/** A queue as it stands. */
+struct QueueSummary {
+  1: required string name
+  2: required bool isPaused
+  3: required i64 waiting
+  4: required i64 delayed
+  5: required i64 running
+  6: required i64 dead
+  /** What all its jobs are charged for. */
+  7: required i64 bytes
+  /** When the oldest job was enqueued that waits, ms since 1970. */
+  8: optional i64 oldestWaiting
+}
+
+struct QueuesReply {
+  /** In the order of their names. */
+  1: required list<QueueSummary> queues
+  /** Where the next page begins; absent on the last page. */
+  2: optional string cursor
+  /** What is wrong with the file of the queues, or was when they were opened. */
+  3: optional string trouble
+}
+
+struct PeekJobsRequest {
+  1: required string queue
+  2: required JobState state
+  /** At most this many. Absent, or 0: as many as a page may hold. */
+  3: optional i32 limit
+  /** The `cursor` of the page before. */
+  4: optional binary cursor
+}
+
+struct JobsReply {
+  /** In the order in which they are performed, are due, or died. */
+  1: required list<Job> jobs
+  /** Where the next page begins; absent on the last page. */
+  2: optional binary cursor
+}
+
+enum QueueAction {
+  /** Its jobs are handed out no more, until */
+  PAUSE = 1,
+  /** they are again. */
+  RESUME = 2,
+  /** Its jobs in `state` are removed. */
+  PURGE = 3,
+  /** Its dead jobs, or the one with `id`, wait again as if they were new, and are unique no more. */
+  RETRY = 4
+}
+
+struct QueueControl {
+  1: required string queue
+  2: required QueueAction action
+  /** Of PURGE: WAITING, DELAYED or DEAD. */
+  3: optional JobState state
+  /** Of RETRY. Absent: all that are dead. */
+  4: optional i64 id
+}
+
+struct QueueControlReply {
+  /** How many jobs that changed. */
+  1: required i32 jobs
+  /** Whether there are more of them: ask again. */
+  2: required bool hasMore
+}
+
 struct StatusRequest {
 }
 
@@ -1204,13 +1415,15 @@ enum EntityKind {
   NODE = 1,
   SERVICE = 2,
   MASTER = 3,
-  WORKER = 4
+  WORKER = 4,
+  JOB = 5,
+  QUEUE = 6
 }
 
 /** There is no such thing. An absence has its freshness too. */
 exception NotFound {
   1: required EntityKind kind
-  /** The path of the node, the name of the service or worker, or the id of the master. */
+  /** The path of the node, the name of the service, worker or queue, or the id of the master or job. */
   2: required string name
   3: required string message
   4: required Freshness freshness
@@ -1499,4 +1712,39 @@ service Roster {
   /** Has the guard let go what it holds. For administrators. */
   GuardControlReply controlGuard(1: GuardControl request)
     throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /**
+   * Enqueues jobs, all of them or none. When it answers, they are on the disk, and are performed at least once. After an error
+   * of the connection it is not known whether they were enqueued: a `uniqueKey` makes it safe to do it again.
+   */
+  EnqueueReply enqueue(1: EnqueueRequest request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** Takes jobs to perform them. For those who may perform jobs of each of the queues. */
+  TakeJobsReply takeJobs(1: TakeJobsRequest request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** Says what became of a job that was taken. One whose lease has ended is a NotFound. For the same. */
+  JobUpdateReply updateJob(1: JobUpdate request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** One job, for the user who enqueued it, those who may perform it, and administrators; it is not there for others. */
+  JobReply job(1: JobQuery request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** Removes a job that nobody performs. For the same. */
+  CancelJobReply cancelJob(1: JobQuery request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** The queues that the client may enqueue into or perform jobs of, in pages. */
+  QueuesReply queues(1: QueuesQuery request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** Jobs of a queue, in pages. For administrators, and those who may perform them. */
+  JobsReply peekJobs(1: PeekJobsRequest request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** Pauses, resumes or purges a queue, or has its dead jobs retried. For administrators. */
+  QueueControlReply controlQueue(1: QueueControl request)
+    throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
 }

@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
 use crate::permissions::{Claim, PidFile, PidFileError};
 use crate::prober::{self, Own};
+use crate::queue::Queues;
 use crate::register::{Channels, Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::share::Pool;
@@ -148,6 +149,7 @@ impl Sidecar {
         let folder = Some(shared_config.state.as_path()).filter(|folder| !folder.as_os_str().is_empty());
         // Before the sources, so that it knows the state at the start.
         let history = History::start(&config.history, folder, &store, &metrics, &tasks)?;
+        let queues = Queues::start(&config.queue, &metrics, &tasks)?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
             tracing::info!(%address, "listening");
@@ -179,6 +181,7 @@ impl Sidecar {
                 store: store.clone(),
                 access: access.clone(),
                 workers: workers.clone(),
+                queues: queues.clone(),
                 metrics: metrics.clone(),
                 memory: memory.clone(),
                 started: Instant::now(),
@@ -191,6 +194,7 @@ impl Sidecar {
             workers,
             withholder,
             history,
+            queues,
             metrics: metrics.clone(),
             memory,
         };

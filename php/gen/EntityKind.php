@@ -29,11 +29,17 @@ final class EntityKind
 
     const WORKER = 4;
 
+    const JOB = 5;
+
+    const QUEUE = 6;
+
     static public $__names = array(
         1 => 'NODE',
         2 => 'SERVICE',
         3 => 'MASTER',
         4 => 'WORKER',
+        5 => 'JOB',
+        6 => 'QUEUE',
     );
 }
 

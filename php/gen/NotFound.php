@@ -53,7 +53,7 @@ class NotFound extends TException
      */
     public $kind = null;
     /**
-     * The path of the node, the name of the service or worker, or the id of the master.
+     * The path of the node, the name of the service, worker or queue, or the id of the master or job.
      * 
      * @var string
      */

@@ -481,4 +481,90 @@ interface RosterIf
      * @throws \Roster\Thrift\AccessDenied
      */
     public function controlGuard(\Roster\Thrift\GuardControl $request);
+    /**
+     * Enqueues jobs, all of them or none. When it answers, they are on the disk, and are performed at least once. After an error
+     * of the connection it is not known whether they were enqueued: a `uniqueKey` makes it safe to do it again.
+     * 
+     * @param \Roster\Thrift\EnqueueRequest $request
+     * @return \Roster\Thrift\EnqueueReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function enqueue(\Roster\Thrift\EnqueueRequest $request);
+    /**
+     * Takes jobs to perform them. For those who may perform jobs of each of the queues.
+     * 
+     * @param \Roster\Thrift\TakeJobsRequest $request
+     * @return \Roster\Thrift\TakeJobsReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function takeJobs(\Roster\Thrift\TakeJobsRequest $request);
+    /**
+     * Says what became of a job that was taken. One whose lease has ended is a NotFound. For the same.
+     * 
+     * @param \Roster\Thrift\JobUpdate $request
+     * @return \Roster\Thrift\JobUpdateReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function updateJob(\Roster\Thrift\JobUpdate $request);
+    /**
+     * One job, for the user who enqueued it, those who may perform it, and administrators; it is not there for others.
+     * 
+     * @param \Roster\Thrift\JobQuery $request
+     * @return \Roster\Thrift\JobReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function job(\Roster\Thrift\JobQuery $request);
+    /**
+     * Removes a job that nobody performs. For the same.
+     * 
+     * @param \Roster\Thrift\JobQuery $request
+     * @return \Roster\Thrift\CancelJobReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function cancelJob(\Roster\Thrift\JobQuery $request);
+    /**
+     * The queues that the client may enqueue into or perform jobs of, in pages.
+     * 
+     * @param \Roster\Thrift\QueuesQuery $request
+     * @return \Roster\Thrift\QueuesReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function queues(\Roster\Thrift\QueuesQuery $request);
+    /**
+     * Jobs of a queue, in pages. For administrators, and those who may perform them.
+     * 
+     * @param \Roster\Thrift\PeekJobsRequest $request
+     * @return \Roster\Thrift\JobsReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function peekJobs(\Roster\Thrift\PeekJobsRequest $request);
+    /**
+     * Pauses, resumes or purges a queue, or has its dead jobs retried. For administrators.
+     * 
+     * @param \Roster\Thrift\QueueControl $request
+     * @return \Roster\Thrift\QueueControlReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function controlQueue(\Roster\Thrift\QueueControl $request);
 }

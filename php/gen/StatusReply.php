@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size346 = 0;
-                        $_etype349 = 0;
-                        $xfer += $input->readListBegin($_etype349, $_size346);
-                        for ($_i350 = 0; $_i350 < $_size346; ++$_i350) {
-                            $elem351 = null;
-                            $elem351 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem351->read($input);
-                            $this->sources []= $elem351;
+                        $_size388 = 0;
+                        $_etype391 = 0;
+                        $xfer += $input->readListBegin($_etype391, $_size388);
+                        for ($_i392 = 0; $_i392 < $_size388; ++$_i392) {
+                            $elem393 = null;
+                            $elem393 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem393->read($input);
+                            $this->sources []= $elem393;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,16 +295,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size352 = 0;
-                        $_ktype353 = 0;
-                        $_vtype354 = 0;
-                        $xfer += $input->readMapBegin($_ktype353, $_vtype354, $_size352);
-                        for ($_i356 = 0; $_i356 < $_size352; ++$_i356) {
-                            $key357 = '';
-                            $val358 = 0;
-                            $xfer += $input->readString($key357);
-                            $xfer += $input->readI64($val358);
-                            $this->counters[$key357] = $val358;
+                        $_size394 = 0;
+                        $_ktype395 = 0;
+                        $_vtype396 = 0;
+                        $xfer += $input->readMapBegin($_ktype395, $_vtype396, $_size394);
+                        for ($_i398 = 0; $_i398 < $_size394; ++$_i398) {
+                            $key399 = '';
+                            $val400 = 0;
+                            $xfer += $input->readString($key399);
+                            $xfer += $input->readI64($val400);
+                            $this->counters[$key399] = $val400;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -314,16 +314,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size359 = 0;
-                        $_ktype360 = 0;
-                        $_vtype361 = 0;
-                        $xfer += $input->readMapBegin($_ktype360, $_vtype361, $_size359);
-                        for ($_i363 = 0; $_i363 < $_size359; ++$_i363) {
-                            $key364 = '';
-                            $val365 = 0;
-                            $xfer += $input->readString($key364);
-                            $xfer += $input->readI64($val365);
-                            $this->limits[$key364] = $val365;
+                        $_size401 = 0;
+                        $_ktype402 = 0;
+                        $_vtype403 = 0;
+                        $xfer += $input->readMapBegin($_ktype402, $_vtype403, $_size401);
+                        for ($_i405 = 0; $_i405 < $_size401; ++$_i405) {
+                            $key406 = '';
+                            $val407 = 0;
+                            $xfer += $input->readString($key406);
+                            $xfer += $input->readI64($val407);
+                            $this->limits[$key406] = $val407;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size366 = 0;
-                        $_etype369 = 0;
-                        $xfer += $input->readListBegin($_etype369, $_size366);
-                        for ($_i370 = 0; $_i370 < $_size366; ++$_i370) {
-                            $elem371 = null;
-                            $xfer += $input->readString($elem371);
-                            $this->portsTaken []= $elem371;
+                        $_size408 = 0;
+                        $_etype411 = 0;
+                        $xfer += $input->readListBegin($_etype411, $_size408);
+                        for ($_i412 = 0; $_i412 < $_size408; ++$_i412) {
+                            $elem413 = null;
+                            $xfer += $input->readString($elem413);
+                            $this->portsTaken []= $elem413;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size372 = 0;
-                        $_etype375 = 0;
-                        $xfer += $input->readSetBegin($_etype375, $_size372);
-                        for ($_i376 = 0; $_i376 < $_size372; ++$_i376) {
-                            $elem377 = null;
-                            $xfer += $input->readString($elem377);
-                            $this->capabilities[$elem377] = true;
+                        $_size414 = 0;
+                        $_etype417 = 0;
+                        $xfer += $input->readSetBegin($_etype417, $_size414);
+                        for ($_i418 = 0; $_i418 < $_size414; ++$_i418) {
+                            $elem419 = null;
+                            $xfer += $input->readString($elem419);
+                            $this->capabilities[$elem419] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size378 = 0;
-                        $_ktype379 = 0;
-                        $_vtype380 = 0;
-                        $xfer += $input->readMapBegin($_ktype379, $_vtype380, $_size378);
-                        for ($_i382 = 0; $_i382 < $_size378; ++$_i382) {
-                            $key383 = 0;
-                            $val384 = 0;
-                            $xfer += $input->readI32($key383);
-                            $xfer += $input->readI32($val384);
-                            $this->workers[$key383] = $val384;
+                        $_size420 = 0;
+                        $_ktype421 = 0;
+                        $_vtype422 = 0;
+                        $xfer += $input->readMapBegin($_ktype421, $_vtype422, $_size420);
+                        for ($_i424 = 0; $_i424 < $_size420; ++$_i424) {
+                            $key425 = 0;
+                            $val426 = 0;
+                            $xfer += $input->readI32($key425);
+                            $xfer += $input->readI32($val426);
+                            $this->workers[$key425] = $val426;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter385) {
-                $xfer += $iter385->write($output);
+            foreach ($this->sources as $iter427) {
+                $xfer += $iter427->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter386 => $viter387) {
-                $xfer += $output->writeString($kiter386);
-                $xfer += $output->writeI64($viter387);
+            foreach ($this->counters as $kiter428 => $viter429) {
+                $xfer += $output->writeString($kiter428);
+                $xfer += $output->writeI64($viter429);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter388 => $viter389) {
-                $xfer += $output->writeString($kiter388);
-                $xfer += $output->writeI64($viter389);
+            foreach ($this->limits as $kiter430 => $viter431) {
+                $xfer += $output->writeString($kiter430);
+                $xfer += $output->writeI64($viter431);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter390) {
-                $xfer += $output->writeString($iter390);
+            foreach ($this->portsTaken as $iter432) {
+                $xfer += $output->writeString($iter432);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter391 => $iter392) {
-                $xfer += $output->writeString($iter391);
+            foreach ($this->capabilities as $iter433 => $iter434) {
+                $xfer += $output->writeString($iter433);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter393 => $viter394) {
-                $xfer += $output->writeI32($kiter393);
-                $xfer += $output->writeI32($viter394);
+            foreach ($this->workers as $kiter435 => $viter436) {
+                $xfer += $output->writeI32($kiter435);
+                $xfer += $output->writeI32($viter436);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -557,6 +557,65 @@ class Client
     }
 
     /**
+     * Enqueues a job, which is kept on the disk until it has been performed. When this returns, it is there.
+     *
+     * A `CallFailed` that is `lost`, and a `CallTimedOut`, leave it unknown: with `unique` it is safe to do it again.
+     *
+     * @param string $name what is to be done, the application's own word
+     * @param mixed $args what it needs, kept as JSON
+     * @param int $delayMs for how long it is not performed
+     * @param ?int $priority from 0, the most urgent, to 9; null: 5
+     * @param ?string $unique no other job of the queue with this key is enqueued until this one is done
+     * @param bool $untilStart whether it is unique only until it is handed out
+     * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
+     * @param ?int $timeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @return int its id, or that of the job which has the unique key
+     * @throws Exception\Overloaded if the queues are full, or their disk fails
+     */
+    public function enqueue(
+        string $queue,
+        string $name,
+        mixed $args = [],
+        int $delayMs = 0,
+        ?int $priority = null,
+        ?string $unique = null,
+        bool $untilStart = false,
+        ?int $retries = null,
+        ?int $timeoutMs = null,
+    ): int {
+        $job = new NewJob($queue, $name, $args, $delayMs, $priority, $unique, $untilStart, $retries, $timeoutMs);
+        return $this->enqueueMany([$job])[0];
+    }
+
+    /**
+     * Enqueues jobs, all of them or none, as `enqueue` does; at most 1,000.
+     *
+     * @param array<NewJob> $jobs
+     * @return array<int> their ids, with the keys of the jobs
+     */
+    public function enqueueMany(array $jobs): array
+    {
+        $ids = $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->enqueue(array_values($jobs)));
+        return array_combine(array_keys($jobs), $ids);
+    }
+
+    /** A job that this user enqueued or may perform, as it stands; null: there is none, as when it is done. */
+    public function job(int $id): ?Job
+    {
+        return $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->job($id))[0];
+    }
+
+    /**
+     * Removes such a job; false: there is none.
+     *
+     * @throws InvalidRequest if somebody performs it
+     */
+    public function cancelJob(int $id): bool
+    {
+        return $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->cancelJob($id))[0];
+    }
+
+    /**
      * Returns the sidecar's workers, and what each is doing.
      *
      * @param ?string $worker a group, or a worker of it such as `web/2`; null: all

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::pattern::{CallPatterns, ReadPatterns};
+use super::wildcard::Wildcards;
 
 /// `[access]`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +32,10 @@ pub struct Rule {
     pub read: ReadPatterns,
     pub call: CallPatterns,
     pub watch: bool,
+    /// The queues into which jobs may be enqueued,
+    pub enqueue: Wildcards,
+    /// and those whose jobs may be taken, performed and looked at.
+    pub perform: Wildcards,
     /// Whether it grants everything, including commands to masters.
     pub admin: bool,
 }

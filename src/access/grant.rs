@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Rule;
 use super::pattern::{CallPatterns, ReadPatterns};
+use super::wildcard::Wildcards;
 use crate::model::NodePath;
 
 /// What a client may do.
@@ -12,6 +13,8 @@ pub struct Grant {
     read: ReadPatterns,
     call: CallPatterns,
     watch: bool,
+    enqueue: Wildcards,
+    perform: Wildcards,
     admin: bool,
 }
 
@@ -19,7 +22,8 @@ impl Grant {
     /// Everything that does not change other processes.
     pub(super) fn reader(may_call: bool) -> Self {
         let call = if may_call { CallPatterns::everything() } else { CallPatterns::default() };
-        Self { read: ReadPatterns::everything(), call, watch: true, admin: false }
+        let enqueue = if may_call { Wildcards::everything() } else { Wildcards::default() };
+        Self { read: ReadPatterns::everything(), call, watch: true, enqueue, ..Self::default() }
     }
 
     pub(super) fn admin() -> Self {
@@ -30,7 +34,8 @@ impl Grant {
         if rule.admin {
             return Self::admin();
         }
-        Self { read: rule.read.clone(), call: rule.call.clone(), watch: rule.watch, admin: false }
+        let Rule { read, call, watch, enqueue, perform, .. } = rule.clone();
+        Self { read, call, watch, enqueue, perform, admin: false }
     }
 
     pub fn reads(&self, path: &NodePath) -> bool {
@@ -84,6 +89,18 @@ impl Grant {
         self.call.methods.iter().any(|(of, named)| of.is_match(service) && named.is_match(method))
     }
 
+    pub fn enqueues(&self, queue: &str) -> bool {
+        self.admin || self.enqueue.is_match(queue)
+    }
+
+    pub fn performs(&self, queue: &str) -> bool {
+        self.admin || self.perform.is_match(queue)
+    }
+
+    pub fn sees_queue(&self, queue: &str) -> bool {
+        self.enqueues(queue) || self.performs(queue)
+    }
+
     pub fn is_admin(&self) -> bool {
         self.admin
     }
@@ -99,6 +116,8 @@ impl fmt::Display for Grant {
             list("read", self.read.to_string()),
             list("call", self.call.to_string()),
             self.watch.then(|| "watch".to_owned()),
+            list("enqueue", self.enqueue.to_string()),
+            list("perform", self.perform.to_string()),
         ];
         let can: Vec<String> = can.into_iter().flatten().collect();
         if can.is_empty() { f.write_str("may do nothing") } else { write!(f, "may {}", can.join("; ")) }

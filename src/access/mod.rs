@@ -172,6 +172,34 @@ impl Identity {
         self.check_administrator("may not read what workers print")
     }
 
+    pub fn may_enqueue(&self, queue: &str) -> Result<(), Denied> {
+        let what = || format!("may not enqueue jobs into {}", queue.escape_debug());
+        if self.client == Client::Tcp && !self.policy.has_rules() {
+            let cure = "set `[access] tcp_calls = true`, or enqueue over the Unix socket";
+            return self.check_or(self.grant.enqueues(queue), what, || cure.to_owned());
+        }
+        self.check(self.grant.enqueues(queue), what)
+    }
+
+    /// Whether the client may take jobs of a queue from whoever else performs them, and read what is in them.
+    pub fn may_perform(&self, queue: &str) -> Result<(), Denied> {
+        self.check_perform(queue, "perform jobs of")
+    }
+
+    pub fn may_peek(&self, queue: &str) -> Result<(), Denied> {
+        self.check_perform(queue, "look at jobs of")
+    }
+
+    fn check_perform(&self, queue: &str, what: &str) -> Result<(), Denied> {
+        let cure = || "administrators may, and whom an `[[allow]]` with `perform` names".to_owned();
+        self.check_or(self.grant.performs(queue), || format!("may not {what} {}", queue.escape_debug()), cure)
+    }
+
+    /// Whether the client may pause and purge queues, and have dead jobs retried.
+    pub fn may_control_queues(&self) -> Result<(), Denied> {
+        self.check_administrator("may not control queues")
+    }
+
     fn check_administrator(&self, what: &str) -> Result<(), Denied> {
         let cure = || match self.client {
             Client::Tcp => format!("use the Unix socket as one of the administrators: {}", self.policy.admins()),

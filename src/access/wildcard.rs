@@ -1,5 +1,6 @@
 //! Wildcards: names in which `*` matches any text.
 
+use std::fmt;
 use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -39,12 +40,22 @@ impl Wildcard {
 }
 
 impl Wildcards {
+    pub(super) fn everything() -> Self {
+        Self::try_from(vec!["*".to_owned()]).expect("a pattern")
+    }
+
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.texts.iter().map(String::as_str)
     }
 
     pub fn is_match(&self, text: &str) -> bool {
         self.all.iter().any(|wildcard| wildcard.is_match(text))
+    }
+}
+
+impl fmt::Display for Wildcards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.texts.join(", "))
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use super::Rooms;
 use crate::access::{Client, Grant};
 use crate::metrics::{family, sample};
+use crate::queue::{Queues, Totals};
 use crate::share::{Share, Taken};
 use crate::store::{Feed, FeedProgress, FeedState, Snapshot};
 use crate::worker::{GroupReport, State, Workers};
@@ -122,6 +123,7 @@ fn families(rooms: &Rooms) -> Vec<MetricFamily> {
             held,
         ));
         families.extend(workers(&rooms.workers));
+        families.extend(jobs(&rooms.queues));
     }
     families.extend(sources(&snapshot, grant));
     families.extend(rooms.metrics.families(grant.sees_all()));
@@ -218,6 +220,13 @@ fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFam
     })
 }
 
+fn jobs(queues: &Queues) -> Option<MetricFamily> {
+    let Totals { waiting, delayed, running, dead, .. } = queues.totals();
+    let states = [("WAITING", waiting), ("DELAYED", delayed), ("RUNNING", running), ("DEAD", dead)];
+    let samples = states.map(|(state, count)| sample(GAUGE, [("state", state)], count as f64));
+    queues.is_on().then(|| family(GAUGE, "jobs", "Jobs of the queues by their state.", samples))
+}
+
 fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
     let in_state = |GroupReport { name: group, workers, .. }: GroupReport| {
         State::ALL.map(|state| {
@@ -260,6 +269,7 @@ mod tests {
             store: Store::new(&Default::default(), Vec::new(), Arc::default()),
             access: Access::new(Policy::new(&Default::default(), &[]).expect("no rules")),
             workers: Arc::default(),
+            queues: Arc::default(),
             metrics: Arc::default(),
             memory: memory.clone(),
             started: Instant::now(),

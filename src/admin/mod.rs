@@ -28,6 +28,7 @@ use crate::access::Access;
 use crate::metrics::Metrics;
 use crate::net::{Accepted, Address, BindError, Listener, Peers, Stream, TakenPorts, User};
 use crate::places::{Place, Places};
+use crate::queue::Queues;
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
@@ -55,6 +56,7 @@ pub struct Rooms {
     pub store: Arc<Store>,
     pub access: Arc<Access>,
     pub workers: Arc<Workers>,
+    pub queues: Arc<Queues>,
     pub metrics: Arc<Metrics>,
     pub memory: Arc<Pool>,
     pub started: Instant,

@@ -25,7 +25,7 @@ use super::worker::{Misused, Unfinished};
 pub(crate) const HELP: &str = "\
 Exit codes:
     0  done
-    1  there is no such node, master, service or worker; or the sidecar itself failed
+    1  there is no such node, master, service, worker, queue or job; or the sidecar itself failed
     2  the command line, a path or the configuration is wrong
     3  the sidecar cannot be reached, or broke off; or the shared file cannot be read
     4  the data is older than --max-age

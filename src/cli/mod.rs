@@ -21,6 +21,7 @@ mod log;
 mod ls;
 mod man_pages;
 mod masters;
+mod queue;
 mod registers;
 mod resolve;
 mod sample;
@@ -73,6 +74,9 @@ enum Command {
     Registers(registers::Registers),
     Guard(guard::Guard),
     #[command(after_help = exit::HELP)]
+    Enqueue(queue::Enqueue),
+    Queue(queue::Queue),
+    #[command(after_help = exit::HELP)]
     Worker(worker::Worker),
     #[command(after_help = exit::HELP)]
     Status(status::Status),
@@ -124,6 +128,8 @@ impl Cli {
             Command::Broadcast(broadcast) => broadcast.run(),
             Command::Registers(registers) => registers.run(),
             Command::Guard(guard) => guard.run(),
+            Command::Enqueue(enqueue) => enqueue.run(),
+            Command::Queue(queue) => queue.run(),
             Command::Worker(worker) => worker.run(),
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),

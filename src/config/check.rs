@@ -32,6 +32,7 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     check.register(&config.register);
     check.listeners(config);
     check.shared(&config.shared);
+    check.queue(config);
     check.level(&config.log.level);
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
         check.zookeeper(ensemble, &check.tree.element(&"zookeeper".into(), number), config);
@@ -227,6 +228,19 @@ impl Check<'_> {
         self.object_if(shared.mode.0 & 0o022 != 0, &"shared.mode".into(), others_write);
         let owner_writes = "the sidecar opens the file more than once, so its owner has to read and write it: \"0640\"";
         self.object_if(shared.mode.0 & 0o600 != 0o600, &"shared.mode".into(), owner_writes);
+    }
+
+    fn queue(&mut self, config: &Config) {
+        let path: Key = "queue.path".into();
+        let Some(folder) = &config.queue.path else { return };
+        self.plain_path(folder, &path);
+        let is_state = config.state().is_some_and(|state| state == *folder);
+        self.object_if(is_state, &path, "is `shared.state` too, which has other files: choose a folder in it");
+        let (most, max_call) = (config.queue.max_job_bytes, config.thrift.max_call);
+        if most > max_call {
+            let message = format!("such a job fits no request: `thrift.max_call` is {max_call}");
+            self.object(&[&"queue.max_job_bytes".into(), &"thrift.max_call".into()], message);
+        }
     }
 
     fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {

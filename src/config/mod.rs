@@ -25,7 +25,7 @@ pub(crate) use self::preflight::foreign_folders;
 use self::tree::ConfigTree;
 use crate::default_paths::DefaultPaths;
 use crate::model::NodePath;
-use crate::{access, admin, format, guard, history, register, source, store, thrift, withhold, worker};
+use crate::{access, admin, format, guard, history, queue, register, source, store, thrift, withhold, worker};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,6 +52,7 @@ pub struct Config {
     pub store: store::Config,
     pub shared: store::shared::Config,
     pub history: history::Config,
+    pub queue: queue::Config,
     pub log: Log,
     pub sidecar: Sidecar,
 }

@@ -160,6 +160,7 @@ pub(crate) fn foreign_folders(config: &Config) -> impl Iterator<Item = (&'static
         ("register.unix", config.register.unix.parent()),
         ("shared.path", config.shared.path.parent().filter(|folder| folder.is_absolute())),
         ("shared.state", Some(config.shared.state.as_path()).filter(|path| is_set(path))),
+        ("queue.path", config.queue.path.as_deref()),
     ];
     let folders = folders.into_iter().filter_map(|(key, folder)| Some((key, folder?)));
     folders.filter_map(|(key, folder)| {

@@ -50,6 +50,9 @@ impl Config {
         }
         table["store"]["max_instance_bytes"] = exact(self.store.max_instance_bytes).into();
         table["history"]["max_size"] = exact(self.history.max_size).into();
+        for (name, size) in [("max_bytes", self.queue.max_bytes), ("max_job_bytes", self.queue.max_job_bytes)] {
+            table["queue"][name] = exact(size).into();
+        }
         for (number, ensemble) in self.zookeeper.iter().enumerate() {
             let sizes = [
                 ("max_bytes", ensemble.max_bytes),

@@ -49,6 +49,8 @@ pub enum Refused {
     Running(JobId),
     #[error("{0}")]
     Unavailable(String),
+    #[error("this sidecar keeps no queues: set `[queue] path`")]
+    Off,
 }
 
 /// What is refused, or why the whole batch fails.
@@ -84,6 +86,20 @@ pub enum Order {
     Delayed,
     Running,
     Dead,
+}
+
+/// Where to stop: at so many jobs, or after the one that makes them so large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    pub jobs: usize,
+    pub bytes: usize,
+}
+
+/// Some jobs of a queue, and where the next begin, if there may be more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub jobs: Vec<Job>,
+    pub next: Option<Vec<u8>>,
 }
 
 /// What an administrator wants of a queue.
@@ -260,18 +276,21 @@ impl Change<'_, '_> {
     }
 
     /// Hands out jobs of these queues, of an earlier one before those of a later one.
-    pub(super) fn take(&mut self, queues: &[String], most: usize, lease: Option<Duration>) -> Outcome<Vec<Job>> {
-        let mut taken = Vec::new();
+    pub(super) fn take(&mut self, queues: &[String], most: Most, lease: Option<Duration>) -> Outcome<Vec<Job>> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
         for name in queues {
             let Some(number) = self.book.named(name).filter(|it| it.is_open()).map(|it| it.counts.number) else {
                 continue;
             };
             let order = keys::all_waiting(number);
-            while taken.len() < most && self.book.leases.len() < MAX_LEASES {
+            while taken.len() < most.jobs && bytes < most.bytes && self.book.leases.len() < MAX_LEASES {
                 let Some(key) = self.txn.first(&order, &order)? else { break };
                 let id = keys::id_in(&key).ok_or(EngineError::Damaged)?;
                 match self.hand_out(id, lease) {
-                    Ok(job) => taken.push(job),
+                    Ok(job) => {
+                        bytes += job.payload.len() + OVERHEAD;
+                        taken.push(job);
+                    }
                     Err(EngineError::Damaged) => self.pass_over(&key, id, number, Order::Waiting)?,
                     Err(error) => return Err(error.into()),
                 }
@@ -360,6 +379,13 @@ impl Change<'_, '_> {
         self.moved(id, head, &Head { state, error: Some(cut(error)), ..head.clone() })
     }
 
+    /// Treats a job as unknown whose queue and user do not pass.
+    pub(super) fn ensure(&self, id: JobId, is_allowed: impl FnOnce(&str, Option<u32>) -> bool) -> Outcome<()> {
+        let head = self.head(id)?.ok_or(Refused::NoJob(id))?;
+        let queue = self.book.queues.get(&head.queue).ok_or(EngineError::Damaged)?;
+        if is_allowed(&queue.name, head.user) { Ok(()) } else { Err(Refused::NoJob(id).into()) }
+    }
+
     pub(super) fn find(&self, id: JobId) -> Outcome<Job> {
         let head = self.head(id)?.ok_or(Refused::NoJob(id))?;
         let content = self.content(id)?;
@@ -375,9 +401,10 @@ impl Change<'_, '_> {
         }
     }
 
-    /// Has one that is dead wait again, as if it were new.
-    pub(super) fn retry(&mut self, id: JobId) -> Outcome<()> {
-        let head = self.head(id)?.ok_or(Refused::NoJob(id))?;
+    /// Has a dead job of a queue wait again, as if it were new.
+    pub(super) fn retry(&mut self, queue: &str, id: JobId) -> Outcome<()> {
+        let number = self.book.named(queue).ok_or_else(|| Refused::NoQueue(queue.to_owned()))?.counts.number;
+        let head = self.head(id)?.filter(|head| head.queue == number).ok_or(Refused::NoJob(id))?;
         match head.state {
             State::Dead { .. } => Ok(self.revive(id, &head)?),
             _ => Err(Refused::Invalid("id", format!("job {id} is not dead")).into()),
@@ -435,23 +462,26 @@ impl Change<'_, '_> {
         Ok(Overview { name, is_paused, waiting, delayed, running, dead, bytes, oldest_waiting })
     }
 
-    /// Jobs of a queue in their order, after this place; each with the place behind it. Those that are damaged are left out.
-    pub(super) fn peek(&self, name: &str, order: Order, after: &[u8], most: usize) -> Outcome<Vec<(Vec<u8>, Job)>> {
+    /// Jobs of a queue in their order, from a place on. Damaged ones are left out.
+    pub(super) fn peek(&self, name: &str, order: Order, from: &[u8], most: Most) -> Outcome<Page> {
         let number = self.book.named(name).ok_or_else(|| Refused::NoQueue(name.to_owned()))?.counts.number;
         let prefix = order.prefix(number);
-        let (mut from, mut jobs) = ([prefix.as_slice(), after].concat(), Vec::new());
-        while jobs.len() < most
-            && let Some(key) = self.txn.first(&prefix, &from)?
-        {
-            from = keys::after(&key);
-            let id = keys::id_in(&key).ok_or(EngineError::Damaged)?;
-            match self.find(id) {
-                Ok(job) => jobs.push((from[prefix.len()..].to_vec(), job)),
+        let (mut at, mut jobs, mut bytes) = ([prefix.as_slice(), from].concat(), Vec::new(), 0);
+        while let Some(key) = self.txn.first(&prefix, &at)? {
+            if jobs.len() == most.jobs || bytes >= most.bytes {
+                return Ok(Page { jobs, next: Some(at[prefix.len()..].to_vec()) });
+            }
+            at = keys::after(&key);
+            match self.find(keys::id_in(&key).ok_or(EngineError::Damaged)?) {
+                Ok(job) => {
+                    bytes += job.payload.len() + OVERHEAD;
+                    jobs.push(job);
+                }
                 Err(Fault::Engine(EngineError::Damaged) | Fault::Refused(_)) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(jobs)
+        Ok(Page { jobs, next: None })
     }
 
     /// Does what the time has come for, up to a bound.

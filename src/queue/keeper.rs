@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::book::Book;
-use super::change::{Change, Fault, Outcome, Refused, Tally, Update};
+use super::change::{Change, Fault, Most, Outcome, Refused, Tally, Update};
 use super::engine::{self, Engine, EngineError, NotOpened};
 use super::job::{Job, JobId};
 use super::{Config, Known, Totals};
@@ -43,7 +43,7 @@ type Work = Box<dyn FnOnce(&mut Change<'_, '_>) -> Result<Box<dyn FnOnce() + Sen
 /// Whoever wants jobs.
 pub(super) struct Taker {
     pub(super) queues: Vec<String>,
-    pub(super) most: usize,
+    pub(super) most: Most,
     pub(super) lease: Option<Duration>,
     /// Whether it waits until there is one.
     pub(super) is_patient: bool,

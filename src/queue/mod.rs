@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::change::{Change, Fault, Outcome};
-pub use self::change::{Control, Order, Overview, Producer, Refused, Update};
+pub use self::change::{Control, Most, Order, Overview, Page, Producer, Refused, Update};
 pub use self::config::Config;
 pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, State, Unique, Until};
 use self::keeper::{Ask, Keeper, Taker};
@@ -32,8 +32,6 @@ use crate::task::{Phase, Tasks};
 
 /// How many requests may wait for the thread.
 const MAX_ASKED: usize = 4_096;
-
-const OFF: &str = "this sidecar keeps no queues: set `[queue] path`";
 
 /// The queues, as others see them.
 #[derive(Debug, Default)]
@@ -62,6 +60,20 @@ pub struct Totals {
     pub running: u64,
     pub dead: u64,
     pub bytes: u64,
+}
+
+impl Totals {
+    /// Each of them by the word of `status`.
+    pub fn named(self) -> [(&'static str, u64); 6] {
+        [
+            ("queues", self.queues),
+            ("jobsWaiting", self.waiting),
+            ("jobsDelayed", self.delayed),
+            ("jobsRunning", self.running),
+            ("jobsDead", self.dead),
+            ("jobBytes", self.bytes),
+        ]
+    }
 }
 
 impl Queues {
@@ -95,46 +107,71 @@ impl Queues {
         self.ask(move |change| change.enqueue(&jobs, producer)).await
     }
 
-    /// Jobs of these queues, of an earlier one before those of a later one; waits for the first one, at most that long.
-    /// Each is for whoever asks alone, for as long as its lease.
+    /// Takes jobs of these queues, of an earlier one before those of a later one; waits for the first one, at most that
+    /// long. The caller has each for as long as its lease, and nobody else does.
     pub async fn take(
         &self,
         queues: Vec<String>,
-        most: usize,
+        most: Most,
         lease: Option<Duration>,
         wait: Duration,
     ) -> Result<Vec<Job>, Refused> {
         let (reply, taken) = oneshot::channel();
         self.send(Ask::Take(Taker { queues, most, lease, is_patient: !wait.is_zero(), reply }))?;
-        if wait.is_zero() {
-            return taken.await.unwrap_or_else(|_| Err(self.unavailable()));
-        }
-        match timeout(wait, taken).await {
-            Ok(taken) => taken.unwrap_or_else(|_| Err(self.unavailable())),
-            Err(_) => Ok(Vec::new()),
+        let answer = async { taken.await.unwrap_or_else(|_| Err(self.unavailable())) };
+        match wait {
+            Duration::ZERO => answer.await,
+            wait => timeout(wait, answer).await.unwrap_or(Ok(Vec::new())),
         }
     }
 
-    /// What whoever has a job wants of it: of that attempt, which names the lease. Until when the lease lasts, if it does.
-    pub async fn update(&self, id: JobId, attempt: u32, update: Update) -> Result<Option<u64>, Refused> {
-        self.ask(move |change| change.update(id, attempt, &update)).await
+    /// Says what became of an attempt, which names the lease. Returns until when the lease lasts, if it does. A job is
+    /// unknown whose queue and user `is_allowed` refuses; so for those below.
+    pub async fn update(
+        &self,
+        id: JobId,
+        attempt: u32,
+        update: Update,
+        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
+    ) -> Result<Option<u64>, Refused> {
+        self.ask(move |change| {
+            change.ensure(id, is_allowed)?;
+            change.update(id, attempt, &update)
+        })
+        .await
     }
 
-    pub async fn find(&self, id: JobId) -> Result<Job, Refused> {
-        self.ask(move |change| change.find(id)).await
+    pub async fn find(
+        &self,
+        id: JobId,
+        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
+    ) -> Result<Job, Refused> {
+        self.ask(move |change| {
+            change.ensure(id, is_allowed)?;
+            change.find(id)
+        })
+        .await
     }
 
     /// Removes a job that nobody performs.
-    pub async fn cancel(&self, id: JobId) -> Result<(), Refused> {
-        self.ask(move |change| change.cancel(id)).await
+    pub async fn cancel(
+        &self,
+        id: JobId,
+        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
+    ) -> Result<(), Refused> {
+        self.ask(move |change| {
+            change.ensure(id, is_allowed)?;
+            change.cancel(id)
+        })
+        .await
     }
 
-    /// Has one that is dead wait again, as if it were new.
-    pub async fn retry(&self, id: JobId) -> Result<(), Refused> {
-        self.ask(move |change| change.retry(id)).await
+    /// Has a dead job of a queue wait again, as if it were new.
+    pub async fn retry(&self, queue: String, id: JobId) -> Result<(), Refused> {
+        self.ask(move |change| change.retry(&queue, id)).await
     }
 
-    /// How many jobs that changed, and whether there are more to change.
+    /// Returns how many jobs that changed, and whether there are more to change.
     pub async fn control(&self, queue: String, control: Control) -> Result<(usize, bool), Refused> {
         self.ask(move |change| change.control(&queue, control)).await
     }
@@ -144,14 +181,8 @@ impl Queues {
         self.ask(move |change| change.overviews(&after, most)).await
     }
 
-    /// Jobs of a queue in their order, from a place on; each with the place behind it.
-    pub async fn peek(
-        &self,
-        queue: String,
-        order: Order,
-        from: Vec<u8>,
-        most: usize,
-    ) -> Result<Vec<(Vec<u8>, Job)>, Refused> {
+    /// Jobs of a queue in their order, from a place on; the first, where it is empty.
+    pub async fn peek(&self, queue: String, order: Order, from: Vec<u8>, most: Most) -> Result<Page, Refused> {
         self.ask(move |change| change.peek(&queue, order, &from, most)).await
     }
 
@@ -178,7 +209,7 @@ impl Queues {
     }
 
     fn send(&self, ask: Ask) -> Result<(), Refused> {
-        let Some(asks) = &self.asks else { return Err(Refused::Unavailable(OFF.to_owned())) };
+        let Some(asks) = &self.asks else { return Err(Refused::Off) };
         asks.try_send(ask).map_err(|why| match why {
             mpsc::error::TrySendError::Full(_) => {
                 Refused::Full(format!("{MAX_ASKED} requests wait for the queue's disk; try again"))

@@ -19,6 +19,10 @@ use super::*;
 
 const DAY: u64 = 86_400_000;
 
+/// One job, however large.
+const FEW: Most = Most { jobs: 1, bytes: 1 };
+const MANY: Most = Most { jobs: 1_000, bytes: usize::MAX };
+
 /// A user of no account.
 const WEB: Producer = Producer { uid: Some(33_033), is_admin: false };
 const ROOT: Producer = Producer { uid: Some(0), is_admin: true };
@@ -68,7 +72,7 @@ impl Fixture {
     }
 
     fn take(&mut self, queue: &str) -> Option<Job> {
-        self.change(|change| change.take(&[queue.to_owned()], 1, None)).expect("it is sound").pop()
+        self.change(|change| change.take(&[queue.to_owned()], FEW, None)).expect("it is sound").pop()
     }
 
     fn update(&mut self, job: &Job, update: Update) -> Result<Option<u64>, Refused> {
@@ -176,8 +180,8 @@ fn failures_are_tried_again_later_each_time_and_then_dead_until_somebody_retries
     let again = queue.take("mail").expect("a job");
     assert_eq!((again.id, again.attempt, again.failures), (id, 4, 0));
     queue.update(&again, Update::Bury { error: "never".into() }).expect("it has the lease");
-    queue.change(|change| change.retry(id)).expect("it is dead");
-    assert!(queue.change(|change| change.retry(id)).is_err(), "it is not dead any more");
+    queue.change(|change| change.retry("mail", id)).expect("it is dead");
+    assert!(queue.change(|change| change.retry("mail", id)).is_err(), "it is not dead any more");
     assert!(queue.take("mail").is_some());
 }
 
@@ -306,10 +310,12 @@ fn a_purge_and_a_look_go_through_many_jobs_in_turns() {
     }
     let (mut from, mut seen) = (Vec::new(), BTreeSet::new());
     loop {
-        let page = queue.change(|change| change.peek("mail", Order::Waiting, &from, 400)).expect("a queue");
-        let Some((next, _)) = page.last() else { break };
-        from.clone_from(next);
-        seen.extend(page.iter().map(|(_, job)| job.id));
+        let most = Most { jobs: 400, bytes: 100_000 };
+        let page = queue.change(|change| change.peek("mail", Order::Waiting, &from, most)).expect("a queue");
+        seen.extend(page.jobs.iter().map(|job| job.id));
+        assert!(page.jobs.len() < 400, "their bytes are bounded");
+        let Some(next) = page.next else { break };
+        from = next;
     }
     assert_eq!(seen.len(), 1_400);
     let mut purge = || queue.change(|change| change.control("mail", Control::Purge(Order::Waiting)));
@@ -400,9 +406,9 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
             (Order::Running, overview.running),
             (Order::Dead, overview.dead),
         ] {
-            let found = queue.change(|change| change.peek(name, order, &[], 1_000)).expect("a queue");
+            let found = queue.change(|change| change.peek(name, order, &[], MANY)).expect("a queue").jobs;
             assert_eq!(found.len() as u64, count, "{seed}: {name} {order:?}");
-            found.iter().for_each(|(_, job)| *places.entry(job.id).or_default() += 1);
+            found.iter().for_each(|job| *places.entry(job.id).or_default() += 1);
         }
     }
     assert!(places.len() == model.jobs.len() && places.values().all(|count| *count == 1), "{seed}");
@@ -437,7 +443,7 @@ async fn whoever_waits_for_a_job_has_it_when_it_comes_and_what_nobody_took_is_gi
     let (tasks, _failed) = Tasks::new();
     let queues = start(&folder.path().join("queue"), &tasks);
     let wait = Duration::from_secs(60);
-    let take = |queues: Arc<Queues>| async move { queues.take(vec!["mail".into()], 10, None, wait).await };
+    let take = |queues: Arc<Queues>| async move { queues.take(vec!["mail".into()], MANY, None, wait).await };
     let gone = tokio::spawn(take(queues.clone()));
     // It has asked by then.
     assert_eq!(queues.overviews(String::new(), 10).await, Ok(vec![]));
@@ -448,9 +454,9 @@ async fn whoever_waits_for_a_job_has_it_when_it_comes_and_what_nobody_took_is_gi
     let taken = waiting.await.expect("it has not panicked").expect("jobs");
     assert_eq!(taken.iter().map(|job| job.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     for job in taken {
-        queues.update(job.id, job.attempt, Update::Done).await.expect("it has the lease");
+        queues.update(job.id, job.attempt, Update::Done, |_, _| true).await.expect("it has the lease");
     }
-    let nothing = queues.take(vec!["mail".into()], 1, None, Duration::ZERO).await;
+    let nothing = queues.take(vec!["mail".into()], FEW, None, Duration::ZERO).await;
     assert_eq!((nothing, queues.totals().running), (Ok(vec![]), 0));
 }
 
@@ -516,7 +522,7 @@ fn no_damage_of_a_page_ends_the_process() {
         let (mut txn, mut tally) = (engine.begin().expect("a transaction"), Tally::default());
         let Ok(mut book) = Book::load(&txn, 1) else { continue };
         let mut change = Change { txn: &mut txn, book: &mut book, config: &config, now: 1, tally: &mut tally };
-        let _ = change.take(&["mail".to_owned()], 1_000, None);
+        let _ = change.take(&["mail".to_owned()], MANY, None);
         let _ = change.control("mail", Control::Purge(Order::Running));
     }
     assert!(refused > 0);
@@ -547,9 +553,9 @@ async fn child_that_enqueues_and_performs() {
     let perform = async {
         loop {
             let wait = Duration::from_secs(60);
-            for job in queues.take(vec!["mail".into()], 2, None, wait).await.expect("it is on") {
+            for job in queues.take(vec!["mail".into()], Most { jobs: 2, ..MANY }, None, wait).await.expect("it is on") {
                 say("taken", job.id);
-                queues.update(job.id, job.attempt, Update::Done).await.expect("it has the lease");
+                queues.update(job.id, job.attempt, Update::Done, |_, _| true).await.expect("it has the lease");
                 say("done", job.id);
             }
         }

@@ -21,6 +21,7 @@ use crate::clock::millis_since_1970;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
+use crate::queue::Queues;
 use crate::store::{Feed, FeedProgress, Snapshot, Store, no_node};
 use crate::withhold::Withholder;
 use crate::worker::Workers;
@@ -52,6 +53,7 @@ pub(super) struct Api {
     pub(super) workers: Arc<Workers>,
     pub(super) withholder: Arc<Withholder>,
     pub(super) history: Arc<History>,
+    pub(super) queues: Arc<Queues>,
     zk_data: NodePath,
     started: Instant,
 }
@@ -114,6 +116,7 @@ impl Api {
             metrics,
             workers: Arc::default(),
             history: Arc::default(),
+            queues: Arc::default(),
             zk_data: zk_data.path.clone(),
             started: Instant::now(),
         }
@@ -305,6 +308,8 @@ impl Api {
             ("heldInstances", directory.guard().count_of_held() as u64),
         ];
         let held = sees_all.then_some(held).into_iter().flatten().chain(self.accounts.gauges());
+        let of_queues = (sees_all && self.queues.is_on()).then(|| self.queues.totals().named());
+        let held = held.chain(of_queues.into_iter().flatten());
         self.metrics.named(sees_all).chain(held.map(|(name, n)| (name.to_owned(), n)))
     }
 

@@ -22,7 +22,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 41] = [
+pub(super) static METHODS: [Method; 49] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -135,6 +135,14 @@ pub(super) static METHODS: [Method; 41] = [
     Method::new("controlGuard", |it| {
         it.wait(|api, peer, request| api.to_control_guard(peer, request).map(Wait::ControlGuard))
     }),
+    Method::large("enqueue", "payload", |it| it.wait(|api, peer, request| api.enqueue(peer, request).map(Wait::Queue))),
+    Method::new("takeJobs", |it| it.wait(|api, peer, request| api.take_jobs(peer, request).map(Wait::Queue))),
+    Method::new("updateJob", |it| it.wait(|api, _, request| api.update_job(request).map(Wait::Queue))),
+    Method::new("job", |it| it.wait(|api, _, request| api.find_job(request).map(Wait::Queue))),
+    Method::new("cancelJob", |it| it.wait(|api, _, request| api.cancel_job(request).map(Wait::Queue))),
+    Method::new("queues", |it| it.wait(|api, peer, request| api.list_queues(peer, request).map(Wait::Queue))),
+    Method::new("peekJobs", |it| it.wait(|api, peer, request| api.peek_jobs(peer, request).map(Wait::Queue))),
+    Method::new("controlQueue", |it| it.wait(|api, peer, request| api.control_queue(peer, request).map(Wait::Queue))),
 ];
 
 /// The method of the service `zkDataService`.

@@ -24,6 +24,7 @@ mod masters;
 mod memory;
 mod messages;
 mod methods;
+mod queue;
 mod refusal;
 mod request;
 mod resolve;
@@ -58,6 +59,7 @@ use crate::access::{Access, Client, Identity};
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::net::{self, Accepted, Address, BindError, Listener, TakenPorts};
+use crate::queue::Queues;
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
@@ -81,6 +83,7 @@ pub struct Rooms {
     pub workers: Arc<Workers>,
     pub withholder: Arc<Withholder>,
     pub history: Arc<History>,
+    pub queues: Arc<Queues>,
     pub metrics: Arc<Metrics>,
     pub memory: Arc<Pool>,
 }
@@ -134,10 +137,10 @@ impl Endpoint {
     /// Starts the threads that answer.
     pub fn start(self, zk_data: &ZkData, rooms: Rooms, tasks: &Tasks) -> io::Result<()> {
         let Self { config, listeners, taken } = self;
-        let Rooms { store, access, workers, withholder, history, metrics, memory } = rooms;
+        let Rooms { store, access, workers, withholder, history, queues, metrics, memory } = rooms;
         let accounts = Accounts::with_memory(&config, memory);
         let mut api = Api::new(&config, zk_data, store, accounts.clone(), metrics.clone());
-        (api.workers, api.withholder, api.history) = (workers, withholder, history);
+        (api.workers, api.withholder, api.history, api.queues) = (workers, withholder, history, queues);
         let shared = Arc::new(Shared {
             api,
             access,

@@ -14,6 +14,7 @@ use super::idl::{
     WorkerControlReply, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use super::messages::MessageWatch;
+use super::queue::{QueueReply, QueueRequest};
 use super::streaming_call::StreamingCall;
 use super::watch::{Patience, Watch};
 use super::withholding::Draining;
@@ -77,6 +78,8 @@ pub(super) enum Wait {
     Drain(Draining),
     /// Applying it.
     ControlGuard(GuardControl),
+    /// Until the queues have carried it out.
+    Queue(QueueRequest),
 }
 
 /// The result of a wait.
@@ -105,6 +108,7 @@ pub(super) enum Awaited {
     WatchWorkers(thrift::Result<WorkersWatchReply>),
     Drained(thrift::Result<DrainReply>),
     GuardControlled(thrift::Result<GuardControlReply>),
+    Queue(thrift::Result<QueueReply>),
 }
 
 impl Wait {
@@ -118,7 +122,7 @@ impl Wait {
         self.failed(match self {
             Wait::Call(_) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(_) => overload(message),
             Wait::StartCall(_) | Wait::OpenCall(_) | Wait::NextValues | Wait::SendValues(_) => overload(message),
-            Wait::CommandWorkers(_) => overload(message),
+            Wait::CommandWorkers(_) | Wait::Queue(_) => overload(message),
             _ => thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message)),
         })
     }
@@ -151,6 +155,7 @@ impl Wait {
             Wait::WatchWorkers(_) => Awaited::WatchWorkers(Err(why)),
             Wait::Drain(_) => Awaited::Drained(Err(why)),
             Wait::ControlGuard(_) => Awaited::GuardControlled(Err(why)),
+            Wait::Queue(_) => Awaited::Queue(Err(why)),
         }
     }
 
@@ -182,6 +187,7 @@ impl Wait {
         match self {
             Wait::Watch(watch) => Some(watch.paths().len()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::WatchWorkers(_) => Some(0),
+            Wait::Queue(request) if request.is_patient() => Some(0),
             _ => None,
         }
     }
@@ -207,6 +213,7 @@ impl Wait {
             // From an administrator, and no larger than a request may be.
             Wait::Drain(_) | Wait::ControlGuard(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
+            Wait::Queue(request) => request.memory_size(),
         }
     }
 
@@ -264,6 +271,7 @@ impl Wait {
             Wait::ControlGuard(request) => {
                 Awaited::GuardControlled(open.beside(api.guard_controlled(peer, request)).await)
             }
+            Wait::Queue(request) => Awaited::Queue(open.beside(api.of_queues(peer, request, stop)).await),
         }
     }
 }
@@ -294,6 +302,8 @@ impl Awaited {
             Awaited::WatchWorkers(changes) => reply.write(changes),
             Awaited::Drained(drained) => reply.write(drained),
             Awaited::GuardControlled(controlled) => reply.write(controlled),
+            Awaited::Queue(Ok(of_queues)) => of_queues.write(reply),
+            Awaited::Queue(Err(why)) => reply.write::<CommandReply>(Err(why)),
         }
     }
 
@@ -314,6 +324,8 @@ impl Awaited {
             Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
             Awaited::WorkersCommanded(_) => self,
             Awaited::Opened(_) | Awaited::SentValues(_) | Awaited::Drained(_) | Awaited::GuardControlled(_) => self,
+            // What was done would not be known; each is no larger than a page.
+            Awaited::Queue(_) => self,
             Awaited::WorkersControlled(_) => Awaited::WorkersControlled(Err(overloaded())),
             Awaited::Workers(_) => Awaited::Workers(Err(overloaded())),
             Awaited::WatchWorkers(_) => Awaited::WatchWorkers(Err(overloaded())),
@@ -374,6 +386,7 @@ impl Awaited {
                 size_of_workers(&reply.changes)
                     + reply.removed.iter().map(|name| name.len() + NAME_OVERHEAD).sum::<usize>()
             }
+            Awaited::Queue(Ok(reply)) => reply.memory_size(),
             // Failures, and results that are just a number.
             _ => 0,
         }

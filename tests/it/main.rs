@@ -37,6 +37,7 @@ mod owners;
 mod php;
 mod planted;
 mod ports;
+mod queue;
 mod readers;
 mod recorded;
 mod register;

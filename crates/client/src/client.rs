@@ -12,13 +12,15 @@ use thrift::transport::TBufferedWriteTransport;
 
 use crate::idl::{
     AccessDenied, BroadcastRequest, Call, CallFailed, CallReport, CallResult, CallTimedOut, CallValues, CallsReply,
-    CallsRequest, ChildrenReply, ChildrenRequest, CommandReply, DrainReply, DrainRequest, ExplainReply, ExplainRequest,
-    GetRequest, GuardControl, GuardControlReply, GuardQuery, GuardReply, HistoryQuery, HistoryReply, InstancesReply,
-    InvalidRequest, MastersReply, MastersWatchReply, MessagesReply, NextValuesRequest, NoInstance, NoMaster, NodeReply,
-    NotFound, NotReady, Overloaded, RegisterAddress, RegistersRequest, ReportRequest, ResolveManyReply,
-    ResolveManyRequest, ResolveReply, ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply,
-    ServiceQuery, ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
-    TRosterSyncClient, TooStale, UndrainRequest, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
+    CallsRequest, ChildrenReply, ChildrenRequest, CommandReply, DrainReply, DrainRequest, EnqueueReply, EnqueueRequest,
+    ExplainReply, ExplainRequest, GetRequest, GuardControl, GuardControlReply, GuardQuery, GuardReply, HistoryQuery,
+    HistoryReply, InstancesReply, InvalidRequest, JobQuery, JobReply, JobUpdate, JobUpdateReply, JobsReply,
+    MastersReply, MastersWatchReply, MessagesReply, NewJob, NextValuesRequest, NoInstance, NoMaster, NodeReply,
+    NotFound, NotReady, Overloaded, PeekJobsRequest, QueueControl, QueueControlReply, QueuesQuery, QueuesReply,
+    RegisterAddress, RegistersRequest, ReportRequest, ResolveManyReply, ResolveManyRequest, ResolveReply,
+    ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery, ServicesReply, StatsReply,
+    StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest, TRosterSyncClient, TakeJobsReply,
+    TakeJobsRequest, TooStale, UndrainRequest, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
     WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerAddition, WorkerCommand, WorkerCommandReply,
     WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkerRemoval, WorkersQuery, WorkersReply,
     WorkersWatchReply,
@@ -175,6 +177,46 @@ impl Client {
     /// Makes the guard release what it holds.
     pub fn control_guard(&mut self, request: GuardControl) -> Result<GuardControlReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.control_guard(request))
+    }
+
+    /// Enqueues jobs, all of them or none. After an error of the connection it is unknown which.
+    pub fn enqueue(&mut self, jobs: Vec<NewJob>) -> Result<EnqueueReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.enqueue(EnqueueRequest { jobs }))
+    }
+
+    /// Takes jobs to perform them; waits as long as the request says beyond the client's own timeout.
+    pub fn take_jobs(&mut self, request: TakeJobsRequest) -> Result<TakeJobsReply, Error> {
+        let wait = Duration::from_millis(request.wait_ms.unwrap_or(0).max(0) as u64);
+        self.ask(self.timeout + wait, |sidecar| sidecar.take_jobs(request))
+    }
+
+    /// Says what became of a job that was taken.
+    pub fn update_job(&mut self, request: JobUpdate) -> Result<JobUpdateReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.update_job(request))
+    }
+
+    pub fn job(&mut self, id: i64) -> Result<JobReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.job(JobQuery { id }))
+    }
+
+    /// Removes a job that nobody performs.
+    pub fn cancel_job(&mut self, id: i64) -> Result<(), Error> {
+        self.ask(self.timeout, |sidecar| sidecar.cancel_job(JobQuery { id })).map(drop)
+    }
+
+    /// One page of the queues.
+    pub fn queues(&mut self, cursor: Option<String>) -> Result<QueuesReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.queues(QueuesQuery { limit: None, cursor }))
+    }
+
+    /// One page of the jobs of a queue.
+    pub fn peek_jobs(&mut self, request: PeekJobsRequest) -> Result<JobsReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.peek_jobs(request))
+    }
+
+    /// Pauses, resumes or purges a queue, or has its dead jobs retried.
+    pub fn control_queue(&mut self, request: QueueControl) -> Result<QueueControlReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.control_queue(request))
     }
 
     /// Drains instances.

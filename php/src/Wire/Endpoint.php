@@ -10,6 +10,8 @@ use Roster\CallResult;
 use Roster\ChangeKind;
 use Roster\Exception;
 use Roster\Freshness;
+use Roster\Job;
+use Roster\NewJob;
 use Roster\Origin;
 use Roster\Owner;
 use Roster\Quiet;
@@ -36,6 +38,8 @@ final class Endpoint
      * After a timeout, reads do not wait again for this long: a hanging sidecar costs a page one timeout per transport.
      */
     private const REST_MS = 1_000;
+    /** How long the sidecar's disk may take for jobs. */
+    private const DISK_MS = 5_000;
 
     private readonly Channel $channel;
     private ?Frames $frames = null;
@@ -478,6 +482,50 @@ final class Endpoint
             throw new Exception\CallFailed("it is there again when the sidecar is started again: $reply->notSaved");
         }
         return array_map(static fn ($it) => new WorkerOutcome($it->name, $it->error), $reply->outcomes);
+    }
+
+    /**
+     * What was sent may have been done: only what is unique goes on to the next transport.
+     *
+     * @param list<NewJob> $jobs
+     * @return list<int> their ids
+     */
+    public function enqueue(array $jobs): array
+    {
+        $request = new Thrift\EnqueueRequest(['jobs' => array_map(Values::newJob(...), $jobs)]);
+        $isRepeatable = !in_array(null, array_column($jobs, 'unique'), true);
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) => array_column($roster->enqueue($request)->jobs, 'id'),
+            self::DISK_MS,
+            $isRepeatable,
+        );
+    }
+
+    /** @return array{?Job} */
+    public function job(int $id): array
+    {
+        $request = new Thrift\JobQuery(['id' => $id]);
+        return $this->send(static function (Thrift\RosterClient $roster) use ($request): array {
+            try {
+                return [Values::job($roster->job($request)->job)];
+            } catch (Thrift\NotFound) {
+                return [null];
+            }
+        }, self::DISK_MS, true);
+    }
+
+    /** @return array{bool} */
+    public function cancelJob(int $id): array
+    {
+        $request = new Thrift\JobQuery(['id' => $id]);
+        return $this->send(static function (Thrift\RosterClient $roster) use ($request): array {
+            try {
+                $roster->cancelJob($request);
+                return [true];
+            } catch (Thrift\NotFound) {
+                return [false];
+            }
+        }, self::DISK_MS, false);
     }
 
     /** @param list<Call> $calls */

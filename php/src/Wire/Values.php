@@ -20,9 +20,12 @@ use Roster\Freshness;
 use Roster\Held;
 use Roster\Instance;
 use Roster\InstanceState;
+use Roster\Job;
+use Roster\JobState;
 use Roster\Master;
 use Roster\MasterChange;
 use Roster\MasterMessage;
+use Roster\NewJob;
 use Roster\Node;
 use Roster\Origin;
 use Roster\Probe;
@@ -294,6 +297,40 @@ final class Values
         $value = $struct->value === null ? null : MessagePack::unpack($struct->value);
         $error = $struct->error === null ? null : new CallFailed($struct->error, $struct->worker, $struct->className);
         return new WorkerAnswer($struct->worker, $value, $error);
+    }
+
+    public static function newJob(NewJob $job): Thrift\NewJob
+    {
+        return new Thrift\NewJob([
+            'queue' => $job->queue,
+            'name' => $job->name,
+            'payload' => $job->payload,
+            'delayMs' => $job->delayMs,
+            'priority' => $job->priority,
+            'uniqueKey' => $job->unique,
+            'uniqueUntil' => $job->untilStart ? Thrift\UniqueUntil::START : Thrift\UniqueUntil::SUCCESS,
+            'retries' => $job->retries,
+            'timeoutMs' => $job->timeoutMs,
+        ]);
+    }
+
+    public static function job(Thrift\Job $struct): Job
+    {
+        return new Job(
+            $struct->id,
+            $struct->queue,
+            $struct->name,
+            $struct->payload,
+            JobState::tryFrom($struct->state),
+            $struct->priority,
+            $struct->attempt,
+            $struct->failures,
+            $struct->retries,
+            $struct->timeoutMs,
+            $struct->enqueuedAt,
+            $struct->stateAt,
+            $struct->error,
+        );
     }
 
     public static function status(Thrift\StatusReply $struct, Freshness $freshness): Status

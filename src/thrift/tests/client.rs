@@ -109,6 +109,38 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_enqueue(&self, _: EnqueueRequest) -> thrift::Result<EnqueueReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_take_jobs(&self, _: TakeJobsRequest) -> thrift::Result<TakeJobsReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_update_job(&self, _: JobUpdate) -> thrift::Result<JobUpdateReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_job(&self, _: JobQuery) -> thrift::Result<JobReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_cancel_job(&self, _: JobQuery) -> thrift::Result<CancelJobReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_queues(&self, _: QueuesQuery) -> thrift::Result<QueuesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_peek_jobs(&self, _: PeekJobsRequest) -> thrift::Result<JobsReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_control_queue(&self, _: QueueControl) -> thrift::Result<QueueControlReply> {
+        Err("not asked".into())
+    }
+
     fn handle_history(&self, _: HistoryQuery) -> thrift::Result<HistoryReply> {
         Err("not asked".into())
     }

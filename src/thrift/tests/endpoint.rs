@@ -50,7 +50,16 @@ fn serve_by(config: Config, prepare: impl FnOnce(&Endpoint)) -> Server {
     let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));
     let (memory, feed) = (config.memory(Arc::default()), store.publisher(0));
     let withholder = crate::withhold::Withholder::idle(&store);
-    let rooms = Rooms { store, access, workers: Arc::default(), withholder, history: Arc::default(), metrics, memory };
+    let rooms = Rooms {
+        store,
+        access,
+        workers: Arc::default(),
+        withholder,
+        history: Arc::default(),
+        queues: Arc::default(),
+        metrics,
+        memory,
+    };
     endpoint.start(&ZkData::default(), rooms, &tasks).expect("threads");
     Server { feed, tasks, address, _folder: folder }
 }

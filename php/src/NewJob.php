@@ -1,0 +1,44 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+use Roster\Exception\InvalidRequest;
+
+/** A job to be enqueued. */
+final class NewJob
+{
+    /** What is kept of the arguments: JSON. */
+    public readonly string $payload;
+
+    /**
+     * @param string $name what is to be done, the application's own word
+     * @param mixed $args what it needs, kept as JSON
+     * @param int $delayMs for how long it is not performed
+     * @param ?int $priority from 0, the most urgent, to 9; null: 5
+     * @param ?string $unique no other job of the queue with this key is enqueued until this one is done
+     * @param bool $untilStart whether it is unique only until it is handed out
+     * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
+     * @param ?int $timeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @throws InvalidRequest if the arguments are no JSON
+     */
+    public function __construct(
+        public readonly string $queue,
+        public readonly string $name,
+        mixed $args = [],
+        public readonly int $delayMs = 0,
+        public readonly ?int $priority = null,
+        public readonly ?string $unique = null,
+        public readonly bool $untilStart = false,
+        public readonly ?int $retries = null,
+        public readonly ?int $timeoutMs = null,
+    ) {
+        try {
+            $flags = JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION;
+            $this->payload = json_encode($args, $flags);
+        } catch (\JsonException $error) {
+            throw new InvalidRequest('args', "they are no JSON: {$error->getMessage()}");
+        }
+    }
+}

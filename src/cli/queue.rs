@@ -1,0 +1,365 @@
+//! `roster queue` and `roster enqueue`: jobs, the queues in which they wait, and what becomes of them.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::time::{Duration, SystemTime};
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use clap::{Args, Subcommand, ValueEnum};
+use roster::clock::millis_since_1970;
+use roster::model::counted;
+use roster::thrift::client::Client;
+use roster::thrift::idl::{self, JobState, PeekJobsRequest, QueueAction, QueueControl, QueueSummary};
+use serde_json::{Value, json};
+
+use super::connection::{Connection, duration};
+use super::{Output, json, text};
+
+/// List the queues, look at their jobs, retry and remove them, pause and resume
+#[derive(Debug, Args)]
+pub(crate) struct Queue {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(after_help = super::exit::HELP)]
+    List(List),
+    #[command(after_help = super::exit::HELP)]
+    Peek(Peek),
+    #[command(after_help = super::exit::HELP)]
+    Retry(Retry),
+    #[command(after_help = super::exit::HELP)]
+    Purge(Purge),
+    #[command(after_help = super::exit::HELP)]
+    /// Hand out no jobs of a queue, until it is resumed; also over restarts. For administrators
+    Pause(One),
+    #[command(after_help = super::exit::HELP)]
+    /// Hand out jobs of a queue again. For administrators
+    Resume(One),
+}
+
+/// List the queues: how many jobs are in which state, and how long the oldest has waited
+#[derive(Debug, Args)]
+struct List {
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Print jobs of a queue, in the order in which they are performed, are due, or died
+#[derive(Debug, Args)]
+struct Peek {
+    queue: String,
+    #[arg(value_enum, default_value_t = State::Waiting)]
+    state: State,
+    /// How many at most
+    #[arg(short = 'n', value_name = "COUNT", default_value_t = 20)]
+    count: usize,
+    /// JSON has the payloads
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Have dead jobs of a queue wait again, as if they were new. For administrators
+#[derive(Debug, Args)]
+struct Retry {
+    queue: String,
+    /// The job's id
+    #[arg(required_unless_present = "all")]
+    id: Option<i64>,
+    /// All of them
+    #[arg(long, conflicts_with = "id")]
+    all: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Remove all jobs of a queue that are in a state. For administrators
+#[derive(Debug, Args)]
+struct Purge {
+    queue: String,
+    #[arg(value_enum)]
+    state: Removable,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+struct One {
+    queue: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Enqueue a job, and print its id
+///
+/// When it is printed, the job is on the disk.
+#[derive(Debug, Args)]
+pub(crate) struct Enqueue {
+    queue: String,
+    /// What is to be done, the application's own word
+    name: String,
+    /// The payload as it is; `@FILE`: what is in the file; `-`: what comes on stdin
+    #[arg(default_value = "", hide_default_value = true)]
+    payload: String,
+    /// For how long it is not performed
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    delay: Option<Duration>,
+    /// From 0, the most urgent, to 9 [default: 5]
+    #[arg(long)]
+    priority: Option<i32>,
+    /// Enqueue none while the queue has another job with this key that is not done
+    #[arg(long, value_name = "KEY")]
+    unique: Option<String>,
+    /// How often it is tried again if it fails [default: `queue.retries` of the sidecar]
+    #[arg(long, value_name = "COUNT")]
+    retries: Option<i32>,
+    /// How long one attempt may take [default: `queue.timeout` of the sidecar]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    attempt_timeout: Option<Duration>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum State {
+    Waiting,
+    Delayed,
+    Running,
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Removable {
+    Waiting,
+    Delayed,
+    Dead,
+}
+
+impl Queue {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::List(list) => list.run(),
+            Command::Peek(peek) => peek.run(),
+            Command::Retry(Retry { queue, id, connection, .. }) => {
+                let retried = control(connection, queue, QueueAction::RETRY, None, id)?;
+                Ok(writeln!(io::stdout(), "{} again", waiting(retried))?)
+            }
+            Command::Purge(Purge { queue, state, connection }) => {
+                let state = match state {
+                    Removable::Waiting => JobState::WAITING,
+                    Removable::Delayed => JobState::DELAYED,
+                    Removable::Dead => JobState::DEAD,
+                };
+                let removed = control(connection, queue, QueueAction::PURGE, Some(state), None)?;
+                Ok(writeln!(io::stdout(), "{} removed", counted(removed, "job"))?)
+            }
+            Command::Pause(One { queue, connection }) => {
+                control(connection, queue.clone(), QueueAction::PAUSE, None, None)?;
+                Ok(writeln!(io::stdout(), "{} is paused", text::preview(queue.as_bytes()))?)
+            }
+            Command::Resume(One { queue, connection }) => {
+                control(connection, queue.clone(), QueueAction::RESUME, None, None)?;
+                Ok(writeln!(io::stdout(), "{} is resumed", text::preview(queue.as_bytes()))?)
+            }
+        }
+    }
+}
+
+fn waiting(count: u64) -> String {
+    if count == 1 { "1 job waits".to_owned() } else { format!("{count} jobs wait") }
+}
+
+/// By turns, until there are no more jobs that it is for.
+fn control(
+    connection: Connection,
+    queue: String,
+    action: QueueAction,
+    state: Option<JobState>,
+    id: Option<i64>,
+) -> anyhow::Result<u64> {
+    let (mut client, mut count) = (connection.client(), 0);
+    loop {
+        let reply = client.control_queue(QueueControl { queue: queue.clone(), action, state, id })?;
+        count += u64::try_from(reply.jobs)?;
+        if !reply.has_more {
+            return Ok(count);
+        }
+    }
+}
+
+impl List {
+    fn run(self) -> anyhow::Result<()> {
+        let (queues, trouble) = read(&mut self.connection.client())?;
+        if let Some(why) = &trouble {
+            eprintln!("roster: {}", text::line(why));
+        }
+        match self.output {
+            Output::Table => io::stdout().write_all(table(&queues, now()).as_bytes())?,
+            Output::Json => {
+                let queues: Vec<_> = queues.iter().map(document).collect();
+                json::print(&json!({ "queues": queues, "trouble": trouble }))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All pages, and what is wrong.
+fn read(client: &mut Client) -> anyhow::Result<(Vec<QueueSummary>, Option<String>)> {
+    let (mut queues, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = client.queues(cursor)?;
+        queues.extend(page.queues);
+        cursor = page.cursor;
+        if cursor.is_none() {
+            return Ok((queues, page.trouble));
+        }
+    }
+}
+
+fn document(it: &QueueSummary) -> Value {
+    json!({
+        "name": it.name, "isPaused": it.is_paused, "waiting": it.waiting, "delayed": it.delayed, "running": it.running,
+        "dead": it.dead, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
+    })
+}
+
+fn table(queues: &[QueueSummary], now: i64) -> String {
+    let row = |it: &QueueSummary| {
+        [
+            text::preview(it.name.as_bytes()),
+            if it.is_paused { "paused" } else { "open" }.to_owned(),
+            it.waiting.to_string(),
+            it.delayed.to_string(),
+            it.running.to_string(),
+            it.dead.to_string(),
+            text::size(it.bytes),
+            it.oldest_waiting.map_or_else(|| "-".into(), |at| text::duration((now - at).max(0))),
+        ]
+    };
+    let rows: Vec<_> = queues.iter().map(row).collect();
+    let heading = ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "SIZE", "OLDEST WAITS"];
+    text::table(heading, &["WAITING", "DELAYED", "RUNNING", "DEAD", "SIZE", "OLDEST WAITS"], &rows)
+}
+
+impl Peek {
+    fn run(self) -> anyhow::Result<()> {
+        let Self { queue, state, count, output, connection } = self;
+        let state = match state {
+            State::Waiting => JobState::WAITING,
+            State::Delayed => JobState::DELAYED,
+            State::Running => JobState::RUNNING,
+            State::Dead => JobState::DEAD,
+        };
+        let (mut client, mut jobs, mut cursor) = (connection.client(), Vec::new(), None);
+        while jobs.len() < count {
+            let limit = Some(i32::try_from(count - jobs.len())?);
+            let page = client.peek_jobs(PeekJobsRequest { queue: queue.clone(), state, limit, cursor })?;
+            jobs.extend(page.jobs);
+            cursor = page.cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        match output {
+            Output::Table => io::stdout().write_all(table_of_jobs(&jobs).as_bytes())?,
+            Output::Json => json::print(&json!({ "jobs": jobs.iter().map(document_of_job).collect::<Vec<_>>() }))?,
+        }
+        Ok(())
+    }
+}
+
+fn document_of_job(it: &idl::Job) -> Value {
+    let mut job = json!({
+        "id": it.id, "queue": it.queue, "name": it.name, "priority": it.priority, "attempt": it.attempt,
+        "failures": it.failures, "retries": it.retries, "timeoutMs": it.timeout_ms, "enqueuedAt": it.enqueued_at,
+        "stateAt": it.state_at, "error": it.error,
+    });
+    match std::str::from_utf8(&it.payload) {
+        Ok(payload) => job["payload"] = payload.into(),
+        Err(_) => job["payloadBase64"] = BASE64_STANDARD.encode(&it.payload).into(),
+    }
+    job
+}
+
+fn table_of_jobs(jobs: &[idl::Job]) -> String {
+    let row = |it: &idl::Job| {
+        [
+            it.id.to_string(),
+            text::preview(it.name.as_bytes()),
+            it.priority.to_string(),
+            it.attempt.to_string(),
+            text::time(it.enqueued_at),
+            text::time(it.state_at.unwrap_or(0)),
+            text::size(it.payload.len() as i64),
+            text::preview(it.error.as_deref().unwrap_or("").as_bytes()),
+        ]
+    };
+    let rows: Vec<_> = jobs.iter().map(row).collect();
+    let heading = ["ID", "NAME", "PRIORITY", "ATTEMPT", "ENQUEUED", "DUE/UNTIL/DIED", "SIZE", "ERROR"];
+    text::table(heading, &["ID", "PRIORITY", "ATTEMPT", "SIZE"], &rows)
+}
+
+impl Enqueue {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let payload = match self.payload.strip_prefix('@') {
+            Some(file) => fs::read(file).map_err(|error| anyhow::anyhow!("cannot read {file}: {error}"))?,
+            None if self.payload == "-" => {
+                let mut payload = Vec::new();
+                io::stdin().lock().read_to_end(&mut payload)?;
+                payload
+            }
+            None => self.payload.into_bytes(),
+        };
+        let job = idl::NewJob {
+            queue: self.queue,
+            name: self.name,
+            payload: Some(payload),
+            delay_ms: self.delay.map(millis),
+            priority: self.priority,
+            unique_key: self.unique,
+            unique_until: None,
+            retries: self.retries,
+            timeout_ms: self.attempt_timeout.map(millis),
+        };
+        for job in self.connection.client().enqueue(vec![job])?.jobs {
+            if !job.is_new {
+                eprintln!("roster: another job has this key already");
+            }
+            writeln!(io::stdout(), "{}", job.id)?;
+        }
+        Ok(())
+    }
+}
+
+fn now() -> i64 {
+    millis_since_1970(SystemTime::now()) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {
+        let queue = |name: &str, is_paused, waiting, oldest: Option<i64>| {
+            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest)
+        };
+        let queues = [queue("img", true, 0, None), queue("mail\u{1b}", false, 1, Some(1_000))];
+        assert_eq!(
+            table(&queues, 61_000),
+            "\
+QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD     SIZE  OLDEST WAITS
+img         paused        0        2        3     4  2.0 KiB             -
+mail\\u{1b}  open          1        2        3     4  2.0 KiB            1m
+"
+        );
+    }
+}

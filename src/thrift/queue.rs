@@ -1,0 +1,369 @@
+//! Queues: enqueues jobs, hands them out, and hears what became of them.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::Peer;
+use super::api::{Api, denied, invalid, page_size};
+use super::dispatch::ReplyTo;
+use super::idl::{
+    self, CancelJobReply, EnqueueReply, EnqueueRequest, EntityKind, JobAction, JobQuery, JobReply, JobState, JobUpdate,
+    JobUpdateReply, JobsReply, NotFound, Overloaded, PeekJobsRequest, QueueAction, QueueControl, QueueControlReply,
+    QueueSummary, QueuesQuery, QueuesReply, TakeJobsReply, TakeJobsRequest, UniqueUntil,
+};
+use crate::access::Client;
+use crate::queue::{
+    Control, Job, MAX_AT_ONCE, Most, NewJob, Order, Overview, Page, Producer, Refused, State, Unique, Until, Update,
+};
+use crate::task::Stop;
+
+/// From how many queues one request takes.
+const MAX_QUEUES: usize = 64;
+
+/// What a job or a queue takes in a reply beside its texts and its payload.
+const OVERHEAD: usize = 256;
+
+/// A request to the queues, whose rights are checked as far as names decide.
+#[derive(Debug)]
+pub(super) enum QueueRequest {
+    Enqueue(Vec<NewJob>),
+    Take { queues: Vec<String>, most: usize, lease: Option<Duration>, wait: Duration },
+    Update { id: u64, attempt: u32, update: Update },
+    Find(u64),
+    Cancel(u64),
+    List { after: String, limit: usize },
+    Peek { queue: String, order: Order, from: Vec<u8>, limit: usize },
+    Control { queue: String, control: QueueOrJob },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum QueueOrJob {
+    Queue(Control),
+    /// The dead job with this id is retried.
+    Job(u64),
+}
+
+/// The reply to one of them.
+#[derive(Debug)]
+pub(super) enum QueueReply {
+    Enqueued(EnqueueReply),
+    Taken(TakeJobsReply),
+    Updated(JobUpdateReply),
+    Found(JobReply),
+    Cancelled(CancelJobReply),
+    Listed(QueuesReply),
+    Peeked(JobsReply),
+    Controlled(QueueControlReply),
+}
+
+impl QueueRequest {
+    /// About how much memory it takes while it waits.
+    pub(super) fn memory_size(&self) -> usize {
+        let of_job = |job: &NewJob| size_of::<NewJob>() + job.queue.len() + job.name.len() + job.payload.len();
+        match self {
+            Self::Enqueue(jobs) => jobs.iter().map(of_job).sum(),
+            Self::Take { queues, .. } => queues.iter().map(|queue| queue.len() + OVERHEAD).sum(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it may wait for long, as a watch.
+    pub(super) fn is_patient(&self) -> bool {
+        matches!(self, Self::Take { wait, .. } if !wait.is_zero())
+    }
+}
+
+impl QueueReply {
+    pub(super) fn write(self, mut reply: ReplyTo<'_>) -> thrift::Result<()> {
+        match self {
+            Self::Enqueued(enqueued) => reply.write(Ok(enqueued)),
+            Self::Taken(taken) => reply.write(Ok(taken)),
+            Self::Updated(updated) => reply.write(Ok(updated)),
+            Self::Found(found) => reply.write(Ok(found)),
+            Self::Cancelled(cancelled) => reply.write(Ok(cancelled)),
+            Self::Listed(listed) => reply.write(Ok(listed)),
+            Self::Peeked(peeked) => reply.write(Ok(peeked)),
+            Self::Controlled(controlled) => reply.write(Ok(controlled)),
+        }
+    }
+
+    /// About how much memory it takes until it is sent.
+    pub(super) fn memory_size(&self) -> usize {
+        let of_job = |job: &idl::Job| size(job);
+        match self {
+            Self::Enqueued(reply) => reply.jobs.len() * size_of::<idl::EnqueuedJob>(),
+            Self::Taken(reply) => reply.jobs.iter().map(of_job).sum(),
+            Self::Found(reply) => size(&reply.job),
+            Self::Listed(reply) => reply.queues.iter().map(|queue| queue.name.len() + OVERHEAD).sum(),
+            Self::Peeked(reply) => reply.jobs.iter().map(of_job).sum(),
+            Self::Updated(_) | Self::Cancelled(_) | Self::Controlled(_) => 0,
+        }
+    }
+}
+
+impl Api {
+    pub(super) fn enqueue(&self, peer: &Peer, request: EnqueueRequest) -> thrift::Result<QueueRequest> {
+        for job in &request.jobs {
+            peer.identity.may_enqueue(&job.queue).map_err(denied)?;
+        }
+        request.jobs.into_iter().map(new_job).collect::<thrift::Result<_>>().map(QueueRequest::Enqueue)
+    }
+
+    pub(super) fn take_jobs(&self, peer: &Peer, request: TakeJobsRequest) -> thrift::Result<QueueRequest> {
+        let TakeJobsRequest { queues, limit, lease_ms, wait_ms } = request;
+        if queues.is_empty() || queues.len() > MAX_QUEUES {
+            return Err(invalid("queues", &format!("name from 1 to {MAX_QUEUES} of them")));
+        }
+        queues.iter().try_for_each(|queue| peer.identity.may_perform(queue)).map_err(denied)?;
+        let most = usize::try_from(limit.unwrap_or(1)).ok().filter(|most| (1..=MAX_AT_ONCE).contains(most));
+        let most = most.ok_or_else(|| invalid("limit", &format!("from 1 to {MAX_AT_ONCE}")))?;
+        let lease = lease_ms.map(|lease| some_millis("leaseMs", lease)).transpose()?;
+        let wait = millis("waitMs", wait_ms.unwrap_or(0).into())?.min(self.config.max_watch);
+        Ok(QueueRequest::Take { queues, most, lease, wait })
+    }
+
+    pub(super) fn update_job(&self, request: JobUpdate) -> thrift::Result<QueueRequest> {
+        let JobUpdate { id, attempt, action, delay_ms, error, lease_ms } = request;
+        let error = error.unwrap_or_default();
+        let update = match action {
+            JobAction::DONE => Update::Done,
+            JobAction::FAIL => Update::Fail { error },
+            JobAction::RELEASE => Update::Release { delay: millis("delayMs", delay_ms.unwrap_or(0))? },
+            JobAction::BURY => Update::Bury { error },
+            JobAction::TOUCH => {
+                Update::Touch { lease: lease_ms.map(|lease| some_millis("leaseMs", lease)).transpose()? }
+            }
+            JobAction(unknown) => return Err(invalid("action", &format!("{unknown} is unknown"))),
+        };
+        let attempt = u32::try_from(attempt).map_err(|_| invalid("attempt", "must not be below 0"))?;
+        Ok(QueueRequest::Update { id: job_id(id)?, attempt, update })
+    }
+
+    pub(super) fn find_job(&self, request: JobQuery) -> thrift::Result<QueueRequest> {
+        job_id(request.id).map(QueueRequest::Find)
+    }
+
+    pub(super) fn cancel_job(&self, request: JobQuery) -> thrift::Result<QueueRequest> {
+        job_id(request.id).map(QueueRequest::Cancel)
+    }
+
+    pub(super) fn list_queues(&self, peer: &Peer, request: QueuesQuery) -> thrift::Result<QueueRequest> {
+        self.ensure_room_for_page(peer)?;
+        let limit = page_size(request.limit)?.min(MAX_AT_ONCE);
+        Ok(QueueRequest::List { after: request.cursor.unwrap_or_default(), limit })
+    }
+
+    pub(super) fn peek_jobs(&self, peer: &Peer, request: PeekJobsRequest) -> thrift::Result<QueueRequest> {
+        let PeekJobsRequest { queue, state, limit, cursor } = request;
+        peer.identity.may_peek(&queue).map_err(denied)?;
+        self.ensure_room_for_page(peer)?;
+        let order = order(state).ok_or_else(|| invalid("state", "it is unknown"))?;
+        let limit = page_size(limit)?.min(MAX_AT_ONCE);
+        Ok(QueueRequest::Peek { queue, order, from: cursor.unwrap_or_default(), limit })
+    }
+
+    pub(super) fn control_queue(&self, peer: &Peer, request: QueueControl) -> thrift::Result<QueueRequest> {
+        peer.identity.may_control_queues().map_err(denied)?;
+        let QueueControl { queue, action, state, id } = request;
+        let control = match (action, id) {
+            (QueueAction::PAUSE, _) => QueueOrJob::Queue(Control::Pause),
+            (QueueAction::RESUME, _) => QueueOrJob::Queue(Control::Resume),
+            (QueueAction::PURGE, _) => match state.and_then(order) {
+                Some(order) if order != Order::Running => QueueOrJob::Queue(Control::Purge(order)),
+                _ => return Err(invalid("state", "a purge takes WAITING, DELAYED or DEAD")),
+            },
+            (QueueAction::RETRY, Some(id)) => QueueOrJob::Job(job_id(id)?),
+            (QueueAction::RETRY, None) => QueueOrJob::Queue(Control::Retry),
+            (QueueAction(unknown), _) => return Err(invalid("action", &format!("{unknown} is unknown"))),
+        };
+        Ok(QueueRequest::Control { queue, control })
+    }
+
+    /// Carries it out, and waits until that is on the disk.
+    pub(super) async fn of_queues(
+        &self,
+        peer: &Peer,
+        request: QueueRequest,
+        stop: &Stop,
+    ) -> thrift::Result<QueueReply> {
+        let refused = |why| self.refused_by_queue(why);
+        Ok(match request {
+            QueueRequest::Enqueue(jobs) => {
+                let enqueued = self.queues.enqueue(jobs, producer(peer)).await.map_err(refused)?;
+                let jobs = enqueued.into_iter().map(|it| idl::EnqueuedJob { id: it.id as i64, is_new: it.is_new });
+                QueueReply::Enqueued(EnqueueReply { jobs: jobs.collect() })
+            }
+            QueueRequest::Take { queues, most, lease, wait } => {
+                let most = Most { jobs: most, bytes: self.page_bytes() };
+                let _waiting = (!wait.is_zero()).then(|| self.metrics.watches_waiting.hold());
+                let taken = tokio::select! {
+                    taken = self.queues.take(queues, most, lease, wait) => taken.map_err(refused)?,
+                    () = stop.requested() => Vec::new(),
+                };
+                QueueReply::Taken(TakeJobsReply { jobs: taken.into_iter().map(job).collect() })
+            }
+            QueueRequest::Update { id, attempt, update } => {
+                let grant = peer.identity.grant().clone();
+                let may_perform = move |queue: &str, _| grant.performs(queue);
+                let until = self.queues.update(id, attempt, update, may_perform).await.map_err(refused)?;
+                QueueReply::Updated(JobUpdateReply { lease_ends_at: until.map(|until| until as i64) })
+            }
+            QueueRequest::Find(id) => {
+                let found = self.queues.find(id, may_see_job(peer)).await.map_err(refused)?;
+                QueueReply::Found(JobReply { job: job(found) })
+            }
+            QueueRequest::Cancel(id) => {
+                self.queues.cancel(id, may_see_job(peer)).await.map_err(refused)?;
+                QueueReply::Cancelled(CancelJobReply {})
+            }
+            QueueRequest::List { after, limit } => {
+                let all = self.queues.overviews(after, limit).await.map_err(refused)?;
+                let cursor = all.last().filter(|_| all.len() == limit).map(|last| last.name.clone());
+                let visible = all.into_iter().filter(|it| peer.identity.grant().sees_queue(&it.name));
+                let queues = visible.map(QueueSummary::from).collect();
+                let trouble = self.queues.trouble().map(|why| why.to_string());
+                QueueReply::Listed(QueuesReply { queues, cursor, trouble })
+            }
+            QueueRequest::Peek { queue, order, from, limit } => {
+                let most = Most { jobs: limit, bytes: self.page_bytes() };
+                let Page { jobs, next } = self.queues.peek(queue, order, from, most).await.map_err(refused)?;
+                QueueReply::Peeked(JobsReply { jobs: jobs.into_iter().map(job).collect(), cursor: next })
+            }
+            QueueRequest::Control { queue, control } => {
+                tracing::info!(client = %peer.identity.client(), queue, ?control, "a queue is controlled");
+                let (jobs, has_more) = match control {
+                    QueueOrJob::Queue(control) => self.queues.control(queue, control).await.map_err(refused)?,
+                    QueueOrJob::Job(id) => {
+                        self.queues.retry(queue, id).await.map_err(refused)?;
+                        (1, false)
+                    }
+                };
+                QueueReply::Controlled(QueueControlReply { jobs: jobs as i32, has_more })
+            }
+        })
+    }
+
+    fn refused_by_queue(&self, why: Refused) -> thrift::Error {
+        let message = why.to_string();
+        let not_found = |kind, name: &dyn Display| -> thrift::Error {
+            let snapshot = self.store.snapshot();
+            let freshness = snapshot.freshness(snapshot.behind_all()).into();
+            NotFound { kind, name: name.to_string(), message: message.clone(), freshness }.into()
+        };
+        match why {
+            Refused::Invalid(field, message) => invalid(field, &message),
+            Refused::Off => invalid("queue", &message),
+            Refused::Running(_) => invalid("id", &message),
+            Refused::Full(_) | Refused::Unavailable(_) => {
+                self.metrics.overloaded.increment();
+                Overloaded { message }.into()
+            }
+            Refused::NoQueue(ref name) => not_found(EntityKind::QUEUE, name),
+            Refused::NoJob(id) | Refused::NotLeased(id, _) => not_found(EntityKind::JOB, &id),
+        }
+    }
+}
+
+fn producer(peer: &Peer) -> Producer {
+    let uid = match peer.identity.client() {
+        Client::Unix { uid, .. } => Some(uid),
+        Client::Tcp => None,
+    };
+    Producer { uid, is_admin: peer.identity.grant().is_admin() }
+}
+
+/// Whether the client enqueued a job, or may perform it.
+fn may_see_job(peer: &Peer) -> impl FnOnce(&str, Option<u32>) -> bool + Send + 'static {
+    let (grant, client) = (peer.identity.grant().clone(), peer.identity.client());
+    move |queue, user| matches!(client, Client::Unix { uid, .. } if user == Some(uid)) || grant.performs(queue)
+}
+
+fn new_job(job: idl::NewJob) -> thrift::Result<NewJob> {
+    let idl::NewJob { queue, name, payload, delay_ms, priority, unique_key, unique_until, retries, timeout_ms } = job;
+    let until = match unique_until.unwrap_or(UniqueUntil::SUCCESS) {
+        UniqueUntil::START => Until::Start,
+        UniqueUntil::SUCCESS => Until::Success,
+        UniqueUntil(unknown) => return Err(invalid("uniqueUntil", &format!("{unknown} is unknown"))),
+    };
+    let number = |field, number: i32| u32::try_from(number).map_err(|_| invalid(field, "must not be below 0"));
+    let priority = priority.map(|it| number("priority", it)).transpose()?;
+    Ok(NewJob {
+        queue,
+        name,
+        payload: payload.unwrap_or_default(),
+        delay: millis("delayMs", delay_ms.unwrap_or(0))?,
+        priority: priority.map(|priority| u8::try_from(priority).unwrap_or(u8::MAX)),
+        unique: unique_key.map(|key| Unique { key, until }),
+        retries: retries.map(|retries| number("retries", retries)).transpose()?,
+        timeout: timeout_ms.map(|timeout| some_millis("timeoutMs", timeout)).transpose()?,
+    })
+}
+
+fn job_id(id: i64) -> thrift::Result<u64> {
+    u64::try_from(id).map_err(|_| invalid("id", "must not be below 0"))
+}
+
+fn millis(field: &str, millis: i64) -> thrift::Result<Duration> {
+    u64::try_from(millis).map(Duration::from_millis).map_err(|_| invalid(field, "must not be below 0"))
+}
+
+fn some_millis(field: &str, time: i64) -> thrift::Result<Duration> {
+    match millis(field, time)? {
+        Duration::ZERO => Err(invalid(field, "must be above 0")),
+        time => Ok(time),
+    }
+}
+
+fn order(state: JobState) -> Option<Order> {
+    match state {
+        JobState::WAITING => Some(Order::Waiting),
+        JobState::DELAYED => Some(Order::Delayed),
+        JobState::RUNNING => Some(Order::Running),
+        JobState::DEAD => Some(Order::Dead),
+        _ => None,
+    }
+}
+
+fn job(job: Job) -> idl::Job {
+    let (state, at) = match job.state {
+        State::Waiting => (JobState::WAITING, None),
+        State::Delayed { until } => (JobState::DELAYED, Some(until)),
+        State::Running { until } => (JobState::RUNNING, Some(until)),
+        State::Dead { since } => (JobState::DEAD, Some(since)),
+    };
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    idl::Job {
+        id: job.id as i64,
+        queue: job.queue,
+        name: job.name,
+        payload: job.payload,
+        state,
+        priority: job.priority.into(),
+        attempt: number(job.attempt),
+        failures: number(job.failures),
+        retries: number(job.retries),
+        timeout_ms: job.timeout.as_millis() as i64,
+        enqueued_at: job.enqueued_at as i64,
+        state_at: at.map(|at| at as i64),
+        error: job.error,
+    }
+}
+
+fn size(job: &idl::Job) -> usize {
+    OVERHEAD + job.queue.len() + job.name.len() + job.payload.len() + job.error.as_ref().map_or(0, String::len)
+}
+
+impl From<Overview> for QueueSummary {
+    fn from(it: Overview) -> Self {
+        Self {
+            name: it.name,
+            is_paused: it.is_paused,
+            waiting: it.waiting as i64,
+            delayed: it.delayed as i64,
+            running: it.running as i64,
+            dead: it.dead as i64,
+            bytes: it.bytes as i64,
+            oldest_waiting: it.oldest_waiting.map(|at| at as i64),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Queues of jobs: over Thrift and on the command line, for several users, and across the death of the sidecar.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+use crate::access::for_everybody;
+use crate::harness::{Roster, SOON, ensure, eventually, exception, is_skipped_without_root};
+use crate::idl::{
+    EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
+    QueuesQuery, TRosterSyncClient, TakeJobsRequest,
+};
+
+/// A user whom no machine has.
+const WEB: u32 = 33_033;
+
+const SETTINGS: &str = "[queue]\npath = 'queue'\n";
+
+/// A sidecar that keeps queues, and has what else it answers from.
+fn roster(settings: &str) -> Roster {
+    let nodes = "[[file]]\npath = \"nodes.toml\"\n";
+    let mut roster = Roster::prepare(&format!("{nodes}{settings}"));
+    roster.write("nodes.toml", "[nodes]\n\"/a\" = \"one\"\n");
+    roster.run();
+    roster.becomes("live");
+    roster
+}
+
+fn job(name: &str) -> NewJob {
+    NewJob::new("mail".to_owned(), name.to_owned(), b"\xff{}".to_vec(), None, None, None, None, None, None)
+}
+
+fn enqueue(roster: &Roster, jobs: Vec<NewJob>) -> Vec<i64> {
+    let reply = roster.client().enqueue(EnqueueRequest { jobs }).expect("there is room");
+    reply.jobs.iter().map(|job| job.id).collect()
+}
+
+fn take(roster: &Roster, limit: i32, wait_ms: i32) -> Vec<Job> {
+    let request = TakeJobsRequest::new(vec!["none".into(), "mail".into()], limit, None, wait_ms);
+    roster.client().take_jobs(request).expect("an answer").jobs
+}
+
+fn update(roster: &Roster, job: &Job, action: JobAction) -> thrift::Result<()> {
+    let error = "no route".to_owned();
+    roster.client().update_job(JobUpdate::new(job.id, job.attempt, action, None, error, None)).map(drop)
+}
+
+/// What the command line prints that ends well.
+fn prints(roster: &Roster, words: &[&str]) -> String {
+    let ended = roster.cli(words);
+    assert_eq!(ended.code, Some(0), "{words:?}: {ended:?}");
+    ended.text()
+}
+
+#[test]
+fn jobs_outlast_a_killed_sidecar_with_their_leases_until_they_are_done() {
+    let mut roster = roster(SETTINGS);
+    let ids = enqueue(&roster, vec![job("a"), job("b"), job("c")]);
+    let taken = take(&roster, 2, 0);
+    assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), ids[..2]);
+    assert_eq!((taken[0].payload.as_slice(), taken[0].attempt, taken[0].state), (&b"\xff{}"[..], 1, JobState::RUNNING));
+    roster.kill();
+    roster.run();
+    let third = take(&roster, 9, 0);
+    assert_eq!(third.iter().map(|job| job.id).collect::<Vec<_>>(), ids[2..], "the others have their leases");
+    update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+    update(&roster, &taken[1], JobAction::FAIL).expect("it has the lease");
+    update(&roster, &third[0], JobAction::BURY).expect("it has the lease");
+    let absent: NotFound = exception(roster.client().job(JobQuery { id: ids[0] })).expect("it is done");
+    assert_eq!(absent.name, ids[0].to_string());
+    exception::<NotFound>(update(&roster, &taken[0], JobAction::DONE)).expect("it is done");
+    let failed = roster.client().job(JobQuery { id: ids[1] }).expect("it is there").job;
+    assert_eq!((failed.state, failed.failures, failed.error.as_deref()), (JobState::DELAYED, 1, Some("no route")));
+    roster.kill();
+    roster.run();
+    let listed = roster.cli(["queue", "list", "-o", "json"]).json();
+    let counts = ["waiting", "delayed", "running", "dead"].map(|state| listed["queues"][0][state].clone());
+    assert_eq!(counts, [0, 1, 0, 1].map(serde_json::Value::from));
+    assert_eq!(prints(&roster, &["queue", "retry", "mail", &ids[2].to_string()]), "1 job waits again\n");
+    assert_eq!(take(&roster, 9, 0).first().map(|job| (job.id, job.attempt)), Some((ids[2], 2)));
+    let status = roster.cli(["status", "-o", "json"]).json();
+    assert_eq!((&status["counters"]["jobsRunning"], &status["counters"]["jobsDelayed"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn whoever_waits_has_a_job_as_soon_as_it_is_enqueued() {
+    let roster = roster(SETTINGS);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| take(&roster, 1, 30_000));
+        eventually("it waits", SOON, || {
+            let waiting = roster.status().counters["watchesWaiting"];
+            ensure(waiting == 1, waiting)
+        });
+        let ids = enqueue(&roster, vec![job("a")]);
+        assert_eq!(waiting.join().expect("no panic").first().map(|job| job.id), Some(ids[0]));
+    });
+}
+
+#[test]
+fn the_command_line_enqueues_looks_pauses_and_removes() {
+    let roster = roster(SETTINGS);
+    fs::write(roster.folder().join("payload"), b"\xff").expect("written");
+    let file = format!("@{}", roster.folder().join("payload").display());
+    let id = prints(&roster, &["enqueue", "mail", "send", &file, "--priority", "1", "--unique", "k"]);
+    let again = roster.cli(["enqueue", "mail", "send", "--unique", "k"]);
+    assert!(again.wrong.contains("another job has this key already"), "{again:?}");
+    assert_eq!(again.text(), id);
+    prints(&roster, &["enqueue", "mail", "later", "{}", "--delay", "1h", "--retries", "0", "--attempt-timeout", "5m"]);
+    prints(&roster, &["queue", "pause", "mail"]);
+    assert_eq!(take(&roster, 1, 0), []);
+    let table = prints(&roster, &["queue", "list"]);
+    assert!(table.contains("paused") && table.contains("OLDEST WAITS"), "{table}");
+    let peeked = prints(&roster, &["queue", "peek", "mail", "-o", "json"]);
+    assert!(peeked.contains(r#""payloadBase64":"/w==""#) && peeked.contains(r#""name":"send""#), "{peeked}");
+    let peeked = prints(&roster, &["queue", "peek", "mail", "delayed"]);
+    assert!(peeked.contains("later") && peeked.lines().count() == 2, "{peeked}");
+    prints(&roster, &["queue", "resume", "mail"]);
+    assert_eq!(take(&roster, 1, 0).len(), 1);
+    assert_eq!(prints(&roster, &["queue", "purge", "mail", "delayed"]), "1 job removed\n");
+    assert_eq!(prints(&roster, &["queue", "retry", "mail", "--all"]), "0 jobs wait again\n");
+    assert_eq!(roster.cli(["queue", "peek", "none"]).code, Some(1));
+    let wrong = roster.cli(["enqueue", "mail", ""]);
+    assert!(wrong.code == Some(2) && wrong.wrong.contains("name: it has 0 bytes"), "{wrong:?}");
+}
+
+#[test]
+fn users_enqueue_and_see_their_own_and_only_whom_a_rule_names_performs() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let run = |settings: &str| {
+        let roster = roster(&format!("{SETTINGS}{settings}"));
+        for path in [roster.folder(), roster.socket()] {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("a mode");
+        }
+        let program = for_everybody(roster.folder());
+        (roster, program)
+    };
+    let says = |(roster, program): &(Roster, std::path::PathBuf), words: &[&str], code: i32| {
+        let socket = format!("unix://{}", roster.socket().display());
+        let mut command = Command::new(program);
+        command.args(words).env("ROSTER_ADDRESS", socket).current_dir("/").uid(WEB).gid(WEB);
+        let Output { status, stdout, stderr } = command.output().expect("it starts");
+        let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert_eq!(status.code(), Some(code), "{words:?}: {text}");
+        text
+    };
+    let without_rules = run("");
+    says(&without_rules, &["enqueue", "mail", "a"], 0);
+    assert!(says(&without_rules, &["queue", "list"], 0).contains("mail"));
+    let told = says(&without_rules, &["queue", "peek", "mail"], 8);
+    assert!(told.contains("uid 33033 may not look at jobs of mail") && told.contains("`perform`"), "{told}");
+    let told = says(&without_rules, &["queue", "purge", "mail", "waiting"], 8);
+    assert!(told.contains("may not control queues"), "{told}");
+    let with_rules = run(&format!("[[allow]]\nuser = '{WEB}'\nenqueue = ['mail']\nperform = ['img-*']\n"));
+    says(&with_rules, &["enqueue", "mail", "a"], 0);
+    says(&with_rules, &["enqueue", "img-small", "a"], 8);
+    enqueue(
+        &with_rules.0,
+        vec![NewJob { queue: "img-small".into(), ..job("x") }, NewJob { queue: "own".into(), ..job("y") }],
+    );
+    let listed = says(&with_rules, &["queue", "list"], 0);
+    assert!(listed.contains("img-small") && listed.contains("mail") && !listed.contains("own"), "{listed}");
+    says(&with_rules, &["queue", "peek", "img-small"], 0);
+    says(&with_rules, &["queue", "pause", "img-small"], 8);
+}
+
+#[test]
+fn without_a_folder_and_with_one_that_cannot_be_had_it_says_so_and_serves_the_rest() {
+    let off = roster("");
+    let refused: InvalidRequest =
+        exception(off.client().enqueue(EnqueueRequest { jobs: vec![job("a")] })).expect("off");
+    assert!(refused.message.contains("set `[queue] path`"), "{refused:?}");
+    let mut roster = roster(SETTINGS);
+    enqueue(&roster, vec![job("a")]);
+    roster.kill();
+    let file = roster.folder().join("queue/jobs.mdb");
+    let bytes = fs::read(&file).expect("a file");
+    fs::write(&file, &bytes[..bytes.len() / 2]).expect("written");
+    roster.run();
+    let queues = roster.client().queues(QueuesQuery::default()).expect("an answer");
+    let trouble = queues.trouble.expect("it is told");
+    assert!(queues.queues.is_empty() && trouble.contains("set aside in"), "{trouble}");
+    enqueue(&roster, vec![job("a")]);
+    roster.kill();
+    fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("in its way");
+    roster.run();
+    assert_eq!(roster.data("/a"), b"one");
+    let refused: Overloaded =
+        exception(roster.client().enqueue(EnqueueRequest { jobs: vec![job("a")] })).expect("trouble");
+    assert!(refused.message.contains("jobs.mdb"), "{refused:?}");
+}
