@@ -121,6 +121,12 @@ fn a_check_refuses_what_does_not_start() {
         "roster.toml:2: file.0.path: tree.toml: `/other` lies outside the file's root /app"
     );
     assert!(checked("[[file]]\npath = 'roster.toml'").contains("file.0.path: cannot read roster.toml"));
+    let open = path.join("open");
+    std::fs::create_dir(&open).expect("made");
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is ours");
+    let told = checked(&format!("[sidecar]\npid_file = '{}/roster.pid'", open.display()));
+    assert!(told.starts_with("roster.toml:2: sidecar.pid_file: cannot write open/roster.pid: "), "{told}");
+    assert!(told.contains("(mode 0777)"), "{told}");
 }
 
 #[test]
