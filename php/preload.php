@@ -18,6 +18,7 @@ foreach ([
     Roster\Read\Hydrator::class,
     Roster\Read\Picks::class,
     Roster\Read\SharedFile::class,
+    Roster\Read\WarmUp::class,
     Roster\Resolved::class,
     Roster\Transport::class,
 ] as $class) {

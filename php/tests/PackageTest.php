@@ -55,7 +55,8 @@ final class PackageTest extends TestCase
         exec(PHP_BINARY . " $settings -r $code 2>&1", $told);
         self::assertSame(
             ['Roster\Client Roster\DefaultPaths Roster\Freshness Roster\Node Roster\Origin Roster\Quiet '
-                . 'Roster\Read\Hydrator Roster\Read\Picks Roster\Read\SharedFile Roster\Resolved Roster\Transport'],
+                . 'Roster\Read\Hydrator Roster\Read\Picks Roster\Read\SharedFile Roster\Read\WarmUp '
+                . 'Roster\Resolved Roster\Transport'],
             $told,
         );
     }

@@ -9,6 +9,7 @@ use Roster\Client;
 use Roster\Exception\NotReady;
 use Roster\Exception\Unavailable;
 use Roster\Read\Picks;
+use Roster\Read\WarmUp;
 use Roster\Tests\Support\SharedFile;
 use Roster\Transport;
 
@@ -63,6 +64,33 @@ final class ResolveTest extends TestCase
             $deviation = sqrt(4_000 * $share * (1 - $share));
             self::assertEqualsWithDelta(4_000 * $share, $counts[$address], 6 * $deviation + 1, $address);
         }
+    }
+
+    public function testAnInstanceThatWarmsUpWeighsAsMuchAsInTheSidecar(): void
+    {
+        $vectors = self::vectorsOf('warmUps');
+        self::assertGreaterThan(9, count($vectors));
+        foreach ($vectors as $vector) {
+            $record = ['provenance' => [['decoder' => $vector['decoder']]]] + $vector;
+            self::assertSame($vector['counts'], WarmUp::weight($record, $vector['now']), $vector['what']);
+        }
+    }
+
+    /** @requires extension dba */
+    public function testOneThatWarmsUpIsDrawnLessOftenAndKeepsItsKeys(): void
+    {
+        $of = static fn (string $timestamp) => [
+            'weight' => 100,
+            'metadata' => ['timestamp' => $timestamp, 'warmup' => '2147483647'],
+            'provenance' => [['decoder' => 'dubbo']],
+        ];
+        $instances = [['address' => 'h:1'] + $of('1000'), ['address' => 'h:2'] + $of(time() . '000')];
+        $roster = Client::local('', '', self::file($instances, [self::chunk($instances)])->path);
+        $isFresh = static fn (?string $key) => $roster->resolve('web', key: $key)->address() === 'h:2';
+        $drawn = count(array_filter(range(1, 4_000), static fn (int $key) => $isFresh(null)));
+        self::assertEqualsWithDelta(4_000 / 101, $drawn, 6 * sqrt(4_000 / 101) + 1);
+        $keyed = count(array_filter(range(1, 4_000), static fn (int $key) => $isFresh((string) $key)));
+        self::assertEqualsWithDelta(2_000, $keyed, 6 * sqrt(1_000) + 1);
     }
 
     /** @return iterable<string, array{list<array>, string, list<array>}> */
@@ -276,6 +304,7 @@ final class ResolveTest extends TestCase
             $host = trim(substr($address, 0, $colon), '[]');
             $endpoint = ['protocol' => $it['protocol'] ?? 'http', 'host' => $host, 'port' => (int) substr($address, $colon + 1)];
             $instance = ['group' => $it['group'] ?? '', 'endpoints' => [['name' => 'admin', 'port' => 1] + $endpoint, $endpoint]];
+            $instance += array_intersect_key($it, ['weight' => 0, 'metadata' => 0, 'provenance' => 0]);
             $entries["instance/$service\0001.0.0\0$number"] = json_encode($instance);
         }
         $file->write($entries);

@@ -4,6 +4,7 @@ mod instance;
 pub(crate) mod json;
 mod master;
 pub mod view;
+mod warm_up;
 mod words;
 
 use std::cmp::Ordering;
@@ -23,6 +24,7 @@ pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,
     cut_to_bounds, lenient_version, split_name,
 };
+pub use self::warm_up::WarmUp;
 pub use self::words::{counted, shortened, utc};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since

@@ -1,8 +1,11 @@
 //! Explaining: why an instance is chosen, or not.
 
+use std::time::SystemTime;
+
 use semver::Version;
 
 use super::{candidates, is_callable};
+use crate::clock::millis_since_1970;
 use crate::model::{Held, Instance, InstanceState, Withheld, Withholding, utc};
 use crate::store::Directory;
 
@@ -60,7 +63,12 @@ pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Versi
         reasons.push("its master is silent: it is chosen where no other can be had".into());
     }
     if reasons.is_empty() {
-        reasons.push(format!("it can be called, and has the weight {}", instance.weight));
+        let now = millis_since_1970(SystemTime::now());
+        let warm_up = instance.warm_up().map(|it| (it.weight(instance.weight, now), it.ends_at()));
+        let part = warm_up.filter(|(weight, _)| *weight < instance.weight);
+        let part =
+            part.map(|(weight, until)| format!(", of which {weight} counts now: it warms up until {}", utc(until)));
+        reasons.push(format!("it can be called, and has the weight {}{}", instance.weight, part.unwrap_or_default()));
     }
     Explanation { is_served: is_callable && is_newest, reasons }
 }

@@ -1,12 +1,15 @@
 //! Picks one of a set of candidates, by a policy.
 
+use std::cell::LazyCell;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ptr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::rendezvous::{Best, Score, draw};
 use super::{Balance, Query, Subset, candidates};
+use crate::clock::millis_since_1970;
 use crate::model::{Instance, Withheld};
 use crate::store::{Directory, InstanceSet, Instances, Lot, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
@@ -181,16 +184,18 @@ fn of_two<'a>(
 /// A random candidate, each in proportion to its weight.
 fn any<'a>(set: &'a InstanceSet, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let heaviest = set.heaviest() as usize;
+    let now = LazyCell::new(|| millis_since_1970(SystemTime::now()));
+    let weight = |provider: &Provider| provider.weight_at(|| *now) as usize;
     for _ in 0..DRAWS {
         let drawn = set.get(random_below(set.len()))?;
         // Otherwise draw again: so the probability is in proportion to the weight.
-        if random_below(heaviest) < drawn.weight as usize
+        if random_below(heaviest) < weight(drawn)
             && let Some(candidate) = will_do(drawn)
         {
             return Some(candidate);
         }
     }
-    let all = || set.unordered().filter_map(|provider| Some((provider.weight as usize, will_do(provider)?)));
+    let all = || set.unordered().filter_map(|provider| Some((weight(provider), will_do(provider)?)));
     let mut left = random_below(all().map(|(weight, _)| weight).sum());
     let mut last = None;
     for (weight, candidate) in all() {

@@ -1,12 +1,14 @@
 //! Choices match the query.
 
 use super::*;
+use crate::clock::millis_since_1970;
 use crate::model::{
-    Answers, Call, Change, Command, Decoder, Endpoint, Instance, InstanceState, Line, Master, NodePath, Provenance,
-    Record, Refused, Service, Withholding,
+    Answers, Call, Change, Command, Decoder, Endpoint, Format, Instance, InstanceState, Line, Master, NodePath,
+    Provenance, Record, Refused, Service, Withholding,
 };
 use crate::store::{Feed, Provider, Publisher, Store, Withhold, WithholdKind, key_hash};
 use rmpv::Value;
+use std::time::SystemTime;
 
 /// A line with this many calls under way.
 #[derive(Debug, Default)]
@@ -386,6 +388,51 @@ fn of_one_address_the_same_is_chosen_as_by_php() {
         let (found, _) = resolve(&directory, "db", &key("k")).expect("one");
         assert_eq!(found.endpoints[0].protocol, vector["protocol"], "{vector}");
     }
+}
+
+/// An instance that Dubbo registers, with these metadata.
+fn of_dubbo(address: &str, format: Format, metadata: &[(&str, &str)]) -> Instance {
+    let instance = Instance::at("db", address);
+    let decoder = Decoder::Format(format);
+    let provenance = instance.provenance.iter().map(|it| Provenance { decoder, ..it.clone() }).collect();
+    let metadata = metadata.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    Instance { provenance, metadata: Value::Map(metadata).into(), ..instance }
+}
+
+#[test]
+fn an_instance_that_warms_up_weighs_as_much_as_php_has_it() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/resolve.json")).expect("JSON");
+    for vector in vectors["warmUps"].as_array().expect("a list") {
+        let format = serde_json::from_value(vector["decoder"].clone()).expect("a format");
+        let metadata = vector["metadata"].as_object().expect("an object");
+        let metadata: Vec<_> =
+            metadata.iter().map(|(key, value)| (key.as_str(), value.as_str().expect("a text"))).collect();
+        let [weight, now, counts] = ["weight", "now", "counts"].map(|key| vector[key].as_u64().expect("a number"));
+        let weight = weight as u32;
+        let found = of_dubbo("h:1", format, &metadata).warm_up().map_or(weight, |it| it.weight(weight, now));
+        assert_eq!(u64::from(found), counts, "{vector}");
+    }
+}
+
+#[test]
+fn one_that_warms_up_is_drawn_less_often_and_keeps_its_keys_and_its_turns() {
+    fastrand::seed(7);
+    let started = millis_since_1970(SystemTime::now()).to_string();
+    let mut directory = Directory::default();
+    for (port, timestamp) in [(1, "1000"), (2, &started)] {
+        let metadata = [("timestamp", timestamp), ("warmup", "2147483647")];
+        let instance = of_dubbo(&format!("h:{port}"), Format::Dubbo, &metadata);
+        directory.list(&format!("\u{1}{port}").into(), "db".into(), instance.version.clone(), [instance].into());
+    }
+    let share = |query: &Query| counts(&directory, query, 10_000).get("h:2").copied().unwrap_or_default();
+    assert_near(share(&by(Balance::Random)), 10_000, 1.0 / 101.0);
+    assert_eq!(share(&by(Balance::RoundRobin)), 5_000);
+    let keyed = (0..10_000).filter(|key| resolved(&directory, &self::key(key)) == Ok("h:2".to_owned()));
+    assert_near(keyed.count(), 10_000, 0.5);
+    let (_, fresh) = directory.instances("db").find(|(_, it)| it.address() == "h:2").expect("it is there");
+    let told = explain(&directory, fresh, None).reasons;
+    assert!(told[0].contains("has the weight 100, of which 1 counts now"), "{told:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 use semver::Version;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::Instance;
+use crate::model::{Instance, WarmUp};
 
 /// The instances of a service by version; at least one in each.
 pub type Instances = OrdMap<Version, InstanceSet>;
@@ -53,6 +53,8 @@ pub struct Provider {
     pub weight: u32,
     /// The hash of the address, for choosing by a key.
     pub address_hash: u64,
+    /// Until it has warmed up, only a part of its weight counts in random choices.
+    warm_up: Option<WarmUp>,
 }
 
 /// The data by which a provider is chosen for a key. Stored contiguously, since each choice looks at all.
@@ -71,7 +73,13 @@ impl Provider {
     pub(super) fn new(id: Arc<str>, instances: Arc<[Instance]>) -> Self {
         let weight = instances.first().filter(|first| first.takes_calls()).map_or(0, |it| it.weight);
         let address_hash = key_hash(&instances.first().map(Instance::address).unwrap_or_default());
-        Self { id, instances, weight, address_hash }
+        let warm_up = instances.first().and_then(Instance::warm_up);
+        Self { id, instances, weight, address_hash, warm_up }
+    }
+
+    /// The weight that counts now. The time, in ms since 1970, is read only if it matters.
+    pub fn weight_at(&self, now: impl FnOnce() -> u64) -> u32 {
+        self.warm_up.map_or(self.weight, |warm_up| warm_up.weight(self.weight, now()))
     }
 
     /// The address of its instances.

@@ -50,6 +50,9 @@ final class SharedFile
     /** How many random draws to try before looking through all weights. */
     private const DRAWS = 8;
 
+    /** How often to draw again where instances warm up: then almost all do. */
+    private const REDRAWS = 64;
+
     /** A larger number of instances is believed only if the file has this many bytes for each. */
     private const FEW_INSTANCES = 4_096;
     private const MIN_INSTANCE_BYTES = 64;
@@ -238,7 +241,7 @@ final class SharedFile
             // A version of another service takes precedence, and only the sidecar knows which of these exist.
             $keys = [...$keys, 'service' . self::name($versioned[1], '/'), 'instances' . self::name($versioned[1], '/')];
         }
-        for ($try = 0; $try <= self::TRIES; $try++) {
+        for ([$try, $redraws] = [0, 0]; $try <= self::TRIES; $try++) {
             $entries = $this->entries($keys, Report::INSTANCES, $maxAge);
             $choice = array_shift($entries);
             if ($choice === false || array_filter($entries, is_string(...)) !== []) {
@@ -276,6 +279,11 @@ final class SharedFile
             $equal = array_map(static fn (string|false $json) => self::decoded((string) $json), $found);
             if (count($equal) > 1) {
                 usort($equal, Hydrator::compare(...));
+            }
+            // Only a part of the weight counts during a warm-up: otherwise draw again.
+            if ($key === null && $redraws < self::REDRAWS && !WarmUp::takes($equal[0])) {
+                [$redraws, $try] = [$redraws + 1, $try - 1];
+                continue;
             }
             return Hydrator::resolved($equal[0], $service, $this->freshness, $isProtected);
         }
