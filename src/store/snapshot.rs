@@ -160,8 +160,8 @@ impl Snapshot {
         })
     }
 
-    /// The nodes that change what each of these registers. Where several of one scope follow one another, its rules are read
-    /// once; that takes long nevertheless.
+    /// By node, the rules that change what it registers. It takes long, although the rules of a scope are read once for
+    /// consecutive nodes.
     pub(crate) fn rules_of(&self, paths: &[NodePath]) -> Vec<Vec<NodePath>> {
         let mut last: Option<(NodePath, RulesOfScope)> = None;
         let changing = paths.iter().map(|path| {
@@ -175,7 +175,7 @@ impl Snapshot {
         changing.map(Option::unwrap_or_default).collect()
     }
 
-    /// Whether a node may change what this one registers.
+    /// Whether there may be rules that change what a node registers.
     pub(crate) fn may_have_rules(&self, path: &NodePath) -> bool {
         self.scope_of(path).is_some_and(|(config, scope)| may_have_rules(config, &self.nodes, &scope))
     }

@@ -124,8 +124,8 @@ fn is_named(instance: &Instance, name: &str) -> bool {
     instance.master().is_some_and(|id| **id == *name) || instance.endpoints.iter().any(is_it)
 }
 
-/// By node, those that change what it registers. Each rule of a scope is tried with each of its nodes: that takes long, and
-/// memory for what the rules say, so that a user has it done once at a time, and elsewhere.
+/// By node, the rules that change what it registers. Trying each rule of a scope with each node takes time, and memory for
+/// the rules: it runs on another thread, one at a time for each user.
 async fn changing(peer: &Peer, snapshot: &Arc<Snapshot>, paths: Vec<&NodePath>) -> HashMap<NodePath, Vec<NodePath>> {
     if !paths.iter().any(|path| snapshot.may_have_rules(path)) {
         return HashMap::new();
@@ -138,7 +138,7 @@ async fn changing(peer: &Peer, snapshot: &Arc<Snapshot>, paths: Vec<&NodePath>) 
     peer.account.memory.work(usize::MAX, found).await
 }
 
-/// A node and the rules that change what it registers, with what of it the client may know.
+/// A node and the rules that change what it registers, as far as the client may see them.
 fn node(
     snapshot: &Snapshot,
     source: &str,

@@ -386,7 +386,7 @@ fn spots(instance: &Instance) -> Vec<(Arc<str>, Arc<[Endpoint]>)> {
     spots.filter(|(address, _): &(Arc<str>, _)| seen.insert(address.clone())).collect()
 }
 
-/// As how many instances it counts as one more interface: one at each spot, and more where a long path stands in each.
+/// How many instances one more interface counts as: one for each spot, and more if the path is long.
 fn charge_of_interface(spots: &[(Arc<str>, Arc<[Endpoint]>)], path: &NodePath) -> usize {
     (spots.len() * (1 + path.as_str().len() / MAX_SHORT_PATH_BYTES)).max(1)
 }
@@ -639,7 +639,7 @@ impl RulesOfScope {
         Self(rules_below(config, nodes, scope, &begin).map(|(path, rule)| (path.clone(), rule)).collect())
     }
 
-    /// The nodes of those that change what one of the scope registers.
+    /// The paths of the rules that change what a node of the scope registers.
     pub(in crate::store) fn changing(&self, config: &Config, nodes: &Nodes, path: &NodePath) -> Vec<NodePath> {
         let located = config.locate(path).filter(|located| located.role == Role::Instance);
         let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
