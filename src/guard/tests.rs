@@ -310,6 +310,30 @@ fn while_others_are_held_one_that_goes_alone_is_gone_and_the_dead_are_passed_ove
 }
 
 #[test]
+fn what_is_left_of_a_service_is_held_as_well_if_it_goes_at_once_however_few_it_is() {
+    let shrunken = || {
+        let mut house = House::with("web", 10);
+        house.go("web", &ids(0..6));
+        house.pass(MINUTE + STEP);
+        house
+    };
+    let mut house = shrunken();
+    house.go("web", &ids(6..10));
+    assert_eq!(house.count("web"), (10, 10));
+    let mut house = shrunken();
+    for (number, served) in [(6, (9, 6)), (7, (8, 6)), (8, (10, 9))] {
+        house.go("web", &ids(number..number + 1));
+        assert_eq!(house.count("web"), served);
+    }
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..10));
+    house.come("web", &ids(10..14));
+    house.pass(MINUTE + STEP);
+    house.go("web", &ids(10..14));
+    assert_eq!(house.count("web"), (14, 14), "its replacements too");
+}
+
+#[test]
 fn services_of_one_address_share_its_probe() {
     let mut house = House::new();
     for service in ["a", "b"] {

@@ -111,7 +111,7 @@ impl Watched {
     ) -> Vec<Outcome> {
         let Observed { vanished, moved, came, present } = observed;
         self.forget(now, config);
-        // Held ones count in none of these, so that they do not keep later ones from going.
+        // Held ones do not count here or in the peak, so that they do not keep later ones from going.
         let registered = (present + vanished.len()).saturating_sub(came.len());
         let mut outcomes = Vec::new();
         for (id, version, _) in came {
@@ -128,7 +128,9 @@ impl Watched {
             return outcomes;
         }
         let peak = self.levels.peak().max(registered);
-        let is_shrunken = !vanished.is_empty() && peak >= config.min_instances && present * 2 < peak;
+        // The size of the service is that before the loss, as long as it lasts: what is left may be few.
+        let is_large = peak.max(self.before) >= config.min_instances;
+        let is_shrunken = !vanished.is_empty() && is_large && present * 2 < peak;
         let (mut held, mut gone): (Vec<_>, Vec<_>) = vanished.into_iter().partition(|it| is_shrunken || it.is_lost);
         gone.extend(held.drain(held.len().min(room_for_held)..));
         let room_for_held = room_for_held - held.len();
