@@ -80,15 +80,17 @@ impl House {
     }
 
     fn take(&mut self, effects: Vec<Effect>) {
-        for Effect { service, id, instance, .. } in effects {
-            let listed = self.listed.entry(service.to_string()).or_default();
-            match instance {
-                Some(instance) => listed.insert(id.to_string(), instance.held.map(|held| *held)),
-                None => listed.remove(&*id),
-            };
-        }
+        effects.into_iter().for_each(|effect| self.list(effect));
         let held = self.listed.values().flat_map(BTreeMap::values).flatten().count();
         assert_eq!(self.guard.count_of_held(), held);
+    }
+
+    fn list(&mut self, Effect { service, id, instance, .. }: Effect) {
+        let listed = self.listed.entry(service.to_string()).or_default();
+        match instance {
+            Some(instance) => listed.insert(id.to_string(), instance.held.map(|held| *held)),
+            None => listed.remove(&*id),
+        };
     }
 
     fn served(&self) -> Vec<(String, Vec<String>)> {
@@ -115,6 +117,20 @@ impl House {
     fn count(&self, service: &str) -> (usize, usize) {
         let Some(listed) = self.listed.get(service) else { return (0, 0) };
         (listed.len(), listed.values().flatten().count())
+    }
+
+    /// Starts a new sidecar, which finds what is registered and what the earlier one held.
+    fn restart(&mut self) {
+        self.guard = Guard::new(self.guard.config().clone());
+        let all = self.listed.clone();
+        for (service, id, held) in all.iter().flat_map(|(service, ids)| ids.iter().map(move |(id, it)| (service, id, it))) {
+            let Some(held) = held.clone() else { continue };
+            let instance = Instance { held: Some(held.into()), ..Instance::at(service, id) };
+            let present = self.registered[service].len();
+            let effects = self.guard.restore(self.now, id.as_str().into(), instance, present);
+            assert_eq!(effects.len(), 1);
+            effects.into_iter().for_each(|effect| self.list(effect));
+        }
     }
 
     fn marks(&self, service: &str) -> Vec<(Probe, bool)> {
@@ -310,6 +326,26 @@ fn while_others_are_held_one_that_goes_alone_is_gone_and_the_dead_are_passed_ove
 }
 
 #[test]
+fn after_a_restart_the_dead_are_passed_over_as_before_and_what_is_left_is_held() {
+    for (replacements, is_passed_over) in [(4, false), (5, true), (9, true)] {
+        let mut house = House::with("web", 10);
+        house.go("web", &ids(0..10));
+        house.come("web", &ids(10..10 + replacements));
+        for _ in 0..2 {
+            house.probed(&ids(0..10), Found::Silent);
+            assert_eq!(house.marks("web"), [(Probe::Silent, is_passed_over); 10], "{replacements}");
+            house.restart();
+            assert_eq!(house.marks("web"), [(Probe::Untried, false); 10]);
+        }
+    }
+    let mut house = House::with("web", 7);
+    house.go("web", &ids(0..4));
+    house.restart();
+    house.go("web", &ids(4..7));
+    assert_eq!(house.count("web"), (7, 7));
+}
+
+#[test]
 fn what_is_left_of_a_service_is_held_as_well_if_it_goes_at_once_however_few_it_is() {
     let shrunken = || {
         let mut house = House::with("web", 10);
@@ -400,7 +436,10 @@ fn an_operator_lets_some_go_or_all_that_will() {
 #[test]
 fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
     let mut house = House::new();
-    let held = |since, ends_at| Held { since, ends_at, probe: Probe::Silent, passed_over: true, variant: "?a".into() };
+    let held = |since, ends_at| {
+        let (probe, variant) = (Probe::Silent, "?a".into());
+        Held { since, ends_at, probe, passed_over: true, variant, before: None }
+    };
     let restore = |house: &mut House, id: &str, held: Held| {
         let instance = Instance { held: Some(held.into()), ..Instance::at("web", id) };
         let effects = house.guard.restore(house.now, id.into(), instance, 0);

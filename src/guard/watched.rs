@@ -79,10 +79,10 @@ impl PartialEq for Entry {
 }
 
 impl Entry {
-    fn new(Departed { vanished, at, .. }: Departed, config: &Config) -> Self {
+    fn new(Departed { vanished, at, .. }: Departed, before: usize, config: &Config) -> Self {
         let ends_at = at.wall + config.max_hold.as_millis() as u64;
         let (probe, variant) = (Probe::Untried, vanished.variant.clone());
-        let held = Held { since: at.wall, ends_at, probe, passed_over: false, variant };
+        let held = Held { since: at.wall, ends_at, probe, passed_over: false, variant, before: Some(before) };
         let (target, bytes) = (Target::of(&vanished.instance), vanished.size());
         let (vanished_at, expires) = (Some(at.moment), at.moment + config.max_hold);
         Self { target, bytes, held, vanished_at, expires, doubted: None, vanished }
@@ -273,12 +273,14 @@ impl Watched {
         let (version, variant) = (instance.version.clone(), held.variant.clone());
         let instance = Instance { held: None, ..instance };
         let vanished = Vanished { id: id.clone(), version, instance, variant, is_lost: false };
-        let entry = Entry::new(Departed::new(vanished, now), config);
+        // An earlier version did not write it down.
+        let before = held.before.unwrap_or(self.held.len() + 1);
+        let entry = Entry::new(Departed::new(vanished, now), before, config);
         let held = Held { probe: Probe::Untried, passed_over: false, ..held };
         let entry = Entry { held, vanished_at: None, expires: now.moment + left, ..entry };
         let listed = entry.listed();
         self.put(entry);
-        self.before = self.before.max(self.present + self.held.len());
+        self.before = self.before.max(before);
         Some(listed)
     }
 
@@ -289,7 +291,7 @@ impl Watched {
     }
 
     fn hold(&mut self, departed: Departed, config: &Config) -> Outcome {
-        let entry = Entry::new(departed, config);
+        let entry = Entry::new(departed, self.before, config);
         let listed = entry.listed();
         self.put(entry);
         listed

@@ -106,6 +106,9 @@ pub struct Held {
     /// What distinguished it from others at its address, so that it is recognized after a restart.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub variant: Box<str>,
+    /// How many the service had before the loss; None: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<usize>,
 }
 
 /// What is known of the address of a held instance.
