@@ -123,7 +123,9 @@ impl House {
     fn restart(&mut self) {
         self.guard = Guard::new(self.guard.config().clone());
         let all = self.listed.clone();
-        for (service, id, held) in all.iter().flat_map(|(service, ids)| ids.iter().map(move |(id, it)| (service, id, it))) {
+        for (service, id, held) in
+            all.iter().flat_map(|(service, ids)| ids.iter().map(move |(id, it)| (service, id, it)))
+        {
             let Some(held) = held.clone() else { continue };
             let instance = Instance { held: Some(held.into()), ..Instance::at(service, id) };
             let present = self.registered[service].len();
@@ -490,6 +492,37 @@ fn ten_thousand_are_held_at_once_and_no_more_than_there_is_room_for() {
     house.come("churn", &churn);
     house.go("churn", &churn[..400]);
     assert!(house.guard.room.departed <= 100, "{}", house.guard.room.departed);
+}
+
+#[test]
+fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
+    use nix::time::{ClockId, clock_gettime};
+    let spent = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock"));
+    let cost = |count: usize| {
+        let vanished = |number: usize| {
+            let id = format!("10.{}.{}.1:80", number / 100, number % 100);
+            let (version, instance) = (Version::new(1, 0, 0), Instance::at("web", &id));
+            Vanished { id: id.into(), version, instance, variant: "".into(), is_lost: false }
+        };
+        let (mut guard, now) = (Guard::new(Config::default()), Now::read());
+        let mut go = |numbers: std::ops::Range<usize>| {
+            let observed = Observed {
+                present: count - numbers.end,
+                vanished: numbers.map(vanished).collect(),
+                ..Observed::default()
+            };
+            let (batch, begun) = (HashMap::from([("web".into(), observed)]), spent());
+            guard.observe(now, batch);
+            spent() - begun
+        };
+        let most = count / 2 + 1;
+        go(0..most);
+        let least = (most..most + 50).map(|number| go(number..number + 1)).min();
+        assert_eq!(guard.count_of_held(), most + 50);
+        least.expect("fifty")
+    };
+    let (few, many) = (cost(200), cost(40_000));
+    assert!(many < few * 10, "{few:?}, {many:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use semver::Version;
 
 use super::departed::{Departed, DepartedList};
@@ -21,6 +21,8 @@ pub(super) struct Watched {
     before: usize,
     /// By id.
     pub(super) held: OrdMap<Arc<str>, Entry>,
+    /// Those of them that vanished within the window, by when they did.
+    lately: OrdSet<(Moment, Arc<str>)>,
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
@@ -141,8 +143,8 @@ impl Watched {
             outcomes.push(self.hold(Departed::new(vanished, now), config));
         }
         // Those that went first looked like ordinary removals.
-        let known = |watched: &Self| watched.present + watched.count_lately_held(now, config) + gone.len();
-        let missing = if is_shrunken { peak.saturating_sub(known(self)) } else { 0 };
+        let known = self.present + self.lately.len() + gone.len();
+        let missing = if is_shrunken { peak.saturating_sub(known) } else { 0 };
         for _ in 0..missing.min(room_for_held) {
             let Some(departed) = self.departed.pop_newest() else { break };
             outcomes.push(self.hold(departed, config));
@@ -162,6 +164,9 @@ impl Watched {
     /// Forgets what is outside the window.
     pub(super) fn forget(&mut self, now: Now, config: &Config) {
         self.levels.forget(now.moment, config.window);
+        while self.lately.get_min().is_some_and(|(at, _)| now.moment.since(*at) >= config.window) {
+            self.lately.remove_min();
+        }
         while self.departed.oldest().is_some_and(|oldest| now.moment.since(oldest.moment) >= config.window) {
             self.departed.pop_oldest();
         }
@@ -284,12 +289,6 @@ impl Watched {
         Some(listed)
     }
 
-    /// How many of the held ones vanished within the window.
-    fn count_lately_held(&self, now: Now, config: &Config) -> usize {
-        let is_late = |entry: &&Entry| entry.vanished_at.is_some_and(|at| now.moment.since(at) < config.window);
-        self.held.values().filter(is_late).count()
-    }
-
     fn hold(&mut self, departed: Departed, config: &Config) -> Outcome {
         let entry = Entry::new(departed, self.before, config);
         let listed = entry.listed();
@@ -304,11 +303,13 @@ impl Watched {
         self.ends_at = if is_first { entry.held.ends_at } else { self.ends_at.max(entry.held.ends_at) };
         self.answering += usize::from(entry.held.probe == Probe::Answering);
         self.silent += usize::from(entry.held.probe == Probe::Silent);
+        self.lately.extend(entry.vanished_at.map(|at| (at, entry.vanished.id.clone())));
         self.held.insert(entry.vanished.id.clone(), entry);
     }
 
     fn take(&mut self, id: &str) -> Option<Entry> {
         let entry = self.held.remove(id)?;
+        entry.vanished_at.iter().for_each(|at| drop(self.lately.remove(&(*at, entry.vanished.id.clone()))));
         self.answering -= usize::from(entry.held.probe == Probe::Answering);
         self.silent -= usize::from(entry.held.probe == Probe::Silent);
         Some(entry)
