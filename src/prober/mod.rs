@@ -167,12 +167,15 @@ async fn look_up(names: &Names, lookups: &Semaphore, target: &Target, within: Du
         Ok(_) => None,
         Err(_) => lookups.acquire().await.ok(),
     };
-    match names.look_up(&target.address(), within).await {
-        Ok(addresses) => Step::Resolved(addresses),
+    names.look_up(&target.address(), within).await.map_or_else(not_found, Step::Resolved)
+}
+
+fn not_found(why: NotFound) -> Step {
+    match why {
         // If the name does not exist, no client could connect.
-        Err(NotFound::Unknown(_)) => Step::Found(Some(Found::Silent)),
-        Err(NotFound::Late) => Step::Found(None),
-        Err(NotFound::Busy) => Step::PutOff,
+        NotFound::Unknown(_) => Step::Found(Some(Found::Silent)),
+        NotFound::Failed(_) | NotFound::Late => Step::Found(None),
+        NotFound::Busy => Step::PutOff,
     }
 }
 
@@ -235,9 +238,10 @@ mod tests {
         let all = targets.iter().map(|target| look_up(&names, &lookups, target, long));
         let all = futures::future::join_all(all).await;
         assert!(all.iter().all(|step| matches!(step, Step::Resolved(_))), "each waits for its turn: {all:?}");
-        let unknown = Target { host: "no such host".into(), port: 7 };
-        let unknown = look_up(&names, &lookups, &unknown, long).await;
+        let unknown = not_found(io::Error::from(ErrorKind::AddrNotAvailable).into());
         assert!(matches!(unknown, Step::Found(Some(Found::Silent))), "{unknown:?}");
+        let failed = not_found(io::Error::other("Temporary failure in name resolution").into());
+        assert!(matches!(failed, Step::Found(None)), "{failed:?}");
     }
 
     #[test]

@@ -14,13 +14,25 @@ use tokio::time::timeout;
 
 use crate::unawaited;
 
+/// How glibc and musl say that there is no such name, or that it has no address.
+const UNKNOWN: [&str; 4] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "Name does not resolve",
+    "Name has no usable address",
+];
+
 type Found = Result<Vec<SocketAddr>, NotFound>;
 
 /// Why there is no address.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NotFound {
+    /// There is no such host.
     #[error(transparent)]
     Unknown(Arc<io::Error>),
+    /// The look-up itself failed, which says nothing of the host: no server answers, no descriptors are left.
+    #[error(transparent)]
+    Failed(Arc<io::Error>),
     #[error("its name is not found in time")]
     Late,
     #[error("too many names are looked up at once")]
@@ -94,7 +106,13 @@ fn resolve(name: &str) -> Found {
 
 impl From<io::Error> for NotFound {
     fn from(error: io::Error) -> Self {
-        Self::Unknown(Arc::new(error))
+        let is_of_name = matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable);
+        // The standard library keeps the code in words alone.
+        let text = error.to_string();
+        match is_of_name || UNKNOWN.iter().any(|unknown| text.ends_with(unknown)) {
+            true => Self::Unknown(Arc::new(error)),
+            false => Self::Failed(Arc::new(error)),
+        }
     }
 }
 
@@ -120,6 +138,21 @@ mod tests {
             assert!(found.expect("found").iter().all(|address| address.ip().is_loopback() && address.port() == 7));
         }
         assert!(look_up_first("localhost:7", LONG).expect("found").ip().is_loopback());
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_is_told_from_a_look_up_that_fails() {
+        // The C library answers this one itself, with no server.
+        let nothing = resolve("fe80::1%no-such-interface:7");
+        assert!(matches!(nothing, Err(NotFound::Unknown(_))), "{nothing:?}");
+        for text in
+            ["Temporary failure in name resolution", "Non-recoverable failure in name resolution", "System error"]
+        {
+            let failed = io::Error::other(format!("failed to lookup address information: {text}")).into();
+            assert!(matches!(failed, NotFound::Failed(_)), "{failed:?}");
+        }
+        let failed = io::Error::from(nix::errno::Errno::EMFILE).into();
+        assert!(matches!(failed, NotFound::Failed(_)), "{failed:?}");
     }
 
     #[tokio::test]

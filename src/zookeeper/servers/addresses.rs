@@ -75,6 +75,6 @@ pub(super) type LookedUp = Result<Vec<SocketAddr>, String>;
 fn in_words(why: NotFound) -> String {
     match why {
         NotFound::Unknown(_) => "unknown host".into(),
-        NotFound::Late | NotFound::Busy => why.to_string(),
+        NotFound::Failed(_) | NotFound::Late | NotFound::Busy => why.to_string(),
     }
 }
