@@ -41,10 +41,6 @@ impl DepartedList {
         self.by_number.get_min().map(|(_, departed)| departed.at)
     }
 
-    pub(super) fn contains(&self, id: &str) -> bool {
-        self.numbers.contains_key(id)
-    }
-
     pub(super) fn insert(&mut self, vanished: Vanished, at: Now) {
         self.remove(&vanished.id);
         let number = self.by_number.get_max().map_or(0, |(newest, _)| newest + 1);

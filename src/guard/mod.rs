@@ -5,7 +5,7 @@
 //! REGISTERED ───────────────────────────────────────────────────────────► GONE
 //!   ▲    │ with more than half of its service within `window`,              ▲ its address refuses connections,
 //!   │    │ or with more than half of its root while nobody looked           │ `max_hold` is over,
-//!   │    ▼                                                                  │ its address is registered otherwise,
+//!   │    ▼                                                                  │ a stranger is at its address,
 //!   └── HELD: untried ─► answering ◄─► silent ──────────────────────────────┘ or an operator says so
 //! registered again     (silent: passed over, as long as most of the service are well)
 //! ```
@@ -15,11 +15,12 @@
 mod config;
 mod departed;
 mod levels;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod watched;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,11 +30,12 @@ use imbl::ordmap::DiffItem;
 use semver::Version;
 
 pub use self::config::Config;
+use self::strangers::Strangers;
 use self::watched::{Outcome, Watched};
 use crate::clock::{Moment, millis_since_1970};
 use crate::model::{Endpoint, Instance, address};
 
-/// How long a held instance may take to be registered again, once its address is registered by another.
+/// How long a held instance may take to be registered again, once a stranger is registered at its address.
 const DOUBT: Duration = Duration::from_secs(30);
 
 /// Held and remembered instances take at most about this many bytes.
@@ -45,10 +47,11 @@ pub struct Guard {
     config: Arc<Config>,
     services: OrdMap<Arc<str>, Arc<Watched>>,
     targets: OrdMap<TargetKey, Target>,
+    strangers: Strangers,
     room: Room,
 }
 
-/// The key of a held instance: the address to probe, the service and the id.
+/// The key of an instance by its place: the address to probe, the service and the id.
 type TargetKey = (Arc<str>, Arc<str>, Arc<str>);
 
 /// How much is held and remembered.
@@ -71,8 +74,8 @@ pub struct Now {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     pub vanished: Vec<Vanished>,
-    /// How many others vanished without being lost.
-    pub moved: usize,
+    /// The addresses and ids of others that vanished without being lost.
+    pub moved: Vec<(Arc<str>, Arc<str>)>,
     /// The ids of newly registered instances, with their versions and the addresses at which they would be probed.
     pub came: Vec<(Arc<str>, Version, Arc<str>)>,
     /// How many are registered now.
@@ -166,7 +169,8 @@ pub fn probed_at(instance: &Instance) -> Arc<str> {
 
 impl Guard {
     pub fn new(config: Config) -> Self {
-        Self { config: config.into(), ..Self::default() }
+        let strangers = Strangers::new(if config.enabled { config.max_held } else { 0 });
+        Self { config: config.into(), strangers, ..Self::default() }
     }
 
     pub fn config(&self) -> &Config {
@@ -175,7 +179,7 @@ impl Guard {
 
     /// Whether nothing is held or remembered.
     pub fn is_idle(&self) -> bool {
-        self.services.is_empty()
+        self.services.is_empty() && self.strangers.is_empty()
     }
 
     /// How many instances are held.
@@ -215,11 +219,7 @@ impl Guard {
 
     /// Takes in the changes of services in one revision.
     pub fn observe(&mut self, now: Now, batch: HashMap<Arc<str>, Observed>) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let (came, gone) = match self.targets.is_empty() {
-            true => Default::default(),
-            false => (self.newcomers(&batch), left(&batch)),
-        };
+        let (mut effects, left, came) = (Vec::new(), left(&batch), came(&batch));
         for (service, observed) in batch {
             if !observed.vanished.is_empty() || self.services.contains_key(&service) {
                 let (held, departed) = (self.room_for_held(), self.room_for_departed());
@@ -228,18 +228,16 @@ impl Guard {
                 });
             }
         }
-        for (service, address) in gone {
-            self.change_at(&address, |watched, _, id| watched.trust(id, &service));
+        let held = effects.iter().filter_map(|effect| effect.instance.as_ref());
+        let mut addresses: BTreeSet<Arc<str>> = held.map(probed_at).collect();
+        addresses.extend(left.iter().chain(&came).map(|(address, ..)| address.clone()));
+        left.into_iter().for_each(|key| self.strangers.leave(key, now));
+        for key in came {
+            let is_held = at(&self.targets, &key.0).next().is_some();
+            self.strangers.come(key, now, is_held);
         }
-        for (newcomer, address) in came {
-            // A service with a held instance there was at the address along with the others.
-            let is_known = self.held_at(&address).iter().any(|(service, _)| *service == newcomer);
-            self.change_at(&address, |watched, service, id| {
-                if !is_known || *service == newcomer {
-                    watched.doubt(id, &newcomer, now);
-                }
-            });
-        }
+        addresses.retain(|address| self.strangers.are_at(address));
+        addresses.iter().for_each(|address| self.doubt_at(address, &mut effects));
         effects
     }
 
@@ -267,16 +265,19 @@ impl Guard {
         for service in due {
             self.change(&service, &mut effects, |watched, config| {
                 watched.forget(now, config);
-                let over: Vec<_> = watched.over(now).cloned().collect();
-                over.iter().flat_map(|id| watched.believe(id)).collect()
+                watched.end(now)
             });
+        }
+        if self.strangers.is_due(now, self.config.window) {
+            let Self { strangers, targets, config, .. } = self;
+            strangers.sweep(now, config.window, |address| at(targets, address).next().is_some());
         }
         effects
     }
 
     /// Whether [`pass`](Self::pass) would change anything.
     pub fn is_due(&self, now: Now) -> bool {
-        self.due(now).next().is_some()
+        self.due(now).next().is_some() || self.strangers.is_due(now, self.config.window)
     }
 
     fn due(&self, now: Now) -> impl Iterator<Item = &Arc<str>> {
@@ -310,6 +311,7 @@ impl Guard {
     /// there is no room.
     pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, present: usize) -> Vec<Effect> {
         let (has_room, mut effects) = (self.room_for_held() > 0, Vec::new());
+        self.strangers.leave((probed_at(&instance), instance.service.clone(), id.clone()), now);
         self.change(&instance.service.clone(), &mut effects, |watched, config| {
             watched.present = present;
             let restored = has_room.then(|| watched.restore(now, config, id, instance)).flatten();
@@ -318,29 +320,23 @@ impl Guard {
         effects
     }
 
-    /// The services that got an instance at an address, with the address, except instances that only came back.
-    fn newcomers(&self, batch: &HashMap<Arc<str>, Observed>) -> Vec<(Arc<str>, Arc<str>)> {
-        let came = batch.iter().flat_map(|(service, observed)| observed.came.iter().map(move |came| (service, came)));
-        let is_new = |service: &str, id: &str| self.services.get(service).is_none_or(|watched| !watched.remembers(id));
-        let new = came.filter(|(service, (id, _, address))| !address.is_empty() && is_new(service, id));
-        new.map(|(service, (.., address))| (service.clone(), address.clone())).collect()
-    }
-
-    /// Changes each held instance at an address; the callback gets its service and id.
-    fn change_at(&mut self, address: &str, change: impl Fn(&mut Watched, &Arc<str>, &str)) {
+    /// Has each held instance at an address doubted for as long as there are strangers to it.
+    fn doubt_at(&mut self, address: &Arc<str>, effects: &mut Vec<Effect>) {
         for (service, id) in self.held_at(address) {
-            self.change(&service, &mut Vec::new(), |watched, _| {
-                change(watched, &service, &id);
-                Vec::new()
-            });
+            let Some(entry) = self.services.get(&service).and_then(|watched| watched.held.get(&id)) else { continue };
+            let since = self.strangers.since(address, &service, entry.vanished_at);
+            if entry.doubted != since {
+                self.change(&service, effects, |watched, _| {
+                    watched.doubt(&id, since);
+                    Vec::new()
+                });
+            }
         }
     }
 
     /// The services and ids of the held instances at an address.
-    fn held_at(&self, address: &str) -> Vec<(Arc<str>, Arc<str>)> {
-        let from = (address.into(), "".into(), "".into());
-        let range = self.targets.range(from..).take_while(|((at, ..), _)| **at == *address);
-        range.map(|((_, service, id), _)| (service.clone(), id.clone())).collect()
+    fn held_at(&self, address: &Arc<str>) -> Vec<(Arc<str>, Arc<str>)> {
+        at(&self.targets, address).map(|((_, service, id), _)| (service.clone(), id.clone())).collect()
     }
 
     /// How many more instances may be held,
@@ -391,11 +387,25 @@ impl Guard {
     }
 }
 
-/// The services that lost an instance, with its address.
-fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<(Arc<str>, Arc<str>)> {
-    let at = |(service, observed): (&Arc<str>, &Observed)| {
-        let addresses = observed.vanished.iter().map(|vanished| probed_at(&vanished.instance));
-        addresses.map(|address| (service.clone(), address)).collect::<Vec<_>>()
+/// Those at an address.
+fn at<'a, T>(all: &'a OrdMap<TargetKey, T>, address: &'a Arc<str>) -> impl Iterator<Item = (&'a TargetKey, &'a T)> {
+    let from = (address.clone(), "".into(), "".into());
+    all.range(from..).take_while(move |((at, ..), _)| at == address)
+}
+
+/// What left an address,
+fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<TargetKey> {
+    let of = |(service, Observed { vanished, moved, .. }): (&Arc<str>, &Observed)| {
+        let vanished = vanished.iter().map(|it| (probed_at(&it.instance), it.id.clone()));
+        let all = vanished.chain(moved.iter().cloned()).filter(|(address, _)| !address.is_empty());
+        all.map(|(address, id)| (address, service.clone(), id)).collect::<Vec<_>>()
     };
-    batch.iter().flat_map(at).collect()
+    batch.iter().flat_map(of).collect()
+}
+
+/// and what came to one.
+fn came(batch: &HashMap<Arc<str>, Observed>) -> Vec<TargetKey> {
+    let all = batch.iter().flat_map(|(service, observed)| observed.came.iter().map(move |came| (service, came)));
+    let at = all.filter(|(_, (.., address))| !address.is_empty());
+    at.map(|(service, (id, _, address))| (address.clone(), service.clone(), id.clone())).collect()
 }

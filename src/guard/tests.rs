@@ -23,6 +23,11 @@ fn ids(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("10.0.0.{number}:80")).collect()
 }
 
+/// The address of an id, which may have a variant after it.
+fn address(id: &str) -> &str {
+    id.split('?').next().unwrap_or(id)
+}
+
 impl House {
     fn new() -> Self {
         Self::of(Config::default())
@@ -57,14 +62,14 @@ impl House {
             let vanished = gone.iter().filter(|id| registered.remove(*id)).map(|id| Vanished {
                 id: id.as_str().into(),
                 version: Version::new(1, 0, 0),
-                instance: Instance::at(service, id),
+                instance: Instance::at(service, address(id)),
                 variant: "".into(),
                 is_lost,
             });
             let vanished = vanished.collect();
             let came = came.iter().filter(|id| registered.insert((*id).clone()));
-            let came = came.map(|id| (id.as_str().into(), Version::new(1, 0, 0), id.as_str().into()));
-            let observed = Observed { vanished, moved: 0, came: came.collect(), present: registered.len() };
+            let came = came.map(|id| (id.as_str().into(), Version::new(1, 0, 0), address(id).into()));
+            let observed = Observed { vanished, moved: Vec::new(), came: came.collect(), present: registered.len() };
             for (id, ..) in &observed.came {
                 self.listed.entry((*service).into()).or_default().insert(id.to_string(), None);
             }
@@ -127,7 +132,7 @@ impl House {
             all.iter().flat_map(|(service, ids)| ids.iter().map(move |(id, it)| (service, id, it)))
         {
             let Some(held) = held.clone() else { continue };
-            let instance = Instance { held: Some(held.into()), ..Instance::at(service, id) };
+            let instance = Instance { held: Some(held.into()), ..Instance::at(service, address(id)) };
             let present = self.registered[service].len();
             let effects = self.guard.restore(self.now, id.as_str().into(), instance, present);
             assert_eq!(effects.len(), 1);
@@ -193,6 +198,7 @@ fn a_service_that_is_shut_down_is_gone_once_its_addresses_refuse_and_nothing_is_
     assert_eq!(house.count("web"), (3, 3));
     house.probed(&ids(7..10), Found::Refused);
     assert_eq!(house.count("web"), (0, 0));
+    house.pass(MINUTE);
     assert!(house.guard.is_idle(), "{:?}", house.guard);
     house.come("web", &ids(0..3));
     house.go("web", &ids(0..2));
@@ -209,6 +215,7 @@ fn what_answers_is_kept_for_as_long_as_anything_and_no_longer() {
     assert_eq!(house.count("web"), (5, 5));
     house.pass(Duration::from_millis(1));
     assert_eq!(house.count("web"), (0, 0));
+    house.pass(MINUTE);
     assert!(house.guard.is_idle());
 }
 
@@ -295,6 +302,7 @@ fn a_service_that_comes_back_casts_no_doubt_on_others_that_were_at_its_addresses
         house.come(service, &ids(0..5));
     }
     house.revision(&[("a", &ids(0..5), &[]), ("b", &ids(0..5), &[])], false);
+    house.restart();
     house.come("a", &ids(0..5));
     house.pass(DOUBT + STEP);
     assert_eq!((house.count("a"), house.count("b")), ((5, 0), (5, 5)));
@@ -302,6 +310,103 @@ fn a_service_that_comes_back_casts_no_doubt_on_others_that_were_at_its_addresses
     house.go("c", &ids(0..1));
     house.pass(DOUBT);
     assert_eq!(house.count("b"), (4, 4), "who took the place of one is gone itself");
+}
+
+#[test]
+fn a_service_that_is_back_in_another_form_is_a_stranger_to_its_own_alone() {
+    let other: Vec<String> = ids(0..5).iter().map(|id| format!("{id}?other")).collect();
+    for restarts in [false, true] {
+        let mut house = House::new();
+        for service in ["a", "b"] {
+            house.come(service, &ids(0..5));
+        }
+        house.revision(&[("a", &ids(0..5), &[]), ("b", &ids(0..5), &[])], false);
+        if restarts {
+            house.restart();
+        }
+        house.come("a", &other[..2]);
+        house.pass(DOUBT);
+        assert_eq!((house.count("a"), house.count("b")), ((5, 3), (5, 5)));
+    }
+}
+
+#[test]
+fn a_stranger_that_is_there_for_half_a_minute_ends_a_hold_whenever_and_beside_whom_it_came() {
+    let shrunken = || {
+        let mut house = House::with("web", 10);
+        house.go("web", &ids(0..6));
+        house
+    };
+    let mut house = shrunken();
+    house.come("b", &ids(0..1));
+    house.pass(DOUBT - STEP);
+    house.go("b", &ids(0..1));
+    house.pass(MINUTE * 2);
+    house.come("b", &ids(0..1));
+    house.pass(DOUBT - STEP);
+    assert_eq!(house.count("web"), (10, 6), "its time begins anew");
+    house.pass(STEP);
+    assert_eq!(house.count("web"), (9, 5), "it was no less a stranger for being back");
+
+    let mut house = shrunken();
+    house.come("b", &ids(0..1));
+    house.come("c", &ids(0..1));
+    house.go("b", &ids(0..1));
+    house.pass(DOUBT);
+    assert_eq!(house.count("web"), (9, 5), "one of two went");
+
+    let mut house = House::with("web", 10);
+    house.revision(&[("web", &ids(0..6), &[]), ("b", &[], &ids(0..3))], false);
+    house.pass(DOUBT);
+    assert_eq!(house.count("web"), (7, 3), "they came in the same revision");
+
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..1));
+    house.come("b", &ids(0..1));
+    house.pass(DOUBT - STEP);
+    house.go("web", &ids(1..6));
+    assert_eq!(house.count("web"), (10, 6));
+    house.pass(STEP);
+    assert_eq!(house.count("web"), (9, 5), "it came before the first was held");
+
+    let mut house = shrunken();
+    house.come("b", &ids(0..5));
+    house.come("web", &ids(0..5));
+    house.pass(STEP);
+    house.go("web", &ids(0..5));
+    house.pass(DOUBT);
+    assert_eq!(house.count("web"), (10, 6), "they were beside each other");
+}
+
+#[test]
+fn what_was_at_the_address_is_no_stranger_however_late_it_is_and_strangers_take_no_more_than_half() {
+    let mut house = House::with("b", 10);
+    house.come("a", &ids(0..4));
+    house.go("a", &ids(0..4));
+    house.go("b", &ids(0..10));
+    house.pass(MINUTE * 2);
+    house.come("a", &ids(0..4));
+    house.pass(MINUTE);
+    assert_eq!((house.count("a"), house.count("b")), ((4, 0), (10, 10)));
+    house.come("x", &ids(4..10));
+    for number in 0..100 {
+        house.come(&format!("x{number}"), &ids(4..5));
+    }
+    assert!(house.guard.strangers.len() < 40, "{}", house.guard.strangers.len());
+    house.pass(MINUTE);
+    assert_eq!(house.count("b"), (10, 10), "six of ten may be made up");
+    house.go("x", &ids(9..10));
+    house.pass(STEP);
+    assert_eq!(house.count("b"), (5, 5));
+    house.come("x", &ids(9..10));
+    house.pass(MINUTE);
+    assert_eq!(house.count("b"), (5, 5), "nor one after the other");
+    house.come("b", &ids(20..25));
+    house.pass(STEP);
+    assert_eq!(house.count("b"), (9, 4), "most are elsewhere by now");
+    house.pass(MINUTE * 10);
+    house.pass(MINUTE);
+    assert!(house.guard.is_idle(), "{:?}", house.guard);
 }
 
 #[test]

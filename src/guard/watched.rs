@@ -26,6 +26,9 @@ pub(super) struct Watched {
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
+    /// How many of them have strangers at their addresses, and how many were withdrawn for that.
+    doubted: usize,
+    displaced: usize,
     /// How many of them answer, how many are silent, and whether the silent ones are passed over.
     pub(super) answering: usize,
     pub(super) silent: usize,
@@ -44,10 +47,10 @@ pub(super) struct Entry {
     pub(super) target: Option<Target>,
     held: Held,
     /// When it vanished; None: in an earlier process.
-    vanished_at: Option<Moment>,
+    pub(super) vanished_at: Option<Moment>,
     expires: Moment,
-    /// Since when its address is registered by another, and for which service.
-    doubted: Option<(Moment, Arc<str>)>,
+    /// Since when there are strangers at its address.
+    pub(super) doubted: Option<Moment>,
     /// About how many bytes it takes.
     pub(super) bytes: usize,
 }
@@ -75,7 +78,7 @@ impl Vanished {
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        let of = |it: &Self| (Arc::as_ptr(&it.vanished), it.expires, it.doubted.clone());
+        let of = |it: &Self| (Arc::as_ptr(&it.vanished), it.expires, it.doubted);
         of(self) == of(other) && self.held == other.held
     }
 }
@@ -94,10 +97,6 @@ impl Entry {
         let Vanished { version, id, instance, .. } = &*self.vanished;
         let instance = Instance { held: Some(self.held.clone().into()), ..instance.clone() };
         Outcome { version: version.clone(), id: id.clone(), instance: Some(instance) }
-    }
-
-    fn is_over(&self, now: Now) -> bool {
-        now.moment >= self.expires || self.doubted.as_ref().is_some_and(|(since, _)| now.moment.since(*since) >= DOUBT)
     }
 }
 
@@ -123,7 +122,7 @@ impl Watched {
             }
         }
         self.present = present;
-        self.levels.lower(moved);
+        self.levels.lower(moved.len());
         if self.accepted.is_some() {
             self.levels.lower(vanished.len());
             outcomes.extend(vanished.iter().map(Vanished::gone));
@@ -187,9 +186,22 @@ impl Watched {
         self.held.is_empty() && self.departed.len() == 0 && self.levels.is_empty() && self.accepted.is_none()
     }
 
-    /// The ids of those whose hold has ended.
-    pub(super) fn over(&self, now: Now) -> impl Iterator<Item = &Arc<str>> {
-        self.held.iter().filter(move |(_, entry)| entry.is_over(now)).map(|(id, _)| id)
+    /// The ids of those whose hold has ended, and whether strangers ended it. These are believed as long as they are at
+    /// no more than half of the addresses of the service that may still be alive.
+    fn over(&self, now: Now) -> impl Iterator<Item = (&Arc<str>, bool)> {
+        let alive = self.present + self.held.len() + self.displaced;
+        let are_believed = (self.doubted + self.displaced) * 2 <= alive;
+        self.held.iter().filter_map(move |(id, entry)| {
+            let is_displaced = are_believed && entry.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT);
+            (is_displaced || now.moment >= entry.expires).then_some((id, is_displaced))
+        })
+    }
+
+    /// Withdraws those whose hold has ended.
+    pub(super) fn end(&mut self, now: Now) -> Vec<Outcome> {
+        let over: Vec<_> = self.over(now).map(|(id, is_displaced)| (id.clone(), is_displaced)).collect();
+        self.displaced += over.iter().filter(|(_, is_displaced)| *is_displaced).count();
+        over.iter().filter_map(|(id, _)| self.believe(id)).collect()
     }
 
     /// The ids of some held instances.
@@ -228,22 +240,11 @@ impl Watched {
         Some(listed)
     }
 
-    /// Whether it is held, or vanished recently.
-    pub(super) fn remembers(&self, id: &str) -> bool {
-        self.held.contains_key(id) || self.departed.contains(id)
-    }
-
-    /// Notes that it may be gone, since a service registered an instance at its address,
-    pub(super) fn doubt(&mut self, id: &str, newcomer: &Arc<str>, now: Now) {
-        if let Some(entry) = self.held.get_mut(id) {
-            entry.doubted.get_or_insert_with(|| (now.moment, newcomer.clone()));
-        }
-    }
-
-    /// until that instance is gone too.
-    pub(super) fn trust(&mut self, id: &str, newcomer: &Arc<str>) {
-        if let Some(entry) = self.held.get_mut(id) {
-            entry.doubted.take_if(|(_, by)| by == newcomer);
+    /// Notes since when there are strangers at its address.
+    pub(super) fn doubt(&mut self, id: &str, since: Option<Moment>) {
+        if let Some(mut entry) = self.take(id) {
+            entry.doubted = since;
+            self.put(entry);
         }
     }
 
@@ -251,7 +252,7 @@ impl Watched {
     /// loss; returns those for which that changed. Otherwise the probes may be at fault, and all are chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
         if self.held.is_empty() {
-            self.before = 0;
+            (self.before, self.displaced) = (0, 0);
         }
         let passes_over = self.silent * 2 <= self.present + self.held.len() || self.present * 2 >= self.before;
         if std::mem::replace(&mut self.passes_over, passes_over) == passes_over || self.silent == 0 {
@@ -301,6 +302,7 @@ impl Watched {
         let is_first = self.held.is_empty();
         self.since = if is_first { entry.held.since } else { self.since.min(entry.held.since) };
         self.ends_at = if is_first { entry.held.ends_at } else { self.ends_at.max(entry.held.ends_at) };
+        self.doubted += usize::from(entry.doubted.is_some());
         self.answering += usize::from(entry.held.probe == Probe::Answering);
         self.silent += usize::from(entry.held.probe == Probe::Silent);
         self.lately.extend(entry.vanished_at.map(|at| (at, entry.vanished.id.clone())));
@@ -310,6 +312,7 @@ impl Watched {
     fn take(&mut self, id: &str) -> Option<Entry> {
         let entry = self.held.remove(id)?;
         entry.vanished_at.iter().for_each(|at| drop(self.lately.remove(&(*at, entry.vanished.id.clone()))));
+        self.doubted -= usize::from(entry.doubted.is_some());
         self.answering -= usize::from(entry.held.probe == Probe::Answering);
         self.silent -= usize::from(entry.held.probe == Probe::Silent);
         Some(entry)

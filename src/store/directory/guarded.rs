@@ -105,7 +105,8 @@ impl Directory {
             if self.guard.held_of(&service) == 0 {
                 unprotected.push((service.clone(), present));
             }
-            batch.insert(service, Observed { vanished, moved: moved.len(), came, present });
+            let moved = moved.into_iter().map(|(it, _)| (probed_at(&it.instance), it.id));
+            batch.insert(service, Observed { vanished, moved: moved.collect(), came, present });
         }
         let effects = self.guard.observe(now, batch);
         self.carry_out(effects);

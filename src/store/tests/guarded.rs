@@ -94,6 +94,27 @@ fn a_service_in_two_roots_loses_what_neither_registers() {
 }
 
 #[test]
+fn what_no_guard_is_for_is_no_stranger_where_it_was_and_none_where_it_is_no_more() {
+    let mut two = services(&["/a", "/b"]);
+    two[1].guard = false;
+    let (store, publisher) = house(two);
+    publisher.publish(come("/a/web", 0..10).into_iter().chain(come("/b/db", 0..3)).collect::<Vec<_>>());
+    publisher.publish(go("/b/db", 0..3));
+    publisher.publish(go("/a/web", 0..10));
+    publisher.publish(come("/b/db", 0..3));
+    let pass = |seconds| {
+        let later = Now { moment: Moment::now() + Duration::from_secs(seconds), wall: 0 };
+        store.guard(|guard, _| guard.pass(later));
+    };
+    pass(31);
+    assert_eq!((count(&store, "web"), count(&store, "db")), ((10, 10), (3, 0)), "it was there");
+    publisher.publish(come("/b/new", 5..7));
+    publisher.publish(go("/b/new", 5..6));
+    pass(31);
+    assert_eq!(count(&store, "web"), (9, 9), "one of two went");
+}
+
+#[test]
 fn what_becomes_of_another_version_or_group_at_its_address_is_no_loss() {
     let (store, publisher) = house(services(&["/s"]));
     let json = |version: &str, group: &str| {
