@@ -2,28 +2,31 @@
 //! are in the crate `roster-net`.
 
 mod bind_error;
+mod closer;
 mod socket_file;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::libc;
-
 pub use roster_client::{Address, AddressError};
+use roster_net::allow_descriptors;
 use roster_net::names::{Names, look_up_first};
+pub(crate) use roster_net::refuse_descriptors;
 pub use roster_net::{
     Accepted, ConnectError, ParseRemoteError, Peer, Peers, Prompt, Remote, Stream, User, secure, tls,
 };
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, Setting, TakenPorts};
+pub(crate) use self::closer::SharedSocket;
 pub use self::socket_file::PathOccupied;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::max_path_len;
@@ -33,9 +36,9 @@ use crate::permissions::{Claim, NotClaimed, Permissions, make_folder, own};
 use crate::task::{Backoff, Stop};
 
 /// How many connections the kernel may queue until we accept them. A full queue of a Unix socket makes its clients fail
-/// at once, so it is long; the kernel limits it to `net.core.somaxconn`. (For Unix sockets the standard library asks
-/// for as many as the kernel allows.)
+/// at once, so there it is as long as the kernel allows (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
+const UNIX_BACKLOG: i32 = i32::MAX;
 
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -53,16 +56,10 @@ const MAX_ACCEPTS_PER_TURN: usize = 256;
 /// A bound socket, shared by all that accept from it.
 #[derive(Debug, Clone)]
 pub struct Listener {
-    socket: Arc<Socket>,
+    socket: Arc<SharedSocket>,
     /// Kept for its drop.
     _file: Option<Arc<(SocketFile, Claim)>>,
     address: Address,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
 }
 
 impl Listener {
@@ -80,7 +77,11 @@ impl Listener {
         match listening {
             Ok(listener) => {
                 let local = listener.local_addr().map_or_else(|_| address.to_owned(), |address| address.to_string());
-                Ok(Self { socket: Arc::new(Socket::Tcp(listener)), _file: None, address: Address::Tcp(local) })
+                Ok(Self {
+                    socket: Arc::new(SharedSocket::listener(listener)),
+                    _file: None,
+                    address: Address::Tcp(local),
+                })
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let user = meant.and_then(|address| Peers::new().listener(address));
@@ -134,9 +135,7 @@ impl Listener {
     /// link is created with `:1` appended: PHP's stock `TSocket` can open a Unix socket only with a port, which it
     /// appends to the path.
     pub fn unix(setting: impl Into<Setting>, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
-        let listener = Self::unix_of(setting.into(), path, permissions, true)?;
-        refuse_descriptors(&listener);
-        Ok(listener)
+        Self::unix_of(setting.into(), path, permissions, true)
     }
 
     /// The same without a link, for programs that are not Thrift endpoints. Creates only the last folder: none for a
@@ -153,7 +152,7 @@ impl Listener {
         let address = Address::Unix(path.to_owned());
         match listen_under(&setting, path, permissions, has_link) {
             Ok((listener, file)) => {
-                Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
+                Ok(Self { socket: Arc::new(SharedSocket::listener(listener)), _file: Some(Arc::new(file)), address })
             }
             Err(why) => {
                 let closed = match &why {
@@ -173,13 +172,11 @@ impl Listener {
         &self.address
     }
 
-    /// A blocking one, for processes that inherit it: programs expect `accept` on the descriptor to block.
-    pub(crate) fn blocking(self, setting: impl Into<Setting>) -> Result<Self, BindError> {
-        let set = match &*self.socket {
-            Socket::Tcp(listener) => listener.set_nonblocking(false),
-            Socket::Unix(listener) => listener.set_nonblocking(false),
-        };
-        match set {
+    /// One for processes that inherit it: programs expect `accept` on the descriptor to block, and clients of a Unix
+    /// socket to be able to send descriptors.
+    pub(crate) fn inherited(self, setting: impl Into<Setting>) -> Result<Self, BindError> {
+        allow_descriptors(&self);
+        match SockRef::from(&self).set_nonblocking(false) {
             Ok(()) => Ok(self),
             Err(error) => Err(BindError { setting: setting.into(), address: self.address, why: error.into() }),
         }
@@ -196,7 +193,7 @@ impl Listener {
         };
         let mut stopped = pin!(stop.requested());
         let listener = loop {
-            match self.socket.try_clone().and_then(Socket::register) {
+            match self.socket.as_fd().try_clone_to_owned().map(SharedSocket::listener).and_then(register) {
                 Ok(listener) => break listener,
                 Err(error) => report(&mut reported, error),
             }
@@ -208,7 +205,7 @@ impl Listener {
         loop {
             for _ in 0..MAX_ACCEPTS_PER_TURN {
                 let accepted = tokio::select! {
-                    accepted = listener.async_io(Interest::READABLE, Socket::accept) => accepted,
+                    accepted = listener.async_io(Interest::READABLE, accept) => accepted,
                     () = &mut stopped => return,
                 };
                 match accepted {
@@ -235,45 +232,19 @@ impl AsFd for Listener {
     }
 }
 
-impl Socket {
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
-            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
-        })
-    }
-
-    /// The runtime's own listeners would register each accepted connection with it, even one that will not be served.
-    #[allow(unsafe_code)]
-    fn register(self) -> io::Result<AsyncFd<Self>> {
-        // Safety: a listener owns its descriptor, which is the same until it is dropped.
-        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
-    }
-
-    fn accept(&self) -> io::Result<Accepted> {
-        Ok(match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept()?;
-                Accepted::Tcp(stream, peer)
-            }
-            Self::Unix(listener) => Accepted::Unix(listener.accept()?.0),
-        })
-    }
+/// The runtime's own listeners would register each accepted connection with it, even one that will not be served.
+#[allow(unsafe_code)]
+fn register(listener: SharedSocket) -> io::Result<AsyncFd<SharedSocket>> {
+    // Safety: it owns its descriptor, which is the same until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
-        }
-    }
-}
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
+fn accept(listener: &SharedSocket) -> io::Result<Accepted> {
+    let (stream, peer) = SockRef::from(listener).accept()?;
+    Ok(match peer.as_socket() {
+        Some(peer) => Accepted::Tcp(stream.into(), peer),
+        None => Accepted::Unix(stream.into()),
+    })
 }
 
 /// Whether two listeners cannot coexist: the second finds its address taken by the first.
@@ -302,20 +273,6 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// Makes the kernel refuse descriptors sent to this end of a Unix socket, or of those accepted from it. Otherwise the
-/// kernel closes them when we read, and blocks for as long as the sender chose by `SO_LINGER`. Requires Linux 6.16;
-/// before, nothing can refuse them.
-pub(crate) fn refuse_descriptors(socket: impl AsFd) {
-    const SO_PASSRIGHTS: libc::c_int = 83;
-    let off: libc::c_int = 0;
-    // Safety: the option is a number, which lives as long as the call.
-    #[allow(unsafe_code)]
-    unsafe {
-        let (value, length) = ((&raw const off).cast(), size_of_val(&off) as libc::socklen_t);
-        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value, length);
-    }
 }
 
 /// The process that listens on a socket; none: its queue is full.
@@ -362,6 +319,7 @@ fn listen_under(
 #[cfg(test)]
 mod tests {
     use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
 
     use nix::errno::Errno;
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -370,24 +328,39 @@ mod tests {
     use crate::permissions::Mode;
 
     /// Sends a descriptor over a socket.
-    fn takes_descriptors(to: &impl AsRawFd) -> nix::Result<usize> {
+    pub(super) fn takes_descriptors(to: &impl AsRawFd) -> nix::Result<usize> {
         let sent = std::fs::File::open("/dev/null").expect("it is there");
         let rights = [sent.as_raw_fd()];
         let control = [ControlMessage::ScmRights(&rights)];
         sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"x")], &control, MsgFlags::empty(), None)
     }
 
-    #[test]
-    fn nobody_sends_descriptors_that_would_be_closed_where_they_are_not_wanted() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("socket");
-        let _listener = Listener::unix("thrift.unix", &path, &Permissions::new(Mode(0o600), "")).expect("it listens");
-        let client = std::os::unix::net::UnixStream::connect(&path).expect("it is there");
+    /// What becomes of one sent to a socket that refuses them.
+    pub(super) fn refused() -> nix::Result<usize> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
         refuse_descriptors(&ours);
         // Linux before 6.16 has no such option.
-        let expected = takes_descriptors(&theirs);
-        assert!(matches!(expected, Ok(1) | Err(Errno::EPERM)), "{expected:?}");
-        assert_eq!(takes_descriptors(&client), expected);
+        let refused = takes_descriptors(&theirs);
+        assert!(matches!(refused, Ok(1) | Err(Errno::EPERM)), "{refused:?}");
+        refused
+    }
+
+    #[tokio::test]
+    async fn nobody_sends_descriptors_that_would_be_closed_where_they_are_not_wanted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let permissions = Permissions::new(Mode(0o600), "");
+        let connect = || std::os::unix::net::UnixStream::connect(&path).expect("it is there");
+        let listener = Listener::unix("thrift.unix", &path, &permissions).expect("it listens");
+        assert_eq!(takes_descriptors(&connect()), refused());
+        drop(listener);
+        let listener = Listener::unix_without_link("thrift.unix", &path, &permissions).expect("it listens");
+        assert_eq!(takes_descriptors(&connect()), refused());
+        let _listener = listener.inherited("thrift.unix").expect("it listens");
+        assert_eq!(takes_descriptors(&connect()), Ok(1), "a process may need them");
+        let other = folder.path().join("other");
+        let listener = std::os::unix::net::UnixListener::bind(&other).expect("it listens");
+        let _connection = Remote::Unix(other).connect(None, None).await.expect("it listens");
+        assert_eq!(takes_descriptors(&listener.accept().expect("it has connected").0), refused());
     }
 }

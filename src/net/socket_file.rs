@@ -4,6 +4,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{UNIX_BACKLOG, refuse_descriptors};
 use crate::permissions::Permissions;
 
 /// The longest path of a socket: with the `:1` of its link and a NUL, as many bytes as the kernel accepts.
@@ -65,16 +68,20 @@ impl SocketFile {
     fn bind(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
         let (listener, fresh) = loop {
             let fresh = path.with_file_name(format!(".{:06x}", fastrand::u32(..1 << 24)));
-            match std::os::unix::net::UnixListener::bind(&fresh) {
+            let listener = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            match listener.bind(&SockAddr::unix(&fresh)?) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                bound => break (bound?, fresh),
+                bound => break (bound.map(|()| listener)?, fresh),
             }
         };
         let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh, has_link: false };
         // A second hard link could be another file's.
         permissions.set(&file.path, |found| found.file_type().is_socket() && found.nlink() == 1)?;
         listener.set_nonblocking(true)?;
-        Ok((listener, file))
+        // Before anybody can connect: setting it later affects later clients only.
+        refuse_descriptors(&listener);
+        listener.listen(UNIX_BACKLOG)?;
+        Ok((listener.into(), file))
     }
 
     fn move_to(&mut self, path: &Path, has_link: bool) -> io::Result<()> {
@@ -119,6 +126,7 @@ fn link_beside(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{refused, takes_descriptors};
     use super::*;
     use crate::permissions::{Mode, make_folder};
 
@@ -166,5 +174,13 @@ mod tests {
         file.move_to(&path, true).expect("it has its name");
         drop(left);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_refuses_descriptors_before_it_has_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_listener, file) = SocketFile::bind(&folder.path().join("roster.sock"), &own()).expect("a socket");
+        let client = std::os::unix::net::UnixStream::connect(&file.path).expect("it is there");
+        assert_eq!(takes_descriptors(&client), refused());
     }
 }

@@ -31,7 +31,7 @@ const HURRY: Duration = Duration::from_secs(600);
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Ignored by default: so it cannot kill a child process that has not handled it yet.
-const SIGNAL: Signal = Signal::SIGURG;
+pub(crate) const SIGNAL: Signal = Signal::SIGURG;
 
 /// The system calls in which the kernel closes descriptors that others have sent.
 const CLOSING: [libc::c_long; 5] =
@@ -126,7 +126,7 @@ impl Thread {
 
 /// Without `SA_RESTART`, by which the kernel would resume the wait.
 #[allow(unsafe_code)]
-fn handle_signal() -> io::Result<()> {
+pub(crate) fn handle_signal() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // Safety: it does nothing.

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep};
 
 use super::launch::{Identity, give_to};
 use crate::metrics::Counter;
-use crate::net::{Accepted, Listener, Peer, refuse_descriptors};
+use crate::net::{Accepted, Listener, Peer, SharedSocket, refuse_descriptors};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::CallsUnderWay;
 
@@ -121,7 +121,9 @@ impl Taker {
 
 #[derive(Debug)]
 struct Connection {
-    socket: OwnedFd,
+    /// Over a Unix socket, its client may have sent descriptors whose close takes long.
+    socket: SharedSocket,
+    is_unix: bool,
     about: Vec<u8>,
     client: u64,
     since: Instant,
@@ -182,7 +184,8 @@ impl Passing {
     fn take(&self, group: &str, connection: Connection) {
         let mut state = self.state();
         if state.waiting.is_empty() && state.pass(&connection, group, self.balance).is_ok() {
-            return;
+            drop(state);
+            return connection.socket.close_here();
         }
         if state.waiting.len() >= self.max_waiting {
             state.let_go_of_gone(CROWDED_LOOK_INTERVAL, Connection::may_be_gone);
@@ -190,7 +193,9 @@ impl Passing {
         if state.waiting.len() < self.max_waiting {
             state.waiting.push_back(connection);
         } else {
+            drop(state);
             self.refused.increment();
+            connection.refuse();
         }
         self.changed.notify_one();
     }
@@ -287,7 +292,7 @@ impl State {
     fn pass_on(&mut self, group: &str, balance: Balance) -> Option<io::Error> {
         while let Some(connection) = self.waiting.pop_front() {
             match self.pass(&connection, group, balance) {
-                Ok(()) => {}
+                Ok(()) => connection.socket.close_here(),
                 Err(why) => {
                     self.waiting.push_front(connection);
                     return match why {
@@ -391,7 +396,9 @@ impl Taker {
 impl Connection {
     /// None: it is already gone.
     fn new(listener: &str, accepted: Accepted, balance: Balance) -> Option<Self> {
-        let peer = accepted.peer()?;
+        let (peer, is_unix) = (accepted.peer(), matches!(accepted, Accepted::Unix(_)));
+        let socket = SharedSocket::connection(accepted.into_descriptor());
+        let peer = peer?;
         let mut about = serde_json::json!({ "listener": listener, "peer": peer.to_string() });
         if balance == Balance::Fewest {
             about["report"] = true.into();
@@ -401,8 +408,13 @@ impl Connection {
             Peer::Tcp(address) => address.ip().hash(&mut client),
             Peer::Unix { uid, .. } => uid.hash(&mut client),
         }
-        let (socket, client) = (accepted.into_descriptor(), client.finish());
-        Some(Self { socket, about: about.to_string().into_bytes(), client, since: Instant::now() })
+        let (about, client) = (about.to_string().into_bytes(), client.finish());
+        Some(Self { socket, is_unix, about, client, since: Instant::now() })
+    }
+
+    /// Closes it; when this returns, its descriptor is free for the next one.
+    fn refuse(self) {
+        if self.is_unix { self.socket.close_and_wait() } else { self.socket.close_here() }
     }
 
     /// Whether its client is gone without having sent anything.
@@ -437,12 +449,14 @@ mod tests {
     use std::net::Shutdown;
 
     use super::*;
+    use crate::task::stuck::lingering;
 
     type Client = std::os::unix::net::UnixStream;
 
     fn connection() -> (Connection, Client) {
         let (client, socket) = Client::pair().expect("a pair");
-        (Connection { socket: socket.into(), about: b"{}".to_vec(), client: 0, since: Instant::now() }, client)
+        let socket = SharedSocket::connection(socket);
+        (Connection { socket, is_unix: true, about: b"{}".to_vec(), client: 0, since: Instant::now() }, client)
     }
 
     /// A taker, and its process's end of the socket.
@@ -514,7 +528,7 @@ mod tests {
         let mut state = State { takers: vec![taker], ..State::default() };
         let (mut passed, _client) = connection();
         // An error that is not about the process: the kernel cannot pass a closed descriptor.
-        let socket = std::mem::replace(&mut passed.socket, no_descriptor());
+        let socket = std::mem::replace(&mut passed.socket, SharedSocket::connection(no_descriptor()));
         let short = state.pass(&passed, "web", Balance::RoundRobin).expect_err("it cannot be passed");
         assert!(matches!(&short, NotPassed::Short(error) if error.raw_os_error() == Some(libc::EBADF)), "{short:?}");
         std::mem::forget(std::mem::replace(&mut passed.socket, socket));
@@ -568,6 +582,24 @@ mod tests {
         clients[0].shutdown(Shutdown::Write).expect("it is open");
         passing.state().let_go_of_gone(LOOK_INTERVAL, Connection::is_gone);
         assert_eq!(passing.counts(), (4, 2));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_sent_a_lingering_socket_blocks_nobody_when_its_connection_is_closed() {
+        let passing = Passing::new(Balance::RoundRobin, 4, &Tasks::new().0.stop_signal());
+        let (mut connection, client) = connection();
+        let (sent, _peer) = lingering();
+        let rights = [sent.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&rights)];
+        sendmsg::<()>(client.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).expect("sent");
+        drop(sent);
+        connection.since = Instant::now().checked_sub(MAX_WAIT).expect("the machine runs for longer");
+        passing.take("web", connection);
+        let (done, ended) = std::sync::mpsc::channel();
+        let closing = passing.clone();
+        std::thread::spawn(move || done.send(closing.state().let_go_of_old()));
+        assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(1));
+        assert_eq!(passing.counts().0, 0);
     }
 
     #[tokio::test(start_paused = true)]

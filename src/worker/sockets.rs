@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
-use socket2::SockRef;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
@@ -121,7 +120,7 @@ impl Bound {
                 _ => Listener::tcp(setting.clone(), at.trim_start_matches("tcp://"))?,
             };
             let listener = match config.accept {
-                Accept::Worker => listener.blocking(setting)?,
+                Accept::Worker => listener.inherited(setting)?,
                 Accept::Sidecar => listener,
             };
             Ok((name(listener.address()), listener))
@@ -140,12 +139,7 @@ impl Bound {
         let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
         let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
             let listens = getsockopt(&listener.1, sockopt::AcceptConn).unwrap_or(true);
-            let kept = Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)));
-            if kept.is_none() {
-                // The last one to close it would wait for as long as a process has chosen.
-                let _ = SockRef::from(&listener.1).set_linger(None);
-            }
-            kept
+            Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)))
         };
         polled.iter().zip(&self.0).map(kept).collect()
     }

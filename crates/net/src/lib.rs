@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod accepted;
+mod descriptors;
 pub mod names;
 mod peer;
 mod prompt;
@@ -11,6 +12,7 @@ mod stream;
 pub mod tls;
 
 pub use accepted::Accepted;
+pub use descriptors::{allow_descriptors, refuse_descriptors};
 pub use peer::{Peer, Peers, User, name_of};
 pub use prompt::Prompt;
 pub use remote::{ConnectError, ParseRemoteError, Remote, secure};

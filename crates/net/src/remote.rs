@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, Error as TlsFault};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixSocket, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::names::Names;
 use crate::peer::name_of;
 use crate::tls::{self, ClientFiles, TlsError};
-use crate::{Peer, Peers, Stream};
+use crate::{Peer, Peers, Stream, refuse_descriptors};
 
 const TLS: &str = "tls://";
 const UNIX: &str = "unix://";
@@ -153,7 +153,12 @@ impl Remote {
 }
 
 async fn connect_unix(path: &Path, user: Option<u32>) -> Result<Stream, ConnectError> {
-    let stream = UnixStream::connect(path).await.map_err(|error| {
+    let connected = async {
+        let socket = UnixSocket::new_stream()?;
+        refuse_descriptors(&socket);
+        socket.connect(path).await
+    };
+    let stream: UnixStream = connected.await.map_err(|error: io::Error| {
         let path = path.to_owned();
         match error.kind() {
             io::ErrorKind::NotFound => ConnectError::NoSocket(path),
