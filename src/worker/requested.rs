@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::config::{Accept, Config};
 use super::launch::{Identity, give_to};
@@ -33,13 +33,25 @@ pub(super) const MAX_REQUESTED: usize = 64;
 /// After this many requests, how long a process waits for each next answer.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The sockets of a group, by address; none: the group is removed.
+/// The time in which at most as many sockets are created for a group. Otherwise a process could keep the sidecar busy, by
+/// shutting down its socket, or requesting one that cannot be created, again and again.
+const ATTEMPTS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The sockets of a group; none: the group is removed.
 #[derive(Debug)]
-pub(super) struct Requested(Mutex<Option<HashMap<String, Arc<Bound>>>>);
+pub(super) struct Requested(Mutex<Option<Given>>);
+
+#[derive(Debug)]
+struct Given {
+    by_address: HashMap<String, Arc<Bound>>,
+    /// How many it tried to create, and since when.
+    attempts: usize,
+    since: Instant,
+}
 
 impl Default for Requested {
     fn default() -> Self {
-        Self(Mutex::new(Some(HashMap::new())))
+        Self(Mutex::new(Some(Given { by_address: HashMap::new(), attempts: 0, since: Instant::now() })))
     }
 }
 
@@ -52,7 +64,7 @@ pub(super) async fn serve(group: Arc<Shared>, socket: Arc<UnixStream>, identity:
         if asked.is_multiple_of(MAX_REQUESTED) {
             sleep(PAUSE).await;
         }
-        let answered = match group.requested.get(&group, &address).await {
+        let answered = match group.requested.get(&group.config, &address).await {
             Ok(sockets) => {
                 let given = sockets.descriptors().next().ok_or_else(|| io::ErrorKind::NotFound.into());
                 match given.and_then(|socket| give_to(identity.as_ref(), [socket]).map(|()| socket)) {
@@ -69,8 +81,8 @@ pub(super) async fn serve(group: Arc<Shared>, socket: Arc<UnixStream>, identity:
 }
 
 impl Requested {
-    async fn get(&self, group: &Shared, address: &str) -> Result<Arc<Bound>, String> {
-        let may_listen = &group.config.may_listen;
+    async fn get(&self, config: &Config, address: &str) -> Result<Arc<Bound>, String> {
+        let may_listen = &config.may_listen;
         let address = Listening::parse(address).filter(|address| {
             let is_one = may_listen.iter().filter_map(|allowed| Listening::parse(allowed)).any(|it| it.covers(address));
             is_one && address.last_port.is_none_or(|last| Some(last) == address.port)
@@ -78,26 +90,43 @@ impl Requested {
         let Some(address) = address.as_ref().map(Listening::text) else {
             return Err(format!("it is none of `may_listen` of this worker: {}", may_listen.join(", ")));
         };
-        let mut all = self.0.lock().await;
-        let Some(all) = &mut *all else { return Err("the worker is removed, and listens no more".to_owned()) };
+        let mut given = self.0.lock().await;
+        let Some(given) = &mut *given else { return Err("the worker is removed, and listens no more".to_owned()) };
         // A process that has it may have shut it down, for all.
-        if let Some(bound) = all.remove(&address).filter(|bound| bound.kept().iter().all(Option::is_some)) {
-            all.insert(address, bound.clone());
+        if let Some(bound) = given.by_address.remove(&address).filter(|bound| bound.kept().iter().all(Option::is_some))
+        {
+            given.by_address.insert(address, bound.clone());
             return Ok(bound);
         }
-        if all.len() >= MAX_REQUESTED {
+        if given.by_address.len() >= MAX_REQUESTED {
             return Err(format!("this worker has {MAX_REQUESTED} others already"));
         }
-        let config = Config { listen: vec![address.clone()], accept: Accept::Worker, ..(*group.config).clone() };
+        given.count_attempt()?;
+        let config = Config { listen: vec![address.clone()], accept: Accept::Worker, ..config.clone() };
         let bound = spawn_blocking(move || Bound::new(&config, &[])).await.map_err(|error| error.to_string())?;
         let bound = Arc::new(bound.map_err(|error| error.without_setting())?);
-        all.insert(address, bound.clone());
+        given.by_address.insert(address, bound.clone());
         Ok(bound)
     }
 
     /// Stops listening, except where processes still have the sockets.
     pub(super) async fn close(&self) {
         *self.0.lock().await = None;
+    }
+}
+
+impl Given {
+    fn count_attempt(&mut self) -> Result<(), String> {
+        if self.since.elapsed() >= ATTEMPTS_INTERVAL {
+            (self.attempts, self.since) = (0, Instant::now());
+        }
+        if self.attempts >= MAX_REQUESTED {
+            return Err(format!(
+                "{MAX_REQUESTED} sockets were created for this worker within {ATTEMPTS_INTERVAL:?}; ask again later"
+            ));
+        }
+        self.attempts += 1;
+        Ok(())
     }
 }
 
@@ -182,7 +211,29 @@ fn refusal(why: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
+    use socket2::SockRef;
+    use tokio::time::advance;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_is_shut_down_again_and_again_is_replaced_only_so_often() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = format!("unix://{}", folder.path().join("app.sock").display());
+        let config = Config { may_listen: vec![address.clone()], ..Config::default() };
+        let requested = Requested::default();
+        for _ in 0..MAX_REQUESTED {
+            let bound = requested.get(&config, &address).await.expect("it is free");
+            let socket = bound.descriptors().next().expect("one");
+            SockRef::from(&socket).shutdown(Shutdown::Read).expect("anybody may");
+        }
+        let why = requested.get(&config, &address).await.expect_err("it was created too often");
+        assert_eq!(why, "64 sockets were created for this worker within 1s; ask again later");
+        advance(ATTEMPTS_INTERVAL).await;
+        requested.get(&config, &address).await.expect("later it may be");
+    }
 
     #[test]
     fn an_address_is_covered_by_itself_and_by_a_range_of_ports() {
