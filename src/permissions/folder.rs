@@ -27,6 +27,15 @@ const GROUP_WRITES: u32 = 0o020;
 #[derive(Debug)]
 pub struct Folder(File);
 
+/// What has a name in a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    File,
+    /// A folder, or another user's file, so that creating a file may fail.
+    Obstacle,
+}
+
 /// A link that another user could have pointed anywhere.
 #[derive(Debug, thiserror::Error)]
 enum Misled {
@@ -136,18 +145,19 @@ impl Folder {
         if owner == folder.uid() || folder.mode() & OTHERS_WRITE == 0 { Ok(()) } else { check_owner(owner) }
     }
 
-    /// Whether a folder, or another user's file, has this name, so that creating a file may fail.
-    pub fn is_blocked(&self, name: &OsStr) -> io::Result<bool> {
+    /// What has this name, where a file is to be created or replaced.
+    pub fn find(&self, name: &OsStr) -> io::Result<Found> {
         let found = match look(&self.0, name) {
-            Err(Errno::ENOENT) => return Ok(false),
+            Err(Errno::ENOENT) => return Ok(Found::Nothing),
             found => found?,
         };
         if found.metadata()?.is_dir() {
-            return Ok(true);
+            return Ok(Found::Obstacle);
         }
         match self.check_owner(&found) {
             Err(NotOwn::Io(error)) => Err(error),
-            checked => Ok(checked.is_err()),
+            Err(_) => Ok(Found::Obstacle),
+            Ok(()) => Ok(Found::File),
         }
     }
 

@@ -19,7 +19,7 @@ use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::claim::{Claim, Holder, NotClaimed};
-pub use self::folder::Folder;
+pub use self::folder::{Folder, Found};
 pub use self::pid_file::{PidFile, PidFileError};
 
 /// What works without a group that a person is not in.

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use super::config::Config;
 use crate::model::counted;
 use crate::permissions::own::cannot_write;
-use crate::permissions::{Folder, own};
+use crate::permissions::{Folder, Found, own};
 use crate::task::{Phase, Stop, Tasks};
 
 /// How long a file is written before it is reopened by name: there may be another one by then.
@@ -28,6 +28,11 @@ const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How soon to retry a file that cannot be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon to retry the rotation of a file that cannot be renamed, and the multiple of its maximum size at which it is
+/// truncated meanwhile.
+const ROTATION_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+const MAX_OVERDUE_SIZES: u64 = 4;
 
 /// The most to write at once: no more than the smallest file may hold.
 const MAX_BATCH_BYTES: usize = 32 * 1024;
@@ -72,12 +77,20 @@ struct Writer {
     max_age: Option<Duration>,
     max_files: usize,
     opened: Option<Opened>,
-    /// When it was last written: the file's own timestamp may be slightly older, or from another machine's clock.
-    written: SystemTime,
+    /// When it was last written: the file's own timestamp may be from another machine's clock, or slightly older.
+    written: Option<SystemTime>,
+    /// Set while a rotation that failed is still to be made.
+    overdue: Option<Overdue>,
     /// The first name for an older file that is blocked.
     blocked: Option<OsString>,
     /// Whether the last line is incomplete.
     is_torn: bool,
+}
+
+#[derive(Debug)]
+struct Overdue {
+    why: String,
+    retry_at: Instant,
 }
 
 #[derive(Debug)]
@@ -200,7 +213,8 @@ impl Writer {
             max_age: config.max_log_age,
             max_files: config.max_log_files,
             opened: None,
-            written: SystemTime::UNIX_EPOCH,
+            written: None,
+            overdue: None,
             blocked: None,
             is_torn: false,
         })
@@ -214,14 +228,29 @@ impl Writer {
         };
         let found = opened.file.metadata()?;
         let now = SystemTime::now();
-        let last = found.modified()?.max(self.written);
-        let is_full = found.len() + lines.len() as u64 > self.max_size;
-        if found.len() > 0 && (is_full || self.is_of_before(last, now)) {
-            self.rotate(&opened.folder, &opened.name)?;
-            opened = self.open()?;
+        let last = self.written.map_or_else(|| found.modified().map(|stamp| stamp.min(now)), Ok)?;
+        let size = found.len() + lines.len() as u64;
+        let is_due = match &self.overdue {
+            Some(overdue) => Instant::now() >= overdue.retry_at,
+            None => size > self.max_size || self.is_of_before(last, now),
+        };
+        if found.len() == 0 {
+            self.overdue = None;
+        } else if is_due {
+            match self.rotate(&opened.folder, &opened.name) {
+                Ok(()) => {
+                    opened = self.open()?;
+                    self.is_torn = false;
+                    self.overdue = None;
+                }
+                Err(error) => self.postpone(&error),
+            }
+        }
+        if self.overdue.is_some() && size > MAX_OVERDUE_SIZES * self.max_size {
+            opened.file.set_len(0)?;
             self.is_torn = false;
         }
-        self.written = now;
+        self.written = Some(now);
         if self.is_torn {
             opened.file.write_all(b"\n")?;
         }
@@ -251,8 +280,19 @@ impl Writer {
         nth(written) < nth(now)
     }
 
+    /// Postpones a rotation that has failed: the file is written on.
+    fn postpone(&mut self, error: &io::Error) {
+        let (log, why) = (self.path.display(), error.to_string());
+        if self.overdue.as_ref().is_none_or(|overdue| overdue.why != why) {
+            tracing::error!(%log, why, "cannot rotate the log of a worker, and retries each minute: meanwhile it is \
+                truncated at {MAX_OVERDUE_SIZES} times `max_log_size`");
+        }
+        self.overdue = Some(Overdue { why, retry_at: Instant::now() + ROTATION_RETRY_INTERVAL });
+    }
+
     /// Renames a file to the first older name, each of those to the next, and removes surplus ones. A blocked name is
-    /// skipped: in a sticky folder, anybody may create a folder with that name.
+    /// skipped: in a sticky folder, anybody may create a folder with that name. Nothing beyond a missing file is renamed,
+    /// so that if the newest cannot be renamed, retries change nothing.
     fn rotate(&mut self, folder: &Folder, name: &OsStr) -> io::Result<()> {
         let nth = |number: usize| {
             let mut nth = name.to_owned();
@@ -260,10 +300,13 @@ impl Writer {
             nth
         };
         let (mut names, mut blocked, mut numbers) = (vec![name.to_owned()], Vec::new(), 1..);
+        let mut last = Found::File;
         while names.len() <= self.max_files
+            && last != Found::Nothing
             && let Some(next) = numbers.next().map(nth)
         {
-            if !folder.is_blocked(&next)? {
+            last = folder.find(&next)?;
+            if last != Found::Obstacle {
                 names.push(next);
             } else if blocked.len() < MAX_BLOCKED {
                 blocked.push(next);
@@ -282,7 +325,7 @@ impl Writer {
         self.blocked = first;
         // There are more if the setting was higher before.
         for name in names.last().cloned().into_iter().chain(numbers.map(nth)) {
-            if folder.is_blocked(&name)? || !is_there(folder.remove(&name))? {
+            if folder.find(&name)? != Found::File || !is_there(folder.remove(&name))? {
                 break;
             }
         }
@@ -434,8 +477,9 @@ mod tests {
         let mut log = writer(folder.path(), daily);
         log.write(b"today\n").expect("written");
         assert_eq!(files(folder.path()), named([("web.log", "today\n"), ("web.log.1", "old\nnew\nmore\n")]));
-        log.written = yesterday;
-        set(yesterday);
+        // A server's clock may be ahead of ours.
+        log.written = Some(yesterday);
+        set(SystemTime::now() + Duration::from_secs(86_400));
         log.write(b"again\n").expect("written");
         assert_eq!(fs::read_to_string(folder.path().join("web.log.1")).expect("a file"), "today\n");
     }
@@ -463,8 +507,47 @@ mod tests {
         }
         let mut log = writer(folder.path(), |config| config.log = Some(path("other.log")));
         log.write(b"first, and full\n").expect("written");
-        let why = log.write(b"second\n").expect_err("there is no name").to_string();
+        log.write(b"second\n").expect("written");
+        assert_eq!(read("other.log"), "first, and full\nsecond\n", "it grows on");
+        let why = &log.overdue.as_ref().expect("it is not rotated").why;
         assert!(why.ends_with("/other.log.1001 is in the way, as 1000 others are: remove them"), "{why}");
+        log.write(b"third, and still\n").expect("written");
+        assert_eq!(read("other.log"), "first, and full\nsecond\nthird, and still\n");
+        log.write(b"fourth\n").expect("written");
+        assert_eq!(read("other.log"), "fourth\n", "it is bounded");
+        fs::remove_dir(path("other.log.1")).expect("it is ours");
+        log.write(b"fifth\n").expect("written");
+        assert_eq!(read("other.log"), "fourth\nfifth\n", "it is not tried with each line");
+        log.overdue.as_mut().expect("it is not rotated").retry_at = Instant::now();
+        log.write(b"sixth\n").expect("written");
+        assert_eq!(["other.log", "other.log.1"].map(read), ["sixth\n", "fourth\nfifth\n"]);
+        assert!(log.overdue.is_none());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_renamed_is_still_written_and_no_older_ones_are_lost() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log_path = folder.path().join("web.log");
+        let mut log = writer(folder.path(), |config| (config.max_log_files, config.max_log_size) = (3, ByteSize(20)));
+        for text in ["one\n", "two\n", "three\n", "four\n"] {
+            log.write(text.repeat(4).as_bytes()).expect("written");
+        }
+        let chattr = |change: &str| std::process::Command::new("chattr").arg(change).arg(&log_path).status();
+        if !chattr("+a").is_ok_and(|status| status.success()) {
+            eprintln!("skipped: it takes root, and a file system with attributes");
+            return;
+        }
+        for text in ["five\n", "six\n", "seven\n"] {
+            log.write(text.as_bytes()).expect("written");
+            log.overdue.as_mut().expect("it is not rotated").retry_at = Instant::now();
+        }
+        let found = files(folder.path());
+        chattr("-a").expect("as before");
+        let (four, three, two) = ("four\n".repeat(4) + "five\nsix\nseven\n", "three\n".repeat(4), "two\n".repeat(4));
+        assert_eq!(found, named([("web.log", &four), ("web.log.2", &three), ("web.log.3", &two)]));
+        log.write(b"eight\n").expect("written");
+        assert_eq!(fs::read_to_string(folder.path().join("web.log.1")).expect("a file"), four);
+        assert_eq!(fs::read_to_string(folder.path().join("web.log.3")).expect("a file"), two);
     }
 
     #[test]
