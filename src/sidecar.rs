@@ -1,7 +1,7 @@
 //! The sidecar: builds the rooms from the configuration, connects them, and stops them in order.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,13 @@ use crate::share::Pool;
 use crate::source;
 use crate::store::shared::{self, Shared, SharedError, StateTaken};
 use crate::store::{self, Feed, FeedState, Publisher, Store};
-use crate::task::{Failure, Phase, Reload, Tasks};
+use crate::task::{Failure, Phase, Reload, Stop, Tasks};
 use crate::thrift::{self, Endpoint};
 use crate::withhold::Withholder;
 use crate::worker::{Added, BoundWorkers, ReadSettings, Surroundings, WorkerError, Workers};
+
+/// How soon to try again to write the pid file.
+const PID_FILE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often to check for expected masters, and the pause in between.
 const EXPECT_LOOKS: u32 = 100;
@@ -110,8 +113,9 @@ impl Sidecar {
         let mut shared_config = config.shared.clone();
         let state = shared_config.claim_state()?;
         let pid_file = match config.sidecar.pid_file.as_deref().map(PidFile::write).transpose() {
-            Err(full) if full.is_for_room() => {
-                tracing::error!(%full, "going on without `sidecar.pid_file`: make room, and restart the sidecar for it");
+            // Nothing here needs it, and where others may write too, any of them can be in its way.
+            Err(error) if !matches!(error, PidFileError::Held { .. }) => {
+                tracing::error!(%error, "going on without `sidecar.pid_file`, until it can be written");
                 None
             }
             written => written?,
@@ -203,6 +207,9 @@ impl Sidecar {
         match shared {
             Some(shared) => shared.start(&last, &store, &metrics)?,
             None => Shared::start_later(&shared_config, beside, began, &last, &store, &metrics)?,
+        }
+        if let Some(path) = config.sidecar.pid_file.clone().filter(|_| pid_file.is_none()) {
+            last.short(write_pid_file(path, last.stop_signal()));
         }
         let stop_timeout = config.sidecar.stop_timeout;
         Ok(Self {
@@ -355,6 +362,22 @@ fn sources(config: &Config, register: Option<Register>, channels: Channels) -> i
 
 fn source<'a>(feed: Feed, start: impl FnOnce(Publisher, &Context) + 'a) -> (Feed, Start<'a>) {
     (feed, Box::new(start))
+}
+
+/// Writes the pid file once that is possible, and removes it at the stop.
+async fn write_pid_file(path: PathBuf, stop: Stop) {
+    let mut written = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PID_FILE_INTERVAL), if written.is_none() => {}
+            () = stop.requested() => return,
+        }
+        let again = path.clone();
+        written = tokio::task::spawn_blocking(move || PidFile::write(&again).ok()).await.ok().flatten();
+        if written.is_some() {
+            tracing::info!(path = %path.display(), "`sidecar.pid_file` is written");
+        }
+    }
 }
 
 /// The endpoint also works without a shared file: only problems that an operator must fix prevent the start.

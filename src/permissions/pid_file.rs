@@ -39,14 +39,6 @@ pub enum PidFileError {
     Foreign(PathBuf),
 }
 
-impl PidFileError {
-    /// Whether its file system is full.
-    pub fn is_for_room(&self) -> bool {
-        let Self::Io { why, .. } = self else { return false };
-        matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-    }
-}
-
 impl PidFile {
     /// Writes the id of this process. Replaces the file of a killed sidecar, or an empty one after a power loss, and
     /// nothing else. Refuses a folder in which another user could replace the file.
@@ -163,8 +155,6 @@ mod tests {
         assert!(refused(&path), "anybody may have written it");
         assert!(refused(folder.path()), "a folder");
         let no_folder = PidFile::write(&folder.path().join("no/roster.pid")).expect_err("there is no folder");
-        assert!(matches!(no_folder, PidFileError::Io { .. }) && !no_folder.is_for_room());
-        let full = io::ErrorKind::StorageFull.into();
-        assert!(PidFileError::Io { path, why: full }.is_for_room());
+        assert!(matches!(no_folder, PidFileError::Io { .. }));
     }
 }
