@@ -1,9 +1,10 @@
 //! Claims: what no other process may have while this one does.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,8 @@ use super::own::{self, NotOwn};
 /// How often to retry if a file is replaced before it could be locked.
 const MAX_ATTEMPTS: usize = 3;
 
-/// The longest process id, in digits.
-const MAX_PID: u64 = 10;
+/// The maximum length of a claim's content: a process id and a path.
+const MAX_BYTES: u64 = 8_192;
 
 /// A lock that no other process can have while this lives.
 #[derive(Debug)]
@@ -67,9 +68,12 @@ impl Claim {
                     }
                 }
                 Err((file, Errno::EWOULDBLOCK)) => {
-                    let is_open_to_others = file.metadata()?.mode() & 0o077 != 0;
-                    let holder = Holder::of(file);
-                    if !is_open_to_others || holder.is_alive() {
+                    let found = file.metadata()?;
+                    let is_open_to_others = found.mode() & 0o077 != 0;
+                    let (holder, place) = read(file);
+                    // Another user may have hard-linked a file here that is locked for something else.
+                    let is_elsewhere = found.nlink() > 1 && place != fs::canonicalize(&path).ok();
+                    if !is_elsewhere && (!is_open_to_others || holder.is_alive()) {
                         return Err(NotClaimed::Held(holder));
                     }
                     // Another user has locked it, which no sidecar has to respect.
@@ -92,21 +96,17 @@ impl Claim {
         ((found.dev(), found.ino()) == (locked.dev(), locked.ino())).then_some(found)
     }
 
-    /// Writes down the holder, for messages; a full disk does not matter.
+    /// Writes down the holder, and the claim's own place; a full disk does not matter.
     fn sign(&self) -> io::Result<()> {
         self.lock.set_len(0)?;
-        let _ = write!(&*self.lock, "{}", std::process::id());
+        let place = fs::canonicalize(&self.path).unwrap_or_default();
+        let text = [format!("{}\n", std::process::id()).as_bytes(), place.as_os_str().as_bytes()].concat();
+        let _ = (&*self.lock).write_all(&text);
         Ok(())
     }
 }
 
 impl Holder {
-    fn of(file: File) -> Self {
-        let mut text = String::new();
-        let read = file.take(MAX_PID).read_to_string(&mut text);
-        Self(read.ok().and_then(|_| text.parse().ok()))
-    }
-
     /// Whether there is another process with this id that may have the claim: one of our user, or of root.
     fn is_alive(&self) -> bool {
         let process = self.0.filter(|process| *process != std::process::id());
@@ -119,6 +119,16 @@ impl Display for Holder {
     fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |process| write!(to, " (process {process})"))
     }
+}
+
+/// The holder of a claim, and its place; none: the file does not contain it.
+fn read(file: File) -> (Holder, Option<PathBuf>) {
+    let mut text = Vec::new();
+    // A file that cannot be read is like an empty one.
+    let _ = file.take(MAX_BYTES).read_to_end(&mut text);
+    let mut parts = text.splitn(2, |byte| *byte == b'\n');
+    let process = parts.next().and_then(|process| str::from_utf8(process).ok()?.parse().ok());
+    (Holder(process), parts.next().map(|place| OsStr::from_bytes(place).into()))
 }
 
 /// Why a claim is refused: one that another user left names its owner.
@@ -206,6 +216,28 @@ mod tests {
         assert_eq!(fs::read_to_string(&kept).expect("a file"), "root:secret");
         assert_eq!(kept.metadata().expect("a file").mode() & 0o777, 0o644);
         assert!(claim.is_there() && hidden.metadata().expect("a file").nlink() == 1);
+    }
+
+    #[test]
+    fn what_is_locked_for_something_else_is_no_claim_where_it_was_hard_linked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let own = std::process::id();
+        let other = Claim::of(&path("other")).expect("it is free");
+        fs::write(path("lock"), own.to_string()).expect("made");
+        fs::set_permissions(path("lock"), fs::Permissions::from_mode(0o600)).expect("ours");
+        let mut holder = lock(&path("lock"), geteuid().as_raw());
+        for locked in [".other.claim", "lock"] {
+            fs::hard_link(path(locked), path(".state.claim")).expect("made");
+            let claim = Claim::of(&path("state")).expect("nobody has it");
+            assert!(claim.is_there() && other.is_there(), "{locked}");
+            fs::hard_link(path(".state.claim"), path("linked")).expect("made");
+            assert!(
+                matches!(Claim::of(&path("state")), Err(NotClaimed::Held(Holder(Some(process)))) if process == own)
+            );
+            fs::remove_file(path("linked")).and_then(|()| fs::remove_file(path(".state.claim"))).expect("ours");
+        }
+        holder.kill().and_then(|()| holder.wait()).expect("it lives");
     }
 
     #[test]
