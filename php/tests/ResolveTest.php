@@ -160,9 +160,9 @@ final class ResolveTest extends TestCase
                 self::assertArrayNotHasKey('b:1', $withheld);
             }
             // Also where the clock was set back since, so that nothing is withheld for longer than it was to be.
-            foreach ([[$now - $hour, $now - 1], [$now + $hour, $now + 2 * $hour]] as $over) {
+            foreach ([[$now - $hour, $now - 1, 60_000], [$now + $hour, $now + 3 * $hour, -2 * $hour]] as [$since, $endsAt, $silenceMs]) {
                 // While the sidecar writes, a step of the clock ends nothing.
-                foreach ($found(...[...$over, 0]) as $withheld) {
+                foreach ($found($since, $endsAt, 0) as $withheld) {
                     self::assertArrayNotHasKey('b:1', $withheld);
                 }
                 $expected = [];
@@ -170,7 +170,7 @@ final class ResolveTest extends TestCase
                     $picked = Picks::best([self::chunk($instances)], max($others, $weight), (string) $key)[0];
                     $expected[] = $instances[$picked]['address'];
                 }
-                [$byKey, $byChance] = $found(...[...$over, 60_000]);
+                [$byKey, $byChance] = $found($since, $endsAt, $silenceMs);
                 self::assertSame(array_count_values($expected), $byKey);
                 self::assertArrayHasKey('b:1', $byChance);
             }

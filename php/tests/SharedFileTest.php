@@ -160,6 +160,22 @@ final class SharedFileTest extends TestCase
         self::assertSame('x', $roster->get('/a')->data);
     }
 
+    public function testAWriterThatWritesInTheFutureIsAway(): void
+    {
+        $hour = 3_600_000;
+        $roster = $this->reading(['/a' => 'x'], ['ageMs' => 1_000], silenceMs: -$hour);
+        foreach ([1, 2] as $_) {
+            self::assertEqualsWithDelta($hour + 1_000, $roster->get('/a')->freshness->ageMs, 10_000);
+            self::assertStringContainsString('its writer has been away for', (string) $roster->explain()[0]);
+        }
+        // As where the clock is set back between two reads, of which the first has found all well.
+        $file = new SharedFile(['/a' => 'x']);
+        $roster = self::client($file);
+        self::assertSame([0, 0], [$roster->get('/a')->freshness->ageMs, $roster->get('/a')->freshness->ageMs]);
+        $file->set([], silenceMs: -$hour);
+        self::assertEqualsWithDelta($hour, $roster->get('/a')->freshness->ageMs, 10_000);
+    }
+
     public function testASourceThatWasNeverReadAsAWholeKnowsNothing(): void
     {
         $roster = $this->reading(['/a' => 'x'], ['whole' => false, 'ageMs' => null]);

@@ -43,7 +43,7 @@ function file_(string $folder, string $path): array
         $before = json_decode((string) dba_fetch('meta/freshness', $db), true);
         $data = dba_fetch("node$path", $db);
         $after = json_decode((string) dba_fetch('meta/freshness', $db), true);
-        $silent = $before ? microtime(true) * 1000 - $before['writtenAt'] : INF;
+        $silent = $before ? abs(microtime(true) * 1000 - $before['writtenAt']) : INF;
         if ($silent > 3000 && $attempt === 0) {
             dba_close($db);
             $db = null;

@@ -17,6 +17,7 @@ use Roster\Resolved;
 use Roster\Transport;
 use Roster\Wire\Version;
 
+use function abs;
 use function dba_fetch;
 use function getmypid;
 use function microtime;
@@ -42,7 +43,10 @@ final class SharedFile
     /** LMDB's keys have at most 511 bytes. A longer name is replaced by its digest. */
     private const LONGEST_NAME = 500;
 
-    /** The writer rewrites `meta/freshness` every second. After this long without that, it is away. */
+    /**
+     * The writer rewrites `meta/freshness` every second. After this long without that, it is away. So it is if that lies this
+     * far ahead: the clock was set back, and a living writer would have rewritten it since.
+     */
     private const SILENCE_MS = 3_000;
 
     private const TRIES = 8;
@@ -131,7 +135,7 @@ final class SharedFile
             Quiet::end();
         }
         $isUnchanged = $json === $this->json
-            && microtime(true) * 1_000 - $this->report['writtenAt'] <= self::SILENCE_MS;
+            && abs(microtime(true) * 1_000 - $this->report['writtenAt']) <= self::SILENCE_MS;
         return $isUnchanged && $data !== false && $path[0] === '/'
             ? new Node($path, $data, (string) $stat, $this->freshness = $this->fresh)
             : null;
@@ -385,7 +389,7 @@ final class SharedFile
             }
             $json = dba_fetch('meta/freshness', $handle);
             if ($json === $this->json) {
-                $silenceMs = (int) (microtime(true) * 1_000) - $this->report['writtenAt'];
+                $silenceMs = abs((int) (microtime(true) * 1_000) - $this->report['writtenAt']);
                 $this->silenceMs = $silenceMs > self::SILENCE_MS ? $silenceMs : 0;
                 return $this->silenceMs === 0 || $this->isLast
                     ? $found

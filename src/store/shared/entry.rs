@@ -180,7 +180,7 @@ impl FileStatus {
 
     /// The freshness of an answer read from the file now, with these sources behind it.
     pub fn freshness<'a>(&self, behind: impl Iterator<Item = &'a Source>, now: SystemTime) -> Freshness {
-        let silent = Duration::from_millis(millis_since_1970(now).saturating_sub(self.written_at));
+        let silent = self.since_written(now);
         let silent = if silent > WRITER_SILENCE_THRESHOLD { silent } else { Duration::ZERO };
         let fresh = Freshness { revision: self.fresh.revision, age: silent, origin: Origin::Live, complete: true };
         behind.fold(fresh, |fresh, source| source.add_to(fresh, silent, Duration::from_millis(self.fresh.age_ms)))
@@ -188,10 +188,15 @@ impl FileStatus {
 
     /// The time since the source was last known to be in sync, for another process than the writer; None: never.
     pub(super) fn age_of(&self, source: &Source, now: SystemTime) -> Option<Duration> {
-        // Two differences, each of one clock: if the clock was set back while nothing was running, neither is negative.
-        let before = self.written_at.saturating_sub(source.last_sync?);
-        let since = millis_since_1970(now).saturating_sub(self.written_at);
-        Some(Duration::from_millis(before + since))
+        // Two differences, each of one clock: a clock that was set while nobody ran makes neither negative.
+        let before = Duration::from_millis(self.written_at.saturating_sub(source.last_sync?));
+        Some(before + self.since_written(now))
+    }
+
+    /// The time since it was written. If that lies ahead, the clock was set back and the time is unknown: then it counts as
+    /// the difference, so that nothing old looks new.
+    fn since_written(&self, now: SystemTime) -> Duration {
+        Duration::from_millis(millis_since_1970(now).abs_diff(self.written_at))
     }
 
     /// The sources that cover what is at or below `path`.

@@ -47,10 +47,12 @@ fn an_age_counts_from_the_last_sync_whatever_the_clock_does() {
     };
     let written = SystemTime::UNIX_EPOCH + Duration::from_millis(contents.status.written_at);
     assert_eq!(age(written + Duration::from_secs(3_600)), 3_600);
-    assert_eq!(age(written - Duration::from_secs(3_600)), 0);
+    assert_eq!(age(written - Duration::from_secs(3_600)), 3_600, "nobody knows by how much it was set back");
     let away = |now| contents.status.freshness(contents.status.behind(&NodePath::root()), now).age.as_secs();
     assert_eq!(away(written + Duration::from_secs(1)), 0, "the writer lives");
+    assert_eq!(away(written - Duration::from_secs(1)), 0, "the writer lives");
     assert_eq!(away(written + Duration::from_secs(3_600)), 3_600, "the writer is away");
+    assert_eq!(away(written - Duration::from_secs(3_600)), 3_600, "it does not live in the future");
 }
 
 #[test]
