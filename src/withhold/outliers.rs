@@ -1,8 +1,7 @@
 //! Outliers: which instances should be ejected, by their callers' reports; modelled on Envoy's outlier detection.
 //!
 //! Each user's reports are counted separately, so that a user that makes them up only affects its own view. An instance
-//! should be ejected when more than half of the users who recently reported on its service want that. No clock is read
-//! here.
+//! should be ejected when more than half of the users who recently reported on it want that. No clock is read here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +24,7 @@ pub struct Place {
 /// others.
 const MAX_TALLIES: usize = 16_384;
 
-/// After this long without a report about a service, a user has no vote in it.
+/// After this long without a report about an instance, a user has no vote on it.
 const STALE: Duration = Duration::from_secs(60);
 
 /// The minimum number of instances, each with this many calls reported by a user, to compare success rates.
@@ -38,9 +37,8 @@ const DEVIATIONS: f64 = 1.9;
 pub(super) struct Outliers {
     config: Config,
     watched: HashMap<Place, Watched>,
-    /// By service, the users with a vote in it, and the time of each one's last report. Includes those who report on
-    /// other instances only: nobody can report on an ejected one, and a user who fails it as soon as it is back would
-    /// be the only voter.
+    /// By service, the time of each user's last report. These have a vote on instances that were just ejected: nobody
+    /// could report on those, and a user who fails one as soon as it is back would be the only voter.
     voters: HashMap<Arc<str>, HashMap<Reporter, Moment>>,
     /// How many tallies each user has, and in total.
     tallies: HashMap<Reporter, usize>,
@@ -53,6 +51,9 @@ struct Watched {
     /// How often it was ejected, minus one for each interval in which it was healthy.
     ejections: u32,
     ejected_until: Option<Moment>,
+    /// Until when all who report on the service have a vote: for an interval after the ejection, so that those who call
+    /// the instance get to report on it. No longer, or those who do not call it would keep it from being ejected again.
+    open_until: Option<Moment>,
 }
 
 /// One user's reports about an instance.
@@ -98,7 +99,7 @@ impl Outliers {
         let tally = watched.tallies.entry(by).or_insert(Tally::new(now));
         tally.count(now, is_ok);
         self.hear(now, by, &place.service);
-        if is_ok { None } else { self.suspect(place) }
+        if is_ok { None } else { self.suspect(now, place) }
     }
 
     fn hear(&mut self, now: Moment, by: Reporter, service: &Arc<str>) {
@@ -129,7 +130,7 @@ impl Outliers {
                 }
                 is_heard
             });
-            if watched.ejected_until.is_none() {
+            if watched.ejected_until.is_none() && !watched.is_open(now) {
                 watched.ejections = watched.ejections.saturating_sub(1);
             }
         }
@@ -141,7 +142,7 @@ impl Outliers {
         });
         let outliers = self.watched.iter().filter(|(_, it)| it.tallies.values().any(|tally| tally.is_outlier));
         let outliers: Vec<Place> = outliers.map(|(place, _)| place.clone()).collect();
-        outliers.iter().filter_map(|place| self.suspect(place)).collect()
+        outliers.iter().filter_map(|place| self.suspect(now, place)).collect()
     }
 
     /// Notes that an instance is ejected; returns for how long.
@@ -149,7 +150,7 @@ impl Outliers {
         let watched = self.watched.entry(place.clone()).or_default();
         watched.ejections = watched.ejections.saturating_add(1);
         let time = self.config.base_time.saturating_mul(watched.ejections).min(self.config.max_time);
-        watched.ejected_until = Some(now + time);
+        watched.eject(now + time, self.config.interval);
         watched.begin_anew();
         time
     }
@@ -157,7 +158,8 @@ impl Outliers {
     /// The same for one that an earlier process ejected, with its number of ejections and the remaining time.
     pub(super) fn restore(&mut self, now: Moment, place: &Place, left: Duration, ejections: u32) {
         let watched = self.watched.entry(place.clone()).or_default();
-        (watched.ejections, watched.ejected_until) = (ejections, Some(now + left));
+        watched.ejections = ejections;
+        watched.eject(now + left, self.config.interval);
     }
 
     /// Notes that an instance is not ejected in spite of its reports: it takes as many again.
@@ -191,13 +193,18 @@ impl Outliers {
         self.watched.get(place).map_or(0, |it| it.ejections)
     }
 
-    /// The instance, if more than half of the users who report on its service want it ejected.
-    fn suspect(&self, place: &Place) -> Option<Suspect> {
-        let tallies = &self.watched.get(place)?.tallies;
+    /// The instance, if more than half of the users with a vote want it ejected.
+    fn suspect(&self, now: Moment, place: &Place) -> Option<Suspect> {
+        let watched = self.watched.get(place)?;
+        let tallies = &watched.tallies;
+        let voters = match watched.is_open(now) {
+            true => self.voters.get(&place.service).map_or(0, HashMap::len),
+            false => tallies.len(),
+        };
         let limit = self.config.consecutive_failures;
         let wanting = tallies.iter().filter(|(_, tally)| tally.is_outlier || tally.failures_in_line >= limit);
         let wanting: Vec<_> = wanting.collect();
-        if wanting.len() * 2 <= self.voters.get(&place.service).map_or(0, HashMap::len) {
+        if wanting.len() * 2 <= voters {
             return None;
         }
         let (by, tally) = wanting.first()?;
@@ -214,6 +221,14 @@ impl Outliers {
 }
 
 impl Watched {
+    fn eject(&mut self, until: Moment, interval: Duration) {
+        (self.ejected_until, self.open_until) = (Some(until), Some(until + interval.min(STALE)));
+    }
+
+    fn is_open(&self, now: Moment) -> bool {
+        self.open_until.is_some_and(|until| now < until)
+    }
+
     fn begin_anew(&mut self) {
         for tally in self.tallies.values_mut() {
             *tally = Tally::new(tally.last);
@@ -326,13 +341,13 @@ mod tests {
     }
 
     #[test]
-    fn one_user_ejects_nothing_again_of_a_service_that_another_reports_to_be_well() {
+    fn one_user_ejects_nothing_again_that_another_calls() {
         let (mut outliers, now) = outliers();
         assert!(fail(&mut outliers, now, 66, 5), "nobody else has a say");
         let time = outliers.eject(now, &place(1));
-        // User 33 can report nothing about the ejected one.
         for second in 0..300 {
             let now = after(second, now);
+            // User 33 can report nothing about the ejected one, and takes a few seconds to call it afterwards.
             outliers.report(now, 33, &place(2), true);
             if second >= time.as_secs() {
                 outliers.take_ended(now);
@@ -341,11 +356,45 @@ mod tests {
             if second % 10 == 0 {
                 assert_eq!(outliers.compare(now), []);
             }
+            if second >= time.as_secs() && second % 50 == 39 {
+                outliers.report(now, 33, &place(1), true);
+            }
         }
         let late = after(360, now);
         outliers.compare(late);
         assert!(outliers.voters.is_empty(), "all is forgotten");
         assert!(fail(&mut outliers, late, 66, 5), "user 33 has been silent for a minute");
+    }
+
+    #[test]
+    fn who_calls_little_or_reports_of_what_is_not_there_keeps_nothing_that_is_dead_from_being_ejected() {
+        let (mut outliers, now) = outliers();
+        let mut ejected = 0;
+        for second in 0..1_200 {
+            let now = after(second, now);
+            outliers.take_ended(now);
+            outliers.report(now, 33, &place(2), true);
+            outliers.report(now, 66, &place(99), true);
+            if second % 5 == 0 {
+                outliers.report(now, 34, &place(2 + second as usize % 19), true);
+            }
+            match outliers.ejected_until(&place(1)) {
+                Some(_) => ejected += 1,
+                // It is dead; and user 34 meets it every 100 s.
+                None => {
+                    if second % 100 == 50 {
+                        outliers.report(now, 34, &place(1), false);
+                    }
+                    if fail(&mut outliers, now, 33, 50) {
+                        outliers.eject(now, &place(1));
+                    }
+                }
+            }
+            if second % 10 == 0 {
+                assert_eq!(outliers.compare(now), []);
+            }
+        }
+        assert!(ejected > 1_000, "{ejected} s of 1,200");
     }
 
     #[test]
