@@ -13,13 +13,16 @@ use crate::permissions::own;
 /// Readable by its owner alone: only the sidecar knows which clients may read what.
 const MODE: u32 = 0o600;
 
+/// The most bytes of a line that was cut off: a longer one is not an entry.
+const MAX_TORN_BYTES: usize = 64 << 10;
+
 /// The file, ours to write.
 #[derive(Debug)]
 pub(super) struct HistoryFile {
     path: PathBuf,
     max_bytes: u64,
-    /// Whether there may be a file that could not be read, which is to be set aside before another replaces it.
-    is_unread: bool,
+    /// Whether the file may have content that was not read: it is set aside before another replaces it.
+    has_unread: bool,
     /// None: it has to be rewritten.
     open: Option<Open>,
 }
@@ -36,25 +39,26 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) entries: Vec<Entry>,
-    /// Bytes of lines that are not entries, such as the last one of a process that was killed while writing.
+    /// Bytes of lines that are not entries.
     pub(super) unreadable_bytes: u64,
+    /// Bytes of a last line that was cut off, as when its writer was killed.
+    pub(super) torn_bytes: u64,
 }
 
 impl HistoryFile {
     pub(super) fn new(path: PathBuf, max_bytes: u64) -> Self {
-        Self { path, max_bytes, is_unread: false, open: None }
+        Self { path, max_bytes, has_unread: false, open: None }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads what an earlier process left. A file with invalid lines is set aside, and rewritten with the valid ones. A
-    /// file that cannot be read is set aside too.
+    /// Reads what an earlier process left. A file with more content than that is set aside before it is rewritten.
     pub(super) fn load(&mut self) -> io::Result<Loaded> {
-        self.is_unread = true;
+        self.has_unread = true;
         let loaded = self.read()?;
-        self.is_unread = false;
+        self.has_unread = loaded.unreadable_bytes > 0;
         Ok(loaded)
     }
 
@@ -84,20 +88,11 @@ impl HistoryFile {
                     last = entry.number;
                     loaded.entries.push(entry);
                 }
+                None if !line.ends_with(b"\n") && bytes <= MAX_TORN_BYTES => loaded.torn_bytes = bytes as u64,
                 None => loaded.unreadable_bytes += bytes as u64,
             }
         }
-        if loaded.unreadable_bytes > 0 {
-            fs::rename(&self.path, self.aside())?;
-        }
         Ok(loaded)
-    }
-
-    /// The place for a file with invalid lines, or one that could not be read.
-    pub(super) fn aside(&self) -> PathBuf {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(".set-aside");
-        name.into()
     }
 
     /// Makes the file hold what is kept.
@@ -123,11 +118,12 @@ impl HistoryFile {
         let file = own::create(fresh, MODE)?;
         let open = Open { file, bytes: 0, last: 0 }.append(kept)?;
         open.file.sync_data()?;
-        if self.is_unread {
-            match fs::rename(&self.path, self.aside()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => self.is_unread = false,
+        if self.has_unread {
+            if let Some(aside) = own::set_aside(&self.path)? {
+                let (path, aside) = (self.path.display(), aside.display());
+                tracing::warn!(%path, %aside, "set a partly unreadable history aside");
             }
+            self.has_unread = false;
         }
         fs::rename(fresh, &self.path)?;
         Ok(open)

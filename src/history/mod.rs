@@ -142,10 +142,12 @@ impl History {
 /// What an earlier process left, with an entry about what could not be read.
 fn load(file: &mut HistoryFile) -> Loaded {
     match file.load() {
-        Ok(mut loaded) if loaded.unreadable_bytes > 0 => {
-            let (bytes, aside) = (loaded.unreadable_bytes, file.aside());
-            tracing::warn!(path = %file.path().display(), bytes, aside = %aside.display(), "set a history aside of which a part cannot be read; the rest is kept");
-            let why = format!("{bytes} bytes of its file could not be read, as after a crash; it was set aside");
+        Ok(mut loaded) if loaded.unreadable_bytes + loaded.torn_bytes > 0 => {
+            let why = match loaded.unreadable_bytes {
+                0 => format!("the last line of its file was cut off after {} bytes, as by a crash", loaded.torn_bytes),
+                bytes => format!("{bytes} bytes of its file could not be read; it is set aside"),
+            };
+            tracing::warn!(path = %file.path().display(), why, "cannot read a part of the history; the rest is kept");
             let (number, time) = loaded.entries.last().map_or((0, 0), |last| (last.number, last.time));
             let omitted = Entry { number: number + 1, time, event: Event::Omitted, why, ..Entry::default() };
             loaded.entries.push(omitted);
@@ -153,7 +155,7 @@ fn load(file: &mut HistoryFile) -> Loaded {
         }
         Ok(loaded) => loaded,
         Err(error) => {
-            tracing::error!(path = %file.path().display(), %error, aside = %file.aside().display(), "cannot read the history of an earlier process; it is set aside, and begins anew");
+            tracing::error!(path = %file.path().display(), %error, "cannot read the history of an earlier process; it is set aside, and begins anew");
             let why = format!("the file of an earlier process could not be read ({error}); it is set aside");
             let time = millis_since_1970(SystemTime::now()) as i64;
             let omitted = Entry { number: 1, time, event: Event::Omitted, why, ..Entry::default() };

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -252,8 +253,7 @@ fn what_is_written_is_read_again_and_a_torn_or_damaged_line_harms_no_other() {
         let loaded = HistoryFile::new(place.clone(), 1 << 20).load().expect("read");
         let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
         assert_eq!(loaded.entries.len(), lines, "{cut}");
-        assert_eq!(loaded.unreadable_bytes > 0, whole[cut - 1] != b'\n', "{cut}");
-        assert_eq!(place.exists(), whole[cut - 1] == b'\n', "{cut}: it is set aside");
+        assert_eq!((loaded.torn_bytes > 0, loaded.unreadable_bytes), (whole[cut - 1] != b'\n', 0), "{cut}");
     }
     let junk = [&whole[..], &[0; 4_000], b"\n{}\n{\"number\":6}\n\xff\n", entry(9, "d").line().as_bytes()].concat();
     fs::write(&place, &junk).expect("written");
@@ -263,7 +263,41 @@ fn what_is_written_is_read_again_and_a_torn_or_damaged_line_harms_no_other() {
     let last = loaded.entries.last().expect("one");
     assert_eq!((last.number, last.event), (10, Event::Omitted));
     assert!(last.why.contains("could not be read"), "{}", last.why);
-    assert_eq!(fs::read(file.aside()).expect("a file"), junk);
+    let mut kept = Kept::new(1 << 19);
+    loaded.entries.into_iter().for_each(|entry| kept.push(entry));
+    // It stays until what could be read of it stands in another.
+    fs::create_dir(place.with_extension("new")).expect("a folder");
+    file.write(&kept).expect_err("a folder lies there");
+    assert_eq!(fs::read(&place).expect("a file"), junk);
+    fs::remove_dir(place.with_extension("new")).expect("a folder");
+    file.write(&kept).expect("written");
+    assert_eq!(fs::read(aside(&folder)).expect("a file"), junk);
+    assert_eq!(names(&file.load().expect("read")).len(), 5);
+}
+
+fn aside(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("history.jsonl.set-aside")
+}
+
+#[test]
+fn a_crash_puts_nothing_in_the_place_of_a_history_that_was_set_aside() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join(FILE);
+    let incident = entry(3, "web").line();
+    fs::write(&place, &incident).expect("written");
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o660)).expect("a mode");
+    for (number, torn) in ["{", "{\"number\":7", "\u{0}\u{0}", "{", "{", "{"].into_iter().enumerate() {
+        let mut file = HistoryFile::new(place.clone(), 1 << 20);
+        let mut kept = Kept::new(1 << 19);
+        super::load(&mut file).entries.into_iter().for_each(|entry| kept.push(entry));
+        assert_eq!(kept.after(None, 0).filter(|entry| entry.event == Event::Omitted).count(), number + 1);
+        kept.push(entry(kept.last() + 1, "db"));
+        file.write(&kept).expect("written");
+        let whole = fs::read_to_string(&place).expect("a file");
+        fs::write(&place, whole + torn).expect("written");
+    }
+    assert_eq!(fs::read_to_string(aside(&folder)).expect("a file"), incident);
+    assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2, "nothing else is set aside");
 }
 
 #[test]
@@ -279,15 +313,16 @@ fn a_file_that_cannot_be_read_is_set_aside_before_another_takes_its_place() {
     assert_eq!(fs::read_to_string(&place).expect("a file"), old);
     let mut kept = Kept::new(1 << 19);
     // As long as it cannot be set aside, it stays.
-    fs::create_dir(file.aside()).expect("a folder");
+    let names = ["", ".1", ".2", ".3"].map(|end| folder.path().join(format!("{FILE}.set-aside{end}")));
+    names.iter().for_each(|name| fs::create_dir(name).expect("a folder"));
     for number in 1..4 {
         kept.push(entry(number, "db"));
         file.write(&kept).expect_err("a folder lies there");
         assert_eq!(fs::read_to_string(&place).expect("a file"), old);
     }
-    fs::remove_dir(file.aside()).expect("a folder");
+    fs::remove_dir(&names[1]).expect("a folder");
     file.write(&kept).expect("written");
-    assert_eq!(fs::read_to_string(file.aside()).expect("a file"), old);
+    assert_eq!(fs::read_to_string(&names[1]).expect("a file"), old);
     assert_eq!(file.load().expect("read").entries.len(), 3);
 }
 

@@ -1,10 +1,11 @@
 //! Own files: those that Roster created and trusts when it finds them again, if nobody else can have put them there.
 
 use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::ErrorKind::NotFound;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -17,6 +18,9 @@ const CURE: &str = "remove it, and see who may write its folder";
 
 /// The mode bits that let others write a file.
 pub(super) const OTHERS_WRITE: u32 = 0o022;
+
+/// The most files set aside of one name.
+const MAX_SET_ASIDE: usize = 4;
 
 /// Why a file is not accepted as our own.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +62,35 @@ pub fn open(path: &Path) -> Result<File, NotOwn> {
 
 /// Atomically replaces a private file, after the content is on disk.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    fs::rename(write_beside(path, content)?, path)
+}
+
+/// Writes what is to replace a private file beside it; where.
+pub fn write_beside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let fresh = path.with_extension("new");
     let mut file = create(&fresh, 0o600)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&fresh, path)
+    Ok(fresh)
+}
+
+/// Sets a file aside under the first free name of `x.set-aside`, `x.set-aside.1` to `.3`; which. If all are taken, it replaces
+/// the last: what was set aside first stays until somebody removes it. None: there is no such file.
+pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+    let name = |number: usize| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".set-aside");
+        if number > 0 {
+            name.push(format!(".{number}"));
+        }
+        PathBuf::from(name)
+    };
+    let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err_and(|error| error.kind() == NotFound);
+    let aside = (0..MAX_SET_ASIDE).map(name).find(is_free).unwrap_or_else(|| name(MAX_SET_ASIDE - 1));
+    match fs::rename(path, &aside) {
+        Err(error) if error.kind() == NotFound => Ok(None),
+        moved => moved.map(|()| Some(aside)),
+    }
 }
 
 /// Opens a file that only our user or root can have created. The path may lead to a link, a pipe without a writer, or
@@ -108,7 +136,7 @@ pub fn create(path: &Path, mode: u32) -> io::Result<File> {
 /// Removes a file, if it exists.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -186,6 +214,26 @@ mod tests {
         fs::write(&file, "kept").expect("written");
         drop(create(&path("link"), 0o600).expect("made"));
         assert!(!path("link").is_symlink() && fs::read(&file).expect("a file") == b"kept");
+    }
+
+    #[test]
+    fn what_was_set_aside_first_stays_until_somebody_removes_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name| folder.path().join(name);
+        let read = |name| fs::read_to_string(path(name)).unwrap_or_default();
+        assert_eq!(set_aside(&path("x.json")).expect("nothing"), None);
+        let ends = ["", ".1", ".2", ".3", ".3", ".3"];
+        for (number, end) in ends.into_iter().enumerate() {
+            fs::write(path("x.json"), number.to_string()).expect("written");
+            let aside = set_aside(&path("x.json")).expect("it is");
+            assert_eq!(aside, Some(folder.path().join(format!("x.json.set-aside{end}"))));
+        }
+        let names = ["x.json.set-aside", "x.json.set-aside.1", "x.json.set-aside.2", "x.json.set-aside.3", "x.json"];
+        assert_eq!(names.map(read), ["0", "1", "2", "5", ""]);
+        fs::remove_file(path(names[1])).expect("removed");
+        fs::write(path("x.json"), "6").expect("written");
+        set_aside(&path("x.json")).expect("it is");
+        assert_eq!(names.map(read), ["0", "6", "2", "5", ""]);
     }
 
     #[test]

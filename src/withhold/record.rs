@@ -81,12 +81,16 @@ impl Record {
     pub(super) fn write(&mut self, recorded: &Recorded) -> Result<(), String> {
         let Some(path) = &self.path else { return Err("there is no `[shared] state` to keep it in".to_owned()) };
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
-        if self.has_unread {
-            set_aside(path).map_err(failed)?;
-            self.has_unread = false;
-        }
-        let write = || {
-            own::replace(path, &serde_json::to_vec(&document(recorded, MAX_BYTES)?)?)?;
+        let mut write = || {
+            let fresh = own::write_beside(path, &serde_json::to_vec(&document(recorded, MAX_BYTES)?)?)?;
+            if self.has_unread {
+                if let Some(aside) = own::set_aside(path)? {
+                    let (path, aside) = (path.display(), aside.display());
+                    tracing::warn!(%path, %aside, "set a partly unreadable record aside");
+                }
+                self.has_unread = false;
+            }
+            fs::rename(fresh, path)?;
             path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
         };
         write().map_err(failed)
@@ -125,16 +129,6 @@ fn document(recorded: &Recorded, max_bytes: usize) -> serde_json::Result<Documen
     Ok(Document { ejected, drained })
 }
 
-/// Keeps an unreadable file, replacing an earlier one.
-fn set_aside(path: &Path) -> io::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".set-aside");
-    match fs::rename(path, aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,14 +161,20 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_set_aside_is_not_written_over() {
+    fn what_cannot_be_set_aside_is_not_written_over_and_nothing_is_before_another_can_be_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(FILE);
         fs::write(&path, "{").expect("written");
-        fs::create_dir(folder.path().join("withheld.json.set-aside")).expect("a folder in its way");
+        let names = ["", ".1", ".2", ".3"].map(|end| folder.path().join(format!("{FILE}.set-aside{end}")));
+        names.iter().for_each(|name| fs::create_dir(name).expect("a folder in its way"));
         let mut record = Record::new(Some(folder.path().to_owned()));
         assert_eq!(record.left(), Recorded::default());
         record.write(&Recorded::default()).expect_err("it would be lost");
+        assert_eq!(fs::read_to_string(&path).expect("it stands"), "{");
+        fs::remove_dir(&names[0]).expect("a free name");
+        fs::remove_file(path.with_extension("new")).expect("what was to be written");
+        fs::create_dir(path.with_extension("new")).expect("a folder in its way, too");
+        record.write(&Recorded::default()).expect_err("it cannot be written");
         assert_eq!(fs::read_to_string(&path).expect("it stands"), "{");
     }
 
