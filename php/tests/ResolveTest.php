@@ -180,31 +180,48 @@ final class ResolveTest extends TestCase
     /** @requires extension dba */
     public function testWhereAllAreWithheldOneIsChosenOnceItsTimeIsOverAndTheSidecarDead(): void
     {
-        $instances = [['address' => 'a:1', 'weight' => 0], ['address' => 'b:1', 'weight' => 0]];
         $now = (int) (microtime(true) * 1_000);
-        $found = static function (int $endsAt, int $silenceMs) use ($instances, $now): array {
-            $choice = ['heaviest' => 7, 'withheld' => ['1' => [$now - 60_000, $endsAt, 7]]];
-            $older = ['version' => '0.9.0', 'count' => 1, 'heaviest' => 5];
+        [$long, $over] = [[$now - 60_000, $now + 60_000, 7], [$now - 60_000, $now - 1, 7]];
+        $version = static fn (string $version, array $withheld, array $more = []) =>
+            ['version' => $version, 'count' => 2, 'heaviest' => 7, 'withheld' => ['1' => $withheld]] + $more;
+        $old = ['version' => '0.9.0', 'count' => 1, 'heaviest' => 5];
+        $last = ['ejected' => [1]];
+        $found = static function (array $choice, int $silenceMs): ?string {
+            $instances = [['address' => 'a:1', 'weight' => 0], ['address' => 'b:1', 'weight' => 0]];
+            $file = self::file($instances, [self::chunk($instances)], $silenceMs, $choice);
+            $entry = static fn (string $host) => json_encode(['endpoints' => [['protocol' => '', 'host' => $host, 'port' => 1]]]);
+            $file->write([
+                "pick/web\0000.9.0\0000" => self::chunk([['address' => 'old:1', 'weight' => 5]]),
+                "instance/web\0000.9.0\0000" => $entry('old'),
+                "pick/web\0002.0.0\0000" => self::chunk([['address' => 'x:1', 'weight' => 0], ['address' => 'new:1', 'weight' => 0]]),
+                "instance/web\0002.0.0\0001" => $entry('new'),
+            ]);
             $found = [];
-            foreach ([$choice, $older + ['newest' => ['version' => '1.0.0', 'count' => 2] + $choice]] as $written) {
-                $file = self::file($instances, [self::chunk($instances)], $silenceMs, $written);
-                $file->write([
-                    "pick/web\0000.9.0\0000" => self::chunk([['address' => 'old:1', 'weight' => 5]]),
-                    "instance/web\0000.9.0\0000" => json_encode(['endpoints' => [['protocol' => 'http', 'host' => 'old', 'port' => 1]]]),
-                ]);
-                foreach (['k', null] as $key) {
-                    try {
-                        $found[] = Client::local('', '', $file->path)->resolve('web', key: $key)->address();
-                    } catch (Unavailable) {
-                        $found[] = null;
-                    }
+            foreach (['k', null] as $key) {
+                try {
+                    $found[] = Client::local('', '', $file->path)->resolve('web', key: $key)->host;
+                } catch (Unavailable) {
+                    $found[] = null;
                 }
             }
-            return $found;
+            self::assertSame($found[0], $found[1]);
+            return $found[0];
         };
-        self::assertSame(['b:1', 'b:1', 'b:1', 'b:1'], $found($now - 1, 60_000));
-        self::assertSame([null, null, 'old:1', 'old:1'], $found($now + 60_000, 60_000));
-        self::assertSame([null, null, 'old:1', 'old:1'], $found($now - 1, 0));
+        $dead = 60_000;
+        self::assertSame('b', $found($version('1.0.0', $over), $dead));
+        self::assertNull($found($version('1.0.0', $long), $dead));
+        self::assertNull($found($version('1.0.0', $over), 0), 'while it lives, the sidecar says when that ends');
+        // Of the newest version with one that is back.
+        $newer = static fn (array ...$versions) => ['newer' => $versions];
+        self::assertSame('old', $found($old + $newer($version('2.0.0', $long), $version('1.0.0', $long)), $dead));
+        self::assertSame('b', $found($old + $newer($version('2.0.0', $long), $version('1.0.0', $over)), $dead));
+        self::assertSame('new', $found($old + $newer($version('2.0.0', $over), $version('1.0.0', $over)), $dead));
+        self::assertSame('old', $found($old + $newer($version('2.0.0', $over), $version('1.0.0', $over)), 0));
+        // One that is only ejected, where there is no other.
+        self::assertSame('b', $found($version('1.0.0', $long, $last), $dead));
+        self::assertNull($found($version('1.0.0', $long, $last), 0));
+        self::assertSame('new', $found($version('1.0.0', $long, $last) + $newer($version('2.0.0', $long, $last)), $dead));
+        self::assertSame('b', $found($version('1.0.0', $over, $last) + $newer($version('2.0.0', $long, $last)), $dead));
     }
 
     /** @requires extension dba */

@@ -254,10 +254,7 @@ final class SharedFile
             $look = $this->json;
             $choice = self::decoded($choice);
             $isProtected = $choice['protected'] ?? false;
-            if (isset($choice['newest']) && $this->back($choice['newest']) !== []) {
-                $choice = $choice['newest'];
-            }
-            $back = $this->back($choice);
+            [$choice, $back] = $this->callable($choice);
             ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = $choice;
             $this->checkCount($count);
             $of = "$service\0$version\0";
@@ -295,20 +292,34 @@ final class SharedFile
     }
 
     /**
-     * The weights, by number, of those that are no longer withheld, though this was not written: if the sidecar is
-     * dead, none is withheld forever. While it lives, only the sidecar decides when that ends, by a monotonic clock.
+     * The version to choose from, and the weights, by number, of instances that are no longer withheld, though this was not
+     * written: if the sidecar is dead, none is withheld forever. While it lives, only the sidecar decides when that ends, by
+     * a monotonic clock. If there is no other instance, those that are only ejected are used, as in the sidecar.
      *
-     * @param array{withheld?: array<int, array{int, int, int}>} $among by number, the span and the weight
-     * @return array<int, int>
+     * @return array{array<string, mixed>, array<int, int>}
      */
-    private function back(array $among): array
+    private function callable(array $choice): array
     {
-        if ($this->silenceMs === 0 || !isset($among['withheld'])) {
-            return [];
+        if ($this->silenceMs === 0) {
+            return [$choice, []];
         }
+        $versions = [...($choice['newer'] ?? []), $choice];
         $now = microtime(true) * 1_000;
         $isOver = static fn (array $it) => $now < $it[0] || $now >= $it[1];
-        return array_map(static fn (array $it) => $it[2], array_filter($among['withheld'], $isOver));
+        $weight = static fn (array $it) => $it[2];
+        foreach ($versions as $among) {
+            $back = array_filter($among['withheld'] ?? [], $isOver);
+            if ($back !== []) {
+                return [$among, array_map($weight, $back)];
+            }
+        }
+        foreach ($versions as $among) {
+            if (isset($among['ejected'])) {
+                $ejected = array_intersect_key($among['withheld'] ?? [], array_flip($among['ejected']));
+                return [$among, array_map($weight, $ejected)];
+            }
+        }
+        return [$choice, []];
     }
 
     /**

@@ -2,9 +2,8 @@
 //! reads a thousand in microseconds; and when one comes or goes, only a few entries are written, however many there
 //! are.
 //!
-//! The instances are those of the newest version with a callable one; if all with a weight are withheld, those of the
-//! newest version that has one. If there are masters among them, there is no such entry, since the file does not know
-//! which are connected right now.
+//! The instances are those of the newest version with a callable one, and, for when the writer is gone, of newer versions that
+//! are withheld. A version with masters ends the list, since the file does not know which are connected right now.
 
 use std::collections::BTreeMap;
 use std::ops::Not;
@@ -14,6 +13,9 @@ use serde::Serialize;
 
 use crate::store::{InstanceSet, Instances, Provider, count_of_held};
 
+/// The most versions in an entry that are withheld.
+const MAX_WITHHELD_VERSIONS: usize = 8;
+
 /// How many instances share one entry with their hashes and weights.
 pub(super) const CHUNK: usize = 256;
 
@@ -22,10 +24,10 @@ pub(super) const CHUNK: usize = 256;
 struct Choice {
     #[serde(flatten)]
     among: Among,
-    /// The newest version with a weight, if all of it is withheld and an older one is chosen: a reader uses it as soon
-    /// as an instance of it is no longer withheld, even if the writer is gone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    newest: Option<Among>,
+    /// Newer versions whose instances with a weight are all withheld, the newest first: if the writer is gone, a reader uses
+    /// the first of all with an instance that is no longer withheld.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    newer: Vec<Among>,
     /// Whether the guard holds some instances of the service.
     #[serde(rename = "protected", skip_serializing_if = "Not::not")]
     is_protected: bool,
@@ -43,34 +45,40 @@ struct Among {
     /// the writer is gone, a reader treats them as not withheld at any other time: so none is withheld for longer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     withheld: BTreeMap<usize, (u64, u64, u32)>,
+    /// The numbers of those that are ejected and not drained, if no version has a callable instance: if the writer is gone,
+    /// a reader uses these when no other is left.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ejected: Vec<usize>,
 }
 
 /// The instances of a service to choose from, as JSON; None: the file does not know.
 pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
-    let mut newest = None;
-    for (version, set) in instances.iter().rev() {
-        if set.count_of_registered() < set.len() {
-            return None;
+    let (mut sets, mut is_callable) = (Vec::new(), false);
+    for (version, set) in instances.iter().rev().take_while(|(_, set)| set.count_of_registered() == set.len()) {
+        is_callable = set.has_callable();
+        if is_callable || set.heaviest() > 0 && sets.len() < MAX_WITHHELD_VERSIONS {
+            sets.push((version, set));
         }
-        if set.has_callable() {
-            return Some(written(among(version, set), newest, instances));
+        if is_callable {
+            break;
         }
-        newest = newest.or_else(|| Some(among(version, set)).filter(|among| !among.withheld.is_empty()));
     }
-    newest.map(|among| written(among, None, instances))
+    let mut newer: Vec<_> = sets.into_iter().map(|(version, set)| among(version, set, !is_callable)).collect();
+    let among = newer.pop()?;
+    Some(super::entry::written(&Choice { among, newer, is_protected: count_of_held(instances) > 0 }))
 }
 
-fn among(version: &Version, set: &InstanceSet) -> Among {
-    let withheld = set.withheld().filter_map(|(number, provider)| {
-        let (since, until) = provider.instances.first()?.withheld.span()?;
-        (provider.weight > 0).then_some((number, (since, until, provider.weight)))
-    });
-    let (count, heaviest, withheld) = (set.len(), set.heaviest(), withheld.collect());
-    Among { version: version.to_string(), count, heaviest, withheld }
-}
-
-fn written(among: Among, newest: Option<Among>, instances: &Instances) -> Vec<u8> {
-    super::entry::written(&Choice { among, newest, is_protected: count_of_held(instances) > 0 })
+fn among(version: &Version, set: &InstanceSet, is_last_resort: bool) -> Among {
+    let (mut withheld, mut ejected) = (BTreeMap::new(), Vec::new());
+    for (number, provider) in set.withheld().filter(|(_, provider)| provider.weight > 0) {
+        let Some(instance) = provider.instances.first() else { continue };
+        withheld.extend(instance.withheld.span().map(|(since, until)| (number, (since, until, provider.weight))));
+        if is_last_resort && instance.withheld.drained.is_none() {
+            ejected.push(number);
+        }
+    }
+    ejected.sort_unstable();
+    Among { version: version.to_string(), count: set.len(), heaviest: set.heaviest(), withheld, ejected }
 }
 
 /// For instances with numbers from `CHUNK * chunk` on: 8 bytes each, the hash of the address; then 4 bytes each, the
@@ -199,15 +207,19 @@ mod tests {
         let newest = json!({
             "version": "2.0.0", "count": 3, "heaviest": 300, "withheld": {"0": [15, 40, 100], "1": [10, 40, 300]},
         });
-        let choice = json!({"version": "1.0.0", "count": 1, "heaviest": 7, "newest": newest});
+        let choice = json!({"version": "1.0.0", "count": 1, "heaviest": 7, "newer": [newest]});
         assert_eq!(choice_of(&directory), Some(choice), "of the newest version all are withheld");
         withhold(&mut directory, "d:1", WithholdKind::Drained, Some((15, 40)));
-        assert_eq!(choice_of(&directory), Some(newest), "of the older one too");
+        let oldest =
+            json!({"version": "1.0.0", "count": 1, "heaviest": 7, "withheld": {"0": [15, 40, 7]}, "newer": [newest]});
+        assert_eq!(choice_of(&directory), Some(oldest), "of the older one too");
+        withhold(&mut directory, "b:1", WithholdKind::Drained, None);
+        let ejected = json!({"version": "2.0.0", "count": 3, "heaviest": 300, "withheld": {"0": [15, 40, 100], "1": [10, 20, 300]}, "ejected": [1]});
+        assert_eq!(choice_of(&directory).expect("one")["newer"], json!([ejected]), "where nothing else is left");
         withhold(&mut directory, "d:1", WithholdKind::Drained, None);
         for (target, kind) in [("a:1", WithholdKind::Drained), ("b:1", WithholdKind::Ejected)] {
             withhold(&mut directory, target, kind, None);
         }
-        withhold(&mut directory, "b:1", WithholdKind::Drained, None);
         assert_eq!(weights(&directory), [100, 300, 0]);
         assert_eq!(choice_of(&directory), Some(json!({"version": "2.0.0", "count": 3, "heaviest": 300})));
     }
@@ -228,5 +240,39 @@ mod tests {
         let master = Instance { provenance: [provenance].into(), ..at(3, InstanceState::Up) };
         directory.list(&"m".into(), "db".into(), master.version.clone(), [master].into());
         assert_eq!(choice_of(&directory), None, "the sidecar alone knows who is connected");
+    }
+
+    #[test]
+    fn newer_versions_that_are_withheld_stand_there_too_up_to_one_that_is_callable_or_has_masters() {
+        let mut directory = Directory::default();
+        let at =
+            |version, address: &str| Instance { version: Version::new(version, 0, 0), ..Instance::at("db", address) };
+        let versions = |directory: &Directory| {
+            let choice = choice_of(directory).expect("one");
+            let newer = choice["newer"].as_array().cloned().unwrap_or_default();
+            newer.iter().chain([&choice]).map(|it| it["version"].as_str().expect("one").to_owned()).collect::<Vec<_>>()
+        };
+        let withholding = Withholding { since: 1, ends_at: 2, reason: String::new() };
+        directory.withhold(&[Withhold {
+            service: "db".into(),
+            target: "h".into(),
+            kind: WithholdKind::Drained,
+            withholding: Some(withholding.into()),
+        }]);
+        for version in 3..6 {
+            list(&mut directory, &format!("{version}"), at(version, &format!("h:{version}")));
+        }
+        assert_eq!(versions(&directory), ["5.0.0", "4.0.0", "3.0.0"], "all are withheld");
+        list(&mut directory, "1", at(1, "other:1"));
+        assert_eq!(versions(&directory), ["5.0.0", "4.0.0", "3.0.0", "1.0.0"]);
+        let record = Record::Master("m".into());
+        let provenance = Provenance { source: "register".into(), record, decoder: Decoder::Tunnel, since: 1 };
+        let master = Instance { provenance: [provenance].into(), ..at(4, "a:1") };
+        directory.list(&"m".into(), "db".into(), master.version.clone(), [master].into());
+        assert_eq!(versions(&directory), ["5.0.0"], "the sidecar alone knows who is connected");
+        for version in 6..30 {
+            list(&mut directory, &format!("{version}"), at(version, &format!("h:{version}")));
+        }
+        assert_eq!(versions(&directory).len(), MAX_WITHHELD_VERSIONS);
     }
 }
