@@ -1,15 +1,17 @@
 //! The keeper: writes what is withheld to its file, on its own thread: a disk that hangs delays neither the end of what is
 //! withheld nor any answer.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
+use super::Command;
 use super::record::{Record, Recorded};
 
-/// How soon a failed write is retried.
+/// How soon a failed write, or a failed read at the start, is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// All that is withheld, and how often that has changed.
@@ -25,6 +27,9 @@ pub(super) struct Kept {
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) record: Record,
+    /// Why what an earlier process left could not be read yet. It is not replaced before it is withheld too.
+    unread: Option<io::Error>,
+    commands: mpsc::Sender<Command>,
     newest: watch::Receiver<Newest>,
     kept: watch::Sender<Kept>,
     /// Whether the failure to write has been logged.
@@ -32,9 +37,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(record: Record, newest: watch::Receiver<Newest>) -> (Self, watch::Receiver<Kept>) {
+    pub(super) fn new(
+        record: Record,
+        unread: Option<io::Error>,
+        commands: mpsc::Sender<Command>,
+        newest: watch::Receiver<Newest>,
+    ) -> (Self, watch::Receiver<Kept>) {
         let (kept, heard) = watch::channel(Kept::default());
-        (Self { record, newest, kept, is_failing: false }, heard)
+        (Self { record, unread, commands, newest, kept, is_failing: false }, heard)
     }
 
     /// Writes what arrives, only the newest, until all senders are gone.
@@ -45,15 +55,35 @@ impl Keeper {
                 changed = self.newest.changed() => is_last = changed.is_err(),
                 () = sleep(RETRY_DELAY), if self.is_to_be_tried_again() => {}
             }
+            self.read_again().await;
             if !is_last || self.is_to_be_tried_again() {
                 self.write();
             }
         }
     }
 
+    /// Withholds what could not be read at the start, once it can be.
+    async fn read_again(&mut self) {
+        if self.unread.is_none() {
+            return;
+        }
+        let left = match self.record.left() {
+            Ok(left) => left,
+            Err(error) => return self.unread = Some(error),
+        };
+        let (done, restored) = oneshot::channel();
+        if self.commands.send(Command::Restore(left, done)).await.is_ok() && restored.await.is_ok() {
+            tracing::info!("what was drained and ejected could be read, and is so again");
+            self.unread = None;
+        }
+    }
+
     pub(super) fn write(&mut self) {
         let (number, recorded) = self.newest.borrow_and_update().clone();
-        let why_not = self.record.write(&recorded).err();
+        let why_not = match &self.unread {
+            Some(error) => Some(self.record.why_unread(error)),
+            None => self.record.write(&recorded).err(),
+        };
         if let Some(why) = why_not.as_ref().filter(|_| !self.is_failing) {
             tracing::warn!(why, "what is ejected and drained would not outlast a restart");
         }
@@ -63,6 +93,6 @@ impl Keeper {
 
     /// Where there is a folder for it.
     pub(super) fn is_to_be_tried_again(&self) -> bool {
-        self.is_failing && self.record.has_path()
+        self.unread.is_some() || self.is_failing && self.record.has_path()
     }
 }

@@ -8,6 +8,7 @@ mod outliers;
 mod record;
 mod survey;
 
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
@@ -124,6 +125,8 @@ pub enum NotDrained {
 enum Command {
     Drain(Drain, Answer),
     Undrain(String, String, Answer),
+    /// What an earlier process left, if it could not be read at the start.
+    Restore(Recorded, oneshot::Sender<()>),
 }
 
 type Answer = oneshot::Sender<Result<Done, NotDrained>>;
@@ -179,9 +182,15 @@ impl Withholder {
     ) -> (Arc<Self>, Work, mpsc::Receiver<Command>, Keeper) {
         let (commands, received) = mpsc::channel(MAX_COMMANDS);
         let mut record = Record::new(folder);
-        let left = record.left();
+        let (left, unread) = match record.left() {
+            Ok(left) => (left, None),
+            Err(error) => {
+                tracing::error!(why = record.why_unread(&error), "what was drained and ejected is not so until it is read");
+                (Recorded::default(), Some(error))
+            }
+        };
         let (newest, to_keep) = watch::channel(Newest::default());
-        let (keeper, kept) = Keeper::new(record, to_keep);
+        let (keeper, kept) = Keeper::new(record, unread, commands.clone(), to_keep);
         let reporters = config.reporters.iter().map(|name| uid(name).map(|uid| uid.as_raw()));
         // Unknown names were already reported as a configuration mistake.
         let reporters: Vec<u32> = reporters.filter_map(Result::ok).collect();
@@ -305,8 +314,8 @@ impl Work {
         }
     }
 
-    /// Withholds what an earlier process did, if its time is not over. If the clock was set back since then, the
-    /// remaining time is unknown: it is limited to the original duration.
+    /// Withholds what an earlier process did, if its time is not over and it was not changed since. If the clock was set
+    /// back since then, the remaining time is unknown: it is limited to the original duration.
     fn restore(&mut self, Recorded { ejected, drained }: Recorded, wall: SystemTime) {
         let (wall, now) = (millis_since_1970(wall), Moment::now());
         let mut changes = Vec::new();
@@ -325,9 +334,16 @@ impl Work {
             match kind {
                 WithholdKind::Ejected => {
                     let place = Place { service: service.clone(), address: target.clone() };
-                    self.withholder.reported().outliers.restore(now, &place, left.min(self.config.max_time), times);
+                    let outliers = &mut self.withholder.reported().outliers;
+                    if outliers.ejected_until(&place).is_some() {
+                        continue;
+                    }
+                    outliers.restore(now, &place, left.min(self.config.max_time), times);
                 }
-                WithholdKind::Drained => drop(self.drains.insert((service.clone(), target.clone()), now + left)),
+                WithholdKind::Drained => match self.drains.entry((service.clone(), target.clone())) {
+                    Occupied(_) => continue,
+                    Vacant(entry) => drop(entry.insert(now + left)),
+                },
             }
             changes.push(Withhold { service, target, kind, withholding: Some(withholding.into()) });
         }
@@ -336,10 +352,15 @@ impl Work {
 
     fn carry_out(&mut self, command: Command) {
         // The requester may be gone: it is done all the same.
-        let _ = match command {
-            Command::Drain(drain, answer) => answer.send(self.drain(drain)),
-            Command::Undrain(service, target, answer) => answer.send(self.undrain(&service, &target)),
-        };
+        match command {
+            Command::Drain(drain, answer) => drop(answer.send(self.drain(drain))),
+            Command::Undrain(service, target, answer) => drop(answer.send(self.undrain(&service, &target))),
+            Command::Restore(left, done) => {
+                self.restore(left, SystemTime::now());
+                self.record();
+                let _ = done.send(());
+            }
+        }
     }
 
     fn drain(&mut self, Drain { service, target, time, reason }: Drain) -> Result<Done, NotDrained> {

@@ -1,6 +1,7 @@
 //! The record: what is withheld, in a file that survives restarts.
 
 use std::fs::{self, File};
+use std::io::ErrorKind::NotFound;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::Withholding;
-use crate::permissions::own;
+use crate::permissions::own::{self, NotOwn};
 
 /// The file in the state folder.
 const FILE: &str = "withheld.json";
@@ -59,13 +60,19 @@ impl Record {
         self.path.is_some()
     }
 
-    /// What an earlier process left. Unreadable parts are logged and ignored.
-    pub(super) fn left(&mut self) -> Recorded {
-        let Some(path) = &self.path else { return Recorded::default() };
-        let (recorded, unread) = match read(path).map(entries) {
+    /// What an earlier process left. Damaged parts are logged and ignored; an error says why nothing can be read.
+    pub(super) fn left(&mut self) -> io::Result<Recorded> {
+        let Some(path) = &self.path else { return Ok(Recorded::default()) };
+        let read = match read(path) {
+            Err(NotOwn::Io(error)) if error.kind() == NotFound => return Ok(Recorded::default()),
+            Err(NotOwn::Io(error)) => return Err(error),
+            Err(why) => Err(why.to_string()),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(entries).map_err(|error| error.to_string()),
+        };
+        let (recorded, unread) = match read {
             Ok((recorded, 0)) => (recorded, None),
             Ok((recorded, count)) => (recorded, Some(format!("{count} entries are damaged"))),
-            Err(error) => (Recorded::default(), Some(error.to_string())),
+            Err(error) => (Recorded::default(), Some(error)),
         };
         self.has_unread = unread.is_some();
         if let Some(error) = unread {
@@ -74,7 +81,13 @@ impl Record {
                 %path, error, "cannot read all that was drained and ejected; drain anew what shall have no calls"
             );
         }
-        recorded
+        Ok(recorded)
+    }
+
+    /// Why nothing is written after such an error.
+    pub(super) fn why_unread(&self, error: &io::Error) -> String {
+        let path = self.path.as_deref().unwrap_or(Path::new(FILE)).display();
+        format!("cannot read {path}, which is tried again each second, and not written over before: {error}")
     }
 
     /// Replaces the record; an error says why it would be lost in a restart.
@@ -97,13 +110,10 @@ impl Record {
     }
 }
 
-fn read(path: &Path) -> io::Result<Document> {
-    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        return Ok(Document::default());
-    }
+fn read(path: &Path) -> Result<Vec<u8>, NotOwn> {
     let mut written = Vec::new();
-    own::open(path).map_err(|why| why.at(path))?.take(MAX_BYTES as u64).read_to_end(&mut written)?;
-    Ok(serde_json::from_slice(&written)?)
+    own::open(path)?.take(MAX_BYTES as u64).read_to_end(&mut written).map_err(NotOwn::Io)?;
+    Ok(written)
 }
 
 /// The valid entries, and the number of invalid ones.
@@ -145,16 +155,16 @@ mod tests {
         let mut record = Record::new(Some(folder.path().to_owned()));
         let both = Recorded { ejected: vec![entry("x")], drained: vec![entry("a"), entry("b")] };
         record.write(&both).expect("it is kept");
-        assert_eq!(record.left(), both);
+        assert_eq!(record.left().expect("read"), both);
         let damaged = fs::read_to_string(&path).expect("it is there").replace(r#""service":"a""#, r#""service":1"#);
         fs::write(&path, &damaged).expect("written");
         let left = Recorded { ejected: vec![entry("x")], drained: vec![entry("b")] };
-        assert_eq!(record.left(), left);
+        assert_eq!(record.left().expect("read"), left);
         assert_eq!(fs::read_to_string(&path).expect("it stands"), damaged);
         record.write(&left).expect("it is kept");
         let aside = folder.path().join("withheld.json.set-aside");
         assert_eq!(fs::read_to_string(&aside).expect("it is kept"), damaged);
-        assert_eq!(record.left(), left);
+        assert_eq!(record.left().expect("read"), left);
         // It is set aside once, and not the valid one that followed.
         record.write(&both).expect("it is kept");
         assert_eq!(fs::read_to_string(&aside).expect("it is kept"), damaged);
@@ -168,7 +178,7 @@ mod tests {
         let names = ["", ".1", ".2", ".3"].map(|end| folder.path().join(format!("{FILE}.set-aside{end}")));
         names.iter().for_each(|name| fs::create_dir(name).expect("a folder in its way"));
         let mut record = Record::new(Some(folder.path().to_owned()));
-        assert_eq!(record.left(), Recorded::default());
+        assert_eq!(record.left().expect("read"), Recorded::default());
         record.write(&Recorded::default()).expect_err("it would be lost");
         assert_eq!(fs::read_to_string(&path).expect("it stands"), "{");
         fs::remove_dir(&names[0]).expect("a free name");

@@ -1,5 +1,6 @@
 //! What is reported and drained is withheld, within the limits, and no longer than intended.
 
+use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use super::*;
@@ -320,9 +321,46 @@ fn a_record_that_cannot_be_read_keeps_nobody_from_a_start_and_one_that_cannot_be
     assert!(house.keeper.is_to_be_tried_again());
     house.keeper.record = Record::new(Some(folder));
     assert_eq!(house.keep().why_not, None);
-    assert!(!house.keeper.is_to_be_tried_again() && house.keeper.record.left().drained.len() == 1);
+    assert!(!house.keeper.is_to_be_tried_again() && house.keeper.record.left().expect("read").drained.len() == 1);
     house.keeper.record = Record::new(None);
     assert!(house.drain("10.0.0.0", 60).expect("it is").unkept.is_some_and(|why| why.contains("[shared] state")));
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_for_a_while_is_read_later_and_not_written_over_before() {
+    let mut before = house(Config::default()).with(20);
+    before.drain("10.0.0.1", 600).expect("it is there");
+    before.drain(&address(1), 60).expect("it is there");
+    let (record, elsewhere) = (before.folder.path().join("withheld.json"), before.folder.path().join("elsewhere"));
+    // A folder cannot be read, and no more says what was there than any other error of the system.
+    std::fs::rename(&record, &elsewhere).expect("moved");
+    std::fs::create_dir(&record).expect("a folder");
+    let House { store, publisher: _publisher, work, withholder, commands, keeper, folder } =
+        house_in(before.folder, Config::default()).with(20);
+    let drained = || {
+        let snapshot = store.snapshot();
+        let all = snapshot.directory().withholdings().drained().map(|it| (it.1.to_string(), it.2.ends_at - it.2.since));
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let (tasks, _failures) = Tasks::new();
+    let stop = tasks.stop_signal();
+    tasks.thread("withholding", move |_| work.until_stop(commands, stop)).expect("a thread");
+    tasks.thread("the record", move |_| keeper.run()).expect("a thread");
+    let anew = || Drain { target: address(1), time: Duration::from_secs(70), ..drain_host() };
+    let unkept = withholder.drain(anew()).await.expect("it is drained all the same").unkept.expect("it is told");
+    assert!(unkept.contains("cannot read") && record.is_dir(), "{unkept}");
+    assert_eq!(drained(), BTreeMap::from([(address(1), 70_000)]));
+    std::fs::remove_dir(&record).expect("empty");
+    std::fs::rename(&elsewhere, &record).expect("moved");
+    while drained().len() < 2 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let both = BTreeMap::from([(address(1), 70_000), ("10.0.0.1".into(), 600_000)]);
+    assert_eq!(drained(), both, "what was said since holds");
+    assert_eq!(withholder.drain(anew()).await.expect("it is there").unkept, None);
+    assert!(tasks.stop(Duration::from_secs(5)).await.is_empty());
+    let kept = Record::new(Some(folder.path().to_owned())).left().expect("read");
+    assert_eq!(kept.drained.len(), 2);
 }
 
 #[tokio::test]
@@ -334,7 +372,7 @@ async fn commands_are_carried_out_on_the_thread_and_one_that_is_gone_is_told() {
     tasks.thread("withholding", move |_| work.until_stop(commands, stop)).expect("a thread");
     tasks.thread("the record", move |_| keeper.run()).expect("a thread");
     assert_eq!(withholder.drain(drain_host()).await.expect("it is drained").unkept, None);
-    assert_eq!(Record::new(Some(folder.path().to_owned())).left().drained.len(), 1);
+    assert_eq!(Record::new(Some(folder.path().to_owned())).left().expect("read").drained.len(), 1);
     assert_eq!(withholder.undrain("db".into(), "10.0.0.0".into()).await.expect("it was").unkept, None);
     assert!(tasks.stop(Duration::from_secs(5)).await.is_empty());
     assert_eq!(withholder.drain(drain_host()).await.expect_err("it has stopped"), NotDrained::Busy);
