@@ -1,5 +1,6 @@
 //! The clock: moments that also count while the machine sleeps. All ages are measured by them.
 
+use std::fs;
 use std::ops::Add;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,9 +13,14 @@ pub fn millis_since_1970(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
+/// The boot of the machine: moments of different boots cannot be compared. Empty: unknown.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 /// A moment by a monotonic clock that goes on while the machine sleeps. `Instant` stands still then, so data read
 /// before a suspend would look fresh after it. Deadlines of this process's own work use `Instant`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
 impl Moment {
@@ -33,6 +39,11 @@ impl Moment {
 
     pub fn elapsed(self) -> Duration {
         Self::now().since(self)
+    }
+
+    /// The time since the boot of the machine.
+    pub fn since_boot(self) -> Duration {
+        self.0
     }
 
     /// This long before this moment, but not before the machine was started.

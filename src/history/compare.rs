@@ -185,7 +185,8 @@ fn tell_withheld(
     tell: Tell<'_>,
 ) {
     match (old, new) {
-        (_, Some(new)) if old.as_ref() != Some(new) => {
+        (Some(old), Some(new)) if is_same(old, new) => {}
+        (_, Some(new)) => {
             tell(begin, &|| format!("until {}: {}", utc(new.ends_at), new.reason));
         }
         (Some(old), None) => {
@@ -194,6 +195,12 @@ fn tell_withheld(
         }
         _ => {}
     }
+}
+
+/// Whether at most the wall clock was set, which the times follow.
+fn is_same(old: &Withholding, new: &Withholding) -> bool {
+    let time = |it: &Withholding| it.ends_at.saturating_sub(it.since);
+    (old.decided, time(old), &old.reason) == (new.decided, time(new), &new.reason)
 }
 
 /// What is known of a held instance.

@@ -400,20 +400,24 @@ fn what_is_withheld_or_held_is_told_with_its_end_and_its_reason() {
     let mut recorder = recorder(&store, 1 << 20);
     publisher.publish_whole(vec![put("web/member_1", &alive(81), SESSION)]);
     recorder.look(&store.snapshot());
-    let withhold = |kind, ends_at: Option<u64>| {
-        let withholding = |ends_at| Withholding { since: 1, ends_at, reason: "for a test".into() }.into();
+    let withhold = |kind, span: Option<(u64, u64)>| {
+        let reason = "for a test".to_owned();
+        let withholding = |(since, ends_at)| Withholding { since, ends_at, reason, ..Withholding::default() }.into();
         let (service, target) = ("web".into(), "a:81".into());
-        store.withhold(&[Withhold { service, target, kind, withholding: ends_at.map(withholding) }]);
+        store.withhold(&[Withhold { service, target, kind, withholding: span.map(withholding) }]);
     };
-    let mut step = |kind, ends_at| {
+    let mut step = |kind, span| {
         let last = recorder.kept.last();
-        withhold(kind, ends_at);
+        withhold(kind, span);
         recorder.look(&store.snapshot());
         told(&recorder, last)
     };
     let never = 4_000_000_000_000;
-    assert_eq!(step(WithholdKind::Drained, Some(never)), ["Drained a:81: until 2096-10-02T07:06:40Z: for a test"]);
-    assert_eq!(step(WithholdKind::Ejected, Some(1_000)), ["Ejected a:81: until 1970-01-01T00:00:01Z: for a test"]);
+    assert_eq!(step(WithholdKind::Drained, Some((1, never))), ["Drained a:81: until 2096-10-02T07:06:40Z: for a test"]);
+    assert_eq!(step(WithholdKind::Ejected, Some((1, 1_000))), ["Ejected a:81: until 1970-01-01T00:00:01Z: for a test"]);
+    assert_eq!(step(WithholdKind::Drained, Some((2_001, never + 2_000))), [""; 0], "the clock was set");
+    let longer = step(WithholdKind::Drained, Some((2_001, never + 9_000)));
+    assert_eq!(longer, ["Drained a:81: until 2096-10-02T07:06:49Z: for a test"]);
     assert_eq!(step(WithholdKind::Drained, None), ["Undrained a:81: before its time was over"]);
     assert_eq!(step(WithholdKind::Ejected, None), ["Admitted a:81: its time is over"]);
 }

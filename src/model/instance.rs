@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::master::{has_metadata, metadatum, packed_bytes};
 use super::{MAX_SERVICE_BYTES, NodePath, Revision, Service};
+use crate::clock::Moment;
 
 /// The most endpoints of an instance.
 pub const MAX_ENDPOINTS: usize = 32;
@@ -56,12 +57,15 @@ pub struct Withheld {
 }
 
 /// For how long an instance is withheld, in ms since 1970, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Withholding {
     pub since: u64,
     pub ends_at: u64,
     pub reason: String,
+    /// When that was decided; known only to the deciding sidecar. The times above follow a wall clock that is set.
+    #[serde(skip)]
+    pub decided: Moment,
 }
 
 /// Where clients reach an instance directly.

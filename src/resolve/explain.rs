@@ -43,7 +43,7 @@ pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Versi
     say(master.is_none() && instance.endpoints.is_empty(), "it has no endpoint");
     let Withheld { ejected, drained } = &instance.withheld;
     for (what, withholding) in [("drained", drained), ("ejected", ejected)] {
-        if let Some(Withholding { since, ends_at, reason }) = withholding.as_deref() {
+        if let Some(Withholding { since, ends_at, reason, .. }) = withholding.as_deref() {
             reasons.push(format!("it is {what} from {} to {}: {reason}", utc(*since), utc(*ends_at)));
         }
     }

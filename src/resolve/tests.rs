@@ -627,7 +627,7 @@ fn a_master_and_an_endpoint_of_one_service_are_both_chosen_and_only_the_master_i
 }
 
 fn withholding(ends_at: u64) -> Option<Arc<Withholding>> {
-    Some(Withholding { since: 1, ends_at, reason: "as the test wants".into() }.into())
+    Some(Withholding { since: 1, ends_at, reason: "as the test wants".into(), ..Withholding::default() }.into())
 }
 
 fn withhold(

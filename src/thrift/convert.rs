@@ -174,14 +174,14 @@ impl From<view::Instance> for idl::Instance {
 }
 
 impl From<Withholding> for idl::Withholding {
-    fn from(Withholding { since, ends_at, reason }: Withholding) -> Self {
+    fn from(Withholding { since, ends_at, reason, .. }: Withholding) -> Self {
         Self { since: since as i64, ends_at: ends_at as i64, reason }
     }
 }
 
 impl From<idl::Withholding> for Withholding {
     fn from(idl::Withholding { since, ends_at, reason }: idl::Withholding) -> Self {
-        Self { since: since as u64, ends_at: ends_at as u64, reason }
+        Self { since: since as u64, ends_at: ends_at as u64, reason, ..Self::default() }
     }
 }
 

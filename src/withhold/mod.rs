@@ -8,7 +8,6 @@ mod outliers;
 mod record;
 mod survey;
 
-use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
@@ -53,6 +52,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For so long it is waited for the disk to keep what an administrator wants.
 const KEPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long after the boot of the machine its wall clock may be wrong, until it is synchronised over the network.
+const CLOCK_SETTLES: Duration = Duration::from_secs(5 * 60);
 
 /// How far the wall clock may drift from the monotonic one before recorded times are adjusted.
 const MAX_DRIFT_MS: u64 = 1_000;
@@ -146,6 +148,8 @@ struct Work {
     newest: watch::Sender<Newest>,
     /// When the drains end, by the monotonic clock.
     drains: HashMap<(Arc<str>, Arc<str>), Moment>,
+    /// The drains recorded in another boot of the machine, as they were, until the wall clock is settled.
+    unsettled: HashMap<(Arc<str>, Arc<str>), Withholding>,
     /// Whether something else is withheld than is to be kept.
     is_unrecorded: bool,
 }
@@ -185,7 +189,10 @@ impl Withholder {
         let (left, unread) = match record.left() {
             Ok(left) => (left, None),
             Err(error) => {
-                tracing::error!(why = record.why_unread(&error), "what was drained and ejected is not so until it is read");
+                tracing::error!(
+                    why = record.why_unread(&error),
+                    "what was drained and ejected is not so until it is read"
+                );
                 (Recorded::default(), Some(error))
             }
         };
@@ -208,9 +215,10 @@ impl Withholder {
             config: config.clone(),
             newest,
             drains: HashMap::new(),
+            unsettled: HashMap::new(),
             is_unrecorded: false,
         };
-        work.restore(left, SystemTime::now());
+        work.restore(left, Moment::now(), SystemTime::now());
         (withholder, work, received, keeper)
     }
 
@@ -314,37 +322,40 @@ impl Work {
         }
     }
 
-    /// Withholds what an earlier process did, if its time is not over and it was not changed since. If the clock was set
-    /// back since then, the remaining time is unknown: it is limited to the original duration.
-    fn restore(&mut self, Recorded { ejected, drained }: Recorded, wall: SystemTime) {
-        let (wall, now) = (millis_since_1970(wall), Moment::now());
+    /// Withholds what an earlier process did, if its time is not over and it was not changed since. Until the wall clock is
+    /// settled, no drain recorded in another boot of the machine ends.
+    fn restore(&mut self, Recorded { ejected, drained }: Recorded, now: Moment, wall: SystemTime) {
+        let wall = millis_since_1970(wall);
         let mut changes = Vec::new();
         let kinds = ejected.into_iter().map(|it| (it, WithholdKind::Ejected));
         for (entry, kind) in kinds.chain(drained.into_iter().map(|it| (it, WithholdKind::Drained))) {
-            let Entry { service, target, mut withholding, times } = entry;
-            if withholding.since > wall {
-                let time = withholding.ends_at.saturating_sub(withholding.since);
-                (withholding.since, withholding.ends_at) = (wall, wall.saturating_add(time));
-            }
-            if withholding.ends_at <= wall {
-                continue;
-            }
-            let left = Duration::from_millis(withholding.ends_at - wall);
+            let Entry { service, target, withholding, times, ends_after_boot } = entry;
             let (service, target): (Arc<str>, Arc<str>) = (service.into(), target.into());
+            let mut left = time_left(&withholding, ends_after_boot, now, wall);
             match kind {
                 WithholdKind::Ejected => {
                     let place = Place { service: service.clone(), address: target.clone() };
                     let outliers = &mut self.withholder.reported().outliers;
-                    if outliers.ejected_until(&place).is_some() {
+                    if left.is_zero() || outliers.ejected_until(&place).is_some() {
                         continue;
                     }
                     outliers.restore(now, &place, left.min(self.config.max_time), times);
                 }
-                WithholdKind::Drained => match self.drains.entry((service.clone(), target.clone())) {
-                    Occupied(_) => continue,
-                    Vacant(entry) => drop(entry.insert(now + left)),
-                },
+                WithholdKind::Drained => {
+                    let key = (service.clone(), target.clone());
+                    let unsettled = CLOCK_SETTLES.saturating_sub(now.since_boot());
+                    let is_unsettled = ends_after_boot.is_none() && !unsettled.is_zero();
+                    if self.drains.contains_key(&key) || left.is_zero() && !is_unsettled {
+                        continue;
+                    }
+                    if is_unsettled {
+                        left = left.max(unsettled);
+                        self.unsettled.insert(key.clone(), withholding.clone());
+                    }
+                    self.drains.insert(key, now + left);
+                }
             }
+            let withholding = Withholding { decided: now, ..ending(&withholding, wall, left) };
             changes.push(Withhold { service, target, kind, withholding: Some(withholding.into()) });
         }
         self.store.withhold(&changes);
@@ -356,7 +367,7 @@ impl Work {
             Command::Drain(drain, answer) => drop(answer.send(self.drain(drain))),
             Command::Undrain(service, target, answer) => drop(answer.send(self.undrain(&service, &target))),
             Command::Restore(left, done) => {
-                self.restore(left, SystemTime::now());
+                self.restore(left, Moment::now(), SystemTime::now());
                 self.record();
                 let _ = done.send(());
             }
@@ -382,9 +393,12 @@ impl Work {
             return Err(NotDrained::TooMany);
         }
         let since = millis_since_1970(SystemTime::now());
-        let withholding = Arc::new(Withholding { since, ends_at: since + time.as_millis() as u64, reason });
+        let decided = Moment::now();
+        let ends_at = since + time.as_millis() as u64;
+        let withholding = Arc::new(Withholding { since, ends_at, reason, decided });
         self.withhold(WithholdKind::Drained, &key.0, &key.1, Some(withholding.clone()));
-        self.drains.insert(key, Moment::now() + time);
+        self.unsettled.remove(&key);
+        self.drains.insert(key, decided + time);
         Ok(Done { withholding, number: self.record() })
     }
 
@@ -396,7 +410,9 @@ impl Work {
             return Err(NotDrained::IsNot(service.to_owned(), target.to_owned()));
         };
         self.withhold(WithholdKind::Drained, service, target, None);
-        self.drains.remove(&(service.clone(), target.clone()));
+        let key = (service.clone(), target.clone());
+        self.unsettled.remove(&key);
+        self.drains.remove(&key);
         Ok(Done { withholding: withholding.clone(), number: self.record() })
     }
 
@@ -408,7 +424,8 @@ impl Work {
             self.withhold(WithholdKind::Ejected, &service, &address, None);
         }
         self.end_excess();
-        let over: Vec<_> = self.drains.extract_if(|_, ends| *ends <= now).map(|(key, _)| key).collect();
+        let is_over = |key: &_, ends: &mut Moment| *ends <= now && !self.unsettled.contains_key(key);
+        let over: Vec<_> = self.drains.extract_if(is_over).map(|(key, _)| key).collect();
         for (service, target) in over {
             tracing::info!(%service, %target, "the time of a drain is over");
             self.withhold(WithholdKind::Drained, &service, &target, None);
@@ -419,6 +436,12 @@ impl Work {
     /// if the sidecar is dead.
     fn follow_clock(&mut self, now: Moment, wall: SystemTime) {
         let (wall, snapshot) = (millis_since_1970(wall), self.store.snapshot());
+        if now.since_boot() >= CLOCK_SETTLES && !self.unsettled.is_empty() {
+            for (key, withholding) in self.unsettled.drain() {
+                self.drains.entry(key).and_modify(|ends| *ends = now + time_left(&withholding, None, now, wall));
+            }
+            self.is_unrecorded = true;
+        }
         let withholdings = snapshot.directory().withholdings();
         let drained = withholdings.drained().filter_map(|it| {
             let ends = *self.drains.get(&(it.0.clone(), it.1.clone()))?;
@@ -430,16 +453,10 @@ impl Work {
             Some((WithholdKind::Ejected, it, reported.outliers.ejected_until(&place)?))
         });
         let changes = drained.chain(ejected).filter_map(|(kind, (service, target, it), ends)| {
-            let ends_at = wall + ends.since(now).as_millis() as u64;
-            let since = ends_at.saturating_sub(it.ends_at.saturating_sub(it.since));
-            let withholding = Withholding { since, ends_at, reason: it.reason.clone() };
-            let change = Withhold {
-                service: service.clone(),
-                target: target.clone(),
-                kind,
-                withholding: Some(withholding.into()),
-            };
-            (ends_at.abs_diff(it.ends_at) > MAX_DRIFT_MS).then_some(change)
+            let withholding = ending(it, wall, ends.since(now));
+            let is_moved = withholding.ends_at.abs_diff(it.ends_at) > MAX_DRIFT_MS;
+            let (service, target, withholding) = (service.clone(), target.clone(), Some(withholding.into()));
+            is_moved.then_some(Withhold { service, target, kind, withholding })
         });
         let changes: Vec<_> = changes.collect();
         drop(reported);
@@ -504,7 +521,8 @@ impl Work {
                 self.withholder.metrics.ejections.increment();
                 tracing::warn!(%service, %address, ?time, reason, "an instance is ejected");
                 let since = millis_since_1970(SystemTime::now());
-                let withholding = Withholding { since, ends_at: since + time.as_millis() as u64, reason };
+                let ends_at = since + time.as_millis() as u64;
+                let withholding = Withholding { since, ends_at, reason, decided: Moment::now() };
                 self.withhold(WithholdKind::Ejected, service, address, Some(withholding.into()));
             }
         }
@@ -543,25 +561,52 @@ impl Work {
     fn record(&mut self) -> u64 {
         let snapshot = self.store.snapshot();
         let withholdings = snapshot.directory().withholdings();
-        let entry = |(service, target, withholding): (&Arc<str>, &Arc<str>, &Arc<Withholding>), times| Entry {
-            service: service.to_string(),
-            target: target.to_string(),
-            withholding: Withholding::clone(withholding),
-            times,
-        };
-        let times = |service: &Arc<str>, address: &Arc<str>| {
+        let entry =
+            |service: &Arc<str>, target: &Arc<str>, withholding: &Withholding, times, ends: Option<Moment>| Entry {
+                service: service.to_string(),
+                target: target.to_string(),
+                withholding: withholding.clone(),
+                times,
+                ends_after_boot: ends.map(|ends| ends.since_boot().as_millis() as u64),
+            };
+        let ejected = withholdings.ejected().map(|(service, address, withholding)| {
             let place = Place { service: service.clone(), address: address.clone() };
-            self.withholder.reported().outliers.ejections(&place)
-        };
-        let recorded = Recorded {
-            ejected: withholdings.ejected().map(|it| entry(it, times(it.0, it.1))).collect(),
-            drained: withholdings.drained().map(|it| entry(it, 0)).collect(),
-        };
+            let outliers = &self.withholder.reported().outliers;
+            entry(service, address, withholding, outliers.ejections(&place), outliers.ejected_until(&place))
+        });
+        let drained = withholdings.drained().map(|(service, target, withholding)| {
+            let key = (service.clone(), target.clone());
+            match self.unsettled.get(&key) {
+                Some(before) => entry(service, target, before, 0, None),
+                None => entry(service, target, withholding, 0, self.drains.get(&key).copied()),
+            }
+        });
+        let recorded = Recorded { ejected: ejected.collect(), drained: drained.collect() };
         let number = self.newest.borrow().0 + 1;
         self.newest.send_replace((number, recorded.into()));
         self.is_unrecorded = false;
         number
     }
+}
+
+/// The remaining time, limited to the original duration: by the monotonic clock, if it was recorded in this boot of the
+/// machine, else by the wall clock. If that was set back since then, the remaining time is unknown.
+fn time_left(withholding: &Withholding, ends_after_boot: Option<u64>, now: Moment, wall: u64) -> Duration {
+    let Withholding { since, ends_at, .. } = withholding;
+    let time = ends_at.saturating_sub(*since);
+    let left = match ends_after_boot {
+        Some(ends) => ends.saturating_sub(now.since_boot().as_millis() as u64),
+        None if *since > wall => time,
+        None => ends_at.saturating_sub(wall),
+    };
+    Duration::from_millis(left.min(time))
+}
+
+/// The same with its wall-clock times adjusted to the remaining time.
+fn ending(withholding: &Withholding, wall: u64, left: Duration) -> Withholding {
+    let ends_at = wall.saturating_add(left.as_millis() as u64);
+    let since = ends_at.saturating_sub(withholding.ends_at.saturating_sub(withholding.since));
+    Withholding { since, ends_at, ..withholding.clone() }
 }
 
 #[cfg(test)]

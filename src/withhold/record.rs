@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::clock::boot_id;
 use crate::model::Withholding;
 use crate::permissions::own::{self, NotOwn};
 
@@ -21,6 +22,8 @@ const MAX_BYTES: usize = 64 << 20;
 pub(super) struct Record {
     /// None: there is no folder for it.
     path: Option<PathBuf>,
+    /// The boot of the machine.
+    pub(super) boot: String,
     /// Whether the file has unreadable content. It is set aside before it is replaced.
     has_unread: bool,
 }
@@ -36,6 +39,8 @@ pub(super) struct Recorded {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Document {
+    /// The boot of the machine in which it was written.
+    boot: String,
     ejected: Vec<Value>,
     drained: Vec<Value>,
 }
@@ -49,11 +54,14 @@ pub(super) struct Entry {
     /// How often it was ejected.
     #[serde(default)]
     pub(super) times: u32,
+    /// When it ends, in ms since the boot of the machine. None: that was another boot, or it is not known yet.
+    #[serde(rename = "endsAfterBoot", default, skip_serializing_if = "Option::is_none")]
+    pub(super) ends_after_boot: Option<u64>,
 }
 
 impl Record {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        Self { path: folder.map(|folder| folder.join(FILE)), has_unread: false }
+        Self { path: folder.map(|folder| folder.join(FILE)), boot: boot_id(), has_unread: false }
     }
 
     pub(super) fn has_path(&self) -> bool {
@@ -67,7 +75,9 @@ impl Record {
             Err(NotOwn::Io(error)) if error.kind() == NotFound => return Ok(Recorded::default()),
             Err(NotOwn::Io(error)) => return Err(error),
             Err(why) => Err(why.to_string()),
-            Ok(bytes) => serde_json::from_slice(&bytes).map(entries).map_err(|error| error.to_string()),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(|document| entries(document, &self.boot))
+                .map_err(|error| error.to_string()),
         };
         let (recorded, unread) = match read {
             Ok((recorded, 0)) => (recorded, None),
@@ -95,7 +105,7 @@ impl Record {
         let Some(path) = &self.path else { return Err("there is no `[shared] state` to keep it in".to_owned()) };
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
         let mut write = || {
-            let fresh = own::write_beside(path, &serde_json::to_vec(&document(recorded, MAX_BYTES)?)?)?;
+            let fresh = own::write_beside(path, &serde_json::to_vec(&document(recorded, &self.boot, MAX_BYTES)?)?)?;
             if self.has_unread {
                 if let Some(aside) = own::set_aside(path)? {
                     let (path, aside) = (path.display(), aside.display());
@@ -117,26 +127,31 @@ fn read(path: &Path) -> Result<Vec<u8>, NotOwn> {
 }
 
 /// The valid entries, and the number of invalid ones.
-fn entries(document: Document) -> (Recorded, usize) {
+fn entries(document: Document, boot: &str) -> (Recorded, usize) {
     let count = document.ejected.len() + document.drained.len();
-    let of = |values: Vec<Value>| values.into_iter().filter_map(|it| serde_json::from_value(it).ok()).collect();
+    let is_same_boot = !boot.is_empty() && document.boot == boot;
+    let entry = |value| {
+        let entry: Entry = serde_json::from_value(value).ok()?;
+        Some(Entry { ends_after_boot: entry.ends_after_boot.filter(|_| is_same_boot), ..entry })
+    };
+    let of = |values: Vec<Value>| values.into_iter().filter_map(entry).collect();
     let recorded = Recorded { ejected: of(document.ejected), drained: of(document.drained) };
     let unread = count - recorded.ejected.len() - recorded.drained.len();
     (recorded, unread)
 }
 
 /// All drains, and as many ejections as fit: those end soon, and will be repeated if calls fail.
-fn document(recorded: &Recorded, max_bytes: usize) -> serde_json::Result<Document> {
+fn document(recorded: &Recorded, boot: &str, max_bytes: usize) -> serde_json::Result<Document> {
     let values = |entries: &[Entry]| entries.iter().map(serde_json::to_value).collect::<serde_json::Result<Vec<_>>>();
     let bytes = |value: &Value| value.to_string().len() + 1;
     let (drained, mut ejected) = (values(&recorded.drained)?, values(&recorded.ejected)?);
-    let mut room = max_bytes.saturating_sub(64 + drained.iter().map(bytes).sum::<usize>());
+    let mut room = max_bytes.saturating_sub(64 + boot.len() + drained.iter().map(bytes).sum::<usize>());
     ejected.retain(|value| {
         let left = room.checked_sub(bytes(value));
         room = left.unwrap_or(0);
         left.is_some()
     });
-    Ok(Document { ejected, drained })
+    Ok(Document { boot: boot.to_owned(), ejected, drained })
 }
 
 #[cfg(test)]
@@ -144,8 +159,9 @@ mod tests {
     use super::*;
 
     fn entry(service: &str) -> Entry {
-        let withholding = Withholding { since: 1, ends_at: 2, reason: String::new() };
-        Entry { service: service.to_owned(), target: "a:1".to_owned(), withholding, times: 0 }
+        let withholding = Withholding { since: 1, ends_at: 2, ..Withholding::default() };
+        let (service, target) = (service.to_owned(), "a:1".to_owned());
+        Entry { service, target, withholding, times: 0, ends_after_boot: Some(3) }
     }
 
     #[test]
@@ -153,6 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(FILE);
         let mut record = Record::new(Some(folder.path().to_owned()));
+        record.boot = "one".into();
         let both = Recorded { ejected: vec![entry("x")], drained: vec![entry("a"), entry("b")] };
         record.write(&both).expect("it is kept");
         assert_eq!(record.left().expect("read"), both);
@@ -191,7 +208,7 @@ mod tests {
     #[test]
     fn where_not_all_fit_drains_are_kept() {
         let many = |count| vec![entry(&"x".repeat(1_000)); count];
-        let found = document(&Recorded { ejected: many(100), drained: many(3) }, 10_000).expect("JSON");
+        let found = document(&Recorded { ejected: many(100), drained: many(3) }, "", 10_000).expect("JSON");
         assert_eq!((found.drained.len(), found.ejected.len()), (3, 6));
         assert!(serde_json::to_vec(&found).expect("JSON").len() <= 10_000);
     }

@@ -252,7 +252,7 @@ fn a_restart_goes_on_with_what_is_withheld_as_long_as_it_was_to_be() {
     // Later it is over; and if the clock was set back, it lasts no longer than originally intended.
     for (seconds, expected) in [(50, 1), (100, 0), (-3_600, 1)] {
         let mut other = self::house(Config::default()).with(10);
-        other.work.restore(Recorded { ejected: vec![], drained: vec![entry(0, 60)] }, wall(seconds));
+        other.work.restore(Recorded { ejected: vec![], drained: vec![entry(0, 60)] }, Moment::now(), wall(seconds));
         assert_eq!(other.drained().len(), expected, "{seconds} s later");
         if seconds < 0 {
             let snapshot = other.store.snapshot();
@@ -298,10 +298,55 @@ fn a_step_of_the_clock_moves_the_end_that_is_written_and_not_what_is_withheld() 
     assert_eq!((house.ejected(), house.drained()), (addresses([3]), addresses([1])));
 }
 
+#[test]
+fn a_clock_that_is_ahead_at_a_start_ends_no_drain() {
+    let mut before = house(Config::default()).with(10);
+    before.drain(&address(1), 3_600).expect("it is there");
+    assert_eq!(before.keep().why_not, None);
+    let record = |of: &House| Record::new(Some(of.folder.path().to_owned()));
+    let in_hours = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3_600);
+    // In the same start of the machine, by the clock that nobody sets.
+    let mut house = self::house(Config::default()).with(10);
+    house.work.restore(record(&before).left().expect("read"), Moment::now(), in_hours(2));
+    let snapshot = house.store.snapshot();
+    let (_, _, drained) = snapshot.directory().withholdings().drained().next().expect("it is drained");
+    assert!(drained.ends_at.abs_diff(millis_since_1970(in_hours(3))) < 60_000);
+    house.work.end(after(3_000));
+    assert_eq!(house.drained(), addresses([1]));
+    house.work.end(after(3_601));
+    assert_eq!(house.drained(), [""; 0]);
+    // In another one, by the time of day, once that is settled.
+    let left = || {
+        let mut record = record(&before);
+        record.boot = "another".into();
+        record.left().expect("read")
+    };
+    let since_boot = |seconds| Moment::default() + Duration::from_secs(seconds);
+    for (hours, expected) in [(0, 1), (2, 0)] {
+        let mut house = self::house(Config::default()).with(10);
+        house.work.restore(left(), since_boot(20), in_hours(2));
+        for seconds in [20, 299] {
+            house.work.end(since_boot(seconds));
+            house.work.follow_clock(since_boot(seconds), in_hours(2));
+        }
+        assert_eq!(house.drained(), addresses([1]));
+        house.work.record();
+        assert_eq!(house.keep().why_not, None);
+        assert_eq!(record(&house).left().expect("read"), left(), "a restart finds it as it was");
+        house.work.end(since_boot(301));
+        house.work.follow_clock(since_boot(301), in_hours(hours));
+        house.work.end(since_boot(302));
+        assert_eq!(house.drained().len(), expected, "{hours} h later");
+    }
+    let mut house = self::house(Config::default()).with(10);
+    house.work.restore(left(), since_boot(300), in_hours(2));
+    assert_eq!(house.drained(), [""; 0]);
+}
+
 fn entry(number: usize, seconds: u64) -> Entry {
     let since = millis_since_1970(SystemTime::now());
-    let withholding = Withholding { since, ends_at: since + seconds * 1_000, reason: String::new() };
-    Entry { service: "db".into(), target: address(number), withholding, times: 0 }
+    let withholding = Withholding { since, ends_at: since + seconds * 1_000, ..Withholding::default() };
+    Entry { service: "db".into(), target: address(number), withholding, times: 0, ends_after_boot: None }
 }
 
 #[test]

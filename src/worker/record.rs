@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::orphans;
 use super::process_stat::ProcessStat;
+use crate::clock::boot_id;
 use crate::permissions::own;
 
 /// The file in the state folder.
@@ -53,10 +54,9 @@ struct Entry {
 
 impl Record {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let of_folder = folder.as_ref().and_then(|folder| fs::metadata(folder).ok());
         let of_folder = of_folder.map_or_else(String::new, |it| format!("{:x}.{:x}.", it.dev(), it.ino()));
-        Self { path: folder.map(|folder| folder.join(FILE)), of_folder, boot, processes: Mutex::default() }
+        Self { path: folder.map(|folder| folder.join(FILE)), of_folder, boot: boot_id(), processes: Mutex::default() }
     }
 
     /// A mark for a new process.

@@ -188,7 +188,8 @@ mod tests {
         add(&mut directory, "c:1", 2, 0);
         add(&mut directory, "d:1", 1, 7);
         let withhold = |directory: &mut Directory, target: &str, kind, span: Option<(u64, u64)>| {
-            let withholding = span.map(|(since, ends_at)| Withholding { since, ends_at, reason: String::new() }.into());
+            let withholding =
+                span.map(|(since, ends_at)| Withholding { since, ends_at, ..Withholding::default() }.into());
             directory.withhold(&[Withhold { service: "db".into(), target: target.into(), kind, withholding }]);
         };
         let weights = |directory: &Directory| {
@@ -252,7 +253,7 @@ mod tests {
             let newer = choice["newer"].as_array().cloned().unwrap_or_default();
             newer.iter().chain([&choice]).map(|it| it["version"].as_str().expect("one").to_owned()).collect::<Vec<_>>()
         };
-        let withholding = Withholding { since: 1, ends_at: 2, reason: String::new() };
+        let withholding = Withholding { since: 1, ends_at: 2, ..Withholding::default() };
         directory.withhold(&[Withhold {
             service: "db".into(),
             target: "h".into(),
