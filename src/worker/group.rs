@@ -69,9 +69,9 @@ pub enum Action {
     Kill,
     /// Stop and start; clients of its sockets wait meanwhile.
     Restart,
-    /// Replace each process once its successor is ready, one after the other. The first one that does not become ready
-    /// ends it, and the rest keeps running. Stopped ones stay stopped. A restart requested meanwhile replaces those
-    /// again that were started before the request.
+    /// Replace each process once its successor is ready, one after the other. The first one that does not become ready,
+    /// or fails before the next one is replaced, ends it, and the rest keeps running. Stopped ones stay stopped. A restart
+    /// requested meanwhile replaces those again that were started before the request.
     Roll,
     /// Change the number of slots to this, whichever are selected, and wait until new ones are ready and surplus ones
     /// have ended.
@@ -147,22 +147,27 @@ impl Group {
         changed.into_iter().map(|(number, outcome)| outcome.map(move |outcome| (number, outcome)).boxed()).collect()
     }
 
-    /// As many at once as `surge` says, until one does not become ready.
+    /// As many at once as `surge` says, until one does not become ready, or does not last until it is the next one's turn.
     async fn roll(&self, which: Which) -> Outcomes {
         let due: Vec<_> =
             self.meant(which).into_iter().map(|(number, slot)| (number, slot.look(Machine::next), slot)).collect();
         let _turn = self.rolling.lock().await;
         let mut outcomes = Outcomes::new();
-        for due in due.chunks(self.surge()) {
-            let asked = due.iter().filter(|(.., slot)| !slot.look(Machine::is_passed_over));
+        for chunk in due.chunks(self.surge()) {
+            let asked = chunk.iter().filter(|(.., slot)| !slot.look(Machine::is_passed_over));
             let asked = asked.map(|(number, next, slot)| async move {
                 let outcome = slot.ask(|machine, done, now| machine.renew(*next, done, now)).await;
                 (!slot.look(Machine::is_unwanted)).then_some((*number, outcome))
             });
             let told = join_all(asked).await.into_iter().flatten();
-            let first = outcomes.len();
             outcomes.extend(told);
-            if outcomes[first..].iter().any(|(_, outcome)| outcome.is_err()) {
+            for (number, outcome) in &mut outcomes {
+                let replaced = due.iter().find(|(replaced, ..)| replaced == number);
+                if let Some(why) = replaced.and_then(|(_, next, slot)| slot.look(|it| it.failed_since(*next))) {
+                    *outcome = Err(format!("it was replaced, and then failed: {why}"));
+                }
+            }
+            if outcomes.iter().any(|(_, outcome)| outcome.is_err()) {
                 break;
             }
         }

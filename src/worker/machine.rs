@@ -105,6 +105,8 @@ pub(super) struct Machine {
     delays: Backoff,
     /// When processes failed, within the window.
     failures: VecDeque<Instant>,
+    /// Which process failed last, and why.
+    failed: Option<(u64, String)>,
     waiting: Vec<(Awaited, Done)>,
     actions: Vec<Action>,
     /// How many processes there were after the first.
@@ -160,6 +162,7 @@ impl Machine {
             pauses: 0,
             delays,
             failures: VecDeque::new(),
+            failed: None,
             waiting: Vec::new(),
             actions: Vec::new(),
             restarts: 0,
@@ -205,6 +208,11 @@ impl Machine {
     /// The number of the next process.
     pub(super) fn next(&self) -> u64 {
         self.last + 1
+    }
+
+    /// Why a process failed that was started as this one or later.
+    pub(super) fn failed_since(&self, nth: u64) -> Option<String> {
+        self.failed.as_ref().filter(|(failed, _)| *failed >= nth && !self.is_unwanted()).map(|(_, why)| why.clone())
     }
 
     /// Whether a rolling restart skips it.
@@ -480,6 +488,7 @@ impl Machine {
     fn failed(&mut self, nth: u64, why: &str, was_ready: bool, now: Instant) {
         let Config { start_retries, start_window, .. } = *self.config;
         self.failures.push_back(now);
+        self.failed = Some((nth, why.to_owned()));
         if was_ready {
             self.failures.retain(|failure| now.duration_since(*failure) <= start_window);
         }

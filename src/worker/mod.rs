@@ -411,7 +411,7 @@ impl Workers {
                 match outcomes.into_iter().find_map(|(number, outcome)| Some((number, outcome.err()?))) {
                     None => tracing::info!(worker, "the processes were replaced"),
                     Some((number, why)) => {
-                        tracing::error!(worker, number, why, "a rolling restart ended there, and what ran goes on");
+                        tracing::error!(worker, number, why, "a rolling restart ended there, and what it has not replaced stays as it is");
                     }
                 }
             });

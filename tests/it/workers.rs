@@ -291,7 +291,7 @@ fn new_processes_that_do_not_boot_leave_the_old_ones_running() {
     roster.write("broken", "");
     let told = says(&roster, ["worker", "restart", "--rolling", "web"], 7);
     assert!(told.contains("web/1: it ended with code 9 before it was ready\n") && !told.contains("web/2"), "{told}");
-    assert!(told.contains("the rolling restart ended there, and what ran before goes on"), "{told}");
+    assert!(told.contains("the rolling restart ended there, and what it has not replaced stays as it is"), "{told}");
     assert!(says(&roster, ["worker", "logs", "web"], 0).contains("web/1 ! no such class"));
     assert_eq!(pids(), before);
     fs::remove_file(roster.folder().join("broken")).expect("it is there");
@@ -300,6 +300,23 @@ fn new_processes_that_do_not_boot_leave_the_old_ones_running() {
     assert_eq!(says(&roster, ["worker", "restart", "web/2"], 0), "web/2 is replaced\n");
     let after = pids();
     assert!(after[0] == before[0] && after[1] != before[1] && since() > of_old);
+}
+
+#[test]
+fn new_processes_that_fail_soon_after_they_were_ready_end_a_rolling_restart() {
+    // The first one's process fails once the next one has begun.
+    let script = "test -e {folder}/broken || exec sleep 1000; \
+                  test $ROSTER_WORKER = web/2 && touch {folder}/next && exec sleep 1000; \
+                  until test -e {folder}/next; do sleep 0.05; done; exit 9";
+    let roster = started(&slow(&sh("web", script, "count = 3")));
+    let pids = || [2, 3].map(|number| running(&roster, &format!("web/{number}")));
+    let before = pids();
+    roster.write("broken", "");
+    let told = says(&roster, ["worker", "restart", "web"], 7);
+    assert!(told.contains("web/1: it was replaced, and then failed: it ended with code 9"), "{told}");
+    assert!(told.contains("web/2 is replaced\n") && !told.contains("web/3"), "{told}");
+    let after = pids();
+    assert!(after[0] != before[0] && after[1] == before[1], "{before:?} {after:?}");
 }
 
 #[test]

@@ -120,7 +120,7 @@ const RESTART: Order =
 const ROLL: Order = Order {
     action: WorkerAction::ROLL,
     done: "is replaced",
-    failed: "the rolling restart ended there, and what ran before goes on",
+    failed: "the rolling restart ended there, and what it has not replaced stays as it is",
 };
 
 impl Stop {
