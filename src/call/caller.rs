@@ -10,6 +10,7 @@ use super::attempt::{attempt, takes_input, unoffered};
 use super::rights::{Right, TooMany};
 use super::{Failure, Request, Rights, Values};
 use crate::metrics::{CallStatus, CallTracker, GaugeGuard, Metrics};
+use crate::model::Master;
 use crate::resolve;
 use crate::share::Share;
 use crate::store::{MasterEntry, Provider, Snapshot, Store};
@@ -144,13 +145,16 @@ impl Caller {
                 // Why the last attempt failed says more than that there is no other master.
                 Some(failure) => self.choose(request, &query).map_err(|_| failure.clone())?,
             };
-            query.exclude.push(entry.master.id.as_str().into());
+            let tried = entry.master.clone();
             match attempt(entry, request, bounds, call).await {
                 Err(failed)
                     if failed.may_be_tried_again(request)
                         && call.attempts as usize <= request.retries
                         && bounds.values.start_over() =>
                 {
+                    if self.is_there_still(&tried) {
+                        query.exclude.push(tried.id.as_str().into());
+                    }
                     failure = Some(failed);
                     // If all refuse at once, let other tasks of this thread run in between.
                     tokio::task::yield_now().await;
@@ -158,6 +162,13 @@ impl Caller {
                 ended => return ended,
             }
         }
+    }
+
+    /// Whether no successor has a master's id by now.
+    fn is_there_still(&self, tried: &Master) -> bool {
+        let snapshot = self.store.snapshot();
+        let is_tried = |it: &Master| it.connected_at == tried.connected_at && it.peer_address == tried.peer_address;
+        snapshot.directory().master(&tried.id).is_none_or(|it| is_tried(&it.master))
     }
 
     /// Returns what `find` finds, if need be once masters have come back after a restart.

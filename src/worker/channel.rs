@@ -22,13 +22,12 @@ const MAX_SAID_BYTES: usize = 1024 * 1024;
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// How far the start of a process has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Progress {
-    Started,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
     /// It has reported its services.
-    Connected,
+    pub(super) is_connected: bool,
     /// It has reported being ready.
-    Ready,
+    pub(super) is_ready: bool,
 }
 
 /// The connected processes of a group, by pid.
@@ -91,8 +90,8 @@ impl Members {
                     own = Some((handle.clone(), calls.clone()));
                     self.members().insert(pid, Member { worker: worker.to_owned(), handle, calls });
                 }
-                Event::Offered => reach(&progress, Progress::Connected),
-                Event::Said(Report::Ready) => reach(&progress, Progress::Ready),
+                Event::Offered => progress.send_modify(|it| it.is_connected = true),
+                Event::Said(Report::Ready) => progress.send_modify(|it| it.is_ready = true),
                 Event::Said(Report::Log { level, message, context, said }) => {
                     pace.keep(said).await;
                     output.log_record(worker, pid, &level, &message, &context);
@@ -209,18 +208,9 @@ impl Pace {
     }
 }
 
-/// Progress never goes back.
-fn reach(progress: &watch::Sender<Progress>, reached: Progress) {
-    progress.send_if_modified(|progress| {
-        let further = *progress < reached;
-        *progress = reached.max(*progress);
-        further
-    });
-}
-
 /// Waits until a process has come this far.
-pub(super) async fn reached(progress: &mut watch::Receiver<Progress>, wanted: Progress) {
-    if progress.wait_for(|progress| *progress >= wanted).await.is_err() {
+pub(super) async fn reached(progress: &mut watch::Receiver<Progress>, wanted: fn(&Progress) -> bool) {
+    if progress.wait_for(wanted).await.is_err() {
         // There will be no more messages; its end is handled elsewhere.
         std::future::pending().await
     }
@@ -265,7 +255,7 @@ mod tests {
             }
             drop(said);
         };
-        tokio::join!(say, members.hear("web/1", 1, heard, watch::channel(Progress::Started).0, &output));
+        tokio::join!(say, members.hear("web/1", 1, heard, watch::channel(Progress::default()).0, &output));
         assert!(begun.elapsed() >= 3 * PERIOD, "{:?}", begun.elapsed());
         assert_eq!(output.after(0, None).lines.len(), 16, "none is lost");
     }

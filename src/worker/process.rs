@@ -48,6 +48,9 @@ const OWN_BINARY: &str = "/proc/self/exe";
 /// How long a process may take to execute its program.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a process that reports being ready may take to report its services.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How much longer launching may take if the process is to end.
 const LAUNCH_GRACE: Duration = Duration::from_secs(1);
 
@@ -219,7 +222,7 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
             Ending::Short(format!("cannot launch it: it {end} before it could become its program, {as_where}"))
         }
         Said::Begun => {
-            let (reaching, progress) = watch::channel(Progress::Started);
+            let (reaching, progress) = watch::channel(Progress::default());
             // Without a register, which ends after the workers, nobody receives it.
             let _ = launcher.channels.send(channel);
             let (group, name, pid) = (group.clone(), name.to_owned(), process.pid.as_raw());
@@ -563,11 +566,11 @@ async fn is_ready(config: &Config, progress: &watch::Receiver<Progress>) -> Resu
             sleep(config.ready_after).await;
             return Ok(());
         }
-        Ready::Connected => reached(&mut until, Progress::Connected),
-        Ready::Message => reached(&mut until, Progress::Ready),
+        Ready::Connected => reached(&mut until, |it| it.is_connected),
+        Ready::Message => reached(&mut until, |it| it.is_ready),
     };
     timeout(config.ready_timeout, awaited).await.map_err(|_| {
-        let (time, has_connected) = (config.ready_timeout, *progress.borrow() >= Progress::Connected);
+        let (time, has_connected) = (config.ready_timeout, progress.borrow().is_connected);
         match config.ready {
             Ready::Message if has_connected => {
                 format!("it did not report within {time:?} that it is ready, as by Roster\\Worker::ready()")
@@ -577,7 +580,10 @@ async fn is_ready(config: &Config, progress: &watch::Receiver<Progress>) -> Resu
                  `ready` is \"stays-up\""
             ),
         }
-    })
+    })?;
+    // Its predecessor leaves once it is ready, and its services are to be offered by then.
+    let _ = timeout(OFFER_TIMEOUT, reached(&mut until, |it| it.is_connected)).await;
+    Ok(())
 }
 
 /// The user that a process runs as; and the kernel's view of it, unless it is the sidecar's own.

@@ -20,7 +20,7 @@ use crate::harness::{
     Ended, Over, Printing, Roster, SOON, WWW_DATA, binary, binary_path, ensure, eventually, exception, free_port,
     is_skipped_without_root, of_www_data, unconfigured,
 };
-use crate::idl::{EntityKind, NotFound, TRosterSyncClient, WorkersQuery};
+use crate::idl::{Call, EntityKind, NotFound, TRosterSyncClient, WorkersQuery};
 
 /// Goes on until it is asked to end.
 const SLEEPS: &str = "exec sleep 1000";
@@ -1087,6 +1087,40 @@ fn a_worker_in_php_is_a_master_whose_calls_under_way_a_stop_lets_end() {
         says(&roster, ["worker", "restart", "mail", "--now"], 0);
         assert_eq!(call.join().expect("no panic").trim(), "\"done\"");
     });
+}
+
+#[test]
+fn a_service_with_one_process_is_called_without_a_gap_while_that_is_replaced() {
+    let mut roster = prepared(&in_php("mail", "params = { from = \"shop\" }"));
+    roster.write("worker.php", PHP_WORKER);
+    roster.run();
+    running(&roster, "mail/1");
+    eventually("it is called", SOON, || {
+        let ended = roster.cli(["call", "mail.send", "to=ada"]);
+        ensure(ended.code == Some(0), &ended.wrong)
+    });
+    let (over, called) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        let over_now = Over(&over);
+        for _ in 0..2 {
+            threads.spawn(|| {
+                let mut client = roster.client();
+                while !over.load(Ordering::Relaxed) {
+                    let sent = client.call(Call::of("mail", "send", r#"{"to":"ada"}"#));
+                    sent.expect("no call is refused");
+                    called.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..4 {
+            let before = called.load(Ordering::Relaxed);
+            assert_eq!(says(&roster, ["worker", "restart", "mail"], 0), "mail/1 is replaced\n");
+            eventually("it is called", SOON, || ensure(called.load(Ordering::Relaxed) > before + 20, "not yet"));
+        }
+        drop(over_now);
+    });
+    let history = says(&roster, ["history", "mail"], 0);
+    assert!(!history.contains("VANISHED"), "{history}");
 }
 
 /// Which such worker answers a connection.

@@ -109,6 +109,27 @@ async fn a_call_that_a_master_refuses_goes_to_another_one() {
 }
 
 #[tokio::test]
+async fn a_call_that_a_master_refuses_when_it_leaves_goes_to_its_successor_of_the_same_id() {
+    let (leaving, echoing) = (Way::new(Manner::Silent), Way::new(Manner::Echoes));
+    let house = House::with(&[("m", "mail", &leaving)]);
+    let request = house.request("send", |_| {});
+    let succeed = async {
+        while leaving.calls().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let Change::Join(master, line) = join("m", &["mail"], &echoing) else { unreachable!() };
+        let successor = Arc::new(Master { connected_at: 8, ..Master::clone(&master) });
+        house.feeds[0].publish(vec![Change::Join(successor, line)]);
+        let asked = leaving.open.lock().expect("no panic").pop().expect("a call");
+        asked.send(Answer::Refused("the master is leaving".into())).await.expect("it is heard");
+    };
+    let (result, ()) = tokio::join!(house.api.call(&house.peer, &request), succeed);
+    let result = result.expect("a result");
+    assert_eq!((result.master_id.as_str(), result.attempts), ("m", 2));
+    assert_eq!((leaving.calls().len(), echoing.calls().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_lost_call_is_executed_twice_only_when_that_does_no_harm() {
     let (lost, echoing) = (losing(), Way::new(Manner::Echoes));
     let house = in_turn(&lost, &echoing);
