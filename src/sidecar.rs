@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access::{Access, Policy, UnknownName};
 use crate::admin::{self, Admin};
 use crate::config::{Config, foreign_folders, raise_limit};
+use crate::format;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
@@ -331,7 +332,9 @@ fn sources(config: &Config, register: Option<Register>, channels: Channels) -> i
         })
     });
     let files = config.file.iter().map(|file| {
-        let services = config.services_below(std::slice::from_ref(&file.root));
+        // What is gone from a file somebody took out.
+        let services = config.services_below(std::slice::from_ref(&file.root)).into_iter();
+        let services = services.map(|it| format::Config { guard: false, ..it }).collect();
         source(file.feed().with_services(services), move |publisher, context| {
             let tasks = context.tasks.of(Phase::Sources);
             let reader = source::file::run(file.clone(), publisher, context.reload.clone(), tasks.stop_signal());

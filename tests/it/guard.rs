@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Ended, SOON, Scene, ensure, eventually, fresh_chroot};
+use crate::harness::{Ended, Roster, SOON, Scene, ensure, eventually, fresh_chroot};
 
 const SETTINGS: &str = r#"
 [[services]]
@@ -149,4 +149,27 @@ fn a_service_that_is_shut_down_is_gone_when_its_probes_say_so() {
     assert!(counters["probes"] >= 5, "{counters:?}");
     let log = scene.roster.log();
     assert!(log.contains("too much of the service vanished at once") && log.contains("nothing of the service is held"));
+}
+
+#[test]
+fn nothing_of_a_file_is_held() {
+    let nodes = |numbers: std::ops::Range<u8>| {
+        let node = |number| format!("\"/s/web/{number}\" = \"10.255.255.{number}:80\"\n");
+        format!("[nodes]\n{}", numbers.map(node).collect::<String>())
+    };
+    let mut roster = Roster::prepare(&format!("[[file]]\npath = \"{{folder}}/nodes.toml\"\n{SETTINGS}"));
+    roster.write("nodes.toml", &nodes(0..10));
+    roster.run();
+    let becomes = |count: usize| {
+        eventually(&format!("there are {count}"), SOON, || {
+            let told = roster.cli(["services", "web", "-o", "json"]);
+            ensure(told.code == Some(0), &told.wrong)?;
+            let told = told.json();
+            let all = told["instances"].as_array().cloned().unwrap_or_default();
+            ensure(all.len() == count && all.iter().all(|it| it.get("held").is_none()), told)
+        });
+    };
+    becomes(10);
+    roster.write("nodes.toml", &nodes(0..3));
+    becomes(3);
 }

@@ -113,7 +113,8 @@ impl Directory {
         for (service, registered) in unprotected {
             let held = self.guard.held_of(&service);
             if held > 0 {
-                tracing::warn!(%service, held, registered, "too much of the service vanished at once; it is held");
+                let cure = format!("if that was meant: roster guard accept {service}");
+                tracing::warn!(%service, held, registered, cure, "too much of the service vanished at once; it is held");
             }
         }
     }
