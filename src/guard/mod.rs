@@ -49,7 +49,12 @@ pub struct Guard {
     targets: OrdMap<TargetKey, Target>,
     strangers: Strangers,
     room: Room,
+    /// Why instances are held no more, by service and id.
+    let_go: OrdMap<(Arc<str>, Arc<str>), Arc<str>>,
 }
+
+/// How many instances are remembered with the reason why they are held no more.
+const MAX_LET_GO: usize = 10_000;
 
 /// The key of an instance by its place: the address to probe, the service and the id.
 type TargetKey = (Arc<str>, Arc<str>, Arc<str>);
@@ -238,7 +243,26 @@ impl Guard {
         }
         addresses.retain(|address| self.strangers.are_at(address));
         addresses.iter().for_each(|address| self.doubt_at(address, &mut effects));
+        // What is held again is let go for another reason, or by being registered otherwise.
+        effects.iter().for_each(|effect| drop(self.let_go.remove(&(effect.service.clone(), effect.id.clone()))));
         effects
+    }
+
+    /// Notes why instances are held no more.
+    pub fn note(&mut self, effects: &[Effect], why: &str) {
+        let gone: Vec<_> = effects.iter().filter(|effect| effect.instance.is_none()).collect();
+        if self.let_go.len() + gone.len() > MAX_LET_GO {
+            self.let_go.clear();
+        }
+        let why: Arc<str> = why.into();
+        for Effect { service, id, .. } in gone.into_iter().take(MAX_LET_GO) {
+            self.let_go.insert((service.clone(), id.clone()), why.clone());
+        }
+    }
+
+    /// Why an instance is held no more; none: its time is over, or it was registered otherwise.
+    pub fn why_let_go(&self, service: &str, id: &str) -> Option<&str> {
+        self.let_go.get(&(service.into(), id.into())).map(|why| &**why)
     }
 
     /// Takes in the results of probes.
@@ -255,6 +279,7 @@ impl Guard {
                 found.into_iter().flat_map(|(id, found)| watched.probed(&id, found)).collect()
             });
         }
+        self.note(&effects, "its address refused connections");
         effects
     }
 

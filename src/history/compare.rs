@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rmpv::Value;
+
 use super::entry::{Entry, Event};
 use super::owners::{Lost, Owners};
 use crate::clock::millis_since_1970;
@@ -12,6 +14,9 @@ use crate::store::{FeedProgress, Provider, ProviderChange, Snapshot};
 
 /// How many names of changed metadata an entry lists.
 const MAX_NAMES: usize = 8;
+
+/// The longest value of changed metadata that an entry shows.
+const MAX_VALUE_CHARS: usize = 40;
 
 /// Two snapshots, and the sessions whose nodes disappeared from one to the other.
 pub(super) struct Comparison<'a> {
@@ -67,8 +72,16 @@ impl Comparison<'_> {
                     entries.push(Entry { event, service, version, instance, source, path, why, ..Entry::default() });
                 };
                 match (before, after) {
+                    (None, Some(Instance { held: Some(held), .. })) => tell(Event::Held, &|| {
+                        let why = "it vanished before, and too much of the service since";
+                        format!("{why}; held until {}", utc(held.ends_at))
+                    }),
                     (None, Some(new)) => tell(Event::Appeared, &|| self.why_new(new)),
                     (Some(old), Some(new)) => self.tell_differences(old, new, &mut tell),
+                    (Some(Instance { held: Some(held), .. }), None) => {
+                        let id = old.map_or("", |provider| &provider.id);
+                        tell(Event::Vanished, &|| self.why_let_go(held, service, id));
+                    }
                     (Some(old), None) => tell(Event::Vanished, &|| self.why_gone(old)),
                     (None, None) => {}
                 }
@@ -136,14 +149,17 @@ impl Comparison<'_> {
         }
     }
 
-    fn why_gone(&self, old: &Instance) -> String {
-        if let Some(held) = &old.held {
-            let end = match held.ends_at <= millis_since_1970(SystemTime::now()) {
-                true => "and its time is over",
-                false => "until its address refused connections or was registered otherwise, or an operator let it go",
-            };
-            return format!("it was held, {end}");
+    /// Why an instance is no longer held.
+    fn why_let_go(&self, held: &Held, service: &str, id: &str) -> String {
+        let is_over = held.ends_at <= millis_since_1970(SystemTime::now());
+        match self.new.directory().guard().why_let_go(service, id) {
+            Some(why) => format!("it was held, until {why}"),
+            None if is_over => "it was held, and its time is over".into(),
+            None => "it was held, until it was registered otherwise".into(),
         }
+    }
+
+    fn why_gone(&self, old: &Instance) -> String {
         match &old.provenance.first().map(|it| &it.record) {
             Some(Record::Master(id)) => match self.new.directory().master(id) {
                 Some(_) => "the master offers it no more".into(),
@@ -234,7 +250,12 @@ fn difference(old: &Instance, new: &Instance) -> String {
     let all: BTreeSet<_> = other_names(old, new).collect();
     if !all.is_empty() {
         let more = all.len().saturating_sub(MAX_NAMES);
-        let told = all.into_iter().take(MAX_NAMES).map(str::to_owned);
+        let told = all.into_iter().take(MAX_NAMES).map(|name| {
+            match [old, new].map(|it| short(it.metadatum(name))) {
+                [Some(before), Some(after)] => format!("{name} {before} → {after}"),
+                _ => name.to_owned(),
+            }
+        });
         let told: Vec<_> = told.chain((more > 0).then(|| format!("{more} more"))).collect();
         words.push(format!("metadata: {}", told.join(", ")));
     }
@@ -254,6 +275,17 @@ fn other_names<'a>(old: &'a Instance, new: &'a Instance) -> impl Iterator<Item =
     let entries = both.flat_map(|it| it.metadata.as_map().into_iter().flatten());
     let names = entries.filter_map(|(key, _)| key.as_str());
     names.filter(move |name| old.metadatum(name) != new.metadatum(name))
+}
+
+/// A value as an entry shows it, unless it is long or compound.
+fn short(value: Option<&Value>) -> Option<String> {
+    let text = match value {
+        None => "none".to_owned(),
+        Some(Value::Array(_) | Value::Map(_) | Value::Binary(_) | Value::Ext(..)) => return None,
+        Some(Value::String(text)) => text.as_str()?.to_owned(),
+        Some(value) => value.to_string(),
+    };
+    (text.chars().count() <= MAX_VALUE_CHARS).then_some(text)
 }
 
 fn name(state: InstanceState) -> &'static str {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::format;
+use crate::guard::{Found, Now, Which};
 use crate::model::{Change, Format, Node, NodePath, Stat, Withholding};
 use crate::store::{Feed, Publisher, Withhold, WithholdKind};
 
@@ -19,8 +20,11 @@ fn path(text: &str) -> NodePath {
 }
 
 fn house() -> (Arc<Store>, Publisher) {
-    let services =
-        format::Config { root: path("/s"), format: Format::Serverset, guard: false, ..format::Config::default() };
+    house_of(false)
+}
+
+fn house_of(guard: bool) -> (Arc<Store>, Publisher) {
+    let services = format::Config { root: path("/s"), format: Format::Serverset, guard, ..format::Config::default() };
     let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(vec![services]);
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
     let publisher = store.publisher(0);
@@ -91,7 +95,7 @@ fn who_came_changed_and_vanished_is_told_with_the_reason_as_far_as_it_is_known()
         ]
     );
     let changed = step(vec![put("web/member_4", &member(85, "DEAD", r#"{"x":1}"#), 0)], false);
-    assert_eq!(changed, ["Changed a:85: UP → DOWN, metadata: x"]);
+    assert_eq!(changed, ["Changed a:85: UP → DOWN, metadata: x none → 1"]);
     assert_eq!(
         step(vec![put("web/member_3", &(alive(84) + " "), SESSION + 2)], false),
         [""; 0],
@@ -420,4 +424,35 @@ fn what_is_withheld_or_held_is_told_with_its_end_and_its_reason() {
     assert_eq!(longer, ["Drained a:81: until 2096-10-02T07:06:49Z: for a test"]);
     assert_eq!(step(WithholdKind::Drained, None), ["Undrained a:81: before its time was over"]);
     assert_eq!(step(WithholdKind::Ejected, None), ["Admitted a:81: its time is over"]);
+}
+
+#[test]
+fn what_is_held_is_told_with_its_reason_and_with_what_ended_it() {
+    let (store, publisher) = house_of(true);
+    let mut recorder = recorder(&store, 1 << 20);
+    let member = |port: usize| format!("web/member_{port}");
+    publisher.publish_whole((80..90).map(|port| put(&member(port), &alive(port), 0)).collect());
+    recorder.look(&store.snapshot());
+    let mut look = || {
+        let last = recorder.kept.last();
+        recorder.look(&store.snapshot());
+        told(&recorder, last).into_iter().map(|line| line.split("; held until").next().expect("one").to_owned())
+    };
+    publisher.publish(vec![delete(&member(80))]);
+    assert_eq!(look().collect::<Vec<_>>(), ["Vanished a:80: its node was deleted, which was of no session"]);
+    publisher.publish((81..86).map(|port| delete(&member(port))).collect::<Vec<_>>());
+    let others = (81..86).map(|port| format!("Held a:{port}: its node was deleted, which was of no session"));
+    let first = "Held a:80: it vanished before, and too much of the service since".to_owned();
+    assert_eq!(look().collect::<Vec<_>>(), [first].into_iter().chain(others).collect::<Vec<_>>());
+    store.guard(|guard, _| guard.probed(&[("a:80".into(), Found::Refused)]));
+    assert_eq!(look().collect::<Vec<_>>(), ["Vanished a:80: it was held, until its address refused connections"]);
+    store.guard(|guard, _| {
+        let effects = guard.release("web", Which::At(&["a:81".to_owned()]));
+        guard.note(&effects, "an operator let it go: uid 0");
+        effects
+    });
+    assert_eq!(look().collect::<Vec<_>>(), ["Vanished a:81: it was held, until an operator let it go: uid 0"]);
+    let later = Now { wall: 0, moment: Now::read().moment + Duration::from_secs(3_600) };
+    store.guard(|guard, _| guard.pass(later));
+    assert!(look().all(|line| line.ends_with("it was held, until it was registered otherwise")), "before its end");
 }

@@ -7,7 +7,7 @@ use super::api::{Api, denied, invalid, page_size};
 use super::idl::{
     EntityKind, GuardAction, GuardControl, GuardControlReply, GuardQuery, GuardReply, GuardedService, NotFound,
 };
-use crate::guard::{Guarded, Now, Which};
+use crate::guard::{Effect, Guard, Guarded, Now, Which};
 
 /// The most addresses of one request.
 const MAX_ADDRESSES: usize = 1_024;
@@ -66,15 +66,26 @@ impl Api {
     ) -> thrift::Result<GuardControlReply> {
         let (store, client) = (self.store.clone(), peer.identity.client());
         let control = move || {
+            let why = format!("an operator let it go: {client}");
+            let noted = |guard: &mut Guard, effects: Vec<Effect>| {
+                guard.note(&effects, &why);
+                effects
+            };
             let (service, addresses) = (&request.service_name, request.addresses.as_deref().unwrap_or_default());
             if let Some(for_long) = accepted(&request) {
                 let present = store.snapshot().directory().count_of_registered(service);
-                let released = store.guard(|guard, now| guard.accept(now, service, for_long, present));
+                let released = store.guard(|guard, now| {
+                    let effects = guard.accept(now, service, for_long, present);
+                    noted(guard, effects)
+                });
                 tracing::info!(%client, service, released, ?for_long, "the guard lets go whatever vanishes");
                 return released;
             }
             let which = if addresses.is_empty() { Which::All } else { Which::At(addresses) };
-            let released = store.guard(|guard, _| guard.release(service, which));
+            let released = store.guard(|guard, _| {
+                let effects = guard.release(service, which);
+                noted(guard, effects)
+            });
             tracing::info!(%client, service, released, "the guard let go what it held");
             released
         };
