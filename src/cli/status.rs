@@ -79,6 +79,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         text += &calls(services);
     }
     text += &withheld(&status.counters);
+    text += &registered(&status.counters);
     if all {
         text += &named("COUNTER", &status.counters);
         text += &named("LIMIT", &status.limits);
@@ -113,6 +114,24 @@ fn withheld(counters: &BTreeMap<String, i64>) -> String {
         (0, 0) => String::new(),
         (drained, ejected) => format!("\n{drained} drained, {ejected} ejected; `roster drain` lists them\n"),
     }
+}
+
+/// What the guard holds, and what cannot be read of what nodes register, a line each.
+fn registered(counters: &BTreeMap<String, i64>) -> String {
+    let count = |name: &str| counters.get(name).map_or(0, |count| count.unsigned_abs());
+    let mut text = String::new();
+    if let held @ 1.. = count("heldInstances") {
+        let _ = writeln!(
+            text,
+            "\n{} held by the guard; `roster guard list` tells of which services",
+            counted(held, "instance")
+        );
+    }
+    if let undecodable @ 1.. = count("undecodableNodes") {
+        let nodes = counted(undecodable, "node");
+        let _ = writeln!(text, "\n{nodes} that cannot be read; `roster explain SERVICE` tells why");
+    }
+    text
 }
 
 /// The masters and the calls, on one line.
@@ -246,6 +265,19 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         assert!(!table(&reply, &[], false).contains("drained"));
         reply.counters.extend([("drained".to_owned(), 2), ("ejected".to_owned(), 0)]);
         assert!(table(&reply, &[], false).ends_with("\n\n2 drained, 0 ejected; `roster drain` lists them\n"));
+    }
+
+    #[test]
+    fn what_is_held_and_what_cannot_be_read_is_counted() {
+        let mut reply = reply(0, source("other", "live", "", Some(0)));
+        reply.counters.extend([("heldInstances".to_owned(), 0), ("undecodableNodes".to_owned(), 0)]);
+        let text = table(&reply, &[], false);
+        assert!(!text.contains("held") && !text.contains("cannot be read"), "{text}");
+        reply.counters.extend([("heldInstances".to_owned(), 3), ("undecodableNodes".to_owned(), 1)]);
+        let told = "\n\n3 instances held by the guard; `roster guard list` tells of which services\n\
+                    \n1 node that cannot be read; `roster explain SERVICE` tells why\n";
+        let text = table(&reply, &[], false);
+        assert!(text.ends_with(told), "{text}");
     }
 
     #[test]
