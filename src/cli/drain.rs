@@ -38,8 +38,8 @@ pub(crate) struct Drain {
     /// The reason, shown to others
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
-    /// Wait until no call from here to a drained master is under way, at most this long [default: 30s]. (Calls to
-    /// HOST:PORT bypass the sidecar and are not counted.)
+    /// Wait until no call from here to a drained master is under way, at most this long [default: 30s]. (Not for
+    /// HOST:PORT: calls to that bypass the sidecar, so that nobody knows when they are done)
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "30s", value_parser = duration,
         requires = "target")]
     wait: Option<Duration>,
@@ -66,6 +66,14 @@ pub(crate) struct Undrain {
 #[error("it is drained, but after {0:?} {1} of its calls are still under way")]
 pub(crate) struct StillCalled(Duration, i32);
 
+/// Nobody knows of calls that they are done.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--wait is for masters alone: calls to {0} bypass the sidecar, so that nobody knows when they are done; drain it \
+     without --wait, and wait for as long as yours take"
+)]
+pub(crate) struct Uncounted(String);
+
 impl Drain {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let Self { service, target, time, reason, wait, output, connection } = self;
@@ -78,6 +86,9 @@ impl Drain {
             }
             return Ok(());
         };
+        if wait.is_some() && drained(&mut client, &service_name, &target)?.iter().any(|it| it.master_id.is_none()) {
+            return Err(Uncounted(target).into());
+        }
         let duration_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let reason = Some(reason).filter(|reason| !reason.is_empty());
         let request = DrainRequest { service_name: service_name.clone(), target: target.clone(), duration_ms, reason };

@@ -153,7 +153,10 @@ fn reports_that_nobody_may_believe_come_to_nothing() {
 fn a_host_is_drained_for_all_until_it_no_longer_is() {
     let mut roster = roster("");
     let drain = |roster: &Roster, arguments: &[&str]| roster.cli(["drain", "db"].iter().chain(arguments));
-    let ended = drain(&roster, &["10.0.0.1", "--for", "30m", "--reason", "new kernel", "--wait"]);
+    let ended = drain(&roster, &["10.0.0.1", "--for", "30m", "--wait"]);
+    assert!(ended.code == Some(2) && ended.wrong.contains("nobody knows when they are done"), "{ended:?}");
+    assert!(told(&roster, "drained").is_empty(), "nothing was done by halves");
+    let ended = drain(&roster, &["10.0.0.1", "--for", "30m", "--reason", "new kernel"]);
     assert_eq!(ended.text(), "10.0.0.1 is drained for 30m: 5 instances\n");
     assert_eq!(drain(&roster, &["10.0.1.1:86", "--for", "2s"]).code, Some(0));
     let expected = ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.1:82", "10.0.0.1:83", "10.0.0.1:84"];
