@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use roster::model::counted;
-use roster::thrift::client::Client;
-use roster::thrift::idl::{GuardAction, GuardControl, GuardQuery, GuardedService};
+use roster::thrift::client::{Client, Error};
+use roster::thrift::idl::{EntityKind, GuardAction, GuardControl, GuardQuery, GuardedService, NotFound, ServiceQuery};
 use serde_json::{Value, json};
 
 use super::connection::{Connection, duration};
-use super::{Output, json, text};
+use super::{Output, json, resolve, text};
+
+/// How many addresses a message names.
+const MAX_NAMED: usize = 10;
 
 /// Show what the guard holds, or release it
 ///
@@ -87,8 +90,12 @@ impl Guard {
             }
             Command::Release(Release { service, addresses, connection }) => {
                 let addresses = Some(addresses).filter(|addresses| !addresses.is_empty());
-                let request = GuardControl::new(service, GuardAction::RELEASE, addresses, None);
-                let released = connection.client().control_guard(request)?.released;
+                let mut client = connection.client();
+                let request = GuardControl::new(service.clone(), GuardAction::RELEASE, addresses.clone(), None);
+                let released = client.control_guard(request)?.released;
+                if released == 0 && addresses.is_some() {
+                    return Err(not_held(&mut client, service)?.into());
+                }
                 writeln!(io::stdout(), "let go {}", instances(released))?;
             }
             Command::Accept(Accept { service, time, connection }) => {
@@ -105,6 +112,20 @@ impl Guard {
         }
         Ok(())
     }
+}
+
+/// The error that nothing is held at addresses, with those at which something is.
+fn not_held(client: &mut Client, service: String) -> anyhow::Result<Error> {
+    let query = ServiceQuery { service_name: Some(service.clone()), ..ServiceQuery::default() };
+    let page = client.instances(query)?;
+    let held: Vec<_> = page.instances.iter().filter(|it| it.held.is_some()).map(resolve::shown).collect();
+    let held = match (held.len(), page.cursor) {
+        (0, None) => "nothing of the service is held".to_owned(),
+        (count, None) if count <= MAX_NAMED => format!("held are {}", held.join(", ")),
+        _ => format!("`roster services {service}` tells which are held"),
+    };
+    let message = format!("of `{service}` nothing is held at such a HOST:PORT; {held}");
+    Ok(Error::NotFound(NotFound::new(EntityKind::SERVICE, service, message, page.freshness)))
 }
 
 fn instances(count: i32) -> String {

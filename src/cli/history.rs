@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use roster::history::{Entry, Event};
 use roster::thrift::client::Client;
-use roster::thrift::idl::HistoryQuery;
+use roster::thrift::idl::{HistoryQuery, ServiceQuery};
 use serde_json::json;
 
 use super::connection::{Connection, duration};
@@ -51,6 +51,10 @@ impl History {
         let (mut entries, mut last, not_written) = read(&mut client, &query)?;
         if let Some(why) = &not_written {
             eprintln!("roster: it will not survive a restart: {}", text::preview(why.as_bytes()));
+        }
+        if query.service_name.is_some() && entries.is_empty() && !self.follow {
+            // One that is misspelt is told to be unknown.
+            client.instances(ServiceQuery { service_name: query.service_name.clone(), ..ServiceQuery::default() })?;
         }
         if self.output == Output::Json && !self.follow {
             json::print(&json!({ "entries": entries, "notWritten": not_written }))?;
@@ -117,6 +121,9 @@ fn since(told: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(told) {
         return Ok(time);
     }
+    if let Ok(number) = told.parse::<u64>() {
+        return Err(format!("{number} of what? Write \"{number}h\" or \"{number}m\""));
+    }
     let ago = duration(told).map_err(|_| "write how long ago, such as \"90m\", or a time: \"2026-11-27T03:00:00Z\"")?;
     Ok(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))
 }
@@ -148,5 +155,6 @@ mod tests {
         let at = |told| since(told).expect(told).duration_since(UNIX_EPOCH).expect("later").as_secs();
         assert_eq!(at("2026-11-27T03:12:00Z"), at("2026-11-27 03:12:00"));
         assert!(at("1h") < at("1m") && since("yesterday").is_err());
+        assert_eq!(since("12"), Err("12 of what? Write \"12h\" or \"12m\"".to_owned()));
     }
 }

@@ -122,6 +122,8 @@ fn sessions_that_end_all_at_once_take_no_service_down_and_an_administrator_can_s
     scene.link.mend();
     scene.roster.becomes("live");
     assert_eq!(count(&scene, "web"), (10, 6), "they are held still");
+    let host = scene.roster.cli(["guard", "release", "web", "127.0.0.1"]);
+    assert!(host.code == Some(1) && host.wrong.contains(&address(&processes[0])), "{host:?}");
     let one = scene.roster.cli(["guard", "release", "web", &address(&processes[0])]);
     assert_eq!(one.text(), "let go 1 instance\n");
     assert_eq!(count(&scene, "web"), (9, 5));

@@ -1,11 +1,12 @@
 //! `roster explain SERVICE`: why each of its instances is served or not.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
-use roster::model::view;
+use roster::model::{counted, view};
 use roster::thrift::client::{Client, Error, age};
 use roster::thrift::idl::{
     EntityKind, ExplainReply, ExplainRequest, ExplainedInstance, ExplainedNode, HistoryQuery, NotFound,
@@ -14,6 +15,9 @@ use serde_json::{Value, json};
 
 use crate::cli::connection::{Connection, duration};
 use crate::cli::{Output, history, json, resolve, text};
+
+/// How many entries are told of a service without instances.
+const LAST_ENTRIES: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainService {
@@ -43,15 +47,30 @@ impl ExplainService {
             cursor: None,
         };
         let reply = read(&mut client, request)?;
-        match self.output {
-            Output::Table => io::stdout().write_all(shown(&reply).as_bytes())?,
-            Output::Json => json::print(&document(&reply))?,
+        match (self.output, &self.instance) {
+            (Output::Json, _) => json::print(&document(&reply))?,
+            // What else there is of the service would hide that the instance is none of it.
+            (Output::Table, Some(_)) if reply.instances.is_empty() => {}
+            (Output::Table, _) => io::stdout().write_all(shown(&reply).as_bytes())?,
         }
         match self.instance {
             Some(instance) if reply.instances.is_empty() => Err(absence(&mut client, service, instance, reply)?.into()),
+            None if reply.instances.is_empty() && self.output == Output::Table => tell_of_past(&mut client, service),
             _ => Ok(()),
         }
     }
+}
+
+/// Prints that a service has no instances, and its last entries in the history.
+fn tell_of_past(client: &mut Client, service: String) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "the service {} has no instances any more", text::line(&service))?;
+    let (entries, ..) =
+        history::read(client, &HistoryQuery { service_name: Some(service), ..HistoryQuery::default() })?;
+    for entry in &entries[entries.len().saturating_sub(LAST_ENTRIES)..] {
+        writeln!(out, "    {}", history::line(entry))?;
+    }
+    Ok(())
 }
 
 /// All pages, as fresh as the first.
@@ -67,14 +86,26 @@ fn read(client: &mut Client, request: ExplainRequest) -> Result<ExplainReply, Er
 
 /// The error that there is no such instance, with what was last known of it.
 fn absence(client: &mut Client, service: String, instance: String, reply: ExplainReply) -> anyhow::Result<Error> {
-    let (service_name, named) = (Some(service.clone()), Some(instance.clone()));
-    let query = HistoryQuery { service_name, instance: named, ..HistoryQuery::default() };
+    let query = HistoryQuery { service_name: Some(service.clone()), ..HistoryQuery::default() };
     let (entries, ..) = history::read(client, &query)?;
-    let last = match entries.last() {
+    let all = read(client, ExplainRequest::new(service.clone(), None, None, None, None))?;
+    let listed = all.instances.iter().map(|it| resolve::shown(&it.instance));
+    let known: BTreeSet<String> = listed.chain(entries.iter().map(|entry| entry.instance.clone())).collect();
+    let of_host = |it: &&String| it.rsplit_once(':').is_some_and(|(host, _)| host == instance);
+    let at_host: Vec<_> = known.iter().filter(of_host).map(|it| text::line(it)).collect();
+    let last = match entries.iter().rfind(|entry| entry.instance == instance) {
         Some(last) => format!("; the last that is known of it: {}", history::line(last)),
+        None if !at_host.is_empty() => format!("; of this host there are, or were: {}", at_host.join(", ")),
         None => "; nor does `roster history` know of one".into(),
     };
-    let message = format!("the service `{service}` has no instance {instance}{last}");
+    let unread = match reply.undecodable.len() as u64 + u64::from(reply.more_undecodable.unsigned_abs()) {
+        0 => String::new(),
+        count => format!(
+            "; of the service, {} cannot be read: `roster explain {service}` tells which",
+            counted(count, "node")
+        ),
+    };
+    let message = format!("the service `{service}` has no instance {instance}{last}{unread}");
     Ok(Error::NotFound(NotFound::new(EntityKind::SERVICE, service, message, reply.freshness)))
 }
 
