@@ -28,6 +28,7 @@ pub fn newest_callable<'a>(directory: &'a Directory, service: &str) -> Option<&'
 
 /// Explains an instance of a service whose newest callable version is `newest`.
 pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Version>) -> Explanation {
+    let is_callable = is_callable(directory, instance);
     let mut reasons: Vec<String> = Vec::new();
     let mut say = |is_so: bool, what: &str| {
         if is_so {
@@ -48,11 +49,15 @@ pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Versi
         }
     }
     if let Some(Held { since, ends_at, probe, passed_over, .. }) = instance.held.as_deref() {
-        let chosen = if *passed_over { "it is not chosen" } else { "it is chosen all the same" };
+        let chosen = match passed_over {
+            true => ", and it is not chosen",
+            false if is_callable => ", and it is chosen all the same",
+            // Something else keeps it from that.
+            false => "",
+        };
         let (since, until) = (utc(*since), utc(*ends_at));
-        reasons.push(format!("no node registers it since {since}; it is held until {until}, {probe}, and {chosen}"));
+        reasons.push(format!("no node registers it since {since}; it is held until {until}, {probe}{chosen}"));
     }
-    let is_callable = is_callable(directory, instance);
     let is_newest = newest.is_none_or(|newest| *newest == instance.version);
     if let (true, false, Some(newest)) = (is_callable, is_newest, newest) {
         let when = format!("where it is asked for, or none of {newest} can be called");
@@ -71,4 +76,28 @@ pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Versi
         reasons.push(format!("it can be called, and has the weight {}{}", instance.weight, part.unwrap_or_default()));
     }
     Explanation { is_served: is_callable && is_newest, reasons }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Probe;
+
+    #[test]
+    fn an_instance_that_is_held_and_drained_is_not_said_to_be_chosen() {
+        let held = Held {
+            since: 0,
+            ends_at: 1,
+            probe: Probe::Answering,
+            passed_over: false,
+            variant: "".into(),
+            before: None,
+        };
+        let mut instance = Instance { held: Some(held.into()), ..Instance::at("web", "10.0.0.1:80") };
+        let reasons = |instance: &Instance| explain(&Directory::default(), instance, None).reasons.join("; ");
+        assert!(reasons(&instance).ends_with("and it is chosen all the same"), "{}", reasons(&instance));
+        let drained = Withholding { since: 0, ends_at: 1, reason: String::new(), decided: Default::default() };
+        instance.withheld.drained = Some(drained.into());
+        assert!(!reasons(&instance).contains("chosen"), "{}", reasons(&instance));
+    }
 }
