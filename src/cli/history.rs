@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use roster::history::{Entry, Event};
-use roster::thrift::client::Client;
+use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{HistoryQuery, ServiceQuery};
 use serde_json::json;
 
@@ -65,8 +65,26 @@ impl History {
             if !self.follow {
                 return Ok(());
             }
-            sleep(POLL);
-            (entries, last, _) = read(&mut client, &HistoryQuery { after: Some(last), ..query.clone() })?;
+            (entries, last) = next(&mut client, HistoryQuery { after: Some(last), ..query.clone() })?;
+        }
+    }
+}
+
+/// New entries, also of the next sidecar, and the number of the last one.
+fn next(client: &mut Client, query: HistoryQuery) -> anyhow::Result<(Vec<Entry>, i64)> {
+    let mut is_told = false;
+    loop {
+        sleep(POLL);
+        let error = match read(client, &query) {
+            Ok((entries, last, _)) => return Ok((entries, last)),
+            Err(error) => error,
+        };
+        let is_away = |error: &Error| !matches!(error, Error::NotFound(_) | Error::Denied(_) | Error::Invalid(_));
+        if !error.downcast_ref().is_some_and(is_away) {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            eprintln!("roster: {}; waiting for the sidecar to return", text::printable(error.to_string().as_bytes()));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
 
-use crate::harness::{Ended, SOON, Scene, binary, ensure, eventually, fresh_chroot};
+use crate::harness::{Ended, Printing, SOON, Scene, binary, ensure, eventually, fresh_chroot};
 
 const SETTINGS: &str =
     "\n[[services]]\nroot = \"/aurora\"\nformat = \"serverset\"\n[[services]]\nroot = \"/dubbo\"\nformat = \"dubbo\"\n";
@@ -78,6 +78,8 @@ fn who_vanished_and_why_is_known_also_after_the_sidecar_was_killed() {
     assert_eq!(fs::metadata(&file).expect("a file").mode() & 0o777, 0o600);
     let before = told(&scene, "web");
     scene.roster.is_in_its_file();
+    let following = Printing::start(&mut scene.roster.command(["history", "web", "-f"]));
+    assert!(following.line().contains("10.0.0.5:81"));
     scene.roster.kill();
     // As of a process that was killed within a line; and meanwhile one comes.
     let torn = fs::read(&file).expect("a file");
@@ -89,6 +91,7 @@ fn who_vanished_and_why_is_known_also_after_the_sidecar_was_killed() {
         "web",
         "APPEARED 10.0.0.5:84: its node was created, which is of no session; found when zookeeper was read anew",
     );
+    while !following.line().contains("10.0.0.5:84") {}
     let after = told(&scene, "web");
     assert_eq!(after[..before.len() - 1], before[..before.len() - 1]);
     let all = scene.roster.cli(["history"]).text();
@@ -132,7 +135,10 @@ fn an_operator_learns_why_an_instance_is_served_or_not() {
     assert!(gone.wrong.contains("VANISHED"), "{}", gone.wrong);
     assert_eq!(explained(&["nothing"]).code, Some(1));
     let of_host = explained(&["web", "10.0.0.5"]);
-    assert!(of_host.code == Some(1) && of_host.wrong.contains("of this host there are, or were: 10.0.0.5:81"), "{of_host:?}");
+    assert!(
+        of_host.code == Some(1) && of_host.wrong.contains("of this host there are, or were: 10.0.0.5:81"),
+        "{of_host:?}"
+    );
     let past = explained(&["web"]).text();
     assert!(past.starts_with("the service web has no instances any more\n") && past.contains("VANISHED"), "{past}");
     let other = explained(&["com.acme.Foo", "10.0.0.6:1"]);

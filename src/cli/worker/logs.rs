@@ -52,14 +52,21 @@ impl Logs {
 
 /// Prints new output, also of the next sidecar.
 fn follow_on(client: &mut Client, mut query: WorkerOutputQuery, output: Output) -> anyhow::Result<()> {
+    let mut waits = false;
     loop {
         sleep(LOOK_INTERVAL);
         let reply = match client.worker_output(query.clone()) {
             Ok(reply) => reply,
             Err(error @ (Error::NotFound(_) | Error::Denied(_) | Error::Invalid(_))) => return Err(error.into()),
-            // It is away; wait for it.
-            Err(_) => continue,
+            Err(error) => {
+                if !std::mem::replace(&mut waits, true) {
+                    let error = text::printable(error.to_string().as_bytes());
+                    eprintln!("roster: {error}; waiting for the sidecar to return");
+                }
+                continue;
+            }
         };
+        waits = false;
         let is_new = query.after > Some(reply.last);
         query.after = Some(if is_new { 0 } else { reply.last });
         if reply.missed > 0 {
