@@ -23,6 +23,7 @@ pub use roster_net::{
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::spawn_blocking;
 
 use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, Setting, TakenPorts};
@@ -47,6 +48,9 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
+/// How often to check whether the file of a socket is still there.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long resolving a listen address may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,8 +61,9 @@ const MAX_ACCEPTS_PER_TURN: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Listener {
     socket: Arc<SharedSocket>,
+    file: Option<Arc<SocketFile>>,
     /// Kept for its drop.
-    _file: Option<Arc<(SocketFile, Claim)>>,
+    _claim: Option<Arc<Claim>>,
     address: Address,
 }
 
@@ -77,11 +82,8 @@ impl Listener {
         match listening {
             Ok(listener) => {
                 let local = listener.local_addr().map_or_else(|_| address.to_owned(), |address| address.to_string());
-                Ok(Self {
-                    socket: Arc::new(SharedSocket::listener(listener)),
-                    _file: None,
-                    address: Address::Tcp(local),
-                })
+                let socket = Arc::new(SharedSocket::listener(listener));
+                Ok(Self { socket, file: None, _claim: None, address: Address::Tcp(local) })
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let user = meant.and_then(|address| Peers::new().listener(address));
@@ -151,8 +153,9 @@ impl Listener {
     fn unix_of(setting: Setting, path: &Path, permissions: &Permissions, has_link: bool) -> Result<Self, BindError> {
         let address = Address::Unix(path.to_owned());
         match listen_under(&setting, path, permissions, has_link) {
-            Ok((listener, file)) => {
-                Ok(Self { socket: Arc::new(SharedSocket::listener(listener)), _file: Some(Arc::new(file)), address })
+            Ok((listener, (file, claim))) => {
+                let (file, claim) = (Some(Arc::new(file)), Some(Arc::new(claim)));
+                Ok(Self { socket: Arc::new(SharedSocket::listener(listener)), file, _claim: claim, address })
             }
             Err(why) => {
                 let closed = match &why {
@@ -165,6 +168,59 @@ impl Listener {
                 Err(BindError { setting, address, why })
             }
         }
+    }
+
+    /// Whether somebody removed its file, so that nobody can connect.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.is_removed())
+    }
+
+    /// Listens anew once somebody has removed its file; until that can be done, `metrics` show why not. None: the stop came
+    /// first.
+    pub async fn when_removed(
+        &self,
+        setting: &'static str,
+        permissions: &Permissions,
+        metrics: &Metrics,
+        stop: &Stop,
+    ) -> Option<Self> {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(FILE_CHECK_INTERVAL) => {}
+                () = stop.requested() => return None,
+            }
+            let (this, permissions) = (self.clone(), permissions.clone());
+            match spawn_blocking(move || this.again(&permissions)).await {
+                Ok(Some(Ok(anew))) => {
+                    metrics.ports_taken.clear(setting);
+                    tracing::warn!(setting, address = %self.address, "the socket's file was removed: it is made anew");
+                    return Some(anew);
+                }
+                Ok(Some(Err(error))) => {
+                    let why = format!("{setting}: the file of {} was removed, and cannot be made anew: {error}", self.address);
+                    if metrics.ports_taken.get().iter().all(|told| *told != why) {
+                        tracing::error!(setting, address = %self.address, %error, "the socket's file was removed");
+                        metrics.ports_taken.set(setting, why);
+                    }
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    /// The same with a new file; none: the old one is there, or there was none.
+    fn again(&self, permissions: &Permissions) -> Option<io::Result<Self>> {
+        let (Some(file), Address::Unix(path)) = (&self.file, &self.address) else { return None };
+        if !file.is_removed() {
+            return None;
+        }
+        let folder = path.parent().map_or(Ok(()), make_folder);
+        let bound = folder.and_then(|()| SocketFile::at(path, permissions, file.has_link()));
+        Some(bound.map(|(listener, file)| {
+            refuse_descriptors(&listener);
+            let (socket, file) = (Arc::new(SharedSocket::listener(listener)), Some(Arc::new(file)));
+            Self { socket, file, ..self.clone() }
+        }))
     }
 
     /// The address it listens on, with the port that the kernel chose.
@@ -326,6 +382,25 @@ mod tests {
 
     use super::*;
     use crate::permissions::Mode;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_whose_file_is_removed_is_made_anew_with_its_link() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run/socket");
+        let permissions = Permissions::new(Mode(0o600), "");
+        let first = Listener::unix("thrift.unix", &path, &permissions).expect("it listens");
+        assert!(!first.is_removed() && first.again(&permissions).is_none());
+        std::fs::remove_dir_all(folder.path().join("run")).expect("it is there");
+        assert!(first.is_removed());
+        let (tasks, _failures) = crate::task::Tasks::new();
+        let anew = first.when_removed("thrift.unix", &permissions, &Metrics::default(), &tasks.stop_signal()).await;
+        let anew = anew.expect("it listens");
+        drop(first);
+        for path in [path.clone(), path.with_file_name("socket:1")] {
+            std::os::unix::net::UnixStream::connect(path).expect("it is there");
+        }
+        assert!(!anew.is_removed());
+    }
 
     /// Sends a descriptor over a socket.
     pub(super) fn takes_descriptors(to: &impl AsRawFd) -> nix::Result<usize> {

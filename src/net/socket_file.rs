@@ -84,6 +84,15 @@ impl SocketFile {
         Ok((listener.into(), file))
     }
 
+    pub(super) fn has_link(&self) -> bool {
+        self.has_link
+    }
+
+    /// Whether there is no file any more: neither this one nor another's.
+    pub(super) fn is_removed(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     fn move_to(&mut self, path: &Path, has_link: bool) -> io::Result<()> {
         std::fs::rename(&self.path, path)?;
         self.path = path.to_owned();

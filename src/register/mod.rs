@@ -229,7 +229,7 @@ fn is_loopback(address: &Address) -> bool {
     }
 }
 
-async fn accept(listener: Listener, state: Arc<RegisterState>) {
+async fn accept(mut listener: Listener, state: Arc<RegisterState>) {
     let (tasks, stop, peers) = (state.tasks.clone(), state.tasks.stop_signal(), Peers::new());
     let serve = |accepted: Accepted| {
         // A connection that is already gone has neither.
@@ -239,7 +239,17 @@ async fn accept(listener: Listener, state: Arc<RegisterState>) {
             tasks.short(session::serve(stream, Origin { peer, user }, pending, state.clone()));
         }
     };
-    listener.accept(&stop, serve).await;
+    let (permissions, metrics) = (state.config.permissions(), &state.metrics);
+    loop {
+        let anew = tokio::select! {
+            () = listener.accept(&stop, &serve) => return,
+            anew = listener.when_removed("register.unix", &permissions, metrics, &stop) => anew,
+        };
+        match anew {
+            Some(anew) => listener = anew,
+            None => return,
+        }
+    }
 }
 
 /// What is reread on a reload, and who is notified of it.

@@ -156,6 +156,22 @@ impl Endpoint {
         let (accounts, stop) = (shared.accounts.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's memory", async move { accounts.return_memory(&stop).await });
         let (sender, listeners) = channel(listeners);
+        let (sender, stop, permissions) = (Arc::new(sender), tasks.stop_signal(), shared.config.permissions());
+        let (changing, unix_metrics) = (sender.clone(), metrics.clone());
+        tasks.critical("the endpoint's socket", async move {
+            let is_unix = |it: &Listener| matches!(it.address(), Address::Unix(_));
+            let mut unix = changing.borrow().iter().find(|it| is_unix(it)).cloned();
+            while let Some(listener) = unix {
+                unix = listener.when_removed("thrift.unix", &permissions, &unix_metrics, &stop).await;
+                if let Some(anew) = unix.clone() {
+                    changing.send_modify(|listeners| {
+                        listeners.retain(|it| !is_unix(it));
+                        listeners.push(anew);
+                    });
+                }
+            }
+            stop.requested().await;
+        });
         let stop = tasks.stop_signal();
         tasks.critical("the endpoint's port", async move {
             if let Some(taken) = taken

@@ -85,7 +85,10 @@ impl Sockets {
             }
             self.renewals.fetch_add(1, Ordering::Relaxed);
             let anew = "it is had anew, and the processes that have the old one are replaced";
-            tracing::error!(worker = config.name, "a process has shut down a socket of this worker; {anew}");
+            tracing::error!(
+                worker = config.name,
+                "a process has shut down a socket of this worker, or its file was removed; {anew}"
+            );
         }
         let (again, kept) = (config.clone(), tried.kept.clone());
         let again = spawn_blocking(move || Bound::new(&again, &kept)).await;
@@ -129,7 +132,7 @@ impl Bound {
     }
 
     /// Those that still listen, each in its place: a process that inherited one can shut it down, or connect it, which
-    /// affects all processes.
+    /// affects all processes; and the file of one can be removed.
     pub(super) fn kept(&self) -> Vec<Option<(String, Listener)>> {
         let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
@@ -139,7 +142,8 @@ impl Bound {
         let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
         let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
             let listens = getsockopt(&listener.1, sockopt::AcceptConn).unwrap_or(true);
-            Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)))
+            let is_there = listens && (!is_known || !is_ended(socket)) && !listener.1.is_removed();
+            Some(listener.clone()).filter(|_| is_there)
         };
         polled.iter().zip(&self.0).map(kept).collect()
     }
@@ -206,6 +210,18 @@ mod tests {
             }
             assert!(anew.kept().iter().all(Option::is_some), "{listen}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_whose_file_was_removed_is_had_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.sock");
+        let config = Config { listen: vec![format!("unix://{}", path.display())], ..Config::default() };
+        let (sockets, metrics) = (Sockets::new(&config, TakenPorts::Fail).expect("a socket"), Metrics::default());
+        std::fs::remove_file(&path).expect("it is there");
+        sockets.get(&config, &metrics).await.expect("it is had anew");
+        std::os::unix::net::UnixStream::connect(&path).expect("a listener");
+        assert_eq!(sockets.renewals(), 1, "so that the processes are replaced");
     }
 
     #[tokio::test]

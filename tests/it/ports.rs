@@ -103,3 +103,14 @@ fn a_weak_token_is_refused_beyond_loopback_also_where_the_port_is_taken() {
     let wrong = roster.fails();
     assert!(wrong.contains("16 bytes"), "{wrong}");
 }
+
+#[test]
+fn a_socket_whose_file_is_removed_is_made_anew_while_the_sidecar_runs() {
+    let roster = Roster::of_file("\"/a\" = \"one\"");
+    std::fs::remove_file(roster.socket()).expect("it is there");
+    eventually("it answers again", SOON, || {
+        let ended = roster.cli(["get", "/a"]);
+        ensure(ended.code == Some(0), &ended.wrong)
+    });
+    assert!(roster.log().contains("the socket's file was removed"), "{}", roster.log());
+}
