@@ -230,8 +230,18 @@ pub(super) fn doubts(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
         tree.diagnostic("shared.path".into(), why)
     });
     let of_rules = paths_without_slash(config, tree).into_iter().chain(for_nobody(config, tree));
-    let of_workers = workers_of_root(config, tree);
+    let of_workers = workers_of_root(config, tree).chain(workers_in_root(config, tree));
     of_credentials.chain(by_file).chain(to_come).chain(shared).chain(of_rules).chain(of_workers).collect()
+}
+
+/// The workers whose `watch` starts in the root folder, since they have no directory of their own.
+fn workers_in_root(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = Diagnostic> {
+    let workers = config.worker.iter().enumerate().filter(|(_, worker)| worker.directory.is_none());
+    let relative = workers.filter(|(_, worker)| worker.watch.iter().any(|pattern| !pattern.starts_with('/')));
+    relative.map(|(number, _)| {
+        let key = tree.element(&"worker".into(), number).child("watch");
+        tree.diagnostic(key, "it starts in `/`: set `directory`, or write whole paths")
+    })
 }
 
 /// The workers that root's sidecar would run as root.

@@ -24,7 +24,8 @@ const MAX_DEPTH: usize = 64;
 /// The files that match some patterns.
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
-    folders: Vec<PathBuf>,
+    /// Each with the depth down to which it can have files that match.
+    folders: Vec<(PathBuf, usize)>,
     patterns: GlobSet,
     /// Their state when a change was last reported.
     known: Option<u64>,
@@ -52,7 +53,10 @@ impl Watched {
             set.add(GlobBuilder::new(&whole).literal_separator(true).build()?);
             let is_plain = |part: &&str| !part.contains(['*', '?', '[', '{']);
             let plain: Vec<&str> = whole.split('/').take_while(is_plain).collect();
-            folders.push(PathBuf::from(if plain == [""] { "/".to_owned() } else { plain.join("/") }));
+            // `*` does not match a separator.
+            let depth =
+                if whole.contains("**") { MAX_DEPTH } else { whole.matches('/').count().saturating_sub(plain.len()) };
+            folders.push((PathBuf::from(if plain == [""] { "/".to_owned() } else { plain.join("/") }), depth));
         }
         Ok(Self { folders, patterns: set.build()?, known: None, is_reported: Arc::default() })
     }
@@ -64,7 +68,8 @@ impl Watched {
             None => {
                 let Look { digest, count, .. } = self.look().await;
                 if count == 0 {
-                    tracing::warn!(folders = ?self.folders, "no file is there that `watch` means");
+                    let folders: Vec<_> = self.folders.iter().map(|(folder, _)| folder).collect();
+                    tracing::warn!(?folders, "no file is there that `watch` means");
                 }
                 *self.known.insert(digest)
             }
@@ -96,20 +101,20 @@ impl Watched {
 
     fn look_at_all(&self) -> Look {
         let (mut digest, mut count, mut left, mut left_out) = (DefaultHasher::new(), 0, MAX_FILES, None);
-        let mut folders: Vec<(PathBuf, usize)> = Vec::new();
-        for root in self.folders.iter().rev() {
+        let mut folders: Vec<(PathBuf, usize, usize)> = Vec::new();
+        for (root, deepest) in self.folders.iter().rev() {
             // It may be a link, such as to the latest of several releases, which then leads to another folder.
             match fs::metadata(root) {
                 Ok(file) if file.is_dir() => {
                     fs::canonicalize(root).ok().hash(&mut digest);
-                    folders.push((root.clone(), 0));
+                    folders.push((root.clone(), 0, *deepest));
                 }
                 Ok(file) => count += usize::from(self.take_in(root, &file, &mut digest)),
                 Err(_) => {}
             }
         }
         // A list instead of recursion, since folders may be nested arbitrarily deep.
-        while let Some((folder, depth)) = folders.pop() {
+        while let Some((folder, depth, deepest)) = folders.pop() {
             let Ok(entries) = fs::read_dir(&folder) else { continue };
             let mut entries: Vec<_> = entries.flatten().take(left + 1).map(|entry| entry.path()).collect();
             if entries.len() > left || depth >= MAX_DEPTH {
@@ -120,7 +125,8 @@ impl Watched {
             entries.sort();
             for entry in entries {
                 match fs::symlink_metadata(&entry) {
-                    Ok(file) if file.is_dir() => folders.push((entry, depth + 1)),
+                    Ok(file) if file.is_dir() && depth < deepest => folders.push((entry, depth + 1, deepest)),
+                    Ok(file) if file.is_dir() => {}
                     Ok(file) => count += usize::from(self.take_in(&entry, &file, &mut digest)),
                     Err(_) => {}
                 }
@@ -169,6 +175,30 @@ mod tests {
         assert_ne!(after.digest, before.digest);
         write("src/new.php", "3");
         assert_ne!(watched.look_at_all().digest, after.digest);
+    }
+
+    #[test]
+    fn no_folder_is_looked_into_that_no_pattern_reaches() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["a.php", "b/b.php", "b/c/c.php"] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, "1").expect("written");
+        }
+        for file in 0..=MAX_FILES {
+            fs::File::create(folder.path().join(format!("b/c/{file}.txt"))).expect("written");
+        }
+        for (pattern, count, is_whole) in [
+            ("*.php", 1, true),
+            ("*/*.php", 1, true),
+            ("{a,b/b}.php", 2, true),
+            ("b/c/*.php", 1, false),
+            ("**/*.php", 3, false),
+        ] {
+            let look = Watched::new(&[pattern.into()], folder.path()).expect("patterns").look_at_all();
+            // Of a folder with more files than the bound, nobody knows which are looked at.
+            assert!((look.count == count || !is_whole) && look.left_out.is_none() == is_whole, "{pattern}: {look:?}");
+        }
     }
 
     #[test]

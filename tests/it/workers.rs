@@ -849,10 +849,12 @@ fn config_check_tells_what_a_worker_would_not_find_with_its_key_and_line() {
 
 #[test]
 fn the_port_of_a_sidecar_that_runs_is_no_mistake_of_its_configuration() {
-    let roster = started(&sh("web", SLEEPS, &format!("listen = [\"tcp://127.0.0.1:{}\"]", free_port())));
+    let settings = format!("listen = [\"tcp://127.0.0.1:{}\"]\nwatch = [\"*.txt\"]", free_port());
+    let roster = started(&sh("web", SLEEPS, &settings));
     running(&roster, "web/1");
     let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
     assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.wrong.contains("worker.0.watch: it starts in `/`: set `directory`"), "{checked:?}");
     let warning = "worker.0: without `user`, web runs as the sidecar does: as root";
     assert_eq!(checked.wrong.contains(warning), nix::unistd::geteuid().is_root(), "{checked:?}");
 }
