@@ -229,14 +229,14 @@ impl Workers {
         let (group, not_forgotten) = {
             let _turn = parts.adding.lock().await;
             let (group, is_saved) = (self.group(name), parts.added.has(name));
-            if only_saved && !is_saved {
+            if only_saved && !is_saved && !parts.scaled.has(name) {
                 return Err(NotRemoved::NotSaved);
             }
             if !only_saved && group.is_none() {
                 return Err(NotRemoved::NoGroup);
             }
             let is_configured = group.as_ref().is_some_and(|group| group.is_configured);
-            let not_forgotten = parts.forget(name, is_saved, !is_configured && !only_saved).await.err();
+            let not_forgotten = parts.forget(name, is_saved, !is_configured || only_saved).await.err();
             (group.filter(|_| !only_saved), not_forgotten)
         };
         let Some(group) = group else {
@@ -279,13 +279,13 @@ impl Workers {
 
 impl Parts {
     /// Forgets what was saved of a group, including its scale; or says why that is impossible.
-    async fn forget(&self, name: &str, is_saved: bool, is_gone: bool) -> Result<(), String> {
+    async fn forget(&self, name: &str, is_saved: bool, with_scale: bool) -> Result<(), String> {
         let (added, scaled, name) = (self.added.clone(), self.scaled.clone(), name.to_owned());
         let forget = move || {
             if is_saved {
                 added.forget(&name)?;
             }
-            if is_gone && scaled.has(&name) {
+            if with_scale && scaled.has(&name) {
                 scaled.keep(&name, None)?;
             }
             std::io::Result::Ok(())

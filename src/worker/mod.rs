@@ -190,6 +190,7 @@ impl BoundWorkers {
                 Err(why) => tracing::error!(worker = config.name, why, "left out a saved worker"),
             }
         }
+        scaled.warn_of_absent(|name| groups.iter().any(|group| group.config.name == name) || added.has(name));
         Ok(Self { groups, record, scaled, added, read, descriptors })
     }
 
@@ -411,7 +412,12 @@ impl Workers {
                 match outcomes.into_iter().find_map(|(number, outcome)| Some((number, outcome.err()?))) {
                     None => tracing::info!(worker, "the processes were replaced"),
                     Some((number, why)) => {
-                        tracing::error!(worker, number, why, "a rolling restart ended there, and what it has not replaced stays as it is");
+                        tracing::error!(
+                            worker,
+                            number,
+                            why,
+                            "a rolling restart ended there, and what it has not replaced stays as it is"
+                        );
                     }
                 }
             });

@@ -41,13 +41,31 @@ impl Scaled {
         match self.counts().get(&config.name).copied() {
             None => config.clone(),
             Some(count @ 1..=MAX_COUNT) => {
-                tracing::info!(worker = config.name, count, "as many processes as it was scaled to for good");
+                let configured = config.count.number();
+                if count != configured {
+                    let cure =
+                        format!("`roster worker scale {} {configured} --save` follows its settings", config.name);
+                    tracing::warn!(
+                        worker = config.name,
+                        count,
+                        configured,
+                        "as many processes as it was scaled to; {cure}"
+                    );
+                }
                 Config { count: Count::Number(count), ..config.clone() }
             }
             Some(count) => {
                 tracing::error!(worker = config.name, count, "no number of processes to scale to; {FILE} says it");
                 config.clone()
             }
+        }
+    }
+
+    /// Warns of numbers that are saved for groups that do not exist.
+    pub(super) fn warn_of_absent(&self, exists: impl Fn(&str) -> bool) {
+        for (worker, count) in self.counts().iter().filter(|(worker, _)| !exists(worker)) {
+            let cure = format!("`roster worker remove {worker} --saved` forgets it");
+            tracing::warn!(worker, count, "there is no such worker, and it was scaled for good; {cure}");
         }
     }
 

@@ -1733,6 +1733,12 @@ fn what_is_scaled_for_good_is_so_after_a_restart_and_kept_by_nobody_else() {
     assert!(roster.stop().success());
     roster.run();
     assert_eq!(count(&roster), 3, "that other scaling was not for good");
+    assert!(roster.log().contains("`roster worker scale web 2 --save` follows its settings"), "{}", roster.log());
+    says(&roster, ["worker", "remove", "web", "--saved"], 0);
+    assert!(roster.stop().success());
+    roster.run();
+    assert_eq!(count(&roster), 2, "it is forgotten");
+    says(&roster, ["worker", "scale", "web", "3", "--save"], 0);
     fs::set_permissions(roster.state().join("workers-scaled.json"), PermissionsExt::from_mode(0o666)).expect("ours");
     assert!(roster.stop().success());
     roster.run();
