@@ -157,6 +157,10 @@ fn cure(error: &ReadError) -> Option<String> {
         InvalidFile::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => {
             open_to(path, MAY_READ, "[shared]")
         }
+        InvalidFile::Unreadable(why) if why.kind() == io::ErrorKind::NotFound => {
+            "There is no such file. A sidecar that runs has one beside its Unix socket, or where its `[shared] path` says."
+                .into()
+        }
         InvalidFile::Unreadable(_) => {
             "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.".into()
         }
@@ -249,6 +253,13 @@ mod tests {
             let found = words.split(' ').try_fold(&mut roster, |command, word| command.find_subcommand_mut(word));
             assert!(found.expect(words).render_help().to_string().contains(HELP), "{words}");
         }
+    }
+
+    #[test]
+    fn a_shared_file_that_is_not_there_is_said_not_to_be() {
+        let source = InvalidFile::Unreadable(io::ErrorKind::NotFound.into());
+        let told = cure(&ReadError::InvalidFile { path: "/backup/shared.mdb".into(), source });
+        assert!(told.is_some_and(|told| told.starts_with("There is no such file")));
     }
 
     #[test]

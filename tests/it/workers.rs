@@ -179,6 +179,11 @@ fn what_is_not_there_is_told_with_what_there_is() {
     assert!(says(&roster, ["worker", "scale", "webb", "2"], 1).contains("there are web, mail"));
     assert!(says(&roster, ["worker", "stop", "web/3"], 1).contains("`web/3`; web has the numbers 1 to 2"));
     assert!(says(&roster, ["worker", "signal", "web", "NOPE"], 2).contains("signal: `NOPE` is none"));
+    assert!(says(&roster, ["worker", "signal", "HUP", "web"], 2).contains("roster worker signal web HUP"));
+    assert!(says(&roster, ["worker", "scale", "web/1", "2"], 2).contains("it is for all of a worker's processes: web"));
+    assert!(says(&roster, ["worker", "remove", "web", "--saved"], 2).contains("--saved: of `web` nothing is saved"));
+    says(&roster, ["worker", "stop", "web/2"], 0);
+    assert!(says(&roster, ["worker", "restart", "web/2"], 0).contains("web/2 does not run; `roster worker start web/2`"));
     says(&roster, ["worker", "scale", "web", "0"], 2);
     says(&roster, ["worker", "stop"], 2);
     let none = Roster::start("");

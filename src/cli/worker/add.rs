@@ -1,13 +1,14 @@
 //! `roster worker add` and `remove`.
 
 use std::io::{self, Write};
-use std::path::absolute;
+use std::path::{Path, absolute};
 
 use clap::Args;
+use roster::thrift::client::Error;
 use serde_json::{Map, Value, json};
 
-use super::Misused;
 use super::control::{Patience, Unfinished, fail, print};
+use super::{Misused, group_name};
 use crate::cli::text;
 
 /// Add a worker, and wait until its processes are ready
@@ -44,7 +45,7 @@ pub(super) struct Add {
 /// do this.
 #[derive(Debug, Args)]
 pub(super) struct Remove {
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = group_name)]
     group: String,
     /// Only forget what was saved of it; processes that run go on until the sidecar ends
     #[arg(long)]
@@ -56,10 +57,16 @@ pub(super) struct Remove {
 impl Add {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self { name, set, save, command, patience: Patience { wait, connection } } = self;
+        let starts_elsewhere = set.iter().all(|(key, _)| key != "directory")
+            && command.iter().skip(1).any(|word| !word.starts_with('/') && Path::new(word).is_file());
         let settings = settings(&name, command, set).map_err(Misused)?;
         let reply = connection.client().add_worker(settings.to_string(), save, wait)?;
         let failed = print(&reply, wait, |_| "runs".to_owned())?;
-        let is_there = format!("{name} is there, and not all of it runs; `roster worker remove {name}` takes it away");
+        let mut is_there =
+            format!("{name} is there, and not all of it runs; `roster worker remove {name}` takes it away");
+        if starts_elsewhere {
+            is_there += "; it starts in `/`: write whole paths, or --set directory=.";
+        }
         fail(&failed, &is_there)?;
         let until = if save { "also when" } else { "until" };
         Ok(writeln!(io::stdout(), "{name} is added, {until} the sidecar is started again")?)
@@ -69,7 +76,12 @@ impl Add {
 impl Remove {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self { group, saved, patience: Patience { wait, connection } } = self;
-        let reply = connection.client().remove_worker(group.clone(), saved, wait)?;
+        let reply = match connection.client().remove_worker(group.clone(), saved, wait) {
+            Err(Error::Invalid(why)) if saved && why.field == "savedOnly" => {
+                return Err(Misused(format!("--saved: {}", why.message)).into());
+            }
+            reply => reply?,
+        };
         let failed = print(&reply, wait, |_| "is no more".to_owned())?;
         if let Some(first) = failed.first() {
             let message = format!("{first} has not ended; `roster worker list` tells of it until it has");
@@ -119,6 +131,15 @@ fn setting(text: &str) -> Result<(String, Value), String> {
     }
     let read = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
     let value = match read {
+        // So it is written in other places, such as ROSTER_PARAMS.
+        None if value.starts_with('{') && serde_json::from_str::<Value>(value).is_ok_and(|it| it.is_object()) => {
+            serde_json::from_str(value).map_err(|error| error.to_string())?
+        }
+        None if value.starts_with(['[', '{']) => {
+            return Err(format!(
+                "`{value}` is no list or table of TOML; texts take quotes in it: [\"a\"], {{ a = \"b\" }}"
+            ));
+        }
         None | Some(toml::Value::Datetime(_)) => Value::String(value.to_owned()),
         Some(value) => serde_json::to_value(value).map_err(|error| error.to_string())?,
     };
@@ -144,7 +165,9 @@ mod tests {
         let whole = set(&["directory=srv"]).expect("settings");
         assert!(whole["directory"].as_str().is_some_and(|it| it.starts_with('/') && it.ends_with("/srv")), "{whole}");
         assert_eq!(set(&["count=2", "count.x=1"]), Err("--set count.x: it leads into what is no table".to_owned()));
-        for wrong in ["count", "name=x", "command=php"] {
+        let read = set(&["params={\"from\":\"x@y\"}"]).expect("settings");
+        assert_eq!(read["params"], json!({ "from": "x@y" }), "as JSON");
+        for wrong in ["count", "name=x", "command=php", "listen=[tcp://127.0.0.1:80]", "params={a}"] {
             setting(wrong).expect_err(wrong);
         }
     }

@@ -71,7 +71,7 @@ fn read(words: &[String], all: bool) -> Result<WorkerCommand, Misused> {
         _ => return Err(Misused("a command is missing: `roster worker command web ping`".into())),
     };
     if let Some(error) = data.and_then(|data| serde_json::from_str::<Value>(data).err()) {
-        return Err(Misused(format!("what the command is given is no JSON: {error}")));
+        return Err(Misused(format!("what the command is given is no JSON: {error}; a text takes quotes: '\"mail\"'")));
     }
     let target = target.map(|target| Target::parse(target)).transpose().map_err(Misused)?;
     let (group, number) = target.map_or((None, None), |Target { group, number }| (Some(group), number));

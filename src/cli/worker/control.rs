@@ -1,13 +1,15 @@
 //! `roster worker start`, `stop`, `restart`, `scale` and `signal`.
 
 use std::io::{self, Write};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use nix::sys::signal::Signal;
 use roster::thrift::client::Client;
 use roster::thrift::idl::{WorkerAction, WorkerControl, WorkerControlReply, WorkersQuery};
 
-use super::Target;
+use super::{Misused, Target, group_name};
 use crate::cli::connection::{Connection, duration};
 use crate::cli::text;
 
@@ -71,7 +73,7 @@ pub(super) struct Restart {
 /// Set the number of processes of a worker until the sidecar restarts; with --save, also after that
 #[derive(Debug, Args)]
 pub(super) struct Scale {
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = group_name)]
     group: String,
     /// How many processes, from 1 to 1000
     #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000))]
@@ -85,7 +87,7 @@ pub(super) struct Scale {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Signal {
+pub(super) struct SignalOf {
     #[arg(value_name = "NAME[/N]", value_parser = Target::parse)]
     target: Target,
     /// Its name, such as HUP or SIGUSR1
@@ -154,9 +156,14 @@ impl Scale {
     }
 }
 
-impl Signal {
+impl SignalOf {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self { target: Target { group, number }, signal, connection } = self;
+        let is_one = |word: &str| Signal::from_str(&format!("SIG{}", word.trim_start_matches("SIG"))).is_ok();
+        if is_one(&group) && !is_one(&signal) {
+            let message = format!("the worker comes first: roster worker signal {signal} {group}");
+            return Err(Misused(message).into());
+        }
         let wait = connection.timeout();
         let control = WorkerControl::new(group, number, WorkerAction::SIGNAL, None, signal.clone(), None, None);
         let reply = connection.client().control_workers(control, wait)?;
@@ -182,7 +189,13 @@ impl Targets {
             let control = WorkerControl::new(group.clone(), number, order.action, None, None, None, None);
             let reply = client.control_workers(control, wait)?;
             if reply.outcomes.is_empty() && !reply.timed_out {
-                eprintln!("roster: of {group} nothing runs; `roster worker start {group}` starts it");
+                match number {
+                    Some(number) => {
+                        let name = format!("{group}/{number}");
+                        eprintln!("roster: {name} does not run; `roster worker start {name}` starts it");
+                    }
+                    None => eprintln!("roster: of {group} nothing runs; `roster worker start {group}` starts it"),
+                }
             }
             failed.extend(print(&reply, wait, |_| order.done.to_owned())?);
         }

@@ -40,7 +40,7 @@ enum Command {
     Remove(add::Remove),
     #[command(after_help = super::exit::HELP)]
     /// Send a signal to the process of each
-    Signal(control::Signal),
+    Signal(control::SignalOf),
     #[command(after_help = super::exit::HELP, visible_alias = "tail")]
     Logs(logs::Logs),
     #[command(after_help = super::exit::HELP)]
@@ -84,6 +84,14 @@ impl Target {
 
     fn query(&self) -> WorkersQuery {
         WorkersQuery { group: Some(self.group.clone()), number: self.number, ..WorkersQuery::default() }
+    }
+}
+
+/// The name of a group, where one of its workers cannot be meant.
+fn group_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((group, _)) => Err(format!("it is for all of a worker's processes: {group}")),
+        None => Ok(text.to_owned()),
     }
 }
 

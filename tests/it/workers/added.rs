@@ -157,7 +157,7 @@ fn what_is_wrong_with_one_that_is_added_is_told_with_its_key_and_leaves_all_as_i
         (&[&listen], "is where the worker web listens; choose another"),
         (&[&taken], "worker new: listen.0: cannot listen on"),
         (&["accept=sidecar"], "accept: is of no use without `listen`"),
-        (&[&nested], "settings"),
+        (&[&nested], "is no list or table of TOML"),
     ] {
         let told = adds(&roster, "new", settings, 2);
         assert!(told.contains(why), "{settings:?}: {told}");
