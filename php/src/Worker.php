@@ -97,13 +97,16 @@ final class Worker
      * @param string $address of the register: `unix:///path`, `tcp://host:port` or `tls://host:port`
      * @param string $token the token for the register: from a file or the environment, not from the source
      * @param ?string $ca a PEM file with the authorities that may sign its certificate; null: those of this machine
-     * @throws InvalidRequest if there is no token
+     * @throws InvalidRequest if there is no token, or white space around it
      */
     public static function connect(string $address, #[\SensitiveParameter] string $token, ?string $ca = null): self
     {
         if ($token === '') {
             $where = 'the register\'s are in the file `[register] tokens`, else in `register.token` in `[shared] state`';
             throw new InvalidRequest('token', "it is empty; $where");
+        }
+        if ($token !== trim($token)) {
+            throw new InvalidRequest('token', 'there is white space around it, such as the end of a line: trim() it');
         }
         return new self(new Dialer($address, $ca), $token, bin2hex(random_bytes(16)), []);
     }

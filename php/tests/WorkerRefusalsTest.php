@@ -32,6 +32,13 @@ final class WorkerRefusalsTest extends TestCase
         Worker::connect('tcp://127.0.0.1:8010', token: '');
     }
 
+    public function testATokenWithTheEndOfItsLineIsRefused(): void
+    {
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage('white space');
+        Worker::connect('tcp://127.0.0.1:8010', token: "x\n");
+    }
+
     public function testWhatNeedsASidecarThatHasStartedItSaysSo(): void
     {
         $worker = Worker::connect('unix:///nowhere', token: 'x');

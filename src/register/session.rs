@@ -229,7 +229,8 @@ fn admit(
     origin: &Origin,
     state: &RegisterState,
 ) -> Result<Auth, &'static str> {
-    const WRONG: &str = "a wrong token";
+    const WRONG: &str = "a wrong token; the register's own are in the file `[register] tokens`, else in `register.token` in \
+                         `[shared] state`";
     const EXAMPLE: &str = "the token of the public examples, which does not serve here; the register's own are in the file \
                            `[register] tokens`, else in `register.token` in `[shared] state`";
     let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { WRONG };

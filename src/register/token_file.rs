@@ -20,6 +20,7 @@ const MODE: u32 = 0o640;
 /// Creates the file with a random token, unless it exists.
 pub(super) fn make(path: &Path) -> Result<(), SecretError> {
     if is_there(path)? {
+        tracing::info!(path = %path.display(), "the token for masters is in this file: register.tokens is not set");
         return Ok(());
     }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
