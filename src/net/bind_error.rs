@@ -50,6 +50,11 @@ pub(super) enum NoListener {
         /// The process id, if the kernel reports it.
         process: Option<i32>,
     },
+    #[error(
+        "{0}; choose a port from 1024 on, or have the unit allow it: `AmbientCapabilities=CAP_NET_BIND_SERVICE` by \
+         `systemctl edit roster`"
+    )]
+    LowPort(io::Error),
     #[error("cannot make its folder {}: {error}; have it made, or choose another place", folder.display())]
     Folder { folder: PathBuf, error: io::Error },
     #[error(

@@ -90,7 +90,13 @@ impl Listener {
                 let why = NoListener::Taken { setting: setting.clone(), user, process: None };
                 Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
             }
-            Err(error) => Err(BindError { setting, address: Address::Tcp(address.to_owned()), why: error.into() }),
+            Err(error) => {
+                let why = match error.kind() {
+                    io::ErrorKind::PermissionDenied => NoListener::LowPort(error),
+                    _ => error.into(),
+                };
+                Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
+            }
         }
     }
 
@@ -184,6 +190,9 @@ impl Listener {
         metrics: &Metrics,
         stop: &Stop,
     ) -> Option<Self> {
+        if self.file.is_none() {
+            stop.requested().await;
+        }
         loop {
             tokio::select! {
                 () = tokio::time::sleep(FILE_CHECK_INTERVAL) => {}
@@ -197,7 +206,10 @@ impl Listener {
                     return Some(anew);
                 }
                 Ok(Some(Err(error))) => {
-                    let why = format!("{setting}: the file of {} was removed, and cannot be made anew: {error}", self.address);
+                    let why = format!(
+                        "{setting}: the file of {} was removed, and cannot be made anew: {error}",
+                        self.address
+                    );
                     if metrics.ports_taken.get().iter().all(|told| *told != why) {
                         tracing::error!(setting, address = %self.address, %error, "the socket's file was removed");
                         metrics.ports_taken.set(setting, why);
@@ -400,6 +412,13 @@ mod tests {
             std::os::unix::net::UnixStream::connect(path).expect("it is there");
         }
         assert!(!anew.is_removed());
+    }
+
+    #[test]
+    fn a_port_that_only_root_may_have_is_told_with_its_cure() {
+        let why = NoListener::LowPort(io::ErrorKind::PermissionDenied.into());
+        let error = BindError { setting: "thrift.tcp".into(), address: Address::Tcp("127.0.0.1:80".into()), why };
+        assert!(error.to_string().contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"), "{error}");
     }
 
     /// Sends a descriptor over a socket.

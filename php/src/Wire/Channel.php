@@ -27,6 +27,7 @@ final class Channel
     private const FIRST_PAUSE_US = 1_000;
     private const LONGEST_PAUSE_US = 16_000;
     private const EAGAIN = 11;
+    private const EACCES = 13;
     private const ETIMEDOUT = 110;
 
     /** @var ?resource */
@@ -141,7 +142,8 @@ final class Channel
             }
             usleep(min($pause, $left));
         }
-        throw new TransportFailed("cannot connect: [$error] $reason", timedOut: $error === self::ETIMEDOUT);
+        $cure = $error === self::EACCES ? '; the socket is for its owner, and for the group that `[thrift] group` names' : '';
+        throw new TransportFailed("cannot connect: [$error] $reason$cure", timedOut: $error === self::ETIMEDOUT);
     }
 
     /** Whether the connection is open without pending data. */
