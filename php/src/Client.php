@@ -293,18 +293,19 @@ class Client
     }
 
     /**
-     * The same from the file that a writer left behind, if no sidecar answers.
+     * The same from the file that a writer left behind, if no sidecar answers: null if it resolves none of them.
      *
      * @param non-empty-list<array<string, mixed>> $wanted
-     * @return ?non-empty-list<Resolved>
+     * @return ?non-empty-list<Resolved|Exception\NoInstance>
      */
     private function resolvedAsLeft(array $wanted, ?int $maxAge): ?array
     {
         foreach (array_unique(array_filter($this->places)) as $file) {
             try {
                 $found = self::resolvedBy(new SharedFile($file, $this->owner, isLast: true), $wanted, $maxAge);
-                if ($found !== null) {
-                    $this->freshness = $found[0]->freshness;
+                $resolved = array_filter($found ?? [], static fn (object $it) => $it instanceof Resolved);
+                if ($resolved !== []) {
+                    $this->freshness = reset($resolved)->freshness;
                     return $found;
                 }
             } catch (TransportFailed | NotReady) {
@@ -314,10 +315,11 @@ class Client
     }
 
     /**
-     * Resolves all at one revision; null if the file cannot answer all of them.
+     * Resolves all at one revision; null if the file cannot answer all of them. One that a writer left behind is all that
+     * there is: a service that it does not know keeps no other from its answer.
      *
      * @param non-empty-list<array<string, mixed>> $wanted
-     * @return ?non-empty-list<Resolved>
+     * @return ?non-empty-list<Resolved|Exception\NoInstance>
      */
     private static function resolvedBy(SharedFile $file, array $wanted, ?int $maxAge): ?array
     {
@@ -327,15 +329,18 @@ class Client
             }
         }
         for ($try = 0; $try < 3; $try++) {
-            $found = [];
+            [$found, $revision] = [[], null];
             foreach ($wanted as ['serviceName' => $service, 'key' => $key]) {
-                $found[] = $one = $file->resolve($service, $key, $maxAge);
-                if ($one === null) {
+                $one = $file->resolve($service, $key, $maxAge);
+                if ($one === null && !$file->isLast) {
                     return null;
                 }
-                if ($one->freshness->revision !== $found[0]->freshness->revision) {
+                $revision ??= $one?->freshness->revision;
+                if ($one !== null && $one->freshness->revision !== $revision) {
                     continue 2;
                 }
+                $why = 'no sidecar answers, and the shared file that it left does not say which instance can be called of';
+                $found[] = $one ?? new Exception\NoInstance($service, "$why the service $service");
             }
             return $found;
         }

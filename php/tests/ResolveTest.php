@@ -6,6 +6,7 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Exception\NoInstance;
 use Roster\Exception\NotReady;
 use Roster\Exception\Unavailable;
 use Roster\Read\Picks;
@@ -266,6 +267,11 @@ final class ResolveTest extends TestCase
         $instances = [['address' => 'a:1', 'weight' => 1]];
         $file = self::file($instances, [self::chunk($instances)], silenceMs: 60_000);
         self::assertGreaterThan(59_000, Client::local('', '', $file->path)->resolve('web')->freshness->ageMs);
+        // One that nobody knows keeps no other from its answer.
+        $found = Client::local('', '', $file->path)->resolveMany(['other' => 'nosuch', 'one' => 'web']);
+        self::assertSame('a:1', $found['one']->address());
+        self::assertInstanceOf(NoInstance::class, $found['other']);
+        self::assertSame('nosuch', $found['other']->service);
         $this->expectException(Unavailable::class);
         Client::local('', '', $file->path)->resolve('web', zone: 'a');
     }
