@@ -230,7 +230,8 @@ pub(super) fn doubts(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
         tree.diagnostic("shared.path".into(), why)
     });
     let of_rules = paths_without_slash(config, tree).into_iter().chain(for_nobody(config, tree));
-    let of_workers = workers_of_root(config, tree).chain(workers_in_root(config, tree));
+    let of_workers =
+        workers_of_root(config, tree).chain(workers_in_root(config, tree)).chain(without_script(config, tree));
     of_credentials.chain(by_file).chain(to_come).chain(shared).chain(of_rules).chain(of_workers).collect()
 }
 
@@ -241,6 +242,16 @@ fn workers_in_root(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = D
     relative.map(|(number, _)| {
         let key = tree.element(&"worker".into(), number).child("watch");
         tree.diagnostic(key, "it starts in `/`: set `directory`, or write whole paths")
+    })
+}
+
+/// The workers whose script in PHP is not there.
+fn without_script(config: &Config, tree: &ConfigTree) -> impl Iterator<Item = Diagnostic> {
+    config.worker.iter().enumerate().filter_map(|(number, worker)| {
+        let script = worker.command.get(1).filter(|word| word.ends_with(".php") && !word.starts_with('-'))?;
+        let path = worker.directory.as_deref().unwrap_or(Path::new("/")).join(script);
+        let key = tree.element(&"worker".into(), number).child("command");
+        (!path.exists()).then(|| tree.diagnostic(key, format!("there is no {}", path.display())))
     })
 }
 

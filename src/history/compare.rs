@@ -163,7 +163,7 @@ impl Comparison<'_> {
         match &old.provenance.first().map(|it| &it.record) {
             Some(Record::Master(id)) => match self.new.directory().master(id) {
                 Some(_) => "the master offers it no more".into(),
-                None if old.state == InstanceState::Returning => "the master has not come back in time".into(),
+                None if old.state == InstanceState::Returning => "the master has not come back".into(),
                 None => "the master's connection ended".into(),
             },
             Some(Record::Node(path)) => match (self.new.node(path), self.new.directory().why_undecodable(path)) {
@@ -250,11 +250,9 @@ fn difference(old: &Instance, new: &Instance) -> String {
     let all: BTreeSet<_> = other_names(old, new).collect();
     if !all.is_empty() {
         let more = all.len().saturating_sub(MAX_NAMES);
-        let told = all.into_iter().take(MAX_NAMES).map(|name| {
-            match [old, new].map(|it| short(it.metadatum(name))) {
-                [Some(before), Some(after)] => format!("{name} {before} → {after}"),
-                _ => name.to_owned(),
-            }
+        let told = all.into_iter().take(MAX_NAMES).map(|name| match [old, new].map(|it| short(it.metadatum(name))) {
+            [Some(before), Some(after)] => format!("{name} {before} → {after}"),
+            _ => name.to_owned(),
         });
         let told: Vec<_> = told.chain((more > 0).then(|| format!("{more} more"))).collect();
         words.push(format!("metadata: {}", told.join(", ")));

@@ -112,7 +112,7 @@ impl Workers {
         if !parts.has_register {
             let why = "this sidecar has no register, by which workers speak to it: set `[register] listen` or `unix`, or have \
                        a `[[worker]]` in its configuration, and restart it";
-            return Err(NotAdded::Full(why.into()));
+            return Err(NotAdded::Settings(why.into()));
         }
         let failed = |error: JoinError| NotAdded::Full(error.to_string());
         // It looks up users and files, which may not answer; others are added and removed meanwhile.

@@ -183,7 +183,9 @@ fn what_is_not_there_is_told_with_what_there_is() {
     assert!(says(&roster, ["worker", "scale", "web/1", "2"], 2).contains("it is for all of a worker's processes: web"));
     assert!(says(&roster, ["worker", "remove", "web", "--saved"], 2).contains("--saved: of `web` nothing is saved"));
     says(&roster, ["worker", "stop", "web/2"], 0);
-    assert!(says(&roster, ["worker", "restart", "web/2"], 0).contains("web/2 does not run; `roster worker start web/2`"));
+    assert!(
+        says(&roster, ["worker", "restart", "web/2"], 0).contains("web/2 does not run; `roster worker start web/2`")
+    );
     says(&roster, ["worker", "scale", "web", "0"], 2);
     says(&roster, ["worker", "stop"], 2);
     let none = Roster::start("");
@@ -855,10 +857,11 @@ fn config_check_tells_what_a_worker_would_not_find_with_its_key_and_line() {
 #[test]
 fn the_port_of_a_sidecar_that_runs_is_no_mistake_of_its_configuration() {
     let settings = format!("listen = [\"tcp://127.0.0.1:{}\"]\nwatch = [\"*.txt\"]", free_port());
-    let roster = started(&sh("web", SLEEPS, &settings));
+    let roster = started(&(sh("web", SLEEPS, &settings) + &group("php", &["php", "nowhere.php"], "")));
     running(&roster, "web/1");
     let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
     assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.wrong.contains("worker.1.command: there is no /nowhere.php"), "{checked:?}");
     assert!(checked.wrong.contains("worker.0.watch: it starts in `/`: set `directory`"), "{checked:?}");
     let warning = "worker.0: without `user`, web runs as the sidecar does: as root";
     assert_eq!(checked.wrong.contains(warning), nix::unistd::geteuid().is_root(), "{checked:?}");
@@ -1389,7 +1392,11 @@ fn a_port_that_a_process_shuts_for_all_is_opened_again_while_all_run() {
         ensure(!before.contains(&answered), answered)
     });
     before.iter().for_each(|pid| ends("what has the old socket", *pid));
-    assert!(roster.log().contains("a process has shut down a socket of this worker, or its file was removed"), "{}", roster.log());
+    assert!(
+        roster.log().contains("a process has shut down a socket of this worker, or its file was removed"),
+        "{}",
+        roster.log()
+    );
     assert!(roster.folder().join("other.sock").exists());
 }
 

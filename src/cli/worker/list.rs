@@ -79,7 +79,7 @@ fn rows(worker: &Worker, now: i64) -> Vec<[String; 10]> {
         worker.processor_ms.map_or_else(unknown, text::duration),
         worker.calls.map_or_else(unknown, |calls| calls.to_string()),
         doing(worker, now),
-        worker.why.clone(),
+        why(worker),
     ];
     let retiring = worker.retiring.iter().flatten().map(|pid| {
         let state = json::worker_state(WorkerState::STOPPING);
@@ -88,6 +88,13 @@ fn rows(worker: &Worker, now: i64) -> Vec<[String; 10]> {
         [name, pid.to_string(), state, since, restarts, memory, processor, calls, doing, why]
     });
     std::iter::once(own).chain(retiring).collect()
+}
+
+/// The reason, and where there may be more about it.
+fn why(worker: &Worker) -> String {
+    let has_failed = matches!(worker.state, WorkerState::BACKOFF | WorkerState::FATAL);
+    let more = format!("; `roster worker logs {}` shows what it printed", worker.name);
+    worker.why.clone() + if has_failed { &more } else { "" }
 }
 
 fn now() -> i64 {
@@ -149,7 +156,7 @@ mod tests {
 WORKER   PID  STATE     SINCE                 RESTARTS    MEMORY  CPU  CALLS  DOING            WHY
 web/1   4711  RUNNING   2023-11-14T22:13:20Z         3  26.0 MiB   1s      2  mail.send 1m 2s
 web/1   4700  STOPPING  -                            -         -    -      -  -                it was replaced
-web/2      -  FATAL     2023-11-14T22:13:20Z         3         -    -      -  -                it ended with code 1
+web/2      -  FATAL     2023-11-14T22:13:20Z         3         -    -      -  -                it ended with code 1; `roster worker logs web/2` shows what it printed
 web/3      -  99        2023-11-14T22:13:20Z         3         -    -      -  -
 "
         );

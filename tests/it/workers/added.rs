@@ -22,7 +22,7 @@ fn saved(roster: &Roster) -> std::path::PathBuf {
 #[test]
 fn a_worker_is_added_where_there_was_none_and_removed_with_its_sockets() {
     let none = started("");
-    let told = adds(&none, "web", &[], 7);
+    let told = adds(&none, "web", &[], 2);
     assert!(
         told.contains("this sidecar has no register, by which workers speak to it: set `[register] listen`"),
         "{told}"
