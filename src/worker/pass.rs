@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
@@ -22,8 +23,6 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use serde::{Deserialize, Serialize};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
@@ -270,7 +269,7 @@ impl Passing {
                 }
             };
             let writable = match waits && !is_short && !sockets.is_empty() {
-                true => Either::Left(select_all(sockets.iter().map(|socket| Box::pin(socket.writable())))),
+                true => Either::Left(select_all(sockets.into_iter().map(|socket| Box::pin(has_room(socket))))),
                 false => Either::Right(std::future::pending()),
             };
             let mut look_again = pin!(look_again);
@@ -377,13 +376,10 @@ impl Taker {
 
     fn take(&mut self, connection: &Connection) -> io::Result<()> {
         give_to(self.identity.as_ref(), [connection.socket.as_fd()])?;
-        self.socket.try_io(Interest::WRITABLE, || {
-            let rights = [connection.socket.as_raw_fd()];
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let about = [IoSlice::new(&connection.about)];
-            sendmsg::<()>(self.socket.as_raw_fd(), &about, &[ControlMessage::ScmRights(&rights)], flags, None)?;
-            Ok(())
-        })?;
+        let rights = [connection.socket.as_raw_fd()];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let about = [IoSlice::new(&connection.about)];
+        sendmsg::<()>(self.socket.as_raw_fd(), &about, &[ControlMessage::ScmRights(&rights)], flags, None)?;
         if self.under_way == 0 {
             self.since = Instant::now();
         }
@@ -434,13 +430,23 @@ impl Connection {
     }
 }
 
+/// Waits until a process has taken some of what it was handed. Only then is its socket registered with the runtime, which
+/// would otherwise wake up for each connection that it takes.
+async fn has_room(socket: Arc<UnixStream>) {
+    match socket.try_clone().and_then(tokio::net::UnixStream::from_std) {
+        // If the process has closed it, that is found when the next one is handed over.
+        Ok(socket) => drop(socket.writable().await),
+        Err(_) => sleep(RETRY_DELAY).await,
+    }
+}
+
 /// The sidecar's end of the socket for handing connections to a process, and the process's end.
-pub(super) fn pair() -> io::Result<(Arc<UnixStream>, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+pub(super) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
     socket2::SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER_BYTES)?;
     refuse_descriptors(&ours);
     ours.set_nonblocking(true)?;
-    Ok((Arc::new(UnixStream::from_std(ours)?), theirs.into()))
+    Ok((ours, theirs.into()))
 }
 
 #[cfg(test)]
@@ -451,7 +457,7 @@ mod tests {
     use super::*;
     use crate::task::stuck::lingering;
 
-    type Client = std::os::unix::net::UnixStream;
+    type Client = UnixStream;
 
     fn connection() -> (Connection, Client) {
         let (client, socket) = Client::pair().expect("a pair");
@@ -460,10 +466,9 @@ mod tests {
     }
 
     /// A taker, and its process's end of the socket.
-    async fn taker(pid: i32) -> (Taker, OwnedFd) {
+    fn taker(pid: i32) -> (Taker, OwnedFd) {
         let (socket, theirs) = pair().expect("a pair");
-        socket.writable().await.expect("a socket");
-        (Taker::new(pid, socket, None, Arc::default(), oneshot::channel().0), theirs)
+        (Taker::new(pid, Arc::new(socket), None, Arc::default(), oneshot::channel().0), theirs)
     }
 
     #[tokio::test]
@@ -474,7 +479,7 @@ mod tests {
         let mut come = come.into_iter();
         let mut take = || passing.take("web", come.next().expect("three of them"));
         take();
-        let (taker, _open) = taker(1).await;
+        let (taker, _open) = taker(1);
         passing.state().takers.push(taker);
         take();
         assert_eq!(passing.state().waiting.len(), 2, "behind the one that waited");
@@ -486,7 +491,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_closed_its_socket_takes_no_more_and_keeps_nobody_from_it() {
         let mut state = State::default();
-        let [(gone, closed), (lives, open)] = [taker(1).await, taker(2).await];
+        let [(gone, closed), (lives, open)] = [taker(1), taker(2)];
         drop(closed);
         state.takers.extend([gone, lives]);
         let (passed, mut client) = connection();
@@ -500,7 +505,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_busy_is_handed_no_other_where_another_has_done_with_its_own() {
         let mut state = State::default();
-        let [(one, first), (two, second)] = [taker(1).await, taker(2).await];
+        let [(one, first), (two, second)] = [taker(1), taker(2)];
         state.takers.extend([one, two]);
         let (passed, _client) = connection();
         let pass = |state: &mut State, reports: &[&OwnedFd]| {
@@ -524,7 +529,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_shortage_of_the_machine_takes_nobody_out_and_room_is_found_later() {
-        let (taker, _theirs) = taker(1).await;
+        let (taker, _theirs) = taker(1);
         let mut state = State { takers: vec![taker], ..State::default() };
         let (mut passed, _client) = connection();
         // An error that is not about the process: the kernel cannot pass a closed descriptor.
@@ -548,7 +553,7 @@ mod tests {
             eprintln!("skipped: it takes root");
             return;
         }
-        let (mut taker, _theirs) = taker(1).await;
+        let (mut taker, _theirs) = taker(1);
         taker.identity = Some(Identity { uid: 1, gid: 1, groups: Vec::new() });
         let mut state = State { takers: vec![taker], ..State::default() };
         let (passed, _client) = connection();

@@ -116,7 +116,7 @@ struct Process {
     /// Its channel, which nobody can use once it has ended.
     channel: UnixStream,
     /// The socket for handing it connections, if it gets any.
-    connections: Option<(Arc<Passing>, Arc<tokio::net::UnixStream>)>,
+    connections: Option<(Arc<Passing>, Arc<UnixStream>)>,
     /// Counts its requests.
     calls: Arc<CallsUnderWay>,
     /// Its user, unless that is the sidecar's own.
@@ -265,7 +265,7 @@ impl Launch {
         ours.set_nonblocking(true).map_err(failed)?;
         let stream = ours.try_clone().and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
         let mark = launcher.record.mark();
-        let handed = group.passing.as_ref().map(|_| pass::pair()).transpose().map_err(failed)?;
+        let (handed, taken) = group.passing.as_ref().map(|_| pass::pair()).transpose().map_err(failed)?.unzip();
         let inherited = group.passing.is_none().then(|| sockets.descriptors());
         let mut descriptors: Vec<BorrowedFd<'_>> = inherited.into_iter().flatten().collect();
         let channel = FIRST_DESCRIPTOR + descriptors.len() as RawFd;
@@ -278,12 +278,13 @@ impl Launch {
             environment.push(("LISTEN_FDNAMES".into(), sockets.names()));
         }
         descriptors.push(theirs.as_fd());
-        if let Some((_, theirs)) = &handed {
+        if let Some(theirs) = &taken {
             environment.push((CONNECTIONS.into(), (channel + 1).to_string()));
             descriptors.push(theirs.as_fd());
         }
         let requests = (!config.may_listen.is_empty()).then(pass::pair).transpose().map_err(failed)?;
-        if let Some((_, theirs)) = &requests {
+        let (requests, requesting) = requests.unzip();
+        if let Some(theirs) = &requesting {
             environment.push((REQUESTS.into(), (FIRST_DESCRIPTOR + descriptors.len() as RawFd).to_string()));
             descriptors.push(theirs.as_fd());
         }
@@ -306,7 +307,7 @@ impl Launch {
         let (yields, is_ready) = oneshot::channel();
         launcher.begin(precedence::lift(pid, is_ready));
         let calls = CallsUnderWay::of_at_most(limits::requests(config));
-        let connections = group.passing.clone().zip(handed.as_ref().map(|(ours, _)| ours.clone()));
+        let connections = group.passing.clone().zip(handed.map(Arc::new));
         let process = Process {
             pid,
             ended,
@@ -321,8 +322,9 @@ impl Launch {
             _descriptors: permit,
         };
         launcher.record.add(pid, name, &process.mark);
-        if let Some((ours, _)) = &requests {
-            let (group, ours, identity) = (group.clone(), ours.clone(), process.identity.clone());
+        if let Some(ours) = requests {
+            let ours = tokio::net::UnixStream::from_std(ours).map_err(failed)?;
+            let (group, identity) = (group.clone(), process.identity.clone());
             let ended = process.ended.clone();
             launcher.begin(async move {
                 tokio::select! {

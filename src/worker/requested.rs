@@ -56,7 +56,7 @@ impl Default for Requested {
 }
 
 /// Answers a process's requests, until it has closed its end.
-pub(super) async fn serve(group: Arc<Shared>, socket: Arc<UnixStream>, identity: Option<Identity>) {
+pub(super) async fn serve(group: Arc<Shared>, socket: UnixStream, identity: Option<Identity>) {
     let mut read = Vec::new();
     let mut asked = 0_usize;
     while let Some(address) = next_line(&socket, &mut read).await {
