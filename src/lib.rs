@@ -11,7 +11,7 @@
 //! | 1 | [`access`], [`format`](mod@format), [`guard`], [`tunnel`], [`net`], [`zookeeper`] |
 //! | 2 | [`store`] |
 //! | 3 | [`resolve`], [`history`], [`source`], [`prober`], [`queue`], [`register`], [`master`], [`worker`], [`withhold`] |
-//! | 4 | [`call`] |
+//! | 4 | [`call`], [`perform`] |
 //! | 5 | [`thrift`], [`admin`] |
 //! | 6 | [`config`] |
 //! | 7 | [`sidecar`] |
@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod model;
 mod mutant;
 pub mod net;
+pub mod perform;
 pub mod permissions;
 mod places;
 pub mod prober;

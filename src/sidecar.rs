@@ -14,6 +14,7 @@ use crate::format;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
+use crate::perform;
 use crate::permissions::{Claim, PidFile, PidFileError};
 use crate::prober::{self, Own};
 use crate::queue::Queues;
@@ -171,11 +172,16 @@ impl Sidecar {
         let prober = prober::run(store.clone(), own, metrics.clone(), of_sources.stop_signal());
         of_sources.critical("the prober of what the guard holds", prober);
         let clients = tasks.of(Phase::Clients);
+        let (performers, performing) = mpsc::unbounded_channel();
+        let of_workers = tasks.of(Phase::Workers);
+        let performing = perform::run(performing, queues.clone(), memory.clone(), of_workers.clone());
+        of_workers.critical("what hands jobs to workers", performing);
         let workers = workers.start(Surroundings {
             channels: has_register.then_some(channels),
+            performers,
             patience: config.sidecar.stop_timeout / 2,
             metrics: &metrics,
-            tasks: &tasks.of(Phase::Workers),
+            tasks: &of_workers,
         })?;
         let kept = KilledOnDrop(workers.clone());
         if let Some(admin) = admin {

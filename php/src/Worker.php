@@ -18,6 +18,7 @@ use Roster\Worker\Line;
 use Roster\Worker\Link;
 use Roster\Worker\Logger;
 use Roster\Worker\Loop;
+use Roster\Worker\Performers;
 use Roster\Worker\Requests;
 use Roster\Worker\Services;
 use Roster\Worker\Session;
@@ -49,6 +50,7 @@ final class Worker
     private readonly Logger $log;
     private readonly Services $services;
     private readonly Commands $commands;
+    private readonly Performers $performers;
     private readonly Loop $loop;
     /** What arrived before it was requested. */
     private array $received = [];
@@ -77,6 +79,7 @@ final class Worker
         $this->link = new Link($to, $token, $id, $this->log);
         $this->loop = new Loop($this->log);
         $this->services = new Services();
+        $this->performers = new Performers();
         $this->commands = new Commands($id, fn (): array => $this->session?->tasks() ?? []);
     }
 
@@ -149,6 +152,26 @@ final class Worker
     public function onMessage(callable $take): void
     {
         $this->onMessage = $take;
+    }
+
+    /**
+     * Performs jobs of a queue of the sidecar's, which hands them to this process as they come, one after the other. A job whose
+     * callable returns is done; one that throws is tried again later; `JobReleased` gives it back, `JobBuried` has it die.
+     *
+     * Without a callable, the job's name is a class, as with php-resque: a new object finds `$args`, `$job` and `$queue` in
+     * itself, and its `setUp()`, `perform()` and `tearDown()` are called.
+     *
+     * @param ?callable(Job): mixed $perform
+     * @param int $concurrency how many jobs are handed to this process at once: those that are not begun yet wait in it
+     * @throws InvalidRequest if no sidecar has started this process
+     */
+    public function perform(string $queue, ?callable $perform = null, int $concurrency = 1): void
+    {
+        if (!$this->isSupervised()) {
+            throw new InvalidRequest('worker', 'no sidecar has started this process, so nobody hands it jobs');
+        }
+        $this->performers->add($queue, $perform);
+        $this->join()->send(['cmd' => 'worker-perform', 'queue' => $queue, 'atOnce' => $concurrency]);
     }
 
     /**
@@ -428,7 +451,9 @@ final class Worker
         if ($uuid === null) {
             return;
         }
-        $run = fn () => $this->commands->run($name, $data);
+        $run = fn () => $name === Performers::COMMAND
+            ? $this->performers->perform($data)
+            : $this->commands->run($name, $data);
         $task = new Task($uuid, 'the command ' . Text::cut($name, 200), $run, $bytes, false);
         if ($this->leftAt !== null && !Commands::isBuiltIn($name)) {
             $this->session->refuse($task, 'the worker is leaving');

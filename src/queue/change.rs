@@ -75,6 +75,8 @@ pub enum Update {
     Release { delay: Duration },
     /// It is dead, however often it may be retried.
     Bury { error: String },
+    /// Whoever had it is gone.
+    Lose { error: String },
     /// The lease lasts that long from now on; none: as long as at first.
     Touch { lease: Option<Duration> },
 }
@@ -338,6 +340,7 @@ impl Change<'_, '_> {
             }
             Update::Fail { error } => self.fail(id, &head, error)?,
             Update::Bury { error } => self.bury(id, &head, error)?,
+            Update::Lose { error } => self.lose(id, &head, error)?,
             Update::Release { delay } => {
                 let state = self.due_in((*delay).min(MAX_DELAY));
                 self.moved(id, &head, &Head { state, ..head.clone() })?;

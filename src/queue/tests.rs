@@ -162,6 +162,17 @@ fn a_job_that_is_lost_three_times_is_not_handed_on_for_ever() {
 }
 
 #[test]
+fn what_a_worker_had_that_is_gone_is_anothers_at_once() {
+    let mut queue = Fixture::new(Config::default());
+    queue.enqueue(job("mail", "a"));
+    let taken = queue.take("mail").expect("a job");
+    queue.update(&taken, Update::Lose { error: "its worker is gone".into() }).expect("it has the lease");
+    let again = queue.take("mail").expect("a job");
+    assert_eq!((again.id, again.attempt, again.failures), (taken.id, 2, 1));
+    assert_eq!(again.error.as_deref(), Some("its worker is gone"));
+}
+
+#[test]
 fn failures_are_tried_again_later_each_time_and_then_dead_until_somebody_retries() {
     let mut queue = Fixture::new(Config::default());
     let id = queue.enqueue(NewJob { retries: Some(2), ..job("mail", "a") });

@@ -148,6 +148,8 @@ pub enum Report {
     Send(Value),
     /// `{cmd:"worker-broadcast", data}`: for the other workers of its group.
     Broadcast(Value),
+    /// `{cmd:"worker-perform", queue, atOnce}`: it performs jobs of a queue, so many at once.
+    Perform { queue: String, at_once: u64 },
 }
 
 /// A message to a worker.
@@ -178,6 +180,10 @@ impl Report {
             },
             "worker-send" => Self::Send(data()),
             "worker-broadcast" => Self::Broadcast(data()),
+            "worker-perform" => Self::Perform {
+                queue: text_in(map, "queue"),
+                at_once: get(map, "atOnce").and_then(Value::as_u64).unwrap_or(1),
+            },
             _ => return None,
         })
     }
@@ -235,6 +241,8 @@ mod tests {
             |name, rest: Vec<(&'static str, Value)>| Report::decode(&sent(Message::Other(command(name, rest))));
         assert_eq!(report("worker-ready", vec![]), Some(Report::Ready));
         assert_eq!(report("worker-broadcast", vec![("data", 1.into())]), Some(Report::Broadcast(1.into())));
+        let performs = Report::Perform { queue: "mail".to_owned(), at_once: 2 };
+        assert_eq!(report("worker-perform", vec![("queue", "mail".into()), ("atOnce", 2.into())]), Some(performs));
         assert_eq!(report("ready", vec![]), None);
         let context = Value::Map(vec![("id".into(), 7.into())]);
         let log = vec![("level", "error".into()), ("message", "no mail".into()), ("context", context)];

@@ -351,6 +351,7 @@ mod tests {
         let bound = BoundWorkers::bind(&[], Added::read(None), read, None, 100, TakenPorts::Fail).expect("none");
         let surroundings = Surroundings {
             channels: Some(mpsc::unbounded_channel().0),
+            performers: mpsc::unbounded_channel().0,
             patience: Duration::ZERO,
             metrics: &Arc::default(),
             tasks: &Tasks::new().0,

@@ -21,6 +21,10 @@ use crate::tunnel::{Handle, SendError, Silence, StreamError};
 const MAX_SAID_BYTES: usize = 1024 * 1024;
 const PERIOD: Duration = Duration::from_millis(250);
 
+/// Of how many queues a process may perform jobs, and how many at once of each.
+const MAX_PERFORMED: usize = 64;
+const MAX_AT_ONCE: u64 = 64;
+
 /// How far the start of a process has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
@@ -56,6 +60,17 @@ pub struct Addressee {
     member: Result<(Handle, Arc<CallsUnderWay>), NoAnswer>,
 }
 
+/// A process that performs jobs of a queue.
+#[derive(Debug)]
+pub struct Performer {
+    pub addressee: Addressee,
+    pub queue: String,
+    /// How many jobs it may have at once.
+    pub at_once: usize,
+    /// Closed when its connection ends.
+    pub life: watch::Receiver<()>,
+}
+
 /// Why a worker has not answered a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAnswer {
@@ -82,8 +97,11 @@ impl Members {
         mut events: mpsc::Receiver<Event>,
         progress: watch::Sender<Progress>,
         output: &Output,
+        performers: &mpsc::UnboundedSender<Performer>,
     ) {
         let (mut pace, mut own) = (Pace::default(), None);
+        let (_alive, life) = watch::channel(());
+        let mut performed = 0;
         while let Some(event) = events.recv().await {
             match event {
                 Event::Opened(handle, calls) => {
@@ -100,6 +118,15 @@ impl Members {
                     pace.keep(memory_size(&data)).await;
                     if let Some((handle, _)) = &own {
                         self.broadcast(worker, pid, handle, data);
+                    }
+                }
+                Event::Said(Report::Perform { queue, at_once }) => {
+                    performed += 1;
+                    if let Some((handle, calls)) = own.clone().filter(|_| performed <= MAX_PERFORMED) {
+                        let addressee = Addressee { worker: worker.to_owned(), member: Ok((handle, calls)) };
+                        let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
+                        // Where nobody takes it, there are no queues.
+                        let _ = performers.send(Performer { addressee, queue, at_once, life: life.clone() });
                     }
                 }
                 // The register passes it on itself.
@@ -255,7 +282,8 @@ mod tests {
             }
             drop(said);
         };
-        tokio::join!(say, members.hear("web/1", 1, heard, watch::channel(Progress::default()).0, &output));
+        let (progress, performers) = (watch::channel(Progress::default()).0, mpsc::unbounded_channel().0);
+        tokio::join!(say, members.hear("web/1", 1, heard, progress, &output, &performers));
         assert!(begun.elapsed() >= 3 * PERIOD, "{:?}", begun.elapsed());
         assert_eq!(output.after(0, None).lines.len(), 16, "none is lost");
     }

@@ -44,7 +44,7 @@ use tokio::time::Instant;
 pub use self::added::Added;
 pub use self::adding::{NotAdded, NotRemoved, ReadSettings, Removed};
 pub(crate) use self::changes::check_patterns;
-pub use self::channel::{Addressee, Command, NoAnswer};
+pub use self::channel::{Addressee, Command, NoAnswer, Performer};
 pub use self::config::{Accept, Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
@@ -150,6 +150,8 @@ struct BoundGroup {
 pub struct Surroundings<'a> {
     /// Where the register receives the sockets by which processes are masters; none: there is no register.
     pub channels: Option<mpsc::UnboundedSender<Channel>>,
+    /// Where processes that perform jobs are reported.
+    pub performers: mpsc::UnboundedSender<Performer>,
     /// How long a stop may take.
     pub patience: Duration,
     pub metrics: &'a Arc<Metrics>,
@@ -205,7 +207,7 @@ impl BoundWorkers {
 
     /// Starts them, on the caller's runtime.
     pub fn start(self, surroundings: Surroundings<'_>) -> Result<Arc<Workers>, WorkerError> {
-        let Surroundings { channels, patience, metrics, tasks } = surroundings;
+        let Surroundings { channels, performers, patience, metrics, tasks } = surroundings;
         let news = Arc::<News>::default();
         let has_register = channels.is_some();
         let launcher = Arc::new(Launcher {
@@ -213,6 +215,7 @@ impl BoundWorkers {
             record: self.record,
             sweeper: Sweeper::default(),
             channels: channels.unwrap_or_else(|| mpsc::unbounded_channel().0),
+            performers,
             tasks: tasks.clone(),
             news: news.clone(),
             runtime: Handle::current(),

@@ -80,6 +80,8 @@ pub(super) struct Launcher {
     pub(super) sweeper: Sweeper,
     /// Where the register receives the sockets by which processes are masters.
     pub(super) channels: mpsc::UnboundedSender<Channel>,
+    /// Where those that perform jobs are reported.
+    pub(super) performers: mpsc::UnboundedSender<super::Performer>,
     pub(super) tasks: Tasks,
     /// The changes of workers.
     pub(super) news: Arc<super::news::News>,
@@ -226,7 +228,10 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
             // Without a register, which ends after the workers, nobody receives it.
             let _ = launcher.channels.send(channel);
             let (group, name, pid) = (group.clone(), name.to_owned(), process.pid.as_raw());
-            launcher.begin(async move { group.members.hear(&name, pid, events, reaching, &group.output).await });
+            launcher.begin(async move {
+                let performers = &group.launcher.performers;
+                group.members.hear(&name, pid, events, reaching, &group.output, performers).await
+            });
             tell(News::Began(pid));
             process.run(progress, &mut asked, tell).await
         }

@@ -1,0 +1,72 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Worker;
+
+use Roster\Exception\JobBuried;
+use Roster\Job;
+use Roster\JobState;
+
+/**
+ * What performs jobs, by queue.
+ *
+ * @internal
+ */
+final class Performers
+{
+    /** By which name the sidecar asks for it. No application's command has it. */
+    public const COMMAND = 'roster:perform';
+
+    /** @var array<callable> by queue */
+    private array $performers = [];
+
+    /** @param ?callable(Job): mixed $perform null: the class that has the job's name */
+    public function add(string $queue, ?callable $perform): void
+    {
+        $this->performers[$queue] = $perform ?? self::performByClass(...);
+    }
+
+    public function perform(mixed $data): void
+    {
+        $job = self::job(is_array($data) ? $data : []);
+        $perform = $this->performers[$job->queue] ?? throw new NotFound("Nobody performs jobs of '$job->queue'");
+        $perform($job);
+    }
+
+    /** As php-resque does it: a new object for each job, which finds `$args`, `$job` and `$queue` in itself. */
+    private static function performByClass(Job $job): void
+    {
+        if (!class_exists($job->name) || !method_exists($job->name, 'perform')) {
+            throw new JobBuried("there is no class $job->name with a method perform()");
+        }
+        $object = new ($job->name)();
+        foreach (['args' => $job->args(), 'job' => $job, 'queue' => $job->queue] as $name => $value) {
+            $object->$name = $value;
+        }
+        method_exists($object, 'setUp') && $object->setUp();
+        $object->perform();
+        method_exists($object, 'tearDown') && $object->tearDown();
+    }
+
+    /** @param array<mixed> $data */
+    private static function job(array $data): Job
+    {
+        $number = static fn (string $key): int => (int) ($data[$key] ?? 0);
+        return new Job(
+            $number('id'),
+            (string) ($data['queue'] ?? ''),
+            (string) ($data['name'] ?? ''),
+            (string) ($data['payload'] ?? ''),
+            JobState::Running,
+            $number('priority'),
+            $number('attempt'),
+            $number('failures'),
+            $number('retries'),
+            $number('timeoutMs'),
+            $number('enqueuedAt'),
+            null,
+            null,
+        );
+    }
+}

@@ -1,0 +1,89 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Client;
+use Roster\Job;
+use Roster\JobState;
+use Roster\NewJob;
+use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Process;
+use Roster\Tests\Support\Roster;
+
+/** Jobs of a real sidecar's queues are performed by its workers. */
+final class PerformTest extends TestCase
+{
+    private Folder $folder;
+    private string $record;
+    private Roster $roster;
+    private Client $client;
+
+    protected function setUp(): void
+    {
+        $this->folder = new Folder();
+        $this->record = "{$this->folder->path}/performed";
+        touch($this->record);
+        $command = json_encode([PHP_BINARY, __DIR__ . '/Support/performer.php'], JSON_UNESCAPED_SLASHES);
+        $this->roster = new Roster(['/a' => 'b'], tables: "[queue]\npath = 'queue'\n[[worker]]\nname = 'mail'\ncommand = "
+            . "$command\ncount = 2\nready = 'message'\nrestart_delay = '10ms'\nstart_retries = 50\n"
+            . "environment = { PERFORMED = '$this->record' }\n");
+        $this->client = Client::local($this->roster->socket, '', '');
+    }
+
+    public function testEachJobIsPerformedOnceAndIsGone(): void
+    {
+        $jobs = array_map(static fn (int $number) => new NewJob('mail', "job$number"), range(1, 50));
+        $ids = $this->client->enqueueMany($jobs);
+        $isLeft = fn (int $id): bool => $this->client->job($id) !== null;
+        Process::until(static fn () => array_filter($ids, $isLeft) === [], 'all are done', 60);
+        $expected = array_map(static fn (int $number) => "job$number 1", range(1, 50));
+        self::assertEqualsCanonicalizing($expected, $this->performed());
+    }
+
+    public function testWhatAJobThrowsDecidesWhatBecomesOfIt(): void
+    {
+        $fail = $this->becomes('fail', JobState::Delayed);
+        self::assertSame([1, 'DomainException: no route'], [$fail->failures, $fail->error]);
+        self::assertSame('never', $this->becomes('bury', JobState::Dead)->error);
+        $id = $this->client->enqueue('mail', 'release', retries: 0);
+        Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
+        self::assertContains('release 3', $this->performed());
+    }
+
+    public function testAJobThatKillsItsWorkerIsNotHandedOnForEver(): void
+    {
+        $dead = $this->becomes('die', JobState::Dead);
+        self::assertStringContainsString('its worker is gone', $dead->error);
+        $performed = $this->performed();
+        self::assertSame('die 1', $performed[0]);
+        self::assertLessThanOrEqual(3, count($performed));
+        $id = $this->client->enqueue('mail', 'fine');
+        Process::until(fn () => $this->client->job($id) === null, 'others are performed', 60);
+    }
+
+    public function testAClassOfPhpResquePerformsTheJobsOfItsName(): void
+    {
+        $id = $this->client->enqueue('classes', 'EmailWork', ['to' => 'a@b.c']);
+        Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
+        self::assertSame(['set up a@b.c classes 1', 'torn down'], $this->performed());
+        $unknown = $this->becomes('NoSuchClass', JobState::Dead, 'classes');
+        self::assertStringContainsString('there is no class NoSuchClass', $unknown->error);
+    }
+
+    /** A job of that name, once it is in that state. */
+    private function becomes(string $name, JobState $state, string $queue = 'mail'): Job
+    {
+        $id = $this->client->enqueue($queue, $name);
+        Process::until(fn () => $this->client->job($id)?->state === $state, "$name is $state->name", 60);
+        return $this->client->job($id);
+    }
+
+    /** @return list<string> */
+    private function performed(): array
+    {
+        return file($this->record, FILE_IGNORE_NEW_LINES);
+    }
+}
