@@ -1,6 +1,7 @@
 //! Performing: hands jobs of queues to the workers that perform them, over the channel that each process has.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::model::Arguments;
-use crate::queue::{Job, Most, Queues, Refused, Update};
+use crate::queue::{Job, JobId, Most, Queues, Refused, Update};
 use crate::share::{Pool, Share};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::{Status, StreamError};
@@ -51,7 +52,8 @@ pub async fn run(
             tracing::error!(worker, queue, "a worker performs jobs, and there are no queues: set `[queue] path`");
             continue;
         }
-        let performing = Performing { performer, queues: queues.clone(), memory: memory.share(None) };
+        let (memory, held) = (memory.share(None), Mutex::default());
+        let performing = Performing { performer, queues: queues.clone(), memory, held };
         tasks.short(performing.run(stop.clone()));
     }
 }
@@ -62,6 +64,8 @@ struct Performing {
     queues: Arc<Queues>,
     /// Charged with what jobs return, which nobody reads.
     memory: Arc<Share>,
+    /// What the process has, in the order in which it was handed over: it has begun the first one alone.
+    held: Mutex<VecDeque<JobId>>,
 }
 
 impl Performing {
@@ -110,9 +114,20 @@ impl Performing {
     async fn perform(&self, job: Job) {
         let (id, attempt) = (job.id, job.attempt);
         let command = Command { name: PERFORM.to_owned(), within: job.timeout, data: Arguments::new(value(job)) };
-        let update = match self.performer.addressee.carry_out(&command, &self.memory).await {
+        self.held().push_back(id);
+        let outcome = self.performer.addressee.carry_out(&command, &self.memory).await;
+        let update = match outcome {
             Ok(_) => Some(Update::Done),
             Err(why) => update(why),
+        };
+        let update = match update {
+            // What the process had not begun is not what it died of.
+            Some(Update::Lose { .. }) if self.held().front() != Some(&id) => Some(given_back(0)),
+            Some(Update::Lose { error }) => Some(Update::Lose { error }),
+            update => {
+                self.held().retain(|held| *held != id);
+                update
+            }
         };
         let Some(update) = update else { return };
         // What cannot be written has its lease end, and is performed again.
@@ -120,6 +135,10 @@ impl Performing {
             Ok(_) | Err(Refused::NotLeased(..) | Refused::NoJob(_)) => {}
             Err(why) => tracing::warn!(id, attempt, %why, "what became of a job cannot be written"),
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, VecDeque<JobId>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
