@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::net::Ipv6Addr;
 use std::ops::Not;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rmpv::Value;
 use semver::Version;
@@ -12,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use super::master::{has_metadata, metadatum, packed_bytes};
 use super::{MAX_SERVICE_BYTES, NodePath, Revision, Service};
-use crate::clock::Moment;
 
 /// The most endpoints of an instance.
 pub const MAX_ENDPOINTS: usize = 32;
@@ -63,9 +63,10 @@ pub struct Withholding {
     pub since: u64,
     pub ends_at: u64,
     pub reason: String,
-    /// When that was decided; known only to the deciding sidecar. The times above follow a wall clock that is set.
+    /// How long the machine had been up when that was decided; known only to the deciding sidecar. The times above follow a
+    /// wall clock that is set.
     #[serde(skip)]
-    pub decided: Moment,
+    pub decided: Duration,
 }
 
 /// Where clients reach an instance directly.

@@ -355,7 +355,7 @@ impl Work {
                     self.drains.insert(key, now + left);
                 }
             }
-            let withholding = Withholding { decided: now, ..ending(&withholding, wall, left) };
+            let withholding = Withholding { decided: now.since_boot(), ..ending(&withholding, wall, left) };
             changes.push(Withhold { service, target, kind, withholding: Some(withholding.into()) });
         }
         self.store.withhold(&changes);
@@ -395,7 +395,7 @@ impl Work {
         let since = millis_since_1970(SystemTime::now());
         let decided = Moment::now();
         let ends_at = since + time.as_millis() as u64;
-        let withholding = Arc::new(Withholding { since, ends_at, reason, decided });
+        let withholding = Arc::new(Withholding { since, ends_at, reason, decided: decided.since_boot() });
         self.withhold(WithholdKind::Drained, &key.0, &key.1, Some(withholding.clone()));
         self.unsettled.remove(&key);
         self.drains.insert(key, decided + time);
@@ -522,7 +522,7 @@ impl Work {
                 tracing::warn!(%service, %address, ?time, reason, "an instance is ejected");
                 let since = millis_since_1970(SystemTime::now());
                 let ends_at = since + time.as_millis() as u64;
-                let withholding = Withholding { since, ends_at, reason, decided: Moment::now() };
+                let withholding = Withholding { since, ends_at, reason, decided: Moment::now().since_boot() };
                 self.withhold(WithholdKind::Ejected, service, address, Some(withholding.into()));
             }
         }
