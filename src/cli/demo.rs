@@ -38,10 +38,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) fn file() -> (PathBuf, String) {
     let quoted = |path: PathBuf| toml::Value::from(path.to_string_lossy().as_ref()).to_string();
     let text = format!(
-        "[thrift]\nunix = {}\n\n[register]\ntokens = {}\n\n[[file]]\npath = {}\n\n[shared]\nstate = \"\"\n\n{}",
+        "[thrift]\nunix = {}\n\n[register]\ntokens = {}\n\n[[file]]\npath = {}\n\n[queue]\npath = {}\n\n\
+         [shared]\nstate = \"\"\n\n{}",
         quoted(default_paths::user_socket()),
         quoted(token_path()),
         quoted(tree_path()),
+        quoted(default_paths::user_folder().join("queue")),
         if can_have_workers() { workers() } else { String::new() }
     );
     (PathBuf::from("the built-in configuration"), text)
