@@ -9,7 +9,7 @@ use crate::harness::{Ended, Roster, SOON, WWW_DATA, binary_path, ensure, eventua
 use crate::workers::{prepared, running, says, sh, started};
 
 /// Prints a line on both streams, another one whenever it is asked to, and goes on.
-const PRINTS: &str = "echo out; echo wrong >&2; trap 'echo again' USR1; while :; do sleep 0.05; done";
+const PRINTS: &str = "trap 'echo again' USR1; echo out; echo wrong >&2; while :; do sleep 0.05; done";
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
@@ -83,15 +83,19 @@ fn a_log_that_cannot_be_written_is_told_once_with_its_cure_and_harms_nobody() {
         [sh("lost", PRINTS, "log = \"{folder}/no/lost.log\""), sh("web", PRINTS, "log = \"{folder}/web.log\"")];
     let roster = started(&groups.concat());
     running(&roster, "lost/1");
+    let is_kept = |what: &str| {
+        eventually("it is kept", SOON, || {
+            let kept = says(&roster, ["worker", "logs", "lost"], 0);
+            ensure(kept.contains(what), kept)
+        });
+    };
+    is_kept("out");
     prints_again(&roster, "web/1", &roster.folder().join("web.log"));
     eventually("it is told", SOON, || ensure(roster.log().contains("/no: make it, or choose another"), roster.log()));
     for _ in 0..5 {
         says(&roster, ["worker", "signal", "lost/1", "USR1"], 0);
     }
-    eventually("it is kept", SOON, || {
-        let kept = says(&roster, ["worker", "logs", "lost"], 0);
-        ensure(kept.contains("again"), kept)
-    });
+    is_kept("again");
     fs::create_dir(roster.folder().join("no")).expect("made");
     let log = roster.folder().join("no/lost.log");
     prints_again(&roster, "lost/1", &log);
