@@ -245,10 +245,10 @@ impl Config {
         self.listen.len() + requested + 2 * usize::from(self.log.is_some()) + waiting
     }
 
-    /// Those of each process: its output and its channel, twice; the socket for handing over connections, if the
-    /// sidecar accepts; and the one for requesting sockets, if it may.
+    /// Those of each process: its output and its channel, twice; the socket for handing over connections, twice while one
+    /// waits, if the sidecar accepts; and the one for requesting sockets, if it may.
     pub(super) fn descriptors_of_each(&self) -> usize {
-        4 + usize::from(self.accept == Accept::Sidecar) + usize::from(!self.may_listen.is_empty())
+        4 + 2 * usize::from(self.accept == Accept::Sidecar) + usize::from(!self.may_listen.is_empty())
     }
 
     /// Has it make do with what these descriptors leave room for; or why they are too few.

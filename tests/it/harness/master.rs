@@ -65,11 +65,18 @@ impl Scripted {
 
     /// One that has shown its token, and has told these services when it was asked.
     pub(crate) fn join(port: u16, token: &str, services: &[(&str, Value)]) -> Self {
-        let mut master = Self::connect(port);
-        master.say(map([("cmd", "auth".into()), ("token", token.into())]));
-        assert_eq!(text(&master.hears().expect("an answer"), "cmd"), "auth-success");
+        let mut master = Self::authenticated(port, token).expect("it has a place");
         master.tells(services);
         master
+    }
+
+    /// One that has shown its token; an error: its place was given to another before.
+    pub(crate) fn authenticated(port: u16, token: &str) -> Result<Self, String> {
+        let mut master = Self::connect(port);
+        master.try_say(map([("cmd", "auth".into()), ("token", token.into())]));
+        let answer = master.hears().ok_or("it was closed before it was let in")?;
+        assert_eq!(text(&answer, "cmd"), "auth-success");
+        Ok(master)
     }
 
     /// A sidecar that follows the register, and has not subscribed.
