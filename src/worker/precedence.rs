@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 use std::time::Duration;
-use std::{io, process, thread};
+use std::{fs, io, process, thread};
 
 use nix::libc::{self, SCHED_IDLE, SCHED_OTHER};
 use nix::unistd::{Pid, gettid};
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::process_stat::{children_of, threads_of};
+use super::process_stat::{ProcessStat, children_of, threads_of};
 
 /// How long a process yields at most: where all processors are always busy, it gets none meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -23,6 +23,12 @@ const YIELDING: i32 = 10;
 
 /// How many threads are lifted of a process that is ready.
 const MAX_LIFTED: usize = 10_000;
+
+/// How often it is looked for more of them.
+const MAX_ROUNDS: usize = 5;
+
+/// As capabilities(7) numbers it; nobody else may lift other users' processes.
+const CAP_SYS_NICE: u32 = 23;
 
 /// How a process begins.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -60,7 +66,10 @@ pub(super) fn start<T>(runtime: &Handle, spawn: impl FnOnce() -> T) -> T {
     let (_started, is_started) = oneshot::channel::<()>();
     runtime.spawn(async move {
         if timeout(PATIENCE, is_started).await.is_err() {
-            let lift = move || lift_thread(sidecar, this).into_iter().for_each(lift_all);
+            let lift = move || {
+                lift_one(this);
+                children_of(sidecar, this).unwrap_or_default().into_iter().for_each(lift_all);
+            };
             let _ = spawn_blocking(lift).await;
         }
     });
@@ -97,46 +106,67 @@ pub(super) async fn lift(pid: Pid, ready: oneshot::Receiver<()>) {
     }
 }
 
-/// Lifts a process, and what it has started.
+/// Lifts a process, and what it has started, also what is this process's child since the one between has ended. What one that
+/// still yields starts meanwhile, another round finds.
 fn lift_all(pid: Pid) {
-    let (mut found, mut lifted) = (vec![pid], 0);
-    while let Some(pid) = found.pop() {
-        for thread in threads_of(pid).unwrap_or_default() {
-            if lifted < MAX_LIFTED {
-                found.extend(lift_thread(pid, thread));
+    for _ in 0..MAX_ROUNDS {
+        let orphans = own_children().into_iter().filter(|child| is_in_session(*child, pid));
+        let (mut found, mut lifted, mut seen) = (vec![pid], 0, 0);
+        found.extend(orphans);
+        while let Some(pid) = found.pop() {
+            for thread in threads_of(pid).unwrap_or_default() {
+                if seen < MAX_LIFTED {
+                    lifted += usize::from(lift_one(thread));
+                    found.extend(children_of(pid, thread).unwrap_or_default());
+                }
+                seen += 1;
             }
-            lifted += 1;
+        }
+        if lifted == 0 {
+            return;
         }
     }
 }
 
-/// Lifts a thread of a process. What it starts then, begins so; what it has started before is returned.
-fn lift_thread(pid: Pid, thread: Pid) -> Vec<Pid> {
-    lift_one(thread);
-    children_of(pid, thread).unwrap_or_default()
+fn own_children() -> Vec<Pid> {
+    let this = Pid::this();
+    let threads = threads_of(this).unwrap_or_default();
+    threads.into_iter().flat_map(|thread| children_of(this, thread).unwrap_or_default()).collect()
 }
 
-#[allow(unsafe_code)]
-fn lift_one(thread: Pid) {
-    // Safety: a number alone.
-    if unsafe { libc::sched_getscheduler(thread.as_raw()) } == SCHED_IDLE {
-        schedule(thread, SCHED_OTHER);
-    }
+fn is_in_session(process: Pid, session: Pid) -> bool {
+    process != session && matches!(ProcessStat::of(process), Ok(Some(stat)) if stat.session == session)
 }
 
-/// Whether this process may lift others. It is tried, on a thread that ends then: in a container, neither its user nor its
-/// capabilities say so. Where no thread can be had, it may not for this time.
+/// Whether it yielded, and does not any more.
+fn lift_one(thread: Pid) -> bool {
+    policy(thread) == SCHED_IDLE && schedule(thread, SCHED_OTHER)
+}
+
+/// Whether this process may lift any other: it has the capability for that, and in a container it is tried too, on a thread
+/// that ends then. Where no thread can be had, it may not for this time. One that was given another policy leaves it alone.
 fn may_lift() -> bool {
     static MAY_LIFT: OnceLock<bool> = OnceLock::new();
     let tries = || {
         let this = Pid::from_raw(0);
         let before = niceness(this);
-        set(this, before + 1) && set(this, before) && schedule(this, SCHED_IDLE) && schedule(this, SCHED_OTHER)
+        let is_ordinary = policy(this) == SCHED_OTHER && has_capability(CAP_SYS_NICE);
+        is_ordinary
+            && set(this, before + 1)
+            && set(this, before)
+            && schedule(this, SCHED_IDLE)
+            && schedule(this, SCHED_OTHER)
     };
     MAY_LIFT.get().copied().unwrap_or_else(|| {
         let tried = thread::Builder::new().spawn(tries).ok().and_then(|thread| thread.join().ok());
         tried.is_some_and(|may| *MAY_LIFT.get_or_init(|| may))
     })
+}
+
+fn has_capability(number: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    effective.is_some_and(|effective| effective >> number & 1 == 1)
 }
 
 /// The niceness of the sidecar, or 0 where it is less: not of the thread, which may yield.
@@ -157,6 +187,12 @@ fn set(thread: Pid, to: i32) -> bool {
 }
 
 #[allow(unsafe_code)]
+fn policy(thread: Pid) -> libc::c_int {
+    // Safety: only a number is passed.
+    unsafe { libc::sched_getscheduler(thread.as_raw()) }
+}
+
+#[allow(unsafe_code)]
 fn schedule(thread: Pid, policy: libc::c_int) -> bool {
     // Safety: it is read alone, and as these policies want it.
     unsafe {
@@ -171,10 +207,8 @@ mod tests {
 
     use super::*;
 
-    #[allow(unsafe_code)]
     fn is_lifted(pid: Pid) -> bool {
-        // Safety: a number alone.
-        unsafe { libc::sched_getscheduler(pid.as_raw()) == SCHED_OTHER }
+        policy(pid) == SCHED_OTHER
     }
 
     #[tokio::test]

@@ -172,7 +172,7 @@ impl Launcher {
         let mut command = Command::new(OWN_BINARY);
         command.arg0("roster").arg(launch::COMMAND).env_clear();
         command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
-        let (pid, ended) = precedence::start(&self.runtime, || self.reaper.spawn(&mut command))?;
+        let (pid, ended) = self.reaper.spawn(|| precedence::start(&self.runtime, || command.spawn()))?;
         for (pipe, is_error) in [(out, false), (err, true)] {
             let (output, name, ended) = (output.clone(), name.to_owned(), ended.clone());
             self.begin(async move {
@@ -251,7 +251,7 @@ async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
     // It looks up users, and writes to the disk.
     let (group, name) = (group.clone(), name.to_owned());
     let launched = precedence::beside_others("launch", move || Launch::start(&group, &name, &sockets)).await;
-    launched.unwrap_or_else(|error| Err(Ending::Failed(error.to_string())))
+    launched.unwrap_or_else(|error| Err(Refusal::of("cannot start a process", &error).into()))
 }
 
 impl Launch {

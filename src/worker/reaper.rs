@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::process::Command;
+use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -108,12 +108,12 @@ impl Reaper {
     }
 
     /// Starts a process, and reports its end.
-    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, Ended)> {
-        let start = self.processes().begin();
+    pub(super) fn spawn(&self, start: impl FnOnce() -> io::Result<Child>) -> io::Result<(Pid, Ended)> {
+        let begun = self.processes().begin();
         // This may take long, and the process may end before it is known here.
-        let child = command.spawn();
+        let child = start();
         let pid = child.as_ref().ok().map(|child| Pid::from_raw(child.id() as i32));
-        let ended = self.processes().begun(start, pid);
+        let ended = self.processes().begun(begun, pid);
         child.map(|child| (Pid::from_raw(child.id() as i32), ended))
     }
 
@@ -190,12 +190,14 @@ fn next_ended() -> Option<(Pid, End)> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
     fn one_that_has_no_session_of_its_own_yet_is_killed_too() {
         let reaper = Reaper::default();
-        let (pid, _ended) = reaper.spawn(Command::new("sleep").arg("60")).expect("it starts");
+        let (pid, _ended) = reaper.spawn(|| Command::new("sleep").arg("60").spawn()).expect("it starts");
         reaper.kill_all();
         let status = waitpid(pid, None).expect("it is a child");
         assert_eq!(status, nix::sys::wait::WaitStatus::Signaled(pid, Signal::SIGKILL, false));

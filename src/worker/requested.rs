@@ -93,7 +93,8 @@ impl Requested {
         let mut given = self.0.lock().await;
         let Some(given) = &mut *given else { return Err("the worker is removed, and listens no more".to_owned()) };
         // A process that has it may have shut it down, for all.
-        if let Some(bound) = given.by_address.remove(&address).filter(|bound| bound.kept().iter().all(Option::is_some))
+        if let Some(bound) =
+            given.by_address.remove(&address).filter(|bound| bound.kept(Accept::Worker).iter().all(Option::is_some))
         {
             given.by_address.insert(address, bound.clone());
             return Ok(bound);

@@ -78,7 +78,7 @@ impl Sockets {
             return Err("the worker is removed, and listens no more".to_owned());
         }
         if let Some(bound) = tried.bound.take() {
-            tried.kept = bound.kept();
+            tried.kept = bound.kept(config.accept);
             if tried.kept.iter().all(Option::is_some) {
                 tried.bound = Some(bound.clone());
                 return Ok(bound);
@@ -132,8 +132,8 @@ impl Bound {
     }
 
     /// Those that still listen, each in its place: a process that inherited one can shut it down, or connect it, which
-    /// affects all processes; and the file of one can be removed.
-    pub(super) fn kept(&self) -> Vec<Option<(String, Listener)>> {
+    /// affects all processes; and the file of one can be removed. Where the sidecar accepts, it goes on from the removed one.
+    pub(super) fn kept(&self, accept: Accept) -> Vec<Option<(String, Listener)>> {
         let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
@@ -142,7 +142,8 @@ impl Bound {
         let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
         let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
             let listens = getsockopt(&listener.1, sockopt::AcceptConn).unwrap_or(true);
-            let is_there = listens && (!is_known || !is_ended(socket)) && !listener.1.is_removed();
+            let is_there =
+                listens && (!is_known || !is_ended(socket)) && (accept == Accept::Sidecar || !listener.1.is_removed());
             Some(listener.clone()).filter(|_| is_there)
         };
         polled.iter().zip(&self.0).map(kept).collect()
@@ -208,7 +209,7 @@ mod tests {
                 Address::Tcp(address) => drop(std::net::TcpStream::connect(address).expect("a listener")),
                 Address::Unix(path) => drop(std::os::unix::net::UnixStream::connect(path).expect("a listener")),
             }
-            assert!(anew.kept().iter().all(Option::is_some), "{listen}");
+            assert!(anew.kept(Accept::Worker).iter().all(Option::is_some), "{listen}");
         }
     }
 
@@ -252,7 +253,7 @@ mod tests {
                     Address::Unix(path) => drop(std::os::unix::net::UnixStream::connect(path).expect("a listener")),
                 }
             }
-            assert!(anew.kept().iter().all(Option::is_some));
+            assert!(anew.kept(Accept::Worker).iter().all(Option::is_some));
         }
     }
 
@@ -267,7 +268,7 @@ mod tests {
         let inherited = socket2::SockRef::from(&inherited);
         inherited.shutdown(Shutdown::Read).expect("anybody may");
         inherited.connect(&other.local_addr().expect("an address").into()).expect("it is a socket like any other");
-        assert_eq!(first.kept().iter().flatten().count(), 0);
+        assert_eq!(first.kept(Accept::Worker).iter().flatten().count(), 0);
     }
 
     #[test]
