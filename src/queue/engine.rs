@@ -172,7 +172,7 @@ pub(super) fn set_aside(file: &Path, now: u64) -> io::Result<PathBuf> {
 }
 
 /// A folder that is for our user alone: payloads may be secret.
-fn make_private(folder: &Path) -> io::Result<()> {
+pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     folder.parent().map_or(Ok(()), make_folder)?;
     match fs::create_dir(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

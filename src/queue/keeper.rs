@@ -156,7 +156,10 @@ impl Keeper {
 
     /// Opens the file. One that is damaged is set aside, and another begun.
     fn open(&self) -> Result<Opened, String> {
-        let claim = Claim::of(&self.folder).map_err(|why| format!("{}: {why}", self.folder.display()))?;
+        let told = |why: &dyn fmt::Display| format!("{}: {why}", self.folder.display());
+        engine::make_private(&self.folder).map_err(|error| told(&error))?;
+        // Within the folder: others may have mounted it at another place.
+        let claim = Claim::of(&engine::file_in(&self.folder)).map_err(|why| told(&why))?;
         let damage = |error: &dyn fmt::Display, file: &Path| -> Result<(), String> {
             let aside = engine::set_aside(file, self.clock.now())
                 .map_err(|failed| format!("{error}, and it cannot be set aside: {failed}"))?;
