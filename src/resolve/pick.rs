@@ -238,7 +238,6 @@ fn rendezvous<'a>(set: &'a InstanceSet, key: &str, will_do: WillDo<'_, 'a>) -> O
 
 /// All of a set. If all weigh the same, those with the greatest draw come first, after which most others can be
 /// skipped.
-/// look.
 fn rows<'a>(set: &'a InstanceSet, key: u64) -> Vec<Row<'a>> {
     let (are_equal, mut first) = (set.are_weights_equal(), 0);
     let greatest = |lots: &[Lot]| lots.iter().map(|lot| draw(key, lot.address_hash)).fold(0, u32::max);
