@@ -1332,8 +1332,8 @@ fn clients_of_workers_that_take_nothing_leave_descriptors_for_all_else_and_their
     eventually("those for which there is no room are closed", SOON, || {
         ensure(roster.log().contains("connections were closed: no process took them in time"), roster.log())
     });
-    // One more watches the process's socket.
-    assert!(opened() <= own + 1_100 / 8 + 1, "{} of them", opened());
+    // One more watches the process's socket; others are open for a moment.
+    eventually("no more are open", SOON, || ensure(opened() <= own + 1_100 / 8 + 1, opened()));
     // All else goes on, also the start of a process.
     roster.status();
     assert_eq!(Ended::of(Command::new("kill").args(["-9", &before.to_string()])).code, Some(0));
