@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::precedence;
-use super::process_stat::{ProcessStat, children_of, if_any, threads_of};
+use super::process_stat::{ProcessStat, children_by_thread, if_any};
 use super::reaper::Reaper;
 
 /// The environment variable with the mark of a process.
@@ -121,7 +121,7 @@ impl Sweeper {
         }
         let (reader, reaper, looked_for) = (self.reader.clone(), reaper.clone(), leavers.clone());
         let look = move || kill_left_by(&looked_for, || reaper.pids(), &reader);
-        let looked = precedence::beside_others("orphans", look).await;
+        let looked = precedence::on_yielding_thread("orphans", look).await;
         if !matches!(looked, Ok(Ok(()))) {
             let mut missed = lock(&self.missed);
             missed.extend(leavers.into_iter().map(|leaver| Leaver { is_reaped: true, ..leaver }));
@@ -355,9 +355,8 @@ fn marked_by(marks: &[&str], of_folder: &str) -> impl Fn(Pid) -> io::Result<bool
 /// Whether this process has no children but these, as is usual: what a worker left behind is its child by now, or descends
 /// from one. Some may be missing where others end at the same time, so it looks twice.
 fn has_only(living: &HashSet<Pid>) -> bool {
-    let this = Pid::this();
     let children = || -> Option<HashSet<Pid>> {
-        let lists: Option<Vec<_>> = threads_of(this)?.into_iter().map(|thread| children_of(this, thread)).collect();
+        let lists: Option<Vec<_>> = children_by_thread(Pid::this())?.collect();
         Some(lists?.into_iter().flatten().collect())
     };
     children().is_some_and(|first| first.is_subset(living) && children() == Some(first))

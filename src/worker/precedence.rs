@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::process_stat::{ProcessStat, children_of, threads_of};
+use super::process_stat::{ProcessStat, children_by_thread, children_of, threads_of};
 
 /// How long a process yields at most: where all processors are always busy, it gets none meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ pub(super) fn start<T>(runtime: &Handle, spawn: impl FnOnce() -> T) -> T {
 }
 
 /// Does this on a thread of its own, which yields to others.
-pub(super) async fn beside_others<T: Send + 'static>(
+pub(super) async fn on_yielding_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
@@ -110,7 +110,8 @@ pub(super) async fn lift(pid: Pid, ready: oneshot::Receiver<()>) {
 /// still yields starts meanwhile, another round finds.
 fn lift_all(pid: Pid) {
     for _ in 0..MAX_ROUNDS {
-        let orphans = own_children().into_iter().filter(|child| is_in_session(*child, pid));
+        let orphans = children_by_thread(Pid::this()).into_iter().flatten().flatten().flatten();
+        let orphans = orphans.filter(|child| is_in_session(*child, pid));
         let (mut found, mut lifted, mut seen) = (vec![pid], 0, 0);
         found.extend(orphans);
         while let Some(pid) = found.pop() {
@@ -126,12 +127,6 @@ fn lift_all(pid: Pid) {
             return;
         }
     }
-}
-
-fn own_children() -> Vec<Pid> {
-    let this = Pid::this();
-    let threads = threads_of(this).unwrap_or_default();
-    threads.into_iter().flat_map(|thread| children_of(this, thread).unwrap_or_default()).collect()
 }
 
 fn is_in_session(process: Pid, session: Pid) -> bool {

@@ -250,7 +250,7 @@ async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
     }
     // It looks up users, and writes to the disk.
     let (group, name) = (group.clone(), name.to_owned());
-    let launched = precedence::beside_others("launch", move || Launch::start(&group, &name, &sockets)).await;
+    let launched = precedence::on_yielding_thread("launch", move || Launch::start(&group, &name, &sockets)).await;
     launched.unwrap_or_else(|error| Err(Refusal::of("cannot start a process", &error).into()))
 }
 

@@ -57,6 +57,11 @@ pub(super) fn children_of(pid: Pid, thread: Pid) -> Option<Vec<Pid>> {
     children.split_whitespace().map(|child| Some(Pid::from_raw(child.parse().ok()?))).collect()
 }
 
+/// The same of each of its threads.
+pub(super) fn children_by_thread(pid: Pid) -> Option<impl Iterator<Item = Option<Vec<Pid>>>> {
+    Some(threads_of(pid)?.into_iter().map(move |thread| children_of(pid, thread)))
+}
+
 /// What was read of a process; none: it has ended, maybe meanwhile, or is another user's and hidden.
 pub(super) fn if_any<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
