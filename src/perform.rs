@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::model::Arguments;
+use crate::mutant;
 use crate::queue::{Job, JobId, Most, Queues, Refused, Update};
 use crate::share::{Pool, Share};
 use crate::task::{Stop, Tasks};
@@ -154,6 +155,7 @@ fn update(why: NoAnswer) -> Option<Update> {
         NoAnswer::NoProcess | NoAnswer::NotConnected | NoAnswer::Unsent(_) => given_back(0),
         NoAnswer::NoMemory => Update::Done,
         NoAnswer::TimedOut(_) => return None,
+        NoAnswer::Failed(_) if mutant::is("done-by-the-dead") => Update::Done,
         NoAnswer::Failed(why) => Update::Lose { error: format!("its worker is gone: {why}") },
     })
 }

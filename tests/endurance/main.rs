@@ -11,6 +11,8 @@ mod faults;
 #[allow(dead_code, unused_imports)]
 #[path = "../it/harness/mod.rs"]
 mod harness;
+mod job_model;
+mod jobs;
 mod load;
 mod masters;
 mod model;
@@ -29,7 +31,7 @@ use faults::{Fault, Kind};
 use harness::attack::play_role;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use roster::thrift::idl;
-use scene::Scene;
+use scene::{HEALING, Scene};
 use sidecar::MUTANT;
 
 /// An act: so many servers, for so long.
@@ -100,6 +102,9 @@ impl Act {
         if let Err(wrong) = scene.load.more(&scene.sidecars[0].roster) {
             scene.checker.violation(&format!("no call leaves anything behind in a master of PHP: {wrong}"));
         }
+        if let Err(wrong) = scene.jobs.end(HEALING) {
+            scene.checker.violation(&format!("every acknowledged job is performed: {wrong}"));
+        }
         self.report(&scene, struck, worst, &before);
         scene.ends_workers();
         scene.checker.violations()
@@ -116,6 +121,7 @@ impl Act {
             println!("  which left behind      {more:>12} bytes");
         }
         println!("  visitors of workers          {:>12}", scene.workers.answered());
+        println!("  jobs performed               {:>12}", scene.jobs.performed());
         println!("  violations                   {:>12}", scene.checker.violations());
         if std::env::var_os(MUTANT).is_some() {
             println!(

@@ -13,6 +13,7 @@ use crate::faults::quiet;
 use crate::harness::truth::difference;
 use crate::harness::watcher::as_told;
 use crate::harness::{Link, Server, Tree, Zk, ensure, eventually};
+use crate::jobs::Jobs;
 use crate::load::Load;
 use crate::masters::{Callers, Masters, NAMES, key};
 use crate::model::{LIMIT, Value};
@@ -30,6 +31,7 @@ pub(crate) const TOKEN: &str = "register-center-token-2024";
 #[derive(Debug)]
 pub(crate) struct Scene {
     readers: Vec<Readers>,
+    pub(crate) jobs: Jobs,
     pub(crate) load: Load,
     pub(crate) callers: Callers,
     pub(crate) masters: Masters,
@@ -76,8 +78,10 @@ impl Scene {
         let callers = Callers::start(masters.trace(), &sockets, dice);
         let workers = Workers::start(&sidecars[0].roster);
         let load = Load::start(&sidecars[0].roster, sidecars[0].register);
+        let jobs = Jobs::start(&sidecars[0].roster, &checker, dice);
         let scene = Self {
             readers,
+            jobs,
             load,
             callers,
             masters,
@@ -135,6 +139,9 @@ impl Scene {
         if let Err(wrong) = self.workers.check() {
             self.checker.violation(&format!("no visitor of workers is lost: {wrong}"));
         }
+        if let Err(wrong) = self.jobs.check() {
+            self.checker.violation(&format!("no job is lost, nor handed out twice: {wrong}"));
+        }
         self.sidecars.iter().for_each(|sidecar| self.checker.calm(sidecar.number));
         let took = began.elapsed();
         self.checker.note(format!("all agree after {took:.1?}"));
@@ -167,6 +174,7 @@ impl Scene {
                 difference(&format!("a watcher of sidecar {}", sidecar.number), &copy, &told)?;
             }
         }
+        self.jobs.are_open()?;
         self.workers.are_well(&self.sidecars[0].roster)
     }
 

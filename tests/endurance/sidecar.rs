@@ -15,6 +15,7 @@ use crate::ensemble::Ensemble;
 use crate::faults::quiet;
 use crate::harness::{Link, Roster, Tree, TwoAddresses, binary_path, ensure, eventually, free_port, unconfigured};
 use crate::idl::{ServiceQuery, StatusRequest, TRosterSyncClient};
+use crate::jobs;
 use crate::model::LIMIT;
 use crate::network::Network;
 use crate::scene::{HEALING, TOKEN};
@@ -63,6 +64,7 @@ impl Sidecar {
              hold = \"20s\"\nmax_node_bytes = \"{LIMIT}B\"\n"
         ) + &quiet::settings(&connect, &frail.address().to_string());
         if number == 0 {
+            settings += &jobs::settings();
             settings += &workers::settings();
         }
         if let Some(line) = upstream {

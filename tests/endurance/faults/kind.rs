@@ -58,6 +58,7 @@ pub(crate) enum Kind {
     Crowd,
     WorkerKill,
     WorkerStop,
+    WorkerHang,
     WorkerExit,
     RollWorkers,
     RollBrokenWorkers,
@@ -82,7 +83,7 @@ pub(super) enum Part {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 55] = [
+    pub(crate) const ALL: [Kind; 56] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -135,6 +136,7 @@ impl Kind {
         Kind::FlapMaster,
         Kind::Crowd,
         Kind::WorkerStop,
+        Kind::WorkerHang,
         Kind::WorkerExit,
         Kind::RollBrokenWorkers,
         Kind::AbandonWorkers,
@@ -195,7 +197,7 @@ impl Kind {
         Duration::from_millis(match self {
             Kind::Silence | Kind::SilenceUpstream | Kind::BlackHole => 13_000,
             Kind::Refuse | Kind::WorkerStop => 3_000,
-            Kind::FullDisk => 6_000,
+            Kind::FullDisk | Kind::WorkerHang => 6_000,
             Kind::FreezeMaster => 9_000,
             Kind::ExpireSession => 9_000,
             Kind::FreezeServer | Kind::FreezeLeader | Kind::KillMajority | Kind::KillAll | Kind::Storm => 4_000,

@@ -169,8 +169,9 @@ impl Fault {
                     pause(dice.below(600) as u64);
                 }
             }
-            Kind::WorkerKill => self.strike_worker(scene, Signal::SIGKILL, dice),
+            Kind::WorkerKill => self.kill_worker(scene, dice),
             Kind::WorkerStop => self.strike_worker(scene, Signal::SIGSTOP, dice),
+            Kind::WorkerHang => scene.jobs.hang(),
             Kind::WorkerExit => self.worker_exits(scene, dice),
             Kind::RollWorkers => self.roll_workers(scene, dice),
             Kind::RollBrokenWorkers => self.roll_broken_workers(scene),
@@ -192,7 +193,7 @@ impl Fault {
                 scene.ensemble.serves();
             }
             Kind::Wipe | Kind::OldData | Kind::DeleteRoot | Kind::DeadAddress | Kind::Garbage | Kind::SlowClients => {}
-            Kind::WorkerKill | Kind::RollWorkers => {}
+            Kind::WorkerKill | Kind::WorkerHang | Kind::RollWorkers => {}
             Kind::WorkerStop => self.thaw_worker(),
             Kind::WorkerExit | Kind::RollBrokenWorkers => scene.workers.is_broken(false),
             Kind::Storm => scene.driver.storm(false),

@@ -22,6 +22,9 @@ impl Fault {
         if self.sidecar == 0 {
             scene.is_unknown(&NAMES);
             scene.workers.excuse();
+            if matches!(self.kind, Kind::ClockJumps | Kind::Suspend) {
+                scene.jobs.excuse();
+            }
         }
     }
 

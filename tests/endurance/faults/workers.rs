@@ -21,6 +21,15 @@ impl Fault {
         let _ = kill(Pid::from_raw(pid), signal);
     }
 
+    /// Kills one that has jobs by then.
+    pub(super) fn kill_worker(&mut self, scene: &Scene, dice: &Dice) {
+        self.strike_worker(scene, Signal::SIGSTOP, dice);
+        pause(500);
+        if self.worker != 0 {
+            let _ = kill(Pid::from_raw(self.worker), Signal::SIGKILL);
+        }
+    }
+
     pub(super) fn thaw_worker(&self) {
         if self.worker != 0 {
             // It may be gone, together with its sidecar.
@@ -82,8 +91,11 @@ impl Fault {
 impl Kind {
     /// Whether it strikes the workers, whose sidecar is the first.
     pub(super) fn is_of_workers(self) -> bool {
-        use Kind::{AbandonWorkers, RollBrokenWorkers, RollWorkers, WorkerExit, WorkerKill, WorkerStop};
-        matches!(self, WorkerKill | WorkerStop | WorkerExit | RollWorkers | RollBrokenWorkers | AbandonWorkers)
+        use Kind::{AbandonWorkers, RollBrokenWorkers, RollWorkers, WorkerExit, WorkerHang, WorkerKill, WorkerStop};
+        matches!(
+            self,
+            WorkerKill | WorkerStop | WorkerHang | WorkerExit | RollWorkers | RollBrokenWorkers | AbandonWorkers
+        )
     }
 }
 

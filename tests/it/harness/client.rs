@@ -4,6 +4,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use thrift::protocol::{
     TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol, TInputProtocol,
@@ -32,8 +33,13 @@ impl Dialect {
     ];
 
     pub(crate) fn unix(self, path: &Path) -> thrift::Result<Client> {
+        self.unix_within(path, SOON * 2)
+    }
+
+    /// One that waits so long for each answer.
+    pub(crate) fn unix_within(self, path: &Path, patience: Duration) -> thrift::Result<Client> {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(SOON * 2))?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(self.client(stream.try_clone()?, stream))
     }
 
