@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Add;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
@@ -13,9 +14,14 @@ pub fn millis_since_1970(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
+/// How long after the boot of the machine its wall clock may be wrong, until it is synchronised over the network.
+pub const CLOCK_SETTLES: Duration = Duration::from_secs(5 * 60);
+
 /// The boot of the machine: moments of different boots cannot be compared. Empty: unknown.
-pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+pub fn boot_id() -> &'static str {
+    static ID: LazyLock<String> =
+        LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned());
+    &ID
 }
 
 /// A moment by a monotonic clock that goes on while the machine sleeps. `Instant` stands still then, so data read

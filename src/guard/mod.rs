@@ -21,8 +21,10 @@ mod tests;
 mod watched;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
@@ -49,8 +51,8 @@ pub struct Guard {
     targets: OrdMap<TargetKey, Target>,
     strangers: Strangers,
     room: Room,
-    /// Why instances are held no more, by service and id.
-    let_go: OrdMap<(Arc<str>, Arc<str>), Arc<str>>,
+    /// Why instances are held no more, by the marks of service and id.
+    let_go: OrdMap<(u64, u64), Arc<str>>,
 }
 
 /// How many instances are remembered with the reason why they are held no more.
@@ -161,6 +163,11 @@ impl Target {
         Some(Self { host: host.clone(), port: *port })
     }
 
+    /// Whether its host is a name, which has to be looked up.
+    pub fn has_name(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
+    }
+
     /// As people write it: `10.0.0.5:80`, `[::1]:80`.
     pub fn address(&self) -> String {
         address(&self.host, self.port)
@@ -173,8 +180,9 @@ pub fn probed_at(instance: &Instance) -> Arc<str> {
 }
 
 impl Guard {
-    pub fn new(config: Config) -> Self {
-        let strangers = Strangers::new(if config.enabled { config.max_held } else { 0 });
+    /// Of what vanished before the begin, nothing is known but what is restored.
+    pub fn new(config: Config, begin: Moment) -> Self {
+        let strangers = Strangers::new(if config.enabled { config.max_held } else { 0 }, begin);
         Self { config: config.into(), strangers, ..Self::default() }
     }
 
@@ -236,15 +244,15 @@ impl Guard {
         let held = effects.iter().filter_map(|effect| effect.instance.as_ref());
         let mut addresses: BTreeSet<Arc<str>> = held.map(probed_at).collect();
         addresses.extend(left.iter().chain(&came).map(|(address, ..)| address.clone()));
-        left.into_iter().for_each(|key| self.strangers.leave(key, now));
-        for key in came {
+        left.iter().for_each(|key| self.strangers.leave(key, now));
+        for key in &came {
             let is_held = at(&self.targets, &key.0).next().is_some();
             self.strangers.come(key, now, is_held);
         }
         addresses.retain(|address| self.strangers.are_at(address));
         addresses.iter().for_each(|address| self.doubt_at(address, &mut effects));
         // What is held again is let go for another reason, or by being registered otherwise.
-        effects.iter().for_each(|effect| drop(self.let_go.remove(&(effect.service.clone(), effect.id.clone()))));
+        effects.iter().for_each(|effect| drop(self.let_go.remove(&(mark(&effect.service), mark(&effect.id)))));
         effects
     }
 
@@ -256,13 +264,13 @@ impl Guard {
         }
         let why: Arc<str> = why.into();
         for Effect { service, id, .. } in gone.into_iter().take(MAX_LET_GO) {
-            self.let_go.insert((service.clone(), id.clone()), why.clone());
+            self.let_go.insert((mark(service), mark(id)), why.clone());
         }
     }
 
     /// Why an instance is held no more; none: its time is over, or it was registered otherwise.
     pub fn why_let_go(&self, service: &str, id: &str) -> Option<&str> {
-        self.let_go.get(&(service.into(), id.into())).map(|why| &**why)
+        self.let_go.get(&(mark(service), mark(id))).map(|why| &**why)
     }
 
     /// Takes in the results of probes.
@@ -295,7 +303,7 @@ impl Guard {
         }
         if self.strangers.is_due(now, self.config.window) {
             let Self { strangers, targets, config, .. } = self;
-            strangers.sweep(now, config.window, |address| at(targets, address).next().is_some());
+            strangers.sweep(now, config.window, targets.keys().map(|(address, ..)| &**address));
         }
         effects
     }
@@ -336,7 +344,7 @@ impl Guard {
     /// there is no room.
     pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, present: usize) -> Vec<Effect> {
         let (has_room, mut effects) = (self.room_for_held() > 0, Vec::new());
-        self.strangers.leave((probed_at(&instance), instance.service.clone(), id.clone()), now);
+        self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), now);
         self.change(&instance.service.clone(), &mut effects, |watched, config| {
             watched.present = present;
             let restored = has_room.then(|| watched.restore(now, config, id, instance)).flatten();
@@ -349,7 +357,7 @@ impl Guard {
     fn doubt_at(&mut self, address: &Arc<str>, effects: &mut Vec<Effect>) {
         for (service, id) in self.held_at(address) {
             let Some(entry) = self.services.get(&service).and_then(|watched| watched.held.get(&id)) else { continue };
-            let since = self.strangers.since(address, &service, entry.vanished_at);
+            let since = self.strangers.since(address, &service, entry.vanished_at, self.config.window);
             if entry.doubted != since {
                 self.change(&service, effects, |watched, _| {
                     watched.doubt(&id, since);
@@ -387,6 +395,10 @@ impl Guard {
         outcomes.extend(watched.pass_over());
         let of = |Outcome { version, id, instance }| Effect { service: service.clone(), version, id, instance };
         effects.extend(outcomes.into_iter().map(of));
+        if old.believes_strangers() && !watched.believes_strangers() {
+            let cure = format!("if that is so: roster guard release {service} HOST:PORT…");
+            tracing::warn!(%service, cure, "others are registered where most of the service was; it is held all the same");
+        }
         for change in old.held.diff(&watched.held) {
             let (gone, new) = match change {
                 DiffItem::Add(id, entry) => (None, Some((id, entry))),
@@ -410,6 +422,12 @@ impl Guard {
             false => drop(self.services.insert(service.clone(), watched.into())),
         }
     }
+}
+
+/// Stands for a name that may be long in what is remembered of many. It is keyed: nobody can make up two with the same.
+fn mark(name: &str) -> u64 {
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEYS.hash_one(name)
 }
 
 /// Those at an address.

@@ -1,11 +1,11 @@
 //! Who left which address, and who came to one that others had left.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use imbl::OrdMap;
 
-use super::{Now, TargetKey, at};
+use super::{Now, TargetKey, mark};
 use crate::clock::Moment;
 
 /// Of how many strangers at one address is remembered: one is enough, and each costs whatever is held there.
@@ -15,13 +15,18 @@ const MAX_STRANGERS: usize = 16;
 /// before. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Strangers {
-    left: OrdMap<TargetKey, Moment>,
-    strangers: OrdMap<TargetKey, Stranger>,
+    left: OrdMap<Marks, Moment>,
+    strangers: OrdMap<Marks, Stranger>,
     /// How many may be remembered.
     most: usize,
+    /// When something last left without being remembered: for lack of room, or in an earlier process.
+    overlooked: Moment,
     /// When those that no longer matter were last removed.
     swept: Option<Moment>,
 }
+
+/// The marks of an address, a service and an id: whoever registers instances cannot make them long.
+type Marks = (u64, u64, u64);
 
 #[derive(Clone, Copy, Debug)]
 struct Stranger {
@@ -32,8 +37,9 @@ struct Stranger {
 }
 
 impl Strangers {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, ..Self::default() }
+    /// Of what happened before the begin, nothing is known.
+    pub(super) fn new(most: usize, begin: Moment) -> Self {
+        Self { most, overlooked: begin, ..Self::default() }
     }
 
     /// Whether nothing is remembered.
@@ -42,24 +48,28 @@ impl Strangers {
     }
 
     /// Whether there are, or were, strangers at an address.
-    pub(super) fn are_at(&self, address: &Arc<str>) -> bool {
-        has(&self.strangers, address)
+    pub(super) fn are_at(&self, address: &str) -> bool {
+        has(&self.strangers, mark(address))
     }
 
     /// An instance left its address.
-    pub(super) fn leave(&mut self, instance: TargetKey, now: Now) {
+    pub(super) fn leave(&mut self, instance: &TargetKey, now: Now) {
+        let instance = marks(instance);
         if let Some(stranger) = self.strangers.get_mut(&instance) {
             stranger.since = None;
-        } else if self.len() < self.most {
+        } else if self.len() < self.most || self.left.contains_key(&instance) {
             self.left.insert(instance, now.moment);
             self.swept.get_or_insert(now.moment);
+        } else {
+            self.overlooked = now.moment;
         }
     }
 
     /// An instance came to its address, where others are held or not. It is a stranger if others left the address, but
     /// it never did.
-    pub(super) fn come(&mut self, instance: TargetKey, now: Now, is_held: bool) {
-        let address = &instance.0;
+    pub(super) fn come(&mut self, instance: &TargetKey, now: Now, is_held: bool) {
+        let instance = marks(instance);
+        let (address, ..) = instance;
         if let Some(stranger) = self.strangers.get_mut(&instance) {
             stranger.since = Some(now.moment);
         } else if !self.left.contains_key(&instance)
@@ -73,14 +83,24 @@ impl Strangers {
     }
 
     /// Since when there are strangers to an instance of a service that vanished from an address; `vanished_at` is None
-    /// if that was in an earlier process. A service that was at the address is a stranger to none but its own there.
-    pub(super) fn since(&self, address: &Arc<str>, service: &Arc<str>, vanished_at: Option<Moment>) -> Option<Moment> {
-        let was_there = |other: &Arc<str>| {
-            let first = self.left.range((address.clone(), other.clone(), "".into())..).next();
-            first.is_some_and(|((at, of, _), _)| at == address && of == other)
+    /// if that was in an earlier process. A service that was at the address is a stranger to none but its own there. So
+    /// is any, unless everything is known that left the address within the window before, or since.
+    pub(super) fn since(
+        &self,
+        address: &str,
+        service: &str,
+        vanished_at: Option<Moment>,
+        window: Duration,
+    ) -> Option<Moment> {
+        let (address, service) = (mark(address), mark(service));
+        let is_known = vanished_at.is_some_and(|vanished| vanished >= self.overlooked + window);
+        let was_there = |other: u64| {
+            let first = self.left.range((address, other, 0)..).next();
+            first.is_some_and(|((at, of, _), _)| (*at, *of) == (address, other))
         };
         let to_it = at(&self.strangers, address).filter(|((_, other, _), it)| {
-            vanished_at.is_none_or(|vanished| it.came >= vanished) && (other == service || !was_there(other))
+            vanished_at.is_none_or(|vanished| it.came >= vanished)
+                && (*other == service || is_known && !was_there(*other))
         });
         to_it.filter_map(|(_, stranger)| stranger.since).min()
     }
@@ -89,15 +109,16 @@ impl Strangers {
         self.swept.is_some_and(|swept| now.moment.since(swept) >= window)
     }
 
-    /// Forgets what left before the window, and the strangers there, except where an instance is held.
-    pub(super) fn sweep(&mut self, now: Now, window: Duration, is_held: impl Fn(&Arc<str>) -> bool) {
-        let is_old = |(key, left): &(&TargetKey, &Moment)| now.moment.since(**left) >= window && !is_held(&key.0);
-        let old: Vec<TargetKey> = self.left.iter().filter(is_old).map(|(key, _)| key.clone()).collect();
+    /// Forgets what left before the window, and the strangers there, except at these addresses.
+    pub(super) fn sweep<'a>(&mut self, now: Now, window: Duration, held_at: impl Iterator<Item = &'a str>) {
+        let held_at: HashSet<u64> = held_at.map(mark).collect();
+        let is_old = |(key, left): &(&Marks, &Moment)| now.moment.since(**left) >= window && !held_at.contains(&key.0);
+        let old: Vec<Marks> = self.left.iter().filter(is_old).map(|(key, _)| *key).collect();
         for key in &old {
             self.left.remove(key);
         }
-        let is_over = |key: &&TargetKey| !is_held(&key.0) && !has(&self.left, &key.0);
-        let over: Vec<TargetKey> = self.strangers.keys().filter(is_over).cloned().collect();
+        let is_over = |key: &&Marks| !held_at.contains(&key.0) && !has(&self.left, key.0);
+        let over: Vec<Marks> = self.strangers.keys().filter(is_over).copied().collect();
         for key in &over {
             self.strangers.remove(key);
         }
@@ -109,6 +130,15 @@ impl Strangers {
     }
 }
 
-fn has<T>(all: &OrdMap<TargetKey, T>, address: &Arc<str>) -> bool {
+fn marks((address, service, id): &TargetKey) -> Marks {
+    (mark(address), mark(service), mark(id))
+}
+
+/// Those at an address.
+fn at<T>(all: &OrdMap<Marks, T>, address: u64) -> impl Iterator<Item = (&Marks, &T)> {
+    all.range((address, 0, 0)..).take_while(move |((at, ..), _)| *at == address)
+}
+
+fn has<T>(all: &OrdMap<Marks, T>, address: u64) -> bool {
     at(all, address).next().is_some()
 }

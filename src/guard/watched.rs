@@ -8,9 +8,12 @@ use semver::Version;
 
 use super::departed::{Departed, DepartedList};
 use super::levels::Levels;
-use super::{Config, DOUBT, Found, Now, Observed, Target, Vanished, Which};
-use crate::clock::Moment;
-use crate::model::{Held, Instance, Probe, Provenance};
+use super::{Config, DOUBT, Found, Now, Observed, Target, Vanished, Which, mark};
+use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
+use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
+
+/// How far the wall clock may be from the other before the end of what is restored is another.
+const MAX_DRIFT_MS: u64 = 1_000;
 
 /// What is remembered of one service. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
@@ -26,9 +29,11 @@ pub(super) struct Watched {
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
-    /// How many of them have strangers at their addresses, and how many were withdrawn for that.
+    /// How many of them have strangers at their addresses, how many were withdrawn for that, and the marks of the ids of
+    /// those that were not registered again.
     doubted: usize,
     displaced: usize,
+    away: OrdSet<u64>,
     /// How many of them answer, how many are silent, and whether the silent ones are passed over.
     pub(super) answering: usize,
     pub(super) silent: usize,
@@ -85,12 +90,20 @@ impl PartialEq for Entry {
 
 impl Entry {
     fn new(Departed { vanished, at, .. }: Departed, before: usize, config: &Config) -> Self {
-        let ends_at = at.wall + config.max_hold.as_millis() as u64;
-        let (probe, variant) = (Probe::Untried, vanished.variant.clone());
-        let held = Held { since: at.wall, ends_at, probe, passed_over: false, variant, before: Some(before) };
+        let (variant, before) = (vanished.variant.clone(), Some(before));
+        let held = Held { since: at.wall, variant, before, ..Held::default() };
         let (target, bytes) = (Target::of(&vanished.instance), vanished.size());
-        let (vanished_at, expires) = (Some(at.moment), at.moment + config.max_hold);
-        Self { target, bytes, held, vanished_at, expires, doubted: None, vanished }
+        let (vanished_at, expires) = (Some(at.moment), at.moment);
+        Self { target, bytes, held, vanished_at, expires, doubted: None, vanished }.until(at, config.max_hold)
+    }
+
+    /// The same, held for so long from now on.
+    fn until(mut self, now: Now, left: Duration) -> Self {
+        self.expires = now.moment + left;
+        self.held.ends_at = now.wall + left.as_millis() as u64;
+        let ends_at = self.expires.since_boot().as_millis() as u64;
+        self.held.after_boot = Some(AfterBoot { boot: boot_id().into(), ends_at });
+        self
     }
 
     fn listed(&self) -> Outcome {
@@ -117,6 +130,7 @@ impl Watched {
         let mut outcomes = Vec::new();
         for (id, version, _) in came {
             self.departed.remove(&id);
+            self.away.remove(&mark(&id));
             if let Some(entry) = self.take(&id).filter(|entry| entry.vanished.version != version) {
                 outcomes.push(entry.vanished.gone());
             }
@@ -186,11 +200,15 @@ impl Watched {
         self.held.is_empty() && self.departed.len() == 0 && self.levels.is_empty() && self.accepted.is_none()
     }
 
-    /// The ids of those whose hold has ended, and whether strangers ended it. These are believed as long as they are at
-    /// no more than half of the addresses of the service that may still be alive.
+    /// Whether strangers end a hold: as long as they are, or were, at no more than half of the addresses of the service that
+    /// may still be alive.
+    pub(super) fn believes_strangers(&self) -> bool {
+        (self.doubted + self.displaced) * 2 <= self.present + self.held.len() + self.away.len()
+    }
+
+    /// The ids of those whose hold has ended, and whether strangers ended it.
     fn over(&self, now: Now) -> impl Iterator<Item = (&Arc<str>, bool)> {
-        let alive = self.present + self.held.len() + self.displaced;
-        let are_believed = (self.doubted + self.displaced) * 2 <= alive;
+        let are_believed = self.believes_strangers();
         self.held.iter().filter_map(move |(id, entry)| {
             let is_displaced = are_believed && entry.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT);
             (is_displaced || now.moment >= entry.expires).then_some((id, is_displaced))
@@ -200,7 +218,9 @@ impl Watched {
     /// Withdraws those whose hold has ended.
     pub(super) fn end(&mut self, now: Now) -> Vec<Outcome> {
         let over: Vec<_> = self.over(now).map(|(id, is_displaced)| (id.clone(), is_displaced)).collect();
-        self.displaced += over.iter().filter(|(_, is_displaced)| *is_displaced).count();
+        let displaced = over.iter().filter(|(_, is_displaced)| *is_displaced);
+        self.away.extend(displaced.clone().map(|(id, _)| mark(id)));
+        self.displaced += displaced.count();
         over.iter().filter_map(|(id, _)| self.believe(id)).collect()
     }
 
@@ -252,7 +272,7 @@ impl Watched {
     /// loss; returns those for which that changed. Otherwise the probes may be at fault, and all are chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
         if self.held.is_empty() {
-            (self.before, self.displaced) = (0, 0);
+            (self.before, self.displaced, self.away) = (0, 0, OrdSet::new());
         }
         let passes_over = self.silent * 2 <= self.present + self.held.len() || self.present * 2 >= self.before;
         if std::mem::replace(&mut self.passes_over, passes_over) == passes_over || self.silent == 0 {
@@ -271,8 +291,7 @@ impl Watched {
     /// Holds what an earlier process held, until its time is over; None: it is over.
     pub(super) fn restore(&mut self, now: Now, config: &Config, id: Arc<str>, instance: Instance) -> Option<Outcome> {
         let held = instance.held.as_deref()?.clone();
-        // Setting the clock back does not extend it.
-        let left = Duration::from_millis(held.ends_at.saturating_sub(now.wall)).min(config.max_hold);
+        let left = time_left(now, &held).min(config.max_hold);
         if left.is_zero() {
             return None;
         }
@@ -283,7 +302,11 @@ impl Watched {
         let before = held.before.unwrap_or(self.held.len() + 1);
         let entry = Entry::new(Departed::new(vanished, now), before, config);
         let held = Held { probe: Probe::Untried, passed_over: false, ..held };
-        let entry = Entry { held, vanished_at: None, expires: now.moment + left, ..entry };
+        let ends_at = held.ends_at;
+        let mut entry = Entry { held, vanished_at: None, ..entry }.until(now, left);
+        if entry.held.ends_at.abs_diff(ends_at) < MAX_DRIFT_MS {
+            entry.held.ends_at = ends_at;
+        }
         let listed = entry.listed();
         self.put(entry);
         self.before = self.before.max(before);
@@ -317,4 +340,18 @@ impl Watched {
         self.silent -= usize::from(entry.held.probe == Probe::Silent);
         Some(entry)
     }
+}
+
+/// For how long something is still to be held by a record of it. One of another boot of the machine knows only the wall
+/// clock; and until that is settled, what seems over is held for as long as it was to be at first.
+fn time_left(now: Now, held: &Held) -> Duration {
+    if let Some(AfterBoot { boot, ends_at }) = &held.after_boot
+        && !boot.is_empty()
+        && **boot == *boot_id()
+    {
+        return Duration::from_millis(*ends_at).saturating_sub(now.moment.since_boot());
+    }
+    let is_settled = now.moment.since_boot() >= CLOCK_SETTLES;
+    let from = if held.ends_at > now.wall || is_settled { now.wall } else { held.since };
+    Duration::from_millis(held.ends_at.saturating_sub(from))
 }

@@ -98,7 +98,7 @@ pub enum InstanceState {
 }
 
 /// Since when, for how long and how an instance is served that no node registers any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
     /// When it vanished, and when it is considered gone at the latest; ms since 1970.
@@ -114,6 +114,17 @@ pub struct Held {
     /// How many the service had before the loss; None: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<usize>,
+    /// Its end by a clock that nobody sets; None: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_boot: Option<AfterBoot>,
+}
+
+/// An end as the time since a boot of the machine, in ms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AfterBoot {
+    pub boot: Box<str>,
+    pub ends_at: u64,
 }
 
 /// What is known of the address of a held instance.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use roster_tunnel::{Answer, Answers, Arguments, Command, NotPhp, Packed, Refused, php_value};
 
 pub use self::instance::{
-    DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, Instance, InstanceError, InstanceState, MAX_ENDPOINTS,
+    AfterBoot, DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, Instance, InstanceError, InstanceState, MAX_ENDPOINTS,
     MAX_LABEL_BYTES, Probe, Provenance, Record, Withheld, Withholding, address, weight,
 };
 pub use self::master::{

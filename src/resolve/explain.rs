@@ -85,14 +85,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_is_held_and_drained_is_not_said_to_be_chosen() {
-        let held = Held {
-            since: 0,
-            ends_at: 1,
-            probe: Probe::Answering,
-            passed_over: false,
-            variant: "".into(),
-            before: None,
-        };
+        let held = Held { ends_at: 1, probe: Probe::Answering, ..Held::default() };
         let mut instance = Instance { held: Some(held.into()), ..Instance::at("web", "10.0.0.1:80") };
         let reasons = |instance: &Instance| explain(&Directory::default(), instance, None).reasons.join("; ");
         assert!(reasons(&instance).ends_with("and it is chosen all the same"), "{}", reasons(&instance));

@@ -37,7 +37,7 @@ pub use self::snapshot::{FeedProgress, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
 use self::subscription::{Subscriptions, Topic};
 pub use self::withholdings::{Withhold, WithholdKind, Withholdings, is_meant};
-use crate::clock::millis_since_1970;
+use crate::clock::{Moment, millis_since_1970};
 use crate::guard::{self, Effect, Guard, Now};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
@@ -122,7 +122,8 @@ impl Store {
 
     fn empty(config: &Config, feeds: Vec<Feed>) -> Snapshot {
         let feeds = feeds.into_iter().map(|feed| Arc::new(feed.within(config.instance_limits())));
-        Snapshot::empty(first_revision(), config.history, feeds.collect(), Guard::new(config.guard.clone()))
+        let guard = Guard::new(config.guard.clone(), Moment::now());
+        Snapshot::empty(first_revision(), config.history, feeds.collect(), guard)
     }
 
     fn from_snapshot(first: Snapshot, metrics: Arc<Metrics>) -> Arc<Self> {

@@ -236,7 +236,7 @@ impl From<idl::Held> for Held {
             _ => Probe::Unknown,
         };
         let (since, ends_at) = (held.since as u64, held.ends_at as u64);
-        Self { since, ends_at, probe, passed_over: held.passed_over, variant: "".into(), before: None }
+        Self { since, ends_at, probe, passed_over: held.passed_over, ..Self::default() }
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::outliers::{Place, Reporter};
 use self::record::{Entry, Record, Recorded};
 use self::survey::{Peers, Survey};
 use crate::access::uid;
-use crate::clock::{Moment, millis_since_1970};
+use crate::clock::{CLOCK_SETTLES, Moment, millis_since_1970};
 use crate::metrics::Metrics;
 use crate::model::Withholding;
 use crate::store::{Provider, Store, Withhold, WithholdKind, is_meant, key_hash};
@@ -52,9 +52,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For so long it is waited for the disk to keep what an administrator wants.
 const KEPT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long after the boot of the machine its wall clock may be wrong, until it is synchronised over the network.
-const CLOCK_SETTLES: Duration = Duration::from_secs(5 * 60);
 
 /// How far the wall clock may drift from the monotonic one before recorded times are adjusted.
 const MAX_DRIFT_MS: u64 = 1_000;

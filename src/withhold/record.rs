@@ -61,7 +61,7 @@ pub(super) struct Entry {
 
 impl Record {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        Self { path: folder.map(|folder| folder.join(FILE)), boot: boot_id(), has_unread: false }
+        Self { path: folder.map(|folder| folder.join(FILE)), boot: boot_id().to_owned(), has_unread: false }
     }
 
     pub(super) fn has_path(&self) -> bool {

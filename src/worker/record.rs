@@ -56,7 +56,12 @@ impl Record {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
         let of_folder = folder.as_ref().and_then(|folder| fs::metadata(folder).ok());
         let of_folder = of_folder.map_or_else(String::new, |it| format!("{:x}.{:x}.", it.dev(), it.ino()));
-        Self { path: folder.map(|folder| folder.join(FILE)), of_folder, boot: boot_id(), processes: Mutex::default() }
+        Self {
+            path: folder.map(|folder| folder.join(FILE)),
+            of_folder,
+            boot: boot_id().to_owned(),
+            processes: Mutex::default(),
+        }
     }
 
     /// A mark for a new process.

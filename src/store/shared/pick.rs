@@ -141,8 +141,7 @@ mod tests {
     fn one_that_is_held_is_chosen_unless_it_is_passed_over() {
         let mut directory = Directory::default();
         let held = |passed_over| {
-            let held =
-                Held { since: 1, ends_at: 2, probe: Probe::Silent, passed_over, variant: "".into(), before: None };
+            let held = Held { since: 1, ends_at: 2, probe: Probe::Silent, passed_over, ..Held::default() };
             Instance { held: Some(held.into()), ..Instance::at("db", "a:1") }
         };
         let weight = |directory: &Directory| {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format;
-use crate::guard::{Found, Which};
+use crate::guard::{self, Found, Which};
 use crate::model::{Format, Instance};
 
 fn services(roots: &[&str]) -> Vec<format::Config> {
@@ -11,8 +11,14 @@ fn services(roots: &[&str]) -> Vec<format::Config> {
 }
 
 fn house(services: Vec<format::Config>) -> (Arc<Store>, Publisher) {
+    house_within(services, guard::Config::default().window)
+}
+
+/// One whose guard has this window.
+fn house_within(services: Vec<format::Config>, window: Duration) -> (Arc<Store>, Publisher) {
     let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(services);
-    let store = Store::new(&Config::default(), vec![feed], Arc::default());
+    let config = Config { guard: guard::Config { window, ..guard::Config::default() }, ..Config::default() };
+    let store = Store::new(&config, vec![feed], Arc::default());
     let publisher = store.publisher(0);
     (store, publisher)
 }
@@ -97,7 +103,7 @@ fn a_service_in_two_roots_loses_what_neither_registers() {
 fn what_no_guard_is_for_is_no_stranger_where_it_was_and_none_where_it_is_no_more() {
     let mut two = services(&["/a", "/b"]);
     two[1].guard = false;
-    let (store, publisher) = house(two);
+    let (store, publisher) = house_within(two, Duration::ZERO);
     publisher.publish(come("/a/web", 0..10).into_iter().chain(come("/b/db", 0..3)).collect::<Vec<_>>());
     publisher.publish(go("/b/db", 0..3));
     publisher.publish(go("/a/web", 0..10));
