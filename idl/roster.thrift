@@ -605,7 +605,7 @@ struct ResolveManyRequest {
 struct ResolveOutcome {
   /** Absent: there is none. */
   1: optional Instance instance
-  /** Why there is none. */
+  /** Why there is none; or that a source is not known yet that may have one. */
   2: optional string error
   /** As in InstancesReply. */
   3: optional bool isProtected

@@ -49,7 +49,7 @@ class ResolveOutcome
      */
     public $instance = null;
     /**
-     * Why there is none.
+     * Why there is none; or that a source is not known yet that may have one.
      * 
      * @var string
      */

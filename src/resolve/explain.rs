@@ -20,7 +20,7 @@ pub struct Explanation {
 /// The newest version of a service with a callable instance: it gets all calls that do not ask for a version.
 pub fn newest_callable<'a>(directory: &'a Directory, service: &str) -> Option<&'a Version> {
     let of = candidates(directory.instances_of(service)?, None);
-    let mut callable = of.filter(|(_, set)| {
+    let mut callable = of.filter(|(_, set)| set.has_callable()).filter(|(_, set)| {
         set.unordered().flat_map(|provider| provider.instances.iter()).any(|it| is_callable(directory, it))
     });
     callable.next().map(|(version, _)| version)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use semver::Version;
 
 pub use self::explain::{Explanation, explain, newest_callable};
-use self::pick::{Callable, Candidate, has_endpoints, pick};
+use self::pick::{Callable, Candidate, has_endpoints, pick, pick_master};
 pub use self::requirement::{NoRequirement, Requirement};
 use crate::model::{Instance, shortened};
 use crate::store::{Directory, InstanceSet, Instances, MasterEntry};
@@ -168,7 +168,12 @@ fn find<'a>(
         passes.into_iter().filter(|(is_answering, may_be_ejected)| *is_answering || *may_be_ejected || has_masters);
     passes.into_iter().find_map(|(is_answering, may_be_ejected)| {
         let callable = Callable { is_master, is_answering, may_be_ejected };
-        candidates(instances, query.version.as_ref()).find_map(|(_, set)| pick(directory, set, query, callable))
+        let has_some = |set: &InstanceSet| if may_be_ejected { set.has_ejected() } else { set.has_callable() };
+        let mut sets = candidates(instances, query.version.as_ref()).filter(|(_, set)| has_some(set));
+        sets.find_map(|(_, set)| match is_master && set.has_few_masters() {
+            true => pick_master(directory, set, query, callable),
+            false => pick(directory, set, query, callable),
+        })
     })
 }
 

@@ -78,6 +78,18 @@ pub(super) fn pick<'a>(
     pick_of(set, query, &|provider| found.get(&ptr::from_ref(provider)).copied())
 }
 
+/// The same, of a set of which few are masters.
+pub(super) fn pick_master<'a>(
+    directory: &'a Directory,
+    set: &'a InstanceSet,
+    query: &Query,
+    callable: Callable,
+) -> Option<Candidate<'a>> {
+    let masters = set.of_masters();
+    let id = pick(directory, &masters, query, callable)?.instance.master()?.clone();
+    candidate(directory, set.of(&id)?, query, callable)
+}
+
 fn pick_of<'a>(set: &'a InstanceSet, query: &Query, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     match &query.prefer_zone {
         Some(zone) => pick_near(set, query, zone, will_do),
@@ -269,13 +281,17 @@ impl Query {
         self.version.as_ref().is_none_or(|version| version.matches(&instance.version)) && self.admits(instance)
     }
 
-    /// About what it costs to choose among these, as bytes of values to be read would.
+    /// About what it costs to choose among these, as bytes of values to be read would. Where many of a set can be called,
+    /// a few draws find one that nothing more is asked of.
     pub fn cost(&self, instances: &Instances) -> usize {
-        if !self.is_selective() && self.prefer_zone.is_none() && self.subset.is_none() {
-            return 0;
-        }
-        let count: usize = candidates(instances, self.version.as_ref()).map(|(_, set)| set.len()).sum();
-        count * (1 + 4 * self.metadata.len())
+        const LOOKS: usize = 4;
+        let is_any = !self.is_selective() && self.prefer_zone.is_none() && self.subset.is_none();
+        let looks = |set: &InstanceSet| match set.is_dense(|| millis_since_1970(SystemTime::now())) {
+            true => usize::from(!is_any),
+            false => LOOKS,
+        };
+        let sets = candidates(instances, self.version.as_ref()).map(|(_, set)| set);
+        sets.map(|set| set.len() * (looks(set) + LOOKS * self.metadata.len())).sum()
     }
 
     /// Whether it asks for more than a version.

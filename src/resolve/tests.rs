@@ -626,6 +626,27 @@ fn a_master_and_an_endpoint_of_one_service_are_both_chosen_and_only_the_master_i
     assert!((0..100).all(|_| choose(&directory, "db", &Query::default()).is_ok_and(|it| it.master.id == "m")));
 }
 
+#[test]
+fn among_very_many_endpoints_a_master_is_found_at_once_and_masters_take_turns() {
+    let (store, publisher) = store();
+    publisher.publish(vec![join("", &["db@1.0.0"], 0), join("m", &["db@1.0.0"], 0)]);
+    let mut directory = store.snapshot().directory().clone();
+    for port in 1..=1_000 {
+        let instance = Instance::at("db", &format!("a:{port}"));
+        directory.list(&format!("\u{1}a:{port}").into(), "db".into(), instance.version.clone(), [instance].into());
+    }
+    for balance in [Balance::Random, Balance::RoundRobin, Balance::LeastOutstanding, Balance::Key("k".into())] {
+        let before = pick::LOOKS.get();
+        let query = by(balance);
+        let chosen: Vec<_> = (0..20).filter_map(|_| choose(&directory, "db", &query).ok()).collect();
+        assert_eq!(chosen.len(), 20);
+        let looks = pick::LOOKS.get() - before;
+        assert!(looks < 20 * 40, "{looks}");
+        let firsts = chosen.iter().filter(|it| it.master.id.is_empty()).count();
+        assert!(query.balance != Balance::RoundRobin || firsts == 10, "{firsts}");
+    }
+}
+
 fn withholding(ends_at: u64) -> Option<Arc<Withholding>> {
     Some(Withholding { since: 1, ends_at, reason: "as the test wants".into(), ..Withholding::default() }.into())
 }

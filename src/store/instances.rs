@@ -1,6 +1,7 @@
 //! Instances of one service.
 
 use std::collections::BTreeSet;
+use std::ops::{AddAssign, Bound, Range, SubAssign};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,8 +20,14 @@ pub fn count_of_held(instances: &Instances) -> usize {
     instances.values().map(InstanceSet::count_of_held).sum()
 }
 
+/// Draws are expected to hit one of a part of this size within a few.
+const PART: usize = 4;
+
 /// The prefix of the ids of providers that nodes register. No master's id begins with it.
 pub(super) const NODE_MARK: char = '\u{1}';
+
+/// Where they are among all ids.
+const NODES: Range<&str> = "\u{1}".."\u{2}";
 
 /// Providers by id. Each has a number below `len`, for choosing; adding or removing one renumbers at most one other,
 /// however many there are.
@@ -38,6 +45,9 @@ pub struct InstanceSet {
     lots: Vector<Lot>,
     /// How many providers have each weight.
     weights: OrdMap<u32, usize>,
+    callable: CallableCount,
+    /// When the last that was ever added has warmed up, in ms since 1970.
+    warm_at: u64,
     /// How often one was chosen by turns, shared by all sets derived from each other.
     turns: Arc<AtomicUsize>,
 }
@@ -62,6 +72,16 @@ pub struct Provider {
 pub struct Lot {
     pub address_hash: u64,
     pub weight: u32,
+}
+
+/// How many can be called, by what they are registered as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct CallableCount {
+    /// Those that are not withheld, and their weights.
+    count: usize,
+    weight: u64,
+    /// Those that are not drained.
+    undrained: usize,
 }
 
 /// XXH3 of a key or an address without its two lowest bits: so PHP has it as an integer too, and each half is 31 bits.
@@ -160,10 +180,41 @@ impl InstanceSet {
         numbers.filter_map(|number| Some((*number, self.providers.get(number)?)))
     }
 
-    /// Whether one of them has a weight and is not withheld.
-    pub(super) fn has_callable(&self) -> bool {
-        let heavy = self.len() - self.weights.get(&0).copied().unwrap_or(0);
-        heavy > self.withheld().filter(|(_, provider)| provider.weight > 0).count()
+    /// Whether one of them takes calls, has a weight and is not withheld.
+    pub fn has_callable(&self) -> bool {
+        self.callable.count > 0
+    }
+
+    /// Whether one of them could be called if it were not ejected.
+    pub fn has_ejected(&self) -> bool {
+        self.callable.undrained > self.callable.count
+    }
+
+    /// Whether a few draws find one that can be called: so it is unless few of them can, or most weigh little.
+    pub fn is_dense(&self, now: impl FnOnce() -> u64) -> bool {
+        let weight = self.callable.weight * PART as u64;
+        self.callable.count * PART >= self.len()
+            && weight >= u64::from(self.heaviest()) * self.len() as u64
+            && (self.warm_at == 0 || self.warm_at <= now())
+    }
+
+    /// Whether it would take many draws to find a master.
+    pub fn has_few_masters(&self) -> bool {
+        (self.len() - self.registered) * PART < self.len()
+    }
+
+    /// The set of those that are masters. They take turns as they do here.
+    pub fn of_masters(&self) -> Self {
+        let mut set = Self { turns: self.turns.clone(), ..Self::default() };
+        self.masters().for_each(|master| set.insert(master.clone()));
+        set
+    }
+
+    /// Those that are masters.
+    pub fn masters(&self) -> impl Iterator<Item = &Provider> {
+        let before = self.numbers.range::<_, str>((Bound::Unbounded, Bound::Excluded(NODES.start)));
+        let after = self.numbers.range::<_, str>((Bound::Included(NODES.end), Bound::Unbounded));
+        before.chain(after).filter_map(|(_, number)| self.providers.get(number))
     }
 
     /// The greatest weight.
@@ -182,7 +233,7 @@ impl InstanceSet {
         self.providers.get(&(turn % self.len().max(1)))
     }
 
-    pub(super) fn of(&self, id: &str) -> Option<&Provider> {
+    pub fn of(&self, id: &str) -> Option<&Provider> {
         self.providers.get(self.numbers.get(id)?)
     }
 
@@ -194,6 +245,8 @@ impl InstanceSet {
             false => drop(self.withheld.remove(&provider.id)),
         }
         self.held += usize::from(provider.is_held());
+        self.callable += CallableCount::of(&provider);
+        self.warm_at = self.warm_at.max(provider.warm_up.map_or(0, WarmUp::ends_at));
         let known = self.numbers.get(&provider.id).copied();
         let number = known.unwrap_or(self.len());
         let lot = Lot { address_hash: provider.address_hash, weight: provider.weight };
@@ -207,6 +260,7 @@ impl InstanceSet {
         }
         if let Some(old) = self.providers.insert(number, provider) {
             self.held -= usize::from(old.is_held());
+            self.callable -= CallableCount::of(&old);
             self.forget_weight(old.weight);
         }
     }
@@ -218,6 +272,7 @@ impl InstanceSet {
         if let Some(removed) = self.providers.remove(&number) {
             self.registered -= usize::from(removed.is_registered());
             self.held -= usize::from(removed.is_held());
+            self.callable -= CallableCount::of(&removed);
             self.forget_weight(removed.weight);
         }
         if let Some(lot) = self.lots.pop_back()
@@ -237,6 +292,32 @@ impl InstanceSet {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(self.weights.remove(&weight)),
         }
+    }
+}
+
+impl CallableCount {
+    fn of(provider: &Provider) -> Self {
+        let mut callable = provider.instances.iter().filter(|it| it.weight > 0 && it.takes_calls()).peekable();
+        let is_callable = callable.peek().is_some() && !provider.is_withheld();
+        let undrained = usize::from(callable.any(|it| it.withheld.drained.is_none()));
+        let weight = if is_callable { u64::from(provider.weight) } else { 0 };
+        Self { count: usize::from(is_callable), weight, undrained }
+    }
+}
+
+impl AddAssign for CallableCount {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.weight += other.weight;
+        self.undrained += other.undrained;
+    }
+}
+
+impl SubAssign for CallableCount {
+    fn sub_assign(&mut self, other: Self) {
+        self.count -= other.count;
+        self.weight -= other.weight;
+        self.undrained -= other.undrained;
     }
 }
 

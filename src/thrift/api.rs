@@ -452,9 +452,14 @@ impl Page {
 
 /// Ensures that each of the feeds has been read as a whole.
 pub(super) fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> thrift::Result<()> {
-    let Some(feed) = waited_for(feeds) else { return Ok(()) };
+    not_ready(feeds).map_or(Ok(()), |not_ready| Err(not_ready.into()))
+}
+
+/// The source that is not known yet, if there is one.
+pub(super) fn not_ready<'a>(feeds: impl Iterator<Item = (&'a Feed, FeedProgress)>) -> Option<NotReady> {
+    let feed = waited_for(feeds)?;
     let message = feed.with_detail(format!("waiting for {}", feed.name()));
-    Err(NotReady { source: feed.name().to_owned(), message }.into())
+    Some(NotReady { source: feed.name().to_owned(), message })
 }
 
 /// A feed that has not been read as a whole yet.

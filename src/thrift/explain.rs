@@ -11,7 +11,7 @@ use super::masters::{after, not_found};
 use super::{Peer, convert};
 use crate::access::Grant;
 use crate::model::{Decoder, Endpoint, Format, Instance, NodePath, Record, address, view};
-use crate::resolve::{Explanation, explain, newest_callable};
+use crate::resolve::{Explanation, Query, explain, newest_callable};
 use crate::store::{FeedState, Snapshot};
 
 /// How many instances are searched for one page.
@@ -31,7 +31,7 @@ impl Api {
         let from = from.as_ref().map(|(version, id)| (version, *id));
         let (snapshot, freshness) = self.fresh(Subject::Instances, request.max_age_ms)?;
         let (directory, grant) = (snapshot.directory(), peer.identity.grant());
-        let newest = newest_callable(directory, service).cloned();
+        let newest = newest(peer, &snapshot, service).await;
         let is_asked_for = |instance: &Instance| request.instance.as_ref().is_none_or(|name| is_named(instance, name));
         let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         for (seen, (id, instance)) in directory.instances_after(service, from).enumerate() {
@@ -116,6 +116,13 @@ impl Api {
             more_nodes: Some(more).filter(|more| *more > 0),
         }
     }
+}
+
+/// The newest version with a callable instance. Searching very many runs on another thread.
+async fn newest(peer: &Peer, snapshot: &Arc<Snapshot>, service: &str) -> Option<Version> {
+    let cost = snapshot.directory().instances_of(service).map_or(0, |instances| Query::default().cost(instances));
+    let (snapshot, service) = (snapshot.clone(), service.to_owned());
+    peer.account.memory.work(cost, move || newest_callable(snapshot.directory(), &service).cloned()).await
 }
 
 /// Whether an instance has this name: the address of one of its endpoints, or the id of a master.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::Peer;
-use super::api::{Api, Subject, denied, ensure_known, invalid};
+use super::api::{Api, Subject, denied, ensure_known, invalid, not_ready};
 use super::convert;
-use super::idl::{NoInstance, ResolveManyReply, ResolveManyRequest, ResolveOutcome, ResolveReply, ResolveRequest};
+use super::idl::{
+    NoInstance, NotReady, ResolveManyReply, ResolveManyRequest, ResolveOutcome, ResolveReply, ResolveRequest,
+};
 use super::request;
 use crate::model::Instance;
 use crate::resolve::{self, Query};
@@ -47,6 +49,8 @@ impl Api {
         let wanted = request.requests.iter().map(|it| wanted(peer, it.clone(), now.directory()));
         let wanted: Vec<_> = wanted.collect::<Result<_, _>>()?;
         let (snapshot, freshness) = self.fresh(Subject::Instances, request.max_age_ms)?;
+        // A source that is not known yet may have an instance where the others have none.
+        let unknown = not_ready(snapshot.behind_instances());
         let (mut outcomes, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
         for (service, query) in wanted {
             peer.let_others_work().await;
@@ -57,8 +61,11 @@ impl Api {
                     ResolveOutcome::new(instance, None, is_protected)
                 }
                 Err(none) => {
-                    ensure_known(snapshot.behind_instances())?;
-                    ResolveOutcome::new(None, none.to_string(), is_protected)
+                    let why = match &unknown {
+                        Some(NotReady { message, .. }) => format!("not ready: {message}"),
+                        None => none.to_string(),
+                    };
+                    ResolveOutcome::new(None, why, is_protected)
                 }
             };
             // Provenance is bounded separately, and anyone who can register can make it long.
@@ -67,6 +74,10 @@ impl Api {
                 return Err(invalid("requests", "more than a reply may hold; ask for fewer"));
             }
             outcomes.push(outcome);
+        }
+        let has_none = !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.instance.is_none());
+        if let Some(unknown) = unknown.filter(|_| has_none) {
+            return Err(unknown.into());
         }
         Ok(ResolveManyReply { outcomes, freshness: freshness.into() })
     }

@@ -5939,7 +5939,7 @@ impl TSerializable for ResolveManyRequest {
 pub struct ResolveOutcome {
   /// Absent: there is none.
   pub instance: Option<Instance>,
-  /// Why there is none.
+  /// Why there is none; or that a source is not known yet that may have one.
   pub error: Option<String>,
   /// As in InstancesReply.
   pub is_protected: Option<bool>,

@@ -11,7 +11,7 @@ use crate::model::{Format, Node, NodePath};
 use crate::resolve::looks_of_this_thread;
 use crate::store::{Feed, FeedState};
 use crate::thrift::idl::{
-    AccessDenied, Balance, GuardAction, GuardControl, GuardQuery, InvalidRequest, NoInstance, NotReady,
+    AccessDenied, Balance, ExplainRequest, GuardAction, GuardControl, GuardQuery, InvalidRequest, NoInstance, NotReady,
     ResolveManyRequest, ResolveReply, ResolveRequest, ServiceQuery,
 };
 
@@ -159,6 +159,14 @@ fn what_one_source_registers_is_told_while_nothing_is_known_of_another() {
     exception::<NotReady>(&house.resolve(ResolveRequest::of("mail")).expect_err("not known yet"));
     exception::<NotReady>(&house.api.instances(&house.peer, &of("mail")).expect_err("not known yet"));
     exception::<NotReady>(&services(of("mail")).expect_err("not known yet"));
+    let many = |names: &[&str]| {
+        let requests = names.iter().map(|name| ResolveRequest::of(*name)).collect();
+        by_turns(house.api.resolve_many(&house.peer, &ResolveManyRequest::new(requests, None)))
+    };
+    let outcomes = many(&["mail", "web"]).expect("what is known").outcomes;
+    assert!(outcomes[1].instance.is_some(), "one that is not known takes no answer from others");
+    assert!(outcomes[0].error.as_ref().is_some_and(|why| why.starts_with("not ready: waiting for ")), "{outcomes:?}");
+    exception::<NotReady>(&many(&["mail"]).expect_err("nothing else is asked for"));
 }
 
 #[test]
@@ -243,6 +251,34 @@ async fn what_very_many_are_looked_through_for_is_found_elsewhere() {
     assert_eq!(looks_of_this_thread(), before);
     house.api.resolve(&house.peer, ResolveRequest::of("web")).await.expect("one");
     assert!(looks_of_this_thread() > before, "what takes no time is found at once");
+}
+
+#[tokio::test]
+async fn where_few_of_very_many_can_be_called_one_is_found_elsewhere() {
+    let root = NodePath::parse("/s").expect("a path");
+    let services = format::Config { root: root.clone(), format: Format::Curator, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![root]).with_services(vec![services]);
+    let house = House::of(vec![feed], &Config::default());
+    let put = |number: usize, is_up: bool| {
+        let (path, port) = (NodePath::parse(&format!("/s/web/{number}")).expect("a path"), number + 1);
+        let data = format!(r#"{{"name":"web","id":"{number}","address":"a","port":{port},"enabled":{is_up}}}"#);
+        Change::Put(path, Arc::new(Node { data: data.into_bytes().into(), ..Node::default() }))
+    };
+    house.feeds[0].publish_whole((0..3_000).map(|number| put(number, false)).collect());
+    let request = || ResolveRequest::of("web");
+    let before = looks_of_this_thread();
+    house.api.resolve(&house.peer, request()).await.expect_err("none is up");
+    house.feeds[0].publish(vec![put(7, true)]);
+    for balance in [None, Some(Balance::ROUND_ROBIN)] {
+        let request = ResolveRequest { balance, ..request() };
+        let reply = house.api.resolve(&house.peer, request.clone()).await.expect("one");
+        assert_eq!(reply.instance.endpoints[0].port, 8);
+        let many = ResolveManyRequest::new(vec![request; 3], None);
+        house.api.resolve_many(&house.peer, &many).await.expect("some");
+    }
+    let request = ExplainRequest::new("web".to_owned(), "a:8".to_owned(), None, None, None);
+    assert_eq!(house.api.explain(&house.peer, &request).await.expect("it").instances.len(), 1);
+    assert_eq!(looks_of_this_thread(), before);
 }
 
 #[tokio::test]
