@@ -152,21 +152,27 @@ impl Prober {
         if self.seen.replace(snapshot.revision()) != Some(snapshot.revision()) {
             self.schedule.set(snapshot.directory().guard().targets(), now);
         }
+        // A name that waits for its turn would take the place of an address.
         while self.running.len() < MAX_RUNNING
-            && let Some((address, target)) = self.schedule.next(now)
+            && let turn = self.lookups.clone().try_acquire_owned().ok()
+            && let Some((address, target)) = self.schedule.next(now, turn.is_some())
         {
-            let (names, lookups, within) = (self.names.clone(), self.lookups.clone(), self.within);
-            self.running.push(async move { (address, look_up(&names, &lookups, &target, within).await) }.boxed());
+            let turn = turn.filter(|_| target.has_name());
+            let (names, within) = (self.names.clone(), self.within);
+            self.running.push(
+                async move {
+                    let step = look_up(&names, &target, within).await;
+                    drop(turn);
+                    (address, step)
+                }
+                .boxed(),
+            );
         }
     }
 }
 
-/// Resolves a host name, when it is its turn.
-async fn look_up(names: &Names, lookups: &Semaphore, target: &Target, within: Duration) -> Step {
-    let _turn = match target.host.parse::<IpAddr>() {
-        Ok(_) => None,
-        Err(_) => lookups.acquire().await.ok(),
-    };
+/// Resolves a host name.
+async fn look_up(names: &Names, target: &Target, within: Duration) -> Step {
     names.look_up(&target.address(), within).await.map_or_else(not_found, Step::Resolved)
 }
 
@@ -228,16 +234,10 @@ mod tests {
     #[tokio::test]
     async fn where_no_name_can_be_looked_up_nothing_is_said_of_a_host() {
         let target = Target { host: "localhost".into(), port: 7 };
-        let (names, lookups, long) = (Names::new(1), Semaphore::new(1), Duration::from_secs(30));
-        let busy = look_up(&Names::new(0), &lookups, &target, long).await;
+        let busy = look_up(&Names::new(0), &target, Duration::from_secs(30)).await;
         assert!(matches!(busy, Step::PutOff), "{busy:?}");
-        let late = look_up(&names, &lookups, &target, Duration::ZERO).await;
+        let late = look_up(&Names::new(1), &target, Duration::ZERO).await;
         assert!(matches!(late, Step::Found(None) | Step::Resolved(_)), "{late:?}");
-        let targets: Vec<_> = (1..50).map(|port| Target { port, ..target.clone() }).collect();
-        let names = Names::new(1);
-        let all = targets.iter().map(|target| look_up(&names, &lookups, target, long));
-        let all = futures::future::join_all(all).await;
-        assert!(all.iter().all(|step| matches!(step, Step::Resolved(_))), "each waits for its turn: {all:?}");
         let unknown = not_found(io::Error::from(ErrorKind::AddrNotAvailable).into());
         assert!(matches!(unknown, Step::Found(Some(Found::Silent))), "{unknown:?}");
         let failed = not_found(io::Error::other("Temporary failure in name resolution").into());

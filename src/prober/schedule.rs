@@ -114,8 +114,8 @@ impl Schedule {
         self.of_hosts.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
     }
 
-    /// The address to probe next, now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(Arc<str>, Target)> {
+    /// The address to probe next, now. Unless names can be looked up, those that have one are put off.
+    pub(super) fn next(&mut self, now: Instant, takes_names: bool) -> Option<(Arc<str>, Target)> {
         while let Some((at, address)) = self.later.pop_first() {
             if at > now {
                 self.later.insert((at, address));
@@ -131,7 +131,7 @@ impl Schedule {
             }
             let service = self.next_service()?;
             self.last = Some(service.clone());
-            if let Some(next) = self.next_of(&service, now) {
+            if let Some(next) = self.next_of(&service, now, takes_names) {
                 return Some(next);
             }
         }
@@ -143,7 +143,7 @@ impl Schedule {
         self.wait(address, now + around(self.config.probe_interval));
     }
 
-    /// The address has to wait, since its host was probed enough.
+    /// The address has to wait, since its host was probed enough, or its name cannot be looked up now.
     pub(super) fn put_off(&mut self, address: &Arc<str>, now: Instant) {
         self.wait(address, now + around(SECOND));
     }
@@ -167,7 +167,7 @@ impl Schedule {
         next.or_else(|| self.due.first_key_value()).map(|(service, _)| service.clone())
     }
 
-    fn next_of(&mut self, service: &Arc<str>, now: Instant) -> Option<(Arc<str>, Target)> {
+    fn next_of(&mut self, service: &Arc<str>, now: Instant, takes_names: bool) -> Option<(Arc<str>, Target)> {
         let of_service = self.of_services.entry(service.clone()).or_insert_with(|| Rate::new(now));
         if of_service.is_full(now, self.config.probes_per_service) {
             return None;
@@ -178,7 +178,7 @@ impl Schedule {
             let Some(known) = self.known.get_mut(&address) else { continue };
             known.waits = false;
             let target = known.target.clone();
-            if !self.admits(target.host.clone(), now) {
+            if !takes_names && target.has_name() || !self.admits(target.host.clone(), now) {
                 self.put_off(&address, now);
                 continue;
             }
@@ -218,7 +218,7 @@ mod tests {
         let mut begun = BTreeMap::new();
         for step in 0..10 {
             let now = from + SECOND / 10 * step;
-            while let Some((address, _)) = schedule.next(now) {
+            while let Some((address, _)) = schedule.next(now, true) {
                 *begun.entry(schedule.known[&address].service.clone()).or_default() += 1;
                 schedule.probed(&address, now);
             }
@@ -247,6 +247,26 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_not_looked_up_take_nothing_from_addresses_and_have_their_turn_later() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(Config { probes: 60, ..Config::default() }, start);
+        let mut all = Vec::new();
+        for number in 0..20 {
+            all.extend(targets(&format!("named-{number}"), 20, |host| format!("h{host}.example-{number}")));
+        }
+        all.extend(targets("web", 40, |number| format!("10.0.0.{number}")));
+        set(&mut schedule, &all, start);
+        let now = start + SECOND;
+        let begun: Vec<_> = std::iter::from_fn(|| schedule.next(now, false)).collect();
+        assert!(begun.len() == 40 && begun.iter().all(|(_, target)| !target.has_name()));
+        begun.iter().for_each(|(address, _)| schedule.probed(address, now));
+        let later = now + SECOND * 3;
+        assert!(
+            std::iter::from_fn(|| schedule.next(later, true)).filter(|(_, target)| target.has_name()).count() == 60
+        );
+    }
+
+    #[test]
     fn one_that_is_let_go_and_held_again_is_probed_no_more_often_than_others() {
         let start = Instant::now();
         let mut schedule = Schedule::new(Config::default(), start);
@@ -259,7 +279,7 @@ mod tests {
         assert_eq!(schedule.later.len(), 2);
         // Also while it is being probed, or waits for its turn.
         let now = start + SECOND;
-        while let Some((address, _)) = schedule.next(now) {
+        while let Some((address, _)) = schedule.next(now, true) {
             set(&mut schedule, &[], now);
             set(&mut schedule, &all, now);
             schedule.probed(&address, now);
