@@ -92,6 +92,8 @@ pub enum Undecodable {
     Bound(#[from] InstanceError),
     #[error("configurators are left out with which it would pass a bound, but for their `disabled` and `weight`")]
     RulesLeftOut,
+    #[error("left out: with it the rules of its service would be more than {MAX_RULES}, or pass a bound in bytes")]
+    RuleLeftOut,
     #[error("with it nodes of its source would pass `[store] max_instances` or `max_instance_bytes`")]
     TooMany,
     #[error(
@@ -168,6 +170,12 @@ impl Config {
             Format::Patroni => Some(scope.child("leader")),
             _ => None,
         }
+    }
+
+    /// How many bytes are read of the rule at a path.
+    pub fn rule_bytes(&self, path: &NodePath, node: &Node) -> usize {
+        let of_data = if self.format == Format::Dubbo { 0 } else { node.data.len() };
+        path.as_str().len() + of_data
     }
 
     /// What the rule at a path changes.

@@ -167,7 +167,7 @@ impl Snapshot {
         let changing = paths.iter().map(|path| {
             let (config, scope) = self.scope_of(path)?;
             if last.as_ref().is_none_or(|(of, _)| *of != scope) {
-                let rules = RulesOfScope::read(config, &self.nodes, &scope);
+                let rules = RulesOfScope::read(config, &self.nodes, &self.directory, &scope);
                 last = Some((scope, rules));
             }
             last.as_ref().map(|(_, rules)| rules.changing(config, &self.nodes, path))

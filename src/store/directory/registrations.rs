@@ -38,6 +38,9 @@ const MAX_LOGGED: usize = 100;
 
 pub(in crate::store) type Nodes = OrdMap<NodePath, Arc<Node>>;
 
+/// Nodes that should register or change something, and cannot be decoded, not be listed in full, or are left out.
+type Faults = OrdMap<NodePath, Arc<Undecodable>>;
+
 /// What nodes register. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registrations {
@@ -48,8 +51,7 @@ pub(super) struct Registrations {
     ledger: Ledger,
     /// By feed, the nodes for which, or for some of whose interfaces, there was no room.
     beyond: OrdSet<(usize, NodePath)>,
-    /// Nodes that should register something, but cannot be decoded, or not be listed in full.
-    undecodable: OrdMap<NodePath, Arc<Undecodable>>,
+    undecodable: Faults,
 }
 
 /// What one node registers.
@@ -131,6 +133,7 @@ impl Directory {
             }
         }
         for (number, scope) in &scopes {
+            self.registrations.name_left_out(&configs[*number], nodes, scope);
             let parent = configs[*number].instances_of(scope);
             due.extend(reader.instances(&configs[*number], &parent).map(|path| (path, *number)));
         }
@@ -276,7 +279,7 @@ impl Directory {
         }
         self.registrations.beyond.remove(&(feed, path.clone()));
         let room_for_rules = self.registrations.ledger.room(feed, reader.limits).by_rules;
-        let read = reader.decode(config, &path, room_for_rules);
+        let read = reader.decode(config, &path, room_for_rules, &self.registrations.undecodable);
         let read = read.and_then(|read| read.map(|read| self.claims(reader, config, &path, read)).transpose());
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
@@ -469,6 +472,17 @@ impl Registrations {
         }
     }
 
+    /// Names the rules of a scope that are left out, and no others.
+    fn name_left_out(&mut self, config: &Config, nodes: &Nodes, scope: &NodePath) {
+        let Some(begin) = config.rules_of(scope) else { return };
+        let rules = rules_below(config, nodes, &self.undecodable, scope, &begin);
+        let rules: Vec<_> = rules.map(|(path, rule)| (path.clone(), rule.is_none())).collect();
+        for (path, is_left_out) in rules {
+            let fault = is_left_out.then(|| Registration::Undecodable(Undecodable::RuleLeftOut.into()));
+            self.set(&path, fault);
+        }
+    }
+
     /// Takes in which applications offer an interface; returns those for which that changed.
     fn take_interface(
         &mut self,
@@ -587,46 +601,52 @@ impl<'a> Reader<'a> {
         config: &Config,
         path: &NodePath,
         room_for_rules: usize,
+        faults: &Faults,
     ) -> Result<Option<Registered>, Undecodable> {
         let Some(node) = self.nodes.get(path) else { return Ok(None) };
         let located = config.locate(path).filter(|located| located.role == Role::Instance);
         let Some(located) = located else { return Ok(None) };
-        let rules = located.scope(path).map(|scope| self.rules_of(config, scope)).unwrap_or_default();
+        let rules = located.scope(path).map(|scope| self.rules_of(config, scope, faults)).unwrap_or_default();
         config.decode(path, &located.service, node, &rules, room_for_rules)
     }
 
-    /// The decodable rules of a scope.
-    fn rules_of(&mut self, config: &Config, scope: NodePath) -> Arc<[Rule]> {
+    /// The rules of a scope that count.
+    fn rules_of(&mut self, config: &Config, scope: NodePath, faults: &Faults) -> Arc<[Rule]> {
         let Some(begin) = config.rules_of(&scope) else { return Arc::default() };
         if let Some(known) = self.rules.get(&scope) {
             return known.clone();
         }
-        let rules: Arc<[Rule]> = rules_below(config, self.nodes, &scope, &begin).map(|(_, rule)| rule).collect();
+        let rules = rules_below(config, self.nodes, faults, &scope, &begin);
+        let rules: Arc<[Rule]> = rules.filter_map(|(_, rule)| rule).collect();
         self.rules.insert(scope, rules.clone());
         rules
     }
 }
 
-/// The decodable rules of a scope with this path prefix.
+/// The decodable rules of a scope with this path prefix; None: it is left out.
 fn rules_below<'a>(
     config: &'a Config,
     nodes: &'a Nodes,
+    faults: &'a Faults,
     scope: &'a NodePath,
     begin: &'a NodePath,
-) -> impl Iterator<Item = (&'a NodePath, Rule)> {
+) -> impl Iterator<Item = (&'a NodePath, Option<Rule>)> {
     let range = nodes.range(begin.clone()..).take_while(|(path, _)| path.as_str().starts_with(begin.as_str()));
     let is_rule = |path: &NodePath| {
         let located = config.locate(path).filter(|located| located.role == Role::Rule);
         located.is_some_and(|located| located.scope(path).as_ref() == Some(scope))
     };
-    let mut room = MAX_BYTES_OF_RULES;
-    let has_room = move |(path, node): &(&NodePath, &Arc<Node>)| {
-        let left = room.checked_sub(path.as_str().len() + node.data.len());
-        room = left.unwrap_or(room);
-        left.is_some()
+    // What was refused when it came is not read again, and takes nothing from the others.
+    let is_refused = |path: &NodePath| faults.get(path).is_some_and(|why| **why != Undecodable::RuleLeftOut);
+    let (mut room, mut count) = (MAX_BYTES_OF_RULES, 0);
+    let mut rule = move |path: &NodePath, node: &Node| {
+        let left = room.checked_sub(config.rule_bytes(path, node)).filter(|_| count < MAX_RULES)?;
+        let rule = config.rule(path, node).ok()?;
+        (room, count) = (left, count + 1);
+        Some(rule)
     };
-    let rules = range.take(MAX_SEEN).filter(move |(path, _)| is_rule(path)).filter(has_room);
-    rules.filter_map(|(path, node)| Some((path, config.rule(path, node).ok()?))).take(MAX_RULES)
+    let rules = range.take(MAX_SEEN).filter(move |(path, _)| is_rule(path) && !is_refused(path));
+    rules.map(move |(path, node)| (path, rule(path, node)))
 }
 
 /// The rules of one scope, with their nodes.
@@ -634,9 +654,10 @@ fn rules_below<'a>(
 pub(in crate::store) struct RulesOfScope(Vec<(NodePath, Rule)>);
 
 impl RulesOfScope {
-    pub(in crate::store) fn read(config: &Config, nodes: &Nodes, scope: &NodePath) -> Self {
+    pub(in crate::store) fn read(config: &Config, nodes: &Nodes, directory: &Directory, scope: &NodePath) -> Self {
         let Some(begin) = config.rules_of(scope) else { return Self::default() };
-        Self(rules_below(config, nodes, scope, &begin).map(|(path, rule)| (path.clone(), rule)).collect())
+        let rules = rules_below(config, nodes, &directory.registrations.undecodable, scope, &begin);
+        Self(rules.filter_map(|(path, rule)| Some((path.clone(), rule?))).collect())
     }
 
     /// The paths of the rules that change what a node of the scope registers.

@@ -1,8 +1,8 @@
 //! Instances that nodes register: at their own revision, merged by address, and at the cost of what changed.
 
 use super::*;
-use crate::format;
-use crate::model::{Format, Instance};
+use crate::format::{self, Undecodable};
+use crate::model::{Format, Instance, InstanceState};
 
 const APPLICATION: &str = r#"{"address":"10.0.0.5","payload":{"metadata":{"dubbo.endpoints":
     "[{\"port\":20880,\"protocol\":\"dubbo\"}]","dubbo.metadata.revision":"a"}}}"#;
@@ -398,6 +398,36 @@ fn the_rules_of_a_scope_are_read_up_to_a_bound_in_bytes() {
     publisher
         .publish(fat.chain([vector(9, 10), put("/s/web/member_1", &member("ALIVE", 1, "{}"))]).collect::<Vec<_>>());
     assert_eq!(instances(&store, "web")[0].weight, 3, "five of nine: of the large ones four");
+    let left_out = || {
+        let snapshot = store.snapshot();
+        let root = path("/s");
+        let all = snapshot.directory().undecodable(&root);
+        all.filter(|(_, why)| **why == Undecodable::RuleLeftOut).count()
+    };
+    assert_eq!(left_out(), 4);
+    publisher.publish((1..4).map(|number| delete(&format!("/s/web/vector_{number}"))).collect::<Vec<_>>());
+    assert_eq!((instances(&store, "web")[0].weight, left_out()), (3, 1), "others have their room");
+}
+
+#[test]
+fn a_rule_that_is_refused_takes_no_room_of_others_and_what_nobody_reads_none_at_all() {
+    let (store, publisher) = house(vec![services("/s", Format::Serverset), services("/dubbo", Format::Dubbo)]);
+    let large = "x".repeat(250 << 10);
+    let half = r#"{"vector":[{"select":"shard=1","weight":0.5}]}"#;
+    // Together they are 256 KiB.
+    let small = (1..=5).map(|number| put(&format!("/s/web/vector_0{number}"), &large[..6_100]));
+    let vectors = [put("/s/web/vector_0", &large), put("/s/web/vector_1", half)];
+    let rule = |key: &str| format!("/dubbo/i/configurators/override%3A%2F%2F0.0.0.0%2Fi%3F{key}");
+    let dubbo = [
+        put("/dubbo/i/providers/dubbo%3A%2F%2Fh%3A1%2Fi", ""),
+        put(&rule("a%3D1"), &large),
+        put(&rule("disabled%3Dtrue"), &large),
+    ];
+    let member = put("/s/web/member_1", &member("ALIVE", 1, "{}"));
+    publisher.publish(small.chain(vectors).chain(dubbo).chain([member]).collect::<Vec<_>>());
+    assert_eq!(instances(&store, "web")[0].weight, 50);
+    assert_eq!(instances(&store, "i")[0].state, InstanceState::Down);
+    assert_eq!(store.snapshot().directory().count_of_undecodable(), 6);
 }
 
 #[test]
