@@ -293,58 +293,86 @@ class Client
     }
 
     /**
-     * The same from the file that a writer left behind, if no sidecar answers: null if it resolves none of them.
+     * The same from the file that a writer left behind, if no sidecar answers: of several files, from the first that
+     * resolves all, or else from the one that resolves most; null if none resolves any.
      *
      * @param non-empty-list<array<string, mixed>> $wanted
      * @return ?non-empty-list<Resolved|Exception\NoInstance>
      */
     private function resolvedAsLeft(array $wanted, ?int $maxAge): ?array
     {
+        [$best, $most] = [null, 0];
         foreach (array_unique(array_filter($this->places)) as $file) {
             try {
                 $found = self::resolvedBy(new SharedFile($file, $this->owner, isLast: true), $wanted, $maxAge);
-                $resolved = array_filter($found ?? [], static fn (object $it) => $it instanceof Resolved);
-                if ($resolved !== []) {
-                    $this->freshness = reset($resolved)->freshness;
-                    return $found;
-                }
-            } catch (TransportFailed | NotReady) {
+            } catch (TransportFailed) {
+                continue;
+            }
+            $resolved = array_filter($found ?? [], static fn (object $it) => $it instanceof Resolved);
+            if (count($resolved) > $most) {
+                [$best, $most, $this->freshness] = [$found, count($resolved), reset($resolved)->freshness];
+            }
+            if ($most === count($wanted)) {
+                break;
             }
         }
-        return null;
+        return $best;
     }
 
     /**
      * Resolves all at one revision; null if the file cannot answer all of them. One that a writer left behind is all that
-     * there is: a service that it does not know keeps no other from its answer.
+     * there is: what it cannot answer keeps nothing else from its answer.
      *
      * @param non-empty-list<array<string, mixed>> $wanted
      * @return ?non-empty-list<Resolved|Exception\NoInstance>
      */
     private static function resolvedBy(SharedFile $file, array $wanted, ?int $maxAge): ?array
     {
-        foreach ($wanted as $request) {
-            if (count(array_filter($request, static fn (mixed $it) => $it !== null)) > 1 + (int) ($request['key'] !== null)) {
-                return null;
-            }
-        }
         for ($try = 0; $try < 3; $try++) {
             [$found, $revision] = [[], null];
-            foreach ($wanted as ['serviceName' => $service, 'key' => $key]) {
-                $one = $file->resolve($service, $key, $maxAge);
-                if ($one === null && !$file->isLast) {
+            foreach ($wanted as $request) {
+                $one = $file->isLast
+                    ? self::resolvedByLast($file, $request, $maxAge)
+                    : self::resolvedByOne($file, $request, $maxAge);
+                if ($one === null) {
                     return null;
                 }
-                $revision ??= $one?->freshness->revision;
-                if ($one !== null && $one->freshness->revision !== $revision) {
-                    continue 2;
+                if ($one instanceof Resolved) {
+                    $revision ??= $one->freshness->revision;
+                    if ($one->freshness->revision !== $revision) {
+                        continue 2;
+                    }
                 }
-                $why = 'no sidecar answers, and the shared file that it left does not say which instance can be called of';
-                $found[] = $one ?? new Exception\NoInstance($service, "$why the service $service");
+                $found[] = $one;
             }
             return $found;
         }
         return null;
+    }
+
+    /** @param array<string, mixed> $request */
+    private static function resolvedByOne(SharedFile $file, array $request, ?int $maxAge): ?Resolved
+    {
+        $given = count(array_filter($request, static fn (mixed $it) => $it !== null));
+        return $given > 1 + (int) ($request['key'] !== null)
+            ? null
+            : $file->resolve($request['serviceName'], $request['key'], $maxAge);
+    }
+
+    /** @param array<string, mixed> $request */
+    private static function resolvedByLast(SharedFile $file, array $request, ?int $maxAge): Resolved|Exception\NoInstance
+    {
+        $why = 'the shared file that it left does not say which instance can be called of it';
+        try {
+            $one = self::resolvedByOne($file, $request, $maxAge);
+        } catch (NotReady $unknown) {
+            $why = $unknown->getMessage();
+        } catch (TransportFailed $failure) {
+            // An entry is damaged, unless nothing of the file can be read.
+            $why = isset($file->freshness) ? $failure->getMessage() : throw $failure;
+        }
+        $service = $request['serviceName'];
+        return $one ?? new Exception\NoInstance($service, "of $service no instance is known: no sidecar answers, and $why");
     }
 
     /** Returns a master by its id; null if it does not exist. */

@@ -133,8 +133,12 @@ final class ReportTest extends TestCase
                 self::assertSame('requests', $mistake->field);
             }
         }
+        // Only the sidecar chooses by a zone, and there is none.
+        $found = $roster->resolveMany(['db', ['service' => 'web', 'zone' => 'a']]);
+        self::assertInstanceOf(NoInstance::class, $found[1]);
+        self::assertSame('a:80', $found[0]->address());
         $this->expectException(Unavailable::class);
-        $roster->resolveMany(['db', ['service' => 'web', 'zone' => 'a']]);
+        $roster->resolveMany([['service' => 'web', 'zone' => 'a']]);
     }
 
     public function testWhatTheSidecarResolvesIsToldInItsPlaceOrWhyThereIsNone(): void

@@ -11,6 +11,7 @@ use Roster\Exception\NotReady;
 use Roster\Exception\Unavailable;
 use Roster\Read\Picks;
 use Roster\Read\WarmUp;
+use Roster\Tests\Support\Folder;
 use Roster\Tests\Support\SharedFile;
 use Roster\Transport;
 
@@ -92,6 +93,24 @@ final class ResolveTest extends TestCase
         self::assertEqualsWithDelta(4_000 / 101, $drawn, 6 * sqrt(4_000 / 101) + 1);
         $keyed = count(array_filter(range(1, 4_000), static fn (int $key) => $isFresh((string) $key)));
         self::assertEqualsWithDelta(2_000, $keyed, 6 * sqrt(1_000) + 1);
+    }
+
+    /** @requires extension dba */
+    public function testWhereAllWarmUpOneIsFoundWithinFewDrawsAndTheWarmerMoreOften(): void
+    {
+        $of = static fn (int $age) => [
+            'weight' => 10_000,
+            'metadata' => ['timestamp' => (time() - $age) . '000', 'warmup' => '10000000'],
+            'provenance' => [['decoder' => 'dubbo']],
+        ];
+        // One counts with 3 of 1,000, and one with 12.
+        $instances = [['address' => 'h:1'] + $of(30), ['address' => 'h:2'] + $of(120)];
+        $roster = Client::local('', '', self::file($instances, [self::chunk($instances)])->path);
+        $drawn = 0;
+        for ($time = 0; $time < 2_000; $time++) {
+            $drawn += (int) ($roster->resolve('web')->address() === 'h:1');
+        }
+        self::assertEqualsWithDelta(400, $drawn, 6 * sqrt(2_000 * 0.2 * 0.8));
     }
 
     /** @return iterable<string, array{list<array>, string, list<array>}> */
@@ -274,6 +293,47 @@ final class ResolveTest extends TestCase
         self::assertSame('nosuch', $found['other']->service);
         $this->expectException(Unavailable::class);
         Client::local('', '', $file->path)->resolve('web', zone: 'a');
+    }
+
+    /** @requires extension dba */
+    public function testWhatAFileAsItWasLeftCannotAnswerKeepsNothingElseFromItsAnswer(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $file = self::file($instances, [self::chunk($instances)], silenceMs: 60_000);
+        $file->set([], ['supplies' => ['instances'], 'whole' => false, 'ageMs' => null], 60_000);
+        $file->write(['pick/damaged' => '{']);
+        $roster = Client::local('', '', $file->path);
+        $found = $roster->resolveMany(['nosuch', 'damaged', ['service' => 'web', 'zone' => 'a'], ['service' => 'web', 'key' => 7]]);
+        self::assertSame('a:1', $found[3]->address());
+        foreach (array_slice($found, 0, 3) as $number => $none) {
+            self::assertInstanceOf(NoInstance::class, $none, (string) $number);
+        }
+        self::assertStringContainsString('has never been in sync', $found[0]->getMessage());
+        $this->expectException(Unavailable::class);
+        $roster->resolveMany(['nosuch', 'damaged']);
+    }
+
+    /** @requires extension dba */
+    public function testOfSeveralFilesThatWereLeftTheOneThatAnswersMostIsRead(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $one = self::file($instances, [self::chunk($instances)], silenceMs: 60_000);
+        $others = [['address' => 'b:1', 'weight' => 1]];
+        $both = self::file($others, [self::chunk($others)], silenceMs: 60_000);
+        $both->write(['pick/db' => json_encode(['version' => '1.0.0', 'count' => 1, 'heaviest' => 1])]);
+        $both->write(["pick/db\0001.0.0\0000" => self::chunk($others)]);
+        $both->write(["instance/db\0001.0.0\0000" => json_encode(['endpoints' => [['host' => 'b', 'port' => 2]]])]);
+        $folder = new Folder();
+        $sockets = [];
+        foreach ([$one, $both] as $number => $file) {
+            $sockets["$folder->path/$number.sock"] = $file->path;
+        }
+        $local = new \ReflectionMethod(Client::class, '__construct');
+        $roster = (new \ReflectionClass(Client::class))->newInstanceWithoutConstructor();
+        $local->invoke($roster, $sockets, true, '', null, null, false, null, null);
+        $addresses = static fn (array $found) => array_map(static fn (object $it) => $it->address(), $found);
+        self::assertSame(['b:1', 'b:2'], $addresses($roster->resolveMany(['web', 'db'])));
+        self::assertSame(['a:1'], $addresses($roster->resolveMany(['web'])));
     }
 
     /** @requires extension dba */

@@ -54,8 +54,12 @@ final class SharedFile
     /** How many random draws to try before looking through all weights. */
     private const DRAWS = 8;
 
-    /** How often to draw again where instances warm up: then almost all do. */
-    private const REDRAWS = 64;
+    /**
+     * How many draws may find only instances that warm up, of which a part of the weight counts: if so many do, almost all
+     * warm up, and they are compared with the warmest of those drawn. After so many more, the next is taken.
+     */
+    private const REDRAWS = 16;
+    private const CHANCES = 1 << 40;
 
     /** A larger number of instances is believed only if the file has this many bytes for each. */
     private const FEW_INSTANCES = 4_096;
@@ -245,7 +249,8 @@ final class SharedFile
             // A version of another service takes precedence, and only the sidecar knows which of these exist.
             $keys = [...$keys, 'service' . self::name($versioned[1], '/'), 'instances' . self::name($versioned[1], '/')];
         }
-        for ([$try, $redraws] = [0, 0]; $try <= self::TRIES; $try++) {
+        $parts = [];
+        for ($try = 0; $try <= self::TRIES; $try++) {
             $entries = $this->entries($keys, Report::INSTANCES, $maxAge);
             $choice = array_shift($entries);
             if ($choice === false || array_filter($entries, is_string(...)) !== []) {
@@ -281,14 +286,27 @@ final class SharedFile
             if (count($equal) > 1) {
                 usort($equal, Hydrator::compare(...));
             }
-            // Only a part of the weight counts during a warm-up: otherwise draw again.
-            if ($key === null && $redraws < self::REDRAWS && !WarmUp::takes($equal[0])) {
-                [$redraws, $try] = [$redraws + 1, $try - 1];
+            if ($key === null && !self::takes($equal[0], $parts)) {
+                $try--;
                 continue;
             }
             return Hydrator::resolved($equal[0], $service, $this->freshness, $isProtected);
         }
         throw new TransportFailed('it changes faster than so much can be read from it');
+    }
+
+    /**
+     * Whether an instance that was drawn by its whole weight is chosen: as often as the part of it that counts now.
+     *
+     * @param list<float> $parts those of the instances that were drawn
+     */
+    private static function takes(array $record, array &$parts): bool
+    {
+        $parts[] = $part = WarmUp::part($record);
+        $whole = count($parts) > self::REDRAWS ? max($parts) : 1.0;
+        return $part >= $whole
+            || count($parts) > 2 * self::REDRAWS
+            || random_int(1, self::CHANCES) <= self::CHANCES * $part / $whole;
     }
 
     /**

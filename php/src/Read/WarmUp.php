@@ -16,12 +16,11 @@ final class WarmUp
     private const DEFAULT_MS = 600_000;
     private const MAX_MS = 0x7fffffff;
 
-    /** Whether an instance that was drawn by its whole weight is chosen: as often as the part of it that counts now. */
-    public static function takes(array $record): bool
+    /** The part of the weight that counts now: from 0 to 1. */
+    public static function part(array $record): float
     {
         $weight = $record['weight'] ?? 100;
-        $part = self::weight($record, (int) (microtime(true) * 1_000));
-        return $part >= $weight || random_int(1, $weight) <= $part;
+        return $weight === 0 ? 1.0 : self::weight($record, (int) (microtime(true) * 1_000)) / $weight;
     }
 
     /** The weight that counts at a time, in ms since 1970. */
