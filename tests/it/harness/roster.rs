@@ -161,6 +161,14 @@ impl Roster {
         std::fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
+    /// Waits until its log has this text: what it does is seen before it is logged.
+    pub(crate) fn logs(&self, text: &str) {
+        eventually("it is logged", SOON, || {
+            let log = self.log();
+            ensure(log.contains(text), format!("no {text:?} in the log:\n{log}"))
+        });
+    }
+
     /// How many bytes of memory it has.
     pub(crate) fn memory(&self) -> usize {
         self.resident("VmRSS:")
