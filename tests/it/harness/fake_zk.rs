@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use super::runtime;
+use super::{SOON, ensure, eventually, free_port, runtime};
 
 /// Operations, by `ZooDefs.OpCode`.
 pub(crate) mod op {
@@ -35,6 +36,7 @@ pub(crate) struct FakeZk {
     address: SocketAddr,
     connects: Arc<AtomicUsize>,
     gone: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
 }
 
 /// What a server says. By itself it tells of a root without data and without children.
@@ -78,7 +80,7 @@ pub(crate) enum Sent {
     Many(Box<dyn FnMut(usize) -> Option<Vec<u8>> + Send>),
     /// A byte each half second.
     Slowly(Vec<u8>),
-    /// Nothing; the connection is closed.
+    /// Nothing; the connection is closed, once all that was sent before has come.
     Closed,
 }
 
@@ -88,12 +90,13 @@ impl FakeZk {
     }
 
     pub(crate) fn at(host: Ipv4Addr, tale: impl Tale) -> Self {
-        let listener = runtime().block_on(TcpListener::bind((host, 0))).expect("a listener");
+        // No port that another test gets while somebody still looks for this server.
+        let listener = runtime().block_on(TcpListener::bind((host, free_port()))).expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (gone, watched) = watch::channel(false);
         let connects = Arc::new(AtomicUsize::new(0));
-        runtime().spawn(accept(listener, Arc::new(tale), connects.clone(), watched));
-        Self { address, connects, gone }
+        let accepting = runtime().spawn(accept(listener, Arc::new(tale), connects.clone(), watched));
+        Self { address, connects, gone, accepting }
     }
 
     pub(crate) fn connect_string(&self) -> String {
@@ -103,6 +106,12 @@ impl FakeZk {
     /// How many connections it has had.
     pub(crate) fn connects(&self) -> usize {
         self.connects.load(Ordering::Relaxed)
+    }
+
+    /// Goes, and waits until nobody can connect any more.
+    pub(crate) fn ends(self) {
+        self.gone.send_replace(true);
+        eventually("the server ends", SOON, || ensure(self.accepting.is_finished(), "it accepts"));
     }
 }
 
@@ -204,7 +213,12 @@ async fn send(stream: &mut TcpStream, sent: Sent) -> std::io::Result<()> {
             }
             Ok(())
         }
-        Sent::Closed => Err(std::io::ErrorKind::ConnectionAborted.into()),
+        Sent::Closed => {
+            // With requests unread, a close would take back what is on its way to the client.
+            stream.shutdown().await?;
+            tokio::io::copy(stream, &mut tokio::io::sink()).await?;
+            Err(std::io::ErrorKind::ConnectionAborted.into())
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::runtime;
+use super::{free_port, runtime};
 
 /// How much later the second half comes, where the line falters.
 const LATE: Duration = Duration::from_millis(30);
@@ -53,7 +53,8 @@ impl Link {
     /// One that begins at this address of the machine.
     pub(crate) fn at(address: Ipv4Addr, server: String) -> Self {
         let (state, watched) = watch::channel(State::Whole);
-        let listener = runtime().block_on(TcpListener::bind((address, 0))).expect("a listener");
+        // No port that another test gets while somebody still tries to come this way.
+        let listener = runtime().block_on(TcpListener::bind((address, free_port()))).expect("a listener");
         let address = listener.local_addr().expect("an address");
         let carried = Arc::default();
         runtime().spawn(accept(listener, server, watched, Arc::clone(&carried)));
@@ -124,9 +125,10 @@ async fn carry(client: TcpStream, server: String, state: watch::Receiver<State>,
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
+        biased;
+        () = until(state.clone(), |state| matches!(state, State::Cut | State::Gone)) => {}
         () = pump(from_client, to_server, state.clone(), &carried) => {}
-        () = pump(from_server, to_client, state.clone(), &carried) => {}
-        () = until(state, |state| matches!(state, State::Cut | State::Gone)) => {}
+        () = pump(from_server, to_client, state, &carried) => {}
     }
 }
 

@@ -116,6 +116,21 @@ impl Scripted {
         }
     }
 
+    /// The same; meanwhile it answers pings, as whoever is not held up.
+    pub(crate) fn asked_alive(&mut self, kind: &str) -> Asked {
+        loop {
+            let message = self.hears().unwrap_or_else(|| panic!("closed before {kind}"));
+            if text(&message, "cmd") == "ping" {
+                self.say(map([("cmd", "pong".into()), ("uuid", text(&message, "uuid").into())]));
+            }
+            if let Some(asked) = self.request(&message)
+                && asked.kind == kind
+            {
+                return asked;
+            }
+        }
+    }
+
     /// What a message asks, if it comes over the trunk; one that opens it is noted.
     pub(crate) fn request(&mut self, message: &Value) -> Option<Asked> {
         match text(message, "cmd").as_str() {

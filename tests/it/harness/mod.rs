@@ -26,10 +26,12 @@ mod wire;
 mod zk;
 
 use std::fmt::Display;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 pub(crate) use self::cli::{Ended, Printing, binary, binary_path, unconfigured};
 pub(crate) use self::client::{Client, Dialect, exception, offering};
@@ -95,17 +97,25 @@ impl Drop for Over<'_> {
     }
 }
 
-/// A port that nobody has. It lies below those that the kernel gives to clients, so that none takes it while its
-/// server restarts.
+/// A port that nobody has, and no other test gets. It lies below those that the kernel gives to clients, so that none
+/// takes it while its server restarts.
 pub(crate) fn free_port() -> u16 {
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
     let first = || AtomicU16::new(10_000 + (std::process::id() % 200) as u16 * 100);
     loop {
         let port = NEXT.get_or_init(first).fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if is_free(port).is_ok() {
             return port;
         }
     }
+}
+
+/// Does not listen there: a process that another thread is starting has what is open here for a moment, and would be in
+/// the way of whoever is to listen.
+fn is_free(port: u16) -> std::io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
 }
 
 /// Where the asynchronous parts of the harness run. The tests themselves are plain threads.

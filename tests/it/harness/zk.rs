@@ -6,7 +6,13 @@ use futures::future::try_join_all;
 use zookeeper_client::{Acls, Client, Connector, CreateMode, Error};
 
 use super::release::release;
-use super::runtime;
+use super::{SOON, eventually, runtime};
+
+/// How long one attempt may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After so long a silence an owner's session ends; a busy machine may hold up its heartbeats for some of that.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many nodes are written in one transaction.
 const BATCH: usize = 500;
@@ -123,7 +129,7 @@ impl Zk {
     pub(crate) fn ephemeral(&self, path: &str, data: &str) -> Owner {
         runtime().block_on(async {
             // Detached, since its session should end by silence, not by a farewell.
-            let client = self.client(Client::connector().with_session_timeout(Duration::from_secs(1)).with_detached());
+            let client = self.client(Client::connector().with_session_timeout(OWNER_TIMEOUT).with_detached());
             let client = client.await.expect("a client");
             let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
             client.create(path, data.as_bytes(), &options).await.expect("a node");
@@ -131,16 +137,23 @@ impl Zk {
         })
     }
 
-    /// What `operation` makes of a fresh client; it must succeed.
+    /// What `operation` makes of a fresh client; it must succeed. On a busy machine, connecting may need several
+    /// attempts; the operation is not done twice.
     pub(crate) fn run<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> T {
-        self.attempt(operation).unwrap_or_else(|error| panic!("{}: {error}", self.connect))
+        let client = eventually("ZooKeeper is reached", SOON, || {
+            runtime().block_on(within(PATIENCE, self.client(Client::connector())))
+        });
+        let done = runtime().block_on(async {
+            let client = client;
+            within(PATIENCE, operation(&client)).await
+        });
+        done.unwrap_or_else(|error| panic!("{}: {error}", self.connect))
     }
 
     /// What `operation` makes of a fresh client.
     pub(crate) fn attempt<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> Result<T, Error> {
         runtime().block_on(async {
-            let attempt = async { operation(&self.client(Client::connector()).await?).await };
-            tokio::time::timeout(Duration::from_secs(10), attempt).await.unwrap_or(Err(Error::Timeout))
+            within(PATIENCE, async { operation(&self.client(Client::connector()).await?).await }).await
         })
     }
 
@@ -151,6 +164,10 @@ impl Zk {
             None => connector.connect(&self.connect).await,
         }
     }
+}
+
+async fn within<T>(limit: Duration, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(limit, what).await.unwrap_or(Err(Error::Timeout))
 }
 
 /// Has a client make only requests that a server of this release knows.
