@@ -1,14 +1,13 @@
 //! What pretends to be a ZooKeeper and is none: it ends nothing but its own connection, takes neither memory nor
 //! processor without bound, and what it tells that cannot be is left out, counted and named.
 
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::harness::fake_zk::{self, FakeNode, FakeZk, Sent, Tale, op};
-use crate::harness::{Ended, ExtraAddress, Roster, SOON, binary, ensure, eventually, source};
+use crate::harness::{Ended, ExtraAddress, Roster, SOON, binary, ensure, eventually, free_port, read_some, source};
 use crate::idl::{Origin, SubtreeRequest, TRosterSyncClient};
 
 /// The most memory that a sidecar may take beside what it mirrors.
@@ -237,7 +236,10 @@ fn events_without_end_while_a_read_is_unanswered_take_no_memory() {
     }
     // Whichever is noticed first, on a machine that may be slow.
     let told = ["events came faster than they were taken", "the server answers nothing that it was asked for"];
-    assert!(told.iter().any(|told| roster.log().contains(told)), "{}", roster.log());
+    eventually("it is told why", SOON, || {
+        let log = roster.log();
+        ensure(told.iter().any(|told| log.contains(told)), log)
+    });
 }
 
 /// Two nodes, and what no node can be called.
@@ -269,10 +271,10 @@ fn names_that_no_node_can_have_are_left_out_and_nothing_else() {
     assert_eq!(tree.keys().collect::<Vec<_>>(), expected);
     assert_eq!((roster.source().skipped_nodes, freshness.complete), (IMPOSSIBLE.len() as i64, false));
     for named in [r#"".." in /"#, r#""a/b" in /"#, r#""\u{1b}" in /"#] {
-        assert!(roster.log().contains(named), "{named}: {}", roster.log());
+        roster.logs(named);
     }
     roster.stop();
-    drop(zk);
+    zk.ends();
     roster.run();
     let restored = roster.client().subtree(SubtreeRequest::new("/".into(), None, None, None)).expect("what was known");
     assert_eq!(restored.nodes.iter().map(|node| node.path.as_str()).collect::<Vec<_>>(), expected);
@@ -314,7 +316,7 @@ fn a_node_that_the_server_refuses_to_read_costs_no_other_one() {
         let (tree, freshness) = roster.tree().expect("a tree");
         assert_eq!(tree.keys().collect::<Vec<_>>(), ["/", "/a", "/b", "/c"]);
         assert_eq!((roster.source().skipped_nodes, freshness.complete), (1, false));
-        assert!(roster.log().contains("path=/bad"), "{}", roster.log());
+        roster.logs("path=/bad");
     }
 }
 
@@ -334,9 +336,11 @@ fn a_name_that_no_node_can_have_is_counted_when_it_comes_later() {
     let heartbeats = Arc::new(AtomicUsize::new(0));
     let zk = FakeZk::telling(OddLater(heartbeats.clone()));
     let roster = mirroring(&zk, "");
-    eventually("it is counted", SOON, || ensure(roster.source().skipped_nodes == 1, roster.log()));
-    assert!(roster.log().contains(r#""\u{1b}" in /"#), "{}", roster.log());
-    assert!(!roster.get("/").expect("a node").freshness.complete);
+    eventually("it is counted", SOON, || {
+        let freshness = roster.get("/").map_err(|error| format!("{error:?}"))?.freshness;
+        ensure(roster.source().skipped_nodes == 1 && !freshness.complete, roster.log())
+    });
+    roster.logs(r#""\u{1b}" in /"#);
     roster.becomes("live");
     eventually("its event ends no connection", SOON, || {
         let seen = || (zk.connects(), heartbeats.load(Ordering::Relaxed));
@@ -391,7 +395,7 @@ fn listening(ip: impl Into<IpAddr>, port: u16) -> (SocketAddr, Arc<Mutex<Vec<Vec
         while let Ok((mut stream, _)) = listener.accept() {
             stream.set_read_timeout(Some(LISTENS)).expect("a time limit");
             let (mut came, mut some) = (Vec::new(), [0; 1024]);
-            while let Ok(length @ 1..) = stream.read(&mut some) {
+            while let Ok(length @ 1..) = read_some(&mut stream, &mut some) {
                 came.extend_from_slice(&some[..length]);
             }
             hearing.lock().expect("no panic").push(came);
@@ -411,8 +415,8 @@ fn shown_to(zk: &FakeZk) -> Roster {
 
 #[test]
 fn what_an_ensemble_names_over_loopback_is_not_tried_since_that_may_be_a_tunnel() {
-    let (here, heard) = listening(Ipv4Addr::LOCALHOST, 0);
-    let port = here.port();
+    let port = free_port();
+    let (_, heard) = listening(Ipv4Addr::LOCALHOST, port);
     let (_, heard_by_6) = listening(Ipv6Addr::LOCALHOST, port);
     let named = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.2"];
     let lines = named.iter().enumerate().map(|(n, host)| format!("server.{n}=x:1:2:participant;{host}:{port}\n"));
@@ -440,9 +444,9 @@ fn wants_a_session(timeout_ms: u32) -> Vec<u8> {
 #[test]
 fn what_an_ensemble_names_gets_neither_a_session_nor_a_password_unless_it_answers_and_is_never_this_machine() {
     let Some(address) = ExtraAddress::take() else { return };
-    let (here, heard_here) = listening(Ipv4Addr::LOCALHOST, 0);
-    let (there, heard) = listening(address.ip, 0);
-    let port = here.port();
+    let port = free_port();
+    let (_, heard_here) = listening(Ipv4Addr::LOCALHOST, port);
+    let (there, heard) = listening(address.ip, free_port());
     let lines = format!(
         "server.1=x:1:2:participant;127.0.0.1:{port}\nserver.2=x:1:2:participant;localhost:{port}\n\
          server.3=x:1:2:participant;{there}\nserver.4=127.0.0.1:1:2:participant;{port}\n"
@@ -452,10 +456,14 @@ fn what_an_ensemble_names_gets_neither_a_session_nor_a_password_unless_it_answer
     eventually("it is told", SOON, || ensure(roster.log().contains("are not named by `connect`"), roster.log()));
     drop(zk);
     // Beside the greeting, a probe asks whether it speaks TLS.
-    eventually("it is tried", SOON, || ensure(heard.lock().expect("no panic").len() > 3, roster.log()));
-    let heard = heard.lock().expect("no panic").clone();
+    let greeting = wants_a_session(2_000);
+    let heard = eventually("it is tried", SOON, || {
+        let heard = heard.lock().expect("no panic").clone();
+        if heard.len() > 3 && heard.contains(&greeting) { Ok(heard) } else { Err(roster.log()) }
+    });
     for came in &heard {
-        assert!(*came == wants_a_session(2_000) || came.starts_with(HANDSHAKE), "{came:?}");
+        // On a busy machine one may be given up before all of it has come.
+        assert!(greeting.starts_with(came) || came.starts_with(HANDSHAKE), "{came:?}");
     }
     assert_eq!(*heard_here.lock().expect("no panic"), [[0; 0]; 0], "{}", roster.log());
 }

@@ -140,9 +140,8 @@ impl Zk {
     /// What `operation` makes of a fresh client; it must succeed. On a busy machine, connecting may need several
     /// attempts; the operation is not done twice.
     pub(crate) fn run<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> T {
-        let client = eventually("ZooKeeper is reached", SOON, || {
-            runtime().block_on(within(PATIENCE, self.client(Client::connector())))
-        });
+        let client =
+            eventually("ZooKeeper is reached", SOON, || runtime().block_on(within(PATIENCE, self.client(patient()))));
         let done = runtime().block_on(async {
             let client = client;
             within(PATIENCE, operation(&client)).await
@@ -152,9 +151,7 @@ impl Zk {
 
     /// What `operation` makes of a fresh client.
     pub(crate) fn attempt<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> Result<T, Error> {
-        runtime().block_on(async {
-            within(PATIENCE, async { operation(&self.client(Client::connector()).await?).await }).await
-        })
+        runtime().block_on(async { within(PATIENCE, async { operation(&self.client(patient()).await?).await }).await })
     }
 
     async fn client(&self, connector: Connector) -> Result<Client, Error> {
@@ -164,6 +161,11 @@ impl Zk {
             None => connector.connect(&self.connect).await,
         }
     }
+}
+
+/// A client whose connection is not lost because a busy machine holds up a reply.
+fn patient() -> Connector {
+    Client::connector().with_session_timeout(SOON)
 }
 
 async fn within<T>(limit: Duration, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
