@@ -238,11 +238,16 @@ impl Feed {
 
     /// Sets what the source is doing now, and what it waits for or suffers from; returns whether that is new.
     pub fn enter(&self, state: FeedState, detail: impl Into<String>) -> bool {
+        self.enter_with(state, detail, Vec::new())
+    }
+
+    /// The same, with examples of what is omitted.
+    pub fn enter_with(&self, state: FeedState, detail: impl Into<String>, examples: Vec<String>) -> bool {
         if self.is_frozen() {
             return false;
         }
         let before = self.words.load();
-        let words = Words { detail: detail.into(), examples: Vec::new(), session: before.session.clone() };
+        let words = Words { detail: detail.into(), examples, session: before.session.clone() };
         let is_new = self.state() != state || before.detail != words.detail;
         self.state.store(state as u8, Ordering::Release);
         self.words.store(Arc::new(words));
@@ -266,12 +271,6 @@ impl Feed {
             [] => words.detail.clone(),
             examples => format!("{}: {}", words.detail, examples.join(", ")),
         }
-    }
-
-    /// Sets examples of what is omitted, while the source stays in its state.
-    pub fn set_examples(&self, examples: Vec<String>) {
-        let words = Words { examples, ..Words::clone(&self.words.load()) };
-        self.words.store(Arc::new(words));
     }
 
     pub fn set_session(&self, session: Option<String>) {

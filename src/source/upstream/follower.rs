@@ -263,8 +263,7 @@ impl Follower {
     }
 
     fn name_left_out(&self, left_out: &LeftOut) {
-        self.feed().enter(FeedState::Live, left_out.words());
-        self.feed().set_examples(left_out.examples());
+        self.feed().enter_with(FeedState::Live, left_out.words(), left_out.examples());
     }
 
     /// Stops waiting for masters that the register still gives time to come back.

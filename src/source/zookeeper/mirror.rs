@@ -284,13 +284,14 @@ impl Mirror {
             return;
         }
         let state = if self.is_read_only { FeedState::Down } else { FeedState::Live };
-        let detail =
-            [self.is_read_only.then(|| READ_ONLY.to_owned()), self.nothing_yet(), left_out(self.skipped.len())];
-        self.feed().enter(state, detail.into_iter().flatten().collect::<Vec<_>>().join("; "));
-        self.feed().set_examples(self.skipped.examples());
+        // Whoever sees that it is live again also sees that it was lost.
         if state == FeedState::Live && std::mem::take(&mut self.lost) {
             self.feed().reconnects.increment();
         }
+        let detail =
+            [self.is_read_only.then(|| READ_ONLY.to_owned()), self.nothing_yet(), left_out(self.skipped.len())];
+        let detail = detail.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        self.feed().enter_with(state, detail, self.skipped.examples());
     }
 
     /// Notes the newest transaction that is mirrored, by which read-only servers are chosen.
