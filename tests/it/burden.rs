@@ -264,7 +264,7 @@ fn a_server_whose_heap_is_nearly_full_outlives_a_first_sync() {
         let is_all = freshness.age_ms == 0 && paths.iter().all(|path| tree.contains_key(path));
         ensure(is_all, format!("{} {}", tree.len(), scene.roster.log()))
     });
-    assert_eq!(scene.roster.source().reconnects, 0, "{}", scene.roster.log());
+    assert!(!scene.server().is_out_of_memory(), "{}", scene.roster.log());
     if release() >= MULTI_READS {
         let all_at_once = scene.zk.attempt(async |client| {
             let mut reader = client.new_multi_reader();

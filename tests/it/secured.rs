@@ -55,12 +55,12 @@ fn has_no_tls() -> bool {
     is_skipped_before((3, 5), "ZooKeeper has TLS from 3.5 on")
 }
 
-/// Waits until its source says this.
-fn says(roster: &Roster, this: &str) {
+/// Waits until its source says this; all that it says then.
+fn says(roster: &Roster, this: &str) -> String {
     eventually(this, SOON, || {
         let detail = roster.source().detail;
-        ensure(detail.contains(this), detail)
-    });
+        if detail.contains(this) { Ok(detail) } else { Err(detail) }
+    })
 }
 
 #[test]
@@ -78,8 +78,9 @@ fn an_ensemble_is_mirrored_by_tls_with_a_certificate_that_may_be_renewed() {
     let session = roster.source().session;
     std::fs::write(secured.papers.path("key.pem"), "no key").expect("written");
     roster.process().signal(Signal::SIGHUP);
-    eventually("it is told", SOON, || ensure(roster.log().contains("cannot read the credentials again"), roster.log()));
-    assert_eq!((roster.source().session, roster.source().state.as_str()), (session.clone(), "live"));
+    roster.logs("cannot read the credentials again");
+    let source = roster.source();
+    assert_eq!((source.session, source.state.as_str()), (session, "live"));
     for name in ["key.pem", "register.pem"] {
         secured.papers.copy(&format!("other-{name}"), name);
     }
@@ -120,7 +121,7 @@ fn certificates_are_renewed_without_a_gap_while_both_authorities_are_trusted() {
     secured.server.restart();
     secured.server.zk().set("/a", "renewed");
     eventually("it is followed", SOON, || ensure(roster.data("/a") == b"renewed", roster.source().detail));
-    assert_eq!(roster.source().state, "live");
+    roster.becomes("live");
 
     // Who shows the old one is refused.
     let old = Papers::new();
@@ -196,8 +197,8 @@ fn credentials_without_a_scheme_are_named_where_the_ensemble_refuses_them() {
     std::fs::write(&credentials, "# ours\njoe:secret\n").expect("written");
     let roster = Roster::start(&source(&Server::shared().address(), &format!("credentials = {credentials:?}")));
     let place = credentials.display();
-    says(&roster, &format!("{place}:2: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD"));
-    let detail = roster.source().detail;
+    let told = format!("{place}:2: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD");
+    let detail = says(&roster, &told);
     assert!(
         detail.starts_with("the ensemble refuses the credentials; ")
             && !detail.contains("secret")
