@@ -48,6 +48,8 @@ impl Scene {
         let folder = roster.folder().display().to_string();
         let settings = format!("{settle}{tokens}{settings}").replace("{folder}", &folder);
         roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\"\n{settings}"));
+        // A client on a busy machine may stop in the midst of a large request.
+        roster.configure("[thrift]\n", "[thrift]\nfirst_byte_timeout = \"20s\"\nrequest_timeout = \"20s\"\n");
         roster.run();
         Self { roster, port }
     }
@@ -106,7 +108,7 @@ fn a_master_is_there_from_its_services_to_its_end() {
 
 #[test]
 fn who_shows_no_token_is_refused() {
-    let scene = Scene::with("auth_timeout = \"300ms\"");
+    let scene = Scene::with("auth_timeout = \"2s\"");
     let refused = |first: Value| {
         let mut stranger = Scripted::connect(scene.port);
         stranger.say(first);
@@ -174,24 +176,25 @@ fn masters_with_a_wrong_token_delay_none_with_the_right_one() {
         };
         let _masters: Vec<_> = (0..10).map(|_| join()).collect();
         scene.has(10);
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        // A wrong token is answered after a second, which none of the ten may wait for.
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     });
 }
 
 #[test]
 fn a_method_that_blocks_its_master_has_the_time_that_its_caller_gives_it() {
     for (on_silence, is_lost) in [("wait", false), ("log", false), ("close", true)] {
-        let quick = "ping_interval = \"200ms\"\npong_timeout = \"200ms\"";
+        let quick = "ping_interval = \"1s\"\npong_timeout = \"1s\"";
         let scene = Scene::with(&format!("{quick}\non_silence = \"{on_silence}\""));
         let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
         std::thread::scope(|scope| {
             let call = scope.spawn(|| {
-                let call = Call { timeout_ms: Some(10_000), ..Call::of("mail", "send", "[]") };
+                let call = Call { timeout_ms: Some(30_000), ..Call::of("mail", "send", "[]") };
                 scene.roster.client().call(call)
             });
-            let asked = master.asked("call");
+            let asked = master.asked_alive("call");
             // It answers nothing meanwhile, as a PHP process that is in the method.
-            std::thread::sleep(Duration::from_millis(1_500));
+            std::thread::sleep(Duration::from_secs(4));
             if is_lost {
                 let failed = exception::<CallFailed>(call.join().expect("the caller")).expect("a failed call");
                 return assert!(failed.lost, "{failed:?}");
@@ -484,6 +487,7 @@ fn a_master_that_falls_silent_is_dropped_and_its_calls_go_elsewhere_when_that_is
     let mut silent = scene.join(&[("mail", map([("version", "2.0.0".into())]))]);
     let mut other = scene.join(&[("mail", map([("version", "1.0.0".into())]))]);
     scene.has(2);
+    let mut pings = 0;
     std::thread::scope(|scope| {
         let scene = &scene;
         let call = |idempotent: bool| {
@@ -495,18 +499,14 @@ fn a_master_that_falls_silent_is_dropped_and_its_calls_go_elsewhere_when_that_is
         };
         let risky = scope.spawn(move || exception::<CallFailed>(call(false)));
         let safe = scope.spawn(move || call(true));
-        silent.asked("call");
-        silent.asked("call");
+        let mut calls = 0;
+        while calls < 2 {
+            let message = silent.hears().expect("the register is there");
+            pings += usize::from(text(&message, "cmd") == "ping");
+            calls += usize::from(silent.request(&message).is_some_and(|asked| asked.kind == "call"));
+        }
         // Neither end closes anything. The other one is there, and answers.
-        let asked = loop {
-            let message = other.hears().expect("the register is there");
-            if text(&message, "cmd") == "ping" {
-                other.say(map([("cmd", "pong".into()), ("uuid", text(&message, "uuid").into())]));
-            }
-            if let Some(asked) = other.request(&message) {
-                break asked;
-            }
-        };
+        let asked = other.asked_alive("call");
         other.answers(asked.id, ["sent".into()]);
         let result = safe.join().expect("the caller").expect("a result");
         assert_eq!((&*result.values, result.attempts), (&[br#""sent""#.to_vec()][..], 2));
@@ -514,7 +514,8 @@ fn a_master_that_falls_silent_is_dropped_and_its_calls_go_elsewhere_when_that_is
         assert!(failed.lost && failed.message.contains("does not answer"), "{failed:?}");
     });
     let heard = std::iter::from_fn(|| silent.hears());
-    assert!(heard.filter(|message| text(message, "cmd") == "ping").count() == 2, "it was asked twice");
+    pings += heard.filter(|message| text(message, "cmd") == "ping").count();
+    assert_eq!(pings, 2, "it was asked twice");
 }
 
 #[test]
@@ -583,8 +584,11 @@ fn silent_connections_keep_no_master_out() {
     let silent: Vec<_> = (0..60).map(|_| Scripted::connect(scene.port)).collect();
     let _master = scene.join(&[]);
     scene.has(1);
-    let counters = scene.roster.status().counters;
-    assert!(counters["mastersUnauthenticated"] <= 20 && counters["mastersRefused"] >= 40, "{counters:?}");
+    eventually("the others are refused", SOON, || {
+        let counters = scene.roster.status().counters;
+        let are_few = counters["mastersUnauthenticated"] <= 20 && counters["mastersRefused"] >= 40;
+        ensure(are_few, format!("{counters:?}"))
+    });
     drop(silent);
 }
 

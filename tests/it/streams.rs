@@ -102,7 +102,9 @@ fn an_error_after_some_values_arrives_as_what_it_is_and_the_connection_can_be_us
     let failed = exception::<CallFailed>(client.next_values(NextValuesRequest::default())).expect("a failed call");
     assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("no", Some("Full"), 7));
     exception::<InvalidRequest>(client.next_values(NextValuesRequest::default())).expect("none is open");
-    assert_eq!(client.status(StatusRequest::default()).expect("an answer").counters["callsOutstanding"], 0);
+    let mut outstanding =
+        || client.status(StatusRequest::default()).map(|it| it.counters["callsOutstanding"]).map_err(|e| e.to_string());
+    eventually("no call is under way", SOON, || ensure(outstanding()? == 0, "one is"));
 }
 
 #[test]
@@ -159,12 +161,15 @@ fn php() -> (Scene, Php) {
 fn what_a_generator_and_a_stream_of_react_give_arrives_as_it_is_given() {
     let (scene, _php) = php();
     for method in ["paced", "pacedStream"] {
-        let mut came = Vec::new();
-        fetched(&mut scene.roster.client(), method, "[4, 0.4]", |at, _| came.push(at));
-        assert_eq!(came.len(), 4, "{method}");
-        let gaps: Vec<_> = came.windows(2).map(|two| two[1] - two[0]).collect();
-        assert!(gaps.iter().all(|gap| *gap > Duration::from_millis(200)), "{method}: {came:?}");
-        assert!(came[0] < Duration::from_millis(1_000), "{method}: {came:?}");
+        // A busy machine may hold up one of them, but not each time.
+        eventually("each arrives as it is given", 2 * SOON, || {
+            let mut came = Vec::new();
+            fetched(&mut scene.roster.client(), method, "[4, 0.4]", |at, _| came.push(at));
+            assert_eq!(came.len(), 4, "{method}");
+            let mut gaps = came.windows(2).map(|two| two[1] - two[0]);
+            let are_apart = gaps.all(|gap| gap > Duration::from_millis(200));
+            ensure(are_apart && came[0] < Duration::from_millis(1_000), format!("{method}: {came:?}"))
+        });
     }
 }
 
@@ -172,7 +177,7 @@ fn what_a_generator_and_a_stream_of_react_give_arrives_as_it_is_given() {
 fn several_values_are_not_held_back_on_their_way() {
     let (scene, _php) = php();
     // PHP leaves Nagle's algorithm on: what it writes second waits until the first is acknowledged, else for 40 ms.
-    let lasted = (0..40).map(|_| {
+    let lasted = (0..60).map(|_| {
         let began = Instant::now();
         assert_eq!(gives(&scene, "demo", "values", json!([])).len(), 3);
         began.elapsed()
@@ -229,7 +234,9 @@ fn a_master_in_rust_waits_for_a_slow_reader_also_through_another_register() {
             let rests = || {
                 let before = sent.load(Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1_000));
-                ensure(sent.load(Ordering::Relaxed) == before, before)
+                // A busy machine may hold it up before.
+                let is_full = before >= 60 + came.values.len();
+                ensure(is_full && sent.load(Ordering::Relaxed) == before, before)
             };
             eventually("the master rests", SOON, rests);
             let ahead = sent.load(Ordering::Relaxed) - came.values.len();
@@ -249,7 +256,7 @@ fn what_never_ends_stops_with_its_caller() {
     let (scene, php) = php();
     for method in ["forever", "foreverStream"] {
         // One who is too late,
-        let late = scene.roster.client().call(Call { timeout_ms: Some(300), ..Call::of("demo", method, "[]") });
+        let late = scene.roster.client().call(Call { timeout_ms: Some(2_000), ..Call::of("demo", method, "[]") });
         exception::<CallTimedOut>(late).expect("the call is too late");
         php.says("stopped");
         // and one who leaves in the midst of it.
@@ -262,7 +269,7 @@ fn what_never_ends_stops_with_its_caller() {
         });
     }
     let late =
-        scene.roster.client().call(Call { timeout_ms: Some(300), ..Call::of("control", "later", b"[30]".to_vec()) });
+        scene.roster.client().call(Call { timeout_ms: Some(2_000), ..Call::of("control", "later", b"[30]".to_vec()) });
     exception::<CallTimedOut>(late).expect("the call is too late");
     php.says("cancelled");
 }
