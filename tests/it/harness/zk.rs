@@ -142,16 +142,13 @@ impl Zk {
     pub(crate) fn run<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> T {
         let client =
             eventually("ZooKeeper is reached", SOON, || runtime().block_on(within(PATIENCE, self.client(patient()))));
-        let done = runtime().block_on(async {
-            let client = client;
-            within(PATIENCE, operation(&client)).await
-        });
+        let done = runtime().block_on(async move { within(PATIENCE, operation(&client)).await });
         done.unwrap_or_else(|error| panic!("{}: {error}", self.connect))
     }
 
     /// What `operation` makes of a fresh client.
     pub(crate) fn attempt<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> Result<T, Error> {
-        runtime().block_on(async { within(PATIENCE, async { operation(&self.client(patient()).await?).await }).await })
+        runtime().block_on(within(PATIENCE, async { operation(&self.client(patient()).await?).await }))
     }
 
     async fn client(&self, connector: Connector) -> Result<Client, Error> {
