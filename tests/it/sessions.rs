@@ -53,11 +53,11 @@ fn path(text: &str) -> NodePath {
 
 /// The data of a node and the session that it lives by, in hexadecimal; None: there is no such node.
 fn read(zk: &Zk, path: &str) -> Option<(String, String)> {
-    match zk.attempt(async |client| client.get_data(path).await) {
-        Ok((data, stat)) => Some((String::from_utf8(data).expect("text"), format!("{:#x}", stat.ephemeral_owner))),
-        Err(Error::NoNode) => None,
-        Err(error) => panic!("{path}: {error}"),
-    }
+    eventually("it is read", SOON, || match zk.attempt(async |client| client.get_data(path).await) {
+        Ok((data, stat)) => Ok(Some((String::from_utf8(data).expect("text"), format!("{:#x}", stat.ephemeral_owner)))),
+        Err(Error::NoNode) => Ok(None),
+        Err(error) => Err(error),
+    })
 }
 
 #[test]
