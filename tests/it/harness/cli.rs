@@ -92,6 +92,11 @@ impl Printing {
         self.lines.recv_timeout(SOON).expect("a line")
     }
 
+    /// The next line, if it has come; it does not wait.
+    pub(crate) fn line_by_now(&self) -> Result<String, String> {
+        self.lines.try_recv().map_err(|error| error.to_string())
+    }
+
     /// Reads no more, and answers how the command ended then.
     pub(crate) fn hang_up(mut self, mut meanwhile: impl FnMut()) -> Ended {
         self.lines = channel().1;

@@ -48,7 +48,7 @@ fn a_worker_is_added_where_there_was_none_and_removed_with_its_sockets() {
         told.contains("there is no worker `web`; the configuration has no [[worker]], and none was added"),
         "{told}"
     );
-    assert_eq!(zombies_of(roster.process().id()), 0);
+    all_are_reaped(&roster);
     // Its place is free.
     adds(&roster, "web", &[&listen], 0);
 }
