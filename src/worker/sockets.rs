@@ -93,15 +93,18 @@ impl Sockets {
         let (again, kept) = (config.clone(), tried.kept.clone());
         let again = spawn_blocking(move || Bound::new(&again, &kept)).await;
         let again = again.map_err(|error| error.to_string())?;
-        tried.error.take().iter().for_each(|before| metrics.ports_taken.clear(&before.setting().to_string()));
+        let before = tried.error.take().map(|before| before.setting().to_string());
         match again {
             Ok(bound) => {
+                before.iter().for_each(|before| metrics.ports_taken.clear(before));
                 tracing::info!(worker = config.name, "all can be had that this worker listens on");
                 Ok(tried.bound.insert(Arc::new(bound)).clone())
             }
             Err(error) => {
-                let why = error.to_string();
-                metrics.ports_taken.set(&error.setting().to_string(), why.clone());
+                let (setting, why) = (error.setting().to_string(), error.to_string());
+                // Whoever looks meanwhile finds one of them.
+                metrics.ports_taken.set(&setting, why.clone());
+                before.iter().filter(|before| **before != setting).for_each(|before| metrics.ports_taken.clear(before));
                 tried.error = Some(error);
                 Err(why)
             }

@@ -105,8 +105,11 @@ fn a_second_sidecar_on_one_state_says_whose_it_is_and_leaves_nothing() {
 fn nobody_but_the_sidecars_user_can_take_what_it_has() {
     let roster = Roster::of_file("\"/a\" = \"one\"");
     for (name, mode) in [(".shared.mdb", 0o700), (".roster.sock.claim", 0o600), ("shared.mdb-lock", 0o660)] {
-        let metadata = eventually(name, SOON, || roster.folder().join(name).metadata());
-        assert_eq!(metadata.permissions().mode() & 0o777, mode, "{name}");
+        eventually(name, SOON, || {
+            let metadata = roster.folder().join(name).metadata().map_err(|error| error.to_string())?;
+            let found = metadata.permissions().mode() & 0o777;
+            ensure(found == mode, format!("{found:o}"))
+        });
     }
 }
 

@@ -95,7 +95,10 @@ fn data_may_be_refused_for_its_age_but_is_shown_and_watched_at_any() {
     scene.zk.create("/a", "one");
     scene.agrees();
     let limited = || scene.roster.cli(["get", "/a", "--max-age", "1ms"]);
-    assert_eq!(limited().text(), "one");
+    eventually("it is young", SOON, || {
+        let ended = limited();
+        ensure(ended.code == Some(0) && ended.told == b"one", format!("{ended:?}"))
+    });
     scene.link.cut();
     eventually("it is too old", SOON, || ensure(limited().code == Some(4), "it is not"));
     assert_eq!(scene.roster.cli(["get", "/a"]).text(), "one");
@@ -191,6 +194,7 @@ fn a_file_is_read_again_when_it_is_edited_and_stands_while_it_is_wrong() {
     roster.write("nodes.toml", "[nodes]\n\"/a/b\" = \"mended\"");
     roster.process().signal(Signal::SIGHUP);
     becomes("/a/b", "mended");
+    roster.becomes("live");
     assert_eq!(roster.source().detail, "");
 }
 
@@ -205,7 +209,8 @@ fn a_stop_is_quick_and_in_order_even_while_clients_wait() {
     eventually("it waits", SOON, || ensure(roster.status().counters["watchesWaiting"] == 1, "it does not"));
     let start = Instant::now();
     assert_eq!(roster.stop().code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    // Less than the `stop_timeout`, by which what does not end in order is ended.
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     let answer = watch.join().expect("no panic").expect("an answer, as if the time had run out");
     assert!(answer.changes.is_empty() && !answer.reset);
     idle.status(StatusRequest::default()).expect_err("nobody is there");

@@ -127,6 +127,7 @@ fn an_operator_learns_why_an_instance_is_served_or_not() {
         let all = says("10.0.0.5:20880 1.2.0: not served") && says("its registration says that it takes no calls");
         ensure(all && says(&format!("changed by {rule}")) && !says("10.9.9.9"), told)
     });
+    tells(&scene, "web", "APPEARED 10.0.0.5:81");
     scene.zk.delete("/aurora/web/member_0000000001");
     tells(&scene, "web", "VANISHED");
     let gone = explained(&["web", "10.0.0.5:81"]);
@@ -156,6 +157,7 @@ fn a_shared_file_is_compared_with_another_and_with_the_sidecar() {
     let scene = scene();
     scene.zk.create("/aurora/web/member_0000000001", member(81, "ALIVE"));
     scene.zk.create("/aurora/web/member_0000000002", member(82, "ALIVE"));
+    tells(&scene, "web", "10.0.0.5:81");
     tells(&scene, "web", "10.0.0.5:82");
     scene.roster.is_in_its_file();
     let old = scene.roster.folder().join("old.mdb");
@@ -172,7 +174,10 @@ fn a_shared_file_is_compared_with_another_and_with_the_sidecar() {
     scene.zk.create("/aurora/web/member_0000000003", member(83, "ALIVE"));
     tells(&scene, "web", "10.0.0.5:83");
     let expected = "~ web 0.0.0 10.0.0.5:81: state UP → DOWN\n- web 0.0.0 10.0.0.5:82\n+ web 0.0.0 10.0.0.5:83\n";
-    assert_eq!(diff(&[]).text(), expected);
+    eventually("all are another", SOON, || {
+        let found = diff(&[]).text();
+        ensure(found == expected, found)
+    });
     scene.roster.is_in_its_file();
     let new = scene.roster.shared_file();
     let new = new.to_str().expect("UTF-8");

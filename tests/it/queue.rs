@@ -186,6 +186,7 @@ fn without_a_folder_and_with_one_that_cannot_be_had_it_says_so_and_serves_the_re
     roster.kill();
     fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("in its way");
     roster.run();
+    roster.becomes("live");
     assert_eq!(roster.data("/a"), b"one");
     let refused: Overloaded =
         exception(roster.client().enqueue(EnqueueRequest { jobs: vec![job("a")] })).expect("trouble");

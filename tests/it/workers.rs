@@ -790,7 +790,11 @@ fn a_worker_that_cannot_be_had_keeps_nobody_from_the_rest() {
         group("missing", &["{folder}/missing"], "start_retries = 3"),
         group("closed", &["{folder}/closed"], "start_retries = 3"),
         group("nowhere", &["sleep", "1000"], "directory = \"{folder}/nowhere\""),
-        group("port", &["sleep", "1000"], &format!("listen = [\"tcp://127.0.0.1:1\", \"tcp://{address}\"]")),
+        group(
+            "port",
+            &["sleep", "1000"],
+            &format!("listen = [\"tcp://127.0.0.1:{}\", \"tcp://{address}\"]", free_port()),
+        ),
         group("socket", &["sleep", "1000"], "listen = [\"unix://{folder}/file\"]"),
         group("web", &["sleep", "1000"], ""),
     ];

@@ -60,12 +60,14 @@ fn those_that_are_removed_end_one_after_the_other_and_the_last_still_answers() {
     roster.run();
     let (listen, script) = (format!("listen=[\"tcp://127.0.0.1:{port}\"]"), roster.folder().join("server.php"));
     let script = script.display().to_string();
-    let words = ["worker", "add", "web", "--set", "count=2", "--set", &listen, "--", "php", &script];
+    let settings = ["--set", "count=2", "--set", "stop_timeout=1h", "--set", &listen];
+    let words = [&["worker", "add", "web"][..], &settings, &["--", "php", &script]].concat();
     assert_eq!(roster.cli(words).code, Some(0));
     // The first has a client that keeps it.
     let stopped = running(&roster, "web/1");
     let signal = |signal: &str| Ended::of(Command::new("kill").args([signal, &stopped.to_string()])).code;
     assert_eq!(signal("-STOP"), Some(0));
+    eventually("it is stopped", SOON, || ensure(process_state(stopped) == Some('T'), "it runs"));
     let removes = Printing::start(&mut roster.command(["worker", "remove", "web"]));
     becomes(&roster, "web/1", "STOPPING");
     let ask = || {
@@ -240,7 +242,8 @@ fn clients_of_what_is_saved_leave_descriptors_for_all_else_also_after_a_restart(
     eventually("those for which there is no room are closed", SOON, || {
         ensure(roster.log().contains("connections were closed: no process took them in time"), roster.log())
     });
-    assert!(opened() <= own + 1_100 / 16, "{} of them", opened());
+    // Others are open for a moment.
+    eventually("no more are open", SOON, || ensure(opened() <= own + 1_100 / 16, opened()));
     roster.status();
 }
 

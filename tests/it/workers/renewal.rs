@@ -49,8 +49,7 @@ fn a_signal_to_the_sidecar_replaces_all_workers_and_its_number_is_in_its_file() 
     roster.write("roster.pid", "not a number");
     roster.run();
     running(&roster, "web/1");
-    let log = roster.log();
-    assert!(log.contains("nothing is written over it; choose another path"), "{log}");
+    roster.logs("nothing is written over it; choose another path");
     let path = roster.folder().join("roster.pid");
     assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "not a number");
     std::fs::remove_file(&path).expect("it is ours");
