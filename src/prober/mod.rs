@@ -217,7 +217,7 @@ fn is_of_network(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     #[tokio::test]
     async fn what_listens_answers_and_what_does_not_refuses() {
@@ -225,10 +225,13 @@ mod tests {
         let here = listener.local_addr().expect("an address");
         let second = Duration::from_secs(1);
         assert_eq!(probe(vec![here], second).await, Some(Found::Answering));
-        drop(listener);
-        assert_eq!(probe(vec![here], second).await, Some(Found::Refused));
-        let full = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
-        assert_eq!(probe(vec![full, here], second).await, Some(Found::Refused));
+        // Nobody else listens at a port that is taken.
+        let taken = [(); 2].map(|()| TcpSocket::new_v4().expect("a socket"));
+        taken.iter().for_each(|socket| socket.bind(([127, 0, 0, 1], 0).into()).expect("a port"));
+        let [one, other] = taken.each_ref().map(|socket| socket.local_addr().expect("an address"));
+        assert_eq!(probe(vec![one], second).await, Some(Found::Refused));
+        assert_eq!(probe(vec![one, other], second).await, Some(Found::Refused));
+        assert_eq!(probe(vec![one, here], second).await, Some(Found::Answering));
     }
 
     #[tokio::test]

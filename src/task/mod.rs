@@ -302,7 +302,7 @@ mod tests {
                 }
             });
         }
-        let cut = tasks.stop(Duration::from_secs(1)).await;
+        let cut = tasks.stop(Duration::from_secs(4)).await;
         drop(ended);
         let order: Vec<_> = std::iter::from_fn(|| order.try_recv().ok()).collect();
         assert_eq!(order, PHASES.map(|(phase, _)| phase));
