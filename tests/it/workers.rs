@@ -398,7 +398,7 @@ fn what_ignores_its_stop_signal_is_killed_in_time_also_at_the_end_of_the_sidecar
 fn a_group_that_hangs_leaves_time_to_those_that_stop_after_it() {
     let hangs = sh("hangs", &stubborn(), "stop_timeout = \"1h\"\npriority = 1");
     let heeds = format!("trap 'echo > {{folder}}/ended; exit' TERM; {SET_UP}; while :; do sleep 0.05; done");
-    let mut roster = started(&(hangs + &sh("ends", &heeds, "") + "[sidecar]\nstop_timeout = \"12s\"\n"));
+    let mut roster = started(&(hangs + &sh("ends", &heeds, "") + "[sidecar]\nstop_timeout = \"24s\"\n"));
     let hung = set_up(&roster, "hangs/1");
     set_up(&roster, "ends/1");
     assert_eq!(roster.stop().code(), Some(0));
@@ -1121,7 +1121,7 @@ fn a_worker_in_php_is_a_master_whose_calls_under_way_a_stop_lets_end() {
     };
     eventually("all masters are known", SOON, outstanding);
     std::thread::scope(|threads| {
-        let call = threads.spawn(|| says(&roster, ["call", "mail.slow"], 0));
+        let call = threads.spawn(|| says(&roster, ["call", "mail.slow", "--timeout", "1m"], 0));
         eventually("the call is under way", SOON, || {
             let outstanding = outstanding()?;
             ensure(outstanding == 1, outstanding)
@@ -1204,7 +1204,8 @@ fn a_worker_under_a_constant_stream_of_connections_hears_commands_and_messages_a
             })
             .collect();
         asked(port);
-        assert_eq!(says(&roster, ["worker", "command", "web", "ping"], 0).trim(), "web/1\t\"pong\"");
+        let pinged = says(&roster, ["worker", "command", "web", "ping", "--timeout", "20s"], 0);
+        assert_eq!(pinged.trim(), "web/1\t\"pong\"");
         eventually("it is called", SOON, || {
             let called = roster.cli(["call", "mail.send", "to=ada"]);
             ensure(called.code == Some(0), called.wrong)
