@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
+
 use crate::harness::{Process, Roster, SOON, binary_path, ensure, eventually, is_skipped_without_root};
 
 /// A sidecar whose shared file is to lie on a file system of its own of 256 KiB, which stays while it does not run.
@@ -30,7 +32,8 @@ impl Small {
         let shared = format!("[shared]\ngroup = \"www-data\"\npath = {:?}\n[register]", mount.join("shared.mdb"));
         roster.configure("[register]", &shared);
         let script = format!(
-            "mount -t tmpfs -o size=512k,mode=755 tmpfs \"$0\" && {{ head -c {}k /dev/zero > \"$0/rest\"; exec sleep 600; }}",
+            "mount -t tmpfs -o size=512k,mode=755 tmpfs \"$0\" && {{ head -c {}k /dev/zero > \"$0/part\"; \
+             mv \"$0/part\" \"$0/rest\"; exec sleep 600; }}",
             512 - free_kib
         );
         let mut command = Command::new("unshare");
@@ -61,6 +64,16 @@ impl Small {
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--target", &self.holder.id().to_string()]);
         command
+    }
+
+    /// Waits until a reader has filled it. To write there, so as to try, would take the room from the reader.
+    fn is_full(&self) {
+        eventually("it is full", SOON, || {
+            let free = statvfs(&self.seen("")).map_err(|error| error.to_string())?.blocks_free();
+            ensure(free == 0, format!("{free} pages are free"))
+        });
+        assert!(std::fs::write(self.seen("more"), [0; 4_096]).is_err(), "there is room");
+        let _ = std::fs::remove_file(self.seen("more"));
     }
 
     /// What is there, as it is seen from here.
@@ -138,10 +151,8 @@ fn a_start_takes_back_what_readers_have_filled_while_it_was_away() {
         }
         // It stays, and has the lock file open.
         let reader = small.as_www_data(&format!("exec 3<> \"$0-lock\"; {GROW}; sleep 600"));
-        eventually("the reader has filled it", SOON, || ensure(size(&small) > right, "not yet"));
-        thread::sleep(Duration::from_millis(200));
-        assert!(std::fs::write(small.seen("more"), [0; 4_096]).is_err(), "there is room");
-        let _ = std::fs::remove_file(small.seen("more"));
+        small.is_full();
+        assert!(size(&small) > right, "something else fills it");
         small.run();
         small.change(data);
         small.holds(data);
@@ -176,10 +187,8 @@ fn a_start_takes_back_what_readers_have_filled_by_the_lock_file_of_a_file_that_w
     assert!(small.roster.stop().success());
     std::fs::write(small.seen("shared.mdb-go"), "").expect("written");
     let size = || opened.metadata().expect("it is open").len();
-    eventually("the reader has filled it", SOON, || ensure(size() > right, "not yet"));
-    thread::sleep(Duration::from_millis(200));
-    assert!(std::fs::write(small.seen("more"), [0; 4_096]).is_err(), "there is room");
-    let _ = std::fs::remove_file(small.seen("more"));
+    small.is_full();
+    assert!(size() > right, "something else fills it");
     small.run();
     small.change("two");
     small.holds("two");
@@ -236,7 +245,7 @@ fn readers_live_where_the_file_system_of_the_shared_file_is_full() {
     }
     let small = Small::start(256);
     let file = small.seen("shared.mdb");
-    eventually("the file is there", SOON, || file.metadata().map(drop));
+    small.holds("one");
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("a mode");
     let fill = format!("head -c 512k /dev/zero > {:?}", small.seen("rest"));
     assert!(!Command::new("sh").args(["-c", &fill]).output().expect("a shell").status.success(), "it is not full");
