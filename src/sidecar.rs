@@ -33,7 +33,7 @@ use crate::worker::{Added, BoundWorkers, ReadSettings, Surroundings, WorkerError
 const PID_FILE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often to check for expected masters, and the pause in between.
-const EXPECT_LOOKS: u32 = 100;
+const EXPECT_LOOKS: u32 = 300;
 const EXPECT_PAUSE: Duration = Duration::from_millis(30);
 
 /// A running sidecar.

@@ -31,7 +31,7 @@ const WORKERS: &str = include_str!("../../examples/workers/roster.toml");
 const WORKERS_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/workers");
 
 /// How long the masters may take to connect; for the first seconds the register shows none.
-const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Its configuration, as if it were a file.

@@ -76,7 +76,7 @@ fn greeter() -> Service {
         .stream("count", |Count { to }, values| async move {
             for number in 1..=to {
                 values.send(number).await?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Ok(())
         })

@@ -132,18 +132,18 @@ fn promtool_takes(text: &str) {
 
 #[test]
 fn workers_are_counted_by_their_states_and_their_restarts() {
-    let worker = |name: &str, command: &str| {
+    let worker = |name: &str, command: &str, ready_after: &str| {
         format!(
-            "[[worker]]\nname = \"{name}\"\ncommand = {command}\nready_after = \"10ms\"\nrestart_delay = \"10ms\"\n"
+            "[[worker]]\nname = \"{name}\"\ncommand = {command}\nready_after = \"{ready_after}\"\n\
+             restart_delay = \"10ms\"\n"
         )
     };
-    let crashes = worker("crash", "[\"false\"]") + "max_restart_delay = \"10ms\"\nstart_retries = 3\n";
+    // None of it counts as ready, however long a busy machine takes for it to end.
+    let crashes = worker("crash", "[\"false\"]", "1m") + "max_restart_delay = \"10ms\"\nstart_retries = 3\n";
     let accepts = "restart = \"never\"\naccept = \"sidecar\"\nlisten = [\"unix://{folder}/once.sock\"]\n";
-    let groups =
-        [worker("web", "[\"sleep\", \"1000\"]") + "count = 2\n", crashes, worker("once", "[\"true\"]") + accepts];
-    // It is never ready, so that it is handed no connection.
-    let groups =
-        groups.map(|group| group.replace("[\"true\"]\nready_after = \"10ms\"", "[\"true\"]\nready_after = \"1m\""));
+    let web = worker("web", "[\"sleep\", \"1000\"]", "10ms") + "count = 2\n";
+    // The last is never ready, so that it is handed no connection.
+    let groups = [web, crashes, worker("once", "[\"true\"]", "1m") + accepts];
     let roster = Roster::start(&(LISTEN.to_owned() + &groups.concat()));
     let port = port(&roster);
     let waits = UnixStream::connect(roster.folder().join("once.sock"));
@@ -340,7 +340,8 @@ fn scrapes_that_are_broken_off_take_no_threads() {
         drop(asked);
         most = most.max(threads());
     }
-    assert!(most <= before + 3, "{before} threads, and then {most}");
+    // What else looks at files now and then has some; one for each of those that asked would be 32.
+    assert!(most <= before + 10, "{before} threads, and then {most}");
     assert_eq!(get(port, "/live").0, 200);
 }
 

@@ -26,7 +26,7 @@ const BINARY: Dialect = Dialect { compact: false, framed: false };
 const FRAMED: Dialect = Dialect { compact: false, framed: true };
 const COMPACT: Dialect = Dialect { compact: true, framed: false };
 
-/// How soon a peer is sent away that is not or no longer welcome, on a busy machine: before `idle_timeout`, which is 30 s.
+/// How soon a peer is sent away that is not or no longer welcome, on a busy machine: before `idle_timeout`, 30 s.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
 #[test]

@@ -8,6 +8,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -22,6 +25,24 @@ const COMMANDS: &str = include_str!("../../docs/cli.md");
 
 /// A user who has nothing to do with Roster.
 const USER: u32 = 64_321;
+
+/// A demonstration takes the usual ports, if they are free. Who writes has none beside it that would give one back.
+static PORTS: RwLock<()> = RwLock::new(());
+
+/// How long a demonstration may take to offer all that it has: it waits itself for its masters and its workers.
+const READY: Duration = Duration::from_secs(60);
+
+/// Takes a port, unless somebody has it and keeps it.
+fn take(port: u16) -> Option<TcpListener> {
+    let start = Instant::now();
+    while start.elapsed() < SOON {
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Some(listener);
+        }
+        sleep(Duration::from_millis(20));
+    }
+    None
+}
 
 /// A home in which nothing of Roster is installed: folders of its own, and for root a `/run` of its own too.
 struct Home {
@@ -120,21 +141,35 @@ impl Sidecar {
         eventually(words, SOON, || ensure(self.said().contains(words), self.said()));
         self.said()
     }
+
+    /// Waits until it says what to try, to the last line.
+    fn invites(&self) -> String {
+        let invites =
+            |said: &str| said.split_once("in a second terminal").is_some_and(|(_, rest)| rest.ends_with('\n'));
+        eventually("an invitation", READY, || ensure(invites(&self.said()), self.said()));
+        self.said()
+    }
 }
 
 /// A demonstration; it ends when this is dropped.
 struct Demonstration {
     sidecar: Sidecar,
     home: Home,
+    /// Given back last.
+    _ports: Option<RwLockReadGuard<'static, ()>>,
 }
 
 impl Demonstration {
     /// One that may run beside any other.
     fn start() -> Option<Self> {
+        Self::start_with(Some(PORTS.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn start_with(ports: Option<RwLockReadGuard<'static, ()>>) -> Option<Self> {
         let home = Home::new()?;
         let sidecar = home.serve(home.roster_as(home.user).arg("serve"));
-        sidecar.says("in a second terminal");
-        Some(Self { sidecar, home })
+        sidecar.invites();
+        Some(Self { sidecar, home, _ports: ports })
     }
 
     /// The commands that it prints.
@@ -218,17 +253,17 @@ fn every_example_of_the_command_line_works_with_the_demonstration() {
 
 #[test]
 fn a_demonstration_starts_though_its_ports_and_its_socket_are_taken() {
-    // Unless somebody has them already.
-    let _taken = [9_090, 8_010, 8_080].map(|port| TcpListener::bind(("127.0.0.1", port)));
-    let Some(first) = Demonstration::start() else { return };
+    let _alone = PORTS.write().unwrap_or_else(PoisonError::into_inner);
+    let _taken = [9_090, 8_010, 8_080].map(take);
+    let Some(first) = Demonstration::start_with(None) else { return };
     let said = first.sidecar.said();
     for address in ["127.0.0.1:9090", "127.0.0.1:8010", "127.0.0.1:8080"] {
         assert!(said.contains(&format!("{address} is taken by another process")), "{said}");
     }
     let second = first.home.serve(first.home.roster_as(first.home.user).arg("serve"));
-    let said = second.says("in a second terminal");
+    let said = second.invites();
     assert!(said.contains("Another sidecar has ") && said.contains("ROSTER_ADDRESS=unix://"), "{said}");
-    let second = Demonstration { sidecar: second, home: first.home };
+    let second = Demonstration { sidecar: second, home: first.home, _ports: None };
     second.printed().iter().for_each(|line| second.type_in(line));
 }
 
@@ -403,8 +438,9 @@ fn php_reads_what_the_users_own_sidecar_left_though_the_systems_file_is_closed_t
         assert!(nowhere.contains(place), "{nowhere}");
     }
 
+    let _ports = PORTS.read().unwrap_or_else(PoisonError::into_inner);
     let mut own = home.serve(home.roster_as(USER).arg("serve"));
-    own.says("in a second terminal");
+    own.invites();
     own.process.signal(Signal::SIGTERM);
     assert!(own.process.ends_within(SOON).success(), "{}", own.said());
     drop(UnixListener::bind(home.file("run/roster/roster.sock")).expect("a socket"));
@@ -572,6 +608,9 @@ fn five_commands_lead_from_a_clean_clone_to_a_page_that_reads_a_znode() {
         });
     };
     shows("Hello from my own ZooKeeper, as it was 0 ms ago");
-    assert_eq!(Ended::of(&mut shell(change[0])).code, Some(0));
+    eventually(change[0], SOON * 4, || {
+        let ended = Ended::of(&mut shell(change[0]));
+        ensure(ended.code == Some(0), format!("{ended:?}"))
+    });
     shows("Hello again, as it was 0 ms ago");
 }

@@ -4,20 +4,20 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use nix::unistd::{Uid, geteuid, setfsuid};
 
-use crate::harness::{Dialect, Roster, SOON, ensure, eventually};
+use crate::harness::{Dialect, Roster, SOON, ensure, eventually, free_port};
 use crate::idl::{StatusRequest, TRosterSyncClient};
 
 const NODES: &str = "\"/a\" = \"one\"\n";
 /// Another user, where the tests may be one.
 const OTHER: u32 = 65_534;
 
-/// Has a port as another user would, and who that is.
+/// Has a port as another user would, and who that is. It is none that the kernel gives to others once it is free.
 fn squat() -> (TcpListener, SocketAddr, u32) {
     let user = if geteuid().is_root() { OTHER } else { geteuid().as_raw() };
     // The file system's user belongs to the thread, and owns the sockets that it makes.
     let listening = std::thread::spawn(move || {
         setfsuid(Uid::from_raw(user));
-        TcpListener::bind("127.0.0.1:0").expect("a port")
+        TcpListener::bind(("127.0.0.1", free_port())).expect("a port")
     });
     let listener = listening.join().expect("no panic");
     let address = listener.local_addr().expect("an address");

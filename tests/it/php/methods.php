@@ -21,7 +21,11 @@ if ($protocol === 'TBinaryProtocolAccelerated' && !function_exists('thrift_proto
 }
 $protocol = "Thrift\\Protocol\\$protocol";
 $transport = "Thrift\\Transport\\$transport";
-$transport = new $transport(new TSocket($address, 1));
+$socket = new TSocket($address, 1);
+// Of itself it waits 100 and 750 ms, which a busy machine may need.
+$socket->setSendTimeout(20_000);
+$socket->setRecvTimeout(20_000);
+$transport = new $transport($socket);
 $protocol = new $protocol($transport);
 $service = fn (string $service) => $name === 'bare' ? $protocol : new TMultiplexedProtocol($protocol, $service);
 $roster = new RosterClient($service('Roster'));
