@@ -109,7 +109,7 @@ final class CallTest extends TestCase
         } catch (CallTimedOut $error) {
             self::assertSame(100, $error->timeoutMs);
         }
-        self::assertLessThan(1, microtime(true) - $began);
+        self::assertLessThan(4, microtime(true) - $began);
     }
 
     public function testASidecarThatKnowsNoCallsIsUnavailable(): void

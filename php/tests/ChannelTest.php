@@ -10,6 +10,7 @@ use Roster\Exception\Unavailable;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Patient;
 use Roster\Thrift\Roster_getMany_result as Result;
 use Roster\Thrift\Roster_services_result;
 use Roster\Thrift\ServicesReply;
@@ -77,15 +78,15 @@ final class ChannelTest extends TestCase
     public function testAnAnswerThatBeginsTooLateIsNotWaitedForAndNeverReadLater(): void
     {
         $fake = new FakeSidecar([
-            [Answer::nodes(['/a' => 'late'], pauseMs: 1_000), Answer::nodes(['/a' => 'late'])],
+            [Answer::nodes(['/a' => 'late'], pauseMs: 3_000), Answer::nodes(['/a' => 'late'])],
             [Answer::nodes(['/b' => 'own'])],
         ]);
         $roster = self::client($fake, new Timeouts(readMs: 100));
         $began = microtime(true);
         self::assertStringContainsString('no answer in time', self::failure($roster));
-        self::assertLessThan(0.9, microtime(true) - $began);
+        self::assertLessThan(2.5, microtime(true) - $began);
         self::assertStringContainsString('it has just timed out', self::failure($roster));
-        $fresh = self::client($fake, new Timeouts(readMs: 5_000, totalMs: 5_000));
+        $fresh = self::client($fake);
         self::assertSame('own', $fresh->get('/b')->data);
     }
 
@@ -99,23 +100,23 @@ final class ChannelTest extends TestCase
 
     public function testTheWholeRequestHasADeadlineOverAllWays(): void
     {
-        $slow = [[Answer::nodes(['/a' => 'slow'], pauseMs: 5_000)]];
+        $slow = [[Answer::nodes(['/a' => 'slow'], pauseMs: 10_000)]];
         [$unix, $tcp] = [new FakeSidecar($slow), new FakeSidecar($slow, isTcp: true)];
-        $timeouts = new Timeouts(readMs: 400, totalMs: 500);
+        $timeouts = new Timeouts(readMs: 2_000, totalMs: 2_500);
         $roster = Client::local($unix->address, $tcp->address, '', timeouts: $timeouts);
         $began = microtime(true);
         self::failure($roster);
-        self::assertLessThan(0.75, microtime(true) - $began);
+        self::assertLessThan(3.75, microtime(true) - $began);
     }
 
     public function testEachPartOfALongAnswerHasItsTime(): void
     {
         $page = static function (?string $cursor): array {
             $page = ['services' => [], 'cursor' => $cursor, 'freshness' => Answer::freshness()];
-            return Answer::of(new Roster_services_result(['success' => new ServicesReply($page)]), pauseMs: 300);
+            return Answer::of(new Roster_services_result(['success' => new ServicesReply($page)]), pauseMs: 1_000);
         };
         $fake = new FakeSidecar([[$page('a'), $page('b'), $page(null)]]);
-        $roster = self::client($fake, new Timeouts(readMs: 500, totalMs: 500));
+        $roster = self::client($fake, new Timeouts(readMs: 2_500, totalMs: 2_500));
         self::assertSame([], $roster->services());
     }
 
@@ -125,7 +126,7 @@ final class ChannelTest extends TestCase
         $roster = Client::local('', $address, '', timeouts: new Timeouts(connectMs: 100));
         $began = microtime(true);
         self::assertStringContainsString('cannot connect', self::failure($roster));
-        self::assertLessThan(0.6, microtime(true) - $began);
+        self::assertLessThan(5, microtime(true) - $began);
     }
 
     public function testAFullBacklogOfAUnixSocketIsTriedAgainAsLongAsConnectingMayTake(): void
@@ -233,14 +234,14 @@ final class ChannelTest extends TestCase
         $fake->await('connected', 'asked getMany', 'asked getMany');
     }
 
-    private static function client(FakeSidecar $fake, Timeouts $timeouts = new Timeouts()): Client
+    private static function client(FakeSidecar $fake, ?Timeouts $timeouts = null): Client
     {
-        return Client::local($fake->address, '', '', timeouts: $timeouts);
+        return Client::local($fake->address, '', '', timeouts: $timeouts ?? Patient::timeouts());
     }
 
     private static function persistent(FakeSidecar $fake): Client
     {
-        return Client::local($fake->address, '', '', persistent: true);
+        return Patient::local($fake->address, '', '', persistent: true);
     }
 
     private static function failure(Client $roster): string

@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
-use Roster\Client;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Roster;
 use Roster\Tests\Support\Skip;
 use Roster\Tests\Support\WebServer;
@@ -101,7 +101,7 @@ final class FpmTest extends TestCase
     /** How many connections the sidecar has taken. */
     private function connections(): int
     {
-        return Client::local($this->roster->socket, '', '')->status()->counters['connections'];
+        return Patient::local($this->roster->socket, '', '')->status()->counters['connections'];
     }
 
     private static function data(string $path): string

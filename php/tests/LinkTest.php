@@ -80,10 +80,10 @@ final class LinkTest extends TestCase
 
     public function testAWorkerThatWasBusyReadsTheAnswerToItsTokenBeforeItBlamesTheRegister(): void
     {
-        $link = $this->link(connectTimeout: 0.2);
+        $link = $this->link(connectTimeout: 1);
         $client = $this->meet($link);
         fwrite($client, MessagePack::pack(['cmd' => 'auth-success']));
-        usleep(300_000);
+        usleep(1_200_000);
         $link->receive(true);
         self::assertNotNull($link->line());
         self::assertSame([], $this->reasons());

@@ -15,6 +15,7 @@ use Roster\Exception\NoMaster;
 use Roster\Exception\RosterException;
 use Roster\Instance;
 use Roster\Master;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 use Roster\Transport;
@@ -32,9 +33,7 @@ final class MastersTest extends TestCase
         $this->roster = new Roster(['/zk_test' => 'Hello'], hasRegister: true);
         $this->client = $this->client(Transport::Shared, Transport::Unix);
         $this->masters = [$this->roster->master(), $this->roster->master('spare@2.0.0')];
-        Process::until(fn () => count($this->instances('demo')) === 2, 'both masters offer it', 30);
-        $shared = $this->client(Transport::Shared);
-        Process::until(fn () => count($this->instances('demo', $shared)) === 2, 'the file tells of them', 30);
+        $this->awaitInstances('demo', 2);
     }
 
     public function testInstancesAndMastersAreTheSameOverEachTransport(): void
@@ -82,7 +81,7 @@ final class MastersTest extends TestCase
     public function testANameLikeANumberIsAName(): void
     {
         $master = $this->roster->master('7');
-        Process::until(fn () => count($this->instances('7')) === 1, 'it is offered', 30);
+        $this->awaitInstances('7', 1);
         foreach ($this->client->services() as $name => $versions) {
             self::assertSame(array_sum($versions), count($this->client->instances($name)));
             self::assertNotSame([], $this->client->masters($name));
@@ -103,7 +102,7 @@ final class MastersTest extends TestCase
         foreach ($this->client->masters('demo') as $number => $master) {
             $this->client->callOn($master->id, 'control', 'offer', ['zoned', ['zone' => $number, 'live' => true]]);
         }
-        Process::until(fn () => count($this->instances('zoned')) === 2, 'both masters offer it', 30);
+        $this->awaitInstances('zoned', 2);
         foreach ($this->client->masters('demo') as $number => $master) {
             for ($i = 0; $i < 8; $i++) {
                 $result = $this->client->call('zoned', 'echo', ['a'], metadata: ['zone' => $number, 'live' => true]);
@@ -275,10 +274,20 @@ final class MastersTest extends TestCase
         return array_diff_key(get_object_vars($told), ['freshness' => 0]);
     }
 
-    private function instances(string $service, ?Client $client = null): array
+    /** Waits until the sidecar and its file tell of so many. */
+    private function awaitInstances(string $service, int $count): void
+    {
+        foreach ([Transport::Unix, Transport::Shared] as $transport) {
+            $client = $this->client($transport);
+            $areThere = fn () => count($this->instances($service, $client)) === $count;
+            Process::until($areThere, "$count offer $service, by $transport->name", 30);
+        }
+    }
+
+    private function instances(string $service, Client $client): array
     {
         try {
-            return ($client ?? $this->client)->instances($service, maxAge: 0);
+            return $client->instances($service, maxAge: 0);
         } catch (RosterException) {
             return [];
         }
@@ -286,7 +295,7 @@ final class MastersTest extends TestCase
 
     private function client(Transport ...$transports): Client
     {
-        return Client::local(
+        return Patient::local(
             in_array(Transport::Unix, $transports, true) ? $this->roster->socket : '',
             '',
             in_array(Transport::Shared, $transports, true) ? $this->roster->shared : '',

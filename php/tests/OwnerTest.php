@@ -10,6 +10,7 @@ use Roster\Exception\InvalidRequest;
 use Roster\Exception\Unavailable;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\SharedFile;
 use Roster\Tests\Support\Skip;
 use Roster\Transport;
@@ -24,11 +25,11 @@ final class OwnerTest extends TestCase
             foreach ([false, true] as $isPersistent) {
                 $answers = [Answer::nodes(['/a' => 'one']), Answer::nodes(['/a' => 'two'])];
                 $fake = new FakeSidecar([$answers]);
-                $roster = Client::local($fake->address, '', '', persistent: $isPersistent, user: $user);
+                $roster = Patient::local($fake->address, '', '', persistent: $isPersistent, user: $user);
                 self::assertSame(['one', 'two'], [$roster->get('/a')->data, $roster->get('/a')->data]);
             }
             $file = new SharedFile(['/a' => 'of the file']);
-            $node = Client::local($fake->address, '', $file->path, user: $user)->get('/a');
+            $node = Patient::local($fake->address, '', $file->path, user: $user)->get('/a');
             self::assertSame(['of the file', Transport::Shared], [$node->data, $node->freshness->from]);
         }
     }

@@ -10,6 +10,7 @@ use Roster\Job;
 use Roster\JobState;
 use Roster\NewJob;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 
@@ -30,7 +31,7 @@ final class PerformTest extends TestCase
         $this->roster = new Roster(['/a' => 'b'], tables: "[queue]\npath = 'queue'\n[[worker]]\nname = 'mail'\ncommand = "
             . "$command\ncount = 2\nready = 'message'\nrestart_delay = '10ms'\nstart_retries = 50\n"
             . "environment = { PERFORMED = '$this->record' }\n");
-        $this->client = Client::local($this->roster->socket, '', '');
+        $this->client = Patient::local($this->roster->socket, '', '');
     }
 
     public function testEachJobIsPerformedOnceAndIsGone(): void
@@ -80,8 +81,11 @@ final class PerformTest extends TestCase
     private function becomes(string $name, JobState $state, string $queue = 'mail'): Job
     {
         $id = $this->client->enqueue($queue, $name);
-        Process::until(fn () => $this->client->job($id)?->state === $state, "$name is $state->name", 60);
-        return $this->client->job($id);
+        Process::until(function () use ($id, $state, &$job): bool {
+            $job = $this->client->job($id);
+            return $job?->state === $state;
+        }, "$name is $state->name", 60);
+        return $job;
     }
 
     /** @return list<string> */

@@ -10,6 +10,7 @@ use Roster\Exception\InvalidRequest;
 use Roster\Job;
 use Roster\JobState;
 use Roster\NewJob;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Roster;
 
 /** Jobs that a client enqueues are kept by a real sidecar. */
@@ -21,7 +22,7 @@ final class QueueTest extends TestCase
     protected function setUp(): void
     {
         $this->roster = new Roster(['/a' => 'b'], tables: "[queue]\npath = 'queue'\n");
-        $this->client = Client::local($this->roster->socket, '', '');
+        $this->client = Patient::local($this->roster->socket, '', '');
     }
 
     public function testAJobIsKeptAsItWasEnqueued(): void

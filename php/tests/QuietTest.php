@@ -10,6 +10,7 @@ use Roster\Exception\RosterException;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\SharedFile;
 use Roster\Timeouts;
 
@@ -33,7 +34,7 @@ final class QuietTest extends TestCase
         $path = "$folder->path/shared.mdb";
         $make($path);
         $fake = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket'])]]);
-        self::assertSame('of the socket', Client::local($fake->address, '', $path)->get('/a')->data);
+        self::assertSame('of the socket', Patient::local($fake->address, '', $path)->get('/a')->data);
         self::assertHandlerIsBack();
     }
 
@@ -124,7 +125,7 @@ final class QuietTest extends TestCase
             }
             posix_kill(getmypid(), SIGKILL);
         }
-        $roster = Client::local('', $address, '');
+        $roster = Patient::local('', $address, '');
         self::assertFails($roster);
         self::assertFails($roster);
         pcntl_waitpid($child, $status);

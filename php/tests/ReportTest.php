@@ -13,6 +13,7 @@ use Roster\Resolved;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\SharedFile;
 use Roster\Thrift;
@@ -153,7 +154,7 @@ final class ReportTest extends TestCase
             new Thrift\ResolveOutcome(['instance' => $instance]),
         ]]);
         $sidecar = new FakeSidecar([[Answer::of(new Thrift\Roster_resolveMany_result(['success' => $reply]))]]);
-        $roster = Client::local($sidecar->address, '', '');
+        $roster = Patient::local($sidecar->address, '', '');
         $found = $roster->resolveMany(['none' => ['service' => 'x', 'zone' => 'a'], 'one' => 'db']);
         self::assertInstanceOf(NoInstance::class, $found['none']);
         self::assertSame(['x', 'none of `x`'], [$found['none']->service, $found['none']->getMessage()]);

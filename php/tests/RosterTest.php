@@ -14,6 +14,7 @@ use Roster\Exception\RosterException;
 use Roster\Exception\Unavailable;
 use Roster\Node;
 use Roster\Origin;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 use Roster\Tests\Support\Skip;
@@ -98,7 +99,7 @@ final class RosterTest extends TestCase
         if (!Roster::hasShared()) {
             Skip::because('this sidecar keeps no shared file');
         }
-        $client = Client::local($this->roster->socket, $this->roster->tcp, $this->roster->shared);
+        $client = Patient::local($this->roster->socket, $this->roster->tcp, $this->roster->shared);
         self::assertSame(Transport::Shared, $client->get('/zk_test')->freshness->from);
         $this->roster->end(SIGKILL);
         $aged = static fn () => $client->get('/zk_test')->freshness->ageMs > 3_000;
@@ -170,7 +171,7 @@ final class RosterTest extends TestCase
             $transport === Transport::Unix ? $this->roster->socket : '',
             $transport === Transport::Tcp ? $this->roster->tcp : '',
             $transport === Transport::Shared ? $this->roster->shared : '',
-            timeouts: $timeouts,
+            timeouts: $timeouts ?? Patient::timeouts(),
         );
     }
 }

@@ -85,7 +85,7 @@ final class SupervisedTest extends TestCase
         self::assertSame(['message' => 'not now', 'code' => 5, 'class' => 'DomainException'], $error);
         self::assertSame('NotFound', $command('nope')[1]['data']['class']);
         self::assertSame('TypeError', $command('reverse', [])[1]['data']['class']);
-        $paced = $sidecar->beginCall('paced', 100, 0.01);
+        $paced = $sidecar->beginCall('paced', 300, 0.01);
         $sidecar->call('add', [1, 2]);
         $status = $command('status')[0][0];
         self::assertSame(['web/3', $sidecar->worker->id, 1, 1, 'demo.paced'], [
@@ -95,7 +95,7 @@ final class SupervisedTest extends TestCase
         foreach ([$status['since'], $status['doing'][0]['since']] as $since) {
             self::assertLessThan(60, abs($since / 1_000 - microtime(true)));
         }
-        self::assertSame(range(1, 100), $sidecar->answer($paced)[0]);
+        self::assertSame(range(1, 300), $sidecar->answer($paced)[0]);
         self::assertSame([2, 0, []], array_values(array_intersect_key(
             $command('status')[0][0],
             ['done' => 0, 'underWay' => 0, 'doing' => 0],
@@ -229,7 +229,7 @@ final class SupervisedTest extends TestCase
     public function testAStopEndsWhatIsUnderWayAndRefusesTheRest(callable $stop): void
     {
         $sidecar = new Supervisor();
-        $paced = $sidecar->beginCall('paced', 20, 0.02);
+        $paced = $sidecar->beginCall('paced', 100, 0.02);
         $sidecar->receive('data');
         $stop($sidecar);
         $sidecar->receive('remove');
@@ -239,7 +239,7 @@ final class SupervisedTest extends TestCase
         self::assertSame([['pong'], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'ping']));
         $refusal = $sidecar->ask(['cmd' => 'worker-command', 'name' => 'reverse', 'data' => 'abc'])[1];
         self::assertSame('refused', $refusal['status']);
-        self::assertSame(range(2, 20), $sidecar->answer($paced)[0]);
+        self::assertSame(range(2, 100), $sidecar->answer($paced)[0]);
         self::assertSame(0, $sidecar->worker->await());
         self::assertTrue($sidecar->isClosed());
         self::assertStringContainsString('ended', $sidecar->worker->output());
@@ -311,7 +311,7 @@ final class SupervisedTest extends TestCase
         $append = static fn (string $uuid, string $text) => $sidecar->send(['cmd' => 'call', 'uuid' => $uuid, 'data' => [
             'service' => 'demo', 'method' => 'append', 'arguments' => [$file, $text],
         ]]);
-        $busy = $sidecar->beginCall('sleep', 0.3);
+        $busy = $sidecar->beginCall('sleep', 1.0);
         foreach (['once', 'once', 'closed', '7'] as $uuid) {
             $append($uuid, "$uuid ");
         }
@@ -325,7 +325,7 @@ final class SupervisedTest extends TestCase
     public function testOnlySoManyCallsWait(): void
     {
         [$sidecar, $folder] = [new Supervisor(), new Folder()];
-        $arguments = [1.0, "$folder->path/begun"];
+        $arguments = [2.0, "$folder->path/begun"];
         $busy = $sidecar->beginCall('sleep', ...$arguments);
         Process::until(static fn () => is_file($arguments[1]), 'it is busy');
         $uuids = array_map(static fn (int $number) => "call-$number", range(1, 1_200));

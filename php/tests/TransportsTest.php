@@ -15,6 +15,7 @@ use Roster\InstanceState;
 use Roster\Provenance;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\SharedFile;
 use Roster\Tests\Support\Skip;
 use Roster\Thrift;
@@ -26,17 +27,18 @@ final class TransportsTest extends TestCase
 {
     public function testTheFileGoesFirstThenTheSocketThenTheFileAsItWasLeftAndLastThePort(): void
     {
-        [$file, $left] = [new SharedFile(['/a' => 'of the file']), new SharedFile(['/a' => 'left'], silenceMs: 10_000)];
         $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket'])]]);
         $tcp = new FakeSidecar([[Answer::nodes(['/a' => 'of the port'])]], isTcp: true);
-        $roster = Client::local($unix->address, $tcp->address, $file->path);
+        // For some seconds the one is not yet old.
+        [$left, $file] = [new SharedFile(['/a' => 'left'], silenceMs: 10_000), new SharedFile(['/a' => 'of the file'])];
+        $roster = Patient::local($unix->address, $tcp->address, $file->path);
         self::assertSame(['of the file', Transport::Shared], self::told($roster));
-        $roster = Client::local($unix->address, $tcp->address, $left->path);
+        $roster = Patient::local($unix->address, $tcp->address, $left->path);
         self::assertSame(['of the socket', Transport::Unix], self::told($roster));
         $unix->end();
         self::assertSame(['left', Transport::Shared], self::told($roster));
         unlink($left->path);
-        $roster = Client::local($unix->address, $tcp->address, $left->path);
+        $roster = Patient::local($unix->address, $tcp->address, $left->path);
         self::assertSame(['of the port', Transport::Tcp], self::told($roster));
         $tcp->end();
         $this->expectException(Unavailable::class);
@@ -47,7 +49,7 @@ final class TransportsTest extends TestCase
     {
         $left = new SharedFile(['/a' => 'left'], silenceMs: 10_000);
         $tcp = new FakeSidecar([[Answer::nodes(['/a' => 'of the port'])]], isTcp: true);
-        $roster = Client::local('/nonexistent/socket', $tcp->address, $left->path);
+        $roster = Patient::local('/nonexistent/socket', $tcp->address, $left->path);
         self::assertSame('left', $roster->get('/a')->data);
         self::assertSame('of the port', $roster->get('/a', maxAge: 5_000)->data);
         $transports = array_column(Client::local('/nonexistent/socket', shared: $left->path)->explain(), 'transport');
@@ -57,7 +59,7 @@ final class TransportsTest extends TestCase
     public function testASocketMayBeNamedAsTheCommandLineNamesIt(): void
     {
         $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket'])]]);
-        $roster = Client::local("unix://$unix->address");
+        $roster = Patient::local("unix://$unix->address");
         self::assertSame('of the socket', $roster->get('/a')->data);
         self::assertSame("unix://$unix->address: answered", (string) $roster->explain()[1]);
         self::assertSame(dirname($unix->address) . '/shared.mdb', $roster->explain()[0]->target);
@@ -79,7 +81,7 @@ final class TransportsTest extends TestCase
     public function testExplainTellsWhatEachTransportCameTo(): void
     {
         $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);
-        $roster = Client::local('/nonexistent/socket', $tcp->address, '/nonexistent/file');
+        $roster = Patient::local('/nonexistent/socket', $tcp->address, '/nonexistent/file');
         self::assertSame([null, null, null, null], array_column($roster->explain(), 'answered'));
         $roster->get('/a');
         [$file, $unix, , $port] = $roster->explain();
@@ -94,7 +96,7 @@ final class TransportsTest extends TestCase
     public function testExplainTriesEachTransportWhenToldTo(): void
     {
         $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);
-        $roster = Client::local('/nonexistent/socket', $tcp->address, '');
+        $roster = Patient::local('/nonexistent/socket', $tcp->address, '');
         self::assertSame([false, true], array_column($roster->explain(try: true), 'answered'));
     }
 
@@ -147,7 +149,7 @@ final class TransportsTest extends TestCase
     {
         $file = new SharedFile(['/a' => 'of the file'], ['ageMs' => 7_000]);
         $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket']), Answer::of(self::tooStale(6_000))]]);
-        $roster = Client::local($unix->address, '', $file->path, maxAge: 5_000);
+        $roster = Patient::local($unix->address, '', $file->path, maxAge: 5_000);
         self::assertSame(['of the socket', Transport::Unix], self::told($roster));
         try {
             $roster->get('/a');
@@ -165,12 +167,12 @@ final class TransportsTest extends TestCase
         $file = new SharedFile(['/a' => 'of the file'], silenceMs: 10_000);
         $unix = new FakeSidecar([[]]);
         $unix->hang();
-        $roster = Client::local($unix->address, '', $file->path, timeouts: new Timeouts(readMs: 200));
+        $roster = Client::local($unix->address, '', $file->path, timeouts: new Timeouts(readMs: 1_000, totalMs: 1_000));
         $began = microtime(true);
         for ($read = 0; $read < 10; $read++) {
             self::assertSame(['of the file', Transport::Shared], self::told($roster));
         }
-        self::assertLessThan(1, microtime(true) - $began);
+        self::assertLessThan(5, microtime(true) - $began);
         self::assertGreaterThanOrEqual(10_000, $roster->freshness()->ageMs);
     }
 
@@ -184,7 +186,7 @@ final class TransportsTest extends TestCase
             Answer::of(new Thrift\Roster_children_result(['notFound' => $absence])),
             Answer::of(new Thrift\Roster_instances_result(['notFound' => $absence])),
         ]]);
-        $roster = Client::local($fake->address, '', '');
+        $roster = Patient::local($fake->address, '', '');
         self::assertNull($roster->get('/a'));
         self::assertSame('default', $roster->get('/a', 'default'));
         self::assertSame(5, $roster->freshness()->revision);
@@ -199,7 +201,7 @@ final class TransportsTest extends TestCase
         $fake = new FakeSidecar([[Answer::of(new Thrift\Roster_getMany_result(['notReady' => $notReady]))]]);
         $this->expectException(NotReady::class);
         $this->expectExceptionMessage('waiting for zookeeper: connecting');
-        Client::local($fake->address, '', '')->get('/a', 'default');
+        Patient::local($fake->address, '', '')->get('/a', 'default');
     }
 
     /** @dataProvider wrongPaths */
@@ -221,7 +223,7 @@ final class TransportsTest extends TestCase
     {
         $paths = ['/', '/a', '/.a', '/a/..b', '/a b', '/ü/日本', '/a.', '/...'];
         $fake = new FakeSidecar([[Answer::nodes([])]]);
-        self::assertSame([], Client::local($fake->address, '', '')->getMany($paths));
+        self::assertSame([], Patient::local($fake->address, '', '')->getMany($paths));
     }
 
     public function testTheLoggerIsToldOnceWhenAWayBeginsToFail(): void
@@ -235,7 +237,7 @@ final class TransportsTest extends TestCase
             }
         };
         $tcp = new FakeSidecar([[Answer::nodes([]), Answer::nodes([])]], isTcp: true);
-        $roster = Client::local('/nonexistent/socket', $tcp->address, '', logger: $logger);
+        $roster = Patient::local('/nonexistent/socket', $tcp->address, '', logger: $logger);
         $roster->get('/a');
         $roster->get('/a');
         self::assertSame(['unix:///nonexistent/socket'], $logger->lines);
@@ -259,7 +261,7 @@ final class TransportsTest extends TestCase
             $page('m1', 'next'),
             $page('m2', null),
         ]]);
-        $roster = Client::local($fake->address, '', '');
+        $roster = Patient::local($fake->address, '', '');
         [$found] = $roster->instances('mail');
         self::assertSame(['m1', 'mail', ['zone' => 'a'], 2, InstanceState::Unknown], [
             $found->masterId, $found->serviceName, $found->metadata, $found->outstanding, $found->state,

@@ -13,6 +13,7 @@ use Roster\Exception\Unavailable;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Patient;
 use Roster\Thrift;
 
 /** A watch tells what is there and then every change, without a hole. */
@@ -90,7 +91,7 @@ final class WatchTest extends TestCase
     {
         $fake = new FakeSidecar([[Answer::subtree(5, ['/a' => '1']), Answer::watch(6, [])]]);
         $asked = 0;
-        $watch = Client::local($fake->address, '', '')->watch('/a', until: static function () use (&$asked): bool {
+        $watch = Patient::local($fake->address, '', '')->watch('/a', until: static function () use (&$asked): bool {
             return $asked++ === 2;
         });
         self::assertSame(['Present /a 1'], self::told($watch, 99));
@@ -107,7 +108,7 @@ final class WatchTest extends TestCase
 
     private static function watch(FakeSidecar $fake): \Generator
     {
-        return Client::local($fake->address, '', '')->watch('/');
+        return Patient::local($fake->address, '', '')->watch('/');
     }
 
     /** @return list<string> the next changes in words */

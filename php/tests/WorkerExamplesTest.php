@@ -5,9 +5,9 @@ declare(strict_types=1);
 namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
-use Roster\Client;
 use Roster\Exception\NotReady;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 use Roster\Tests\Support\Supervisor;
@@ -41,7 +41,7 @@ final class WorkerExamplesTest extends TestCase
         $environment = ['REGISTER' => "tcp://$roster->register", 'REGISTER_TOKEN' => Roster::TOKEN];
         $command = [PHP_BINARY, '-d', 'include_path=' . self::ROOT, $folder->file('mail.php', $sample)];
         $worker = new Process($command, "$folder->path/log", $environment);
-        $client = Client::local($roster->socket, '', '');
+        $client = Patient::local($roster->socket, '', '');
         $isListed = static function () use ($client): bool {
             try {
                 return $client->masters('mail') !== [];

@@ -9,6 +9,7 @@ use Roster\ChangeKind;
 use Roster\Client;
 use Roster\Exception\CallFailed;
 use Roster\Exception\InvalidRequest;
+use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
 use Roster\WorkerAnswer;
@@ -26,7 +27,7 @@ final class WorkersTest extends TestCase
         $group = static fn (string $name, int $count) =>
             "[[worker]]\nname = '$name'\ncommand = $command\ncount = $count\nready = 'message'\n";
         $this->roster = new Roster(['/a' => 'b'], hasRegister: true, tables: $group('web', 2) . $group('mail', 1));
-        $this->client = Client::local($this->roster->socket, '', '');
+        $this->client = Patient::local($this->roster->socket, '', '');
         $answer = fn () => array_filter($this->client->commandWorkers('ping'), self::hasAnswered(...));
         Process::until(static fn () => count($answer()) === 3, 'all answer', 30);
     }
@@ -35,11 +36,11 @@ final class WorkersTest extends TestCase
     {
         $stopped = $this->client->commandWorkers('status', worker: 'web/1')[0]->value()['pid'];
         posix_kill($stopped, SIGSTOP);
-        $answers = $this->client->commandWorkers('reverse', "\xffab", timeoutMs: 1_000);
+        $answers = $this->client->commandWorkers('reverse', "\xffab", timeoutMs: 3_000);
         posix_kill($stopped, SIGCONT);
         self::assertSame(['web/1', 'web/2', 'mail/1'], array_column($answers, 'worker'));
         self::assertSame([null, "ba\xff", "ba\xff"], array_column($answers, 'value'));
-        self::assertSame('it did not answer within 1s', $answers[0]->error->getMessage());
+        self::assertSame('it did not answer within 3s', $answers[0]->error->getMessage());
         $this->expectException(CallFailed::class);
         $answers[0]->value();
     }

@@ -50,7 +50,7 @@ final class FakeSidecar
     public function await(string ...$lines): void
     {
         try {
-            Process::until(fn () => $this->seen() === $lines, 'what the fake sees', 5);
+            Process::until(fn () => $this->seen() === $lines, 'what the fake sees');
         } catch (\RuntimeException $late) {
             throw new \RuntimeException("{$late->getMessage()}: " . implode(', ', $this->seen()));
         }

@@ -68,7 +68,7 @@ final class Process
     }
 
     /** Waits until something holds. */
-    public static function until(callable $condition, string $what, float $seconds = 10): void
+    public static function until(callable $condition, string $what, float $seconds = 30): void
     {
         $deadline = microtime(true) + $seconds;
         while (!$condition()) {
