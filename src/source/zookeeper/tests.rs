@@ -291,8 +291,9 @@ async fn where_all_servers_want_a_proof_before_the_first_read_the_credentials_ar
 async fn that_an_old_server_closes_at_a_persistent_watch_costs_no_wait_before_the_first_read() {
     /// Less than the minimum wait after a loss.
     const MOST: Duration = Duration::from_millis(45);
-    let mut fastest = Duration::MAX;
-    for _ in 0..10 {
+    let (mut fastest, mut attempts) = (Duration::MAX, 0..100);
+    // On a busy machine most take longer.
+    while fastest >= MOST && attempts.next().is_some() {
         let fake = furnished(Kind::Old).await;
         let began = Instant::now();
         let mirror = Mirror::start(&fake, &["/"]).await;

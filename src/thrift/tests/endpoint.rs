@@ -29,7 +29,13 @@ struct Server {
 }
 
 fn serve() -> Server {
-    serve_with(Config::default())
+    serve_with(patient())
+}
+
+/// With time for a busy machine to send a request.
+fn patient() -> Config {
+    let long = Duration::from_secs(20);
+    Config { first_byte_timeout: long, request_timeout: long, ..Config::default() }
 }
 
 fn serve_with(config: Config) -> Server {
@@ -105,7 +111,7 @@ async fn a_call_may_carry_more_than_any_other_request() {
 
 #[tokio::test]
 async fn a_request_for_which_its_user_has_no_memory_is_refused_and_the_next_is_answered() {
-    let server = serve_with(Config { max_memory: ByteSize::mib(1), ..Config::default() });
+    let server = serve_with(Config { max_memory: ByteSize::mib(1), ..patient() });
     server.master(Manner::Echoes);
     // One becomes too large once its arguments are packed; the other is too large as it arrives.
     for arguments in [format!("[{}0]", "1e1,".repeat(65_000)), format!("[\"{}\"]", "x".repeat(900_000))] {

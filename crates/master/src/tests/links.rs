@@ -104,9 +104,9 @@ async fn a_register_that_accepts_and_closes_is_tried_later_and_later() {
         longest = longest.max(delay(&mut events).await);
     }
     assert!(longest > 5 * config().retry_delay, "{longest:?}");
-    // A good connection resets the delays.
+    // A good connection, one that lasts a second, resets the delays. A busy machine may begin to count late.
     let held = register.accepted().await;
-    sleep(Duration::from_millis(1_200)).await;
+    sleep(Duration::from_secs(4)).await;
     drop(held);
     assert!(delay(&mut events).await <= config().retry_delay);
     assert!(Config::new("").retry_delay <= Duration::from_millis(500));
