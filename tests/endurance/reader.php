@@ -15,6 +15,7 @@ function endpoint(string $folder, string $path): array
     try {
         if ($client === null) {
             $socket = new TSocket("unix://$folder/roster.sock", 1);
+            $socket->setSendTimeout(5000);
             $socket->setRecvTimeout(5000);
             $transport = new TBufferedTransport($socket);
             $transport->open();
