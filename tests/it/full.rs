@@ -89,9 +89,9 @@ impl Small {
         Process::start(command.arg(self.mount.join("shared.mdb")).stderr(Stdio::null()), self.roster.folder())
     }
 
-    /// Waits until the file holds these data.
+    /// Waits until the file holds these data. An attempt for which there was no room is made again after 10 s.
     fn holds(&self, data: &str) {
-        eventually(&format!("the file holds {data}"), SOON, || {
+        eventually(&format!("the file holds {data}"), SOON * 2, || {
             let trouble = self.roster.status().shared_file_error;
             ensure(trouble.is_none(), format!("{trouble:?}\n{}{}", self.lies_there(), self.roster.log()))?;
             let read = std::fs::read(self.seen("shared.mdb")).map_err(|error| error.to_string())?;

@@ -47,13 +47,13 @@ fn attack(path: &Path, what: Attack, over: &AtomicBool) {
     }
 }
 
-/// What a new PHP process reads.
+/// What a new PHP process reads. One that hangs, as under an attack, is not waited for.
 fn read(roster: &Roster) -> String {
     let code = format!(
         "$db = @dba_open('{}', 'r', 'lmdb'); echo $db ? dba_fetch('node/a', $db) : 'no file';",
         roster.shared_file().display()
     );
-    let ended = of_www_data(Command::new("timeout")).args(["1", "php", "-r", &code]).output().expect("php");
+    let ended = of_www_data(Command::new("timeout")).args(["3", "php", "-r", &code]).output().expect("php");
     String::from_utf8_lossy(&ended.stdout).into_owned()
 }
 
