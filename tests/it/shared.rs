@@ -118,6 +118,7 @@ fn a_restart_answers_while_zookeeper_is_away_and_then_syncs_without_a_reset() {
     scene.zk.create("/doomed", "one");
     scene.agrees();
     let before = scene.roster.get("/a").expect("a node").freshness;
+    scene.watchers_are_at(before.revision);
     assert!(scene.roster.stop().success());
     scene.link.cut();
     scene.roster.run();

@@ -92,6 +92,15 @@ impl Scene {
         }
     }
 
+    /// Waits until the watchers know of the sidecar's revision. One that changed nothing for them they hear of when
+    /// their watch has waited in vain; who asks after a restart since an earlier one has to read everything anew.
+    pub(crate) fn watchers_are_at(&self, revision: i64) {
+        eventually("the watchers know of the revision", SOON, || {
+            let known: Vec<i64> = self.watchers.iter().map(|watcher| watcher.seen().revision).collect();
+            ensure(known.iter().all(|known| *known >= revision), format!("{known:?} and not {revision}"))
+        });
+    }
+
     /// How often the watchers had to read everything anew.
     pub(crate) fn resets(&self) -> usize {
         self.watchers.iter().map(|watcher| watcher.seen().resets).sum()
