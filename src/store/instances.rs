@@ -23,6 +23,10 @@ pub fn count_of_held(instances: &Instances) -> usize {
 /// Draws are expected to hit one of a part of this size within a few.
 const PART: usize = 4;
 
+/// Where instances are to warm up in more minutes than this, more is not reckoned with.
+const MAX_MINUTES: usize = 64;
+const MINUTE_MS: u64 = 60_000;
+
 /// The prefix of the ids of providers that nodes register. No master's id begins with it.
 pub(super) const NODE_MARK: char = '\u{1}';
 
@@ -46,8 +50,8 @@ pub struct InstanceSet {
     /// How many providers have each weight.
     weights: OrdMap<u32, usize>,
     callable: CallableCount,
-    /// When the last that was ever added has warmed up, in ms since 1970.
-    warm_at: u64,
+    /// Those of them that warm up, or did, by the minute since 1970 in which that ends.
+    warming: OrdMap<u64, CallableCount>,
     /// How often one was chosen by turns, shared by all sets derived from each other.
     turns: Arc<AtomicUsize>,
 }
@@ -190,12 +194,18 @@ impl InstanceSet {
         self.callable.undrained > self.callable.count
     }
 
-    /// Whether a few draws find one that can be called: so it is unless few of them can, or most weigh little.
+    /// Whether a few draws find one that can be called: so it is unless few of them can, or most weigh little, or warm up.
     pub fn is_dense(&self, now: impl FnOnce() -> u64) -> bool {
-        let weight = self.callable.weight * PART as u64;
-        self.callable.count * PART >= self.len()
-            && weight >= u64::from(self.heaviest()) * self.len() as u64
-            && (self.warm_at == 0 || self.warm_at <= now())
+        let mut callable = self.callable;
+        if !self.warming.is_empty() {
+            let mut warming = self.warming.range(now() / MINUTE_MS..).map(|(_, count)| *count);
+            warming.by_ref().take(MAX_MINUTES).for_each(|count| callable -= count);
+            if warming.next().is_some() {
+                return false;
+            }
+        }
+        let weight = callable.weight * PART as u64;
+        callable.count * PART >= self.len() && weight >= u64::from(self.heaviest()) * self.len() as u64
     }
 
     /// Whether it would take many draws to find a master.
@@ -245,8 +255,7 @@ impl InstanceSet {
             false => drop(self.withheld.remove(&provider.id)),
         }
         self.held += usize::from(provider.is_held());
-        self.callable += CallableCount::of(&provider);
-        self.warm_at = self.warm_at.max(provider.warm_up.map_or(0, WarmUp::ends_at));
+        self.count(&provider);
         let known = self.numbers.get(&provider.id).copied();
         let number = known.unwrap_or(self.len());
         let lot = Lot { address_hash: provider.address_hash, weight: provider.weight };
@@ -260,7 +269,7 @@ impl InstanceSet {
         }
         if let Some(old) = self.providers.insert(number, provider) {
             self.held -= usize::from(old.is_held());
-            self.callable -= CallableCount::of(&old);
+            self.count_no_more(&old);
             self.forget_weight(old.weight);
         }
     }
@@ -272,7 +281,7 @@ impl InstanceSet {
         if let Some(removed) = self.providers.remove(&number) {
             self.registered -= usize::from(removed.is_registered());
             self.held -= usize::from(removed.is_held());
-            self.callable -= CallableCount::of(&removed);
+            self.count_no_more(&removed);
             self.forget_weight(removed.weight);
         }
         if let Some(lot) = self.lots.pop_back()
@@ -283,6 +292,25 @@ impl InstanceSet {
         if let Some(last) = self.providers.remove(&self.numbers.len()) {
             self.numbers.insert(last.id.clone(), number);
             self.providers.insert(number, last);
+        }
+    }
+
+    fn count(&mut self, provider: &Provider) {
+        let count = CallableCount::of(provider);
+        self.callable += count;
+        if let Some(warm_up) = provider.warm_up {
+            *self.warming.entry(warm_up.ends_at() / MINUTE_MS).or_default() += count;
+        }
+    }
+
+    fn count_no_more(&mut self, provider: &Provider) {
+        let count = CallableCount::of(provider);
+        self.callable -= count;
+        let Some(minute) = provider.warm_up.map(|warm_up| warm_up.ends_at() / MINUTE_MS) else { return };
+        let warming = self.warming.entry(minute).or_default();
+        *warming -= count;
+        if *warming == CallableCount::default() {
+            self.warming.remove(&minute);
         }
     }
 
@@ -355,6 +383,33 @@ impl PartialEq for Provider {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Decoder, Format};
+
+    #[test]
+    fn a_set_is_dense_while_a_quarter_can_be_called_with_their_weight() {
+        let now = 1_700_000_000_000;
+        let mut set = InstanceSet::default();
+        let mut put = |number: usize, weight: u32, since: Option<u64>| {
+            let mut instance = Instance { weight, ..Instance::at("db", &format!("h:{}", number + 1)) };
+            let mut provenance = instance.provenance[0].clone();
+            provenance.decoder = Decoder::Format(Format::Dubbo);
+            instance.provenance = [provenance].into();
+            let timestamp = since.map(|since| ("timestamp".into(), since.to_string().into()));
+            instance.metadata = rmpv::Value::Map(timestamp.into_iter().collect()).into();
+            set.insert(Provider::new(format!("{NODE_MARK}{number}").into(), [instance].into()));
+            set.is_dense(|| now)
+        };
+        assert!((0..100).all(|number| put(number, 100, Some(now - 700_000))), "all have warmed up");
+        assert!((0..75).all(|number| put(number, 100, Some(now - 1_000))), "a quarter has");
+        assert!(!put(75, 100, Some(now - 1_000)) && put(75, 100, None));
+        assert!((0..75).all(|number| put(number, 0, None)) && !put(75, 0, None) && put(75, 100, None));
+        assert!(put(76, 100, None) && !put(76, 1_000, None), "one weighs more than the others together can make up");
+        assert!((0..76).all(|number| !put(number, 100, None)), "not even all of them");
+        assert!(put(76, 100, None));
+        assert!(!(0..100).all(|number| put(number, 100, Some(now + number as u64 * 60_000))));
+        assert!((0..100).map(|number| put(number, 100, None)).last().is_some_and(|is_dense| is_dense));
+        assert!(set.warming.is_empty());
+    }
 
     #[test]
     fn whoever_comes_and_goes_each_has_one_number() {
