@@ -14,17 +14,17 @@ use nix::sys::statvfs::statvfs;
 use crate::harness::{Process, Roster, SOON, binary_path, ensure, eventually, is_skipped_without_root};
 
 /// A sidecar whose shared file is to lie on a file system of its own of 256 KiB, which stays while it does not run.
-struct Small {
+pub(crate) struct Small {
     /// What keeps its namespace.
     holder: Process,
-    roster: Roster,
+    pub(crate) roster: Roster,
     /// Where it is mounted there.
-    mount: PathBuf,
+    pub(crate) mount: PathBuf,
 }
 
 impl Small {
     /// So much of it is free. It does not run yet.
-    fn prepare(free_kib: usize) -> Self {
+    pub(crate) fn prepare(free_kib: usize) -> Self {
         let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
         roster.open_to_all();
         let mount = roster.folder().join("small");
@@ -51,7 +51,7 @@ impl Small {
     }
 
     /// Runs the sidecar until it answers.
-    fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let mut command = self.within();
         command.arg(binary_path());
         let mut serve = self.roster.serve(command);
@@ -77,7 +77,7 @@ impl Small {
     }
 
     /// What is there, as it is seen from here.
-    fn seen(&self, name: &str) -> PathBuf {
+    pub(crate) fn seen(&self, name: &str) -> PathBuf {
         let root = format!("/proc/{}/root{}", self.holder.id(), self.mount.display());
         Path::new(&root).join(name)
     }

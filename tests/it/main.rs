@@ -38,6 +38,7 @@ mod php;
 mod planted;
 mod ports;
 mod queue;
+mod queue_faults;
 mod readers;
 mod recorded;
 mod register;

@@ -1,0 +1,108 @@
+//! Queues where the disk is full, and where the clock on the wall jumps.
+
+use crate::full::Small;
+use crate::harness::{Clock, Roster, SOON, binary, ensure, eventually, is_skipped_without_root};
+use crate::idl::{
+    EnqueueRequest, Job, JobAction, JobState, JobUpdate, NewJob, Overloaded, QueuesQuery, TRosterSyncClient,
+    TakeJobsRequest,
+};
+
+fn job(payload: Vec<u8>) -> NewJob {
+    NewJob::new("mail".to_owned(), "send".to_owned(), payload, None, None, None, None, None, None)
+}
+
+fn enqueue(roster: &Roster, job: NewJob) -> thrift::Result<i64> {
+    roster.client().enqueue(EnqueueRequest { jobs: vec![job] }).map(|reply| reply.jobs[0].id)
+}
+
+fn take(roster: &Roster) -> Vec<Job> {
+    let request = TakeJobsRequest::new(vec!["mail".into()], 1_000, None, None);
+    roster.client().take_jobs(request).expect("an answer").jobs
+}
+
+fn ids(jobs: &[Job]) -> Vec<i64> {
+    jobs.iter().map(|job| job.id).collect()
+}
+
+fn done(roster: &Roster, job: &Job) -> thrift::Result<()> {
+    roster.client().update_job(JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None)).map(drop)
+}
+
+#[test]
+fn a_full_disk_loses_no_acknowledged_job_and_takes_more_when_there_is_room() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut small = Small::prepare(400);
+    let queue = format!("[queue]\npath = {:?}\n[register]", small.mount.join("queue"));
+    small.roster.configure("[register]", &queue);
+    small.run();
+    let roster = &small.roster;
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        match enqueue(roster, job(vec![b'x'; 4_000])) {
+            Ok(id) => acknowledged.push(id),
+            Err(error) => break error,
+        }
+    };
+    let thrift::Error::User(refused) = refused else { panic!("{refused:?}") };
+    let refused = refused.downcast_ref::<Overloaded>().expect("there is no room");
+    assert!(refused.message.contains("No space left on device"), "{refused:?}");
+    assert!(!acknowledged.is_empty(), "some have room");
+    assert_eq!(roster.data("/a"), b"one", "the rest is served");
+    let is_open = || roster.client().queues(QueuesQuery::default());
+    let waiting = eventually("the queues are told", SOON, || is_open().map(|reply| reply.queues[0].waiting));
+    assert!(waiting >= acknowledged.len() as i64, "{waiting}");
+    std::fs::remove_file(small.seen("rest")).expect("a file");
+    let last = eventually("there is room", SOON, || enqueue(roster, job(Vec::new())));
+    acknowledged.push(last);
+    // A reply has a bound.
+    let pages = std::iter::repeat_with(|| take(roster)).take_while(|taken| !taken.is_empty());
+    let taken: Vec<Job> = pages.flatten().collect();
+    assert!(acknowledged.iter().all(|id| ids(&taken).contains(id)), "{acknowledged:?}: {:?}", ids(&taken));
+    taken.iter().for_each(|job| done(roster, job).expect("it has the lease"));
+    assert_eq!(is_open().expect("an answer").queues[0].bytes, 0);
+}
+
+/// Starts it with a wall clock of its own.
+fn run_by(clock: &Clock, roster: &mut Roster) {
+    let mut serve = roster.serve(binary());
+    clock.rules(&mut serve);
+    roster.run_as(&mut serve);
+}
+
+#[test]
+fn a_clock_that_jumps_ends_no_lease_and_hastens_no_delay_while_the_sidecar_runs() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure("[register]", "[queue]\npath = 'queue'\n[register]");
+    let clock = Clock::new(roster.folder());
+    run_by(&clock, &mut roster);
+    let first = enqueue(&roster, job(Vec::new())).expect("there is room");
+    let later = enqueue(&roster, NewJob { delay_ms: Some(3_600_000), ..job(Vec::new()) }).expect("there is room");
+    let leased = take(&roster);
+    assert_eq!(ids(&leased), [first]);
+    for hours in [30, -30, 2] {
+        clock.jump(hours);
+        let next = enqueue(&roster, job(Vec::new())).expect("there is room");
+        let taken = take(&roster);
+        assert_eq!(ids(&taken), [next], "{hours} h");
+        done(&roster, &taken[0]).expect("it has the lease");
+    }
+    done(&roster, &leased[0]).expect("it has the lease");
+    roster.kill();
+    // Two hours later, for the next one.
+    run_by(&clock, &mut roster);
+    let taken = take(&roster);
+    assert_eq!(ids(&taken), [later]);
+    done(&roster, &taken[0]).expect("it has the lease");
+    assert_eq!(enqueue(&roster, NewJob { timeout_ms: Some(1_000), ..job(Vec::new()) }).map(drop).ok(), Some(()));
+    let short = take(&roster);
+    roster.kill();
+    clock.jump(-50);
+    run_by(&clock, &mut roster);
+    let again = eventually("its lease ends, though it was given two days later", SOON, || {
+        let taken = take(&roster);
+        ensure(ids(&taken) == ids(&short), format!("{taken:?}")).map(|()| taken)
+    });
+    assert_eq!((again[0].attempt, again[0].state), (2, JobState::RUNNING));
+}
