@@ -11,7 +11,7 @@ GSSAPI_PACKAGES := libkrb5-dev libclang-dev pkg-config
 KERBEROS_PACKAGES := $(GSSAPI_PACKAGES) krb5-kdc krb5-admin-server krb5-user
 
 # What `make bench` compares with, beside those.
-BENCH_PACKAGES := redis-server supervisor apache2-utils
+BENCH_PACKAGES := redis-server supervisor apache2-utils beanstalkd php-sqlite3
 NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
 
 # ZooKeepers of other releases than Debian's, for the tests.
@@ -85,7 +85,7 @@ fuzz:
 	fuzz/run
 
 # QUICK=1 for a short form, FULL=1 for every case; BENCH=endpoint for one part (endpoint, php, mirror, masters, watchers,
-# start, growth, herd, workers).
+# start, growth, herd, workers, queue).
 bench: bench-deps
 	cargo bench --bench side-by-side
 

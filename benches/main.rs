@@ -15,6 +15,7 @@ mod measure;
 mod mirror;
 mod php;
 mod plot;
+mod queue;
 mod report;
 mod start;
 mod watchers;
@@ -32,7 +33,7 @@ pub(crate) use roster::thrift::idl;
 type Part = fn(&mut Report);
 
 /// What `BENCH` may name, in the order in which they run.
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 10] = [
     ("endpoint", endpoint::run),
     ("php", php::run),
     ("mirror", mirror::run),
@@ -42,6 +43,7 @@ const PARTS: [(&str, Part); 9] = [
     ("growth", growth::run),
     ("herd", herd::run),
     ("workers", workers::run),
+    ("queue", queue::run),
 ];
 
 fn main() {

@@ -1,0 +1,146 @@
+//! What jobs cost who does not have them: the start, the memory, and those who read nodes meanwhile.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::rivals::{QUEUE, job, sidecar};
+use crate::harness::{Roster, SOON, eventually};
+use crate::idl::{EnqueueRequest, GetRequest, JobAction, JobUpdate, QueuesQuery, TRosterSyncClient, TakeJobsRequest};
+use crate::measure::{median, memory, micros, millis, percentile};
+use crate::report::{Report, verdict};
+use crate::{Form, form};
+
+/// How many are enqueued in one request where that need not be one by one.
+const AT_ONCE: usize = 1_000;
+
+/// How many jobs a second there are to be, each enqueued with some others, taken, and done.
+const RATE: usize = 5_000;
+const TOGETHER: usize = 50;
+const TAKERS: usize = 16;
+
+/// What one who reads rests in between, as those do who do something with what they have read.
+const REST: Duration = Duration::from_micros(500);
+
+/// How much slower is not noticed.
+const UNMOVED: f64 = 1.1;
+
+pub(super) fn run(report: &mut Report) {
+    let (jobs, rounds, time) = match form() {
+        Form::Quick => (10_000, 1, Duration::from_millis(500)),
+        _ => (1_000_000, 5, Duration::from_secs(3)),
+    };
+    waiting(report, jobs);
+    reading(report, rounds, time);
+}
+
+fn waiting(report: &mut Report, jobs: usize) {
+    let mut roster = sidecar(String::new());
+    let (empty, nothing) = (opened(&mut roster), memory(roster.process().id()));
+    let mut client = roster.client();
+    for _ in 0..jobs / AT_ONCE {
+        let jobs = (0..AT_ONCE).map(|_| job(&"x".repeat(100))).collect();
+        client.enqueue(EnqueueRequest { jobs }).expect("they are enqueued");
+    }
+    let enqueued = memory(roster.process().id());
+    let full = opened(&mut roster);
+    let more = |bytes: usize| format!("{:.1} MB", bytes.saturating_sub(nothing) as f64 / 1e6);
+    let opened = memory(roster.process().id());
+    let took = full.saturating_sub(empty);
+    report.figures(
+        &format!("Beside {jobs} jobs that wait"),
+        &[
+            (
+                "they are there later after a start by",
+                format!("{:.0} ms {}", millis(took), verdict(took.as_secs() < 1)),
+            ),
+            ("memory above that without jobs, after that start", more(opened)),
+            ("the same where they were enqueued one after the other", more(enqueued)),
+        ],
+    );
+}
+
+/// How long it takes from a start until the queues answer.
+fn opened(roster: &mut Roster) -> Duration {
+    let times: Vec<Duration> = (0..3)
+        .map(|_| {
+            assert!(roster.stop().success());
+            let began = Instant::now();
+            roster.run();
+            eventually("the queues answer", 4 * SOON, || roster.client().queues(QueuesQuery::default()));
+            began.elapsed()
+        })
+        .collect();
+    median(&times)
+}
+
+fn reading(report: &mut Report, rounds: usize, time: Duration) {
+    let roster = sidecar(String::new());
+    let (mut alone, mut beside, mut done) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..rounds {
+        alone.push(percentile(&read(&roster, time), 99));
+        let (latencies, count) = read_beside_jobs(&roster, time);
+        beside.push(percentile(&latencies, 99));
+        done += count;
+    }
+    let [alone, beside] = [alone, beside].map(|all| micros(median(&all)));
+    let rate = done as f64 / (time * rounds as u32).as_secs_f64();
+    let (beside_jobs, times) = (format!("beside {RATE} jobs enqueued a second, and {rate:.0} done"), beside / alone);
+    report.table(
+        "p99 of `get`, µs",
+        &["", "p99", "÷ alone (≤ 1.1)"],
+        &[
+            vec!["alone".to_owned(), format!("{alone:.0}"), String::new()],
+            vec![beside_jobs, format!("{beside:.0}"), format!("{times:.2} {}", verdict(times <= UNMOVED))],
+        ],
+    );
+}
+
+fn read(roster: &Roster, time: Duration) -> Vec<Duration> {
+    let (mut client, mut latencies, until) = (roster.client(), Vec::new(), Instant::now() + time);
+    while Instant::now() < until {
+        let began = Instant::now();
+        let reply = client.get(GetRequest::new("/a".into(), None)).expect("an answer");
+        latencies.push(began.elapsed());
+        assert_eq!(reply.node.data, b"some data");
+        std::thread::sleep(REST);
+    }
+    latencies
+}
+
+/// The same while jobs are enqueued and done; how many were done.
+fn read_beside_jobs(roster: &Roster, time: Duration) -> (Vec<Duration>, usize) {
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| produce(roster, &stop));
+        (0..TAKERS).for_each(|_| _ = scope.spawn(|| perform(roster, &stop, &done)));
+        let latencies = read(roster, time);
+        let count = done.load(Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
+        (latencies, count)
+    })
+}
+
+fn produce(roster: &Roster, stop: &AtomicBool) {
+    let (mut client, began) = (roster.client(), Instant::now());
+    let every = Duration::from_secs(1) * TOGETHER as u32 / RATE as u32;
+    for number in 1.. {
+        let jobs = (0..TOGETHER).map(|_| job("0")).collect();
+        client.enqueue(EnqueueRequest { jobs }).expect("they are enqueued");
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        std::thread::sleep((every * number).saturating_sub(began.elapsed()));
+    }
+}
+
+fn perform(roster: &Roster, stop: &AtomicBool, done: &AtomicUsize) {
+    let mut client = roster.client();
+    while !stop.load(Ordering::Relaxed) {
+        let request = TakeJobsRequest::new(vec![QUEUE.into()], 20, None, 100);
+        for job in client.take_jobs(request).expect("an answer").jobs {
+            let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None);
+            client.update_job(update).expect("it has the lease");
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
