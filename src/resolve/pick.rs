@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::rendezvous::{Best, Score, draw};
-use super::{Balance, Query, Subset, candidates};
+use super::{Balance, Query, Requirement, Subset};
 use crate::clock::millis_since_1970;
 use crate::model::{Instance, Withheld};
 use crate::store::{Directory, InstanceSet, Instances, Lot, MasterEntry, Provider, key_hash};
@@ -282,16 +282,26 @@ impl Query {
     }
 
     /// About what it costs to choose among these, as bytes of values to be read would. Where many of a set can be called,
-    /// a few draws find one that nothing more is asked of.
+    /// a few draws find one that nothing more is asked of; a subset takes the hash of each. All versions count: to find
+    /// those that meet the requirement is a part of the work.
     pub fn cost(&self, instances: &Instances) -> usize {
         const LOOKS: usize = 4;
-        let is_any = !self.is_selective() && self.prefer_zone.is_none() && self.subset.is_none();
-        let looks = |set: &InstanceSet| match set.is_dense(|| millis_since_1970(SystemTime::now())) {
-            true => usize::from(!is_any),
+        const HASHES: usize = 8;
+        const HASHES_OF_KEY_AT_ONCE: usize = 8;
+        let is_any = !self.is_selective() && self.prefer_zone.is_none();
+        let looks = |set: &InstanceSet| match is_any && set.is_dense(|| millis_since_1970(SystemTime::now())) {
+            true => 0,
             false => LOOKS,
         };
-        let sets = candidates(instances, self.version.as_ref()).map(|(_, set)| set);
-        sets.map(|set| set.len() * (looks(set) + LOOKS * self.metadata.len())).sum()
+        let of_subset = if self.subset.is_some() { HASHES } else { 0 };
+        let of_key = |set: &InstanceSet| match self.balance {
+            Balance::Key(_) => set.len() / HASHES_OF_KEY_AT_ONCE,
+            _ => 0,
+        };
+        let of_version = self.version.as_ref().map_or(0, Requirement::cost);
+        let of_set =
+            |set: &InstanceSet| set.len() * (looks(set) + of_subset + LOOKS * self.metadata.len()) + of_key(set);
+        instances.values().map(|set| of_version + of_set(set)).sum()
     }
 
     /// Whether it asks for more than a version.

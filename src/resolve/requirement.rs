@@ -60,6 +60,11 @@ impl Requirement {
         self.alternatives.iter().any(|one| one.met.matches(version) && !one.not.contains(version))
     }
 
+    /// About what it costs to check a version, in the unit of [`Query::cost`](super::Query::cost).
+    pub(super) fn cost(&self) -> usize {
+        1 + self.text.len() / 8
+    }
+
     /// About how much memory it takes.
     pub fn memory_size(&self) -> usize {
         let of_one = |one: &Alternative| {

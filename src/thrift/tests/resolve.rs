@@ -254,6 +254,44 @@ async fn what_very_many_are_looked_through_for_is_found_elsewhere() {
 }
 
 #[tokio::test]
+async fn whatever_is_asked_of_very_many_keeps_the_thread_of_others_from_nothing() {
+    let root = NodePath::parse("/s").expect("a path");
+    let services = format::Config { root: root.clone(), format: Format::Raw, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![root]).with_services(vec![services]);
+    let house = House::of(vec![feed], &Config::default());
+    let put = |service: &str, number: usize, version: usize| {
+        let path = NodePath::parse(&format!("/s/{service}/{number}")).expect("a path");
+        let zone = if number == 7 { "z1" } else { "z2" };
+        let data = format!(r#"{{"host":"a","port":{},"zone":"{zone}","version":"{version}.0.0"}}"#, number + 1);
+        Change::Put(path, Arc::new(Node { data: data.into_bytes().into(), ..Node::default() }))
+    };
+    let of_large = (0..3_000).map(|number| put("large", number, 1));
+    house.feeds[0].publish_whole(of_large.chain((0..1_000).map(|number| put("versions", number, number))).collect());
+    let large = || ResolveRequest::of("large");
+    let mut subset = large();
+    (subset.subset, subset.subset_key) = (Some(50), Some("s1".into()));
+    let zone = ResolveRequest { zone: Some("z1".into()), ..large() };
+    let near = ResolveRequest { prefer_zone: Some("z1".into()), ..large() };
+    let group = ResolveRequest { group: Some(String::new()), ..large() };
+    let both = ResolveRequest { zone: Some("z2".into()), ..subset.clone() };
+    let version = Some(["1"; 32].join("|"));
+    let versions = ResolveRequest { version, zone: Some("z2".into()), ..ResolveRequest::of("versions") };
+    let before = looks_of_this_thread();
+    for request in [subset, zone, near, group, both, versions] {
+        house.api.resolve(&house.peer, request.clone()).await.expect("one");
+        let many = ResolveManyRequest::new(vec![request; 3], None);
+        let outcomes = house.api.resolve_many(&house.peer, &many).await.expect("some").outcomes;
+        assert!(outcomes.iter().all(|outcome| outcome.instance.is_some()));
+        assert_eq!(looks_of_this_thread(), before, "{:?}", many.requests[0]);
+    }
+    for request in [large(), ResolveRequest { key: Some("user:42".into()), ..large() }] {
+        let before = looks_of_this_thread();
+        house.api.resolve(&house.peer, request).await.expect("one");
+        assert!(looks_of_this_thread() > before, "what takes no time is found at once");
+    }
+}
+
+#[tokio::test]
 async fn where_few_of_very_many_can_be_called_one_is_found_elsewhere() {
     let root = NodePath::parse("/s").expect("a path");
     let services = format::Config { root: root.clone(), format: Format::Curator, ..format::Config::default() };
