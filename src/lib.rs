@@ -48,6 +48,7 @@ pub mod store;
 pub mod task;
 pub mod thrift;
 pub mod tunnel;
+pub mod wildcard;
 pub mod withhold;
 pub mod worker;
 pub mod zookeeper;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::pattern::{CallPatterns, ReadPatterns};
-use super::wildcard::Wildcards;
+use crate::wildcard::Wildcards;
 
 /// `[access]`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

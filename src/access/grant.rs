@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::Rule;
 use super::pattern::{CallPatterns, ReadPatterns};
-use super::wildcard::Wildcards;
 use crate::model::NodePath;
+use crate::wildcard::Wildcards;
 
 /// What a client may do.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,6 @@ mod config;
 mod grant;
 mod pattern;
 mod policy;
-mod wildcard;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use tokio::sync::watch;
 pub use self::config::{Config, Rule, Subject};
 pub use self::grant::Grant;
 pub use self::policy::{Decision, Match, Policy, UnknownName, uid};
-pub use self::wildcard::Wildcards;
 use crate::model::NodePath;
 
 /// The identity of a client. Over TCP there is none.

@@ -5,8 +5,8 @@ use std::path::Path;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::wildcard::Wildcard;
 use crate::model::NodePath;
+use crate::wildcard::Wildcard;
 
 /// What may be read: patterns that begin with `/` match paths, all others match services.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -171,9 +171,10 @@ impl Config {
 
     /// The `[[services]]` registered below these roots.
     pub(crate) fn services_below(&self, roots: &[NodePath]) -> Vec<format::Config> {
-        let is_below = |services: &&format::Config| roots.iter().any(|root| services.root.is_under(root));
-        let services = self.services.iter().filter(is_below).cloned();
-        services.map(|it| format::Config { guard: it.guard && self.guard.enabled, ..it }).collect()
+        let is_below = |(_, it): &(usize, &format::Config)| roots.iter().any(|root| it.root.is_under(root));
+        let services = self.services.iter().enumerate().filter(is_below);
+        let guarded = |it: &format::Config| it.guard && self.guard.enabled;
+        services.map(|(rank, it)| format::Config { guard: guarded(it), rank, ..it.clone() }).collect()
     }
 
     /// The file for the token that Roster generates for masters, if it has to. Relative: none.

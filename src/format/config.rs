@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Format, NodePath};
+use crate::wildcard::Wildcards;
 
 /// `[[services]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,10 +15,15 @@ pub struct Config {
     pub format: Format,
     /// The name of the service at the root itself, if the format takes names from paths. Empty: the root's last part.
     pub name: String,
+    /// Which services may be registered below the root, by name.
+    pub names: Wildcards,
     /// Whether instances that vanish in numbers are held.
     pub guard: bool,
     /// For the format `raw`.
     pub fields: Fields,
+    /// Its place among all of them: of several that register one address of a service, the first decides.
+    #[serde(skip)]
+    pub rank: usize,
 }
 
 /// `[services.fields]`: the JSON keys that describe an instance in the format `raw`. Nested keys are written with dots:
@@ -38,7 +44,8 @@ pub struct Fields {
 impl Default for Config {
     fn default() -> Self {
         let (root, format, name) = (NodePath::root(), Format::Raw, String::new());
-        Self { root, format, name, guard: true, fields: Fields::default() }
+        let (names, fields) = (Wildcards::everything(), Fields::default());
+        Self { root, format, name, names, guard: true, fields, rank: 0 }
     }
 }
 

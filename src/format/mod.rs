@@ -88,6 +88,8 @@ pub enum Undecodable {
     NotBase64,
     #[error("its data are cut short, or not of the form of the registry")]
     Malformed,
+    #[error("`names` of its `[[services]]` does not have its service: nodes below this root may not register it")]
+    Name,
     #[error("{0}")]
     Bound(#[from] InstanceError),
     #[error("configurators are left out with which it would pass a bound, but for their `disabled` and `weight`")]
@@ -221,6 +223,7 @@ impl Config {
         };
         if let Some(Registered { instance, variant, .. }) = &registered {
             instance.check()?;
+            self.check_name(&instance.service)?;
             if variant.contains(char::is_control) {
                 return Err(InstanceError::Control("version").into());
             }
@@ -236,9 +239,15 @@ impl Config {
         if interface.contains(char::is_control) {
             return Err(InstanceError::Control("interface").into());
         }
+        self.check_name(interface)?;
         let text = std::str::from_utf8(&node.data).map_err(|_| Undecodable::NotUtf8)?;
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         Ok(names.take(MAX_APPLICATIONS).collect())
+    }
+
+    /// Whether nodes below this root may register a service.
+    fn check_name(&self, service: &str) -> Result<(), Undecodable> {
+        if self.names.is_match(service) { Ok(()) } else { Err(Undecodable::Name) }
     }
 
     /// The parts of a path below the root; None: it is not below the root.

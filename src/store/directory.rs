@@ -4,6 +4,7 @@ mod claims;
 mod guarded;
 mod ledger;
 mod registrations;
+mod root_names;
 
 use std::collections::HashMap;
 use std::ops::Bound;

@@ -129,7 +129,8 @@ impl Api {
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             ensure_known(snapshot.behind_instances())?;
-            let message = format!("nobody has ever offered `{service}`");
+            let message =
+                format!("nobody has ever offered `{service}`, or only nodes that were left out: see `roster explain`");
             return Err(not_found(EntityKind::SERVICE, service, message, freshness));
         }
         let after = after.as_ref().map(|(version, id)| (version, *id));

@@ -17,13 +17,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::follower::Follower;
-use crate::access::Wildcards;
 use crate::clock::Moment;
 use crate::model::json;
 use crate::net::Remote;
 use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
 use crate::tunnel::{InFlight, RegisterAddr, Settings};
+use crate::wildcard::Wildcards;
 
 /// How often a register is asked to confirm that it has reported everything.
 const PROOF_INTERVAL: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
 //! Claims: which nodes register an address of a service, and which instance is listed for it.
 //!
-//! Several nodes may register one address: in several formats, or twice in one. The richest of those that are callable
-//! is the instance, and all of them are its provenance.
+//! Several nodes may register one address: in several formats, or twice in one. The richest of those that are callable,
+//! and lie below the root that is configured first, is the instance, and all of them are its provenance.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -33,14 +33,16 @@ pub(super) struct Claims {
 /// The service, the place, the address, and the node that says that an application offers it there, without a variant.
 type Offer = (Arc<str>, Arc<str>, Arc<str>, NodePath);
 
-/// An address of a service, and the node that registers it. Within one variant at an address, callable ones come first,
-/// and of these the newest.
+/// An address of a service, and the node that registers it. Within one variant at an address, those below the root that
+/// is configured first come first; of these the callable ones, and of these the newest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClaimKey {
     pub(super) service: Arc<str>,
     pub(super) address: Arc<str>,
     /// Distinguishes it from others at the address; None: unknown, as for an application that offers an interface.
     pub(super) variant: Option<Arc<str>>,
+    /// That of the root below which the node lies.
+    pub(super) rank: usize,
     pub(super) is_idle: bool,
     pub(super) created: Reverse<i64>,
     pub(super) node: NodePath,
@@ -52,6 +54,8 @@ pub(super) struct Claim {
     pub(super) instances: Arc<[Instance]>,
     /// The host and the application, if known.
     pub(super) place: Option<Arc<str>>,
+    /// As in its key.
+    pub(super) rank: usize,
 }
 
 /// The listing of one variant at an address.
@@ -60,7 +64,7 @@ pub(super) type Listed = (Version, Provider);
 impl ClaimKey {
     /// The lowest possible key of its variant.
     pub(super) fn slot(&self) -> Self {
-        Self { is_idle: false, created: Reverse(i64::MAX), node: NodePath::root(), ..self.clone() }
+        Self { rank: 0, is_idle: false, created: Reverse(i64::MAX), node: NodePath::root(), ..self.clone() }
     }
 
     fn of_variant(&self, variant: Option<Arc<str>>) -> Self {
@@ -87,7 +91,8 @@ impl Claims {
     /// Whether there is a claim to an address of a service.
     pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>) -> bool {
         let (service, address, created) = (service.clone(), address.clone(), Reverse(i64::MAX));
-        let from = ClaimKey { service, address, variant: None, is_idle: false, created, node: NodePath::root() };
+        let node = NodePath::root();
+        let from = ClaimKey { service, address, variant: None, rank: 0, is_idle: false, created, node };
         self.by_key.range(from.clone()..).next().is_some_and(|(key, _)| key.is_at(&from))
     }
 
@@ -173,12 +178,12 @@ impl Claims {
     }
 }
 
-/// The richest of the callable claims, with all of them and the others as its provenance.
+/// The richest of the callable claims of the lowest rank, with all of them and the others as its provenance.
 fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
     let richness = |claim: &&&Claim| {
         claim.instances.first().map(|it| {
             let entries = it.metadata.as_map().map_or(0, Vec::len);
-            (!Claim::is_idle(it), it.state == InstanceState::Up, it.endpoints.len() + entries)
+            (Reverse(claim.rank), !Claim::is_idle(it), it.state == InstanceState::Up, it.endpoints.len() + entries)
         })
     };
     // The first of several.

@@ -11,6 +11,7 @@ use semver::Version;
 
 use super::claims::{Claim, ClaimKey, Claims, Listed};
 use super::ledger::{Charge, InstanceLimits, Ledger};
+use super::root_names::RootNames;
 use super::{Directory, ReportedBy};
 use crate::format::{Config, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
 use crate::model::{Decoder, Endpoint, Format, Instance, Node, NodePath, Provenance, Record, Revision, Withheld};
@@ -33,7 +34,7 @@ const MAX_SHORT_PATH_BYTES: usize = 256;
 /// How many nodes without room are read again when there is some.
 const MAX_RETRIED: usize = 8;
 
-/// The log names undecodable nodes while there are no more than this many.
+/// The log names undecodable nodes below a root while there are no more than this many.
 const MAX_LOGGED: usize = 100;
 
 pub(in crate::store) type Nodes = OrdMap<NodePath, Arc<Node>>;
@@ -52,6 +53,7 @@ pub(super) struct Registrations {
     /// By feed, the nodes for which, or for some of whose interfaces, there was no room.
     beyond: OrdSet<(usize, NodePath)>,
     undecodable: Faults,
+    root_names: RootNames,
 }
 
 /// What one node registers.
@@ -113,7 +115,7 @@ impl Directory {
                     scopes.extend(located.scope(path).map(|scope| (number, scope)));
                     let rule = nodes.get(path).map(|node| configs[number].rule(path, node));
                     let undecodable = rule.and_then(Result::err).map(|why| Registration::Undecodable(why.into()));
-                    self.registrations.set(path, undecodable);
+                    self.registrations.set(&configs[number].root, path, undecodable);
                 }
                 Role::Interface => {
                     let interface: Arc<str> = located.service.as_str().into();
@@ -247,7 +249,7 @@ impl Directory {
         registrations.ledger.release(reader.by.feed, node.charge);
         registrations.ledger.charge(reader.by.feed, charge);
         let node = InstanceNode { key: node.key.clone(), interfaces: stay.into(), charge, fault };
-        registrations.set(&path, Some(Registration::Instance(node.into())));
+        registrations.set(&config.root, &path, Some(Registration::Instance(node.into())));
         self.replace(old, new);
     }
 
@@ -284,6 +286,10 @@ impl Directory {
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
                 self.registrations.ledger.charge(feed, node.charge);
+                let service = &node.key.service;
+                if self.registrations.root_names.is_second(service, config.rank) {
+                    tracing::warn!(%service, %path, "a second root begins to offer a service; see `names` of `[[services]]`");
+                }
                 (claims, Some(Registration::Instance(node.into())))
             }
             Ok(None) => (BTreeMap::new(), None),
@@ -293,7 +299,7 @@ impl Directory {
         if matches!(fault.map(Arc::as_ref), Some(Undecodable::TooMany | Undecodable::TooManyOfInterfaces)) {
             self.registrations.beyond.insert((feed, path.clone()));
         }
-        self.registrations.set(&path, registration);
+        self.registrations.set(&config.root, &path, registration);
         let mut gone = old.map(|node| self.registrations.keys_of(&node)).unwrap_or_default();
         gone.retain(|key| !new.contains_key(key));
         self.replace(gone, new);
@@ -348,7 +354,8 @@ impl Directory {
         let service = known.map_or_else(|| instance.service.clone(), |(name, _)| name.clone());
         let created = Reverse(reader.nodes.get(path).map_or(0, |node| node.stat.czxid));
         let (is_idle, variant, node) = (Claim::is_idle(&instance), Some(variant.into()), path.clone());
-        let key = ClaimKey { service: service.clone(), address, variant, is_idle, created, node };
+        let rank = config.rank;
+        let key = ClaimKey { service: service.clone(), address, variant, rank, is_idle, created, node };
         let place = match config.format {
             Format::Dubbo => {
                 place(instance.endpoints.first(), instance.metadatum("application").and_then(Value::as_str))
@@ -356,7 +363,7 @@ impl Directory {
             _ => None,
         };
         let instance = Instance { service, provenance: reader.provenance(config, &key), ..instance };
-        let (_, own) = self.registrations.known(key.clone(), Claim { instances: [instance].into(), place });
+        let (_, own) = self.registrations.known(key.clone(), Claim { instances: [instance].into(), place, rank });
         let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
         let (mut interfaces, mut fault) = (Vec::new(), fault.map(Arc::new));
         if config.format == Format::DubboApplication {
@@ -422,7 +429,8 @@ fn of_interfaces(
             provenance: provenance.clone(),
             held: None,
         };
-        (key, Claim { instances: [instance].into(), place })
+        let rank = key.rank;
+        (key, Claim { instances: [instance].into(), place, rank })
     });
     claims.collect()
 }
@@ -453,12 +461,13 @@ impl Registration {
 }
 
 impl Registrations {
-    /// Sets what is known of a node.
-    fn set(&mut self, path: &NodePath, new: Option<Registration>) {
+    /// Sets what is known of a node below a root.
+    fn set(&mut self, root: &NodePath, path: &NodePath, new: Option<Registration>) {
         let known = self.undecodable.get(path);
         match new.as_ref().and_then(Registration::fault) {
             Some(why) if Some(why) != known => {
-                if self.undecodable.len() < MAX_LOGGED {
+                let below = self.undecodable.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
+                if below.take(MAX_LOGGED).count() < MAX_LOGGED {
                     tracing::warn!(%path, %why, "a node is to register an instance, and cannot be read, or not be listed in full");
                 }
                 self.undecodable.insert(path.clone(), why.clone());
@@ -479,7 +488,7 @@ impl Registrations {
         let rules: Vec<_> = rules.map(|(path, rule)| (path.clone(), rule.is_none())).collect();
         for (path, is_left_out) in rules {
             let fault = is_left_out.then(|| Registration::Undecodable(Undecodable::RuleLeftOut.into()));
-            self.set(&path, fault);
+            self.set(&config.root, &path, fault);
         }
     }
 
@@ -509,7 +518,7 @@ impl Registrations {
             Ok(_) if new.is_empty() => None,
             Ok(_) => Some(Registration::Interface(new.iter().cloned().collect())),
         };
-        self.set(path, registration);
+        self.set(&config.root, path, registration);
         old.symmetric_difference(&new).cloned().collect()
     }
 

@@ -462,3 +462,51 @@ fn no_master_takes_the_place_of_what_a_node_registers() {
     assert_eq!(web.master(), None);
     assert!(store.snapshot().directory().is_empty());
 }
+
+#[test]
+fn a_root_registers_only_the_names_that_it_may() {
+    let bounded = |root: &str, format, names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().try_into().expect("patterns");
+        format::Config { names, ..services(root, format) }
+    };
+    let (store, publisher) = house(vec![
+        bounded("/s", Format::Raw, &["own/*", "mail"]),
+        bounded("/c", Format::Curator, &["own/*", "mail"]),
+        bounded("/dubbo", Format::Dubbo, &["com.own.*"]),
+        services("/apps", Format::DubboApplication),
+    ]);
+    let curator = r#"{"name":"pay","id":"1","address":"h","port":9,"payload":null}"#;
+    publisher.publish(vec![
+        put("/s/own/web/a", "h:1"),
+        put("/s/mail/a", "h:2"),
+        put("/s/pay/a", "h:3"),
+        put("/c/pay/1", curator),
+        put("/dubbo/com.acme.Foo/providers/dubbo%3A%2F%2Fh%3A4%2Fcom.acme.Foo", ""),
+        put("/dubbo/mapping/com.acme.Foo", "app"),
+        put("/dubbo/mapping/com.own.Bar", "app"),
+        put("/apps/app/1", APPLICATION),
+    ]);
+    let counts = ["own/web", "mail", "pay", "com.acme.Foo", "com.own.Bar"].map(|name| instances(&store, name).len());
+    assert_eq!(counts, [1, 1, 0, 0, 1]);
+    let snapshot = store.snapshot();
+    let root = NodePath::root();
+    let left_out: Vec<_> = snapshot.directory().undecodable(&root).collect();
+    assert!(left_out.len() == 4 && left_out.iter().all(|(_, why)| **why == Undecodable::Name), "{left_out:?}");
+}
+
+#[test]
+fn what_an_address_is_the_root_that_is_configured_first_says() {
+    let ranked = |root: &str, rank| format::Config { rank, ..services(root, Format::Raw) };
+    for (first, second) in [("/a", "/b"), ("/b", "/a")] {
+        let (store, publisher) = house(vec![ranked(second, 1), ranked(first, 0)]);
+        let own = put(&format!("{first}/pg/1"), r#"{"host":"h","port":1,"weight":0,"role":"replica"}"#);
+        let padded = r#"{"host":"h","port":1,"weight":900,"role":"primary","a":1,"b":2}"#;
+        let others = (0..100).map(|number| put(&format!("{second}/pg/{number}"), padded));
+        publisher.publish(others.chain([own]).collect::<Vec<_>>());
+        let [one] = &instances(&store, "pg")[..] else { panic!("one") };
+        assert_eq!((one.weight, one.metadatum("role").and_then(|it| it.as_str())), (0, Some("replica")));
+        assert_eq!(one.provenance.len(), 64, "the others are named too");
+        publisher.publish(vec![delete(&format!("{first}/pg/1"))]);
+        assert_eq!(instances(&store, "pg")[0].weight, 900);
+    }
+}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A text in which `*` matches any text, and everything else itself.
 #[derive(Clone, Debug)]
-pub(super) enum Wildcard {
+pub(crate) enum Wildcard {
     Plain(String),
     Pattern(GlobMatcher),
 }
@@ -22,7 +22,7 @@ pub struct Wildcards {
 }
 
 impl Wildcard {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
         if !text.contains('*') {
             return Ok(Self::Plain(text.to_owned()));
         }
@@ -31,7 +31,7 @@ impl Wildcard {
         Ok(Self::Pattern(glob.map_err(|error| error.to_string())?.compile_matcher()))
     }
 
-    pub(super) fn is_match(&self, text: &str) -> bool {
+    pub(crate) fn is_match(&self, text: &str) -> bool {
         match self {
             Self::Plain(plain) => plain == text,
             Self::Pattern(glob) => glob.is_match(Path::new(text)),
@@ -40,7 +40,7 @@ impl Wildcard {
 }
 
 impl Wildcards {
-    pub(super) fn everything() -> Self {
+    pub(crate) fn everything() -> Self {
         Self::try_from(vec!["*".to_owned()]).expect("a pattern")
     }
 
@@ -52,6 +52,14 @@ impl Wildcards {
         self.all.iter().any(|wildcard| wildcard.is_match(text))
     }
 }
+
+impl PartialEq for Wildcards {
+    fn eq(&self, other: &Self) -> bool {
+        self.texts == other.texts
+    }
+}
+
+impl Eq for Wildcards {}
 
 impl fmt::Display for Wildcards {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
