@@ -1284,7 +1284,7 @@ struct JobUpdate {
   3: required JobAction action
   /** Of RELEASE: for how long it is not performed. */
   4: optional i64 delayMs
-  /** Of FAIL and BURY: why, cut after 4,000 characters. */
+  /** Of FAIL and BURY: why, cut after 1,024 bytes. */
   5: optional string error
   /** Of TOUCH. Absent: as long as the timeout of the job. */
   6: optional i64 leaseMs

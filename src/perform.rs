@@ -1,23 +1,24 @@
 //! Performing: hands jobs of queues to the workers that perform them, over the channel that each process has.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::{BoxFuture, FutureExt, pending};
+use futures::future::{FutureExt, pending};
 use futures::stream::FuturesUnordered;
 use rmpv::Value;
-use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::model::Arguments;
 use crate::mutant;
 use crate::queue::{Job, JobId, Most, Queues, Refused, Update};
 use crate::share::{Pool, Share};
 use crate::task::{Stop, Tasks};
-use crate::tunnel::{Status, StreamError};
-use crate::worker::{Command, NoAnswer, Performer};
+use crate::tunnel::{SendError, Status, StreamError};
+use crate::worker::{Addressee, NoAnswer, Performer};
 
 /// What a process is asked. Applications have no command of this name.
 const PERFORM: &str = "roster:perform";
@@ -26,12 +27,18 @@ const PERFORM: &str = "roster:perform";
 const RELEASED: &str = "Roster\\Exception\\JobReleased";
 const BURIED: &str = "Roster\\Exception\\JobBuried";
 
-/// How long one look for jobs lasts, and how soon the next one is, where it failed.
+/// How long one look for jobs lasts; and how soon the next one is, where it failed, or the process did not accept a job.
 const PATIENCE: Duration = Duration::from_secs(600);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Jobs that one process takes at once have no more bytes, beside the last of them.
-const MAX_BYTES: usize = 1 << 20;
+/// Jobs that wait in a process have no more bytes, beside the last of them: so it still reads that one is withdrawn.
+const MAX_WAITING_BYTES: usize = 32 << 10;
+
+/// What a job has beside its payload.
+const OVERHEAD: usize = 512;
+
+/// Of its timeout, a job has nine parts in ten, or its lease is prolonged when it begins.
+const PARTS: u32 = 10;
 
 /// Hands out jobs to whoever performs them, until the stop.
 pub async fn run(
@@ -47,39 +54,78 @@ pub async fn run(
             () = stop.requested() => return,
         };
         // Without workers there is nobody who performs.
-        let Some(performer) = performer else { return stop.requested().await };
+        let Some(Performer { addressee, queues: performed, life }) = performer else { return stop.requested().await };
         if !queues.is_on() {
-            let (worker, queue) = (&performer.addressee.worker, &performer.queue);
-            tracing::error!(worker, queue, "a worker performs jobs, and there are no queues: set `[queue] path`");
+            let worker = &addressee.worker;
+            tracing::error!(worker, "a worker performs jobs, and there are no queues: set `[queue] path`");
             continue;
         }
-        let (memory, held) = (memory.share(None), Mutex::default());
-        let performing = Performing { performer, queues: queues.clone(), memory, held };
-        tasks.short(performing.run(stop.clone()));
+        let (queues, memory, stop) = (queues.clone(), memory.share(None), stop.clone());
+        let process = Process { addressee, life, queues, memory, held: watch::Sender::default(), stop };
+        tasks.short(process.run(performed));
     }
 }
 
-/// One process, and one queue.
-struct Performing {
-    performer: Performer,
+/// A process that performs jobs, one after the other.
+struct Process {
+    addressee: Addressee,
+    /// Closed when its connection ends, and changed when it is asked to stop.
+    life: watch::Receiver<()>,
     queues: Arc<Queues>,
     /// Charged with what jobs return, which nobody reads.
     memory: Arc<Share>,
-    /// What the process has, in the order in which it was handed over: it has begun the first one alone.
-    held: Mutex<VecDeque<JobId>>,
+    held: watch::Sender<Held>,
+    stop: Stop,
 }
 
-impl Performing {
-    /// Takes as many jobs as the process may have, until its connection ends. Then it has no lease any more.
-    async fn run(self, stop: Stop) {
-        let mut life = self.performer.life.clone();
-        let mut under_way = FuturesUnordered::new();
-        let mut taking: Option<BoxFuture<'_, Vec<Job>>> = None;
+/// What a process has.
+#[derive(Debug, Default)]
+struct Held {
+    /// Jobs with their sizes, in the order in which they were handed over: it has begun the first one alone.
+    jobs: VecDeque<(JobId, usize)>,
+    /// That one takes longer than it may. Until the process answers, it is handed nothing.
+    is_late: bool,
+    /// How many it has not accepted just now: it would not accept the next one either.
+    not_accepted: usize,
+}
+
+impl Held {
+    fn is_closed(&self) -> bool {
+        self.is_late || self.not_accepted > 0
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_closed() && self.jobs.iter().skip(1).map(|(_, size)| size).sum::<usize>() < MAX_WAITING_BYTES
+    }
+
+    fn is_turn_of(&self, id: JobId) -> bool {
+        self.jobs.front().is_some_and(|(first, _)| *first == id)
+    }
+}
+
+impl Process {
+    async fn run(self, mut performed: mpsc::UnboundedReceiver<(String, usize)>) {
+        let (mut lanes, mut has_more) = (FuturesUnordered::new(), true);
         loop {
-            let free = self.performer.at_once.saturating_sub(under_way.len());
-            if taking.is_none() && free > 0 {
-                taking = Some(self.take(free).boxed());
+            tokio::select! {
+                queue = performed.recv(), if has_more => match queue {
+                    Some((queue, at_once)) => lanes.push(self.perform_jobs_of(queue, at_once)),
+                    None => has_more = false,
+                },
+                () = self.stop.requested(), if has_more => has_more = false,
+                Some(()) = lanes.next() => {}
+                else => return,
             }
+        }
+    }
+
+    /// Takes as many jobs of a queue as the process may have, until its connection ends or it is to stop, and waits for
+    /// what becomes of those that it has.
+    async fn perform_jobs_of(&self, queue: String, at_once: usize) {
+        let mut life = self.life.clone();
+        let mut under_way = FuturesUnordered::new();
+        let mut taking = Some(self.take(&queue, at_once).boxed());
+        loop {
             let taken = async {
                 match &mut taking {
                     Some(taking) => taking.await,
@@ -87,23 +133,39 @@ impl Performing {
                 }
             };
             tokio::select! {
+                biased;
                 jobs = taken => {
                     taking = None;
                     under_way.extend(jobs.into_iter().map(|job| self.perform(job)));
                 }
                 Some(()) = under_way.next() => {}
                 _ = life.changed() => break,
-                () = stop.requested() => break,
+                () = self.stop.requested() => break,
+            }
+            let free = at_once.saturating_sub(under_way.len());
+            if taking.is_none() && free > 0 {
+                taking = Some(self.take(&queue, free).boxed());
             }
         }
         drop(taking);
         while under_way.next().await.is_some() {}
     }
 
-    async fn take(&self, jobs: usize) -> Vec<Job> {
-        let queue = self.performer.queue.clone();
-        match self.queues.take(vec![queue], Most { jobs, bytes: MAX_BYTES }, None, PATIENCE).await {
-            Ok(jobs) => jobs,
+    async fn take(&self, queue: &str, jobs: usize) -> Vec<Job> {
+        let mut held = self.held.subscribe();
+        wait_for(&mut held, Held::has_room).await;
+        let most = Most { jobs, bytes: MAX_WAITING_BYTES };
+        let taken = tokio::select! {
+            biased;
+            // What it was given meanwhile is given back.
+            () = wait_for(&mut held, Held::is_closed) => return Vec::new(),
+            taken = self.queues.take(None, vec![queue.to_owned()], most, None, PATIENCE) => taken,
+        };
+        match taken {
+            Ok((jobs, handed)) => {
+                handed.have_arrived();
+                jobs
+            }
             Err(_) => {
                 sleep(RETRY_DELAY).await;
                 Vec::new()
@@ -113,48 +175,131 @@ impl Performing {
 
     /// Has the process perform a job, and says what became of it.
     async fn perform(&self, job: Job) {
-        let (id, attempt) = (job.id, job.attempt);
-        let command = Command { name: PERFORM.to_owned(), within: job.timeout, data: Arguments::new(value(job)) };
-        self.held().push_back(id);
-        let outcome = self.performer.addressee.carry_out(&command, &self.memory).await;
-        let update = match outcome {
+        let (lease, most, size) = ((job.id, job.attempt), job.timeout, job.payload.len() + OVERHEAD);
+        let data = Arguments::new(value(job));
+        self.held.send_modify(|held| held.jobs.push_back((lease.0, size)));
+        let mut answer = pin!(self.addressee.answer(PERFORM, &data, &self.memory));
+        let answered = tokio::select! {
+            biased;
+            answered = &mut answer => Some(answered),
+            until = self.begin(lease, most) => match until {
+                Some(until) => timeout_at(until, &mut answer).await.ok(),
+                None => {
+                    self.forget(lease.0);
+                    return self.report(lease, given_back(0), most).await;
+                }
+            },
+        };
+        let Some(answered) = answered else {
+            self.held.send_modify(|held| held.is_late = true);
+            self.addressee.set_late(true);
+            let error = format!("it took longer than its timeout, {}", humantime::format_duration(most));
+            self.report(lease, Update::Lose { error }, most).await;
+            // Until it is killed, if not before.
+            let _ = answer.await;
+            self.addressee.set_late(false);
+            self.held.send_modify(|held| held.is_late = false);
+            return self.forget(lease.0);
+        };
+        let update = match answered {
             Ok(_) => Some(Update::Done),
             Err(why) => update(why),
         };
-        let update = match update {
-            // What the process had not begun is not what it died of.
-            Some(Update::Lose { .. }) if self.held().front() != Some(&id) => Some(given_back(0)),
-            Some(Update::Lose { error }) => Some(Update::Lose { error }),
-            update => {
-                self.held().retain(|held| *held != id);
-                update
+        let is_turn = self.held.borrow().is_turn_of(lease.0);
+        match update {
+            Some(Update::Lose { error }) if is_turn => {
+                self.report(lease, Update::Lose { error }, most).await;
+                // Until the others are known to be gone too.
+                sleep(RETRY_DELAY).await;
+                self.forget(lease.0);
             }
-        };
-        let Some(update) = update else { return };
-        // What cannot be written has its lease end, and is performed again.
-        match self.queues.update(id, attempt, update, |_, _| true).await {
-            Ok(_) | Err(Refused::NotLeased(..) | Refused::NoJob(_)) => {}
-            Err(why) => tracing::warn!(id, attempt, %why, "what became of a job cannot be written"),
+            // What the process had not begun is not what it died of.
+            Some(Update::Lose { .. }) => self.report(lease, given_back(0), most).await,
+            Some(update) => {
+                self.forget(lease.0);
+                self.report(lease, update, most).await;
+            }
+            None => {
+                self.forget(lease.0);
+                self.held.send_modify(|held| held.not_accepted += 1);
+                self.report(lease, given_back(0), most).await;
+                sleep(RETRY_DELAY).await;
+                self.held.send_modify(|held| held.not_accepted -= 1);
+            }
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, VecDeque<JobId>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the process begins a job, whose lease goes on until then; returns until when it may take. None: the
+    /// process is late with another one, or somebody else has this one by now.
+    async fn begin(&self, lease: (JobId, u32), most: Duration) -> Option<Instant> {
+        let (mut held, mut until) = (self.held.subscribe(), Instant::now() + most);
+        loop {
+            let turn = wait_for(&mut held, |held| held.is_late || held.is_turn_of(lease.0));
+            let has_come = timeout(most / 2, turn).await.is_ok();
+            if has_come && self.held.borrow().is_late {
+                return None;
+            }
+            if !has_come || until - Instant::now() < most / PARTS * (PARTS - 1) {
+                let now = Instant::now();
+                match self.queues.update(None, lease, Update::Touch { lease: None }, |_, _| true).await {
+                    Ok(_) => until = now + most,
+                    Err(Refused::NotLeased(..) | Refused::NoJob(_)) => return None,
+                    // It is not known for how long the disk cannot be written.
+                    Err(_) => {}
+                }
+            }
+            if has_come {
+                return Some(until);
+            }
+        }
+    }
+
+    /// Says what became of an attempt, until that is written, or its lease is over in any case.
+    async fn report(&self, (id, attempt): (JobId, u32), update: Update, most: Duration) {
+        let until = Instant::now() + most;
+        loop {
+            let why = match self.queues.update(None, (id, attempt), update.clone(), |_, _| true).await {
+                Ok(_) | Err(Refused::NotLeased(..) | Refused::NoJob(_)) => return,
+                Err(why) => why,
+            };
+            let is_last = Instant::now() >= until
+                || tokio::select! {
+                    () = sleep(RETRY_DELAY) => false,
+                    () = self.stop.requested() => true,
+                };
+            if is_last {
+                tracing::warn!(id, attempt, %why, "what became of a job cannot be written");
+                return;
+            }
+        }
+    }
+
+    fn forget(&self, id: JobId) {
+        self.held.send_modify(|held| held.jobs.retain(|(held, _)| *held != id));
     }
 }
 
-/// What is wanted of a job that was not done. None: its lease ends at the same time.
+/// Waits until this is true of what a process has.
+async fn wait_for(held: &mut watch::Receiver<Held>, is_true: impl FnMut(&Held) -> bool) {
+    // What it has is there for as long as anybody asks.
+    let _ = held.wait_for(is_true).await;
+}
+
+/// What is wanted of a job that was not done. None: the process has not accepted it.
 fn update(why: NoAnswer) -> Option<Update> {
     Some(match why {
-        NoAnswer::Failed(StreamError::Failed(why)) if why.status == Status::Refused => given_back(0),
+        NoAnswer::Failed(StreamError::Failed(why)) if why.status == Status::Refused => return None,
         NoAnswer::Failed(StreamError::Failed(why)) => match why.class.as_deref() {
             Some(RELEASED) => given_back(why.code),
             Some(BURIED) => Update::Bury { error: why.message },
             class => Update::Fail { error: class.map_or(String::new(), |class| format!("{class}: ")) + &why.message },
         },
-        NoAnswer::NoProcess | NoAnswer::NotConnected | NoAnswer::Unsent(_) => given_back(0),
+        // It would be so with each process, for ever.
+        NoAnswer::Unsent(SendError::Unfit(why)) => Update::Bury {
+            error: format!("it cannot be sent to a worker: {why}; `register.max_message` and `max_queue` bound it"),
+        },
+        NoAnswer::NoProcess | NoAnswer::NotConnected | NoAnswer::Unsent(_) | NoAnswer::TimedOut(_) => return None,
         NoAnswer::NoMemory => Update::Done,
-        NoAnswer::TimedOut(_) => return None,
         NoAnswer::Failed(_) if mutant::is("done-by-the-dead") => Update::Done,
         NoAnswer::Failed(why) => Update::Lose { error: format!("its worker is gone: {why}") },
     })
@@ -180,3 +325,6 @@ fn value(job: Job) -> Value {
     let timeout = ("timeoutMs", Value::from(job.timeout.as_millis() as u64));
     Value::Map(fields.into_iter().chain([timeout]).map(|(name, value)| (name.into(), value)).collect())
 }
+
+#[cfg(test)]
+mod tests;

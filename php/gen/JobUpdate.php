@@ -75,7 +75,7 @@ class JobUpdate
      */
     public $delayMs = null;
     /**
-     * Of FAIL and BURY: why, cut after 4,000 characters.
+     * Of FAIL and BURY: why, cut after 1,024 bytes.
      * 
      * @var string
      */

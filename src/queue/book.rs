@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{EngineError, Txn};
+use super::change::Now;
+use super::engine::{EngineError, Txn, sound};
 use super::job::{Head, JobId, NewJob, State};
 use super::keys::{self, QueueNumber};
+use super::order::Order;
 
 /// Of the file's format.
 const FORMAT: u32 = 1;
@@ -21,6 +23,8 @@ pub(super) struct Book {
     /// All of them together.
     pub(super) total: Usage,
     pub(super) leases: Leases,
+    /// Of which queues little was known when it was opened, in words.
+    pub(super) damage: Option<String>,
     /// What is to be written yet.
     changed_queues: BTreeSet<QueueNumber>,
     changed_users: BTreeSet<Option<u32>>,
@@ -32,6 +36,9 @@ pub(super) struct Meta {
     format: u32,
     next_job: JobId,
     next_queue: QueueNumber,
+    /// Whether jobs have vanished whose user and size nobody knew: the next start counts again.
+    #[serde(default)]
+    is_inexact: bool,
 }
 
 /// A queue, and how many jobs of it are in which state.
@@ -64,48 +71,118 @@ pub(super) struct Usage {
     pub(super) bytes: u64,
 }
 
-/// Which jobs run, and until when.
+/// Which jobs run, and until when, by the clock of leases.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    by_end: BTreeSet<(u64, JobId)>,
-    by_job: HashMap<JobId, u64>,
+    by_end: BTreeSet<Lease>,
+    by_job: HashMap<JobId, Lease>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lease {
+    pub(super) end: u64,
+    pub(super) id: JobId,
+    pub(super) queue: QueueNumber,
 }
 
 impl Book {
-    /// What the file says. `now` numbers the first job of a new one, so that no number is used again.
-    pub(super) fn load(txn: &Txn<'_>, now: u64) -> Result<Self, EngineError> {
-        let meta = match txn.get(keys::META)? {
-            Some(meta) => read(&meta)?,
-            None => Meta { format: FORMAT, next_job: now * 1_000, next_queue: 1 },
-        };
-        let mut book = Self { meta, is_meta_changed: true, ..Self::default() };
-        if meta.format != FORMAT {
-            return Err(EngineError::Format(meta.format));
+    /// What the file says. The time numbers the first job of a new one, so that no number is used again. What is damaged
+    /// is found out again from the jobs themselves.
+    pub(super) fn load(txn: &Txn<'_>, now: Now) -> Result<Self, EngineError> {
+        let fresh = Meta { format: FORMAT, next_job: now.wall * 1_000, next_queue: 1, is_inexact: false };
+        let read_meta = || txn.get(keys::META)?.map_or(Ok(fresh), |meta| read::<Meta>(&meta));
+        let meta = sound(read_meta())?;
+        let mut book = Self { meta: meta.unwrap_or(fresh), is_meta_changed: true, ..Self::default() };
+        if book.meta.format != FORMAT {
+            return Err(EngineError::Format(book.meta.format));
         }
-        for (key, value) in txn.all(keys::QUEUES)? {
+        let (mut is_exact, mut unnumbered) = (meta.is_some_and(|meta| !meta.is_inexact), Vec::new());
+        for key in txn.keys(keys::QUEUES) {
+            let key = key?;
             let name = String::from_utf8_lossy(&key[keys::QUEUES.len()..]).into_owned();
-            let counts: Counts = read(&value)?;
-            book.names.insert(name.clone(), counts.number);
-            // They are looked for at the first look.
-            book.queues.insert(counts.number, Queue { name, counts, first_delayed: 0, first_dead: 0 });
-        }
-        for (key, value) in txn.all(keys::USERS)? {
-            let number = key.last_chunk().copied().map_or(-1, i64::from_be_bytes);
-            let usage: Usage = read(&value)?;
-            book.total.add(usage);
-            book.users.insert(u32::try_from(number).ok(), usage);
-        }
-        for (key, _) in txn.all(keys::ALL_RUNNING)? {
-            let id = keys::id_in(&key).ok_or(EngineError::Damaged)?;
-            // One that is damaged stays where it is.
-            let head = txn.get(&keys::job(id)).ok().flatten().and_then(|head| read::<Head>(&head).ok());
-            let Some(head) = head else { continue };
-            if let State::Running { until } = head.state {
-                // The clock on the wall may have been set back meanwhile.
-                book.leases.insert(id, until.min(now + head.timeout_ms));
+            match value_of::<Counts>(txn, &key)? {
+                Some(counts) => book.insert_queue(name, counts),
+                None => unnumbered.push(name),
             }
         }
+        for key in txn.keys(keys::USERS) {
+            let key = key?;
+            let user = u32::try_from(key.last_chunk().copied().map_or(-1, i64::from_be_bytes)).ok();
+            let usage = value_of::<Usage>(txn, &key)?;
+            is_exact &= usage.is_some();
+            book.users.insert(user, usage.unwrap_or_default());
+        }
+        if !is_exact || !unnumbered.is_empty() {
+            book.count_again(txn, unnumbered)?;
+        }
+        book.users.values().for_each(|usage| book.total.add(*usage));
+        for place in txn.keys(keys::RUNNING) {
+            let place = place?;
+            let (Some(id), Some(queue)) = (keys::id_in(&place), keys::queue_in(&place)) else { continue };
+            let head = value_of::<Head>(txn, &keys::job(id))?;
+            let left = head.map_or(0, |head| match head.state {
+                // The clock on the wall may have been set back meanwhile.
+                State::Running { until } => until.saturating_sub(now.wall).min(head.lease_ms.max(head.timeout_ms)),
+                _ => 0,
+            });
+            book.leases.insert(id, queue, now.uptime + left);
+        }
         Ok(book)
+    }
+
+    /// Counts all jobs by their places, and what they are charged by their heads. A queue whose number was lost has that
+    /// which is left over, if only one is; else its jobs are found in one of another name.
+    fn count_again(&mut self, txn: &Txn<'_>, mut unnumbered: Vec<String>) -> Result<(), EngineError> {
+        let mut counted = BTreeMap::<QueueNumber, Counts>::new();
+        for order in Order::ALL {
+            for place in txn.keys(order.of_all()) {
+                let Some(number) = keys::queue_in(&place?) else { continue };
+                *order.count_in(counted.entry(number).or_default()) += 1;
+            }
+        }
+        self.users.values_mut().for_each(|usage| *usage = Usage::default());
+        self.changed_users.extend(self.users.keys());
+        for key in txn.keys(keys::JOBS) {
+            let key = key?;
+            let Some(id) = keys::id_in(&key) else { continue };
+            self.meta.next_job = self.meta.next_job.max(id + 1);
+            let Some(head) = value_of::<Head>(txn, &key)? else { continue };
+            counted.entry(head.queue).or_default().bytes += head.bytes;
+            self.users.entry(head.user).or_default().add(Usage { jobs: 1, bytes: head.bytes });
+            self.changed_users.insert(head.user);
+        }
+        for (number, queue) in &mut self.queues {
+            let Counts { creator, is_paused, .. } = queue.counts;
+            let counts = counted.remove(number).unwrap_or_default();
+            queue.counts = Counts { number: *number, creator, is_paused, ..counts };
+        }
+        let last = self.queues.keys().chain(counted.keys()).max().copied().unwrap_or(0);
+        self.meta.next_queue = self.meta.next_queue.max(last + 1);
+        self.meta.is_inexact = false;
+        let (is_sure, mut damaged) = (counted.len() == 1 && unnumbered.len() == 1, Vec::new());
+        for (number, counts) in counted {
+            let name = if is_sure { unnumbered.remove(0) } else { format!("recovered-{number}") };
+            damaged.push(format!("{name:?}"));
+            self.insert_queue(name, Counts { number, ..counts });
+        }
+        unnumbered.iter().for_each(|name| _ = self.add_queue(name, None));
+        self.changed_queues.extend(self.queues.keys());
+        tracing::warn!(damaged = damaged.join(", "), "the jobs of the queues were counted again");
+        self.damage = (!damaged.is_empty()).then(|| {
+            format!("what it said of {} was damaged: its jobs are there, and it is not paused", damaged.join(", "))
+        });
+        Ok(())
+    }
+
+    fn insert_queue(&mut self, name: String, counts: Counts) {
+        self.names.insert(name.clone(), counts.number);
+        // They are looked for at the first look.
+        self.queues.insert(counts.number, Queue { name, counts, first_delayed: 0, first_dead: 0 });
+    }
+
+    /// Has the next start count again.
+    pub(super) fn be_inexact(&mut self) {
+        (self.meta.is_inexact, self.is_meta_changed) = (true, true);
     }
 
     /// Writes what has changed.
@@ -215,26 +292,36 @@ impl Usage {
 }
 
 impl Leases {
-    pub(super) fn insert(&mut self, id: JobId, until: u64) {
+    pub(super) fn insert(&mut self, id: JobId, queue: QueueNumber, end: u64) {
         self.remove(id);
-        self.by_end.insert((until, id));
-        self.by_job.insert(id, until);
+        let lease = Lease { end, id, queue };
+        self.by_end.insert(lease);
+        self.by_job.insert(id, lease);
     }
 
     pub(super) fn remove(&mut self, id: JobId) {
-        if let Some(until) = self.by_job.remove(&id) {
-            self.by_end.remove(&(until, id));
+        if let Some(lease) = self.by_job.remove(&id) {
+            self.by_end.remove(&lease);
         }
     }
 
-    /// The one that ends first, and when.
-    pub(super) fn first(&self) -> Option<(u64, JobId)> {
+    /// The one that ends first.
+    pub(super) fn first(&self) -> Option<Lease> {
         self.by_end.first().copied()
+    }
+
+    pub(super) fn end_of(&self, id: JobId) -> Option<u64> {
+        self.by_job.get(&id).map(|lease| lease.end)
     }
 
     pub(super) fn len(&self) -> usize {
         self.by_end.len()
     }
+}
+
+/// A value that is there. None: it is damaged, or is not there.
+fn value_of<T: DeserializeOwned>(txn: &Txn<'_>, key: &[u8]) -> Result<Option<T>, EngineError> {
+    Ok(sound(txn.get(key).and_then(|value| value.map(|value| read(&value)).transpose()))?.flatten())
 }
 
 pub(super) fn written(value: &impl Serialize) -> Vec<u8> {

@@ -20,9 +20,10 @@ const FILE: &str = "jobs.mdb";
 const FLAGS: EnvironmentFlags =
     EnvironmentFlags::NO_SUB_DIR.union(EnvironmentFlags::NO_LOCK).union(EnvironmentFlags::NO_TLS);
 
-/// What of the file may lie idle: pages that are half empty, pieces that are too small for a large payload. It is
-/// address space, and no room on the disk before it is needed: also a file that is full has room to take jobs away.
-const SLACK: usize = 4;
+/// What of the file may lie idle: pages that are half empty, pieces that are too small for a large payload, and errors, for
+/// which nobody is charged. It is address space, and no room on the disk before it is needed: also a file that is full has
+/// room to take jobs away.
+const SLACK: usize = 8;
 const LEAST: usize = 64 << 20;
 const PAGE: usize = 65_536;
 
@@ -37,9 +38,6 @@ pub(super) struct Txn<'e> {
     inner: RwTransaction<'e>,
     db: Database,
 }
-
-/// An entry: its key and its value.
-pub(super) type Entry = (Vec<u8>, Vec<u8>);
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EngineError {
@@ -104,6 +102,19 @@ impl EngineError {
     pub(super) fn is_of_the_file(&self) -> bool {
         !matches!(self, Self::Damaged)
     }
+
+    /// Whether there is no room for the transaction, of which nothing was written then.
+    pub(super) fn is_lack_of_room(&self) -> bool {
+        use nix::errno::Errno;
+        match self {
+            Self::Lmdb { source: lmdb::Error::MapFull } => true,
+            Self::Lmdb { source: lmdb::Error::Other(code) } => {
+                // The last is LMDB's word for a write that was cut short.
+                matches!(Errno::from_raw(*code), Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Txn<'_> {
@@ -142,15 +153,14 @@ impl Txn<'_> {
         }
     }
 
-    /// All entries that begin with `prefix`.
-    pub(super) fn all(&self, prefix: &[u8]) -> Result<Vec<Entry>, EngineError> {
-        let (mut entries, mut from) = (Vec::new(), prefix.to_vec());
-        while let Some(key) = self.first(prefix, &from)? {
-            from = super::keys::after(&key);
-            let value = self.get(&key)?.ok_or(EngineError::Damaged)?;
-            entries.push((key, value));
-        }
-        Ok(entries)
+    /// The keys that begin with `prefix`, in their order.
+    pub(super) fn keys<'t>(&'t self, prefix: &'t [u8]) -> impl Iterator<Item = Result<Vec<u8>, EngineError>> + 't {
+        let mut from = Some(prefix.to_vec());
+        std::iter::from_fn(move || {
+            let key = self.first(prefix, from.as_ref()?).transpose()?;
+            from = key.as_ref().ok().map(|key| super::keys::after(key));
+            Some(key)
+        })
     }
 
     /// When this returns, all of it is on the disk.
@@ -209,6 +219,15 @@ fn sum(key: &[u8], value: &[u8]) -> u64 {
     sum.update(key);
     sum.update(value);
     sum.digest()
+}
+
+/// What a value is, or nothing if it is damaged.
+pub(super) fn sound<T>(read: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(EngineError::Damaged) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What an operator can do about it.

@@ -27,8 +27,8 @@ pub(super) const MAX_RETRIES: u32 = 1_000;
 /// So many jobs are enqueued at once, and handed out at once.
 pub const MAX_AT_ONCE: usize = 1_000;
 
-/// The most characters that are kept of an error.
-pub(super) const MAX_ERROR: usize = 4_000;
+/// The most bytes that are kept of an error. Nobody is charged for them: the file has room for as many of each job.
+pub(super) const MAX_ERROR: usize = 1_024;
 
 /// What a job is charged for beside its payload and names: its entries in the file.
 pub(super) const OVERHEAD: usize = 512;
@@ -116,6 +116,9 @@ pub(super) struct Head {
     pub(super) unique: Option<Unique>,
     /// Why the last attempt failed.
     pub(super) error: Option<String>,
+    /// How long the last lease was to last; 0 in what was written before there was this.
+    #[serde(default)]
+    pub(super) lease_ms: u64,
 }
 
 /// A job as it stands.
@@ -136,6 +139,14 @@ pub struct Job {
     /// Who enqueued it; none: somebody over TCP.
     pub user: Option<u32>,
     pub error: Option<String>,
+}
+
+impl NewJob {
+    /// About how much memory it takes.
+    pub fn memory_size(&self) -> usize {
+        let key = self.unique.as_ref().map_or(0, |unique| unique.key.len());
+        size_of::<Self>() + self.queue.len() + self.name.len() + self.payload.len() + key
+    }
 }
 
 /// What the application gave, as it is kept.

@@ -9,32 +9,47 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use super::attempt::{Most, Update};
 use super::book::Book;
-use super::change::{Change, Fault, Most, Outcome, Refused, Tally, Update};
+use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
 use super::engine::{self, Engine, EngineError, NotOpened};
 use super::job::{Job, JobId};
-use super::{Config, Known, Totals};
-use crate::clock::{Moment, millis_since_1970};
+use super::{ASK_SIZE, Config, Known, Totals};
+use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::permissions::Claim;
+use crate::share::Taken;
 use crate::task::Stop;
 
-/// How many requests one transaction carries out.
-const MAX_BATCH: usize = 1_024;
+/// How much one transaction carries out, by the size of what is asked; and where the disk is full, where it may find room
+/// for little.
+const MAX_BATCH: usize = 1_024 * ASK_SIZE;
+const MAX_BATCH_WHEN_FULL: usize = 16 * ASK_SIZE;
 
-/// How many may wait for jobs.
-const MAX_TAKERS: usize = 4_096;
-
-/// How soon it is tried again to open a file that could not be.
+/// How soon it is tried again to open a file that could not be, or to find room in it.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// The longest rest, after which it is looked whether the machine has slept.
+/// The longest rest, after which it is looked whether the clock on the wall was set.
 const MAX_REST: Duration = Duration::from_secs(10);
 
+/// A disk that takes longer is told of.
+pub(super) const SLOW: Duration = Duration::from_secs(5);
+
 /// What the thread is asked.
-pub(super) enum Ask {
+pub(super) struct Ask {
+    pub(super) what: What,
+    pub(super) at: Instant,
+    /// What it takes of its user's share until it is carried out. None: the sidecar asks.
+    pub(super) place: Option<Taken>,
+}
+
+pub(super) enum What {
     Work(Work),
+    /// The same, of what makes the file grow.
+    Growth(Work),
     Take(Taker),
+    /// These attempts arrived nowhere.
+    GiveBack(Vec<(JobId, u32)>),
 }
 
 /// Does something, and gives what tells of it, for when that is on the disk. An error makes the whole transaction fail.
@@ -47,15 +62,48 @@ pub(super) struct Taker {
     pub(super) lease: Option<Duration>,
     /// Whether it waits until there is one.
     pub(super) is_patient: bool,
-    pub(super) reply: oneshot::Sender<Result<Vec<Job>, Refused>>,
+    pub(super) reply: oneshot::Sender<Result<(Vec<Job>, Handed), Refused>>,
+}
+
+/// Jobs on their way to whoever takes them. Dropped before they have arrived there, they are given back.
+#[derive(Debug, Default)]
+pub struct Handed {
+    attempts: Vec<(JobId, u32)>,
+    asks: Option<mpsc::WeakUnboundedSender<Ask>>,
+}
+
+impl Handed {
+    pub fn have_arrived(mut self) {
+        self.attempts.clear();
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        let attempts = std::mem::take(&mut self.attempts);
+        if !attempts.is_empty()
+            && let Some(asks) = self.asks.as_ref().and_then(mpsc::WeakUnboundedSender::upgrade)
+        {
+            // A keeper that has ended leaves them to the next one, until their leases end.
+            let _ = asks.send(Ask { what: What::GiveBack(attempts), at: Instant::now(), place: None });
+        }
+    }
 }
 
 impl fmt::Debug for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Work(_) => "Work",
-            Self::Take(_) => "Take",
+        f.write_str(match self.what {
+            What::Work(_) => "Work",
+            What::Growth(_) => "Growth",
+            What::Take(_) => "Take",
+            What::GiveBack(_) => "GiveBack",
         })
+    }
+}
+
+impl Ask {
+    fn size(&self) -> usize {
+        self.place.as_ref().map_or(ASK_SIZE, Taken::amount)
     }
 }
 
@@ -65,11 +113,14 @@ pub(super) struct Keeper {
     config: Config,
     known: Arc<Known>,
     metrics: Arc<Metrics>,
-    asked: mpsc::Receiver<Ask>,
-    clock: Clock,
-    takers: VecDeque<Taker>,
-    /// Handed to somebody who was gone by then.
+    asked: mpsc::UnboundedReceiver<Ask>,
+    asks: mpsc::WeakUnboundedSender<Ask>,
+    began: Instant,
+    takers: VecDeque<(Taker, Option<Taken>)>,
+    /// Attempts that arrived nowhere.
     unwanted: Vec<(JobId, u32)>,
+    /// When there was last no room on the disk. Until there is, what needs room does not share a transaction.
+    full_since: Option<Instant>,
 }
 
 /// The file, while it is open, and that it is ours.
@@ -80,11 +131,12 @@ struct Opened {
     _claim: Claim,
 }
 
-/// The wall's clock as it was at the start, which nobody sets from then on.
-#[derive(Debug)]
-struct Clock {
-    began: Moment,
-    began_at: u64,
+/// What is carried out together.
+#[derive(Default)]
+struct Asked {
+    asks: Vec<Ask>,
+    /// Leases are over that ended before this, by the clock of leases; none: what the time has come for waits.
+    heard_until: Option<u64>,
 }
 
 /// What has become of a transaction.
@@ -107,33 +159,41 @@ impl Keeper {
         config: Config,
         known: Arc<Known>,
         metrics: Arc<Metrics>,
-        asked: mpsc::Receiver<Ask>,
+        (asks, asked): (mpsc::WeakUnboundedSender<Ask>, mpsc::UnboundedReceiver<Ask>),
     ) -> Self {
-        let clock = Clock { began: Moment::now(), began_at: millis_since_1970(SystemTime::now()) };
-        let (takers, unwanted) = (VecDeque::new(), Vec::new());
-        Self { folder, config, known, metrics, asked, clock, takers, unwanted }
+        Self {
+            folder,
+            config,
+            known,
+            metrics,
+            asked,
+            asks,
+            began: Instant::now(),
+            takers: VecDeque::new(),
+            unwanted: Vec::new(),
+            full_since: None,
+        }
     }
 
     pub(super) async fn run(mut self, stop: &Stop) {
-        let mut is_last = false;
-        while !is_last {
-            let began = Instant::now();
+        loop {
             match self.open() {
                 Ok(mut opened) => {
-                    let jobs = opened.book.total.jobs;
-                    tracing::info!(path = %self.folder.display(), jobs, took = ?began.elapsed(), "the queues are open");
-                    self.known.trouble.store(None);
-                    is_last = self.keep(&mut opened, stop).await.is_ok();
+                    if self.keep(&mut opened, stop).await.is_ok() {
+                        return;
+                    }
                 }
                 Err(why) => self.be_in_trouble(why),
             }
-            is_last = is_last || self.refuse_for_a_while(stop).await;
+            if self.refuse_for_a_while(stop).await {
+                return;
+            }
         }
     }
 
     fn be_in_trouble(&self, why: String) {
         if self.known.trouble.load().as_deref() != Some(&why) {
-            tracing::error!(error = why, "the queues take and hand out no jobs until that is mended");
+            tracing::error!(error = why, "the queues cannot be written");
         }
         self.metrics.queue_failures.increment();
         self.known.trouble.store(Some(Arc::new(why)));
@@ -148,8 +208,12 @@ impl Keeper {
             tokio::select! {
                 () = &mut until => return false,
                 () = stop.requested() => return true,
-                // Dropped, it is answered.
-                ask = self.asked.recv() => if ask.is_none() { return true },
+                ask = self.asked.recv() => match ask.map(|ask| ask.what) {
+                    None => return true,
+                    Some(What::GiveBack(attempts)) => self.unwanted.extend(attempts),
+                    // Dropped, it is answered.
+                    Some(_) => {}
+                },
             }
         }
     }
@@ -161,7 +225,7 @@ impl Keeper {
         // Within the folder: others may have mounted it at another place.
         let claim = Claim::of(&engine::file_in(&self.folder)).map_err(|why| told(&why))?;
         let damage = |error: &dyn fmt::Display, file: &Path| -> Result<(), String> {
-            let aside = engine::set_aside(file, self.clock.now())
+            let aside = engine::set_aside(file, self.now().wall)
                 .map_err(|failed| format!("{error}, and it cannot be set aside: {failed}"))?;
             let told = format!("{error}; it is set aside in {}, and its jobs are not performed", aside.display());
             tracing::error!(error = told, "jobs are lost; the queues begin anew");
@@ -176,31 +240,27 @@ impl Keeper {
             opened => opened,
         }
         .map_err(|error| error.to_string())?;
-        let load = |engine: &Engine| Book::load(&engine.begin()?, self.clock.now());
-        match load(&engine) {
-            Ok(book) => Ok(Opened { engine, book, _claim: claim }),
-            Err(EngineError::Damaged) => {
-                drop(engine);
-                let file = engine::file_in(&self.folder);
-                damage(&format!("{}: what it says of its queues is damaged", file.display()), &file)?;
-                let engine = Engine::open(&self.folder, self.config.max_bytes).map_err(|error| error.to_string())?;
-                let book = load(&engine).map_err(|error| error.to_string())?;
-                Ok(Opened { engine, book, _claim: claim })
-            }
-            Err(error) => Err(format!("cannot read {}: {error}", self.folder.display())),
+        let book = self.load(&engine).map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
+        if let Some(damage) = &book.damage {
+            self.known.damage.store(Some(Arc::new(told(damage))));
         }
+        Ok(Opened { engine, book, _claim: claim })
+    }
+
+    fn load(&self, engine: &Engine) -> Result<Book, EngineError> {
+        Book::load(&engine.begin()?, self.now())
     }
 
     /// Carries out what is asked, until the stop. After an error it is to be opened anew: LMDB may refuse all work, and
     /// the book tells of what was not written.
     async fn keep(&mut self, opened: &mut Opened, stop: &Stop) -> Result<(), EngineError> {
+        let (jobs, path) = (opened.book.total.jobs, self.folder.display().to_string());
+        // Whether it can be written at all.
+        self.turn(opened, None)?;
+        tracing::info!(path, jobs, "the queues are open");
         let mut is_last = false;
-        self.publish(&opened.book);
         while !is_last || !self.asked.is_empty() {
-            let rest = match self.unwanted.is_empty() {
-                true => self.rest(&opened.book),
-                false => Duration::ZERO,
-            };
+            let rest = self.rest(&opened.book);
             let first = tokio::select! {
                 ask = self.asked.recv() => {
                     is_last = ask.is_none();
@@ -213,50 +273,110 @@ impl Keeper {
                     None
                 }
             };
-            let mut batch = Batch::default();
-            if let Err(error) = self.carry_out(opened, first, &mut batch) {
-                // Before those are told who wait: the batch is dropped.
-                self.be_in_trouble(format!("cannot write {}: {error}", self.folder.display()));
-                return Err(error);
-            }
-            self.publish(&opened.book);
-            self.answer(batch);
+            self.turn(opened, first)?;
         }
         Ok(())
     }
 
-    /// One transaction: what the time has come for, what was asked, and what there is for those who wait.
-    fn carry_out(&mut self, opened: &mut Opened, first: Option<Ask>, batch: &mut Batch) -> Result<(), EngineError> {
-        let mut txn = opened.engine.begin()?;
-        let (config, now) = (&self.config, self.clock.now());
-        let mut change = Change { txn: &mut txn, book: &mut opened.book, config, now, tally: &mut batch.tally };
-        change.tick()?;
-        for (id, attempt) in self.unwanted.drain(..) {
-            refused(change.update(id, attempt, &Update::Release { delay: Duration::ZERO }))?;
+    /// One transaction. Where the disk is full, there are some: who makes room or reports is not to fail with those who
+    /// need more.
+    fn turn(&mut self, opened: &mut Opened, first: Option<Ask>) -> Result<(), EngineError> {
+        let mut asked = self.gather(first);
+        let Some(since) = self.full_since else { return self.transact(opened, asked) };
+        let growth = asked.asks.extract_if(.., |ask| matches!(ask.what, What::Growth(_))).collect();
+        let heard_until = asked.heard_until.take();
+        self.transact(opened, asked)?;
+        // Until then they are dropped, and so answered.
+        if since.elapsed() >= RETRY_DELAY {
+            self.transact(opened, Asked { asks: Vec::new(), heard_until })?;
+            self.transact(opened, Asked { asks: growth, heard_until: None })?;
         }
-        let asks = first.into_iter().chain(std::iter::from_fn(|| self.asked.try_recv().ok()));
-        for ask in asks.take(MAX_BATCH) {
-            match ask {
-                Ask::Work(work) => batch.replies.push(work(&mut change)?),
-                Ask::Take(taker) => self.takers.push_back(taker),
+        Ok(())
+    }
+
+    /// What has been asked by now, as much as one transaction carries out.
+    fn gather(&mut self, first: Option<Ask>) -> Asked {
+        let most = if self.full_since.is_some() { MAX_BATCH_WHEN_FULL } else { MAX_BATCH };
+        let mut heard_until = self.now().uptime;
+        let (mut asks, mut size) = (Vec::new(), 0);
+        let mut next = first;
+        while let Some(ask) = next.take().or_else(|| self.asked.try_recv().ok()) {
+            size += ask.size();
+            if size >= most {
+                // What was asked after that waits yet.
+                heard_until = heard_until.min(self.uptime_of(ask.at));
+            }
+            asks.push(ask);
+            if size >= most {
+                break;
             }
         }
-        self.takers.retain(|taker| !taker.reply.is_closed());
-        for taker in std::mem::take(&mut self.takers) {
-            let taken = refused(change.take(&taker.queues, taker.most, taker.lease))?.unwrap_or_default();
-            if !taken.is_empty() || !taker.is_patient {
-                batch.handed.push((taker, taken));
-            } else if self.takers.len() < MAX_TAKERS {
-                self.takers.push_back(taker);
-            } else {
-                let full = Refused::Full(format!("{MAX_TAKERS} others wait for jobs; try again"));
-                batch.replies.push(Box::new(move || _ = taker.reply.send(Err(full))));
+        Asked { asks, heard_until: Some(heard_until) }
+    }
+
+    fn transact(&mut self, opened: &mut Opened, asked: Asked) -> Result<(), EngineError> {
+        let (mut batch, began) = (Batch::default(), Instant::now());
+        let is_growth = asked.asks.iter().any(|ask| matches!(ask.what, What::Growth(_)));
+        self.known.writing_since.store(Some(Arc::new(began)));
+        let carried_out = self.carry_out(opened, asked, &mut batch);
+        self.known.writing_since.store(None);
+        if began.elapsed() >= SLOW {
+            tracing::warn!(took = ?began.elapsed(), "the disk of the queues is slow");
+        }
+        if let Err(error) = carried_out {
+            // Before those are told who wait: the batch is dropped.
+            self.be_in_trouble(format!("cannot write {}: {error}", self.folder.display()));
+            if !error.is_lack_of_room() {
+                return Err(error);
+            }
+            self.full_since = Some(Instant::now());
+            opened.book = self.load(&opened.engine)?;
+            return Ok(());
+        }
+        if is_growth {
+            self.full_since = None;
+        }
+        if self.full_since.is_none() && self.known.trouble.load().is_some() {
+            tracing::info!("the queues can be written again");
+            self.known.trouble.store(None);
+        }
+        self.publish(&opened.book);
+        self.answer(batch);
+        Ok(())
+    }
+
+    /// What was asked, what the time has come for, and what there is for those who wait.
+    fn carry_out(&mut self, opened: &mut Opened, asked: Asked, batch: &mut Batch) -> Result<(), EngineError> {
+        let mut txn = opened.engine.begin()?;
+        let (config, now) = (&self.config, self.now());
+        let mut change = Change { txn: &mut txn, book: &mut opened.book, config, now, tally: &mut batch.tally };
+        for Ask { what, place, .. } in asked.asks {
+            match what {
+                What::Work(work) | What::Growth(work) => batch.replies.push(work(&mut change)?),
+                What::Take(taker) => self.takers.push_back((taker, place)),
+                What::GiveBack(attempts) => self.unwanted.extend(attempts),
+            }
+        }
+        for (id, attempt) in &self.unwanted {
+            // Its lease may be over by now.
+            let _ = sound_or_refused(change.update(*id, *attempt, &Update::Release { delay: Duration::ZERO }))?;
+        }
+        if let Some(heard_until) = asked.heard_until {
+            change.tick(heard_until)?;
+        }
+        self.takers.retain(|(taker, _)| !taker.reply.is_closed());
+        for (taker, place) in std::mem::take(&mut self.takers) {
+            match sound_or_refused(change.take(&taker.queues, taker.most, taker.lease))? {
+                Ok(taken) if taken.is_empty() && taker.is_patient => self.takers.push_back((taker, place)),
+                Ok(taken) => batch.handed.push((taker, taken)),
+                Err(why) => batch.replies.push(Box::new(move || _ = taker.reply.send(Err(why)))),
             }
         }
         if opened.book.has_changed() {
             opened.book.save(&mut txn)?;
             txn.commit()?;
         }
+        self.unwanted.clear();
         Ok(())
     }
 
@@ -274,19 +394,26 @@ impl Keeper {
         }
         batch.replies.into_iter().for_each(|reply| reply());
         for (taker, jobs) in batch.handed {
-            if let Err(Ok(jobs)) = taker.reply.send(Ok(jobs)) {
-                self.unwanted.extend(jobs.iter().map(|job| (job.id, job.attempt)));
-            }
+            let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();
+            let handed = Handed { attempts, asks: Some(self.asks.clone()) };
+            // Where nobody takes them, they are dropped with it.
+            let _ = taker.reply.send(Ok((jobs, handed)));
         }
     }
 
     /// How long nothing has to be done that nobody asks for.
     fn rest(&self, book: &Book) -> Duration {
+        let Now { wall, uptime } = self.now();
         let keep_dead = self.config.keep_dead.as_millis() as u64;
         let of_queues =
             book.queues.values().flat_map(|queue| [queue.first_delayed, queue.first_dead.saturating_add(keep_dead)]);
-        let next = of_queues.chain(book.leases.first().map(|(until, _)| until)).min().unwrap_or(u64::MAX);
-        Duration::from_millis(next.saturating_sub(self.clock.now())).min(MAX_REST)
+        let next = of_queues.min().unwrap_or(u64::MAX).saturating_sub(wall);
+        let lease = book.leases.first().map_or(u64::MAX, |lease| lease.end.saturating_sub(uptime));
+        let rest = Duration::from_millis(next.min(lease)).min(MAX_REST);
+        match self.full_since {
+            Some(since) => rest.max(RETRY_DELAY.saturating_sub(since.elapsed())),
+            None => rest,
+        }
     }
 
     fn publish(&self, book: &Book) {
@@ -302,19 +429,22 @@ impl Keeper {
             self.known.totals.store(Arc::new(totals));
         }
     }
-}
 
-impl Clock {
-    fn now(&self) -> u64 {
-        self.began_at + self.began.elapsed().as_millis() as u64
+    fn now(&self) -> Now {
+        Now { wall: millis_since_1970(SystemTime::now()), uptime: self.uptime_of(Instant::now()) }
+    }
+
+    fn uptime_of(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began).as_millis() as u64
     }
 }
 
-/// What was done, if it was not refused.
-fn refused<T>(outcome: Outcome<T>) -> Result<Option<T>, EngineError> {
+/// What was done, or why not; what is damaged is as good as refused.
+pub(super) fn sound_or_refused<T>(outcome: Outcome<T>) -> Result<Result<T, Refused>, EngineError> {
     match outcome {
-        Ok(done) => Ok(Some(done)),
-        Err(Fault::Refused(_)) => Ok(None),
-        Err(Fault::Engine(error)) => Err(error),
+        Ok(done) => Ok(Ok(done)),
+        Err(Fault::Refused(why)) => Ok(Err(why)),
+        Err(Fault::Engine(error)) if error.is_of_the_file() => Err(error),
+        Err(Fault::Engine(error)) => Ok(Err(Refused::Unavailable(error.to_string()))),
     }
 }

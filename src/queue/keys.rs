@@ -18,7 +18,11 @@ use super::job::JobId;
 pub(super) const META: &[u8] = b"m";
 pub(super) const QUEUES: &[u8] = b"q";
 pub(super) const USERS: &[u8] = b"u";
-pub(super) const ALL_RUNNING: &[u8] = b"r";
+pub(super) const JOBS: &[u8] = b"j";
+pub(super) const WAITING: &[u8] = b"w";
+pub(super) const DELAYED: &[u8] = b"l";
+pub(super) const RUNNING: &[u8] = b"r";
+pub(super) const DEAD: &[u8] = b"d";
 
 /// No queue's number.
 pub(super) type QueueNumber = u32;
@@ -33,47 +37,36 @@ pub(super) fn user(uid: Option<u32>) -> Vec<u8> {
 }
 
 pub(super) fn job(id: JobId) -> Vec<u8> {
-    [b"j".as_slice(), &id.to_be_bytes()].concat()
+    [JOBS, &id.to_be_bytes()].concat()
 }
 
 pub(super) fn body(id: JobId) -> Vec<u8> {
     [b"p".as_slice(), &id.to_be_bytes()].concat()
 }
 
-pub(super) fn all_waiting(queue: QueueNumber) -> Vec<u8> {
-    [b"w".as_slice(), &queue.to_be_bytes()].concat()
-}
-
 pub(super) fn waiting(queue: QueueNumber, priority: u8, id: JobId) -> Vec<u8> {
-    [all_waiting(queue).as_slice(), &[priority], &id.to_be_bytes()].concat()
-}
-
-pub(super) fn all_delayed(queue: QueueNumber) -> Vec<u8> {
-    [b"l".as_slice(), &queue.to_be_bytes()].concat()
+    [WAITING, &queue.to_be_bytes(), &[priority], &id.to_be_bytes()].concat()
 }
 
 pub(super) fn delayed(queue: QueueNumber, until: u64, id: JobId) -> Vec<u8> {
-    [all_delayed(queue).as_slice(), &until.to_be_bytes(), &id.to_be_bytes()].concat()
-}
-
-pub(super) fn all_running(queue: QueueNumber) -> Vec<u8> {
-    [ALL_RUNNING, &queue.to_be_bytes()].concat()
+    [DELAYED, &queue.to_be_bytes(), &until.to_be_bytes(), &id.to_be_bytes()].concat()
 }
 
 pub(super) fn running(queue: QueueNumber, id: JobId) -> Vec<u8> {
-    [all_running(queue).as_slice(), &id.to_be_bytes()].concat()
-}
-
-pub(super) fn all_dead(queue: QueueNumber) -> Vec<u8> {
-    [b"d".as_slice(), &queue.to_be_bytes()].concat()
+    [RUNNING, &queue.to_be_bytes(), &id.to_be_bytes()].concat()
 }
 
 pub(super) fn dead(queue: QueueNumber, since: u64, id: JobId) -> Vec<u8> {
-    [all_dead(queue).as_slice(), &since.to_be_bytes(), &id.to_be_bytes()].concat()
+    [DEAD, &queue.to_be_bytes(), &since.to_be_bytes(), &id.to_be_bytes()].concat()
 }
 
 pub(super) fn unique(queue: QueueNumber, key: &str) -> Vec<u8> {
     [b"k".as_slice(), &queue.to_be_bytes(), key.as_bytes()].concat()
+}
+
+/// The queue in a key of an order.
+pub(super) fn queue_in(key: &[u8]) -> Option<QueueNumber> {
+    key.get(1..5)?.try_into().ok().map(QueueNumber::from_be_bytes)
 }
 
 /// The job that a key of an order ends with.

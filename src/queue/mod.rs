@@ -4,50 +4,77 @@
 //! producers share one: what is acknowledged is on the disk. In memory are counts, leases and who waits for jobs, and
 //! nothing that grows with the jobs that wait.
 
+mod attempt;
 mod book;
 mod change;
 mod config;
+mod control;
+mod due;
 mod engine;
+mod enqueue;
 mod job;
 mod keeper;
 mod keys;
+mod look;
+mod order;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::change::{Change, Fault, Outcome};
-pub use self::change::{Control, Most, Order, Overview, Page, Producer, Refused, Update};
+pub use self::attempt::{Most, Update};
+pub use self::change::Refused;
+use self::change::{Change, Outcome};
 pub use self::config::Config;
+pub use self::control::Control;
+pub use self::enqueue::Asker;
 pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, State, Unique, Until};
-use self::keeper::{Ask, Keeper, Taker};
+pub use self::keeper::Handed;
+use self::keeper::{Ask, Keeper, SLOW, Taker, What, sound_or_refused};
+pub use self::look::{Overview, Page};
+pub use self::order::Order;
 use crate::metrics::Metrics;
+use crate::share::{KEPT_FOR_ADMINS, Pool, Shares, Taken};
 use crate::task::{Phase, Tasks};
 
-/// How many requests may wait for the thread.
-const MAX_ASKED: usize = 4_096;
+/// How much may wait for the thread, shared between users; and what each request counts for at least.
+const MAX_ASKED: usize = 64 << 20;
+const ASK_SIZE: usize = 16 << 10;
+
+/// What a page of jobs or queues counts for: the thread looks for each that is in it.
+const PAGE_SIZE: usize = 512 << 10;
 
 /// The queues, as others see them.
 #[derive(Debug, Default)]
 pub struct Queues {
     /// None: there are none.
-    asks: Option<mpsc::Sender<Ask>>,
+    desk: Option<Desk>,
     known: Arc<Known>,
+}
+
+/// Where the thread is asked.
+#[derive(Debug)]
+struct Desk {
+    asks: mpsc::UnboundedSender<Ask>,
+    users: Shares<Option<u32>>,
+    admins: Shares<Option<u32>>,
 }
 
 /// What the thread tells.
 #[derive(Debug, Default)]
 struct Known {
-    /// Why nothing can be asked now,
+    /// Why nothing can be written now,
     trouble: ArcSwapOption<String>,
-    /// and what was lost at the start.
+    /// and what was damaged at the start.
     damage: ArcSwapOption<String>,
+    /// Since when a transaction has been under way.
+    writing_since: ArcSwapOption<Instant>,
     totals: ArcSwap<Totals>,
 }
 
@@ -80,48 +107,68 @@ impl Queues {
     /// Opens the file, which may take a moment, on a thread of its own; requests wait for it.
     pub fn start(config: &Config, metrics: &Arc<Metrics>, tasks: &Tasks) -> io::Result<Arc<Self>> {
         let Some(folder) = config.path.clone() else { return Ok(Arc::default()) };
-        let (asks, asked) = mpsc::channel(MAX_ASKED);
+        let (asks, asked) = mpsc::unbounded_channel();
         let known = Arc::<Known>::default();
         let tasks = tasks.of(Phase::Sources);
         let stop = tasks.stop_signal();
-        let keeper = Keeper::new(folder, config.clone(), known.clone(), metrics.clone(), asked);
+        let keeper = Keeper::new(folder, config.clone(), known.clone(), metrics.clone(), (asks.downgrade(), asked));
         tasks.thread("the queue", move |_| async move { keeper.run(&stop).await })?;
-        Ok(Arc::new(Self { asks: Some(asks), known }))
+        let pool = Pool::new(MAX_ASKED, 1);
+        let (users, admins) = (Shares::of(pool.clone(), Some(KEPT_FOR_ADMINS)), Shares::of(pool, None));
+        Ok(Arc::new(Self { desk: Some(Desk { asks, users, admins }), known }))
     }
 
     pub fn is_on(&self) -> bool {
-        self.asks.is_some()
+        self.desk.is_some()
     }
 
-    /// What is wrong with the file, or was at the start.
+    /// What is wrong with the file or its disk, or was at the start.
     pub fn trouble(&self) -> Option<Arc<String>> {
-        self.known.trouble.load_full().or_else(|| self.known.damage.load_full())
+        let writing_for = self.known.writing_since.load_full().map(|since| since.elapsed());
+        let slow = writing_for
+            .filter(|time| *time >= SLOW)
+            .map(|time| Arc::new(format!("the disk has not finished a write of the queues for {} s", time.as_secs())));
+        slow.or_else(|| self.known.trouble.load_full()).or_else(|| self.known.damage.load_full())
     }
 
     pub fn totals(&self) -> Totals {
         **self.known.totals.load()
     }
 
-    /// All of the jobs are on the disk when this returns, or none is.
-    pub async fn enqueue(&self, jobs: Vec<NewJob>, producer: Producer) -> Result<Vec<Enqueued>, Refused> {
-        self.ask(move |change| change.enqueue(&jobs, producer)).await
+    /// All of the jobs are on the disk when this returns, or none is. Who no longer waits when it is their turn has
+    /// enqueued none.
+    pub async fn enqueue(&self, asker: Asker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Refused> {
+        let size = jobs.iter().map(NewJob::memory_size).sum();
+        let (reply, told) = oneshot::channel();
+        let growth = What::Growth(Box::new(move |change| {
+            if reply.is_closed() {
+                return Ok(Box::new(|| {}));
+            }
+            let outcome = sound_or_refused(change.enqueue(&jobs, asker))?;
+            Ok(Box::new(move || _ = reply.send(outcome)))
+        }));
+        self.send(Some(asker), size, growth)?;
+        told.await.unwrap_or_else(|_| Err(self.unavailable()))
     }
 
     /// Takes jobs of these queues, of an earlier one before those of a later one; waits for the first one, at most that
-    /// long. The caller has each for as long as its lease, and nobody else does.
+    /// long. The caller has each for as long as its lease, and nobody else does; unless it drops what tells that they
+    /// have arrived.
     pub async fn take(
         &self,
+        asker: Option<Asker>,
         queues: Vec<String>,
         most: Most,
         lease: Option<Duration>,
         wait: Duration,
-    ) -> Result<Vec<Job>, Refused> {
+    ) -> Result<(Vec<Job>, Handed), Refused> {
         let (reply, taken) = oneshot::channel();
-        self.send(Ask::Take(Taker { queues, most, lease, is_patient: !wait.is_zero(), reply }))?;
+        let taker = Taker { queues, most, lease, is_patient: !wait.is_zero(), reply };
+        self.send(asker, ASK_SIZE, What::Take(taker))?;
         let answer = async { taken.await.unwrap_or_else(|_| Err(self.unavailable())) };
         match wait {
             Duration::ZERO => answer.await,
-            wait => timeout(wait, answer).await.unwrap_or(Ok(Vec::new())),
+            wait => timeout(wait, answer).await.unwrap_or_else(|_| Ok(Default::default())),
         }
     }
 
@@ -129,12 +176,12 @@ impl Queues {
     /// unknown whose queue and user `is_allowed` refuses; so for those below.
     pub async fn update(
         &self,
-        id: JobId,
-        attempt: u32,
+        asker: Option<Asker>,
+        (id, attempt): (JobId, u32),
         update: Update,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Option<u64>, Refused> {
-        self.ask(move |change| {
+        self.ask(asker, ASK_SIZE + update.memory_size(), move |change| {
             change.ensure(id, is_allowed)?;
             change.update(id, attempt, &update)
         })
@@ -143,10 +190,11 @@ impl Queues {
 
     pub async fn find(
         &self,
+        asker: Asker,
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Job, Refused> {
-        self.ask(move |change| {
+        self.ask(Some(asker), ASK_SIZE, move |change| {
             change.ensure(id, is_allowed)?;
             change.find(id)
         })
@@ -156,10 +204,11 @@ impl Queues {
     /// Removes a job that nobody performs.
     pub async fn cancel(
         &self,
+        asker: Asker,
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<(), Refused> {
-        self.ask(move |change| {
+        self.ask(Some(asker), ASK_SIZE, move |change| {
             change.ensure(id, is_allowed)?;
             change.cancel(id)
         })
@@ -167,59 +216,81 @@ impl Queues {
     }
 
     /// Has a dead job of a queue wait again, as if it were new.
-    pub async fn retry(&self, queue: String, id: JobId) -> Result<(), Refused> {
-        self.ask(move |change| change.retry(&queue, id)).await
+    pub async fn retry(&self, asker: Asker, queue: String, id: JobId) -> Result<(), Refused> {
+        self.ask(Some(asker), ASK_SIZE, move |change| change.retry(&queue, id)).await
     }
 
     /// Returns how many jobs that changed, and whether there are more to change.
-    pub async fn control(&self, queue: String, control: Control) -> Result<(usize, bool), Refused> {
-        self.ask(move |change| change.control(&queue, control)).await
+    pub async fn control(&self, asker: Asker, queue: String, control: Control) -> Result<(usize, bool), Refused> {
+        self.ask(Some(asker), PAGE_SIZE, move |change| change.control(&queue, control)).await
     }
 
-    /// Queues in the order of their names, after this one.
-    pub async fn overviews(&self, after: String, most: usize) -> Result<Vec<Overview>, Refused> {
-        self.ask(move |change| change.overviews(&after, most)).await
+    /// Queues that somebody sees, in the order of their names, after this one.
+    pub async fn overviews(
+        &self,
+        asker: Asker,
+        after: String,
+        most: usize,
+        sees: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<Vec<Overview>, Refused> {
+        self.ask(Some(asker), PAGE_SIZE, move |change| change.overviews(&after, most, sees)).await
     }
 
     /// Jobs of a queue in their order, from a place on; the first, where it is empty.
-    pub async fn peek(&self, queue: String, order: Order, from: Vec<u8>, most: Most) -> Result<Page, Refused> {
-        self.ask(move |change| change.peek(&queue, order, &from, most)).await
+    pub async fn peek(
+        &self,
+        asker: Asker,
+        queue: String,
+        order: Order,
+        from: Vec<u8>,
+        most: Most,
+    ) -> Result<Page, Refused> {
+        self.ask(Some(asker), PAGE_SIZE, move |change| change.peek(&queue, order, &from, most)).await
     }
 
     /// Has the thread do something within its next transaction, and waits until that is on the disk. Once asked it is done,
     /// whether anybody waits or not.
     async fn ask<T: Send + 'static>(
         &self,
+        asker: Option<Asker>,
+        size: usize,
         work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T, Refused> {
         let (reply, told) = oneshot::channel();
-        self.send(Ask::Work(Box::new(move |change| {
-            let outcome = work(change).map_err(|fault| match fault {
-                Fault::Engine(error) if error.is_of_the_file() => Err(error),
-                Fault::Engine(error) => Ok(Refused::Unavailable(error.to_string())),
-                Fault::Refused(why) => Ok(why),
-            });
-            match outcome {
-                Err(Err(error)) => Err(error),
-                Err(Ok(why)) => Ok(Box::new(move || _ = reply.send(Err(why)))),
-                Ok(done) => Ok(Box::new(move || _ = reply.send(Ok(done)))),
-            }
-        })))?;
+        let work = What::Work(Box::new(move |change| {
+            let outcome = sound_or_refused(work(change))?;
+            Ok(Box::new(move || _ = reply.send(outcome)))
+        }));
+        self.send(asker, size, work)?;
         told.await.unwrap_or_else(|_| Err(self.unavailable()))
     }
 
-    fn send(&self, ask: Ask) -> Result<(), Refused> {
-        let Some(asks) = &self.asks else { return Err(Refused::Off) };
-        asks.try_send(ask).map_err(|why| match why {
-            mpsc::error::TrySendError::Full(_) => {
-                Refused::Full(format!("{MAX_ASKED} requests wait for the queue's disk; try again"))
-            }
-            mpsc::error::TrySendError::Closed(_) => Refused::Unavailable("the sidecar is stopping".to_owned()),
-        })
+    /// What the sidecar itself asks is bounded by the jobs that its workers have.
+    fn send(&self, asker: Option<Asker>, size: usize, what: What) -> Result<(), Refused> {
+        let Some(desk) = &self.desk else { return Err(Refused::Off) };
+        let place = asker.map(|asker| desk.place(asker, size.max(ASK_SIZE))).transpose()?;
+        let ask = Ask { what, at: Instant::now(), place };
+        desk.asks.send(ask).map_err(|_| Refused::Unavailable("the sidecar is stopping".to_owned()))
+    }
+
+    /// Has a transaction fail, after which the file is opened anew.
+    #[cfg(test)]
+    pub(crate) async fn fail(&self) {
+        let fail = |_: &mut Change<'_, '_>| Err::<(), _>(engine::EngineError::Format(0).into());
+        self.ask(None, ASK_SIZE, fail).await.expect_err("it fails");
     }
 
     fn unavailable(&self) -> Refused {
         let why = self.known.trouble.load_full();
         Refused::Unavailable(why.map_or_else(|| "the sidecar is stopping".to_owned(), |why| why.to_string()))
+    }
+}
+
+impl Desk {
+    fn place(&self, Asker { uid, is_admin }: Asker, size: usize) -> Result<Taken, Refused> {
+        let share = if is_admin { &self.admins } else { &self.users }.share(uid);
+        share.take(size).ok_or_else(|| {
+            Refused::Full("as much of this user as may waits for the disk of the queues; try again".to_owned())
+        })
     }
 }

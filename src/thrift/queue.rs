@@ -13,7 +13,8 @@ use super::idl::{
 };
 use crate::access::Client;
 use crate::queue::{
-    Control, Job, MAX_AT_ONCE, Most, NewJob, Order, Overview, Page, Producer, Refused, State, Unique, Until, Update,
+    Asker, Control, Handed, Job, MAX_AT_ONCE, Most, NewJob, Order, Overview, Page, Refused, State, Unique, Until,
+    Update,
 };
 use crate::task::Stop;
 
@@ -47,7 +48,8 @@ pub(super) enum QueueOrJob {
 #[derive(Debug)]
 pub(super) enum QueueReply {
     Enqueued(EnqueueReply),
-    Taken(TakeJobsReply),
+    /// If it is not written, its jobs are given back.
+    Taken(TakeJobsReply, Handed),
     Updated(JobUpdateReply),
     Found(JobReply),
     Cancelled(CancelJobReply),
@@ -59,11 +61,13 @@ pub(super) enum QueueReply {
 impl QueueRequest {
     /// About how much memory it takes while it waits.
     pub(super) fn memory_size(&self) -> usize {
-        let of_job = |job: &NewJob| size_of::<NewJob>() + job.queue.len() + job.name.len() + job.payload.len();
         match self {
-            Self::Enqueue(jobs) => jobs.iter().map(of_job).sum(),
+            Self::Enqueue(jobs) => jobs.iter().map(NewJob::memory_size).sum(),
             Self::Take { queues, .. } => queues.iter().map(|queue| queue.len() + OVERHEAD).sum(),
-            _ => 0,
+            Self::Update { update, .. } => update.memory_size(),
+            Self::List { after, .. } => after.len(),
+            Self::Peek { queue, from, .. } => queue.len() + from.len(),
+            Self::Find(_) | Self::Cancel(_) | Self::Control { .. } => 0,
         }
     }
 
@@ -77,7 +81,11 @@ impl QueueReply {
     pub(super) fn write(self, mut reply: ReplyTo<'_>) -> thrift::Result<()> {
         match self {
             Self::Enqueued(enqueued) => reply.write(Ok(enqueued)),
-            Self::Taken(taken) => reply.write(Ok(taken)),
+            Self::Taken(taken, handed) => {
+                reply.write(Ok(taken))?;
+                handed.have_arrived();
+                Ok(())
+            }
             Self::Updated(updated) => reply.write(Ok(updated)),
             Self::Found(found) => reply.write(Ok(found)),
             Self::Cancelled(cancelled) => reply.write(Ok(cancelled)),
@@ -92,7 +100,7 @@ impl QueueReply {
         let of_job = |job: &idl::Job| size(job);
         match self {
             Self::Enqueued(reply) => reply.jobs.len() * size_of::<idl::EnqueuedJob>(),
-            Self::Taken(reply) => reply.jobs.iter().map(of_job).sum(),
+            Self::Taken(reply, _) => reply.jobs.iter().map(of_job).sum(),
             Self::Found(reply) => size(&reply.job),
             Self::Listed(reply) => reply.queues.iter().map(|queue| queue.name.len() + OVERHEAD).sum(),
             Self::Peeked(reply) => reply.jobs.iter().map(of_job).sum(),
@@ -187,54 +195,57 @@ impl Api {
         stop: &Stop,
     ) -> thrift::Result<QueueReply> {
         let refused = |why| self.refused_by_queue(why);
+        let asker = asker(peer);
         Ok(match request {
             QueueRequest::Enqueue(jobs) => {
-                let enqueued = self.queues.enqueue(jobs, producer(peer)).await.map_err(refused)?;
+                let enqueued = self.queues.enqueue(asker, jobs).await.map_err(refused)?;
                 let jobs = enqueued.into_iter().map(|it| idl::EnqueuedJob { id: it.id as i64, is_new: it.is_new });
                 QueueReply::Enqueued(EnqueueReply { jobs: jobs.collect() })
             }
             QueueRequest::Take { queues, most, lease, wait } => {
                 let most = Most { jobs: most, bytes: self.page_bytes() };
                 let _waiting = (!wait.is_zero()).then(|| self.metrics.watches_waiting.hold());
-                let taken = tokio::select! {
-                    taken = self.queues.take(queues, most, lease, wait) => taken.map_err(refused)?,
-                    () = stop.requested() => Vec::new(),
+                let (taken, handed) = tokio::select! {
+                    taken = self.queues.take(Some(asker), queues, most, lease, wait) => taken.map_err(refused)?,
+                    () = stop.requested() => Default::default(),
                 };
-                QueueReply::Taken(TakeJobsReply { jobs: taken.into_iter().map(job).collect() })
+                QueueReply::Taken(TakeJobsReply { jobs: taken.into_iter().map(job).collect() }, handed)
             }
             QueueRequest::Update { id, attempt, update } => {
                 let grant = peer.identity.grant().clone();
                 let may_perform = move |queue: &str, _| grant.performs(queue);
-                let until = self.queues.update(id, attempt, update, may_perform).await.map_err(refused)?;
+                let updated = self.queues.update(Some(asker), (id, attempt), update, may_perform).await;
+                let until = updated.map_err(refused)?;
                 QueueReply::Updated(JobUpdateReply { lease_ends_at: until.map(|until| until as i64) })
             }
             QueueRequest::Find(id) => {
-                let found = self.queues.find(id, may_see_job(peer)).await.map_err(refused)?;
+                let found = self.queues.find(asker, id, may_see_job(peer)).await.map_err(refused)?;
                 QueueReply::Found(JobReply { job: job(found) })
             }
             QueueRequest::Cancel(id) => {
-                self.queues.cancel(id, may_see_job(peer)).await.map_err(refused)?;
+                self.queues.cancel(asker, id, may_see_job(peer)).await.map_err(refused)?;
                 QueueReply::Cancelled(CancelJobReply {})
             }
             QueueRequest::List { after, limit } => {
-                let all = self.queues.overviews(after, limit).await.map_err(refused)?;
+                let grant = peer.identity.grant().clone();
+                let sees = move |queue: &str| grant.sees_queue(queue);
+                let all = self.queues.overviews(asker, after, limit, sees).await.map_err(refused)?;
                 let cursor = all.last().filter(|_| all.len() == limit).map(|last| last.name.clone());
-                let visible = all.into_iter().filter(|it| peer.identity.grant().sees_queue(&it.name));
-                let queues = visible.map(QueueSummary::from).collect();
+                let queues = all.into_iter().map(QueueSummary::from).collect();
                 let trouble = self.queues.trouble().map(|why| why.to_string());
                 QueueReply::Listed(QueuesReply { queues, cursor, trouble })
             }
             QueueRequest::Peek { queue, order, from, limit } => {
                 let most = Most { jobs: limit, bytes: self.page_bytes() };
-                let Page { jobs, next } = self.queues.peek(queue, order, from, most).await.map_err(refused)?;
+                let Page { jobs, next } = self.queues.peek(asker, queue, order, from, most).await.map_err(refused)?;
                 QueueReply::Peeked(JobsReply { jobs: jobs.into_iter().map(job).collect(), cursor: next })
             }
             QueueRequest::Control { queue, control } => {
                 tracing::info!(client = %peer.identity.client(), queue, ?control, "a queue is controlled");
                 let (jobs, has_more) = match control {
-                    QueueOrJob::Queue(control) => self.queues.control(queue, control).await.map_err(refused)?,
+                    QueueOrJob::Queue(control) => self.queues.control(asker, queue, control).await.map_err(refused)?,
                     QueueOrJob::Job(id) => {
-                        self.queues.retry(queue, id).await.map_err(refused)?;
+                        self.queues.retry(asker, queue, id).await.map_err(refused)?;
                         (1, false)
                     }
                 };
@@ -264,12 +275,12 @@ impl Api {
     }
 }
 
-fn producer(peer: &Peer) -> Producer {
+fn asker(peer: &Peer) -> Asker {
     let uid = match peer.identity.client() {
         Client::Unix { uid, .. } => Some(uid),
         Client::Tcp => None,
     };
-    Producer { uid, is_admin: peer.identity.grant().is_admin() }
+    Asker { uid, is_admin: peer.identity.grant().is_admin() }
 }
 
 /// Whether the client enqueued a job, or may perform it.

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::Handle;
 use super::message::{Message, command};
@@ -57,6 +58,8 @@ pub struct CallsUnderWay {
     /// The limit on how often it may be asked; none: no limit.
     most: Option<u64>,
     is_enough: Notify,
+    /// Since when it has taken too long for a job.
+    late_since: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +99,17 @@ impl CallsUnderWay {
     /// Waits until the limit is reached. For a single waiter.
     pub async fn are_enough(&self) {
         self.is_enough.notified().await;
+    }
+
+    /// Notes whether it takes longer for a job than it may.
+    pub fn set_late(&self, is_late: bool) {
+        *self.late_since.lock().unwrap_or_else(PoisonError::into_inner) = is_late.then(Instant::now);
+    }
+
+    /// For how long it has taken too long for a job; none: it does not.
+    pub fn late_for(&self) -> Option<Duration> {
+        let late_since = self.late_since.lock().unwrap_or_else(PoisonError::into_inner);
+        late_since.map(|since| since.elapsed())
     }
 
     pub fn begin(self: &Arc<Self>, service: &str, method: &str) -> UnderWay {

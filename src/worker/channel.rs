@@ -43,6 +43,8 @@ struct Member {
     worker: String,
     handle: Handle,
     calls: Arc<CallsUnderWay>,
+    /// Closed when its connection ends, and changed when it is asked to stop.
+    life: watch::Sender<()>,
 }
 
 /// A command for workers, with a timeout for each.
@@ -60,14 +62,13 @@ pub struct Addressee {
     member: Result<(Handle, Arc<CallsUnderWay>), NoAnswer>,
 }
 
-/// A process that performs jobs of a queue.
+/// A process that performs jobs.
 #[derive(Debug)]
 pub struct Performer {
     pub addressee: Addressee,
-    pub queue: String,
-    /// How many jobs it may have at once.
-    pub at_once: usize,
-    /// Closed when its connection ends.
+    /// Of which queues, and how many jobs it may have at once of each, as it reports that.
+    pub queues: mpsc::UnboundedReceiver<(String, usize)>,
+    /// Closed when its connection ends, and changed when it is asked to stop.
     pub life: watch::Receiver<()>,
 }
 
@@ -100,13 +101,14 @@ impl Members {
         performers: &mpsc::UnboundedSender<Performer>,
     ) {
         let (mut pace, mut own) = (Pace::default(), None);
-        let (_alive, life) = watch::channel(());
-        let mut performed = 0;
+        let (alive, life) = watch::channel(());
+        let (mut performed, mut queues) = (0, None);
         while let Some(event) = events.recv().await {
             match event {
                 Event::Opened(handle, calls) => {
                     own = Some((handle.clone(), calls.clone()));
-                    self.members().insert(pid, Member { worker: worker.to_owned(), handle, calls });
+                    let member = Member { worker: worker.to_owned(), handle, calls, life: alive.clone() };
+                    self.members().insert(pid, member);
                 }
                 Event::Offered => progress.send_modify(|it| it.is_connected = true),
                 Event::Said(Report::Ready) => progress.send_modify(|it| it.is_ready = true),
@@ -123,10 +125,14 @@ impl Members {
                 Event::Said(Report::Perform { queue, at_once }) => {
                     performed += 1;
                     if let Some((handle, calls)) = own.clone().filter(|_| performed <= MAX_PERFORMED) {
-                        let addressee = Addressee { worker: worker.to_owned(), member: Ok((handle, calls)) };
-                        let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
-                        // Where nobody takes it, there are no queues.
-                        let _ = performers.send(Performer { addressee, queue, at_once, life: life.clone() });
+                        let queues = queues.get_or_insert_with(|| {
+                            let addressee = Addressee { worker: worker.to_owned(), member: Ok((handle, calls)) };
+                            let (queues, performed) = mpsc::unbounded_channel();
+                            // Where nobody takes it, there are no queues.
+                            let _ = performers.send(Performer { addressee, queues: performed, life: life.clone() });
+                            queues
+                        });
+                        let _ = queues.send((queue, at_once.clamp(1, MAX_AT_ONCE) as usize));
                     }
                 }
                 // The register passes it on itself.
@@ -161,7 +167,10 @@ impl Members {
 
     /// Asks a process to finish what is under way and exit. Returns whether it can be asked.
     pub(super) fn stop(&self, pid: i32) -> bool {
-        self.member(pid).is_some_and(|member| member.handle.send(Request::Stop.encode()).is_ok())
+        self.member(pid).is_some_and(|member| {
+            member.life.send_replace(());
+            member.handle.send(Request::Stop.encode()).is_ok()
+        })
     }
 
     /// The means to send a process commands.
@@ -197,20 +206,40 @@ impl Members {
 impl Addressee {
     /// Makes it carry out a command; returns the last value of the result, with the memory charged to its user.
     pub async fn carry_out(&self, command: &Command, memory: &Arc<Share>) -> Result<Option<(Value, Taken)>, NoAnswer> {
+        let Command { name, data, within } = command;
+        timeout(*within, self.answer(name, data, memory)).await.unwrap_or(Err(NoAnswer::TimedOut(*within)))
+    }
+
+    /// The same, however long it takes. It is sent at the first poll.
+    pub async fn answer(
+        &self,
+        name: &str,
+        data: &Arguments,
+        memory: &Arc<Share>,
+    ) -> Result<Option<(Value, Taken)>, NoAnswer> {
         let (handle, calls) = self.member.as_ref().map_err(Clone::clone)?;
         calls.count();
-        let name = command.name.clone();
+        let name = name.to_owned();
         let request = |uuid| Request::Command { uuid, name, data: Value::Nil }.encode();
-        let mut stream = handle.open_with(Some(memory), command.data.packed().clone(), request)?;
-        let answer = async {
-            let mut last = None;
-            while let Some(value) = stream.next().await? {
-                let taken = memory.take(memory_size(&value)).ok_or(NoAnswer::NoMemory)?;
-                last = Some((value, taken));
-            }
-            Ok(last)
-        };
-        timeout(command.within, answer).await.unwrap_or(Err(NoAnswer::TimedOut(command.within)))
+        let mut stream = handle.open_with(Some(memory), data.packed().clone(), request)?;
+        let mut last = None;
+        while let Some(value) = stream.next().await? {
+            let taken = memory.take(memory_size(&value)).ok_or(NoAnswer::NoMemory)?;
+            last = Some((value, taken));
+        }
+        Ok(last)
+    }
+
+    /// Notes whether it takes longer for a job than it may: after a while, it is killed then.
+    pub fn set_late(&self, is_late: bool) {
+        if let Ok((_, calls)) = &self.member {
+            calls.set_late(is_late);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_tests(handle: Handle, calls: Arc<CallsUnderWay>) -> Self {
+        Self { worker: "mail/1".to_owned(), member: Ok((handle, calls)) }
     }
 }
 
@@ -260,7 +289,8 @@ mod tests {
         let conversations: Vec<_> = (0..3).map(conversation).collect();
         for (pid, (handle, ..)) in (0..).zip(&conversations) {
             let (worker, calls) = (format!("web/{pid}"), Arc::default());
-            members.members().insert(pid, Member { worker, handle: handle.clone(), calls });
+            let member = Member { worker, handle: handle.clone(), calls, life: watch::channel(()).0 };
+            members.members().insert(pid, member);
         }
         let (own, ..) = conversations.first().expect("three");
         members.broadcast("web/0", 0, own, "x".repeat(100_000).into());

@@ -104,6 +104,9 @@ pub struct Config {
         skip_serializing_if = "Option::is_none"
     )]
     pub hang_timeout: Option<Duration>,
+    /// How much longer than its timeout a job may take before the process that performs it is killed.
+    #[serde(with = "crate::rule::SomeWithinADay")]
+    pub job_grace: Duration,
     /// How many descriptors a process may have open; none: as many as the sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_files: Option<u64>,
@@ -215,6 +218,7 @@ impl Default for Config {
             max_memory: None,
             kill_memory: None,
             hang_timeout: None,
+            job_grace: Duration::from_secs(30),
             max_files: None,
             max_processes: None,
             log: None,

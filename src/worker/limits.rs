@@ -71,6 +71,18 @@ pub(super) async fn silent(config: &Config, silence: impl Fn() -> Option<Silence
     }
 }
 
+/// Waits until a process has taken longer for a job than it may, by more than the grace.
+pub(super) async fn overdue(config: &Config, calls: &CallsUnderWay) -> Passed {
+    let most = config.job_grace;
+    loop {
+        sleep(LOOK_INTERVAL.min(most)).await;
+        if calls.late_for().is_some_and(|late| late >= most) {
+            let most = humantime::format_duration(most);
+            return Passed::Hard(format!("it took longer for a job than its timeout and job_grace, {most}"));
+        }
+    }
+}
+
 /// Waits until a process takes more memory than this setting allows.
 async fn takes_more(most: Option<ByteSize>, key: &str, pid: i32) -> String {
     let Some(most) = most else { return pending().await };
@@ -117,6 +129,23 @@ mod tests {
             let lasted = begun.elapsed().as_secs();
             assert!((60..=62).contains(&lasted), "{lasted}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_killed_that_is_late_with_one_job_for_too_long_and_not_one_that_answers() {
+        let (config, calls) = (Config::default(), CallsUnderWay::default());
+        let late = async {
+            for _ in 0..9 {
+                calls.set_late(true);
+                sleep(Duration::from_secs(25)).await;
+                calls.set_late(false);
+            }
+            calls.set_late(true);
+            Instant::now()
+        };
+        let (passed, since) = tokio::join!(overdue(&config, &calls), late);
+        assert!(matches!(passed, Passed::Hard(why) if why.contains("job_grace, 30s")));
+        assert!((30..=32).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

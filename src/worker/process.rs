@@ -386,11 +386,12 @@ impl Process {
     /// Watches a process that executes its program until it has ended.
     async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: impl Fn(News)) -> Ending {
         let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
-        let config = &group.config;
+        let (config, calls) = (&group.config, self.calls.clone());
         let mut hard = pin!(async {
             let passed = tokio::select! {
                 passed = limits::hard(config, pid) => passed,
                 passed = limits::silent(config, || group.members.silence(pid)) => passed,
+                passed = limits::overdue(config, &calls) => passed,
                 never = tell_of_silence(&group, pid) => match never {},
             };
             tell(News::Passed(passed));

@@ -11698,7 +11698,7 @@ pub struct JobUpdate {
   pub action: JobAction,
   /// Of RELEASE: for how long it is not performed.
   pub delay_ms: Option<i64>,
-  /// Of FAIL and BURY: why, cut after 4,000 characters.
+  /// Of FAIL and BURY: why, cut after 1,024 bytes.
   pub error: Option<String>,
   /// Of TOUCH. Absent: as long as the timeout of the job.
   pub lease_ms: Option<i64>,

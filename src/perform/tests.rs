@@ -1,0 +1,208 @@
+//! A process that answers what the test wants, or nothing.
+
+use tempfile::TempDir;
+use tokio::time::Duration;
+
+use super::*;
+use crate::queue::{Asker, Config, NewJob, State};
+use crate::tunnel::value::{get, text_in};
+use crate::tunnel::worker::CallsUnderWay;
+use crate::tunnel::{Bounds, Conversation, Handle, Incoming, Message, RemoteError, Settings, Wire};
+
+const SOON: Duration = Duration::from_secs(60);
+const ROOT: Asker = Asker { uid: Some(0), is_admin: true };
+
+/// Queues, and a process that performs their jobs.
+struct Scene {
+    queues: Arc<Queues>,
+    calls: Arc<CallsUnderWay>,
+    /// None: its connection has ended.
+    process: Option<(Handle, Incoming)>,
+    life: watch::Sender<()>,
+    _performers: mpsc::UnboundedSender<Performer>,
+    _performed: mpsc::UnboundedSender<(String, usize)>,
+    _folder: TempDir,
+}
+
+impl Scene {
+    /// It performs so many jobs at once of each of these queues.
+    fn new(performed: &[(&str, usize)], settings: &Settings) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
+        let (tasks, _failed) = Tasks::new();
+        let config = Config { path: Some(folder.path().join("queue")), ..Config::default() };
+        let queues = Queues::start(&config, &Arc::default(), &tasks).expect("a thread");
+        let (here, there) = tokio::io::duplex(1 << 20);
+        let converse = |stream, settings| {
+            let (handle, incoming, conversation) = Conversation::new(Wire::new(stream, Bounds::DEFAULT), settings);
+            tokio::spawn(conversation.run());
+            (handle, incoming)
+        };
+        let (handle, mut incoming) = converse(here, settings.clone());
+        tokio::spawn(async move { while incoming.recv().await.is_some() {} });
+        let (calls, (life, lives)) = (Arc::<CallsUnderWay>::default(), watch::channel(()));
+        let (reports, reported) = mpsc::unbounded_channel();
+        for (queue, at_once) in performed {
+            reports.send(((*queue).to_owned(), *at_once)).expect("it is heard");
+        }
+        let (performers, performing) = mpsc::unbounded_channel();
+        let addressee = Addressee::of_tests(handle, calls.clone());
+        performers.send(Performer { addressee, queues: reported, life: lives }).expect("it is heard");
+        tokio::spawn(run(performing, queues.clone(), Pool::new(1 << 30, 1), tasks));
+        let process = Some(converse(there, Settings::default()));
+        Self { queues, calls, process, life, _performers: performers, _performed: reports, _folder: folder }
+    }
+
+    async fn enqueue(&self, queue: &str, name: &str, timeout: Duration) -> JobId {
+        let timeout = Some(timeout);
+        let job = NewJob { queue: queue.into(), name: name.into(), timeout, ..NewJob::default() };
+        self.queues.enqueue(ROOT, vec![job]).await.expect("there is room")[0].id
+    }
+
+    /// What the process hears next.
+    async fn hears(&mut self) -> Message {
+        let (_, incoming) = self.process.as_mut().expect("it is connected");
+        timeout(SOON, incoming.recv()).await.expect("in time").expect("a message").into_message()
+    }
+
+    /// The job that it is handed next, with what it is answered by.
+    async fn is_handed(&mut self) -> (String, String) {
+        match self.hears().await {
+            Message::Other(map) => (text_in(get(&map, "data").expect("a job"), "name"), text_in(&map, "uuid")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn is_handed_nothing_for(&mut self, time: Duration) {
+        let (_, incoming) = self.process.as_mut().expect("it is connected");
+        if let Ok(heard) = timeout(time, incoming.recv()).await {
+            panic!("{heard:?}");
+        }
+    }
+
+    fn says(&self, message: Message) {
+        self.process.as_ref().expect("it is connected").0.send(message).expect("there is room");
+    }
+
+    fn has_done(&self, (_, uuid): (String, String)) {
+        self.says(Message::End { uuid });
+    }
+
+    /// Waits until a job is like this; none: it is done.
+    async fn becomes(&self, id: JobId, is: impl Fn(Option<&Job>) -> bool) {
+        let until = Instant::now() + SOON;
+        loop {
+            let job = self.queues.find(ROOT, id, |_, _| true).await.ok();
+            if is(job.as_ref()) {
+                return;
+            }
+            assert!(Instant::now() < until, "{job:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn waits_after(failures: u32) -> impl Fn(Option<&Job>) -> bool {
+    move |job| job.is_some_and(|job| job.state == State::Waiting && job.failures == failures)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_hangs_is_handed_nothing_until_it_answers_and_keeps_what_it_has_not_begun_from_nobody() {
+    let mut scene = Scene::new(&[("mail", 3)], &Settings::default());
+    let hang = scene.enqueue("mail", "hang", Duration::from_millis(400)).await;
+    let hanging = scene.is_handed().await;
+    let others = [scene.enqueue("mail", "a", SOON).await, scene.enqueue("mail", "b", SOON).await];
+    let handed = [scene.is_handed().await.1, scene.is_handed().await.1];
+    for _ in 0..2 {
+        match scene.hears().await {
+            Message::Close { uuid } => assert!(handed.contains(&uuid), "it is withdrawn"),
+            other => panic!("{other:?}"),
+        }
+    }
+    scene.becomes(hang, waits_after(1)).await;
+    for id in others {
+        scene.becomes(id, waits_after(0)).await;
+    }
+    assert!(scene.calls.late_for().is_some(), "its supervisor knows");
+    scene.is_handed_nothing_for(Duration::from_millis(1_500)).await;
+    scene.has_done(hanging);
+    let again = scene.is_handed().await;
+    assert_eq!(again.0, "hang");
+    assert_eq!(scene.calls.late_for(), None);
+    scene.has_done(again);
+    scene.becomes(hang, |job| job.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_in_a_process_has_all_of_its_time_once_it_is_begun() {
+    let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
+    let most = Duration::from_millis(1_000);
+    let ids = [scene.enqueue("mail", "a", most).await, scene.enqueue("mail", "b", most).await];
+    let handed = [scene.is_handed().await, scene.is_handed().await];
+    for (id, handed) in ids.into_iter().zip(handed) {
+        sleep(most * 7 / 10).await;
+        scene.has_done(handed);
+        scene.becomes(id, |job| job.is_none_or(|job| job.failures > 0)).await;
+        scene.becomes(id, |job| job.is_none()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_all_queues_of_a_process_that_dies_one_job_is_lost() {
+    let mut scene = Scene::new(&[("img", 1), ("mail", 2)], &Settings::default());
+    let begun = scene.enqueue("mail", "poison", SOON).await;
+    assert_eq!(scene.is_handed().await.0, "poison");
+    let others = [scene.enqueue("img", "a", SOON).await, scene.enqueue("mail", "b", SOON).await];
+    for _ in others {
+        scene.is_handed().await;
+    }
+    scene.life.send_replace(());
+    scene.process = None;
+    scene.becomes(begun, waits_after(1)).await;
+    for id in others {
+        scene.becomes(id, waits_after(0)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_repeated_until_it_is_written() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    let id = scene.enqueue("mail", "a", SOON).await;
+    let handed = scene.is_handed().await;
+    scene.queues.fail().await;
+    scene.has_done(handed);
+    let until = Instant::now() + SOON;
+    while scene.queues.find(ROOT, id, |_, _| true).await != Err(Refused::NoJob(id)) {
+        assert!(Instant::now() < until);
+        sleep(Duration::from_millis(20)).await;
+    }
+    scene.is_handed_nothing_for(Duration::from_millis(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_no_process_can_be_sent_is_dead_and_says_why() {
+    let mut settings = Settings::default();
+    settings.queue_bytes = 32 << 10;
+    let scene = Scene::new(&[("mail", 1)], &settings);
+    let job = NewJob { queue: "mail".into(), name: "a".into(), payload: vec![7; 60_000], ..NewJob::default() };
+    let id = scene.queues.enqueue(ROOT, vec![job]).await.expect("there is room")[0].id;
+    scene.becomes(id, |job| job.is_some_and(|job| matches!(job.state, State::Dead { .. }))).await;
+    let dead = scene.queues.find(ROOT, id, |_, _| true).await.expect("it is kept");
+    assert!(dead.error.as_deref().is_some_and(|why| why.contains("register.max_message")), "{dead:?}");
+    assert_eq!(dead.attempt, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_refuses_jobs_is_left_alone_for_a_while_and_one_that_is_to_stop_for_ever() {
+    let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
+    let id = scene.enqueue("mail", "a", SOON).await;
+    let (_, uuid) = scene.is_handed().await;
+    scene.says(Message::Error { uuid, error: RemoteError::of(Status::Refused, "the worker is leaving") });
+    scene.is_handed_nothing_for(RETRY_DELAY / 2).await;
+    scene.becomes(id, waits_after(0)).await;
+    let (_, uuid) = scene.is_handed().await;
+    scene.life.send_replace(());
+    scene.says(Message::End { uuid });
+    scene.becomes(id, |job| job.is_none()).await;
+    scene.enqueue("mail", "b", SOON).await;
+    scene.is_handed_nothing_for(Duration::from_millis(300)).await;
+}

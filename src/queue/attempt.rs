@@ -1,0 +1,157 @@
+//! Attempts: jobs are handed out for as long as a lease, and whoever has one says what became of it.
+
+use std::time::Duration;
+
+use super::change::{Change, Outcome, Refused, cut, millis};
+use super::engine::{EngineError, sound};
+use super::job::{Head, Job, JobId, MAX_DELAY, MAX_LOST, MAX_TIMEOUT, OVERHEAD, State, Until, retry_delay};
+use super::keys::QueueNumber;
+use super::order::Order;
+
+/// So many jobs run at once; of one queue, as many as it leaves free for others.
+const MAX_LEASES: usize = 65_536;
+
+/// Where to stop: at so many jobs, or after the one that makes them so large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    pub jobs: usize,
+    pub bytes: usize,
+}
+
+/// Who has a job wants this of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// It is done.
+    Done,
+    /// The attempt has failed: it is tried again after a while, or dead.
+    Fail { error: String },
+    /// It is given back, which is no failure, and is not performed for so long.
+    Release { delay: Duration },
+    /// It is dead, however often it may be retried.
+    Bury { error: String },
+    /// Whoever had it is gone.
+    Lose { error: String },
+    /// The lease lasts that long from now on; none: as long as the timeout of the job.
+    Touch { lease: Option<Duration> },
+}
+
+impl Update {
+    /// About how much memory it takes beside itself.
+    pub fn memory_size(&self) -> usize {
+        match self {
+            Self::Fail { error } | Self::Bury { error } | Self::Lose { error } => error.len(),
+            Self::Done | Self::Release { .. } | Self::Touch { .. } => 0,
+        }
+    }
+}
+
+impl Change<'_, '_> {
+    /// Hands out jobs of these queues, of an earlier one before those of a later one.
+    pub(super) fn take(&mut self, queues: &[String], most: Most, lease: Option<Duration>) -> Outcome<Vec<Job>> {
+        let (mut taken, mut bytes, mut too_many_run) = (Vec::new(), 0, None);
+        for name in queues {
+            let Some(number) = self.book.named(name).filter(|it| it.is_open()).map(|it| it.counts.number) else {
+                continue;
+            };
+            let order = Order::Waiting.of(number);
+            while taken.len() < most.jobs && bytes < most.bytes {
+                let Some(place) = self.txn.first(&order, &order)? else { break };
+                if !self.has_lease(number) {
+                    too_many_run = Some(name);
+                    break;
+                }
+                match sound(self.hand_out(&place, lease))?.flatten() {
+                    Some(job) => {
+                        bytes += job.payload.len() + OVERHEAD;
+                        taken.push(job);
+                    }
+                    None => self.pass_over(&place, number, Order::Waiting)?,
+                }
+            }
+        }
+        match too_many_run {
+            Some(name) if taken.is_empty() => Err(Refused::Full(format!(
+                "too many jobs of {name:?} run: {MAX_LEASES} may in all, and of one queue as many as it leaves free"
+            ))
+            .into()),
+            _ => Ok(taken),
+        }
+    }
+
+    fn has_lease(&self, queue: QueueNumber) -> bool {
+        let own = self.book.queues.get(&queue).map_or(0, |queue| queue.counts.running);
+        own < MAX_LEASES.saturating_sub(self.book.leases.len()) as u64
+    }
+
+    /// None: it is damaged.
+    fn hand_out(&mut self, place: &[u8], lease: Option<Duration>) -> Result<Option<Job>, EngineError> {
+        let Some((id, head)) = self.standing_at(place)? else { return Ok(None) };
+        let content = self.content(id)?;
+        // As it is left of one whose payload was damaged.
+        if content.0.is_empty() {
+            return Ok(None);
+        }
+        let lease_ms = lease.map_or(head.timeout_ms, |lease| millis(lease.min(MAX_TIMEOUT)));
+        let next = Head {
+            state: State::Running { until: self.now.wall + lease_ms },
+            attempt: head.attempt.saturating_add(1),
+            lease_ms,
+            ..head.clone()
+        };
+        if head.unique.as_ref().is_some_and(|unique| unique.until == Until::Start) {
+            self.free_key(id, &head)?;
+        }
+        self.moved(id, &head, &next)?;
+        self.tally.attempts += 1;
+        self.job_of(id, next, content).map(Some)
+    }
+
+    /// What whoever has a job wants of it; until when the lease lasts, if it does.
+    pub(super) fn update(&mut self, id: JobId, attempt: u32, update: &Update) -> Outcome<Option<u64>> {
+        let head = self.head(id)?.ok_or(Refused::NotLeased(id, attempt))?;
+        if !matches!(head.state, State::Running { .. }) || head.attempt != attempt {
+            return Err(Refused::NotLeased(id, attempt).into());
+        }
+        match update {
+            Update::Done => {
+                self.remove(id, &head)?;
+                self.tally.done += 1;
+            }
+            Update::Fail { error } => self.fail(id, &head, error)?,
+            Update::Bury { error } => self.bury(id, &head, error)?,
+            Update::Lose { error } => self.lose(id, &head, error)?,
+            Update::Release { delay } => {
+                let state = self.due_in((*delay).min(MAX_DELAY));
+                self.moved(id, &head, &Head { state, ..head.clone() })?;
+            }
+            Update::Touch { lease } => {
+                let lease_ms = lease.map_or(head.timeout_ms, |lease| millis(lease.min(MAX_TIMEOUT)));
+                let until = self.now.wall + lease_ms;
+                self.moved(id, &head, &Head { state: State::Running { until }, lease_ms, ..head.clone() })?;
+                return Ok(Some(until));
+            }
+        }
+        Ok(None)
+    }
+
+    fn fail(&mut self, id: JobId, head: &Head, error: &str) -> Result<(), EngineError> {
+        self.tally.failed += 1;
+        let failures = head.failures.saturating_add(1);
+        if failures > head.retries {
+            return self.bury(id, &Head { failures, ..head.clone() }, error);
+        }
+        let state = self.due_in(retry_delay(failures, fastrand::f64()));
+        self.moved(id, head, &Head { failures, state, error: Some(cut(error)), ..head.clone() })
+    }
+
+    /// Whoever had it is gone, or too slow: it is another's at once, and dead once that has happened too often.
+    pub(super) fn lose(&mut self, id: JobId, head: &Head, why: &str) -> Result<(), EngineError> {
+        self.tally.failed += 1;
+        let (failures, lost) = (head.failures.saturating_add(1), head.lost.saturating_add(1));
+        let next = Head { failures, lost, error: Some(cut(why)), state: State::Waiting, ..head.clone() };
+        match lost >= MAX_LOST || failures > head.retries {
+            true => self.bury(id, &Head { state: head.state, ..next }, why),
+            false => self.moved(id, head, &next),
+        }
+    }
+}

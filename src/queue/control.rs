@@ -1,0 +1,69 @@
+//! Control: what is done with jobs that nobody performs, by their users and by administrators.
+
+use super::change::{Change, MAX_MOVED, Outcome, Refused};
+use super::engine::EngineError;
+use super::job::{Head, JobId, State};
+use super::order::Order;
+
+/// What an administrator wants of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// No job of it is handed out.
+    Pause,
+    Resume,
+    /// Jobs of it are removed.
+    Purge(Order),
+    /// Dead jobs wait again.
+    Retry,
+}
+
+impl Change<'_, '_> {
+    /// Removes one that nobody performs.
+    pub(super) fn cancel(&mut self, id: JobId) -> Outcome<()> {
+        let head = self.head(id)?.ok_or(Refused::NoJob(id))?;
+        match head.state {
+            State::Running { .. } => Err(Refused::Running(id).into()),
+            _ => Ok(self.remove(id, &head)?),
+        }
+    }
+
+    /// Has a dead job of a queue wait again, as if it were new.
+    pub(super) fn retry(&mut self, queue: &str, id: JobId) -> Outcome<()> {
+        let number = self.number_of(queue)?;
+        let head = self.head(id)?.filter(|head| head.queue == number).ok_or(Refused::NoJob(id))?;
+        match head.state {
+            State::Dead { .. } => Ok(self.revive(id, &head)?),
+            _ => Err(Refused::Invalid("id", format!("job {id} is not dead")).into()),
+        }
+    }
+
+    fn revive(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
+        self.moved(id, head, &Head { state: State::Waiting, failures: 0, lost: 0, unique: None, ..head.clone() })
+    }
+
+    /// How many jobs that changed, and whether there are more.
+    pub(super) fn control(&mut self, name: &str, control: Control) -> Outcome<(usize, bool)> {
+        let number = self.number_of(name)?;
+        let order = match control {
+            Control::Pause | Control::Resume => {
+                self.book.queue(number)?.counts.is_paused = control == Control::Pause;
+                return Ok((0, false));
+            }
+            Control::Purge(order) => order,
+            Control::Retry => Order::Dead,
+        };
+        let (prefix, mut count) = (order.of(number), 0);
+        while let Some(place) = self.txn.first(&prefix, &prefix)? {
+            if count == MAX_MOVED {
+                return Ok((count, true));
+            }
+            match (self.standing_at(&place)?, control) {
+                (Some((id, head)), Control::Retry) => self.revive(id, &head)?,
+                (Some((id, head)), _) => self.remove(id, &head)?,
+                (None, _) => self.pass_over(&place, number, order)?,
+            }
+            count += 1;
+        }
+        Ok((count, false))
+    }
+}

@@ -1,0 +1,159 @@
+//! Enqueueing: whether there is room for jobs, and theirs is kept.
+
+use super::book::Usage;
+use super::change::{Change, Outcome, Refused, millis};
+use super::engine::EngineError;
+use super::job::{
+    DEFAULT_PRIORITY, Enqueued, Head, MAX_AT_ONCE, MAX_DELAY, MAX_JOB_NAME, MAX_PRIORITY, MAX_QUEUE_NAME, MAX_RETRIES,
+    MAX_TIMEOUT, MAX_UNIQUE_KEY, NewJob, OVERHEAD, Unique, body,
+};
+use super::keys;
+use crate::share::KEPT_FOR_ADMINS;
+
+/// What the kernel knows of who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// None: somebody over TCP.
+    pub uid: Option<u32>,
+    /// Administrators have room where all others have none.
+    pub is_admin: bool,
+}
+
+impl Change<'_, '_> {
+    /// All of them, or none.
+    pub(super) fn enqueue(&mut self, jobs: &[NewJob], asker: Asker) -> Outcome<Vec<Enqueued>> {
+        if jobs.len() > MAX_AT_ONCE {
+            let message = format!("{} at once, at most {MAX_AT_ONCE}", jobs.len());
+            return Err(Refused::Invalid("jobs", message).into());
+        }
+        jobs.iter().try_for_each(|job| self.check(job))?;
+        self.ensure_room(jobs, asker)?;
+        self.ensure_queues(jobs, asker)?;
+        jobs.iter().map(|job| self.enqueue_one(job, asker.uid)).collect()
+    }
+
+    fn check(&self, job: &NewJob) -> Result<(), Refused> {
+        let invalid = |field, message: String| Err(Refused::Invalid(field, message));
+        check_name("queue", &job.queue, MAX_QUEUE_NAME)?;
+        check_name("name", &job.name, MAX_JOB_NAME)?;
+        if let Some(unique) = &job.unique {
+            check_name("uniqueKey", &unique.key, MAX_UNIQUE_KEY)?;
+        }
+        let (bytes, most) = (job.payload.len() as u64, self.config.max_job_bytes);
+        if bytes > most.as_u64() {
+            return invalid("payload", format!("it has {bytes} bytes, and `queue.max_job_bytes` is {most}"));
+        }
+        if job.priority.is_some_and(|priority| priority > MAX_PRIORITY) {
+            return invalid("priority", format!("it is from 0, the most urgent, to {MAX_PRIORITY}"));
+        }
+        if job.delay > MAX_DELAY {
+            return invalid("delayMs", format!("it is longer than {} days", MAX_DELAY.as_secs() / 86_400));
+        }
+        if job.timeout.is_some_and(|timeout| timeout.is_zero() || timeout > MAX_TIMEOUT) {
+            return invalid("timeoutMs", "it is from 1 ms to a day".to_owned());
+        }
+        if job.retries.is_some_and(|retries| retries > MAX_RETRIES) {
+            return invalid("retries", format!("at most {MAX_RETRIES}"));
+        }
+        Ok(())
+    }
+
+    /// Each user may have as much as it leaves free, and a part is kept for administrators.
+    fn ensure_room(&self, jobs: &[NewJob], Asker { uid, is_admin }: Asker) -> Result<(), Refused> {
+        let mut wanted = Usage::default();
+        jobs.iter().for_each(|job| wanted.add(Usage { jobs: 1, bytes: charge(job) }));
+        let own = self.book.users.get(&uid).copied().unwrap_or_default();
+        let (most, most_bytes) = (self.config.max_jobs as u64, self.config.max_bytes.as_u64());
+        for (setting, wanted, all, own, most) in [
+            ("max_jobs", wanted.jobs, self.book.total.jobs, own.jobs, most),
+            ("max_bytes", wanted.bytes, self.book.total.bytes, own.bytes, most_bytes),
+        ] {
+            if all + wanted > most {
+                return Err(Refused::Full(format!("the queues are full: `queue.{setting}` is {most}")));
+            }
+            let left = (most - most / KEPT_FOR_ADMINS as u64).saturating_sub(all + wanted);
+            if !is_admin && own + wanted > left {
+                let message = format!(
+                    "this user has {own} of `queue.{setting}`, which is {most}; one may have as much as it leaves free"
+                );
+                return Err(Refused::Full(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the queues that are not there. What is refused has made none.
+    fn ensure_queues(&mut self, jobs: &[NewJob], Asker { uid, is_admin }: Asker) -> Outcome<()> {
+        let mut missing: Vec<&str> = jobs.iter().map(|job| job.queue.as_str()).collect();
+        missing.retain(|name| self.book.named(name).is_none());
+        missing.sort_unstable();
+        missing.dedup();
+        let (most, wanted) = (self.config.max_queues, missing.len());
+        if wanted == 0 {
+            return Ok(());
+        }
+        let busy = self.book.queues.values().filter(|queue| !queue.counts.is_idle());
+        let own = busy.clone().filter(|queue| queue.counts.creator == uid).count();
+        let left = most.saturating_sub(busy.count());
+        if wanted > left || !is_admin && own + wanted > left - wanted {
+            let message = format!(
+                "too many queues: `queue.max_queues` is {most}, of which one user may have as many as it leaves free"
+            );
+            return Err(Refused::Full(message).into());
+        }
+        while self.book.queues.len() + wanted > most && self.book.forget_one(self.txn, jobs)? {}
+        missing.into_iter().for_each(|name| _ = self.book.add_queue(name, uid));
+        Ok(())
+    }
+
+    fn enqueue_one(&mut self, job: &NewJob, user: Option<u32>) -> Outcome<Enqueued> {
+        let queue = *self.book.names.get(&job.queue).ok_or(EngineError::Damaged)?;
+        if let Some(unique) = &job.unique
+            && let Some(id) = self.holder_of(queue, &unique.key)?
+        {
+            return Ok(Enqueued { id, is_new: false });
+        }
+        let id = self.book.next_job();
+        let bytes = charge(job);
+        let head = Head {
+            queue,
+            state: self.due_in(job.delay),
+            priority: job.priority.unwrap_or(DEFAULT_PRIORITY),
+            attempt: 0,
+            failures: 0,
+            lost: 0,
+            retries: job.retries.unwrap_or(self.config.retries as u32),
+            timeout_ms: millis(job.timeout.unwrap_or(self.config.timeout)),
+            enqueued_at: self.now.wall,
+            user,
+            bytes,
+            unique: job.unique.clone(),
+            error: None,
+            lease_ms: 0,
+        };
+        if let Some(Unique { key, .. }) = &head.unique {
+            self.txn.put(&keys::unique(queue, key), &id.to_be_bytes())?;
+        }
+        self.txn.put(&keys::body(id), &body(&job.name, &job.payload))?;
+        self.book.charge(user, bytes);
+        self.book.queue(queue)?.counts.bytes += bytes;
+        self.place(id, &head)?;
+        self.tally.enqueued += 1;
+        Ok(Enqueued { id, is_new: true })
+    }
+}
+
+fn charge(job: &NewJob) -> u64 {
+    let key = job.unique.as_ref().map_or(0, |unique| unique.key.len());
+    (OVERHEAD + job.payload.len() + job.name.len() + key) as u64
+}
+
+fn check_name(field: &'static str, name: &str, most: usize) -> Result<(), Refused> {
+    match name.len() {
+        bytes if bytes == 0 || bytes > most => {
+            Err(Refused::Invalid(field, format!("it has {bytes} bytes, and is to have from 1 to {most}")))
+        }
+        _ if name.chars().any(char::is_control) => Err(Refused::Invalid(field, "it has control characters".to_owned())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,455 @@
+//! What becomes of jobs: by the hour, by whoever has them, by damage, and by the death of the process.
+
+mod damage;
+mod kill;
+mod live;
+mod model;
+
+use std::collections::BTreeSet;
+
+use bytesize::ByteSize;
+use tempfile::TempDir;
+
+use super::book::Book;
+use super::change::{Fault, Now, Tally};
+use super::engine::{Engine, EngineError};
+use super::*;
+
+const DAY: u64 = 86_400_000;
+
+/// One job, however large.
+const FEW: Most = Most { jobs: 1, bytes: 1 };
+const MANY: Most = Most { jobs: 1_000, bytes: usize::MAX };
+
+/// A user of no account.
+const WEB: Asker = Asker { uid: Some(33_033), is_admin: false };
+const ROOT: Asker = Asker { uid: Some(0), is_admin: true };
+
+/// The file of a queue, and its clock.
+struct Fixture {
+    folder: TempDir,
+    config: Config,
+    opened: Option<(Engine, Book)>,
+    now: u64,
+    /// How far the clock on the wall was set forward since the last start.
+    set_forward: u64,
+}
+
+impl Fixture {
+    fn new(config: Config) -> Self {
+        // In memory: what a sync costs on the disk is no matter of these tests.
+        let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
+        let mut fixture = Self { folder, config, opened: None, now: 1_700_000_000_000, set_forward: 0 };
+        fixture.reopen();
+        fixture
+    }
+
+    fn time(&self) -> Now {
+        Now { wall: self.now + self.set_forward, uptime: self.now }
+    }
+
+    /// As another process finds it.
+    fn reopen(&mut self) {
+        self.opened = None;
+        let engine = Engine::open(&self.folder.path().join("queue"), self.config.max_bytes).expect("a file");
+        let book = Book::load(&engine.begin().expect("a transaction"), self.time()).expect("what it says");
+        self.opened = Some((engine, book));
+    }
+
+    /// One transaction.
+    fn transact<T>(&mut self, work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T>) -> Outcome<T> {
+        let now = self.time();
+        let (engine, book) = self.opened.as_mut().expect("it is open");
+        let (mut txn, mut tally) = (engine.begin().expect("a transaction"), Tally::default());
+        let mut change = Change { txn: &mut txn, book, config: &self.config, now, tally: &mut tally };
+        let outcome = work(&mut change);
+        change.tick(now.uptime).expect("the file is sound");
+        book.save(&mut txn).expect("the file is sound");
+        txn.commit().expect("the file is sound");
+        outcome
+    }
+
+    /// One after what the time has come for.
+    fn change<T>(&mut self, work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T>) -> Result<T, Refused> {
+        self.transact(|_| Ok(())).expect("nothing");
+        self.transact(work).map_err(|fault| match fault {
+            Fault::Refused(why) => why,
+            Fault::Engine(error) => panic!("{error}"),
+        })
+    }
+
+    fn enqueue(&mut self, job: NewJob) -> JobId {
+        self.change(|change| change.enqueue(&[job], WEB)).expect("there is room").first().expect("one").id
+    }
+
+    fn take(&mut self, queue: &str) -> Option<Job> {
+        self.take_for(queue, None)
+    }
+
+    fn take_for(&mut self, queue: &str, lease: Option<Duration>) -> Option<Job> {
+        self.change(|change| change.take(&[queue.to_owned()], FEW, lease)).expect("it is sound").pop()
+    }
+
+    /// What is said of a job is heard before its lease is over.
+    fn update(&mut self, job: &Job, update: Update) -> Result<Option<u64>, Refused> {
+        self.transact(|change| change.update(job.id, job.attempt, &update)).map_err(|fault| match fault {
+            Fault::Refused(why) => why,
+            Fault::Engine(error) => panic!("{error}"),
+        })
+    }
+
+    fn state(&mut self, id: JobId) -> Option<State> {
+        self.change(|change| change.find(id)).ok().map(|job| job.state)
+    }
+
+    fn overview(&mut self, queue: &str) -> Overview {
+        let mut all = self.change(|change| change.overviews("", 1_000, |name| name == queue)).expect("it is sound");
+        all.pop().expect("a queue")
+    }
+
+    /// Writes what is no value, as damage would.
+    fn damage(&mut self, key: &[u8]) {
+        let damaged = self.change(|change| {
+            assert!(!matches!(change.txn.get(key), Ok(None)), "there is something");
+            Ok(change.txn.put_unsealed(key, b"what is no value")?)
+        });
+        damaged.expect("written");
+    }
+}
+
+fn job(queue: &str, name: &str) -> NewJob {
+    NewJob { queue: queue.into(), name: name.into(), payload: b"{\"to\":1}".to_vec(), ..NewJob::default() }
+}
+
+fn fail(error: &str) -> Update {
+    Update::Fail { error: error.into() }
+}
+
+fn unique(queue: &str, key: &str) -> NewJob {
+    NewJob { unique: Some(Unique { key: key.into(), until: Until::Success }), ..job(queue, "a") }
+}
+
+#[test]
+fn urgent_jobs_come_first_then_older_ones_and_what_is_done_is_gone() {
+    let mut queue = Fixture::new(Config::default());
+    let ids = ["a", "b"].map(|name| queue.enqueue(job("mail", name)));
+    let urgent = queue.enqueue(NewJob { priority: Some(0), ..job("mail", "urgent") });
+    queue.enqueue(job("other", "x"));
+    let taken: Vec<Job> = std::iter::from_fn(|| queue.take("mail")).collect();
+    assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), [urgent, ids[0], ids[1]]);
+    let first = &taken[0];
+    assert_eq!((first.name.as_str(), first.payload.as_slice(), first.attempt), ("urgent", &b"{\"to\":1}"[..], 1));
+    for job in &taken {
+        assert_eq!(queue.update(job, Update::Done), Ok(None));
+        assert_eq!(queue.update(job, Update::Done), Err(Refused::NotLeased(job.id, 1)), "once");
+    }
+    let overview = queue.overview("mail");
+    assert_eq!((overview.waiting, overview.running, overview.bytes), (0, 0, 0));
+    assert_eq!(queue.overview("other").waiting, 1);
+    assert_eq!(queue.state(urgent), None);
+}
+
+#[test]
+fn a_job_is_handed_out_when_its_delay_is_over_and_not_before() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(NewJob { delay: Duration::from_secs(60), ..job("mail", "a") });
+    assert_eq!(queue.state(id), Some(State::Delayed { until: queue.now + 60_000 }));
+    queue.now += 59_999;
+    queue.reopen();
+    assert_eq!(queue.take("mail"), None);
+    queue.now += 1;
+    assert_eq!(queue.take("mail").map(|job| job.id), Some(id));
+}
+
+#[test]
+fn a_lease_that_ends_gives_the_job_to_another_and_its_first_owner_can_do_nothing_more() {
+    let mut queue = Fixture::new(Config::default());
+    queue.enqueue(job("mail", "a"));
+    let first = queue.take("mail").expect("a job");
+    queue.now += 59_999;
+    assert_eq!(queue.take("mail"), None, "nobody else has it within the lease");
+    assert_eq!(queue.update(&first, Update::Touch { lease: None }), Ok(Some(queue.now + 60_000)));
+    queue.now += 59_999;
+    assert_eq!(queue.take("mail"), None, "it was prolonged");
+    queue.now += 1;
+    let second = queue.take("mail").expect("its lease has ended");
+    assert_eq!((second.id, second.attempt, second.failures), (first.id, 2, 1));
+    assert_eq!(queue.update(&first, Update::Done), Err(Refused::NotLeased(first.id, 1)));
+    assert_eq!(queue.update(&second, Update::Done), Ok(None));
+}
+
+#[test]
+fn a_job_that_is_lost_three_times_is_not_handed_on_for_ever() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(job("mail", "poison"));
+    for attempt in 1..=3 {
+        assert_eq!(queue.take("mail").map(|job| job.attempt), Some(attempt));
+        queue.now += 60_000;
+        queue.reopen();
+    }
+    assert_eq!(queue.take("mail"), None);
+    let dead = queue.change(|change| change.find(id)).expect("it is kept");
+    assert!(matches!(dead.state, State::Dead { .. }) && dead.error.as_deref() == Some("its lease ended"), "{dead:?}");
+}
+
+#[test]
+fn what_a_worker_had_that_is_gone_is_anothers_at_once() {
+    let mut queue = Fixture::new(Config::default());
+    queue.enqueue(job("mail", "a"));
+    let taken = queue.take("mail").expect("a job");
+    queue.update(&taken, Update::Lose { error: "its worker is gone".into() }).expect("it has the lease");
+    let again = queue.take("mail").expect("a job");
+    assert_eq!((again.id, again.attempt, again.failures), (taken.id, 2, 1));
+    assert_eq!(again.error.as_deref(), Some("its worker is gone"));
+}
+
+#[test]
+fn failures_are_tried_again_later_each_time_and_then_dead_until_somebody_retries() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(NewJob { retries: Some(2), ..job("mail", "a") });
+    for (attempt, least) in [(1, 15), (2, 16)] {
+        let taken = queue.take("mail").expect("a job");
+        assert_eq!((taken.attempt, taken.failures), (attempt, attempt - 1));
+        queue.update(&taken, fail("no route")).expect("it has the lease");
+        let Some(State::Delayed { until }) = queue.state(id) else { panic!("it waits") };
+        assert!(until >= queue.now + least * 1_000, "{attempt}");
+        queue.now = until;
+    }
+    let last = queue.take("mail").expect("a job");
+    queue.update(&last, fail("no route")).expect("it has the lease");
+    assert_eq!(queue.state(id), Some(State::Dead { since: queue.now }));
+    assert_eq!(queue.change(|change| change.control("mail", Control::Retry)), Ok((1, false)));
+    let again = queue.take("mail").expect("a job");
+    assert_eq!((again.id, again.attempt, again.failures), (id, 4, 0));
+    queue.update(&again, Update::Bury { error: "never".into() }).expect("it has the lease");
+    queue.change(|change| change.retry("mail", id)).expect("it is dead");
+    assert!(queue.change(|change| change.retry("mail", id)).is_err(), "it is not dead any more");
+    assert!(queue.take("mail").is_some());
+}
+
+#[test]
+fn dead_jobs_are_kept_for_a_time() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(job("mail", "a"));
+    let taken = queue.take("mail").expect("a job");
+    queue.update(&taken, Update::Bury { error: String::new() }).expect("it has the lease");
+    queue.now += 30 * DAY - 1;
+    assert!(queue.state(id).is_some());
+    queue.now += 1;
+    assert_eq!(queue.state(id), None);
+    assert_eq!(queue.overview("mail").dead, 0);
+}
+
+#[test]
+fn what_is_released_was_no_failure() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(NewJob { retries: Some(0), ..job("mail", "a") });
+    for attempt in 1..4 {
+        let taken = queue.take("mail").expect("a job");
+        assert_eq!((taken.attempt, taken.failures), (attempt, 0));
+        queue.update(&taken, Update::Release { delay: Duration::from_secs(5) }).expect("it has the lease");
+        assert_eq!(queue.take("mail"), None);
+        queue.now += 5_000;
+    }
+    assert_eq!(queue.state(id), Some(State::Waiting));
+}
+
+#[test]
+fn a_unique_job_is_there_once_until_it_starts_or_until_it_is_done() {
+    for (until, is_free_once_taken) in [(Until::Start, true), (Until::Success, false)] {
+        let mut queue = Fixture::new(Config::default());
+        let unique = || NewJob { unique: Some(Unique { key: "user 7".into(), until }), ..job("mail", "a") };
+        let first = queue.enqueue(unique());
+        let again = queue.change(|change| change.enqueue(&[unique()], WEB));
+        assert_eq!(again, Ok(vec![Enqueued { id: first, is_new: false }]));
+        assert_ne!(queue.enqueue(NewJob { queue: "other".into(), ..unique() }), first, "of its queue alone");
+        let taken = queue.take("mail").expect("a job");
+        let second = queue.enqueue(unique());
+        assert_eq!(second != first, is_free_once_taken, "{until:?}");
+        queue.update(&taken, Update::Done).expect("it has the lease");
+        queue.enqueue(unique());
+        assert_eq!(queue.overview("mail").waiting, 1, "{until:?}");
+        let waiting = queue.take("mail").expect("a job");
+        assert_eq!(waiting.id == second, is_free_once_taken);
+        let other = queue.enqueue(NewJob { delay: Duration::from_secs(1), unique: None, ..unique() });
+        queue.change(|change| change.cancel(other)).expect("nobody performs it");
+        assert!(queue.change(|change| change.cancel(waiting.id)).is_err(), "somebody performs it");
+    }
+}
+
+#[test]
+fn of_a_paused_queue_nothing_is_handed_out_also_after_a_restart() {
+    let mut queue = Fixture::new(Config::default());
+    queue.enqueue(job("mail", "a"));
+    queue.change(|change| change.control("mail", Control::Pause)).expect("a queue");
+    queue.reopen();
+    assert_eq!(queue.take("mail"), None);
+    assert!(queue.overview("mail").is_paused);
+    queue.change(|change| change.control("mail", Control::Resume)).expect("a queue");
+    assert!(queue.take("mail").is_some());
+    let unknown = queue.change(|change| change.control("none", Control::Pause));
+    assert_eq!(unknown, Err(Refused::NoQueue("none".into())));
+}
+
+#[test]
+fn jobs_that_are_enqueued_together_are_all_there_or_none() {
+    let mut queue = Fixture::new(Config { max_job_bytes: ByteSize(10), ..Config::default() });
+    let large = NewJob { payload: vec![0; 11], ..job("mail", "large") };
+    for (wrong, field) in [
+        (large, "payload"),
+        (job("", "a"), "queue"),
+        (job("a\n", "a"), "queue"),
+        (job("mail", &"x".repeat(256)), "name"),
+        (NewJob { priority: Some(10), ..job("mail", "a") }, "priority"),
+        (NewJob { retries: Some(1_001), ..job("mail", "a") }, "retries"),
+        (NewJob { delay: Duration::from_secs(400 * 86_400), ..job("mail", "a") }, "delayMs"),
+        (NewJob { timeout: Some(Duration::ZERO), ..job("mail", "a") }, "timeoutMs"),
+    ] {
+        let refused = queue.change(|change| change.enqueue(&[job("mail", "a"), wrong], WEB));
+        assert!(matches!(refused, Err(Refused::Invalid(of, _)) if of == field), "{refused:?}");
+    }
+    assert_eq!(queue.change(|change| change.overviews("", 10, |_| true)), Ok(vec![]), "no queue was made either");
+    let many = vec![job("mail", "a"); MAX_AT_ONCE + 1];
+    assert!(queue.change(|change| change.enqueue(&many, WEB)).is_err());
+    assert!(queue.change(|change| change.enqueue(&many[1..], WEB)).is_ok_and(|all| all.len() == MAX_AT_ONCE));
+}
+
+#[test]
+fn one_user_leaves_room_for_the_next_and_all_of_them_for_an_administrator() {
+    let config = Config { max_jobs: 32, max_queues: 8, ..Config::default() };
+    let mut queue = Fixture::new(config);
+    let mut fill = |uid: u32, is_admin| {
+        let producer = Asker { uid: Some(uid), is_admin };
+        (0..).take_while(|_| queue.change(|change| change.enqueue(&[job("mail", "a")], producer)).is_ok()).count()
+    };
+    assert_eq!((fill(1, false), fill(2, false)), (15, 7));
+    assert!((3..40).map(|uid| fill(uid, false)).sum::<usize>() < 9);
+    assert!(fill(0, true) >= 2);
+    let refused = queue.change(|change| change.enqueue(&[job("mail", "a")], ROOT)).expect_err("it is full");
+    assert_eq!(refused.to_string(), "the queues are full: `queue.max_jobs` is 32");
+    while let Some(taken) = queue.take("mail") {
+        queue.update(&taken, Update::Done).expect("it has the lease");
+    }
+    queue.reopen();
+    let mut queues = |name: &str| queue.change(|change| change.enqueue(&[job(name, "a")], WEB)).is_ok();
+    assert_eq!(["a", "b", "c", "d", "e", "f"].map(&mut queues), [true, true, true, true, false, false]);
+    // Those in which there is nothing make room.
+    while let Some(taken) = ["a", "b", "c", "d"].iter().find_map(|name| queue.take(name)) {
+        queue.update(&taken, Update::Done).expect("it has the lease");
+    }
+    for name in ["g", "h", "i", "j", "k", "l"] {
+        let id = queue.enqueue(job(name, "a"));
+        queue.change(|change| change.cancel(id)).expect("nobody performs it");
+    }
+}
+
+#[test]
+fn a_purge_and_a_look_go_through_many_jobs_in_turns() {
+    let mut queue = Fixture::new(Config::default());
+    for _ in 0..2 {
+        let jobs = vec![job("mail", "a"); 700];
+        queue.change(|change| change.enqueue(&jobs, WEB)).expect("there is room");
+    }
+    let (mut from, mut seen) = (Vec::new(), BTreeSet::new());
+    loop {
+        let most = Most { jobs: 400, bytes: 100_000 };
+        let page = queue.change(|change| change.peek("mail", Order::Waiting, &from, most)).expect("a queue");
+        seen.extend(page.jobs.iter().map(|job| job.id));
+        assert!(page.jobs.len() < 400, "their bytes are bounded");
+        let Some(next) = page.next else { break };
+        from = next;
+    }
+    assert_eq!(seen.len(), 1_400);
+    let mut purge = || queue.change(|change| change.control("mail", Control::Purge(Order::Waiting)));
+    assert_eq!([purge(), purge(), purge()], [Ok((1_000, true)), Ok((400, false)), Ok((0, false))]);
+    assert_eq!(queue.overview("mail").bytes, 0);
+}
+
+#[test]
+fn a_lease_that_is_longer_than_the_timeout_outlasts_a_restart() {
+    let mut queue = Fixture::new(Config::default());
+    let ids = ["a", "b"].map(|name| queue.enqueue(job("mail", name)));
+    let hour = Duration::from_secs(3_600);
+    let taken = queue.take_for("mail", Some(hour)).expect("a job");
+    let touched = queue.take("mail").expect("a job");
+    let until = queue.now + 3_600_000;
+    assert_eq!(queue.update(&touched, Update::Touch { lease: Some(hour) }), Ok(Some(until)));
+    queue.now += 1_200_000;
+    queue.reopen();
+    assert_eq!(queue.take("mail"), None, "both have their leases");
+    assert_eq!(ids.map(|id| queue.state(id)), [Some(State::Running { until }); 2]);
+    for job in [taken, touched] {
+        assert_eq!(queue.update(&job, Update::Done), Ok(None));
+    }
+}
+
+#[test]
+fn a_lease_lasts_no_longer_than_it_was_granted_where_the_clock_was_set_back() {
+    let mut queue = Fixture::new(Config::default());
+    queue.set_forward = DAY;
+    queue.enqueue(job("mail", "a"));
+    queue.take("mail").expect("a job");
+    queue.set_forward = 0;
+    queue.reopen();
+    queue.now += 59_999;
+    assert_eq!(queue.take("mail"), None);
+    queue.now += 1;
+    assert!(queue.take("mail").is_some());
+}
+
+#[test]
+fn whoever_sets_the_clock_ends_no_lease_and_delays_go_by_the_new_time() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(job("mail", "a"));
+    let delayed = queue.enqueue(NewJob { delay: Duration::from_secs(7_200), ..job("later", "b") });
+    let taken = queue.take("mail").expect("a job");
+    queue.set_forward = 7_200_000;
+    assert_eq!(queue.state(id), Some(State::Running { until: queue.now + 7_200_000 + 60_000 }));
+    assert_eq!(queue.take("mail"), None, "its lease goes on");
+    assert_eq!(queue.take("later").map(|job| job.id), Some(delayed));
+    assert_eq!(queue.update(&taken, Update::Done), Ok(None));
+}
+
+#[test]
+fn what_was_said_of_a_job_before_its_lease_is_known_to_be_over_counts() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(job("mail", "a"));
+    let taken = queue.take("mail").expect("a job");
+    queue.now += 600_000;
+    assert_eq!(queue.update(&taken, Update::Done), Ok(None), "the disk was slow");
+    assert_eq!(queue.state(id), None);
+}
+
+#[test]
+fn no_lease_lasts_for_ever_and_the_jobs_of_one_queue_leave_leases_for_others() {
+    let mut queue = Fixture::new(Config::default());
+    for _ in 0..34 {
+        queue.change(|change| change.enqueue(&vec![job("img", "a"); 1_000], ROOT)).expect("there is room");
+    }
+    let mail = queue.enqueue(job("mail", "a"));
+    let most = Duration::from_millis(u64::MAX);
+    let mut taken = 0;
+    let refused = loop {
+        match queue.change(|change| change.take(&["img".to_owned()], MANY, Some(most))) {
+            Ok(jobs) => {
+                let until = queue.now + DAY;
+                assert!(jobs.iter().all(|job| job.state == State::Running { until }), "a day at most");
+                taken += jobs.len();
+            }
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(taken, 32_768);
+    assert!(matches!(&refused, Refused::Full(why) if why.contains("too many jobs of \"img\" run")), "{refused:?}");
+    assert_eq!(queue.take("mail").map(|job| job.id), Some(mail));
+}
+
+#[test]
+fn an_error_is_cut_by_its_bytes() {
+    let mut queue = Fixture::new(Config::default());
+    let id = queue.enqueue(job("mail", "a"));
+    let taken = queue.take("mail").expect("a job");
+    queue.update(&taken, fail(&"é".repeat(100_000))).expect("it has the lease");
+    let error = queue.change(|change| change.find(id)).expect("it waits").error.expect("why it failed");
+    assert_eq!(error, "é".repeat(512));
+}
