@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,6 +92,8 @@ struct Writer {
 struct Overdue {
     why: String,
     retry_at: Instant,
+    /// Whether it has been logged that the file cannot be truncated either.
+    is_untruncated: bool,
 }
 
 #[derive(Debug)]
@@ -246,9 +249,17 @@ impl Writer {
                 Err(error) => self.postpone(&error),
             }
         }
-        if self.overdue.is_some() && size > MAX_OVERDUE_SIZES * self.max_size {
-            opened.file.set_len(0)?;
-            self.is_torn = false;
+        if let Some(overdue) = &mut self.overdue
+            && size > MAX_OVERDUE_SIZES * self.max_size
+        {
+            match opened.file.set_len(0) {
+                Ok(()) => self.is_torn = false,
+                Err(error) if !mem::replace(&mut overdue.is_untruncated, true) => {
+                    let log = self.path.display();
+                    tracing::error!(%log, %error, "cannot truncate the log of a worker, which grows: remove it, or let it be renamed");
+                }
+                Err(_) => {}
+            }
         }
         self.written = Some(now);
         if self.is_torn {
@@ -287,7 +298,8 @@ impl Writer {
             tracing::error!(%log, why, "cannot rotate the log of a worker, and retries each minute: meanwhile it is \
                 truncated at {MAX_OVERDUE_SIZES} times `max_log_size`");
         }
-        self.overdue = Some(Overdue { why, retry_at: Instant::now() + ROTATION_RETRY_INTERVAL });
+        let is_untruncated = self.overdue.as_ref().is_some_and(|overdue| overdue.is_untruncated);
+        self.overdue = Some(Overdue { why, retry_at: Instant::now() + ROTATION_RETRY_INTERVAL, is_untruncated });
     }
 
     /// Renames a file to the first older name, each of those to the next, and removes surplus ones. A blocked name is
@@ -541,9 +553,13 @@ mod tests {
             log.write(text.as_bytes()).expect("written");
             log.overdue.as_mut().expect("it is not rotated").retry_at = Instant::now();
         }
+        let much = "a line\n".repeat(10);
+        log.write(much.as_bytes()).expect("written, though it cannot be truncated either");
         let found = files(folder.path());
         chattr("-a").expect("as before");
-        let (four, three, two) = ("four\n".repeat(4) + "five\nsix\nseven\n", "three\n".repeat(4), "two\n".repeat(4));
+        log.overdue.as_mut().expect("it is not rotated").retry_at = Instant::now();
+        let (four, three, two) =
+            ("four\n".repeat(4) + "five\nsix\nseven\n" + &much, "three\n".repeat(4), "two\n".repeat(4));
         assert_eq!(found, named([("web.log", &four), ("web.log.2", &three), ("web.log.3", &two)]));
         log.write(b"eight\n").expect("written");
         assert_eq!(fs::read_to_string(folder.path().join("web.log.1")).expect("a file"), four);
