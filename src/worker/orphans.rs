@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use super::precedence;
 use super::process_stat::{ProcessStat, children_by_thread, if_any};
 use super::reaper::Reaper;
+use crate::task::unawaited;
 
 /// The environment variable with the mark of a process.
 pub(super) const MARK: &str = "ROSTER_PROCESS";
@@ -136,7 +137,8 @@ fn kill_left_by(leavers: &[Leaver], living: impl Fn() -> HashSet<Pid>, reader: &
     let marks: Vec<&str> = leavers.iter().map(|leaver| leaver.mark.as_str()).collect();
     let is_marked = marked_by(&marks, "");
     kill_all("killed what processes left behind when they ended", |kill| {
-        if has_only(&living()) {
+        // What holds one that does not die may be a child of its own still.
+        if leavers.iter().all(|leaver| leaver.is_reaped) && has_only(&living()) {
             return Ok(());
         }
         // Only descendants are considered. Whatever a worker started descends from this process, which is the
@@ -309,7 +311,7 @@ impl Reader {
                 }
             }
         };
-        thread::Builder::new().name("environments".to_owned()).spawn(reads).map(drop)
+        unawaited("environments", reads)
     }
 }
 
@@ -418,7 +420,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
     use std::slice;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -554,6 +556,25 @@ mod tests {
         looks(&of(false), &HashSet::new());
         is_killed(&child);
         ends(child);
+    }
+
+    #[test]
+    fn one_that_does_not_die_is_freed_of_its_own_children_though_the_sidecar_has_no_other() {
+        let mut holder = Command::new("setsid");
+        let mut holder = holder.args(["sh", "-c", "sleep 300 & echo; wait"]).stdout(Stdio::piped()).spawn();
+        let holder = holder.as_mut().expect("it starts");
+        holder.stdout.take().expect("a pipe").read_exact(&mut [0; 1]).expect("it has a child");
+        let pid = Pid::from_raw(holder.id() as i32);
+        let children_of = |pid| children_by_thread(pid).into_iter().flatten().flatten().flatten();
+        let child = children_of(pid).next().expect("one");
+        let leaver = Leaver { pid, mark: "holder".to_owned(), is_reaped: false };
+        looks(&leaver, &children_of(Pid::this()).collect());
+        let until = Instant::now() + Duration::from_secs(60);
+        while found(child).is_some() {
+            assert!(Instant::now() < until, "it lives");
+            sleep(LOOK_INTERVAL);
+        }
+        holder.kill().and_then(|()| holder.wait()).expect("it ends");
     }
 
     #[tokio::test]
