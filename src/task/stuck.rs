@@ -103,7 +103,7 @@ impl Thread {
         let is_stuck = turn % 2 == 1 && is_same && self.sleeps_in_a_close();
         if is_stuck {
             self.is_freed.store(true, Ordering::Relaxed);
-            self.signal();
+            send_signal(self.id);
         }
         is_stuck
     }
@@ -115,13 +115,14 @@ impl Thread {
         let sleeps = || read("stat").rsplit_once(')').is_some_and(|(_, fields)| fields.starts_with(" S "));
         call.is_some_and(|call| CLOSING.contains(&call)) && sleeps()
     }
+}
 
-    /// If the thread has ended meanwhile, its id is free or another thread's of this process, which handles the signal too.
-    #[allow(unsafe_code)]
-    fn signal(&self) {
-        // Safety: numbers alone.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.id.as_raw(), SIGNAL as libc::c_int) };
-    }
+/// Ends the wait of a thread. If it has ended meanwhile, its id is free or another thread's of this process, which handles
+/// the signal too.
+#[allow(unsafe_code)]
+pub(crate) fn send_signal(thread: Pid) {
+    // Safety: numbers alone.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.as_raw(), SIGNAL as libc::c_int) };
 }
 
 /// Without `SA_RESTART`, by which the kernel would resume the wait.
@@ -176,7 +177,19 @@ pub(crate) fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
     stream.set_nonblocking(true).expect("a socket");
     while (&stream).write(&[0; 65_536]).is_ok() {}
     socket2::SockRef::from(&stream).set_linger(Some(Duration::from_secs(300))).expect("an option");
-    (stream, peer)
+    (stream, closed_first(peer).into())
+}
+
+/// The same socket under a high number. A process that another test starts meanwhile has all sockets until it executes its
+/// program, and then closes them, the highest first: when this is closed, no other lingers for it.
+#[cfg(test)]
+#[allow(unsafe_code)]
+pub(crate) fn closed_first(socket: impl std::os::fd::AsFd) -> std::os::fd::OwnedFd {
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    let high = fcntl(&socket, FcntlArg::F_DUPFD_CLOEXEC(512)).expect("a number that is free");
+    // Safety: it has just been made, and is nobody else's.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(high) }
 }
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! Precedence: a process that begins leaves the processors to those that serve already, until it is ready; and so does what
 //! the sidecar itself does to start processes, and to clear away what they leave.
+//!
+//! The sidecar has the process yield from its first moment on (`start`), the process itself says before it becomes its
+//! program whether it goes on so (`Beginning::begin`), and the sidecar ends that (`lift`).
 
-use std::sync::OnceLock;
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use std::{fs, io, process, thread};
+use std::{fs, io, process};
 
 use nix::libc::{self, SCHED_IDLE, SCHED_OTHER};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::{Pid, getsid, gettid};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -14,6 +18,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::process_stat::{ProcessStat, children_by_thread, children_of, threads_of};
+use super::reaper::Reaper;
+use crate::task::{Tasks, unawaited};
 
 /// How long a process yields at most: where all processors are always busy, it gets none meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -58,17 +64,19 @@ impl Beginning {
 
 /// Starts a process that yields from the first moment on, where it can be lifted later, whoever waits for the processors. So
 /// does this thread meanwhile.
-pub(super) fn start<T>(runtime: &Handle, spawn: impl FnOnce() -> T) -> T {
+pub(super) fn start<T>(tasks: &Tasks, spawn: impl FnOnce() -> T) -> T {
     if !may_lift() {
         return spawn();
     }
     let (sidecar, this) = (Pid::this(), gettid());
     let (_started, is_started) = oneshot::channel::<()>();
-    runtime.spawn(async move {
+    tasks.short(async move {
         if timeout(PATIENCE, is_started).await.is_err() {
             let lift = move || {
                 lift_one(this);
-                children_of(sidecar, this).unwrap_or_default().into_iter().for_each(lift_all);
+                for child in children_of(sidecar, this).unwrap_or_default() {
+                    lift_with_own(child);
+                }
             };
             let _ = spawn_blocking(lift).await;
         }
@@ -94,43 +102,51 @@ pub(super) async fn on_yielding_thread<T: Send + 'static>(
         // Whoever waited may have gone.
         let _ = done.send(work());
     };
-    thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    unawaited(name, work)?;
     result.await.map_err(io::Error::other)
 }
 
 /// Has a process serve like others once it is ready, or has yielded for long enough.
-pub(super) async fn lift(pid: Pid, ready: oneshot::Receiver<()>) {
+pub(super) async fn lift(pid: Pid, ready: oneshot::Receiver<()>, reaper: Arc<Reaper>) {
     // Where nobody will say so, it has ended, or is to.
     if may_lift() && !matches!(timeout(PATIENCE, ready).await, Ok(Err(_))) {
-        let _ = spawn_blocking(move || lift_all(pid)).await;
+        let _ = spawn_blocking(move || lift_all(pid, &reaper.pids())).await;
     }
 }
 
-/// Lifts a process, and what it has started, also what is this process's child since the one between has ended. What one that
-/// still yields starts meanwhile, another round finds.
-fn lift_all(pid: Pid) {
+/// Lifts a process, and what it has started, also what is this process's child since the one between has ended: that is none
+/// of the living ones, wherever it came from. What one that still yields starts meanwhile, another round finds.
+fn lift_all(pid: Pid, living: &HashSet<Pid>) {
     for _ in 0..MAX_ROUNDS {
-        let orphans = children_by_thread(Pid::this()).into_iter().flatten().flatten().flatten();
-        let orphans = orphans.filter(|child| is_in_session(*child, pid));
-        let (mut found, mut lifted, mut seen) = (vec![pid], 0, 0);
-        found.extend(orphans);
-        while let Some(pid) = found.pop() {
-            for thread in threads_of(pid).unwrap_or_default() {
-                if seen < MAX_LIFTED {
-                    lifted += usize::from(lift_one(thread));
-                    found.extend(children_of(pid, thread).unwrap_or_default());
-                }
-                seen += 1;
-            }
-        }
+        let children = children_by_thread(Pid::this()).into_iter().flatten().flatten().flatten();
+        let orphans = children.filter(|child| !living.contains(child) && is_orphan(*child, pid, living));
+        let lifted: usize = orphans.chain([pid]).map(lift_with_own).sum();
         if lifted == 0 {
             return;
         }
     }
 }
 
-fn is_in_session(process: Pid, session: Pid) -> bool {
-    process != session && matches!(ProcessStat::of(process), Ok(Some(stat)) if stat.session == session)
+/// Lifts a process and its descendants. How many threads that were.
+fn lift_with_own(pid: Pid) -> usize {
+    let (mut found, mut lifted, mut seen) = (vec![pid], 0, 0);
+    while let Some(pid) = found.pop() {
+        for thread in threads_of(pid).unwrap_or_default() {
+            if seen < MAX_LIFTED {
+                lifted += usize::from(lift_one(thread));
+                found.extend(children_of(pid, thread).unwrap_or_default());
+            }
+            seen += 1;
+        }
+    }
+    lifted
+}
+
+/// Whether a child of this process is neither one that it starts now, nor in the session of another that still yields.
+fn is_orphan(child: Pid, lifted: Pid, living: &HashSet<Pid>) -> bool {
+    let Ok(Some(ProcessStat { session, .. })) = ProcessStat::of(child) else { return false };
+    let yields = living.contains(&session) && session != lifted && policy(session) == SCHED_IDLE;
+    !yields && getsid(None) != Ok(session)
 }
 
 /// Whether it yielded, and does not any more.
@@ -153,7 +169,12 @@ fn may_lift() -> bool {
             && schedule(this, SCHED_OTHER)
     };
     MAY_LIFT.get().copied().unwrap_or_else(|| {
-        let tried = thread::Builder::new().spawn(tries).ok().and_then(|thread| thread.join().ok());
+        let (tell, told) = mpsc::channel();
+        let tries = move || {
+            // It is awaited.
+            let _ = tell.send(tries());
+        };
+        let tried = unawaited("trial", tries).ok().and_then(|()| told.recv().ok());
         tried.is_some_and(|may| *MAY_LIFT.get_or_init(|| may))
     })
 }
@@ -198,31 +219,76 @@ fn schedule(thread: Pid, policy: libc::c_int) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+    use std::sync::Mutex;
+    use std::thread::sleep;
 
     use super::*;
 
-    fn is_lifted(pid: Pid) -> bool {
-        policy(pid) == SCHED_OTHER
+    /// Each lifts what it does not know.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    /// Whether it can be tried here.
+    fn yields() -> bool {
+        if !may_lift() {
+            eprintln!("skipped: it takes CAP_SYS_NICE");
+        }
+        may_lift()
+    }
+
+    fn start_yielding(command: &mut Command) -> (Child, Pid) {
+        let child = start(&Tasks::new().0, || command.spawn()).expect("it starts");
+        let pid = Pid::from_raw(child.id() as i32);
+        (child, pid)
+    }
+
+    fn end(mut child: Child) {
+        child.kill().and_then(|()| child.wait()).expect("it ends");
     }
 
     #[tokio::test]
     async fn what_is_started_yields_until_it_is_lifted_with_what_it_has_started() {
-        let yields = may_lift();
-        let spawn = || Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().expect("it starts");
-        let mut child = start(&Handle::current(), spawn);
-        let pid = Pid::from_raw(child.id() as i32);
+        if !yields() {
+            return;
+        }
+        let _turn = TURN.lock();
+        let (child, pid) = start_yielding(Command::new("sh").args(["-c", "sleep 60 & wait"]));
         let started = loop {
             if let Some(&[started]) = children_of(pid, pid).as_deref() {
                 break started;
             }
-            thread::sleep(Duration::from_millis(5));
+            sleep(Duration::from_millis(5));
         };
-        assert_eq!([pid, started].map(is_lifted), [!yields; 2]);
-        lift_all(pid);
-        let are_lifted = [pid, started].map(is_lifted);
+        assert_eq!([pid, started].map(policy), [SCHED_IDLE; 2]);
+        lift_all(pid, &HashSet::from([pid]));
+        let policies = [pid, started].map(policy);
         nix::sys::signal::kill(started, nix::sys::signal::Signal::SIGKILL).expect("it lives");
-        child.wait().expect("it ends");
-        assert_eq!(are_lifted, [true; 2]);
+        end(child);
+        assert_eq!(policies, [SCHED_OTHER; 2]);
+    }
+
+    #[tokio::test]
+    async fn what_has_left_its_parent_and_its_session_is_lifted_and_who_still_begins_is_not() {
+        if !yields() {
+            return;
+        }
+        let _turn = TURN.lock();
+        // In a session of its own, and of this process's session.
+        let of_its_own = || {
+            let (child, pid) = start_yielding(Command::new("setsid").args(["sleep", "60"]));
+            while getsid(Some(pid)) != Ok(pid) {
+                sleep(Duration::from_millis(5));
+            }
+            (child, pid)
+        };
+        let (ready, pid) = of_its_own();
+        let (orphan, left) = of_its_own();
+        let (other, begins) = of_its_own();
+        let (launched, launching) = start_yielding(Command::new("sleep").arg("60").process_group(0));
+        lift_all(pid, &HashSet::from([pid, begins]));
+        let policies = [pid, left, begins, launching].map(policy);
+        [ready, orphan, other, launched].into_iter().for_each(end);
+        assert_eq!(policies, [SCHED_OTHER, SCHED_OTHER, SCHED_IDLE, SCHED_IDLE]);
     }
 }

@@ -48,6 +48,9 @@ const OWN_BINARY: &str = "/proc/self/exe";
 /// How long a process may take to execute its program.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often one that does not is interrupted meanwhile.
+const INTERRUPT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long a process that reports being ready may take to report its services.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -172,7 +175,7 @@ impl Launcher {
         let mut command = Command::new(OWN_BINARY);
         command.arg0("roster").arg(launch::COMMAND).env_clear();
         command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
-        let (pid, ended) = self.reaper.spawn(|| precedence::start(&self.runtime, || command.spawn()))?;
+        let (pid, ended) = self.reaper.spawn(|| precedence::start(&self.tasks, || command.spawn()))?;
         for (pipe, is_error) in [(out, false), (err, true)] {
             let (output, name, ended) = (output.clone(), name.to_owned(), ended.clone());
             self.begin(async move {
@@ -214,6 +217,7 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
                 Said::Refused(Refusal { why, is_short: false })
             }
         },
+        never = free(&launcher.reaper, process.pid) => match never {},
         () = is_asked(&mut asked) => Said::Begun,
     };
     let ending = match said {
@@ -310,7 +314,7 @@ impl Launch {
         };
         let (pid, ended, socket) = launcher.spawn(name, output, identity.as_ref()).map_err(failed)?;
         let (yields, is_ready) = oneshot::channel();
-        launcher.begin(precedence::lift(pid, is_ready));
+        launcher.begin(precedence::lift(pid, is_ready, launcher.reaper.clone()));
         let calls = CallsUnderWay::of_at_most(limits::requests(config));
         let connections = group.passing.clone().zip(handed.map(Arc::new));
         let process = Process {
@@ -343,6 +347,15 @@ impl Launch {
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
         let channel = Channel { stream, worker: name.to_owned(), pid: pid.as_raw(), uid, gid, events, calls };
         Ok(Self { process, text, socket, channel, events: heard })
+    }
+}
+
+/// Frees a process of what the kernel has it wait for before it executes this binary: till then it has all sockets of the
+/// sidecar too, and if it is the last to close one, that takes as long as others chose for it (`SO_LINGER`).
+async fn free(reaper: &Reaper, pid: Pid) -> Infallible {
+    loop {
+        sleep(INTERRUPT_INTERVAL).await;
+        reaper.interrupt(pid);
     }
 }
 

@@ -122,6 +122,13 @@ impl Reaper {
         if self.processes().living.contains_key(&pid) { kill(pid, signal) } else { Err(Errno::ESRCH) }
     }
 
+    /// Interrupts what a process waits for in the kernel, and changes nothing else.
+    pub(super) fn interrupt(&self, pid: Pid) {
+        for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
+            let _ = self.signal(pid, signal);
+        }
+    }
+
     /// Kills a process and its group.
     pub(super) fn kill(&self, pid: Pid) {
         if self.processes().living.contains_key(&pid) {
@@ -190,9 +197,15 @@ fn next_ended() -> Option<(Pid, End)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::process::CommandExt;
     use std::process::Command;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::task::stuck::{closed_first, lingering};
 
     #[test]
     fn one_that_has_no_session_of_its_own_yet_is_killed_too() {
@@ -201,6 +214,43 @@ mod tests {
         reaper.kill_all();
         let status = waitpid(pid, None).expect("it is a child");
         assert_eq!(status, nix::sys::wait::WaitStatus::Signaled(pid, Signal::SIGKILL, false));
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn one_that_is_the_last_to_close_a_lingering_socket_executes_its_program_once_it_is_interrupted() {
+        let (stream, peer) = lingering();
+        let (peer, stream) = (peer.try_clone().expect("a low number"), closed_first(stream));
+        let (mut begun, begins) = io::pipe().expect("a pipe");
+        let (goes_on, mut go_on) = io::pipe().expect("a pipe");
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let mut command = Command::new("sleep");
+            let waits = move || {
+                (&begins).write_all(&std::process::id().to_ne_bytes())?;
+                (&goes_on).read_exact(&mut [0; 1])
+            };
+            // Safety: it writes and reads alone.
+            let started = unsafe { command.arg("60").pre_exec(waits) }.spawn();
+            tell.send(started)
+        });
+        let mut pid = [0; 4];
+        begun.read_exact(&mut pid).expect("it has begun");
+        let pid = Pid::from_raw(i32::from_ne_bytes(pid));
+        drop((stream, peer));
+        go_on.write_all(b"x").expect("it waits");
+        let reaper = Reaper::default();
+        let begun = reaper.processes().begin();
+        let _ended = reaper.processes().begun(begun, Some(pid));
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut child = loop {
+            assert!(Instant::now() < until, "it is interrupted");
+            match told.recv_timeout(Duration::from_millis(100)) {
+                Ok(started) => break started.expect("it executes its program"),
+                Err(_) => reaper.interrupt(pid),
+            }
+        };
+        child.kill().and_then(|()| child.wait()).expect("it ends");
     }
 
     #[test]
