@@ -13,7 +13,7 @@ use crate::config::{Config, foreign_folders, raise_limit};
 use crate::format;
 use crate::history::History;
 use crate::metrics::Metrics;
-use crate::net::{Address, BindError, TakenPorts};
+use crate::net::{Address, BindError, TakenPorts, begin_closing};
 use crate::perform;
 use crate::permissions::{Claim, PidFile, PidFileError};
 use crate::prober::{self, Own};
@@ -98,6 +98,7 @@ impl Sidecar {
     /// Starts all rooms on the caller's runtime. It listens when this returns, whatever the sources do; `taken_ports`
     /// says what to do about a port that another process has.
     pub fn start(config: &Config, taken_ports: TakenPorts) -> Result<Self, StartError> {
+        begin_closing()?;
         let limit = raise_limit();
         let config = &config.within(limit);
         let access = Access::new(Policy::new(&config.access, &config.allow)?);

@@ -131,7 +131,7 @@ mod tests {
         let waiting = |limit| few.within(limit).worker.iter().map(|it| it.max_waiting).collect::<Vec<_>>();
         assert_eq!(waiting(65_536), [1_024; 2]);
         assert_eq!((waiting(4_096), waiting(1_024), waiting(4)), (vec![256; 2], vec![64; 2], vec![1; 2]));
-        assert_eq!(four(&few.within(4_096))[0], (4_096 - OWN - 256 - 2 * (68 + 256)) / 4);
+        assert_eq!(four(&few.within(4_096))[0], (4_096 - OWN - 256 - 2 * (58 + 256)) / 4);
         assert_eq!(four(&few.within(1_024))[0], 512 / 4, "what waits makes room before them");
         let config = Config { worker: vec![worker; 2], ..Config::default() };
         assert_eq!(four(&config.within(1_024)), [128; 4], "a half is theirs");

@@ -5,6 +5,7 @@ mod bind_error;
 mod closer;
 mod socket_file;
 
+use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,10 +28,9 @@ use tokio::task::spawn_blocking;
 
 use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, Setting, TakenPorts};
-pub(crate) use self::closer::SharedSocket;
+pub(crate) use self::closer::{SharedSocket, begin_closing};
 pub use self::socket_file::PathOccupied;
-use self::socket_file::SocketFile;
-pub(crate) use self::socket_file::max_path_len;
+pub(crate) use self::socket_file::{SocketFile, max_path_len};
 use crate::default_paths::is_live;
 use crate::metrics::Metrics;
 use crate::permissions::{Claim, NotClaimed, Permissions, make_folder, own};
@@ -176,16 +176,16 @@ impl Listener {
         }
     }
 
-    /// Whether somebody removed its file, so that nobody can connect.
-    pub(crate) fn is_removed(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| file.is_removed())
+    /// Its file, which somebody may remove, so that nobody can connect. None: it is a TCP port.
+    pub(crate) fn file(&self) -> Option<&Arc<SocketFile>> {
+        self.file.as_ref()
     }
 
     /// Listens anew once somebody has removed its file; until that can be done, `metrics` show why not. None: the stop came
     /// first.
     pub async fn when_removed(
         &self,
-        setting: &'static str,
+        setting: &str,
         permissions: &Permissions,
         metrics: &Metrics,
         stop: &Stop,
@@ -229,7 +229,6 @@ impl Listener {
         let folder = path.parent().map_or(Ok(()), make_folder);
         let bound = folder.and_then(|()| SocketFile::at(path, permissions, file.has_link()));
         Some(bound.map(|(listener, file)| {
-            refuse_descriptors(&listener);
             let (socket, file) = (Arc::new(SharedSocket::listener(listener)), Some(Arc::new(file)));
             Self { socket, file, ..self.clone() }
         }))
@@ -253,6 +252,18 @@ impl Listener {
     /// Passes every connection to `serve`, until the stop. Several loops, on separate threads, may accept from one
     /// listener. No error ends or prevents the loop: the process may run out of descriptors, and will have some again.
     pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Accepted)) {
+        let serve = |accepted| {
+            serve(accepted);
+            ready(())
+        };
+        self.accept_in_turn(stop, serve).await;
+    }
+
+    /// The same, each when the one before is served.
+    pub(crate) async fn accept_in_turn<F>(&self, stop: &Stop, mut serve: impl FnMut(Accepted) -> F)
+    where
+        F: Future<Output = ()>,
+    {
         let mut reported = None::<io::ErrorKind>;
         let report = |reported: &mut Option<io::ErrorKind>, error: io::Error| {
             if reported.replace(error.kind()) != Some(error.kind()) {
@@ -279,7 +290,7 @@ impl Listener {
                 match accepted {
                     Ok(stream) => {
                         reported = None;
-                        serve(stream);
+                        serve(stream).await;
                     }
                     // The peer gave up before it was accepted.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -401,9 +412,8 @@ mod tests {
         let path = folder.path().join("run/socket");
         let permissions = Permissions::new(Mode(0o600), "");
         let first = Listener::unix("thrift.unix", &path, &permissions).expect("it listens");
-        assert!(!first.is_removed() && first.again(&permissions).is_none());
+        assert!(first.again(&permissions).is_none());
         std::fs::remove_dir_all(folder.path().join("run")).expect("it is there");
-        assert!(first.is_removed());
         let (tasks, _failures) = crate::task::Tasks::new();
         let anew = first.when_removed("thrift.unix", &permissions, &Metrics::default(), &tasks.stop_signal()).await;
         let anew = anew.expect("it listens");
@@ -411,7 +421,7 @@ mod tests {
         for path in [path.clone(), path.with_file_name("socket:1")] {
             std::os::unix::net::UnixStream::connect(path).expect("it is there");
         }
-        assert!(!anew.is_removed());
+        assert!(anew.again(&permissions).is_none());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(crate) fn max_path_len(path: &Path) -> usize {
 
 /// A socket in the file system, removed with the listener unless another process has replaced it.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     inode: u64,
     has_link: bool,
@@ -88,8 +88,9 @@ impl SocketFile {
         self.has_link
     }
 
-    /// Whether there is no file any more: neither this one nor another's.
-    pub(super) fn is_removed(&self) -> bool {
+    /// Whether there is no file any more: neither this one nor another's. May block for ever, as dropping it may: it may lie in
+    /// a folder that does not answer.
+    pub(crate) fn is_removed(&self) -> bool {
         std::fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 

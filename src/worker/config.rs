@@ -244,15 +244,16 @@ impl Config {
     /// Those of its sockets, including requestable ones, and its log; and if the sidecar accepts, of waiting
     /// connections.
     pub(super) fn descriptors_of_all(&self) -> usize {
-        let waiting = if self.accept == Accept::Sidecar { self.max_waiting } else { 0 };
+        // Another one that is refused.
+        let waiting = if self.accept == Accept::Sidecar { self.max_waiting + 1 } else { 0 };
         let requested = if self.may_listen.is_empty() { 0 } else { MAX_REQUESTED };
         self.listen.len() + requested + 2 * usize::from(self.log.is_some()) + waiting
     }
 
-    /// Those of each process: its output and its channel, twice; the socket for handing over connections, twice while one
-    /// waits, if the sidecar accepts; and the one for requesting sockets, if it may.
+    /// Those of each process: its output and its channel, twice; the socket for handing over connections, if the
+    /// sidecar accepts; and the one for requesting sockets, if it may.
     pub(super) fn descriptors_of_each(&self) -> usize {
-        4 + 2 * usize::from(self.accept == Accept::Sidecar) + usize::from(!self.may_listen.is_empty())
+        4 + usize::from(self.accept == Accept::Sidecar) + usize::from(!self.may_listen.is_empty())
     }
 
     /// Has it make do with what these descriptors leave room for; or why they are too few.

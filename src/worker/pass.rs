@@ -23,12 +23,17 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, oneshot};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use super::config::Config;
 use super::launch::{Identity, give_to};
-use crate::metrics::Counter;
-use crate::net::{Accepted, Listener, Peer, SharedSocket, refuse_descriptors};
+use crate::metrics::{Counter, Metrics};
+use crate::net::{Accepted, Listener, Peer, Setting, SharedSocket, refuse_descriptors};
+use crate::permissions::Permissions;
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::CallsUnderWay;
 
@@ -70,6 +75,8 @@ pub enum Balance {
 pub(super) struct Passing {
     balance: Balance,
     max_waiting: usize,
+    /// For those that wait, those that were refused and are still open, and the next one.
+    descriptors: Arc<Semaphore>,
     started: Once,
     /// Until when connections are accepted, and passed on.
     accepting: Stop,
@@ -92,7 +99,7 @@ struct State {
 #[derive(Debug)]
 struct Taker {
     pid: i32,
-    socket: Arc<UnixStream>,
+    socket: Arc<SharedSocket>,
     /// Its user, unless that is the sidecar's own.
     identity: Option<Identity>,
     /// Counts what it was handed.
@@ -109,7 +116,7 @@ struct Taker {
 impl Taker {
     fn new(
         pid: i32,
-        socket: Arc<UnixStream>,
+        socket: Arc<SharedSocket>,
         identity: Option<Identity>,
         calls: Arc<CallsUnderWay>,
         gone: oneshot::Sender<()>,
@@ -122,7 +129,6 @@ impl Taker {
 struct Connection {
     /// Over a Unix socket, its client may have sent descriptors whose close takes long.
     socket: SharedSocket,
-    is_unix: bool,
     about: Vec<u8>,
     client: u64,
     since: Instant,
@@ -142,6 +148,7 @@ impl Passing {
         Arc::new(Self {
             balance,
             max_waiting,
+            descriptors: Arc::new(Semaphore::new(max_waiting + 1)),
             started: Once::new(),
             accepting: stop.child(),
             passing: stop.child(),
@@ -152,14 +159,32 @@ impl Passing {
     }
 
     /// Accepts on these listeners and passes connections on, until the stop; unless it does already.
-    pub(super) fn start(self: &Arc<Self>, group: &str, listeners: &[(String, Listener)], tasks: &Tasks) {
+    pub(super) fn start(
+        self: &Arc<Self>,
+        config: &Config,
+        listeners: &[(String, Listener)],
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) {
         self.started.call_once(|| {
-            for (name, listener) in listeners {
-                let (passing, stop) = (self.clone(), self.accepting.clone());
-                let (group, name, listener) = (group.to_owned(), name.clone(), listener.clone());
-                tasks.short(async move { passing.accept(&group, &name, &listener, &stop).await });
+            let permissions = Permissions::new(config.socket_mode, &config.socket_group);
+            for (nth, (name, listener)) in listeners.iter().enumerate() {
+                let setting = Setting::of_worker(&config.name, format!("listen.{nth}")).to_string();
+                let (passing, group, name) = (self.clone(), config.name.clone(), name.clone());
+                let (mut listener, metrics, permissions) = (listener.clone(), metrics.clone(), permissions.clone());
+                tasks.short(async move {
+                    let stop = &passing.accepting;
+                    while let Some(anew) = tokio::select! {
+                        () = passing.accept(&group, &name, &listener) => None,
+                        anew = listener.when_removed(&setting, &permissions, &metrics, stop) => anew,
+                    } {
+                        listener = anew;
+                    }
+                    // Its folder may not answer.
+                    let _ = spawn_blocking(move || drop(listener)).await;
+                });
             }
-            let (passing, stop, group) = (self.clone(), self.passing.clone(), group.to_owned());
+            let (passing, stop, group) = (self.clone(), self.passing.clone(), config.name.clone());
             tasks.short(async move {
                 tokio::select! {
                     () = passing.pass_all(&group) => {}
@@ -169,22 +194,31 @@ impl Passing {
         });
     }
 
-    async fn accept(&self, group: &str, name: &str, listener: &Listener, stop: &Stop) {
+    async fn accept(&self, group: &str, name: &str, listener: &Listener) {
         let take = |accepted| {
-            if let Some(connection) = Connection::new(name, accepted, self.balance) {
-                self.take(group, connection);
+            let connection = Connection::new(name, accepted, self.balance);
+            async move {
+                if let Some(connection) = connection {
+                    self.take(group, connection).await;
+                }
             }
         };
-        listener.accept(stop, take).await;
+        listener.accept_in_turn(&self.accepting, take).await;
     }
 
     /// Hands a connection to a process, or queues it for one with room; if too many are queued, even after removing
-    /// those whose client is gone, it is closed.
-    fn take(&self, group: &str, connection: Connection) {
-        let mut state = self.state();
-        if state.waiting.is_empty() && state.pass(&connection, group, self.balance).is_ok() {
-            drop(state);
+    /// those whose client is gone, it is closed. This waits while too many are to be closed.
+    async fn take(&self, group: &str, mut connection: Connection) {
+        if self.state().pass_at_once(&connection, group, self.balance) {
             return connection.socket.close_here();
+        }
+        if let Ok(descriptor) = self.descriptors.clone().acquire_owned().await {
+            connection.socket.hold(descriptor);
+        }
+        let mut state = self.state();
+        if state.waiting.is_empty() {
+            // The others wait already.
+            self.changed.notify_one();
         }
         if state.waiting.len() >= self.max_waiting {
             state.let_go_of_gone(CROWDED_LOOK_INTERVAL, Connection::may_be_gone);
@@ -192,11 +226,8 @@ impl Passing {
         if state.waiting.len() < self.max_waiting {
             state.waiting.push_back(connection);
         } else {
-            drop(state);
             self.refused.increment();
-            connection.refuse();
         }
-        self.changed.notify_one();
     }
 
     /// From now on a ready process takes its share; connections are given to its user. The receiver is signalled once
@@ -204,7 +235,7 @@ impl Passing {
     pub(super) fn add(
         &self,
         pid: i32,
-        socket: Arc<UnixStream>,
+        socket: Arc<SharedSocket>,
         identity: Option<Identity>,
         calls: Arc<CallsUnderWay>,
     ) -> oneshot::Receiver<()> {
@@ -215,7 +246,7 @@ impl Passing {
     }
 
     /// A process takes no more.
-    pub(super) fn remove(&self, socket: &Arc<UnixStream>) {
+    pub(super) fn remove(&self, socket: &Arc<SharedSocket>) {
         self.state().takers.retain(|taker| !Arc::ptr_eq(&taker.socket, socket));
         // The task that waits until it has room drops it.
         self.changed.notify_one();
@@ -287,6 +318,11 @@ impl Passing {
 }
 
 impl State {
+    /// Passes on one that has come, unless others wait already, or no process has room. Whether it did.
+    fn pass_at_once(&mut self, connection: &Connection, group: &str, balance: Balance) -> bool {
+        self.waiting.is_empty() && self.pass(connection, group, balance).is_ok()
+    }
+
     /// Passes on queued ones while there is room; returns a shortage of the machine, if any.
     fn pass_on(&mut self, group: &str, balance: Balance) -> Option<io::Error> {
         while let Some(connection) = self.waiting.pop_front() {
@@ -392,7 +428,7 @@ impl Taker {
 impl Connection {
     /// None: it is already gone.
     fn new(listener: &str, accepted: Accepted, balance: Balance) -> Option<Self> {
-        let (peer, is_unix) = (accepted.peer(), matches!(accepted, Accepted::Unix(_)));
+        let peer = accepted.peer();
         let socket = SharedSocket::connection(accepted.into_descriptor());
         let peer = peer?;
         let mut about = serde_json::json!({ "listener": listener, "peer": peer.to_string() });
@@ -405,12 +441,7 @@ impl Connection {
             Peer::Unix { uid, .. } => uid.hash(&mut client),
         }
         let (about, client) = (about.to_string().into_bytes(), client.finish());
-        Some(Self { socket, is_unix, about, client, since: Instant::now() })
-    }
-
-    /// Closes it; when this returns, its descriptor is free for the next one.
-    fn refuse(self) {
-        if self.is_unix { self.socket.close_and_wait() } else { self.socket.close_here() }
+        Some(Self { socket, about, client, since: Instant::now() })
     }
 
     /// Whether its client is gone without having sent anything.
@@ -432,8 +463,10 @@ impl Connection {
 
 /// Waits until a process has taken some of what it was handed. Only then is its socket registered with the runtime, which
 /// would otherwise wake up for each connection that it takes.
-async fn has_room(socket: Arc<UnixStream>) {
-    match socket.try_clone().and_then(tokio::net::UnixStream::from_std) {
+#[allow(unsafe_code)]
+async fn has_room(socket: Arc<SharedSocket>) {
+    // Safety: it owns its descriptor, which is the same until it is dropped.
+    match unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) } {
         // If the process has closed it, that is found when the next one is handed over.
         Ok(socket) => drop(socket.writable().await),
         Err(_) => sleep(RETRY_DELAY).await,
@@ -454,6 +487,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::Shutdown;
 
+    use super::super::config::Accept;
+    use super::super::sockets::Sockets;
     use super::*;
     use crate::task::stuck::lingering;
 
@@ -462,13 +497,16 @@ mod tests {
     fn connection() -> (Connection, Client) {
         let (client, socket) = Client::pair().expect("a pair");
         let socket = SharedSocket::connection(socket);
-        (Connection { socket, is_unix: true, about: b"{}".to_vec(), client: 0, since: Instant::now() }, client)
+        (Connection { socket, about: b"{}".to_vec(), client: 0, since: Instant::now() }, client)
     }
 
     /// A taker, and its process's end of the socket.
     fn taker(pid: i32) -> (Taker, OwnedFd) {
         let (socket, theirs) = pair().expect("a pair");
-        (Taker::new(pid, Arc::new(socket), None, Arc::default(), oneshot::channel().0), theirs)
+        (
+            Taker::new(pid, Arc::new(SharedSocket::connection(socket)), None, Arc::default(), oneshot::channel().0),
+            theirs,
+        )
     }
 
     #[tokio::test]
@@ -478,13 +516,13 @@ mod tests {
             (0..3).map(|_| connection()).map(|(it, client)| (client, it)).unzip();
         let mut come = come.into_iter();
         let mut take = || passing.take("web", come.next().expect("three of them"));
-        take();
+        take().await;
         let (taker, _open) = taker(1);
         passing.state().takers.push(taker);
-        take();
+        take().await;
         assert_eq!(passing.state().waiting.len(), 2, "behind the one that waited");
         passing.state().waiting.clear();
-        take();
+        take().await;
         assert_eq!((passing.state().waiting.len(), clients.len()), (0, 3));
     }
 
@@ -566,12 +604,14 @@ mod tests {
     async fn connections_whose_client_has_gone_make_room() {
         let passing = Passing::new(Balance::RoundRobin, 4, &Tasks::new().0.stop_signal());
         let mut clients: Vec<Client> = Vec::new();
-        let come = || {
+        let come = async || {
             let (connection, client) = connection();
-            passing.take("web", connection);
+            passing.take("web", connection).await;
             client
         };
-        clients.extend((0..6).map(|_| come()));
+        for _ in 0..6 {
+            clients.push(come().await);
+        }
         assert_eq!(passing.counts(), (4, 2));
         // One is gone, one has sent a request, and one waits for an answer.
         clients[1].write_all(b"GET /").expect("it is open");
@@ -580,9 +620,9 @@ mod tests {
         passing.state().looked = None;
         passing.state().let_go_of_gone(LOOK_INTERVAL, Connection::is_gone);
         assert_eq!(passing.counts(), (3, 2), "what was asked may still be answered");
-        clients.push(come());
+        clients.push(come().await);
         passing.state().looked = None;
-        clients.push(come());
+        clients.push(come().await);
         assert_eq!(passing.counts(), (4, 2), "where there is no room, only who is there waits");
         clients[0].shutdown(Shutdown::Write).expect("it is open");
         passing.state().let_go_of_gone(LOOK_INTERVAL, Connection::is_gone);
@@ -599,7 +639,7 @@ mod tests {
         sendmsg::<()>(client.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).expect("sent");
         drop(sent);
         connection.since = Instant::now().checked_sub(MAX_WAIT).expect("the machine runs for longer");
-        passing.take("web", connection);
+        passing.take("web", connection).await;
         let (done, ended) = std::sync::mpsc::channel();
         let closing = passing.clone();
         std::thread::spawn(move || done.send(closing.state().let_go_of_old()));
@@ -607,11 +647,54 @@ mod tests {
         assert_eq!(passing.counts().0, 0);
     }
 
+    #[tokio::test]
+    async fn no_other_is_taken_while_as_many_are_open_as_may_wait() {
+        let passing = Passing::new(Balance::RoundRobin, 1, &Tasks::new().0.stop_signal());
+        let ((first, _waits), (second, mut refused), (third, _next)) = (connection(), connection(), connection());
+        passing.take("web", first).await;
+        let still_open = passing.descriptors.clone().try_acquire_owned().expect("for the next one");
+        let mut third = pin!(passing.take("web", third));
+        assert!(futures::poll!(&mut third).is_pending(), "one that was refused is not closed yet");
+        drop(still_open);
+        third.await;
+        passing.take("web", second).await;
+        assert_eq!(passing.counts(), (1, 2));
+        refused.set_nonblocking(false).expect("a socket");
+        assert_eq!(refused.read(&mut [0; 1]).expect("it is closed"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_socket_whose_file_is_removed_is_accepted_from_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run/app.sock");
+        let config = Config { listen: vec![format!("unix://{}", path.display())], ..Config::default() };
+        let config = Config { accept: Accept::Sidecar, ..config };
+        let (tasks, metrics) = (Tasks::new().0, Arc::default());
+        let sockets = Sockets::at_once(&config).expect("a socket");
+        let passing = Passing::new(Balance::RoundRobin, 4, &tasks.stop_signal());
+        for removed in [&path, path.parent().expect("a folder")] {
+            let bound = sockets.get(&config, &metrics).await.expect("a socket");
+            passing.start(&config, bound.listeners(), &metrics, &tasks);
+            match removed.is_dir() {
+                true => std::fs::remove_dir_all(removed).expect("it is there"),
+                false => std::fs::remove_file(removed).expect("it is there"),
+            }
+            sockets.get(&config, &metrics).await.expect("another launch is not in its way");
+            let taken = passing.counts().0;
+            let (until, mut client) = (Instant::now() + Duration::from_secs(60), None);
+            while passing.counts().0 == taken {
+                assert!(Instant::now() < until, "it is accepted from again");
+                client = client.or_else(|| UnixStream::connect(&path).ok());
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_ever_and_the_refused_are_counted() {
         let passing = Passing::new(Balance::RoundRobin, 4, &Tasks::new().0.stop_signal());
         let (connection, _client) = connection();
-        passing.take("web", connection);
+        passing.take("web", connection).await;
         let serving = tokio::spawn({
             let passing = passing.clone();
             async move { passing.pass_all("web").await }

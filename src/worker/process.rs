@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Pid, User, getegid, geteuid, getgrouplist};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -36,7 +37,7 @@ use super::record::Record;
 use super::requested;
 use super::slot::Shared;
 use super::sockets::Bound;
-use crate::net::refuse_descriptors;
+use crate::net::{SharedSocket, refuse_descriptors};
 use crate::permissions::gid_of;
 use crate::permissions::own::name_of;
 use crate::task::{Phase, Tasks};
@@ -119,9 +120,9 @@ struct Process {
     /// The name of its slot.
     name: String,
     /// Its channel, which nobody can use once it has ended.
-    channel: UnixStream,
+    channel: SharedSocket,
     /// The socket for handing it connections, if it gets any.
-    connections: Option<(Arc<Passing>, Arc<UnixStream>)>,
+    connections: Option<(Arc<Passing>, Arc<SharedSocket>)>,
     /// Counts its requests.
     calls: Arc<CallsUnderWay>,
     /// Its user, unless that is the sidecar's own.
@@ -250,7 +251,7 @@ async fn launch_one(group: &Arc<Shared>, name: &str) -> Result<Launch, Ending> {
     launcher.sweeper.catch_up(&launcher.reaper).await;
     let sockets = sockets.get(config, metrics).await.map_err(Ending::NoSocket)?;
     if let Some(passing) = &group.passing {
-        passing.start(&config.name, sockets.listeners(), &launcher.tasks);
+        passing.start(config, sockets.listeners(), metrics, &launcher.tasks);
     }
     // It looks up users, and writes to the disk.
     let (group, name) = (group.clone(), name.to_owned());
@@ -316,13 +317,13 @@ impl Launch {
         let (yields, is_ready) = oneshot::channel();
         launcher.begin(precedence::lift(pid, is_ready, launcher.reaper.clone()));
         let calls = CallsUnderWay::of_at_most(limits::requests(config));
-        let connections = group.passing.clone().zip(handed.map(Arc::new));
+        let connections = group.passing.clone().zip(handed.map(SharedSocket::connection).map(Arc::new));
         let process = Process {
             pid,
             ended,
             group: group.clone(),
             name: name.to_owned(),
-            channel: ours,
+            channel: SharedSocket::connection(ours),
             connections,
             calls: calls.clone(),
             identity,
@@ -518,7 +519,7 @@ impl Process {
     async fn over(mut self) {
         self.hand_no_more();
         // What it has sent is still processed.
-        let _ = self.channel.shutdown(Shutdown::Read);
+        let _ = SockRef::from(&self.channel).shutdown(Shutdown::Read);
         self.sweep(true).await;
         // It writes to the disk.
         let _ = spawn_blocking(move || drop(self)).await;
@@ -666,5 +667,78 @@ fn json(value: &toml::Value) -> serde_json::Value {
         toml::Value::Integer(number) => (*number).into(),
         toml::Value::Float(number) => (*number).into(),
         toml::Value::Boolean(truth) => (*truth).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    use super::super::added::Added;
+    use super::super::adding::ReadSettings;
+    use super::super::requested::Requested;
+    use super::super::sockets::Sockets;
+    use super::super::{BoundWorkers, Surroundings};
+    use super::*;
+    use crate::net::TakenPorts;
+    use crate::task::stuck::lingering;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    /// A group without slots.
+    fn group() -> Arc<Shared> {
+        let read = ReadSettings::new(|_| Err(Vec::new()));
+        let bound = BoundWorkers::bind(&[], Added::read(None), read, None, 100, TakenPorts::Fail).expect("none");
+        let tasks = Tasks::new().0;
+        let surroundings = Surroundings {
+            channels: None,
+            performers: mpsc::unbounded_channel().0,
+            patience: Duration::ZERO,
+            metrics: &Arc::default(),
+            tasks: &tasks,
+        };
+        let launcher =
+            bound.start(surroundings).expect("there are none").parts.as_ref().expect("it has").launcher.clone();
+        let config = Arc::new(Config::default());
+        Arc::new(Shared {
+            sockets: Sockets::at_once(&config).expect("it has none"),
+            output: Arc::new(Output::start(&config, &tasks)),
+            config,
+            members: Arc::default(),
+            requested: Requested::default(),
+            passing: None,
+            launcher,
+            metrics: Arc::default(),
+            restarts: Default::default(),
+            configured: 0,
+            _descriptors: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_sent_a_lingering_socket_is_over_soon() {
+        let (group, (ours, theirs), (sent, _peer)) = (group(), UnixStream::pair().expect("sockets"), lingering());
+        let rights = [sent.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&rights)];
+        // As before Linux 6.16, it is not refused.
+        sendmsg::<()>(theirs.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).expect("sent");
+        drop((sent, theirs));
+        let process = Process {
+            pid: Pid::from_raw(i32::MAX),
+            ended: watch::channel(Some(End::Exited(0))).1,
+            name: "web/1".to_owned(),
+            channel: SharedSocket::connection(ours),
+            connections: None,
+            calls: Arc::default(),
+            identity: None,
+            mark: group.launcher.record.mark(),
+            yields: None,
+            _descriptors: group.launcher.descriptors.clone().try_acquire_owned().expect("there are some"),
+            group,
+        };
+        timeout(SOON, process.over()).await.expect("it waits for nobody");
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::config::{Accept, Config};
 use super::launch::{Identity, give_to};
 use super::slot::Shared;
-use super::sockets::{Bound, parse};
+use super::sockets::{Bound, Looks, drop_elsewhere, parse};
 use crate::net::Address;
 
 /// The maximum length of an address.
@@ -44,6 +44,7 @@ pub(super) struct Requested(Mutex<Option<Given>>);
 #[derive(Debug)]
 struct Given {
     by_address: HashMap<String, Arc<Bound>>,
+    looks: Looks,
     /// How many it tried to create, and since when.
     attempts: usize,
     since: Instant,
@@ -51,7 +52,8 @@ struct Given {
 
 impl Default for Requested {
     fn default() -> Self {
-        Self(Mutex::new(Some(Given { by_address: HashMap::new(), attempts: 0, since: Instant::now() })))
+        let (by_address, looks) = (HashMap::new(), Looks::default());
+        Self(Mutex::new(Some(Given { by_address, looks, attempts: 0, since: Instant::now() })))
     }
 }
 
@@ -93,18 +95,22 @@ impl Requested {
         let mut given = self.0.lock().await;
         let Some(given) = &mut *given else { return Err("the worker is removed, and listens no more".to_owned()) };
         // A process that has it may have shut it down, for all.
-        if let Some(bound) =
-            given.by_address.remove(&address).filter(|bound| bound.kept(Accept::Worker).iter().all(Option::is_some))
+        if let Some(bound) = given.by_address.get(&address)
+            && bound.kept(Accept::Worker, &given.looks).await.iter().all(Option::is_some)
         {
-            given.by_address.insert(address, bound.clone());
-            return Ok(bound);
+            return Ok(bound.clone());
         }
-        if given.by_address.len() >= MAX_REQUESTED {
+        if given.by_address.len() >= MAX_REQUESTED && !given.by_address.contains_key(&address) {
             return Err(format!("this worker has {MAX_REQUESTED} others already"));
         }
         given.count_attempt()?;
         let config = Config { listen: vec![address.clone()], accept: Accept::Worker, ..config.clone() };
-        let bound = spawn_blocking(move || Bound::new(&config, &[])).await.map_err(|error| error.to_string())?;
+        let old = given.by_address.remove(&address);
+        let bind = move || {
+            drop(old);
+            Bound::new(&config, &[])
+        };
+        let bound = spawn_blocking(bind).await.map_err(|error| error.to_string())?;
         let bound = Arc::new(bound.map_err(|error| error.without_setting())?);
         given.by_address.insert(address, bound.clone());
         Ok(bound)
@@ -112,7 +118,8 @@ impl Requested {
 
     /// Stops listening, except where processes still have the sockets.
     pub(super) async fn close(&self) {
-        *self.0.lock().await = None;
+        let given = self.0.lock().await.take();
+        drop_elsewhere(given).await;
     }
 }
 

@@ -4,17 +4,22 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::config::{Accept, Config};
 use crate::metrics::Metrics;
-use crate::net::{Address, BindError, Listener, Setting, TakenPorts};
+use crate::net::{Address, BindError, Listener, Setting, SocketFile, TakenPorts};
 use crate::permissions::Permissions;
+
+/// How long is waited for a folder that does not answer, such as one of a server that is away.
+const FOLDER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The sockets of one group; none while one of them cannot be created.
 #[derive(Debug)]
@@ -22,7 +27,12 @@ pub(super) struct Sockets {
     tried: Mutex<Tried>,
     /// How often some were recreated, while running processes still had the old ones.
     renewals: AtomicU64,
+    looks: Looks,
 }
+
+/// Looks at folders that may not answer: on a thread of its own, one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Looks(Arc<Mutex<()>>);
 
 /// The result of the last attempt to create them.
 #[derive(Debug, Default)]
@@ -50,7 +60,7 @@ impl Sockets {
             }
             Ok(bound) => Tried { bound: Some(Arc::new(bound)), ..Tried::default() },
         };
-        Ok(Self { tried: Mutex::new(tried), renewals: AtomicU64::new(0) })
+        Ok(Self { tried: Mutex::new(tried), renewals: AtomicU64::new(0), looks: Looks::default() })
     }
 
     /// How often running processes had sockets that no longer exist.
@@ -61,7 +71,8 @@ impl Sockets {
     /// Listens; does not wait for unavailable ones.
     pub(super) fn at_once(config: &Config) -> Result<Self, BindError> {
         let bound = Some(Arc::new(Bound::new(config, &[])?));
-        Ok(Self { tried: Mutex::new(Tried { bound, ..Tried::default() }), renewals: AtomicU64::new(0) })
+        let tried = Mutex::new(Tried { bound, ..Tried::default() });
+        Ok(Self { tried, renewals: AtomicU64::new(0), looks: Looks::default() })
     }
 
     /// Stops listening, except where processes still have the sockets.
@@ -69,6 +80,7 @@ impl Sockets {
         let closed = Tried { is_closed: true, ..Tried::default() };
         let tried = std::mem::replace(&mut *self.tried.lock().await, closed);
         tried.error.iter().for_each(|before| metrics.ports_taken.clear(&before.setting().to_string()));
+        drop_elsewhere(tried).await;
     }
 
     /// The sockets; or why they are not available yet, after another attempt. Meanwhile `metrics` show it.
@@ -77,10 +89,9 @@ impl Sockets {
         if tried.is_closed {
             return Err("the worker is removed, and listens no more".to_owned());
         }
-        if let Some(bound) = tried.bound.take() {
-            tried.kept = bound.kept(config.accept);
+        if let Some(bound) = tried.bound.clone() {
+            tried.kept = bound.kept(config.accept, &self.looks).await;
             if tried.kept.iter().all(Option::is_some) {
-                tried.bound = Some(bound.clone());
                 return Ok(bound);
             }
             self.renewals.fetch_add(1, Ordering::Relaxed);
@@ -90,8 +101,12 @@ impl Sockets {
                 "a process has shut down a socket of this worker, or its file was removed; {anew}"
             );
         }
-        let (again, kept) = (config.clone(), tried.kept.clone());
-        let again = spawn_blocking(move || Bound::new(&again, &kept)).await;
+        let (again, kept, old) = (config.clone(), tried.kept.clone(), tried.bound.take());
+        let again = move || {
+            drop(old);
+            Bound::new(&again, &kept)
+        };
+        let again = spawn_blocking(again).await;
         let again = again.map_err(|error| error.to_string())?;
         let before = tried.error.take().map(|before| before.setting().to_string());
         match again {
@@ -135,21 +150,21 @@ impl Bound {
     }
 
     /// Those that still listen, each in its place: a process that inherited one can shut it down, or connect it, which
-    /// affects all processes; and the file of one can be removed. Where the sidecar accepts, it goes on from the removed one.
-    pub(super) fn kept(&self, accept: Accept) -> Vec<Option<(String, Listener)>> {
+    /// affects all processes; and the file of one can be removed. Where the sidecar accepts, `Passing` makes that anew.
+    pub(super) async fn kept(&self, accept: Accept, looks: &Looks) -> Vec<Option<(String, Listener)>> {
+        let files = self.0.iter().map(|(_, listener)| listener.file().filter(|_| accept == Accept::Worker).cloned());
+        let are_removed = looks.removed(files.collect()).await;
         let shut_down = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut polled: Vec<PollFd<'_>> = self.descriptors().map(|socket| PollFd::new(socket, shut_down)).collect();
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
         // None: a flag that `nix` does not know.
         let is_ended = |socket: &PollFd<'_>| socket.revents().is_none_or(|events| events.intersects(ended));
         let is_known = poll(&mut polled, PollTimeout::ZERO).is_ok();
-        let kept = |(socket, listener): (&PollFd<'_>, &(String, Listener))| {
+        let kept = |((socket, listener), is_removed): ((&PollFd<'_>, &(String, Listener)), bool)| {
             let listens = getsockopt(&listener.1, sockopt::AcceptConn).unwrap_or(true);
-            let is_there =
-                listens && (!is_known || !is_ended(socket)) && (accept == Accept::Sidecar || !listener.1.is_removed());
-            Some(listener.clone()).filter(|_| is_there)
+            Some(listener.clone()).filter(|_| listens && (!is_known || !is_ended(socket)) && !is_removed)
         };
-        polled.iter().zip(&self.0).map(kept).collect()
+        polled.iter().zip(&self.0).zip(are_removed).map(kept).collect()
     }
 
     /// The value of `LISTEN_FDNAMES`.
@@ -164,6 +179,34 @@ impl Bound {
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(|(_, listener)| listener.as_fd())
     }
+}
+
+impl Looks {
+    /// Which of these files somebody has removed, as far as it is known soon.
+    async fn removed(&self, files: Vec<Option<Arc<SocketFile>>>) -> Vec<bool> {
+        let none = vec![false; files.len()];
+        if files.iter().all(Option::is_none) {
+            return none;
+        }
+        let are_removed = move || files.iter().map(|file| file.as_ref().is_some_and(|it| it.is_removed())).collect();
+        self.look(are_removed).await.unwrap_or(none)
+    }
+
+    /// None: there is no answer yet, to this or to the look before.
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let turn = self.0.clone().try_lock_owned().ok()?;
+        let look = move || {
+            let seen = look();
+            drop(turn);
+            seen
+        };
+        timeout(FOLDER_TIMEOUT, spawn_blocking(look)).await.ok()?.ok()
+    }
+}
+
+/// Closes sockets and removes their files, as far as their folders answer soon.
+pub(super) async fn drop_elsewhere(sockets: impl Send + 'static) {
+    let _ = timeout(FOLDER_TIMEOUT, spawn_blocking(move || drop(sockets))).await;
 }
 
 /// The address of a socket in `listen`; none: it is not an address.
@@ -212,7 +255,7 @@ mod tests {
                 Address::Tcp(address) => drop(std::net::TcpStream::connect(address).expect("a listener")),
                 Address::Unix(path) => drop(std::os::unix::net::UnixStream::connect(path).expect("a listener")),
             }
-            assert!(anew.kept(Accept::Worker).iter().all(Option::is_some), "{listen}");
+            assert!(anew.kept(Accept::Worker, &Looks::default()).await.iter().all(Option::is_some), "{listen}");
         }
     }
 
@@ -226,6 +269,23 @@ mod tests {
         sockets.get(&config, &metrics).await.expect("it is had anew");
         std::os::unix::net::UnixStream::connect(&path).expect("a listener");
         assert_eq!(sockets.renewals(), 1, "so that the processes are replaced");
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_does_not_answer_holds_one_thread_and_nobody() {
+        let looks = Looks::default();
+        let (answer, asked) = std::sync::mpsc::channel::<()>();
+        assert!(looks.look(move || asked.recv()).await.is_none(), "nobody waits for it");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("app.sock");
+        let config = Config { listen: vec![format!("unix://{}", path.display())], ..Config::default() };
+        let bound = Bound::new(&config, &[]).expect("a socket");
+        std::fs::remove_file(&path).expect("it is there");
+        assert!(bound.kept(Accept::Worker, &looks).await[0].is_some(), "no other look is begun");
+        drop(answer);
+        while bound.kept(Accept::Worker, &looks).await[0].is_some() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
@@ -256,7 +316,7 @@ mod tests {
                     Address::Unix(path) => drop(std::os::unix::net::UnixStream::connect(path).expect("a listener")),
                 }
             }
-            assert!(anew.kept(Accept::Worker).iter().all(Option::is_some));
+            assert!(anew.kept(Accept::Worker, &Looks::default()).await.iter().all(Option::is_some));
         }
     }
 
@@ -271,7 +331,7 @@ mod tests {
         let inherited = socket2::SockRef::from(&inherited);
         inherited.shutdown(Shutdown::Read).expect("anybody may");
         inherited.connect(&other.local_addr().expect("an address").into()).expect("it is a socket like any other");
-        assert_eq!(first.kept(Accept::Worker).iter().flatten().count(), 0);
+        assert_eq!(first.kept(Accept::Worker, &Looks::default()).await.iter().flatten().count(), 0);
     }
 
     #[test]
