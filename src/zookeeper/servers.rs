@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roster_net::names::Names;
+use roster_net::names::{Names, NotFound};
 use tokio::time::sleep;
 
 use super::chroot::Chroot;
@@ -303,10 +303,11 @@ impl Servers {
         self.learned.lock().expect("nobody panics while holding it")
     }
 
-    /// Why there is no session; servers in `connect` first, in its order.
+    /// Why there is no session; servers in `connect` first, in its order, but those that were not even looked up last.
     fn in_words(&self, mut whys: Vec<(String, String)>) -> String {
-        let place = |address: &str| self.named.iter().position(|named| named.address == address);
-        whys.sort_by_cached_key(|(address, why)| (place(address).unwrap_or(usize::MAX), address.clone(), why.clone()));
+        let not_looked_up = NotFound::Busy.to_string();
+        let place = |address: &str| self.named.iter().position(|named| named.address == address).unwrap_or(usize::MAX);
+        whys.sort_by_cached_key(|(address, why)| (*why == not_looked_up, place(address), address.clone(), why.clone()));
         whys.dedup();
         let more = whys.len().saturating_sub(MAX_REPORTED_SERVERS);
         let named = whys.iter().take(MAX_REPORTED_SERVERS).map(|(address, why)| format!("{address}: {why}"));

@@ -330,3 +330,11 @@ async fn each_of_the_first_servers_tells_what_is_wrong_with_it() {
     // Without a network, the lookup times out.
     assert!(unknown.starts_with("zk-typo.invalid:2181: "), "{told}");
 }
+
+#[test]
+fn servers_whose_names_were_not_looked_up_hide_no_reason() {
+    let servers = Servers::of(&Settings::new("a,b,c,d,e"));
+    let whys = ["a", "b", "c", "d"].map(|name| (address(name), NotFound::Busy.to_string()));
+    let words = servers.in_words(whys.into_iter().chain([(address("e"), NotFound::Late.to_string())]).collect());
+    assert!(words.starts_with("e:2181: its name is not found in time; a:2181: too many"), "{words}");
+}
