@@ -166,7 +166,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection whose close takes minutes, and its peer, which reads nothing.
+/// A connection whose close takes longer than any test waits for it, and its peer, which reads nothing.
 #[cfg(test)]
 pub(crate) fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
     use std::io::Write;
@@ -176,7 +176,7 @@ pub(crate) fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
     let (peer, _) = listener.accept().expect("it came");
     stream.set_nonblocking(true).expect("a socket");
     while (&stream).write(&[0; 65_536]).is_ok() {}
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::from_secs(300))).expect("an option");
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::from_secs(90))).expect("an option");
     (stream, closed_first(peer).into())
 }
 
