@@ -1,16 +1,33 @@
 //! What is measured of processes, and what is made of the values.
 
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::time::ClockId;
 use nix::unistd::Pid;
 use roster::store::shared::Reader;
 
 use crate::harness::{Roster, ensure, eventually};
+use crate::idl::{GetRequest, TRosterSyncClient};
 
 /// How long the sidecar may take to write very many nodes.
 const LONG: Duration = Duration::from_secs(120);
+
+/// How long a reader rests between requests, to use what it has read.
+const REST: Duration = Duration::from_micros(500);
+
+/// How long each `get` of a client takes during this time.
+pub(crate) fn latencies_of_get(roster: &Roster, time: Duration) -> Vec<Duration> {
+    let (mut client, mut latencies, until) = (roster.client(), Vec::new(), Instant::now() + time);
+    while Instant::now() < until {
+        let began = Instant::now();
+        let reply = client.get(GetRequest::new("/a".into(), None)).expect("an answer");
+        latencies.push(began.elapsed());
+        assert_eq!(reply.node.data, b"some data");
+        std::thread::sleep(REST);
+    }
+    latencies
+}
 
 /// User and system time of these processes, of all their threads, also those that have ended.
 pub(crate) fn processor_time(processes: &[u32]) -> Duration {

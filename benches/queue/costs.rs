@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::rivals::{QUEUE, job, sidecar};
 use crate::harness::{Roster, SOON, eventually};
-use crate::idl::{EnqueueRequest, GetRequest, JobAction, JobUpdate, QueuesQuery, TRosterSyncClient, TakeJobsRequest};
-use crate::measure::{median, memory, micros, millis, percentile};
+use crate::idl::{EnqueueRequest, JobAction, JobUpdate, QueuesQuery, TRosterSyncClient, TakeJobsRequest};
+use crate::measure::{latencies_of_get, median, memory, micros, millis, percentile};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
 
@@ -17,9 +17,6 @@ const AT_ONCE: usize = 1_000;
 const RATE: usize = 5_000;
 const TOGETHER: usize = 50;
 const TAKERS: usize = 16;
-
-/// What one who reads rests in between, as those do who do something with what they have read.
-const REST: Duration = Duration::from_micros(500);
 
 /// How much slower is not noticed.
 const UNMOVED: f64 = 1.1;
@@ -77,7 +74,7 @@ fn reading(report: &mut Report, rounds: usize, time: Duration) {
     let roster = sidecar(String::new());
     let (mut alone, mut beside, mut done) = (Vec::new(), Vec::new(), 0);
     for _ in 0..rounds {
-        alone.push(percentile(&read(&roster, time), 99));
+        alone.push(percentile(&latencies_of_get(&roster, time), 99));
         let (latencies, count) = read_beside_jobs(&roster, time);
         beside.push(percentile(&latencies, 99));
         done += count;
@@ -95,25 +92,13 @@ fn reading(report: &mut Report, rounds: usize, time: Duration) {
     );
 }
 
-fn read(roster: &Roster, time: Duration) -> Vec<Duration> {
-    let (mut client, mut latencies, until) = (roster.client(), Vec::new(), Instant::now() + time);
-    while Instant::now() < until {
-        let began = Instant::now();
-        let reply = client.get(GetRequest::new("/a".into(), None)).expect("an answer");
-        latencies.push(began.elapsed());
-        assert_eq!(reply.node.data, b"some data");
-        std::thread::sleep(REST);
-    }
-    latencies
-}
-
 /// The same while jobs are enqueued and done; how many were done.
 fn read_beside_jobs(roster: &Roster, time: Duration) -> (Vec<Duration>, usize) {
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| produce(roster, &stop));
         (0..TAKERS).for_each(|_| _ = scope.spawn(|| perform(roster, &stop, &done)));
-        let latencies = read(roster, time);
+        let latencies = latencies_of_get(roster, time);
         let count = done.load(Ordering::Relaxed);
         stop.store(true, Ordering::Relaxed);
         (latencies, count)

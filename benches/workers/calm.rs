@@ -9,17 +9,15 @@ use nix::unistd::Pid;
 
 use super::{GROUP, all_run, sidecar, told};
 use crate::harness::{Over, Roster};
-use crate::idl::{GetRequest, TRosterSyncClient};
-use crate::measure::{median, micros, percentile};
+use crate::measure::{latencies_of_get, median, micros, percentile};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
 
 const WORKERS: usize = 100;
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Who read at once, and how long each rests in between, as those do who do something with what they have read.
+/// Who read at once.
 const READERS: usize = 2;
-const REST: Duration = Duration::from_micros(500);
 
 /// How much slower is not noticed.
 const UNMOVED: f64 = 1.1;
@@ -87,25 +85,13 @@ fn read_while(roster: &Roster, manner: Meanwhile, time: Duration) -> (Vec<Durati
             }
         });
         let _over = Over(&over);
-        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(|| read(roster, time))).collect();
+        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(|| latencies_of_get(roster, time))).collect();
         let latencies =
             readers.into_iter().flat_map(|reader| reader.join().expect("a reader does not panic")).collect();
         over.store(true, Ordering::Relaxed);
         happens.join().expect("it does not panic");
         (latencies, done.load(Ordering::Relaxed))
     })
-}
-
-fn read(roster: &Roster, time: Duration) -> Vec<Duration> {
-    let (mut client, mut latencies, until) = (roster.client(), Vec::new(), Instant::now() + time);
-    while Instant::now() < until {
-        let began = Instant::now();
-        let reply = client.get(GetRequest::new("/a".into(), None)).expect("an answer");
-        latencies.push(began.elapsed());
-        assert_eq!(reply.node.data, b"some data");
-        std::thread::sleep(REST);
-    }
-    latencies
 }
 
 fn happen(roster: &Roster, manner: Meanwhile, number: usize) {
