@@ -25,7 +25,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// It performs so many jobs at once of each of these queues.
+    /// How many jobs it performs at once, by queue.
     fn new(performed: &[(&str, usize)], settings: &Settings) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
         let (tasks, _failed) = Tasks::new();

@@ -11,7 +11,7 @@ use super::order::Order;
 /// So many jobs run at once; of one queue, as many as it leaves free for others.
 const MAX_LEASES: usize = 65_536;
 
-/// Where to stop: at so many jobs, or after the one that makes them so large.
+/// Where to stop: at this number of jobs, or after the one that reaches this size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Most {
     pub jobs: usize,

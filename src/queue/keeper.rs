@@ -32,7 +32,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// The longest rest, after which it is looked whether the clock on the wall was set.
 const MAX_REST: Duration = Duration::from_secs(10);
 
-/// A disk that takes longer is told of.
+/// A disk that takes longer is reported.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
 
 /// What the thread is asked.
@@ -278,7 +278,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// One transaction. Where the disk is full, there are some: who makes room or reports is not to fail with those who
+    /// One transaction; where the disk is full, two: requests that make room or report must not fail with those that
     /// need more.
     fn turn(&mut self, opened: &mut Opened, first: Option<Ask>) -> Result<(), EngineError> {
         let mut asked = self.gather(first);
@@ -324,7 +324,7 @@ impl Keeper {
             tracing::warn!(took = ?began.elapsed(), "the disk of the queues is slow");
         }
         if let Err(error) = carried_out {
-            // Before those are told who wait: the batch is dropped.
+            // Before the waiting callers are answered, the batch is dropped.
             self.be_in_trouble(format!("cannot write {}: {error}", self.folder.display()));
             if !error.is_lack_of_room() {
                 return Err(error);
@@ -345,7 +345,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// What was asked, what the time has come for, and what there is for those who wait.
+    /// What was asked, what the time has come for, and what there is for waiting takers.
     fn carry_out(&mut self, opened: &mut Opened, asked: Asked, batch: &mut Batch) -> Result<(), EngineError> {
         let mut txn = opened.engine.begin()?;
         let (config, now) = (&self.config, self.now());
