@@ -96,13 +96,17 @@ pub enum Undecodable {
     RulesLeftOut,
     #[error("left out: with it the rules of its service would be more than {MAX_RULES}, or pass a bound in bytes")]
     RuleLeftOut,
-    #[error("with it nodes of its source would pass `[store] max_instances` or `max_instance_bytes`")]
+    #[error(
+        "with it nodes of its root would pass their share of `[store] max_instances` or `max_instance_bytes`: raise that"
+    )]
     TooMany,
     #[error(
         "not listed as all interfaces of its application: it would be more than 1,024 instances, or its path is too long"
     )]
     TooManyOfNode,
-    #[error("not listed as all interfaces of its application: those of its source would pass `[store] max_instances`")]
+    #[error(
+        "not listed as all interfaces of its application: with them its root would pass its share of `[store] max_instances`"
+    )]
     TooManyOfInterfaces,
 }
 

@@ -79,6 +79,8 @@ pub enum NoMaster {
 pub enum NoInstance {
     #[error("the service `{0}` is unknown: no source has ever had an instance of it")]
     Unknown(String),
+    #[error("no instance of the service `{0}` is listed: {1}")]
+    Unlisted(String, String),
     #[error("the service `{0}` has no instances any more")]
     NoneLeft(String),
     #[error("no instance of the service `{0}` has a version that meets {1}")]
@@ -138,9 +140,12 @@ pub fn resolve<'a>(
     query: &Query,
 ) -> Result<(&'a Instance, usize), NoInstance> {
     let Some(instances) = directory.instances_of(service) else {
-        let was_offered = directory.was_offered(service);
         let name = service.to_owned();
-        return Err(if was_offered { NoInstance::NoneLeft(name) } else { NoInstance::Unknown(name) });
+        return Err(match directory.why_unlisted(service) {
+            Some(why) => NoInstance::Unlisted(name, why),
+            None if directory.was_offered(service) => NoInstance::NoneLeft(name),
+            None => NoInstance::Unknown(name),
+        });
     };
     let found = find(directory, instances, query, false);
     found.map(|found| (found.instance, found.outstanding())).ok_or_else(|| why_none(instances, service, query))

@@ -59,7 +59,7 @@ pub struct Config {
     #[serde(deserialize_with = "crate::rule::positive")]
     pub history: usize,
     /// How many instances the nodes of one source may register, and as many again as interfaces of applications. Those
-    /// beyond a limit are omitted; `status` counts them as `undecodableNodes`.
+    /// beyond a limit are omitted; `status` counts them as `undecodableNodes`. Each root has a part of its own.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_instances: usize,
     /// The limit for their decoded endpoints and metadata.

@@ -7,6 +7,7 @@ use super::api::{Api, denied, invalid, page_size};
 use super::idl::{
     EntityKind, GuardAction, GuardControl, GuardControlReply, GuardQuery, GuardReply, GuardedService, NotFound,
 };
+use super::masters::why_unknown;
 use crate::guard::{Effect, Guard, Guarded, Now, Which};
 
 /// The most addresses of one request.
@@ -46,7 +47,7 @@ impl Api {
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             let freshness = snapshot.freshness(snapshot.behind_instances()).into();
-            let message = format!("nobody has ever offered `{service}`");
+            let message = why_unknown(directory, service);
             return Err(NotFound { kind: EntityKind::SERVICE, name: service.clone(), message, freshness }.into());
         }
         if !matches!(request.action, GuardAction::RELEASE | GuardAction::ACCEPT) {

@@ -12,7 +12,7 @@ use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
 use crate::resolve::is_callable;
-use crate::store::{Instances, MasterEntry, count_of_held};
+use crate::store::{Directory, Instances, MasterEntry, count_of_held};
 
 /// The prefix of a cursor within the services on offer,
 const OFFERED: char = '+';
@@ -129,9 +129,7 @@ impl Api {
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             ensure_known(snapshot.behind_instances())?;
-            let message =
-                format!("nobody has ever offered `{service}`, or only nodes that were left out: see `roster explain`");
-            return Err(not_found(EntityKind::SERVICE, service, message, freshness));
+            return Err(not_found(EntityKind::SERVICE, service, why_unknown(directory, service), freshness));
         }
         let after = after.as_ref().map(|(version, id)| (version, *id));
         let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
@@ -240,6 +238,14 @@ fn may_pass(entry: &MasterEntry, grant: &Grant, filter: &ServiceQuery) -> bool {
 /// Whether a service has all metadata that the filter requests.
 fn has_metadata(service: &Service, filter: &ServiceQuery) -> bool {
     filter.metadata.as_ref().is_none_or(|wanted| service.has_metadata(wanted))
+}
+
+/// Why a service is unknown.
+pub(super) fn why_unknown(directory: &Directory, service: &str) -> String {
+    match directory.why_unlisted(service) {
+        Some(why) => format!("no instance of `{service}` is listed: {why}"),
+        None => format!("nobody has ever offered `{service}`"),
+    }
 }
 
 pub(super) fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness) -> thrift::Error {

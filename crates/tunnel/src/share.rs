@@ -201,6 +201,15 @@ impl Drop for Taken {
     }
 }
 
+/// How much more one of some sharers, whose number is known, may have of a resource, if it has `own`, and each of them as
+/// much as `all` says. Each has its own part, together a half; the rest is for whoever comes first.
+pub fn room(most: usize, sharers: usize, own: usize, all: impl Iterator<Item = usize>) -> usize {
+    let sharers = sharers.max(1);
+    let part = most / (2 * sharers);
+    let taken: usize = all.map(|it| it.saturating_sub(part)).sum();
+    part.saturating_sub(own) + (most - part * sharers).saturating_sub(taken)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +263,20 @@ mod tests {
         assert!(taken.resize(1));
         drop(taken);
         assert_eq!((share.taken(), share.pool.taken()), (0, 0));
+    }
+
+    #[test]
+    fn each_sharer_has_a_part_that_no_other_takes_and_one_alone_has_all() {
+        let left = |own: usize, others: &[usize]| {
+            let all = others.iter().copied().chain([own]);
+            room(12, others.len() + 1, own, all)
+        };
+        assert_eq!((left(0, &[]), left(11, &[]), left(12, &[])), (12, 1, 0));
+        assert_eq!((left(0, &[0, 0]), left(7, &[0, 0]), left(8, &[0, 0])), (8, 1, 0));
+        assert_eq!((left(0, &[8, 0]), left(2, &[8, 0])), (2, 0));
+        assert_eq!(left(2, &[5, 2]), 3, "what a part leaves over is no other's");
+        assert_eq!((left(0, &[99]), left(9, &[99]), room(1, 5, 0, [0; 5].into_iter())), (3, 0, 1));
+        assert_eq!(room(0, 0, 0, std::iter::empty()), 0);
     }
 
     #[test]

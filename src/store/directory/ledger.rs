@@ -1,12 +1,15 @@
-//! Ledger: how much the nodes of each feed register, and the limits.
+//! Ledger: how much the nodes below each root of each feed register, and the limits.
 
 use std::ops::{AddAssign, SubAssign};
 
+use imbl::OrdMap;
+
 use crate::model::Instance;
+use crate::share;
 use crate::tunnel::value::memory_size;
 
-/// How much the nodes of one feed may register. Each limit applies separately to what nodes register themselves and to
-/// what others add, so that no mapping takes the room of an instance.
+/// How much the nodes of one feed may register, below all its roots. Each limit applies separately to what nodes
+/// register themselves and to what others add, so that no mapping takes the room of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceLimits {
     pub instances: usize,
@@ -26,9 +29,12 @@ pub(super) struct Charge {
     pub(super) of_interfaces: usize,
 }
 
-/// How much the nodes of each feed register, by feed number.
+/// A root: the number of its feed, and its number among the roots of that feed whose nodes register instances.
+pub(super) type Root = (usize, usize);
+
+/// How much the nodes below each root register. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(Vec<Charge>);
+pub(super) struct Ledger(OrdMap<Root, Charge>);
 
 impl Charge {
     /// The charge of an instance with this many bytes set by rules.
@@ -72,31 +78,37 @@ impl SubAssign for Charge {
 }
 
 impl Ledger {
-    pub(super) fn of(&self, feed: usize) -> Charge {
-        self.0.get(feed).copied().unwrap_or_default()
-    }
-
-    /// How much more there is room for.
-    pub(super) fn room(&self, feed: usize, limits: InstanceLimits) -> Charge {
-        let used = self.of(feed);
+    /// How much more there is room for below one of this many roots of a feed.
+    pub(super) fn room(&self, root: Root, roots: usize, limits: InstanceLimits) -> Charge {
+        let own = self.0.get(&root).copied().unwrap_or_default();
+        let left = |most: usize, part: fn(&Charge) -> usize| {
+            share::room(most, roots, part(&own), self.of(root.0).map(|(_, charge)| part(charge)))
+        };
         Charge {
-            instances: limits.instances.saturating_sub(used.instances),
-            bytes: limits.bytes.saturating_sub(used.bytes),
-            by_rules: limits.bytes.saturating_sub(used.by_rules),
-            of_interfaces: limits.instances.saturating_sub(used.of_interfaces),
+            instances: left(limits.instances, |it| it.instances),
+            bytes: left(limits.bytes, |it| it.bytes),
+            by_rules: left(limits.bytes, |it| it.by_rules),
+            of_interfaces: left(limits.instances, |it| it.of_interfaces),
         }
     }
 
-    pub(super) fn charge(&mut self, feed: usize, charge: Charge) {
-        if self.0.len() <= feed {
-            self.0.resize(feed + 1, Charge::default());
-        }
-        self.0[feed] += charge;
+    /// Whether some root of a feed takes less than before, in any respect.
+    pub(super) fn has_shrunk_from(&self, before: &Self, feed: usize) -> bool {
+        let has_shrunk = |(root, was): (&Root, &Charge)| self.0.get(root).is_some_and(|now| now.has_shrunk_from(*was));
+        before.of(feed).any(has_shrunk)
     }
 
-    pub(super) fn release(&mut self, feed: usize, charge: Charge) {
-        if let Some(used) = self.0.get_mut(feed) {
+    pub(super) fn charge(&mut self, root: Root, charge: Charge) {
+        *self.0.entry(root).or_default() += charge;
+    }
+
+    pub(super) fn release(&mut self, root: Root, charge: Charge) {
+        if let Some(used) = self.0.get_mut(&root) {
             *used -= charge;
         }
+    }
+
+    fn of(&self, feed: usize) -> impl Iterator<Item = (&Root, &Charge)> {
+        self.0.range((feed, 0)..=(feed, usize::MAX))
     }
 }

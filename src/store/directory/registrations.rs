@@ -10,7 +10,7 @@ use rmpv::Value;
 use semver::Version;
 
 use super::claims::{Claim, ClaimKey, Claims, Listed};
-use super::ledger::{Charge, InstanceLimits, Ledger};
+use super::ledger::{Charge, InstanceLimits, Ledger, Root};
 use super::root_names::RootNames;
 use super::{Directory, ReportedBy};
 use crate::format::{Config, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
@@ -50,9 +50,11 @@ pub(super) struct Registrations {
     /// An application, an interface that it offers, and the node that says so.
     interfaces: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
     ledger: Ledger,
-    /// By feed, the nodes for which, or for some of whose interfaces, there was no room.
-    beyond: OrdSet<(usize, NodePath)>,
+    /// By root, the nodes for which, or for some of whose interfaces, there was no room.
+    beyond: OrdSet<(Root, NodePath)>,
     undecodable: Faults,
+    /// By service, the nodes that should register an instance of it, and do not.
+    unlisted: OrdMap<Arc<str>, OrdSet<NodePath>>,
     root_names: RootNames,
 }
 
@@ -105,17 +107,17 @@ impl Directory {
         if configs.is_empty() {
             return;
         }
-        let before = self.registrations.ledger.of(feed);
+        let before = self.registrations.ledger.clone();
         let (mut due, mut scopes, mut offers) = (Vec::new(), BTreeSet::new(), Offers::new());
         for path in changed {
             let Some((number, located)) = reader.locate(path) else { continue };
             match located.role {
-                Role::Instance => due.push((path.clone(), number)),
+                Role::Instance => due.push((number, path.clone())),
                 Role::Rule => {
                     scopes.extend(located.scope(path).map(|scope| (number, scope)));
                     let rule = nodes.get(path).map(|node| configs[number].rule(path, node));
                     let undecodable = rule.and_then(Result::err).map(|why| Registration::Undecodable(why.into()));
-                    self.registrations.set(&configs[number].root, path, undecodable);
+                    self.registrations.set(&configs[number], path, undecodable);
                 }
                 Role::Interface => {
                     let interface: Arc<str> = located.service.as_str().into();
@@ -128,23 +130,31 @@ impl Directory {
         // The nodes that say what an application offers may belong to another feed than its instances.
         for other in (0..feeds.len()).filter(|_| !offers.is_empty()) {
             let mut reader = Reader::new(feeds, other, revision, nodes);
-            let before = self.registrations.ledger.of(other);
+            let before = self.registrations.ledger.clone();
             self.offer(&reader, &offers);
             if other != feed {
-                self.read_beyond(&mut reader, before);
+                self.read_beyond(&mut reader, &before);
             }
         }
         for (number, scope) in &scopes {
             self.registrations.name_left_out(&configs[*number], nodes, scope);
             let parent = configs[*number].instances_of(scope);
-            due.extend(reader.instances(&configs[*number], &parent).map(|path| (path, *number)));
+            due.extend(reader.instances(&configs[*number], &parent).map(|path| (*number, path)));
         }
+        // In the order of the configuration: what roots share goes to the first, however nodes are called.
         due.sort_unstable();
         due.dedup();
-        for (path, number) in due {
-            self.read(&mut reader, &configs[number], path);
+        for (number, path) in due {
+            self.read(&mut reader, number, path);
         }
-        self.read_beyond(&mut reader, before);
+        self.read_beyond(&mut reader, &before);
+    }
+
+    /// Why no instance of a service is listed though nodes should register some; None: no node should.
+    pub fn why_unlisted(&self, service: &str) -> Option<String> {
+        let nodes = self.registrations.unlisted.get(service)?;
+        let (count, why) = (nodes.len(), self.why_undecodable(nodes.get_min()?)?);
+        Some(format!("its nodes ({count}) are left out, the first because {why}; see `roster explain {service}`"))
     }
 
     /// How many nodes should register something, but cannot be decoded, or not be listed in full.
@@ -176,7 +186,8 @@ impl Directory {
 
     /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not.
     fn offer(&mut self, reader: &Reader<'_>, offers: &Offers) {
-        for config in reader.configs.iter().filter(|config| config.format == Format::DubboApplication) {
+        let configs = reader.configs.iter().enumerate();
+        for (number, config) in configs.filter(|(_, config)| config.format == Format::DubboApplication) {
             for (application, interfaces) in offers {
                 let below = config.root.child(application);
                 let range = self.registrations.nodes.range(below.clone()..);
@@ -190,7 +201,7 @@ impl Directory {
                 let is_offered = |it: &Arc<str>| self.registrations.is_offered(application, it);
                 let (offered, gone): (Vec<_>, Vec<_>) = interfaces.iter().cloned().partition(is_offered);
                 for (path, node) in of_application {
-                    self.offer_at(reader, config, path, &node, &offered, &gone);
+                    self.offer_at(reader, number, path, &node, &offered, &gone);
                 }
             }
         }
@@ -200,12 +211,13 @@ impl Directory {
     fn offer_at(
         &mut self,
         reader: &Reader<'_>,
-        config: &Config,
+        number: usize,
         path: NodePath,
         node: &InstanceNode,
         offered: &[Arc<str>],
         gone: &[Arc<str>],
     ) {
+        let (config, root) = (&reader.configs[number], (reader.by.feed, number));
         let registrations = &mut self.registrations;
         let Some(own) = registrations.claims.get(&node.key).and_then(|claim| claim.instances.first()).cloned() else {
             return;
@@ -214,7 +226,7 @@ impl Directory {
         let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(is_gone);
         let spots = spots(&own);
         let each = charge_of_interface(&spots, &path);
-        let mut room = registrations.ledger.room(reader.by.feed, reader.limits).of_interfaces;
+        let mut room = reader.room(&registrations.ledger, number).of_interfaces;
         room += gone.len() * each;
         let (mut come, mut fault) = (Vec::new(), node.fault.clone());
         for interface in offered {
@@ -239,53 +251,53 @@ impl Directory {
         let was_full = (node.interfaces.len() + 1) * each > MAX_OF_INTERFACES;
         let has_no_room = fault.as_deref() == Some(&Undecodable::TooManyOfInterfaces);
         if has_no_room || was_full && !gone.is_empty() {
-            registrations.beyond.insert((reader.by.feed, path.clone()));
+            registrations.beyond.insert((root, path.clone()));
         }
         let new = of_interfaces(reader, config, &node.key, &own, &spots, &come);
         let old = keys_of_interfaces(&node.key, &spots, &gone);
         stay.extend(come);
         stay.sort_unstable();
         let charge = Charge { of_interfaces: stay.len() * each, ..node.charge };
-        registrations.ledger.release(reader.by.feed, node.charge);
-        registrations.ledger.charge(reader.by.feed, charge);
+        registrations.ledger.release(root, node.charge);
+        registrations.ledger.charge(root, charge);
         let node = InstanceNode { key: node.key.clone(), interfaces: stay.into(), charge, fault };
-        registrations.set(&config.root, &path, Some(Registration::Instance(node.into())));
+        registrations.set(config, &path, Some(Registration::Instance(node.into())));
         self.replace(old, new);
     }
 
-    /// Decodes some of the nodes without room again, if there is more than before.
-    fn read_beyond(&mut self, reader: &mut Reader<'_>, before: Charge) {
-        let (feed, configs) = (reader.by.feed, reader.configs);
-        if !self.registrations.ledger.of(feed).has_shrunk_from(before) {
+    /// Decodes some of the nodes without room again, some below each root, if there is more than before.
+    fn read_beyond(&mut self, reader: &mut Reader<'_>, before: &Ledger) {
+        let feed = reader.by.feed;
+        if self.registrations.beyond.is_empty() || !self.registrations.ledger.has_shrunk_from(before, feed) {
             return;
         }
-        let beyond = self.registrations.beyond.range((feed, NodePath::root())..).take_while(|(of, _)| *of == feed);
-        for path in beyond.take(MAX_RETRIED).map(|(_, path)| path.clone()).collect::<Vec<_>>() {
-            let located = reader.locate(&path);
-            self.registrations.beyond.remove(&(feed, path.clone()));
-            if let Some((number, _)) = located {
-                self.read(reader, &configs[number], path);
+        for number in 0..reader.configs.len() {
+            let root = (feed, number);
+            let beyond = self.registrations.beyond.range((root, NodePath::root())..);
+            let beyond = beyond.take_while(|(of, _)| *of == root).take(MAX_RETRIED);
+            for path in beyond.map(|(_, path)| path.clone()).collect::<Vec<_>>() {
+                self.read(reader, number, path);
             }
         }
     }
 
-    /// Replaces the listing of a node by what it registers now.
-    fn read(&mut self, reader: &mut Reader<'_>, config: &Config, path: NodePath) {
-        let feed = reader.by.feed;
+    /// Replaces the listing of a node below the root of this number by what it registers now.
+    fn read(&mut self, reader: &mut Reader<'_>, number: usize, path: NodePath) {
+        let (config, root) = (&reader.configs[number], (reader.by.feed, number));
         let old = match self.registrations.nodes.get(&path) {
             Some(Registration::Instance(node)) => Some(node.clone()),
             _ => None,
         };
         if let Some(node) = &old {
-            self.registrations.ledger.release(feed, node.charge);
+            self.registrations.ledger.release(root, node.charge);
         }
-        self.registrations.beyond.remove(&(feed, path.clone()));
-        let room_for_rules = self.registrations.ledger.room(feed, reader.limits).by_rules;
+        self.registrations.beyond.remove(&(root, path.clone()));
+        let room_for_rules = reader.room(&self.registrations.ledger, number).by_rules;
         let read = reader.decode(config, &path, room_for_rules, &self.registrations.undecodable);
-        let read = read.and_then(|read| read.map(|read| self.claims(reader, config, &path, read)).transpose());
+        let read = read.and_then(|read| read.map(|read| self.claims(reader, number, &path, read)).transpose());
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
-                self.registrations.ledger.charge(feed, node.charge);
+                self.registrations.ledger.charge(root, node.charge);
                 let service = &node.key.service;
                 if self.registrations.root_names.is_second(service, config.rank) {
                     tracing::warn!(%service, %path, "a second root begins to offer a service; see `names` of `[[services]]`");
@@ -297,9 +309,9 @@ impl Directory {
         };
         let fault = registration.as_ref().and_then(Registration::fault);
         if matches!(fault.map(Arc::as_ref), Some(Undecodable::TooMany | Undecodable::TooManyOfInterfaces)) {
-            self.registrations.beyond.insert((feed, path.clone()));
+            self.registrations.beyond.insert((root, path.clone()));
         }
-        self.registrations.set(&config.root, &path, registration);
+        self.registrations.set(config, &path, registration);
         let mut gone = old.map(|node| self.registrations.keys_of(&node)).unwrap_or_default();
         gone.retain(|key| !new.contains_key(key));
         self.replace(gone, new);
@@ -339,11 +351,11 @@ impl Directory {
     fn claims(
         &self,
         reader: &Reader<'_>,
-        config: &Config,
+        number: usize,
         path: &NodePath,
         Registered { instance, variant, by_rules, fault }: Registered,
     ) -> Result<(BTreeMap<ClaimKey, Claim>, InstanceNode), Undecodable> {
-        let room = self.registrations.ledger.room(reader.by.feed, reader.limits);
+        let (config, room) = (&reader.configs[number], reader.room(&self.registrations.ledger, number));
         let mut charge = Charge::of(&instance, by_rules);
         if !charge.fits_into(room) {
             return Err(Undecodable::TooMany);
@@ -462,8 +474,13 @@ impl Registration {
 
 impl Registrations {
     /// Sets what is known of a node below a root.
-    fn set(&mut self, root: &NodePath, path: &NodePath, new: Option<Registration>) {
-        let known = self.undecodable.get(path);
+    fn set(&mut self, config: &Config, path: &NodePath, new: Option<Registration>) {
+        let is_undecodable = |it: Option<&Registration>| matches!(it, Some(Registration::Undecodable(_)));
+        let is_unlisted = is_undecodable(new.as_ref());
+        if is_unlisted != is_undecodable(self.nodes.get(path)) {
+            self.set_unlisted(config, path, is_unlisted);
+        }
+        let (root, known) = (&config.root, self.undecodable.get(path));
         match new.as_ref().and_then(Registration::fault) {
             Some(why) if Some(why) != known => {
                 let below = self.undecodable.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
@@ -481,6 +498,20 @@ impl Registrations {
         }
     }
 
+    /// Notes whether a node should register an instance of its service, and does not.
+    fn set_unlisted(&mut self, config: &Config, path: &NodePath, is_unlisted: bool) {
+        let located = config.locate(path).filter(|located| located.role == Role::Instance);
+        let Some(service) = located.map(|located| located.service) else { return };
+        if is_unlisted {
+            self.unlisted.entry(service.into()).or_default().insert(path.clone());
+        } else if let Some(nodes) = self.unlisted.get_mut(&*service) {
+            nodes.remove(path);
+            if nodes.is_empty() {
+                self.unlisted.remove(&*service);
+            }
+        }
+    }
+
     /// Names the rules of a scope that are left out, and no others.
     fn name_left_out(&mut self, config: &Config, nodes: &Nodes, scope: &NodePath) {
         let Some(begin) = config.rules_of(scope) else { return };
@@ -488,7 +519,7 @@ impl Registrations {
         let rules: Vec<_> = rules.map(|(path, rule)| (path.clone(), rule.is_none())).collect();
         for (path, is_left_out) in rules {
             let fault = is_left_out.then(|| Registration::Undecodable(Undecodable::RuleLeftOut.into()));
-            self.set(&config.root, &path, fault);
+            self.set(config, &path, fault);
         }
     }
 
@@ -518,7 +549,7 @@ impl Registrations {
             Ok(_) if new.is_empty() => None,
             Ok(_) => Some(Registration::Interface(new.iter().cloned().collect())),
         };
-        self.set(&config.root, path, registration);
+        self.set(config, path, registration);
         old.symmetric_difference(&new).cloned().collect()
     }
 
@@ -584,6 +615,11 @@ impl<'a> Reader<'a> {
         let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
         let (configs, limits) = (feed.services(), feed.instance_limits());
         Self { by, configs, limits, nodes, rules: HashMap::new(), no_metadata: Arc::new(Value::Map(Vec::new())) }
+    }
+
+    /// How much more there is room for below the root of this number.
+    fn room(&self, ledger: &Ledger, number: usize) -> Charge {
+        ledger.room((self.by.feed, number), self.configs.len(), self.limits)
     }
 
     fn provenance(&self, config: &Config, key: &ClaimKey) -> Arc<[Provenance]> {

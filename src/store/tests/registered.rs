@@ -179,7 +179,7 @@ fn what_nodes_register_is_bounded_and_what_is_listed_keeps_its_place() {
         let (snapshot, root) = (store.snapshot(), NodePath::root());
         snapshot.directory().undecodable(&root).map(|(path, why)| format!("{path}: {why}")).collect::<Vec<_>>()
     };
-    let why = "with it nodes of its source would pass `[store] max_instances` or `max_instance_bytes`";
+    let why = "with it nodes of its root would pass their share of `[store] max_instances` or `max_instance_bytes`: raise that";
     assert_eq!(undecodable(&store), [1, 2, 8].map(|number| format!("{}: {why}", at(number))));
     publisher.publish(vec![put(&at(6), &member("ALIVE", 60, "{}"))]);
     assert_eq!(ports(), [5, 60, 7], "one that changes keeps its place");
@@ -196,8 +196,55 @@ fn what_nodes_register_is_bounded_and_what_is_listed_keeps_its_place() {
 }
 
 #[test]
+fn no_root_takes_the_part_of_another_in_any_order_and_what_is_free_goes_to_the_one_configured_first() {
+    let bounds = Config { max_instances: 12, ..Config::default() };
+    let roots = |first: &str, second: &str| {
+        let raw = |root: &str| services(root, Format::Raw);
+        house_of(&bounds, vec![raw(first), raw(second)])
+    };
+    let own = |numbers: std::ops::Range<usize>| numbers.map(|n| put(&format!("/own/web/{n}"), &format!("h{n}:1")));
+    let junk = |numbers: std::ops::Range<usize>| numbers.map(|n| put(&format!("/junk/j{n}/a"), "j:1"));
+    let junk_listed = |store: &Store| {
+        let snapshot = store.snapshot();
+        snapshot.directory().services(None).filter(|(name, _)| name.starts_with('j')).count()
+    };
+
+    let (store, publisher) = roots("/junk", "/own");
+    publisher.publish(junk(0..50).collect::<Vec<_>>());
+    assert_eq!(junk_listed(&store), 9);
+    publisher.publish(own(0..5).collect::<Vec<_>>());
+    assert_eq!(instances(&store, "web").len(), 3);
+    for number in 0..3 {
+        publisher.publish(vec![delete(&format!("/own/web/{number}"))]);
+        assert_eq!((instances(&store, "web").len(), junk_listed(&store)), (3, 9), "{number}");
+        publisher.publish(own(number + 10..number + 11).collect::<Vec<_>>());
+        assert_eq!((instances(&store, "web").len(), junk_listed(&store)), (3, 9), "{number}");
+    }
+    publisher.publish(vec![put("/own/new/1", "h:1"), put("/junk/new/1", "h:1")]);
+    let why = || store.snapshot().directory().why_unlisted("new");
+    assert!(why().is_some_and(|why| why.starts_with("its nodes (2) are left out, the first because with it")));
+    publisher.publish((0..50).map(|n| delete(&format!("/junk/j{n}/a"))).collect::<Vec<_>>());
+    assert!(why().is_none() && store.snapshot().directory().count_of_undecodable() == 0);
+
+    for (first, second, listed) in [("/junk", "/own", (3, 9)), ("/own", "/junk", (5, 7))] {
+        let (store, publisher) = roots(first, second);
+        publisher.publish(junk(0..50).chain(own(0..5)).collect::<Vec<_>>());
+        assert_eq!((instances(&store, "web").len(), junk_listed(&store)), listed, "as at a start");
+    }
+
+    let bounds = Config { max_instance_bytes: bytesize::ByteSize::kib(40), ..Config::default() };
+    let (store, publisher) = house_of(&bounds, vec![services("/junk", Format::Raw), services("/own", Format::Raw)]);
+    let fat = format!(r#"{{"host":"j","port":1,"a":[{}1]}}"#, "1,".repeat(100));
+    publisher.publish((0..50).map(|n| put(&format!("/junk/j{n}/a"), &fat)).collect::<Vec<_>>());
+    assert!((1..10).contains(&junk_listed(&store)), "{}", junk_listed(&store));
+    publisher.publish(own(0..5).collect::<Vec<_>>());
+    assert_eq!(instances(&store, "web").len(), 5);
+}
+
+#[test]
 fn no_mapping_takes_the_room_of_an_instance_and_room_that_comes_is_used() {
-    let bounds = Config { max_instances: 4, ..Config::default() };
+    // Of two roots one may have four.
+    let bounds = Config { max_instances: 5, ..Config::default() };
     let (store, publisher) =
         house_of(&bounds, vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
     let at = |number: usize| format!("/services/shop/{number}");

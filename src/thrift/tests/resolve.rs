@@ -11,8 +11,8 @@ use crate::model::{Format, Node, NodePath};
 use crate::resolve::looks_of_this_thread;
 use crate::store::{Feed, FeedState};
 use crate::thrift::idl::{
-    AccessDenied, Balance, ExplainRequest, GuardAction, GuardControl, GuardQuery, InvalidRequest, NoInstance, NotReady,
-    ResolveManyRequest, ResolveReply, ResolveRequest, ServiceQuery,
+    AccessDenied, Balance, ExplainRequest, GuardAction, GuardControl, GuardQuery, InvalidRequest, NoInstance, NotFound,
+    NotReady, ResolveManyRequest, ResolveReply, ResolveRequest, ServiceQuery,
 };
 
 fn house() -> House {
@@ -68,6 +68,38 @@ fn that_there_is_none_says_of_which_service_and_why() {
     assert!(none(|it| it.version = Some("^3".into())).contains("meets ^3"));
     assert!(none(|it| it.group = Some("blue".into())).contains("`blue`"));
     assert!(none(|it| it.zone = Some("z".into())).contains("`z`"));
+}
+
+#[test]
+fn of_a_service_whose_nodes_are_all_left_out_nobody_says_that_it_was_never_offered() {
+    let root = NodePath::parse("/s").expect("a path");
+    let services = format::Config { root: root.clone(), format: Format::Raw, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![root]).with_services(vec![services]);
+    let house = House::of(vec![feed], &Config::default());
+    let put = |path: &str, data: &str| {
+        let node = Node { data: data.as_bytes().into(), ..Node::default() };
+        Change::Put(NodePath::parse(path).expect("a path"), Arc::new(node))
+    };
+    house.feeds[0].publish_whole(vec![put("/s/new/a", "h:1"), put("/s/new/b", "no port"), put("/s/web/a", "h:1")]);
+    house.feeds[0].publish(vec![put("/s/new/a", "no port either"), put("/s/odd/a", "no port")]);
+    let message = |service: &str| {
+        let query = ServiceQuery { service_name: Some(service.into()), ..ServiceQuery::default() };
+        let listed = house.api.instances(&house.peer, &query).expect_err("none");
+        let NoInstance { message, .. } = exception(&house.resolve(ResolveRequest::of(service)).expect_err("none"));
+        (exception::<NotFound>(&listed).message, message)
+    };
+    let why = "is listed: its nodes (1) are left out, the first because it names no port from 1 to 65535; see `roster explain odd`";
+    assert_eq!(
+        message("odd"),
+        (format!("no instance of `odd` {why}"), format!("no instance of the service `odd` {why}"))
+    );
+    assert!(message("never").0.starts_with("nobody has ever offered `never`"));
+    let NoInstance { message, .. } = exception(&house.resolve(ResolveRequest::of("new")).expect_err("none any more"));
+    assert!(message.contains("its nodes (2) are left out"), "{message}");
+    let control =
+        GuardControl { service_name: "odd".into(), action: GuardAction::RELEASE, addresses: None, for_ms: None };
+    let refused: NotFound = exception(&house.api.to_control_guard(&house.peer, control).expect_err("none"));
+    assert!(refused.message.contains("roster explain odd"), "{refused:?}");
 }
 
 #[test]
