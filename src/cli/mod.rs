@@ -98,7 +98,7 @@ enum Command {
     #[command(hide = true)]
     ManPages(man_pages::ManPages),
     #[command(hide = true)]
-    Launch,
+    ForkServer,
     #[command(hide = true)]
     SampleMaster(sample::Sample),
     Version(version::Version),
@@ -141,7 +141,7 @@ impl Cli {
             Command::Config(config) => config.run(),
             Command::Completions(completions) => completions.run(),
             Command::ManPages(pages) => pages.run(),
-            Command::Launch => match roster::worker::launch()? {},
+            Command::ForkServer => match roster::worker::serve_forks()? {},
             Command::SampleMaster(sample) => sample.run(),
             Command::Version(version) => version.run(),
         }

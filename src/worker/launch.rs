@@ -1,16 +1,15 @@
 //! Launching: a worker's process, from its start until it executes its program.
 //!
-//! The sidecar has many threads, and between `fork` and `exec` such a process may do next to nothing. So it starts its
-//! own binary, which has one thread and inherits nothing, and tells it over its standard input what to become: a
-//! [`Spec`] as JSON, with the descriptors. It answers with one byte when it is ready to execute the program, and the
-//! socket closes when that has happened; an error is written to it before.
+//! The sidecar has many threads, and between `fork` and `exec` such a process may do next to nothing. So a process with
+//! one thread (`fork_server`) forks it, and the sidecar tells it over a socket what to become: a [`Spec`] as JSON, with the
+//! descriptors. It answers with one byte when it is ready to execute the program, and the socket closes when that has
+//! happened; an error is written to it before.
 
-use std::convert::Infallible;
 use std::env::split_paths;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -20,19 +19,15 @@ use std::process::Command;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, dup2_stdin, fchown, geteuid, setgid, setgroups, setsid, setuid};
+use nix::unistd::{Gid, Uid, fchown, geteuid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
 use super::precedence::Beginning;
 use crate::permissions::own::name_of;
-
-/// The command of the binary for this.
-pub const COMMAND: &str = "launch";
 
 /// The first of the descriptors that a program inherits, as with systemd.
 pub(super) const FIRST_DESCRIPTOR: RawFd = 3;
@@ -45,9 +40,6 @@ const MAX_SPEC_BYTES: usize = 1024 * 1024;
 
 /// How much of a script is read to find its interpreter: as much as the kernel reads.
 const MAX_INTERPRETER_BYTES: u64 = 256;
-
-/// Descriptors from here on do not collide with those that a program inherits; low, for hosts that allow few.
-const ABOVE_ALL: RawFd = FIRST_DESCRIPTOR + MAX_DESCRIPTORS as RawFd;
 
 /// The answer of a process that is about to execute its program. Without it, the process has ended before.
 const READY: &[u8] = b"+";
@@ -242,47 +234,14 @@ impl Spec {
     }
 }
 
-/// The main function of a process being launched by a sidecar: `roster launch`.
-pub fn launch() -> io::Result<Infallible> {
-    let refuse = |error: &io::Error, to: BorrowedFd<'_>| Refusal::of("cannot launch it", error).send(to);
-    let sidecar =
-        close_inherited().and_then(|()| take_stdin()).inspect_err(|error| refuse(error, io::stdin().as_fd()))?;
-    let spec = Spec::receive(&sidecar)
-        .inspect_err(|error| refuse(error, sidecar.as_fd()))
-        .map_err(|error| io::Error::other(format!("{error}; only a sidecar runs this, for a `[[worker]]`")))?;
-    spec.become_it(&sidecar).send(&sidecar);
+/// Becomes what the sidecar on the other end of a socket says, or says why not.
+pub(super) fn launch(sidecar: &UnixStream) -> ! {
+    match Spec::receive(sidecar) {
+        Ok(spec) => spec.become_it(sidecar),
+        Err(error) => Refusal::of("cannot launch it", &error),
+    }
+    .send(sidecar);
     std::process::exit(127)
-}
-
-/// Closes descriptors that the sidecar, and so this process, was started with.
-#[allow(unsafe_code)]
-fn close_inherited() -> io::Result<()> {
-    // Safety: this process has just started, and has opened nothing.
-    match Errno::result(unsafe { libc::close_range(FIRST_DESCRIPTOR as u32, u32::MAX, 0) }) {
-        // Kernels before 5.9 do not have it, and a container's seccomp filter may not know it.
-        Err(Errno::ENOSYS | Errno::EPERM) => {}
-        closed => return Ok(closed.map(drop)?),
-    }
-    for descriptor in open_descriptors()?.into_iter().filter(|descriptor| *descriptor >= FIRST_DESCRIPTOR) {
-        // Safety: as before. The one used for listing them is closed already.
-        unsafe { libc::close(descriptor) };
-    }
-    Ok(())
-}
-
-fn open_descriptors() -> io::Result<Vec<RawFd>> {
-    let listed = fs::read_dir("/proc/self/fd")?.flatten();
-    Ok(listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
-}
-
-/// Takes standard input, which is empty from then on.
-#[allow(unsafe_code)]
-fn take_stdin() -> io::Result<UnixStream> {
-    let aside = fcntl(io::stdin().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE_ALL))?;
-    // Safety: it was just created, and has no other owner.
-    let aside = unsafe { OwnedFd::from_raw_fd(aside) };
-    dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    Ok(aside.into())
 }
 
 /// Resets signals that the sidecar ignores, as it may if a script has started it in the background.
@@ -473,11 +432,5 @@ mod tests {
         (&mut &ours).read_to_end(&mut said).expect("it is read");
         let said = Said::read(&said).expect("that makes sense");
         assert!(matches!(&said, Said::Refused(Refusal { is_short: false, .. })), "{said:?}");
-    }
-
-    #[test]
-    fn all_that_is_open_is_listed() {
-        let file = fs::File::open("/dev/null").expect("it is there");
-        assert!(open_descriptors().expect("they are listed").contains(&file.as_raw_fd()));
     }
 }

@@ -1,7 +1,7 @@
 //! Workers: local processes that the sidecar keeps alive, and that inherit listening sockets from it.
 //!
-//! Each `[[worker]]` is a group of slots; each slot keeps one process alive. A process is launched by this very binary
-//! (`launch`), so that it inherits nothing else from the sidecar; what it leaves behind when it ends is killed
+//! Each `[[worker]]` is a group of slots; each slot keeps one process alive. A process is forked by a process that
+//! does nothing else (`fork_server`), and says what it is to become (`launch`), so that it inherits nothing else from the sidecar; what it leaves behind when it ends is killed
 //! (`reaper`, `orphans`); and what a killed sidecar left, the next one ends (`record`).
 
 mod added;
@@ -9,6 +9,7 @@ mod adding;
 mod changes;
 mod channel;
 mod config;
+mod fork_server;
 mod group;
 mod launch;
 mod limits;
@@ -47,10 +48,12 @@ pub(crate) use self::changes::check_patterns;
 pub use self::channel::{Addressee, Command, NoAnswer, Performer};
 pub use self::config::{Accept, Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
+use self::fork_server::ForkServer;
+pub use self::fork_server::serve as serve_forks;
 use self::group::Group;
 pub use self::group::{Action, Outcomes, Which};
 pub(crate) use self::launch::MAX_DESCRIPTORS;
-pub use self::launch::{COMMAND as LAUNCH, launch};
+
 pub use self::machine::State;
 use self::news::News;
 pub use self::news::WorkerNews;
@@ -212,6 +215,7 @@ impl BoundWorkers {
         let has_register = channels.is_some();
         let launcher = Arc::new(Launcher {
             reaper: Arc::new(Reaper::default()),
+            fork_server: ForkServer::default(),
             record: self.record,
             sweeper: Sweeper::default(),
             channels: channels.unwrap_or_else(|| mpsc::unbounded_channel().0),

@@ -1,8 +1,8 @@
 //! Precedence: a process that begins leaves the processors to those that serve already, until it is ready; and so does what
 //! the sidecar itself does to start processes, and to clear away what they leave.
 //!
-//! The sidecar has the process yield from its first moment on (`start`), the process itself says before it becomes its
-//! program whether it goes on so (`Beginning::begin`), and the sidecar ends that (`lift`).
+//! The process yields from its first moment on (`yield_to_others`) and says before it becomes its program whether it goes
+//! on so (`Beginning::begin`), and the sidecar ends that (`lift`).
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock, mpsc};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::{fs, io, process};
 
 use nix::libc::{self, SCHED_IDLE, SCHED_OTHER};
-use nix::unistd::{Pid, getsid, gettid};
+use nix::unistd::{Pid, getsid};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::process_stat::{ProcessStat, children_by_thread, children_of, threads_of};
 use super::reaper::Reaper;
-use crate::task::{Tasks, unawaited};
+use crate::task::unawaited;
 
 /// How long a process yields at most: where all processors are always busy, it gets none meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -62,29 +62,9 @@ impl Beginning {
     }
 }
 
-/// Starts a process that yields from the first moment on, where it can be lifted later, whoever waits for the processors. So
-/// does this thread meanwhile.
-pub(super) fn start<T>(tasks: &Tasks, spawn: impl FnOnce() -> T) -> T {
-    if !may_lift() {
-        return spawn();
-    }
-    let (sidecar, this) = (Pid::this(), gettid());
-    let (_started, is_started) = oneshot::channel::<()>();
-    tasks.short(async move {
-        if timeout(PATIENCE, is_started).await.is_err() {
-            let lift = move || {
-                lift_one(this);
-                for child in children_of(sidecar, this).unwrap_or_default() {
-                    lift_with_own(child);
-                }
-            };
-            let _ = spawn_blocking(lift).await;
-        }
-    });
-    schedule(this, SCHED_IDLE);
-    let started = spawn();
-    schedule(this, SCHED_OTHER);
-    started
+/// Has this process, which was just forked, leave the processors to others, until it is lifted.
+pub(super) fn yield_to_others() {
+    schedule(Pid::from_raw(0), SCHED_IDLE);
 }
 
 /// Does this on a thread of its own, which yields to others.
@@ -156,7 +136,7 @@ fn lift_one(thread: Pid) -> bool {
 
 /// Whether this process may lift any other: it has the capability for that, and in a container it is tried too, on a thread
 /// that ends then. Where no thread can be had, it may not for this time. One that was given another policy leaves it alone.
-fn may_lift() -> bool {
+pub(super) fn may_lift() -> bool {
     static MAY_LIFT: OnceLock<bool> = OnceLock::new();
     let tries = || {
         let this = Pid::from_raw(0);
@@ -237,8 +217,14 @@ mod tests {
         may_lift()
     }
 
+    #[allow(unsafe_code)]
     fn start_yielding(command: &mut Command) -> (Child, Pid) {
-        let child = start(&Tasks::new().0, || command.spawn()).expect("it starts");
+        let yields = || {
+            yield_to_others();
+            Ok(())
+        };
+        // Safety: it is one system call.
+        let child = unsafe { command.pre_exec(yields) }.spawn().expect("it starts");
         let pid = Pid::from_raw(child.id() as i32);
         (child, pid)
     }

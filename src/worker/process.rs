@@ -5,12 +5,10 @@ use std::env;
 use std::future::pending;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::channel::{Progress, reached};
 use super::config::{Config, Ready};
+use super::fork_server::ForkServer;
 use super::launch::{self, FIRST_DESCRIPTOR, Identity, Refusal, Said, Spec};
 use super::limits::{self, Passed};
 use super::machine::Ending;
@@ -43,14 +42,8 @@ use crate::permissions::own::name_of;
 use crate::task::{Phase, Tasks};
 use crate::tunnel::worker::{CHANNEL, CallsUnderWay, Channel, EVENT_QUEUE, Event, WORKER};
 
-/// This very binary, even if another has taken its path since.
-const OWN_BINARY: &str = "/proc/self/exe";
-
 /// How long a process may take to execute its program.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often one that does not is interrupted meanwhile.
-const INTERRUPT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a process that reports being ready may take to report its services.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -80,6 +73,7 @@ const REQUESTS: &str = "ROSTER_REQUESTS";
 #[derive(Debug)]
 pub(super) struct Launcher {
     pub(super) reaper: Arc<Reaper>,
+    pub(super) fork_server: ForkServer,
     pub(super) record: Record,
     pub(super) sweeper: Sweeper,
     /// Where the register receives the sockets by which processes are masters.
@@ -173,10 +167,7 @@ impl Launcher {
         let [(out, stdout), (err, stderr)] = [io::pipe()?, io::pipe()?];
         // Many programs reopen them, as /dev/stdout and /dev/stderr.
         launch::give_to(identity, [stdout.as_fd(), stderr.as_fd()])?;
-        let mut command = Command::new(OWN_BINARY);
-        command.arg0("roster").arg(launch::COMMAND).env_clear();
-        command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
-        let (pid, ended) = self.reaper.spawn(|| precedence::start(&self.tasks, || command.spawn()))?;
+        let (pid, ended) = self.fork_server.fork(&self.reaper, [theirs.into(), stdout.into(), stderr.into()])?;
         for (pipe, is_error) in [(out, false), (err, true)] {
             let (output, name, ended) = (output.clone(), name.to_owned(), ended.clone());
             self.begin(async move {
@@ -218,7 +209,6 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
                 Said::Refused(Refusal { why, is_short: false })
             }
         },
-        never = free(&launcher.reaper, process.pid) => match never {},
         () = is_asked(&mut asked) => Said::Begun,
     };
     let ending = match said {
@@ -229,6 +219,10 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
             Ending::Short(format!("cannot launch it: it {end} before it could become its program, {as_where}"))
         }
         Said::Begun => {
+            if group.config.ready == Ready::StaysUp {
+                // It has ended that itself.
+                process.yields = None;
+            }
             let (reaching, progress) = watch::channel(Progress::default());
             // Without a register, which ends after the workers, nobody receives it.
             let _ = launcher.channels.send(channel);
@@ -348,15 +342,6 @@ impl Launch {
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
         let channel = Channel { stream, worker: name.to_owned(), pid: pid.as_raw(), uid, gid, events, calls };
         Ok(Self { process, text, socket, channel, events: heard })
-    }
-}
-
-/// Frees a process of what the kernel has it wait for before it executes this binary: till then it has all sockets of the
-/// sidecar too, and if it is the last to close one, that takes as long as others chose for it (`SO_LINGER`).
-async fn free(reaper: &Reaper, pid: Pid) -> Infallible {
-    loop {
-        sleep(INTERRUPT_INTERVAL).await;
-        reaper.interrupt(pid);
     }
 }
 

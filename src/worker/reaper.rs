@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -108,13 +107,12 @@ impl Reaper {
     }
 
     /// Starts a process, and reports its end.
-    pub(super) fn spawn(&self, start: impl FnOnce() -> io::Result<Child>) -> io::Result<(Pid, Ended)> {
+    pub(super) fn spawn(&self, start: impl FnOnce() -> io::Result<Pid>) -> io::Result<(Pid, Ended)> {
         let begun = self.processes().begin();
         // This may take long, and the process may end before it is known here.
-        let child = start();
-        let pid = child.as_ref().ok().map(|child| Pid::from_raw(child.id() as i32));
-        let ended = self.processes().begun(begun, pid);
-        child.map(|child| (Pid::from_raw(child.id() as i32), ended))
+        let pid = start();
+        let ended = self.processes().begun(begun, pid.as_ref().ok().copied());
+        pid.map(|pid| (pid, ended))
     }
 
     /// Sends a signal to a process, unless it has ended: another may have its pid then.
@@ -210,7 +208,9 @@ mod tests {
     #[test]
     fn one_that_has_no_session_of_its_own_yet_is_killed_too() {
         let reaper = Reaper::default();
-        let (pid, _ended) = reaper.spawn(|| Command::new("sleep").arg("60").spawn()).expect("it starts");
+        let (pid, _ended) = reaper
+            .spawn(|| Ok(Pid::from_raw(Command::new("sleep").arg("60").spawn()?.id() as i32)))
+            .expect("it starts");
         reaper.kill_all();
         let status = waitpid(pid, None).expect("it is a child");
         assert_eq!(status, nix::sys::wait::WaitStatus::Signaled(pid, Signal::SIGKILL, false));

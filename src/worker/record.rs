@@ -81,12 +81,15 @@ impl Record {
         self.write(&processes);
     }
 
-    /// Unless another process has this pid by now.
+    /// Unless another process has this pid by now. Written down is that with the next one: one that has ended is known by when it
+    /// started, and what it left by its mark.
     pub(super) fn remove(&self, pid: Pid, mark: &str) {
         let mut processes = self.processes();
         if processes.get(&pid.as_raw()).is_some_and(|entry| entry.mark == mark) {
             processes.remove(&pid.as_raw());
-            self.write(&processes);
+            if processes.is_empty() {
+                self.write(&processes);
+            }
         }
     }
 

@@ -530,6 +530,54 @@ fn what_ends_at_once_is_given_up_whatever_its_code() {
     all_are_reaped(&roster);
 }
 
+/// The process from which the sidecar's workers are forked.
+fn fork_server(roster: &Roster) -> i64 {
+    eventually("there is a fork server", SOON, || {
+        let sidecar = roster.process().id().to_string();
+        let children = Ended::of(Command::new("ps").args(["-o", "pid=,args=", "--ppid", &sidecar]));
+        let children = String::from_utf8_lossy(&children.told).into_owned();
+        let line = children.lines().find_map(|line| line.trim().strip_suffix(" roster fork-server"));
+        line.and_then(|pid| pid.parse().ok()).ok_or(children)
+    })
+}
+
+#[test]
+fn a_fork_server_that_is_killed_or_stopped_keeps_no_worker_from_its_start() {
+    let roster = started(&sh("web", SLEEPS, ""));
+    let first = running(&roster, "web/1");
+    let server = fork_server(&roster);
+    let signal = |pid: i64, signal| kill(Pid::from_raw(pid as i32), signal).expect("it lives");
+    let is_replaced = |ended: i64| {
+        eventually("another one runs", SOON, || {
+            let pid = running(&roster, "web/1");
+            ensure(pid != ended, "the same one runs").map(|()| pid)
+        })
+    };
+    signal(server, Signal::SIGKILL);
+    signal(first, Signal::SIGKILL);
+    let second = is_replaced(first);
+    let another = fork_server(&roster);
+    assert_ne!(server, another);
+    signal(another, Signal::SIGSTOP);
+    signal(second, Signal::SIGKILL);
+    is_replaced(second);
+    all_are_reaped(&roster);
+}
+
+#[test]
+fn a_fork_server_ends_with_its_sidecar_however_that_ends() {
+    let mut roster = started(&sh("web", SLEEPS, ""));
+    running(&roster, "web/1");
+    let server = fork_server(&roster);
+    roster.kill();
+    ends("the fork server of a sidecar that was killed", server);
+    roster.run();
+    running(&roster, "web/1");
+    let server = fork_server(&roster);
+    roster.stop();
+    ends("the fork server of a sidecar that has stopped", server);
+}
+
 #[test]
 fn a_hundred_processes_start_and_stop_and_nobody_is_left() {
     let roster = started(&(sh("many", SLEEPS, "count = 100") + &sh("web", SLEEPS, "")));
