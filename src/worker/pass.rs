@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
+use std::ops::Not;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
@@ -425,23 +426,30 @@ impl Taker {
     }
 }
 
+/// What a process learns of a connection.
+#[derive(Serialize)]
+struct About<'a> {
+    listener: &'a str,
+    peer: String,
+    /// Whether it should report when it has finished it.
+    #[serde(skip_serializing_if = "Not::not")]
+    report: bool,
+}
+
 impl Connection {
     /// None: it is already gone.
     fn new(listener: &str, accepted: Accepted, balance: Balance) -> Option<Self> {
         let peer = accepted.peer();
         let socket = SharedSocket::connection(accepted.into_descriptor());
         let peer = peer?;
-        let mut about = serde_json::json!({ "listener": listener, "peer": peer.to_string() });
-        if balance == Balance::Fewest {
-            about["report"] = true.into();
-        }
+        let about = About { listener, peer: peer.to_string(), report: balance == Balance::Fewest };
+        let about = serde_json::to_vec(&about).expect("it is text");
         let mut client = DefaultHasher::new();
         match peer {
             Peer::Tcp(address) => address.ip().hash(&mut client),
             Peer::Unix { uid, .. } => uid.hash(&mut client),
         }
-        let (about, client) = (about.to_string().into_bytes(), client.finish());
-        Some(Self { socket, about, client, since: Instant::now() })
+        Some(Self { socket, about, client: client.finish(), since: Instant::now() })
     }
 
     /// Whether its client is gone without having sent anything.
