@@ -11,8 +11,8 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups};
 
 use super::config::Config;
 use super::launch::{Identity, explain, no_interpreter, places};
+use super::launcher::{environment, identity};
 use super::log_file;
-use super::process::{environment, identity};
 use crate::permissions::own::name_of;
 
 /// What is wrong with a worker's setting on this machine.

@@ -13,10 +13,11 @@ use tokio::time::{Instant, sleep};
 
 use super::channel::Members;
 use super::config::Config;
+use super::launcher::Launcher;
 use super::machine::{Action, Done, Ending, Machine, Outcome, State};
 use super::output::Output;
 use super::pass::Passing;
-use super::process::{self, Launcher, News};
+use super::process::{self, News};
 use super::requested::Requested;
 use super::sockets::Sockets;
 use crate::metrics::{Counter, Metrics};
