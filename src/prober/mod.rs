@@ -187,8 +187,9 @@ fn not_found(why: NotFound) -> Step {
 
 /// Whether it can be the address of a single host.
 fn is_usable(ip: IpAddr) -> bool {
-    let is_broadcast = matches!(ip.to_canonical(), IpAddr::V4(ip) if ip.is_broadcast());
-    !(ip.is_unspecified() || ip.to_canonical().is_multicast() || is_broadcast)
+    let ip = ip.to_canonical();
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    !(ip.is_unspecified() || ip.is_multicast() || is_broadcast)
 }
 
 /// Connects to the first of these addresses that accepts connections; the result is refused if all of them refuse.
@@ -250,7 +251,7 @@ mod tests {
     #[test]
     fn nobody_connects_to_a_group_or_to_the_sidecar_itself() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
-        for text in ["0.0.0.0", "::", "224.0.0.1", "::ffff:224.0.0.1", "ff02::1", "255.255.255.255"] {
+        for text in ["0.0.0.0", "::", "224.0.0.1", "::ffff:224.0.0.1", "::ffff:0.0.0.0", "ff02::1", "255.255.255.255"] {
             assert!(!is_usable(ip(text)), "{text}");
         }
         assert!(is_usable(ip("10.0.0.5")) && is_usable(ip("::1")));
