@@ -10,17 +10,18 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Whether anything is held; nothing is for a `[[services]]` with `guard = false`.
     pub enabled: bool,
-    /// Services that had fewer instances are not protected, unless the whole root was lost while the sidecar was not
+    /// Services that had fewer instances below a root are not protected there, unless the whole root was lost while the sidecar was not
     /// watching.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub min_instances: usize,
-    /// Instances of a service that vanish within this time are counted together.
+    /// Instances of a service that vanish within this time, below one root, are counted together.
     #[serde(with = "crate::rule::SomeWithinAnHour")]
     pub window: Duration,
     /// The longest time an instance is held, whatever answers at its address.
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub max_hold: Duration,
-    /// How many instances may be held; as many more are remembered for a while. Any beyond vanish at once.
+    /// How many instances may be held; as many more are remembered for a while. Any beyond vanish at once. Each root
+    /// has a part of its own.
     #[serde(deserialize_with = "crate::rule::at_most::<_, 1_000_000>")]
     pub max_held: usize,
     /// How many probe connections are opened per second, in all and for one service. 0: none.

@@ -3,8 +3,8 @@
 //! ```text
 //!                 vanishes alone: gone at once
 //! REGISTERED ───────────────────────────────────────────────────────────► GONE
-//!   ▲    │ with more than half of its service within `window`,              ▲ its address refuses connections,
-//!   │    │ or with more than half of its root while nobody looked           │ `max_hold` is over,
+//!   ▲    │ with more than half of its service below its root within         ▲ its address refuses connections,
+//!   │    │ `window`, or of its root while nobody looked                     │ `max_hold` is over,
 //!   │    ▼                                                                  │ a stranger is at its address,
 //!   └── HELD: untried ─► answering ◄─► silent ──────────────────────────────┘ or an operator says so
 //! registered again     (silent: passed over, as long as most of the service are well)
@@ -15,12 +15,13 @@
 mod config;
 mod departed;
 mod levels;
+mod room;
 mod strangers;
 #[cfg(test)]
 mod tests;
 mod watched;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::ops::Bound;
@@ -32,6 +33,7 @@ use imbl::ordmap::DiffItem;
 use semver::Version;
 
 pub use self::config::Config;
+use self::room::Room;
 use self::strangers::Strangers;
 use self::watched::{Outcome, Watched};
 use crate::clock::{Moment, millis_since_1970};
@@ -51,24 +53,23 @@ pub struct Guard {
     targets: OrdMap<TargetKey, Target>,
     strangers: Strangers,
     room: Room,
-    /// Why instances are held no more, by the marks of service and id.
+    /// Why instances are held no more, or were not, by the marks of service and id.
     let_go: OrdMap<(u64, u64), Arc<str>>,
+    /// By the rank of a root, when a lack of room was last reported.
+    reported: OrdMap<usize, Moment>,
 }
 
 /// How many instances are remembered with the reason why they are held no more.
 const MAX_LET_GO: usize = 10_000;
 
+/// Why an instance was not held that should have been.
+const NO_ROOM: &str = "it was not held: no room; raise guard.max_held";
+
+/// A lack of room is reported this often at most for each root.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The key of an instance by its place: the address to probe, the service and the id.
 type TargetKey = (Arc<str>, Arc<str>, Arc<str>);
-
-/// How much is held and remembered.
-#[derive(Clone, Copy, Debug, Default)]
-struct Room {
-    held: usize,
-    departed: usize,
-    /// About how many bytes that takes.
-    bytes: usize,
-}
 
 /// The time, by a monotonic clock and in ms since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +88,18 @@ pub struct Observed {
     pub came: Vec<(Arc<str>, Version, Arc<str>)>,
     /// How many are registered now.
     pub present: usize,
+    /// The same by the rank of the root, for those that changed.
+    pub roots: BTreeMap<usize, OfRoot>,
+}
+
+/// The changes of a service below one root in one revision.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OfRoot {
+    /// How many are registered now.
+    pub present: usize,
+    /// How many are new there, and how many are there no more without being lost.
+    pub came: usize,
+    pub moved: usize,
 }
 
 /// An instance that is no longer registered.
@@ -96,6 +109,8 @@ pub struct Vanished {
     pub version: Version,
     pub instance: Instance,
     pub variant: Box<str>,
+    /// The rank of the root below which it was registered.
+    pub root: usize,
     /// Whether it went with more than half of its root while the sidecar was not watching.
     pub is_lost: bool,
 }
@@ -180,10 +195,10 @@ pub fn probed_at(instance: &Instance) -> Arc<str> {
 }
 
 impl Guard {
-    /// Of what vanished before the begin, nothing is known but what is restored.
-    pub fn new(config: Config, begin: Moment) -> Self {
+    /// Of what vanished before the begin, nothing is known but what is restored. This many roots share the room.
+    pub fn new(config: Config, roots: usize, begin: Moment) -> Self {
         let strangers = Strangers::new(if config.enabled { config.max_held } else { 0 }, begin);
-        Self { config: config.into(), strangers, ..Self::default() }
+        Self { config: config.into(), strangers, room: Room::shared_by(roots), ..Self::default() }
     }
 
     pub fn config(&self) -> &Config {
@@ -197,7 +212,7 @@ impl Guard {
 
     /// How many instances are held.
     pub fn count_of_held(&self) -> usize {
-        self.room.held
+        self.room.taken().held
     }
 
     /// How many of a service are held.
@@ -233,12 +248,14 @@ impl Guard {
     /// Takes in the changes of services in one revision.
     pub fn observe(&mut self, now: Now, batch: HashMap<Arc<str>, Observed>) -> Vec<Effect> {
         let (mut effects, left, came) = (Vec::new(), left(&batch), came(&batch));
+        let mut refused = Vec::new();
         for (service, observed) in batch {
             if !observed.vanished.is_empty() || self.services.contains_key(&service) {
-                let (held, departed) = (self.room_for_held(), self.room_for_departed());
+                let mut room = self.room.clone();
                 self.change(&service, &mut effects, |watched, config| {
-                    watched.observe(now, config, observed, held, departed)
+                    watched.observe(now, config, observed, &mut room)
                 });
+                refused.extend(room.refused.into_iter().map(|(root, id)| (root, service.clone(), id)));
             }
         }
         let held = effects.iter().filter_map(|effect| effect.instance.as_ref());
@@ -253,24 +270,48 @@ impl Guard {
         addresses.iter().for_each(|address| self.doubt_at(address, &mut effects));
         // What is held again is let go for another reason, or by being registered otherwise.
         effects.iter().for_each(|effect| drop(self.let_go.remove(&(mark(&effect.service), mark(&effect.id)))));
+        self.report(now, &refused);
+        self.note_all(refused.iter().map(|(_, service, id)| (&**service, &**id)), NO_ROOM);
         effects
     }
 
     /// Notes why instances are held no more.
     pub fn note(&mut self, effects: &[Effect], why: &str) {
-        let gone: Vec<_> = effects.iter().filter(|effect| effect.instance.is_none()).collect();
+        let gone = effects.iter().filter(|effect| effect.instance.is_none());
+        self.note_all(gone.map(|Effect { service, id, .. }| (&**service, &**id)), why);
+    }
+
+    fn note_all<'a>(&mut self, gone: impl Iterator<Item = (&'a str, &'a str)>, why: &str) {
+        let gone: Vec<_> = gone.take(MAX_LET_GO).map(|(service, id)| (mark(service), mark(id))).collect();
         if self.let_go.len() + gone.len() > MAX_LET_GO {
             self.let_go.clear();
         }
         let why: Arc<str> = why.into();
-        for Effect { service, id, .. } in gone.into_iter().take(MAX_LET_GO) {
-            self.let_go.insert((mark(service), mark(id)), why.clone());
+        gone.into_iter().for_each(|marks| drop(self.let_go.insert(marks, why.clone())));
+    }
+
+    /// Reports instances, each with the rank of its root and its service, that were not held for lack of room.
+    fn report(&mut self, now: Now, refused: &[(usize, Arc<str>, Arc<str>)]) {
+        let mut by_root: BTreeMap<usize, (usize, &Arc<str>)> = BTreeMap::new();
+        for (root, service, _) in refused {
+            by_root.entry(*root).or_insert((0, service)).0 += 1;
+        }
+        for (root, (count, service)) in by_root {
+            if self.reported.get(&root).is_none_or(|last| now.moment.since(*last) >= REPORT_INTERVAL) {
+                self.reported.insert(root, now.moment);
+                tracing::warn!(count, %service, "what vanished was not held: no room; raise guard.max_held");
+            }
         }
     }
 
     /// Why an instance is held no more; none: its time is over, or it was registered otherwise.
     pub fn why_let_go(&self, service: &str, id: &str) -> Option<&str> {
         self.let_go.get(&(mark(service), mark(id))).map(|why| &**why)
+    }
+
+    /// Why an instance that vanished at once was not held; none: it was not to be.
+    pub fn why_not_held(&self, service: &str, id: &str) -> Option<&str> {
+        self.why_let_go(service, id).filter(|why| *why == NO_ROOM)
     }
 
     /// Takes in the results of probes.
@@ -340,14 +381,24 @@ impl Guard {
         effects
     }
 
-    /// Holds what an earlier process held. `present` of the service are registered now. None: its time is over, or
-    /// there is no room.
-    pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, present: usize) -> Vec<Effect> {
-        let (has_room, mut effects) = (self.room_for_held() > 0, Vec::new());
+    /// Holds what an earlier process held. `present` of the service are registered now; `root` is the rank of its root,
+    /// and how many are registered below that. None: its time is over, or there is no room.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        id: Arc<str>,
+        instance: Instance,
+        root: (usize, usize),
+        present: usize,
+    ) -> Vec<Effect> {
+        let (has_room, mut effects) = (self.room.for_held(root.0, self.config.max_held) > 0, Vec::new());
+        if !has_room {
+            self.report(now, &[(root.0, instance.service.clone(), id.clone())]);
+        }
         self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), now);
         self.change(&instance.service.clone(), &mut effects, |watched, config| {
             watched.present = present;
-            let restored = has_room.then(|| watched.restore(now, config, id, instance)).flatten();
+            let restored = has_room.then(|| watched.restore(now, config, id, instance, root)).flatten();
             restored.into_iter().collect()
         });
         effects
@@ -370,16 +421,6 @@ impl Guard {
     /// The services and ids of the held instances at an address.
     fn held_at(&self, address: &Arc<str>) -> Vec<(Arc<str>, Arc<str>)> {
         at(&self.targets, address).map(|((_, service, id), _)| (service.clone(), id.clone())).collect()
-    }
-
-    /// How many more instances may be held,
-    fn room_for_held(&self) -> usize {
-        if self.room.bytes < MAX_BYTES { self.config.max_held.saturating_sub(self.room.held) } else { 0 }
-    }
-
-    /// and how many more may be remembered without being held.
-    fn room_for_departed(&self) -> usize {
-        if self.room.bytes < MAX_BYTES { self.config.max_held.saturating_sub(self.room.departed) } else { 0 }
     }
 
     /// Changes what is known of a service.
@@ -408,15 +449,23 @@ impl Guard {
             let key = |id: &Arc<str>, target: &Target| (target.address().into(), service.clone(), id.clone());
             if let Some((id, entry)) = gone {
                 entry.target.iter().for_each(|target| drop(self.targets.remove(&key(id, target))));
-                (self.room.held, self.room.bytes) = (self.room.held - 1, self.room.bytes - entry.bytes);
+                let taken = self.room.of(entry.root());
+                (taken.held, taken.bytes) = (taken.held - 1, taken.bytes - entry.bytes);
             }
             if let Some((id, entry)) = new {
                 entry.target.iter().for_each(|target| drop(self.targets.insert(key(id, target), target.clone())));
-                (self.room.held, self.room.bytes) = (self.room.held + 1, self.room.bytes + entry.bytes);
+                let taken = self.room.of(entry.root());
+                (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
             }
         }
-        self.room.departed = self.room.departed + watched.departed.len() - old.departed.len();
-        self.room.bytes = self.room.bytes + watched.departed.bytes() - old.departed.bytes();
+        for (root, departed) in old.departed() {
+            let taken = self.room.of(root);
+            (taken.departed, taken.bytes) = (taken.departed - departed.len(), taken.bytes - departed.bytes());
+        }
+        for (root, departed) in watched.departed() {
+            let taken = self.room.of(root);
+            (taken.departed, taken.bytes) = (taken.departed + departed.len(), taken.bytes + departed.bytes());
+        }
         match watched.is_forgotten() {
             true => drop(self.services.remove(service)),
             false => drop(self.services.insert(service.clone(), watched.into())),

@@ -23,6 +23,17 @@ fn ids(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("10.0.0.{number}:80")).collect()
 }
 
+/// Others, below the root of this rank.
+fn ids_below(root: usize, range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| format!("192.168.{root}.{number}:80")).collect()
+}
+
+/// The rank of the root below which an id is registered.
+fn root(id: &str) -> usize {
+    let below = id.strip_prefix("192.168.").and_then(|rest| rest.split('.').next()?.parse().ok());
+    below.unwrap_or(0)
+}
+
 /// The address of an id, which may have a variant after it.
 fn address(id: &str) -> &str {
     id.split('?').next().unwrap_or(id)
@@ -34,11 +45,16 @@ impl House {
     }
 
     fn of(config: Config) -> Self {
+        Self::shared_by(1, config)
+    }
+
+    /// One whose room is shared by this many roots.
+    fn shared_by(roots: usize, config: Config) -> Self {
         // So long ago that it would have seen whatever left before.
         let begin = Moment::default() + MINUTE * 60;
         let now = Now { moment: begin + config.window, wall: 1_700_000_000_000 };
         let (registered, listed) = (BTreeMap::new(), BTreeMap::new());
-        Self { guard: Guard::new(config, begin), now, registered, listed, changes: 0 }
+        Self { guard: Guard::new(config, roots, begin), now, registered, listed, changes: 0 }
     }
 
     fn with(service: &str, count: usize) -> Self {
@@ -66,12 +82,22 @@ impl House {
                 version: Version::new(1, 0, 0),
                 instance: Instance::at(service, address(id)),
                 variant: "".into(),
+                root: root(id),
                 is_lost,
             });
-            let vanished = vanished.collect();
+            let vanished: Vec<_> = vanished.collect();
             let came = came.iter().filter(|id| registered.insert((*id).clone()));
             let came = came.map(|id| (id.as_str().into(), Version::new(1, 0, 0), address(id).into()));
-            let observed = Observed { vanished, moved: Vec::new(), came: came.collect(), present: registered.len() };
+            let came: Vec<(Arc<str>, _, _)> = came.collect();
+            let roots = vanished.iter().map(|it| it.root).chain(came.iter().map(|(id, ..)| root(id)));
+            let roots: BTreeSet<usize> = roots.collect();
+            let of_root = |rank: usize| OfRoot {
+                present: registered.iter().filter(|id| root(id) == rank).count(),
+                came: came.iter().filter(|(id, ..)| root(id) == rank).count(),
+                moved: 0,
+            };
+            let roots = roots.into_iter().map(|rank| (rank, of_root(rank))).collect();
+            let observed = Observed { vanished, moved: Vec::new(), came, present: registered.len(), roots };
             for (id, ..) in &observed.came {
                 self.listed.entry((*service).into()).or_default().insert(id.to_string(), None);
             }
@@ -128,15 +154,16 @@ impl House {
 
     /// Starts a new sidecar, which finds what is registered and what the earlier one held.
     fn restart(&mut self) {
-        self.guard = Guard::new(self.guard.config().clone(), self.now.moment);
+        self.guard = Guard::new(self.guard.config().clone(), 1, self.now.moment);
         let all = self.listed.clone();
         for (service, id, held) in
             all.iter().flat_map(|(service, ids)| ids.iter().map(move |(id, it)| (service, id, it)))
         {
             let Some(held) = held.clone() else { continue };
             let instance = Instance { held: Some(held.into()), ..Instance::at(service, address(id)) };
-            let present = self.registered[service].len();
-            let effects = self.guard.restore(self.now, id.as_str().into(), instance, present);
+            let (registered, rank) = (&self.registered[service], root(id));
+            let below = registered.iter().filter(|id| root(id) == rank).count();
+            let effects = self.guard.restore(self.now, id.as_str().into(), instance, (rank, below), registered.len());
             if effects.is_empty() {
                 self.listed.entry(service.clone()).and_modify(|ids| drop(ids.remove(id)));
             }
@@ -275,7 +302,8 @@ fn what_has_no_port_is_probed_by_nobody_and_ends_with_its_time() {
         let mut instance = Instance::at("web", id);
         let endpoint = crate::model::Endpoint { port: 0, ..instance.endpoints[0].clone() };
         instance.endpoints = [endpoint].into();
-        Vanished { id: id.into(), version: Version::new(1, 0, 0), instance, variant: "".into(), is_lost: false }
+        let (id, version, variant) = (id.into(), Version::new(1, 0, 0), "".into());
+        Vanished { id, version, instance, variant, root: 0, is_lost: false }
     };
     let vanished = ids(0..5).iter().map(|id| no_port(id)).collect();
     let observed = Observed { vanished, ..Observed::default() };
@@ -360,6 +388,7 @@ fn how_long_names_are_makes_no_difference_to_what_is_remembered_of_them() {
         version: Version::new(1, 0, 0),
         instance: Instance::at("web", &long),
         variant: "".into(),
+        root: 0,
         is_lost: false,
     };
     let gone = vec![Effect { service: name.clone(), version: Version::new(1, 0, 0), id: name.clone(), instance: None }];
@@ -646,7 +675,7 @@ fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
     };
     let restore = |house: &mut House, id: &str, held: Held| {
         let instance = Instance { held: Some(held.into()), ..Instance::at("web", id) };
-        let effects = house.guard.restore(house.now, id.into(), instance, 0);
+        let effects = house.guard.restore(house.now, id.into(), instance, (0, 0), 0);
         house.take(effects);
     };
     let wall = house.now.wall;
@@ -681,7 +710,7 @@ fn ten_thousand_are_held_at_once_and_no_more_than_there_is_room_for() {
     assert_eq!(house.count("web"), (1_000, 1_000));
     house.pass(MINUTE * 10);
     assert!(house.guard.is_idle() && house.guard.targets.is_empty());
-    assert_eq!((house.guard.room.held, house.guard.room.departed, house.guard.room.bytes), (0, 0, 0));
+    assert_eq!(house.guard.room.taken(), Default::default());
 
     let mut house = House::of(Config { max_held: 100, ..Config::default() });
     house.come("web", &many);
@@ -693,7 +722,105 @@ fn ten_thousand_are_held_at_once_and_no_more_than_there_is_room_for() {
     let churn: Vec<String> = (0..1_000).map(|number| format!("churn-{number}:1")).collect();
     house.come("churn", &churn);
     house.go("churn", &churn[..400]);
-    assert!(house.guard.room.departed <= 100, "{}", house.guard.room.departed);
+    assert!(house.guard.room.taken().departed <= 100, "{:?}", house.guard.room);
+}
+
+#[test]
+fn no_root_takes_the_room_of_another_and_what_is_not_held_for_lack_of_it_is_named() {
+    let house = || House::shared_by(2, Config { max_held: 40, ..Config::default() });
+    let why = |house: &House, service: &str, id: &String| house.guard.why_not_held(service, id).map(str::to_owned);
+    let mut full = house();
+    full.come("junk", &ids_below(1, 0..100));
+    full.go("junk", &ids_below(1, 0..100));
+    assert_eq!(full.count("junk"), (30, 30), "its own part, and the half that is common");
+    assert_eq!(why(&full, "junk", &ids_below(1, 99..100)[0]).as_deref(), Some(NO_ROOM));
+    full.come("web", &ids(0..7));
+    full.go("web", &ids(0..7));
+    assert_eq!(full.count("web"), (7, 7));
+    full.come("mail", &ids(10..15));
+    full.go("mail", &ids(10..15));
+    assert_eq!(full.count("mail"), (3, 3));
+    assert_eq!((why(&full, "mail", &ids(12..13)[0]), why(&full, "mail", &ids(13..14)[0]).is_some()), (None, true));
+    assert_eq!(full.guard.reported.len(), 2, "each root's lack of room is reported");
+    full.pass(MINUTE + STEP);
+    full.come("mail", &ids(13..15));
+    full.go("mail", &ids(13..14));
+    assert_eq!(why(&full, "mail", &ids(13..14)[0]), None, "it went alone");
+
+    let mut churning = house();
+    churning.come("junk", &ids_below(1, 0..100));
+    churning.go("junk", &ids_below(1, 0..45));
+    churning.come("web", &ids(0..10));
+    (0..5).for_each(|number| churning.go("web", &ids(number..number + 1)));
+    churning.go("web", &ids(5..6));
+    assert_eq!(churning.count("web"), (10, 6), "those that went first were remembered");
+
+    let metadata: Arc<_> = rmpv::Value::from("x".repeat(8 << 20)).into();
+    let fat = |id: &String| {
+        let instance = Instance { metadata: metadata.clone(), ..Instance::at("junk", id) };
+        let (id, version, variant) = (id.as_str().into(), Version::new(1, 0, 0), "".into());
+        Vanished { id, version, instance, variant, root: 1, is_lost: true }
+    };
+    let mut fed = house();
+    for number in 0..30 {
+        let vanished = ids_below(1, number..number + 1).iter().map(fat).collect();
+        let batch = HashMap::from([("junk".into(), Observed { vanished, ..Observed::default() })]);
+        let effects = fed.guard.observe(fed.now, batch);
+        fed.take(effects);
+    }
+    assert!((20..28).contains(&fed.count("junk").1), "{:?}", fed.guard.room);
+    fed.come("web", &ids(0..7));
+    fed.go("web", &ids(0..7));
+    assert_eq!(fed.count("web"), (7, 7), "so it is with bytes");
+}
+
+#[test]
+fn what_is_registered_below_another_root_neither_brings_about_a_hold_nor_prevents_one() {
+    let held = |house: &House| {
+        let all = house.listed["web"].iter().filter(|(_, held)| held.is_some());
+        all.filter(|(id, _)| root(id) == 0).count()
+    };
+    let mut deploy = House::with("web", 6);
+    deploy.come("web", &ids_below(1, 0..5));
+    deploy.pass(STEP);
+    deploy.go("web", &ids_below(1, 0..5));
+    for number in 0..6 {
+        deploy.go("web", &ids(number..number + 1));
+        deploy.pass(STEP * 2);
+        deploy.come("web", &ids(number + 10..number + 11));
+        deploy.pass(STEP);
+    }
+    assert_eq!((held(&deploy), deploy.count("web")), (0, (11, 5)), "only the others hold themselves");
+
+    let mut lost = House::with("web", 10);
+    lost.come("web", &ids_below(1, 0..11));
+    lost.go("web", &ids(0..10));
+    assert_eq!((held(&lost), lost.count("web")), (10, (21, 10)));
+
+    let mut small = House::with("web", 4);
+    small.come("web", &ids_below(1, 0..11));
+    small.revision(&[("web", &[ids(0..4), ids_below(1, 0..11)].concat(), &[])], false);
+    assert_eq!((held(&small), small.count("web")), (0, (11, 11)), "few are no crowd, whoever goes with them");
+
+    let mut early = House::with("web", 10);
+    (0..5).for_each(|number| early.go("web", &ids(number..number + 1)));
+    early.come("web", &ids_below(1, 0..50));
+    early.go("web", &ids_below(1, 0..20));
+    early.go("web", &ids(5..6));
+    assert_eq!((held(&early), early.count("web").1), (6, 6), "those that went first are remembered for their root");
+    early.restart();
+    early.go("web", &ids(6..10));
+    assert_eq!(held(&early), 10, "what is left, too");
+
+    let mut made_up = House::with("web", 10);
+    made_up.go("web", &ids(0..10));
+    made_up.come("web", &ids_below(1, 0..50));
+    made_up.come("x", &ids(0..10));
+    made_up.pass(DOUBT);
+    assert_eq!(held(&made_up), 10, "strangers are at all of them");
+    made_up.go("x", &ids(5..10));
+    made_up.pass(DOUBT);
+    assert_eq!(held(&made_up), 5);
 }
 
 #[test]
@@ -704,13 +831,15 @@ fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
         let vanished = |number: usize| {
             let id = format!("10.{}.{}.1:80", number / 100, number % 100);
             let (version, instance) = (Version::new(1, 0, 0), Instance::at("web", &id));
-            Vanished { id: id.into(), version, instance, variant: "".into(), is_lost: false }
+            Vanished { id: id.into(), version, instance, variant: "".into(), root: 0, is_lost: false }
         };
-        let (mut guard, now) = (Guard::new(Config::default(), Moment::default()), Now::read());
+        let (mut guard, now) = (Guard::new(Config::default(), 1, Moment::default()), Now::read());
         let mut go = |numbers: std::ops::Range<usize>| {
+            let present = count - numbers.end;
             let observed = Observed {
-                present: count - numbers.end,
+                present,
                 vanished: numbers.map(vanished).collect(),
+                roots: BTreeMap::from([(0, OfRoot { present, ..OfRoot::default() })]),
                 ..Observed::default()
             };
             let (batch, begun) = (HashMap::from([("web".into(), observed)]), spent());
@@ -756,5 +885,5 @@ fn whatever_comes_goes_and_is_probed_the_sums_are_those_of_what_is_there() {
     }
     house.pass(MINUTE * 20);
     assert!(house.guard.is_idle());
-    assert_eq!((house.guard.room.held, house.guard.room.departed, house.guard.room.bytes), (0, 0, 0));
+    assert_eq!(house.guard.room.taken(), Default::default());
 }

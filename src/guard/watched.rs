@@ -1,5 +1,6 @@
 //! One service that lost instances.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use semver::Version;
 
 use super::departed::{Departed, DepartedList};
 use super::levels::Levels;
-use super::{Config, DOUBT, Found, Now, Observed, Target, Vanished, Which, mark};
+use super::room::Room;
+use super::{Config, DOUBT, Found, Now, Observed, OfRoot, Target, Vanished, Which, mark};
 use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
 use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
 
@@ -20,28 +22,38 @@ const MAX_DRIFT_MS: u64 = 1_000;
 pub(super) struct Watched {
     /// How many are registered.
     pub(super) present: usize,
-    /// The most that were registered before the held ones vanished.
-    before: usize,
     /// By id.
     pub(super) held: OrdMap<Arc<str>, Entry>,
-    /// Those of them that vanished within the window, by when they did.
-    lately: OrdSet<(Moment, Arc<str>)>,
+    /// By the rank of a root: what is registered below one has no part in what was lost below another.
+    losses: BTreeMap<usize, Losses>,
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
-    /// How many of them have strangers at their addresses, how many were withdrawn for that, and the marks of the ids of
-    /// those that were not registered again.
-    doubted: usize,
-    displaced: usize,
-    away: OrdSet<u64>,
     /// How many of them answer, how many are silent, and whether the silent ones are passed over.
     pub(super) answering: usize,
     pub(super) silent: usize,
     passes_over: bool,
-    levels: Levels,
-    pub(super) departed: DepartedList,
     /// Until when removals are accepted.
     pub(super) accepted: Option<Moment>,
+}
+
+/// What the service lost below one root.
+#[derive(Clone, Debug, Default)]
+struct Losses {
+    /// How many are registered, and how many are held.
+    present: usize,
+    held: usize,
+    /// The most that were registered before these vanished.
+    before: usize,
+    /// Those of them that vanished within the window, by when they did.
+    lately: OrdSet<(Moment, Arc<str>)>,
+    levels: Levels,
+    departed: DepartedList,
+    /// How many of the held ones have strangers at their addresses, how many were withdrawn for that, and the marks of
+    /// the ids of those that were not registered again.
+    doubted: usize,
+    displaced: usize,
+    away: OrdSet<u64>,
 }
 
 /// A held instance.
@@ -106,6 +118,11 @@ impl Entry {
         self
     }
 
+    /// The rank of the root below which it was registered.
+    pub(super) fn root(&self) -> usize {
+        self.vanished.root
+    }
+
     fn listed(&self) -> Outcome {
         let Vanished { version, id, instance, .. } = &*self.vanished;
         let instance = Instance { held: Some(self.held.clone().into()), ..instance.clone() };
@@ -113,69 +130,8 @@ impl Entry {
     }
 }
 
-impl Watched {
-    /// Holds what vanished, or lets it go. There is room to hold and to remember this many more.
-    pub(super) fn observe(
-        &mut self,
-        now: Now,
-        config: &Config,
-        observed: Observed,
-        room_for_held: usize,
-        room_for_departed: usize,
-    ) -> Vec<Outcome> {
-        let Observed { vanished, moved, came, present } = observed;
-        self.forget(now, config);
-        // Held ones do not count here or in the peak, so that they do not keep later ones from going.
-        let registered = (present + vanished.len()).saturating_sub(came.len());
-        let mut outcomes = Vec::new();
-        for (id, version, _) in came {
-            self.departed.remove(&id);
-            self.away.remove(&mark(&id));
-            if let Some(entry) = self.take(&id).filter(|entry| entry.vanished.version != version) {
-                outcomes.push(entry.vanished.gone());
-            }
-        }
-        self.present = present;
-        self.levels.lower(moved.len());
-        if self.accepted.is_some() {
-            self.levels.lower(vanished.len());
-            outcomes.extend(vanished.iter().map(Vanished::gone));
-            return outcomes;
-        }
-        let peak = self.levels.peak().max(registered);
-        // The size of the service is that before the loss, as long as it lasts: what is left may be few.
-        let is_large = peak.max(self.before) >= config.min_instances;
-        let is_shrunken = !vanished.is_empty() && is_large && present * 2 < peak;
-        let (mut held, mut gone): (Vec<_>, Vec<_>) = vanished.into_iter().partition(|it| is_shrunken || it.is_lost);
-        gone.extend(held.drain(held.len().min(room_for_held)..));
-        let room_for_held = room_for_held - held.len();
-        if !held.is_empty() {
-            self.before = self.before.max(peak);
-        }
-        for vanished in held {
-            outcomes.push(self.hold(Departed::new(vanished, now), config));
-        }
-        // Those that went first looked like ordinary removals.
-        let known = self.present + self.lately.len() + gone.len();
-        let missing = if is_shrunken { peak.saturating_sub(known) } else { 0 };
-        for _ in 0..missing.min(room_for_held) {
-            let Some(departed) = self.departed.pop_newest() else { break };
-            outcomes.push(self.hold(departed, config));
-        }
-        if self.present < registered {
-            self.levels.fell(registered, now.moment, config.window);
-        }
-        outcomes.extend(gone.iter().map(Vanished::gone));
-        gone.truncate(room_for_departed);
-        gone.into_iter().for_each(|vanished| self.departed.insert(vanished, now));
-        while self.departed.len() > peak {
-            self.departed.pop_oldest();
-        }
-        outcomes
-    }
-
-    /// Forgets what is outside the window.
-    pub(super) fn forget(&mut self, now: Now, config: &Config) {
+impl Losses {
+    fn forget(&mut self, now: Now, config: &Config) {
         self.levels.forget(now.moment, config.window);
         while self.lately.get_min().is_some_and(|(at, _)| now.moment.since(*at) >= config.window) {
             self.lately.remove_min();
@@ -183,34 +139,138 @@ impl Watched {
         while self.departed.oldest().is_some_and(|oldest| now.moment.since(oldest.moment) >= config.window) {
             self.departed.pop_oldest();
         }
+    }
+
+    fn is_due(&self, now: Now, config: &Config) -> bool {
+        let is_old = |at: Now| now.moment.since(at.moment) >= config.window;
+        self.departed.oldest().is_some_and(is_old) || self.levels.is_older(now.moment, config.window)
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.held == 0 && self.departed.len() == 0 && self.levels.is_empty()
+    }
+
+    /// Whether strangers end a hold: as long as they are, or were, at no more than half of the addresses that may still be
+    /// alive.
+    fn believes_strangers(&self) -> bool {
+        (self.doubted + self.displaced) * 2 <= self.present + self.held + self.away.len()
+    }
+}
+
+impl Watched {
+    /// Holds what vanished, or lets it go.
+    pub(super) fn observe(&mut self, now: Now, config: &Config, observed: Observed, room: &mut Room) -> Vec<Outcome> {
+        let Observed { vanished, came, present, roots, .. } = observed;
+        self.forget(now, config);
+        let mut outcomes = Vec::new();
+        for (id, version, _) in came {
+            for losses in self.losses.values_mut() {
+                losses.departed.remove(&id);
+                losses.away.remove(&mark(&id));
+            }
+            if let Some(entry) = self.take(&id).filter(|entry| entry.vanished.version != version) {
+                outcomes.push(entry.vanished.gone());
+            }
+        }
+        self.present = present;
+        let mut by_root: BTreeMap<usize, (OfRoot, Vec<Vanished>)> =
+            roots.into_iter().map(|(root, changes)| (root, (changes, Vec::new()))).collect();
+        for vanished in vanished {
+            by_root.entry(vanished.root).or_default().1.push(vanished);
+        }
+        for (root, (changes, vanished)) in by_root {
+            outcomes.extend(self.lose(now, config, root, changes, vanished, room));
+        }
+        outcomes
+    }
+
+    /// The same below one root.
+    fn lose(
+        &mut self,
+        now: Now,
+        config: &Config,
+        root: usize,
+        OfRoot { present, came, moved }: OfRoot,
+        vanished: Vec<Vanished>,
+        room: &mut Room,
+    ) -> Vec<Outcome> {
+        // Held ones do not count here or in the peak, so that they do not keep later ones from going.
+        let registered = (present + vanished.len()).saturating_sub(came);
+        let losses = self.losses.entry(root).or_default();
+        losses.present = present;
+        losses.levels.lower(moved);
+        if self.accepted.is_some() {
+            losses.levels.lower(vanished.len());
+            return vanished.iter().map(Vanished::gone).collect();
+        }
+        let peak = losses.levels.peak().max(registered);
+        // The size of the service is that before the loss, as long as it lasts: what is left may be few.
+        let is_large = peak.max(losses.before) >= config.min_instances;
+        let is_shrunken = !vanished.is_empty() && is_large && present * 2 < peak;
+        let (mut held, mut gone): (Vec<_>, Vec<_>) = vanished.into_iter().partition(|it| is_shrunken || it.is_lost);
+        let room_for_held = room.for_held(root, config.max_held);
+        let refused = held.split_off(held.len().min(room_for_held));
+        room.refuse(root, refused.iter().map(|it| it.id.clone()));
+        gone.extend(refused);
+        if !held.is_empty() {
+            losses.before = losses.before.max(peak);
+        }
+        let mut held: Vec<_> = held.into_iter().map(|vanished| Departed::new(vanished, now)).collect();
+        // Those that went first looked like ordinary removals.
+        let known = present + losses.lately.len() + held.len() + gone.len();
+        let missing = if is_shrunken { peak.saturating_sub(known) } else { 0 };
+        for _ in 0..missing.min(room_for_held - held.len()) {
+            held.extend(losses.departed.pop_newest());
+        }
+        if present < registered {
+            losses.levels.fell(registered, now.moment, config.window);
+        }
+        let mut outcomes: Vec<_> = gone.iter().map(Vanished::gone).collect();
+        gone.truncate(room.for_departed(root, config.max_held));
+        let taken = room.of(root);
+        (taken.held, taken.departed) = (taken.held + held.len(), taken.departed + gone.len());
+        gone.into_iter().for_each(|vanished| losses.departed.insert(vanished, now));
+        while losses.departed.len() > peak {
+            losses.departed.pop_oldest();
+        }
+        outcomes.extend(held.into_iter().map(|departed| self.hold(departed, config)));
+        outcomes
+    }
+
+    /// Forgets what is outside the window.
+    pub(super) fn forget(&mut self, now: Now, config: &Config) {
+        self.losses.values_mut().for_each(|losses| losses.forget(now, config));
         self.accepted = self.accepted.filter(|until| now.moment < *until);
     }
 
     /// Whether something is to be forgotten, or is no longer to be held.
     pub(super) fn is_due(&self, now: Now, config: &Config) -> bool {
-        let is_old = |at: Now| now.moment.since(at.moment) >= config.window;
-        self.departed.oldest().is_some_and(is_old)
-            || self.levels.is_older(now.moment, config.window)
+        self.losses.values().any(|losses| losses.is_due(now, config))
             || self.accepted.is_some_and(|until| now.moment >= until)
             || self.over(now).next().is_some()
     }
 
     /// Whether there is nothing to remember.
     pub(super) fn is_forgotten(&self) -> bool {
-        self.held.is_empty() && self.departed.len() == 0 && self.levels.is_empty() && self.accepted.is_none()
+        self.losses.values().all(Losses::is_forgotten) && self.accepted.is_none()
     }
 
-    /// Whether strangers end a hold: as long as they are, or were, at no more than half of the addresses of the service that
-    /// may still be alive.
+    /// By the rank of a root, what is remembered without being held.
+    pub(super) fn departed(&self) -> impl Iterator<Item = (usize, &DepartedList)> {
+        self.losses.iter().map(|(root, losses)| (*root, &losses.departed))
+    }
+
+    /// Whether strangers end holds below each root.
     pub(super) fn believes_strangers(&self) -> bool {
-        (self.doubted + self.displaced) * 2 <= self.present + self.held.len() + self.away.len()
+        self.losses.values().all(Losses::believes_strangers)
     }
 
     /// The ids of those whose hold has ended, and whether strangers ended it.
     fn over(&self, now: Now) -> impl Iterator<Item = (&Arc<str>, bool)> {
-        let are_believed = self.believes_strangers();
+        let are_believed = |root| self.losses.get(&root).is_none_or(Losses::believes_strangers);
         self.held.iter().filter_map(move |(id, entry)| {
-            let is_displaced = are_believed && entry.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT);
+            let is_doubted = entry.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT);
+            let is_displaced = is_doubted && are_believed(entry.root());
             (is_displaced || now.moment >= entry.expires).then_some((id, is_displaced))
         })
     }
@@ -218,9 +278,13 @@ impl Watched {
     /// Withdraws those whose hold has ended.
     pub(super) fn end(&mut self, now: Now) -> Vec<Outcome> {
         let over: Vec<_> = self.over(now).map(|(id, is_displaced)| (id.clone(), is_displaced)).collect();
-        let displaced = over.iter().filter(|(_, is_displaced)| *is_displaced);
-        self.away.extend(displaced.clone().map(|(id, _)| mark(id)));
-        self.displaced += displaced.count();
+        for (id, _) in over.iter().filter(|(_, is_displaced)| *is_displaced) {
+            let root = self.held.get(id).map(Entry::root);
+            if let Some(losses) = root.and_then(|root| self.losses.get_mut(&root)) {
+                losses.away.insert(mark(id));
+                losses.displaced += 1;
+            }
+        }
         over.iter().filter_map(|(id, _)| self.believe(id)).collect()
     }
 
@@ -239,7 +303,9 @@ impl Watched {
     /// Accepts that it is gone.
     pub(super) fn believe(&mut self, id: &str) -> Option<Outcome> {
         let entry = self.take(id)?;
-        entry.vanished_at.iter().for_each(|at| self.levels.lower_until(*at));
+        if let Some((losses, at)) = self.losses.get_mut(&entry.root()).zip(entry.vanished_at) {
+            losses.levels.lower_until(at);
+        }
         Some(entry.vanished.gone())
     }
 
@@ -271,10 +337,12 @@ impl Watched {
     /// Passes over silent instances if at least half of all are well, or half as many are registered as before the
     /// loss; returns those for which that changed. Otherwise the probes may be at fault, and all are chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
-        if self.held.is_empty() {
-            (self.before, self.displaced, self.away) = (0, 0, OrdSet::new());
+        for losses in self.losses.values_mut().filter(|losses| losses.held == 0) {
+            (losses.before, losses.displaced, losses.away) = (0, 0, OrdSet::new());
         }
-        let passes_over = self.silent * 2 <= self.present + self.held.len() || self.present * 2 >= self.before;
+        self.losses.retain(|_, losses| !losses.is_forgotten());
+        let before: usize = self.losses.values().map(|losses| losses.before).sum();
+        let passes_over = self.silent * 2 <= self.present + self.held.len() || self.present * 2 >= before;
         if std::mem::replace(&mut self.passes_over, passes_over) == passes_over || self.silent == 0 {
             return Vec::new();
         }
@@ -289,7 +357,14 @@ impl Watched {
     }
 
     /// Holds what an earlier process held, until its time is over; None: it is over.
-    pub(super) fn restore(&mut self, now: Now, config: &Config, id: Arc<str>, instance: Instance) -> Option<Outcome> {
+    pub(super) fn restore(
+        &mut self,
+        now: Now,
+        config: &Config,
+        id: Arc<str>,
+        instance: Instance,
+        root: (usize, usize),
+    ) -> Option<Outcome> {
         let held = instance.held.as_deref()?.clone();
         let left = time_left(now, &held).min(config.max_hold);
         if left.is_zero() {
@@ -297,9 +372,12 @@ impl Watched {
         }
         let (version, variant) = (instance.version.clone(), held.variant.clone());
         let instance = Instance { held: None, ..instance };
-        let vanished = Vanished { id: id.clone(), version, instance, variant, is_lost: false };
+        let (root, present) = root;
+        let vanished = Vanished { id: id.clone(), version, instance, variant, root, is_lost: false };
+        let losses = self.losses.entry(root).or_default();
         // An earlier version did not write it down.
-        let before = held.before.unwrap_or(self.held.len() + 1);
+        let before = held.before.unwrap_or(losses.held + 1);
+        (losses.present, losses.before) = (present, losses.before.max(before));
         let entry = Entry::new(Departed::new(vanished, now), before, config);
         let held = Held { probe: Probe::Untried, passed_over: false, ..held };
         let ends_at = held.ends_at;
@@ -309,12 +387,12 @@ impl Watched {
         }
         let listed = entry.listed();
         self.put(entry);
-        self.before = self.before.max(before);
         Some(listed)
     }
 
     fn hold(&mut self, departed: Departed, config: &Config) -> Outcome {
-        let entry = Entry::new(departed, self.before, config);
+        let before = self.losses.get(&departed.vanished.root).map_or(0, |losses| losses.before);
+        let entry = Entry::new(departed, before, config);
         let listed = entry.listed();
         self.put(entry);
         listed
@@ -325,17 +403,21 @@ impl Watched {
         let is_first = self.held.is_empty();
         self.since = if is_first { entry.held.since } else { self.since.min(entry.held.since) };
         self.ends_at = if is_first { entry.held.ends_at } else { self.ends_at.max(entry.held.ends_at) };
-        self.doubted += usize::from(entry.doubted.is_some());
         self.answering += usize::from(entry.held.probe == Probe::Answering);
         self.silent += usize::from(entry.held.probe == Probe::Silent);
-        self.lately.extend(entry.vanished_at.map(|at| (at, entry.vanished.id.clone())));
+        let losses = self.losses.entry(entry.root()).or_default();
+        losses.held += 1;
+        losses.doubted += usize::from(entry.doubted.is_some());
+        losses.lately.extend(entry.vanished_at.map(|at| (at, entry.vanished.id.clone())));
         self.held.insert(entry.vanished.id.clone(), entry);
     }
 
     fn take(&mut self, id: &str) -> Option<Entry> {
         let entry = self.held.remove(id)?;
-        entry.vanished_at.iter().for_each(|at| drop(self.lately.remove(&(*at, entry.vanished.id.clone()))));
-        self.doubted -= usize::from(entry.doubted.is_some());
+        let losses = self.losses.entry(entry.root()).or_default();
+        losses.held -= 1;
+        losses.doubted -= usize::from(entry.doubted.is_some());
+        entry.vanished_at.iter().for_each(|at| drop(losses.lately.remove(&(*at, entry.vanished.id.clone()))));
         self.answering -= usize::from(entry.held.probe == Probe::Answering);
         self.silent -= usize::from(entry.held.probe == Probe::Silent);
         Some(entry)

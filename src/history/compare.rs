@@ -82,7 +82,13 @@ impl Comparison<'_> {
                         let id = old.map_or("", |provider| &provider.id);
                         tell(Event::Vanished, &|| self.why_let_go(held, service, id));
                     }
-                    (Some(old), None) => tell(Event::Vanished, &|| self.why_gone(old)),
+                    (Some(it), None) => {
+                        let id = old.map_or("", |provider| &provider.id);
+                        tell(Event::Vanished, &|| {
+                            let not_held = self.new.directory().guard().why_not_held(service, id);
+                            self.why_gone(it) + &not_held.map_or_else(String::new, |why| format!("; {why}"))
+                        });
+                    }
                     (None, None) => {}
                 }
             },

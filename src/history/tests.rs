@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::format;
-use crate::guard::{Found, Now, Which};
+use crate::guard::{self, Found, Now, Which};
 use crate::model::{Change, Format, Node, NodePath, Stat, Withholding};
 use crate::store::{Feed, Publisher, Withhold, WithholdKind};
 
@@ -424,6 +424,25 @@ fn what_is_withheld_or_held_is_told_with_its_end_and_its_reason() {
     assert_eq!(longer, ["Drained a:81: until 2096-10-02T07:06:49Z: for a test"]);
     assert_eq!(step(WithholdKind::Drained, None), ["Undrained a:81: before its time was over"]);
     assert_eq!(step(WithholdKind::Ejected, None), ["Admitted a:81: its time is over"]);
+}
+
+#[test]
+fn of_what_was_not_held_for_lack_of_room_that_is_told() {
+    let services = format::Config { root: path("/s"), format: Format::Serverset, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(vec![services]);
+    let guard = guard::Config { max_held: 3, ..guard::Config::default() };
+    let store = Store::new(&crate::store::Config { guard, ..Default::default() }, vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    let mut recorder = recorder(&store, 1 << 20);
+    let member = |port: usize| format!("web/member_{port}");
+    publisher.publish_whole((80..85).map(|port| put(&member(port), &alive(port), 0)).collect());
+    recorder.look(&store.snapshot());
+    let last = recorder.kept.last();
+    publisher.publish((80..85).map(|port| delete(&member(port))).collect::<Vec<_>>());
+    recorder.look(&store.snapshot());
+    let vanished: Vec<_> = told(&recorder, last).into_iter().filter(|line| line.starts_with("Vanished")).collect();
+    let why = "its node was deleted, which was of no session; it was not held: no room; raise guard.max_held";
+    assert_eq!(vanished, [83, 84].map(|port| format!("Vanished a:{port}: {why}")));
 }
 
 #[test]

@@ -122,8 +122,10 @@ impl Store {
 
     fn empty(config: &Config, feeds: Vec<Feed>) -> Snapshot {
         let feeds = feeds.into_iter().map(|feed| Arc::new(feed.within(config.instance_limits())));
-        let guard = Guard::new(config.guard.clone(), Moment::now());
-        Snapshot::empty(first_revision(), config.history, feeds.collect(), guard)
+        let feeds: Arc<[Arc<Feed>]> = feeds.collect();
+        let guarded = feeds.iter().flat_map(|feed| feed.services()).filter(|services| services.guard);
+        let guard = Guard::new(config.guard.clone(), guarded.count(), Moment::now());
+        Snapshot::empty(first_revision(), config.history, feeds, guard)
     }
 
     fn from_snapshot(first: Snapshot, metrics: Arc<Metrics>) -> Arc<Self> {

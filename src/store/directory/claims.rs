@@ -59,7 +59,13 @@ pub(super) struct Claim {
 }
 
 /// The listing of one variant at an address.
-pub(super) type Listed = (Version, Provider);
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) version: Version,
+    pub(super) provider: Provider,
+    /// That of the root that decides what it is.
+    pub(super) rank: usize,
+}
 
 impl ClaimKey {
     /// The lowest possible key of its variant.
@@ -88,12 +94,13 @@ impl Claims {
         self.by_key.get(key)
     }
 
-    /// Whether there is a claim to an address of a service.
-    pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>) -> bool {
+    /// Whether there is a claim to an address of a service, by an application or below the root of this rank.
+    pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>, below: usize) -> bool {
         let (service, address, created) = (service.clone(), address.clone(), Reverse(i64::MAX));
         let node = NodePath::root();
         let from = ClaimKey { service, address, variant: None, rank: 0, is_idle: false, created, node };
-        self.by_key.range(from.clone()..).next().is_some_and(|(key, _)| key.is_at(&from))
+        let at = self.by_key.range(from.clone()..).map(|(key, _)| key).take_while(|key| key.is_at(&from));
+        at.take(MAX_VARIANTS).any(|key| key.variant.is_none() || key.rank == below)
     }
 
     pub(super) fn insert(&mut self, key: ClaimKey, claim: Claim) {
@@ -147,9 +154,10 @@ impl Claims {
             Some(_) => self.of(&slot.of_variant(None)).collect(),
             None => Vec::new(),
         };
-        let instances = merged(&claims, &others)?;
+        let (instances, rank) = merged(&claims, &others)?;
         let id = format!("{NODE_MARK}{}{}", slot.address, slot.variant.as_deref().unwrap_or_default()).into();
-        Some((instances.first()?.version.clone(), Provider::new(id, instances)))
+        let version = instances.first()?.version.clone();
+        Some(Listed { version, provider: Provider::new(id, instances), rank })
     }
 
     /// Whether a node says which variant of the service is at a place.
@@ -178,8 +186,9 @@ impl Claims {
     }
 }
 
-/// The richest of the callable claims of the lowest rank, with all of them and the others as its provenance.
-fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
+/// The richest of the callable claims of the lowest rank, with all of them and the others as its provenance; and the
+/// rank.
+fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<(Arc<[Instance]>, usize)> {
     let richness = |claim: &&&Claim| {
         claim.instances.first().map(|it| {
             let entries = it.metadata.as_map().map_or(0, Vec::len);
@@ -190,7 +199,7 @@ fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
     let richest = claims.iter().rev().max_by_key(richness)?;
     let rest: Vec<_> = claims.iter().filter(|claim| !std::ptr::eq(**claim, *richest)).chain(others).collect();
     if rest.is_empty() {
-        return Some(richest.instances.clone());
+        return Some((richest.instances.clone(), richest.rank));
     }
     let instance = richest.instances.first()?;
     let provenance = rest.iter().flat_map(|claim| claim.instances.iter()).flat_map(|it| it.provenance.iter());
@@ -201,5 +210,5 @@ fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<Arc<[Instance]>> {
     };
     let rest = provenance.take(MAX_CLAIMS - 1).take_while(has_room);
     let provenance = instance.provenance.iter().chain(rest).cloned().collect();
-    Some([Instance { provenance, ..instance.clone() }].into())
+    Some(([Instance { provenance, ..instance.clone() }].into(), richest.rank))
 }

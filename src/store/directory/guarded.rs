@@ -6,8 +6,9 @@ use std::sync::Arc;
 use semver::Version;
 
 use super::Directory;
+use super::claims::Listed;
 use crate::format::Config;
-use crate::guard::{Effect, Guard, Now, Observed, Vanished, probed_at};
+use crate::guard::{Effect, Guard, Now, Observed, OfRoot, Vanished, probed_at};
 use crate::model::{Instance, NodePath, Record};
 use crate::store::Feed;
 use crate::store::instances::{NODE_MARK, Provider, count_of_held};
@@ -17,8 +18,10 @@ use crate::store::instances::{NODE_MARK, Provider, count_of_held};
 pub(super) struct Pending {
     /// By id, those that no node registers any more, and that are still listed. With the address of each.
     vanished: BTreeMap<Arc<str>, (Vanished, Arc<str>)>,
-    /// By id, newly registered ones: the version, and the address at which they would be probed.
-    came: BTreeMap<Arc<str>, (Version, Arc<str>)>,
+    /// By id, newly registered ones: the version, the address at which they would be probed, and the rank of the root.
+    came: BTreeMap<Arc<str>, (Version, Arc<str>, usize)>,
+    /// By id, those about which another root decides now: the ranks of both.
+    passed_on: BTreeMap<Arc<str>, (usize, usize)>,
 }
 
 impl Directory {
@@ -50,30 +53,42 @@ impl Directory {
     }
 
     /// No node registers a provider any more. What happens to it is decided when the revision is complete.
-    pub(super) fn vanish(&mut self, service: &Arc<str>, version: &Version, Provider { id, instances, .. }: &Provider) {
+    pub(super) fn vanish(&mut self, service: &Arc<str>, Listed { version, provider, rank }: &Listed) {
+        let Provider { id, instances, .. } = provider;
         let Some((instance, first)) = instances.first().and_then(|it| Some((it, it.endpoints.first()?))) else {
             return self.withdraw(id, service, version);
         };
         let address: Arc<str> = first.address().into();
         let variant = id.strip_prefix(NODE_MARK).and_then(|id| id.strip_prefix(&*address)).unwrap_or_default();
         let (id, version, instance, variant) = (id.clone(), version.clone(), instance.clone(), variant.into());
-        let vanished = Vanished { id: id.clone(), version, instance, variant, is_lost: false };
         let pending = self.pending.entry(service.clone()).or_default();
+        let root = pending.passed_on.remove(&id).map_or(*rank, |(from, _)| from);
+        let vanished = Vanished { id: id.clone(), version, instance, variant, root, is_lost: false };
         pending.came.remove(&id);
         pending.vanished.insert(id, (vanished, address));
     }
 
     /// Nodes register a new provider.
-    pub(super) fn appear(&mut self, service: &Arc<str>, version: &Version, provider: &Provider) {
+    pub(super) fn appear(&mut self, service: &Arc<str>, Listed { version, provider, rank }: &Listed) {
         let pending = self.pending.entry(service.clone()).or_default();
         let Some((vanished, _)) = pending.vanished.remove(&provider.id) else {
             let address = provider.instances.first().map_or_else(|| "".into(), probed_at);
-            pending.came.insert(provider.id.clone(), (version.clone(), address));
+            pending.came.insert(provider.id.clone(), (version.clone(), address, *rank));
             return;
         };
         // It moved from one node to another.
+        self.pass_on(service, &vanished.id, vanished.root, *rank);
         if vanished.version != *version {
             self.withdraw(&vanished.id, service, &vanished.version);
+        }
+    }
+
+    /// Another root decides about an instance that is registered as before.
+    pub(super) fn pass_on(&mut self, service: &Arc<str>, id: &Arc<str>, from: usize, to: usize) {
+        let pending = self.pending.entry(service.clone()).or_default();
+        match pending.came.get_mut(id) {
+            Some((.., rank)) => *rank = to,
+            None => pending.passed_on.entry(id.clone()).or_insert((from, to)).1 = to,
         }
     }
 
@@ -90,23 +105,35 @@ impl Directory {
             path_of(&vanished.instance).is_some_and(|path| lost.iter().flatten().any(|root| path.is_under(root)))
         };
         let (mut batch, mut unprotected) = (HashMap::new(), Vec::new());
-        for (service, Pending { vanished, came }) in pending {
+        for (service, Pending { vanished, came, passed_on }) in pending {
             let present = self.count_of_registered(&service).saturating_sub(vanished.len());
-            // If its address is registered in another version or group, it has only changed.
+            // If its address is registered in another version or group below its root, it has only changed.
             let is_loss = |(vanished, address): &(Vanished, Arc<str>)| {
-                is_guarded(feeds, &vanished.instance) && !self.registrations.is_claimed(&service, address)
+                is_guarded(feeds, &vanished.instance)
+                    && !self.registrations.is_claimed(&service, address, vanished.root)
             };
             let (vanished, moved): (Vec<_>, Vec<_>) = vanished.into_values().partition(is_loss);
             for (vanished, _) in &moved {
                 self.withdraw(&vanished.id, &service, &vanished.version);
             }
-            let vanished = vanished.into_iter().map(|(it, _)| Vanished { is_lost: is_lost(&it), ..it }).collect();
-            let came = came.into_iter().map(|(id, (version, address))| (id, version, address)).collect();
+            let vanished = vanished.into_iter().map(|(it, _)| Vanished { is_lost: is_lost(&it), ..it });
+            let vanished: Vec<_> = vanished.collect();
+            let mut roots: BTreeMap<usize, OfRoot> = vanished.iter().map(|it| (it.root, OfRoot::default())).collect();
+            moved.iter().for_each(|(it, _)| roots.entry(it.root).or_default().moved += 1);
+            came.values().for_each(|(.., rank)| roots.entry(*rank).or_default().came += 1);
+            for (from, to) in passed_on.into_values().filter(|(from, to)| from != to) {
+                roots.entry(from).or_default().moved += 1;
+                roots.entry(to).or_default().came += 1;
+            }
+            for (rank, changes) in &mut roots {
+                changes.present = self.registrations.count_of_rank(&service, *rank);
+            }
+            let came = came.into_iter().map(|(id, (version, address, _))| (id, version, address)).collect();
             if self.guard.held_of(&service) == 0 {
                 unprotected.push((service.clone(), present));
             }
             let moved = moved.into_iter().map(|(it, _)| (probed_at(&it.instance), it.id));
-            batch.insert(service, Observed { vanished, moved: moved.collect(), came, present });
+            batch.insert(service, Observed { vanished, moved: moved.collect(), came, present, roots });
         }
         let effects = self.guard.observe(now, batch);
         self.carry_out(effects);
@@ -123,12 +150,14 @@ impl Directory {
     pub(in crate::store) fn hold_again(&mut self, now: Now, feeds: &[Arc<Feed>], instance: Instance) {
         let Some((first, held)) = instance.endpoints.first().zip(instance.held.as_deref()) else { return };
         let address: Arc<str> = first.address().into();
-        if !is_guarded(feeds, &instance) || self.registrations.is_claimed(&instance.service, &address) {
+        let Some(config) = config_of(feeds, &instance).filter(|config| config.guard) else { return };
+        if self.registrations.is_claimed(&instance.service, &address, config.rank) {
             return;
         }
         let id = format!("{NODE_MARK}{address}{}", held.variant).into();
         let present = self.count_of_registered(&instance.service);
-        let effects = self.guard.restore(now, id, instance, present);
+        let root = (config.rank, self.registrations.count_of_rank(&instance.service, config.rank));
+        let effects = self.guard.restore(now, id, instance, root, present);
         self.carry_out(effects);
     }
 
@@ -155,8 +184,13 @@ impl Directory {
 
 /// Whether the guard protects an instance, by where it is registered.
 fn is_guarded(feeds: &[Arc<Feed>], instance: &Instance) -> bool {
-    let mut configs = feeds.iter().flat_map(|feed| feed.services());
-    path_of(instance).is_some_and(|path| configs.any(|config| config.guard && path.is_under(&config.root)))
+    config_of(feeds, instance).is_some_and(|config| config.guard)
+}
+
+/// The root below which an instance is registered.
+fn config_of<'f>(feeds: &'f [Arc<Feed>], instance: &Instance) -> Option<&'f Config> {
+    let path = path_of(instance)?;
+    feeds.iter().flat_map(|feed| feed.services()).find(|config| path.is_under(&config.root))
 }
 
 /// The path of the node by which an instance is known.

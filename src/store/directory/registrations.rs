@@ -11,6 +11,7 @@ use semver::Version;
 
 use super::claims::{Claim, ClaimKey, Claims, Listed};
 use super::ledger::{Charge, InstanceLimits, Ledger, Root};
+use super::ranks::Ranks;
 use super::root_names::RootNames;
 use super::{Directory, ReportedBy};
 use crate::format::{Config, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
@@ -55,6 +56,7 @@ pub(super) struct Registrations {
     undecodable: Faults,
     /// By service, the nodes that should register an instance of it, and do not.
     unlisted: OrdMap<Arc<str>, OrdSet<NodePath>>,
+    ranks: Ranks,
     root_names: RootNames,
 }
 
@@ -330,18 +332,28 @@ impl Directory {
         gone.iter().for_each(|key| self.registrations.claims.remove(key));
         come.into_iter().for_each(|(key, claim)| self.registrations.claims.insert(key, claim));
         let after = self.registrations.listed(&slots);
-        for ((service, id), (version, provider)) in &before {
-            match after.get(&(service.clone(), id.clone())) {
-                None => self.vanish(service, version, provider),
-                Some((of, _)) if of != version => self.withdraw(id, service, version),
-                Some(_) => {}
+        for (at, was) in &before {
+            let (service, id) = at;
+            let Some(is) = after.get(at) else {
+                self.registrations.ranks.remove(service, was.rank);
+                self.vanish(service, was);
+                continue;
+            };
+            if is.rank != was.rank {
+                self.registrations.ranks.remove(service, was.rank);
+                self.registrations.ranks.add(service, is.rank);
+                self.pass_on(service, id, was.rank, is.rank);
+            }
+            if is.version != was.version {
+                self.withdraw(id, service, &was.version);
             }
         }
-        for (at, (version, provider)) in after {
+        for (at, is) in after {
             if !before.contains_key(&at) {
-                self.appear(&at.0, &version, &provider);
+                self.registrations.ranks.add(&at.0, is.rank);
+                self.appear(&at.0, &is);
             }
-            let ((service, id), Provider { instances, .. }) = (at, provider);
+            let ((service, id), Listed { version, provider: Provider { instances, .. }, .. }) = (at, is);
             self.list(&id, service, version, instances);
         }
     }
@@ -568,9 +580,14 @@ impl Registrations {
         first.is_some_and(|(of, name, _)| of == application && name == interface)
     }
 
-    /// Whether a node registers an address of a service.
-    pub(super) fn is_claimed(&self, service: &Arc<str>, address: &Arc<str>) -> bool {
-        self.claims.has(service, address)
+    /// Whether an application, or a node below the root of this rank, registers an address of a service.
+    pub(super) fn is_claimed(&self, service: &Arc<str>, address: &Arc<str>, rank: usize) -> bool {
+        self.claims.has(service, address, rank)
+    }
+
+    /// How many listed instances of a service the root of this rank decides about.
+    pub(super) fn count_of_rank(&self, service: &Arc<str>, rank: usize) -> usize {
+        self.ranks.count(service, rank)
     }
 
     /// How many nodes at and below a path register instances, counting up to this limit.
@@ -592,7 +609,7 @@ impl Registrations {
     fn listed(&self, slots: &BTreeSet<ClaimKey>) -> BTreeMap<(Arc<str>, Arc<str>), Listed> {
         let listed = slots.iter().filter_map(|slot| {
             let listed = self.claims.listed(slot)?;
-            Some(((slot.service.clone(), listed.1.id.clone()), listed))
+            Some(((slot.service.clone(), listed.provider.id.clone()), listed))
         });
         listed.collect()
     }

@@ -6,8 +6,11 @@ use crate::guard::{self, Found, Which};
 use crate::model::{Format, Instance};
 
 fn services(roots: &[&str]) -> Vec<format::Config> {
-    let config = |root: &&str| format::Config { root: path(root), format: Format::Raw, ..format::Config::default() };
-    roots.iter().map(config).collect()
+    let config = |(rank, root): (usize, &&str)| {
+        let (root, format) = (path(root), Format::Raw);
+        format::Config { root, format, rank, ..format::Config::default() }
+    };
+    roots.iter().enumerate().map(config).collect()
 }
 
 fn house(services: Vec<format::Config>) -> (Arc<Store>, Publisher) {
@@ -88,7 +91,17 @@ fn a_service_in_two_roots_loses_what_neither_registers() {
     publisher.publish(go("/a/web", 0..10));
     assert_eq!(count(&store, "web"), (8, 0), "most are registered by the other");
     publisher.publish(go("/b/web", 0..8));
-    assert_eq!(count(&store, "web"), (10, 10), "also those that went first");
+    assert_eq!(count(&store, "web"), (8, 8));
+
+    let (store, publisher) = house(two.clone());
+    publisher.publish(come("/a/web", 0..10).into_iter().chain(come("/b/web", 0..8)).collect::<Vec<_>>());
+    publisher.publish(go("/b/web", 0..8).into_iter().chain(go("/a/web", 0..10)).collect::<Vec<_>>());
+    assert_eq!(count(&store, "web"), (10, 10), "in one revision all are of the first");
+    publisher.publish(come("/b/web", 0..9));
+    assert_eq!(count(&store, "web"), (10, 1));
+    publisher.publish(come("/a/web", 0..2));
+    publisher.publish(go("/b/web", 3..9));
+    assert_eq!(count(&store, "web"), (10, 7), "two of nine were passed on to the first");
 
     two[1].guard = false;
     let (store, publisher) = house(two);
@@ -97,6 +110,41 @@ fn a_service_in_two_roots_loses_what_neither_registers() {
     assert_eq!(count(&store, "web"), (5, 0), "what is exempt is no loss");
     publisher.publish(go("/a/web", 0..5));
     assert_eq!(count(&store, "web"), (5, 5));
+}
+
+#[test]
+fn instances_below_another_root_change_nothing_about_what_is_held_below_the_first() {
+    let fakes = |numbers: std::ops::Range<usize>| {
+        numbers.map(|number| put(&format!("/x/web/{number}"), &format!("127.0.0.{number}:80"))).collect::<Vec<_>>()
+    };
+    let (store, publisher) = house(services(&["/s", "/x"]));
+    publisher.publish(come("/s/web", 0..6));
+    publisher.publish(fakes(0..5));
+    publisher.publish(go("/x/web", 0..5));
+    for number in 0..6 {
+        publisher.publish(go("/s/web", number..number + 1));
+        publisher.publish(come("/s/web", number + 10..number + 11));
+    }
+    assert_eq!(count(&store, "web"), (11, 5), "the fakes alone");
+    publisher.publish(fakes(0..11));
+    publisher.publish(go("/s/web", 10..16));
+    assert_eq!(count(&store, "web"), (17, 6), "they are no reason to let go of the others");
+    let json = |number: usize| format!(r#"{{"host":"10.0.0.{number}","port":80,"version":"9"}}"#);
+    publisher.publish((0..8).map(|number| put(&format!("/x/db/{number}"), &json(number))).collect::<Vec<_>>());
+    publisher.publish(come("/s/db", 0..8));
+    publisher.publish(go("/s/db", 0..8));
+    assert_eq!(count(&store, "db"), (16, 8), "that others claim their addresses does not make them others");
+
+    let guard = Config { guard: guard::Config { max_held: 16, ..guard::Config::default() }, ..Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(services(&["/s", "/x"]));
+    let store = Store::new(&guard, vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    publisher.publish(fakes(0..50));
+    publisher.publish(go("/x/web", 0..50));
+    assert_eq!(count(&store, "web"), (12, 12), "what both roots share, and its own part");
+    publisher.publish(come("/s/mail", 0..5));
+    publisher.publish(go("/s/mail", 0..5));
+    assert_eq!(count(&store, "mail"), (4, 4));
 }
 
 #[test]
