@@ -242,16 +242,26 @@ fn take_descriptors(endpoint: &Endpoint) {
 async fn a_client_that_sends_a_descriptor_whose_close_hangs_is_disconnected_and_others_are_answered() {
     let server = serve_by(Config::default(), take_descriptors);
     server.master(Manner::Echoes);
-    let mut attacker = UnixStream::connect(path(&server)).expect("it listens");
-    let (sent, _peer) = lingering();
-    let rights = [sent.as_raw_fd()];
-    let sends = |bytes: &[u8]| {
-        let (bytes, rights) = ([IoSlice::new(bytes)], [ControlMessage::ScmRights(&rights)]);
-        sendmsg::<()>(attacker.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None)
+    let attack = || {
+        let (attacker, (sent, peer)) = (UnixStream::connect(path(&server)).expect("it listens"), lingering());
+        let sends = attacker.try_clone().expect("a descriptor");
+        let closes = std::thread::spawn(move || {
+            let rights = [sent.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&rights)];
+            let parts = [IoSlice::new(b"\x80")];
+            assert_eq!(sendmsg::<()>(sends.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None), Ok(1));
+            drop(sent);
+        });
+        (attacker, peer, closes)
     };
-    assert_eq!(sends(b"\x80"), Ok(1));
-    // The one in flight is the last.
-    drop(sent);
+    let (mut attacker, _peer) = loop {
+        let (attacker, peer, closes) = attack();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Else it was the last to close it, and not the endpoint.
+        if closes.is_finished() {
+            break (attacker, peer);
+        }
+    };
     let result = server.call(Vec::new(), Duration::from_secs(20)).await.expect("a result");
     assert_eq!(result.values.len(), 1);
     attacker.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
