@@ -327,3 +327,35 @@ fn a_service_of_zookeeper_is_not_known_before_that_was_read_and_one_of_masters_i
     let listed = scene.roster.cli(["services", "-o", "json"]).json();
     assert_eq!(listed["freshness"]["complete"], false);
 }
+
+#[test]
+fn who_writes_below_one_root_keeps_out_little_below_another_and_nothing_once_the_sidecar_has_started_anew() {
+    let services =
+        ["/own", "/first-by-name"].map(|root| format!("\n[[services]]\nroot = {root:?}\nformat = \"raw\"\n"));
+    let zk = fresh_chroot();
+    let mut scene = Scene::with(&zk, &format!("{}\n[store]\nmax_instances = 12\n", services.concat()));
+    let count = |scene: &Scene, service: &str| {
+        let told = scene.roster.cli(["services", service, "-o", "json"]);
+        if told.code == Some(0) { told.json()["instances"].as_array().map_or(0, Vec::len) } else { 0 }
+    };
+    let becomes = |scene: &Scene, expected: [usize; 3]| {
+        eventually(&format!("{expected:?} are listed"), SOON, || {
+            let found = ["junk", "web", "late"].map(|service| count(scene, service));
+            ensure(found == expected, format!("{found:?}\n{}", scene.roster.log()))
+        });
+    };
+    (1..50).for_each(|port| scene.zk.create(&format!("/first-by-name/junk/i-{port}"), format!("127.0.0.1:{port}")));
+    becomes(&scene, [9, 0, 0]);
+    (1..5).for_each(|port| scene.zk.create(&format!("/own/web/i-{port}"), format!("127.0.0.1:{port}")));
+    becomes(&scene, [9, 3, 0]);
+    scene.zk.create("/own/late/i", "127.0.0.1:9");
+    for command in ["services", "resolve"] {
+        eventually("it is known that it is left out", SOON, || {
+            let wrong = scene.roster.cli([command, "late"]).wrong;
+            ensure(wrong.contains("its nodes (1) are left out") && wrong.contains("raise that"), wrong)
+        });
+    }
+    scene.roster.kill();
+    scene.roster.run();
+    becomes(&scene, [7, 4, 1]);
+}
