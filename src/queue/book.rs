@@ -86,16 +86,18 @@ pub(super) struct Lease {
 }
 
 impl Book {
-    /// What the file says. The time numbers the first job of a new one, so that no number is used again. What is damaged
-    /// is found out again from the jobs themselves.
+    /// What the file says. The time numbers the next job, so that no number is used again though the last ones are lost.
+    /// What is damaged is found out again from the jobs themselves.
     pub(super) fn load(txn: &Txn<'_>, now: Now) -> Result<Self, EngineError> {
-        let fresh = Meta { format: FORMAT, next_job: now.wall * 1_000, next_queue: 1, is_inexact: false };
+        let next_job = now.wall * 1_000;
+        let fresh = Meta { format: FORMAT, next_job, next_queue: 1, is_inexact: false };
         let read_meta = || txn.get(keys::META)?.map_or(Ok(fresh), |meta| read::<Meta>(&meta));
         let meta = sound(read_meta())?;
         let mut book = Self { meta: meta.unwrap_or(fresh), is_meta_changed: true, ..Self::default() };
         if book.meta.format != FORMAT {
             return Err(EngineError::Format(book.meta.format));
         }
+        book.meta.next_job = book.meta.next_job.max(next_job);
         let (mut is_exact, mut unnumbered) = (meta.is_some_and(|meta| !meta.is_inexact), Vec::new());
         for key in txn.keys(keys::QUEUES) {
             let key = key?;
@@ -112,8 +114,14 @@ impl Book {
             is_exact &= usage.is_some();
             book.users.insert(user, usage.unwrap_or_default());
         }
-        if !is_exact || !unnumbered.is_empty() {
+        if !is_exact || !unnumbered.is_empty() || txn.has_gap() {
             book.count_again(txn, unnumbered)?;
+        }
+        if txn.has_gap() {
+            let lost = "some of what was written last was damaged: jobs may be lost, or performed again";
+            tracing::error!(lost, "the log of the queues is damaged");
+            book.damage =
+                Some([Some(lost.to_owned()), book.damage].into_iter().flatten().collect::<Vec<_>>().join("; "));
         }
         book.users.values().for_each(|usage| book.total.add(*usage));
         for place in txn.keys(keys::RUNNING) {

@@ -34,6 +34,21 @@ pub struct Config {
     /// How long dead jobs are kept.
     #[serde(with = "crate::rule::SomeWithinAYear")]
     pub keep_dead: Duration,
+    /// When what was done is acknowledged,
+    pub durability: Durability,
+    /// and how long it may wait for its sync where that is batched.
+    #[serde(with = "crate::rule::SomeWithinAnHour")]
+    pub sync_interval: Duration,
+}
+
+/// When what was done is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// When it is on the disk.
+    Synced,
+    /// When the kernel has it: a loss of power may lose it.
+    Batched,
 }
 
 impl Default for Config {
@@ -47,6 +62,8 @@ impl Default for Config {
             retries: 25,
             timeout: Duration::from_secs(60),
             keep_dead: Duration::from_secs(30 * 86_400),
+            durability: Durability::Synced,
+            sync_interval: Duration::from_millis(100),
         }
     }
 }

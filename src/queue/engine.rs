@@ -1,20 +1,31 @@
-//! The engine: an LMDB file of this process alone, in which one transaction after the other is made durable.
+//! The engine: an LMDB file of this process alone, before which lies a log that makes one transaction after the other durable.
+//!
+//! LMDB syncs twice, and writes whole pages. So many transactions are one of LMDB's, which stays open in memory while what
+//! each of them did is written to the log. Once that is full, LMDB commits, and the log begins anew. Until then the file is as
+//! it was: what the log says is done again at the next start.
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use bytesize::ByteSize;
 use lmdb::{Cursor, Database, Environment, EnvironmentFlags, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys::MDB_SET_RANGE;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::config::{Config, Durability};
+use super::keys;
+use super::log::{Found, Log, Record};
 use crate::permissions::own::{self, NotOwn};
 use crate::permissions::{Mode, make_folder};
 use crate::store::shared::{Image, InvalidFile};
 
-/// The file in the queue's folder.
+/// The files in the queue's folder.
 const FILE: &str = "jobs.mdb";
+const LOG: &str = "jobs.log";
 
 /// Nobody else opens the file, so nothing is locked, and no reader's state is kept.
 const FLAGS: EnvironmentFlags =
@@ -27,16 +38,40 @@ const SLACK: usize = 8;
 const LEAST: usize = 64 << 20;
 const PAGE: usize = 65_536;
 
+/// So many entries are changed before LMDB commits: their pages are in memory until then, and may be as many.
+const MAX_CHANGES: usize = 16_384;
+
+/// How much room the file has in advance, for each byte of the log: what was acknowledged must find it.
+const RESERVE: usize = 4;
+
 #[derive(Debug)]
 pub(super) struct Engine {
     env: Environment,
     db: Database,
+    /// The same file, to reserve room for it.
+    file: File,
+    log: Log,
+    /// How long what is acknowledged may wait for its sync.
+    sync_within: Option<Duration>,
 }
 
-/// What happens at once, or not at all.
+/// What happens at once, or not at all, and then what does next. After a commit that has failed it is of no use but to be
+/// rolled back.
 pub(super) struct Txn<'e> {
-    inner: RwTransaction<'e>,
+    env: &'e Environment,
     db: Database,
+    file: &'e File,
+    log: &'e mut Log,
+    sync_within: Option<Duration>,
+    inner: Option<RwTransaction<'e>>,
+    record: Record,
+    /// How many entries were changed since LMDB committed.
+    changes: usize,
+    has_room: bool,
+    /// When the oldest record was written that is not synced.
+    unsynced_since: Option<Instant>,
+    /// Whether some of what the log said is lost.
+    has_gap: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +81,8 @@ pub(super) enum EngineError {
         #[from]
         source: lmdb::Error,
     },
+    #[error("{source}{}", hint_of_disk(*.source))]
+    Disk { source: Errno },
     #[error("an entry is damaged")]
     Damaged,
     #[error("it is of another format: {0}")]
@@ -68,32 +105,46 @@ pub(super) enum NotOpened {
 
 impl Engine {
     /// Opens the file in a folder, or makes it. LMDB trusts what it maps: so the whole file is read before as bytes.
-    pub(super) fn open(folder: &Path, max_bytes: ByteSize) -> Result<Self, NotOpened> {
+    pub(super) fn open(folder: &Path, config: &Config) -> Result<Self, NotOpened> {
         let failed = |error| NotOpened::Folder { folder: folder.to_owned(), error };
         make_private(folder).map_err(failed)?;
-        let file = file_in(folder);
-        if fs::symlink_metadata(&file).is_ok_and(|found| !found.is_file() || found.len() > 0) {
-            check(&file)?;
+        let path = file_in(folder);
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file() || found.len() > 0) {
+            check(&path)?;
         }
-        let size = (max_bytes.as_u64() as usize).saturating_mul(SLACK).saturating_add(LEAST).next_multiple_of(PAGE);
-        let open = || -> Result<Self, EngineError> {
-            let env = Environment::new().set_flags(FLAGS).set_map_size(size).open_with_permissions(&file, 0o600)?;
-            Ok(Self { db: env.open_db(None)?, env })
+        let size = (config.max_bytes.as_u64() as usize).saturating_mul(SLACK).saturating_add(LEAST);
+        let open = || -> Result<_, EngineError> {
+            let size = size.next_multiple_of(PAGE);
+            let env = Environment::new().set_flags(FLAGS).set_map_size(size).open_with_permissions(&path, 0o600)?;
+            Ok((env.open_db(None)?, env))
         };
-        let engine = open().map_err(|error| NotOpened::File { file: file.clone(), error })?;
-        // Else a file that is new would be lost with the machine's power, whatever is synced in it.
+        let (db, env) = open().map_err(|error| NotOpened::File { file: path.clone(), error })?;
+        let file = own::open_with(&path, File::options().read(true).write(true)).map_err(|why| not_own(why, &path))?;
+        let path = log_in(folder);
+        let log = Log::open(&path).map_err(|why| not_own(why, &path))?;
+        // Else files that are new would be lost with the machine's power, whatever is synced in them.
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok(engine)
+        let sync_within = (config.durability == Durability::Batched).then_some(config.sync_interval);
+        Ok(Self { env, db, file, log, sync_within })
     }
 
-    /// How many transactions there have been.
-    #[cfg(test)]
-    pub(super) fn transactions(&self) -> usize {
-        self.env.info().expect("it is open").last_txnid()
-    }
-
-    pub(super) fn begin(&self) -> Result<Txn<'_>, EngineError> {
-        Ok(Txn { inner: self.env.begin_rw_txn()?, db: self.db })
+    /// Begins where the last commit ended.
+    pub(super) fn begin(&mut self) -> Result<Txn<'_>, EngineError> {
+        let mut txn = Txn {
+            env: &self.env,
+            db: self.db,
+            file: &self.file,
+            log: &mut self.log,
+            sync_within: self.sync_within,
+            inner: None,
+            record: Record::new(),
+            changes: 0,
+            has_room: false,
+            unsynced_since: None,
+            has_gap: false,
+        };
+        txn.roll_back()?;
+        Ok(txn)
     }
 }
 
@@ -105,9 +156,9 @@ impl EngineError {
 
     /// Whether there is no room for the transaction, of which nothing was written then.
     pub(super) fn is_lack_of_room(&self) -> bool {
-        use nix::errno::Errno;
         match self {
             Self::Lmdb { source: lmdb::Error::MapFull } => true,
+            Self::Disk { source } => matches!(source, Errno::ENOSPC | Errno::EDQUOT),
             Self::Lmdb { source: lmdb::Error::Other(code) } => {
                 // The last is LMDB's word for a write that was cut short.
                 matches!(Errno::from_raw(*code), Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)
@@ -117,9 +168,15 @@ impl EngineError {
     }
 }
 
-impl Txn<'_> {
+impl From<io::Error> for EngineError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk { source: Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)) }
+    }
+}
+
+impl<'e> Txn<'e> {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        match self.inner.get(self.db, &key) {
+        match self.inner()?.get(self.db, &key) {
             Ok(value) => unsealed(key, value).map(Some),
             Err(lmdb::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -127,25 +184,25 @@ impl Txn<'_> {
     }
 
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
-        Ok(self.inner.put(self.db, &key, &sealed(key, value), WriteFlags::empty())?)
+        self.put_unsealed(key, &sealed(key, value))
     }
 
-    /// As damage would.
-    #[cfg(test)]
+    /// As damage would, where the value is not sealed.
     pub(super) fn put_unsealed(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
-        Ok(self.inner.put(self.db, &key, &value, WriteFlags::empty())?)
+        self.write(key, Some(value))?;
+        self.record.push(key, Some(value));
+        Ok(())
     }
 
     pub(super) fn delete(&mut self, key: &[u8]) -> Result<(), EngineError> {
-        match self.inner.del(self.db, &key, None) {
-            Ok(()) | Err(lmdb::Error::NotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.write(key, None)?;
+        self.record.push(key, None);
+        Ok(())
     }
 
     /// The key of the first entry from `from` on that begins with `prefix`.
     pub(super) fn first(&self, prefix: &[u8], from: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        let cursor = self.inner.open_ro_cursor(self.db)?;
+        let cursor = self.inner()?.open_ro_cursor(self.db)?;
         match cursor.get(Some(from), None, MDB_SET_RANGE) {
             Ok((key, _)) => Ok(key.filter(|key| key.starts_with(prefix)).map(<[u8]>::to_vec)),
             Err(lmdb::Error::NotFound) => Ok(None),
@@ -163,14 +220,132 @@ impl Txn<'_> {
         })
     }
 
-    /// When this returns, all of it is on the disk.
-    pub(super) fn commit(self) -> Result<(), EngineError> {
-        Ok(self.inner.commit()?)
+    /// When this returns, all that was done since the last commit is on the disk; where syncs are batched, it outlives this
+    /// process, and is on the disk in time.
+    pub(super) fn commit(&mut self) -> Result<(), EngineError> {
+        self.changes += self.record.entries();
+        let is_full = !self.log.has_room(&self.record);
+        let committed = if is_full || self.changes > MAX_CHANGES { self.commit_to_file() } else { self.log() };
+        self.record.clear();
+        if committed.is_err() {
+            self.inner = None;
+        } else if is_full {
+            // It can do without.
+            let _ = self.log.grow();
+        }
+        committed
+    }
+
+    fn log(&mut self) -> Result<(), EngineError> {
+        self.log.append(&mut self.record)?;
+        match self.sync_within {
+            Some(_) => _ = self.unsynced_since.get_or_insert_with(Instant::now),
+            None => self.log.sync()?,
+        }
+        Ok(())
+    }
+
+    /// Has LMDB commit, after which the log begins anew.
+    fn commit_to_file(&mut self) -> Result<(), EngineError> {
+        let generation = fastrand::u64(..);
+        self.write(keys::GENERATION, Some(&sealed(keys::GENERATION, &generation.to_be_bytes())))?;
+        self.inner.take().ok_or(lmdb::Error::BadTxn)?.commit()?;
+        self.log.begin(generation);
+        (self.changes, self.has_room, self.unsynced_since) = (0, false, None);
+        self.inner = Some(self.env.begin_rw_txn()?);
+        Ok(())
+    }
+
+    /// Leaves the log empty.
+    pub(super) fn close(mut self) -> Result<(), EngineError> {
+        if self.log.is_empty() { Ok(()) } else { self.commit_to_file() }
+    }
+
+    /// Undoes what was done since the last commit. What the log says is written to the file, and its pages anew: after an
+    /// error of the disk nobody knows which of them it has.
+    pub(super) fn roll_back(&mut self) -> Result<(), EngineError> {
+        // LMDB has one at a time.
+        self.inner = None;
+        self.inner = Some(self.env.begin_rw_txn()?);
+        self.record.clear();
+        (self.changes, self.has_gap) = (0, false);
+        let generation = match self.get(keys::GENERATION) {
+            Ok(Some(generation)) => generation.try_into().ok().map(u64::from_be_bytes),
+            // It had no log yet.
+            Ok(None) => return self.commit_to_file(),
+            Err(EngineError::Damaged) => None,
+            Err(error) => return Err(error),
+        };
+        let found = generation.map(|generation| self.log.read(generation)).transpose()?;
+        self.has_gap = found.as_ref().is_none_or(|found| found.has_gap);
+        let Some(found) = found else { return self.commit_to_file() };
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.redo(&found)?;
+        self.commit_to_file()
+    }
+
+    fn redo(&mut self, found: &Found) -> Result<(), EngineError> {
+        for entry in found.entries() {
+            let (key, value) = entry.ok_or(EngineError::Damaged)?;
+            self.write(key, value)?;
+        }
+        Ok(())
+    }
+
+    /// Whether some of what was done since LMDB had committed is lost.
+    pub(super) fn has_gap(&self) -> bool {
+        self.has_gap
+    }
+
+    /// Has the file have room for what the log takes. Where the file system cannot tell, it may turn out later that there is
+    /// none: then nothing is lost, and nothing more is done until there is.
+    pub(super) fn ensure_room(&mut self) -> Result<(), EngineError> {
+        if self.has_room {
+            return Ok(());
+        }
+        let (length, more) = (self.file.metadata()?.len(), RESERVE * self.log.size());
+        match fallocate(self.file.as_fd(), FallocateFlags::FALLOC_FL_KEEP_SIZE, length as i64, more as i64) {
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => self.has_room = true,
+            Err(source) => return Err(EngineError::Disk { source }),
+        }
+        Ok(())
+    }
+
+    /// How long what is acknowledged may wait yet for its sync.
+    pub(super) fn sync_in(&self) -> Option<Duration> {
+        Some(self.sync_within?.saturating_sub(self.unsynced_since?.elapsed()))
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), EngineError> {
+        self.unsynced_since = None;
+        Ok(self.log.sync()?)
+    }
+
+    fn inner(&self) -> Result<&RwTransaction<'e>, EngineError> {
+        Ok(self.inner.as_ref().ok_or(lmdb::Error::BadTxn)?)
+    }
+
+    fn write(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), EngineError> {
+        let inner = self.inner.as_mut().ok_or(lmdb::Error::BadTxn)?;
+        let written = match value {
+            Some(value) => inner.put(self.db, &key, &value, WriteFlags::empty()),
+            None => inner.del(self.db, &key, None),
+        };
+        match written {
+            Ok(()) | Err(lmdb::Error::NotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
 pub(super) fn file_in(folder: &Path) -> PathBuf {
     folder.join(FILE)
+}
+
+pub(super) fn log_in(folder: &Path) -> PathBuf {
+    folder.join(LOG)
 }
 
 /// Sets a file aside that cannot be opened; where it lies then.
@@ -191,15 +366,19 @@ pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     Mode(0o700).set(folder, fs::Metadata::is_dir)
 }
 
+fn not_own(why: NotOwn, path: &Path) -> NotOpened {
+    match why {
+        NotOwn::Io(error) => NotOpened::File { file: path.to_owned(), error: error.into() },
+        why => NotOpened::NotOwn(why.at(path)),
+    }
+}
+
 /// That LMDB can work with a file.
 fn check(file: &Path) -> Result<(), NotOpened> {
     let image = Image::open_own(file).and_then(|image| image.walk(&mut |_, _| Ok(())));
     image.map_err(|error| match error {
-        InvalidFile::NotOwn(NotOwn::Io(error)) | InvalidFile::Unreadable(error) => NotOpened::File {
-            file: file.to_owned(),
-            error: lmdb::Error::Other(error.raw_os_error().unwrap_or(0)).into(),
-        },
-        InvalidFile::NotOwn(why) => NotOpened::NotOwn(why.at(file)),
+        InvalidFile::NotOwn(why) => not_own(why, file),
+        InvalidFile::Unreadable(error) => not_own(NotOwn::Io(error), file),
         error => NotOpened::Damaged { file: file.to_owned(), error },
     })
 }
@@ -209,7 +388,7 @@ fn sealed(key: &[u8], value: &[u8]) -> Vec<u8> {
     [&sum(key, value).to_be_bytes(), value].concat()
 }
 
-fn unsealed(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, EngineError> {
+pub(super) fn unsealed(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, EngineError> {
     let (sum_then, value) = sealed.split_first_chunk().ok_or(EngineError::Damaged)?;
     if u64::from_be_bytes(*sum_then) == sum(key, value) { Ok(value.to_vec()) } else { Err(EngineError::Damaged) }
 }
@@ -232,12 +411,16 @@ pub(super) fn sound<T>(read: Result<T, EngineError>) -> Result<Option<T>, Engine
 
 /// What an operator can do about it.
 fn hint(error: &lmdb::Error) -> &'static str {
-    use nix::errno::Errno;
     match error {
         lmdb::Error::MapFull => "; raise queue.max_bytes",
-        lmdb::Error::Other(code) if matches!(Errno::from_raw(*code), Errno::EIO | Errno::ENOSPC | Errno::EDQUOT) => {
-            "; is there room on its file system?"
-        }
+        lmdb::Error::Other(code) => hint_of_disk(Errno::from_raw(*code)),
+        _ => "",
+    }
+}
+
+fn hint_of_disk(error: Errno) -> &'static str {
+    match error {
+        Errno::EIO | Errno::ENOSPC | Errno::EDQUOT => "; is there room on its file system?",
         _ => "",
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::attempt::{Most, Update};
 use super::book::Book;
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
-use super::engine::{self, Engine, EngineError, NotOpened};
+use super::engine::{self, Engine, EngineError, NotOpened, Txn};
 use super::job::{Job, JobId};
 use super::{ASK_SIZE, Config, Known, Totals};
 use crate::clock::millis_since_1970;
@@ -123,12 +123,10 @@ pub(super) struct Keeper {
     full_since: Option<Instant>,
 }
 
-/// The file, while it is open, and that it is ours.
-#[derive(Debug)]
-struct Opened {
-    engine: Engine,
+/// The file, while it is open, and what is known of it.
+struct Opened<'e> {
+    txn: Txn<'e>,
     book: Book,
-    _claim: Claim,
 }
 
 /// What is carried out together.
@@ -178,8 +176,8 @@ impl Keeper {
     pub(super) async fn run(mut self, stop: &Stop) {
         loop {
             match self.open() {
-                Ok(mut opened) => {
-                    if self.keep(&mut opened, stop).await.is_ok() {
+                Ok((_claim, mut engine)) => {
+                    if self.keep(&mut engine, stop).await.is_ok() {
                         return;
                     }
                 }
@@ -218,8 +216,8 @@ impl Keeper {
         }
     }
 
-    /// Opens the file. One that is damaged is set aside, and another begun.
-    fn open(&self) -> Result<Opened, String> {
+    /// Claims and opens the file. One that is damaged is set aside, and another begun.
+    fn open(&self) -> Result<(Claim, Engine), String> {
         let told = |why: &dyn fmt::Display| format!("{}: {why}", self.folder.display());
         engine::make_private(&self.folder).map_err(|error| told(&error))?;
         // Within the folder: others may have mounted it at another place.
@@ -232,35 +230,38 @@ impl Keeper {
             self.known.damage.store(Some(Arc::new(told)));
             Ok(())
         };
-        let engine = match Engine::open(&self.folder, self.config.max_bytes) {
+        let engine = match Engine::open(&self.folder, &self.config) {
             Err(NotOpened::Damaged { file, error }) => {
                 damage(&format!("{}: {error}", file.display()), &file)?;
-                Engine::open(&self.folder, self.config.max_bytes)
+                Engine::open(&self.folder, &self.config)
             }
             opened => opened,
         }
         .map_err(|error| error.to_string())?;
-        let book = self.load(&engine).map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
-        if let Some(damage) = &book.damage {
-            self.known.damage.store(Some(Arc::new(told(damage))));
-        }
-        Ok(Opened { engine, book, _claim: claim })
+        Ok((claim, engine))
     }
 
-    fn load(&self, engine: &Engine) -> Result<Book, EngineError> {
-        Book::load(&engine.begin()?, self.now())
+    fn load<'e>(&self, engine: &'e mut Engine) -> Result<Opened<'e>, EngineError> {
+        let txn = engine.begin()?;
+        let book = Book::load(&txn, self.now())?;
+        if let Some(damage) = &book.damage {
+            self.known.damage.store(Some(Arc::new(format!("{}: {damage}", self.folder.display()))));
+        }
+        Ok(Opened { txn, book })
     }
 
     /// Carries out what is asked, until the stop. After an error it is to be opened anew: LMDB may refuse all work, and
     /// the book tells of what was not written.
-    async fn keep(&mut self, opened: &mut Opened, stop: &Stop) -> Result<(), EngineError> {
+    async fn keep(&mut self, engine: &mut Engine, stop: &Stop) -> Result<(), EngineError> {
+        let failed = |error: &EngineError| format!("cannot read {}: {error}", self.folder.display());
+        let mut opened = self.load(engine).inspect_err(|error| self.be_in_trouble(failed(error)))?;
         let (jobs, path) = (opened.book.total.jobs, self.folder.display().to_string());
         // Whether it can be written at all.
-        self.turn(opened, None)?;
+        self.turn(&mut opened, None)?;
         tracing::info!(path, jobs, "the queues are open");
         let mut is_last = false;
         while !is_last || !self.asked.is_empty() {
-            let rest = self.rest(&opened.book);
+            let rest = self.rest(&opened);
             let first = tokio::select! {
                 ask = self.asked.recv() => {
                     is_last = ask.is_none();
@@ -273,14 +274,18 @@ impl Keeper {
                     None
                 }
             };
-            self.turn(opened, first)?;
+            self.turn(&mut opened, first)?;
+        }
+        if let Err(error) = opened.txn.close() {
+            // The log has it.
+            tracing::warn!(%error, "the queues could not be written to their file at the stop");
         }
         Ok(())
     }
 
     /// One transaction; where the disk is full, two: requests that make room or report must not fail with those that
     /// need more.
-    fn turn(&mut self, opened: &mut Opened, first: Option<Ask>) -> Result<(), EngineError> {
+    fn turn(&mut self, opened: &mut Opened<'_>, first: Option<Ask>) -> Result<(), EngineError> {
         let mut asked = self.gather(first);
         let Some(since) = self.full_since else { return self.transact(opened, asked) };
         let growth = asked.asks.extract_if(.., |ask| matches!(ask.what, What::Growth(_))).collect();
@@ -314,11 +319,15 @@ impl Keeper {
         Asked { asks, heard_until: Some(heard_until) }
     }
 
-    fn transact(&mut self, opened: &mut Opened, asked: Asked) -> Result<(), EngineError> {
+    fn transact(&mut self, opened: &mut Opened<'_>, asked: Asked) -> Result<(), EngineError> {
         let (mut batch, began) = (Batch::default(), Instant::now());
         let is_growth = asked.asks.iter().any(|ask| matches!(ask.what, What::Growth(_)));
         self.known.writing_since.store(Some(Arc::new(began)));
-        let carried_out = self.carry_out(opened, asked, &mut batch);
+        let carried_out = match is_growth {
+            true => opened.txn.ensure_room(),
+            false => Ok(()),
+        };
+        let carried_out = carried_out.and_then(|()| self.carry_out(opened, asked, &mut batch));
         self.known.writing_since.store(None);
         if began.elapsed() >= SLOW {
             tracing::warn!(took = ?began.elapsed(), "the disk of the queues is slow");
@@ -330,7 +339,8 @@ impl Keeper {
                 return Err(error);
             }
             self.full_since = Some(Instant::now());
-            opened.book = self.load(&opened.engine)?;
+            opened.txn.roll_back()?;
+            opened.book = Book::load(&opened.txn, self.now())?;
             return Ok(());
         }
         if is_growth {
@@ -346,10 +356,10 @@ impl Keeper {
     }
 
     /// What was asked, what the time has come for, and what there is for waiting takers.
-    fn carry_out(&mut self, opened: &mut Opened, asked: Asked, batch: &mut Batch) -> Result<(), EngineError> {
-        let mut txn = opened.engine.begin()?;
+    fn carry_out(&mut self, opened: &mut Opened<'_>, asked: Asked, batch: &mut Batch) -> Result<(), EngineError> {
+        let Opened { txn, book } = opened;
         let (config, now) = (&self.config, self.now());
-        let mut change = Change { txn: &mut txn, book: &mut opened.book, config, now, tally: &mut batch.tally };
+        let mut change = Change { txn, book, config, now, tally: &mut batch.tally };
         for Ask { what, place, .. } in asked.asks {
             match what {
                 What::Work(work) | What::Growth(work) => batch.replies.push(work(&mut change)?),
@@ -373,8 +383,15 @@ impl Keeper {
             }
         }
         if opened.book.has_changed() {
-            opened.book.save(&mut txn)?;
-            txn.commit()?;
+            opened.book.save(&mut opened.txn)?;
+            opened.txn.commit()?;
+            #[cfg(test)]
+            self.known.transactions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        if opened.txn.sync_in() == Some(Duration::ZERO) {
+            opened.txn.sync()?;
+            #[cfg(test)]
+            self.known.syncs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         self.unwanted.clear();
         Ok(())
@@ -402,7 +419,7 @@ impl Keeper {
     }
 
     /// How long nothing has to be done that nobody asks for.
-    fn rest(&self, book: &Book) -> Duration {
+    fn rest(&self, Opened { txn, book }: &Opened<'_>) -> Duration {
         let Now { wall, uptime } = self.now();
         let keep_dead = self.config.keep_dead.as_millis() as u64;
         let of_queues =
@@ -410,10 +427,11 @@ impl Keeper {
         let next = of_queues.min().unwrap_or(u64::MAX).saturating_sub(wall);
         let lease = book.leases.first().map_or(u64::MAX, |lease| lease.end.saturating_sub(uptime));
         let rest = Duration::from_millis(next.min(lease)).min(MAX_REST);
-        match self.full_since {
+        let rest = match self.full_since {
             Some(since) => rest.max(RETRY_DELAY.saturating_sub(since.elapsed())),
             None => rest,
-        }
+        };
+        rest.min(txn.sync_in().unwrap_or(MAX_REST))
     }
 
     fn publish(&self, book: &Book) {

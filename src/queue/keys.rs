@@ -12,9 +12,11 @@
 //! | `r` queue, id | runs, |
 //! | `d` queue, time, id | is dead since then |
 //! | `k` queue, key | the job that has a unique key |
+//! | NUL | the generation of the log of what follows |
 
 use super::job::JobId;
 
+pub(super) const GENERATION: &[u8] = b"\0";
 pub(super) const META: &[u8] = b"m";
 pub(super) const QUEUES: &[u8] = b"q";
 pub(super) const USERS: &[u8] = b"u";

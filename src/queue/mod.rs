@@ -1,7 +1,7 @@
 //! Queues: jobs that outlast whoever enqueues them, kept in a file of this sidecar's own until they are done.
 //!
 //! One thread has the file. Whatever is asked of it while it waits for the disk is the next transaction, so that many
-//! producers share one: what is acknowledged is on the disk. In memory are counts, leases and who waits for jobs, and
+//! producers share one: what is acknowledged is on the disk, or, where syncs are batched, with the kernel. In memory are counts, leases and who waits for jobs, and
 //! nothing that grows with the jobs that wait.
 
 mod attempt;
@@ -15,6 +15,7 @@ mod enqueue;
 mod job;
 mod keeper;
 mod keys;
+mod log;
 mod look;
 mod order;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use tokio::time::timeout;
 pub use self::attempt::{Most, Update};
 pub use self::change::Refused;
 use self::change::{Change, Outcome};
-pub use self::config::Config;
+pub use self::config::{Config, Durability};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
 pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, State, Unique, Until};
@@ -76,6 +77,12 @@ struct Known {
     /// Since when a transaction has been under way.
     writing_since: ArcSwapOption<Instant>,
     totals: ArcSwap<Totals>,
+    /// How many transactions there have been.
+    #[cfg(test)]
+    transactions: std::sync::atomic::AtomicUsize,
+    /// How many syncs of what was acknowledged before.
+    #[cfg(test)]
+    syncs: std::sync::atomic::AtomicUsize,
 }
 
 /// How many jobs there are.

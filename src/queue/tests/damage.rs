@@ -223,7 +223,7 @@ fn no_damage_of_a_page_ends_the_process_and_where_the_file_opens_few_jobs_are_lo
             damaged[at] ^= 1 << random.u8(..8);
         }
         fs::write(&file, &damaged).expect("written");
-        let Ok(engine) = Engine::open(&folder, config.max_bytes) else {
+        let Ok(mut engine) = Engine::open(&folder, &config) else {
             refused += 1;
             continue;
         };

@@ -3,6 +3,7 @@
 mod damage;
 mod kill;
 mod live;
+mod log;
 mod model;
 
 use std::collections::BTreeSet;
@@ -51,7 +52,7 @@ impl Fixture {
     /// As another process finds it.
     fn reopen(&mut self) {
         self.opened = None;
-        let engine = Engine::open(&self.folder.path().join("queue"), self.config.max_bytes).expect("a file");
+        let mut engine = Engine::open(&self.folder.path().join("queue"), &self.config).expect("a file");
         let book = Book::load(&engine.begin().expect("a transaction"), self.time()).expect("what it says");
         self.opened = Some((engine, book));
     }
