@@ -1,15 +1,17 @@
-//! Dubbo's interfaces: `/<group>/<interface>/{providers,configurators}/<encoded URL>`, and in Dubbo 3
+//! Dubbo's interfaces: `/<group>/<interface>/{providers,configurators}/<encoded URL>`, since Dubbo 2.7
+//! `/<group>/config/dubbo/<service or application>.configurators` with a document of YAML, and in Dubbo 3
 //! `/<group>/mapping/<interface>` with the applications that offer one.
 //!
-//! Everything is in the names: a provider node's data is whatever Curator wrote there.
+//! A provider node's data is whatever Curator wrote there: everything is in its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rmpv::Value;
+use serde_json::{Map, Value as Json};
 
 use super::registered::{Draft, endpoint};
-use super::url::{Url, form_decoded};
-use super::{Located, Reading, Registered, Role, Rule, Undecodable};
+use super::url::{Url, form_decoded, form_encoded};
+use super::{Located, MAX_RULES, Reading, Registered, Role, Rule, Undecodable, json, yaml};
 use crate::model::{DEFAULT_WEIGHT, InstanceError, MAX_LABEL_BYTES, MAX_SERVICE_BYTES};
 
 type Parameters<'p> = BTreeMap<&'p str, &'p str>;
@@ -17,16 +19,48 @@ type Parameters<'p> = BTreeMap<&'p str, &'p str>;
 /// What a configurator sets for the providers that it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configurator {
-    /// Every host, or just this one.
-    host: Option<String>,
-    port: Option<u16>,
+    origin: Origin,
+    /// Whether it is of single hosts.
+    is_of_hosts: bool,
     priority: i64,
+    /// Of which a provider must have one, unless there are none: `host`, `host:port`, or `0.0.0.0` for any host.
+    addresses: BTreeSet<String>,
+    /// The same once more, of a document.
+    providers: BTreeSet<String>,
+    /// Of which a provider must be one, unless there are none: as `service_key` writes them.
+    services: BTreeSet<String>,
+    /// Of which a provider must have one, unless there are none.
+    applications: BTreeSet<String>,
     /// Whether it sets only keys that a provider lacks.
     sets_missing: bool,
     /// What a provider must have, by key; `*` and the empty value match any.
     conditions: BTreeMap<String, String>,
     sets: BTreeMap<String, String>,
 }
+
+/// What sets something: the later ones come after the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    Url,
+    OfApplication,
+    OfService,
+}
+
+/// The documents that may change a provider.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    pub(super) of_application: Option<String>,
+    pub(super) of_service: Vec<String>,
+}
+
+/// How the name of a document ends.
+const DOCUMENT: &str = ".configurators";
+
+/// Any host.
+const ANY: &str = "0.0.0.0";
+
+/// The version of a service that has none.
+const NO_VERSION: &str = "0.0.0";
 
 /// The longest name of a configurator's node.
 const MAX_RULE_BYTES: usize = 64 << 10;
@@ -60,8 +94,58 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
         ["mapping", interface] => Some(Located { role: Role::Interface, service: (*interface).to_owned(), up: 1 }),
         [interface, "providers", _] => Located::instance(form_decoded(interface).ok()?, 2),
         [interface, "configurators", _] => Located::rule(form_decoded(interface).ok()?, 2),
+        ["config", "dubbo", name] => {
+            let service = interface_of(name.strip_suffix(DOCUMENT)?).to_owned();
+            Some(Located { role: Role::Document, service, up: 3 })
+        }
         _ => None,
     }
+}
+
+/// The interface of which there is a document with this name: `<interface>:<version>:<group>`, or
+/// `<group>*<interface>:<version>` of the first of Dubbo 2.7. If it is that of an application, this is its name.
+fn interface_of(name: &str) -> &str {
+    let name = name.rsplit_once('*').map_or(name, |(_, after)| after);
+    name.split_once(':').map_or(name, |(interface, _)| interface)
+}
+
+/// The names of the documents that may change a provider.
+pub(super) fn documents(parts: &[&str]) -> Documents {
+    let [part, "providers", name] = parts else { return Documents::default() };
+    let (Ok(text), Ok(interface)) = (form_decoded(name), form_decoded(part)) else { return Documents::default() };
+    let Ok(url) = Url::parse(&text) else { return Documents::default() };
+    let is_name = |name: &String| name.len() <= 3 * MAX_LABEL_BYTES && !name.contains('/');
+    let named = |name: String| Some(name).filter(is_name).map(|name| name + DOCUMENT);
+    let application = Some(url.parameter("application")).filter(|name| !name.is_empty());
+    let (group, version) = (url.parameter("group"), version(url.parameter("version")));
+    let first = [
+        group,
+        if group.is_empty() { "" } else { "*" },
+        &interface,
+        if version.is_empty() { "" } else { ":" },
+        version,
+    ];
+    let of_service = [format!("{interface}:{version}:{group}"), first.concat()];
+    // Else nobody would find the providers when a document changes.
+    let is_found = form_encoded(&interface) == *part;
+    let of_service = of_service.into_iter().filter_map(named).filter(|_| is_found).collect();
+    Documents { of_application: application.map(str::to_owned).and_then(named), of_service }
+}
+
+fn version(version: &str) -> &str {
+    if version == NO_VERSION { "" } else { version }
+}
+
+/// A service as documents name it, and its interface: `[group/]interface[:version]`, or as in the name of a document.
+fn service_key(text: &str) -> (String, &str) {
+    let (group, rest) = text.split_once('/').unwrap_or(("", text));
+    let mut parts = rest.splitn(3, ':');
+    let [interface, of, last] = [(); 3].map(|()| parts.next().unwrap_or_default());
+    (key(if group.is_empty() { last } else { group }, interface, of), interface)
+}
+
+fn key(group: &str, interface: &str, of: &str) -> String {
+    format!("{group}/{interface}:{}", version(of))
 }
 
 /// None: it says that there are none.
@@ -121,15 +205,16 @@ struct Applied<'r> {
 }
 
 impl<'r> Applied<'r> {
-    /// Applies the matching configurators: those of a host after those of all hosts, then by priority. If they exceed
+    /// Applies the matching configurators: by origin, those of a host after those of all hosts, then by priority. If they exceed
     /// the limit together, the largest are omitted, except for keys that decide whether a provider is called.
     fn of(reading: &Reading<'r>, url: &Url<'r>) -> Self {
+        let subject = Subject::of(reading.service, url);
         let matching = |rule: &'r Rule| match rule {
-            Rule::Configurator(configurator) => Some(configurator).filter(|it| it.matches(url)),
+            Rule::Configurator(configurator) => Some(&**configurator).filter(|it| it.matches(&subject)),
             _ => None,
         };
         let mut matching: Vec<_> = reading.rules.iter().filter_map(matching).map(|it| (it, false)).collect();
-        matching.sort_by_key(|(it, _)| (it.host.is_some(), it.priority));
+        matching.sort_by_key(|(it, _)| (it.origin, it.is_of_hosts, it.priority));
         let own = url.parameters.iter().filter(|(key, value)| is_kept(key, value));
         let own = reading.service.len() + MAP_HEAD + own.map(|(key, value)| packed(key, value)).sum::<usize>();
         let (mut room, mut bytes) = (MAX_SERVICE_BYTES.saturating_sub(own), 0);
@@ -174,41 +259,178 @@ pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
     if url.parameter("enabled") == "false" || url.parameter("side") == "consumer" {
         return Ok(Configurator::nothing());
     }
-    let (mut conditions, mut sets) = (BTreeMap::new(), BTreeMap::new());
-    for (key, value) in &url.parameters {
-        match key.strip_prefix('~') {
-            Some(key) => drop(conditions.insert(key.to_owned(), (*value).to_owned())),
-            None if CONDITIONS.contains(key) => drop(conditions.insert((*key).to_owned(), (*value).to_owned())),
-            None if OF_ITSELF.contains(key) => {}
-            None => drop(sets.insert((*key).to_owned(), (*value).to_owned())),
-        }
+    let host = Some(url.host.as_str()).filter(|host| !matches!(*host, ANY | "anyhost" | "::"));
+    let addresses = match (host, url.port) {
+        (None, None) => BTreeSet::new(),
+        (host, None) => BTreeSet::from_iter(host.map(str::to_owned)),
+        (host, Some(port)) => BTreeSet::from([format!("{}:{port}", host.unwrap_or(ANY))]),
+    };
+    let (is_of_hosts, priority) = (host.is_some(), url.parameter("priority").parse().unwrap_or(0));
+    let parameters = url.parameters.iter().map(|(key, value)| (*key, *value));
+    Ok(Configurator { is_of_hosts, priority, addresses, sets_missing, ..Configurator::setting(parameters)? })
+}
+
+/// The configurators in the document with this name.
+pub(super) fn document(name: &str, data: &[u8]) -> Result<Vec<Configurator>, Undecodable> {
+    let document = match yaml::document(data)? {
+        Json::Null => return Ok(Vec::new()),
+        Json::Object(document) => document,
+        _ => return Err(Undecodable::Document("it is no map")),
+    };
+    let (name, of) = (name.strip_suffix(DOCUMENT).unwrap_or_default(), json::text(&document, "key"));
+    let is_of_application = json::text(&document, "scope") == "application";
+    let (service, interface) = service_key(of);
+    if of.is_empty() || if is_of_application { of != name } else { interface != interface_of(name) } {
+        return Err(Undecodable::Document("its `key` is not that of its name"));
     }
-    let bytes = sets.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if bytes > MAX_SERVICE_BYTES / 2 {
-        return Err(InstanceError::Metadata(bytes).into());
+    let Some(Json::Array(all)) = document.get("configs") else {
+        return Err(Undecodable::Document("it has no list of `configs`"));
+    };
+    if all.len() > MAX_RULES {
+        return Err(Undecodable::Document("it has more than 64 `configs`"));
     }
-    if sets.get("zone").is_some_and(|zone| zone.len() > MAX_LABEL_BYTES) {
-        return Err(InstanceError::Label("zone").into());
+    let mut configurators = Vec::new();
+    for config in all {
+        let Json::Object(config) = config else {
+            return Err(Undecodable::Document("one of its `configs` is no map"));
+        };
+        let Some(configurator) = configurator(config, is_on(document.get("enabled"), true))? else { continue };
+        let (services, applications) = (names(config, "services")?, names(config, "applications")?);
+        configurators.push(if is_of_application {
+            let services = services.iter().map(|service| service_key(service).0).collect();
+            let applications = BTreeSet::from([of.to_owned()]);
+            Configurator { origin: Origin::OfApplication, services, applications, ..configurator }
+        } else {
+            let services = BTreeSet::from([service.clone()]);
+            Configurator { origin: Origin::OfService, services, applications, ..configurator }
+        });
     }
-    if sets.get("zone").is_some_and(|zone| zone.contains(char::is_control)) {
-        return Err(InstanceError::Control("zone").into());
+    Ok(configurators)
+}
+
+/// One of the `configs` of a document; None: it changes no provider.
+fn configurator(config: &Map<String, Json>, is_document_on: bool) -> Result<Option<Configurator>, Undecodable> {
+    if config.get("match").is_some_and(|it| !it.is_null()) {
+        // Without it, it would change what it must not.
+        return Err(Undecodable::Document("one of its `configs` has a `match`, which is not supported"));
     }
-    conditions.retain(|_, value| !matches!(value.as_str(), "" | "*"));
-    let host = Some(url.host.clone()).filter(|host| !matches!(host.as_str(), "0.0.0.0" | "anyhost" | "::"));
-    let priority = url.parameter("priority").parse().unwrap_or(0);
-    Ok(Configurator { host, port: url.port, priority, sets_missing, conditions, sets })
+    let parameters = config.get("parameters").and_then(Json::as_object).filter(|parameters| !parameters.is_empty());
+    let Some(parameters) = parameters else {
+        return Err(Undecodable::Document("one of its `configs` has no `parameters`"));
+    };
+    if parameters.values().any(|it| it.is_array() || it.is_object()) {
+        return Err(Undecodable::Document("one of its `parameters` is no text"));
+    }
+    let (addresses, providers) = (addresses(config, "addresses")?, addresses(config, "providerAddresses")?);
+    // One with a type is switched by itself.
+    let is_on = match json::text(config, "type") {
+        "" | "general" => is_document_on,
+        _ => is_on(config.get("enabled"), false),
+    };
+    // Those of consumers are for Dubbo's.
+    if !is_on || json::text(config, "side") != "provider" {
+        return Ok(None);
+    }
+    let parameters = parameters.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    let is_of_hosts = addresses.iter().any(|address| address.split(':').next() != Some(ANY));
+    Ok(Some(Configurator { is_of_hosts, addresses, providers, ..Configurator::setting(parameters)? }))
+}
+
+fn is_on(value: Option<&Json>, default: bool) -> bool {
+    match value {
+        None | Some(Json::Null) => default,
+        Some(value) => value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("true")),
+    }
+}
+
+/// Without the brackets of IPv6; none: any.
+fn addresses(config: &Map<String, Json>, key: &'static str) -> Result<BTreeSet<String>, Undecodable> {
+    let all = texts(config, key)?;
+    let is_any = |address: &String| matches!(address.as_str(), ANY | "0.0.0.0:*");
+    Ok(if all.iter().any(is_any) { BTreeSet::new() } else { all.iter().map(|it| it.replace(['[', ']'], "")).collect() })
+}
+
+/// The names in a list; none: any.
+fn names(config: &Map<String, Json>, key: &'static str) -> Result<BTreeSet<String>, Undecodable> {
+    texts(config, key).map(|texts| if texts.contains("*") { BTreeSet::new() } else { texts })
+}
+
+/// The texts of a list. What is there and is no such list would match everything.
+fn texts(config: &Map<String, Json>, key: &'static str) -> Result<BTreeSet<String>, Undecodable> {
+    let wrong = || Undecodable::Document("what one of its `configs` is for is no list of texts");
+    let all = match config.get(key) {
+        None | Some(Json::Null) => return Ok(BTreeSet::new()),
+        Some(all) => all.as_array().ok_or_else(wrong)?,
+    };
+    all.iter().map(|it| it.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or_else(wrong)
+}
+
+/// What configurators are compared with.
+struct Subject<'u> {
+    url: &'u Url<'u>,
+    /// The address in the forms in which it may be named, without that of any host at any port.
+    names: [String; 3],
+    key: String,
+}
+
+impl<'u> Subject<'u> {
+    fn of(service: &str, url: &'u Url<'u>) -> Self {
+        let (host, port) = (url.host.as_str(), url.port.unwrap_or_default());
+        let names = [host.to_owned(), format!("{host}:{port}"), format!("{ANY}:{port}")];
+        Self { url, names, key: key(url.parameter("group"), service, url.parameter("version")) }
+    }
 }
 
 impl Configurator {
     fn nothing() -> Self {
-        let (conditions, sets) = (BTreeMap::new(), BTreeMap::new());
-        Self { host: None, port: None, priority: 0, sets_missing: true, conditions, sets }
+        let (none, sets) = (BTreeSet::new(), BTreeMap::new());
+        Self {
+            origin: Origin::Url,
+            is_of_hosts: false,
+            priority: 0,
+            addresses: none.clone(),
+            providers: none.clone(),
+            services: none.clone(),
+            applications: none,
+            sets_missing: false,
+            conditions: sets.clone(),
+            sets,
+        }
     }
 
-    fn matches(&self, url: &Url<'_>) -> bool {
-        self.host.as_ref().is_none_or(|host| *host == url.host)
-            && (self.port.is_none() || self.port == url.port)
-            && self.conditions.iter().all(|(key, value)| url.parameter(key) == value)
+    /// One with these parameters, for every provider.
+    fn setting<'p>(parameters: impl Iterator<Item = (&'p str, &'p str)>) -> Result<Self, Undecodable> {
+        let (mut conditions, mut sets) = (BTreeMap::new(), BTreeMap::new());
+        for (key, value) in parameters {
+            match key.strip_prefix('~') {
+                Some(key) => drop(conditions.insert(key.to_owned(), value.to_owned())),
+                None if CONDITIONS.contains(&key) => drop(conditions.insert(key.to_owned(), value.to_owned())),
+                None if OF_ITSELF.contains(&key) => {}
+                None => drop(sets.insert(key.to_owned(), value.to_owned())),
+            }
+        }
+        let bytes = sets.iter().map(|(key, value): (&String, &String)| key.len() + value.len()).sum();
+        if bytes > MAX_SERVICE_BYTES / 2 {
+            return Err(InstanceError::Metadata(bytes).into());
+        }
+        if sets.get("zone").is_some_and(|zone| zone.len() > MAX_LABEL_BYTES) {
+            return Err(InstanceError::Label("zone").into());
+        }
+        if sets.get("zone").is_some_and(|zone| zone.contains(char::is_control)) {
+            return Err(InstanceError::Control("zone").into());
+        }
+        conditions.retain(|_, value| !matches!(value.as_str(), "" | "*"));
+        Ok(Self { conditions, sets, ..Self::nothing() })
+    }
+
+    fn matches(&self, subject: &Subject<'_>) -> bool {
+        let is_at = |of: &BTreeSet<String>| of.is_empty() || subject.names.iter().any(|name| of.contains(name));
+        let is_one = |of: &BTreeSet<String>, name: &str| of.is_empty() || of.contains(name);
+        is_at(&self.addresses)
+            && is_at(&self.providers)
+            && is_one(&self.services, &subject.key)
+            && is_one(&self.applications, subject.url.parameter("application"))
+            && self.conditions.iter().all(|(key, value)| subject.url.parameter(key) == value)
     }
 
     fn set<'r>(&'r self, parameters: &mut Parameters<'r>, key: &'r str, value: &'r str) {

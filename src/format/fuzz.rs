@@ -33,6 +33,13 @@ pub fn nodes(bytes: &[u8]) {
             let sibling = config.instances_of(&scope).child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
             let _ = config.decode(&sibling, &located.service, &node, &[rule], usize::MAX);
         }
+        Role::Document => {
+            let Ok(rules) = config.document(&path, &node) else { return };
+            let provider =
+                config.scope_of(&located.service).child("providers").child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
+            let _ = config.documents(&provider);
+            let _ = config.decode(&provider, &located.service, &Node::default(), &rules, usize::MAX);
+        }
         Role::Interface => drop(config.applications(&located.service, &node)),
     }
 }

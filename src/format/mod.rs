@@ -26,6 +26,9 @@ mod sofa_rpc;
 #[cfg(test)]
 mod tests;
 mod url;
+mod yaml;
+
+use std::sync::Arc;
 
 pub use self::config::{Config, Fields};
 use self::dubbo::Configurator;
@@ -54,6 +57,8 @@ pub enum Role {
     Instance,
     /// It changes the instances of its scope.
     Rule,
+    /// It has rules for the instances of a service, or of an application, wherever they are below the root.
+    Document,
     /// It names the applications that offer an interface.
     Interface,
 }
@@ -61,7 +66,7 @@ pub enum Role {
 /// A change to the instances of a scope.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rule {
-    Configurator(Configurator),
+    Configurator(Arc<Configurator>),
     Vector(Vector),
     /// The name of the leading member.
     Leader(String),
@@ -80,6 +85,12 @@ pub enum Undecodable {
     TooDeep,
     #[error("it is no URL")]
     NotUrl,
+    #[error("its data are no YAML that is read: see line {0}")]
+    NotYaml(usize),
+    #[error("its data repeat too much by aliases")]
+    TooManyAliases,
+    #[error("its data are no configurators: {0}")]
+    Document(&'static str),
     #[error("it names no host")]
     NoHost,
     #[error("it names no port from 1 to 65535")]
@@ -108,6 +119,13 @@ pub enum Undecodable {
         "not listed as all interfaces of its application: with them its root would pass its share of `[store] max_instances`"
     )]
     TooManyOfInterfaces,
+}
+
+/// The nodes with documents that may change what a node registers, whether they exist or not.
+#[derive(Debug, Default)]
+pub struct Documents {
+    pub of_application: Option<NodePath>,
+    pub of_service: Vec<NodePath>,
 }
 
 /// A node being decoded.
@@ -187,10 +205,32 @@ impl Config {
     /// What the rule at a path changes.
     pub fn rule(&self, path: &NodePath, node: &Node) -> Result<Rule, Undecodable> {
         match self.format {
-            Format::Dubbo => dubbo::rule(last_part(path)).map(Rule::Configurator),
+            Format::Dubbo => dubbo::rule(last_part(path)).map(|it| Rule::Configurator(it.into())),
             Format::Serverset => serverset::rule(&node.data).map(Rule::Vector),
             _ => patroni::leader(&node.data).map(Rule::Leader),
         }
+    }
+
+    /// The documents that may change what the node at a path registers.
+    pub fn documents(&self, path: &NodePath) -> Documents {
+        if self.format != Format::Dubbo {
+            return Documents::default();
+        }
+        let dubbo::Documents { of_application, of_service } = dubbo::documents(&self.parts(path).unwrap_or_default());
+        let folder = self.root.child("config").child("dubbo");
+        let at = |name: String| folder.child(&name);
+        Documents { of_application: of_application.map(at), of_service: of_service.into_iter().map(at).collect() }
+    }
+
+    /// The rules in a document.
+    pub fn document(&self, path: &NodePath, node: &Node) -> Result<Vec<Rule>, Undecodable> {
+        let configurators = dubbo::document(last_part(path), &node.data)?;
+        Ok(configurators.into_iter().map(|it| Rule::Configurator(it.into())).collect())
+    }
+
+    /// The scope of a service's instances that documents change.
+    pub fn scope_of(&self, service: &str) -> NodePath {
+        self.root.child(&url::form_encoded(service))
     }
 
     /// The instances that a node of the service registers, given the rules of its scope, which may set this many bytes
@@ -269,6 +309,12 @@ impl Config {
             [] => self.name.clone(),
             parts => parts.join("/"),
         }
+    }
+}
+
+impl Documents {
+    pub fn into_paths(self) -> impl Iterator<Item = NodePath> {
+        self.of_application.into_iter().chain(self.of_service)
     }
 }
 

@@ -308,6 +308,130 @@ fn a_configurator_for_which_there_is_no_room_voids_no_other() {
     assert_eq!((&found.fault, keys(&found).len()), (&None, 3));
 }
 
+/// As the documentation of Dubbo has them, and as its console writes them.
+const OF_APPLICATION: &str = "# weight\n---\nconfigVersion: v2.7\nscope: application\nkey: shop\nenabled: true\nconfigs:\n\
+    - addresses: [\"0.0.0.0:20880\"]\n  side: provider\n  parameters:\n    weight: 1000\n...\n";
+const OF_SERVICE: &str = "configVersion: v3.0\nscope: service\nkey: com.acme.Foo\nenabled: true\nconfigs:\n- type: weight\n  \
+    enabled: true\n  addresses: [10.0.0.5:20880]\n  side: provider\n  parameters: {weight: 0}\n";
+
+#[test]
+fn documents_of_dubbo_change_the_providers_of_a_service_or_an_application() {
+    let dubbo = config(Format::Dubbo, "/dubbo");
+    let provider = |query: &str| {
+        let query = query.replace('=', "%3D").replace('&', "%26");
+        let url = format!("dubbo%3A%2F%2F10.0.0.5%3A20880%2Fcom.acme.Foo%3Fapplication%3Dshop{query}");
+        format!("/dubbo/com.acme.Foo/providers/{url}")
+    };
+    let names = |query: &str| -> Vec<_> {
+        let documents = dubbo.documents(&path(&provider(query))).into_paths();
+        documents.map(|path| path.as_str().replace("/dubbo/config/dubbo/", "").replace(".configurators", "")).collect()
+    };
+    assert_eq!(names(""), ["shop", "com.acme.Foo::", "com.acme.Foo"]);
+    assert_eq!(names("&group=g&version=1.0"), ["shop", "com.acme.Foo:1.0:g", "g*com.acme.Foo:1.0"]);
+    assert_eq!(names("&version=0.0.0&application=a%2Fb"), ["com.acme.Foo::", "com.acme.Foo"]);
+    let at = |name: &str| path(&format!("/dubbo/config/dubbo/{name}.configurators"));
+    for (name, service) in
+        [("shop", "shop"), ("com.acme.Foo:1.0:g", "com.acme.Foo"), ("g*com.acme.Foo:1", "com.acme.Foo")]
+    {
+        let located = dubbo.locate(&at(name)).expect(name);
+        assert_eq!((located.role, located.service.as_str()), (Role::Document, service), "{name}");
+    }
+    assert_eq!(dubbo.locate(&path("/dubbo/config/dubbo/shop.tag-router")), None);
+    assert_eq!(dubbo.scope_of("a.B$C"), path("/dubbo/a.B%24C"));
+
+    let rules = |name: &str, text: &str| dubbo.document(&at(name), &node(text));
+    let with = |query: &str, documents: &[(&str, &str)]| {
+        let rules: Vec<_> = documents.iter().flat_map(|(name, text)| rules(name, text).expect(text)).collect();
+        let found = read(&dubbo, &provider(query), "", &rules).expect("a provider").expect("one");
+        (found.weight, found.state == InstanceState::Up)
+    };
+    let (application, service) = (("shop", OF_APPLICATION), ("com.acme.Foo::", OF_SERVICE));
+    assert_eq!(with("", &[application]), (1_000, true));
+    assert_eq!(with("", &[service]), (0, true));
+    assert_eq!(
+        [with("", &[application, service]), with("", &[service, application])],
+        [(0, true); 2],
+        "that of the service"
+    );
+    assert_eq!(with("&application=other", &[application]), (100, true));
+    assert_eq!(with("&group=g", &[service]), (100, true), "the key is of no group");
+    let classic =
+        dubbo.rule(&path("/dubbo/i/configurators/override:%2F%2F10.0.0.5%2Fi%3Fweight=7&priority=9"), &node(""));
+    let rules_of_both = [rules("shop", OF_APPLICATION).expect("rules"), vec![classic.expect("a rule")]].concat();
+    assert_eq!(
+        read(&dubbo, &provider(""), "", &rules_of_both).expect("it").expect("one").weight,
+        1_000,
+        "newer ones come last"
+    );
+
+    // Each of these changes is of one line of a document.
+    let of = |lines: &str| {
+        let text = "scope: service\nkey: com.acme.Foo\nconfigs:\n- side: provider\n  parameters: {disabled: true, timeout: 9}\n";
+        with("", &[("com.acme.Foo", &format!("{text}{lines}"))])
+    };
+    for (lines, is_up) in [
+        ("", false),
+        ("  addresses: []", false),
+        ("  addresses: [0.0.0.0]", false),
+        ("  addresses: ['0.0.0.0:*', 10.0.0.6]", false),
+        ("  addresses: ['0.0.0.0:20880']", false),
+        ("  addresses: ['0.0.0.0:20881']", true),
+        ("  addresses: [10.0.0.5]", false),
+        ("  addresses: [10.0.0.6, '10.0.0.5:20881']", true),
+        ("  addresses: ['*']", true),
+        ("  providerAddresses: ['10.0.0.5:20880']", false),
+        ("  addresses: [0.0.0.0]\n  providerAddresses: [10.0.0.6]", true),
+        ("  applications: [cart, shop]", false),
+        ("  applications: ['*']", false),
+        ("  applications: [cart]", true),
+        ("  type: general\n  enabled: false", false),
+        ("  type: disabled\n  enabled: true", false),
+        ("  type: disabled", true),
+        ("enabled: false", true),
+        ("enabled: false\nunknown: {a: [b]}", true),
+    ] {
+        assert_eq!(of(lines), (100, is_up), "{lines}");
+    }
+    for side in ["side: consumer", "other: provider"] {
+        assert_eq!(with("", &[("com.acme.Foo", &OF_SERVICE.replace("side: provider", side))]), (100, true), "{side}");
+    }
+    let services = |list: &str| with("&group=g&version=1.0", &[("shop", &OF_APPLICATION.replace("...\n", list))]);
+    assert_eq!(services("  services: [a.B, 'g/com.acme.Foo:1.0']\n"), (1_000, true));
+    assert_eq!(services("  services: ['*']\n"), (1_000, true));
+    assert_eq!(services("  services: [com.acme.Foo]\n"), (100, true));
+    assert_eq!(rules("shop", " \n"), Ok(Vec::new()), "as a console leaves it that takes all of them back");
+}
+
+#[test]
+fn a_document_that_would_change_what_it_must_not_changes_nothing() {
+    let dubbo = config(Format::Dubbo, "/dubbo");
+    let refused = |text: &str| {
+        let at = path("/dubbo/config/dubbo/com.acme.Foo::.configurators");
+        dubbo.document(&at, &node(text)).expect_err(text).to_string()
+    };
+    for (from, to, why) in [
+        ("com.acme.Foo", "com.acme.Bar", "its `key` is not that of its name"),
+        ("key: com.acme.Foo\n", "", "its `key`"),
+        ("scope: service", "scope: application", "its `key`"),
+        ("  addresses: [10.0.0.5:20880]", "  addresses: 10.0.0.5:20880", "no list of texts"),
+        ("[10.0.0.5:20880]", "[[10.0.0.5:20880]]", "no list of texts"),
+        ("{weight: 0}", "{}", "has no `parameters`"),
+        ("{weight: 0}", "{weight: [0]}", "is no text"),
+        ("{weight: 0}", "{weight: 0}\n  match: {address: {wildcard: 10.0.0.6}}", "has a `match`"),
+        ("configs:", "config:", "no list of `configs`"),
+        ("configs:", "configs: [", "no YAML that is read: see line"),
+    ] {
+        let found = refused(&OF_SERVICE.replace(from, to));
+        assert!(found.contains(why), "{to}: {found}");
+    }
+    let many = format!("{}{}", OF_SERVICE, "- {side: provider, parameters: {a: b}}\n".repeat(64));
+    assert!(refused(&many).contains("more than 64"));
+    let fat = OF_SERVICE.replace("{weight: 0}", &format!("{{a: {}}}", "x".repeat(9_000)));
+    assert!(refused(&fat).contains("bytes"), "it would fill the metadata");
+    assert!(refused(&"- ".repeat(5_000)).contains("32 levels"));
+    assert!(refused("[]").contains("no map"));
+}
+
 #[test]
 fn an_application_of_dubbo_has_an_endpoint_for_each_protocol() {
     let services = config(Format::DubboApplication, "/services");

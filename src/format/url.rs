@@ -69,6 +69,19 @@ pub(super) fn form_decoded(name: &str) -> Result<String, Undecodable> {
     String::from_utf8(decoded).map_err(|_| Undecodable::NotUtf8)
 }
 
+/// Encodes as Java's `URLEncoder` does.
+pub(super) fn form_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'*' => encoded.push(byte.into()),
+            b' ' => encoded.push('+'),
+            byte => encoded.extend(["%".to_owned(), format!("{byte:02X}")]),
+        }
+    }
+    encoded
+}
+
 fn hex([high, low]: [u8; 2]) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
@@ -103,5 +116,6 @@ mod tests {
         assert_eq!(form_decoded("%4").as_deref(), Ok("%4"));
         assert_eq!(form_decoded("%zz%+1").as_deref(), Ok("%zz% 1"));
         assert_eq!(form_decoded("%ff"), Err(Undecodable::NotUtf8));
+        assert_eq!(form_encoded("a:// b*c\u{fc}"), "a%3A%2F%2F+b*c%C3%BC");
     }
 }

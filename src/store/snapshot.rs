@@ -12,7 +12,7 @@ use super::instances::NODE_MARK;
 use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
 use super::{Batch, Feed, Withhold};
-use crate::format::{Config, Located, Undecodable};
+use crate::format::{Config, Located, Role, Undecodable};
 use crate::guard::{Effect, Guard, Now};
 use crate::model::{Change, ChangeKind, Format, Freshness, Node, NodePath, Origin, Revision};
 
@@ -155,7 +155,9 @@ impl Snapshot {
         let all = roots.flat_map(|root| self.directory.undecodable(root).map(move |(path, why)| (root, path, why)));
         all.map(move |(root, path, why)| {
             let (feed, config, located) = self.registrar(path)?;
-            let is_it = config.root == *root && located.service == service;
+            let is_for_it =
+                || located.role == Role::Document && self.directory.is_for_scope(path, &config.scope_of(service));
+            let is_it = config.root == *root && (located.service == service || is_for_it());
             is_it.then_some((feed, config.format, path, why))
         })
     }
@@ -177,7 +179,7 @@ impl Snapshot {
 
     /// Whether there may be rules that change what a node registers.
     pub(crate) fn may_have_rules(&self, path: &NodePath) -> bool {
-        self.scope_of(path).is_some_and(|(config, scope)| may_have_rules(config, &self.nodes, &scope))
+        self.scope_of(path).is_some_and(|(config, scope)| may_have_rules(config, &self.nodes, &scope, path))
     }
 
     fn scope_of(&self, path: &NodePath) -> Option<(&Config, NodePath)> {

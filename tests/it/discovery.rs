@@ -192,6 +192,69 @@ fn every_format_is_told_alike_by_the_sidecar_the_shared_file_and_php() {
     becomes(&scene, "www/web", &["://10.0.0.5:8080 UP"]);
 }
 
+#[test]
+fn rules_that_dubbo_writes_as_yaml_change_providers_while_they_are_there() {
+    let scene = scene();
+    let provider = |interface: &str| {
+        let url = format!("dubbo%3A%2F%2F10.0.0.5%3A20880%2F{interface}%3Fapplication%3Dshop%26side%3Dprovider");
+        format!("/dubbo/{interface}/providers/{url}")
+    };
+    for interface in ["a.Foo", "a.Bar"] {
+        scene.zk.create(&provider(interface), "");
+    }
+    let rule = |key: &str| format!("/dubbo/config/dubbo/{key}.configurators");
+    let text = |scope: &str, key: &str, sets: &str| {
+        format!(
+            "---\nconfigVersion: v2.7\nscope: {scope}\nkey: {key}\nenabled: true\nconfigs:\n- addresses: ['0.0.0.0:20880']\n  \
+             side: provider\n  parameters: {{{sets}}}\n"
+        )
+    };
+    let are = |what: &str, expected: [(u64, &str); 2]| {
+        eventually(what, SOON, || {
+            let found = ["a.Foo", "a.Bar"].map(|interface| {
+                let ended = scene.roster.cli(["services", interface, "-o", "json"]);
+                let found = if ended.code == Some(0) { ended.json()["instances"][0].clone() } else { Value::Null };
+                (found["weight"].as_u64().unwrap_or_default(), found["state"].as_str().unwrap_or_default().to_owned())
+            });
+            let expected = expected.map(|(weight, state)| (weight, state.to_owned()));
+            ensure(found == expected, format!("{found:?}"))
+        });
+    };
+    are("both are up", [(100, "UP"), (100, "UP")]);
+    scene.zk.create(&rule("a.Foo::"), text("service", "a.Foo", "weight: 0"));
+    are("one weighs nothing", [(0, "UP"), (100, "UP")]);
+    let told = scene.roster.cli(["explain", "a.Foo"]).text();
+    assert!(told.contains("not served") && told.contains(&format!("changed by {}", rule("a.Foo::"))), "{told}");
+    scene.zk.create(&rule("shop"), text("application", "shop", "disabled: true"));
+    are("all of the application are down", [(0, "DOWN"), (100, "DOWN")]);
+
+    // Others are written beside it: one cannot be read, and one would be larger than all memory.
+    let lines = ('b'..='z').map(|name| {
+        let before = char::from(name as u8 - 1);
+        format!("{name}: &{name} [{}]\n", vec![format!("*{before}"); 9].join(", "))
+    });
+    scene.zk.create(&rule("a.Bar::"), format!("a: &a [x]\n{}", lines.collect::<String>()));
+    scene.zk.set(&rule("shop"), "configs: [");
+    are("the broken ones change nothing", [(0, "UP"), (100, "UP")]);
+    eventually("they are counted", SOON, || {
+        let counters = scene.roster.status().counters;
+        ensure(counters.get("undecodableNodes") == Some(&2), format!("{counters:?}"))
+    });
+    let told = scene.roster.cli(["explain", "a.Bar"]).text();
+    for (key, why) in
+        [("a.Bar::", "its data repeat too much by aliases"), ("shop", "its data are no YAML that is read")]
+    {
+        let is_named = |line: &str| line.contains(&rule(key)) && line.contains(why);
+        assert!(told.lines().any(is_named), "{key}: {told}");
+    }
+
+    scene.zk.set(&rule("shop"), text("application", "shop", "disabled: true"));
+    are("it can be read again", [(0, "DOWN"), (100, "DOWN")]);
+    scene.zk.delete(&rule("a.Foo::"));
+    scene.zk.delete(&rule("shop"));
+    are("the rules are gone", [(100, "UP"), (100, "UP")]);
+}
+
 /// Starts one of the programs of `writers`, until it is dropped.
 fn writer(scene: &Scene, program: &str, arguments: &[&str]) -> Process {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/writers").join(program);

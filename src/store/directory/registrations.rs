@@ -14,7 +14,7 @@ use super::ledger::{Charge, InstanceLimits, Ledger, Root};
 use super::ranks::Ranks;
 use super::root_names::RootNames;
 use super::{Directory, ReportedBy};
-use crate::format::{Config, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
+use crate::format::{Config, Documents, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
 use crate::model::{Decoder, Endpoint, Format, Instance, Node, NodePath, Provenance, Record, Revision, Withheld};
 use crate::store::Feed;
 use crate::store::instances::Provider;
@@ -24,6 +24,9 @@ const MAX_SEEN: usize = 4 * MAX_RULES;
 
 /// The most bytes of paths and data of the rules of one scope: they are read again with each instance that changes.
 const MAX_BYTES_OF_RULES: usize = 256 << 10;
+
+/// Of how many bytes of documents the rules are kept while nodes are decoded.
+const MAX_BYTES_OF_DOCUMENTS: usize = 4 << 20;
 
 /// The most interfaces of an application that does not list them itself; also how many one node may count as.
 const MAX_INTERFACES: usize = 1_024;
@@ -50,6 +53,8 @@ pub(super) struct Registrations {
     claims: Claims,
     /// An application, an interface that it offers, and the node that says so.
     interfaces: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
+    /// A document of an application, and a node that it may change.
+    of_applications: OrdSet<(NodePath, NodePath)>,
     ledger: Ledger,
     /// By root, the nodes for which, or for some of whose interfaces, there was no room.
     beyond: OrdSet<(Root, NodePath)>,
@@ -91,6 +96,8 @@ struct Reader<'a> {
     nodes: &'a Nodes,
     /// By scope.
     rules: HashMap<NodePath, Arc<[Rule]>>,
+    /// By document, and how many bytes these have together.
+    documents: (HashMap<NodePath, Arc<[Rule]>>, usize),
     no_metadata: Arc<Value>,
 }
 
@@ -111,6 +118,7 @@ impl Directory {
         }
         let before = self.registrations.ledger.clone();
         let (mut due, mut scopes, mut offers) = (Vec::new(), BTreeSet::new(), Offers::new());
+        let mut parents = BTreeSet::new();
         for path in changed {
             let Some((number, located)) = reader.locate(path) else { continue };
             match located.role {
@@ -120,6 +128,14 @@ impl Directory {
                     let rule = nodes.get(path).map(|node| configs[number].rule(path, node));
                     let undecodable = rule.and_then(Result::err).map(|why| Registration::Undecodable(why.into()));
                     self.registrations.set(&configs[number], path, undecodable);
+                }
+                Role::Document => {
+                    let config = &configs[number];
+                    let read = nodes.get(path).map(|node| config.document(path, node));
+                    let undecodable = read.and_then(Result::err).map(|why| Registration::Undecodable(why.into()));
+                    self.registrations.set(config, path, undecodable);
+                    parents.insert((number, config.instances_of(&config.scope_of(&located.service))));
+                    due.extend(self.registrations.of_application(path).map(|path| (number, path.clone())));
                 }
                 Role::Interface => {
                     let interface: Arc<str> = located.service.as_str().into();
@@ -140,8 +156,10 @@ impl Directory {
         }
         for (number, scope) in &scopes {
             self.registrations.name_left_out(&configs[*number], nodes, scope);
-            let parent = configs[*number].instances_of(scope);
-            due.extend(reader.instances(&configs[*number], &parent).map(|path| (*number, path)));
+            parents.insert((*number, configs[*number].instances_of(scope)));
+        }
+        for (number, parent) in &parents {
+            due.extend(reader.instances(&configs[*number], parent).map(|path| (*number, path)));
         }
         // In the order of the configuration: what roots share goes to the first, however nodes are called.
         due.sort_unstable();
@@ -184,6 +202,13 @@ impl Directory {
             DiffItem::Add(path, why) | DiffItem::Update { new: (path, why), .. } => Some((path, &**why)),
             DiffItem::Remove(..) => None,
         })
+    }
+
+    /// Whether a document is of an application with a node in this scope.
+    pub(in crate::store) fn is_for_scope(&self, document: &NodePath, scope: &NodePath) -> bool {
+        let from = (document.clone(), scope.clone());
+        let first = self.registrations.of_applications.range(from..).next();
+        first.is_some_and(|(of, path)| of == document && path.is_under(scope))
     }
 
     /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not.
@@ -295,7 +320,11 @@ impl Directory {
         }
         self.registrations.beyond.remove(&(root, path.clone()));
         let room_for_rules = reader.room(&self.registrations.ledger, number).by_rules;
-        let read = reader.decode(config, &path, room_for_rules, &self.registrations.undecodable);
+        let documents = config.documents(&path);
+        if let Some(document) = &documents.of_application {
+            self.registrations.set_application(document, &path, reader.nodes.contains_key(&path));
+        }
+        let read = reader.decode(config, &path, documents, room_for_rules, &self.registrations.undecodable);
         let read = read.and_then(|read| read.map(|read| self.claims(reader, number, &path, read)).transpose());
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
@@ -524,6 +553,24 @@ impl Registrations {
         }
     }
 
+    /// Sets whether a document may change what a node registers as that of its application.
+    fn set_application(&mut self, document: &NodePath, path: &NodePath, is_there: bool) {
+        if !is_there {
+            self.of_applications.remove(&(document.clone(), path.clone()));
+            return;
+        }
+        // One path for all its nodes.
+        let known = self.of_applications.range((document.clone(), NodePath::root())..).next();
+        let document = known.map(|(known, _)| known).filter(|known| *known == document).unwrap_or(document).clone();
+        self.of_applications.insert((document, path.clone()));
+    }
+
+    /// The nodes that a document may change as that of their application.
+    fn of_application<'a>(&'a self, document: &'a NodePath) -> impl Iterator<Item = &'a NodePath> {
+        let from = (document.clone(), NodePath::root());
+        self.of_applications.range(from..).take_while(move |(of, _)| of == document).map(|(_, path)| path)
+    }
+
     /// Names the rules of a scope that are left out, and no others.
     fn name_left_out(&mut self, config: &Config, nodes: &Nodes, scope: &NodePath) {
         let Some(begin) = config.rules_of(scope) else { return };
@@ -631,7 +678,8 @@ impl<'a> Reader<'a> {
         let feed = &feeds[number];
         let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
         let (configs, limits) = (feed.services(), feed.instance_limits());
-        Self { by, configs, limits, nodes, rules: HashMap::new(), no_metadata: Arc::new(Value::Map(Vec::new())) }
+        let (rules, documents, no_metadata) = (HashMap::new(), Default::default(), Arc::new(Value::Map(Vec::new())));
+        Self { by, configs, limits, nodes, rules, documents, no_metadata }
     }
 
     /// How much more there is room for below the root of this number.
@@ -662,14 +710,36 @@ impl<'a> Reader<'a> {
         &mut self,
         config: &Config,
         path: &NodePath,
+        documents: Documents,
         room_for_rules: usize,
         faults: &Faults,
     ) -> Result<Option<Registered>, Undecodable> {
         let Some(node) = self.nodes.get(path) else { return Ok(None) };
         let located = config.locate(path).filter(|located| located.role == Role::Instance);
         let Some(located) = located else { return Ok(None) };
-        let rules = located.scope(path).map(|scope| self.rules_of(config, scope, faults)).unwrap_or_default();
+        let mut rules = located.scope(path).map(|scope| self.rules_of(config, scope, faults)).unwrap_or_default();
+        let more: Vec<_> = documents.into_paths().filter_map(|path| self.rules_in(config, path, faults)).collect();
+        if !more.is_empty() {
+            rules = rules.iter().chain(more.iter().flat_map(|rules| rules.iter())).cloned().collect();
+        }
         config.decode(path, &located.service, node, &rules, room_for_rules)
+    }
+
+    /// The rules in a document; None: there is none that can be read.
+    fn rules_in(&mut self, config: &Config, document: NodePath, faults: &Faults) -> Option<Arc<[Rule]>> {
+        let node = self.nodes.get(&document).filter(|_| !faults.contains_key(&document))?;
+        let (known, bytes) = &mut self.documents;
+        if let Some(known) = known.get(&document) {
+            return Some(known.clone());
+        }
+        if *bytes > MAX_BYTES_OF_DOCUMENTS {
+            known.clear();
+            *bytes = 0;
+        }
+        let rules: Arc<[Rule]> = config.document(&document, node).ok()?.into();
+        *bytes += node.data.len();
+        known.insert(document, rules.clone());
+        Some(rules)
     }
 
     /// The rules of a scope that count.
@@ -722,7 +792,7 @@ impl RulesOfScope {
         Self(rules.filter_map(|(path, rule)| Some((path.clone(), rule?))).collect())
     }
 
-    /// The paths of the rules that change what a node of the scope registers.
+    /// The paths of the rules that change what a node of the scope registers; documents in the order in which they do.
     pub(in crate::store) fn changing(&self, config: &Config, nodes: &Nodes, path: &NodePath) -> Vec<NodePath> {
         let located = config.locate(path).filter(|located| located.role == Role::Instance);
         let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
@@ -732,13 +802,27 @@ impl RulesOfScope {
         };
         let Ok(without) = read(&[]) else { return Vec::new() };
         let is_changing = |rule: &Rule| read(std::slice::from_ref(rule)).is_ok_and(|with| with != without);
-        self.0.iter().filter(|(_, rule)| is_changing(rule)).map(|(path, _)| path.clone()).collect()
+        let changing = self.0.iter().filter(|(_, rule)| is_changing(rule)).map(|(path, _)| path.clone());
+        let mut changing: Vec<_> = changing.collect();
+        let mut rules: Vec<_> = self.0.iter().map(|(_, rule)| rule.clone()).collect();
+        let mut before = read(&rules);
+        for document in config.documents(path).into_paths() {
+            let Some(Ok(more)) = nodes.get(&document).map(|node| config.document(&document, node)) else { continue };
+            rules.extend(more);
+            let after = read(&rules);
+            if after != before {
+                changing.push(document);
+            }
+            before = after;
+        }
+        changing
     }
 }
 
-/// Whether there may be a rule in a scope.
-pub(in crate::store) fn may_have_rules(config: &Config, nodes: &Nodes, scope: &NodePath) -> bool {
+/// Whether there may be a rule for a node in a scope.
+pub(in crate::store) fn may_have_rules(config: &Config, nodes: &Nodes, scope: &NodePath, path: &NodePath) -> bool {
     let below = |begin: NodePath| nodes.range(begin.clone()..).next().map(|(path, _)| (path, begin));
     let first = config.rules_of(scope).and_then(below);
     first.is_some_and(|(path, begin)| path.as_str().starts_with(begin.as_str()))
+        || config.documents(path).into_paths().any(|document| nodes.contains_key(&document))
 }

@@ -280,6 +280,71 @@ fn no_configurator_takes_the_room_of_an_instance() {
 }
 
 #[test]
+fn a_document_of_rules_costs_only_the_instances_that_it_is_for() {
+    let (store, publisher) = house(vec![services("/dubbo", Format::Dubbo)]);
+    let provider = |interface: &str, number: usize, application: &str| {
+        format!("/dubbo/{interface}/providers/dubbo%3A%2F%2Fh%3A{number}%2Fi%3Fapplication%3D{application}")
+    };
+    let all = (1..=50)
+        .flat_map(|number| ["i", "j"].map(|name| provider(name, number, if number > 40 { "cart" } else { "shop" })));
+    publisher.publish(all.map(|path| put(&path, "")).collect::<Vec<_>>());
+    let document = |scope: &str, key: &str, sets: &str| {
+        let text = format!("scope: {scope}\nkey: {key}\nconfigs: [{{side: provider, parameters: {{{sets}}}}}]");
+        put(&format!("/dubbo/config/dubbo/{key}.configurators"), &text)
+    };
+    let counts = || ["i", "j"].map(|name| instances(&store, name).iter().filter(|it| it.weight == 0).count());
+    let decoded_by = |changes: Vec<Change>| {
+        let before = format::decoded_by_this_thread();
+        publisher.publish(changes);
+        format::decoded_by_this_thread() - before
+    };
+    assert_eq!((decoded_by(vec![document("application", "cart", "weight: 0")]), counts()), (20, [10, 10]));
+    assert_eq!((decoded_by(vec![document("service", "i", "weight: 0")]), counts()), (50, [50, 10]));
+    assert_eq!(decoded_by(vec![put(&provider("i", 7, "shop"), "x")]), 1, "none of the others");
+    assert_eq!(decoded_by(vec![document("service", "nobody", "weight: 0")]), 0);
+    let undecodable = || store.snapshot().directory().count_of_undecodable();
+    publisher.publish(vec![put("/dubbo/config/dubbo/cart.configurators", "{")]);
+    assert_eq!((counts(), undecodable()), ([50, 0], 1), "it is as if there were none");
+    let of_service = |service: &str| {
+        let snapshot = store.snapshot();
+        let found = snapshot.undecodable_of(service).flatten().map(|(_, _, path, _)| path.to_string());
+        found.collect::<Vec<_>>()
+    };
+    for service in ["i", "j", "cart"] {
+        assert_eq!(of_service(service), ["/dubbo/config/dubbo/cart.configurators"], "{service}");
+    }
+    assert!(of_service("k").is_empty());
+    publisher.publish((41..=50).map(|number| delete(&provider("i", number, "cart"))).collect::<Vec<_>>());
+    assert!(of_service("i").is_empty(), "none of its instances is of the application");
+    publisher
+        .publish(vec![delete("/dubbo/config/dubbo/i.configurators"), delete("/dubbo/config/dubbo/cart.configurators")]);
+    assert_eq!((counts(), undecodable()), ([0, 0], 0));
+    let late = [document("application", "cart", "disabled: true"), put(&provider("k", 1, "cart"), "")];
+    publisher.publish(Vec::from(late));
+    assert_eq!(instances(&store, "k")[0].state, InstanceState::Down);
+}
+
+#[test]
+fn explain_names_the_document_that_decides() {
+    let (store, publisher) = house(vec![services("/dubbo", Format::Dubbo)]);
+    let provider = "/dubbo/i/providers/dubbo%3A%2F%2Fh%3A1%2Fi%3Fapplication%3Dshop%26weight%3D5";
+    let classic = "/dubbo/i/configurators/override%3A%2F%2F0.0.0.0%2Fi%3Fweight%3D9";
+    let document = |scope: &str, key: &str, weight: usize| {
+        let text =
+            format!("scope: {scope}\nkey: {key}\nconfigs: [{{side: provider, parameters: {{weight: {weight}}}}}]");
+        put(&format!("/dubbo/config/dubbo/{key}.configurators"), &text)
+    };
+    let rules = || store.snapshot().rules_of(&[path(provider)]).remove(0);
+    publisher.publish(vec![put(provider, ""), document("application", "shop", 5)]);
+    assert!(store.snapshot().may_have_rules(&path(provider)) && rules().is_empty(), "it changes nothing");
+    publisher.publish(vec![put(classic, "")]);
+    let [application, service] = ["shop", "i"].map(|key| path(&format!("/dubbo/config/dubbo/{key}.configurators")));
+    assert_eq!(rules(), [path(classic), application.clone()]);
+    publisher.publish(vec![document("service", "i", 0)]);
+    assert_eq!((rules(), instances(&store, "i")[0].weight), (vec![path(classic), application, service], 0));
+}
+
+#[test]
 fn a_mapping_that_changes_leaves_all_other_interfaces_as_they_are() {
     let (store, publisher) =
         house(vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
