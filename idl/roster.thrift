@@ -1225,6 +1225,16 @@ struct EnqueueReply {
   1: required list<EnqueuedJob> jobs
 }
 
+/** How far a job is that somebody performs. */
+struct JobProgress {
+  /** From 0 to 100. */
+  1: required i32 percent
+  /** For people, cut after 256 bytes. */
+  2: optional string note
+  /** When that was reported, ms since 1970. It is not read in an update. */
+  3: optional i64 reportedAt
+}
+
 /** A job as it stands. Times are in ms since 1970. */
 struct Job {
   1: required i64 id
@@ -1245,6 +1255,8 @@ struct Job {
   12: optional i64 stateAt
   /** Why it failed last. */
   13: optional string error
+  /** How far it is, while somebody has it and says so. Absent also after a restart of the sidecar. */
+  14: optional JobProgress progress
 }
 
 struct TakeJobsRequest {
@@ -1252,7 +1264,7 @@ struct TakeJobsRequest {
   1: required list<string> queues
   /** At most this many. Absent: one. */
   2: optional i32 limit
-  /** How long the lease lasts. Absent: as long as the timeout of each job. */
+  /** How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job. */
   3: optional i64 leaseMs
   /** How long to wait for the first one, at most `max_watch` of the sidecar. Absent: not at all. */
   4: optional i32 waitMs
@@ -1274,7 +1286,9 @@ enum JobAction {
   /** It is dead. */
   BURY = 4,
   /** It takes longer: the lease lasts from now on. */
-  TOUCH = 5
+  TOUCH = 5,
+  /** Whoever asks for the job is told how far it is. The lease goes on as it was. */
+  PROGRESS = 6
 }
 
 struct JobUpdate {
@@ -1286,8 +1300,10 @@ struct JobUpdate {
   4: optional i64 delayMs
   /** Of FAIL and BURY: why, cut after 1,024 bytes. */
   5: optional string error
-  /** Of TOUCH. Absent: as long as the timeout of the job. */
+  /** Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job. */
   6: optional i64 leaseMs
+  /** Of PROGRESS, and required for it. */
+  7: optional JobProgress progress
 }
 
 struct JobUpdateReply {

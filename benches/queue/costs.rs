@@ -123,7 +123,7 @@ fn perform(roster: &Roster, stop: &AtomicBool, done: &AtomicUsize) {
     while !stop.load(Ordering::Relaxed) {
         let request = TakeJobsRequest::new(vec![QUEUE.into()], 20, None, 100);
         for job in client.take_jobs(request).expect("an answer").jobs {
-            let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None);
+            let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
             client.update_job(update).expect("it has the lease");
             done.fetch_add(1, Ordering::Relaxed);
         }

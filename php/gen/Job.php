@@ -90,6 +90,12 @@ class Job
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        14 => array(
+            'var' => 'progress',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\JobProgress',
+        ),
     );
 
     /**
@@ -154,6 +160,12 @@ class Job
      * @var string
      */
     public $error = null;
+    /**
+     * How far it is, while somebody has it and says so. Absent also after a restart of the sidecar.
+     * 
+     * @var \Roster\Thrift\JobProgress
+     */
+    public $progress = null;
 
     public function __construct($vals = null)
     {
@@ -196,6 +208,9 @@ class Job
             }
             if (isset($vals['error'])) {
                 $this->error = $vals['error'];
+            }
+            if (isset($vals['progress'])) {
+                $this->progress = $vals['progress'];
             }
         }
     }
@@ -310,6 +325,14 @@ class Job
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 14:
+                    if ($ftype == TType::STRUCT) {
+                        $this->progress = new \Roster\Thrift\JobProgress();
+                        $xfer += $this->progress->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -387,6 +410,14 @@ class Job
         if ($this->error !== null) {
             $xfer += $output->writeFieldBegin('error', TType::STRING, 13);
             $xfer += $output->writeString($this->error);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->progress !== null) {
+            if (!is_object($this->progress)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('progress', TType::STRUCT, 14);
+            $xfer += $this->progress->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

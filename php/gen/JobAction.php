@@ -46,12 +46,18 @@ final class JobAction
      */
     const TOUCH = 5;
 
+    /**
+     * Whoever asks for the job is told how far it is. The lease goes on as it was.
+     */
+    const PROGRESS = 6;
+
     static public $__names = array(
         1 => 'DONE',
         2 => 'FAIL',
         3 => 'RELEASE',
         4 => 'BURY',
         5 => 'TOUCH',
+        6 => 'PROGRESS',
     );
 }
 

@@ -52,6 +52,12 @@ class JobUpdate
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        7 => array(
+            'var' => 'progress',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\JobProgress',
+        ),
     );
 
     /**
@@ -81,11 +87,17 @@ class JobUpdate
      */
     public $error = null;
     /**
-     * Of TOUCH. Absent: as long as the timeout of the job.
+     * Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job.
      * 
      * @var int
      */
     public $leaseMs = null;
+    /**
+     * Of PROGRESS, and required for it.
+     * 
+     * @var \Roster\Thrift\JobProgress
+     */
+    public $progress = null;
 
     public function __construct($vals = null)
     {
@@ -107,6 +119,9 @@ class JobUpdate
             }
             if (isset($vals['leaseMs'])) {
                 $this->leaseMs = $vals['leaseMs'];
+            }
+            if (isset($vals['progress'])) {
+                $this->progress = $vals['progress'];
             }
         }
     }
@@ -172,6 +187,14 @@ class JobUpdate
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 7:
+                    if ($ftype == TType::STRUCT) {
+                        $this->progress = new \Roster\Thrift\JobProgress();
+                        $xfer += $this->progress->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -214,6 +237,14 @@ class JobUpdate
         if ($this->leaseMs !== null) {
             $xfer += $output->writeFieldBegin('leaseMs', TType::I64, 6);
             $xfer += $output->writeI64($this->leaseMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->progress !== null) {
+            if (!is_object($this->progress)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('progress', TType::STRUCT, 7);
+            $xfer += $this->progress->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

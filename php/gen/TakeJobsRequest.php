@@ -60,7 +60,7 @@ class TakeJobsRequest
      */
     public $limit = null;
     /**
-     * How long the lease lasts. Absent: as long as the timeout of each job.
+     * How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job.
      * 
      * @var int
      */

@@ -4,6 +4,12 @@ declare(strict_types=1);
 
 namespace Roster;
 
+use Roster\Exception\InvalidRequest;
+use Roster\Exception\JobBuried;
+use Roster\Exception\JobReleased;
+use Roster\Worker\Lease;
+use Roster\Worker\Text;
+
 /** A job as it stands. Times are in ms since 1970. */
 final class Job
 {
@@ -14,6 +20,8 @@ final class Job
      * @param int $failures how often that failed
      * @param ?int $stateAt when it is due, its lease ends, or it died
      * @param ?string $error why it failed last
+     * @param ?JobProgress $progress how far it is, as whoever performs it says
+     * @param ?Lease $lease of the process that performs it
      */
     public function __construct(
         public readonly int $id,
@@ -29,6 +37,8 @@ final class Job
         public readonly int $enqueuedAt,
         public readonly ?int $stateAt,
         public readonly ?string $error,
+        public readonly ?JobProgress $progress = null,
+        private readonly ?Lease $lease = null,
     ) {
     }
 
@@ -40,5 +50,56 @@ final class Job
     public function args(): mixed
     {
         return json_decode($this->payload, true, 512, JSON_THROW_ON_ERROR);
+    }
+
+    /**
+     * Has the sidecar wait longer for this job, which is being performed: as long as its timeout, from now on.
+     *
+     * @throws InvalidRequest if this process does not perform it, or no more
+     */
+    public function touch(): void
+    {
+        $this->lease()->report([]);
+    }
+
+    /**
+     * Tells whoever asks for this job, which is being performed, how far it is. It does not prolong its time.
+     *
+     * @param int $percent from 0 to 100
+     * @param string $note for people; 256 bytes of it are kept
+     * @throws InvalidRequest if this process does not perform it, or no more
+     */
+    public function progress(int $percent, string $note = ''): void
+    {
+        $this->lease()->report(['percent' => max(0, min(100, $percent)), 'note' => Text::cut($note, 256)]);
+    }
+
+    /**
+     * Gives this job back when what performs it returns or throws, which is no failure then.
+     *
+     * @param int $delayMs for how long it is not performed
+     * @throws InvalidRequest if this process does not perform it, or no more
+     */
+    public function release(int $delayMs = 0): void
+    {
+        $this->lease()->outcome = new JobReleased($delayMs);
+    }
+
+    /**
+     * Has this job die when what performs it returns or throws, however often it might be tried again.
+     *
+     * @throws InvalidRequest if this process does not perform it, or no more
+     */
+    public function bury(string $why): void
+    {
+        $this->lease()->outcome = new JobBuried($why);
+    }
+
+    private function lease(): Lease
+    {
+        if ($this->lease === null || $this->lease->isOver()) {
+            throw new InvalidRequest('job', "this process does not perform job $this->id, or no more");
+        }
+        return $this->lease;
     }
 }

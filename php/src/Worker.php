@@ -79,7 +79,7 @@ final class Worker
         $this->link = new Link($to, $token, $id, $this->log);
         $this->loop = new Loop($this->log);
         $this->services = new Services();
-        $this->performers = new Performers();
+        $this->performers = new Performers($this->sendWhenRead(...));
         $this->commands = new Commands($id, fn (): array => $this->session?->tasks() ?? []);
     }
 
@@ -483,6 +483,16 @@ final class Worker
         } catch (\InvalidArgumentException | \UnexpectedValueException $why) {
             throw new InvalidRequest('data', "it cannot be sent: {$why->getMessage()}");
         }
+        $this->sendWhenRead($message);
+    }
+
+    /**
+     * Sends a message, once the sidecar has read most of what it was sent before.
+     *
+     * @param array<string, mixed> $message
+     */
+    private function sendWhenRead(array $message): void
+    {
         $line = $this->join();
         $until = hrtime(true) + self::CHANNEL_TIMEOUT_SECONDS * 1e9;
         while ($line->isFull() && $line->end() === null) {

@@ -6,6 +6,7 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Exception\InvalidRequest;
 use Roster\Job;
 use Roster\JobState;
 use Roster\NewJob;
@@ -52,6 +53,29 @@ final class PerformTest extends TestCase
         $id = $this->client->enqueue('mail', 'release', retries: 0);
         Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
         self::assertContains('release 3', $this->performed());
+    }
+
+    public function testAJobIsReleasedOrBuriedByItsMethods(): void
+    {
+        $id = $this->client->enqueue('mail', 'given back', retries: 0);
+        Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
+        self::assertContains('given back 3', $this->performed());
+        self::assertSame('for good', $this->becomes('given up', JobState::Dead)->error);
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage('does not perform job');
+        $this->becomes('bury', JobState::Dead)->touch();
+    }
+
+    public function testAJobThatIsTouchedTakesLongerThanItsTimeoutAndTellsHowFarItIs(): void
+    {
+        $id = $this->client->enqueue('mail', 'long', retries: 0, timeoutMs: 2_000);
+        $isFar = fn (): bool => $this->client->job($id)?->progress?->percent > 30;
+        Process::until($isFar, 'it is performed for longer than its timeout', 60);
+        $job = $this->client->job($id);
+        self::assertSame([JobState::Running, 1, 0], [$job->state, $job->attempt, $job->failures]);
+        self::assertMatchesRegularExpression('/^step \d+ \x{FFFD}$/u', $job->progress->note);
+        touch("$this->record.seen");
+        Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
     }
 
     public function testAJobThatKillsItsWorkerIsNotHandedOnForEver(): void

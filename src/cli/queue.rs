@@ -281,6 +281,11 @@ fn document_of_job(it: &idl::Job) -> Value {
         "failures": it.failures, "retries": it.retries, "timeoutMs": it.timeout_ms, "enqueuedAt": it.enqueued_at,
         "stateAt": it.state_at, "error": it.error,
     });
+    if let Some(progress) = &it.progress {
+        job["progress"] = json!({
+            "percent": progress.percent, "note": progress.note, "reportedAt": progress.reported_at,
+        });
+    }
     match std::str::from_utf8(&it.payload) {
         Ok(payload) => job["payload"] = payload.into(),
         Err(_) => job["payloadBase64"] = BASE64_STANDARD.encode(&it.payload).into(),

@@ -10,15 +10,16 @@ use futures::future::{FutureExt, pending};
 use futures::stream::FuturesUnordered;
 use rmpv::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::model::Arguments;
 use crate::mutant;
-use crate::queue::{Job, JobId, Most, Queues, Refused, Update};
+use crate::queue::{Job, JobId, Most, Progress, Queues, Refused, Update};
 use crate::share::{Pool, Share};
 use crate::task::{Stop, Tasks};
+use crate::tunnel::worker::JobReport;
 use crate::tunnel::{SendError, Status, StreamError};
-use crate::worker::{Addressee, NoAnswer, Performer};
+use crate::worker::{Addressee, NoAnswer, OfJobs, Performer};
 
 /// What a process is asked. Applications have no command of this name.
 const PERFORM: &str = "roster:perform";
@@ -30,6 +31,9 @@ const BURIED: &str = "Roster\\Exception\\JobBuried";
 /// How long one look for jobs lasts; and how soon the next one is, where it failed, or the process did not accept a job.
 const PATIENCE: Duration = Duration::from_secs(600);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// How often it is passed on at most how far a job is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Jobs that wait in a process have no more bytes, beside the last of them: so it still reads that one is withdrawn.
 const MAX_WAITING_BYTES: usize = 32 << 10;
@@ -54,7 +58,7 @@ pub async fn run(
             () = stop.requested() => return,
         };
         // Without workers there is nobody who performs.
-        let Some(Performer { addressee, queues: performed, life }) = performer else { return stop.requested().await };
+        let Some(Performer { addressee, said, life }) = performer else { return stop.requested().await };
         if !queues.is_on() {
             let worker = &addressee.worker;
             tracing::error!(worker, "a worker performs jobs, and there are no queues: set `[queue] path`");
@@ -62,7 +66,7 @@ pub async fn run(
         }
         let (queues, memory, stop) = (queues.clone(), memory.share(None), stop.clone());
         let process = Process { addressee, life, queues, memory, held: watch::Sender::default(), stop };
-        tasks.short(process.run(performed));
+        tasks.short(process.run(said));
     }
 }
 
@@ -81,12 +85,23 @@ struct Process {
 /// What a process has.
 #[derive(Debug, Default)]
 struct Held {
-    /// Jobs with their sizes, in the order in which they were handed over: it has begun the first one alone.
-    jobs: VecDeque<(JobId, usize)>,
+    /// Jobs in the order in which they were handed over: it has begun the first one alone.
+    jobs: VecDeque<HeldJob>,
     /// That one takes longer than it may. Until the process answers, it is handed nothing.
     is_late: bool,
     /// How many it has not accepted just now: it would not accept the next one either.
     not_accepted: usize,
+}
+
+#[derive(Debug)]
+struct HeldJob {
+    id: JobId,
+    attempt: u32,
+    size: usize,
+    /// Whether the process has said that it takes longer,
+    is_touched: bool,
+    /// and how far it is, what was not passed on yet.
+    progress: Option<Progress>,
 }
 
 impl Held {
@@ -95,28 +110,51 @@ impl Held {
     }
 
     fn has_room(&self) -> bool {
-        !self.is_closed() && self.jobs.iter().skip(1).map(|(_, size)| size).sum::<usize>() < MAX_WAITING_BYTES
+        !self.is_closed() && self.jobs.iter().skip(1).map(|job| job.size).sum::<usize>() < MAX_WAITING_BYTES
     }
 
     fn is_turn_of(&self, id: JobId) -> bool {
-        self.jobs.front().is_some_and(|(first, _)| *first == id)
+        self.jobs.front().is_some_and(|first| first.id == id)
+    }
+
+    fn job(&self, id: JobId) -> Option<&HeldJob> {
+        self.jobs.iter().find(|job| job.id == id)
+    }
+
+    fn job_mut(&mut self, id: JobId) -> Option<&mut HeldJob> {
+        self.jobs.iter_mut().find(|job| job.id == id)
     }
 }
 
 impl Process {
-    async fn run(self, mut performed: mpsc::UnboundedReceiver<(String, usize)>) {
-        let (mut lanes, mut has_more) = (FuturesUnordered::new(), true);
-        loop {
+    async fn run(self, mut said: mpsc::UnboundedReceiver<OfJobs>) {
+        let (mut lanes, mut has_more, mut is_stopping) = (FuturesUnordered::new(), true, false);
+        while !lanes.is_empty() || has_more && !is_stopping {
             tokio::select! {
-                queue = performed.recv(), if has_more => match queue {
-                    Some((queue, at_once)) => lanes.push(self.perform_jobs_of(queue, at_once)),
+                said = said.recv(), if has_more => match said {
+                    Some(OfJobs::Performs { queue, at_once }) if !is_stopping => {
+                        lanes.push(self.perform_jobs_of(queue, at_once));
+                    }
+                    Some(OfJobs::Performs { .. }) => {}
+                    Some(OfJobs::Of(report)) => self.hear(report),
                     None => has_more = false,
                 },
-                () = self.stop.requested(), if has_more => has_more = false,
+                () = self.stop.requested(), if !is_stopping => is_stopping = true,
                 Some(()) = lanes.next() => {}
-                else => return,
             }
         }
+    }
+
+    /// Notes what the process says of a job, if it has that one.
+    fn hear(&self, JobReport { id, attempt, progress }: JobReport) {
+        self.held.send_if_modified(|held| {
+            let Some(job) = held.job_mut(id).filter(|job| u64::from(job.attempt) == attempt) else { return false };
+            match progress {
+                Some((percent, note)) => job.progress = Some(Progress::new(percent, &note)),
+                None => job.is_touched = true,
+            }
+            true
+        });
     }
 
     /// Takes as many jobs of a queue as the process may have, until its connection ends or it is to stop, and waits for
@@ -177,13 +215,14 @@ impl Process {
     async fn perform(&self, job: Job) {
         let (lease, most, size) = ((job.id, job.attempt), job.timeout, job.payload.len() + OVERHEAD);
         let data = Arguments::new(value(job));
-        self.held.send_modify(|held| held.jobs.push_back((lease.0, size)));
+        let held = HeldJob { id: lease.0, attempt: lease.1, size, is_touched: false, progress: None };
+        self.held.send_modify(|all| all.jobs.push_back(held));
         let mut answer = pin!(self.addressee.answer(PERFORM, &data, &self.memory));
         let answered = tokio::select! {
             biased;
             answered = &mut answer => Some(answered),
             until = self.begin(lease, most) => match until {
-                Some(until) => timeout_at(until, &mut answer).await.ok(),
+                Some(until) => self.attend(lease, until, most, &mut answer).await,
                 None => {
                     self.forget(lease.0);
                     return self.report(lease, given_back(0), most).await;
@@ -254,6 +293,44 @@ impl Process {
         }
     }
 
+    /// Waits for an answer for as long as the lease lasts, which the process may prolong; none: it is late. Meanwhile it is
+    /// passed on how far the job is.
+    async fn attend<T>(
+        &self,
+        lease: (JobId, u32),
+        mut until: Instant,
+        most: Duration,
+        answer: &mut (impl Future<Output = T> + Unpin),
+    ) -> Option<T> {
+        let (mut touched, mut progressed) = (self.held.subscribe(), self.held.subscribe());
+        let mut next = Instant::now();
+        loop {
+            let progresses = async {
+                sleep_until(next).await;
+                wait_for(&mut progressed, |held| held.job(lease.0).is_some_and(|job| job.progress.is_some())).await;
+            };
+            let update = tokio::select! {
+                biased;
+                () = wait_for(&mut touched, |held| held.job(lease.0).is_some_and(|job| job.is_touched)) => {
+                    self.held.send_modify(|held| held.job_mut(lease.0).into_iter().for_each(|job| job.is_touched = false));
+                    until = Instant::now() + most;
+                    Some(Update::Touch { lease: None })
+                }
+                answered = timeout_at(until, &mut *answer) => return answered.ok(),
+                () = progresses => {
+                    next = Instant::now() + PROGRESS_INTERVAL;
+                    let mut progress = None;
+                    self.held.send_modify(|held| progress = held.job_mut(lease.0).and_then(|job| job.progress.take()));
+                    progress.map(Update::Progress)
+                }
+            };
+            if let Some(update) = update {
+                // Where that fails, so does the report at the end, which is repeated.
+                let _ = timeout_at(until, self.queues.update(None, lease, update, |_, _| true)).await;
+            }
+        }
+    }
+
     /// Says what became of an attempt, until that is written, or its lease is over in any case.
     async fn report(&self, (id, attempt): (JobId, u32), update: Update, most: Duration) {
         let until = Instant::now() + most;
@@ -275,7 +352,7 @@ impl Process {
     }
 
     fn forget(&self, id: JobId) {
-        self.held.send_modify(|held| held.jobs.retain(|(held, _)| *held != id));
+        self.held.send_modify(|held| held.jobs.retain(|job| job.id != id));
     }
 }
 

@@ -20,7 +20,7 @@ struct Scene {
     process: Option<(Handle, Incoming)>,
     life: watch::Sender<()>,
     _performers: mpsc::UnboundedSender<Performer>,
-    _performed: mpsc::UnboundedSender<(String, usize)>,
+    said: mpsc::UnboundedSender<OfJobs>,
     _folder: TempDir,
 }
 
@@ -40,16 +40,17 @@ impl Scene {
         let (handle, mut incoming) = converse(here, settings.clone());
         tokio::spawn(async move { while incoming.recv().await.is_some() {} });
         let (calls, (life, lives)) = (Arc::<CallsUnderWay>::default(), watch::channel(()));
-        let (reports, reported) = mpsc::unbounded_channel();
+        let (says, said) = mpsc::unbounded_channel();
         for (queue, at_once) in performed {
-            reports.send(((*queue).to_owned(), *at_once)).expect("it is heard");
+            let (queue, at_once) = ((*queue).to_owned(), *at_once);
+            says.send(OfJobs::Performs { queue, at_once }).expect("it is heard");
         }
         let (performers, performing) = mpsc::unbounded_channel();
         let addressee = Addressee::of_tests(handle, calls.clone());
-        performers.send(Performer { addressee, queues: reported, life: lives }).expect("it is heard");
+        performers.send(Performer { addressee, said, life: lives }).expect("it is heard");
         tokio::spawn(run(performing, queues.clone(), Pool::new(1 << 30, 1), tasks));
         let process = Some(converse(there, Settings::default()));
-        Self { queues, calls, process, life, _performers: performers, _performed: reports, _folder: folder }
+        Self { queues, calls, process, life, _performers: performers, said: says, _folder: folder }
     }
 
     async fn enqueue(&self, queue: &str, name: &str, timeout: Duration) -> JobId {
@@ -81,6 +82,10 @@ impl Scene {
 
     fn says(&self, message: Message) {
         self.process.as_ref().expect("it is connected").0.send(message).expect("there is room");
+    }
+
+    fn reports(&self, id: JobId, attempt: u64, progress: Option<(u64, String)>) {
+        self.said.send(OfJobs::Of(JobReport { id, attempt, progress })).expect("it is heard");
     }
 
     fn has_done(&self, (_, uuid): (String, String)) {
@@ -144,6 +149,47 @@ async fn a_job_that_waits_in_a_process_has_all_of_its_time_once_it_is_begun() {
         scene.becomes(id, |job| job.is_none_or(|job| job.failures > 0)).await;
         scene.becomes(id, |job| job.is_none()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_has_a_job_for_as_long_as_it_says_that_it_takes_longer() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    let most = Duration::from_millis(800);
+    let id = scene.enqueue("mail", "a", most).await;
+    let handed = scene.is_handed().await;
+    // What is said of an earlier attempt, or of another job, is of no job that it has.
+    scene.reports(id, 2, Some((1, String::new())));
+    scene.reports(id + 1, 1, None);
+    for _ in 0..6 {
+        sleep(most / 2).await;
+        scene.reports(id, 1, None);
+    }
+    scene.becomes(id, |job| job.is_some_and(|job| job.attempt == 1 && job.progress.is_none())).await;
+    assert_eq!(scene.calls.late_for(), None);
+    scene.becomes(id, waits_after(1)).await;
+    scene.has_done(handed);
+    let again = scene.is_handed().await;
+    scene.has_done(again);
+    scene.becomes(id, |job| job.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_job_is_can_be_asked_while_it_is_performed_however_often_that_is_said() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    let id = scene.enqueue("mail", "a", SOON).await;
+    let handed = scene.is_handed().await;
+    for said in 0..10_000 {
+        scene.reports(id, 1, Some((said, "é".repeat(200))));
+    }
+    scene.reports(id, 1, Some((40, "4 of 10".to_owned())));
+    let is_so_far = |job: Option<&Job>| {
+        job.and_then(|job| job.progress.clone())
+            .is_some_and(|it| (it.percent(), it.note()) == (40, "4 of 10") && it.reported_at() > 0)
+    };
+    scene.becomes(id, is_so_far).await;
+    let (_, uuid) = handed;
+    scene.says(Message::Error { uuid, error: RemoteError::of(Status::Failed, "no route") });
+    scene.becomes(id, |job| job.is_some_and(|job| job.failures == 1 && job.progress.is_none())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::change::{Change, Outcome, Refused, cut, millis};
+use super::change::{Change, Outcome, Refused, millis};
 use super::engine::{EngineError, sound};
-use super::job::{Head, Job, JobId, MAX_DELAY, MAX_LOST, MAX_TIMEOUT, OVERHEAD, State, Until, retry_delay};
+use super::job::{
+    Head, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, MAX_TIMEOUT, OVERHEAD, Progress, State, Until, cut, retry_delay,
+};
 use super::keys::QueueNumber;
 use super::order::Order;
 
@@ -33,6 +35,8 @@ pub enum Update {
     Lose { error: String },
     /// The lease lasts that long from now on; none: as long as the timeout of the job.
     Touch { lease: Option<Duration> },
+    /// It is so far.
+    Progress(Progress),
 }
 
 impl Update {
@@ -40,6 +44,7 @@ impl Update {
     pub fn memory_size(&self) -> usize {
         match self {
             Self::Fail { error } | Self::Bury { error } | Self::Lose { error } => error.len(),
+            Self::Progress(progress) => progress.note().len(),
             Self::Done | Self::Release { .. } | Self::Touch { .. } => 0,
         }
     }
@@ -130,6 +135,7 @@ impl Change<'_, '_> {
                 self.moved(id, &head, &Head { state: State::Running { until }, lease_ms, ..head.clone() })?;
                 return Ok(Some(until));
             }
+            Update::Progress(progress) => _ = self.book.progress.insert(id, progress.at(self.now.wall)),
         }
         Ok(None)
     }
@@ -141,14 +147,14 @@ impl Change<'_, '_> {
             return self.bury(id, &Head { failures, ..head.clone() }, error);
         }
         let state = self.due_in(retry_delay(failures, fastrand::f64()));
-        self.moved(id, head, &Head { failures, state, error: Some(cut(error)), ..head.clone() })
+        self.moved(id, head, &Head { failures, state, error: Some(cut(error, MAX_ERROR)), ..head.clone() })
     }
 
     /// Whoever had it is gone, or too slow: it is another's at once, and dead once that has happened too often.
     pub(super) fn lose(&mut self, id: JobId, head: &Head, why: &str) -> Result<(), EngineError> {
         self.tally.failed += 1;
         let (failures, lost) = (head.failures.saturating_add(1), head.lost.saturating_add(1));
-        let next = Head { failures, lost, error: Some(cut(why)), state: State::Waiting, ..head.clone() };
+        let next = Head { failures, lost, error: Some(cut(why, MAX_ERROR)), state: State::Waiting, ..head.clone() };
         match lost >= MAX_LOST || failures > head.retries {
             true => self.bury(id, &Head { state: head.state, ..next }, why),
             false => self.moved(id, head, &next),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::Now;
 use super::engine::{EngineError, Txn, sound};
-use super::job::{Head, JobId, NewJob, State};
+use super::job::{Head, JobId, NewJob, Progress, State};
 use super::keys::{self, QueueNumber};
 use super::order::Order;
 
@@ -23,6 +23,8 @@ pub(super) struct Book {
     /// All of them together.
     pub(super) total: Usage,
     pub(super) leases: Leases,
+    /// How far jobs are that run. It is not written: a restart forgets it.
+    pub(super) progress: HashMap<JobId, Progress>,
     /// Of which queues little was known when it was opened, in words.
     pub(super) damage: Option<String>,
     /// What is to be written yet.

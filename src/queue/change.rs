@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Config;
 use super::book::{Book, read, written};
 use super::engine::{EngineError, Txn, sound};
-use super::job::{Head, Job, JobId, MAX_ERROR, State, body, parts_of};
+use super::job::{Head, Job, JobId, MAX_ERROR, State, body, cut, parts_of};
 use super::keys::{self, QueueNumber};
 use super::order::{Order, place_of};
 
@@ -108,6 +108,7 @@ impl Change<'_, '_> {
             Some(end) => State::Running { until: self.now.wall + end.saturating_sub(self.now.uptime) },
             None => state,
         };
+        let progress = self.book.progress.get(&id).cloned();
         Ok(Job {
             id,
             queue,
@@ -122,6 +123,7 @@ impl Change<'_, '_> {
             enqueued_at,
             user,
             error,
+            progress,
         })
     }
 
@@ -146,6 +148,7 @@ impl Change<'_, '_> {
             && sound(self.head(id))?.flatten().is_none()
         {
             self.book.leases.remove(id);
+            self.book.progress.remove(&id);
             self.txn.delete(&keys::job(id))?;
             self.txn.delete(&keys::body(id))?;
             self.book.be_inexact();
@@ -182,11 +185,14 @@ impl Change<'_, '_> {
         self.free_key(id, head)?;
         self.tally.died += 1;
         let state = State::Dead { since: self.now.wall };
-        self.moved(id, head, &Head { state, error: Some(cut(error)), ..head.clone() })
+        self.moved(id, head, &Head { state, error: Some(cut(error, MAX_ERROR)), ..head.clone() })
     }
 
     /// Takes a job from its place to another one.
     pub(super) fn moved(&mut self, id: JobId, from: &Head, to: &Head) -> Result<(), EngineError> {
+        if !matches!(to.state, State::Running { .. }) {
+            self.book.progress.remove(&id);
+        }
         self.unplace(id, from)?;
         self.place(id, to)
     }
@@ -212,6 +218,7 @@ impl Change<'_, '_> {
     }
 
     pub(super) fn remove(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
+        self.book.progress.remove(&id);
         self.unplace(id, head)?;
         self.free_key(id, head)?;
         self.txn.delete(&keys::job(id))?;
@@ -221,12 +228,6 @@ impl Change<'_, '_> {
         self.book.give_back(head.user, head.bytes);
         Ok(())
     }
-}
-
-/// The beginning of an error, in whole characters.
-pub(super) fn cut(error: &str) -> String {
-    let end = (0..=error.len().min(MAX_ERROR)).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
-    error[..end].to_owned()
 }
 
 /// In whole milliseconds, and not less.

@@ -18,6 +18,7 @@ impl Change<'_, '_> {
                 Some((id, head)) => self.lose(id, &head, "its lease ended")?,
                 None => {
                     self.book.leases.remove(ended.id);
+                    self.book.progress.remove(&ended.id);
                     self.pass_over(&place, ended.queue, Order::Running)?;
                 }
             }

@@ -30,6 +30,9 @@ pub const MAX_AT_ONCE: usize = 1_000;
 /// The most bytes that are kept of an error. Nobody is charged for them: the file has room for as many of each job.
 pub(super) const MAX_ERROR: usize = 1_024;
 
+/// The most bytes that are kept of what somebody says of the progress of a job.
+pub(super) const MAX_NOTE: usize = 256;
+
 /// What a job is charged for beside its payload and names: its entries in the file.
 pub(super) const OVERHEAD: usize = 512;
 
@@ -139,6 +142,39 @@ pub struct Job {
     /// Who enqueued it; none: somebody over TCP.
     pub user: Option<u32>,
     pub error: Option<String>,
+    pub progress: Option<Progress>,
+}
+
+/// How far a job is, as whoever has it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    percent: u8,
+    note: String,
+    reported_at: u64,
+}
+
+impl Progress {
+    /// Of at most 100 percent, with the beginning of a note. The queue knows when it was reported.
+    pub fn new(percent: u64, note: &str) -> Self {
+        Self { percent: percent.min(100) as u8, note: cut(note, MAX_NOTE), reported_at: 0 }
+    }
+
+    pub fn percent(&self) -> u8 {
+        self.percent
+    }
+
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+
+    /// In milliseconds since 1970.
+    pub fn reported_at(&self) -> u64 {
+        self.reported_at
+    }
+
+    pub(super) fn at(&self, reported_at: u64) -> Self {
+        Self { reported_at, ..self.clone() }
+    }
 }
 
 impl NewJob {
@@ -159,6 +195,12 @@ pub(super) fn parts_of(body: &[u8]) -> Option<(String, Vec<u8>)> {
     let (length, rest) = body.split_first()?;
     let (name, payload) = rest.split_at_checked(usize::from(*length))?;
     Some((String::from_utf8(name.to_vec()).ok()?, payload.to_vec()))
+}
+
+/// The beginning of a text, in whole characters.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned()
 }
 
 /// How long a job rests that has failed so often: as long as with Sidekiq, from about 20 s to some days, and in three

@@ -35,7 +35,7 @@ use self::change::{Change, Outcome};
 pub use self::config::{Config, Durability};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
-pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, State, Unique, Until};
+pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, Progress, State, Unique, Until};
 pub use self::keeper::Handed;
 use self::keeper::{Ask, Keeper, SLOW, Taker, What, sound_or_refused};
 pub use self::look::{Overview, Page};

@@ -7,14 +7,14 @@ use super::Peer;
 use super::api::{Api, denied, invalid, page_size};
 use super::dispatch::ReplyTo;
 use super::idl::{
-    self, CancelJobReply, EnqueueReply, EnqueueRequest, EntityKind, JobAction, JobQuery, JobReply, JobState, JobUpdate,
-    JobUpdateReply, JobsReply, NotFound, Overloaded, PeekJobsRequest, QueueAction, QueueControl, QueueControlReply,
-    QueueSummary, QueuesQuery, QueuesReply, TakeJobsReply, TakeJobsRequest, UniqueUntil,
+    self, CancelJobReply, EnqueueReply, EnqueueRequest, EntityKind, JobAction, JobProgress, JobQuery, JobReply,
+    JobState, JobUpdate, JobUpdateReply, JobsReply, NotFound, Overloaded, PeekJobsRequest, QueueAction, QueueControl,
+    QueueControlReply, QueueSummary, QueuesQuery, QueuesReply, TakeJobsReply, TakeJobsRequest, UniqueUntil,
 };
 use crate::access::Client;
 use crate::queue::{
-    Asker, Control, Handed, Job, MAX_AT_ONCE, Most, NewJob, Order, Overview, Page, Refused, State, Unique, Until,
-    Update,
+    Asker, Control, Handed, Job, MAX_AT_ONCE, Most, NewJob, Order, Overview, Page, Progress, Refused, State, Unique,
+    Until, Update,
 };
 use crate::task::Stop;
 
@@ -131,7 +131,7 @@ impl Api {
     }
 
     pub(super) fn update_job(&self, request: JobUpdate) -> thrift::Result<QueueRequest> {
-        let JobUpdate { id, attempt, action, delay_ms, error, lease_ms } = request;
+        let JobUpdate { id, attempt, action, delay_ms, error, lease_ms, progress } = request;
         let error = error.unwrap_or_default();
         let update = match action {
             JobAction::DONE => Update::Done,
@@ -140,6 +140,12 @@ impl Api {
             JobAction::BURY => Update::Bury { error },
             JobAction::TOUCH => {
                 Update::Touch { lease: lease_ms.map(|lease| some_millis("leaseMs", lease)).transpose()? }
+            }
+            JobAction::PROGRESS => {
+                let progress = progress.ok_or_else(|| invalid("progress", "PROGRESS requires it"))?;
+                let percent = u64::try_from(progress.percent).ok().filter(|percent| *percent <= 100);
+                let percent = percent.ok_or_else(|| invalid("percent", "it is from 0 to 100"))?;
+                Update::Progress(Progress::new(percent, progress.note.as_deref().unwrap_or_default()))
             }
             JobAction(unknown) => return Err(invalid("action", &format!("{unknown} is unknown"))),
         };
@@ -357,11 +363,18 @@ fn job(job: Job) -> idl::Job {
         enqueued_at: job.enqueued_at as i64,
         state_at: at.map(|at| at as i64),
         error: job.error,
+        progress: job.progress.map(|it| JobProgress {
+            percent: it.percent().into(),
+            note: Some(it.note().to_owned()).filter(|note| !note.is_empty()),
+            reported_at: Some(it.reported_at() as i64),
+        }),
     }
 }
 
 fn size(job: &idl::Job) -> usize {
-    OVERHEAD + job.queue.len() + job.name.len() + job.payload.len() + job.error.as_ref().map_or(0, String::len)
+    let note = job.progress.as_ref().and_then(|progress| progress.note.as_ref());
+    let texts = [job.error.as_ref(), note].into_iter().flatten().map(String::len).sum::<usize>();
+    OVERHEAD + job.queue.len() + job.name.len() + job.payload.len() + texts
 }
 
 impl From<Overview> for QueueSummary {

@@ -32,6 +32,7 @@ pub const EVENT_QUEUE: usize = 4;
 /// The most characters of a log level and a message, and the most memory of a context.
 const MAX_LEVEL: usize = 64;
 const MAX_LOGGED: usize = 16 * 1024;
+const MAX_NOTE: usize = 256;
 const MAX_CONTEXT_BYTES: usize = 256 * 1024;
 
 /// Replaces a context that takes more.
@@ -157,13 +158,31 @@ pub enum Report {
     Ready,
     /// `{cmd:"worker-log", level, message, context}`: a log line, with the names of PSR-3; the context as JSON. Parts
     /// that are too long are cut; `said` is how much memory it took in all.
-    Log { level: String, message: String, context: String, said: usize },
+    Log {
+        level: String,
+        message: String,
+        context: String,
+        said: usize,
+    },
     /// `{cmd:"worker-send", data}`: for those that watch the messages of masters.
     Send(Value),
     /// `{cmd:"worker-broadcast", data}`: for the other workers of its group.
     Broadcast(Value),
     /// `{cmd:"worker-perform", queue, atOnce}`: it performs jobs of a queue, so many at once.
-    Perform { queue: String, at_once: u64 },
+    Perform {
+        queue: String,
+        at_once: u64,
+    },
+    Job(JobReport),
+}
+
+/// `{cmd:"worker-job", id, attempt, percent, note}`: of a job that it performs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobReport {
+    pub id: u64,
+    pub attempt: u64,
+    /// How far it is, in percent, with a note; none: it takes longer.
+    pub progress: Option<(u64, String)>,
 }
 
 /// A message to a worker.
@@ -181,6 +200,7 @@ impl Report {
     /// None: it is an application-defined command.
     pub fn decode(map: &Value) -> Option<Self> {
         let data = || get(map, "data").cloned().unwrap_or(Value::Nil);
+        let number = |name| get(map, name).and_then(Value::as_u64);
         Some(match text_in(map, "cmd").as_str() {
             "worker-ready" => Self::Ready,
             "worker-log" => Self::Log {
@@ -194,10 +214,13 @@ impl Report {
             },
             "worker-send" => Self::Send(data()),
             "worker-broadcast" => Self::Broadcast(data()),
-            "worker-perform" => Self::Perform {
-                queue: text_in(map, "queue"),
-                at_once: get(map, "atOnce").and_then(Value::as_u64).unwrap_or(1),
-            },
+            "worker-perform" => Self::Perform { queue: text_in(map, "queue"), at_once: number("atOnce").unwrap_or(1) },
+            "worker-job" => Self::Job(JobReport {
+                id: number("id").unwrap_or(0),
+                attempt: number("attempt").unwrap_or(0),
+                progress: number("percent")
+                    .map(|percent| (percent, shortened(&text_in(map, "note"), MAX_NOTE).into_owned())),
+            }),
             _ => return None,
         })
     }
@@ -257,6 +280,15 @@ mod tests {
         assert_eq!(report("worker-broadcast", vec![("data", 1.into())]), Some(Report::Broadcast(1.into())));
         let performs = Report::Perform { queue: "mail".to_owned(), at_once: 2 };
         assert_eq!(report("worker-perform", vec![("queue", "mail".into()), ("atOnce", 2.into())]), Some(performs));
+        let job = |progress| Some(Report::Job(JobReport { id: 7, attempt: 2, progress }));
+        let lease = || vec![("id", 7.into()), ("attempt", 2.into())];
+        assert_eq!(report("worker-job", lease()), job(None));
+        let far = [lease(), vec![("percent", 50.into()), ("note", "x".repeat(1_000).into())]].concat();
+        let far = report("worker-job", far);
+        assert!(
+            matches!(&far, Some(Report::Job(JobReport { progress: Some((50, note)), .. })) if note.len() < 1_000),
+            "{far:?}"
+        );
         assert_eq!(report("ready", vec![]), None);
         let context = Value::Map(vec![("id".into(), 7.into())]);
         let log = vec![("level", "error".into()), ("message", "no mail".into()), ("context", context)];

@@ -13,7 +13,7 @@ use super::output::Output;
 use crate::model::Arguments;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
-use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, Report, Request};
+use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, JobReport, Report, Request};
 use crate::tunnel::{Handle, SendError, Silence, StreamError};
 
 /// How much memory one process's log messages and broadcasts may take per period; beyond that they wait, and their
@@ -66,10 +66,19 @@ pub struct Addressee {
 #[derive(Debug)]
 pub struct Performer {
     pub addressee: Addressee,
-    /// Of which queues, and how many jobs it may have at once of each, as it reports that.
-    pub queues: mpsc::UnboundedReceiver<(String, usize)>,
+    /// What it says of jobs.
+    pub said: mpsc::UnboundedReceiver<OfJobs>,
     /// Closed when its connection ends, and changed when it is asked to stop.
     pub life: watch::Receiver<()>,
+}
+
+/// What a process says of jobs.
+#[derive(Debug)]
+pub enum OfJobs {
+    /// It performs those of a queue, so many at once.
+    Performs { queue: String, at_once: usize },
+    /// Something of one that it has.
+    Of(JobReport),
 }
 
 /// Why a worker has not answered a command.
@@ -102,7 +111,7 @@ impl Members {
     ) {
         let (mut pace, mut own) = (Pace::default(), None);
         let (alive, life) = watch::channel(());
-        let (mut performed, mut queues) = (0, None);
+        let (mut performed, mut jobs) = (0, None);
         while let Some(event) = events.recv().await {
             match event {
                 Event::Opened(handle, calls) => {
@@ -125,14 +134,23 @@ impl Members {
                 Event::Said(Report::Perform { queue, at_once }) => {
                     performed += 1;
                     if let Some((handle, calls)) = own.clone().filter(|_| performed <= MAX_PERFORMED) {
-                        let queues = queues.get_or_insert_with(|| {
+                        let jobs = jobs.get_or_insert_with(|| {
                             let addressee = Addressee { worker: worker.to_owned(), member: Ok((handle, calls)) };
-                            let (queues, performed) = mpsc::unbounded_channel();
+                            let (jobs, said) = mpsc::unbounded_channel();
                             // Where nobody takes it, there are no queues.
-                            let _ = performers.send(Performer { addressee, queues: performed, life: life.clone() });
-                            queues
+                            let _ = performers.send(Performer { addressee, said, life: life.clone() });
+                            jobs
                         });
-                        let _ = queues.send((queue, at_once.clamp(1, MAX_AT_ONCE) as usize));
+                        let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
+                        let _ = jobs.send(OfJobs::Performs { queue, at_once });
+                    }
+                }
+                Event::Said(Report::Job(report)) => {
+                    pace.keep(size_of::<JobReport>() + report.progress.as_ref().map_or(0, |(_, note)| note.len()))
+                        .await;
+                    if let Some(jobs) = &jobs {
+                        // Where nobody hears it, the process is to stop.
+                        let _ = jobs.send(OfJobs::Of(report));
                     }
                 }
                 // The register passes it on itself.

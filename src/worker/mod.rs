@@ -46,7 +46,7 @@ use tokio::time::Instant;
 pub use self::added::Added;
 pub use self::adding::{NotAdded, NotRemoved, ReadSettings, Removed};
 pub(crate) use self::changes::check_patterns;
-pub use self::channel::{Addressee, Command, NoAnswer, Performer};
+pub use self::channel::{Addressee, Command, NoAnswer, OfJobs, Performer};
 pub use self::config::{Accept, Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::fork_server::ForkServer;

@@ -251,7 +251,7 @@ impl Book {
     fn perform(&self, client: &mut Client, job: &Job, number: usize, dice: &Dice) -> thrift::Result<()> {
         let say = |client: &mut Client, action, after: Duration| {
             let after = after.as_millis() as i64;
-            self.report(client, number, JobUpdate::new(job.id, job.attempt, action, after, None, after))
+            self.report(client, number, JobUpdate::new(job.id, job.attempt, action, after, None, after, None))
         };
         match if self.is_over.load(Ordering::Relaxed) { usize::MAX } else { dice.below(40) } {
             // Its lease ends.

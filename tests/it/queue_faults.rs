@@ -25,7 +25,7 @@ fn ids(jobs: &[Job]) -> Vec<i64> {
 }
 
 fn done(roster: &Roster, job: &Job) -> thrift::Result<()> {
-    roster.client().update_job(JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None)).map(drop)
+    roster.client().update_job(JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None)).map(drop)
 }
 
 #[test]

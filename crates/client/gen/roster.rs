@@ -915,12 +915,15 @@ impl JobAction {
   pub const BURY: JobAction = JobAction(4);
   /// It takes longer: the lease lasts from now on.
   pub const TOUCH: JobAction = JobAction(5);
+  /// Whoever asks for the job is told how far it is. The lease goes on as it was.
+  pub const PROGRESS: JobAction = JobAction(6);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::DONE,
     Self::FAIL,
     Self::RELEASE,
     Self::BURY,
     Self::TOUCH,
+    Self::PROGRESS,
   ];
 }
 
@@ -943,6 +946,7 @@ impl From<i32> for JobAction {
       3 => JobAction::RELEASE,
       4 => JobAction::BURY,
       5 => JobAction::TOUCH,
+      6 => JobAction::PROGRESS,
       _ => JobAction(i)
     }
   }
@@ -11303,6 +11307,92 @@ impl TSerializable for EnqueueReply {
 }
 
 //
+// JobProgress
+//
+
+/// How far a job is that somebody performs.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct JobProgress {
+  /// From 0 to 100.
+  pub percent: i32,
+  /// For people, cut after 256 bytes.
+  pub note: Option<String>,
+  /// When that was reported, ms since 1970. It is not read in an update.
+  pub reported_at: Option<i64>,
+}
+
+impl JobProgress {
+  pub fn new<F2, F3>(percent: i32, note: F2, reported_at: F3) -> JobProgress where F2: Into<Option<String>>, F3: Into<Option<i64>> {
+    JobProgress {
+      percent,
+      note: note.into(),
+      reported_at: reported_at.into(),
+    }
+  }
+}
+
+impl TSerializable for JobProgress {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<JobProgress> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i32> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i32()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("JobProgress.percent", &f_1)?;
+    let ret = JobProgress {
+      percent: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      note: f_2,
+      reported_at: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
+    o_prot.write_i32(self.percent)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.note {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.reported_at {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // Job
 //
 
@@ -11327,10 +11417,12 @@ pub struct Job {
   pub state_at: Option<i64>,
   /// Why it failed last.
   pub error: Option<String>,
+  /// How far it is, while somebody has it and says so. Absent also after a restart of the sidecar.
+  pub progress: Option<JobProgress>,
 }
 
 impl Job {
-  pub fn new<F12, F13>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>> {
+  pub fn new<F12, F13, F14>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13, progress: F14) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>>, F14: Into<Option<JobProgress>> {
     Job {
       id,
       queue,
@@ -11345,6 +11437,7 @@ impl Job {
       enqueued_at,
       state_at: state_at.into(),
       error: error.into(),
+      progress: progress.into(),
     }
   }
 }
@@ -11365,6 +11458,7 @@ impl TSerializable for Job {
     let mut f_11: Option<i64> = None;
     let mut f_12: Option<i64> = None;
     let mut f_13: Option<String> = None;
+    let mut f_14: Option<JobProgress> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11424,6 +11518,10 @@ impl TSerializable for Job {
           let val = i_prot.read_string()?;
           f_13 = Some(val);
         },
+        14 => {
+          let val = JobProgress::read_from_in_protocol(i_prot)?;
+          f_14 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11456,6 +11554,7 @@ impl TSerializable for Job {
       enqueued_at: f_11.expect("auto-generated code should have checked for presence of required fields"),
       state_at: f_12,
       error: f_13,
+      progress: f_14,
     };
     Ok(ret)
   }
@@ -11505,6 +11604,11 @@ impl TSerializable for Job {
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.progress {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(14) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -11520,7 +11624,7 @@ pub struct TakeJobsRequest {
   pub queues: Vec<String>,
   /// At most this many. Absent: one.
   pub limit: Option<i32>,
-  /// How long the lease lasts. Absent: as long as the timeout of each job.
+  /// How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job.
   pub lease_ms: Option<i64>,
   /// How long to wait for the first one, at most `max_watch` of the sidecar. Absent: not at all.
   pub wait_ms: Option<i32>,
@@ -11700,12 +11804,14 @@ pub struct JobUpdate {
   pub delay_ms: Option<i64>,
   /// Of FAIL and BURY: why, cut after 1,024 bytes.
   pub error: Option<String>,
-  /// Of TOUCH. Absent: as long as the timeout of the job.
+  /// Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job.
   pub lease_ms: Option<i64>,
+  /// Of PROGRESS, and required for it.
+  pub progress: Option<JobProgress>,
 }
 
 impl JobUpdate {
-  pub fn new<F4, F5, F6>(id: i64, attempt: i32, action: JobAction, delay_ms: F4, error: F5, lease_ms: F6) -> JobUpdate where F4: Into<Option<i64>>, F5: Into<Option<String>>, F6: Into<Option<i64>> {
+  pub fn new<F4, F5, F6, F7>(id: i64, attempt: i32, action: JobAction, delay_ms: F4, error: F5, lease_ms: F6, progress: F7) -> JobUpdate where F4: Into<Option<i64>>, F5: Into<Option<String>>, F6: Into<Option<i64>>, F7: Into<Option<JobProgress>> {
     JobUpdate {
       id,
       attempt,
@@ -11713,6 +11819,7 @@ impl JobUpdate {
       delay_ms: delay_ms.into(),
       error: error.into(),
       lease_ms: lease_ms.into(),
+      progress: progress.into(),
     }
   }
 }
@@ -11726,6 +11833,7 @@ impl TSerializable for JobUpdate {
     let mut f_4: Option<i64> = None;
     let mut f_5: Option<String> = None;
     let mut f_6: Option<i64> = None;
+    let mut f_7: Option<JobProgress> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11757,6 +11865,10 @@ impl TSerializable for JobUpdate {
           let val = i_prot.read_i64()?;
           f_6 = Some(val);
         },
+        7 => {
+          let val = JobProgress::read_from_in_protocol(i_prot)?;
+          f_7 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11774,6 +11886,7 @@ impl TSerializable for JobUpdate {
       delay_ms: f_4,
       error: f_5,
       lease_ms: f_6,
+      progress: f_7,
     };
     Ok(ret)
   }
@@ -11802,6 +11915,11 @@ impl TSerializable for JobUpdate {
     if let Some(fld_var) = self.lease_ms {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(6) })?;
       o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.progress {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(7) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;

@@ -21,6 +21,7 @@ use Roster\Held;
 use Roster\Instance;
 use Roster\InstanceState;
 use Roster\Job;
+use Roster\JobProgress;
 use Roster\JobState;
 use Roster\Master;
 use Roster\MasterChange;
@@ -316,6 +317,7 @@ final class Values
 
     public static function job(Thrift\Job $struct): Job
     {
+        $progress = $struct->progress;
         return new Job(
             $struct->id,
             $struct->queue,
@@ -330,6 +332,7 @@ final class Values
             $struct->enqueuedAt,
             $struct->stateAt,
             $struct->error,
+            $progress ? new JobProgress($progress->percent, $progress->note ?? '', $progress->reportedAt ?? 0) : null,
         );
     }
 

@@ -21,6 +21,11 @@ final class Performers
     /** @var array<callable> by queue */
     private array $performers = [];
 
+    /** @param \Closure(array<string, mixed>): void $send what the sidecar is told of a job */
+    public function __construct(private readonly \Closure $send)
+    {
+    }
+
     /** @param ?callable(Job): mixed $perform null: the class that has the job's name */
     public function add(string $queue, ?callable $perform): void
     {
@@ -29,9 +34,20 @@ final class Performers
 
     public function perform(mixed $data): void
     {
-        $job = self::job(is_array($data) ? $data : []);
+        $data = is_array($data) ? $data : [];
+        $lease = new Lease((int) ($data['id'] ?? 0), (int) ($data['attempt'] ?? 0), $this->send);
+        $job = self::job($data, $lease);
         $perform = $this->performers[$job->queue] ?? throw new NotFound("Nobody performs jobs of '$job->queue'");
-        $perform($job);
+        try {
+            $perform($job);
+        } catch (\Throwable $thrown) {
+            throw $lease->outcome ?? $thrown;
+        } finally {
+            $lease->end();
+        }
+        if ($lease->outcome !== null) {
+            throw $lease->outcome;
+        }
     }
 
     /** As php-resque does it: a new object for each job, which finds `$args`, `$job` and `$queue` in itself. */
@@ -50,7 +66,7 @@ final class Performers
     }
 
     /** @param array<mixed> $data */
-    private static function job(array $data): Job
+    private static function job(array $data, Lease $lease): Job
     {
         $number = static fn (string $key): int => (int) ($data[$key] ?? 0);
         return new Job(
@@ -67,6 +83,7 @@ final class Performers
             $number('enqueuedAt'),
             null,
             null,
+            lease: $lease,
         );
     }
 }

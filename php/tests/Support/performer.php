@@ -16,6 +16,27 @@ function record(string $line): void
     file_put_contents((string) getenv('PERFORMED'), "$line\n", FILE_APPEND | LOCK_EX);
 }
 
+function giveBack(Job $job): void
+{
+    $job->attempt < 3 && $job->release(10);
+}
+
+function giveUp(Job $job): void
+{
+    $job->bury('for good');
+    throw new DomainException('no route');
+}
+
+/** Longer than it may, until somebody has seen how far it is. */
+function takeLong(Job $job): void
+{
+    for ($step = 1; !file_exists(getenv('PERFORMED') . '.seen') && $step < 600; $step++) {
+        $job->touch();
+        $job->progress(min($step, 99), "step $step \xff");
+        usleep(100_000);
+    }
+}
+
 final class EmailWork
 {
     public mixed $args;
@@ -46,6 +67,9 @@ $worker->perform('mail', static function (Job $job): void {
         'fail' => throw new DomainException('no route'),
         'bury' => throw new JobBuried('never'),
         'release' => $job->attempt < 3 ? throw new JobReleased(10) : null,
+        'given back' => giveBack($job),
+        'given up' => giveUp($job),
+        'long' => takeLong($job),
         'die' => posix_kill(getmypid(), SIGKILL),
         default => null,
     };

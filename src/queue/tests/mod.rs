@@ -151,6 +151,29 @@ fn urgent_jobs_come_first_then_older_ones_and_what_is_done_is_gone() {
 }
 
 #[test]
+fn how_far_a_job_is_is_known_while_somebody_has_it_and_takes_no_more_memory_after_that() {
+    let mut queue = Fixture::new(Config::default());
+    queue.enqueue(job("mail", "a"));
+    for end in [Update::Release { delay: Duration::ZERO }, fail("x"), Update::Bury { error: "x".into() }] {
+        queue.now += DAY;
+        let taken = queue.take("mail").expect("a job");
+        let note = "é".repeat(1_000);
+        assert_eq!(queue.update(&taken, Update::Progress(Progress::new(250, &note))), Ok(None));
+        let touched = queue.update(&taken, Update::Touch { lease: None }).expect("it has the lease");
+        let found = queue.change(|change| change.find(taken.id)).expect("a job");
+        let progress = found.progress.expect("it is known");
+        assert_eq!((progress.percent(), progress.note()), (100, &note[..256]));
+        assert_eq!(progress.reported_at(), queue.now);
+        assert_eq!(touched, Some(queue.now + 60_000), "and it has its lease");
+        queue.update(&taken, end).expect("it has the lease");
+        assert_eq!(queue.change(|change| change.find(taken.id)).expect("a job").progress, None);
+        let late = queue.update(&taken, Update::Progress(Progress::new(1, "")));
+        assert_eq!(late, Err(Refused::NotLeased(taken.id, taken.attempt)));
+        assert_eq!(queue.opened.as_ref().expect("it is open").1.progress.len(), 0);
+    }
+}
+
+#[test]
 fn a_job_is_handed_out_when_its_delay_is_over_and_not_before() {
     let mut queue = Fixture::new(Config::default());
     let id = queue.enqueue(NewJob { delay: Duration::from_secs(60), ..job("mail", "a") });

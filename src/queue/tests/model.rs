@@ -62,12 +62,13 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
                 let nth = random.usize(..held.len());
                 let taken = held[nth].clone();
                 let lease = Duration::from_secs(random.u64(1..600));
-                let update = match random.u8(..9) {
+                let update = match random.u8(..10) {
                     0 => Update::Release { delay: Duration::from_millis(random.u64(..2) * 5_000) },
                     1 => fail("x"),
                     2 => Update::Bury { error: "x".into() },
                     3 => Update::Lose { error: "x".into() },
                     4..6 => Update::Touch { lease: Some(lease) },
+                    6 => Update::Progress(Progress::new(step, "x")),
                     _ => Update::Done,
                 };
                 let outcome = queue.update(&taken, update.clone());
@@ -80,6 +81,11 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
                     continue;
                 }
                 reported += 1;
+                if let Update::Progress(_) = update {
+                    let told = queue.change(|change| change.find(taken.id)).ok().and_then(|job| job.progress);
+                    assert_eq!(told.is_some(), known.held_until > queue.now, "{at}");
+                    continue;
+                }
                 known.held_until = 0;
                 if let Update::Touch { .. } = update {
                     known.held_until = queue.now + lease.as_millis() as u64;
@@ -129,4 +135,6 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
     assert!(places.len() == jobs.len() && places.values().all(|count| *count == 1), "{seed}");
     let (_, book) = queue.opened.as_ref().expect("it is open");
     assert_eq!(book.total.jobs, jobs.len() as u64, "{seed}");
+    let is_known = |id: &JobId| book.leases.end_of(*id).is_some();
+    assert!(book.progress.keys().all(is_known), "{seed}: {:?}", book.progress);
 }
