@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::rivals::{QUEUE, job, sidecar};
 use crate::harness::{Roster, SOON, eventually};
-use crate::idl::{EnqueueRequest, JobAction, JobUpdate, QueuesQuery, TRosterSyncClient, TakeJobsRequest};
+use crate::idl::{EnqueueRequest, GetRequest, JobAction, JobUpdate, QueuesQuery, TRosterSyncClient, TakeJobsRequest};
 use crate::measure::{latencies_of_get, median, memory, micros, millis, percentile};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
@@ -16,7 +16,9 @@ const AT_ONCE: usize = 1_000;
 /// How many jobs a second there are to be, each enqueued with some others, taken, and done.
 const RATE: usize = 5_000;
 const TOGETHER: usize = 50;
+const EVERY: Duration = Duration::from_micros((1_000_000 * TOGETHER / RATE) as u64);
 const TAKERS: usize = 16;
+const AT_MOST: usize = 20;
 
 /// How much slower is not noticed.
 const UNMOVED: f64 = 1.1;
@@ -72,24 +74,63 @@ fn opened(roster: &mut Roster) -> Duration {
 
 fn reading(report: &mut Report, rounds: usize, time: Duration) {
     let roster = sidecar(String::new());
-    let (mut alone, mut beside, mut done) = (Vec::new(), Vec::new(), 0);
+    let (mut alone, mut beside_reads, mut beside, mut done) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for _ in 0..rounds {
         alone.push(percentile(&latencies_of_get(&roster, time), 99));
+        beside_reads.push(percentile(&read_beside_reads(&roster, time), 99));
         let (latencies, count) = read_beside_jobs(&roster, time);
         beside.push(percentile(&latencies, 99));
         done += count;
     }
-    let [alone, beside] = [alone, beside].map(|all| micros(median(&all)));
+    let [alone, beside_reads, beside] = [alone, beside_reads, beside].map(|all| micros(median(&all)));
     let rate = done as f64 / (time * rounds as u32).as_secs_f64();
-    let (beside_jobs, times) = (format!("beside {RATE} jobs enqueued a second, and {rate:.0} done"), beside / alone);
+    let beside_jobs = format!("beside {RATE} jobs enqueued a second, and {rate:.0} done");
+    let of_reads = beside / beside_reads;
+    let ratio = |p99: f64| format!("{:.2}", p99 / alone);
     report.table(
         "p99 of `get`, µs",
-        &["", "p99", "÷ alone (≤ 1.1)"],
+        &["", "p99", "÷ alone", "÷ beside reads (≤ 1.1)"],
         &[
-            vec!["alone".to_owned(), format!("{alone:.0}"), String::new()],
-            vec![beside_jobs, format!("{beside:.0}"), format!("{times:.2} {}", verdict(times <= UNMOVED))],
+            vec!["alone".to_owned(), format!("{alone:.0}"), String::new(), String::new()],
+            vec![
+                "beside as many clients that read as often as theirs ask".to_owned(),
+                format!("{beside_reads:.0}"),
+                ratio(beside_reads),
+                String::new(),
+            ],
+            vec![
+                beside_jobs,
+                format!("{beside:.0}"),
+                ratio(beside),
+                format!("{of_reads:.2} {}", verdict(of_reads <= UNMOVED)),
+            ],
         ],
     );
+}
+
+/// The same while the clients only read: what is slower then is that the processors have more to do.
+fn read_beside_reads(roster: &Roster, time: Duration) -> Vec<Duration> {
+    let stop = AtomicBool::new(false);
+    let read = |every: Duration, at_once: usize| {
+        let (mut client, began) = (roster.client(), Instant::now());
+        for number in 1.. {
+            for _ in 0..at_once {
+                client.get(GetRequest::new("/a".into(), None)).expect("an answer");
+            }
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep((every * number).saturating_sub(began.elapsed()));
+        }
+    };
+    let of_one = Duration::from_secs(1) * (TAKERS * AT_MOST) as u32 / RATE as u32;
+    std::thread::scope(|scope| {
+        scope.spawn(|| read(EVERY, 1));
+        (0..TAKERS).for_each(|_| _ = scope.spawn(|| read(of_one, AT_MOST + 1)));
+        let latencies = latencies_of_get(roster, time);
+        stop.store(true, Ordering::Relaxed);
+        latencies
+    })
 }
 
 /// The same while jobs are enqueued and done; how many were done.
@@ -107,21 +148,20 @@ fn read_beside_jobs(roster: &Roster, time: Duration) -> (Vec<Duration>, usize) {
 
 fn produce(roster: &Roster, stop: &AtomicBool) {
     let (mut client, began) = (roster.client(), Instant::now());
-    let every = Duration::from_secs(1) * TOGETHER as u32 / RATE as u32;
     for number in 1.. {
         let jobs = (0..TOGETHER).map(|_| job("0")).collect();
         client.enqueue(EnqueueRequest { jobs }).expect("they are enqueued");
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        std::thread::sleep((every * number).saturating_sub(began.elapsed()));
+        std::thread::sleep((EVERY * number).saturating_sub(began.elapsed()));
     }
 }
 
 fn perform(roster: &Roster, stop: &AtomicBool, done: &AtomicUsize) {
     let mut client = roster.client();
     while !stop.load(Ordering::Relaxed) {
-        let request = TakeJobsRequest::new(vec![QUEUE.into()], 20, None, 100);
+        let request = TakeJobsRequest::new(vec![QUEUE.into()], AT_MOST as i32, None, 100);
         for job in client.take_jobs(request).expect("an answer").jobs {
             let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
             client.update_job(update).expect("it has the lease");

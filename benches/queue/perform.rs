@@ -10,11 +10,14 @@ use super::rivals::{Kind, QUEUE, Rival};
 use crate::harness::{SOON, ensure, eventually};
 use crate::idl::{EnqueueRequest, QueueAction, QueueControl, TRosterSyncClient};
 use crate::measure::percentile;
-use crate::report::Report;
+use crate::report::{Report, verdict};
 use crate::{Form, form};
 
 /// What the producer rests between two jobs.
 const REST: Duration = Duration::from_millis(10);
+
+/// So many are to be performed.
+const LEAST_PERFORMED: f64 = 10_000.0;
 
 pub(super) fn run(report: &mut Report) {
     let (rounds, jobs, many) = match form() {
@@ -38,8 +41,16 @@ pub(super) fn run(report: &mut Report) {
         .collect();
     let title = "From enqueue to a worker in PHP, 100 jobs a second, ms (that of SQLite looks every 10 ms)";
     report.table(title, &["", "p50", "p99"], &rows);
-    let rate = format!("{:.0}", at_once(&rivals[0], many));
-    report.figures("With four workers in PHP", &[("jobs of Roster performed a second, durably", rate)]);
+    let batched = Rival::start(Kind::Batched, true);
+    drop(performed(&batched, 200));
+    let [synced, batched] = [&rivals[0], &batched].map(|rival| at_once(rival, many));
+    report.figures(
+        "Jobs that four workers in PHP perform a second",
+        &[
+            ("Roster", format!("{synced:.0}")),
+            ("Roster, `batched`", format!("{batched:.0} {}", verdict(batched >= LEAST_PERFORMED))),
+        ],
+    );
 }
 
 /// Enqueues jobs one by one, and waits until all are performed; how long each took, in ms.

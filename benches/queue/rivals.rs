@@ -22,17 +22,21 @@ pub(super) const WORKERS: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Roster,
+    /// Which answers before the disk has it.
+    Batched,
     Beanstalkd,
     Redis,
     Sqlite,
 }
 
 impl Kind {
+    /// Those that answer when the disk has it.
     pub(super) const ALL: [Kind; 4] = [Kind::Roster, Kind::Beanstalkd, Kind::Redis, Kind::Sqlite];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Roster => "Roster",
+            Self::Batched => "Roster, `batched`",
             Self::Beanstalkd => "beanstalkd `-b -f0`",
             Self::Redis => "Redis `appendfsync always`",
             Self::Sqlite => "SQLite",
@@ -78,8 +82,10 @@ impl Rival {
             Server::Other { _process: process }
         };
         let server = match kind {
-            Kind::Roster => {
-                let roster = sidecar(if with_performers { workers(folder.path()) } else { String::new() });
+            Kind::Roster | Kind::Batched => {
+                let durability = if kind == Kind::Batched { "batched" } else { "synced" };
+                let workers = if with_performers { workers(folder.path()) } else { String::new() };
+                let roster = sidecar(format!("durability = \"{durability}\"\n{workers}"));
                 let place = roster.socket().to_owned();
                 let server = Server::Roster(Box::new(roster));
                 return Self { kind, place, server, performers: Vec::new(), folder };
@@ -133,7 +139,9 @@ impl Rival {
     pub(super) fn producer(&self) -> Option<Producer> {
         let connect = || BufReader::new(UnixStream::connect(&self.place).expect("it accepts"));
         match self.kind {
-            Kind::Roster => Some(Producer::Roster(Dialect::ALL[0].unix(&self.place).expect("it accepts"))),
+            Kind::Roster | Kind::Batched => {
+                Some(Producer::Roster(Dialect::ALL[0].unix(&self.place).expect("it accepts")))
+            }
             Kind::Beanstalkd => Some(Producer::Beanstalkd(connect())),
             Kind::Redis => Some(Producer::Redis(connect())),
             Kind::Sqlite => None,
