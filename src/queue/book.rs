@@ -78,6 +78,9 @@ pub(super) struct Usage {
 pub(super) struct Leases {
     by_end: BTreeSet<Lease>,
     by_job: HashMap<JobId, Lease>,
+    /// Those that were granted, and that were taken away, since what is done was last known to be on the disk.
+    granted: BTreeSet<JobId>,
+    removed: Vec<Lease>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,8 +92,9 @@ pub(super) struct Lease {
 
 impl Book {
     /// What the file says. The time numbers the next job, so that no number is used again though the last ones are lost.
-    /// What is damaged is found out again from the jobs themselves.
-    pub(super) fn load(txn: &Txn<'_>, now: Now) -> Result<Self, EngineError> {
+    /// What is damaged is found out again from the jobs themselves. Leases end as `ends` tells; those of another process go by
+    /// the clock on the wall.
+    pub(super) fn load(txn: &Txn<'_>, now: Now, ends: &HashMap<JobId, u64>) -> Result<Self, EngineError> {
         let next_job = now.wall * 1_000;
         let fresh = Meta { format: FORMAT, next_job, next_queue: 1, is_inexact: false };
         let read_meta = || txn.get(keys::META)?.map_or(Ok(fresh), |meta| read::<Meta>(&meta));
@@ -132,10 +136,10 @@ impl Book {
             let head = value_of::<Head>(txn, &keys::job(id))?;
             let left = head.map_or(0, |head| match head.state {
                 // The clock on the wall may have been set back meanwhile.
-                State::Running { until } => until.saturating_sub(now.wall).min(head.lease_ms.max(head.timeout_ms)),
+                State::Running { until } => until.saturating_sub(now.wall).min(head.granted_ms()),
                 _ => 0,
             });
-            book.leases.insert(id, queue, now.uptime + left);
+            book.leases.insert(id, queue, ends.get(&id).copied().unwrap_or(now.uptime + left));
         }
         Ok(book)
     }
@@ -302,7 +306,33 @@ impl Usage {
 }
 
 impl Leases {
-    pub(super) fn insert(&mut self, id: JobId, queue: QueueNumber, end: u64) {
+    /// The lease begins when what is done is on the disk.
+    pub(super) fn grant(&mut self, id: JobId, queue: QueueNumber, end: u64) {
+        self.insert(id, queue, end);
+        self.granted.insert(id);
+    }
+
+    /// What was done is on the disk, this much later than the leases had been granted.
+    pub(super) fn settle(&mut self, later: u64) {
+        for id in std::mem::take(&mut self.granted) {
+            if let Some(Lease { end, queue, .. }) = self.by_job.get(&id).copied() {
+                self.insert(id, queue, end + later);
+            }
+        }
+        self.removed.clear();
+    }
+
+    /// When they end, where nobody knows whether what was done since is on the disk.
+    pub(super) fn ends(&self) -> HashMap<JobId, u64> {
+        let mut ends = HashMap::new();
+        for lease in self.by_end.iter().chain(&self.removed) {
+            let end = ends.entry(lease.id).or_insert(lease.end);
+            *end = lease.end.max(*end);
+        }
+        ends
+    }
+
+    fn insert(&mut self, id: JobId, queue: QueueNumber, end: u64) {
         self.remove(id);
         let lease = Lease { end, id, queue };
         self.by_end.insert(lease);
@@ -312,6 +342,7 @@ impl Leases {
     pub(super) fn remove(&mut self, id: JobId) {
         if let Some(lease) = self.by_job.remove(&id) {
             self.by_end.remove(&lease);
+            self.removed.push(lease);
         }
     }
 

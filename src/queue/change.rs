@@ -203,7 +203,7 @@ impl Change<'_, '_> {
         match head.state {
             State::Waiting => {}
             State::Delayed { until } => queue.first_delayed = queue.first_delayed.min(until),
-            State::Running { .. } => self.book.leases.insert(id, head.queue, self.now.uptime + head.lease_ms),
+            State::Running { .. } => self.book.leases.grant(id, head.queue, self.now.uptime + head.lease_ms),
             State::Dead { since } => queue.first_dead = queue.first_dead.min(since),
         }
         self.txn.put(&place_of(id, head), &[])?;

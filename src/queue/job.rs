@@ -177,6 +177,13 @@ impl Progress {
     }
 }
 
+impl Head {
+    /// How long the last lease was to last.
+    pub(super) fn granted_ms(&self) -> u64 {
+        if self.lease_ms > 0 { self.lease_ms } else { self.timeout_ms }
+    }
+}
+
 impl NewJob {
     /// About how much memory it takes.
     pub fn memory_size(&self) -> usize {

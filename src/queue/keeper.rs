@@ -1,6 +1,6 @@
 //! The keeper: the thread that has the file. It gathers what is asked into transactions, and answers what is on the disk.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,6 +121,8 @@ pub(super) struct Keeper {
     unwanted: Vec<(JobId, u32)>,
     /// When there was last no room on the disk. Until there is, what needs room does not share a transaction.
     full_since: Option<Instant>,
+    /// When leases end, by the book that was given up.
+    ends: HashMap<JobId, u64>,
 }
 
 /// The file, while it is open, and what is known of it.
@@ -170,6 +172,7 @@ impl Keeper {
             takers: VecDeque::new(),
             unwanted: Vec::new(),
             full_since: None,
+            ends: HashMap::new(),
         }
     }
 
@@ -243,7 +246,7 @@ impl Keeper {
 
     fn load<'e>(&self, engine: &'e mut Engine) -> Result<Opened<'e>, EngineError> {
         let txn = engine.begin()?;
-        let book = Book::load(&txn, self.now())?;
+        let book = Book::load(&txn, self.now(), &self.ends)?;
         if let Some(damage) = &book.damage {
             self.known.damage.store(Some(Arc::new(format!("{}: {damage}", self.folder.display()))));
         }
@@ -333,6 +336,7 @@ impl Keeper {
             tracing::warn!(took = ?began.elapsed(), "the disk of the queues is slow");
         }
         if let Err(error) = carried_out {
+            self.ends = opened.book.leases.ends();
             // Before the waiting callers are answered, the batch is dropped.
             self.be_in_trouble(format!("cannot write {}: {error}", self.folder.display()));
             if !error.is_lack_of_room() {
@@ -340,7 +344,7 @@ impl Keeper {
             }
             self.full_since = Some(Instant::now());
             opened.txn.roll_back()?;
-            opened.book = Book::load(&opened.txn, self.now())?;
+            opened.book = Book::load(&opened.txn, self.now(), &self.ends)?;
             return Ok(());
         }
         if is_growth {
@@ -350,6 +354,8 @@ impl Keeper {
             tracing::info!("the queues can be written again");
             self.known.trouble.store(None);
         }
+        // Who has a job counts from now on.
+        opened.book.leases.settle(began.elapsed().as_millis() as u64);
         self.publish(&opened.book);
         self.answer(batch);
         Ok(())

@@ -229,7 +229,7 @@ fn no_damage_of_a_page_ends_the_process_and_where_the_file_opens_few_jobs_are_lo
         };
         opened += 1;
         let mut txn = engine.begin().expect("a transaction");
-        let mut book = Book::load(&txn, now).expect("no entry keeps it from being opened");
+        let mut book = Book::load(&txn, now, &HashMap::new()).expect("no entry keeps it from being opened");
         let mut tally = Tally::default();
         let mut change = Change { txn: &mut txn, book: &mut book, config: &config, now: later, tally: &mut tally };
         change.tick(later.uptime).expect("no entry stops the rest");

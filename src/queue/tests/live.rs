@@ -154,6 +154,53 @@ async fn a_report_that_waits_for_a_slow_disk_counts_though_the_lease_is_over_by_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_begins_when_the_disk_has_it_however_slow_that_is() {
+    let live = Live::start();
+    let lease = Duration::from_secs(2);
+    let taking = live.queues.take(None, vec!["mail".into()], MANY, Some(lease), Duration::from_secs(60));
+    let mut taking = taking.boxed();
+    assert!(taking.as_mut().now_or_never().is_none(), "it waits");
+    let slowly = move |change: &mut Change<'_, '_>| {
+        let enqueued = change.enqueue(&[job("mail", "a")], WEB);
+        thread::sleep(lease * 3 / 2);
+        enqueued
+    };
+    live.queues.ask(None, MAX_ASKED, slowly).await.expect("there is room");
+    let (taken, handed) = taking.await.expect("jobs");
+    handed.have_arrived();
+    assert_eq!(live.take(None).await, [], "somebody has it");
+    let done = live.queues.update(None, (taken[0].id, 1), Update::Done, |_, _| true).await;
+    assert_eq!(done, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_failure_of_the_disk_ends_a_lease_though_the_clock_was_set() {
+    let errors = [EngineError::Disk { source: nix::errno::Errno::ENOSPC }, EngineError::Format(0)];
+    let each = errors.map(|error| async move {
+        let live = Live::start();
+        live.enqueue(vec![job("mail", "a")]).await;
+        let take = |change: &mut Change<'_, '_>| {
+            // As it was before somebody set it forward.
+            change.now.wall -= DAY;
+            change.take(&["mail".into()], MANY, None)
+        };
+        let taken = live.queues.ask(None, ASK_SIZE, take).await.expect("it is sound").pop().expect("a job");
+        let lease = (taken.id, taken.attempt);
+        let fail = move |change: &mut Change<'_, '_>| {
+            change.update(lease.0, lease.1, &Update::Done)?;
+            Err::<(), _>(error.into())
+        };
+        live.queues.ask(None, ASK_SIZE, fail).await.expect_err("it fails");
+        while live.queues.enqueue(WEB, vec![job("other", "b")]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(live.take(None).await, [], "somebody has it");
+        assert_eq!(live.queues.update(None, lease, Update::Done, |_, _| true).await, Ok(None));
+    });
+    join_all(each).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_fills_the_way_to_the_disk_leaves_room_for_others_and_is_told() {
     // Neither many requests nor large ones.
     for payload in [0, 1 << 20] {
