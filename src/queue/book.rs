@@ -120,7 +120,7 @@ impl Book {
             is_exact &= usage.is_some();
             book.users.insert(user, usage.unwrap_or_default());
         }
-        if !is_exact || !unnumbered.is_empty() || txn.has_gap() {
+        if !is_exact || !unnumbered.is_empty() || txn.has_gap() || book.lacks_a_queue(txn)? {
             book.count_again(txn, unnumbered)?;
         }
         if txn.has_gap() {
@@ -142,6 +142,25 @@ impl Book {
             book.leases.insert(id, queue, ends.get(&id).copied().unwrap_or(now.uptime + left));
         }
         Ok(book)
+    }
+
+    /// Whether there are jobs of a queue that is not there.
+    fn lacks_a_queue(&self, txn: &Txn<'_>) -> Result<bool, EngineError> {
+        for order in Order::ALL {
+            let mut from = order.of_all().to_vec();
+            while let Some(place) = txn.first(order.of_all(), &from)? {
+                let Some(number) = keys::queue_in(&place) else {
+                    from = keys::after(&place);
+                    continue;
+                };
+                if !self.queues.contains_key(&number) {
+                    return Ok(true);
+                }
+                let Some(next) = number.checked_add(1) else { break };
+                from = order.of(next);
+            }
+        }
+        Ok(false)
     }
 
     /// Counts all jobs by their places, and what they are charged by their heads. A queue whose number was lost has that

@@ -13,6 +13,10 @@ impl Change<'_, '_> {
     pub(super) fn tick(&mut self, heard_until: u64) -> Result<(), EngineError> {
         for _ in 0..MAX_MOVED {
             let Some(ended) = self.book.leases.first().filter(|lease| lease.end <= heard_until) else { break };
+            if !self.book.queues.contains_key(&ended.queue) {
+                self.book.leases.remove(ended.id);
+                continue;
+            }
             let place = keys::running(ended.queue, ended.id);
             match self.standing_at(&place)? {
                 Some((id, head)) => self.lose(id, &head, "its lease ended")?,

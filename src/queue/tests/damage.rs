@@ -117,6 +117,25 @@ fn jobs_of_queues_whose_numbers_are_lost_are_found_in_others() {
 }
 
 #[test]
+fn jobs_of_a_queue_that_is_not_there_stop_no_other_and_are_found_at_the_next_start() {
+    let mut queue = Fixture::new(Config::default());
+    let ids = ["a", "b"].map(|name| queue.enqueue(job("mail", name)));
+    let other = queue.enqueue(job("img", "x"));
+    assert_eq!(queue.take("mail").map(|job| job.id), Some(ids[0]));
+    // As it is where a bit of the key is another one.
+    queue.change(|change| Ok(change.txn.delete(&keys::queue("mail"))?)).expect("written");
+    let book = &mut queue.opened.as_mut().expect("it is open").1;
+    let number = book.names.remove("mail").expect("a queue");
+    book.queues.remove(&number);
+    queue.now += DAY;
+    assert_eq!(queue.take("img").map(|job| job.id), Some(other), "a lease of the lost one has ended");
+    queue.reopen();
+    let name = format!("recovered-{number}");
+    let found = [queue.take(&name), queue.take(&name)].map(|job| job.map(|job| job.id));
+    assert_eq!(found.into_iter().collect::<Option<BTreeSet<_>>>(), Some(ids.into()));
+}
+
+#[test]
 fn what_a_vanished_job_was_charged_is_free_after_the_next_start() {
     let mut queue = Fixture::new(Config::default());
     let ids = ["a", "b"].map(|name| queue.enqueue(job("mail", name)));

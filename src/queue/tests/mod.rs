@@ -53,7 +53,8 @@ impl Fixture {
     fn reopen(&mut self) {
         self.opened = None;
         let mut engine = Engine::open(&self.folder.path().join("queue"), &self.config).expect("a file");
-        let book = Book::load(&engine.begin().expect("a transaction"), self.time(), &HashMap::new()).expect("what it says");
+        let book =
+            Book::load(&engine.begin().expect("a transaction"), self.time(), &HashMap::new()).expect("what it says");
         self.opened = Some((engine, book));
     }
 
