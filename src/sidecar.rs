@@ -175,7 +175,7 @@ impl Sidecar {
         let clients = tasks.of(Phase::Clients);
         let (performers, performing) = mpsc::unbounded_channel();
         let of_workers = tasks.of(Phase::Workers);
-        let performing = perform::run(performing, queues.clone(), memory.clone(), of_workers.clone());
+        let performing = perform::run(performing, queues.clone(), access.clone(), memory.clone(), of_workers.clone());
         of_workers.critical("what hands jobs to workers", performing);
         let workers = workers.start(Surroundings {
             channels: has_register.then_some(channels),

@@ -12,6 +12,7 @@ use rmpv::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use crate::access::{Access, Denied};
 use crate::model::Arguments;
 use crate::mutant;
 use crate::queue::{Job, JobId, Most, Progress, Queues, Refused, Update};
@@ -48,6 +49,7 @@ const PARTS: u32 = 10;
 pub async fn run(
     mut performers: mpsc::UnboundedReceiver<Performer>,
     queues: Arc<Queues>,
+    access: Arc<Access>,
     memory: Arc<Pool>,
     tasks: Tasks,
 ) {
@@ -58,7 +60,7 @@ pub async fn run(
             () = stop.requested() => return,
         };
         // Without workers there is nobody who performs.
-        let Some(Performer { addressee, said, life }) = performer else { return stop.requested().await };
+        let Some(Performer { addressee, user, groups, said, life }) = performer else { return stop.requested().await };
         if !queues.is_on() {
             let worker = &addressee.worker;
             tracing::error!(worker, "a worker performs jobs, and there are no queues: set `[queue] path`");
@@ -66,7 +68,12 @@ pub async fn run(
         }
         let (queues, memory, stop) = (queues.clone(), memory.share(None), stop.clone());
         let process = Process { addressee, life, queues, memory, held: watch::Sender::default(), stop };
-        tasks.short(process.run(said));
+        let access = access.clone();
+        let may_perform = move |queue: &str| match access.has_rules() {
+            true => access.identify(user, || groups.clone()).may_perform(queue),
+            false => Ok(()),
+        };
+        tasks.short(process.run(said, may_perform));
     }
 }
 
@@ -127,14 +134,22 @@ impl Held {
 }
 
 impl Process {
-    async fn run(self, mut said: mpsc::UnboundedReceiver<OfJobs>) {
+    async fn run(
+        self,
+        mut said: mpsc::UnboundedReceiver<OfJobs>,
+        may_perform: impl Fn(&str) -> Result<(), Denied> + Send,
+    ) {
         let (mut lanes, mut has_more, mut is_stopping) = (FuturesUnordered::new(), true, false);
         while !lanes.is_empty() || has_more && !is_stopping {
             tokio::select! {
                 said = said.recv(), if has_more => match said {
-                    Some(OfJobs::Performs { queue, at_once }) if !is_stopping => {
-                        lanes.push(self.perform_jobs_of(queue, at_once));
-                    }
+                    Some(OfJobs::Performs { queue, at_once }) if !is_stopping => match may_perform(&queue) {
+                        Ok(()) => lanes.push(self.perform_jobs_of(queue, at_once)),
+                        Err(why) => {
+                            let worker = &self.addressee.worker;
+                            tracing::warn!(worker, %why, "a worker is handed no jobs of a queue");
+                        }
+                    },
                     Some(OfJobs::Performs { .. }) => {}
                     Some(OfJobs::Of(report)) => self.hear(report),
                     None => has_more = false,

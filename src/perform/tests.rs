@@ -4,6 +4,7 @@ use tempfile::TempDir;
 use tokio::time::Duration;
 
 use super::*;
+use crate::access::{Client, Policy, Rule};
 use crate::queue::{Asker, Config, NewJob, State};
 use crate::tunnel::value::{get, text_in};
 use crate::tunnel::worker::CallsUnderWay;
@@ -27,6 +28,11 @@ struct Scene {
 impl Scene {
     /// How many jobs it performs at once, by queue.
     fn new(performed: &[(&str, usize)], settings: &Settings) -> Self {
+        Self::with_rules(&[], performed, settings)
+    }
+
+    /// Of a user of no account.
+    fn with_rules(rules: &[Rule], performed: &[(&str, usize)], settings: &Settings) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
         let (tasks, _failed) = Tasks::new();
         let config = Config { path: Some(folder.path().join("queue")), ..Config::default() };
@@ -47,8 +53,10 @@ impl Scene {
         }
         let (performers, performing) = mpsc::unbounded_channel();
         let addressee = Addressee::of_tests(handle, calls.clone());
-        performers.send(Performer { addressee, said, life: lives }).expect("it is heard");
-        tokio::spawn(run(performing, queues.clone(), Pool::new(1 << 30, 1), tasks));
+        let (user, groups) = (Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new());
+        performers.send(Performer { addressee, user, groups, said, life: lives }).expect("it is heard");
+        let access = Access::new(Policy::new(&Default::default(), rules).expect("nobody is named"));
+        tokio::spawn(run(performing, queues.clone(), access, Pool::new(1 << 30, 1), tasks));
         let process = Some(converse(there, Settings::default()));
         Self { queues, calls, process, life, _performers: performers, said: says, _folder: folder }
     }
@@ -103,6 +111,25 @@ impl Scene {
             assert!(Instant::now() < until, "{job:?}");
             sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_are_rules_a_process_is_handed_jobs_of_those_queues_alone_that_its_user_may_perform() {
+    let rules: Vec<Rule> = vec![toml::from_str("user = \"*\"\nperform = [\"img*\"]").expect("a rule")];
+    for (rules, handed) in [(&rules[..], vec!["thumbs"]), (&[], vec!["secret", "thumbs"])] {
+        let mut scene = Scene::with_rules(rules, &[("mail", 9), ("img1", 9)], &Settings::default());
+        scene.enqueue("mail", "secret", SOON).await;
+        scene.enqueue("img1", "thumbs", SOON).await;
+        let mut all = Vec::new();
+        for _ in &handed {
+            let job = scene.is_handed().await;
+            all.push(job.0.clone());
+            scene.has_done(job);
+        }
+        all.sort();
+        assert_eq!(all, handed);
+        scene.is_handed_nothing_for(Duration::from_millis(200)).await;
     }
 }
 

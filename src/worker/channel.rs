@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::{getegid, geteuid};
 use rmpv::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::launch::Identity;
 use super::output::Output;
+use crate::access::Client;
 use crate::model::Arguments;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
@@ -66,6 +69,9 @@ pub struct Addressee {
 #[derive(Debug)]
 pub struct Performer {
     pub addressee: Addressee,
+    pub user: Client,
+    /// The other groups of its user.
+    pub groups: Vec<u32>,
     /// What it says of jobs.
     pub said: mpsc::UnboundedReceiver<OfJobs>,
     /// Closed when its connection ends, and changed when it is asked to stop.
@@ -99,11 +105,11 @@ pub enum NoAnswer {
 }
 
 impl Members {
-    /// Handles a process's messages until there are no more.
+    /// Handles a process's messages until there are no more. Without an identity its user is the sidecar's own.
     pub(super) async fn hear(
         &self,
-        worker: &str,
-        pid: i32,
+        (worker, pid): (&str, i32),
+        identity: Option<&Identity>,
         mut events: mpsc::Receiver<Event>,
         progress: watch::Sender<Progress>,
         output: &Output,
@@ -138,7 +144,8 @@ impl Members {
                             let addressee = Addressee { worker: worker.to_owned(), member: Ok((handle, calls)) };
                             let (jobs, said) = mpsc::unbounded_channel();
                             // Where nobody takes it, there are no queues.
-                            let _ = performers.send(Performer { addressee, said, life: life.clone() });
+                            let (user, groups) = user_of(identity);
+                            let _ = performers.send(Performer { addressee, user, groups, said, life: life.clone() });
                             jobs
                         });
                         let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
@@ -261,6 +268,13 @@ impl Addressee {
     }
 }
 
+fn user_of(identity: Option<&Identity>) -> (Client, Vec<u32>) {
+    match identity {
+        Some(Identity { uid, gid, groups }) => (Client::Unix { uid: *uid, gid: *gid }, groups.clone()),
+        None => (Client::Unix { uid: geteuid().as_raw(), gid: getegid().as_raw() }, Vec::new()),
+    }
+}
+
 /// How much a process has sent since a moment.
 #[derive(Debug, Default)]
 struct Pace {
@@ -331,7 +345,7 @@ mod tests {
             drop(said);
         };
         let (progress, performers) = (watch::channel(Progress::default()).0, mpsc::unbounded_channel().0);
-        tokio::join!(say, members.hear("web/1", 1, heard, progress, &output, &performers));
+        tokio::join!(say, members.hear(("web/1", 1), None, heard, progress, &output, &performers));
         assert!(begun.elapsed() >= 3 * PERIOD, "{:?}", begun.elapsed());
         assert_eq!(output.after(0, None).lines.len(), 16, "none is lost");
     }

@@ -116,9 +116,11 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
             // Without a register, which ends after the workers, nobody receives it.
             let _ = launcher.channels.send(channel);
             let (group, name, pid) = (group.clone(), name.to_owned(), process.pid.as_raw());
+            let identity = process.identity.clone();
             launcher.begin(async move {
                 let performers = &group.launcher.performers;
-                group.members.hear(&name, pid, events, reaching, &group.output, performers).await
+                let identity = identity.as_ref();
+                group.members.hear((&name, pid), identity, events, reaching, &group.output, performers).await
             });
             tell(News::Began(pid));
             process.run(progress, &mut asked, tell).await
