@@ -246,7 +246,11 @@ async fn accept(mut listener: Listener, state: Arc<RegisterState>) {
             anew = listener.when_removed("register.unix", &permissions, metrics, &stop) => anew,
         };
         match anew {
-            Some(anew) => listener = anew,
+            // The folder of the old one may not answer.
+            Some(anew) => {
+                let old = std::mem::replace(&mut listener, anew);
+                let _ = tokio::task::spawn_blocking(move || drop(old)).await;
+            }
             None => return,
         }
     }

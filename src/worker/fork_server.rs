@@ -18,10 +18,12 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::launch::{FIRST_DESCRIPTOR, MAX_DESCRIPTORS, launch};
+use super::launch::{FIRST_DESCRIPTOR, MAX_DESCRIPTORS, Refusal, launch};
 use super::precedence;
 use super::reaper::{Ended, Reaper};
 
@@ -38,6 +40,9 @@ const ABOVE_ALL: RawFd = FIRST_DESCRIPTOR + MAX_DESCRIPTORS as RawFd;
 const INTERRUPT_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_INTERRUPTS: usize = 10;
 
+const UNSUPPORTED: &str = "cannot start a process: this kernel lets no process fork another as a child of its parent \
+                           (`CLONE_PARENT`), as gVisor does not; workers need that";
+
 /// What a forked process is given: the socket by which it is told what to become, and where its output goes.
 const GIVEN: usize = 3;
 
@@ -52,18 +57,29 @@ struct Running {
 }
 
 impl ForkServer {
-    /// Forks a process that is launched over this socket; blocks meanwhile.
-    pub(super) fn fork(&self, reaper: &Reaper, given: [OwnedFd; GIVEN]) -> io::Result<(Pid, Ended)> {
-        let mut server = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = &*server {
-            match reaper.spawn(|| running.fork(reaper, &given)) {
-                // It has ended.
-                Err(error) if is_over(&error) => *server = None,
-                forked => return forked,
-            }
-        }
-        let running = server.insert(Running::start(reaper)?);
-        reaper.spawn(|| running.fork(reaper, &given))
+    /// Forks a process that is launched over this socket; blocks meanwhile. Where it cannot, the machine is short of something:
+    /// that is no fault of the worker's.
+    pub(super) fn fork(&self, reaper: &Reaper, given: &[OwnedFd; GIVEN]) -> Result<(Pid, Ended), Refusal> {
+        let forked = reaper.spawn(|| {
+            let mut server = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let running = match server.take().filter(|running| running.ask(given).is_ok()) {
+                Some(running) => running,
+                // There was none, or it has ended.
+                None => {
+                    let running = Running::start(reaper)?;
+                    running.ask(given)?;
+                    running
+                }
+            };
+            let answer = running.answer(reaper)?;
+            *server = Some(running);
+            if answer > 0 { Ok(Pid::from_raw(answer)) } else { Err(Errno::from_raw(-answer).into()) }
+        });
+        let why = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ENOSYS) => UNSUPPORTED.to_owned(),
+            _ => format!("cannot start a process: {error}"),
+        };
+        forked.map_err(|error| Refusal { why: why(error), is_short: true })
     }
 }
 
@@ -75,45 +91,47 @@ impl Running {
         command.arg0("roster").arg(COMMAND).env_clear();
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         let (pid, _) = reaper.spawn(|| Ok(Pid::from_raw(command.spawn()?.id() as i32)))?;
+        reaper.helps(pid);
         Ok(Self { pid, socket })
     }
 
-    fn fork(&self, reaper: &Reaper, given: &[OwnedFd; GIVEN]) -> io::Result<Pid> {
+    fn ask(&self, given: &[OwnedFd; GIVEN]) -> io::Result<()> {
         let raw = given.each_ref().map(AsRawFd::as_raw_fd);
-        let yields = [u8::from(precedence::may_lift())];
-        let rights = [ControlMessage::ScmRights(&raw)];
+        let (yields, rights) = ([u8::from(precedence::may_lift())], [ControlMessage::ScmRights(&raw)]);
         sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&yields)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
-        let mut reply = [0; 4];
+        Ok(())
+    }
+
+    /// The number of a new process, or of an error, below 0. Where there is none, it is of no use any more: what it still
+    /// says would be taken for the answer to another.
+    fn answer(&self, reaper: &Reaper) -> io::Result<i32> {
+        let mut answer = [0; 4];
         for _ in 0..MAX_INTERRUPTS {
-            match (&self.socket).read_exact(&mut reply) {
+            match (&self.socket).read_exact(&mut answer) {
+                Ok(()) => return Ok(i32::from_be_bytes(answer)),
                 // Until it executes this binary, it has all sockets of the sidecar too, and if it is the last to close one,
                 // that takes as long as others chose for it (`SO_LINGER`).
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => reaper.interrupt(self.pid),
-                Err(error) => return Err(error),
-                Ok(()) => match i32::from_be_bytes(reply) {
-                    pid if pid > 0 => return Ok(Pid::from_raw(pid)),
-                    error => return Err(Errno::from_raw(-error).into()),
-                },
+                Err(_) => break,
             }
         }
         reaper.kill(self.pid);
-        Err(io::Error::from_raw_os_error(libc::EAGAIN))
+        Err(io::Error::other("the process that forks others does not answer; where it has ended, its output says why"))
     }
-}
-
-/// Whether nobody is on the other end of a socket.
-fn is_over(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// The main function of the fork server: `roster fork-server`.
 pub fn serve() -> io::Result<Infallible> {
     close_inherited()?;
     let sidecar = take_stdin()?;
-    ignore_signals();
+    // A Ctrl-C in the sidecar's terminal, and a stop of its whole unit, leave this process alone: the sidecar may start
+    // processes until it has ended. What is forked heeds them once it can (`launch`).
+    SigSet::all().thread_block()?;
     loop {
-        let asked = receive(&sidecar)
-            .map_err(|error| io::Error::other(format!("{error}; only a sidecar runs this, for its `[[worker]]`s")))?;
+        let asked = receive(&sidecar).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOTSOCK) => io::Error::other("only a sidecar runs this, for its `[[worker]]`s"),
+            _ => error,
+        })?;
         let Some((yields, given)) = asked else { std::process::exit(0) };
         let forked = match fork() {
             Ok(None) => {
@@ -158,10 +176,22 @@ fn receive(from: &UnixStream) -> io::Result<Option<(bool, [OwnedFd; GIVEN])>> {
 /// Forks a child of the sidecar; none, in it.
 #[allow(unsafe_code)]
 fn fork() -> nix::Result<Option<Pid>> {
-    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    let (flags, none) = (libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD), 0 as libc::c_long);
     // Safety: this process has one thread, and its child goes on with a copy of its memory.
-    let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
-    Ok((pid != 0).then(|| Pid::from_raw(pid as i32)))
+    let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let pid = Pid::from_raw(pid as i32);
+    // There are kernels that take the flag and do not heed it.
+    match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
+        Err(Errno::ECHILD) => Ok(Some(pid)),
+        _ => {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+            Err(Errno::ENOSYS)
+        }
+    }
 }
 
 /// Has the output go where it should; returns the socket.
@@ -206,16 +236,6 @@ fn close_inherited() -> io::Result<()> {
 fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let listed = fs::read_dir("/proc/self/fd")?.flatten();
     Ok(listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
-}
-
-/// Has a Ctrl-C in the sidecar's terminal, and a stop of its whole unit, leave this process alone: the sidecar may start
-/// processes until it has ended.
-#[allow(unsafe_code)]
-fn ignore_signals() {
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2] {
-        // Safety: no handler is replaced.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
 }
 
 #[cfg(test)]

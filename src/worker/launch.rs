@@ -21,6 +21,7 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, fchown, geteuid, setgid, setgroups, setsid, setuid};
@@ -156,7 +157,7 @@ impl Spec {
         }
     }
 
-    /// Reads it from standard input, and puts the descriptors where the program expects them.
+    /// Reads it, and has the descriptors be those that the program expects.
     fn receive(from: &UnixStream) -> io::Result<Self> {
         let mut length = [0; 4];
         let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
@@ -244,7 +245,8 @@ pub(super) fn launch(sidecar: &UnixStream) -> ! {
     std::process::exit(127)
 }
 
-/// Resets signals that the sidecar ignores, as it may if a script has started it in the background.
+/// Resets signals that the sidecar ignores, as it may if a script has started it in the background; and heeds those that
+/// have come since this process was forked.
 #[allow(unsafe_code)]
 fn heed_all_signals() {
     for signal in 1..=libc::SIGRTMAX() {
@@ -252,6 +254,8 @@ fn heed_all_signals() {
         // ignored.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    // There is such a set.
+    let _ = SigSet::all().thread_unblock();
 }
 
 /// Why a program cannot be started by this user in a directory.

@@ -107,12 +107,13 @@ impl Launcher {
         name: &str,
         output: &Arc<Output>,
         identity: Option<&Identity>,
-    ) -> io::Result<(Pid, Ended, UnixStream)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let [(out, stdout), (err, stderr)] = [io::pipe()?, io::pipe()?];
+    ) -> Result<(Pid, Ended, UnixStream), Refusal> {
+        let failed = |error| Refusal::of("cannot start a process", &error);
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let [(out, stdout), (err, stderr)] = [io::pipe().map_err(failed)?, io::pipe().map_err(failed)?];
         // Many programs reopen them, as /dev/stdout and /dev/stderr.
-        launch::give_to(identity, [stdout.as_fd(), stderr.as_fd()])?;
-        let (pid, ended) = self.fork_server.fork(&self.reaper, [theirs.into(), stdout.into(), stderr.into()])?;
+        launch::give_to(identity, [stdout.as_fd(), stderr.as_fd()]).map_err(failed)?;
+        let (pid, ended) = self.fork_server.fork(&self.reaper, &[theirs.into(), stdout.into(), stderr.into()])?;
         for (pipe, is_error) in [(out, false), (err, true)] {
             let (output, name, ended) = (output.clone(), name.to_owned(), ended.clone());
             self.begin(async move {
@@ -198,7 +199,7 @@ impl Launch {
             listens,
             descriptors: descriptors.len(),
         };
-        let (pid, ended, socket) = launcher.spawn(name, output, identity.as_ref()).map_err(failed)?;
+        let (pid, ended, socket) = launcher.spawn(name, output, identity.as_ref())?;
         let (yields, is_ready) = oneshot::channel();
         launcher.begin(precedence::lift(pid, is_ready, launcher.reaper.clone()));
         let calls = CallsUnderWay::of_at_most(limits::requests(config));

@@ -120,12 +120,15 @@ impl Sweeper {
         if leavers.is_empty() {
             return;
         }
-        let (reader, reaper, looked_for) = (self.reader.clone(), reaper.clone(), leavers.clone());
-        let look = move || kill_left_by(&looked_for, || reaper.pids(), &reader);
+        let (reader, of_look, looked_for) = (self.reader.clone(), reaper.clone(), leavers.clone());
+        let look = move || kill_left_by(&looked_for, || of_look.pids(), &reader);
         let looked = precedence::on_yielding_thread("orphans", look).await;
         if !matches!(looked, Ok(Ok(()))) {
             let mut missed = lock(&self.missed);
-            missed.extend(leavers.into_iter().map(|leaver| Leaver { is_reaped: true, ..leaver }));
+            let living = reaper.pids();
+            let by_now =
+                |leaver: Leaver| Leaver { is_reaped: leaver.is_reaped || !living.contains(&leaver.pid), ..leaver };
+            missed.extend(leavers.into_iter().map(by_now));
             let excess = missed.len().saturating_sub(MAX_MISSED);
             missed.drain(..excess);
         }

@@ -179,10 +179,9 @@ impl Passing {
                         () = passing.accept(&group, &name, &listener) => None,
                         anew = listener.when_removed(&setting, &permissions, &metrics, stop) => anew,
                     } {
-                        listener = anew;
+                        drop_elsewhere(std::mem::replace(&mut listener, anew)).await;
                     }
-                    // Its folder may not answer.
-                    let _ = spawn_blocking(move || drop(listener)).await;
+                    drop_elsewhere(listener).await;
                 });
             }
             let (passing, stop, group) = (self.clone(), self.passing.clone(), config.name.clone());
@@ -467,6 +466,11 @@ impl Connection {
         // None: a flag that `nix` does not know.
         poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_none_or(|events| !events.is_empty())
     }
+}
+
+/// Its folder may not answer.
+async fn drop_elsewhere(listener: Listener) {
+    let _ = spawn_blocking(move || drop(listener)).await;
 }
 
 /// Waits until a process has taken some of what it was handed. Only then is its socket registered with the runtime, which

@@ -52,6 +52,8 @@ pub(super) struct Reaper(Mutex<Processes>);
 struct Processes {
     /// Processes that have not been reaped.
     living: HashMap<Pid, watch::Sender<Option<End>>>,
+    /// Those of them that are no workers, and end by themselves when the sidecar does.
+    helpers: HashSet<Pid>,
     /// Starts under way, whose processes are not known yet, and how many starts there have been.
     starts: BTreeSet<u64>,
     started: u64,
@@ -82,6 +84,7 @@ impl Processes {
 
     /// A process has ended and was reaped.
     fn ended(&mut self, pid: Pid, end: End) {
+        self.helpers.remove(&pid);
         match self.living.remove(&pid) {
             Some(ending) => drop(ending.send_replace(Some(end))),
             None if !self.starts.is_empty() => drop(self.early.insert(pid, (self.started, end))),
@@ -137,9 +140,20 @@ impl Reaper {
         }
     }
 
-    /// Kills all that have not ended in time.
+    /// This process is no worker.
+    pub(super) fn helps(&self, pid: Pid) {
+        let mut processes = self.processes();
+        if processes.living.contains_key(&pid) {
+            processes.helpers.insert(pid);
+        }
+    }
+
+    /// Kills all workers that have not ended in time.
     pub(super) fn kill_all(&self) {
-        let left = self.pids();
+        let left: Vec<Pid> = {
+            let processes = self.processes();
+            processes.living.keys().copied().filter(|pid| !processes.helpers.contains(pid)).collect()
+        };
         if !left.is_empty() {
             tracing::warn!(count = left.len(), "killing workers that have not ended in time");
         }

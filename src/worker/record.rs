@@ -81,8 +81,8 @@ impl Record {
         self.write(&processes);
     }
 
-    /// Unless another process has this pid by now. Written down is that with the next one: one that has ended is known by when it
-    /// started, and what it left by its mark.
+    /// Unless another process has this pid by now. The file still has it until the next one is added, which harms nothing: who
+    /// reads it knows a process by when it started.
     pub(super) fn remove(&self, pid: Pid, mark: &str) {
         let mut processes = self.processes();
         if processes.get(&pid.as_raw()).is_some_and(|entry| entry.mark == mark) {

@@ -565,6 +565,18 @@ fn a_fork_server_that_is_killed_or_stopped_keeps_no_worker_from_its_start() {
 }
 
 #[test]
+fn a_process_that_is_stopped_before_its_program_begins_heeds_that() {
+    let roster = started(&sh("web", SLEEPS, "stop_timeout = \"60s\""));
+    running(&roster, "web/1");
+    for _ in 0..10 {
+        let more = roster.cli(["worker", "scale", "web", "8", "--wait", "1ms"]);
+        assert!(matches!(more.code, Some(0 | 6)), "{more:?}");
+        // One that did not heed it would be waited for longer.
+        says(&roster, ["worker", "scale", "web", "1", "--wait", "30s"], 0);
+    }
+}
+
+#[test]
 fn a_fork_server_ends_with_its_sidecar_however_that_ends() {
     let mut roster = started(&sh("web", SLEEPS, ""));
     running(&roster, "web/1");
@@ -576,6 +588,7 @@ fn a_fork_server_ends_with_its_sidecar_however_that_ends() {
     let server = fork_server(&roster);
     roster.stop();
     ends("the fork server of a sidecar that has stopped", server);
+    assert!(!roster.log().contains("killing workers that have not ended in time"), "{}", roster.log());
 }
 
 #[test]
