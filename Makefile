@@ -2,16 +2,17 @@
 
 # What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler,
 # a clock that jumps, networks of their own; for the PHP package its test runner, a web server, and Composer; and what
-# registers services in ZooKeeper (Curator, which a JDK runs, Patroni and kazoo).
+# registers services in ZooKeeper (Curator, which a JDK runs, Patroni and kazoo); Redis.
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler php-dba phpunit php-fpm nginx-light composer faketime \
-	iproute2 iptables prometheus default-jdk-headless libcurator-discovery-java python3-kazoo patroni
+	iproute2 iptables prometheus default-jdk-headless libcurator-discovery-java python3-kazoo patroni \
+	redis-server
 
 # What builds the feature `gssapi`, and what tests it: headers and what makes Rust of them; a KDC.
 GSSAPI_PACKAGES := libkrb5-dev libclang-dev pkg-config
 KERBEROS_PACKAGES := $(GSSAPI_PACKAGES) krb5-kdc krb5-admin-server krb5-user
 
 # What `make bench` compares with, beside those.
-BENCH_PACKAGES := redis-server supervisor apache2-utils beanstalkd php-sqlite3
+BENCH_PACKAGES := supervisor apache2-utils beanstalkd php-sqlite3
 NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
 
 # ZooKeepers of other releases than Debian's, for the tests.

@@ -16,6 +16,7 @@ use crate::access::Subject;
 use crate::format::Fields;
 use crate::model::{Format, NodePath};
 use crate::net::{Address, Remote, is_one_place, max_path_len};
+use crate::queue::Server;
 use crate::worker::parse_listen;
 use crate::{access, register, secret, source, store, thrift};
 
@@ -231,7 +232,21 @@ impl Check<'_> {
     }
 
     fn queue(&mut self, config: &Config) {
+        let queue = &config.queue;
         let path: Key = "queue.path".into();
+        let is_tls = queue.backend.as_ref().is_some_and(Server::is_tls);
+        self.object_if(
+            queue.ca.is_some() && !is_tls,
+            &"queue.ca".into(),
+            "is of no use without `queue.backend = \"rediss://…\"`",
+        );
+        let is_prefix = queue.prefix.len() <= 128 && !queue.prefix.chars().any(char::is_control);
+        self.object_if(!is_prefix, &"queue.prefix".into(), "has control characters, or more than 128 bytes");
+        for (key, file) in [("queue.password_file", &queue.password_file), ("queue.ca", &queue.ca)] {
+            if let Some(file) = file {
+                self.path(file, &key.into());
+            }
+        }
         let Some(folder) = &config.queue.path else { return };
         self.plain_path(folder, &path);
         let is_state = config.state().is_some_and(|state| state == *folder);

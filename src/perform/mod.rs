@@ -63,7 +63,10 @@ pub async fn run(
         let Some(Performer { addressee, user, groups, said, life }) = performer else { return stop.requested().await };
         if !queues.is_on() {
             let worker = &addressee.worker;
-            tracing::error!(worker, "a worker performs jobs, and there are no queues: set `[queue] path`");
+            tracing::error!(
+                worker,
+                "a worker performs jobs, and there are no queues: set `path` or `backend` of `[queue]`"
+            );
             continue;
         }
         let (queues, memory, stop) = (queues.clone(), memory.share(None), stop.clone());

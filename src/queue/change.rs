@@ -33,7 +33,7 @@ pub enum Refused {
     Running(JobId),
     #[error("{0}")]
     Unavailable(String),
-    #[error("this sidecar keeps no queues: set `[queue] path`")]
+    #[error("this sidecar keeps no queues: set `path` or `backend` of `[queue]`")]
     Off,
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::Server;
+
 /// `[queue]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -13,6 +15,17 @@ pub struct Config {
     /// The folder of the jobs; none: this sidecar keeps no queues.
     #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// The Redis that has them instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Server>,
+    /// What its keys begin with.
+    pub prefix: String,
+    /// A file with its password, or `env:` and a variable.
+    #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The authorities that sign its certificate; none: those of the machine.
+    #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
     /// The most jobs of all queues, in any state,
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_jobs: usize,
@@ -55,6 +68,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             path: None,
+            backend: None,
+            prefix: "resque:".to_owned(),
+            password_file: None,
+            ca: None,
             max_jobs: 1_000_000,
             max_bytes: ByteSize::gib(1),
             max_job_bytes: ByteSize::kib(64),

@@ -2,11 +2,9 @@
 
 use super::book::Usage;
 use super::change::{Change, Outcome, Refused, millis};
+use super::check::check;
 use super::engine::EngineError;
-use super::job::{
-    DEFAULT_PRIORITY, Enqueued, Head, MAX_AT_ONCE, MAX_DELAY, MAX_JOB_NAME, MAX_PRIORITY, MAX_QUEUE_NAME, MAX_RETRIES,
-    MAX_TIMEOUT, MAX_UNIQUE_KEY, NewJob, OVERHEAD, Unique, body,
-};
+use super::job::{DEFAULT_PRIORITY, Enqueued, Head, NewJob, OVERHEAD, Unique, body};
 use super::keys;
 use crate::share::KEPT_FOR_ADMINS;
 
@@ -22,40 +20,10 @@ pub struct Asker {
 impl Change<'_, '_> {
     /// All of them, or none.
     pub(super) fn enqueue(&mut self, jobs: &[NewJob], asker: Asker) -> Outcome<Vec<Enqueued>> {
-        if jobs.len() > MAX_AT_ONCE {
-            let message = format!("{} at once, at most {MAX_AT_ONCE}", jobs.len());
-            return Err(Refused::Invalid("jobs", message).into());
-        }
-        jobs.iter().try_for_each(|job| self.check(job))?;
+        check(jobs, self.config)?;
         self.ensure_room(jobs, asker)?;
         self.ensure_queues(jobs, asker)?;
         jobs.iter().map(|job| self.enqueue_one(job, asker.uid)).collect()
-    }
-
-    fn check(&self, job: &NewJob) -> Result<(), Refused> {
-        let invalid = |field, message: String| Err(Refused::Invalid(field, message));
-        check_name("queue", &job.queue, MAX_QUEUE_NAME)?;
-        check_name("name", &job.name, MAX_JOB_NAME)?;
-        if let Some(unique) = &job.unique {
-            check_name("uniqueKey", &unique.key, MAX_UNIQUE_KEY)?;
-        }
-        let (bytes, most) = (job.payload.len() as u64, self.config.max_job_bytes);
-        if bytes > most.as_u64() {
-            return invalid("payload", format!("it has {bytes} bytes, and `queue.max_job_bytes` is {most}"));
-        }
-        if job.priority.is_some_and(|priority| priority > MAX_PRIORITY) {
-            return invalid("priority", format!("it is from 0, the most urgent, to {MAX_PRIORITY}"));
-        }
-        if job.delay > MAX_DELAY {
-            return invalid("delayMs", format!("it is longer than {} days", MAX_DELAY.as_secs() / 86_400));
-        }
-        if job.timeout.is_some_and(|timeout| timeout.is_zero() || timeout > MAX_TIMEOUT) {
-            return invalid("timeoutMs", "it is from 1 ms to a day".to_owned());
-        }
-        if job.retries.is_some_and(|retries| retries > MAX_RETRIES) {
-            return invalid("retries", format!("at most {MAX_RETRIES}"));
-        }
-        Ok(())
     }
 
     /// Each user may have as much as it leaves free, and a part is kept for administrators.
@@ -146,14 +114,4 @@ impl Change<'_, '_> {
 fn charge(job: &NewJob) -> u64 {
     let key = job.unique.as_ref().map_or(0, |unique| unique.key.len());
     (OVERHEAD + job.payload.len() + job.name.len() + key) as u64
-}
-
-fn check_name(field: &'static str, name: &str, most: usize) -> Result<(), Refused> {
-    match name.len() {
-        bytes if bytes == 0 || bytes > most => {
-            Err(Refused::Invalid(field, format!("it has {bytes} bytes, and is to have from 1 to {most}")))
-        }
-        _ if name.chars().any(char::is_control) => Err(Refused::Invalid(field, "it has control characters".to_owned())),
-        _ => Ok(()),
-    }
 }

@@ -13,8 +13,9 @@ use super::attempt::{Most, Update};
 use super::book::Book;
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
 use super::engine::{self, Engine, EngineError, NotOpened, Txn};
+use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
-use super::{ASK_SIZE, Config, Known, Totals};
+use super::{ASK_SIZE, Config, Known, Place, Totals};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::permissions::Claim;
@@ -39,8 +40,7 @@ pub(super) const SLOW: Duration = Duration::from_secs(5);
 pub(super) struct Ask {
     pub(super) what: What,
     pub(super) at: Instant,
-    /// What it takes of its user's share until it is carried out. None: the sidecar asks.
-    pub(super) place: Option<Taken>,
+    pub(super) place: Place,
 }
 
 pub(super) enum What {
@@ -65,31 +65,6 @@ pub(super) struct Taker {
     pub(super) reply: oneshot::Sender<Result<(Vec<Job>, Handed), Refused>>,
 }
 
-/// Jobs on their way to whoever takes them. Dropped before they have arrived there, they are given back.
-#[derive(Debug, Default)]
-pub struct Handed {
-    attempts: Vec<(JobId, u32)>,
-    asks: Option<mpsc::WeakUnboundedSender<Ask>>,
-}
-
-impl Handed {
-    pub fn have_arrived(mut self) {
-        self.attempts.clear();
-    }
-}
-
-impl Drop for Handed {
-    fn drop(&mut self) {
-        let attempts = std::mem::take(&mut self.attempts);
-        if !attempts.is_empty()
-            && let Some(asks) = self.asks.as_ref().and_then(mpsc::WeakUnboundedSender::upgrade)
-        {
-            // A keeper that has ended leaves them to the next one, until their leases end.
-            let _ = asks.send(Ask { what: What::GiveBack(attempts), at: Instant::now(), place: None });
-        }
-    }
-}
-
 impl fmt::Debug for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.what {
@@ -103,7 +78,7 @@ impl fmt::Debug for Ask {
 
 impl Ask {
     fn size(&self) -> usize {
-        self.place.as_ref().map_or(ASK_SIZE, Taken::amount)
+        self.place.as_ref().as_ref().map_or(ASK_SIZE, Taken::amount)
     }
 }
 
@@ -116,7 +91,7 @@ pub(super) struct Keeper {
     asked: mpsc::UnboundedReceiver<Ask>,
     asks: mpsc::WeakUnboundedSender<Ask>,
     began: Instant,
-    takers: VecDeque<(Taker, Option<Taken>)>,
+    takers: VecDeque<(Taker, Place)>,
     /// Attempts that arrived nowhere.
     unwanted: Vec<(JobId, u32)>,
     /// When there was last no room on the disk. Until there is, what needs room does not share a transaction.
@@ -418,7 +393,7 @@ impl Keeper {
         batch.replies.into_iter().for_each(|reply| reply());
         for (taker, jobs) in batch.handed {
             let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();
-            let handed = Handed { attempts, asks: Some(self.asks.clone()) };
+            let handed = Handed::new(attempts, Back::Keeper(self.asks.clone()));
             // Where nobody takes them, they are dropped with it.
             let _ = taker.reply.send(Ok((jobs, handed)));
         }

@@ -1,4 +1,4 @@
-//! Queues: jobs that outlast whoever enqueues them, kept in a file of this sidecar's own until they are done.
+//! Queues: jobs that outlast whoever enqueues them, kept until they are done: in a file of this sidecar's own, or in Redis (`redis`).
 //!
 //! One thread has the file. Whatever is asked of it while it waits for the disk is the next transaction, so that many
 //! producers share one: what is acknowledged is on the disk, or, where syncs are batched, with the kernel. In memory are counts, leases and who waits for jobs, and
@@ -7,17 +7,20 @@
 mod attempt;
 mod book;
 mod change;
+mod check;
 mod config;
 mod control;
 mod due;
 mod engine;
 mod enqueue;
+mod handed;
 mod job;
 mod keeper;
 mod keys;
 mod log;
 mod look;
 mod order;
+mod redis;
 #[cfg(test)]
 mod tests;
 
@@ -35,11 +38,13 @@ use self::change::{Change, Outcome};
 pub use self::config::{Config, Durability};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
+pub use self::handed::Handed;
 pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, Progress, State, Unique, Until};
-pub use self::keeper::Handed;
 use self::keeper::{Ask, Keeper, SLOW, Taker, What, sound_or_refused};
 pub use self::look::{Overview, Page};
 pub use self::order::Order;
+use self::redis::Redis;
+pub use self::redis::Server;
 use crate::metrics::Metrics;
 use crate::share::{KEPT_FOR_ADMINS, Pool, Shares, Taken};
 use crate::task::{Phase, Tasks};
@@ -59,13 +64,23 @@ pub struct Queues {
     known: Arc<Known>,
 }
 
-/// Where the thread is asked.
+/// Who is asked, and how much.
 #[derive(Debug)]
 struct Desk {
-    asks: mpsc::UnboundedSender<Ask>,
+    backend: Backend,
     users: Shares<Option<u32>>,
     admins: Shares<Option<u32>>,
 }
+
+#[derive(Debug)]
+enum Backend {
+    /// A thread that has the file.
+    Keeper(mpsc::UnboundedSender<Ask>),
+    Redis(Arc<Redis>),
+}
+
+/// What a request takes of its user's share, until it is carried out. None: the sidecar asks.
+type Place = Arc<Option<Taken>>;
 
 /// What the thread tells.
 #[derive(Debug, Default)]
@@ -113,16 +128,22 @@ impl Totals {
 impl Queues {
     /// Opens the file, which may take a moment, on a thread of its own; requests wait for it.
     pub fn start(config: &Config, metrics: &Arc<Metrics>, tasks: &Tasks) -> io::Result<Arc<Self>> {
-        let Some(folder) = config.path.clone() else { return Ok(Arc::default()) };
-        let (asks, asked) = mpsc::unbounded_channel();
-        let known = Arc::<Known>::default();
-        let tasks = tasks.of(Phase::Sources);
-        let stop = tasks.stop_signal();
-        let keeper = Keeper::new(folder, config.clone(), known.clone(), metrics.clone(), (asks.downgrade(), asked));
-        tasks.thread("the queue", move |_| async move { keeper.run(&stop).await })?;
+        let (known, tasks) = (Arc::<Known>::default(), tasks.of(Phase::Sources));
+        let backend = match (config.backend.clone(), config.path.clone()) {
+            (Some(server), _) => Backend::Redis(Redis::start(server, config, known.clone(), metrics, &tasks)?),
+            (None, Some(folder)) => {
+                let (asks, asked) = mpsc::unbounded_channel();
+                let stop = tasks.stop_signal();
+                let asked = (asks.downgrade(), asked);
+                let keeper = Keeper::new(folder, config.clone(), known.clone(), metrics.clone(), asked);
+                tasks.thread("the queue", move |_| async move { keeper.run(&stop).await })?;
+                Backend::Keeper(asks)
+            }
+            (None, None) => return Ok(Arc::default()),
+        };
         let pool = Pool::new(MAX_ASKED, 1);
         let (users, admins) = (Shares::of(pool.clone(), Some(KEPT_FOR_ADMINS)), Shares::of(pool, None));
-        Ok(Arc::new(Self { desk: Some(Desk { asks, users, admins }), known }))
+        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known }))
     }
 
     pub fn is_on(&self) -> bool {
@@ -146,6 +167,9 @@ impl Queues {
     /// enqueued none.
     pub async fn enqueue(&self, asker: Asker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Refused> {
         let size = jobs.iter().map(NewJob::memory_size).sum();
+        if let Some(redis) = self.redis() {
+            return redis.enqueue(self.place(Some(asker), size)?, jobs, asker).await;
+        }
         let (reply, told) = oneshot::channel();
         let growth = What::Growth(Box::new(move |change| {
             if reply.is_closed() {
@@ -169,6 +193,13 @@ impl Queues {
         lease: Option<Duration>,
         wait: Duration,
     ) -> Result<(Vec<Job>, Handed), Refused> {
+        if let Some(redis) = self.redis() {
+            let taken = redis.take(self.place(asker, ASK_SIZE)?, queues, most, lease, !wait.is_zero());
+            return match wait {
+                Duration::ZERO => taken.await,
+                wait => timeout(wait, taken).await.unwrap_or_else(|_| Ok(Default::default())),
+            };
+        }
         let (reply, taken) = oneshot::channel();
         let taker = Taker { queues, most, lease, is_patient: !wait.is_zero(), reply };
         self.send(asker, ASK_SIZE, What::Take(taker))?;
@@ -188,6 +219,10 @@ impl Queues {
         update: Update,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Option<u64>, Refused> {
+        if let Some(redis) = self.redis() {
+            let place = self.place(asker, ASK_SIZE + update.memory_size())?;
+            return redis.update(place, (id, attempt), update, is_allowed).await;
+        }
         self.ask(asker, ASK_SIZE + update.memory_size(), move |change| {
             change.ensure(id, is_allowed)?;
             change.update(id, attempt, &update)
@@ -201,6 +236,9 @@ impl Queues {
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Job, Refused> {
+        if let Some(redis) = self.redis() {
+            return redis.find(self.place(Some(asker), ASK_SIZE)?, id, is_allowed).await;
+        }
         self.ask(Some(asker), ASK_SIZE, move |change| {
             change.ensure(id, is_allowed)?;
             change.find(id)
@@ -215,6 +253,9 @@ impl Queues {
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<(), Refused> {
+        if let Some(redis) = self.redis() {
+            return redis.cancel(self.place(Some(asker), ASK_SIZE)?, id, is_allowed).await;
+        }
         self.ask(Some(asker), ASK_SIZE, move |change| {
             change.ensure(id, is_allowed)?;
             change.cancel(id)
@@ -224,11 +265,17 @@ impl Queues {
 
     /// Has a dead job of a queue wait again, as if it were new.
     pub async fn retry(&self, asker: Asker, queue: String, id: JobId) -> Result<(), Refused> {
+        if let Some(redis) = self.redis() {
+            return redis.retry(self.place(Some(asker), ASK_SIZE)?, queue, id).await;
+        }
         self.ask(Some(asker), ASK_SIZE, move |change| change.retry(&queue, id)).await
     }
 
     /// Returns how many jobs that changed, and whether there are more to change.
     pub async fn control(&self, asker: Asker, queue: String, control: Control) -> Result<(usize, bool), Refused> {
+        if let Some(redis) = self.redis() {
+            return redis.control(self.place(Some(asker), PAGE_SIZE)?, queue, control).await;
+        }
         self.ask(Some(asker), PAGE_SIZE, move |change| change.control(&queue, control)).await
     }
 
@@ -240,6 +287,9 @@ impl Queues {
         most: usize,
         sees: impl Fn(&str) -> bool + Send + 'static,
     ) -> Result<Vec<Overview>, Refused> {
+        if let Some(redis) = self.redis() {
+            return redis.overviews(self.place(Some(asker), PAGE_SIZE)?, after, most, sees).await;
+        }
         self.ask(Some(asker), PAGE_SIZE, move |change| change.overviews(&after, most, sees)).await
     }
 
@@ -252,6 +302,9 @@ impl Queues {
         from: Vec<u8>,
         most: Most,
     ) -> Result<Page, Refused> {
+        if let Some(redis) = self.redis() {
+            return redis.peek(self.place(Some(asker), PAGE_SIZE)?, queue, order, from, most).await;
+        }
         self.ask(Some(asker), PAGE_SIZE, move |change| change.peek(&queue, order, &from, most)).await
     }
 
@@ -272,12 +325,26 @@ impl Queues {
         told.await.unwrap_or_else(|_| Err(self.unavailable()))
     }
 
-    /// What the sidecar itself asks is bounded by the jobs that its workers have.
     fn send(&self, asker: Option<Asker>, size: usize, what: What) -> Result<(), Refused> {
-        let Some(desk) = &self.desk else { return Err(Refused::Off) };
-        let place = asker.map(|asker| desk.place(asker, size.max(ASK_SIZE))).transpose()?;
+        let place = self.place(asker, size)?;
+        let Some(Backend::Keeper(asks)) = self.desk.as_ref().map(|desk| &desk.backend) else {
+            return Err(Refused::Off);
+        };
         let ask = Ask { what, at: Instant::now(), place };
-        desk.asks.send(ask).map_err(|_| Refused::Unavailable("the sidecar is stopping".to_owned()))
+        asks.send(ask).map_err(|_| Refused::Unavailable("the sidecar is stopping".to_owned()))
+    }
+
+    /// What the sidecar itself asks is bounded by the jobs that its workers have.
+    fn place(&self, asker: Option<Asker>, size: usize) -> Result<Place, Refused> {
+        let desk = self.desk.as_ref().ok_or(Refused::Off)?;
+        asker.map(|asker| desk.place(asker, size.max(ASK_SIZE))).transpose().map(Arc::new)
+    }
+
+    fn redis(&self) -> Option<&Arc<Redis>> {
+        match &self.desk.as_ref()?.backend {
+            Backend::Redis(redis) => Some(redis),
+            Backend::Keeper(_) => None,
+        }
     }
 
     /// Has a transaction fail, after which the file is opened anew.
@@ -296,8 +363,8 @@ impl Queues {
 impl Desk {
     fn place(&self, Asker { uid, is_admin }: Asker, size: usize) -> Result<Taken, Refused> {
         let share = if is_admin { &self.admins } else { &self.users }.share(uid);
-        share.take(size).ok_or_else(|| {
-            Refused::Full("as much of this user as may waits for the disk of the queues; try again".to_owned())
-        })
+        share
+            .take(size)
+            .ok_or_else(|| Refused::Full("as much of this user as may waits for the queues; try again".to_owned()))
     }
 }

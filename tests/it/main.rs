@@ -41,6 +41,7 @@ mod queue;
 mod queue_faults;
 mod readers;
 mod recorded;
+mod redis;
 mod register;
 mod register_socket;
 mod releases;

@@ -171,7 +171,7 @@ fn without_a_folder_and_with_one_that_cannot_be_had_it_says_so_and_serves_the_re
     let off = roster("");
     let refused: InvalidRequest =
         exception(off.client().enqueue(EnqueueRequest { jobs: vec![job("a")] })).expect("off");
-    assert!(refused.message.contains("set `[queue] path`"), "{refused:?}");
+    assert!(refused.message.contains("set `path` or `backend` of `[queue]`"), "{refused:?}");
     let mut roster = roster(SETTINGS);
     enqueue(&roster, vec![job("a")]);
     roster.kill();

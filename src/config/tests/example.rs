@@ -57,6 +57,9 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.register.signing_key = Some("/etc/roster/register.key".into());
     expected.thrift.threads = config.thrift.threads;
     expected.queue.path = Some("/var/lib/roster/queue".into());
+    expected.queue.backend = "rediss://db.example:6379/0".parse().ok();
+    expected.queue.password_file = Some("/etc/roster/redis".into());
+    expected.queue.ca = Some("/etc/roster/redis-ca.pem".into());
     expected.sidecar.pid_file = Some("/run/roster/roster.pid".into());
     assert_eq!(config.to_toml(), expected.to_toml());
 

@@ -1,0 +1,379 @@
+//! Attempts: jobs are handed out, and what becomes of each is written, as soon as Redis is there for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use redis::Value;
+
+use super::super::Place;
+use super::super::attempt::{Most, Update};
+use super::super::change::Refused;
+use super::super::handed::{Back, Handed};
+use super::super::job::{Job, JobId, Progress, State};
+use super::keys::Step;
+use super::link::{Arguments, Failed};
+use super::record::{Next, Record};
+use super::resque::{self, Extras, Item};
+use super::{Redis, no_matter, scripts};
+use crate::clock::Moment;
+
+/// What is taken off a queue comes back unless its lease is written this soon.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// What is handed out at once has no more bytes, beside the last of them.
+const MAX_BYTES: usize = 8 << 20;
+
+/// How often a change is tried again that others come before.
+const MAX_TRIES: usize = 8;
+
+/// The leases that this sidecar has handed out.
+pub(super) type Leases = HashMap<JobId, Lease>;
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    attempt: u32,
+    until: Moment,
+    queue: String,
+    user: Option<u32>,
+    /// What became of it, while Redis is away.
+    report: Option<Update>,
+    pub(super) progress: Option<Progress>,
+}
+
+impl Redis {
+    pub(in crate::queue) async fn take(
+        self: &Arc<Self>,
+        place: Place,
+        queues: Vec<String>,
+        most: Most,
+        lease: Option<Duration>,
+        is_patient: bool,
+    ) -> Result<(Vec<Job>, Handed), Refused> {
+        let _wanted = is_patient.then(|| Wanted::new(self, &queues));
+        let mut ready = self.ready.subscribe();
+        loop {
+            ready.mark_unchanged();
+            let of = queues.clone();
+            let take = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
+                Box::pin(async move {
+                    let jobs = redis.take_some(&of, most, lease).await?;
+                    let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();
+                    Ok((jobs, Handed::new(attempts, Back::Redis(Arc::downgrade(&redis)))))
+                })
+            };
+            let (jobs, handed) = self.ask(&place, take, no_matter).await?;
+            if !jobs.is_empty() || !is_patient {
+                return Ok((jobs, handed));
+            }
+            let is_wanted = |ready: &std::collections::HashSet<String>| queues.iter().any(|it| ready.contains(it));
+            loop {
+                // Its sender is within ourselves.
+                _ = ready.changed().await;
+                if is_wanted(&ready.borrow_and_update()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn take_some(&self, queues: &[String], most: Most, lease: Option<Duration>) -> Result<Vec<Job>, Refused> {
+        loop {
+            let now = self.link.now()?;
+            let arguments = Arguments::new(&self.keys.0)
+                .number(self.largest())
+                .number(most.jobs as u64)
+                .number(most.bytes.min(MAX_BYTES) as u64)
+                .number(now + SETTLE.as_millis() as u64)
+                .texts(queues);
+            let popped: Vec<(String, Value)> = self.link.run(&scripts::POP, arguments).await?;
+            if popped.is_empty() {
+                return Ok(Vec::new());
+            }
+            let settled = join_all(popped.into_iter().map(|(queue, item)| self.settle(queue, item, lease, now))).await;
+            // What is not settled comes back.
+            let (jobs, failed): (Vec<_>, Vec<_>) = settled.into_iter().partition(Result::is_ok);
+            let jobs: Vec<Job> = jobs.into_iter().filter_map(Result::ok).flatten().collect();
+            match failed.into_iter().find_map(Result::err) {
+                Some(failed) if jobs.is_empty() => return Err(failed.into()),
+                _ if jobs.is_empty() => {}
+                _ => return Ok(jobs),
+            }
+        }
+    }
+
+    /// Writes the lease of a job that was taken off its queue. What is no job is dead.
+    async fn settle(
+        &self,
+        queue: String,
+        item: Value,
+        lease: Option<Duration>,
+        now: u64,
+    ) -> Result<Option<Job>, Failed> {
+        let text = match item {
+            Value::BulkString(text) => text,
+            Value::Int(bytes) => {
+                let list = self.keys.set_aside();
+                tracing::error!(queue, bytes, list, "an element is too large to be a job: it is set aside");
+                return Ok(None);
+            }
+            _ => return Ok(None),
+        };
+        let member = [format!("{}:{queue}", queue.len()).as_bytes(), &text].concat();
+        let most = self.config.max_job_bytes.as_u64() as usize;
+        let item = resque::read(&text);
+        let why = match &item {
+            None => Some("it is no job of Resque".to_owned()),
+            Some(item) if item.payload.len() > most => {
+                Some(format!("its arguments have {} bytes, and `queue.max_job_bytes` is {most}", item.payload.len()))
+            }
+            Some(_) => None,
+        };
+        let item = item.unwrap_or_else(|| Item::none(&text));
+        let mut id = item.extras.id.or(item.id).unwrap_or_else(resque::new_id);
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let taken = Record::new(queue, State::Running { until: now }, &item, text, now);
+        let (record, due) = match why {
+            Some(error) => {
+                tracing::error!(queue = taken.queue, error, "an element of a queue cannot be performed, and is dead");
+                let dead = Extras { unique: None, error: Some(error), ..taken.extras.clone() };
+                let state = State::Dead { since: now };
+                (Record { state, extras: dead, ..taken.clone() }, now + self.kept_dead())
+            }
+            None => {
+                let record = taken.clone().taken(lease, now, &self.config);
+                let until = super::keys::place(record.state).1;
+                (record, until)
+            }
+        };
+        for _ in 0..MAX_TRIES {
+            let popped = self.keys.popped();
+            let step = Step::new(&self.keys).if_record(id, "").if_popped(&member).keep(id, &record, due);
+            let step = if record.unique().is_none() { step.free(id, &taken) } else { step };
+            if self.change(step.then_bytes([b"ZREM", popped.as_bytes(), &member])).await? {
+                return Ok(self.handed_out(id, record, now));
+            }
+            // Another job has this number, or it was put back.
+            id = resque::new_id();
+        }
+        Ok(None)
+    }
+
+    fn handed_out(&self, id: JobId, record: Record, now: u64) -> Option<Job> {
+        let State::Running { until } = record.state else {
+            self.metrics.jobs_died.increment();
+            return None;
+        };
+        self.metrics.job_attempts.increment();
+        let lease = Lease {
+            attempt: record.extras.attempt,
+            until: Moment::now() + Duration::from_millis(until - now),
+            queue: record.queue.clone(),
+            user: record.extras.user,
+            report: None,
+            progress: None,
+        };
+        self.leases().insert(id, lease);
+        Some(record.into_job(id, &self.config))
+    }
+
+    /// These attempts arrived nowhere. What cannot be given back has its lease end.
+    pub(in crate::queue) fn give_back_later(self: Arc<Self>, attempts: Vec<(JobId, u32)>) {
+        let (this, unwanted) = (self.clone(), Update::Release { delay: Duration::ZERO });
+        let give_back = async move {
+            _ = join_all(attempts.into_iter().map(|(id, attempt)| this.write(id, attempt, &unwanted))).await;
+        };
+        _ = self.works.send(Box::pin(give_back));
+    }
+
+    pub(in crate::queue) async fn update(
+        self: &Arc<Self>,
+        place: Place,
+        (id, attempt): (JobId, u32),
+        update: Update,
+        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
+    ) -> Result<Option<u64>, Refused> {
+        self.ask(&place, move |redis| Box::pin(redis.report(id, attempt, update, is_allowed)), no_matter).await
+    }
+
+    /// Writes what became of an attempt. While Redis is away it is kept, as long as the lease lasts.
+    async fn report(
+        self: Arc<Self>,
+        id: JobId,
+        attempt: u32,
+        update: Update,
+        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send,
+    ) -> Result<Option<u64>, Refused> {
+        let ours = self.leases().get(&id).filter(|it| it.attempt == attempt).map(|it| (it.queue.clone(), it.user));
+        let (queue, user) = match ours {
+            Some(of) => of,
+            None => {
+                let record = self.record_of(id).await?.as_deref().and_then(Record::read);
+                record.map(|it| (it.queue, it.extras.user)).ok_or(Refused::NotLeased(id, attempt))?
+            }
+        };
+        if !is_allowed(&queue, user) {
+            return Err(Refused::NoJob(id));
+        }
+        if let Update::Progress(progress) = update {
+            let now = self.link.now()?;
+            let mut leases = self.leases();
+            let lease = leases.get_mut(&id).filter(|lease| lease.attempt == attempt && lease.until > Moment::now());
+            lease.ok_or(Refused::NotLeased(id, attempt))?.progress = Some(progress.at(now));
+            return Ok(None);
+        }
+        match self.write(id, attempt, &update).await {
+            Err(Refused::Unavailable(why)) if !matches!(update, Update::Touch { .. }) => {
+                let mut leases = self.leases();
+                let Some(lease) = leases.get_mut(&id).filter(|lease| lease.attempt == attempt) else {
+                    return Err(Refused::Unavailable(why));
+                };
+                lease.report = Some(update);
+                Err(Refused::Unavailable(format!(
+                    "{why}; what became of job {id} is kept, and written if Redis is back before \
+                    its lease has ended"
+                )))
+            }
+            written => written,
+        }
+    }
+
+    /// Until when the lease lasts, if it does.
+    async fn write(&self, id: JobId, attempt: u32, update: &Update) -> Result<Option<u64>, Refused> {
+        for _ in 0..MAX_TRIES {
+            let now = self.link.now()?;
+            let text = self.record_of(id).await?;
+            let record = text.as_deref().and_then(Record::read).filter(|record| {
+                let is_running = matches!(record.state, State::Running { until } if until > now);
+                is_running && record.extras.attempt == attempt
+            });
+            let (Some(text), Some(record)) = (text, record) else {
+                self.leases().remove(&id);
+                return Err(Refused::NotLeased(id, attempt));
+            };
+            let next = record.after(update, now, &self.config);
+            let until = match &next {
+                Next::Kept(record) => match record.state {
+                    State::Running { until } => Some(until),
+                    _ => None,
+                },
+                _ => None,
+            };
+            if self.apply(id, &text, &record, next).await? {
+                let mut leases = self.leases();
+                match (until, leases.get_mut(&id)) {
+                    (Some(until), Some(lease)) => lease.until = Moment::now() + Duration::from_millis(until - now),
+                    _ => _ = leases.remove(&id),
+                }
+                let is_failure = matches!(update, Update::Fail { .. } | Update::Lose { .. });
+                self.metrics.job_failures.add(is_failure.into());
+                return Ok(until);
+            }
+        }
+        Err(Refused::Unavailable(format!("others change job {id} at the same time; try again")))
+    }
+
+    /// Takes a job from where its record says that it is to its next place, unless somebody else has done so.
+    pub(super) async fn apply(&self, id: JobId, text: &str, record: &Record, next: Next) -> Result<bool, Failed> {
+        let step = Step::new(&self.keys).if_record(id, text);
+        let (mut is_done, mut has_died) = (false, false);
+        let step = match next {
+            Next::Done => {
+                is_done = true;
+                step.forget(id, record).free(id, record).count("processed")
+            }
+            Next::Waiting(extras) => {
+                let item = record.waiting_again(id, extras);
+                step.push("LPUSH", &record.queue, &item).hold(id, record, &item).forget(id, record)
+            }
+            Next::Kept(next) => {
+                let due = match next.state {
+                    State::Dead { since } => since + self.kept_dead(),
+                    state => super::keys::place(state).1,
+                };
+                let is_moved = super::keys::place(next.state).0 != super::keys::place(record.state).0;
+                has_died = matches!(next.state, State::Dead { .. });
+                let step = step.keep(id, &next, due);
+                let step = if is_moved { step.unplace(id, record) } else { step };
+                if has_died { step.free(id, record).count("failed") } else { step }
+            }
+        };
+        let is_changed = self.change(step).await?;
+        self.metrics.jobs_done.add((is_changed && is_done).into());
+        self.metrics.jobs_died.add((is_changed && has_died).into());
+        Ok(is_changed)
+    }
+
+    /// Writes what could not be written, and forgets leases that are over.
+    pub(super) async fn repeat_reports(&self) -> Result<(), Failed> {
+        let reports: Vec<(JobId, u32, Update)> = {
+            let leases = self.leases();
+            leases.iter().filter_map(|(id, it)| Some((*id, it.attempt, it.report.clone()?))).collect()
+        };
+        for (id, attempt, update) in reports {
+            match self.write(id, attempt, &update).await {
+                Err(Refused::Unavailable(why)) => tracing::debug!(id, why, "a report is still kept"),
+                Err(_) => tracing::warn!(id, attempt, "what became of a job came too late: its lease has ended"),
+                Ok(_) => {}
+            }
+        }
+        self.leases().retain(|_, lease| lease.until > Moment::now());
+        Ok(())
+    }
+
+    /// There may be jobs of this queue.
+    pub(super) fn is_ready(&self, queue: &str) {
+        if self.wanted().contains_key(queue) {
+            self.ready.send_replace([queue.to_owned()].into());
+        }
+    }
+
+    /// Wakes those who wait, where others have enqueued jobs.
+    pub(super) async fn look_for_wanted(&self) -> Result<(), Failed> {
+        let wanted: Vec<String> = self.wanted().keys().cloned().collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let ready: Vec<String> = self.link.run(&scripts::READY, Arguments::new(&self.keys.0).texts(wanted)).await?;
+        if !ready.is_empty() {
+            self.ready.send_replace(ready.into_iter().collect());
+        }
+        Ok(())
+    }
+
+    fn wanted(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn kept_dead(&self) -> u64 {
+        self.config.keep_dead.as_millis() as u64
+    }
+}
+
+/// That somebody waits for jobs of these queues.
+struct Wanted<'r> {
+    redis: &'r Redis,
+    queues: Vec<String>,
+}
+
+impl<'r> Wanted<'r> {
+    fn new(redis: &'r Redis, queues: &[String]) -> Self {
+        let mut wanted = redis.wanted();
+        queues.iter().for_each(|queue| *wanted.entry(queue.clone()).or_default() += 1);
+        Self { redis, queues: queues.to_vec() }
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        let mut wanted = self.redis.wanted();
+        for queue in &self.queues {
+            let Some(count) = wanted.get_mut(queue) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                wanted.remove(queue);
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Keys, and steps: what Redis is to have found, and what it does then, all at once.
+
+use super::super::job::{JobId, State};
+use super::link::Arguments;
+use super::record::Record;
+
+/// Resque's keys, and beside them Roster's own, which begin with `roster:`.
+#[derive(Clone, Debug)]
+pub(super) struct Keys(pub(super) String);
+
+impl Keys {
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.0)
+    }
+
+    pub(super) fn queue(&self, queue: &str) -> String {
+        format!("{}queue:{queue}", self.0)
+    }
+
+    /// What is delayed until this second.
+    pub(super) fn delayed(&self, second: &str) -> String {
+        format!("{}delayed:{second}", self.0)
+    }
+
+    pub(super) fn jobs(&self) -> String {
+        self.key("roster:jobs")
+    }
+
+    /// When something is to be done with each of those.
+    pub(super) fn due(&self) -> String {
+        self.key("roster:due")
+    }
+
+    pub(super) fn popped(&self) -> String {
+        self.key("roster:popped")
+    }
+
+    pub(super) fn set_aside(&self) -> String {
+        self.key("roster:set_aside")
+    }
+
+    /// The jobs of a queue in this state: `delayed`, `running` or `dead`.
+    pub(super) fn state(&self, state: &str, queue: &str) -> String {
+        format!("{}roster:{state}:{queue}", self.0)
+    }
+
+    pub(super) fn unique(&self, queue: &str) -> String {
+        format!("{}roster:unique:{queue}", self.0)
+    }
+}
+
+/// The name of a state that a record may have, and its moment.
+pub(super) fn place(state: State) -> (&'static str, u64) {
+    match state {
+        State::Running { until } => ("running", until),
+        State::Delayed { until } => ("delayed", until),
+        State::Dead { since } => ("dead", since),
+        // It is in a list, and has no record.
+        State::Waiting => ("waiting", 0),
+    }
+}
+
+/// What `CHANGE` is given.
+#[derive(Debug)]
+pub(super) struct Step<'k> {
+    keys: &'k Keys,
+    guards: Vec<[Vec<u8>; 4]>,
+    commands: Vec<Vec<Vec<u8>>>,
+}
+
+impl<'k> Step<'k> {
+    pub(super) fn new(keys: &'k Keys) -> Self {
+        Self { keys, guards: Vec::new(), commands: Vec::new() }
+    }
+
+    /// If the record of a job is this one; empty: if there is none.
+    pub(super) fn if_record(self, id: JobId, record: &str) -> Self {
+        let jobs = self.keys.jobs();
+        self.guard("hash", &jobs, id.to_string().as_bytes(), record)
+    }
+
+    pub(super) fn if_popped(self, member: &[u8]) -> Self {
+        let popped = self.keys.popped();
+        self.guard("sorted", &popped, member, "")
+    }
+
+    pub(super) fn if_in_list(self, key: &str, item: &[u8]) -> Self {
+        self.guard("list", key, item, "")
+    }
+
+    pub(super) fn if_no_list(self, key: &str) -> Self {
+        self.guard("nolist", key, b"", "")
+    }
+
+    fn guard(mut self, kind: &str, key: &str, field: &[u8], expected: &str) -> Self {
+        self.guards.push([kind.into(), key.into(), field.into(), expected.into()]);
+        self
+    }
+
+    pub(super) fn then<const N: usize>(self, command: [&str; N]) -> Self {
+        self.then_bytes(command.map(str::as_bytes))
+    }
+
+    /// What is in a list may be no text.
+    pub(super) fn then_bytes<const N: usize>(mut self, command: [&[u8]; N]) -> Self {
+        self.commands.push(command.map(<[u8]>::to_vec).to_vec());
+        self
+    }
+
+    /// Puts a job at an end of its queue.
+    pub(super) fn push(self, command: &str, queue: &str, item: &str) -> Self {
+        let (key, queues) = (self.keys.queue(queue), self.keys.key("queues"));
+        self.then([command, &key, item]).then(["SADD", &queues, queue])
+    }
+
+    /// Keeps a record, and looks at it again when `due` has come.
+    pub(super) fn keep(self, id: JobId, record: &Record, due: u64) -> Self {
+        let (state, at) = place(record.state);
+        let (jobs, all_due, of_state) = (self.keys.jobs(), self.keys.due(), self.keys.state(state, &record.queue));
+        let id = id.to_string();
+        self.then(["HSET", &jobs, &id, &record.written()]).then(["ZADD", &of_state, &at.to_string(), &id]).then([
+            "ZADD",
+            &all_due,
+            &due.to_string(),
+            &id,
+        ])
+    }
+
+    /// Takes a record from where its state has it.
+    pub(super) fn unplace(self, id: JobId, record: &Record) -> Self {
+        let of_state = self.keys.state(place(record.state).0, &record.queue);
+        self.then(["ZREM", &of_state, &id.to_string()])
+    }
+
+    pub(super) fn forget(self, id: JobId, record: &Record) -> Self {
+        let (jobs, due) = (self.keys.jobs(), self.keys.due());
+        self.unplace(id, record).then(["ZREM", &due, &id.to_string()]).then(["HDEL", &jobs, &id.to_string()])
+    }
+
+    /// Frees the unique key of a job, unless another one has it by now.
+    pub(super) fn free(self, id: JobId, record: &Record) -> Self {
+        let Some(unique) = record.unique() else { return self };
+        let key = self.keys.unique(&record.queue);
+        self.then(["FREE", &key, &unique.key, &id.to_string()])
+    }
+
+    /// The unique key is that of a job which waits with this text.
+    pub(super) fn hold(self, id: JobId, record: &Record, item: &str) -> Self {
+        let Some(unique) = record.unique() else { return self };
+        let key = self.keys.unique(&record.queue);
+        self.then(["HSET", &key, &unique.key, &format!("{id} {item}")])
+    }
+
+    pub(super) fn count(self, statistic: &str) -> Self {
+        let key = self.keys.key(&format!("stat:{statistic}"));
+        self.then(["TRY", "INCR", &key])
+    }
+
+    pub(super) fn arguments(&self) -> Arguments {
+        let guards = Arguments::default().number(self.guards.len() as u64).texts(self.guards.iter().flatten());
+        self.commands.iter().fold(guards, |all, command| all.number(command.len() as u64).texts(command))
+    }
+}

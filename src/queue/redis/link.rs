@@ -1,0 +1,189 @@
+//! The link: the connection to Redis, its clock, and what its errors mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures::future::{BoxFuture, FutureExt};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisError, Script, Value};
+use roster_net::secret;
+use tokio::time::timeout;
+
+use super::super::change::Refused;
+use super::server::Server;
+use crate::clock::Moment;
+
+/// How long a connection may take to be made, and a reply to come.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a script is given.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Arguments(Vec<Vec<u8>>);
+
+/// A Redis, and the connection while there is one.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) server: Server,
+    password_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    up: ArcSwapOption<Up>,
+    /// Why there is none.
+    down: ArcSwapOption<String>,
+}
+
+#[derive(Debug)]
+struct Up {
+    connection: MultiplexedConnection,
+    /// The clock of Redis at a moment of ours, in ms since 1970: all times in it are by its own.
+    clock: (u64, Moment),
+}
+
+/// Why Redis has not done something.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
+pub(super) struct Failed {
+    why: String,
+    /// Whether it is known to have done nothing of it.
+    pub(super) is_refused: bool,
+    /// Whether it is the type of a key alone that is wrong.
+    pub(super) is_of_a_key: bool,
+}
+
+impl From<Failed> for Refused {
+    fn from(failed: Failed) -> Self {
+        Self::Unavailable(failed.why)
+    }
+}
+
+impl Link {
+    pub(super) fn new(server: Server, password_file: Option<PathBuf>, ca: Option<PathBuf>) -> Self {
+        Self { server, password_file, ca, up: ArcSwapOption::empty(), down: ArcSwapOption::empty() }
+    }
+
+    /// Connects. What is returned carries the requests, and ends with the connection.
+    pub(super) async fn connect(&self) -> Result<(MultiplexedConnection, BoxFuture<'static, ()>), Failed> {
+        let connecting = async {
+            let mut info = RedisConnectionInfo::default().set_db(self.server.database.into()).set_skip_set_lib_name();
+            if let Some(user) = &self.server.user {
+                info = info.set_username(user);
+            }
+            if let Some(file) = &self.password_file {
+                let read = secret::read(file);
+                let password = read.map_err(|error| self.no(&format!("cannot read {}: {error}", file.display())))?;
+                info = info.set_password(password.trim());
+            }
+            let stream = self.server.remote.connect(self.ca.as_deref(), None).await;
+            let stream = stream.map_err(|error| self.no(&error))?;
+            let config = AsyncConnectionConfig::new().set_response_timeout(Some(TIMEOUT));
+            let connected = MultiplexedConnection::new_with_config(&info, stream, config).await;
+            connected
+                .map(|(connection, driver)| (connection, driver.boxed() as BoxFuture<'static, ()>))
+                .map_err(|error| self.failed(&error))
+        };
+        timeout(TIMEOUT, connecting).await.unwrap_or_else(|_| Err(self.no(&"it does not answer")))
+    }
+
+    /// Asks Redis for its time, and has others use the connection from now on.
+    pub(super) async fn keep(&self, connection: &MultiplexedConnection) -> Result<(), Failed> {
+        let mut connection = connection.clone();
+        let (seconds, micros): (u64, u64) =
+            redis::cmd("TIME").query_async(&mut connection).await.map_err(|error| self.failed(&error))?;
+        let clock = (seconds * 1_000 + micros / 1_000, Moment::now());
+        self.up.store(Some(Up { connection, clock }.into()));
+        Ok(())
+    }
+
+    /// There is no connection any more. Whether that is news.
+    pub(super) fn lose(&self, why: String) -> bool {
+        self.up.store(None);
+        self.down.swap(Some(why.clone().into())).is_none_or(|before| *before != why)
+    }
+
+    /// The time by the clock of Redis.
+    pub(super) fn now(&self) -> Result<u64, Failed> {
+        let up = self.up.load();
+        let (then, moment) = up.as_ref().ok_or_else(|| self.is_down())?.clock;
+        Ok(then + moment.elapsed().as_millis() as u64)
+    }
+
+    /// Has Redis run a script.
+    pub(super) async fn run<T: FromRedisValue>(&self, script: &Script, arguments: Arguments) -> Result<T, Failed> {
+        let mut invocation = script.prepare_invoke();
+        arguments.0.iter().for_each(|argument| _ = invocation.arg(argument));
+        let mut connection = self.up.load().as_ref().ok_or_else(|| self.is_down())?.connection.clone();
+        let reply: Value = invocation.invoke_async(&mut connection).await.map_err(|error| self.failed(&error))?;
+        T::from_redis_value(reply).map_err(|_| self.no(&"its answer is not understood"))
+    }
+
+    pub(super) async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failed> {
+        let mut connection = self.up.load().as_ref().ok_or_else(|| self.is_down())?.connection.clone();
+        command.query_async(&mut connection).await.map_err(|error| self.failed(&error))
+    }
+
+    fn is_down(&self) -> Failed {
+        let why = self.down.load().as_ref().map(|why| why.to_string());
+        let why = why.unwrap_or_else(|| self.no(&"it is being connected to").why);
+        Failed { why, is_refused: true, is_of_a_key: false }
+    }
+
+    fn no(&self, why: &dyn std::fmt::Display) -> Failed {
+        Failed { why: format!("Redis at {} cannot be used: {why}", self.server), is_refused: true, is_of_a_key: false }
+    }
+
+    /// An error in words, that name the server and the cure.
+    fn failed(&self, error: &RedisError) -> Failed {
+        let detail = error.detail().unwrap_or_default();
+        let text = error.to_string();
+        let says = |code: &str| error.code() == Some(code) || text.contains(code);
+        let cure = if says("OOM") {
+            "it has no memory left: raise its `maxmemory`, or have something taken from it"
+        } else if says("READONLY") {
+            "it is a replica, which takes no jobs: name its master in `queue.backend`"
+        } else if says("LOADING") {
+            "it still reads its data from the disk"
+        } else if says("NOAUTH") {
+            "it wants a password: write that into a file, and name the file with `queue.password_file`"
+        } else if says("WRONGPASS") || says("authentication failed") {
+            "it refuses the password of `queue.password_file`"
+        } else if says("NOPERM") {
+            "its rules refuse that to the user of `queue.backend`"
+        } else if says("MOVED") || says("CROSSSLOT") || says("CLUSTERDOWN") || says("cluster") {
+            "it is a part of a cluster, in which a queue cannot be"
+        } else if says("MASTERDOWN") || says("MISCONF") || says("NOREPLICAS") {
+            "it takes no writes now"
+        } else if error.is_timeout() {
+            "it does not answer"
+        } else if error.is_io_error() {
+            "the connection has ended"
+        } else {
+            ""
+        };
+        let why = match (cure, detail) {
+            ("", _) => text.clone(),
+            (cure, "") => cure.to_owned(),
+            (cure, detail) => format!("{cure} ({detail})"),
+        };
+        let is_refused = !error.is_io_error() && !error.is_timeout();
+        Failed { is_refused, is_of_a_key: says("WRONGTYPE"), ..self.no(&why) }
+    }
+}
+
+impl Arguments {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self::default().text(prefix)
+    }
+
+    pub(super) fn text(mut self, text: impl AsRef<[u8]>) -> Self {
+        self.0.push(text.as_ref().to_vec());
+        self
+    }
+
+    pub(super) fn number(self, number: u64) -> Self {
+        self.text(number.to_string())
+    }
+
+    pub(super) fn texts(self, texts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        texts.into_iter().fold(self, Self::text)
+    }
+}

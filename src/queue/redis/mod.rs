@@ -1,0 +1,208 @@
+//! Queues in Redis, in the layout of Resque: what php-resque, Ruby's resque and their schedulers enqueue is handed out, and
+//! they take what is enqueued here. Beside their keys, Roster has its own: leases, attempts, dead jobs.
+//!
+//! A thread has the connection, and does all that is asked, each to its end whether anybody waits for it or not. Redis
+//! compares and moves texts (`scripts`); what they mean is decided here alone (`resque`, `record`).
+
+mod attempt;
+mod control;
+mod enqueue;
+mod keys;
+mod link;
+mod look;
+mod record;
+mod resque;
+mod scripts;
+mod server;
+mod tick;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::attempt::Leases;
+use self::keys::{Keys, Step};
+use self::link::{Failed, Link};
+pub use self::server::Server;
+use super::change::Refused;
+use super::job::JobId;
+use super::{Config, Known, Place};
+use crate::metrics::Metrics;
+use crate::task::{Backoff, Stop, Tasks};
+
+/// How often it is looked what the time has come for; and, while somebody waits for jobs, whether there are some that others
+/// have enqueued.
+const TICK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(100);
+
+const LEAST_RETRY: Duration = Duration::from_millis(100);
+const MOST_RETRY: Duration = Duration::from_secs(5);
+
+/// An element of a list may have more bytes than a payload: escapes make it up to three times as large.
+const ESCAPED: u64 = 3;
+const AROUND: u64 = 64 << 10;
+
+type Work = BoxFuture<'static, ()>;
+
+/// The queues of a Redis, as this sidecar sees them.
+pub(super) struct Redis {
+    link: Link,
+    keys: Keys,
+    config: Config,
+    metrics: Arc<Metrics>,
+    known: Arc<Known>,
+    works: mpsc::UnboundedSender<Work>,
+    leases: Mutex<Leases>,
+    /// How many wait for jobs of which queues,
+    wanted: Mutex<HashMap<String, usize>>,
+    /// and in which of these there were some at the last look.
+    ready: watch::Sender<HashSet<String>>,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis at {}", self.link.server)
+    }
+}
+
+impl Redis {
+    pub(super) fn start(
+        server: Server,
+        config: &Config,
+        known: Arc<Known>,
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> io::Result<Arc<Self>> {
+        let (works, asked) = mpsc::unbounded_channel();
+        let redis = Arc::new(Self {
+            link: Link::new(server, config.password_file.clone(), config.ca.clone()),
+            keys: Keys(config.prefix.clone()),
+            config: config.clone(),
+            metrics: metrics.clone(),
+            known,
+            works,
+            leases: Mutex::default(),
+            wanted: Mutex::default(),
+            ready: watch::Sender::default(),
+        });
+        let (of_thread, stop) = (redis.clone(), tasks.stop_signal());
+        tasks.thread("the queue", move |_| async move { of_thread.live(asked, &stop).await })?;
+        Ok(redis)
+    }
+
+    /// Does what is asked, and keeps a connection, until the stop. What is under way then is finished.
+    async fn live(&self, mut asked: mpsc::UnboundedReceiver<Work>, stop: &Stop) {
+        let mut works = FuturesUnordered::<Work>::new();
+        let mut connected = std::pin::pin!(self.stay_connected());
+        let mut is_last = false;
+        while !is_last || !works.is_empty() {
+            tokio::select! {
+                () = &mut connected => return,
+                Some(()) = works.next() => {}
+                Some(work) = asked.recv() => works.push(work),
+                () = stop.requested(), if !is_last => {
+                    is_last = true;
+                    asked.close();
+                }
+            }
+        }
+    }
+
+    async fn stay_connected(&self) {
+        let mut backoff = Backoff::new(LEAST_RETRY, MOST_RETRY);
+        loop {
+            let why = match self.link.connect().await {
+                Ok((connection, driver)) => tokio::select! {
+                    why = self.keep(&connection, &mut backoff) => why.to_string(),
+                    () = driver => format!("Redis at {} cannot be used: the connection has ended", self.link.server),
+                },
+                Err(failed) => failed.to_string(),
+            };
+            self.metrics.queue_failures.increment();
+            if self.link.lose(why.clone()) {
+                tracing::error!(error = why, "the queues take and hand out no jobs until that is mended");
+            }
+            self.known.trouble.store(Some(Arc::new(why)));
+            sleep(backoff.delay()).await;
+        }
+    }
+
+    /// Does what the time has come for, until the connection cannot be used any more.
+    async fn keep(&self, connection: &MultiplexedConnection, backoff: &mut Backoff) -> Failed {
+        let (mut is_new, mut tick) = (true, Instant::now());
+        loop {
+            if tick <= Instant::now() {
+                tick = Instant::now() + TICK;
+                let ticked = async {
+                    self.link.keep(connection).await?;
+                    self.tick().await
+                };
+                if let Err(failed) = ticked.await {
+                    return failed;
+                }
+                if std::mem::take(&mut is_new) {
+                    tracing::info!(server = %self.link.server, "the queues are open");
+                    self.known.trouble.store(None);
+                    backoff.reset();
+                }
+            }
+            if let Err(failed) = self.look_for_wanted().await {
+                return failed;
+            }
+            sleep_until(tick.min(Instant::now() + LOOK)).await;
+        }
+    }
+
+    /// Has the thread do something, and waits for it. Once asked it is done, whether anybody waits or not; what nobody waits
+    /// for any more is undone by `unwanted`.
+    async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        place: &Place,
+        work: impl FnOnce(Arc<Self>) -> BoxFuture<'static, Result<T, Refused>> + Send + 'static,
+        unwanted: impl FnOnce(Arc<Self>, T) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let (reply, told) = oneshot::channel();
+        let (this, place) = (self.clone(), place.clone());
+        let work = async move {
+            let outcome = work(this.clone()).await;
+            if let Err(Ok(done)) = reply.send(outcome) {
+                unwanted(this, done).await;
+            }
+            drop(place);
+        };
+        let stopping = || Refused::Unavailable("the sidecar is stopping".to_owned());
+        self.works.send(Box::pin(work)).map_err(|_| stopping())?;
+        told.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Whether all was as expected, and so it is done.
+    async fn change(&self, step: Step<'_>) -> Result<bool, Failed> {
+        self.link.run::<u8>(&scripts::CHANGE, step.arguments()).await.map(|done| done == 1)
+    }
+
+    /// The record of a job as it is written.
+    async fn record_of(&self, id: JobId) -> Result<Option<String>, Failed> {
+        self.link.command(redis::cmd("HGET").arg(self.keys.jobs()).arg(id)).await
+    }
+
+    fn largest(&self) -> u64 {
+        self.config.max_job_bytes.as_u64().saturating_mul(ESCAPED).saturating_add(AROUND)
+    }
+
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nobody minds that it is done.
+fn no_matter<T: Send + 'static>(_: Arc<Redis>, _: T) -> BoxFuture<'static, ()> {
+    Box::pin(async {})
+}

@@ -1,0 +1,238 @@
+//! Scripts: what Redis does as one step. They compare and move texts; what a text means is decided here alone.
+//!
+//! What adds comes before what removes: a key of the wrong type ends a script in the middle, and may then leave a job in
+//! two places, but never in none.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+/// Enqueues all of the jobs or none: `{}` of ids and whether each is new, or why it is refused.
+pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, most, most_queues = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+        local wanted, queues = {}, redis.call('SCARD', p .. 'queues')
+        for at = 4, #ARGV, 7 do
+            local q = ARGV[at]
+            if not wanted[q] then
+                local key = p .. 'queue:' .. q
+                local type = redis.call('TYPE', key).ok
+                if type ~= 'list' and type ~= 'none' then return 'TYPE ' .. key .. ' ' .. type end
+                wanted[q] = redis.call('LLEN', key)
+                if redis.call('SISMEMBER', p .. 'queues', q) == 0 then queues = queues + 1 end
+            end
+            wanted[q] = wanted[q] + 1
+            if wanted[q] > most then return 'FULL ' .. q end
+        end
+        if queues > most_queues and queues > redis.call('SCARD', p .. 'queues') then return 'QUEUES' end
+        local reply = {}
+        for at = 4, #ARGV, 7 do
+            local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
+            local unique, holder = p .. 'roster:unique:' .. q, nil
+            local held = key ~= '' and redis.call('HGET', unique, key)
+            if held then
+                local of, text = string.match(held, '^(%d+) (.*)$')
+                if redis.call('HEXISTS', p .. 'roster:jobs', of) == 1
+                    or redis.call('ZSCORE', p .. 'roster:popped', #q .. ':' .. q .. text)
+                    or redis.call('LPOS', p .. 'queue:' .. q, text) then holder = of end
+            end
+            if holder then
+                table.insert(reply, holder)
+                table.insert(reply, 0)
+            else
+                redis.call('SADD', p .. 'queues', q)
+                if due == '' then
+                    redis.call('RPUSH', p .. 'queue:' .. q, item)
+                else
+                    local at = string.sub(due, 1, -4)
+                    redis.call('HSET', p .. 'roster:jobs', id, record)
+                    redis.call('ZADD', p .. 'roster:due', due, id)
+                    redis.call('ZADD', p .. 'roster:delayed:' .. q, due, id)
+                    redis.call('RPUSH', p .. 'delayed:' .. at, item)
+                    redis.call('ZADD', p .. 'delayed_queue_schedule', at, at)
+                end
+                if key ~= '' then redis.call('HSET', unique, key, id .. ' ' .. full) end
+                table.insert(reply, id)
+                table.insert(reply, 1)
+            end
+        end
+        return reply",
+    )
+});
+
+/// Takes elements off queues and keeps each in a set, from which it comes back unless what takes it is soon settled:
+/// `{queue, element, …}`. One that is too large is set aside: `{queue, length, …}`.
+pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, largest, most, bytes, back = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+        local reply, taken = {}, 0
+        if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
+        for number = 6, #ARGV do
+            local q = ARGV[number]
+            local key = p .. 'queue:' .. q
+            if redis.call('SISMEMBER', p .. 'roster:paused', q) == 0 then
+                while taken < most and bytes > 0 do
+                    local item = redis.pcall('LINDEX', key, 0)
+                    if type(item) ~= 'string' then break end
+                    if #item > largest then
+                        redis.call('RPUSH', p .. 'roster:set_aside', item)
+                        redis.call('LPOP', key)
+                        table.insert(reply, q)
+                        table.insert(reply, #item)
+                    else
+                        local member = #q .. ':' .. q .. item
+                        if redis.call('ZSCORE', p .. 'roster:popped', member) then break end
+                        redis.call('ZADD', p .. 'roster:popped', back, member)
+                        redis.call('LPOP', key)
+                        table.insert(reply, q)
+                        table.insert(reply, item)
+                        bytes = bytes - #item
+                    end
+                    taken = taken + 1
+                end
+            end
+        end
+        return reply",
+    )
+});
+
+/// Carries out commands if all is as expected: 1, or 0. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
+/// element if it is too large; `TRY` may fail.
+pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local at = 2
+        for guard = 1, tonumber(ARGV[1]) do
+            local kind, key, field, expected = unpack(ARGV, at, at + 3)
+            at = at + 4
+            local found
+            if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
+            elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
+            elseif kind == 'nolist' then found = redis.call('TYPE', key).ok ~= 'list'
+            else found = redis.call('LPOS', key, field) end
+            if not found then return 0 end
+        end
+        while at <= #ARGV do
+            local length = tonumber(ARGV[at])
+            local name = ARGV[at + 1]
+            if name == 'FREE' then
+                local _, key, field, id = unpack(ARGV, at + 1, at + 4)
+                local held = redis.call('HGET', key, field)
+                if held and string.match(held, '^%d+') == id then redis.call('HDEL', key, field) end
+            elseif name == 'ASIDE' then
+                local _, from, to, largest = unpack(ARGV, at + 1, at + 4)
+                local item = redis.call('LINDEX', from, 0)
+                if item and #item > tonumber(largest) then
+                    redis.call('RPUSH', to, item)
+                    redis.call('LPOP', from)
+                end
+            elseif name == 'TRY' then
+                redis.pcall(unpack(ARGV, at + 2, at + length))
+            else
+                redis.call(unpack(ARGV, at + 1, at + length))
+            end
+            at = at + length + 1
+        end
+        return 1",
+    )
+});
+
+/// Members of a sorted set whose time has come, and their records: `{id, record, …}`, up to so many bytes.
+pub(super) static DUE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, key, from, to, offset, most = unpack(ARGV)
+        local reply, bytes = {}, 0
+        for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, from, to, 'LIMIT', offset, most)) do
+            local record = redis.call('HGET', p .. 'roster:jobs', id) or ''
+            bytes = bytes + #record
+            table.insert(reply, id)
+            table.insert(reply, record)
+            if bytes > 1048576 then break end
+        end
+        return reply",
+    )
+});
+
+/// Elements of a list from a place on, up to so many bytes; of those that are too large, their length alone.
+pub(super) static LIST: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local key, from, most, largest, bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), 1048576
+        local reply = {}
+        for at = from, from + most - 1 do
+            local item = redis.pcall('LINDEX', key, at)
+            if type(item) ~= 'string' or bytes <= 0 then break end
+            if #item > largest then
+                table.insert(reply, #item)
+            else
+                table.insert(reply, item)
+                bytes = bytes - #item
+            end
+        end
+        return reply",
+    )
+});
+
+/// Where a text is in a list among so many from a place on: its element, or how many were looked at.
+pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local key, from, most, largest, text = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+        for at = from, from + most - 1 do
+            local item = redis.pcall('LINDEX', key, at)
+            if type(item) ~= 'string' then return at - from end
+            if #item <= largest and string.find(item, text, 1, true) then return item end
+        end
+        return most",
+    )
+});
+
+/// How a queue stands: whether it is paused, its lengths (-1: it is no list), and its first element, if it is not too large.
+/// To look at a large one takes Redis a while: where none is wanted, `largest` is 0.
+pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, largest, reply = ARGV[1], tonumber(ARGV[2]), {}
+        for number = 3, #ARGV do
+            local q = ARGV[number]
+            local length = redis.pcall('LLEN', p .. 'queue:' .. q)
+            if type(length) ~= 'number' then length = -1 end
+            table.insert(reply, redis.call('SISMEMBER', p .. 'roster:paused', q))
+            table.insert(reply, length)
+            for _, state in ipairs({'delayed', 'running', 'dead'}) do
+                table.insert(reply, redis.call('ZCARD', p .. 'roster:' .. state .. ':' .. q))
+            end
+            local first = largest > 0 and length > 0 and redis.call('LINDEX', p .. 'queue:' .. q, 0) or ''
+            table.insert(reply, #first <= largest and first or '')
+        end
+        return reply",
+    )
+});
+
+/// Which of these queues have jobs to hand out.
+pub(super) static READY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, reply = ARGV[1], {}
+        for number = 2, #ARGV do
+            local length = redis.pcall('LLEN', p .. 'queue:' .. ARGV[number])
+            if type(length) == 'number' and length > 0 then table.insert(reply, ARGV[number]) end
+        end
+        return reply",
+    )
+});
+
+/// The names of queues, as many as there may be.
+pub(super) static NAMES: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, most, longest, reply = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), {}
+        for _, q in ipairs(redis.call('SRANDMEMBER', p .. 'queues', most)) do
+            if #q <= longest then table.insert(reply, q) end
+        end
+        return reply",
+    )
+});

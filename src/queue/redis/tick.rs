@@ -1,0 +1,216 @@
+//! Ticks: what the time has come for. Every sidecar of a Redis does this, and whichever comes first has done it.
+
+use redis::Value;
+
+use super::super::Totals;
+use super::super::attempt::Update;
+use super::super::check::check_name;
+use super::super::job::{JobId, MAX_QUEUE_NAME, State};
+use super::keys::{Step, place};
+use super::link::{Arguments, Failed};
+use super::record::Record;
+use super::resque::{self, Extras};
+use super::{Redis, scripts};
+
+/// So many are looked at in one request, and so many requests are made in one tick.
+const BATCH: u64 = 100;
+const ROUNDS: usize = 20;
+
+impl Redis {
+    pub(super) async fn tick(&self) -> Result<(), Failed> {
+        let now = self.link.now()?;
+        self.repeat_reports().await?;
+        self.put_back(now).await?;
+        // A delayed job that is known here keeps what is known of it, before it is taken for any other.
+        if self.pass_time(now).await? {
+            self.move_scheduled(now).await?;
+        }
+        self.count().await
+    }
+
+    /// Puts back what was taken off a queue by somebody who has died since.
+    async fn put_back(&self, now: u64) -> Result<(), Failed> {
+        let popped = self.keys.popped();
+        let arguments = Arguments::new(&self.keys.0).text(&popped).text("-inf").number(now).number(0).number(BATCH);
+        let members: Vec<(Vec<u8>, Value)> = self.link.run(&scripts::DUE, arguments).await?;
+        for (member, _) in members {
+            let Some((queue, item)) = parts_of(&member) else { continue };
+            let (key, queues) = (self.keys.queue(queue), self.keys.key("queues"));
+            let step = Step::new(&self.keys)
+                .if_popped(&member)
+                .then_bytes([b"LPUSH", key.as_bytes(), item])
+                .then(["SADD", &queues, queue])
+                .then_bytes([b"ZREM", popped.as_bytes(), &member]);
+            self.each(self.change(step).await)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at records whose moment has come. Whether these were all.
+    async fn pass_time(&self, now: u64) -> Result<bool, Failed> {
+        for _ in 0..ROUNDS {
+            let due = self.keys.due();
+            let arguments = Arguments::new(&self.keys.0).text(&due).text("-inf").number(now).number(0).number(BATCH);
+            let records: Vec<(String, String)> = self.link.run(&scripts::DUE, arguments).await?;
+            if records.is_empty() {
+                return Ok(true);
+            }
+            for (id, text) in records {
+                let of_job = match (id.parse(), Record::read(&text)) {
+                    (Ok(id), Some(record)) => self.pass(id, &text, &record, now).await,
+                    (Ok(number), None) => {
+                        if !text.is_empty() {
+                            tracing::error!(id, "a job is damaged, and is not performed");
+                        }
+                        let step = Step::new(&self.keys).if_record(number, &text).then(["ZREM", &due, &id]);
+                        self.change(step).await.map(drop)
+                    }
+                    (Err(_), _) => self.change(Step::new(&self.keys).then(["ZREM", &due, &id])).await.map(drop),
+                };
+                if self.each(of_job)?.is_none() {
+                    // Another time, so that it keeps nobody from being looked at.
+                    let later = now + 60_000;
+                    self.change(Step::new(&self.keys).then(["ZADD", &due, &later.to_string(), &id])).await?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn pass(&self, id: JobId, text: &str, record: &Record, now: u64) -> Result<(), Failed> {
+        let due = match record.state {
+            State::Dead { since } => since + self.kept_dead(),
+            state => place(state).1,
+        };
+        let step = Step::new(&self.keys).if_record(id, text);
+        if due > now {
+            let key = self.keys.due();
+            return self.change(step.then(["ZADD", &key, &due.to_string(), &id.to_string()])).await.map(drop);
+        }
+        match (record.state, record.scheduled) {
+            (State::Running { .. }, _) => {
+                let lost = Update::Lose { error: "its lease ended".to_owned() };
+                let next = record.after(&lost, now, &self.config);
+                if self.apply(id, text, record, next).await? {
+                    self.metrics.job_failures.increment();
+                }
+            }
+            (State::Delayed { .. }, Some(second)) => {
+                let list = self.keys.delayed(&second.to_string());
+                let item = resque::due(&record.item, id, record.enqueued_at, &record.extras);
+                let item = item.unwrap_or_else(|| record.item.clone());
+                let moved = Step::new(&self.keys)
+                    .if_record(id, text)
+                    .if_in_list(&list, record.item.as_bytes())
+                    .push("RPUSH", &record.queue, &item)
+                    .hold(id, record, &item)
+                    .then(["LREM", &list, "1", &record.item])
+                    .forget(id, record);
+                if !self.change(moved).await? {
+                    // Another scheduler has moved it, or somebody has removed it there.
+                    self.change(step.free(id, record).forget(id, record)).await?;
+                }
+            }
+            (State::Delayed { .. }, None) => {
+                let item = record.waiting_again(id, record.extras.clone());
+                let moved = step.push("RPUSH", &record.queue, &item).hold(id, record, &item).forget(id, record);
+                self.change(moved).await?;
+            }
+            (State::Dead { .. } | State::Waiting, _) => {
+                self.change(step.forget(id, record)).await?;
+            }
+        }
+        self.is_ready(&record.queue);
+        Ok(())
+    }
+
+    /// Moves what others have delayed, as a resque-scheduler does.
+    async fn move_scheduled(&self, now: u64) -> Result<(), Failed> {
+        let schedule = self.keys.key("delayed_queue_schedule");
+        let command = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now / 1_000, 0, BATCH as isize);
+        let seconds: Vec<String> = self.link.command(&command).await?;
+        for second in seconds {
+            let list = self.keys.delayed(&second);
+            for _ in 0..ROUNDS {
+                let arguments = Arguments::default().text(&list).number(0).number(BATCH).number(self.largest());
+                let items: Vec<Value> = self.link.run(&scripts::LIST, arguments).await?;
+                if items.is_empty() {
+                    let step = Step::new(&self.keys).if_no_list(&list).then(["ZREM", &schedule, &second]);
+                    self.each(self.change(step).await)?;
+                    break;
+                }
+                for item in items {
+                    self.move_item(&list, item, now).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is no job, or cannot be put into its queue, is set aside, so that it keeps no other one waiting.
+    async fn move_item(&self, list: &str, item: Value, now: u64) -> Result<(), Failed> {
+        let aside = self.keys.set_aside();
+        let Value::BulkString(text) = item else {
+            tracing::error!(list, aside, "a delayed element is too large to be a job: it is set aside");
+            let largest = self.largest().to_string();
+            return self.change(Step::new(&self.keys).then(["ASIDE", list, &aside, &largest])).await.map(drop);
+        };
+        let queue = resque::read(&text).and_then(|item| item.queue);
+        let queue = queue.filter(|queue| check_name("queue", queue, MAX_QUEUE_NAME).is_ok());
+        let item = std::str::from_utf8(&text).ok();
+        let due = item.and_then(|item| resque::due(item, resque::new_id(), now, &Extras::default()));
+        if let (Some(queue), Some(item), Some(due)) = (queue, item, due) {
+            let (of_item, key) = (self.keys.key(&format!("timestamps:{item}")), list.trim_start_matches(&self.keys.0));
+            let step = Step::new(&self.keys)
+                .if_in_list(list, &text)
+                .push("RPUSH", &queue, &due)
+                .then(["LREM", list, "1", item])
+                .then(["TRY", "SREM", &of_item, key]);
+            if self.each(self.change(step).await)?.is_some() {
+                self.is_ready(&queue);
+                return Ok(());
+            }
+        }
+        tracing::error!(list, aside, "a delayed element is no job: it is set aside");
+        let step = Step::new(&self.keys)
+            .if_in_list(list, &text)
+            .then_bytes([b"RPUSH", aside.as_bytes(), &text])
+            .then_bytes([b"LREM", list.as_bytes(), b"1", &text]);
+        self.each(self.change(step).await).map(drop)
+    }
+
+    /// One bad element is passed over, and no other. None: Redis has refused to do it.
+    fn each<T>(&self, done: Result<T, Failed>) -> Result<Option<T>, Failed> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(failed) if failed.is_of_a_key => {
+                tracing::warn!(error = %failed, "a key of Redis is of another type than it should be");
+                Ok(None)
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+
+    async fn count(&self) -> Result<(), Failed> {
+        let names = self.names().await?;
+        let mut totals = Totals { queues: names.len() as u64, ..Totals::default() };
+        for it in self.overviews_of(names, 0).await? {
+            totals.waiting += it.waiting;
+            totals.delayed += it.delayed;
+            totals.running += it.running;
+            totals.dead += it.dead;
+        }
+        if **self.known.totals.load() != totals {
+            self.known.totals.store(totals.into());
+        }
+        Ok(())
+    }
+}
+
+/// The queue and the element of what was taken off.
+fn parts_of(member: &[u8]) -> Option<(&str, &[u8])> {
+    let colon = member.iter().position(|byte| *byte == b':')?;
+    let length: usize = std::str::from_utf8(member.get(..colon)?).ok()?.parse().ok()?;
+    let (queue, item) = member.get(colon + 1..)?.split_at_checked(length)?;
+    Some((std::str::from_utf8(queue).ok()?, item))
+}

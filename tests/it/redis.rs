@@ -1,0 +1,337 @@
+//! Queues in a real Redis, beside a scripted client of Resque, which writes and reads its exact keys and texts.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{Redis, Roster, SOON, ensure, eventually, exception};
+use crate::idl::{
+    EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
+    QueuesQuery, TRosterSyncClient, TakeJobsRequest,
+};
+
+fn roster(redis: &Redis, settings: &str) -> Roster {
+    at(&redis.url(), settings)
+}
+
+fn at(url: &str, settings: &str) -> Roster {
+    let nodes = "[[file]]\npath = \"nodes.toml\"\n";
+    let mut roster = Roster::prepare(&format!("{nodes}[queue]\nbackend = '{url}'\n{settings}"));
+    roster.write("nodes.toml", "[nodes]\n\"/a\" = \"one\"\n");
+    roster.run();
+    roster.becomes("live");
+    roster
+}
+
+/// Once the sidecar has a connection.
+fn connected(redis: &Redis, settings: &str) -> Roster {
+    let roster = roster(redis, settings);
+    works(&roster);
+    roster
+}
+
+fn works(roster: &Roster) {
+    eventually("the queues can be used", SOON, || {
+        let reply = roster.client().queues(QueuesQuery::default()).map_err(|error| error.to_string())?;
+        reply.trouble.map_or(Ok(()), Err)
+    });
+}
+
+fn job(name: &str, payload: &str) -> NewJob {
+    NewJob::new("mail".to_owned(), name.to_owned(), payload.as_bytes().to_vec(), None, None, None, None, None, None)
+}
+
+fn enqueue(roster: &Roster, job: NewJob) -> thrift::Result<i64> {
+    Ok(roster.client().enqueue(EnqueueRequest { jobs: vec![job] })?.jobs[0].id)
+}
+
+fn take(roster: &Roster, limit: i32, lease_ms: impl Into<Option<i64>>, wait_ms: i32) -> Vec<Job> {
+    let request = TakeJobsRequest::new(vec!["mail".into()], limit, lease_ms, wait_ms);
+    roster.client().take_jobs(request).expect("an answer").jobs
+}
+
+fn update(roster: &Roster, job: &Job, action: JobAction) -> thrift::Result<()> {
+    roster
+        .client()
+        .update_job(JobUpdate::new(job.id, job.attempt, action, None, "no route".to_owned(), None, None))
+        .map(drop)
+}
+
+fn counts(roster: &Roster) -> [i64; 4] {
+    let queues = roster.client().queues(QueuesQuery::default()).expect("an answer").queues;
+    queues.first().map_or([0; 4], |it| [it.waiting, it.delayed, it.running, it.dead])
+}
+
+#[test]
+fn a_client_of_resque_takes_what_is_enqueued_and_what_it_enqueues_is_taken() {
+    let redis = Redis::start(&[]);
+    let roster = at(&format!("unix://{}", redis.socket().display()), "");
+    works(&roster);
+    let id = enqueue(&roster, job("App\\Send", r#"{"to": "é@b.c/d"}"#)).expect("there is room");
+    assert_eq!(redis.ask(&["SMEMBERS", "resque:queues"]), "mail");
+    let popped = redis.ask(&["LPOP", "resque:queue:mail"]);
+    let start = format!(
+        r#"{{"class":"App\\Send","args":[{{"to":"\u00e9@b.c\/d"}}],"id":"{id:032x}","prefix":"","queue_time":"#
+    );
+    assert!(popped.starts_with(&start), "{popped}");
+
+    let php =
+        r#"{"class":"EmailWork","args":[{"to":"\u00e9\/"}],"id":"d41d8cd98f00b204e9800998ecf8427e","queue_time":1.5}"#;
+    let ruby = r#"{"class":"Archive","args":[1,"x"]}"#;
+    redis.ask(&["RPUSH", "resque:queue:mail", php, ruby]);
+    let listed = roster.cli(["queue", "peek", "mail", "-o", "json"]).text();
+    assert!(listed.contains("EmailWork") && listed.contains("Archive"), "{listed}");
+    let taken = take(&roster, 9, None, 0);
+    let of = |job: &Job| (job.name.clone(), String::from_utf8_lossy(&job.payload).into_owned(), job.attempt);
+    assert_eq!(of(&taken[0]), ("EmailWork".into(), r#"{"to":"é/"}"#.into(), 1));
+    assert_eq!(of(&taken[1]), ("Archive".into(), r#"[1,"x"]"#.into(), 1));
+    assert_eq!(counts(&roster), [0, 0, 2, 0]);
+    taken.iter().for_each(|job| update(&roster, job, JobAction::DONE).expect("it has the lease"));
+    assert_eq!(redis.ask(&["GET", "resque:stat:processed"]), "2");
+    exception::<NotFound>(update(&roster, &taken[0], JobAction::DONE)).expect("it is done");
+    assert_eq!(redis.ask(&["KEYS", "resque:roster:*"]), "", "nothing is left of them");
+}
+
+#[test]
+fn whoever_waits_has_what_another_client_enqueues() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| take(&roster, 1, None, 30_000));
+        eventually("it waits", SOON, || {
+            let waiting = roster.status().counters["watchesWaiting"];
+            ensure(waiting == 1, waiting)
+        });
+        redis.ask(&["RPUSH", "resque:queue:mail", r#"{"class":"C","args":[null]}"#]);
+        assert_eq!(waiting.join().expect("no panic").first().map(|job| job.name.clone()), Some("C".into()));
+    });
+}
+
+#[test]
+fn a_death_loses_no_job_and_three_of_them_make_it_dead_until_it_is_retried() {
+    let redis = Redis::start(&[]);
+    let mut roster = connected(&redis, "");
+    let id = enqueue(&roster, job("poison", "{}")).expect("there is room");
+    for attempt in 1..=3 {
+        let taken = take(&roster, 1, 3_000, 20_000);
+        assert_eq!(taken.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>(), [(id, attempt)]);
+        assert_eq!(take(&roster, 1, None, 0), [], "nobody else has it within its lease");
+        roster.kill();
+        roster.run();
+        works(&roster);
+    }
+    eventually("it is dead", SOON, || {
+        let counts = counts(&roster);
+        ensure(counts == [0, 0, 0, 1], format!("{counts:?}"))
+    });
+    let dead = roster.client().job(JobQuery { id }).expect("it is kept").job;
+    assert_eq!((dead.state, dead.error.as_deref()), (JobState::DEAD, Some("its lease ended")));
+    assert_eq!(roster.cli(["queue", "retry", "mail", &id.to_string()]).text(), "1 job waits again\n");
+    let again = take(&roster, 1, None, 0);
+    assert_eq!((again[0].id, again[0].attempt, again[0].failures), (id, 4, 0));
+    update(&roster, &again[0], JobAction::RELEASE).expect("it has the lease");
+    let again = take(&roster, 1, None, 0);
+    update(&roster, &again[0], JobAction::FAIL).expect("it has the lease");
+    assert_eq!(counts(&roster), [0, 1, 0, 0], "it is tried again later");
+    assert_eq!(roster.cli(["queue", "purge", "mail", "delayed"]).text(), "1 job removed\n");
+    assert_eq!(redis.ask(&["KEYS", "resque:roster:*"]), "");
+}
+
+#[test]
+fn what_is_taken_off_and_not_handed_out_comes_back() {
+    let redis = Redis::start(&[]);
+    // As a sidecar leaves it that dies between its two steps.
+    let item = r#"{"class":"C","args":[null]}"#;
+    redis.ask(&["ZADD", "resque:roster:popped", "1", &format!("4:mail{item}")]);
+    let roster = connected(&redis, "");
+    assert_eq!(
+        take(&roster, 1, None, 20_000).first().map(|job| (job.name.clone(), job.attempt)),
+        Some(("C".into(), 1))
+    );
+    assert_eq!(redis.ask(&["ZCARD", "resque:roster:popped"]), "0");
+}
+
+#[test]
+fn delayed_jobs_are_as_a_scheduler_has_them_and_are_moved_when_their_time_comes() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let later = |ms| NewJob { delay_ms: Some(ms), retries: Some(7), ..job("Send", r#"{"to":"a/b"}"#) };
+    let id = enqueue(&roster, later(3_600_000)).expect("there is room");
+    let second = redis.ask(&["ZRANGE", "resque:delayed_queue_schedule", "0", "-1"]);
+    let key = format!("resque:delayed:{second}");
+    let item = r#"{"class":"Send","args":[{"to":"a\/b"}],"queue":"mail"}"#;
+    assert_eq!(redis.ask(&["LRANGE", &key, "0", "-1"]), item);
+    assert_eq!(redis.ask(&["ZSCORE", "resque:delayed_queue_schedule", &second]), second);
+    let found = roster.client().job(JobQuery { id }).expect("it is there").job;
+    assert_eq!((found.state, found.retries), (JobState::DELAYED, 7));
+    roster.client().cancel_job(JobQuery { id }).expect("nobody performs it");
+    assert_eq!(redis.ask(&["EXISTS", &key]), "0");
+
+    let id = enqueue(&roster, later(1_000)).expect("there is room");
+    let php = r#"{"class":"Php","args":[{"n":1.50}],"queue":"mail"}"#;
+    for wrong in ["{", r#"{"class":"C","args":[],"queue":""}"#, r#"{"class":"C","queue":"odd"}"#, php] {
+        redis.ask(&["RPUSH", "resque:delayed:1000", wrong]);
+    }
+    redis.ask(&["SET", "resque:queue:odd", "no list"]);
+    redis.ask(&["SET", "resque:delayed:2000", "no list"]);
+    redis.ask(&["ZADD", "resque:delayed_queue_schedule", "1000", "1000", "2000", "2000", "3000", "not a number"]);
+    let mut taken = Vec::new();
+    eventually("both are due", SOON, || {
+        taken.extend(take(&roster, 9, None, 0));
+        ensure(taken.len() == 2, format!("{taken:?}"))
+    });
+    taken.sort_by_key(|job| job.name.clone());
+    assert_eq!((taken[0].name.as_str(), taken[0].payload.as_slice()), ("Php", &br#"{"n":1.50}"#[..]));
+    assert_eq!((taken[1].id, taken[1].retries), (id, 7), "what is known of it is kept");
+    eventually("the schedule is empty", SOON, || {
+        let left = redis.ask(&["ZCARD", "resque:delayed_queue_schedule"]);
+        ensure(left == "0", left)
+    });
+    assert_eq!(redis.ask(&["LLEN", "resque:roster:set_aside"]), "3");
+}
+
+#[test]
+fn one_bad_element_harms_no_other() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    for bad in [&b"\xff{"[..], b"{\"class\":5}", b"[]"] {
+        redis.ask(&[b"RPUSH".as_slice(), b"resque:queue:mail", bad]);
+    }
+    // What no client of the sidecar's ever reads.
+    redis.ask(&["SETRANGE", "large", "64000000", "x"]);
+    redis.ask(&["EVAL", "redis.call('RPUSH', 'resque:queue:mail', redis.call('GET', 'large'))", "0"]);
+    let deep = format!(r#"{{"class":"C","args":[{}1{}]}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    redis.ask(&["RPUSH", "resque:queue:mail", &deep, r#"{"class":"Sound","args":[{}]}"#]);
+    redis.ask(&["SADD", "resque:queues", "mail", "odd", "a\nb"]);
+    redis.ask(&["SET", "resque:queue:odd", "no list"]);
+    let before = roster.memory();
+    let taken = take(&roster, 9, None, 0);
+    assert_eq!(taken.last().map(|job| job.name.as_str()), Some("Sound"), "{}", taken.len());
+    assert_eq!(counts(&roster)[3], 3, "what is no job is dead");
+    assert!(roster.memory() < before + (32 << 20), "what is too large is never read");
+    assert_eq!(redis.ask(&["LLEN", "resque:roster:set_aside"]), "1");
+    let refused: Overloaded =
+        exception(enqueue(&roster, NewJob { queue: "odd".into(), ..job("C", "{}") })).expect("it is no list");
+    assert!(refused.message.contains("resque:queue:odd"), "{}", refused.message);
+    let wrong: InvalidRequest = exception(enqueue(&roster, job("C", "not JSON"))).expect("no JSON");
+    assert_eq!(wrong.field, "payload");
+    let listed = roster.client().queues(QueuesQuery::default()).expect("an answer").queues;
+    assert_eq!(listed.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["mail", "odd"]);
+}
+
+#[test]
+fn a_unique_key_is_free_again_when_its_job_is_done_by_whomever() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let unique = || NewJob { unique_key: Some("k".into()), ..job("C", "{}") };
+    let first = enqueue(&roster, unique()).expect("there is room");
+    assert_eq!(enqueue(&roster, unique()).expect("an answer"), first);
+    let taken = take(&roster, 1, None, 0);
+    assert_eq!(enqueue(&roster, unique()).expect("an answer"), first, "while it runs");
+    update(&roster, &taken[0], JobAction::RELEASE).expect("it has the lease");
+    assert_eq!(enqueue(&roster, unique()).expect("an answer"), first, "while it waits again");
+    redis.ask(&["LPOP", "resque:queue:mail"]);
+    let second = enqueue(&roster, unique()).expect("a client of Resque has performed it");
+    assert_ne!(second, first);
+    let taken = take(&roster, 1, None, 0);
+    update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+    assert_ne!(enqueue(&roster, unique()).expect("there is room"), second);
+}
+
+#[test]
+fn while_redis_is_away_jobs_are_refused_by_its_name_and_reports_are_kept() {
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let roster = connected(&redis, "");
+    let ids: Vec<i64> = (0..2).map(|_| enqueue(&roster, job("C", "{}")).expect("there is room")).collect();
+    let taken = take(&roster, 1, 60_000, 0);
+    redis.kill();
+    let refused: Overloaded = exception(enqueue(&roster, job("C", "{}"))).expect("Redis is away");
+    assert!(refused.message.contains(&redis.url()), "{}", refused.message);
+    let kept: Overloaded = exception(update(&roster, &taken[0], JobAction::DONE)).expect("Redis is away");
+    assert!(kept.message.contains("is kept"), "{}", kept.message);
+    let trouble = roster.client().queues(QueuesQuery::default());
+    assert!(trouble.is_err(), "{trouble:?}");
+    redis.run();
+    works(&roster);
+    eventually("the report is written", SOON, || {
+        let counts = counts(&roster);
+        ensure(counts == [1, 0, 0, 0], format!("{counts:?}"))
+    });
+    assert_eq!(take(&roster, 9, None, 0).iter().map(|job| job.id).collect::<Vec<_>>(), ids[1..]);
+    // It comes back without its data.
+    redis.kill();
+    std::fs::remove_dir_all(redis.socket().with_file_name("appendonlydir")).expect("it had some");
+    redis.run();
+    works(&roster);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    assert_eq!(take(&roster, 9, None, 0).len(), 1);
+}
+
+#[test]
+fn a_redis_that_hangs_holds_nobody_up_for_ever() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    redis.process().freeze();
+    let refused: Overloaded = exception(enqueue(&roster, job("C", "{}"))).expect("Redis hangs");
+    assert!(
+        refused.message.contains("not known whether") && refused.message.contains(&redis.url()),
+        "{}",
+        refused.message
+    );
+    assert_eq!(roster.data("/a"), b"one", "nothing else waits for it");
+    redis.process().thaw();
+    works(&roster);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+}
+
+#[test]
+fn what_redis_refuses_is_said_with_its_cure() {
+    let redis = Redis::start(&["--requirepass", "s3cret"]);
+    let roster = roster(&redis, "password_file = 'password'\n");
+    let says = |words: &str| {
+        eventually("it says why", SOON, || {
+            let refused: Overloaded =
+                exception(enqueue(&roster, job("C", "{}"))).map_err(|error| format!("{error:?}"))?;
+            ensure(refused.message.contains(words), refused.message)
+        });
+    };
+    says("cannot read");
+    roster.write("password", "wrong\n");
+    says("refuses the password");
+    roster.write("password", "s3cret\n");
+    works(&roster);
+    assert!(!roster.log().contains("s3cret"), "no secret is logged");
+    let admin = |command: &str| {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-u", &redis.url(), "--no-auth-warning", "-a", "s3cret"]).args(command.split(' '));
+        assert!(cli.output().expect("redis-cli").status.success());
+    };
+    admin("CONFIG SET maxmemory 1");
+    says("maxmemory");
+    admin("CONFIG SET maxmemory 0");
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    admin("REPLICAOF 127.0.0.1 1");
+    says("replica");
+    admin("REPLICAOF NO ONE");
+    eventually("it takes jobs again", Duration::from_secs(60), || {
+        enqueue(&roster, job("C", "{}")).map(drop).map_err(|error| error.to_string())
+    });
+}
+
+#[test]
+fn what_is_full_or_paused_refuses_and_lists_stay_bounded() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "max_jobs = 2\nmax_queues = 2\nprefix = 'app:'\n");
+    (0..2).for_each(|_| _ = enqueue(&roster, job("C", "{}")).expect("there is room"));
+    let full: Overloaded = exception(enqueue(&roster, job("C", "{}"))).expect("it is full");
+    assert!(full.message.contains("queue.max_jobs"), "{}", full.message);
+    enqueue(&roster, NewJob { queue: "b".into(), ..job("C", "{}") }).expect("there is room");
+    let many: Overloaded =
+        exception(enqueue(&roster, NewJob { queue: "c".into(), ..job("C", "{}") })).expect("too many");
+    assert!(many.message.contains("queue.max_queues"), "{}", many.message);
+    assert_eq!(redis.ask(&["LLEN", "app:queue:mail"]), "2");
+    assert_eq!(roster.cli(["queue", "pause", "mail"]).text(), "mail is paused\n");
+    assert_eq!(take(&roster, 9, None, 0), []);
+    assert_eq!(roster.cli(["queue", "resume", "mail"]).text(), "mail is resumed\n");
+    assert_eq!(roster.cli(["queue", "purge", "mail", "waiting"]).text(), "2 jobs removed\n");
+    assert_eq!(take(&roster, 9, None, 0), []);
+}
