@@ -71,6 +71,9 @@ impl TryFrom<Vec<String>> for Wildcards {
     type Error = String;
 
     fn try_from(texts: Vec<String>) -> Result<Self, String> {
+        if texts.iter().any(String::is_empty) {
+            return Err("has an empty name, which matches nothing: leave it out, or write `*` for any".to_owned());
+        }
         Ok(Self { all: texts.iter().map(|text| Wildcard::new(text)).collect::<Result<_, _>>()?, texts })
     }
 }

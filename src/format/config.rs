@@ -1,5 +1,6 @@
 //! `[[services]]`: below which node services are registered, and in which format.
 
+use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Format, NodePath};
@@ -16,6 +17,7 @@ pub struct Config {
     /// The name of the service at the root itself, if the format takes names from paths. Empty: the root's last part.
     pub name: String,
     /// Which services may be registered below the root, by name.
+    #[serde(deserialize_with = "some_names")]
     pub names: Wildcards,
     /// Whether instances that vanish in numbers are held.
     pub guard: bool,
@@ -39,6 +41,14 @@ pub struct Fields {
     pub group: String,
     pub zone: String,
     pub weight: String,
+}
+
+fn some_names<'de, D: Deserializer<'de>>(value: D) -> Result<Wildcards, D::Error> {
+    let names = Wildcards::deserialize(value)?;
+    if names.texts().next().is_none() {
+        return Err(Error::custom("is empty, so that nodes could register nothing: leave the key out for any name"));
+    }
+    Ok(names)
 }
 
 impl Default for Config {

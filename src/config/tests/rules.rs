@@ -225,3 +225,16 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
     }
     assert!(told.contains("roster.toml:11: worker.2.stop_signal: \"NOPE\" is no signal"), "{told}");
 }
+
+#[test]
+fn names_of_services_that_match_nothing_are_refused() {
+    let text = "[[services]]\nroot = '/a'\nformat = 'raw'\nnames = []\n\
+                [[services]]\nroot = '/b'\nformat = 'raw'\nnames = ['a', '']\n";
+    let told = diagnostics(text, &[], &[]);
+    for line in [
+        "roster.toml:4: services.0.names: is empty, so that nodes could register nothing: leave the key out for any name",
+        "roster.toml:8: services.1.names: has an empty name, which matches nothing: leave it out, or write `*` for any",
+    ] {
+        assert!(told.lines().any(|found| found == line), "{line} in\n{told}");
+    }
+}
