@@ -91,8 +91,10 @@ pub enum Undecodable {
     TooManyAliases,
     #[error("its data are no configurators: {0}")]
     Document(&'static str),
-    #[error("it names no host")]
+    #[error("it names no host, or one with characters that no host has")]
     NoHost,
+    #[error("its host is no single one, but an address such as 0.0.0.0, of a group, or of all hosts of a network")]
+    NotOneHost,
     #[error("it names no port from 1 to 65535")]
     NoPort,
     #[error("its name is not base64 of the length that it tells")]

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use super::registered::{Draft, endpoint};
 use super::url::Url;
-use super::{Located, Reading, Registered, Rule, Undecodable, json};
+use super::{Located, Reading, Registered, Rule, Undecodable, address, json};
 
 const DEFAULT_PORT: u16 = 5_432;
 
@@ -22,7 +22,7 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
     let url = Url::parse(json::text(&object, "conn_url"))?;
-    let at = (url.host.clone(), url.port.unwrap_or(DEFAULT_PORT));
+    let at = (address::host(&url.host)?, url.port.unwrap_or(DEFAULT_PORT));
     let is_up = matches!(json::text(&object, "state"), "running" | "streaming" | "in archive recovery");
     let mut draft = Draft::at(endpoint("postgres", at)).up_if(is_up);
     let leader = reading.rules.iter().find_map(|rule| match rule {

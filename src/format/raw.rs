@@ -21,7 +21,12 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undeco
     if text.starts_with('{') {
         return by_fields(reading, json::object(text.as_bytes())?).map(Some);
     }
-    let at = address::host_and_port(text).or_else(|error| address::host_and_port(reading.name).map_err(|_| error));
+    let by_name = || address::host_and_port(reading.name);
+    let at = if text.is_empty() {
+        by_name()
+    } else {
+        address::host_and_port(text).or_else(|error| by_name().map_err(|_| error))
+    };
     Ok(Some(Draft::at(endpoint("", at?)).finish(reading)))
 }
 

@@ -100,12 +100,3 @@ impl Draft {
 pub(super) fn endpoint(protocol: &str, (host, port): (String, u16)) -> Endpoint {
     Endpoint { name: String::new(), protocol: protocol.to_owned(), host, port }
 }
-
-/// A label within its limit; anything longer is an error.
-pub(super) fn checked(host: &str) -> Result<String, Undecodable> {
-    let is_part = |character: char| !character.is_whitespace() && !character.is_control() && character != '/';
-    if host.is_empty() || host.len() > MAX_LABEL_BYTES || !host.chars().all(is_part) {
-        return Err(Undecodable::NoHost);
-    }
-    Ok(host.to_owned())
-}

@@ -194,6 +194,58 @@ fn every_format_reads_what_its_writers_write() {
 }
 
 #[test]
+fn no_format_takes_what_is_no_single_host() {
+    let dubbo = |host: &str| format!("dubbo:%2F%2F{host}:20880%2Fi");
+    for (host, why) in [
+        ("0.0.0.0", Undecodable::NotOneHost),
+        ("224.0.0.1", Undecodable::NotOneHost),
+        ("255.255.255.255", Undecodable::NotOneHost),
+        ("$(id)", Undecodable::NoHost),
+        ("'DROP", Undecodable::NoHost),
+        ("127.1", Undecodable::NoHost),
+    ] {
+        let json = |text: &str| text.replace("HOST", host);
+        let nodes = [
+            (Format::Dubbo, "/r", format!("/r/i/providers/{}", dubbo(host)), String::new()),
+            (Format::SofaRpc, "/r", format!("/r/i/providers/{}", dubbo(host)), String::new()),
+            (
+                Format::DubboApplication,
+                "/r",
+                "/r/shop/x".into(),
+                APPLICATION.replace("\"10.0.0.5\"", &format!("{host:?}")),
+            ),
+            (Format::Curator, "/r", "/r/db/x".into(), json(r#"{"address":"HOST","port":1}"#)),
+            (Format::SpringCloud, "/r", "/r/db/x".into(), json(r#"{"address":"HOST","port":1}"#)),
+            (
+                Format::Serverset,
+                "/r",
+                "/r/web/member_1".into(),
+                json(r#"{"serviceEndpoint":{"host":"HOST","port":1}}"#),
+            ),
+            (Format::Nerve, "/r", "/r/web/i_0000000001".into(), json(r#"{"host":"HOST","port":1}"#)),
+            (Format::Motan, "/r", format!("/r/g/i/server/{host}:1"), json("motan2://HOST:1/i")),
+            (Format::Qconf, "/r", format!("/r/web/{host}:1"), "0".into()),
+            (Format::Codis, "/r", "/r/shop/proxy-a".into(), json(r#"{"addr":"HOST:1","state":"online"}"#)),
+            (Format::Patroni, "/r", "/r/pg/members/a".into(), json(r#"{"conn_url":"postgres://HOST:1/a"}"#)),
+            (
+                Format::Kafka,
+                "/r",
+                "/r/ids/1".into(),
+                json(r#"{"endpoints":["PLAINTEXT://HOST:1"],"host":"HOST","port":1}"#),
+            ),
+            (Format::HiveServer2, "/r", format!("/r/serverUri={host}:1;version=3"), String::new()),
+            (Format::Raw, "/r", format!("/r/web/{host}:1"), String::new()),
+            (Format::Raw, "/r", "/r/web/a".into(), json("HOST:1")),
+            (Format::Raw, "/r", "/r/web/a".into(), json(r#"{"host":"HOST","port":1}"#)),
+        ];
+        assert!(Format::ALL.iter().all(|format| nodes.iter().any(|(of, ..)| of == format)));
+        for (format, root, at, data) in nodes {
+            assert_eq!(read(&config(format, root), &at, &data, &[]), Err(why.clone()), "{format:?} {at} {data}");
+        }
+    }
+}
+
+#[test]
 fn data_and_names_that_are_cut_anywhere_are_refused_or_read_and_nothing_worse() {
     for (format, root, at, data, ..) in fixtures() {
         let config = config(format, root);

@@ -37,7 +37,7 @@ impl<'u> Url<'u> {
         };
         let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let parameters = pairs.filter(|(key, _)| !key.is_empty()).collect();
-        Ok(Self { protocol, host: address::host(host)?, port, path, parameters })
+        Ok(Self { protocol, host: address::any_host(host)?, port, path, parameters })
     }
 
     /// A parameter; empty if there is none.
@@ -46,7 +46,7 @@ impl<'u> Url<'u> {
     }
 
     pub(super) fn host_and_port(&self) -> Result<(String, u16), Undecodable> {
-        Ok((self.host.clone(), self.port.ok_or(Undecodable::NoPort)?))
+        Ok((address::host(&self.host)?, self.port.ok_or(Undecodable::NoPort)?))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Not;
 use std::sync::Arc;
 use std::time::Duration;
@@ -415,6 +415,12 @@ impl Format {
             Format::Raw => "raw",
         }
     }
+}
+
+/// Whether it can be the address of a single host.
+pub fn is_of_one_host(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !(ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST))
 }
 
 /// `host:port`; IPv6 addresses in brackets.

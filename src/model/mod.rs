@@ -18,7 +18,7 @@ pub use roster_tunnel::{Answer, Answers, Arguments, Command, NotPhp, Packed, Ref
 
 pub use self::instance::{
     AfterBoot, DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, Instance, InstanceError, InstanceState, MAX_ENDPOINTS,
-    MAX_LABEL_BYTES, Probe, Provenance, Record, Withheld, Withholding, address, weight,
+    MAX_LABEL_BYTES, Probe, Provenance, Record, Withheld, Withholding, address, is_of_one_host, weight,
 };
 pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,

@@ -9,7 +9,7 @@
 mod schedule;
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use self::schedule::Schedule;
 use crate::guard::{Found, Now, Target};
 use crate::metrics::Metrics;
-use crate::model::Revision;
+use crate::model::{Revision, is_of_one_host};
 use crate::net::Address;
 use crate::store::Store;
 use crate::task::Stop;
@@ -119,7 +119,7 @@ impl Prober {
         let now = Instant::now();
         match step {
             Step::Resolved(addresses) => {
-                let usable = addresses.into_iter().filter(|it| is_usable(it.ip()) && !self.own.has(*it));
+                let usable = addresses.into_iter().filter(|it| is_of_one_host(it.ip()) && !self.own.has(*it));
                 let usable: Vec<_> = usable.take(MAX_ADDRESSES).collect();
                 if usable.is_empty() {
                     self.schedule.probed(&address, now);
@@ -185,13 +185,6 @@ fn not_found(why: NotFound) -> Step {
     }
 }
 
-/// Whether it can be the address of a single host.
-fn is_usable(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    !(ip.is_unspecified() || ip.is_multicast() || is_broadcast)
-}
-
 /// Connects to the first of these addresses that accepts connections; the result is refused if all of them refuse.
 /// None: this machine is unable to connect.
 async fn probe(addresses: Vec<SocketAddr>, within: Duration) -> Option<Found> {
@@ -217,6 +210,8 @@ fn is_of_network(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use tokio::net::{TcpListener, TcpSocket};
 
@@ -252,9 +247,9 @@ mod tests {
     fn nobody_connects_to_a_group_or_to_the_sidecar_itself() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         for text in ["0.0.0.0", "::", "224.0.0.1", "::ffff:224.0.0.1", "::ffff:0.0.0.0", "ff02::1", "255.255.255.255"] {
-            assert!(!is_usable(ip(text)), "{text}");
+            assert!(!is_of_one_host(ip(text)), "{text}");
         }
-        assert!(is_usable(ip("10.0.0.5")) && is_usable(ip("::1")));
+        assert!(is_of_one_host(ip("10.0.0.5")) && is_of_one_host(ip("::1")));
         let own = Own::of([Address::Tcp("127.0.0.1:9090".into()), Address::Unix("/run/x".into())].iter());
         let has = |text: &str| own.has(text.parse().expect("an address"));
         assert!(has("127.0.0.1:9090") && has("127.0.0.2:9090") && has("[::ffff:127.0.0.1]:9090"));
