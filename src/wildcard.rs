@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A text in which `*` matches any text, and everything else itself.
 #[derive(Clone, Debug)]
 pub(crate) enum Wildcard {
+    Anything,
     Plain(String),
     Pattern(GlobMatcher),
 }
@@ -23,6 +24,9 @@ pub struct Wildcards {
 
 impl Wildcard {
     pub(crate) fn new(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Anything);
+        }
         if !text.contains('*') {
             return Ok(Self::Plain(text.to_owned()));
         }
@@ -33,6 +37,7 @@ impl Wildcard {
 
     pub(crate) fn is_match(&self, text: &str) -> bool {
         match self {
+            Self::Anything => true,
             Self::Plain(plain) => plain == text,
             Self::Pattern(glob) => glob.is_match(Path::new(text)),
         }

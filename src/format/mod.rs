@@ -153,6 +153,11 @@ impl Located {
         Some(Self { role: Role::Rule, service: service.into(), up })
     }
 
+    /// Whether this is the scope of the node at a path.
+    pub fn is_in(&self, scope: &NodePath, path: &NodePath) -> bool {
+        path.is_under(scope) && path.depth() == scope.depth() + usize::from(self.up)
+    }
+
     /// The scope of the node at this path.
     pub fn scope(&self, path: &NodePath) -> Option<NodePath> {
         (0..self.up).try_fold(path.clone(), |above, _| above.parent())

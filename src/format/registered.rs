@@ -1,6 +1,6 @@
 //! What a node registers, and its construction.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rmpv::Value;
 use semver::Version;
@@ -85,7 +85,7 @@ impl Draft {
             group: self.group.into(),
             zone: self.zone.into(),
             weight: self.weight,
-            metadata: Value::Map(self.metadata).into(),
+            metadata: metadata(self.metadata),
             state: self.state,
             withheld: Withheld::default(),
             endpoints: self.endpoints.into(),
@@ -94,6 +94,11 @@ impl Draft {
         };
         Registered { instance, variant, by_rules: 0, fault: None }
     }
+}
+
+fn metadata(entries: Vec<(Value, Value)>) -> Arc<Value> {
+    static NONE: LazyLock<Arc<Value>> = LazyLock::new(|| Value::Map(Vec::new()).into());
+    if entries.is_empty() { NONE.clone() } else { Value::Map(entries).into() }
 }
 
 /// An endpoint of the service itself.

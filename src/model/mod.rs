@@ -9,7 +9,7 @@ mod words;
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -73,7 +73,8 @@ impl NodePath {
     }
 
     pub fn root() -> Self {
-        Self("/".into())
+        static ROOT: LazyLock<NodePath> = LazyLock::new(|| NodePath("/".into()));
+        ROOT.clone()
     }
 
     pub fn as_str(&self) -> &str {

@@ -385,14 +385,21 @@ impl Directory {
     /// Sets the instances by which a provider has a service in this version. Unchanged ones are left alone: the cost is
     /// that of what changed.
     pub(crate) fn list(&mut self, id: &Arc<str>, name: Arc<str>, version: Version, instances: Arc<[Instance]>) {
-        let instances = self.withholdings.applied(instances);
-        let known = self.services.get(&name).and_then(|by_version| by_version.get(&version)?.of(id));
-        if known.is_some_and(|known| known.instances == instances) {
+        self.list_provider(name, version, Provider::new(id.clone(), instances));
+    }
+
+    fn list_provider(&mut self, name: Arc<str>, version: Version, mut provider: Provider) {
+        let instances = self.withholdings.applied(provider.instances.clone());
+        if !Arc::ptr_eq(&instances, &provider.instances) {
+            provider = Provider::new(provider.id, instances);
+        }
+        let known = self.services.get(&name).and_then(|by_version| by_version.get(&version)?.of(&provider.id));
+        if known.is_some_and(|known| known.instances == provider.instances) {
             return;
         }
         self.retired.forget(&name);
         let providers = self.services.entry(name).or_default().entry(version).or_default();
-        providers.insert(Provider::new(id.clone(), instances));
+        providers.insert(provider);
     }
 
     /// What is withheld, including targets without instances.

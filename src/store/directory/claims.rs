@@ -67,6 +67,14 @@ pub(super) struct Listed {
     pub(super) rank: usize,
 }
 
+impl Listed {
+    pub(super) fn of(slot: &ClaimKey, rank: usize, instances: Arc<[Instance]>) -> Option<Self> {
+        let id = format!("{NODE_MARK}{}{}", slot.address, slot.variant.as_deref().unwrap_or_default()).into();
+        let version = instances.first()?.version.clone();
+        Some(Self { version, provider: Provider::new(id, instances), rank })
+    }
+}
+
 impl ClaimKey {
     /// The lowest possible key of its variant.
     pub(super) fn slot(&self) -> Self {
@@ -103,8 +111,22 @@ impl Claims {
         at.take(MAX_VARIANTS).any(|key| key.variant.is_none() || key.rank == below)
     }
 
+    /// Whether a new claim would be the only one to its address, and changes no other listing.
+    pub(super) fn is_alone(&self, key: &ClaimKey, claim: &Claim) -> bool {
+        if key.variant.is_none() || claim.place.is_some() && !self.offers.is_empty() {
+            return false;
+        }
+        let lowest = key.of_variant(None);
+        self.by_key.get_next(&lowest).is_none_or(|(next, _)| !next.is_at(key))
+    }
+
     pub(super) fn insert(&mut self, key: ClaimKey, claim: Claim) {
         self.remove(&key);
+        self.insert_new(key, claim);
+    }
+
+    /// The same for a key that is not known.
+    pub(super) fn insert_new(&mut self, key: ClaimKey, claim: Claim) {
         let ClaimKey { service, address, variant, node, .. } = &key;
         match (claim.place.clone(), variant) {
             (Some(place), Some(_)) => drop(self.variants.insert((service.clone(), place, node.clone()))),
@@ -155,9 +177,7 @@ impl Claims {
             None => Vec::new(),
         };
         let (instances, rank) = merged(&claims, &others)?;
-        let id = format!("{NODE_MARK}{}{}", slot.address, slot.variant.as_deref().unwrap_or_default()).into();
-        let version = instances.first()?.version.clone();
-        Some(Listed { version, provider: Provider::new(id, instances), rank })
+        Listed::of(slot, rank, instances)
     }
 
     /// Whether a node says which variant of the service is at a place.

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use semver::Version;
-
 use super::Directory;
 use super::claims::Listed;
 use crate::format::Config;
@@ -18,8 +16,8 @@ use crate::store::instances::{NODE_MARK, Provider, count_of_held};
 pub(super) struct Pending {
     /// By id, those that no node registers any more, and that are still listed. With the address of each.
     vanished: BTreeMap<Arc<str>, (Vanished, Arc<str>)>,
-    /// By id, newly registered ones: the version, the address at which they would be probed, and the rank of the root.
-    came: BTreeMap<Arc<str>, (Version, Arc<str>, usize)>,
+    /// By id, newly registered ones.
+    came: BTreeMap<Arc<str>, Listed>,
     /// By id, those about which another root decides now: the ranks of both.
     passed_on: BTreeMap<Arc<str>, (usize, usize)>,
 }
@@ -69,16 +67,15 @@ impl Directory {
     }
 
     /// Nodes register a new provider.
-    pub(super) fn appear(&mut self, service: &Arc<str>, Listed { version, provider, rank }: &Listed) {
+    pub(super) fn appear(&mut self, service: &Arc<str>, new: &Listed) {
         let pending = self.pending.entry(service.clone()).or_default();
-        let Some((vanished, _)) = pending.vanished.remove(&provider.id) else {
-            let address = provider.instances.first().map_or_else(|| "".into(), probed_at);
-            pending.came.insert(provider.id.clone(), (version.clone(), address, *rank));
+        let Some((vanished, _)) = pending.vanished.remove(&new.provider.id) else {
+            pending.came.insert(new.provider.id.clone(), new.clone());
             return;
         };
         // It moved from one node to another.
-        self.pass_on(service, &vanished.id, vanished.root, *rank);
-        if vanished.version != *version {
+        self.pass_on(service, &vanished.id, vanished.root, new.rank);
+        if vanished.version != new.version {
             self.withdraw(&vanished.id, service, &vanished.version);
         }
     }
@@ -87,7 +84,7 @@ impl Directory {
     pub(super) fn pass_on(&mut self, service: &Arc<str>, id: &Arc<str>, from: usize, to: usize) {
         let pending = self.pending.entry(service.clone()).or_default();
         match pending.came.get_mut(id) {
-            Some((.., rank)) => *rank = to,
+            Some(new) => new.rank = to,
             None => pending.passed_on.entry(id.clone()).or_insert((from, to)).1 = to,
         }
     }
@@ -120,7 +117,7 @@ impl Directory {
             let vanished: Vec<_> = vanished.collect();
             let mut roots: BTreeMap<usize, OfRoot> = vanished.iter().map(|it| (it.root, OfRoot::default())).collect();
             moved.iter().for_each(|(it, _)| roots.entry(it.root).or_default().moved += 1);
-            came.values().for_each(|(.., rank)| roots.entry(*rank).or_default().came += 1);
+            came.values().for_each(|it| roots.entry(it.rank).or_default().came += 1);
             for (from, to) in passed_on.into_values().filter(|(from, to)| from != to) {
                 roots.entry(from).or_default().moved += 1;
                 roots.entry(to).or_default().came += 1;
@@ -128,7 +125,8 @@ impl Directory {
             for (rank, changes) in &mut roots {
                 changes.present = self.registrations.count_of_rank(&service, *rank);
             }
-            let came = came.into_iter().map(|(id, (version, address, _))| (id, version, address)).collect();
+            let address = |it: &Provider| it.instances.first().map_or_else(|| "".into(), probed_at);
+            let came = came.into_iter().map(|(id, it)| (id, it.version, address(&it.provider))).collect();
             if self.guard.held_of(&service) == 0 {
                 unprotected.push((service.clone(), present));
             }

@@ -17,7 +17,6 @@ use super::{Directory, ReportedBy};
 use crate::format::{Config, Documents, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
 use crate::model::{Decoder, Endpoint, Format, Instance, Node, NodePath, Provenance, Record, Revision, Withheld};
 use crate::store::Feed;
-use crate::store::instances::Provider;
 
 /// How many nodes are checked for rules of one scope.
 const MAX_SEEN: usize = 4 * MAX_RULES;
@@ -98,7 +97,10 @@ struct Reader<'a> {
     rules: HashMap<NodePath, Arc<[Rule]>>,
     /// By document, and how many bytes these have together.
     documents: (HashMap<NodePath, Arc<[Rule]>>, usize),
+    /// That whose rules were read last, with them.
+    latest: Option<(NodePath, Arc<[Rule]>)>,
     no_metadata: Arc<Value>,
+    no_variant: Arc<str>,
 }
 
 impl Directory {
@@ -319,13 +321,14 @@ impl Directory {
             self.registrations.ledger.release(root, node.charge);
         }
         self.registrations.beyond.remove(&(root, path.clone()));
-        let room_for_rules = reader.room(&self.registrations.ledger, number).by_rules;
+        let room = reader.room(&self.registrations.ledger, number);
         let documents = config.documents(&path);
         if let Some(document) = &documents.of_application {
             self.registrations.set_application(document, &path, reader.nodes.contains_key(&path));
         }
-        let read = reader.decode(config, &path, documents, room_for_rules, &self.registrations.undecodable);
-        let read = read.and_then(|read| read.map(|read| self.claims(reader, number, &path, read)).transpose());
+        let read = reader.decode(config, &path, documents, room.by_rules, &self.registrations.undecodable);
+        let claims = |read| self.claims(reader, config, &path, read, room, old.is_some());
+        let read = read.and_then(|read| read.map(claims).transpose());
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
                 self.registrations.ledger.charge(root, node.charge);
@@ -335,8 +338,8 @@ impl Directory {
                 }
                 (claims, Some(Registration::Instance(node.into())))
             }
-            Ok(None) => (BTreeMap::new(), None),
-            Err(why) => (BTreeMap::new(), Some(Registration::Undecodable(why.into()))),
+            Ok(None) => (Vec::new(), None),
+            Err(why) => (Vec::new(), Some(Registration::Undecodable(why.into()))),
         };
         let fault = registration.as_ref().and_then(Registration::fault);
         if matches!(fault.map(Arc::as_ref), Some(Undecodable::TooMany | Undecodable::TooManyOfInterfaces)) {
@@ -344,19 +347,29 @@ impl Directory {
         }
         self.registrations.set(config, &path, registration);
         let mut gone = old.map(|node| self.registrations.keys_of(&node)).unwrap_or_default();
-        gone.retain(|key| !new.contains_key(key));
+        gone.retain(|key| new.binary_search_by_key(&key, |(key, _)| key).is_err());
         self.replace(gone, new);
     }
 
     /// Removes and adds these claims, and updates the listings.
-    fn replace(&mut self, gone: Vec<ClaimKey>, mut come: BTreeMap<ClaimKey, Claim>) {
-        come.retain(|key, claim| {
+    fn replace(&mut self, gone: Vec<ClaimKey>, come: Vec<(ClaimKey, Claim)>) {
+        match &come[..] {
+            [(key, claim)] if gone.is_empty() && self.registrations.claims.is_alone(key, claim) => {
+                come.into_iter().for_each(|(key, claim)| self.list_alone(key, claim));
+            }
+            _ => self.list_merged(gone, come),
+        }
+    }
+
+    /// The same for claims that may share their addresses with others.
+    fn list_merged(&mut self, gone: Vec<ClaimKey>, mut come: Vec<(ClaimKey, Claim)>) {
+        come.retain(|(key, claim)| {
             let known = self.registrations.claims.get(key);
             known.is_none_or(|known| !Arc::ptr_eq(&known.instances, &claim.instances))
         });
         let claims = &self.registrations.claims;
-        let old = gone.iter().chain(come.keys()).filter_map(|key| Some((key, claims.get(key)?)));
-        let slots = claims.affected(old.chain(&come));
+        let old = gone.iter().chain(come.iter().map(|(key, _)| key)).filter_map(|key| Some((key, claims.get(key)?)));
+        let slots = claims.affected(old.chain(come.iter().map(|(key, claim)| (key, claim))));
         let before = self.registrations.listed(&slots);
         gone.iter().for_each(|key| self.registrations.claims.remove(key));
         come.into_iter().for_each(|(key, claim)| self.registrations.claims.insert(key, claim));
@@ -382,21 +395,32 @@ impl Directory {
                 self.registrations.ranks.add(&at.0, is.rank);
                 self.appear(&at.0, &is);
             }
-            let ((service, id), Listed { version, provider: Provider { instances, .. }, .. }) = (at, is);
-            self.list(&id, service, version, instances);
+            let ((service, _), Listed { version, provider, .. }) = (at, is);
+            self.list_provider(service, version, provider);
         }
     }
 
-    /// The claims of a node: for the service, and for an application, for the interfaces that it offers. Unchanged ones
-    /// are the very same claims.
+    /// The same for a claim that comes, and is the only one to its address.
+    fn list_alone(&mut self, key: ClaimKey, claim: Claim) {
+        let (service, listed) = (key.service.clone(), Listed::of(&key, claim.rank, claim.instances.clone()));
+        self.registrations.claims.insert_new(key, claim);
+        let Some(listed) = listed else { return };
+        self.registrations.ranks.add(&service, listed.rank);
+        self.appear(&service, &listed);
+        self.list_provider(service, listed.version, listed.provider);
+    }
+
+    /// The claims of a node: for the service, and for an application, for the interfaces that it offers; ordered by key.
+    /// Unchanged ones are the very same claims.
     fn claims(
         &self,
         reader: &Reader<'_>,
-        number: usize,
+        config: &Config,
         path: &NodePath,
         Registered { instance, variant, by_rules, fault }: Registered,
-    ) -> Result<(BTreeMap<ClaimKey, Claim>, InstanceNode), Undecodable> {
-        let (config, room) = (&reader.configs[number], reader.room(&self.registrations.ledger, number));
+        room: Charge,
+        is_known: bool,
+    ) -> Result<(Vec<(ClaimKey, Claim)>, InstanceNode), Undecodable> {
         let mut charge = Charge::of(&instance, by_rules);
         if !charge.fits_into(room) {
             return Err(Undecodable::TooMany);
@@ -406,7 +430,8 @@ impl Directory {
         let known = self.services.get_key_value(&instance.service);
         let service = known.map_or_else(|| instance.service.clone(), |(name, _)| name.clone());
         let created = Reverse(reader.nodes.get(path).map_or(0, |node| node.stat.czxid));
-        let (is_idle, variant, node) = (Claim::is_idle(&instance), Some(variant.into()), path.clone());
+        let variant = if variant.is_empty() { reader.no_variant.clone() } else { variant.into() };
+        let (is_idle, variant, node) = (Claim::is_idle(&instance), Some(variant), path.clone());
         let rank = config.rank;
         let key = ClaimKey { service: service.clone(), address, variant, rank, is_idle, created, node };
         let place = match config.format {
@@ -416,7 +441,10 @@ impl Directory {
             _ => None,
         };
         let instance = Instance { service, provenance: reader.provenance(config, &key), ..instance };
-        let (_, own) = self.registrations.known(key.clone(), Claim { instances: [instance].into(), place, rank });
+        let mut own = Claim { instances: [instance].into(), place, rank };
+        if is_known {
+            own = self.registrations.known(&key, own);
+        }
         let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
         let (mut interfaces, mut fault) = (Vec::new(), fault.map(Arc::new));
         if config.format == Format::DubboApplication {
@@ -435,9 +463,13 @@ impl Directory {
         }
         charge.of_interfaces = interfaces.len() * each;
         let new = of_interfaces(reader, config, &key, instance, &spots, &interfaces);
-        let mut claims: BTreeMap<_, _> =
-            new.into_iter().map(|(key, claim)| self.registrations.known(key, claim)).collect();
-        claims.insert(key.clone(), own);
+        let known = |(key, claim)| {
+            let claim = self.registrations.known(&key, claim);
+            (key, claim)
+        };
+        let mut claims: Vec<_> = new.into_iter().map(known).collect();
+        claims.push((key.clone(), own));
+        claims.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         Ok((claims, InstanceNode { key, interfaces: interfaces.into(), charge, fault }))
     }
 }
@@ -463,7 +495,10 @@ fn of_interfaces(
     own: &Instance,
     spots: &[(Arc<str>, Arc<[Endpoint]>)],
     interfaces: &[Arc<str>],
-) -> BTreeMap<ClaimKey, Claim> {
+) -> Vec<(ClaimKey, Claim)> {
+    if interfaces.is_empty() {
+        return Vec::new();
+    }
     let provenance = reader.provenance(config, key);
     let keys = keys_of_interfaces(key, spots, interfaces);
     let places: Vec<_> = spots.iter().map(|(_, endpoints)| place(endpoints.first(), Some(&key.service))).collect();
@@ -662,14 +697,14 @@ impl Registrations {
     }
 
     /// A claim; the known one if it is equal.
-    fn known(&self, key: ClaimKey, new: Claim) -> (ClaimKey, Claim) {
-        if let Some(old) = self.claims.get(&key)
+    fn known(&self, key: &ClaimKey, new: Claim) -> Claim {
+        if let Some(old) = self.claims.get(key)
             && let ([was], [is]) = (&*old.instances, &*new.instances)
             && (Instance { provenance: was.provenance.clone(), ..is.clone() }) == *was
         {
-            return (key, old.clone());
+            return old.clone();
         }
-        (key, new)
+        new
     }
 }
 
@@ -678,8 +713,9 @@ impl<'a> Reader<'a> {
         let feed = &feeds[number];
         let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
         let (configs, limits) = (feed.services(), feed.instance_limits());
-        let (rules, documents, no_metadata) = (HashMap::new(), Default::default(), Arc::new(Value::Map(Vec::new())));
-        Self { by, configs, limits, nodes, rules, documents, no_metadata }
+        let (rules, documents, latest) = (HashMap::new(), Default::default(), None);
+        let (no_metadata, no_variant) = (Arc::new(Value::Map(Vec::new())), "".into());
+        Self { by, configs, limits, nodes, rules, documents, latest, no_metadata, no_variant }
     }
 
     /// How much more there is room for below the root of this number.
@@ -717,7 +753,7 @@ impl<'a> Reader<'a> {
         let Some(node) = self.nodes.get(path) else { return Ok(None) };
         let located = config.locate(path).filter(|located| located.role == Role::Instance);
         let Some(located) = located else { return Ok(None) };
-        let mut rules = located.scope(path).map(|scope| self.rules_of(config, scope, faults)).unwrap_or_default();
+        let mut rules = self.rules_of(config, path, &located, faults);
         let more: Vec<_> = documents.into_paths().filter_map(|path| self.rules_in(config, path, faults)).collect();
         if !more.is_empty() {
             rules = rules.iter().chain(more.iter().flat_map(|rules| rules.iter())).cloned().collect();
@@ -742,15 +778,23 @@ impl<'a> Reader<'a> {
         Some(rules)
     }
 
-    /// The rules of a scope that count.
-    fn rules_of(&mut self, config: &Config, scope: NodePath, faults: &Faults) -> Arc<[Rule]> {
-        let Some(begin) = config.rules_of(&scope) else { return Arc::default() };
-        if let Some(known) = self.rules.get(&scope) {
-            return known.clone();
+    /// The rules of a node's scope that count.
+    fn rules_of(&mut self, config: &Config, path: &NodePath, located: &Located, faults: &Faults) -> Arc<[Rule]> {
+        if let Some((_, rules)) = self.latest.as_ref().filter(|(scope, _)| located.is_in(scope, path)) {
+            return rules.clone();
         }
-        let rules = rules_below(config, self.nodes, faults, &scope, &begin);
-        let rules: Arc<[Rule]> = rules.filter_map(|(_, rule)| rule).collect();
-        self.rules.insert(scope, rules.clone());
+        let Some(scope) = located.scope(path) else { return Arc::default() };
+        let rules = match (self.rules.get(&scope), config.rules_of(&scope)) {
+            (Some(known), _) => known.clone(),
+            (None, None) => Arc::default(),
+            (None, Some(begin)) => {
+                let rules = rules_below(config, self.nodes, faults, &scope, &begin);
+                let rules: Arc<[Rule]> = rules.filter_map(|(_, rule)| rule).collect();
+                self.rules.insert(scope.clone(), rules.clone());
+                rules
+            }
+        };
+        self.latest = Some((scope, rules.clone()));
         rules
     }
 }
@@ -825,4 +869,79 @@ pub(in crate::store) fn may_have_rules(config: &Config, nodes: &Nodes, scope: &N
     let first = config.rules_of(scope).and_then(below);
     first.is_some_and(|(path, begin)| path.as_str().starts_with(begin.as_str()))
         || config.documents(path).into_paths().any(|document| nodes.contains_key(&document))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::InstanceState;
+
+    /// What a node may register, at one of three addresses.
+    fn claim(random: &mut fastrand::Rng, node: usize) -> (ClaimKey, Claim) {
+        let (service, rank): (Arc<str>, _) = (["a", "b"][random.usize(..2)].into(), random.usize(..2));
+        let place = random.choice([None, Some("p"), Some("q")]).flatten().map(Arc::from);
+        let variant = random.choice([None, Some(""), Some("v")]).flatten();
+        let port = random.u16(1..=3);
+        let endpoint = Endpoint { name: String::new(), protocol: String::new(), host: "h".to_owned(), port };
+        let (address, node) = (endpoint.address().into(), NodePath::root().child(&node.to_string()));
+        let provenance = Provenance {
+            source: "zk".into(),
+            record: Record::Node(node.clone()),
+            decoder: Decoder::Format(Format::Raw),
+            since: 1,
+        };
+        let instance = Instance {
+            service: service.clone(),
+            version: Version::new(random.u64(..2), 0, 0),
+            group: "".into(),
+            zone: node.as_str().into(),
+            weight: random.u32(..3),
+            metadata: Value::Map(vec![(1.into(), 2.into()); random.usize(..2)]).into(),
+            state: InstanceState::Up,
+            withheld: Withheld::default(),
+            endpoints: [endpoint].into(),
+            provenance: [provenance].into(),
+            held: None,
+        };
+        let (variant, is_idle) = (variant.map(Arc::from), Claim::is_idle(&instance));
+        let key = ClaimKey { service, address, variant, rank, is_idle, created: Reverse(random.i64(..2)), node };
+        (key, Claim { instances: [instance].into(), place, rank })
+    }
+
+    /// Everything that claims decide.
+    fn state(directory: &Directory) -> String {
+        let Registrations { claims, ranks, .. } = &directory.registrations;
+        let pending: BTreeMap<_, _> = directory.pending.iter().collect();
+        format!("{:?}", (&directory.services, &directory.retired, claims, ranks, pending))
+    }
+
+    #[test]
+    fn what_is_alone_at_its_address_is_listed_as_if_others_were_looked_for() {
+        let mut alone = 0;
+        for seed in 0..100 {
+            let random = &mut fastrand::Rng::with_seed(seed);
+            let mut all: Vec<_> = (0..12).map(|node| claim(random, node)).collect();
+            let (mut fast, mut slow) = (Directory::default(), Directory::default());
+            let mut replace = |gone: Vec<ClaimKey>, come: Vec<(ClaimKey, Claim)>, is_settled: bool| {
+                let is_alone = |(key, claim): &(_, _)| fast.registrations.claims.is_alone(key, claim);
+                alone += come.iter().filter(|it| is_alone(it)).count();
+                fast.replace(gone.clone(), come.clone());
+                slow.list_merged(gone, come);
+                assert_eq!(state(&fast), state(&slow), "seed {seed}");
+                if is_settled {
+                    fast.pending.clear();
+                    slow.pending.clear();
+                }
+            };
+            // All come, all but one leave, and the others come back, each time in another order.
+            all.iter().for_each(|it| replace(Vec::new(), vec![it.clone()], random.bool()));
+            for _ in 0..3 {
+                random.shuffle(&mut all);
+                all[1..].iter().for_each(|(key, _)| replace(vec![key.clone()], Vec::new(), random.bool()));
+                random.shuffle(&mut all[1..]);
+                all[1..].iter().for_each(|it| replace(Vec::new(), vec![it.clone()], random.bool()));
+            }
+        }
+        assert!(alone > 100, "{alone}");
+    }
 }
