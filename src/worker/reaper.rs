@@ -148,16 +148,14 @@ impl Reaper {
         }
     }
 
-    /// Kills all workers that have not ended in time.
+    /// Kills all workers that have not ended in time, and what helps to keep them.
     pub(super) fn kill_all(&self) {
-        let left: Vec<Pid> = {
-            let processes = self.processes();
-            processes.living.keys().copied().filter(|pid| !processes.helpers.contains(pid)).collect()
-        };
+        let helpers = self.processes().helpers.clone();
+        let (helpers, left): (Vec<Pid>, Vec<Pid>) = self.pids().into_iter().partition(|pid| helpers.contains(pid));
         if !left.is_empty() {
             tracing::warn!(count = left.len(), "killing workers that have not ended in time");
         }
-        left.into_iter().for_each(|pid| self.kill(pid));
+        left.into_iter().chain(helpers).for_each(|pid| self.kill(pid));
     }
 
     /// Those that have not been reaped.

@@ -586,8 +586,9 @@ fn a_fork_server_ends_with_its_sidecar_however_that_ends() {
     roster.run();
     running(&roster, "web/1");
     let server = fork_server(&roster);
+    kill(Pid::from_raw(server as i32), Signal::SIGSTOP).expect("it lives");
     roster.stop();
-    ends("the fork server of a sidecar that has stopped", server);
+    ends("the fork server of a sidecar that has stopped, though it was stopped itself", server);
     assert!(!roster.log().contains("killing workers that have not ended in time"), "{}", roster.log());
 }
 
