@@ -46,7 +46,7 @@ impl Room {
         self.refused.extend(ids.map(|id| (root, id)));
     }
 
-    /// How many more of a root may be held, where so many may be in all.
+    /// How many more of a root may be held, of the number that may be held in all.
     pub(super) fn for_held(&self, root: usize, most: usize) -> usize {
         self.left(root, most, |it| it.held)
     }

@@ -181,6 +181,11 @@ impl Listener {
         self.file.as_ref()
     }
 
+    /// Drops it on another thread: its folder may not answer.
+    pub(crate) async fn drop_elsewhere(self) {
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
     /// Listens anew once somebody has removed its file; until that can be done, `metrics` show why not. None: the stop came
     /// first.
     pub async fn when_removed(

@@ -1,8 +1,9 @@
-//! Queues: jobs that outlast whoever enqueues them, kept until they are done: in a file of this sidecar's own, or in Redis (`redis`).
+//! Queues: jobs that outlast whoever enqueues them, kept until they are done: in a file of this sidecar's own, or in Redis
+//! (`redis`).
 //!
 //! One thread has the file. Whatever is asked of it while it waits for the disk is the next transaction, so that many
-//! producers share one: what is acknowledged is on the disk, or, where syncs are batched, with the kernel. In memory are counts, leases and who waits for jobs, and
-//! nothing that grows with the jobs that wait.
+//! producers share one: what is acknowledged is on the disk, or, where syncs are batched, with the kernel. In memory are
+//! counts, leases and who waits for jobs, and nothing that grows with the jobs that wait.
 
 mod attempt;
 mod book;

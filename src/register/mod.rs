@@ -246,11 +246,7 @@ async fn accept(mut listener: Listener, state: Arc<RegisterState>) {
             anew = listener.when_removed("register.unix", &permissions, metrics, &stop) => anew,
         };
         match anew {
-            // The folder of the old one may not answer.
-            Some(anew) => {
-                let old = std::mem::replace(&mut listener, anew);
-                let _ = tokio::task::spawn_blocking(move || drop(old)).await;
-            }
+            Some(anew) => std::mem::replace(&mut listener, anew).drop_elsewhere().await,
             None => return,
         }
     }

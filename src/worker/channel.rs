@@ -81,7 +81,7 @@ pub struct Performer {
 /// What a process says of jobs.
 #[derive(Debug)]
 pub enum OfJobs {
-    /// It performs those of a queue, so many at once.
+    /// It performs jobs of a queue, a number of them at once.
     Performs { queue: String, at_once: usize },
     /// Something of one that it has.
     Of(JobReport),

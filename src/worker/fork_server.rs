@@ -2,7 +2,7 @@
 //!
 //! A fork of the sidecar itself would copy what its threads are about, and to execute this binary anew for each process
 //! takes longer than most programs take to begin. What the fork server forks is a child of the sidecar, not its own. It
-//! is told nothing of a worker, and ends with the sidecar.
+//! knows nothing of a worker, and ends with the sidecar.
 
 use std::convert::Infallible;
 use std::fs::{self, File};

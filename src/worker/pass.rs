@@ -27,7 +27,6 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::config::Config;
@@ -179,9 +178,9 @@ impl Passing {
                         () = passing.accept(&group, &name, &listener) => None,
                         anew = listener.when_removed(&setting, &permissions, &metrics, stop) => anew,
                     } {
-                        drop_elsewhere(std::mem::replace(&mut listener, anew)).await;
+                        std::mem::replace(&mut listener, anew).drop_elsewhere().await;
                     }
-                    drop_elsewhere(listener).await;
+                    listener.drop_elsewhere().await;
                 });
             }
             let (passing, stop, group) = (self.clone(), self.passing.clone(), config.name.clone());
@@ -466,11 +465,6 @@ impl Connection {
         // None: a flag that `nix` does not know.
         poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_none_or(|events| !events.is_empty())
     }
-}
-
-/// Its folder may not answer.
-async fn drop_elsewhere(listener: Listener) {
-    let _ = spawn_blocking(move || drop(listener)).await;
 }
 
 /// Waits until a process has taken some of what it was handed. Only then is its socket registered with the runtime, which

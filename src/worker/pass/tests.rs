@@ -1,3 +1,5 @@
+//! What becomes of connections that the sidecar accepts and passes on, whoever takes them.
+
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
