@@ -74,7 +74,12 @@ fn tell(error: &anyhow::Error) {
         None => eprintln!("roster: {}", told(error)),
     }
     if let Some(origin) = error.downcast_ref::<Origin>() {
-        eprintln!("{}", text::printable(origin.to_string().as_bytes()));
+        let verdict = match error.downcast_ref().map(|Diagnostics(found)| found.len()) {
+            None => String::new(),
+            Some(1) => ": it is not in order".to_owned(),
+            Some(count) => format!(": it is not in order, for {count} reasons"),
+        };
+        eprintln!("{}", text::printable(format!("{origin}{verdict}").as_bytes()));
     }
     match error.downcast_ref() {
         Some(Error::Unreachable { address, source }) => eprintln!("{}", way_in([(address, source)])),

@@ -90,6 +90,8 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::user_defined2()];
     let [interrupt, terminate, hangup, roll] = kinds.map(signal);
     let signals = [interrupt?, terminate?, hangup?, roll?];
+    // Others reopen their log or restart workers when they are sent this; it would end a process that does not handle it.
+    drop(signal(SignalKind::user_defined1())?);
     let sidecar = if origin.is_demo { start_demo(&mut config)? } else { Sidecar::start(&config, TakenPorts::Wait)? };
     let samples = origin.is_demo.then(|| Samples::start(&config)).transpose()?;
     drop(guard);

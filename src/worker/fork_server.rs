@@ -18,6 +18,7 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::prctl::set_name;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
@@ -60,8 +61,9 @@ impl ForkServer {
     /// Forks a process that is launched over this socket; blocks meanwhile. Where it cannot, the machine is short of something:
     /// that is no fault of the worker's.
     pub(super) fn fork(&self, reaper: &Reaper, given: &[OwnedFd; GIVEN]) -> Result<(Pid, Ended), Refusal> {
+        // While it waits for its turn, nothing counts as being started.
+        let mut server = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let forked = reaper.spawn(|| {
-            let mut server = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let running = match server.take().filter(|running| running.ask(given).is_ok()) {
                 Some(running) => running,
                 // There was none, or it has ended.
@@ -75,11 +77,10 @@ impl ForkServer {
             *server = Some(running);
             if answer > 0 { Ok(Pid::from_raw(answer)) } else { Err(Errno::from_raw(-answer).into()) }
         });
-        let why = |error: io::Error| match error.raw_os_error() {
-            Some(libc::ENOSYS) => UNSUPPORTED.to_owned(),
-            _ => format!("cannot start a process: {error}"),
-        };
-        forked.map_err(|error| Refusal { why: why(error), is_short: true })
+        forked.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOSYS) => Refusal { why: UNSUPPORTED.to_owned(), is_short: true },
+            _ => Refusal { is_short: true, ..Refusal::of("cannot start a process", &error) },
+        })
     }
 }
 
@@ -122,11 +123,13 @@ impl Running {
 
 /// The main function of the fork server: `roster fork-server`.
 pub fn serve() -> io::Result<Infallible> {
-    close_inherited()?;
-    let sidecar = take_stdin()?;
     // A Ctrl-C in the sidecar's terminal, and a stop of its whole unit, leave this process alone: the sidecar may start
     // processes until it has ended. What is forked heeds them once it can (`launch`).
     SigSet::all().thread_block()?;
+    // It was executed as `/proc/self/exe`, which `ps` and `pgrep` would show.
+    set_name(c"roster")?;
+    close_inherited()?;
+    let sidecar = take_stdin()?;
     loop {
         let asked = receive(&sidecar).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOTSOCK) => io::Error::other("only a sidecar runs this, for its `[[worker]]`s"),

@@ -42,6 +42,10 @@ const MAX_SPEC_BYTES: usize = 1024 * 1024;
 /// How much of a script is read to find its interpreter: as much as the kernel reads.
 const MAX_INTERPRETER_BYTES: u64 = 256;
 
+/// What "try again" means where a process is started.
+const TOO_MANY_PROCESSES: &str = "there are as many processes as may be: of the user (`max_processes`, `ulimit -u`), of the \
+                                  unit (`TasksMax=`), or of the machine";
+
 /// The answer of a process that is about to execute its program. Without it, the process has ended before.
 const READY: &[u8] = b"+";
 
@@ -93,12 +97,19 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(what: &str, error: Errno) -> Self {
-        Self { why: format!("{what}: {}", error.desc()), is_short: is_shortage(Some(error as i32)) }
+        let why = match error {
+            Errno::EAGAIN => TOO_MANY_PROCESSES,
+            _ => error.desc(),
+        };
+        Self { why: format!("{what}: {why}"), is_short: is_shortage(Some(error as i32)) }
     }
 
     /// Derives it from an error: a shortage on the machine is not the worker's fault.
     pub(super) fn of(what: &str, error: &io::Error) -> Self {
-        Self { why: format!("{what}: {error}"), is_short: is_shortage(error.raw_os_error()) }
+        match error.raw_os_error() {
+            Some(number) => Self::new(what, Errno::from_raw(number)),
+            None => Self { why: format!("{what}: {error}"), is_short: false },
+        }
     }
 
     fn send(&self, to: impl AsFd) {

@@ -459,6 +459,9 @@ impl Machine {
         if was_ready && is_well {
             tracing::info!(worker = self.name, pid = child.pid, why, "a worker ended");
         }
+        if matches!(ending, Ending::Short(_)) && self.why != why {
+            tracing::warn!(worker = self.name, why, "a worker cannot be started yet; it is tried again");
+        }
         self.why.clone_from(&why);
         if let Some(successor) = self.successor.take() {
             self.restarts += 1;

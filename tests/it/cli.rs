@@ -151,7 +151,11 @@ fn config_check_tells_every_mistake_with_its_line() {
     let ended = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
     assert_eq!(ended.code, Some(2), "{ended:?}");
     let file = roster.config().display().to_string();
-    assert!(ended.wrong.ends_with(&format!("The configuration: {file}\n")), "{}", ended.wrong);
+    assert!(
+        ended.wrong.ends_with(&format!("The configuration: {file}: it is not in order, for 2 reasons\n")),
+        "{}",
+        ended.wrong
+    );
     for (line, what) in [
         (7, "store.history"),
         (9, "zookeeper.0.conect: this version of Roster has no such key; did you mean `connect`?"),

@@ -228,6 +228,7 @@ fn a_crash_loop_is_given_up_with_its_reason_and_start_tries_again() {
     assert!(roster.log().contains("a worker is given up; `roster worker start` tries it again"));
     let told = says(&roster, ["worker", "start", "web"], 7);
     assert!(told.contains(&format!("web/1: {why}\n")) && told.contains("`roster worker logs web/1` shows"), "{told}");
+    assert!(told.contains(" web/1 ! it is broken\n"), "{told}");
     eventually("what it printed is told", SOON, || {
         let printed = says(&roster, ["worker", "logs", "web/1", "-n", "1"], 0);
         ensure(printed.ends_with(" web/1 ! it is broken\n"), printed)
@@ -546,6 +547,8 @@ fn a_fork_server_that_is_killed_or_stopped_keeps_no_worker_from_its_start() {
     let roster = started(&sh("web", SLEEPS, ""));
     let first = running(&roster, "web/1");
     let server = fork_server(&roster);
+    let shown = fs::read_to_string(format!("/proc/{server}/comm")).expect("it is there");
+    assert_eq!(shown, "roster\n", "as `ps` and `pgrep` show it");
     let signal = |pid: i64, signal| kill(Pid::from_raw(pid as i32), signal).expect("it lives");
     let is_replaced = |ended: i64| {
         eventually("another one runs", SOON, || {

@@ -7,7 +7,7 @@ use clap::Args;
 use roster::thrift::client::Error;
 use serde_json::{Map, Value, json};
 
-use super::control::{Patience, Unfinished, fail, print};
+use super::control::{Patience, Unfinished, fail_to_run, print};
 use super::{Misused, group_name};
 use crate::cli::text;
 
@@ -60,14 +60,15 @@ impl Add {
         let starts_elsewhere = set.iter().all(|(key, _)| key != "directory")
             && command.iter().skip(1).any(|word| !word.starts_with('/') && Path::new(word).is_file());
         let settings = settings(&name, command, set).map_err(Misused)?;
-        let reply = connection.client().add_worker(settings.to_string(), save, wait)?;
+        let mut client = connection.client();
+        let reply = client.add_worker(settings.to_string(), save, wait)?;
         let failed = print(&reply, wait, |_| "runs".to_owned())?;
         let mut is_there =
             format!("{name} is there, and not all of it runs; `roster worker remove {name}` takes it away");
         if starts_elsewhere {
             is_there += "; it starts in `/`: write whole paths, or --set directory=.";
         }
-        fail(&failed, &is_there)?;
+        fail_to_run(&mut client, &failed, &is_there)?;
         let until = if save { "also when" } else { "until" };
         Ok(writeln!(io::stdout(), "{name} is added, {until} the sidecar is started again")?)
     }

@@ -7,11 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use nix::sys::signal::Signal;
 use roster::thrift::client::Client;
-use roster::thrift::idl::{WorkerAction, WorkerControl, WorkerControlReply, WorkersQuery};
+use roster::thrift::idl::{WorkerAction, WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkersQuery};
 
-use super::{Misused, Target, group_name};
+use super::{Misused, Target, group_name, logs};
 use crate::cli::connection::{Connection, duration};
 use crate::cli::text;
+
+/// How much is shown of what a worker printed before it failed.
+const LAST_LINES: usize = 5;
 
 /// Which workers are meant.
 #[derive(Debug, Args)]
@@ -141,11 +144,12 @@ impl Scale {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self { group, count, save, patience: Patience { wait, connection } } = self;
         let control = WorkerControl::new(group.clone(), None, WorkerAction::SCALE, count, None, None, save);
-        let reply = connection.client().control_workers(control, wait)?;
+        let mut client = connection.client();
+        let reply = client.control_workers(control, wait)?;
         let number = |name: &str| name.rsplit('/').next().and_then(|number| number.parse::<i32>().ok());
         let is_removed = |name: &str| number(name).is_some_and(|number| number > count);
         let failed = print(&reply, wait, |name| if is_removed(name) { "is no more".into() } else { "runs".into() })?;
-        fail(&failed, "not all of them run")?;
+        fail_to_run(&mut client, &failed, "not all of them run")?;
         if let Some(why) = reply.not_saved {
             let why = text::line(&why);
             let message = format!("{group} has {count} of them, but not when the sidecar is started again: {why}");
@@ -199,7 +203,7 @@ impl Targets {
             }
             failed.extend(print(&reply, wait, |_| order.done.to_owned())?);
         }
-        fail(&failed, order.failed)
+        fail_to_run(&mut client, &failed, order.failed)
     }
 }
 
@@ -234,7 +238,18 @@ pub(super) fn print(
     Ok(failed)
 }
 
-pub(super) fn fail(failed: &[String], what: &str) -> anyhow::Result<()> {
+/// Fails if one of them did, with the last lines that the first one printed: an error of its program is among them.
+pub(super) fn fail_to_run(client: &mut Client, failed: &[String], what: &str) -> anyhow::Result<()> {
+    if let Some(Ok(Target { group, number })) = failed.first().map(|name| Target::parse(name))
+        && let Ok(printed) = client.worker_output(WorkerOutputQuery::new(group, number, None))
+    {
+        let lines = printed.lines.len();
+        printed.lines[lines.saturating_sub(LAST_LINES)..].iter().for_each(|line| eprintln!("{}", logs::shown(line)));
+    }
+    fail(failed, what)
+}
+
+fn fail(failed: &[String], what: &str) -> anyhow::Result<()> {
     let Some(first) = failed.first() else { return Ok(()) };
     Err(Unfinished::Failed(format!("{what}; `roster worker logs {first}` shows what it printed")).into())
 }

@@ -97,7 +97,7 @@ fn document(line: &WorkerLine) -> serde_json::Value {
     })
 }
 
-fn shown(line: &WorkerLine) -> String {
+pub(super) fn shown(line: &WorkerLine) -> String {
     let mark = if line.is_error { '!' } else { '|' };
     format!("{} {} {mark} {}", text::time(line.time), text::line(&line.worker), text::line(&line.text))
 }

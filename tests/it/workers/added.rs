@@ -257,6 +257,7 @@ fn what_is_added_scaled_or_replaced_leaves_descriptors_for_all_else() {
     adds(&roster, "few", &["count=4"], 0);
     let ended = roster.cli(["worker", "scale", "few", "100"]);
     assert!(ended.code == Some(7) && ended.wrong.contains("the sidecar has no descriptors left"), "{ended:?}");
+    roster.logs("a worker cannot be started yet; it is tried again");
     roster.status();
     says(&roster, ["worker", "scale", "few", "1"], 0);
     says(&roster, ["worker", "restart", "few"], 0);

@@ -34,7 +34,9 @@ fn a_signal_to_the_sidecar_replaces_all_workers_and_its_number_is_in_its_file() 
     let before = names.map(|name| running(&roster, name));
     let number = written(&roster, "roster.pid");
     assert_eq!(number, i64::from(roster.process().id()));
-    assert_eq!(Ended::of(Command::new("kill").args(["-USR2", &number.to_string()])).code, Some(0));
+    for signal in ["-USR1", "-USR2"] {
+        assert_eq!(Ended::of(Command::new("kill").args([signal, &number.to_string()])).code, Some(0));
+    }
     for (name, before) in names.into_iter().zip(before) {
         eventually(name, SOON, || ensure(running(&roster, name) != before, "not yet"));
     }
