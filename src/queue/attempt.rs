@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::change::{Change, Outcome, Refused, millis};
 use super::engine::{EngineError, sound};
+use super::enqueue::Asker;
 use super::job::{
     Head, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, MAX_TIMEOUT, OVERHEAD, Progress, State, Until, cut, retry_delay,
 };
-use super::keys::QueueNumber;
 use super::order::Order;
 
-/// So many jobs run at once; of one queue, as many as it leaves free for others.
+/// So many jobs run at once; of one who takes them, as many as that leaves free for others.
 const MAX_LEASES: usize = 65_536;
 
 /// Where to stop: at this number of jobs, or after the one that reaches this size.
@@ -52,8 +52,15 @@ impl Update {
 
 impl Change<'_, '_> {
     /// Hands out jobs of these queues, of an earlier one before those of a later one.
-    pub(super) fn take(&mut self, queues: &[String], most: Most, lease: Option<Duration>) -> Outcome<Vec<Job>> {
-        let (mut taken, mut bytes, mut too_many_run) = (Vec::new(), 0, None);
+    pub(super) fn take(
+        &mut self,
+        asker: Option<Asker>,
+        queues: &[String],
+        most: Most,
+        lease: Option<Duration>,
+    ) -> Outcome<Vec<Job>> {
+        let taker = asker.map(Asker::number);
+        let (mut taken, mut bytes, mut too_many_run) = (Vec::new(), 0, false);
         for name in queues {
             let Some(number) = self.book.named(name).filter(|it| it.is_open()).map(|it| it.counts.number) else {
                 continue;
@@ -61,11 +68,11 @@ impl Change<'_, '_> {
             let order = Order::Waiting.of(number);
             while taken.len() < most.jobs && bytes < most.bytes {
                 let Some(place) = self.txn.first(&order, &order)? else { break };
-                if !self.has_lease(number) {
-                    too_many_run = Some(name);
+                too_many_run = !self.book.leases.have_room(taker, MAX_LEASES);
+                if too_many_run {
                     break;
                 }
-                match sound(self.hand_out(&place, lease))?.flatten() {
+                match sound(self.hand_out(&place, taker, lease))?.flatten() {
                     Some(job) => {
                         bytes += job.payload.len() + OVERHEAD;
                         taken.push(job);
@@ -74,22 +81,22 @@ impl Change<'_, '_> {
                 }
             }
         }
-        match too_many_run {
-            Some(name) if taken.is_empty() => Err(Refused::Full(format!(
-                "too many jobs of {name:?} run: {MAX_LEASES} may in all, and of one queue as many as it leaves free"
+        match too_many_run && taken.is_empty() {
+            true => Err(Refused::Full(format!(
+                "too many jobs run that this user has taken: {MAX_LEASES} may in all, and of one user as many as it leaves free"
             ))
             .into()),
-            _ => Ok(taken),
+            false => Ok(taken),
         }
     }
 
-    fn has_lease(&self, queue: QueueNumber) -> bool {
-        let own = self.book.queues.get(&queue).map_or(0, |queue| queue.counts.running);
-        own < MAX_LEASES.saturating_sub(self.book.leases.len()) as u64
-    }
-
     /// None: it is damaged.
-    fn hand_out(&mut self, place: &[u8], lease: Option<Duration>) -> Result<Option<Job>, EngineError> {
+    fn hand_out(
+        &mut self,
+        place: &[u8],
+        taker: Option<i64>,
+        lease: Option<Duration>,
+    ) -> Result<Option<Job>, EngineError> {
         let Some((id, head)) = self.standing_at(place)? else { return Ok(None) };
         let content = self.content(id)?;
         // As it is left of one whose payload was damaged.
@@ -101,6 +108,7 @@ impl Change<'_, '_> {
             state: State::Running { until: self.now.wall + lease_ms },
             attempt: head.attempt.saturating_add(1),
             lease_ms,
+            taker,
             ..head.clone()
         };
         if head.unique.as_ref().is_some_and(|unique| unique.until == Until::Start) {

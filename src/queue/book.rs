@@ -1,5 +1,6 @@
 //! The book: what is known of the queues in memory, which does not grow with the jobs that wait.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::de::DeserializeOwned;
@@ -78,6 +79,7 @@ pub(super) struct Usage {
 pub(super) struct Leases {
     by_end: BTreeSet<Lease>,
     by_job: HashMap<JobId, Lease>,
+    by_taker: HashMap<Option<i64>, usize>,
     /// Those that were granted, and that were taken away, since what is done was last known to be on the disk.
     granted: BTreeSet<JobId>,
     removed: Vec<Lease>,
@@ -88,6 +90,7 @@ pub(super) struct Lease {
     pub(super) end: u64,
     pub(super) id: JobId,
     pub(super) queue: QueueNumber,
+    pub(super) taker: Option<i64>,
 }
 
 impl Book {
@@ -134,12 +137,13 @@ impl Book {
             let place = place?;
             let (Some(id), Some(queue)) = (keys::id_in(&place), keys::queue_in(&place)) else { continue };
             let head = value_of::<Head>(txn, &keys::job(id))?;
-            let left = head.map_or(0, |head| match head.state {
+            let left = head.as_ref().map_or(0, |head| match head.state {
                 // The clock on the wall may have been set back meanwhile.
                 State::Running { until } => until.saturating_sub(now.wall).min(head.granted_ms()),
                 _ => 0,
             });
-            book.leases.insert(id, queue, ends.get(&id).copied().unwrap_or(now.uptime + left));
+            let end = ends.get(&id).copied().unwrap_or(now.uptime + left);
+            book.leases.insert(Lease { end, id, queue, taker: head.and_then(|head| head.taker) });
         }
         Ok(book)
     }
@@ -326,16 +330,16 @@ impl Usage {
 
 impl Leases {
     /// The lease begins when what is done is on the disk.
-    pub(super) fn grant(&mut self, id: JobId, queue: QueueNumber, end: u64) {
-        self.insert(id, queue, end);
-        self.granted.insert(id);
+    pub(super) fn grant(&mut self, lease: Lease) {
+        self.insert(lease);
+        self.granted.insert(lease.id);
     }
 
     /// What was done is on the disk, this much later than the leases had been granted.
     pub(super) fn settle(&mut self, later: u64) {
         for id in std::mem::take(&mut self.granted) {
-            if let Some(Lease { end, queue, .. }) = self.by_job.get(&id).copied() {
-                self.insert(id, queue, end + later);
+            if let Some(lease) = self.by_job.get(&id).copied() {
+                self.insert(Lease { end: lease.end + later, ..lease });
             }
         }
         self.removed.clear();
@@ -351,17 +355,23 @@ impl Leases {
         ends
     }
 
-    fn insert(&mut self, id: JobId, queue: QueueNumber, end: u64) {
-        self.remove(id);
-        let lease = Lease { end, id, queue };
+    fn insert(&mut self, lease: Lease) {
+        self.remove(lease.id);
         self.by_end.insert(lease);
-        self.by_job.insert(id, lease);
+        self.by_job.insert(lease.id, lease);
+        *self.by_taker.entry(lease.taker).or_default() += 1;
     }
 
     pub(super) fn remove(&mut self, id: JobId) {
         if let Some(lease) = self.by_job.remove(&id) {
             self.by_end.remove(&lease);
             self.removed.push(lease);
+            if let Entry::Occupied(mut count) = self.by_taker.entry(lease.taker) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
         }
     }
 
@@ -374,8 +384,9 @@ impl Leases {
         self.by_job.get(&id).map(|lease| lease.end)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.by_end.len()
+    /// Whether one more of `most` may be this one's: it may have as many as it leaves free.
+    pub(super) fn have_room(&self, taker: Option<i64>, most: usize) -> bool {
+        self.by_taker.get(&taker).copied().unwrap_or(0) < most.saturating_sub(self.by_end.len())
     }
 }
 

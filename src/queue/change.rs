@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Config;
-use super::book::{Book, read, written};
+use super::book::{Book, Lease, read, written};
 use super::engine::{EngineError, Txn, sound};
 use super::job::{Head, Job, JobId, MAX_ERROR, State, body, cut, parts_of};
 use super::keys::{self, QueueNumber};
@@ -203,7 +203,10 @@ impl Change<'_, '_> {
         match head.state {
             State::Waiting => {}
             State::Delayed { until } => queue.first_delayed = queue.first_delayed.min(until),
-            State::Running { .. } => self.book.leases.grant(id, head.queue, self.now.uptime + head.lease_ms),
+            State::Running { .. } => {
+                let end = self.now.uptime + head.lease_ms;
+                self.book.leases.grant(Lease { end, id, queue: head.queue, taker: head.taker });
+            }
             State::Dead { since } => queue.first_dead = queue.first_dead.min(since),
         }
         self.txn.put(&place_of(id, head), &[])?;

@@ -17,6 +17,13 @@ pub struct Asker {
     pub is_admin: bool,
 }
 
+impl Asker {
+    /// Its user, as it is kept of jobs that it takes.
+    pub(super) fn number(self) -> i64 {
+        self.uid.map_or(-1, i64::from)
+    }
+}
+
 impl Change<'_, '_> {
     /// All of them, or none.
     pub(super) fn enqueue(&mut self, jobs: &[NewJob], asker: Asker) -> Outcome<Vec<Enqueued>> {
@@ -98,6 +105,7 @@ impl Change<'_, '_> {
             unique: job.unique.clone(),
             error: None,
             lease_ms: 0,
+            taker: None,
         };
         if let Some(Unique { key, .. }) = &head.unique {
             self.txn.put(&keys::unique(queue, key), &id.to_be_bytes())?;

@@ -122,6 +122,9 @@ pub(super) struct Head {
     /// How long the last lease was to last; 0 in what was written before there was this.
     #[serde(default)]
     pub(super) lease_ms: u64,
+    /// The user who took it last, -1 over TCP; none: a worker of the sidecar.
+    #[serde(default)]
+    pub(super) taker: Option<i64>,
 }
 
 /// A job as it stands.

@@ -13,6 +13,7 @@ use super::attempt::{Most, Update};
 use super::book::Book;
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
 use super::engine::{self, Engine, EngineError, NotOpened, Txn};
+use super::enqueue::Asker;
 use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
 use super::{ASK_SIZE, Config, Known, Place, Totals};
@@ -57,6 +58,8 @@ type Work = Box<dyn FnOnce(&mut Change<'_, '_>) -> Result<Box<dyn FnOnce() + Sen
 
 /// Whoever wants jobs.
 pub(super) struct Taker {
+    /// None: the sidecar, for its workers.
+    pub(super) asker: Option<Asker>,
     pub(super) queues: Vec<String>,
     pub(super) most: Most,
     pub(super) lease: Option<Duration>,
@@ -357,7 +360,7 @@ impl Keeper {
         }
         self.takers.retain(|(taker, _)| !taker.reply.is_closed());
         for (taker, place) in std::mem::take(&mut self.takers) {
-            match sound_or_refused(change.take(&taker.queues, taker.most, taker.lease))? {
+            match sound_or_refused(change.take(taker.asker, &taker.queues, taker.most, taker.lease))? {
                 Ok(taken) if taken.is_empty() && taker.is_patient => self.takers.push_back((taker, place)),
                 Ok(taken) => batch.handed.push((taker, taken)),
                 Err(why) => batch.replies.push(Box::new(move || _ = taker.reply.send(Err(why)))),

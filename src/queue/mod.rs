@@ -202,7 +202,7 @@ impl Queues {
             };
         }
         let (reply, taken) = oneshot::channel();
-        let taker = Taker { queues, most, lease, is_patient: !wait.is_zero(), reply };
+        let taker = Taker { asker, queues, most, lease, is_patient: !wait.is_zero(), reply };
         self.send(asker, ASK_SIZE, What::Take(taker))?;
         let answer = async { taken.await.unwrap_or_else(|_| Err(self.unavailable())) };
         match wait {

@@ -89,7 +89,7 @@ impl Fixture {
     }
 
     fn take_for(&mut self, queue: &str, lease: Option<Duration>) -> Option<Job> {
-        self.change(|change| change.take(&[queue.to_owned()], FEW, lease)).expect("it is sound").pop()
+        self.change(|change| change.take(None, &[queue.to_owned()], FEW, lease)).expect("it is sound").pop()
     }
 
     /// What is said of a job is heard before its lease is over.
@@ -446,16 +446,19 @@ fn what_was_said_of_a_job_before_its_lease_is_known_to_be_over_counts() {
 }
 
 #[test]
-fn no_lease_lasts_for_ever_and_the_jobs_of_one_queue_leave_leases_for_others() {
+fn no_lease_lasts_for_ever_and_whoever_takes_jobs_of_many_queues_leaves_leases_for_others() {
     let mut queue = Fixture::new(Config::default());
-    for _ in 0..34 {
-        queue.change(|change| change.enqueue(&vec![job("img", "a"); 1_000], ROOT)).expect("there is room");
+    let names = ["img1", "img2"].map(str::to_owned);
+    for name in &names {
+        for _ in 0..17 {
+            queue.change(|change| change.enqueue(&vec![job(name, "a"); 1_000], ROOT)).expect("there is room");
+        }
     }
     let mail = queue.enqueue(job("mail", "a"));
     let most = Duration::from_millis(u64::MAX);
     let mut taken = 0;
     let refused = loop {
-        match queue.change(|change| change.take(&["img".to_owned()], MANY, Some(most))) {
+        match queue.change(|change| change.take(Some(WEB), &names, MANY, Some(most))) {
             Ok(jobs) => {
                 let until = queue.now + DAY;
                 assert!(jobs.iter().all(|job| job.state == State::Running { until }), "a day at most");
@@ -465,8 +468,12 @@ fn no_lease_lasts_for_ever_and_the_jobs_of_one_queue_leave_leases_for_others() {
         }
     };
     assert_eq!(taken, 32_768);
-    assert!(matches!(&refused, Refused::Full(why) if why.contains("too many jobs of \"img\" run")), "{refused:?}");
+    assert!(matches!(&refused, Refused::Full(why) if why.contains("too many jobs run")), "{refused:?}");
     assert_eq!(queue.take("mail").map(|job| job.id), Some(mail));
+    queue.reopen();
+    assert!(queue.take("img2").is_some());
+    let again = queue.change(|change| change.take(Some(WEB), &names, MANY, None));
+    assert!(matches!(again, Err(Refused::Full(_))), "{again:?}");
 }
 
 #[test]
