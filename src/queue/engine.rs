@@ -348,12 +348,19 @@ pub(super) fn log_in(folder: &Path) -> PathBuf {
     folder.join(LOG)
 }
 
-/// Sets a file aside that cannot be opened; where it lies then.
+/// Sets a file aside that cannot be opened, with the log of what follows; where it lies then.
 pub(super) fn set_aside(file: &Path, now: u64) -> io::Result<PathBuf> {
-    let mut aside = file.as_os_str().to_owned();
-    aside.push(format!(".set-aside-{now}"));
-    fs::rename(file, &aside)?;
-    Ok(aside.into())
+    let aside = |file: &Path| {
+        let mut aside = file.as_os_str().to_owned();
+        aside.push(format!(".set-aside-{now}"));
+        PathBuf::from(aside)
+    };
+    let log = file.with_file_name(LOG);
+    match fs::rename(&log, aside(&log)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::rename(file, aside(file))?,
+    }
+    Ok(aside(file))
 }
 
 /// A folder that is for our user alone: payloads may be secret.

@@ -206,7 +206,10 @@ impl Keeper {
         let damage = |error: &dyn fmt::Display, file: &Path| -> Result<(), String> {
             let aside = engine::set_aside(file, self.now().wall)
                 .map_err(|failed| format!("{error}, and it cannot be set aside: {failed}"))?;
-            let told = format!("{error}; it is set aside in {}, and its jobs are not performed", aside.display());
+            let told = format!(
+                "{error}; it is set aside in {}, with its log, and its jobs are not performed",
+                aside.display()
+            );
             tracing::error!(error = told, "jobs are lost; the queues begin anew");
             self.known.damage.store(Some(Arc::new(told)));
             Ok(())

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
-use super::super::engine::file_in;
+use super::super::engine::{file_in, log_in};
 use super::super::keys;
 use super::live::start;
 use super::*;
@@ -206,6 +206,7 @@ async fn a_damaged_file_is_set_aside_and_told_and_the_queues_begin_anew() {
         let first = queues.enqueue(WEB, jobs.clone()).await.expect("there is room");
         assert!(tasks.stop(Duration::from_secs(30)).await.is_empty());
         damage();
+        let log = fs::read(log_in(&path)).expect("a log");
         let (tasks, _failed) = Tasks::new();
         let queues = start(&path, &tasks);
         let second = queues.enqueue(WEB, jobs).await.expect("it begins anew");
@@ -213,12 +214,16 @@ async fn a_damaged_file_is_set_aside_and_told_and_the_queues_begin_anew() {
         assert_eq!(queues.totals().waiting, 300, "{nth}");
         let told = queues.trouble().expect("it is told");
         assert!(told.contains("set aside") && told.contains("jobs.mdb.set-aside-"), "{told}");
+        let (_, number) = told.split_once("jobs.mdb.set-aside-").expect("just seen");
+        let number = &number[..number.find(',').expect("a sentence")];
+        let aside = path.join(format!("jobs.log.set-aside-{number}"));
+        assert!(fs::read(aside).expect("its log") == log, "what was acknowledged last is in it");
         assert!(tasks.stop(Duration::from_secs(30)).await.is_empty());
     }
     let aside = fs::read_dir(&path)
         .expect("a folder")
         .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().contains("set-aside")));
-    assert_eq!(aside.count(), 3);
+    assert_eq!(aside.count(), 6);
     assert_eq!(fs::metadata(&path).expect("a folder").permissions().mode() & 0o777, 0o700, "payloads may be secret");
 }
 
