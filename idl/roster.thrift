@@ -1268,6 +1268,11 @@ struct TakeJobsRequest {
   3: optional i64 leaseMs
   /** How long to wait for the first one, at most `max_watch` of the sidecar. Absent: not at all. */
   4: optional i32 waitMs
+  /**
+   * In the order of `queues`, each from 1 to 100: of those that have jobs, one of 3 gives three times as many as one of 1, by
+   * turns, also over many requests. Absent: a later queue gives none while an earlier one has any.
+   */
+  5: optional list<i32> weights
 }
 
 struct TakeJobsReply {

@@ -161,7 +161,7 @@ fn produce(roster: &Roster, stop: &AtomicBool) {
 fn perform(roster: &Roster, stop: &AtomicBool, done: &AtomicUsize) {
     let mut client = roster.client();
     while !stop.load(Ordering::Relaxed) {
-        let request = TakeJobsRequest::new(vec![QUEUE.into()], AT_MOST as i32, None, 100);
+        let request = TakeJobsRequest::new(vec![QUEUE.into()], AT_MOST as i32, None, 100, None);
         for job in client.take_jobs(request).expect("an answer").jobs {
             let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
             client.update_job(update).expect("it has the lease");

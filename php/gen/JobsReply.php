@@ -85,14 +85,14 @@ class JobsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->jobs = array();
-                        $_size381 = 0;
-                        $_etype384 = 0;
-                        $xfer += $input->readListBegin($_etype384, $_size381);
-                        for ($_i385 = 0; $_i385 < $_size381; ++$_i385) {
-                            $elem386 = null;
-                            $elem386 = new \Roster\Thrift\Job();
-                            $xfer += $elem386->read($input);
-                            $this->jobs []= $elem386;
+                        $_size388 = 0;
+                        $_etype391 = 0;
+                        $xfer += $input->readListBegin($_etype391, $_size388);
+                        for ($_i392 = 0; $_i392 < $_size388; ++$_i392) {
+                            $elem393 = null;
+                            $elem393 = new \Roster\Thrift\Job();
+                            $xfer += $elem393->read($input);
+                            $this->jobs []= $elem393;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class JobsReply
             }
             $xfer += $output->writeFieldBegin('jobs', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->jobs));
-            foreach ($this->jobs as $iter387) {
-                $xfer += $iter387->write($output);
+            foreach ($this->jobs as $iter394) {
+                $xfer += $iter394->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -99,14 +99,14 @@ class QueuesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->queues = array();
-                        $_size374 = 0;
-                        $_etype377 = 0;
-                        $xfer += $input->readListBegin($_etype377, $_size374);
-                        for ($_i378 = 0; $_i378 < $_size374; ++$_i378) {
-                            $elem379 = null;
-                            $elem379 = new \Roster\Thrift\QueueSummary();
-                            $xfer += $elem379->read($input);
-                            $this->queues []= $elem379;
+                        $_size381 = 0;
+                        $_etype384 = 0;
+                        $xfer += $input->readListBegin($_etype384, $_size381);
+                        for ($_i385 = 0; $_i385 < $_size381; ++$_i385) {
+                            $elem386 = null;
+                            $elem386 = new \Roster\Thrift\QueueSummary();
+                            $xfer += $elem386->read($input);
+                            $this->queues []= $elem386;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class QueuesReply
             }
             $xfer += $output->writeFieldBegin('queues', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->queues));
-            foreach ($this->queues as $iter380) {
-                $xfer += $iter380->write($output);
+            foreach ($this->queues as $iter387) {
+                $xfer += $iter387->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size388 = 0;
-                        $_etype391 = 0;
-                        $xfer += $input->readListBegin($_etype391, $_size388);
-                        for ($_i392 = 0; $_i392 < $_size388; ++$_i392) {
-                            $elem393 = null;
-                            $elem393 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem393->read($input);
-                            $this->sources []= $elem393;
+                        $_size395 = 0;
+                        $_etype398 = 0;
+                        $xfer += $input->readListBegin($_etype398, $_size395);
+                        for ($_i399 = 0; $_i399 < $_size395; ++$_i399) {
+                            $elem400 = null;
+                            $elem400 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem400->read($input);
+                            $this->sources []= $elem400;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,25 +295,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size394 = 0;
-                        $_ktype395 = 0;
-                        $_vtype396 = 0;
-                        $xfer += $input->readMapBegin($_ktype395, $_vtype396, $_size394);
-                        for ($_i398 = 0; $_i398 < $_size394; ++$_i398) {
-                            $key399 = '';
-                            $val400 = 0;
-                            $xfer += $input->readString($key399);
-                            $xfer += $input->readI64($val400);
-                            $this->counters[$key399] = $val400;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size401 = 0;
                         $_ktype402 = 0;
                         $_vtype403 = 0;
@@ -323,7 +304,26 @@ class StatusReply
                             $val407 = 0;
                             $xfer += $input->readString($key406);
                             $xfer += $input->readI64($val407);
-                            $this->limits[$key406] = $val407;
+                            $this->counters[$key406] = $val407;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size408 = 0;
+                        $_ktype409 = 0;
+                        $_vtype410 = 0;
+                        $xfer += $input->readMapBegin($_ktype409, $_vtype410, $_size408);
+                        for ($_i412 = 0; $_i412 < $_size408; ++$_i412) {
+                            $key413 = '';
+                            $val414 = 0;
+                            $xfer += $input->readString($key413);
+                            $xfer += $input->readI64($val414);
+                            $this->limits[$key413] = $val414;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size408 = 0;
-                        $_etype411 = 0;
-                        $xfer += $input->readListBegin($_etype411, $_size408);
-                        for ($_i412 = 0; $_i412 < $_size408; ++$_i412) {
-                            $elem413 = null;
-                            $xfer += $input->readString($elem413);
-                            $this->portsTaken []= $elem413;
+                        $_size415 = 0;
+                        $_etype418 = 0;
+                        $xfer += $input->readListBegin($_etype418, $_size415);
+                        for ($_i419 = 0; $_i419 < $_size415; ++$_i419) {
+                            $elem420 = null;
+                            $xfer += $input->readString($elem420);
+                            $this->portsTaken []= $elem420;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size414 = 0;
-                        $_etype417 = 0;
-                        $xfer += $input->readSetBegin($_etype417, $_size414);
-                        for ($_i418 = 0; $_i418 < $_size414; ++$_i418) {
-                            $elem419 = null;
-                            $xfer += $input->readString($elem419);
-                            $this->capabilities[$elem419] = true;
+                        $_size421 = 0;
+                        $_etype424 = 0;
+                        $xfer += $input->readSetBegin($_etype424, $_size421);
+                        for ($_i425 = 0; $_i425 < $_size421; ++$_i425) {
+                            $elem426 = null;
+                            $xfer += $input->readString($elem426);
+                            $this->capabilities[$elem426] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size420 = 0;
-                        $_ktype421 = 0;
-                        $_vtype422 = 0;
-                        $xfer += $input->readMapBegin($_ktype421, $_vtype422, $_size420);
-                        for ($_i424 = 0; $_i424 < $_size420; ++$_i424) {
-                            $key425 = 0;
-                            $val426 = 0;
-                            $xfer += $input->readI32($key425);
-                            $xfer += $input->readI32($val426);
-                            $this->workers[$key425] = $val426;
+                        $_size427 = 0;
+                        $_ktype428 = 0;
+                        $_vtype429 = 0;
+                        $xfer += $input->readMapBegin($_ktype428, $_vtype429, $_size427);
+                        for ($_i431 = 0; $_i431 < $_size427; ++$_i431) {
+                            $key432 = 0;
+                            $val433 = 0;
+                            $xfer += $input->readI32($key432);
+                            $xfer += $input->readI32($val433);
+                            $this->workers[$key432] = $val433;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter427) {
-                $xfer += $iter427->write($output);
+            foreach ($this->sources as $iter434) {
+                $xfer += $iter434->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter428 => $viter429) {
-                $xfer += $output->writeString($kiter428);
-                $xfer += $output->writeI64($viter429);
+            foreach ($this->counters as $kiter435 => $viter436) {
+                $xfer += $output->writeString($kiter435);
+                $xfer += $output->writeI64($viter436);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter430 => $viter431) {
-                $xfer += $output->writeString($kiter430);
-                $xfer += $output->writeI64($viter431);
+            foreach ($this->limits as $kiter437 => $viter438) {
+                $xfer += $output->writeString($kiter437);
+                $xfer += $output->writeI64($viter438);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter432) {
-                $xfer += $output->writeString($iter432);
+            foreach ($this->portsTaken as $iter439) {
+                $xfer += $output->writeString($iter439);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter433 => $iter434) {
-                $xfer += $output->writeString($iter433);
+            foreach ($this->capabilities as $iter440 => $iter441) {
+                $xfer += $output->writeString($iter440);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter435 => $viter436) {
-                $xfer += $output->writeI32($kiter435);
-                $xfer += $output->writeI32($viter436);
+            foreach ($this->workers as $kiter442 => $viter443) {
+                $xfer += $output->writeI32($kiter442);
+                $xfer += $output->writeI32($viter443);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -71,14 +71,14 @@ class TakeJobsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->jobs = array();
-                        $_size367 = 0;
-                        $_etype370 = 0;
-                        $xfer += $input->readListBegin($_etype370, $_size367);
-                        for ($_i371 = 0; $_i371 < $_size367; ++$_i371) {
-                            $elem372 = null;
-                            $elem372 = new \Roster\Thrift\Job();
-                            $xfer += $elem372->read($input);
-                            $this->jobs []= $elem372;
+                        $_size374 = 0;
+                        $_etype377 = 0;
+                        $xfer += $input->readListBegin($_etype377, $_size374);
+                        for ($_i378 = 0; $_i378 < $_size374; ++$_i378) {
+                            $elem379 = null;
+                            $elem379 = new \Roster\Thrift\Job();
+                            $xfer += $elem379->read($input);
+                            $this->jobs []= $elem379;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class TakeJobsReply
             }
             $xfer += $output->writeFieldBegin('jobs', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->jobs));
-            foreach ($this->jobs as $iter373) {
-                $xfer += $iter373->write($output);
+            foreach ($this->jobs as $iter380) {
+                $xfer += $iter380->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

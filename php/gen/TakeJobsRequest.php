@@ -45,6 +45,15 @@ class TakeJobsRequest
             'isRequired' => false,
             'type' => TType::I32,
         ),
+        5 => array(
+            'var' => 'weights',
+            'isRequired' => false,
+            'type' => TType::LST,
+            'etype' => TType::I32,
+            'elem' => array(
+                'type' => TType::I32,
+                ),
+        ),
     );
 
     /**
@@ -71,6 +80,13 @@ class TakeJobsRequest
      * @var int
      */
     public $waitMs = null;
+    /**
+     * In the order of `queues`, each from 1 to 100: of those that have jobs, one of 3 gives three times as many as one of 1, by
+     * turns, also over many requests. Absent: a later queue gives none while an earlier one has any.
+     * 
+     * @var int[]
+     */
+    public $weights = null;
 
     public function __construct($vals = null)
     {
@@ -86,6 +102,9 @@ class TakeJobsRequest
             }
             if (isset($vals['waitMs'])) {
                 $this->waitMs = $vals['waitMs'];
+            }
+            if (isset($vals['weights'])) {
+                $this->weights = $vals['weights'];
             }
         }
     }
@@ -146,6 +165,22 @@ class TakeJobsRequest
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 5:
+                    if ($ftype == TType::LST) {
+                        $this->weights = array();
+                        $_size366 = 0;
+                        $_etype369 = 0;
+                        $xfer += $input->readListBegin($_etype369, $_size366);
+                        for ($_i370 = 0; $_i370 < $_size366; ++$_i370) {
+                            $elem371 = null;
+                            $xfer += $input->readI32($elem371);
+                            $this->weights []= $elem371;
+                        }
+                        $xfer += $input->readListEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -166,8 +201,8 @@ class TakeJobsRequest
             }
             $xfer += $output->writeFieldBegin('queues', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->queues));
-            foreach ($this->queues as $iter366) {
-                $xfer += $output->writeString($iter366);
+            foreach ($this->queues as $iter372) {
+                $xfer += $output->writeString($iter372);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -185,6 +220,18 @@ class TakeJobsRequest
         if ($this->waitMs !== null) {
             $xfer += $output->writeFieldBegin('waitMs', TType::I32, 4);
             $xfer += $output->writeI32($this->waitMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->weights !== null) {
+            if (!is_array($this->weights)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('weights', TType::LST, 5);
+            $output->writeListBegin(TType::I32, count($this->weights));
+            foreach ($this->weights as $iter373) {
+                $xfer += $output->writeI32($iter373);
+            }
+            $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

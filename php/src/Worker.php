@@ -163,15 +163,25 @@ final class Worker
      *
      * @param ?callable(Job): mixed $perform
      * @param int $concurrency how many jobs are handed to this process at once: those that are not begun yet wait in it
-     * @throws InvalidRequest if no sidecar has started this process
+     * @param ?int $weight from 1 to 100: of the queues that have one, whose jobs this process has together, one of 3 gives
+     *     three times as many as one of 1 while both have jobs; null: the queue has a place of its own
+     * @throws InvalidRequest if no sidecar has started this process, or the weight is another
      */
-    public function perform(string $queue, ?callable $perform = null, int $concurrency = 1): void
-    {
+    public function perform(
+        string $queue,
+        ?callable $perform = null,
+        int $concurrency = 1,
+        ?int $weight = null,
+    ): void {
+        if ($weight !== null && ($weight < 1 || $weight > 100)) {
+            throw new InvalidRequest('weight', 'it is from 1 to 100');
+        }
         if (!$this->isSupervised()) {
             throw new InvalidRequest('worker', 'no sidecar has started this process, so nobody hands it jobs');
         }
         $this->performers->add($queue, $perform);
-        $this->join()->send(['cmd' => 'worker-perform', 'queue' => $queue, 'atOnce' => $concurrency]);
+        $weights = $weight === null ? [] : ['weight' => $weight];
+        $this->join()->send(['cmd' => 'worker-perform', 'queue' => $queue, 'atOnce' => $concurrency] + $weights);
     }
 
     /**

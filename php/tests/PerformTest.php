@@ -92,6 +92,18 @@ final class PerformTest extends TestCase
         Process::until(static fn () => array_filter($ids, $isLeft) === [], 'those handed over with it are performed', 60);
     }
 
+    public function testQueuesWithWeightsTakeTurns(): void
+    {
+        $jobs = [];
+        for ($number = 0; $number < 40; $number++) {
+            array_push($jobs, new NewJob('light', 'a'), new NewJob('heavy', 'a'));
+        }
+        $this->client->enqueueMany($jobs);
+        Process::until(fn () => count($this->performed()) === 80, 'all are done', 60);
+        $heavy = count(array_keys(array_slice($this->performed(), 0, 40), 'heavy', true));
+        self::assertThat($heavy, self::logicalAnd(self::greaterThan(26), self::lessThan(34)));
+    }
+
     public function testAClassOfPhpResquePerformsTheJobsOfItsName(): void
     {
         $id = $this->client->enqueue('classes', 'EmailWork', ['to' => 'a@b.c']);

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use crate::access::{Access, Denied};
 use crate::model::Arguments;
 use crate::mutant;
-use crate::queue::{Job, JobId, Most, Progress, Queues, Refused, Update};
+use crate::queue::{Job, JobId, Most, Progress, Queues, Refused, Sources, Update};
 use crate::share::{Pool, Share};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::JobReport;
@@ -92,6 +92,13 @@ struct Process {
     stop: Stop,
 }
 
+/// What jobs a process is handed, and how many at once.
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    sources: Sources,
+    at_once: usize,
+}
+
 /// What a process has.
 #[derive(Debug, Default)]
 struct Held {
@@ -143,12 +150,28 @@ impl Process {
         may_perform: impl Fn(&str) -> Result<(), Denied> + Send,
     ) {
         let (mut lanes, mut has_more, mut is_stopping) = (FuturesUnordered::new(), true, false);
+        // What of the queues that have a weight, which take turns.
+        let (by_turns, mut weights) = (watch::Sender::<Lane>::default(), Vec::<(String, u32)>::new());
         while !lanes.is_empty() || has_more && !is_stopping {
             tokio::select! {
                 said = said.recv(), if has_more => match said {
-                    Some(OfJobs::Performs { queue, at_once }) if !is_stopping => match may_perform(&queue) {
-                        Ok(()) => lanes.push(self.perform_jobs_of(queue, at_once)),
-                        Err(why) => {
+                    Some(OfJobs::Performs { queue, at_once, weight }) if !is_stopping => match (may_perform(&queue), weight) {
+                        (Ok(()), None) => {
+                            let lane = Lane { sources: vec![queue].into(), at_once };
+                            lanes.push(self.perform_jobs(watch::channel(lane).1));
+                        }
+                        (Ok(()), Some(weight)) => {
+                            if weights.is_empty() {
+                                lanes.push(self.perform_jobs(by_turns.subscribe()));
+                            }
+                            weights.retain(|(other, _)| *other != queue);
+                            weights.push((queue, weight));
+                            by_turns.send_modify(|lane| {
+                                lane.sources = Sources::by_weight(weights.clone());
+                                lane.at_once = lane.at_once.max(at_once);
+                            });
+                        }
+                        (Err(why), _) => {
                             let worker = &self.addressee.worker;
                             tracing::warn!(worker, %why, "a worker is handed no jobs of a queue");
                         }
@@ -175,13 +198,17 @@ impl Process {
         });
     }
 
-    /// Takes as many jobs of a queue as the process may have, until its connection ends or it is to stop, and waits for
-    /// what becomes of those that it has.
-    async fn perform_jobs_of(&self, queue: String, at_once: usize) {
+    /// Takes as many jobs as the process may have, until its connection ends or it is to stop, and waits for what becomes
+    /// of those that it has.
+    async fn perform_jobs(&self, mut lane: watch::Receiver<Lane>) {
         let mut life = self.life.clone();
-        let mut under_way = FuturesUnordered::new();
-        let mut taking = Some(self.take(&queue, at_once).boxed());
+        let (mut under_way, mut taking) = (FuturesUnordered::new(), None);
         loop {
+            let Lane { sources, at_once } = lane.borrow_and_update().clone();
+            let free = at_once.saturating_sub(under_way.len());
+            if taking.is_none() && free > 0 {
+                taking = Some(self.take(sources, free).boxed());
+            }
             let taken = async {
                 match &mut taking {
                     Some(taking) => taking.await,
@@ -195,19 +222,17 @@ impl Process {
                     under_way.extend(jobs.into_iter().map(|job| self.perform(job)));
                 }
                 Some(()) = under_way.next() => {}
+                // What it was given meanwhile is given back.
+                Ok(()) = lane.changed() => taking = None,
                 _ = life.changed() => break,
                 () = self.stop.requested() => break,
-            }
-            let free = at_once.saturating_sub(under_way.len());
-            if taking.is_none() && free > 0 {
-                taking = Some(self.take(&queue, free).boxed());
             }
         }
         drop(taking);
         while under_way.next().await.is_some() {}
     }
 
-    async fn take(&self, queue: &str, jobs: usize) -> Vec<Job> {
+    async fn take(&self, sources: Sources, jobs: usize) -> Vec<Job> {
         let mut held = self.held.subscribe();
         wait_for(&mut held, Held::has_room).await;
         let most = Most { jobs, bytes: MAX_WAITING_BYTES };
@@ -215,7 +240,7 @@ impl Process {
             biased;
             // What it was given meanwhile is given back.
             () = wait_for(&mut held, Held::is_closed) => return Vec::new(),
-            taken = self.queues.take(None, vec![queue.to_owned()], most, None, PATIENCE) => taken,
+            taken = self.queues.take(None, sources, most, None, PATIENCE) => taken,
         };
         match taken {
             Ok((jobs, handed)) => {

@@ -49,7 +49,7 @@ impl Scene {
         let (says, said) = mpsc::unbounded_channel();
         for (queue, at_once) in performed {
             let (queue, at_once) = ((*queue).to_owned(), *at_once);
-            says.send(OfJobs::Performs { queue, at_once }).expect("it is heard");
+            says.send(OfJobs::Performs { queue, at_once, weight: None }).expect("it is heard");
         }
         let (performers, performing) = mpsc::unbounded_channel();
         let addressee = Addressee::of_tests(handle, calls.clone());

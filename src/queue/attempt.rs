@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use super::book::Queue;
 use super::change::{Change, Outcome, Refused, millis};
 use super::engine::{EngineError, sound};
 use super::enqueue::Asker;
 use super::job::{
     Head, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, MAX_TIMEOUT, OVERHEAD, Progress, State, Until, cut, retry_delay,
 };
+use super::keys::QueueNumber;
 use super::order::Order;
+use super::turns::Sources;
 
 /// So many jobs run at once; of one who takes them, as many as that leaves free for others.
 const MAX_LEASES: usize = 65_536;
@@ -51,34 +54,40 @@ impl Update {
 }
 
 impl Change<'_, '_> {
-    /// Hands out jobs of these queues, of an earlier one before those of a later one.
+    /// Hands out jobs of these queues, by their weights or of an earlier one before those of a later one.
     pub(super) fn take(
         &mut self,
         asker: Option<Asker>,
-        queues: &[String],
+        sources: &Sources,
         most: Most,
         lease: Option<Duration>,
     ) -> Outcome<Vec<Job>> {
         let taker = asker.map(Asker::number);
         let (mut taken, mut bytes, mut too_many_run) = (Vec::new(), 0, false);
-        for name in queues {
-            let Some(number) = self.book.named(name).filter(|it| it.is_open()).map(|it| it.counts.number) else {
+        let number = |(name, weight): &(String, u32)| Some((self.book.named(name)?.counts.number, *weight));
+        let mut queues: Vec<(QueueNumber, u32)> = sources.queues.iter().filter_map(number).collect();
+        while taken.len() < most.jobs && bytes < most.bytes {
+            queues.retain(|(queue, _)| self.book.queues.get(queue).is_some_and(Queue::is_open));
+            let next = match sources.are_in_order {
+                true => queues.first().map(|_| 0),
+                false => self.book.turns.next(&queues),
+            };
+            let Some((nth, (queue, _))) = next.and_then(|nth| Some((nth, *queues.get(nth)?))) else { break };
+            let order = Order::Waiting.of(queue);
+            let Some(place) = self.txn.first(&order, &order)? else {
+                queues.remove(nth);
                 continue;
             };
-            let order = Order::Waiting.of(number);
-            while taken.len() < most.jobs && bytes < most.bytes {
-                let Some(place) = self.txn.first(&order, &order)? else { break };
-                too_many_run = !self.book.leases.have_room(taker, MAX_LEASES);
-                if too_many_run {
-                    break;
+            too_many_run = !self.book.leases.have_room(taker, MAX_LEASES);
+            if too_many_run {
+                break;
+            }
+            match sound(self.hand_out(&place, taker, lease))?.flatten() {
+                Some(job) => {
+                    bytes += job.payload.len() + OVERHEAD;
+                    taken.push(job);
                 }
-                match sound(self.hand_out(&place, taker, lease))?.flatten() {
-                    Some(job) => {
-                        bytes += job.payload.len() + OVERHEAD;
-                        taken.push(job);
-                    }
-                    None => self.pass_over(&place, number, Order::Waiting)?,
-                }
+                None => self.pass_over(&place, queue, Order::Waiting)?,
             }
         }
         match too_many_run && taken.is_empty() {

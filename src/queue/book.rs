@@ -11,6 +11,7 @@ use super::engine::{EngineError, Txn, sound};
 use super::job::{Head, JobId, NewJob, Progress, State};
 use super::keys::{self, QueueNumber};
 use super::order::Order;
+use super::turns::Turns;
 
 /// Of the file's format.
 const FORMAT: u32 = 1;
@@ -26,6 +27,8 @@ pub(super) struct Book {
     pub(super) leases: Leases,
     /// How far jobs are that run. It is not written: a restart forgets it.
     pub(super) progress: HashMap<JobId, Progress>,
+    /// Whose turn it is to have a job taken. It is not written either.
+    pub(super) turns: Turns,
     /// Of which queues little was known when it was opened, in words.
     pub(super) damage: Option<String>,
     /// What is to be written yet.
@@ -283,6 +286,7 @@ impl Book {
         self.names.remove(&name);
         self.queues.remove(&number);
         self.changed_queues.remove(&number);
+        self.turns.forget(number);
         Ok(true)
     }
 

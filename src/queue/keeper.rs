@@ -16,7 +16,7 @@ use super::engine::{self, Engine, EngineError, NotOpened, Txn};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
-use super::{ASK_SIZE, Config, Known, Place, Totals};
+use super::{ASK_SIZE, Config, Known, Place, Sources, Totals};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::permissions::Claim;
@@ -60,7 +60,7 @@ type Work = Box<dyn FnOnce(&mut Change<'_, '_>) -> Result<Box<dyn FnOnce() + Sen
 pub(super) struct Taker {
     /// None: the sidecar, for its workers.
     pub(super) asker: Option<Asker>,
-    pub(super) queues: Vec<String>,
+    pub(super) sources: Sources,
     pub(super) most: Most,
     pub(super) lease: Option<Duration>,
     /// Whether it waits until there is one.
@@ -127,7 +127,7 @@ struct Batch {
 
 impl fmt::Debug for Taker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Taker of {:?}", self.queues)
+        write!(f, "Taker of {:?}", self.sources)
     }
 }
 
@@ -363,7 +363,7 @@ impl Keeper {
         }
         self.takers.retain(|(taker, _)| !taker.reply.is_closed());
         for (taker, place) in std::mem::take(&mut self.takers) {
-            match sound_or_refused(change.take(taker.asker, &taker.queues, taker.most, taker.lease))? {
+            match sound_or_refused(change.take(taker.asker, &taker.sources, taker.most, taker.lease))? {
                 Ok(taken) if taken.is_empty() && taker.is_patient => self.takers.push_back((taker, place)),
                 Ok(taken) => batch.handed.push((taker, taken)),
                 Err(why) => batch.replies.push(Box::new(move || _ = taker.reply.send(Err(why)))),

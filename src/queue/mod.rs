@@ -24,6 +24,7 @@ mod order;
 mod redis;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::io;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub use self::look::{Overview, Page};
 pub use self::order::Order;
 use self::redis::Redis;
 pub use self::redis::Server;
+pub use self::turns::{MAX_WEIGHT, Sources};
 use crate::metrics::Metrics;
 use crate::share::{KEPT_FOR_ADMINS, Pool, Shares, Taken};
 use crate::task::{Phase, Tasks};
@@ -183,18 +185,20 @@ impl Queues {
         told.await.unwrap_or_else(|_| Err(self.unavailable()))
     }
 
-    /// Takes jobs of these queues, of an earlier one before those of a later one; waits for the first one, at most that
-    /// long. The caller has each for as long as its lease, and nobody else does; unless it drops what tells that they
-    /// have arrived.
+    /// Takes jobs of these queues, by their weights or of an earlier one before those of a later one; waits for the first
+    /// one, at most that long. The caller has each for as long as its lease, and nobody else does; unless it drops what
+    /// tells that they have arrived.
     pub async fn take(
         &self,
         asker: Option<Asker>,
-        queues: Vec<String>,
+        sources: impl Into<Sources>,
         most: Most,
         lease: Option<Duration>,
         wait: Duration,
     ) -> Result<(Vec<Job>, Handed), Refused> {
+        let sources = sources.into();
         if let Some(redis) = self.redis() {
+            let (queues, most) = sources.by_chance(most);
             let taken = redis.take(self.place(asker, ASK_SIZE)?, queues, most, lease, !wait.is_zero());
             return match wait {
                 Duration::ZERO => taken.await,
@@ -202,7 +206,7 @@ impl Queues {
             };
         }
         let (reply, taken) = oneshot::channel();
-        let taker = Taker { asker, queues, most, lease, is_patient: !wait.is_zero(), reply };
+        let taker = Taker { asker, sources, most, lease, is_patient: !wait.is_zero(), reply };
         self.send(asker, ASK_SIZE, What::Take(taker))?;
         let answer = async { taken.await.unwrap_or_else(|_| Err(self.unavailable())) };
         match wait {

@@ -13,8 +13,8 @@ use super::idl::{
 };
 use crate::access::Client;
 use crate::queue::{
-    Asker, Control, Handed, Job, MAX_AT_ONCE, Most, NewJob, Order, Overview, Page, Progress, Refused, State, Unique,
-    Until, Update,
+    Asker, Control, Handed, Job, MAX_AT_ONCE, MAX_WEIGHT, Most, NewJob, Order, Overview, Page, Progress, Refused,
+    Sources, State, Unique, Until, Update,
 };
 use crate::task::Stop;
 
@@ -28,7 +28,7 @@ const OVERHEAD: usize = 256;
 #[derive(Debug)]
 pub(super) enum QueueRequest {
     Enqueue(Vec<NewJob>),
-    Take { queues: Vec<String>, most: usize, lease: Option<Duration>, wait: Duration },
+    Take { sources: Sources, most: usize, lease: Option<Duration>, wait: Duration },
     Update { id: u64, attempt: u32, update: Update },
     Find(u64),
     Cancel(u64),
@@ -63,7 +63,7 @@ impl QueueRequest {
     pub(super) fn memory_size(&self) -> usize {
         match self {
             Self::Enqueue(jobs) => jobs.iter().map(NewJob::memory_size).sum(),
-            Self::Take { queues, .. } => queues.iter().map(|queue| queue.len() + OVERHEAD).sum(),
+            Self::Take { sources, .. } => sources.names().map(|queue| queue.len() + OVERHEAD).sum(),
             Self::Update { update, .. } => update.memory_size(),
             Self::List { after, .. } => after.len(),
             Self::Peek { queue, from, .. } => queue.len() + from.len(),
@@ -118,7 +118,7 @@ impl Api {
     }
 
     pub(super) fn take_jobs(&self, peer: &Peer, request: TakeJobsRequest) -> thrift::Result<QueueRequest> {
-        let TakeJobsRequest { queues, limit, lease_ms, wait_ms } = request;
+        let TakeJobsRequest { queues, limit, lease_ms, wait_ms, weights } = request;
         if queues.is_empty() || queues.len() > MAX_QUEUES {
             return Err(invalid("queues", &format!("name from 1 to {MAX_QUEUES} of them")));
         }
@@ -127,7 +127,19 @@ impl Api {
         let most = most.ok_or_else(|| invalid("limit", &format!("from 1 to {MAX_AT_ONCE}")))?;
         let lease = lease_ms.map(|lease| some_millis("leaseMs", lease)).transpose()?;
         let wait = millis("waitMs", wait_ms.unwrap_or(0).into())?.min(self.config.max_watch);
-        Ok(QueueRequest::Take { queues, most, lease, wait })
+        let sources = match weights {
+            None => queues.into(),
+            Some(weights) if weights.len() != queues.len() => {
+                return Err(invalid("weights", "name one for each of the queues"));
+            }
+            Some(weights) => {
+                let weight = |weight| u32::try_from(weight).ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
+                let weights = weights.into_iter().map(weight).collect::<Option<Vec<_>>>();
+                let weights = weights.ok_or_else(|| invalid("weights", &format!("each is from 1 to {MAX_WEIGHT}")))?;
+                Sources::by_weight(queues.into_iter().zip(weights).collect())
+            }
+        };
+        Ok(QueueRequest::Take { sources, most, lease, wait })
     }
 
     pub(super) fn update_job(&self, request: JobUpdate) -> thrift::Result<QueueRequest> {
@@ -208,11 +220,11 @@ impl Api {
                 let jobs = enqueued.into_iter().map(|it| idl::EnqueuedJob { id: it.id as i64, is_new: it.is_new });
                 QueueReply::Enqueued(EnqueueReply { jobs: jobs.collect() })
             }
-            QueueRequest::Take { queues, most, lease, wait } => {
+            QueueRequest::Take { sources, most, lease, wait } => {
                 let most = Most { jobs: most, bytes: self.page_bytes() };
                 let _waiting = (!wait.is_zero()).then(|| self.metrics.watches_waiting.hold());
                 let (taken, handed) = tokio::select! {
-                    taken = self.queues.take(Some(asker), queues, most, lease, wait) => taken.map_err(refused)?,
+                    taken = self.queues.take(Some(asker), sources, most, lease, wait) => taken.map_err(refused)?,
                     () = stop.requested() => Default::default(),
                 };
                 QueueReply::Taken(TakeJobsReply { jobs: taken.into_iter().map(job).collect() }, handed)

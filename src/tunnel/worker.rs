@@ -168,10 +168,12 @@ pub enum Report {
     Send(Value),
     /// `{cmd:"worker-broadcast", data}`: for the other workers of its group.
     Broadcast(Value),
-    /// `{cmd:"worker-perform", queue, atOnce}`: it performs jobs of a queue, so many at once.
+    /// `{cmd:"worker-perform", queue, atOnce, weight}`: it performs jobs of a queue, so many at once; with a weight, by turns
+    /// with the other queues that have one.
     Perform {
         queue: String,
         at_once: u64,
+        weight: Option<u64>,
     },
     Job(JobReport),
 }
@@ -214,7 +216,11 @@ impl Report {
             },
             "worker-send" => Self::Send(data()),
             "worker-broadcast" => Self::Broadcast(data()),
-            "worker-perform" => Self::Perform { queue: text_in(map, "queue"), at_once: number("atOnce").unwrap_or(1) },
+            "worker-perform" => Self::Perform {
+                queue: text_in(map, "queue"),
+                at_once: number("atOnce").unwrap_or(1),
+                weight: number("weight"),
+            },
             "worker-job" => Self::Job(JobReport {
                 id: number("id").unwrap_or(0),
                 attempt: number("attempt").unwrap_or(0),
@@ -278,8 +284,12 @@ mod tests {
             |name, rest: Vec<(&'static str, Value)>| Report::decode(&sent(Message::Other(command(name, rest))));
         assert_eq!(report("worker-ready", vec![]), Some(Report::Ready));
         assert_eq!(report("worker-broadcast", vec![("data", 1.into())]), Some(Report::Broadcast(1.into())));
-        let performs = Report::Perform { queue: "mail".to_owned(), at_once: 2 };
-        assert_eq!(report("worker-perform", vec![("queue", "mail".into()), ("atOnce", 2.into())]), Some(performs));
+        for weight in [None, Some(3)] {
+            let performs = Report::Perform { queue: "mail".to_owned(), at_once: 2, weight };
+            let weight = weight.map(|weight| ("weight", weight.into()));
+            let fields = [("queue", "mail".into()), ("atOnce", 2.into())].into_iter().chain(weight).collect();
+            assert_eq!(report("worker-perform", fields), Some(performs));
+        }
         let job = |progress| Some(Report::Job(JobReport { id: 7, attempt: 2, progress }));
         let lease = || vec![("id", 7.into()), ("attempt", 2.into())];
         assert_eq!(report("worker-job", lease()), job(None));

@@ -14,6 +14,7 @@ use super::launch::Identity;
 use super::output::Output;
 use crate::access::Client;
 use crate::model::Arguments;
+use crate::queue::MAX_WEIGHT;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
 use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, JobReport, Report, Request};
@@ -81,8 +82,8 @@ pub struct Performer {
 /// What a process says of jobs.
 #[derive(Debug)]
 pub enum OfJobs {
-    /// It performs jobs of a queue, a number of them at once.
-    Performs { queue: String, at_once: usize },
+    /// It performs jobs of a queue, a number of them at once; those of queues with a weight by turns, and together.
+    Performs { queue: String, at_once: usize, weight: Option<u32> },
     /// Something of one that it has.
     Of(JobReport),
 }
@@ -137,7 +138,7 @@ impl Members {
                         self.broadcast(worker, pid, handle, data);
                     }
                 }
-                Event::Said(Report::Perform { queue, at_once }) => {
+                Event::Said(Report::Perform { queue, at_once, weight }) => {
                     performed += 1;
                     if let Some((handle, calls)) = own.clone().filter(|_| performed <= MAX_PERFORMED) {
                         let jobs = jobs.get_or_insert_with(|| {
@@ -149,7 +150,8 @@ impl Members {
                             jobs
                         });
                         let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
-                        let _ = jobs.send(OfJobs::Performs { queue, at_once });
+                        let weight = weight.map(|weight| weight.clamp(1, MAX_WEIGHT.into()) as u32);
+                        let _ = jobs.send(OfJobs::Performs { queue, at_once, weight });
                     }
                 }
                 Event::Said(Report::Job(report)) => {

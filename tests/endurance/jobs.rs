@@ -234,7 +234,7 @@ impl Book {
             }
             let (asked, lease) = (now(), Duration::from_millis(500 + dice.below(4_500) as u64));
             let (limit, lease_ms) = (1 + dice.below(3) as i32, lease.as_millis() as i64);
-            let jobs = client.take_jobs(TakeJobsRequest::new(vec![TAKEN.into()], limit, lease_ms, 1_000))?.jobs;
+            let jobs = client.take_jobs(TakeJobsRequest::new(vec![TAKEN.into()], limit, lease_ms, 1_000, None))?.jobs;
             let numbers: Vec<usize> = jobs.iter().map(number_of).collect();
             for (job, number) in jobs.iter().zip(&numbers) {
                 self.holds(self.model().is_taken(*number, job.id, job.attempt, (asked, lease)));

@@ -37,7 +37,7 @@ fn enqueue(roster: &Roster, jobs: Vec<NewJob>) -> Vec<i64> {
 }
 
 fn take(roster: &Roster, limit: i32, wait_ms: i32) -> Vec<Job> {
-    let request = TakeJobsRequest::new(vec!["none".into(), "mail".into()], limit, None, wait_ms);
+    let request = TakeJobsRequest::new(vec!["none".into(), "mail".into()], limit, None, wait_ms, None);
     roster.client().take_jobs(request).expect("an answer").jobs
 }
 

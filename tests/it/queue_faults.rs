@@ -16,7 +16,7 @@ fn enqueue(roster: &Roster, job: NewJob) -> thrift::Result<i64> {
 }
 
 fn take(roster: &Roster) -> Vec<Job> {
-    let request = TakeJobsRequest::new(vec!["mail".into()], 1_000, None, None);
+    let request = TakeJobsRequest::new(vec!["mail".into()], 1_000, None, None, None);
     roster.client().take_jobs(request).expect("an answer").jobs
 }
 

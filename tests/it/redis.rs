@@ -45,7 +45,7 @@ fn enqueue(roster: &Roster, job: NewJob) -> thrift::Result<i64> {
 }
 
 fn take(roster: &Roster, limit: i32, lease_ms: impl Into<Option<i64>>, wait_ms: i32) -> Vec<Job> {
-    let request = TakeJobsRequest::new(vec!["mail".into()], limit, lease_ms, wait_ms);
+    let request = TakeJobsRequest::new(vec!["mail".into()], limit, lease_ms, wait_ms, None);
     roster.client().take_jobs(request).expect("an answer").jobs
 }
 

@@ -11628,15 +11628,19 @@ pub struct TakeJobsRequest {
   pub lease_ms: Option<i64>,
   /// How long to wait for the first one, at most `max_watch` of the sidecar. Absent: not at all.
   pub wait_ms: Option<i32>,
+  /// In the order of `queues`, each from 1 to 100: of those that have jobs, one of 3 gives three times as many as one of 1, by
+  /// turns, also over many requests. Absent: a later queue gives none while an earlier one has any.
+  pub weights: Option<Vec<i32>>,
 }
 
 impl TakeJobsRequest {
-  pub fn new<F2, F3, F4>(queues: Vec<String>, limit: F2, lease_ms: F3, wait_ms: F4) -> TakeJobsRequest where F2: Into<Option<i32>>, F3: Into<Option<i64>>, F4: Into<Option<i32>> {
+  pub fn new<F2, F3, F4, F5>(queues: Vec<String>, limit: F2, lease_ms: F3, wait_ms: F4, weights: F5) -> TakeJobsRequest where F2: Into<Option<i32>>, F3: Into<Option<i64>>, F4: Into<Option<i32>>, F5: Into<Option<Vec<i32>>> {
     TakeJobsRequest {
       queues,
       limit: limit.into(),
       lease_ms: lease_ms.into(),
       wait_ms: wait_ms.into(),
+      weights: weights.into(),
     }
   }
 }
@@ -11648,6 +11652,7 @@ impl TSerializable for TakeJobsRequest {
     let mut f_2: Option<i32> = None;
     let mut f_3: Option<i64> = None;
     let mut f_4: Option<i32> = None;
+    let mut f_5: Option<Vec<i32>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11677,6 +11682,16 @@ impl TSerializable for TakeJobsRequest {
           let val = i_prot.read_i32()?;
           f_4 = Some(val);
         },
+        5 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_56 = i_prot.read_i32()?;
+            val.push(list_elem_56);
+          }
+          i_prot.read_list_end()?;
+          f_5 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11690,6 +11705,7 @@ impl TSerializable for TakeJobsRequest {
       limit: f_2,
       lease_ms: f_3,
       wait_ms: f_4,
+      weights: f_5,
     };
     Ok(ret)
   }
@@ -11716,6 +11732,15 @@ impl TSerializable for TakeJobsRequest {
     if let Some(fld_var) = self.wait_ms {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
       o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.weights {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(5) })?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::I32, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_i32(*e)?;
+      }
+      o_prot.write_list_end()?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -11756,8 +11781,8 @@ impl TSerializable for TakeJobsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Job> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_56 = Job::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_56);
+            let list_elem_57 = Job::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_57);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12419,8 +12444,8 @@ impl TSerializable for QueuesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<QueueSummary> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_57 = QueueSummary::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_57);
+            let list_elem_58 = QueueSummary::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_58);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12606,8 +12631,8 @@ impl TSerializable for JobsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Job> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_58 = Job::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_58);
+            let list_elem_59 = Job::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_59);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12952,8 +12977,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_59 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_59);
+            let list_elem_60 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_60);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -12962,9 +12987,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_60 = i_prot.read_string()?;
-            let map_val_61 = i_prot.read_i64()?;
-            val.insert(map_key_60, map_val_61);
+            let map_key_61 = i_prot.read_string()?;
+            let map_val_62 = i_prot.read_i64()?;
+            val.insert(map_key_61, map_val_62);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -12973,9 +12998,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_62 = i_prot.read_string()?;
-            let map_val_63 = i_prot.read_i64()?;
-            val.insert(map_key_62, map_val_63);
+            let map_key_63 = i_prot.read_string()?;
+            let map_val_64 = i_prot.read_i64()?;
+            val.insert(map_key_63, map_val_64);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -12992,8 +13017,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_64 = i_prot.read_string()?;
-            val.push(list_elem_64);
+            let list_elem_65 = i_prot.read_string()?;
+            val.push(list_elem_65);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -13006,8 +13031,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_65 = i_prot.read_string()?;
-            val.insert(set_elem_65);
+            let set_elem_66 = i_prot.read_string()?;
+            val.insert(set_elem_66);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -13016,9 +13041,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_66 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_67 = i_prot.read_i32()?;
-            val.insert(map_key_66, map_val_67);
+            let map_key_67 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_68 = i_prot.read_i32()?;
+            val.insert(map_key_67, map_val_68);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);

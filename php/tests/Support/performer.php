@@ -75,5 +75,8 @@ $worker->perform('mail', static function (Job $job): void {
     };
 }, concurrency: 3);
 $worker->perform('classes');
+foreach (['light' => 1, 'heavy' => 3] as $queue => $weight) {
+    $worker->perform($queue, static fn (Job $job) => record($job->queue), weight: $weight);
+}
 $worker->ready();
 $worker->run();

@@ -62,8 +62,11 @@ fn a_damaged_entry_of_a_unique_key_stops_no_queue_and_no_request() {
     for key in ["lost", "old"] {
         queue.damage(&keys::unique(number, key));
     }
-    let old =
-        queue.change(|change| change.take(None, &["mail".to_owned()], MANY, None)).expect("jobs").pop().expect("two");
+    let old = queue
+        .change(|change| change.take(None, &vec!["mail".to_owned()].into(), MANY, None))
+        .expect("jobs")
+        .pop()
+        .expect("two");
     queue.update(&old, Update::Bury { error: String::new() }).expect("it has the lease");
     // The other one is lost three times, and both are forgotten later.
     for _ in 0..3 {
@@ -258,7 +261,7 @@ fn no_damage_of_a_page_ends_the_process_and_where_the_file_opens_few_jobs_are_lo
         let mut tally = Tally::default();
         let mut change = Change { txn: &mut txn, book: &mut book, config: &config, now: later, tally: &mut tally };
         change.tick(later.uptime).expect("no entry stops the rest");
-        let taken = change.take(None, &["mail".to_owned()], MANY, None).expect("no entry stops the rest");
+        let taken = change.take(None, &vec!["mail".to_owned()].into(), MANY, None).expect("no entry stops the rest");
         assert!(taken.len() >= 395, "{} of 400", taken.len());
         let purged = change.control("mail", Control::Purge(Order::Running)).expect("no entry stops the rest");
         assert_eq!(purged, (taken.len(), false));

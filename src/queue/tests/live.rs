@@ -182,7 +182,7 @@ async fn no_failure_of_the_disk_ends_a_lease_though_the_clock_was_set() {
         let take = |change: &mut Change<'_, '_>| {
             // As it was before somebody set it forward.
             change.now.wall -= DAY;
-            change.take(None, &["mail".into()], MANY, None)
+            change.take(None, &vec!["mail".to_owned()].into(), MANY, None)
         };
         let taken = live.queues.ask(None, ASK_SIZE, take).await.expect("it is sound").pop().expect("a job");
         let lease = (taken.id, taken.attempt);

@@ -89,7 +89,7 @@ impl Fixture {
     }
 
     fn take_for(&mut self, queue: &str, lease: Option<Duration>) -> Option<Job> {
-        self.change(|change| change.take(None, &[queue.to_owned()], FEW, lease)).expect("it is sound").pop()
+        self.change(|change| change.take(None, &vec![queue.to_owned()].into(), FEW, lease)).expect("it is sound").pop()
     }
 
     /// What is said of a job is heard before its lease is over.
@@ -149,6 +149,25 @@ fn urgent_jobs_come_first_then_older_ones_and_what_is_done_is_gone() {
     assert_eq!((overview.waiting, overview.running, overview.bytes), (0, 0, 0));
     assert_eq!(queue.overview("other").waiting, 1);
     assert_eq!(queue.state(urgent), None);
+}
+
+#[test]
+fn queues_have_their_turns_by_weight_over_many_requests_and_a_damaged_or_paused_one_stops_no_other() {
+    let mut queue = Fixture::new(Config::default());
+    let ids: Vec<_> = (0..40).flat_map(|_| ["mail", "img"].map(|name| queue.enqueue(job(name, "a")))).collect();
+    queue.damage(&keys::job(ids[0]));
+    let sources =
+        Sources::by_weight([("none", 9), ("mail", 3), ("img", 1)].map(|(it, weight)| (it.into(), weight)).into());
+    let mut taken = Vec::new();
+    while taken.len() < 20 {
+        let jobs = queue.change(|change| change.take(None, &sources, FEW, None)).expect("it is sound");
+        taken.extend(jobs.into_iter().map(|job| job.queue));
+    }
+    let mail = taken.iter().filter(|queue| queue.as_str() == "mail").count();
+    assert!((14..=16).contains(&mail), "{taken:?}");
+    queue.change(|change| change.control("mail", Control::Pause)).expect("a queue");
+    let rest = queue.change(|change| change.take(None, &sources, MANY, None)).expect("it is sound");
+    assert!(rest.iter().all(|job| job.queue == "img") && rest.len() == 40 - (20 - mail), "{rest:?}");
 }
 
 #[test]
@@ -458,7 +477,7 @@ fn no_lease_lasts_for_ever_and_whoever_takes_jobs_of_many_queues_leaves_leases_f
     let most = Duration::from_millis(u64::MAX);
     let mut taken = 0;
     let refused = loop {
-        match queue.change(|change| change.take(Some(WEB), &names, MANY, Some(most))) {
+        match queue.change(|change| change.take(Some(WEB), &names.to_vec().into(), MANY, Some(most))) {
             Ok(jobs) => {
                 let until = queue.now + DAY;
                 assert!(jobs.iter().all(|job| job.state == State::Running { until }), "a day at most");
@@ -472,7 +491,7 @@ fn no_lease_lasts_for_ever_and_whoever_takes_jobs_of_many_queues_leaves_leases_f
     assert_eq!(queue.take("mail").map(|job| job.id), Some(mail));
     queue.reopen();
     assert!(queue.take("img2").is_some());
-    let again = queue.change(|change| change.take(Some(WEB), &names, MANY, None));
+    let again = queue.change(|change| change.take(Some(WEB), &names.to_vec().into(), MANY, None));
     assert!(matches!(again, Err(Refused::Full(_))), "{again:?}");
 }
 
