@@ -1,7 +1,7 @@
 //! Attempts: jobs are handed out, and what becomes of each is written, as soon as Redis is there for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
@@ -80,7 +80,7 @@ impl Redis {
 
     async fn take_some(&self, queues: &[String], most: Most, lease: Option<Duration>) -> Result<Vec<Job>, Refused> {
         loop {
-            let now = self.link.now()?;
+            let now = self.link.latest()?;
             let arguments = Arguments::new(&self.keys.0)
                 .number(self.largest())
                 .number(most.jobs as u64)
@@ -151,8 +151,15 @@ impl Redis {
             let popped = self.keys.popped();
             let step = Step::new(&self.keys).if_record(id, "").if_popped(&member).keep(id, &record, due);
             let step = if record.unique().is_none() { step.free(id, &taken) } else { step };
-            if self.change(step.then_bytes([b"ZREM", popped.as_bytes(), &member])).await? {
-                return Ok(self.handed_out(id, record, now));
+            match self.change(step.then_bytes([b"ZREM", popped.as_bytes(), &member])).await {
+                Ok(true) => return Ok(self.handed_out(id, record, now)),
+                Ok(false) => {}
+                Err(failed) => {
+                    if !failed.is_refused && matches!(record.state, State::Running { .. }) {
+                        self.unheard().push((id, record));
+                    }
+                    return Err(failed);
+                }
             }
             // Another job has this number, or it was put back.
             id = resque::new_id();
@@ -178,13 +185,30 @@ impl Redis {
         Some(record.into_job(id, &self.config))
     }
 
-    /// These attempts arrived nowhere. What cannot be given back has its lease end.
+    /// These attempts arrived nowhere.
     pub(in crate::queue) fn give_back_later(self: Arc<Self>, attempts: Vec<(JobId, u32)>) {
-        let (this, unwanted) = (self.clone(), Update::Release { delay: Duration::ZERO });
+        let this = self.clone();
         let give_back = async move {
-            _ = join_all(attempts.into_iter().map(|(id, attempt)| this.write(id, attempt, &unwanted))).await;
+            let unwanted = || Update::Release { delay: Duration::ZERO };
+            let each = attempts.into_iter().map(|(id, attempt)| this.write_or_keep(id, attempt, unwanted()));
+            _ = join_all(each).await;
         };
         _ = self.works.send(Box::pin(give_back));
+    }
+
+    /// Puts back what was handed out to nobody.
+    pub(super) async fn give_back_unheard(&self) -> Result<(), Failed> {
+        let unheard = std::mem::take(&mut *self.unheard());
+        for (at, (id, record)) in unheard.iter().enumerate() {
+            // By its text it is known: a lease that somebody else has ends at another moment.
+            let back = Next::Waiting(record.extras.clone());
+            if let Err(failed) = self.each(self.apply(*id, &record.written(), record, back).await) {
+                self.unheard().extend_from_slice(&unheard[at..]);
+                return Err(failed);
+            }
+            self.is_ready(&record.queue);
+        }
+        Ok(())
     }
 
     pub(in crate::queue) async fn update(
@@ -223,6 +247,10 @@ impl Redis {
             lease.ok_or(Refused::NotLeased(id, attempt))?.progress = Some(progress.at(now));
             return Ok(None);
         }
+        self.write_or_keep(id, attempt, update).await
+    }
+
+    async fn write_or_keep(&self, id: JobId, attempt: u32, update: Update) -> Result<Option<u64>, Refused> {
         match self.write(id, attempt, &update).await {
             Err(Refused::Unavailable(why)) if !matches!(update, Update::Touch { .. }) => {
                 let mut leases = self.leases();
@@ -252,7 +280,7 @@ impl Redis {
                 self.leases().remove(&id);
                 return Err(Refused::NotLeased(id, attempt));
             };
-            let next = record.after(update, now, &self.config);
+            let next = record.after(update, self.link.latest()?, &self.config);
             let until = match &next {
                 Next::Kept(record) => match record.state {
                     State::Running { until } => Some(until),
@@ -314,7 +342,9 @@ impl Redis {
         for (id, attempt, update) in reports {
             match self.write(id, attempt, &update).await {
                 Err(Refused::Unavailable(why)) => tracing::debug!(id, why, "a report is still kept"),
-                Err(_) => tracing::warn!(id, attempt, "what became of a job came too late: its lease has ended"),
+                Err(_) => {
+                    tracing::warn!(id, attempt, "what became of a job is written already, or its lease has ended")
+                }
                 Ok(_) => {}
             }
         }
@@ -342,7 +372,11 @@ impl Redis {
         Ok(())
     }
 
-    fn wanted(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+    fn unheard(&self) -> MutexGuard<'_, Vec<(JobId, Record)>> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

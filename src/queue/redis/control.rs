@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use redis::Value;
+
 use super::super::Place;
 use super::super::change::Refused;
 use super::super::control::Control;
 use super::super::job::{JobId, State};
 use super::super::order::Order;
 use super::keys::Step;
-use super::link::Failed;
+use super::link::{Arguments, Failed};
 use super::record::Record;
-use super::resque::Extras;
-use super::{Redis, no_matter};
-use futures::future::BoxFuture;
+use super::resque::{self, Extras};
+use super::{Redis, no_matter, scripts};
 
-/// So many jobs are moved at once: others wait for it.
+/// So many jobs are moved at once: others wait for it; and so many of those that wait in one step.
 const MAX_MOVED: u64 = 1_000;
+const PAGE: u64 = 100;
 
 impl Redis {
     pub(in crate::queue) async fn control(
@@ -44,11 +47,32 @@ impl Redis {
     }
 
     async fn purge_waiting(&self, queue: &str) -> Result<(usize, bool), Failed> {
-        let key = self.keys.queue(queue);
-        let length: u64 = self.link.command(&redis::Cmd::llen(&key)).await?;
-        let few = length.min(MAX_MOVED);
-        self.change(Step::new(&self.keys).then(["LTRIM", &key, &few.to_string(), "-1"])).await?;
-        Ok((few as usize, length > few))
+        let (key, aside, largest) = (self.keys.queue(queue), self.keys.set_aside(), self.largest());
+        let mut count = 0;
+        for _ in 0..MAX_MOVED / PAGE {
+            let arguments = Arguments::default().text(&key).number(0).number(PAGE).number(largest);
+            let items: Vec<Value> = self.link.run(&scripts::LIST, arguments).await?;
+            if items.is_empty() {
+                return Ok((count, false));
+            }
+            let step = items.iter().fold(Step::new(&self.keys), |step, item| {
+                let Value::BulkString(text) = item else {
+                    return step.then(["ASIDE", &key, &aside, &largest.to_string()]);
+                };
+                let step = step.if_in_list(&key, text).then_bytes([b"LREM", key.as_bytes(), b"1", text]);
+                let Some(item) = resque::read(text) else { return step };
+                let record = Record::new(queue.to_owned(), State::Waiting, &item, String::new(), 0);
+                match item.extras.id.or(item.id) {
+                    Some(id) => step.free(id, &record),
+                    None => step,
+                }
+            });
+            // Otherwise somebody has taken some of them meanwhile.
+            if self.change(step).await? {
+                count += items.len();
+            }
+        }
+        Ok((count, true))
     }
 
     /// Removes the jobs of a queue in a state, or has them wait again; how many, and whether there are more.
@@ -76,11 +100,9 @@ impl Redis {
 
     pub(super) async fn remove(&self, id: JobId, text: &str, record: &Record) -> Result<bool, Failed> {
         let step = Step::new(&self.keys).if_record(id, text).free(id, record).forget(id, record);
-        let Some(second) = record.scheduled.map(|second| second.to_string()) else { return self.change(step).await };
-        let (list, schedule) = (self.keys.delayed(&second), self.keys.key("delayed_queue_schedule"));
-        let is_removed = self.change(step.then(["LREM", &list, "1", &record.item])).await?;
-        self.change(Step::new(&self.keys).if_no_list(&list).then(["ZREM", &schedule, &second])).await?;
-        Ok(is_removed)
+        let Some(second) = record.scheduled else { return self.change(step).await };
+        let list = self.keys.delayed(&second.to_string());
+        self.change(step.unlist(&list, second, record.item.as_bytes())).await
     }
 
     async fn revive(&self, id: JobId, text: &str, record: &Record) -> Result<bool, Failed> {

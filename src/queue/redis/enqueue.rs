@@ -28,7 +28,7 @@ impl Redis {
     }
 
     async fn enqueue_all(self: Arc<Self>, jobs: Vec<NewJob>, asker: Asker) -> Result<Vec<Enqueued>, Refused> {
-        let now = self.link.now()?;
+        let now = self.link.latest()?;
         let (most, queues) = (self.config.max_jobs as u64, self.config.max_queues as u64);
         let mut arguments = Arguments::new(&self.keys.0).number(most).number(queues);
         for job in &jobs {

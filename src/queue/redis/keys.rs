@@ -132,6 +132,13 @@ impl<'k> Step<'k> {
         self.then(["ZREM", &of_state, &id.to_string()])
     }
 
+    /// Takes a delayed job from its scheduler's list, and an empty list from the schedule.
+    pub(super) fn unlist(self, list: &str, second: u64, item: &[u8]) -> Self {
+        let schedule = self.keys.key("delayed_queue_schedule");
+        let step = self.then_bytes([b"LREM", list.as_bytes(), b"1", item]);
+        step.then(["UNLIST", list, &schedule, &second.to_string()])
+    }
+
     pub(super) fn forget(self, id: JobId, record: &Record) -> Self {
         let (jobs, due) = (self.keys.jobs(), self.keys.due());
         self.unplace(id, record).then(["ZREM", &due, &id.to_string()]).then(["HDEL", &jobs, &id.to_string()])

@@ -35,8 +35,10 @@ pub(super) struct Link {
 #[derive(Debug)]
 struct Up {
     connection: MultiplexedConnection,
-    /// The clock of Redis at a moment of ours, in ms since 1970: all times in it are by its own.
-    clock: (u64, Moment),
+    /// The clock of Redis, in ms since 1970, at some moment between two of ours: all times in it are by its own.
+    clock: u64,
+    asked: Moment,
+    told: Moment,
 }
 
 /// Why Redis has not done something.
@@ -86,11 +88,11 @@ impl Link {
 
     /// Asks Redis for its time, and has others use the connection from now on.
     pub(super) async fn keep(&self, connection: &MultiplexedConnection) -> Result<(), Failed> {
-        let mut connection = connection.clone();
+        let (mut connection, asked) = (connection.clone(), Moment::now());
         let (seconds, micros): (u64, u64) =
             redis::cmd("TIME").query_async(&mut connection).await.map_err(|error| self.failed(&error))?;
-        let clock = (seconds * 1_000 + micros / 1_000, Moment::now());
-        self.up.store(Some(Up { connection, clock }.into()));
+        let clock = seconds * 1_000 + micros / 1_000;
+        self.up.store(Some(Up { connection, clock, asked, told: Moment::now() }.into()));
         Ok(())
     }
 
@@ -100,11 +102,20 @@ impl Link {
         self.down.swap(Some(why.clone().into())).is_none_or(|before| *before != why)
     }
 
-    /// The time by the clock of Redis.
+    /// The time by the clock of Redis, which is no earlier: to judge by whether something is over.
     pub(super) fn now(&self) -> Result<u64, Failed> {
+        self.time_since(|up| up.told)
+    }
+
+    /// The time by the clock of Redis, which is no later: to count from where something begins that lasts.
+    pub(super) fn latest(&self) -> Result<u64, Failed> {
+        self.time_since(|up| up.asked)
+    }
+
+    fn time_since(&self, moment: impl FnOnce(&Up) -> Moment) -> Result<u64, Failed> {
         let up = self.up.load();
-        let (then, moment) = up.as_ref().ok_or_else(|| self.is_down())?.clock;
-        Ok(then + moment.elapsed().as_millis() as u64)
+        let up = up.as_ref().ok_or_else(|| self.is_down())?;
+        Ok(up.clock + moment(up).elapsed().as_millis() as u64)
     }
 
     /// Has Redis run a script.

@@ -15,6 +15,7 @@ use super::keys::Step;
 use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque::{self, Item};
+use super::tick::parts_of;
 use super::{Redis, no_matter, scripts};
 
 /// A waiting job is looked for among so many of each queue, in steps.
@@ -166,15 +167,28 @@ impl Redis {
                         let progress = redis.leases().get(&id).and_then(|lease| lease.progress.clone());
                         Job { progress, ..record.into_job(id, &redis.config) }
                     }
-                    None => {
-                        let (queue, text, item) = redis.search(id).await?;
-                        redis.job_of(&queue, &text, &item, redis.link.now()?)
-                    }
+                    None => match redis.search(id).await {
+                        Ok((queue, text, item)) => redis.job_of(&queue, &text, &item, redis.link.now()?),
+                        Err(why) => redis.on_its_way(id).await?.ok_or(why)?,
+                    },
                 };
                 if is_allowed(&job.queue, job.user) { Ok(job) } else { Err(Refused::NoJob(id)) }
             })
         };
         self.ask(&place, look, no_matter).await
+    }
+
+    /// A job that is being taken off its queue, and is in no list.
+    async fn on_its_way(&self, id: JobId) -> Result<Option<Job>, Failed> {
+        let arguments = Arguments::default().text(self.keys.popped()).text(searched(id));
+        let member: Option<Vec<u8>> = self.link.run(&scripts::POPPED, arguments).await?;
+        let parts = member.as_deref().and_then(parts_of);
+        if let Some((queue, text, item)) = parts.and_then(|(queue, text)| Some((queue, text, resque::read(text)?))) {
+            return Ok(Some(self.job_of(queue, text, &item, self.link.now()?)));
+        }
+        // It may have been handed out meanwhile.
+        let record = self.record_of(id).await?;
+        Ok(record.as_deref().and_then(Record::read).map(|record| record.into_job(id, &self.config)))
     }
 
     /// Looks for a job that was enqueued here in the queues where it may wait.
@@ -188,7 +202,7 @@ impl Redis {
                     .number(from)
                     .number(SEARCH_STEP)
                     .number(self.largest())
-                    .text(format!(r#""id":"{id:032x}""#));
+                    .text(searched(id));
                 match self.link.run(&scripts::SEARCH, arguments).await? {
                     Value::BulkString(text) => {
                         if let Some(item) = resque::read(&text).filter(|item| item.id == Some(id)) {
@@ -196,7 +210,7 @@ impl Redis {
                         }
                         break;
                     }
-                    Value::Int(looked) if looked == SEARCH_STEP as i64 => from += SEARCH_STEP,
+                    Value::Int(looked @ 1..) => from += looked as u64,
                     _ => break,
                 }
             }
@@ -234,16 +248,19 @@ impl Redis {
                         redis.remove(id, text.as_deref().unwrap_or_default(), &record).await?
                     }
                     None => {
-                        let (queue, text, item) = redis.search(id).await?;
+                        let (queue, text, item) = match redis.search(id).await {
+                            Ok(found) => found,
+                            Err(why) => {
+                                let job = redis.on_its_way(id).await?.ok_or(why)?;
+                                allowed(&job.queue, job.user)?;
+                                return Err(Refused::Running(id));
+                            }
+                        };
                         allowed(&queue, item.extras.user)?;
                         let key = redis.keys.queue(&queue);
-                        let step = Step::new(&redis.keys).if_in_list(&key, &text).then_bytes([
-                            b"LREM",
-                            key.as_bytes(),
-                            b"1",
-                            &text,
-                        ]);
-                        redis.change(step).await?
+                        let record = Record::new(queue, State::Waiting, &item, String::new(), 0);
+                        let step = Step::new(&redis.keys).if_in_list(&key, &text).free(id, &record);
+                        redis.change(step.then_bytes([b"LREM", key.as_bytes(), b"1", &text])).await?
                     }
                 };
                 if is_removed { Ok(()) } else { Err(Refused::Running(id)) }
@@ -251,4 +268,9 @@ impl Redis {
         };
         self.ask(&place, cancel, no_matter).await
     }
+}
+
+/// What the text of a job has that was enqueued here.
+fn searched(id: JobId) -> String {
+    format!(r#""id":"{id:032x}""#)
 }

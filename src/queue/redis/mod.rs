@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::attempt::Leases;
 use self::keys::{Keys, Step};
 use self::link::{Failed, Link};
+use self::record::Record;
 pub use self::server::Server;
 use super::change::Refused;
 use super::job::JobId;
@@ -61,6 +62,8 @@ pub(super) struct Redis {
     known: Arc<Known>,
     works: mpsc::UnboundedSender<Work>,
     leases: Mutex<Leases>,
+    /// What may have been handed out, to nobody: the answer that says so was lost.
+    unheard: Mutex<Vec<(JobId, Record)>>,
     /// How many wait for jobs of which queues,
     wanted: Mutex<HashMap<String, usize>>,
     /// and in which of these there were some at the last look.
@@ -90,6 +93,7 @@ impl Redis {
             known,
             works,
             leases: Mutex::default(),
+            unheard: Mutex::default(),
             wanted: Mutex::default(),
             ready: watch::Sender::default(),
         });

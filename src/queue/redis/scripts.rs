@@ -78,7 +78,7 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
                     if type(item) ~= 'string' then break end
                     if #item > largest then
                         redis.call('RPUSH', p .. 'roster:set_aside', item)
-                        redis.call('LPOP', key)
+                        redis.call('LTRIM', key, 1, -1)
                         table.insert(reply, q)
                         table.insert(reply, #item)
                     else
@@ -88,8 +88,8 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
                         redis.call('LPOP', key)
                         table.insert(reply, q)
                         table.insert(reply, item)
-                        bytes = bytes - #item
                     end
+                    bytes = bytes - #item
                     taken = taken + 1
                 end
             end
@@ -99,7 +99,7 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Carries out commands if all is as expected: 1, or 0. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
-/// element if it is too large; `TRY` may fail.
+/// element if it is too large; `UNLIST` takes a list that is gone from the schedule; `TRY` may fail.
 pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -126,8 +126,11 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
                 local item = redis.call('LINDEX', from, 0)
                 if item and #item > tonumber(largest) then
                     redis.call('RPUSH', to, item)
-                    redis.call('LPOP', from)
+                    redis.call('LTRIM', from, 1, -1)
                 end
+            elseif name == 'UNLIST' then
+                local _, list, schedule, second = unpack(ARGV, at + 1, at + 4)
+                if redis.call('EXISTS', list) == 0 then redis.call('ZREM', schedule, second) end
             elseif name == 'TRY' then
                 redis.pcall(unpack(ARGV, at + 2, at + length))
             else
@@ -165,28 +168,38 @@ pub(super) static LIST: LazyLock<Script> = LazyLock::new(|| {
         for at = from, from + most - 1 do
             local item = redis.pcall('LINDEX', key, at)
             if type(item) ~= 'string' or bytes <= 0 then break end
-            if #item > largest then
-                table.insert(reply, #item)
-            else
-                table.insert(reply, item)
-                bytes = bytes - #item
-            end
+            table.insert(reply, #item > largest and #item or item)
+            bytes = bytes - #item
         end
         return reply",
     )
 });
 
-/// Where a text is in a list among so many from a place on: its element, or how many were looked at.
+/// Where a text is in a list among so many from a place on: its element, or how many were looked at; -1: there are no more.
 pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local key, from, most, largest, text = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+        local bytes = 8388608
         for at = from, from + most - 1 do
             local item = redis.pcall('LINDEX', key, at)
-            if type(item) ~= 'string' then return at - from end
+            if type(item) ~= 'string' then return -1 end
             if #item <= largest and string.find(item, text, 1, true) then return item end
+            bytes = bytes - #item
+            if bytes <= 0 then return at - from + 1 end
         end
         return most",
+    )
+});
+
+/// What was taken off a queue and is not settled, and has this text.
+pub(super) static POPPED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        for _, member in ipairs(redis.call('ZRANGE', ARGV[1], 0, 999)) do
+            if string.find(member, ARGV[2], 1, true) then return member end
+        end
+        return false",
     )
 });
 

@@ -20,6 +20,7 @@ impl Redis {
     pub(super) async fn tick(&self) -> Result<(), Failed> {
         let now = self.link.now()?;
         self.repeat_reports().await?;
+        self.give_back_unheard().await?;
         self.put_back(now).await?;
         // A delayed job that is known here keeps what is known of it, before it is taken for any other.
         if self.pass_time(now).await? {
@@ -104,7 +105,7 @@ impl Redis {
                     .if_in_list(&list, record.item.as_bytes())
                     .push("RPUSH", &record.queue, &item)
                     .hold(id, record, &item)
-                    .then(["LREM", &list, "1", &record.item])
+                    .unlist(&list, second, record.item.as_bytes())
                     .forget(id, record);
                 if !self.change(moved).await? {
                     // Another scheduler has moved it, or somebody has removed it there.
@@ -180,7 +181,7 @@ impl Redis {
     }
 
     /// One bad element is passed over, and no other. None: Redis has refused to do it.
-    fn each<T>(&self, done: Result<T, Failed>) -> Result<Option<T>, Failed> {
+    pub(super) fn each<T>(&self, done: Result<T, Failed>) -> Result<Option<T>, Failed> {
         match done {
             Ok(done) => Ok(Some(done)),
             Err(failed) if failed.is_of_a_key => {
@@ -208,7 +209,7 @@ impl Redis {
 }
 
 /// The queue and the element of what was taken off.
-fn parts_of(member: &[u8]) -> Option<(&str, &[u8])> {
+pub(super) fn parts_of(member: &[u8]) -> Option<(&str, &[u8])> {
     let colon = member.iter().position(|byte| *byte == b':')?;
     let length: usize = std::str::from_utf8(member.get(..colon)?).ok()?.parse().ok()?;
     let (queue, item) = member.get(colon + 1..)?.split_at_checked(length)?;

@@ -47,6 +47,10 @@ impl Redis {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("redis.sock")
     }

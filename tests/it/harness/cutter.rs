@@ -1,0 +1,105 @@
+//! The line between a sidecar and its Redis, which is cut at one command: before Redis has it, or before its reply arrives.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::free_port;
+
+#[derive(Debug)]
+pub(crate) struct Cutter {
+    port: u16,
+    /// How many more commands and replies come through; `usize::MAX`: all.
+    left: Arc<AtomicUsize>,
+}
+
+impl Cutter {
+    pub(crate) fn to(server: u16) -> Self {
+        let (port, left) = (free_port(), Arc::new(AtomicUsize::new(usize::MAX)));
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a listener");
+        let of_thread = left.clone();
+        // Both end with the tests.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let left = of_thread.clone();
+                std::thread::spawn(move || {
+                    let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
+                    let _ = carry(&client, &server, &left);
+                    let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
+                });
+            }
+        });
+        Self { port, left }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Cuts the connection once, after so many commands and replies.
+    pub(crate) fn cut_after(&self, count: usize) {
+        self.left.store(count, Ordering::SeqCst);
+    }
+
+    /// Whether it has; it does not any more.
+    pub(crate) fn has_cut(&self) -> bool {
+        self.left.swap(usize::MAX, Ordering::SeqCst) == usize::MAX
+    }
+}
+
+/// One command after the other, and its reply.
+fn carry(client: &TcpStream, server: &TcpStream, left: &AtomicUsize) -> io::Result<()> {
+    for end in [client, server] {
+        end.set_nodelay(true)?;
+    }
+    let (mut commands, mut replies) = (BufReader::new(client), BufReader::new(server));
+    let comes_through = || {
+        let next = |left| {
+            if left == 0 {
+                Some(usize::MAX)
+            } else if left == usize::MAX {
+                None
+            } else {
+                Some(left - 1)
+            }
+        };
+        left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) != Ok(0)
+    };
+    loop {
+        let command = message(&mut commands)?;
+        if !comes_through() {
+            return Ok(());
+        }
+        (&mut &*server).write_all(&command)?;
+        let reply = message(&mut replies)?;
+        if !comes_through() {
+            return Ok(());
+        }
+        (&mut &*client).write_all(&reply)?;
+    }
+}
+
+/// The bytes of a command or a reply.
+fn message(from: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut parts = 1;
+    while parts > 0 {
+        parts -= 1;
+        let begin = bytes.len();
+        if from.read_until(b'\n', &mut bytes)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let length = || std::str::from_utf8(&bytes[begin + 1..]).ok()?.trim_end().parse::<i64>().ok();
+        match bytes[begin] {
+            b'*' => parts += length().unwrap_or(0).max(0),
+            b'$' => {
+                if let Some(length @ 0..) = length() {
+                    from.take(length as u64 + 2).read_to_end(&mut bytes)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(bytes)
+}
