@@ -1346,6 +1346,10 @@ struct QueueSummary {
   7: required i64 bytes
   /** When the oldest job was enqueued that waits, ms since 1970. */
   8: optional i64 oldestWaiting
+  /** How many jobs were enqueued in the last minute, where that is counted: not in Redis; */
+  9: optional i64 enqueuedInLastMinute
+  /** and how many were done. */
+  10: optional i64 doneInLastMinute
 }
 
 struct QueuesReply {
@@ -1381,7 +1385,10 @@ enum QueueAction {
   /** Its jobs in `state` are removed. */
   PURGE = 3,
   /** Its dead jobs, or the one with `id`, wait again as if they were new, and are unique no more. */
-  RETRY = 4
+  RETRY = 4,
+  /** Its jobs that wait, are delayed or dead are in the queue `to` from then on, with their ids. One whose key a job of that
+      queue has is unique no more. */
+  MOVE = 5
 }
 
 struct QueueControl {
@@ -1391,6 +1398,8 @@ struct QueueControl {
   3: optional JobState state
   /** Of RETRY. Absent: all that are dead. */
   4: optional i64 id
+  /** Of MOVE: another queue, which is there from then on. */
+  5: optional string to
 }
 
 struct QueueControlReply {
@@ -1398,6 +1407,32 @@ struct QueueControlReply {
   1: required i32 jobs
   /** Whether there are more of them: ask again. */
   2: required bool hasMore
+}
+
+struct RecurringJobsQuery {
+}
+
+/** A job that is enqueued by the clock, as `[[queue.recurring]]` says. */
+struct RecurringJob {
+  1: required string name
+  2: required string queue
+  /** The name of the jobs. */
+  3: required string job
+  4: required string schedule
+  5: required string timeZone
+  /** When it is due, ms since 1970. Absent: never. */
+  6: optional i64 nextAt
+  /** When it was due that was enqueued last, */
+  7: optional i64 lastAt
+  /** and its id. */
+  8: optional i64 lastId
+  /** Why one that is due is not enqueued yet. */
+  9: optional string trouble
+}
+
+struct RecurringJobsReply {
+  /** In the order in which they are configured. */
+  1: required list<RecurringJob> jobs
 }
 
 struct StatusRequest {
@@ -1765,7 +1800,11 @@ service Roster {
   JobsReply peekJobs(1: PeekJobsRequest request)
     throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
 
-  /** Pauses, resumes or purges a queue, or has its dead jobs retried. For administrators. */
+  /** Pauses, resumes, purges or moves a queue, or has its dead jobs retried. For administrators. */
   QueueControlReply controlQueue(1: QueueControl request)
     throws (1: NotFound notFound, 4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /** The recurring jobs of the queues that the client may enqueue into or perform jobs of. */
+  RecurringJobsReply recurringJobs(1: RecurringJobsQuery request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
 }

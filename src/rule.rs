@@ -67,6 +67,19 @@ where
     Ok(depth)
 }
 
+/// A TOML value as JSON; dates become strings.
+pub(crate) fn json(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::Datetime(at) => at.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(entries) => entries.iter().map(|(key, value)| (key.clone(), json(value))).collect(),
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(truth) => (*truth).into(),
+    }
+}
+
 /// A duration with a maximum in seconds, so that no clock overflows; optionally not zero.
 pub(crate) struct Within<const SECONDS: u64, const IS_POSITIVE: bool>;
 

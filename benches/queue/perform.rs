@@ -86,7 +86,7 @@ fn performed(rival: &Rival, jobs: usize) -> Vec<f64> {
 fn at_once(rival: &Rival, jobs: usize) -> f64 {
     let roster = rival.roster().expect("it is one");
     let control = |action| {
-        let request = QueueControl::new(QUEUE.into(), action, None, None);
+        let request = QueueControl::new(QUEUE.into(), action, None, None, None);
         roster.client().control_queue(request).expect("it is controlled");
     };
     let before = lines(&rival.trace()).len();

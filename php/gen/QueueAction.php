@@ -38,11 +38,18 @@ final class QueueAction
      */
     const RETRY = 4;
 
+    /**
+     * Its jobs that wait, are delayed or dead are in the queue `to` from then on, with their ids. One whose key a job of that
+     * queue has is unique no more.
+     */
+    const MOVE = 5;
+
     static public $__names = array(
         1 => 'PAUSE',
         2 => 'RESUME',
         3 => 'PURGE',
         4 => 'RETRY',
+        5 => 'MOVE',
     );
 }
 

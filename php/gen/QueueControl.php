@@ -43,6 +43,11 @@ class QueueControl
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        5 => array(
+            'var' => 'to',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -65,6 +70,12 @@ class QueueControl
      * @var int
      */
     public $id = null;
+    /**
+     * Of MOVE: another queue, which is there from then on.
+     * 
+     * @var string
+     */
+    public $to = null;
 
     public function __construct($vals = null)
     {
@@ -80,6 +91,9 @@ class QueueControl
             }
             if (isset($vals['id'])) {
                 $this->id = $vals['id'];
+            }
+            if (isset($vals['to'])) {
+                $this->to = $vals['to'];
             }
         }
     }
@@ -131,6 +145,13 @@ class QueueControl
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 5:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->to);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -163,6 +184,11 @@ class QueueControl
         if ($this->id !== null) {
             $xfer += $output->writeFieldBegin('id', TType::I64, 4);
             $xfer += $output->writeI64($this->id);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->to !== null) {
+            $xfer += $output->writeFieldBegin('to', TType::STRING, 5);
+            $xfer += $output->writeString($this->to);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

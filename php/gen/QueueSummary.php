@@ -64,6 +64,16 @@ class QueueSummary
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        9 => array(
+            'var' => 'enqueuedInLastMinute',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
+        10 => array(
+            'var' => 'doneInLastMinute',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -102,6 +112,18 @@ class QueueSummary
      * @var int
      */
     public $oldestWaiting = null;
+    /**
+     * How many jobs were enqueued in the last minute, where that is counted: not in Redis;
+     * 
+     * @var int
+     */
+    public $enqueuedInLastMinute = null;
+    /**
+     * and how many were done.
+     * 
+     * @var int
+     */
+    public $doneInLastMinute = null;
 
     public function __construct($vals = null)
     {
@@ -129,6 +151,12 @@ class QueueSummary
             }
             if (isset($vals['oldestWaiting'])) {
                 $this->oldestWaiting = $vals['oldestWaiting'];
+            }
+            if (isset($vals['enqueuedInLastMinute'])) {
+                $this->enqueuedInLastMinute = $vals['enqueuedInLastMinute'];
+            }
+            if (isset($vals['doneInLastMinute'])) {
+                $this->doneInLastMinute = $vals['doneInLastMinute'];
             }
         }
     }
@@ -208,6 +236,20 @@ class QueueSummary
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 9:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->enqueuedInLastMinute);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 10:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->doneInLastMinute);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -260,6 +302,16 @@ class QueueSummary
         if ($this->oldestWaiting !== null) {
             $xfer += $output->writeFieldBegin('oldestWaiting', TType::I64, 8);
             $xfer += $output->writeI64($this->oldestWaiting);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->enqueuedInLastMinute !== null) {
+            $xfer += $output->writeFieldBegin('enqueuedInLastMinute', TType::I64, 9);
+            $xfer += $output->writeI64($this->enqueuedInLastMinute);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->doneInLastMinute !== null) {
+            $xfer += $output->writeFieldBegin('doneInLastMinute', TType::I64, 10);
+            $xfer += $output->writeI64($this->doneInLastMinute);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

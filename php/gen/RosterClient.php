@@ -3442,4 +3442,72 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         throw new \Exception("controlQueue failed: unknown result");
     }
+
+    public function recurringJobs(\Roster\Thrift\RecurringJobsQuery $request)
+    {
+        $this->send_recurringJobs($request);
+        return $this->recv_recurringJobs();
+    }
+
+    public function send_recurringJobs(\Roster\Thrift\RecurringJobsQuery $request)
+    {
+        $args = new \Roster\Thrift\Roster_recurringJobs_args();
+        $args->request = $request;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'recurringJobs',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('recurringJobs', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_recurringJobs()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_recurringJobs_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_recurringJobs_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        throw new \Exception("recurringJobs failed: unknown result");
+    }
 }

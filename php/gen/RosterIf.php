@@ -557,7 +557,7 @@ interface RosterIf
      */
     public function peekJobs(\Roster\Thrift\PeekJobsRequest $request);
     /**
-     * Pauses, resumes or purges a queue, or has its dead jobs retried. For administrators.
+     * Pauses, resumes, purges or moves a queue, or has its dead jobs retried. For administrators.
      * 
      * @param \Roster\Thrift\QueueControl $request
      * @return \Roster\Thrift\QueueControlReply
@@ -567,4 +567,14 @@ interface RosterIf
      * @throws \Roster\Thrift\Overloaded
      */
     public function controlQueue(\Roster\Thrift\QueueControl $request);
+    /**
+     * The recurring jobs of the queues that the client may enqueue into or perform jobs of.
+     * 
+     * @param \Roster\Thrift\RecurringJobsQuery $request
+     * @return \Roster\Thrift\RecurringJobsReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function recurringJobs(\Roster\Thrift\RecurringJobsQuery $request);
 }

@@ -278,14 +278,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size395 = 0;
-                        $_etype398 = 0;
-                        $xfer += $input->readListBegin($_etype398, $_size395);
-                        for ($_i399 = 0; $_i399 < $_size395; ++$_i399) {
-                            $elem400 = null;
-                            $elem400 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem400->read($input);
-                            $this->sources []= $elem400;
+                        $_size402 = 0;
+                        $_etype405 = 0;
+                        $xfer += $input->readListBegin($_etype405, $_size402);
+                        for ($_i406 = 0; $_i406 < $_size402; ++$_i406) {
+                            $elem407 = null;
+                            $elem407 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem407->read($input);
+                            $this->sources []= $elem407;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -295,25 +295,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size401 = 0;
-                        $_ktype402 = 0;
-                        $_vtype403 = 0;
-                        $xfer += $input->readMapBegin($_ktype402, $_vtype403, $_size401);
-                        for ($_i405 = 0; $_i405 < $_size401; ++$_i405) {
-                            $key406 = '';
-                            $val407 = 0;
-                            $xfer += $input->readString($key406);
-                            $xfer += $input->readI64($val407);
-                            $this->counters[$key406] = $val407;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size408 = 0;
                         $_ktype409 = 0;
                         $_vtype410 = 0;
@@ -323,7 +304,26 @@ class StatusReply
                             $val414 = 0;
                             $xfer += $input->readString($key413);
                             $xfer += $input->readI64($val414);
-                            $this->limits[$key413] = $val414;
+                            $this->counters[$key413] = $val414;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size415 = 0;
+                        $_ktype416 = 0;
+                        $_vtype417 = 0;
+                        $xfer += $input->readMapBegin($_ktype416, $_vtype417, $_size415);
+                        for ($_i419 = 0; $_i419 < $_size415; ++$_i419) {
+                            $key420 = '';
+                            $val421 = 0;
+                            $xfer += $input->readString($key420);
+                            $xfer += $input->readI64($val421);
+                            $this->limits[$key420] = $val421;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -347,13 +347,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size415 = 0;
-                        $_etype418 = 0;
-                        $xfer += $input->readListBegin($_etype418, $_size415);
-                        for ($_i419 = 0; $_i419 < $_size415; ++$_i419) {
-                            $elem420 = null;
-                            $xfer += $input->readString($elem420);
-                            $this->portsTaken []= $elem420;
+                        $_size422 = 0;
+                        $_etype425 = 0;
+                        $xfer += $input->readListBegin($_etype425, $_size422);
+                        for ($_i426 = 0; $_i426 < $_size422; ++$_i426) {
+                            $elem427 = null;
+                            $xfer += $input->readString($elem427);
+                            $this->portsTaken []= $elem427;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -370,13 +370,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size421 = 0;
-                        $_etype424 = 0;
-                        $xfer += $input->readSetBegin($_etype424, $_size421);
-                        for ($_i425 = 0; $_i425 < $_size421; ++$_i425) {
-                            $elem426 = null;
-                            $xfer += $input->readString($elem426);
-                            $this->capabilities[$elem426] = true;
+                        $_size428 = 0;
+                        $_etype431 = 0;
+                        $xfer += $input->readSetBegin($_etype431, $_size428);
+                        for ($_i432 = 0; $_i432 < $_size428; ++$_i432) {
+                            $elem433 = null;
+                            $xfer += $input->readString($elem433);
+                            $this->capabilities[$elem433] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -386,16 +386,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size427 = 0;
-                        $_ktype428 = 0;
-                        $_vtype429 = 0;
-                        $xfer += $input->readMapBegin($_ktype428, $_vtype429, $_size427);
-                        for ($_i431 = 0; $_i431 < $_size427; ++$_i431) {
-                            $key432 = 0;
-                            $val433 = 0;
-                            $xfer += $input->readI32($key432);
-                            $xfer += $input->readI32($val433);
-                            $this->workers[$key432] = $val433;
+                        $_size434 = 0;
+                        $_ktype435 = 0;
+                        $_vtype436 = 0;
+                        $xfer += $input->readMapBegin($_ktype435, $_vtype436, $_size434);
+                        for ($_i438 = 0; $_i438 < $_size434; ++$_i438) {
+                            $key439 = 0;
+                            $val440 = 0;
+                            $xfer += $input->readI32($key439);
+                            $xfer += $input->readI32($val440);
+                            $this->workers[$key439] = $val440;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -440,8 +440,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter434) {
-                $xfer += $iter434->write($output);
+            foreach ($this->sources as $iter441) {
+                $xfer += $iter441->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -452,9 +452,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter435 => $viter436) {
-                $xfer += $output->writeString($kiter435);
-                $xfer += $output->writeI64($viter436);
+            foreach ($this->counters as $kiter442 => $viter443) {
+                $xfer += $output->writeString($kiter442);
+                $xfer += $output->writeI64($viter443);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -465,9 +465,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter437 => $viter438) {
-                $xfer += $output->writeString($kiter437);
-                $xfer += $output->writeI64($viter438);
+            foreach ($this->limits as $kiter444 => $viter445) {
+                $xfer += $output->writeString($kiter444);
+                $xfer += $output->writeI64($viter445);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -488,8 +488,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter439) {
-                $xfer += $output->writeString($iter439);
+            foreach ($this->portsTaken as $iter446) {
+                $xfer += $output->writeString($iter446);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -505,8 +505,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter440 => $iter441) {
-                $xfer += $output->writeString($iter440);
+            foreach ($this->capabilities as $iter447 => $iter448) {
+                $xfer += $output->writeString($iter447);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -517,9 +517,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter442 => $viter443) {
-                $xfer += $output->writeI32($kiter442);
-                $xfer += $output->writeI32($viter443);
+            foreach ($this->workers as $kiter449 => $viter450) {
+                $xfer += $output->writeI32($kiter449);
+                $xfer += $output->writeI32($viter450);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -38,6 +38,10 @@ enum Command {
     #[command(after_help = super::exit::HELP)]
     /// Hand out jobs of a queue again. For administrators
     Resume(One),
+    #[command(name = "move", after_help = super::exit::HELP)]
+    Move(Move),
+    #[command(after_help = super::exit::HELP)]
+    Recurring(Recurring),
 }
 
 /// List the queues: how many jobs are in which state, and how long the oldest has waited
@@ -85,6 +89,28 @@ struct Purge {
     queue: String,
     #[arg(value_enum)]
     state: Removable,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Take the jobs of a queue to another one, with their ids. For administrators
+///
+/// Those that run stay until they have ended. It can be done again at any time: each job is in one of the two.
+#[derive(Debug, Args)]
+struct Move {
+    queue: String,
+    /// The other queue, which is made if it is not there
+    #[arg(long, value_name = "QUEUE", value_parser = other_queue)]
+    to: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// List the jobs that are enqueued by the clock, as `[[queue.recurring]]` says
+#[derive(Debug, Args)]
+struct Recurring {
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
     #[command(flatten)]
     connection: Connection,
 }
@@ -147,7 +173,8 @@ impl Queue {
             Command::List(list) => list.run(),
             Command::Peek(peek) => peek.run(),
             Command::Retry(Retry { queue, id, connection, .. }) => {
-                let retried = control(connection, queue, QueueAction::RETRY, None, id)?;
+                let request = QueueControl { id, ..request(queue, QueueAction::RETRY) };
+                let retried = control(connection, &request)?;
                 Ok(writeln!(io::stdout(), "{} again", waiting(retried))?)
             }
             Command::Purge(Purge { queue, state, connection }) => {
@@ -156,17 +183,23 @@ impl Queue {
                     Removable::Delayed => JobState::DELAYED,
                     Removable::Dead => JobState::DEAD,
                 };
-                let removed = control(connection, queue, QueueAction::PURGE, Some(state), None)?;
+                let request = QueueControl { state: Some(state), ..request(queue, QueueAction::PURGE) };
+                let removed = control(connection, &request)?;
                 Ok(writeln!(io::stdout(), "{} removed", counted(removed, "job"))?)
             }
             Command::Pause(One { queue, connection }) => {
-                control(connection, queue.clone(), QueueAction::PAUSE, None, None)?;
+                control(connection, &request(queue.clone(), QueueAction::PAUSE))?;
                 Ok(writeln!(io::stdout(), "{} is paused", text::preview(queue.as_bytes()))?)
             }
             Command::Resume(One { queue, connection }) => {
-                control(connection, queue.clone(), QueueAction::RESUME, None, None)?;
+                control(connection, &request(queue.clone(), QueueAction::RESUME))?;
                 Ok(writeln!(io::stdout(), "{} is resumed", text::preview(queue.as_bytes()))?)
             }
+            Command::Move(Move { queue, to, connection }) => {
+                let request = QueueControl { to: Some(to), ..request(queue, QueueAction::MOVE) };
+                Ok(writeln!(io::stdout(), "{} moved", counted(control(connection, &request)?, "job"))?)
+            }
+            Command::Recurring(recurring) => recurring.run(),
         }
     }
 }
@@ -175,17 +208,22 @@ fn waiting(count: u64) -> String {
     if count == 1 { "1 job waits".to_owned() } else { format!("{count} jobs wait") }
 }
 
+fn request(queue: String, action: QueueAction) -> QueueControl {
+    QueueControl { queue, action, state: None, id: None, to: None }
+}
+
+fn other_queue(name: &str) -> Result<String, String> {
+    match name.starts_with("redis://") || name.starts_with("rediss://") {
+        true => Err("jobs are moved to queues of the same sidecar alone yet".to_owned()),
+        false => Ok(name.to_owned()),
+    }
+}
+
 /// By turns, until there are no more jobs that it is for.
-fn control(
-    connection: Connection,
-    queue: String,
-    action: QueueAction,
-    state: Option<JobState>,
-    id: Option<i64>,
-) -> anyhow::Result<u64> {
+fn control(connection: Connection, request: &QueueControl) -> anyhow::Result<u64> {
     let (mut client, mut count) = (connection.client(), 0);
     loop {
-        let reply = client.control_queue(QueueControl { queue: queue.clone(), action, state, id })?;
+        let reply = client.control_queue(request.clone())?;
         count += u64::try_from(reply.jobs)?;
         if !reply.has_more {
             return Ok(count);
@@ -211,7 +249,7 @@ impl List {
 }
 
 /// All pages, and what is wrong.
-fn read(client: &mut Client) -> anyhow::Result<(Vec<QueueSummary>, Option<String>)> {
+pub(super) fn read(client: &mut Client) -> anyhow::Result<(Vec<QueueSummary>, Option<String>)> {
     let (mut queues, mut cursor) = (Vec::new(), None);
     loop {
         let page = client.queues(cursor)?;
@@ -223,10 +261,11 @@ fn read(client: &mut Client) -> anyhow::Result<(Vec<QueueSummary>, Option<String
     }
 }
 
-fn document(it: &QueueSummary) -> Value {
+pub(super) fn document(it: &QueueSummary) -> Value {
     json!({
         "name": it.name, "isPaused": it.is_paused, "waiting": it.waiting, "delayed": it.delayed, "running": it.running,
         "dead": it.dead, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
+        "enqueuedInLastMinute": it.enqueued_in_last_minute, "doneInLastMinute": it.done_in_last_minute,
     })
 }
 
@@ -239,13 +278,57 @@ fn table(queues: &[QueueSummary], now: i64) -> String {
             it.delayed.to_string(),
             it.running.to_string(),
             it.dead.to_string(),
+            rate(it.enqueued_in_last_minute),
+            rate(it.done_in_last_minute),
             text::size(it.bytes),
             it.oldest_waiting.map_or_else(|| "-".into(), |at| text::duration((now - at).max(0))),
         ]
     };
     let rows: Vec<_> = queues.iter().map(row).collect();
-    let heading = ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "SIZE", "OLDEST WAITS"];
-    text::table(heading, &["WAITING", "DELAYED", "RUNNING", "DEAD", "SIZE", "OLDEST WAITS"], &rows)
+    let heading = ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "IN/S", "OUT/S", "SIZE", "OLDEST WAITS"];
+    text::table(heading, &heading[2..], &rows)
+}
+
+/// Jobs a second.
+fn rate(in_last_minute: Option<i64>) -> String {
+    in_last_minute.map_or_else(|| "-".into(), |count| format!("{:.1}", count as f64 / 60.0))
+}
+
+impl Recurring {
+    fn run(self) -> anyhow::Result<()> {
+        let jobs = self.connection.client().recurring_jobs()?;
+        match self.output {
+            Output::Table => io::stdout().write_all(table_of_recurring(&jobs).as_bytes())?,
+            Output::Json => {
+                let document = |it: &idl::RecurringJob| {
+                    json!({
+                        "name": it.name, "queue": it.queue, "job": it.job, "schedule": it.schedule,
+                        "timeZone": it.time_zone, "nextAt": it.next_at, "lastAt": it.last_at, "lastId": it.last_id,
+                        "trouble": it.trouble,
+                    })
+                };
+                json::print(&json!({ "recurring": jobs.iter().map(document).collect::<Vec<_>>() }))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn table_of_recurring(jobs: &[idl::RecurringJob]) -> String {
+    let row = |it: &idl::RecurringJob| {
+        [
+            text::preview(it.name.as_bytes()),
+            text::preview(it.queue.as_bytes()),
+            text::preview(it.job.as_bytes()),
+            text::preview(it.schedule.as_bytes()),
+            text::preview(it.time_zone.as_bytes()),
+            text::time(it.next_at.unwrap_or(0)),
+            text::time(it.last_at.unwrap_or(0)),
+            text::preview(it.trouble.as_deref().unwrap_or("").as_bytes()),
+        ]
+    };
+    let rows: Vec<_> = jobs.iter().map(row).collect();
+    text::table(["NAME", "QUEUE", "JOB", "SCHEDULE", "TIME ZONE", "NEXT", "LAST", "TROUBLE"], &[], &rows)
 }
 
 impl Peek {
@@ -355,15 +438,15 @@ mod tests {
     #[test]
     fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {
         let queue = |name: &str, is_paused, waiting, oldest: Option<i64>| {
-            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest)
+            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0)
         };
         let queues = [queue("img", true, 0, None), queue("mail\u{1b}", false, 1, Some(1_000))];
         assert_eq!(
             table(&queues, 61_000),
             "\
-QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD     SIZE  OLDEST WAITS
-img         paused        0        2        3     4  2.0 KiB             -
-mail\\u{1b}  open          1        2        3     4  2.0 KiB            1m
+QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD  IN/S  OUT/S     SIZE  OLDEST WAITS
+img         paused        0        2        3     4   1.5    0.0  2.0 KiB             -
+mail\\u{1b}  open          1        2        3     4   1.5    0.0  2.0 KiB            1m
 "
         );
     }

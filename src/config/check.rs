@@ -18,7 +18,7 @@ use crate::model::{Format, NodePath};
 use crate::net::{Address, Remote, is_one_place, max_path_len};
 use crate::queue::Server;
 use crate::worker::parse_listen;
-use crate::{access, register, secret, source, store, thrift};
+use crate::{access, queue, register, secret, source, store, thrift};
 
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -234,6 +234,8 @@ impl Check<'_> {
     fn queue(&mut self, config: &Config) {
         let queue = &config.queue;
         let path: Key = "queue.path".into();
+        self.recurring(queue);
+        self.backend(queue);
         let is_tls = queue.backend.as_ref().is_some_and(Server::is_tls);
         self.object_if(
             queue.ca.is_some() && !is_tls,
@@ -255,6 +257,53 @@ impl Check<'_> {
         if most > max_call {
             let message = format!("such a job fits no request: `thrift.max_call` is {max_call}");
             self.object(&[&"queue.max_job_bytes".into(), &"thrift.max_call".into()], message);
+        }
+    }
+
+    /// Reports what holds for jobs on the disk alone, or in Redis alone.
+    fn backend(&mut self, queue: &queue::Config) {
+        let (backend, default) = (Key::from("queue.backend"), queue::Config::default());
+        let in_redis = queue.backend.is_some();
+        let (size, sync) = ("set `maxmemory` of Redis", "set `appendfsync` of Redis");
+        for (key, is_set, cure) in [
+            ("queue.path", queue.path.is_some(), "or `backend` for a folder"),
+            ("queue.max_bytes", queue.max_bytes != default.max_bytes, size),
+            ("queue.durability", queue.durability != default.durability, sync),
+            ("queue.sync_interval", queue.sync_interval != default.sync_interval, sync),
+            ("queue.recurring", !queue.recurring.is_empty(), "or set `path` in its place"),
+        ] {
+            if in_redis && is_set {
+                let message = format!("is not for jobs in Redis, where `queue.backend` has them: leave it out, {cure}");
+                self.object(&[&key.into(), &backend], message);
+            }
+        }
+        for (key, is_set) in
+            [("queue.prefix", queue.prefix != default.prefix), ("queue.password_file", queue.password_file.is_some())]
+        {
+            if !in_redis && is_set {
+                self.object(&[&key.into(), &backend], "is of no use without `queue.backend`");
+            }
+        }
+    }
+
+    fn recurring(&mut self, queue: &queue::Config) {
+        let tables: Key = "queue.recurring".into();
+        let in_vain = queue.path.is_none() && queue.backend.is_none() && !queue.recurring.is_empty();
+        self.object_if(in_vain, &tables, "is of no use without queues: set `queue.path`");
+        for (number, recurring) in queue.recurring.iter().enumerate() {
+            let key = self.tree.element(&tables, number);
+            let required = ["name", "queue", "job", "schedule"].map(|name| self.require(&key.child(name)));
+            if required.contains(&false) {
+                continue;
+            }
+            for (name, message) in recurring.flaws(queue.max_job_bytes) {
+                self.object(&[&key.child(name)], message);
+            }
+            if let Some(first) = queue.recurring[..number].iter().position(|first| first.name == recurring.name) {
+                let first = self.tree.element(&tables, first).child("name");
+                let message = format!("{:?} is the name of another one: give each a `name` of its own", recurring.name);
+                self.object(&[&key.child("name"), &first], message);
+            }
         }
     }
 

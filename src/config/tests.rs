@@ -15,9 +15,16 @@ use crate::zookeeper::Kerberos;
 
 const EXAMPLE: &str = include_str!("../../contrib/roster.toml");
 
-/// The example with all its settings in force.
+/// Those for queues in Redis, which go with none for the disk.
+const OF_REDIS: [&str; 3] =
+    ["#backend = ", "#password_file = \"/etc/roster/redis\"", "#ca = \"/etc/roster/redis-ca.pem\""];
+
+/// The example with all its settings in force, but for those of Redis.
 fn whole_example() -> String {
-    let setting = |line: &'static str| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' '));
+    let is_in_force = |line: &str| !OF_REDIS.iter().any(|start| line.starts_with(start));
+    let setting = |line: &'static str| {
+        line.strip_prefix('#').filter(|rest| is_in_force(line) && !rest.is_empty() && !rest.starts_with(' '))
+    };
     EXAMPLE.lines().map(|line| setting(line).unwrap_or(line)).collect::<Vec<_>>().join("\n")
 }
 

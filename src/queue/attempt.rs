@@ -138,6 +138,8 @@ impl Change<'_, '_> {
             Update::Done => {
                 self.remove(id, &head)?;
                 self.tally.done += 1;
+                let uptime = self.now.uptime;
+                self.book.queue(head.queue)?.done.add(uptime);
             }
             Update::Fail { error } => self.fail(id, &head, error)?,
             Update::Bury { error } => self.bury(id, &head, error)?,

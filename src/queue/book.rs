@@ -68,7 +68,21 @@ pub(super) struct Queue {
     /// No delayed job of it is due before, and no dead one was dead before.
     pub(super) first_delayed: u64,
     pub(super) first_dead: u64,
+    pub(super) enqueued: Recent,
+    pub(super) done: Recent,
 }
+
+/// How often something happened in the last minute, by the clock of leases.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recent {
+    counts: [u32; PARTS],
+    /// The part of time that the last count is of.
+    last: u64,
+}
+
+/// A minute has so many parts, each of which is so long, in ms.
+const PARTS: usize = 30;
+const PART: u64 = 60_000 / PARTS as u64;
 
 /// How much there is of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,7 +231,7 @@ impl Book {
     fn insert_queue(&mut self, name: String, counts: Counts) {
         self.names.insert(name.clone(), counts.number);
         // They are looked for at the first look.
-        self.queues.insert(counts.number, Queue { name, counts, first_delayed: 0, first_dead: 0 });
+        self.queues.insert(counts.number, Queue { name, counts, ..Queue::default() });
     }
 
     /// Has the next start count again.
@@ -251,6 +265,11 @@ impl Book {
         self.is_meta_changed || !self.changed_queues.is_empty() || !self.changed_users.is_empty()
     }
 
+    /// Has what else was put into the file be written.
+    pub(super) fn be_written(&mut self) {
+        self.is_meta_changed = true;
+    }
+
     pub(super) fn next_job(&mut self) -> JobId {
         self.is_meta_changed = true;
         self.meta.next_job += 1;
@@ -270,7 +289,8 @@ impl Book {
         self.names.insert(name.to_owned(), number);
         let (first_delayed, first_dead) = (u64::MAX, u64::MAX);
         let counts = Counts { number, creator, ..Counts::default() };
-        self.queues.insert(number, Queue { name: name.to_owned(), counts, first_delayed, first_dead });
+        self.queues
+            .insert(number, Queue { name: name.to_owned(), counts, first_delayed, first_dead, ..Queue::default() });
         number
     }
 
@@ -316,6 +336,25 @@ impl Queue {
     /// Whether jobs of it can be handed out.
     pub(super) fn is_open(&self) -> bool {
         !self.counts.is_paused && self.counts.waiting > 0
+    }
+}
+
+impl Recent {
+    pub(super) fn add(&mut self, uptime: u64) {
+        self.pass_to(uptime / PART);
+        self.counts[(self.last % PARTS as u64) as usize] += 1;
+    }
+
+    pub(super) fn count(mut self, uptime: u64) -> u64 {
+        self.pass_to(uptime / PART);
+        self.counts.iter().map(|count| u64::from(*count)).sum()
+    }
+
+    fn pass_to(&mut self, part: u64) {
+        for passed in (self.last + 1..=part).take(PARTS) {
+            self.counts[(passed % PARTS as u64) as usize] = 0;
+        }
+        self.last = self.last.max(part);
     }
 }
 

@@ -7,6 +7,10 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::Server;
+use super::check::check_name;
+use super::job::{MAX_JOB_NAME, MAX_QUEUE_NAME, NewJob};
+use super::recurring::{Expression, Zone};
+use crate::rule;
 
 /// `[queue]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +56,9 @@ pub struct Config {
     /// and how long it may wait for its sync where that is batched.
     #[serde(with = "crate::rule::SomeWithinAnHour")]
     pub sync_interval: Duration,
+    /// Jobs that are enqueued by the clock.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recurring: Vec<Recurring>,
 }
 
 /// When what was done is acknowledged.
@@ -62,6 +69,64 @@ pub enum Durability {
     Synced,
     /// When the kernel has it: a loss of power may lose it.
     Batched,
+}
+
+/// `[[queue.recurring]]`: a job that is enqueued whenever its time has come.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recurring {
+    /// Required, as are the next three.
+    pub name: String,
+    pub queue: String,
+    /// The name of the jobs.
+    pub job: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Expression>,
+    /// Their payload is this as JSON; none: it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<toml::Value>,
+    pub time_zone: Zone,
+    pub missed: Missed,
+}
+
+/// What becomes of times at which no sidecar ran, or the machine slept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Missed {
+    #[default]
+    Skip,
+    /// The last of them is made up for,
+    Once,
+    /// each of them is.
+    All,
+}
+
+impl Recurring {
+    /// The job that is enqueued each time.
+    pub(crate) fn new_job(&self) -> NewJob {
+        let payload =
+            self.payload.as_ref().map_or_else(Vec::new, |payload| rule::json(payload).to_string().into_bytes());
+        NewJob { queue: self.queue.clone(), name: self.job.clone(), payload, ..NewJob::default() }
+    }
+
+    /// What is wrong with the name of the queue, that of the job, or the payload.
+    pub(crate) fn flaws(&self, max_job_bytes: ByteSize) -> Vec<(&'static str, String)> {
+        let job = self.new_job();
+        let mut flaws = Vec::new();
+        for (key, name, most) in [
+            ("name", &self.name, MAX_JOB_NAME),
+            ("queue", &job.queue, MAX_QUEUE_NAME),
+            ("job", &job.name, MAX_JOB_NAME),
+        ] {
+            flaws.extend(check_name(key, name, most).err().map(|why| (key, why.to_string())));
+        }
+        if job.payload.len() as u64 > max_job_bytes.as_u64() {
+            let message =
+                format!("has {} bytes as JSON, and `queue.max_job_bytes` is {max_job_bytes}", job.payload.len());
+            flaws.push(("payload", message));
+        }
+        flaws
+    }
 }
 
 impl Default for Config {
@@ -81,6 +146,7 @@ impl Default for Config {
             keep_dead: Duration::from_secs(30 * 86_400),
             durability: Durability::Synced,
             sync_interval: Duration::from_millis(100),
+            recurring: Vec::new(),
         }
     }
 }

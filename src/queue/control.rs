@@ -1,8 +1,11 @@
 //! Control: what is done with jobs that nobody performs, by their users and by administrators.
 
 use super::change::{Change, MAX_MOVED, Outcome, Refused};
+use super::check::check_name;
 use super::engine::EngineError;
-use super::job::{Head, JobId, State};
+use super::enqueue::Asker;
+use super::job::{Head, JobId, MAX_QUEUE_NAME, State};
+use super::keys::{self, QueueNumber};
 use super::order::Order;
 
 /// What an administrator wants of a queue.
@@ -39,6 +42,51 @@ impl Change<'_, '_> {
 
     fn revive(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
         self.moved(id, head, &Head { state: State::Waiting, failures: 0, lost: 0, unique: None, ..head.clone() })
+    }
+
+    /// Takes jobs that nobody performs to another queue, with their ids: how many, and whether there are more.
+    pub(super) fn move_to(&mut self, name: &str, to: &str, asker: Asker) -> Outcome<(usize, bool)> {
+        let from = self.number_of(name)?;
+        if name == to {
+            return Err(Refused::Invalid("to", "it is the queue itself".to_owned()).into());
+        }
+        check_name("to", to, MAX_QUEUE_NAME)?;
+        let (mut number, mut count) = (None, 0);
+        for order in [Order::Waiting, Order::Delayed, Order::Dead] {
+            let prefix = order.of(from);
+            while let Some(place) = self.txn.first(&prefix, &prefix)? {
+                if count == MAX_MOVED {
+                    return Ok((count, true));
+                }
+                let queue = match number {
+                    Some(queue) => queue,
+                    None => *number.insert(self.ensure_queue(to, asker)?),
+                };
+                match self.standing_at(&place)? {
+                    Some((id, head)) => self.move_one(id, &head, queue)?,
+                    None => self.pass_over(&place, from, order)?,
+                }
+                count += 1;
+            }
+        }
+        Ok((count, false))
+    }
+
+    fn move_one(&mut self, id: JobId, head: &Head, queue: QueueNumber) -> Result<(), EngineError> {
+        let mut next = Head { queue, ..head.clone() };
+        if let Some(unique) = &head.unique
+            && self.holder_of(head.queue, &unique.key)? == Some(id)
+        {
+            self.free_key(id, head)?;
+            match self.holder_of(queue, &unique.key)? {
+                Some(_) => next.unique = None,
+                None => self.txn.put(&keys::unique(queue, &unique.key), &id.to_be_bytes())?,
+            }
+        }
+        let left = &mut self.book.queue(head.queue)?.counts.bytes;
+        *left = left.saturating_sub(head.bytes);
+        self.book.queue(queue)?.counts.bytes += head.bytes;
+        self.moved(id, head, &next)
     }
 
     /// How many jobs that changed, and whether there are more.

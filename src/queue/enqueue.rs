@@ -5,7 +5,7 @@ use super::change::{Change, Outcome, Refused, millis};
 use super::check::check;
 use super::engine::EngineError;
 use super::job::{DEFAULT_PRIORITY, Enqueued, Head, NewJob, OVERHEAD, Unique, body};
-use super::keys;
+use super::keys::{self, QueueNumber};
 use crate::share::KEPT_FOR_ADMINS;
 
 /// What the kernel knows of who asks.
@@ -81,6 +81,12 @@ impl Change<'_, '_> {
         Ok(())
     }
 
+    /// A queue by its name, which is made if it is not there.
+    pub(super) fn ensure_queue(&mut self, name: &str, asker: Asker) -> Outcome<QueueNumber> {
+        self.ensure_queues(&[NewJob { queue: name.to_owned(), ..NewJob::default() }], asker)?;
+        Ok(self.number_of(name)?)
+    }
+
     fn enqueue_one(&mut self, job: &NewJob, user: Option<u32>) -> Outcome<Enqueued> {
         let queue = *self.book.names.get(&job.queue).ok_or(EngineError::Damaged)?;
         if let Some(unique) = &job.unique
@@ -112,7 +118,10 @@ impl Change<'_, '_> {
         }
         self.txn.put(&keys::body(id), &body(&job.name, &job.payload))?;
         self.book.charge(user, bytes);
-        self.book.queue(queue)?.counts.bytes += bytes;
+        let uptime = self.now.uptime;
+        let of_queue = self.book.queue(queue)?;
+        of_queue.counts.bytes += bytes;
+        of_queue.enqueued.add(uptime);
         self.place(id, &head)?;
         self.tally.enqueued += 1;
         Ok(Enqueued { id, is_new: true })

@@ -16,7 +16,7 @@ use super::engine::{self, Engine, EngineError, NotOpened, Txn};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
-use super::{ASK_SIZE, Config, Known, Place, Sources, Totals};
+use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::permissions::Claim;
@@ -54,7 +54,7 @@ pub(super) enum What {
 }
 
 /// Does something, and gives what tells of it, for when that is on the disk. An error makes the whole transaction fail.
-type Work = Box<dyn FnOnce(&mut Change<'_, '_>) -> Result<Box<dyn FnOnce() + Send>, EngineError> + Send>;
+pub(super) type Work = Box<dyn FnOnce(&mut Change<'_, '_>) -> Result<Box<dyn FnOnce() + Send>, EngineError> + Send>;
 
 /// Whoever wants jobs.
 pub(super) struct Taker {
@@ -101,6 +101,7 @@ pub(super) struct Keeper {
     full_since: Option<Instant>,
     /// When leases end, by the book that was given up.
     ends: HashMap<JobId, u64>,
+    recurrences: Recurrences,
 }
 
 /// The file, while it is open, and what is known of it.
@@ -115,6 +116,8 @@ struct Asked {
     asks: Vec<Ask>,
     /// Leases are over that ended before this, by the clock of leases; none: what the time has come for waits.
     heard_until: Option<u64>,
+    /// Whether recurring jobs are enqueued that are due.
+    has_recurring: bool,
 }
 
 /// What has become of a transaction.
@@ -139,6 +142,7 @@ impl Keeper {
         metrics: Arc<Metrics>,
         (asks, asked): (mpsc::WeakUnboundedSender<Ask>, mpsc::UnboundedReceiver<Ask>),
     ) -> Self {
+        let recurrences = Recurrences::new(&config.recurring);
         Self {
             folder,
             config,
@@ -151,6 +155,7 @@ impl Keeper {
             unwanted: Vec::new(),
             full_since: None,
             ends: HashMap::new(),
+            recurrences,
         }
     }
 
@@ -239,6 +244,7 @@ impl Keeper {
     async fn keep(&mut self, engine: &mut Engine, stop: &Stop) -> Result<(), EngineError> {
         let failed = |error: &EngineError| format!("cannot read {}: {error}", self.folder.display());
         let mut opened = self.load(engine).inspect_err(|error| self.be_in_trouble(failed(error)))?;
+        self.recurrences.read_again();
         let (jobs, path) = (opened.book.total.jobs, self.folder.display().to_string());
         // Whether it can be written at all.
         self.turn(&mut opened, None)?;
@@ -274,11 +280,12 @@ impl Keeper {
         let Some(since) = self.full_since else { return self.transact(opened, asked) };
         let growth = asked.asks.extract_if(.., |ask| matches!(ask.what, What::Growth(_))).collect();
         let heard_until = asked.heard_until.take();
+        asked.has_recurring = false;
         self.transact(opened, asked)?;
         // Until then they are dropped, and so answered.
         if since.elapsed() >= RETRY_DELAY {
-            self.transact(opened, Asked { asks: Vec::new(), heard_until })?;
-            self.transact(opened, Asked { asks: growth, heard_until: None })?;
+            self.transact(opened, Asked { asks: Vec::new(), heard_until, has_recurring: false })?;
+            self.transact(opened, Asked { asks: growth, heard_until: None, has_recurring: true })?;
         }
         Ok(())
     }
@@ -300,12 +307,13 @@ impl Keeper {
                 break;
             }
         }
-        Asked { asks, heard_until: Some(heard_until) }
+        Asked { asks, heard_until: Some(heard_until), has_recurring: true }
     }
 
     fn transact(&mut self, opened: &mut Opened<'_>, asked: Asked) -> Result<(), EngineError> {
         let (mut batch, began) = (Batch::default(), Instant::now());
-        let is_growth = asked.asks.iter().any(|ask| matches!(ask.what, What::Growth(_)));
+        let is_growth = asked.asks.iter().any(|ask| matches!(ask.what, What::Growth(_)))
+            || asked.has_recurring && self.recurrences.next_look() <= self.now().wall;
         self.known.writing_since.store(Some(Arc::new(began)));
         let carried_out = match is_growth {
             true => opened.txn.ensure_room(),
@@ -326,6 +334,7 @@ impl Keeper {
             self.full_since = Some(Instant::now());
             opened.txn.roll_back()?;
             opened.book = Book::load(&opened.txn, self.now(), &self.ends)?;
+            self.recurrences.read_again();
             return Ok(());
         }
         if is_growth {
@@ -338,6 +347,9 @@ impl Keeper {
         // Who has a job counts from now on.
         opened.book.leases.settle(began.elapsed().as_millis() as u64);
         self.publish(&opened.book);
+        if let Some(told) = self.recurrences.told() {
+            self.known.recurring.store(Arc::new(told));
+        }
         self.answer(batch);
         Ok(())
     }
@@ -360,6 +372,9 @@ impl Keeper {
         }
         if let Some(heard_until) = asked.heard_until {
             change.tick(heard_until)?;
+        }
+        if asked.has_recurring {
+            self.recurrences.enqueue_due(&mut change)?;
         }
         self.takers.retain(|(taker, _)| !taker.reply.is_closed());
         for (taker, place) in std::mem::take(&mut self.takers) {
@@ -413,7 +428,8 @@ impl Keeper {
             book.queues.values().flat_map(|queue| [queue.first_delayed, queue.first_dead.saturating_add(keep_dead)]);
         let next = of_queues.min().unwrap_or(u64::MAX).saturating_sub(wall);
         let lease = book.leases.first().map_or(u64::MAX, |lease| lease.end.saturating_sub(uptime));
-        let rest = Duration::from_millis(next.min(lease)).min(MAX_REST);
+        let recurring = self.recurrences.next_look().saturating_sub(wall);
+        let rest = Duration::from_millis(next.min(lease).min(recurring)).min(MAX_REST);
         let rest = match self.full_since {
             Some(since) => rest.max(RETRY_DELAY.saturating_sub(since.elapsed())),
             None => rest,

@@ -12,6 +12,7 @@
 //! | `r` queue, id | runs, |
 //! | `d` queue, time, id | is dead since then |
 //! | `k` queue, key | the job that has a unique key |
+//! | `c` name | when a recurring job was due that was enqueued last |
 //! | NUL | the generation of the log of what follows |
 
 use super::job::JobId;
@@ -25,6 +26,7 @@ pub(super) const WAITING: &[u8] = b"w";
 pub(super) const DELAYED: &[u8] = b"l";
 pub(super) const RUNNING: &[u8] = b"r";
 pub(super) const DEAD: &[u8] = b"d";
+pub(super) const RECURRING: &[u8] = b"c";
 
 /// No queue's number.
 pub(super) type QueueNumber = u32;
@@ -64,6 +66,10 @@ pub(super) fn dead(queue: QueueNumber, since: u64, id: JobId) -> Vec<u8> {
 
 pub(super) fn unique(queue: QueueNumber, key: &str) -> Vec<u8> {
     [b"k".as_slice(), &queue.to_be_bytes(), key.as_bytes()].concat()
+}
+
+pub(super) fn recurring(name: &str) -> Vec<u8> {
+    [RECURRING, name.as_bytes()].concat()
 }
 
 /// The queue in a key of an order.

@@ -27,6 +27,9 @@ pub struct Overview {
     pub bytes: u64,
     /// When the oldest was enqueued that waits, in ms since 1970.
     pub oldest_waiting: Option<u64>,
+    /// How many jobs were enqueued in the last minute, and how many were done; none: that is not counted.
+    pub enqueued_recently: Option<u64>,
+    pub done_recently: Option<u64>,
 }
 
 impl Change<'_, '_> {
@@ -49,7 +52,7 @@ impl Change<'_, '_> {
         names.map(|(_, number)| Ok(self.overview(self.book.queues.get(number).ok_or(EngineError::Damaged)?)?)).collect()
     }
 
-    fn overview(&self, Queue { name, counts, .. }: &Queue) -> Result<Overview, EngineError> {
+    fn overview(&self, Queue { name, counts, enqueued, done, .. }: &Queue) -> Result<Overview, EngineError> {
         let (all, mut oldest): (_, Option<JobId>) = (Order::Waiting.of(counts.number), None);
         for priority in 0..=MAX_PRIORITY {
             let Some(place) = self.txn.first(&all, &keys::waiting(counts.number, priority, 0))? else { break };
@@ -58,7 +61,19 @@ impl Change<'_, '_> {
         let head = oldest.map(|id| sound(self.head(id))).transpose()?.flatten().flatten();
         let Counts { is_paused, waiting, delayed, running, dead, bytes, .. } = *counts;
         let (name, oldest_waiting) = (name.clone(), head.map(|head| head.enqueued_at));
-        Ok(Overview { name, is_paused, waiting, delayed, running, dead, bytes, oldest_waiting })
+        let [enqueued_recently, done_recently] = [enqueued, done].map(|recent| Some(recent.count(self.now.uptime)));
+        Ok(Overview {
+            name,
+            is_paused,
+            waiting,
+            delayed,
+            running,
+            dead,
+            bytes,
+            oldest_waiting,
+            enqueued_recently,
+            done_recently,
+        })
     }
 
     /// Jobs of a queue in their order, from a place on. Damaged ones are left out.

@@ -21,6 +21,7 @@ mod keys;
 mod log;
 mod look;
 mod order;
+mod recurring;
 mod redis;
 #[cfg(test)]
 mod tests;
@@ -37,14 +38,16 @@ use tokio::time::timeout;
 pub use self::attempt::{Most, Update};
 pub use self::change::Refused;
 use self::change::{Change, Outcome};
-pub use self::config::{Config, Durability};
+pub use self::config::{Config, Durability, Missed, Recurring};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
 pub use self::handed::Handed;
 pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, Progress, State, Unique, Until};
-use self::keeper::{Ask, Keeper, SLOW, Taker, What, sound_or_refused};
+use self::keeper::{Ask, Keeper, SLOW, Taker, What, Work, sound_or_refused};
 pub use self::look::{Overview, Page};
 pub use self::order::Order;
+use self::recurring::Recurrences;
+pub use self::recurring::{Expression, Recurs, Zone};
 use self::redis::Redis;
 pub use self::redis::Server;
 pub use self::turns::{MAX_WEIGHT, Sources};
@@ -95,6 +98,7 @@ struct Known {
     /// Since when a transaction has been under way.
     writing_since: ArcSwapOption<Instant>,
     totals: ArcSwap<Totals>,
+    recurring: ArcSwap<Vec<Recurs>>,
     /// How many transactions there have been.
     #[cfg(test)]
     transactions: std::sync::atomic::AtomicUsize,
@@ -284,6 +288,20 @@ impl Queues {
         self.ask(Some(asker), PAGE_SIZE, move |change| change.control(&queue, control)).await
     }
 
+    /// Takes jobs that nobody performs to another queue. Returns the same.
+    pub async fn move_to(&self, asker: Asker, queue: String, to: String) -> Result<(usize, bool), Refused> {
+        self.ensure_on_disk("jobs are not moved there")?;
+        self.ask_as(What::Growth, Some(asker), PAGE_SIZE, move |change| change.move_to(&queue, &to, asker)).await
+    }
+
+    /// The recurring jobs of queues that somebody sees.
+    pub async fn recurring(&self, asker: Asker, sees: impl Fn(&str) -> bool) -> Result<Vec<Recurs>, Refused> {
+        self.ensure_on_disk("no jobs are enqueued by the clock there")?;
+        // After what is under way, whose file is open by then.
+        self.ask(Some(asker), ASK_SIZE, |_| Ok(())).await?;
+        Ok(self.known.recurring.load().iter().filter(|it| sees(&it.queue)).cloned().collect())
+    }
+
     /// Queues that somebody sees, in the order of their names, after this one.
     pub async fn overviews(
         &self,
@@ -321,8 +339,18 @@ impl Queues {
         size: usize,
         work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T, Refused> {
+        self.ask_as(What::Work, asker, size, work).await
+    }
+
+    async fn ask_as<T: Send + 'static>(
+        &self,
+        what: fn(Work) -> What,
+        asker: Option<Asker>,
+        size: usize,
+        work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T, Refused> {
         let (reply, told) = oneshot::channel();
-        let work = What::Work(Box::new(move |change| {
+        let work = what(Box::new(move |change| {
             let outcome = sound_or_refused(work(change))?;
             Ok(Box::new(move || _ = reply.send(outcome)))
         }));
@@ -349,6 +377,13 @@ impl Queues {
         match &self.desk.as_ref()?.backend {
             Backend::Redis(redis) => Some(redis),
             Backend::Keeper(_) => None,
+        }
+    }
+
+    fn ensure_on_disk(&self, what_not: &str) -> Result<(), Refused> {
+        match self.redis() {
+            Some(_) => Err(Refused::Invalid("queue", format!("`queue.backend` has the queues: {what_not}"))),
+            None => Ok(()),
         }
     }
 

@@ -4,7 +4,8 @@ use futures::FutureExt;
 
 use super::dispatch::{Exchange, Step};
 use super::idl::{
-    CallsRequest, NextValuesRequest, RegistersRequest, ResolveRequest, StatsRequest, StatusRequest, WorkersQuery,
+    CallsRequest, NextValuesRequest, RecurringJobsQuery, RegistersRequest, ResolveRequest, StatsRequest, StatusRequest,
+    WorkersQuery,
 };
 use super::request;
 use super::wait::Wait;
@@ -22,7 +23,7 @@ pub(super) struct Method {
 type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
-pub(super) static METHODS: [Method; 49] = [
+pub(super) static METHODS: [Method; 50] = [
     Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
     Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
@@ -143,6 +144,9 @@ pub(super) static METHODS: [Method; 49] = [
     Method::new("queues", |it| it.wait(|api, peer, request| api.list_queues(peer, request).map(Wait::Queue))),
     Method::new("peekJobs", |it| it.wait(|api, peer, request| api.peek_jobs(peer, request).map(Wait::Queue))),
     Method::new("controlQueue", |it| it.wait(|api, peer, request| api.control_queue(peer, request).map(Wait::Queue))),
+    Method::new("recurringJobs", |it| {
+        it.wait(|api, peer, RecurringJobsQuery {}| api.list_recurring(peer).map(Wait::Queue))
+    }),
 ];
 
 /// The method of the service `zkDataService`.

@@ -9,12 +9,13 @@ use super::dispatch::ReplyTo;
 use super::idl::{
     self, CancelJobReply, EnqueueReply, EnqueueRequest, EntityKind, JobAction, JobProgress, JobQuery, JobReply,
     JobState, JobUpdate, JobUpdateReply, JobsReply, NotFound, Overloaded, PeekJobsRequest, QueueAction, QueueControl,
-    QueueControlReply, QueueSummary, QueuesQuery, QueuesReply, TakeJobsReply, TakeJobsRequest, UniqueUntil,
+    QueueControlReply, QueueSummary, QueuesQuery, QueuesReply, RecurringJobsReply, TakeJobsReply, TakeJobsRequest,
+    UniqueUntil,
 };
 use crate::access::Client;
 use crate::queue::{
-    Asker, Control, Handed, Job, MAX_AT_ONCE, MAX_WEIGHT, Most, NewJob, Order, Overview, Page, Progress, Refused,
-    Sources, State, Unique, Until, Update,
+    Asker, Control, Handed, Job, MAX_AT_ONCE, MAX_WEIGHT, Most, NewJob, Order, Overview, Page, Progress, Recurs,
+    Refused, Sources, State, Unique, Until, Update,
 };
 use crate::task::Stop;
 
@@ -35,6 +36,8 @@ pub(super) enum QueueRequest {
     List { after: String, limit: usize },
     Peek { queue: String, order: Order, from: Vec<u8>, limit: usize },
     Control { queue: String, control: QueueOrJob },
+    Move { queue: String, to: String },
+    Recurring,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,7 @@ pub(super) enum QueueReply {
     Listed(QueuesReply),
     Peeked(JobsReply),
     Controlled(QueueControlReply),
+    Recurring(RecurringJobsReply),
 }
 
 impl QueueRequest {
@@ -67,7 +71,8 @@ impl QueueRequest {
             Self::Update { update, .. } => update.memory_size(),
             Self::List { after, .. } => after.len(),
             Self::Peek { queue, from, .. } => queue.len() + from.len(),
-            Self::Find(_) | Self::Cancel(_) | Self::Control { .. } => 0,
+            Self::Move { queue, to } => queue.len() + to.len(),
+            Self::Find(_) | Self::Cancel(_) | Self::Control { .. } | Self::Recurring => 0,
         }
     }
 
@@ -92,6 +97,7 @@ impl QueueReply {
             Self::Listed(listed) => reply.write(Ok(listed)),
             Self::Peeked(peeked) => reply.write(Ok(peeked)),
             Self::Controlled(controlled) => reply.write(Ok(controlled)),
+            Self::Recurring(recurring) => reply.write(Ok(recurring)),
         }
     }
 
@@ -104,6 +110,7 @@ impl QueueReply {
             Self::Found(reply) => size(&reply.job),
             Self::Listed(reply) => reply.queues.iter().map(|queue| queue.name.len() + OVERHEAD).sum(),
             Self::Peeked(reply) => reply.jobs.iter().map(of_job).sum(),
+            Self::Recurring(reply) => reply.jobs.iter().map(size_of_recurring).sum(),
             Self::Updated(_) | Self::Cancelled(_) | Self::Controlled(_) => 0,
         }
     }
@@ -190,7 +197,7 @@ impl Api {
 
     pub(super) fn control_queue(&self, peer: &Peer, request: QueueControl) -> thrift::Result<QueueRequest> {
         peer.identity.may_control_queues().map_err(denied)?;
-        let QueueControl { queue, action, state, id } = request;
+        let QueueControl { queue, action, state, id, to } = request;
         let control = match (action, id) {
             (QueueAction::PAUSE, _) => QueueOrJob::Queue(Control::Pause),
             (QueueAction::RESUME, _) => QueueOrJob::Queue(Control::Resume),
@@ -199,10 +206,19 @@ impl Api {
                 _ => return Err(invalid("state", "a purge takes WAITING, DELAYED or DEAD")),
             },
             (QueueAction::RETRY, Some(id)) => QueueOrJob::Job(job_id(id)?),
+            (QueueAction::MOVE, _) => {
+                let to = to.ok_or_else(|| invalid("to", "a move takes another queue"))?;
+                return Ok(QueueRequest::Move { queue, to });
+            }
             (QueueAction::RETRY, None) => QueueOrJob::Queue(Control::Retry),
             (QueueAction(unknown), _) => return Err(invalid("action", &format!("{unknown} is unknown"))),
         };
         Ok(QueueRequest::Control { queue, control })
+    }
+
+    pub(super) fn list_recurring(&self, peer: &Peer) -> thrift::Result<QueueRequest> {
+        self.ensure_room_for_page(peer)?;
+        Ok(QueueRequest::Recurring)
     }
 
     /// Carries it out, and waits until that is on the disk.
@@ -257,6 +273,16 @@ impl Api {
                 let most = Most { jobs: limit, bytes: self.page_bytes() };
                 let Page { jobs, next } = self.queues.peek(asker, queue, order, from, most).await.map_err(refused)?;
                 QueueReply::Peeked(JobsReply { jobs: jobs.into_iter().map(job).collect(), cursor: next })
+            }
+            QueueRequest::Move { queue, to } => {
+                tracing::info!(client = %peer.identity.client(), queue, to, "jobs of a queue are moved");
+                let (jobs, has_more) = self.queues.move_to(asker, queue, to).await.map_err(refused)?;
+                QueueReply::Controlled(QueueControlReply { jobs: jobs as i32, has_more })
+            }
+            QueueRequest::Recurring => {
+                let grant = peer.identity.grant();
+                let all = self.queues.recurring(asker, |queue| grant.sees_queue(queue)).await.map_err(refused)?;
+                QueueReply::Recurring(RecurringJobsReply { jobs: all.into_iter().map(recurring).collect() })
             }
             QueueRequest::Control { queue, control } => {
                 tracing::info!(client = %peer.identity.client(), queue, ?control, "a queue is controlled");
@@ -383,6 +409,25 @@ fn job(job: Job) -> idl::Job {
     }
 }
 
+fn recurring(it: Recurs) -> idl::RecurringJob {
+    idl::RecurringJob {
+        name: it.name,
+        queue: it.queue,
+        job: it.job,
+        schedule: it.schedule,
+        time_zone: it.time_zone,
+        next_at: it.next.map(|at| at as i64),
+        last_at: it.last.map(|(at, _)| at as i64),
+        last_id: it.last.map(|(_, id)| id as i64),
+        trouble: it.trouble,
+    }
+}
+
+fn size_of_recurring(it: &idl::RecurringJob) -> usize {
+    let trouble = it.trouble.as_ref().map_or(0, String::len);
+    OVERHEAD + it.name.len() + it.queue.len() + it.job.len() + it.schedule.len() + it.time_zone.len() + trouble
+}
+
 fn size(job: &idl::Job) -> usize {
     let note = job.progress.as_ref().and_then(|progress| progress.note.as_ref());
     let texts = [job.error.as_ref(), note].into_iter().flatten().map(String::len).sum::<usize>();
@@ -400,6 +445,8 @@ impl From<Overview> for QueueSummary {
             dead: it.dead as i64,
             bytes: it.bytes as i64,
             oldest_waiting: it.oldest_waiting.map(|at| at as i64),
+            enqueued_in_last_minute: it.enqueued_recently.map(|count| count as i64),
+            done_in_last_minute: it.done_recently.map(|count| count as i64),
         }
     }
 }

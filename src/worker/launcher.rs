@@ -32,6 +32,7 @@ use super::sockets::Bound;
 use crate::net::{SharedSocket, refuse_descriptors};
 use crate::permissions::gid_of;
 use crate::permissions::own::name_of;
+use crate::rule;
 use crate::task::{Phase, Tasks};
 use crate::tunnel::worker::{CHANNEL, CallsUnderWay, Channel, EVENT_QUEUE, Event, WORKER};
 
@@ -297,19 +298,6 @@ pub(super) fn environment(config: &Config, user: Option<&User>) -> Vec<(String, 
     }
     environment.retain(|(name, _)| !config.environment.contains_key(name));
     environment.extend(config.environment.clone());
-    environment.push(("ROSTER_PARAMS".into(), json(&toml::Value::Table(config.params.clone())).to_string()));
+    environment.push(("ROSTER_PARAMS".into(), rule::json(&toml::Value::Table(config.params.clone())).to_string()));
     environment
-}
-
-/// A TOML value as JSON; dates become strings.
-fn json(value: &toml::Value) -> serde_json::Value {
-    match value {
-        toml::Value::Datetime(at) => at.to_string().into(),
-        toml::Value::Array(items) => items.iter().map(json).collect(),
-        toml::Value::Table(entries) => entries.iter().map(|(key, value)| (key.clone(), json(value))).collect(),
-        toml::Value::String(text) => text.as_str().into(),
-        toml::Value::Integer(number) => (*number).into(),
-        toml::Value::Float(number) => (*number).into(),
-        toml::Value::Boolean(truth) => (*truth).into(),
-    }
 }

@@ -170,7 +170,7 @@ impl Jobs {
         let mut client = self.book.client()?;
         let queues = client.queues(QueuesQuery::default())?.queues;
         for queue in queues.iter().filter(|queue| queue.dead > 0) {
-            client.control_queue(QueueControl::new(queue.name.clone(), QueueAction::RETRY, None, None))?;
+            client.control_queue(QueueControl::new(queue.name.clone(), QueueAction::RETRY, None, None, None))?;
         }
         let left = queues.iter().map(|queue| queue.waiting + queue.running + queue.dead).sum();
         Ok((left, queues.iter().map(|queue| queue.delayed as usize).sum()))

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 use crate::access::for_everybody;
-use crate::harness::{Roster, SOON, ensure, eventually, exception, is_skipped_without_root};
+use crate::harness::{Printing, Roster, SOON, ensure, eventually, exception, is_skipped_without_root};
 use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
     QueuesQuery, TRosterSyncClient, TakeJobsRequest,
@@ -122,6 +122,29 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert_eq!(roster.cli(["queue", "peek", "none"]).code, Some(1));
     let wrong = roster.cli(["enqueue", "mail", ""]);
     assert!(wrong.code == Some(2) && wrong.wrong.contains("name: it has 0 bytes"), "{wrong:?}");
+}
+
+#[test]
+fn jobs_are_moved_on_the_command_line_and_a_watch_tells_it() {
+    let roster = roster(SETTINGS);
+    let ids = enqueue(&roster, vec![job("a"), job("b")]);
+    let watch = Printing::start(&mut roster.command(["watch", "--queues", "-o", "json"]));
+    let news = || serde_json::from_str::<serde_json::Value>(&watch.line()).expect("JSON");
+    let present = news();
+    assert_eq!(
+        (&present["kind"], &present["name"], &present["waiting"]),
+        (&"PRESENT".into(), &"mail".into(), &2.into())
+    );
+    assert_eq!(prints(&roster, &["queue", "move", "mail", "--to", "post"]), "2 jobs moved\n");
+    assert_eq!(prints(&roster, &["queue", "move", "mail", "--to", "post"]), "0 jobs moved\n", "there are no more");
+    let numbers = |news: serde_json::Value| (news["name"].clone(), news["waiting"].clone());
+    let told: Vec<_> = std::iter::repeat_with(news).map(numbers).take(2).collect();
+    assert_eq!(told, [("mail".into(), 0.into()), ("post".into(), 2.into())]);
+    let request = TakeJobsRequest::new(vec!["post".into()], 9, None, None, None);
+    let taken = roster.client().take_jobs(request).expect("an answer").jobs;
+    assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), ids);
+    assert_eq!(roster.cli(["queue", "move", "none", "--to", "post"]).code, Some(1));
+    assert_eq!(roster.cli(["queue", "move", "post", "--to", "redis://localhost"]).code, Some(2));
 }
 
 #[test]

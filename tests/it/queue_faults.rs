@@ -72,6 +72,38 @@ fn run_by(clock: &Clock, roster: &mut Roster) {
 }
 
 #[test]
+fn what_recurs_is_enqueued_once_for_each_time_over_restarts_and_jumps_of_the_clock() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    let recurring = "[[queue.recurring]]\nname = 'digest'\nqueue = 'mail'\njob = 'Digest'\npayload = { n = 1 }";
+    let queue = format!("[queue]\npath = 'queue'\n{recurring}\nschedule = '@yearly'\nmissed = 'all'\n[register]");
+    roster.configure("[register]", &queue);
+    let clock = Clock::new(roster.folder());
+    run_by(&clock, &mut roster);
+    let recurs = |roster: &Roster| roster.cli(["queue", "recurring", "-o", "json"]).json()["recurring"][0].clone();
+    let first = recurs(&roster);
+    assert!(first["nextAt"].is_i64() && first["lastAt"].is_null(), "{first}");
+    assert!(take(&roster).is_empty(), "it is not due");
+    roster.kill();
+    clock.jump(366 * 24);
+    run_by(&clock, &mut roster);
+    let taken = eventually("it is due", SOON, || {
+        let taken = take(&roster);
+        ensure(!taken.is_empty(), "nothing").map(|()| taken)
+    });
+    assert_eq!((taken[0].name.as_str(), taken[0].payload.as_slice()), ("Digest", b"{\"n\":1}".as_slice()));
+    done(&roster, &taken[0]).expect("it has the lease");
+    let second = recurs(&roster);
+    assert_eq!((&second["lastAt"], &second["lastId"]), (&first["nextAt"], &taken[0].id.into()));
+    for hours in [366 * 24 - 20, 366 * 24] {
+        roster.kill();
+        clock.jump(hours);
+        run_by(&clock, &mut roster);
+        assert_eq!(recurs(&roster)["lastId"], second["lastId"], "{hours} h");
+        assert!(take(&roster).is_empty(), "{hours} h");
+    }
+}
+
+#[test]
 fn a_clock_that_jumps_ends_no_lease_and_delays_go_by_it() {
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
     roster.configure("[register]", "[queue]\npath = 'queue'\n[register]");

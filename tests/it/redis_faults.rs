@@ -170,7 +170,7 @@ impl<'a> Life<'a> {
         self.until(id, Some(JobState::WAITING), (JobAction::RELEASE, none));
         self.until(id, Some(JobState::DEAD), (JobAction::FAIL, none));
         eventually("it is retried", SOON, || {
-            let retry = QueueControl::new("q".into(), QueueAction::RETRY, None, id);
+            let retry = QueueControl::new("q".into(), QueueAction::RETRY, None, id, None);
             let _ = self.roster.client().control_queue(retry);
             std::thread::sleep(Duration::from_millis(20));
             let found = self.find(id);
@@ -190,10 +190,10 @@ impl<'a> Life<'a> {
         let id = self.enqueue("four", none);
         self.until(id, Some(JobState::DEAD), (JobAction::BURY, none));
         self.held = None;
-        let purge = || QueueControl::new("q".into(), QueueAction::PURGE, JobState::DEAD, None);
+        let purge = || QueueControl::new("q".into(), QueueAction::PURGE, JobState::DEAD, None, None);
         self.persist(|| self.roster.client().control_queue(purge()));
         let id = self.enqueue("five", none);
-        let purge = || QueueControl::new("q".into(), QueueAction::PURGE, JobState::WAITING, None);
+        let purge = || QueueControl::new("q".into(), QueueAction::PURGE, JobState::WAITING, None, None);
         self.persist(|| self.roster.client().control_queue(purge()));
         assert_eq!(self.find(id), None);
     }
@@ -213,7 +213,7 @@ impl<'a> Life<'a> {
         });
         self.lease = LEASE;
         eventually("it is retried", SOON, || {
-            let retry = QueueControl::new("q".into(), QueueAction::RETRY, None, None);
+            let retry = QueueControl::new("q".into(), QueueAction::RETRY, None, None, None);
             let _ = self.roster.client().control_queue(retry);
             let found = self.find(id);
             ensure(found == Some(JobState::WAITING), format!("{found:?}"))

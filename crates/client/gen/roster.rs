@@ -982,11 +982,15 @@ impl QueueAction {
   pub const PURGE: QueueAction = QueueAction(3);
   /// Its dead jobs, or the one with `id`, wait again as if they were new, and are unique no more.
   pub const RETRY: QueueAction = QueueAction(4);
+  /// Its jobs that wait, are delayed or dead are in the queue `to` from then on, with their ids. One whose key a job of that
+  /// queue has is unique no more.
+  pub const MOVE: QueueAction = QueueAction(5);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::PAUSE,
     Self::RESUME,
     Self::PURGE,
     Self::RETRY,
+    Self::MOVE,
   ];
 }
 
@@ -1008,6 +1012,7 @@ impl From<i32> for QueueAction {
       2 => QueueAction::RESUME,
       3 => QueueAction::PURGE,
       4 => QueueAction::RETRY,
+      5 => QueueAction::MOVE,
       _ => QueueAction(i)
     }
   }
@@ -12276,10 +12281,14 @@ pub struct QueueSummary {
   pub bytes: i64,
   /// When the oldest job was enqueued that waits, ms since 1970.
   pub oldest_waiting: Option<i64>,
+  /// How many jobs were enqueued in the last minute, where that is counted: not in Redis;
+  pub enqueued_in_last_minute: Option<i64>,
+  /// and how many were done.
+  pub done_in_last_minute: Option<i64>,
 }
 
 impl QueueSummary {
-  pub fn new<F8>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8) -> QueueSummary where F8: Into<Option<i64>> {
+  pub fn new<F8, F9, F10>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>> {
     QueueSummary {
       name,
       is_paused,
@@ -12289,6 +12298,8 @@ impl QueueSummary {
       dead,
       bytes,
       oldest_waiting: oldest_waiting.into(),
+      enqueued_in_last_minute: enqueued_in_last_minute.into(),
+      done_in_last_minute: done_in_last_minute.into(),
     }
   }
 }
@@ -12304,6 +12315,8 @@ impl TSerializable for QueueSummary {
     let mut f_6: Option<i64> = None;
     let mut f_7: Option<i64> = None;
     let mut f_8: Option<i64> = None;
+    let mut f_9: Option<i64> = None;
+    let mut f_10: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12343,6 +12356,14 @@ impl TSerializable for QueueSummary {
           let val = i_prot.read_i64()?;
           f_8 = Some(val);
         },
+        9 => {
+          let val = i_prot.read_i64()?;
+          f_9 = Some(val);
+        },
+        10 => {
+          let val = i_prot.read_i64()?;
+          f_10 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12366,6 +12387,8 @@ impl TSerializable for QueueSummary {
       dead: f_6.expect("auto-generated code should have checked for presence of required fields"),
       bytes: f_7.expect("auto-generated code should have checked for presence of required fields"),
       oldest_waiting: f_8,
+      enqueued_in_last_minute: f_9,
+      done_in_last_minute: f_10,
     };
     Ok(ret)
   }
@@ -12395,6 +12418,16 @@ impl TSerializable for QueueSummary {
     o_prot.write_field_end()?;
     if let Some(fld_var) = self.oldest_waiting {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(8) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.enqueued_in_last_minute {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(9) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.done_in_last_minute {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(10) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -12687,15 +12720,18 @@ pub struct QueueControl {
   pub state: Option<JobState>,
   /// Of RETRY. Absent: all that are dead.
   pub id: Option<i64>,
+  /// Of MOVE: another queue, which is there from then on.
+  pub to: Option<String>,
 }
 
 impl QueueControl {
-  pub fn new<F3, F4>(queue: String, action: QueueAction, state: F3, id: F4) -> QueueControl where F3: Into<Option<JobState>>, F4: Into<Option<i64>> {
+  pub fn new<F3, F4, F5>(queue: String, action: QueueAction, state: F3, id: F4, to: F5) -> QueueControl where F3: Into<Option<JobState>>, F4: Into<Option<i64>>, F5: Into<Option<String>> {
     QueueControl {
       queue,
       action,
       state: state.into(),
       id: id.into(),
+      to: to.into(),
     }
   }
 }
@@ -12707,6 +12743,7 @@ impl TSerializable for QueueControl {
     let mut f_2: Option<QueueAction> = None;
     let mut f_3: Option<JobState> = None;
     let mut f_4: Option<i64> = None;
+    let mut f_5: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12730,6 +12767,10 @@ impl TSerializable for QueueControl {
           let val = i_prot.read_i64()?;
           f_4 = Some(val);
         },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12744,6 +12785,7 @@ impl TSerializable for QueueControl {
       action: f_2.expect("auto-generated code should have checked for presence of required fields"),
       state: f_3,
       id: f_4,
+      to: f_5,
     };
     Ok(ret)
   }
@@ -12764,6 +12806,11 @@ impl TSerializable for QueueControl {
     if let Some(fld_var) = self.id {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
       o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.to {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
+      o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -12835,6 +12882,283 @@ impl TSerializable for QueueControlReply {
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
     o_prot.write_bool(self.has_more)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RecurringJobsQuery
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RecurringJobsQuery {
+}
+
+impl RecurringJobsQuery {
+  pub fn new() -> RecurringJobsQuery {
+    RecurringJobsQuery {}
+  }
+}
+
+impl TSerializable for RecurringJobsQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RecurringJobsQuery> {
+    i_prot.read_struct_begin()?;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RecurringJobsQuery {};
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for RecurringJobsQuery {
+  fn default() -> Self {
+    RecurringJobsQuery{}
+  }
+}
+
+//
+// RecurringJob
+//
+
+/// A job that is enqueued by the clock, as `[[queue.recurring]]` says.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RecurringJob {
+  pub name: String,
+  pub queue: String,
+  /// The name of the jobs.
+  pub job: String,
+  pub schedule: String,
+  pub time_zone: String,
+  /// When it is due, ms since 1970. Absent: never.
+  pub next_at: Option<i64>,
+  /// When it was due that was enqueued last,
+  pub last_at: Option<i64>,
+  /// and its id.
+  pub last_id: Option<i64>,
+  /// Why one that is due is not enqueued yet.
+  pub trouble: Option<String>,
+}
+
+impl RecurringJob {
+  pub fn new<F6, F7, F8, F9>(name: String, queue: String, job: String, schedule: String, time_zone: String, next_at: F6, last_at: F7, last_id: F8, trouble: F9) -> RecurringJob where F6: Into<Option<i64>>, F7: Into<Option<i64>>, F8: Into<Option<i64>>, F9: Into<Option<String>> {
+    RecurringJob {
+      name,
+      queue,
+      job,
+      schedule,
+      time_zone,
+      next_at: next_at.into(),
+      last_at: last_at.into(),
+      last_id: last_id.into(),
+      trouble: trouble.into(),
+    }
+  }
+}
+
+impl TSerializable for RecurringJob {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RecurringJob> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<String> = None;
+    let mut f_5: Option<String> = None;
+    let mut f_6: Option<i64> = None;
+    let mut f_7: Option<i64> = None;
+    let mut f_8: Option<i64> = None;
+    let mut f_9: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_i64()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_i64()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_i64()?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = i_prot.read_string()?;
+          f_9 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RecurringJob.name", &f_1)?;
+    verify_required_field_exists("RecurringJob.queue", &f_2)?;
+    verify_required_field_exists("RecurringJob.job", &f_3)?;
+    verify_required_field_exists("RecurringJob.schedule", &f_4)?;
+    verify_required_field_exists("RecurringJob.time_zone", &f_5)?;
+    let ret = RecurringJob {
+      name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      queue: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      job: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      schedule: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      time_zone: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      next_at: f_6,
+      last_at: f_7,
+      last_id: f_8,
+      trouble: f_9,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+    o_prot.write_string(&self.queue)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+    o_prot.write_string(&self.job)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+    o_prot.write_string(&self.schedule)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
+    o_prot.write_string(&self.time_zone)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.next_at {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(6) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.last_at {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(7) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.last_id {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(8) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.trouble {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(9) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RecurringJobsReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RecurringJobsReply {
+  /// In the order in which they are configured.
+  pub jobs: Vec<RecurringJob>,
+}
+
+impl RecurringJobsReply {
+  pub fn new(jobs: Vec<RecurringJob>) -> RecurringJobsReply {
+    RecurringJobsReply {
+      jobs,
+    }
+  }
+}
+
+impl TSerializable for RecurringJobsReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RecurringJobsReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<RecurringJob>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<RecurringJob> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_60 = RecurringJob::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_60);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RecurringJobsReply.jobs", &f_1)?;
+    let ret = RecurringJobsReply {
+      jobs: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.jobs.len() as i32))?;
+    for e in &self.jobs {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -12977,8 +13301,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_60 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_60);
+            let list_elem_61 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_61);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -12987,9 +13311,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_61 = i_prot.read_string()?;
-            let map_val_62 = i_prot.read_i64()?;
-            val.insert(map_key_61, map_val_62);
+            let map_key_62 = i_prot.read_string()?;
+            let map_val_63 = i_prot.read_i64()?;
+            val.insert(map_key_62, map_val_63);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -12998,9 +13322,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_63 = i_prot.read_string()?;
-            let map_val_64 = i_prot.read_i64()?;
-            val.insert(map_key_63, map_val_64);
+            let map_key_64 = i_prot.read_string()?;
+            let map_val_65 = i_prot.read_i64()?;
+            val.insert(map_key_64, map_val_65);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -13017,8 +13341,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_65 = i_prot.read_string()?;
-            val.push(list_elem_65);
+            let list_elem_66 = i_prot.read_string()?;
+            val.push(list_elem_66);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -13031,8 +13355,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_66 = i_prot.read_string()?;
-            val.insert(set_elem_66);
+            let set_elem_67 = i_prot.read_string()?;
+            val.insert(set_elem_67);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -13041,9 +13365,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_67 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_68 = i_prot.read_i32()?;
-            val.insert(map_key_67, map_val_68);
+            let map_key_68 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_69 = i_prot.read_i32()?;
+            val.insert(map_key_68, map_val_69);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);
@@ -14191,8 +14515,10 @@ pub trait TRosterSyncClient {
   fn queues(&mut self, request: QueuesQuery) -> thrift::Result<QueuesReply>;
   /// Jobs of a queue, in pages. For administrators, and those who may perform them.
   fn peek_jobs(&mut self, request: PeekJobsRequest) -> thrift::Result<JobsReply>;
-  /// Pauses, resumes or purges a queue, or has its dead jobs retried. For administrators.
+  /// Pauses, resumes, purges or moves a queue, or has its dead jobs retried. For administrators.
   fn control_queue(&mut self, request: QueueControl) -> thrift::Result<QueueControlReply>;
+  /// The recurring jobs of the queues that the client may enqueue into or perform jobs of.
+  fn recurring_jobs(&mut self, request: RecurringJobsQuery) -> thrift::Result<RecurringJobsReply>;
 }
 
 pub trait TRosterSyncClientMarker {}
@@ -15542,6 +15868,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn recurring_jobs(&mut self, request: RecurringJobsQuery) -> thrift::Result<RecurringJobsReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Call, self.sequence_number());
+        let call_args = RosterRecurringJobsArgs { request };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("recurringJobs", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterRecurringJobsResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
 }
 
 //
@@ -15670,8 +16023,10 @@ pub trait RosterSyncHandler {
   fn handle_queues(&self, request: QueuesQuery) -> thrift::Result<QueuesReply>;
   /// Jobs of a queue, in pages. For administrators, and those who may perform them.
   fn handle_peek_jobs(&self, request: PeekJobsRequest) -> thrift::Result<JobsReply>;
-  /// Pauses, resumes or purges a queue, or has its dead jobs retried. For administrators.
+  /// Pauses, resumes, purges or moves a queue, or has its dead jobs retried. For administrators.
   fn handle_control_queue(&self, request: QueueControl) -> thrift::Result<QueueControlReply>;
+  /// The recurring jobs of the queues that the client may enqueue into or perform jobs of.
+  fn handle_recurring_jobs(&self, request: RecurringJobsQuery) -> thrift::Result<RecurringJobsReply>;
 }
 
 pub struct RosterSyncProcessor<H: RosterSyncHandler> {
@@ -15830,6 +16185,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_control_queue(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_control_queue(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_recurring_jobs(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_recurring_jobs(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
 }
 
@@ -19746,6 +20104,82 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_recurring_jobs<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterRecurringJobsArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_recurring_jobs(args.request) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterRecurringJobsResult { result_value: Some(handler_return), invalid: None, denied: None, overloaded: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterRecurringJobsResult{ result_value: None, invalid: Some(*err), denied: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterRecurringJobsResult{ result_value: None, invalid: None, denied: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterRecurringJobsResult{ result_value: None, invalid: None, denied: None, overloaded: Some(*err) };
+              let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("recurringJobs", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
 }
 
 impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
@@ -19898,6 +20332,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "controlQueue" => {
         self.process_control_queue(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "recurringJobs" => {
+        self.process_recurring_jobs(message_ident.sequence_number, i_prot, o_prot)
       },
       method => {
         Err(
@@ -27766,6 +28203,159 @@ impl RosterControlQueueResult {
     }
     if let Some(ref fld_var) = self.not_found {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterRecurringJobsArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterRecurringJobsArgs {
+  request: RecurringJobsQuery,
+}
+
+impl RosterRecurringJobsArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRecurringJobsArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<RecurringJobsQuery> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = RecurringJobsQuery::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterRecurringJobsArgs.request", &f_1)?;
+    let ret = RosterRecurringJobsArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterRecurringJobsResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterRecurringJobsResult {
+  result_value: Option<RecurringJobsReply>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+  overloaded: Option<Overloaded>,
+}
+
+impl RosterRecurringJobsResult {
+  fn ok_or(self) -> thrift::Result<RecurringJobsReply> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterRecurringJobs"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRecurringJobsResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<RecurringJobsReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_9: Option<Overloaded> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = RecurringJobsReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterRecurringJobsResult {
+      result_value: f_0,
+      invalid: f_4,
+      denied: f_5,
+      overloaded: f_9,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier { name: String::new() };
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

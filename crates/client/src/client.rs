@@ -17,13 +17,13 @@ use crate::idl::{
     HistoryReply, InstancesReply, InvalidRequest, JobQuery, JobReply, JobUpdate, JobUpdateReply, JobsReply,
     MastersReply, MastersWatchReply, MessagesReply, NewJob, NextValuesRequest, NoInstance, NoMaster, NodeReply,
     NotFound, NotReady, Overloaded, PeekJobsRequest, QueueControl, QueueControlReply, QueuesQuery, QueuesReply,
-    RegisterAddress, RegistersRequest, ReportRequest, ResolveManyReply, ResolveManyRequest, ResolveReply,
-    ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery, ServicesReply, StatsReply,
-    StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest, TRosterSyncClient, TakeJobsReply,
-    TakeJobsRequest, TooStale, UndrainRequest, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
-    WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerAddition, WorkerCommand, WorkerCommandReply,
-    WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply, WorkerRemoval, WorkersQuery, WorkersReply,
-    WorkersWatchReply,
+    RecurringJob, RecurringJobsQuery, RegisterAddress, RegistersRequest, ReportRequest, ResolveManyReply,
+    ResolveManyRequest, ResolveReply, ResolveRequest, RosterSyncClient, SendValuesRequest, SentValuesReply,
+    ServiceQuery, ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
+    TRosterSyncClient, TakeJobsReply, TakeJobsRequest, TooStale, UndrainRequest, WatchMastersRequest,
+    WatchMessagesRequest, WatchReply, WatchRequest, WatchWorkersRequest, WithheldQuery, WithheldReply, WorkerAddition,
+    WorkerCommand, WorkerCommandReply, WorkerControl, WorkerControlReply, WorkerOutputQuery, WorkerOutputReply,
+    WorkerRemoval, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use crate::{Address, default_paths};
 
@@ -214,7 +214,12 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.peek_jobs(request))
     }
 
-    /// Pauses, resumes or purges a queue, or has its dead jobs retried.
+    /// Jobs that are enqueued by the clock.
+    pub fn recurring_jobs(&mut self) -> Result<Vec<RecurringJob>, Error> {
+        Ok(self.ask(self.timeout, |sidecar| sidecar.recurring_jobs(RecurringJobsQuery {}))?.jobs)
+    }
+
+    /// Pauses, resumes, purges or moves a queue, or has its dead jobs retried.
     pub fn control_queue(&mut self, request: QueueControl) -> Result<QueueControlReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.control_queue(request))
     }

@@ -3,6 +3,7 @@
 mod masters;
 mod messages;
 mod nodes;
+mod queues;
 mod services;
 mod workers;
 
@@ -19,6 +20,7 @@ use serde_json::{Map, Value, json};
 use self::masters::Masters;
 use self::messages::Messages;
 use self::nodes::Nodes;
+use self::queues::Queues;
 use self::services::Services;
 use self::workers::Workers;
 use super::connection::Connection;
@@ -45,6 +47,9 @@ pub(crate) struct Watch {
     /// Watch the workers and their state changes
     #[arg(long, conflicts_with_all = ["paths", "masters", "services", "messages"])]
     workers: bool,
+    /// Watch the queues and how many jobs of each are in which state, which is looked at every second
+    #[arg(long, conflicts_with_all = ["paths", "masters", "services", "messages", "workers"])]
+    queues: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -64,6 +69,7 @@ impl Watch {
             _ if self.services => Box::new(Services::default()),
             _ if self.messages => Box::new(Messages),
             _ if self.workers => Box::new(Workers),
+            _ if self.queues => Box::new(Queues::default()),
             paths => Box::new(Nodes::new(paths)),
         };
         let mut follower = Follower::new(self.connection.client(), subject, self.output, io::stdout().lock());

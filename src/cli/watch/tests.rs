@@ -139,6 +139,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_recurring_jobs(&self, _: RecurringJobsQuery) -> thrift::Result<RecurringJobsReply> {
+        Err("not asked".into())
+    }
+
     fn handle_history(&self, _: HistoryQuery) -> thrift::Result<HistoryReply> {
         Err("not asked".into())
     }

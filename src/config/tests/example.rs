@@ -57,9 +57,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.register.signing_key = Some("/etc/roster/register.key".into());
     expected.thrift.threads = config.thrift.threads;
     expected.queue.path = Some("/var/lib/roster/queue".into());
-    expected.queue.backend = "rediss://db.example:6379/0".parse().ok();
-    expected.queue.password_file = Some("/etc/roster/redis".into());
-    expected.queue.ca = Some("/etc/roster/redis-ca.pem".into());
+    expected.queue.recurring = config.queue.recurring.clone();
     expected.sidecar.pid_file = Some("/run/roster/roster.pid".into());
     assert_eq!(config.to_toml(), expected.to_toml());
 
@@ -67,6 +65,19 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     keys(&toml::from_str(&config.to_toml()).expect("TOML"), "", &mut shown);
     keys(&toml::from_str(&whole_example()).expect("TOML"), "", &mut documented);
     assert_eq!(shown, documented);
+}
+
+#[test]
+fn the_example_has_what_redis_takes() {
+    let is_of_redis = |line: &&str| OF_REDIS.iter().any(|start| line.starts_with(start));
+    let settings: Vec<&str> = EXAMPLE.lines().filter(is_of_redis).map(|line| &line[1..]).collect();
+    let config = load(&format!("[queue]\n{}", settings.join("\n")), &[], &[]).expect("a configuration");
+    let mut expected = Config::default();
+    expected.queue.backend = "rediss://db.example:6379/0".parse().ok();
+    expected.queue.password_file = Some("/etc/roster/redis".into());
+    expected.queue.ca = Some("/etc/roster/redis-ca.pem".into());
+    assert_eq!(config.to_toml(), expected.to_toml());
+    assert_eq!(load(&config.to_toml(), &[], &[]).expect("what is shown").to_toml(), config.to_toml());
 }
 
 #[test]

@@ -90,6 +90,56 @@ fn every_duration_is_bounded() {
 }
 
 #[test]
+fn what_recurs_has_a_name_of_its_own_a_schedule_and_a_zone() {
+    let good = "name = 'a'\nqueue = 'q'\njob = 'j'\nschedule = '@daily'\n";
+    let told = |tables: &str| diagnostics(&format!("[queue]\npath = '/q'\n{tables}"), &[], &[]);
+    let table = |lines: &str| told(&format!("[[queue.recurring]]\n{lines}"));
+    let wrong = table(&good.replace("@daily", "61 * * * *"));
+    let start =
+        "roster.toml:7: queue.recurring.0.schedule: \"61 * * * *\" is no expression of cron: it has five fields";
+    assert!(wrong.starts_with(start), "{wrong}");
+    let wrong = table(&good.replace("@daily", "0 0 30 2 *"));
+    assert!(wrong.starts_with("roster.toml:7: queue.recurring.0.schedule: ") && wrong.contains("never"), "{wrong}");
+    let wrong = table(&format!("{good}time_zone = 'Mars/Olympus'\n"));
+    assert!(wrong.starts_with("roster.toml:8: queue.recurring.0.time_zone: ") && wrong.contains("\"UTC\""), "{wrong}");
+    let wrong = table("name = 'a'\n");
+    assert_eq!(wrong.matches("is required").count(), 3, "{wrong}");
+    let wrong = table(&good.replace("'q'", "''"));
+    assert!(wrong.starts_with("roster.toml:5: queue.recurring.0.queue: "), "{wrong}");
+    let wrong = table(&format!("{good}payload = '{}'\n", "x".repeat(70_000)));
+    assert!(wrong.contains("queue.recurring.0.payload: has 70002 bytes as JSON"), "{wrong}");
+    let table = format!("[[queue.recurring]]\n{good}");
+    assert!(told(&table.repeat(2)).contains("is the name of another one"));
+    assert!(diagnostics(&table, &[], &[]).contains("queue.recurring: is of no use without queues"));
+}
+
+#[test]
+fn what_does_not_hold_where_the_jobs_are_is_refused() {
+    let table = "[[queue.recurring]]\nname = 'a'\nqueue = 'q'\njob = 'j'\nschedule = '@daily'\n";
+    let settings = "path = '/q'\nmax_bytes = '1MiB'\ndurability = 'batched'\nsync_interval = '1s'\n";
+    let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\n{settings}{table}"), &[], &[]);
+    let start = "is not for jobs in Redis, where `queue.backend` has them: leave it out,";
+    assert_eq!(
+        told,
+        format!(
+            "\
+roster.toml:3: queue.path: {start} or `backend` for a folder
+roster.toml:4: queue.max_bytes: {start} set `maxmemory` of Redis
+roster.toml:5: queue.durability: {start} set `appendfsync` of Redis
+roster.toml:6: queue.sync_interval: {start} set `appendfsync` of Redis
+roster.toml:7: queue.recurring: {start} or set `path` in its place"
+        )
+    );
+    let told = diagnostics("[queue]\npath = '/q'\nprefix = 'a:'\npassword_file = '/p'\n", &[], &[]);
+    assert_eq!(
+        told,
+        "\
+roster.toml:3: queue.prefix: is of no use without `queue.backend`
+roster.toml:4: queue.password_file: is of no use without `queue.backend`"
+    );
+}
+
+#[test]
 fn a_queue_has_room_for_the_longest_message() {
     let told = diagnostics("[register]\nmax_message = '2MiB'\n", &[], &[]);
     assert_eq!(told, "roster.toml:1: register.max_queue: is less than one message: `register.max_message` is 2.0 MiB");

@@ -62,7 +62,19 @@ impl Redis {
             |(name, (is_paused, waiting, delayed, running, dead, first)): (_, (_, i64, _, _, _, Vec<u8>))| {
                 let oldest_waiting = resque::read(&first).and_then(|item| item.enqueued_at);
                 let waiting = u64::try_from(waiting).unwrap_or(0);
-                Overview { name, is_paused, waiting, delayed, running, dead, bytes: 0, oldest_waiting }
+                let (enqueued_recently, done_recently) = (None, None);
+                Overview {
+                    name,
+                    is_paused,
+                    waiting,
+                    delayed,
+                    running,
+                    dead,
+                    bytes: 0,
+                    oldest_waiting,
+                    enqueued_recently,
+                    done_recently,
+                }
             };
         Ok(names.into_iter().zip(counts).map(overview).collect())
     }

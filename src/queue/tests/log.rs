@@ -11,7 +11,7 @@ use super::*;
 
 impl Fixture {
     /// The files of the queue.
-    fn files(&self) -> [PathBuf; 2] {
+    pub(super) fn files(&self) -> [PathBuf; 2] {
         let folder = self.folder.path().join("queue");
         [file_in(&folder), log_in(&folder)]
     }
@@ -31,13 +31,18 @@ impl Fixture {
         }
     }
 
-    /// Which jobs another process finds in these files.
-    fn found(&mut self, files: &[Vec<u8>; 2]) -> (Vec<JobId>, Option<String>) {
+    /// As another process finds it in these files.
+    pub(super) fn reopen_as(&mut self, files: &[Vec<u8>; 2]) {
         self.opened = None;
         for (path, bytes) in self.files().iter().zip(files) {
             fs::write(path, bytes).expect("written");
         }
         self.reopen();
+    }
+
+    /// Which jobs it finds in them.
+    fn found(&mut self, files: &[Vec<u8>; 2]) -> (Vec<JobId>, Option<String>) {
+        self.reopen_as(files);
         let page = self.change(|change| change.peek("mail", Order::Waiting, &[], MANY));
         let found: Vec<JobId> = page.map_or(Vec::new(), |page| page.jobs.iter().map(|job| job.id).collect());
         if !found.is_empty() {

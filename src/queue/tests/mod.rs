@@ -5,6 +5,8 @@ mod kill;
 mod live;
 mod log;
 mod model;
+mod moved;
+mod recurring;
 
 use std::collections::{BTreeSet, HashMap};
 

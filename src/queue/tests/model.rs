@@ -23,7 +23,7 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
     for step in 0..1_500 {
         let at = format!("{seed}: {step}");
         let name = ["a", "b"][random.usize(..2)];
-        match random.u8(..14) {
+        match random.u8(..15) {
             0..4 => {
                 let delay = Duration::from_millis(random.u64(..3) * 20_000);
                 let key = (random.u8(..4) == 0).then(|| random.u8(..3).to_string());
@@ -108,6 +108,22 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
                 }
             }
             12 => queue.now += random.u64(..30_000),
+            13 => {
+                let to = if name == "a" { "b" } else { "a" };
+                match queue.change(|change| change.move_to(name, to, ROOT)) {
+                    Err(Refused::NoQueue(_)) => continue,
+                    moved => assert!(matches!(moved, Ok((_, false))), "{at}: {moved:?}"),
+                }
+                let is_dead = |queue: &mut Fixture, id| matches!(queue.state(id), Some(State::Dead { .. }));
+                let keys: Vec<_> = (jobs.iter())
+                    .filter(|(id, it)| it.queue == to && !is_dead(&mut queue, **id))
+                    .filter_map(|(_, it)| it.key.clone())
+                    .collect();
+                for known in jobs.values_mut().filter(|it| it.queue == name && it.held_until <= queue.now) {
+                    known.queue = to;
+                    known.key.take_if(|key| keys.contains(key));
+                }
+            }
             _ if random.u8(..3) == 0 => queue.reopen(),
             _ => {}
         }

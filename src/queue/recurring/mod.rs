@@ -1,0 +1,211 @@
+//! Recurring jobs, which are enqueued by the clock on the wall.
+//!
+//! When a job was due is written in the transaction that enqueues it, so that it is enqueued once for each time, whatever ends
+//! between. Where the clock is set back by up to a day, the times that come again are over.
+
+mod schedule;
+
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+pub use self::schedule::{Expression, Zone};
+use super::book::{read, written};
+use super::change::{Change, Outcome};
+use super::config::{Missed, Recurring};
+use super::engine::{EngineError, sound};
+use super::enqueue::Asker;
+use super::job::{JobId, NewJob};
+use super::keeper::sound_or_refused;
+use super::keys;
+
+/// So many are made up for at most that were missed.
+const MAX_MISSED: usize = 100;
+
+/// What is seen later was missed, in ms.
+const ON_TIME: u64 = 60_000;
+
+/// How soon it is tried again to enqueue one that was refused, in ms.
+const RETRY: u64 = 5_000;
+
+/// A clock that goes back further was wrong before, in ms.
+const SET_BACK: u64 = 86_400_000;
+
+/// A recurring job as it stands. Times are in ms since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recurs {
+    pub name: String,
+    pub queue: String,
+    pub job: String,
+    pub schedule: String,
+    pub time_zone: String,
+    pub next: Option<u64>,
+    /// When it was due that was enqueued last, and its id.
+    pub last: Option<(u64, JobId)>,
+    /// Why one that is due is not enqueued yet.
+    pub trouble: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Recurrences {
+    all: Vec<Recurrence>,
+    /// Whether the file has nothing of others.
+    is_clean: bool,
+    has_changed: bool,
+}
+
+#[derive(Debug)]
+struct Recurrence {
+    config: Recurring,
+    expression: Expression,
+    job: NewJob,
+    /// Up to when all is settled, as the file said,
+    settled: u64,
+    /// and when there may be something to do.
+    look: u64,
+    /// What was seen in time, and may be refused for as long as it lasts.
+    seen: Option<u64>,
+    shown: Recurs,
+}
+
+/// What the file says of one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Settled {
+    until: u64,
+    last: Option<(u64, JobId)>,
+    /// What it was meant for.
+    schedule: String,
+    time_zone: String,
+}
+
+impl Recurrences {
+    pub(super) fn new(configured: &[Recurring]) -> Self {
+        let all = configured.iter().filter_map(|config| Some(Recurrence::new(config, config.schedule.clone()?)));
+        Self { all: all.collect(), is_clean: false, has_changed: true }
+    }
+
+    /// What is remembered may not be in the file.
+    pub(super) fn read_again(&mut self) {
+        self.is_clean = false;
+        self.all.iter_mut().for_each(|it| it.look = 0);
+    }
+
+    /// When there may be something to do.
+    pub(super) fn next_look(&self) -> u64 {
+        self.all.iter().map(|it| it.look).min().unwrap_or(u64::MAX)
+    }
+
+    /// All of them, if any has changed since.
+    pub(super) fn told(&mut self) -> Option<Vec<Recurs>> {
+        std::mem::take(&mut self.has_changed).then(|| self.all.iter().map(|it| it.shown.clone()).collect())
+    }
+
+    /// Enqueues those whose time has come.
+    pub(super) fn enqueue_due(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
+        if !self.is_clean {
+            self.forget_others(change)?;
+            self.is_clean = true;
+        }
+        let now = change.now.wall;
+        for it in self.all.iter_mut().filter(|it| it.look <= now || it.settled > now + SET_BACK) {
+            it.enqueue_due(change)?;
+            self.has_changed = true;
+        }
+        Ok(())
+    }
+
+    fn forget_others(&self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
+        let keys = change.txn.keys(keys::RECURRING).collect::<Result<Vec<_>, _>>()?;
+        for key in keys.iter().filter(|key| self.all.iter().all(|it| keys::recurring(&it.config.name) != **key)) {
+            change.txn.delete(key)?;
+            change.book.be_written();
+        }
+        Ok(())
+    }
+}
+
+impl Recurrence {
+    fn new(config: &Recurring, expression: Expression) -> Self {
+        let shown = Recurs {
+            name: config.name.clone(),
+            queue: config.queue.clone(),
+            job: config.job.clone(),
+            schedule: expression.text().to_owned(),
+            time_zone: config.time_zone.name().to_owned(),
+            next: None,
+            last: None,
+            trouble: None,
+        };
+        Self { job: config.new_job(), config: config.clone(), expression, settled: 0, look: 0, seen: None, shown }
+    }
+
+    fn enqueue_due(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
+        let now = change.now.wall;
+        self.read(change)?;
+        let most = if self.config.missed == Missed::All { MAX_MISSED } else { 1 };
+        let due = self.expression.between(&self.config.time_zone, self.settled, now, most);
+        if let Some(latest) = due.back().copied() {
+            if now - latest < ON_TIME {
+                self.seen = Some(latest);
+            }
+            if self.config.missed == Missed::Skip && self.seen != Some(latest) {
+                tracing::warn!(recurring = self.config.name, "a recurring job was missed");
+                self.settle(change, latest, self.shown.last)?;
+            } else {
+                for slot in due {
+                    match sound_or_refused(self.enqueue(change))? {
+                        Ok(id) => self.settle(change, slot, Some((slot, id)))?,
+                        Err(why) => {
+                            self.wait(slot, now, why.to_string());
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        self.shown.trouble = None;
+        self.shown.next = self.expression.next(&self.config.time_zone, self.settled.max(now));
+        self.look = self.shown.next.unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    /// What the file says. One that is new, has another schedule, or was settled by a clock that was wrong begins now.
+    fn read(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
+        let now = change.now.wall;
+        let value = sound(change.txn.get(&keys::recurring(&self.config.name)))?.flatten();
+        let settled = value.and_then(|value| read::<Settled>(&value).ok());
+        let is_of_this = |it: &Settled| it.schedule == self.shown.schedule && it.time_zone == self.shown.time_zone;
+        match settled.filter(|it| is_of_this(it) && it.until <= now + SET_BACK) {
+            Some(it) => (self.settled, self.shown.last) = (it.until, it.last),
+            None => self.settle(change, now, None)?,
+        }
+        Ok(())
+    }
+
+    fn enqueue(&self, change: &mut Change<'_, '_>) -> Outcome<JobId> {
+        let sidecar = Asker { uid: Some(geteuid().as_raw()), is_admin: true };
+        let enqueued = change.enqueue(std::slice::from_ref(&self.job), sidecar)?;
+        Ok(enqueued.first().ok_or(EngineError::Damaged)?.id)
+    }
+
+    fn settle(
+        &mut self,
+        change: &mut Change<'_, '_>,
+        until: u64,
+        last: Option<(u64, JobId)>,
+    ) -> Result<(), EngineError> {
+        (self.settled, self.shown.last) = (until, last);
+        let (schedule, time_zone) = (self.shown.schedule.clone(), self.shown.time_zone.clone());
+        let settled = Settled { until, last, schedule, time_zone };
+        change.txn.put(&keys::recurring(&self.config.name), &written(&settled))?;
+        change.book.be_written();
+        Ok(())
+    }
+
+    /// It is tried again, as long as no later one is due.
+    fn wait(&mut self, slot: u64, now: u64, why: String) {
+        if self.shown.trouble.as_ref() != Some(&why) {
+            tracing::warn!(recurring = self.config.name, error = why, "a recurring job is due and not enqueued yet");
+        }
+        (self.shown.next, self.shown.trouble, self.look) = (Some(slot), Some(why), now + RETRY);
+    }
+}

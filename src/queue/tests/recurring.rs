@@ -1,0 +1,171 @@
+//! Jobs that recur: once for each time, whatever the clock and the sidecar do.
+
+use super::*;
+use crate::queue::recurring::{Recurrences, Zone};
+
+const MINUTE: u64 = 60_000;
+
+/// 2026-11-28, 12:00:00 UTC.
+const NOON: u64 = 1_795_867_200_000;
+
+fn recurring(schedule: &str, missed: Missed) -> Recurring {
+    Recurring {
+        name: "digest".into(),
+        queue: "mail".into(),
+        job: "Digest".into(),
+        schedule: Some(schedule.to_owned().try_into().expect("an expression")),
+        payload: Some(toml::Value::Array(vec![toml::Value::Integer(1)])),
+        time_zone: Zone::default(),
+        missed,
+    }
+}
+
+/// A queue at noon, into which they are enqueued.
+fn fixture(schedule: &str, missed: Missed) -> (Fixture, Recurrences) {
+    let recurring = vec![recurring(schedule, missed)];
+    let recurrences = Recurrences::new(&recurring);
+    let mut queue = Fixture::new(Config { recurring, ..Config::default() });
+    queue.now = NOON + 1_000;
+    queue.reopen();
+    (queue, recurrences)
+}
+
+impl Fixture {
+    /// How many are there once what is due is enqueued.
+    fn recur(&mut self, recurrences: &mut Recurrences) -> u64 {
+        self.change(|change| Ok(recurrences.enqueue_due(change)?)).expect("it is sound");
+        self.change(|change| Ok(change.book.total.jobs)).expect("it is sound")
+    }
+
+    /// As the next sidecar does.
+    fn restart(&mut self) -> Recurrences {
+        self.reopen();
+        Recurrences::new(&self.config.recurring)
+    }
+}
+
+#[test]
+fn a_job_recurs_once_for_each_time_and_not_for_those_before_it_was_configured() {
+    let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::All);
+    assert_eq!(queue.recur(&mut recurrences), 0);
+    assert_eq!(recurrences.next_look(), NOON + 5 * MINUTE);
+    for (minute, jobs) in [(4, 0), (5, 1), (5, 1), (9, 1), (10, 2)] {
+        queue.now = NOON + minute * MINUTE;
+        assert_eq!(queue.recur(&mut recurrences), jobs, "at minute {minute}");
+    }
+    let job = queue.take("mail").expect("it waits");
+    assert_eq!((job.name.as_str(), job.payload.as_slice()), ("Digest", b"[1]".as_slice()));
+    let told = recurrences.told().expect("it has changed");
+    assert_eq!((told[0].next, told[0].last.map(|last| last.0)), (Some(NOON + 15 * MINUTE), Some(NOON + 10 * MINUTE)));
+    assert_eq!(recurrences.told(), None, "nothing has changed since");
+}
+
+#[test]
+fn what_a_sidecar_enqueued_the_next_one_does_not() {
+    let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::Once);
+    queue.recur(&mut recurrences);
+    queue.now = NOON + 5 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 1);
+    for _ in 0..3 {
+        let mut next = queue.restart();
+        assert_eq!(queue.recur(&mut next), 1);
+    }
+}
+
+#[test]
+fn a_transaction_that_fails_leaves_it_due() {
+    let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::Skip);
+    queue.recur(&mut recurrences);
+    queue.now = NOON + 5 * MINUTE;
+    let now = queue.time();
+    let (engine, book) = queue.opened.as_mut().expect("it is open");
+    let (mut txn, mut tally) = (engine.begin().expect("a transaction"), Tally::default());
+    let mut change = Change { txn: &mut txn, book, config: &queue.config, now, tally: &mut tally };
+    recurrences.enqueue_due(&mut change).expect("it is sound");
+    drop(txn);
+    queue.reopen();
+    recurrences.read_again();
+    queue.now += 2 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 1, "it was seen in time");
+}
+
+#[test]
+fn what_was_missed_is_skipped_or_made_up_for_once_or_each_time_up_to_a_bound() {
+    for (missed, minutes, jobs) in [
+        (Missed::Skip, 23, 0),
+        (Missed::Skip, 20, 1),
+        (Missed::Once, 23, 1),
+        (Missed::All, 23, 4),
+        (Missed::All, 10_000, 100),
+    ] {
+        let (mut queue, mut recurrences) = fixture("*/5 * * * *", missed);
+        queue.recur(&mut recurrences);
+        queue.now = NOON + minutes * MINUTE;
+        let mut next = queue.restart();
+        assert_eq!(queue.recur(&mut next), jobs, "{missed:?} after {minutes}");
+        assert_eq!(queue.recur(&mut next), jobs, "{missed:?} after {minutes}: again");
+        assert_eq!(next.next_look(), NOON + (minutes / 5 + 1) * 5 * MINUTE, "{missed:?} after {minutes}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_repeats_nothing_and_one_that_was_wrong_is_forgotten() {
+    let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::Once);
+    queue.recur(&mut recurrences);
+    queue.now = NOON + 60 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 1);
+    for minutes in [0, 30, 59] {
+        queue.now = NOON + minutes * MINUTE;
+        assert_eq!(queue.recur(&mut recurrences), 1, "at minute {minutes}");
+        let mut next = queue.restart();
+        assert_eq!(queue.recur(&mut next), 1, "at minute {minutes}, after a restart");
+    }
+    queue.now = NOON + 400 * DAY;
+    assert_eq!(queue.recur(&mut recurrences), 2);
+    queue.now = NOON + 61 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 2);
+    queue.now = NOON + 65 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 3);
+}
+
+#[test]
+fn a_queue_that_is_full_is_told_and_tried_again_as_long_as_the_next_one_is_not_due() {
+    let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::Skip);
+    queue.config.max_jobs = 1;
+    queue.recur(&mut recurrences);
+    let filler = queue.change(|change| change.enqueue(&[job("mail", "a")], ROOT)).expect("there is room")[0].id;
+    queue.now = NOON + 5 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 1);
+    let told = recurrences.told().expect("it has changed").remove(0);
+    assert_eq!(told.next, Some(NOON + 5 * MINUTE));
+    assert!(told.trouble.is_some_and(|why| why.contains("max_jobs")));
+    assert_eq!(recurrences.next_look(), queue.now + 5_000);
+    queue.change(|change| change.cancel(filler)).expect("it waits");
+    queue.now += 4 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 1);
+    assert_eq!(recurrences.told().expect("it has changed")[0].trouble, None);
+    assert_eq!(queue.take("mail").map(|job| job.name).as_deref(), Some("Digest"));
+}
+
+#[test]
+fn another_schedule_begins_anew_as_does_one_whose_entry_is_damaged_or_was_removed() {
+    let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::All);
+    queue.recur(&mut recurrences);
+    queue.now = NOON + 20 * MINUTE;
+    queue.config.recurring = vec![recurring("* * * * *", Missed::All)];
+    let mut next = queue.restart();
+    assert_eq!(queue.recur(&mut next), 0);
+    queue.now += MINUTE;
+    assert_eq!(queue.recur(&mut next), 1);
+    queue.damage(&keys::recurring("digest"));
+    queue.now += 10 * MINUTE;
+    let mut next = queue.restart();
+    assert_eq!(queue.recur(&mut next), 1);
+    let configured = std::mem::take(&mut queue.config.recurring);
+    let mut none = queue.restart();
+    assert_eq!(queue.recur(&mut none), 1);
+    queue.config.recurring = configured;
+    queue.now += 10 * MINUTE;
+    let mut next = queue.restart();
+    assert_eq!(queue.recur(&mut next), 1);
+}
