@@ -168,6 +168,9 @@ fn find<'a>(
 ) -> Option<Candidate<'a>> {
     // Without masters, each pass would find the same.
     let has_masters = instances.values().any(|set| set.count_of_registered() < set.len());
+    if is_master && !has_masters {
+        return None;
+    }
     let passes = [(true, false), (false, false), (false, true)];
     let passes =
         passes.into_iter().filter(|(is_answering, may_be_ejected)| *is_answering || *may_be_ejected || has_masters);

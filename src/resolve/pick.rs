@@ -11,6 +11,7 @@ use super::rendezvous::{Best, Score, draw};
 use super::{Balance, Query, Requirement, Subset};
 use crate::clock::millis_since_1970;
 use crate::model::{Instance, Withheld};
+use crate::share::is_heavy;
 use crate::store::{Directory, InstanceSet, Instances, Lot, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
 
@@ -282,8 +283,8 @@ impl Query {
     }
 
     /// About what it costs to choose among these, as bytes of values to be read would. Where many of a set can be called,
-    /// a few draws find one that nothing more is asked of; a subset takes the hash of each. All versions count: to find
-    /// those that meet the requirement is a part of the work.
+    /// a few draws find one that nothing more is asked of; a subset takes the hash of each. All versions count, even if
+    /// nothing is asked of them: each is a part of the search, as it is of this sum, which ends once the work is heavy.
     pub fn cost(&self, instances: &Instances) -> usize {
         const LOOKS: usize = 4;
         const HASHES: usize = 8;
@@ -301,7 +302,14 @@ impl Query {
         let of_version = self.version.as_ref().map_or(0, Requirement::cost);
         let of_set =
             |set: &InstanceSet| set.len() * (looks(set) + of_subset + LOOKS * self.metadata.len()) + of_key(set);
-        instances.values().map(|set| of_version + of_set(set)).sum()
+        let mut cost = 0;
+        for set in instances.values() {
+            cost += LOOKS + of_version + of_set(set);
+            if is_heavy(cost) {
+                break;
+            }
+        }
+        cost
     }
 
     /// Whether it asks for more than a version.

@@ -570,6 +570,21 @@ fn what_none_has_is_looked_for_once_whatever_else_is_asked() {
 }
 
 #[test]
+fn of_very_many_versions_few_are_looked_at_to_find_out_that_they_are_many() {
+    let mut directory = Directory::default();
+    for version in 0..10_000 {
+        let instance = Instance { version: Version::new(version, 0, 0), ..Instance::at("web", "h:1") };
+        directory.list(&format!("\u{1}{version}").into(), "web".into(), instance.version.clone(), [instance].into());
+    }
+    let instances = directory.instances_of("web").expect("some");
+    let version = Some(["1"; 32].join("|").parse().expect("a requirement"));
+    for query in [Query::default(), Query { version, ..Query::default() }, by(Balance::Key("k".into()))] {
+        let cost = query.cost(instances);
+        assert!(crate::share::is_heavy(cost) && cost < 9_000, "{cost}: no more are looked at");
+    }
+}
+
+#[test]
 fn a_caller_has_the_same_subset_and_callers_share_all() {
     let names: Vec<String> = (0..20).map(|n| format!("10.0.0.{n}:80")).collect();
     let hosts: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100)).collect();

@@ -12,7 +12,7 @@ use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
 use crate::resolve::is_callable;
-use crate::store::{Directory, Instances, MasterEntry, count_of_held};
+use crate::store::{Directory, Instances, MasterEntry};
 
 /// The prefix of a cursor within the services on offer,
 const OFFERED: char = '+';
@@ -108,7 +108,7 @@ impl Api {
                 }
             }
             bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
-            let held = instances.map(|it| count_of_held(it) as i32).filter(|held| *held > 0);
+            let held = Some(directory.guard().held_of(name) as i32).filter(|held| *held > 0);
             services.push(idl::ServiceSummary { name: name.to_string(), masters, held });
         }
         if services.is_empty() && filter.cursor.is_none() {

@@ -11,7 +11,7 @@ use super::idl::{
 use super::request;
 use crate::model::Instance;
 use crate::resolve::{self, Query};
-use crate::store::{Directory, Snapshot, count_of_held};
+use crate::store::{Directory, Snapshot};
 
 /// The most requests of one `resolveMany`.
 const MAX_MANY: usize = 64;
@@ -101,7 +101,7 @@ async fn found(
 
 /// Whether the guard holds some instances of a service.
 pub(super) fn is_protected(directory: &Directory, service: &str) -> Option<bool> {
-    Some(directory.instances_of(service).is_some_and(|instances| count_of_held(instances) > 0))
+    Some(directory.guard().held_of(service) > 0)
 }
 
 /// The service and the query, if the client may see the service.

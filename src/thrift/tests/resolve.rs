@@ -298,7 +298,7 @@ async fn whatever_is_asked_of_very_many_keeps_the_thread_of_others_from_nothing(
         Change::Put(path, Arc::new(Node { data: data.into_bytes().into(), ..Node::default() }))
     };
     let of_large = (0..3_000).map(|number| put("large", number, 1));
-    house.feeds[0].publish_whole(of_large.chain((0..1_000).map(|number| put("versions", number, number))).collect());
+    house.feeds[0].publish_whole(of_large.chain((0..10_000).map(|number| put("versions", number, number))).collect());
     let large = || ResolveRequest::of("large");
     let mut subset = large();
     (subset.subset, subset.subset_key) = (Some(50), Some("s1".into()));
@@ -308,8 +308,9 @@ async fn whatever_is_asked_of_very_many_keeps_the_thread_of_others_from_nothing(
     let both = ResolveRequest { zone: Some("z2".into()), ..subset.clone() };
     let version = Some(["1"; 32].join("|"));
     let versions = ResolveRequest { version, zone: Some("z2".into()), ..ResolveRequest::of("versions") };
+    let newest = ResolveRequest::of("versions");
     let before = looks_of_this_thread();
-    for request in [subset, zone, near, group, both, versions] {
+    for request in [subset, zone, near, group, both, versions, newest] {
         house.api.resolve(&house.peer, request.clone()).await.expect("one");
         let many = ResolveManyRequest::new(vec![request; 3], None);
         let outcomes = house.api.resolve_many(&house.peer, &many).await.expect("some").outcomes;
