@@ -22,7 +22,7 @@ mod tests;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::{Arc, LazyLock};
@@ -82,10 +82,9 @@ pub struct Now {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     pub vanished: Vec<Vanished>,
-    /// The addresses and ids of others that vanished without being lost.
-    pub moved: Vec<(Arc<str>, Arc<str>)>,
-    /// The ids of newly registered instances, with their versions and the addresses at which they would be probed.
-    pub came: Vec<(Arc<str>, Version, Arc<str>)>,
+    /// The addresses, the ids and the ranks of the roots of others that vanished without being lost.
+    pub moved: Vec<(Arc<str>, Arc<str>, usize)>,
+    pub came: Vec<Came>,
     /// How many are registered now.
     pub present: usize,
     /// The same by the rank of the root, for those that changed.
@@ -100,6 +99,17 @@ pub struct OfRoot {
     /// How many are new there, and how many are there no more without being lost.
     pub came: usize,
     pub moved: usize,
+}
+
+/// An instance that is newly registered.
+#[derive(Clone, Debug)]
+pub struct Came {
+    pub id: Arc<str>,
+    pub version: Version,
+    /// Where it would be probed; empty: nowhere.
+    pub address: Arc<str>,
+    /// The rank of the root below which it is registered.
+    pub root: usize,
 }
 
 /// An instance that is no longer registered.
@@ -220,6 +230,11 @@ impl Guard {
         self.services.get(service).map_or(0, |watched| watched.held.len())
     }
 
+    /// The rank of the root below which a held instance was registered.
+    pub fn root_of_held(&self, service: &str, id: &str) -> Option<usize> {
+        Some(self.services.get(service)?.held.get(id)?.root())
+    }
+
     /// The services with held instances.
     pub fn protected(&self) -> impl Iterator<Item = &Arc<str>> {
         self.services.iter().filter(|(_, watched)| !watched.held.is_empty()).map(|(service, _)| service)
@@ -260,11 +275,11 @@ impl Guard {
         }
         let held = effects.iter().filter_map(|effect| effect.instance.as_ref());
         let mut addresses: BTreeSet<Arc<str>> = held.map(probed_at).collect();
-        addresses.extend(left.iter().chain(&came).map(|(address, ..)| address.clone()));
-        left.iter().for_each(|key| self.strangers.leave(key, now));
-        for key in &came {
+        addresses.extend(left.iter().chain(&came).map(|((address, ..), _)| address.clone()));
+        left.iter().for_each(|(key, root)| self.strangers.leave(key, *root, now));
+        for (key, root) in &came {
             let is_held = at(&self.targets, &key.0).next().is_some();
-            self.strangers.come(key, now, is_held);
+            self.strangers.come(key, *root, now, is_held);
         }
         addresses.retain(|address| self.strangers.are_at(address));
         addresses.iter().for_each(|address| self.doubt_at(address, &mut effects));
@@ -395,7 +410,7 @@ impl Guard {
         if !has_room {
             self.report(now, &[(root.0, instance.service.clone(), id.clone())]);
         }
-        self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), now);
+        self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), root.0, now);
         self.change(&instance.service.clone(), &mut effects, |watched, config| {
             watched.present = present;
             let restored = has_room.then(|| watched.restore(now, config, id, instance, root)).flatten();
@@ -408,7 +423,8 @@ impl Guard {
     fn doubt_at(&mut self, address: &Arc<str>, effects: &mut Vec<Effect>) {
         for (service, id) in self.held_at(address) {
             let Some(entry) = self.services.get(&service).and_then(|watched| watched.held.get(&id)) else { continue };
-            let since = self.strangers.since(address, &service, entry.vanished_at, self.config.window);
+            let (root, vanished_at) = (entry.root(), entry.vanished_at);
+            let since = self.strangers.since(address, &service, root, vanished_at, self.config.window);
             if entry.doubted != since {
                 self.change(&service, effects, |watched, _| {
                     watched.doubt(&id, since);
@@ -473,10 +489,10 @@ impl Guard {
     }
 }
 
-/// Stands for a name that may be long in what is remembered of many. It is keyed: nobody can make up two with the same.
-fn mark(name: &str) -> u64 {
+/// Stands for names that may be long in what is remembered of many. It is keyed: nobody can make up two with the same.
+pub(crate) fn mark(names: impl Hash) -> u64 {
     static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    KEYS.hash_one(name)
+    KEYS.hash_one(names)
 }
 
 /// Those at an address.
@@ -485,19 +501,19 @@ fn at<'a, T>(all: &'a OrdMap<TargetKey, T>, address: &'a Arc<str>) -> impl Itera
     all.range(from..).take_while(move |((at, ..), _)| at == address)
 }
 
-/// What left an address,
-fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<TargetKey> {
+/// What left an address, with the ranks of the roots,
+fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<(TargetKey, usize)> {
     let of = |(service, Observed { vanished, moved, .. }): (&Arc<str>, &Observed)| {
-        let vanished = vanished.iter().map(|it| (probed_at(&it.instance), it.id.clone()));
-        let all = vanished.chain(moved.iter().cloned()).filter(|(address, _)| !address.is_empty());
-        all.map(|(address, id)| (address, service.clone(), id)).collect::<Vec<_>>()
+        let vanished = vanished.iter().map(|it| (probed_at(&it.instance), it.id.clone(), it.root));
+        let all = vanished.chain(moved.iter().cloned()).filter(|(address, ..)| !address.is_empty());
+        all.map(|(address, id, root)| ((address, service.clone(), id), root)).collect::<Vec<_>>()
     };
     batch.iter().flat_map(of).collect()
 }
 
 /// and what came to one.
-fn came(batch: &HashMap<Arc<str>, Observed>) -> Vec<TargetKey> {
+fn came(batch: &HashMap<Arc<str>, Observed>) -> Vec<(TargetKey, usize)> {
     let all = batch.iter().flat_map(|(service, observed)| observed.came.iter().map(move |came| (service, came)));
-    let at = all.filter(|(_, (.., address))| !address.is_empty());
-    at.map(|(service, (id, _, address))| (address.clone(), service.clone(), id.clone())).collect()
+    let at = all.filter(|(_, came)| !came.address.is_empty());
+    at.map(|(service, came)| ((came.address.clone(), service.clone(), came.id.clone()), came.root)).collect()
 }

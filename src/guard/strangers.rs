@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use super::{Now, TargetKey, mark};
 use crate::clock::Moment;
 
-/// Of how many strangers at one address is remembered: one is enough, and each costs whatever is held there.
+/// How many strangers below one root are remembered at one address: one is enough, and each costs whatever is held there.
 const MAX_STRANGERS: usize = 16;
 
 /// The instances that left an address, and the strangers: those that came to such an address, and were not there
@@ -25,8 +25,9 @@ pub(super) struct Strangers {
     swept: Option<Moment>,
 }
 
-/// The marks of an address, a service and an id: whoever registers instances cannot make them long.
-type Marks = (u64, u64, u64);
+/// The mark of an address, the rank of the root below which an instance there is or was registered, and the marks of its
+/// service and id: whoever registers instances cannot make them long.
+type Marks = (u64, usize, u64, u64);
 
 #[derive(Clone, Copy, Debug)]
 struct Stranger {
@@ -52,9 +53,9 @@ impl Strangers {
         has(&self.strangers, mark(address))
     }
 
-    /// An instance left its address.
-    pub(super) fn leave(&mut self, instance: &TargetKey, now: Now) {
-        let instance = marks(instance);
+    /// An instance below the root of this rank left its address.
+    pub(super) fn leave(&mut self, instance: &TargetKey, root: usize, now: Now) {
+        let instance = marks(instance, root);
         if let Some(stranger) = self.strangers.get_mut(&instance) {
             stranger.since = None;
         } else if self.len() < self.most || self.left.contains_key(&instance) {
@@ -65,40 +66,41 @@ impl Strangers {
         }
     }
 
-    /// An instance came to its address, where others are held or not. It is a stranger if others left the address, but
-    /// it never did.
-    pub(super) fn come(&mut self, instance: &TargetKey, now: Now, is_held: bool) {
-        let instance = marks(instance);
+    /// An instance below the root of this rank came to its address, where others are held or not. It is a stranger if
+    /// others left the address, but it never did.
+    pub(super) fn come(&mut self, instance: &TargetKey, root: usize, now: Now, is_held: bool) {
+        let instance = marks(instance, root);
         let (address, ..) = instance;
+        let of_root = self.strangers.range((address, root, 0, 0)..=(address, root, u64::MAX, u64::MAX));
+        let has_room = of_root.take(MAX_STRANGERS).count() < MAX_STRANGERS && self.len() < self.most;
         if let Some(stranger) = self.strangers.get_mut(&instance) {
             stranger.since = Some(now.moment);
-        } else if !self.left.contains_key(&instance)
-            && (is_held || has(&self.left, address))
-            && at(&self.strangers, address).nth(MAX_STRANGERS - 1).is_none()
-            && self.len() < self.most
-        {
+        } else if !self.left.contains_key(&instance) && (is_held || has(&self.left, address)) && has_room {
             self.strangers.insert(instance, Stranger { came: now.moment, since: Some(now.moment) });
             self.swept.get_or_insert(now.moment);
         }
     }
 
-    /// Since when there are strangers to an instance of a service that vanished from an address; `vanished_at` is None
-    /// if that was in an earlier process. A service that was at the address is a stranger to none but its own there. So
-    /// is any, unless everything is known that left the address within the window before, or since.
+    /// Since when there are strangers to an instance of a service that vanished from an address below the root of this
+    /// rank; `vanished_at` is None if that was in an earlier process. A service that was at the address is a stranger to
+    /// none but its own there. So is any, unless everything is known that left the address within the window before, or
+    /// since. What is registered below a later root is no stranger, and was not there.
     pub(super) fn since(
         &self,
         address: &str,
         service: &str,
+        root: usize,
         vanished_at: Option<Moment>,
         window: Duration,
     ) -> Option<Moment> {
         let (address, service) = (mark(address), mark(service));
         let is_known = vanished_at.is_some_and(|vanished| vanished >= self.overlooked + window);
         let was_there = |other: u64| {
-            let first = self.left.range((address, other, 0)..).next();
-            first.is_some_and(|((at, of, _), _)| (*at, *of) == (address, other))
+            let ids = |root| (address, root, other, 0)..=(address, root, other, u64::MAX);
+            (0..=root).any(|root| self.left.range(ids(root)).next().is_some())
         };
-        let to_it = at(&self.strangers, address).filter(|((_, other, _), it)| {
+        let to_it = at(&self.strangers, address).take_while(|((_, of, ..), _)| *of <= root);
+        let to_it = to_it.filter(|((_, _, other, _), it)| {
             vanished_at.is_none_or(|vanished| it.came >= vanished)
                 && (*other == service || is_known && !was_there(*other))
         });
@@ -130,13 +132,13 @@ impl Strangers {
     }
 }
 
-fn marks((address, service, id): &TargetKey) -> Marks {
-    (mark(address), mark(service), mark(id))
+fn marks((address, service, id): &TargetKey, root: usize) -> Marks {
+    (mark(address), root, mark(service), mark(id))
 }
 
 /// Those at an address.
 fn at<T>(all: &OrdMap<Marks, T>, address: u64) -> impl Iterator<Item = (&Marks, &T)> {
-    all.range((address, 0, 0)..).take_while(move |((at, ..), _)| *at == address)
+    all.range((address, 0, 0, 0)..).take_while(move |((at, ..), _)| *at == address)
 }
 
 fn has<T>(all: &OrdMap<Marks, T>, address: u64) -> bool {

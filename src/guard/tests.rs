@@ -30,8 +30,9 @@ fn ids_below(root: usize, range: std::ops::Range<usize>) -> Vec<String> {
 
 /// The rank of the root below which an id is registered.
 fn root(id: &str) -> usize {
-    let below = id.strip_prefix("192.168.").and_then(|rest| rest.split('.').next()?.parse().ok());
-    below.unwrap_or(0)
+    let below = id.strip_prefix("192.168.").and_then(|rest| rest.split('.').next());
+    let below = id.split_once("?root=").map(|(_, root)| root).or(below);
+    below.and_then(|root| root.parse().ok()).unwrap_or(0)
 }
 
 /// The address of an id, which may have a variant after it.
@@ -87,19 +88,24 @@ impl House {
             });
             let vanished: Vec<_> = vanished.collect();
             let came = came.iter().filter(|id| registered.insert((*id).clone()));
-            let came = came.map(|id| (id.as_str().into(), Version::new(1, 0, 0), address(id).into()));
-            let came: Vec<(Arc<str>, _, _)> = came.collect();
-            let roots = vanished.iter().map(|it| it.root).chain(came.iter().map(|(id, ..)| root(id)));
+            let came = came.map(|id| Came {
+                id: id.as_str().into(),
+                version: Version::new(1, 0, 0),
+                address: address(id).into(),
+                root: root(id),
+            });
+            let came: Vec<_> = came.collect();
+            let roots = vanished.iter().map(|it| it.root).chain(came.iter().map(|it| it.root));
             let roots: BTreeSet<usize> = roots.collect();
             let of_root = |rank: usize| OfRoot {
                 present: registered.iter().filter(|id| root(id) == rank).count(),
-                came: came.iter().filter(|(id, ..)| root(id) == rank).count(),
+                came: came.iter().filter(|it| it.root == rank).count(),
                 moved: 0,
             };
             let roots = roots.into_iter().map(|rank| (rank, of_root(rank))).collect();
             let observed = Observed { vanished, moved: Vec::new(), came, present: registered.len(), roots };
-            for (id, ..) in &observed.came {
-                self.listed.entry((*service).into()).or_default().insert(id.to_string(), None);
+            for came in &observed.came {
+                self.listed.entry((*service).into()).or_default().insert(came.id.to_string(), None);
             }
             batch.insert(Arc::from(*service), observed);
         }
@@ -393,7 +399,7 @@ fn how_long_names_are_makes_no_difference_to_what_is_remembered_of_them() {
     };
     let gone = vec![Effect { service: name.clone(), version: Version::new(1, 0, 0), id: name.clone(), instance: None }];
     house.guard.note(&gone, "it refused");
-    let observed = Observed { moved: vec![(name.clone(), name.clone())], ..Observed::default() };
+    let observed = Observed { moved: vec![(name.clone(), name.clone(), 0)], ..Observed::default() };
     house.guard.observe(house.now, HashMap::from([(name.clone(), observed)]));
     drop((vanished, gone));
     assert_eq!((house.guard.strangers.len(), house.guard.let_go.len()), (1, 1));
@@ -815,6 +821,13 @@ fn what_is_registered_below_another_root_neither_brings_about_a_hold_nor_prevent
     let mut made_up = House::with("web", 10);
     made_up.go("web", &ids(0..10));
     made_up.come("web", &ids_below(1, 0..50));
+    let later: Vec<_> = ids(0..10).iter().map(|id| format!("{id}?root=1")).collect();
+    for number in 0..20 {
+        made_up.come(&format!("made-up-{number}"), &later[..5]);
+    }
+    made_up.come("web", &later[..5]);
+    made_up.pass(DOUBT);
+    assert_eq!(held(&made_up), 10, "what is below a later root is no stranger to them");
     made_up.come("x", &ids(0..10));
     made_up.pass(DOUBT);
     assert_eq!(held(&made_up), 10, "strangers are at all of them");

@@ -10,7 +10,7 @@ use semver::Version;
 use super::departed::{Departed, DepartedList};
 use super::levels::Levels;
 use super::room::Room;
-use super::{Config, DOUBT, Found, Now, Observed, OfRoot, Target, Vanished, Which, mark};
+use super::{Came, Config, DOUBT, Found, Now, Observed, OfRoot, Target, Vanished, Which, mark};
 use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
 use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
 
@@ -163,14 +163,15 @@ impl Watched {
         let Observed { vanished, came, present, roots, .. } = observed;
         self.forget(now, config);
         let mut outcomes = Vec::new();
-        for (id, version, _) in came {
-            for losses in self.losses.values_mut() {
+        for Came { id, version, root, .. } in came {
+            // What was registered below an earlier root is not back.
+            for losses in self.losses.range_mut(root..).map(|(_, losses)| losses) {
                 losses.departed.remove(&id);
                 losses.away.remove(&mark(&id));
             }
-            if let Some(entry) = self.take(&id).filter(|entry| entry.vanished.version != version) {
-                outcomes.push(entry.vanished.gone());
-            }
+            let is_back = self.held.get(&id).is_some_and(|entry| entry.root() >= root);
+            let entry = if is_back { self.take(&id) } else { None };
+            outcomes.extend(entry.filter(|it| it.vanished.version != version).map(|it| it.vanished.gone()));
         }
         self.present = present;
         let mut by_root: BTreeMap<usize, (OfRoot, Vec<Vanished>)> =
@@ -225,7 +226,9 @@ impl Watched {
         if present < registered {
             losses.levels.fell(registered, now.moment, config.window);
         }
-        let mut outcomes: Vec<_> = gone.iter().map(Vanished::gone).collect();
+        let is_held_above = |id: &str| self.held.get(id).is_some_and(|entry| entry.root() < root);
+        let mut outcomes: Vec<_> = gone.iter().filter(|it| !is_held_above(&it.id)).map(Vanished::gone).collect();
+        held.retain(|departed| !is_held_above(&departed.vanished.id));
         gone.truncate(room.for_departed(root, config.max_held));
         let taken = room.of(root);
         (taken.held, taken.departed) = (taken.held + held.len(), taken.departed + gone.len());

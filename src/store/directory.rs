@@ -15,7 +15,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use semver::Version;
 
-use self::guarded::Pending;
+use self::guarded::Changes;
 pub use self::ledger::InstanceLimits;
 use self::registrations::Registrations;
 pub(super) use self::registrations::{Nodes, RulesOfScope, may_have_rules};
@@ -37,7 +37,7 @@ pub struct Directory {
     registrations: Registrations,
     guard: Guard,
     /// By service, for the revision under construction.
-    pending: HashMap<Arc<str>, Pending>,
+    pending: HashMap<Arc<str>, Changes>,
     withholdings: Withholdings,
     retired: Retired,
 }

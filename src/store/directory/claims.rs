@@ -10,6 +10,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use semver::Version;
 
+use crate::guard::mark;
 use crate::model::{Instance, InstanceState, NodePath, Provenance};
 use crate::store::instances::{NODE_MARK, Provider};
 
@@ -28,6 +29,8 @@ pub(super) struct Claims {
     /// The nodes that say which variant an application offers, by service and place.
     variants: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
     offers: OrdSet<Offer>,
+    /// How many variants each root has at each address of a service, by the [mark](ClaimKey::mark) of these.
+    counts: OrdMap<u64, u32>,
 }
 
 /// The service, the place, the address, and the node that says that an application offers it there, without a variant.
@@ -85,6 +88,11 @@ impl ClaimKey {
         Self { variant, ..self.slot() }
     }
 
+    /// Stands for the service, the address and the root.
+    fn mark(&self) -> u64 {
+        mark((&self.service, &self.address, self.rank))
+    }
+
     fn is_at(&self, other: &Self) -> bool {
         self.service == other.service && self.address == other.address
     }
@@ -102,13 +110,15 @@ impl Claims {
         self.by_key.get(key)
     }
 
-    /// Whether there is a claim to an address of a service, by an application or below the root of this rank.
-    pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>, below: usize) -> bool {
+    /// Whether there is a claim to an address of a service below the root of this rank, or by an application below it or
+    /// an earlier one.
+    pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>, rank: usize) -> bool {
         let (service, address, created) = (service.clone(), address.clone(), Reverse(i64::MAX));
         let node = NodePath::root();
         let from = ClaimKey { service, address, variant: None, rank: 0, is_idle: false, created, node };
-        let at = self.by_key.range(from.clone()..).map(|(key, _)| key).take_while(|key| key.is_at(&from));
-        at.take(MAX_VARIANTS).any(|key| key.variant.is_none() || key.rank == below)
+        let first = self.by_key.range(from.clone()..).map(|(key, _)| key).next().filter(|key| key.is_at(&from));
+        first.is_some_and(|key| key.variant.is_none() && key.rank <= rank)
+            || self.counts.contains_key(&ClaimKey { rank, ..from }.mark())
     }
 
     /// Whether a new claim would be the only one to its address, and changes no other listing.
@@ -128,6 +138,9 @@ impl Claims {
     /// The same for a key that is not known.
     pub(super) fn insert_new(&mut self, key: ClaimKey, claim: Claim) {
         let ClaimKey { service, address, variant, node, .. } = &key;
+        if variant.is_some() {
+            *self.counts.entry(key.mark()).or_default() += 1;
+        }
         match (claim.place.clone(), variant) {
             (Some(place), Some(_)) => drop(self.variants.insert((service.clone(), place, node.clone()))),
             (Some(place), None) => drop(self.offers.insert((service.clone(), place, address.clone(), node.clone()))),
@@ -137,7 +150,15 @@ impl Claims {
     }
 
     pub(super) fn remove(&mut self, key: &ClaimKey) {
-        let Some(Claim { place: Some(place), .. }) = self.by_key.remove(key) else { return };
+        let Some(Claim { place, .. }) = self.by_key.remove(key) else { return };
+        if key.variant.is_some() {
+            let mark = key.mark();
+            match self.counts.get_mut(&mark) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.counts.remove(&mark)),
+            }
+        }
+        let Some(place) = place else { return };
         let ClaimKey { service, address, node, .. } = key.clone();
         match key.variant {
             Some(_) => drop(self.variants.remove(&(service, place, node))),

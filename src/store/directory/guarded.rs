@@ -3,24 +3,39 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use semver::Version;
+
 use super::Directory;
 use super::claims::Listed;
 use crate::format::Config;
-use crate::guard::{Effect, Guard, Now, Observed, OfRoot, Vanished, probed_at};
-use crate::model::{Instance, NodePath, Record};
+use crate::guard::{Came, Effect, Guard, Now, Observed, OfRoot, Vanished, probed_at};
+use crate::model::{Endpoint, Format, Instance, NodePath, Record};
 use crate::store::Feed;
 use crate::store::instances::{NODE_MARK, Provider, count_of_held};
 
-/// The changes of one service's instances in the revision under construction.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pending {
-    /// By id, those that no node registers any more, and that are still listed. With the address of each.
-    vanished: BTreeMap<Arc<str>, (Vanished, Arc<str>)>,
-    /// By id, newly registered ones.
-    came: BTreeMap<Arc<str>, Listed>,
-    /// By id, those about which another root decides now: the ranks of both.
-    passed_on: BTreeMap<Arc<str>, (usize, usize)>,
+/// How what nodes register of one instance differs from what they did in the revision before.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) before: Option<Listed>,
+    pub(super) after: Option<Listed>,
 }
+
+/// Those of one service in the revision under construction, by id.
+pub(super) type Changes = BTreeMap<Arc<str>, Change>;
+
+/// What became of the changes of one service.
+#[derive(Default)]
+struct Outcome {
+    /// By rank, what came to and moved from each root.
+    roots: BTreeMap<usize, OfRoot>,
+    came: Vec<Listed>,
+    gone: Vec<Gone>,
+    /// As they were registered below a later root than now.
+    passed_on: Vec<Listed>,
+}
+
+/// An instance that is no longer registered below its root, with its address.
+type Gone = (Vanished, Arc<str>);
 
 impl Directory {
     /// An empty directory with this guard.
@@ -50,88 +65,58 @@ impl Directory {
         count
     }
 
-    /// No node registers a provider any more. What happens to it is decided when the revision is complete.
-    pub(super) fn vanish(&mut self, service: &Arc<str>, Listed { version, provider, rank }: &Listed) {
-        let Provider { id, instances, .. } = provider;
-        let Some((instance, first)) = instances.first().and_then(|it| Some((it, it.endpoints.first()?))) else {
-            return self.withdraw(id, service, version);
-        };
-        let address: Arc<str> = first.address().into();
-        let variant = id.strip_prefix(NODE_MARK).and_then(|id| id.strip_prefix(&*address)).unwrap_or_default();
-        let (id, version, instance, variant) = (id.clone(), version.clone(), instance.clone(), variant.into());
-        let pending = self.pending.entry(service.clone()).or_default();
-        let root = pending.passed_on.remove(&id).map_or(*rank, |(from, _)| from);
-        let vanished = Vanished { id: id.clone(), version, instance, variant, root, is_lost: false };
-        pending.came.remove(&id);
-        pending.vanished.insert(id, (vanished, address));
-    }
-
-    /// Nodes register a new provider.
-    pub(super) fn appear(&mut self, service: &Arc<str>, new: &Listed) {
-        let pending = self.pending.entry(service.clone()).or_default();
-        let Some((vanished, _)) = pending.vanished.remove(&new.provider.id) else {
-            pending.came.insert(new.provider.id.clone(), new.clone());
-            return;
-        };
-        // It moved from one node to another.
-        self.pass_on(service, &vanished.id, vanished.root, new.rank);
-        if vanished.version != new.version {
-            self.withdraw(&vanished.id, service, &vanished.version);
-        }
-    }
-
-    /// Another root decides about an instance that is registered as before.
-    pub(super) fn pass_on(&mut self, service: &Arc<str>, id: &Arc<str>, from: usize, to: usize) {
-        let pending = self.pending.entry(service.clone()).or_default();
-        match pending.came.get_mut(id) {
-            Some(new) => new.rank = to,
-            None => pending.passed_on.entry(id.clone()).or_insert((from, to)).1 = to,
-        }
-    }
-
-    /// Has the guard decide about everything that vanished in this revision. If a feed was not followed until now, most
-    /// of a root may have been lost.
+    /// Lists what nodes register now, and has the guard decide about everything that vanished in this revision. If a feed
+    /// was not followed until now, most of a root may have been lost.
     pub(in crate::store) fn settle(&mut self, now: Now, feeds: &[Arc<Feed>], unseen: Option<usize>) {
         let pending = std::mem::take(&mut self.pending);
-        let has_vanished = pending.values().any(|pending| !pending.vanished.is_empty());
+        let listed = pending.into_iter().map(|(service, changes)| {
+            let outcome = self.list_changes(&service, changes);
+            (service, outcome)
+        });
+        let listed: Vec<(Arc<str>, Outcome)> = listed.collect();
+        let gone = || listed.iter().flat_map(|(_, outcome)| &outcome.gone).map(|(vanished, _)| vanished);
+        let has_vanished = gone().next().is_some();
         if !has_vanished && self.guard.is_idle() {
             return;
         }
-        let lost = unseen.filter(|_| has_vanished).map(|feed| self.lost_roots(feeds[feed].services(), &pending));
+        let lost = unseen.filter(|_| has_vanished).map(|feed| self.lost_roots(feeds[feed].services(), gone()));
         let is_lost = |vanished: &Vanished| {
             path_of(&vanished.instance).is_some_and(|path| lost.iter().flatten().any(|root| path.is_under(root)))
         };
         let (mut batch, mut unprotected) = (HashMap::new(), Vec::new());
-        for (service, Pending { vanished, came, passed_on }) in pending {
-            let present = self.count_of_registered(&service).saturating_sub(vanished.len());
-            // If its address is registered in another version or group below its root, it has only changed.
-            let is_loss = |(vanished, address): &(Vanished, Arc<str>)| {
-                is_guarded(feeds, &vanished.instance)
-                    && !self.registrations.is_claimed(&service, address, vanished.root)
-            };
-            let (vanished, moved): (Vec<_>, Vec<_>) = vanished.into_values().partition(is_loss);
-            for (vanished, _) in &moved {
-                self.withdraw(&vanished.id, &service, &vanished.version);
+        for (service, Outcome { mut roots, came, gone, passed_on }) in listed {
+            let address = |it: &Provider| it.instances.first().map_or_else(|| "".into(), probed_at);
+            let moved = passed_on.into_iter().map(|it| (address(&it.provider), it.provider.id, it.rank));
+            let (mut vanished, mut moved) = (Vec::new(), moved.collect::<Vec<_>>());
+            for (it, address) in gone {
+                let root = roots.entry(it.root).or_default();
+                // If its address is registered in another version or group below its root, it has only changed.
+                if is_guarded(feeds, &it.instance) && !self.registrations.is_claimed(&service, &address, it.root) {
+                    vanished.push(Vanished { is_lost: is_lost(&it), ..it });
+                } else {
+                    root.moved += 1;
+                    self.give_up(&it.id, &service, &it.version);
+                    moved.push((probed_at(&it.instance), it.id, it.root));
+                }
             }
-            let vanished = vanished.into_iter().map(|(it, _)| Vanished { is_lost: is_lost(&it), ..it });
-            let vanished: Vec<_> = vanished.collect();
-            let mut roots: BTreeMap<usize, OfRoot> = vanished.iter().map(|it| (it.root, OfRoot::default())).collect();
-            moved.iter().for_each(|(it, _)| roots.entry(it.root).or_default().moved += 1);
-            came.values().for_each(|it| roots.entry(it.rank).or_default().came += 1);
-            for (from, to) in passed_on.into_values().filter(|(from, to)| from != to) {
-                roots.entry(from).or_default().moved += 1;
-                roots.entry(to).or_default().came += 1;
+            if roots.is_empty() {
+                continue;
             }
             for (rank, changes) in &mut roots {
                 changes.present = self.registrations.count_of_rank(&service, *rank);
             }
-            let address = |it: &Provider| it.instances.first().map_or_else(|| "".into(), probed_at);
-            let came = came.into_iter().map(|(id, it)| (id, it.version, address(&it.provider))).collect();
+            let came = came.into_iter().map(|Listed { version, provider, rank: root }| Came {
+                version,
+                address: address(&provider),
+                id: provider.id,
+                root,
+            });
+            let present = self.count_of_registered(&service).saturating_sub(vanished.len());
+            let observed = Observed { vanished, moved, came: came.collect(), present, roots };
             if self.guard.held_of(&service) == 0 {
                 unprotected.push((service.clone(), present));
             }
-            let moved = moved.into_iter().map(|(it, _)| (probed_at(&it.instance), it.id));
-            batch.insert(service, Observed { vanished, moved: moved.collect(), came, present, roots });
+            batch.insert(service, observed);
         }
         let effects = self.guard.observe(now, batch);
         self.carry_out(effects);
@@ -144,12 +129,51 @@ impl Directory {
         }
     }
 
+    /// Lists what nodes register of a service now, but for what vanished, which stays listed. An instance vanished if the
+    /// root that decided about it no longer registers it, even if a later one does: that is not to decide about it before
+    /// the guard has let it go.
+    fn list_changes(&mut self, service: &Arc<str>, changes: Changes) -> Outcome {
+        let mut outcome = Outcome::default();
+        for (id, Change { before, after }) in changes {
+            let held_for = self.guard.root_of_held(service, &id);
+            let is_behind = |it: &Listed| held_for.is_some_and(|root| root < it.rank);
+            let (from, to) = (before.as_ref().map(|it| it.rank), after.as_ref().map(|it| it.rank));
+            let before = before.filter(|it| !is_behind(it));
+            let after = after.filter(|it| !is_behind(it));
+            let has_gone = before.as_ref().is_some_and(|was| to.is_none_or(|to| to > was.rank));
+            if from != to {
+                to.into_iter().for_each(|to| outcome.roots.entry(to).or_default().came += 1);
+                let moved = from.filter(|_| !has_gone);
+                moved.into_iter().for_each(|from| outcome.roots.entry(from).or_default().moved += 1);
+            }
+            match (before, after) {
+                (Some(was), _) if has_gone => outcome.gone.extend(gone(was)),
+                (was, Some(is)) => {
+                    if was.as_ref().is_none_or(|was| is.rank < was.rank) {
+                        outcome.came.push(is.clone());
+                    }
+                    if let Some(was) = was.as_ref().filter(|was| was.version != is.version) {
+                        self.withdraw(&id, service, &was.version);
+                    }
+                    outcome.passed_on.extend(was.filter(|was| is.rank < was.rank));
+                    self.list_provider(service.clone(), is.version, is.provider);
+                }
+                (_, None) => {}
+            }
+        }
+        outcome
+    }
+
     /// Holds again what an earlier process held, if it is still configured so.
     pub(in crate::store) fn hold_again(&mut self, now: Now, feeds: &[Arc<Feed>], instance: Instance) {
         let Some((first, held)) = instance.endpoints.first().zip(instance.held.as_deref()) else { return };
         let address: Arc<str> = first.address().into();
-        let Some(config) = config_of(feeds, &instance).filter(|config| config.guard) else { return };
-        if self.registrations.is_claimed(&instance.service, &address, config.rank) {
+        let config = config_of(feeds, &instance).filter(|config| config.guard && is_named(feeds, config, &instance));
+        let Some(config) = config else { return };
+        let registered = self.registrations.registered(&instance.service, &address, &held.variant);
+        if registered.is_some_and(|it| it.rank <= config.rank)
+            || self.registrations.is_claimed(&instance.service, &address, config.rank)
+        {
             return;
         }
         let id = format!("{NODE_MARK}{address}{}", held.variant).into();
@@ -160,9 +184,12 @@ impl Directory {
     }
 
     /// The roots that lost more than half of their registering nodes.
-    fn lost_roots<'c>(&self, configs: &'c [Config], pending: &HashMap<Arc<str>, Pending>) -> Vec<&'c NodePath> {
-        let vanished = pending.values().flat_map(|pending| pending.vanished.values());
-        let gone: HashSet<&NodePath> = vanished.filter_map(|(vanished, _)| path_of(&vanished.instance)).collect();
+    fn lost_roots<'c, 'v>(
+        &self,
+        configs: &'c [Config],
+        vanished: impl Iterator<Item = &'v Vanished>,
+    ) -> Vec<&'c NodePath> {
+        let gone: HashSet<&NodePath> = vanished.filter_map(|vanished| path_of(&vanished.instance)).collect();
         let is_lost = |root: &&NodePath| {
             let gone = gone.iter().filter(|path| path.is_under(root)).count();
             self.registrations.count_below(root, gone) < gone
@@ -172,12 +199,47 @@ impl Directory {
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for Effect { service, version, id, instance } in effects {
-            match instance {
-                Some(instance) => self.list(&id, service, version, [instance].into()),
-                None => self.withdraw(&id, &service, &version),
+            let Some(instance) = instance else {
+                self.give_up(&id, &service, &version);
+                continue;
+            };
+            // A later root may have it in another version.
+            if let Some(other) = self.registered(&service, &id, &instance).filter(|it| it.version != version) {
+                self.withdraw(&id, &service, &other.version);
             }
+            self.list(&id, service, version, [instance].into());
         }
     }
+
+    /// Lists what nodes register in place of an instance, if any do.
+    fn give_up(&mut self, id: &Arc<str>, service: &Arc<str>, version: &Version) {
+        let provider = self.instances_of(service).and_then(|by_version| by_version.get(version)?.of(id));
+        let instance = provider.and_then(|provider| provider.instances.first());
+        let registered = instance.and_then(|instance| self.registered(service, id, instance));
+        self.withdraw(id, service, version);
+        if let Some(Listed { version, provider, .. }) = registered {
+            self.list_provider(service.clone(), version, provider);
+        }
+    }
+
+    /// What nodes register in place of an instance.
+    fn registered(&self, service: &Arc<str>, id: &Arc<str>, instance: &Instance) -> Option<Listed> {
+        let address = instance.endpoints.first()?.address();
+        self.registrations.registered(service, &address, variant(id, &address))
+    }
+}
+
+/// An instance that is no longer registered.
+fn gone(Listed { version, provider, rank }: Listed) -> Option<Gone> {
+    let (id, instance) = (provider.id, provider.instances.first()?.clone());
+    let address = instance.endpoints.first().map(Endpoint::address).unwrap_or_default();
+    let variant = variant(&id, &address).into();
+    Some((Vanished { id, version, instance, variant, root: rank, is_lost: false }, address.into()))
+}
+
+/// Which variant at its address an instance is, by its id.
+fn variant<'i>(id: &'i str, address: &str) -> &'i str {
+    id.strip_prefix(NODE_MARK).and_then(|id| id.strip_prefix(address)).unwrap_or_default()
 }
 
 /// Whether the guard protects an instance, by where it is registered.
@@ -189,6 +251,16 @@ fn is_guarded(feeds: &[Arc<Feed>], instance: &Instance) -> bool {
 fn config_of<'f>(feeds: &'f [Arc<Feed>], instance: &Instance) -> Option<&'f Config> {
     let path = path_of(instance)?;
     feeds.iter().flat_map(|feed| feed.services()).find(|config| path.is_under(&config.root))
+}
+
+/// Whether `names` allow an instance: those of its root, and of an application as an interface also those of a mapping's.
+fn is_named(feeds: &[Arc<Feed>], config: &Config, instance: &Instance) -> bool {
+    let located = path_of(instance).and_then(|path| config.locate(path));
+    let application = located.filter(|_| config.format == Format::DubboApplication).map(|it| it.service);
+    let application = application.filter(|application| **application != *instance.service);
+    let Some(application) = application else { return config.names.is_match(&instance.service) };
+    let mut mapping = feeds.iter().flat_map(|feed| feed.services()).filter(|it| it.format == Format::Dubbo);
+    config.names.is_match(&application) && mapping.any(|it| it.names.is_match(&instance.service))
 }
 
 /// The path of the node by which an instance is known.

@@ -10,6 +10,7 @@ use rmpv::Value;
 use semver::Version;
 
 use super::claims::{Claim, ClaimKey, Claims, Listed};
+use super::guarded::Change;
 use super::ledger::{Charge, InstanceLimits, Ledger, Root};
 use super::ranks::Ranks;
 use super::root_names::RootNames;
@@ -370,34 +371,14 @@ impl Directory {
         let claims = &self.registrations.claims;
         let old = gone.iter().chain(come.iter().map(|(key, _)| key)).filter_map(|key| Some((key, claims.get(key)?)));
         let slots = claims.affected(old.chain(come.iter().map(|(key, claim)| (key, claim))));
-        let before = self.registrations.listed(&slots);
+        let mut before = self.registrations.listed(&slots);
         gone.iter().for_each(|key| self.registrations.claims.remove(key));
         come.into_iter().for_each(|(key, claim)| self.registrations.claims.insert(key, claim));
-        let after = self.registrations.listed(&slots);
-        for (at, was) in &before {
-            let (service, id) = at;
-            let Some(is) = after.get(at) else {
-                self.registrations.ranks.remove(service, was.rank);
-                self.vanish(service, was);
-                continue;
-            };
-            if is.rank != was.rank {
-                self.registrations.ranks.remove(service, was.rank);
-                self.registrations.ranks.add(service, is.rank);
-                self.pass_on(service, id, was.rank, is.rank);
-            }
-            if is.version != was.version {
-                self.withdraw(id, service, &was.version);
-            }
+        for (at, is) in self.registrations.listed(&slots) {
+            let was = before.remove(&at);
+            self.note(at, was, Some(is));
         }
-        for (at, is) in after {
-            if !before.contains_key(&at) {
-                self.registrations.ranks.add(&at.0, is.rank);
-                self.appear(&at.0, &is);
-            }
-            let ((service, _), Listed { version, provider, .. }) = (at, is);
-            self.list_provider(service, version, provider);
-        }
+        before.into_iter().for_each(|(at, was)| self.note(at, Some(was), None));
     }
 
     /// The same for a claim that comes, and is the only one to its address.
@@ -405,9 +386,18 @@ impl Directory {
         let (service, listed) = (key.service.clone(), Listed::of(&key, claim.rank, claim.instances.clone()));
         self.registrations.claims.insert_new(key, claim);
         let Some(listed) = listed else { return };
-        self.registrations.ranks.add(&service, listed.rank);
-        self.appear(&service, &listed);
-        self.list_provider(service, listed.version, listed.provider);
+        self.note((service, listed.provider.id.clone()), None, Some(listed));
+    }
+
+    /// Notes how what nodes register of an instance changes, to be listed when the revision is complete.
+    fn note(&mut self, (service, id): (Arc<str>, Arc<str>), was: Option<Listed>, is: Option<Listed>) {
+        let [from, to] = [&was, &is].map(|it| it.as_ref().map(|it| it.rank));
+        if from != to {
+            from.into_iter().for_each(|rank| self.registrations.ranks.remove(&service, rank));
+            to.into_iter().for_each(|rank| self.registrations.ranks.add(&service, rank));
+        }
+        let changes = self.pending.entry(service).or_default();
+        changes.entry(id).or_insert(Change { before: was, after: None }).after = is;
     }
 
     /// The claims of a node: for the service, and for an application, for the interfaces that it offers; ordered by key.
@@ -427,8 +417,10 @@ impl Directory {
         }
         let address = instance.endpoints.first().ok_or(Undecodable::NoHost)?.address().into();
         // One name for all its instances.
-        let known = self.services.get_key_value(&instance.service);
-        let service = known.map_or_else(|| instance.service.clone(), |(name, _)| name.clone());
+        let (listed, pending) =
+            (self.services.get_key_value(&*instance.service), self.pending.get_key_value(&*instance.service));
+        let known = listed.map(|(name, _)| name).or(pending.map(|(name, _)| name));
+        let service = known.unwrap_or(&instance.service).clone();
         let created = Reverse(reader.nodes.get(path).map_or(0, |node| node.stat.czxid));
         let variant = if variant.is_empty() { reader.no_variant.clone() } else { variant.into() };
         let (is_idle, variant, node) = (Claim::is_idle(&instance), Some(variant), path.clone());
@@ -662,12 +654,24 @@ impl Registrations {
         first.is_some_and(|(of, name, _)| of == application && name == interface)
     }
 
-    /// Whether an application, or a node below the root of this rank, registers an address of a service.
+    /// Whether a node below the root of this rank registers an address of a service, or an application there or earlier.
     pub(super) fn is_claimed(&self, service: &Arc<str>, address: &Arc<str>, rank: usize) -> bool {
         self.claims.has(service, address, rank)
     }
 
-    /// How many listed instances of a service the root of this rank decides about.
+    /// What nodes register as a variant of a service at an address.
+    pub(super) fn registered(&self, service: &Arc<str>, address: &str, variant: &str) -> Option<Listed> {
+        let (node, created) = (NodePath::root(), Reverse(i64::MAX));
+        let (service, address, variant) = (service.clone(), address.into(), Some(variant.into()));
+        let slot = ClaimKey { service, address, variant, rank: 0, is_idle: false, created, node };
+        match self.claims.listed(&slot) {
+            // An instance of which no variant is known has the id of the one without a name.
+            None if slot.variant.as_deref() == Some("") => self.claims.listed(&ClaimKey { variant: None, ..slot }),
+            listed => listed,
+        }
+    }
+
+    /// About how many instances of a service, as nodes register them, the root of this rank decides.
     pub(super) fn count_of_rank(&self, service: &Arc<str>, rank: usize) -> usize {
         self.ranks.count(service, rank)
     }
@@ -874,6 +878,7 @@ pub(in crate::store) fn may_have_rules(config: &Config, nodes: &Nodes, scope: &N
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Now;
     use crate::model::InstanceState;
 
     /// What a node may register, at one of three addresses.
@@ -929,8 +934,9 @@ mod tests {
                 slow.list_merged(gone, come);
                 assert_eq!(state(&fast), state(&slow), "seed {seed}");
                 if is_settled {
-                    fast.pending.clear();
-                    slow.pending.clear();
+                    fast.settle(Now::read(), &[], None);
+                    slow.settle(Now::read(), &[], None);
+                    assert_eq!(state(&fast), state(&slow), "seed {seed}");
                 }
             };
             // All come, all but one leave, and the others come back, each time in another order.

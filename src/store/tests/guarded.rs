@@ -3,7 +3,7 @@
 use super::*;
 use crate::format;
 use crate::guard::{self, Found, Which};
-use crate::model::{Format, Instance};
+use crate::model::{Format, Instance, Record};
 
 fn services(roots: &[&str]) -> Vec<format::Config> {
     let config = |(rank, root): (usize, &&str)| {
@@ -89,19 +89,26 @@ fn a_service_in_two_roots_loses_what_neither_registers() {
     let (store, publisher) = house(two.clone());
     publisher.publish(come("/a/web", 0..10).into_iter().chain(come("/b/web", 0..8)).collect::<Vec<_>>());
     publisher.publish(go("/a/web", 0..10));
-    assert_eq!(count(&store, "web"), (8, 0), "most are registered by the other");
+    assert_eq!(count(&store, "web"), (10, 10), "what the other registers is lost to the first all the same");
     publisher.publish(go("/b/web", 0..8));
-    assert_eq!(count(&store, "web"), (8, 8));
+    assert_eq!(count(&store, "web"), (10, 10));
 
     let (store, publisher) = house(two.clone());
     publisher.publish(come("/a/web", 0..10).into_iter().chain(come("/b/web", 0..8)).collect::<Vec<_>>());
     publisher.publish(go("/b/web", 0..8).into_iter().chain(go("/a/web", 0..10)).collect::<Vec<_>>());
     assert_eq!(count(&store, "web"), (10, 10), "in one revision all are of the first");
     publisher.publish(come("/b/web", 0..9));
-    assert_eq!(count(&store, "web"), (10, 1));
+    assert_eq!(count(&store, "web"), (10, 10), "the other one does not bring them back");
     publisher.publish(come("/a/web", 0..2));
+    assert_eq!(count(&store, "web"), (10, 8));
     publisher.publish(go("/b/web", 3..9));
-    assert_eq!(count(&store, "web"), (10, 7), "two of nine were passed on to the first");
+    assert_eq!(store.guard(|guard, _| guard.release("web", Which::All)), 8);
+    assert_eq!(count(&store, "web"), (3, 0), "what the other one registers is listed then");
+    publisher.publish(come("/b/web", 3..9));
+    publisher.publish(go("/b/web", 2..9));
+    assert_eq!(count(&store, "web"), (9, 7), "and held for itself");
+    publisher.publish(come("/a/web", 3..9));
+    assert_eq!(count(&store, "web"), (9, 1), "an earlier root brings back what a later one lost");
 
     two[1].guard = false;
     let (store, publisher) = house(two);
@@ -147,10 +154,124 @@ fn instances_below_another_root_change_nothing_about_what_is_held_below_the_firs
     assert_eq!(count(&store, "mail"), (4, 4));
 }
 
+/// A node of a service at the address with this number.
+fn at(node: &str, number: usize, version: u64, weight: u32) -> Change {
+    put(node, &format!(r#"{{"host":"10.0.0.{number}","port":80,"version":"{version}","weight":{weight}}}"#))
+}
+
+#[test]
+fn a_claim_to_the_address_of_a_held_instance_below_a_later_root_neither_ends_its_hold_nor_replaces_it() {
+    let (store, publisher) = house(services(&["/s", "/x"]));
+    let of =
+        |root: &str, weight: u32| (0..10).map(|it| at(&format!("{root}/web/{it}"), it, 1, weight)).collect::<Vec<_>>();
+    let weights = || instances(&store, "web").iter().map(|it| it.weight).collect::<Vec<_>>();
+    publisher.publish(of("/s", 7));
+    publisher.publish(go("/s/web", 0..10));
+    publisher.publish(of("/x", 900));
+    assert_eq!((count(&store, "web"), weights()), ((10, 10), vec![7; 10]));
+    publisher.publish(of("/x", 901));
+    publisher.publish(go("/x/web", 0..10));
+    assert_eq!((count(&store, "web"), weights()), ((10, 10), vec![7; 10]));
+    publisher.publish(go("/x/web", 0..10).into_iter().chain(of("/x", 902)).collect::<Vec<_>>());
+    assert_eq!((count(&store, "web"), weights()), ((10, 10), vec![7; 10]));
+    let refused: Vec<_> = (0..5).map(|number| (format!("10.0.0.{number}:80").into(), Found::Refused)).collect();
+    store.guard(|guard, _| guard.probed(&refused));
+    assert_eq!((count(&store, "web"), weights()), ((10, 5), [[902; 5], [7; 5]].concat()), "it is theirs afterwards");
+    publisher.publish(of("/s", 8));
+    assert_eq!((count(&store, "web"), weights()), ((10, 0), vec![8; 10]));
+}
+
+#[test]
+fn claims_to_its_addresses_below_a_later_root_keep_no_instance_of_the_first_from_being_held() {
+    for is_apart in [false, true] {
+        let (store, publisher) = house(services(&["/s", "/x"]));
+        publisher.publish((0..10).map(|it| at(&format!("/s/web/{it}"), it, 1, 7)).collect::<Vec<_>>());
+        publisher.publish((0..6).map(|it| at(&format!("/x/web/{it}"), it, 1, 900)).collect::<Vec<_>>());
+        let step = if is_apart { 1 } else { 10 };
+        for from in (0..10).step_by(step) {
+            publisher.publish(go("/s/web", from..from + step));
+        }
+        assert_eq!(count(&store, "web"), (10, 10));
+        assert!(instances(&store, "web").iter().all(|it| it.weight == 7), "{is_apart}");
+        publisher.publish(go("/x/web", 0..6));
+        assert_eq!(count(&store, "web"), (10, 10));
+    }
+}
+
+#[test]
+fn many_variants_below_a_later_root_do_not_make_a_new_version_in_place_a_loss() {
+    let (store, publisher) = house(services(&["/s", "/x"]));
+    let deploy =
+        |version: usize| (0..10).map(move |it| at(&format!("/s/web/{}", version * 10 + it), it, version as u64, 7));
+    let made_up = (0..10).flat_map(|it| (0..300).map(move |n| at(&format!("/x/web/{it}-{n}"), it, 1_000 + n, 7)));
+    publisher.publish(made_up.chain(deploy(8)).collect::<Vec<_>>());
+    publisher.publish(deploy(9).collect::<Vec<_>>());
+    publisher.publish(go("/s/web", 80..90));
+    publisher.publish(go("/s/web", 90..91));
+    assert_eq!(count(&store, "web"), (3_009, 0), "one went alone");
+    publisher.publish(go("/s/web", 91..100));
+    assert_eq!(count(&store, "web"), (3_010, 10));
+}
+
+/// What a random node below a root becomes: with an address, a version and a weight, or deleted.
+#[derive(Clone)]
+struct Random(String, Option<(usize, u64, u32)>);
+
+impl Random {
+    fn below(root: &str, random: &mut fastrand::Rng) -> Self {
+        let (service, node) = (["db", "web", "web"][random.usize(..3)], random.usize(..12));
+        let there = random.bool().then(|| (random.usize(..8), random.u64(1..3), random.u32(1..9)));
+        Self(format!("{root}/{service}/{node}"), there)
+    }
+
+    fn change(&self) -> Change {
+        self.1.map_or_else(|| delete(&self.0), |(number, version, weight)| at(&self.0, number, version, weight))
+    }
+}
+
+#[test]
+fn whatever_is_written_below_a_later_root_what_the_first_one_decides_stays_the_same() {
+    for seed in 0..20 {
+        let random = &mut fastrand::Rng::with_seed(seed);
+        let both = [house(services(&["/s", "/x"])), house(services(&["/s", "/x"]))];
+        let own = |(store, _): &(Arc<Store>, Publisher)| {
+            let mut all: Vec<_> = ["db", "web"].iter().flat_map(|service| instances(store, service)).collect();
+            all.retain(|it| matches!(&it.provenance[0].record, Record::Node(node) if node.is_under(&path("/s"))));
+            let of = |it: Instance| (it.address(), it.service, it.version, it.weight, it.held.is_some());
+            all.into_iter().map(of).collect::<Vec<_>>()
+        };
+        let mut ours: Vec<_> = (0..8).map(|it| Random(format!("/s/web/{it}"), Some((it, 1, 100)))).collect();
+        for step in 0..60 {
+            let theirs: Vec<_> = (0..random.usize(..8)).map(|_| Random::below("/x", random)).collect();
+            let others = theirs.split_at(random.usize(..=theirs.len()));
+            let publish = |publisher: &Publisher, changes: &[Random]| {
+                publisher.publish(changes.iter().map(Random::change).collect::<Vec<_>>());
+            };
+            publish(&both[0].1, &ours);
+            publish(&both[1].1, others.0);
+            publish(&both[1].1, &[&ours[..], others.1].concat());
+            let found = [Found::Refused, Found::Silent, Found::Answering][random.usize(..3)];
+            let found = [(format!("10.0.0.{}:80", random.usize(..8)).into(), found)];
+            let (is_later, is_probed) = (random.u8(..8) == 0, random.u8(..4) == 0);
+            for (store, _) in &both {
+                let later = Now { moment: Moment::now() + Duration::from_secs(31), wall: 0 };
+                store.guard(|guard, _| if is_probed { guard.probed(&found) } else { Vec::new() });
+                store.guard(|guard, _| if is_later { guard.pass(later) } else { Vec::new() });
+                count(store, "web");
+            }
+            assert_eq!(own(&both[0]), own(&both[1]), "seed {seed}, step {step}");
+            ours = match random.u8(..6) {
+                0 => (0..12).map(|node| Random(format!("/s/web/{node}"), None)).collect(),
+                _ => (0..random.usize(..9)).map(|_| Random::below("/s", random)).collect(),
+            };
+        }
+    }
+}
+
 #[test]
 fn what_no_guard_is_for_is_no_stranger_where_it_was_and_none_where_it_is_no_more() {
-    let mut two = services(&["/a", "/b"]);
-    two[1].guard = false;
+    let mut two = services(&["/b", "/a"]);
+    two[0].guard = false;
     let (store, publisher) = house_within(two, Duration::ZERO);
     publisher.publish(come("/a/web", 0..10).into_iter().chain(come("/b/db", 0..3)).collect::<Vec<_>>());
     publisher.publish(go("/b/db", 0..3));

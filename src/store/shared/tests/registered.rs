@@ -121,6 +121,45 @@ fn what_the_guard_holds_is_in_the_file_and_held_again_after_a_restart() {
 }
 
 #[test]
+fn what_names_allow_no_longer_is_not_held_again() {
+    let guarded = |names: [&str; 3]| {
+        let of = |(rank, (root, format)): (usize, (&str, Format))| {
+            let names = vec![names[rank].to_owned()].try_into().expect("names");
+            format::Config { root: path(root), format, names, rank, ..format::Config::default() }
+        };
+        let roots = [("/s", Format::Raw), ("/dubbo", Format::Dubbo), ("/services", Format::DubboApplication)];
+        vec![feeds("cluster").remove(0).with_services(roots.into_iter().enumerate().map(of).collect())]
+    };
+    let application = |number: usize| {
+        let endpoints = format!(r#"[{{\"port\":{number},\"protocol\":\"dubbo\"}}]"#);
+        let metadata = format!(r#"{{"dubbo.endpoints":"{endpoints}","dubbo.metadata.revision":"a"}}"#);
+        let data = format!(r#"{{"address":"10.0.0.6","payload":{{"metadata":{metadata}}}}}"#);
+        put(&format!("/services/shop/{number}"), &data)
+    };
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(guarded(["*"; 3]));
+    open.sync();
+    open.publish((1..=8).map(web).chain((1..=8).map(application)).chain([put("/dubbo/mapping/i", "shop")]).collect());
+    let paths = (1..=8).flat_map(|number| [format!("/s/web/i-{number}"), format!("/services/shop/{number}")]);
+    open.publish(paths.map(|it| Change::Delete(path(&it))).collect());
+    let held = |open: &Open| {
+        let snapshot = open.store.snapshot();
+        ["web", "shop", "i"]
+            .map(|service| snapshot.directory().instances(service).filter(|it| it.1.held.is_some()).count())
+    };
+    assert_eq!(held(&open), [8; 3]);
+    drop(open);
+    for (names, expected) in [
+        (["web", "i", "sh*"], [8, 8, 8]),
+        (["other", "i", "shop"], [0, 8, 8]),
+        (["web", "j", "shop"], [8, 8, 0]),
+        (["web", "i", "other"], [8, 0, 0]),
+    ] {
+        assert_eq!(held(&fixture.open_as(guarded(names))), expected, "{names:?}");
+    }
+}
+
+#[test]
 fn a_number_in_the_file_makes_nobody_look_for_more_than_there_can_be() {
     let fixture = SharedFileFixture::new();
     let mut open = fixture.open_as(with_services());
