@@ -7,7 +7,7 @@ use clap::Args;
 use roster::model::{address, view};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{
-    Endpoint, Held, Instance, InstanceState, Probe, ServiceQuery, ServiceSummary, ServicesReply,
+    Endpoint, ExplainRequest, Held, Instance, InstanceState, Probe, ServiceQuery, ServiceSummary, ServicesReply,
 };
 use serde_json::{Value, json};
 
@@ -61,7 +61,10 @@ impl Services {
                 let (is_protected, freshness) = (reply.is_protected == Some(true), json::freshness(&reply.freshness));
                 let document = json!({ "instances": instances, "protected": is_protected, "freshness": freshness });
                 if reply.instances.is_empty() {
-                    masters::tell_none(known, Some(&name), &metadata)?;
+                    match left_out(known, &name).filter(|_| metadata.is_empty()) {
+                        Some(why) => eprintln!("roster: {why}"),
+                        None => masters::tell_none(known, Some(&name), &metadata)?,
+                    }
                 }
                 (instance_table(&reply.instances), document)
             }
@@ -72,6 +75,16 @@ impl Services {
         }
         Ok(())
     }
+}
+
+/// Why no instance of a service is listed though nodes should register some; None: no node should.
+fn left_out(known: &mut Known, name: &str) -> Option<String> {
+    let Known::Sidecar { client, .. } = known else { return None };
+    let reply = client.explain(ExplainRequest::new(name.to_owned(), None, None, None, None)).ok()?;
+    let why = reply.undecodable.first()?.error.as_deref()?;
+    let count = reply.undecodable.len() + reply.more_undecodable as usize;
+    let name = text::preview(name.as_bytes());
+    Some(format!("its nodes ({count}) are left out, the first because {why}; see `roster explain {name}`"))
 }
 
 /// All pages of the services, as one reply with the freshness of the first.

@@ -421,4 +421,9 @@ fn who_writes_below_one_root_keeps_out_little_below_another_and_nothing_once_the
     scene.roster.kill();
     scene.roster.run();
     becomes(&scene, [7, 4, 1]);
+    scene.zk.set("/own/late/i", "0.0.0.0:9");
+    eventually("so it is with what was offered", SOON, || {
+        let told = scene.roster.cli(["services", "late"]);
+        ensure(told.code == Some(0) && told.wrong.contains("its nodes (1) are left out"), told.wrong)
+    });
 }
