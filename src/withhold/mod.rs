@@ -37,7 +37,7 @@ const MAX_EJECTIONS: usize = 4_096;
 /// The longest drain.
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The maximum length of a reason, a target, and a reported address, in bytes.
+/// The maximum length of a reason, a target, and a reported service and address, in bytes.
 const MAX_REASON_BYTES: usize = 256;
 const MAX_TARGET_BYTES: usize = 512;
 
@@ -231,7 +231,9 @@ impl Withholder {
         }
         let now = Moment::now();
         let mut reported = self.reported();
-        for Report { place, is_ok, duration } in reports.filter(|it| it.place.address.len() <= MAX_TARGET_BYTES) {
+        // What is remembered of a place takes its names, for as long as nobody offers them any more, too.
+        let is_short = |Place { service, address }: &Place| service.len().max(address.len()) <= MAX_TARGET_BYTES;
+        for Report { place, is_ok, duration } in reports.filter(|it| is_short(&it.place)) {
             self.metrics.reports.increment();
             self.metrics.reports_failed.add(u64::from(!is_ok));
             self.metrics.reported_ms.add(duration.as_millis() as u64);

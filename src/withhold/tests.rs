@@ -196,6 +196,26 @@ fn reports_of_what_is_not_there_or_of_odd_names_come_to_nothing() {
 }
 
 #[test]
+fn reports_of_a_service_with_a_very_long_name_come_to_nothing() {
+    let mut house = house(Config::default());
+    for (length, count) in [(500, 1), (600, 0)] {
+        let service = "x".repeat(length);
+        let put = |number| {
+            let node = Node { data: address(number).into_bytes().into(), stat: Stat::default() };
+            Change::Put(path(&format!("{ROOT}/{service}/i-{number}")), Arc::new(node))
+        };
+        house.publisher.publish((0..10).map(put).collect::<Vec<_>>());
+        let place = Place { service: service.as_str().into(), address: address(1).into() };
+        let report = Report { place, is_ok: false, duration: Duration::from_millis(7) };
+        house.withholder.report(33, std::iter::repeat_n(report, 50));
+        house.work.eject_suspects();
+        let snapshot = house.store.snapshot();
+        let ejected = snapshot.directory().instances(&service).filter(|(_, it)| it.withheld.ejected.is_some());
+        assert_eq!(ejected.count(), count, "{length}");
+    }
+}
+
+#[test]
 fn a_host_is_drained_with_what_comes_there_later_until_its_time_is_over() {
     let mut house = house(Config::default()).with(12);
     let drained = house.drain("10.0.0.1", 60).expect("it is there");
