@@ -1221,8 +1221,10 @@ struct EnqueuedJob {
 }
 
 struct EnqueueReply {
-  /** In the order of the request. All of them are on the disk. */
+  /** In the order of the request. All of them are on the disk, or in Redis. */
   1: required list<EnqueuedJob> jobs
+  /** True: Redis is away, and they wait on this host until it has them, if `queue.buffer` says so. */
+  2: optional bool isBuffered
 }
 
 /** How far a job is that somebody performs. */
@@ -1350,6 +1352,10 @@ struct QueueSummary {
   9: optional i64 enqueuedInLastMinute
   /** and how many were done. */
   10: optional i64 doneInLastMinute
+  /** How many wait on this host until Redis has them, and are in none of the other numbers; absent: none; */
+  11: optional i64 buffered
+  /** and when the oldest of them was enqueued. */
+  12: optional i64 bufferedSince
 }
 
 struct QueuesReply {

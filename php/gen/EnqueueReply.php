@@ -31,20 +31,34 @@ class EnqueueReply
                 'class' => '\Roster\Thrift\EnqueuedJob',
                 ),
         ),
+        2 => array(
+            'var' => 'isBuffered',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
-     * In the order of the request. All of them are on the disk.
+     * In the order of the request. All of them are on the disk, or in Redis.
      * 
      * @var \Roster\Thrift\EnqueuedJob[]
      */
     public $jobs = null;
+    /**
+     * True: Redis is away, and they wait on this host until it has them, if `queue.buffer` says so.
+     * 
+     * @var bool
+     */
+    public $isBuffered = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
             if (isset($vals['jobs'])) {
                 $this->jobs = $vals['jobs'];
+            }
+            if (isset($vals['isBuffered'])) {
+                $this->isBuffered = $vals['isBuffered'];
             }
         }
     }
@@ -85,6 +99,13 @@ class EnqueueReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 2:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->isBuffered);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -109,6 +130,11 @@ class EnqueueReply
                 $xfer += $iter359->write($output);
             }
             $output->writeListEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->isBuffered !== null) {
+            $xfer += $output->writeFieldBegin('isBuffered', TType::BOOL, 2);
+            $xfer += $output->writeBool($this->isBuffered);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

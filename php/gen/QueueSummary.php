@@ -74,6 +74,16 @@ class QueueSummary
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        11 => array(
+            'var' => 'buffered',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
+        12 => array(
+            'var' => 'bufferedSince',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -124,6 +134,18 @@ class QueueSummary
      * @var int
      */
     public $doneInLastMinute = null;
+    /**
+     * How many wait on this host until Redis has them, and are in none of the other numbers; absent: none;
+     * 
+     * @var int
+     */
+    public $buffered = null;
+    /**
+     * and when the oldest of them was enqueued.
+     * 
+     * @var int
+     */
+    public $bufferedSince = null;
 
     public function __construct($vals = null)
     {
@@ -157,6 +179,12 @@ class QueueSummary
             }
             if (isset($vals['doneInLastMinute'])) {
                 $this->doneInLastMinute = $vals['doneInLastMinute'];
+            }
+            if (isset($vals['buffered'])) {
+                $this->buffered = $vals['buffered'];
+            }
+            if (isset($vals['bufferedSince'])) {
+                $this->bufferedSince = $vals['bufferedSince'];
             }
         }
     }
@@ -250,6 +278,20 @@ class QueueSummary
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 11:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->buffered);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 12:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->bufferedSince);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -312,6 +354,16 @@ class QueueSummary
         if ($this->doneInLastMinute !== null) {
             $xfer += $output->writeFieldBegin('doneInLastMinute', TType::I64, 10);
             $xfer += $output->writeI64($this->doneInLastMinute);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->buffered !== null) {
+            $xfer += $output->writeFieldBegin('buffered', TType::I64, 11);
+            $xfer += $output->writeI64($this->buffered);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->bufferedSince !== null) {
+            $xfer += $output->writeFieldBegin('bufferedSince', TType::I64, 12);
+            $xfer += $output->writeI64($this->bufferedSince);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -238,7 +238,15 @@ impl List {
             eprintln!("roster: {}", text::line(why));
         }
         match self.output {
-            Output::Table => io::stdout().write_all(table(&queues, now()).as_bytes())?,
+            Output::Table => {
+                for (it, jobs) in queues.iter().filter_map(|it| Some((it, it.buffered?))) {
+                    let (queue, since) =
+                        (text::preview(it.name.as_bytes()), text::time(it.buffered_since.unwrap_or(0)));
+                    let jobs = counted(u64::try_from(jobs)?, "job");
+                    eprintln!("roster: {jobs} of {queue} in the buffer until Redis has them, since {since}");
+                }
+                io::stdout().write_all(table(&queues, now()).as_bytes())?;
+            }
             Output::Json => {
                 let queues: Vec<_> = queues.iter().map(document).collect();
                 json::print(&json!({ "queues": queues, "trouble": trouble }))?;
@@ -266,6 +274,7 @@ pub(super) fn document(it: &QueueSummary) -> Value {
         "name": it.name, "isPaused": it.is_paused, "waiting": it.waiting, "delayed": it.delayed, "running": it.running,
         "dead": it.dead, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
         "enqueuedInLastMinute": it.enqueued_in_last_minute, "doneInLastMinute": it.done_in_last_minute,
+        "buffered": it.buffered.unwrap_or(0), "bufferedSince": it.buffered_since,
     })
 }
 
@@ -417,7 +426,11 @@ impl Enqueue {
             retries: self.retries,
             timeout_ms: self.attempt_timeout.map(millis),
         };
-        for job in self.connection.client().enqueue(vec![job])?.jobs {
+        let reply = self.connection.client().enqueue(vec![job])?;
+        if reply.is_buffered == Some(true) {
+            eprintln!("roster: Redis is away, or has yet to take jobs from before: this one waits on this host");
+        }
+        for job in reply.jobs {
             if !job.is_new {
                 eprintln!("roster: another job has this key already");
             }
@@ -438,7 +451,7 @@ mod tests {
     #[test]
     fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {
         let queue = |name: &str, is_paused, waiting, oldest: Option<i64>| {
-            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0)
+            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None)
         };
         let queues = [queue("img", true, 0, None), queue("mail\u{1b}", false, 1, Some(1_000))];
         assert_eq!(

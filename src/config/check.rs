@@ -242,6 +242,9 @@ impl Check<'_> {
             &"queue.ca".into(),
             "is of no use without `queue.backend = \"rediss://…\"`",
         );
+        let is_buffer = !queue.buffer || queue.backend.is_some() && queue.path.is_some();
+        let for_buffer = "needs `queue.backend`, and `queue.path` for the folder in which jobs wait while that is away";
+        self.object_if(!is_buffer, &"queue.buffer".into(), for_buffer);
         let is_prefix = queue.prefix.len() <= 128 && !queue.prefix.chars().any(char::is_control);
         self.object_if(!is_prefix, &"queue.prefix".into(), "has control characters, or more than 128 bytes");
         for (key, file) in [("queue.password_file", &queue.password_file), ("queue.ca", &queue.ca)] {
@@ -264,15 +267,16 @@ impl Check<'_> {
     fn backend(&mut self, queue: &queue::Config) {
         let (backend, default) = (Key::from("queue.backend"), queue::Config::default());
         let in_redis = queue.backend.is_some();
+        let no_file = in_redis && !queue.buffer;
         let (size, sync) = ("set `maxmemory` of Redis", "set `appendfsync` of Redis");
-        for (key, is_set, cure) in [
-            ("queue.path", queue.path.is_some(), "or `backend` for a folder"),
-            ("queue.max_bytes", queue.max_bytes != default.max_bytes, size),
-            ("queue.durability", queue.durability != default.durability, sync),
-            ("queue.sync_interval", queue.sync_interval != default.sync_interval, sync),
-            ("queue.recurring", !queue.recurring.is_empty(), "or set `path` in its place"),
+        for (key, in_vain, cure) in [
+            ("queue.path", no_file && queue.path.is_some(), "or `backend` for a folder, or set `buffer`"),
+            ("queue.max_bytes", no_file && queue.max_bytes != default.max_bytes, size),
+            ("queue.durability", no_file && queue.durability != default.durability, sync),
+            ("queue.sync_interval", no_file && queue.sync_interval != default.sync_interval, sync),
+            ("queue.recurring", in_redis && !queue.recurring.is_empty(), "or set `path` in its place"),
         ] {
-            if in_redis && is_set {
+            if in_vain {
                 let message = format!("is not for jobs in Redis, where `queue.backend` has them: leave it out, {cure}");
                 self.object(&[&key.into(), &backend], message);
             }

@@ -22,6 +22,8 @@ pub struct Config {
     /// The Redis that has them instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<Server>,
+    /// Whether jobs are enqueued into the folder while it is away.
+    pub buffer: bool,
     /// What its keys begin with.
     pub prefix: String,
     /// A file with its password, or `env:` and a variable.
@@ -134,6 +136,7 @@ impl Default for Config {
         Self {
             path: None,
             backend: None,
+            buffer: false,
             prefix: "resque:".to_owned(),
             password_file: None,
             ca: None,

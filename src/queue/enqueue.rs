@@ -92,7 +92,7 @@ impl Change<'_, '_> {
         if let Some(unique) = &job.unique
             && let Some(id) = self.holder_of(queue, &unique.key)?
         {
-            return Ok(Enqueued { id, is_new: false });
+            return Ok(Enqueued { id, is_new: false, is_buffered: false });
         }
         let id = self.book.next_job();
         let bytes = charge(job);
@@ -124,7 +124,7 @@ impl Change<'_, '_> {
         of_queue.enqueued.add(uptime);
         self.place(id, &head)?;
         self.tally.enqueued += 1;
-        Ok(Enqueued { id, is_new: true })
+        Ok(Enqueued { id, is_new: true, is_buffered: false })
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Enqueued {
     pub id: JobId,
     /// False: another job has its unique key, and is the one that is named.
     pub is_new: bool,
+    /// It waits on this host until Redis has it.
+    pub is_buffered: bool,
 }
 
 /// Where a job is. Times are in milliseconds since 1970.

@@ -16,7 +16,7 @@ pub struct Page {
 }
 
 /// A queue as it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overview {
     pub name: String,
     pub is_paused: bool,
@@ -30,6 +30,9 @@ pub struct Overview {
     /// How many jobs were enqueued in the last minute, and how many were done; none: that is not counted.
     pub enqueued_recently: Option<u64>,
     pub done_recently: Option<u64>,
+    /// How many wait in this host's buffer until Redis has them, and since when, in ms since 1970.
+    pub buffered: u64,
+    pub buffered_since: Option<u64>,
 }
 
 impl Change<'_, '_> {
@@ -73,6 +76,7 @@ impl Change<'_, '_> {
             oldest_waiting,
             enqueued_recently,
             done_recently,
+            ..Overview::default()
         })
     }
 

@@ -163,7 +163,9 @@ impl Queues {
         let slow = writing_for
             .filter(|time| *time >= SLOW)
             .map(|time| Arc::new(format!("the disk has not finished a write of the queues for {} s", time.as_secs())));
-        slow.or_else(|| self.known.trouble.load_full()).or_else(|| self.known.damage.load_full())
+        slow.or_else(|| self.known.trouble.load_full())
+            .or_else(|| self.known.damage.load_full())
+            .or_else(|| self.redis()?.trouble())
     }
 
     pub fn totals(&self) -> Totals {

@@ -233,8 +233,9 @@ impl Api {
         Ok(match request {
             QueueRequest::Enqueue(jobs) => {
                 let enqueued = self.queues.enqueue(asker, jobs).await.map_err(refused)?;
+                let is_buffered = enqueued.iter().any(|it| it.is_buffered).then_some(true);
                 let jobs = enqueued.into_iter().map(|it| idl::EnqueuedJob { id: it.id as i64, is_new: it.is_new });
-                QueueReply::Enqueued(EnqueueReply { jobs: jobs.collect() })
+                QueueReply::Enqueued(EnqueueReply { jobs: jobs.collect(), is_buffered })
             }
             QueueRequest::Take { sources, most, lease, wait } => {
                 let most = Most { jobs: most, bytes: self.page_bytes() };
@@ -447,6 +448,8 @@ impl From<Overview> for QueueSummary {
             oldest_waiting: it.oldest_waiting.map(|at| at as i64),
             enqueued_in_last_minute: it.enqueued_recently.map(|count| count as i64),
             done_in_last_minute: it.done_recently.map(|count| count as i64),
+            buffered: Some(it.buffered as i64).filter(|count| *count > 0),
+            buffered_since: it.buffered_since.map(|at| at as i64),
         }
     }
 }

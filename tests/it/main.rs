@@ -42,6 +42,7 @@ mod queue_faults;
 mod readers;
 mod recorded;
 mod redis;
+mod redis_buffer;
 mod redis_faults;
 mod register;
 mod register_socket;

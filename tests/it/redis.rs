@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Redis, Roster, SOON, ensure, eventually, exception};
+use crate::harness::{Redis, Roster, SOON, ensure, eventually, exception, is_skipped_unless};
 use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
     QueuesQuery, TRosterSyncClient, TakeJobsRequest,
@@ -334,4 +334,35 @@ fn what_is_full_or_paused_refuses_and_lists_stay_bounded() {
     assert_eq!(roster.cli(["queue", "resume", "mail"]).text(), "mail is resumed\n");
     assert_eq!(roster.cli(["queue", "purge", "mail", "waiting"]).text(), "2 jobs removed\n");
     assert_eq!(take(&roster, 9, None, 0), []);
+}
+
+/// pyres is Resque in Python: `pip install pyres redis`.
+#[test]
+fn pyres_performs_what_is_enqueued_and_what_it_enqueues_is_taken() {
+    let has = Command::new("python3").args(["-c", "import pyres.worker"]).output().is_ok_and(|it| it.status.success());
+    if is_skipped_unless(has, "there is no pyres; `pip install pyres redis` has it") {
+        return;
+    }
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let folder = tempfile::tempdir().expect("a folder");
+    let class = "import json\nclass Send:\n    queue = 'mail'\n    @staticmethod\n    def perform(args):\n        \
+open('performed', 'a').write(json.dumps(args))\n";
+    std::fs::write(folder.path().join("peer.py"), class).expect("it is written");
+    let python = |script: &str| {
+        let script = script.replace("SERVER", &format!("127.0.0.1:{}", redis.port()));
+        let output = Command::new("python3").args(["-c", &script]).current_dir(folder.path()).output();
+        let output = output.expect("python3 starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    enqueue(&roster, job("peer.Send", r#"{"to":"é/"}"#)).expect("there is room");
+    python("import pyres.worker\nit = pyres.worker.Worker(['mail'], 'SERVER')\nit.process(it.reserve(1))");
+    let performed = std::fs::read_to_string(folder.path().join("performed")).expect("it was performed");
+    assert_eq!(performed, r#"{"to": "\u00e9/"}"#);
+    assert_eq!(redis.ask(&["GET", "resque:stat:processed"]), "1");
+    python("import peer, pyres\npyres.ResQ('SERVER').enqueue(peer.Send, {'to': 'é'})");
+    let taken = take(&roster, 1, None, 0);
+    assert_eq!((taken[0].name.as_str(), taken[0].payload.as_slice()), ("peer.Send", r#"{"to": "é"}"#.as_bytes()));
+    update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+    assert_eq!(redis.ask(&["GET", "resque:stat:processed"]), "2", "they count alike");
 }

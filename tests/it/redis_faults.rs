@@ -44,7 +44,8 @@ const FIND: &str = "
 
 /// Has what was taken off a queue, and is not settled, be put back now.
 fn hurry(redis: &Redis, prefix: &str) {
-    let script = "for _, it in ipairs(redis.call('ZRANGE', ARGV[1], 0, -1)) do redis.call('ZADD', ARGV[1], 0, it) end";
+    let script =
+        "for _, it in ipairs(redis.call('ZRANGE', ARGV[1], 0, -1)) do redis.call('ZINCRBY', ARGV[1], -60000, it) end";
     redis.ask(&["EVAL", script, "0", &format!("{prefix}roster:popped")]);
 }
 
@@ -256,6 +257,36 @@ fn a_connection_that_ends_at_any_command_loses_no_job_and_hands_none_out_twice()
             });
         }
     });
+}
+
+#[test]
+fn what_was_taken_off_when_the_connection_ended_is_put_back_in_its_order() {
+    let redis = Redis::start(&[]);
+    let cutter = Cutter::to(redis.port());
+    let roster = at(&cutter.url(), "");
+    let is_put_back = (0..100).any(|count| {
+        let job = |_| NewJob::new("q".into(), "C".into(), None, None, None, None, None, None, None);
+        let jobs = (0..5).map(job).collect();
+        let enqueued = roster.client().enqueue(EnqueueRequest { jobs }).expect("Redis is there").jobs;
+        cutter.cut_after(count % 20);
+        let request = || TakeJobsRequest::new(vec!["q".into()], 5, None, 0, None);
+        let mut taken = roster.client().take_jobs(request()).map_or(Vec::new(), |reply| reply.jobs);
+        let was_taken_off = redis.ask(&["ZCARD", "resque:roster:popped"]) == "5";
+        cutter.has_cut();
+        eventually("they are put back", SOON, || {
+            hurry(&redis, "resque:");
+            taken.extend(roster.client().take_jobs(request()).map_err(|error| format!("{error:?}"))?.jobs);
+            ensure(taken.len() == 5, taken.len())
+        });
+        for job in &taken {
+            let done = || JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
+            eventually("it is done", SOON, || roster.client().update_job(done()));
+        }
+        let ids = taken.iter().map(|job| job.id);
+        assert!(!was_taken_off || ids.eq(enqueued.iter().map(|job| job.id)), "{enqueued:?} {taken:?}");
+        was_taken_off
+    });
+    assert!(is_put_back, "the reply that names them was never lost");
 }
 
 #[test]

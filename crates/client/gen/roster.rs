@@ -11250,14 +11250,17 @@ impl TSerializable for EnqueuedJob {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct EnqueueReply {
-  /// In the order of the request. All of them are on the disk.
+  /// In the order of the request. All of them are on the disk, or in Redis.
   pub jobs: Vec<EnqueuedJob>,
+  /// True: Redis is away, and they wait on this host until it has them, if `queue.buffer` says so.
+  pub is_buffered: Option<bool>,
 }
 
 impl EnqueueReply {
-  pub fn new(jobs: Vec<EnqueuedJob>) -> EnqueueReply {
+  pub fn new<F2>(jobs: Vec<EnqueuedJob>, is_buffered: F2) -> EnqueueReply where F2: Into<Option<bool>> {
     EnqueueReply {
       jobs,
+      is_buffered: is_buffered.into(),
     }
   }
 }
@@ -11266,6 +11269,7 @@ impl TSerializable for EnqueueReply {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<EnqueueReply> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Vec<EnqueuedJob>> = None;
+    let mut f_2: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11283,6 +11287,10 @@ impl TSerializable for EnqueueReply {
           i_prot.read_list_end()?;
           f_1 = Some(val);
         },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11293,6 +11301,7 @@ impl TSerializable for EnqueueReply {
     verify_required_field_exists("EnqueueReply.jobs", &f_1)?;
     let ret = EnqueueReply {
       jobs: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      is_buffered: f_2,
     };
     Ok(ret)
   }
@@ -11306,6 +11315,11 @@ impl TSerializable for EnqueueReply {
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
+    if let Some(fld_var) = self.is_buffered {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -12285,10 +12299,14 @@ pub struct QueueSummary {
   pub enqueued_in_last_minute: Option<i64>,
   /// and how many were done.
   pub done_in_last_minute: Option<i64>,
+  /// How many wait on this host until Redis has them, and are in none of the other numbers; absent: none;
+  pub buffered: Option<i64>,
+  /// and when the oldest of them was enqueued.
+  pub buffered_since: Option<i64>,
 }
 
 impl QueueSummary {
-  pub fn new<F8, F9, F10>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>> {
+  pub fn new<F8, F9, F10, F11, F12>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>> {
     QueueSummary {
       name,
       is_paused,
@@ -12300,6 +12318,8 @@ impl QueueSummary {
       oldest_waiting: oldest_waiting.into(),
       enqueued_in_last_minute: enqueued_in_last_minute.into(),
       done_in_last_minute: done_in_last_minute.into(),
+      buffered: buffered.into(),
+      buffered_since: buffered_since.into(),
     }
   }
 }
@@ -12317,6 +12337,8 @@ impl TSerializable for QueueSummary {
     let mut f_8: Option<i64> = None;
     let mut f_9: Option<i64> = None;
     let mut f_10: Option<i64> = None;
+    let mut f_11: Option<i64> = None;
+    let mut f_12: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12364,6 +12386,14 @@ impl TSerializable for QueueSummary {
           let val = i_prot.read_i64()?;
           f_10 = Some(val);
         },
+        11 => {
+          let val = i_prot.read_i64()?;
+          f_11 = Some(val);
+        },
+        12 => {
+          let val = i_prot.read_i64()?;
+          f_12 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12389,6 +12419,8 @@ impl TSerializable for QueueSummary {
       oldest_waiting: f_8,
       enqueued_in_last_minute: f_9,
       done_in_last_minute: f_10,
+      buffered: f_11,
+      buffered_since: f_12,
     };
     Ok(ret)
   }
@@ -12428,6 +12460,16 @@ impl TSerializable for QueueSummary {
     }
     if let Some(fld_var) = self.done_in_last_minute {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(10) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.buffered {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.buffered_since {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(12) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }

@@ -123,13 +123,17 @@ fn what_does_not_hold_where_the_jobs_are_is_refused() {
         told,
         format!(
             "\
-roster.toml:3: queue.path: {start} or `backend` for a folder
+roster.toml:3: queue.path: {start} or `backend` for a folder, or set `buffer`
 roster.toml:4: queue.max_bytes: {start} set `maxmemory` of Redis
 roster.toml:5: queue.durability: {start} set `appendfsync` of Redis
 roster.toml:6: queue.sync_interval: {start} set `appendfsync` of Redis
 roster.toml:7: queue.recurring: {start} or set `path` in its place"
         )
     );
+    let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\nbuffer = true\n{settings}{table}"), &[], &[]);
+    assert_eq!(told, format!("roster.toml:8: queue.recurring: {start} or set `path` in its place"));
+    let told = diagnostics("[queue]\nbackend = 'redis://r'\nbuffer = true\n", &[], &[]);
+    assert!(told.starts_with("roster.toml:3: queue.buffer: needs `queue.backend`, and `queue.path`"), "{told}");
     let told = diagnostics("[queue]\npath = '/q'\nprefix = 'a:'\npassword_file = '/p'\n", &[], &[]);
     assert_eq!(
         told,

@@ -190,7 +190,8 @@ impl Redis {
         let this = self.clone();
         let give_back = async move {
             let unwanted = || Update::Release { delay: Duration::ZERO };
-            let each = attempts.into_iter().map(|(id, attempt)| this.write_or_keep(id, attempt, unwanted()));
+            // Each becomes the first of its queue.
+            let each = attempts.into_iter().rev().map(|(id, attempt)| this.write_or_keep(id, attempt, unwanted()));
             _ = join_all(each).await;
         };
         _ = self.works.send(Box::pin(give_back));
@@ -199,11 +200,12 @@ impl Redis {
     /// Puts back what was handed out to nobody.
     pub(super) async fn give_back_unheard(&self) -> Result<(), Failed> {
         let unheard = std::mem::take(&mut *self.unheard());
-        for (at, (id, record)) in unheard.iter().enumerate() {
+        // Each becomes the first of its queue.
+        for (at, (id, record)) in unheard.iter().enumerate().rev() {
             // By its text it is known: a lease that somebody else has ends at another moment.
             let back = Next::Waiting(record.extras.clone());
             if let Err(failed) = self.each(self.apply(*id, &record.written(), record, back).await) {
-                self.unheard().extend_from_slice(&unheard[at..]);
+                self.unheard().extend_from_slice(&unheard[..=at]);
                 return Err(failed);
             }
             self.is_ready(&record.queue);

@@ -1,6 +1,6 @@
 //! Enqueues: all of the jobs of a request, or none.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use redis::Value;
 
@@ -8,11 +8,39 @@ use super::super::Place;
 use super::super::change::{Refused, millis};
 use super::super::check::check;
 use super::super::enqueue::Asker;
-use super::super::job::{Enqueued, NewJob, State};
-use super::link::Arguments;
+use super::super::job::{Enqueued, JobId, NewJob, State};
+use super::buffer::Buffer;
+use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque::{self, Extras};
 use super::{Redis, no_matter, scripts};
+
+/// How long it is known of a job that it was enqueued, where whoever did so has died since.
+const KNOWN_FOR: u64 = 7 * 86_400_000;
+
+/// So many times in a row jobs of one queue are delivered.
+const ROUNDS: usize = 20;
+
+/// So many are forgotten in one command.
+const FORGOTTEN: usize = 1_000;
+
+/// A job that is to be enqueued.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) id: JobId,
+    pub(super) job: NewJob,
+    /// As JSON.
+    pub(super) args: String,
+    pub(super) extras: Extras,
+    /// None: just now.
+    pub(super) enqueued_at: Option<u64>,
+}
+
+/// Why jobs are not enqueued.
+enum NotEnqueued {
+    Refused(Refused),
+    Failed(Failed),
+}
 
 impl Redis {
     pub(in crate::queue) async fn enqueue(
@@ -22,61 +50,116 @@ impl Redis {
         asker: Asker,
     ) -> Result<Vec<Enqueued>, Refused> {
         check(&jobs, &self.config)?;
-        let enqueued = self.ask(&place, move |redis| Box::pin(redis.enqueue_all(jobs, asker)), no_matter).await?;
-        self.metrics.jobs_enqueued.add(enqueued.iter().filter(|it| it.is_new).count() as u64);
+        let drafts = jobs.into_iter().map(|job| Draft::new(job, asker.uid)).collect::<Result<Vec<_>, _>>()?;
+        let of_work = place.clone();
+        let enqueue = move |redis: Arc<Self>| -> futures::future::BoxFuture<'static, _> {
+            Box::pin(redis.enqueue_or_keep(of_work, drafts, asker))
+        };
+        let enqueued = self.ask(&place, enqueue, no_matter).await?;
+        let new = enqueued.iter().filter(|it| it.is_new && !it.is_buffered).count();
+        self.metrics.jobs_enqueued.add(new as u64);
         Ok(enqueued)
     }
 
-    async fn enqueue_all(self: Arc<Self>, jobs: Vec<NewJob>, asker: Asker) -> Result<Vec<Enqueued>, Refused> {
-        let now = self.link.latest()?;
-        let (most, queues) = (self.config.max_jobs as u64, self.config.max_queues as u64);
-        let mut arguments = Arguments::new(&self.keys.0).number(most).number(queues);
-        for job in &jobs {
-            let no_json = || Refused::Invalid("payload", "it is no JSON, as those of jobs in Redis are".to_owned());
-            let args = resque::args(&job.payload).ok_or_else(no_json)?;
-            let id = resque::new_id();
-            let extras = Extras {
-                user: asker.uid,
-                priority: job.priority,
-                retries: job.retries,
-                timeout_ms: job.timeout.map(millis),
-                unique: job.unique.clone(),
-                ..Extras::default()
-            };
-            let key = job.unique.as_ref().map_or("", |unique| unique.key.as_str());
-            let whole = resque::waiting(job, &args, id, now, &extras);
-            arguments = arguments.text(&job.queue).number(id).text(key);
-            arguments = match millis(job.delay) {
-                0 => arguments.text(&whole).text("").text("").text(&whole),
-                delay => {
-                    // Schedulers know seconds.
-                    let second = (now + delay).div_ceil(1_000);
-                    let (item, state) = (resque::delayed(job, &args), State::Delayed { until: second * 1_000 });
-                    let record = Record {
-                        queue: job.queue.clone(),
-                        state,
-                        extras,
-                        enqueued_at: now,
-                        scheduled: Some(second),
-                        item: item.clone(),
-                    };
-                    arguments.text(&item).number(second * 1_000).text(record.written()).text(&item)
+    /// What cannot be enqueued now is kept in the buffer, if there is one, and so is what comes after it.
+    async fn enqueue_or_keep(
+        self: Arc<Self>,
+        place: Place,
+        drafts: Vec<Draft>,
+        asker: Asker,
+    ) -> Result<Vec<Enqueued>, Refused> {
+        let why = match &self.buffer {
+            Some(buffer) if buffer.has_any_of(&drafts) => None,
+            _ => match self.enqueue_all(&drafts).await {
+                Ok(enqueued) => {
+                    self.need_no_more(drafts.into_iter().map(|draft| draft.id));
+                    return Ok(enqueued);
                 }
-            };
-        }
+                Err(NotEnqueued::Refused(why)) => return Err(why),
+                Err(NotEnqueued::Failed(failed)) => Some(failed),
+            },
+        };
         let in_doubt = "; it is not known whether the jobs are enqueued";
-        let reply: Value =
-            self.link.run(&scripts::ENQUEUE, arguments).await.map_err(|failed| match failed.is_refused {
-                true => Refused::from(failed),
-                false => Refused::Unavailable(format!("{failed}{in_doubt}")),
-            })?;
+        let in_doubt = if why.as_ref().is_some_and(|why| !why.is_refused) { in_doubt } else { "" };
+        let why = why.map_or_else(String::new, |why| why.to_string());
+        let Some(buffer) = &self.buffer else { return Err(Refused::Unavailable(why + in_doubt)) };
+        let kept = drafts.iter().map(|draft| Enqueued { id: draft.id, is_new: true, is_buffered: true }).collect();
+        match buffer.keep(place, asker, drafts).await {
+            Ok(()) => Ok(kept),
+            Err(Refused::Unavailable(error)) => {
+                Err(Refused::Unavailable(format!("the buffer cannot be used: {error}; {why}{in_doubt}")))
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
+    async fn enqueue_all(&self, drafts: &[Draft]) -> Result<Vec<Enqueued>, NotEnqueued> {
+        let now = self.link.latest().map_err(NotEnqueued::Failed)?;
+        let (most, queues) = (self.config.max_jobs as u64, self.config.max_queues as u64);
+        let arguments = Arguments::new(&self.keys.0).number(most).number(queues);
+        let arguments = match &self.buffer {
+            Some(_) => arguments.number(now),
+            None => arguments.text(""),
+        };
+        let arguments = drafts.iter().fold(arguments, |arguments, draft| draft.written(arguments, now));
+        let reply: Value = self.link.run(&scripts::ENQUEUE, arguments).await.map_err(NotEnqueued::Failed)?;
         match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
             Ok(reply) => {
-                jobs.iter().for_each(|job| self.is_ready(&job.queue));
-                Ok(reply.chunks_exact(2).map(|it| Enqueued { id: it[0], is_new: it[1] == 1 }).collect())
+                drafts.iter().for_each(|draft| self.is_ready(&draft.job.queue));
+                let enqueued = |it: &[u64]| Enqueued { id: it[0], is_new: it[1] == 1, is_buffered: false };
+                Ok(reply.chunks_exact(2).map(enqueued).collect())
             }
-            Err(_) => Err(self.refused(&redis::from_redis_value::<String>(reply).unwrap_or_default())),
+            Err(_) => {
+                let why = redis::from_redis_value::<String>(reply).unwrap_or_default();
+                Err(NotEnqueued::Refused(self.refused(&why)))
+            }
         }
+    }
+
+    /// Delivers what is in the buffer. What Redis takes none of now keeps no other queue waiting.
+    pub(super) async fn deliver(&self, buffer: &Buffer) -> Result<(), Failed> {
+        for queue in buffer.queues() {
+            for _ in 0..ROUNDS {
+                // What is wrong with the buffer is told by it.
+                let Ok(found) = buffer.first(queue.clone()).await else { return Ok(()) };
+                if found.is_empty() {
+                    break;
+                }
+                let (ids, drafts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+                match self.enqueue_all(&drafts).await {
+                    Ok(_) => {}
+                    Err(NotEnqueued::Failed(failed)) if !failed.is_of_a_key => return Err(failed),
+                    Err(NotEnqueued::Failed(_) | NotEnqueued::Refused(_)) => break,
+                }
+                if buffer.forget(queue.clone(), ids).await.is_err() {
+                    return Ok(());
+                }
+                self.need_no_more(drafts.into_iter().map(|draft| draft.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// It need not be known any more that these were enqueued.
+    fn need_no_more(&self, ids: impl Iterator<Item = JobId>) {
+        if self.buffer.is_some() {
+            self.arrived().extend(ids);
+        }
+    }
+
+    /// Forgets of which jobs it is known that they were enqueued.
+    pub(super) async fn forget_arrived(&self, now: u64) -> Result<(), Failed> {
+        let arrived = std::mem::take(&mut *self.arrived());
+        let enqueued = self.keys.key("roster:enqueued");
+        for ids in arrived.chunks(FORGOTTEN) {
+            self.link.command::<()>(redis::cmd("ZREM").arg(&enqueued).arg(ids)).await?;
+        }
+        let old = now.saturating_sub(KNOWN_FOR);
+        self.link.command(redis::cmd("ZREMRANGEBYSCORE").arg(&enqueued).arg("-inf").arg(old)).await
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, Vec<JobId>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the script says that refuses.
@@ -90,6 +173,48 @@ impl Redis {
                 Refused::Unavailable(format!("{key:?} of Redis at {} is no list", self.link.server))
             }
             _ => Refused::Full(format!("too many queues: `queue.max_queues` is {}", self.config.max_queues)),
+        }
+    }
+}
+
+impl Draft {
+    fn new(job: NewJob, user: Option<u32>) -> Result<Self, Refused> {
+        let no_json = || Refused::Invalid("payload", "it is no JSON, as those of jobs in Redis are".to_owned());
+        let args = resque::args(&job.payload).ok_or_else(no_json)?;
+        let extras = Extras {
+            user,
+            priority: job.priority,
+            retries: job.retries,
+            timeout_ms: job.timeout.map(millis),
+            unique: job.unique.clone(),
+            ..Extras::default()
+        };
+        Ok(Self { id: resque::new_id(), job, args, extras, enqueued_at: None })
+    }
+
+    /// What the script is given.
+    fn written(&self, arguments: Arguments, now: u64) -> Arguments {
+        let Self { id, job, args, extras, enqueued_at } = self;
+        let enqueued_at = enqueued_at.unwrap_or(now);
+        let key = extras.unique.as_ref().map_or("", |unique| unique.key.as_str());
+        let whole = resque::waiting(job, args, *id, enqueued_at, extras);
+        let arguments = arguments.text(&job.queue).number(*id).text(key);
+        match millis(job.delay) {
+            0 => arguments.text(&whole).text("").text("").text(&whole),
+            delay => {
+                // Schedulers know seconds.
+                let second = (now + delay).div_ceil(1_000);
+                let (item, state) = (resque::delayed(job, args), State::Delayed { until: second * 1_000 });
+                let record = Record {
+                    queue: job.queue.clone(),
+                    state,
+                    extras: extras.clone(),
+                    enqueued_at,
+                    scheduled: Some(second),
+                    item: item.clone(),
+                };
+                arguments.text(&item).number(second * 1_000).text(record.written()).text(&item)
+            }
         }
     }
 }

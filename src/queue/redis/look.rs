@@ -1,5 +1,6 @@
 //! Looks: how queues stand, and what is in them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -33,12 +34,28 @@ impl Redis {
         most: usize,
         sees: impl Fn(&str) -> bool + Send + 'static,
     ) -> Result<Vec<Overview>, Refused> {
+        let of_buffer = place.clone();
         let look = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
             Box::pin(async move {
-                let mut names = redis.names().await?;
-                names.retain(|name| *name > after && sees(name));
-                names.truncate(most);
-                Ok(redis.overviews_of(names, redis.largest()).await?)
+                let of_redis = match redis.names().await {
+                    Ok(mut names) => {
+                        names.retain(|name| *name > after && sees(name));
+                        names.truncate(most);
+                        redis.overviews_of(names, redis.largest()).await
+                    }
+                    Err(failed) => Err(failed),
+                };
+                let Some(buffer) = &redis.buffer else { return Ok(of_redis?) };
+                // What is wrong with either is told beside them.
+                let named = |it: Overview| (it.name.clone(), it);
+                let mut all: BTreeMap<_, _> = of_redis.unwrap_or_default().into_iter().map(named).collect();
+                let mut kept = buffer.overviews(of_buffer).await.unwrap_or_default();
+                kept.retain(|it| it.name > after && sees(&it.name));
+                for Overview { name, waiting, oldest_waiting, .. } in kept {
+                    let of_queue = all.entry(name.clone()).or_insert(Overview { name, ..Overview::default() });
+                    (of_queue.buffered, of_queue.buffered_since) = (waiting, oldest_waiting);
+                }
+                Ok(all.into_values().take(most).collect())
             })
         };
         self.ask(&place, look, no_matter).await
@@ -62,19 +79,7 @@ impl Redis {
             |(name, (is_paused, waiting, delayed, running, dead, first)): (_, (_, i64, _, _, _, Vec<u8>))| {
                 let oldest_waiting = resque::read(&first).and_then(|item| item.enqueued_at);
                 let waiting = u64::try_from(waiting).unwrap_or(0);
-                let (enqueued_recently, done_recently) = (None, None);
-                Overview {
-                    name,
-                    is_paused,
-                    waiting,
-                    delayed,
-                    running,
-                    dead,
-                    bytes: 0,
-                    oldest_waiting,
-                    enqueued_recently,
-                    done_recently,
-                }
+                Overview { name, is_paused, waiting, delayed, running, dead, oldest_waiting, ..Overview::default() }
             };
         Ok(names.into_iter().zip(counts).map(overview).collect())
     }

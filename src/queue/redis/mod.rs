@@ -1,10 +1,13 @@
 //! Queues in Redis, in the layout of Resque: what php-resque, Ruby's resque and their schedulers enqueue is handed out, and
 //! they take what is enqueued here. Beside their keys, Roster has its own: leases, attempts, dead jobs.
 //!
+//! Where there is a `buffer`, enqueues go to the disk while Redis is away.
+//!
 //! A thread has the connection, and does all that is asked, each to its end whether anybody waits for it or not. Redis
 //! compares and moves texts (`scripts`); what they mean is decided here alone (`resque`, `record`).
 
 mod attempt;
+mod buffer;
 mod control;
 mod enqueue;
 mod keys;
@@ -26,11 +29,12 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::attempt::Leases;
+use self::buffer::Buffer;
 use self::keys::{Keys, Step};
-use self::link::{Failed, Link};
+use self::link::{Failed, Link, TIMEOUT};
 use self::record::Record;
 pub use self::server::Server;
 use super::change::Refused;
@@ -64,6 +68,10 @@ pub(super) struct Redis {
     leases: Mutex<Leases>,
     /// What may have been handed out, to nobody: the answer that says so was lost.
     unheard: Mutex<Vec<(JobId, Record)>>,
+    /// Where jobs are enqueued while Redis is away. None: they are refused.
+    buffer: Option<Buffer>,
+    /// Those that Redis remembers to have, which are not to be enqueued again.
+    arrived: Mutex<Vec<JobId>>,
     /// How many wait for jobs of which queues,
     wanted: Mutex<HashMap<String, usize>>,
     /// and in which of these there were some at the last look.
@@ -85,6 +93,8 @@ impl Redis {
         tasks: &Tasks,
     ) -> io::Result<Arc<Self>> {
         let (works, asked) = mpsc::unbounded_channel();
+        let folder = config.path.clone().filter(|_| config.buffer);
+        let buffer = folder.map(|folder| Buffer::open(folder, config, metrics, tasks)).transpose()?;
         let redis = Arc::new(Self {
             link: Link::new(server, config.password_file.clone(), config.ca.clone()),
             keys: Keys(config.prefix.clone()),
@@ -94,6 +104,8 @@ impl Redis {
             works,
             leases: Mutex::default(),
             unheard: Mutex::default(),
+            buffer,
+            arrived: Mutex::default(),
             wanted: Mutex::default(),
             ready: watch::Sender::default(),
         });
@@ -104,6 +116,10 @@ impl Redis {
 
     /// Does what is asked, and keeps a connection, until the stop. What is under way then is finished.
     async fn live(&self, mut asked: mpsc::UnboundedReceiver<Work>, stop: &Stop) {
+        if let Some(buffer) = &self.buffer {
+            // What is in it comes before all that is asked.
+            _ = timeout(TIMEOUT, buffer.load()).await;
+        }
         let mut works = FuturesUnordered::<Work>::new();
         let mut connected = std::pin::pin!(self.stay_connected());
         let mut is_last = false;
@@ -126,6 +142,7 @@ impl Redis {
             let why = match self.link.connect().await {
                 Ok((connection, driver)) => tokio::select! {
                     why = self.keep(&connection, &mut backoff) => why.to_string(),
+                    why = self.deliver_always() => why.to_string(),
                     () = driver => format!("Redis at {} cannot be used: the connection has ended", self.link.server),
                 },
                 Err(failed) => failed.to_string(),
@@ -165,6 +182,25 @@ impl Redis {
         }
     }
 
+    /// Delivers what is in the buffer, until the connection cannot be used any more. A disk that hangs holds up nothing else.
+    async fn deliver_always(&self) -> Failed {
+        let Some(buffer) = &self.buffer else { return std::future::pending().await };
+        loop {
+            sleep(LOOK).await;
+            if self.link.now().is_ok()
+                && buffer.load().await.is_ok()
+                && let Err(failed) = self.deliver(buffer).await
+            {
+                return failed;
+            }
+        }
+    }
+
+    /// What is wrong with the buffer.
+    pub(super) fn trouble(&self) -> Option<Arc<String>> {
+        self.buffer.as_ref().and_then(Buffer::trouble)
+    }
+
     /// Has the thread do something, and waits for it. Once asked it is done, whether anybody waits or not; what nobody waits
     /// for any more is undone by `unwanted`.
     async fn ask<T: Send + 'static>(
@@ -198,12 +234,16 @@ impl Redis {
     }
 
     fn largest(&self) -> u64 {
-        self.config.max_job_bytes.as_u64().saturating_mul(ESCAPED).saturating_add(AROUND)
+        largest(&self.config)
     }
 
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn largest(config: &Config) -> u64 {
+    config.max_job_bytes.as_u64().saturating_mul(ESCAPED).saturating_add(AROUND)
 }
 
 /// Nobody minds that it is done.

@@ -7,13 +7,14 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-/// Enqueues all of the jobs or none: `{}` of ids and whether each is new, or why it is refused.
+/// Enqueues all of the jobs or none: `{}` of ids and whether each is new, or why it is refused. With a time it remembers of
+/// each that it was enqueued, and enqueues none again.
 pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local p, most, most_queues = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+        local p, most, most_queues, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
         local wanted, queues = {}, redis.call('SCARD', p .. 'queues')
-        for at = 4, #ARGV, 7 do
+        for at = 5, #ARGV, 7 do
             local q = ARGV[at]
             if not wanted[q] then
                 local key = p .. 'queue:' .. q
@@ -27,19 +28,20 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
         end
         if queues > most_queues and queues > redis.call('SCARD', p .. 'queues') then return 'QUEUES' end
         local reply = {}
-        for at = 4, #ARGV, 7 do
+        for at = 5, #ARGV, 7 do
             local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
             local unique, holder = p .. 'roster:unique:' .. q, nil
-            local held = key ~= '' and redis.call('HGET', unique, key)
+            local is_there = now ~= '' and redis.call('ZSCORE', p .. 'roster:enqueued', id)
+            local held = not is_there and key ~= '' and redis.call('HGET', unique, key)
             if held then
                 local of, text = string.match(held, '^(%d+) (.*)$')
                 if redis.call('HEXISTS', p .. 'roster:jobs', of) == 1
                     or redis.call('ZSCORE', p .. 'roster:popped', #q .. ':' .. q .. text)
                     or redis.call('LPOS', p .. 'queue:' .. q, text) then holder = of end
             end
-            if holder then
-                table.insert(reply, holder)
-                table.insert(reply, 0)
+            if holder or is_there then
+                table.insert(reply, holder or id)
+                table.insert(reply, holder and 0 or 1)
             else
                 redis.call('SADD', p .. 'queues', q)
                 if due == '' then
@@ -53,6 +55,7 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                     redis.call('ZADD', p .. 'delayed_queue_schedule', at, at)
                 end
                 if key ~= '' then redis.call('HSET', unique, key, id .. ' ' .. full) end
+                if now ~= '' then redis.call('ZADD', p .. 'roster:enqueued', now, id) end
                 table.insert(reply, id)
                 table.insert(reply, 1)
             end
@@ -66,7 +69,7 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local p, largest, most, bytes, back = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+        local p, largest, most, bytes, back = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
         local reply, taken = {}, 0
         if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
         for number = 6, #ARGV do
@@ -84,7 +87,8 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
                     else
                         local member = #q .. ':' .. q .. item
                         if redis.call('ZSCORE', p .. 'roster:popped', member) then break end
-                        redis.call('ZADD', p .. 'roster:popped', back, member)
+                        -- What is put back last is the first again: parts of a millisecond have their order.
+                        redis.call('ZADD', p .. 'roster:popped', back + (most - taken) / 1024, member)
                         redis.call('LPOP', key)
                         table.insert(reply, q)
                         table.insert(reply, item)

@@ -22,6 +22,9 @@ impl Redis {
         self.repeat_reports().await?;
         self.give_back_unheard().await?;
         self.put_back(now).await?;
+        if self.buffer.is_some() {
+            self.forget_arrived(now).await?;
+        }
         // A delayed job that is known here keeps what is known of it, before it is taken for any other.
         if self.pass_time(now).await? {
             self.move_scheduled(now).await?;

@@ -307,7 +307,7 @@ fn a_unique_job_is_there_once_until_it_starts_or_until_it_is_done() {
         let unique = || NewJob { unique: Some(Unique { key: "user 7".into(), until }), ..job("mail", "a") };
         let first = queue.enqueue(unique());
         let again = queue.change(|change| change.enqueue(&[unique()], WEB));
-        assert_eq!(again, Ok(vec![Enqueued { id: first, is_new: false }]));
+        assert_eq!(again, Ok(vec![Enqueued { id: first, is_new: false, is_buffered: false }]));
         assert_ne!(queue.enqueue(NewJob { queue: "other".into(), ..unique() }), first, "of its queue alone");
         let taken = queue.take("mail").expect("a job");
         let second = queue.enqueue(unique());

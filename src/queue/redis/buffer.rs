@@ -1,0 +1,233 @@
+//! The buffer: jobs that were enqueued while Redis was away, on the disk of this host until Redis has them.
+//!
+//! It is the store of queues that have no Redis. Each job waits there in a queue of the same name, in the order of its
+//! enqueue, with the id that Redis will know it by, so that none is delivered twice.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::change::{Change, Outcome, Refused, millis};
+use super::super::engine::{EngineError, sound};
+use super::super::enqueue::Asker;
+use super::super::job::{JobId, NewJob};
+use super::super::keeper::{Ask, Keeper, What, Work, sound_or_refused};
+use super::super::look::Overview;
+use super::super::order::Order;
+use super::super::{Config, Known, Place, keys};
+use super::enqueue::Draft;
+use super::resque::Extras;
+use crate::clock::millis_since_1970;
+use crate::metrics::Metrics;
+use crate::task::Tasks;
+
+/// So many jobs are delivered at once, of about so many bytes.
+const BATCH: usize = 100;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// How many jobs of which queue there are. None: the store is not read yet.
+type Counts = Option<HashMap<String, u64>>;
+
+#[derive(Debug)]
+pub(super) struct Buffer {
+    asks: mpsc::UnboundedSender<Ask>,
+    known: Arc<Known>,
+    /// Changed by the thread of the store alone, in the order of its transactions.
+    counts: Arc<Mutex<Counts>>,
+}
+
+/// A job as it is kept: its queue and its name beside it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    id: JobId,
+    /// When it was enqueued, by the clock of this host.
+    enqueued_at: u64,
+    delay_ms: u64,
+    args: Box<RawValue>,
+    extras: Extras,
+}
+
+impl Buffer {
+    pub(super) fn open(folder: PathBuf, config: &Config, metrics: &Arc<Metrics>, tasks: &Tasks) -> io::Result<Self> {
+        let (asks, asked) = mpsc::unbounded_channel();
+        let known = Arc::<Known>::default();
+        let config = Config { max_job_bytes: ByteSize(super::largest(config)), ..config.clone() };
+        let asked = (asks.downgrade(), asked);
+        let keeper = Keeper::new(folder, config, known.clone(), metrics.clone(), asked);
+        let stop = tasks.stop_signal();
+        tasks.thread("the buffer", move |_| async move { keeper.run(&stop).await })?;
+        Ok(Self { asks, known, counts: Arc::default() })
+    }
+
+    /// What is wrong with the store.
+    pub(super) fn trouble(&self) -> Option<Arc<String>> {
+        self.known.trouble.load_full().or_else(|| self.known.damage.load_full())
+    }
+
+    /// Whether there are some of these queues, which are delivered before others.
+    pub(super) fn has_any_of(&self, drafts: &[Draft]) -> bool {
+        let counts = lock(&self.counts);
+        counts.as_ref().is_some_and(|counts| drafts.iter().any(|draft| counts.contains_key(&draft.job.queue)))
+    }
+
+    /// The queues of which there are some.
+    pub(super) fn queues(&self) -> Vec<String> {
+        lock(&self.counts).as_ref().map_or_else(Vec::new, |counts| counts.keys().cloned().collect())
+    }
+
+    /// Keeps jobs until they can be delivered: all or none.
+    pub(super) async fn keep(&self, place: Place, asker: Asker, drafts: Vec<Draft>) -> Result<(), Refused> {
+        let now = millis_since_1970(SystemTime::now());
+        let jobs: Vec<NewJob> = drafts.into_iter().map(|draft| draft.kept(now)).collect();
+        let queues: Vec<String> = jobs.iter().map(|job| job.queue.clone()).collect();
+        let enqueue = move |change: &mut Change<'_, '_>| change.enqueue(&jobs, asker).map(drop);
+        self.ask(place, true, enqueue, move |counts, ()| {
+            let Some(counts) = counts else { return };
+            queues.into_iter().for_each(|queue| *counts.entry(queue).or_default() += 1);
+        })
+        .await
+    }
+
+    /// Reads how many there are, unless that is known.
+    pub(super) async fn load(&self) -> Result<(), Refused> {
+        if lock(&self.counts).is_some() {
+            return Ok(());
+        }
+        let count = |counts: &mut Counts, found: &Vec<Overview>| {
+            let found = found.iter().filter(|it| it.waiting > 0).map(|it| (it.name.clone(), it.waiting));
+            *counts = Some(found.collect());
+        };
+        self.ask(Place::default(), false, |change| change.overviews("", usize::MAX, |_| true), count).await.map(drop)
+    }
+
+    /// The queues of which there are some, with how many wait and since when.
+    pub(super) async fn overviews(&self, place: Place) -> Result<Vec<Overview>, Refused> {
+        let all = |change: &mut Change<'_, '_>| change.overviews("", usize::MAX, |_| true);
+        let mut all = self.ask(place, false, all, |_, _| {}).await?;
+        all.retain(|it| it.waiting > 0);
+        Ok(all)
+    }
+
+    /// The first jobs of a queue, by their ids in the store. What is no job is set aside: it is dead there.
+    pub(super) async fn first(&self, queue: String) -> Result<Vec<(JobId, Draft)>, Refused> {
+        let name = queue.clone();
+        self.ask(
+            Place::default(),
+            false,
+            move |change| first(change, &name),
+            move |counts, found| {
+                if let Some(counts) = counts.as_mut().filter(|_| found.is_empty()) {
+                    counts.remove(&queue);
+                }
+            },
+        )
+        .await
+    }
+
+    /// Redis has these jobs of a queue.
+    pub(super) async fn forget(&self, queue: String, ids: Vec<JobId>) -> Result<(), Refused> {
+        let count = ids.len() as u64;
+        let forget = move |change: &mut Change<'_, '_>| -> Outcome<()> {
+            for id in ids {
+                if let Some(head) = change.head(id)? {
+                    change.remove(id, &head)?;
+                }
+            }
+            Ok(())
+        };
+        self.ask(Place::default(), false, forget, move |counts, ()| {
+            if let Some(left) = counts.as_mut().and_then(|counts| counts.get_mut(&queue)) {
+                // The last one is known to be that when none is found after it.
+                *left = left.saturating_sub(count).max(1);
+            }
+        })
+        .await
+    }
+
+    /// Has the thread of the store do something, and then note what it came to.
+    async fn ask<T: Send + 'static>(
+        &self,
+        place: Place,
+        is_growth: bool,
+        work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
+        note: impl FnOnce(&mut Counts, &T) + Send + 'static,
+    ) -> Result<T, Refused> {
+        let ((reply, told), counts) = (oneshot::channel(), self.counts.clone());
+        let work: Work = Box::new(move |change| {
+            let outcome = sound_or_refused(work(change))?;
+            Ok(Box::new(move || {
+                if let Ok(done) = &outcome {
+                    note(&mut lock(&counts), done);
+                }
+                _ = reply.send(outcome);
+            }))
+        });
+        let what = if is_growth { What::Growth(work) } else { What::Work(work) };
+        let stopping = || Refused::Unavailable("the sidecar is stopping".to_owned());
+        self.asks.send(Ask { what, at: Instant::now(), place }).map_err(|_| stopping())?;
+        told.await.map_err(|_| self.trouble().map_or_else(stopping, |why| Refused::Unavailable(why.to_string())))?
+    }
+}
+
+fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn first(change: &mut Change<'_, '_>, queue: &str) -> Outcome<Vec<(JobId, Draft)>> {
+    let Some(number) = change.book.named(queue).map(|it| it.counts.number) else { return Ok(Vec::new()) };
+    let order = Order::Waiting.of(number);
+    let (mut at, mut found, mut bytes) = (order.clone(), Vec::new(), 0);
+    while found.len() < BATCH && bytes < BATCH_BYTES {
+        let Some(place) = change.txn.first(&order, &at)? else { break };
+        at = keys::after(&place);
+        match sound(standing_at(change, &place))?.flatten() {
+            Some((id, name, kept)) => match Draft::read(queue, name, &kept) {
+                Some(draft) => {
+                    bytes += kept.len();
+                    found.push((id, draft));
+                }
+                None => {
+                    tracing::error!(queue, id, "what is in the buffer is no job: it is set aside there");
+                    if let Some(head) = change.head(id)? {
+                        change.bury(id, &head, "it is no job of a buffer")?;
+                    }
+                }
+            },
+            None => change.pass_over(&place, number, Order::Waiting)?,
+        }
+    }
+    Ok(found)
+}
+
+fn standing_at(change: &Change<'_, '_>, place: &[u8]) -> Result<Option<(JobId, String, Vec<u8>)>, EngineError> {
+    let Some((id, _)) = change.standing_at(place)? else { return Ok(None) };
+    let (name, kept) = change.content(id)?;
+    Ok(Some((id, name, kept)))
+}
+
+impl Draft {
+    /// As it is kept in the store.
+    fn kept(self, now: u64) -> NewJob {
+        let Self { id, job, args, extras, .. } = self;
+        let args = RawValue::from_string(args).expect("it was read as JSON");
+        let kept = Kept { id, enqueued_at: now, delay_ms: millis(job.delay), args, extras };
+        let payload = serde_json::to_vec(&kept).expect("a value of ours has nothing that JSON cannot");
+        NewJob { queue: job.queue, name: job.name, payload, ..NewJob::default() }
+    }
+
+    /// None: it is none.
+    fn read(queue: &str, name: String, kept: &[u8]) -> Option<Self> {
+        let Kept { id, enqueued_at, delay_ms, args, extras } = serde_json::from_slice(kept).ok()?;
+        let waited = millis_since_1970(SystemTime::now()).saturating_sub(enqueued_at);
+        let delay = Duration::from_millis(delay_ms.saturating_sub(waited));
+        let job = NewJob { queue: queue.to_owned(), name, delay, ..NewJob::default() };
+        Some(Self { id, job, args: args.get().to_owned(), extras, enqueued_at: Some(enqueued_at) })
+    }
+}
