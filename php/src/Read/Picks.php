@@ -152,16 +152,16 @@ final class Picks
     private static function greatest(array $hashes, int $key): array
     {
         [$best, $greatest] = [[], -1];
-        foreach ($hashes as $number => $hash) {
-            $mixed = $hash ^ $key;
-            $product = ($mixed >> 31) * ($mixed & self::MAX_DRAW);
-            $draw = ($product >> 31 ^ $product) & self::MAX_DRAW;
-            if ($draw >= $greatest) {
-                $best = $draw === $greatest ? [...$best, $number] : [$number];
+        foreach ($hashes as $hash) {
+            $product = (($hash ^= $key) >> 31) * ($hash & self::MAX_DRAW);
+            if ((($product >> 31 ^ $product) & self::MAX_DRAW) >= $greatest) {
+                $draw = ($product >> 31 ^ $product) & self::MAX_DRAW;
+                $best = $draw === $greatest ? [...$best, $hash ^ $key] : [$hash ^ $key];
                 $greatest = $draw;
             }
         }
-        return $best;
+        // A number for each would make the loop longer.
+        return count($best) === 1 ? [array_search($best[0], $hashes, true)] : array_keys(array_intersect($hashes, $best));
     }
 
     /**

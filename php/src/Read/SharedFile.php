@@ -98,6 +98,11 @@ final class SharedFile
     /** For how long the writer has been away; 0 while it is alive. */
     private int $silenceMs = 0;
 
+    /** @var list<string|false> the hashes and weights that were read last, */
+    private array $chunks = [];
+    /** and those of which service and version they are, with `meta/freshness`: they are the same while that is. */
+    private array $chunksOf = [];
+
     /**
      * @param ?Owner $owner the required owner of the file; null: anybody
      * @param bool $isLast whether to read it even if its writer is away: for when everything else has failed
@@ -365,8 +370,13 @@ final class SharedFile
     /** @return list<string|false> the hashes and weights of all instances */
     private function chunks(string $of, int $count, ?int $maxAge): array
     {
-        $name = static fn (int $chunk) => 'pick' . self::name("$of$chunk", '/');
-        return $this->entries(array_map($name, range(0, intdiv($count - 1, Picks::CHUNK))), Report::INSTANCES, $maxAge);
+        if ([$of, $this->json] !== $this->chunksOf) {
+            $name = static fn (int $chunk) => 'pick' . self::name("$of$chunk", '/');
+            $names = array_map($name, range(0, intdiv($count - 1, Picks::CHUNK)));
+            $this->chunks = $this->entries($names, Report::INSTANCES, $maxAge);
+            $this->chunksOf = [$of, $this->json];
+        }
+        return $this->chunks;
     }
 
     public function master(string $id, ?int $maxAge): ?Master
