@@ -153,12 +153,19 @@ fn is_refused(character: char) -> bool {
 
 impl Ord for NodePath {
     fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return Ordering::Equal;
+        }
         let (left, right) = (self.0.as_bytes(), other.0.as_bytes());
-        // Paths share long prefixes: skip equal parts eight bytes at a time.
-        let eights = left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0);
-        let at = 8 * eights.take_while(|(left, right)| left == right).count();
         let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-        left[at..].iter().map(rank).cmp(right[at..].iter().map(rank))
+        // Paths share long prefixes: eight bytes at a time.
+        let (eights, others) = (left.as_chunks::<8>().0, right.as_chunks::<8>().0);
+        let at = eights.iter().zip(others).take_while(|(left, right)| left == right).count();
+        if let (Some(left), Some(right)) = (eights.get(at), others.get(at)) {
+            let first = (u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right)).trailing_zeros() as usize / 8;
+            return rank(&left[first]).cmp(&rank(&right[first]));
+        }
+        left[8 * at..].iter().map(rank).cmp(right[8 * at..].iter().map(rank))
     }
 }
 
@@ -321,6 +328,21 @@ mod tests {
         }
         for text in ["/", "/a", "/a/b.c", "/ü/日本", "/a b/-", "/...", "/a/.b", "/\u{a0}", "/\u{f900}"] {
             assert_eq!(path(text).as_str(), text);
+        }
+    }
+
+    #[test]
+    fn paths_are_in_the_order_of_their_bytes_but_for_slashes_which_come_first() {
+        let random = &mut fastrand::Rng::with_seed(1);
+        let mut some = || -> String {
+            (0..random.usize(..20)).map(|_| random.choice(["/", "a", "!", "ü"]).unwrap_or("")).collect()
+        };
+        for _ in 0..20_000 {
+            let begin = some();
+            let [one, other] = [(); 2].map(|()| format!("{begin}{}", some()));
+            let ranks = |text: &str| text.bytes().map(|byte| if byte == b'/' { 0 } else { byte }).collect::<Vec<_>>();
+            let [left, right] = [&one, &other].map(|text| NodePath(text.as_str().into()));
+            assert_eq!(left.cmp(&right), ranks(&one).cmp(&ranks(&other)), "{one} and {other}");
         }
     }
 
