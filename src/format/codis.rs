@@ -13,9 +13,9 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
-    let at = address::host_and_port(json::text(&object, "addr"))?;
-    let mut draft = Draft::at(endpoint("redis", at)).up_if(json::text(&object, "state") == "online");
+    let at = address::host_and_port(object.text("addr"))?;
+    let mut draft = Draft::at(endpoint("redis", at)).up_if(object.text("state") == "online");
     object.remove("addr");
-    draft.metadata = json::metadata(object)?;
+    draft.metadata = object.into_metadata()?;
     Ok(draft.finish(reading))
 }

@@ -1,8 +1,7 @@
 //! Curator's x-discovery, `<root>/<service>/<id>` with JSON, and what others put into its payload: Spring Cloud
 //! ZooKeeper, and Dubbo 3 for its applications. The payload itself shows which of them it is.
 
-use serde_json::{Map, Value as Json};
-
+use super::json::{Json, Object};
 use super::registered::{Draft, endpoint};
 use super::{Located, Reading, Registered, Undecodable, address, json};
 use crate::model::{Endpoint, MAX_ENDPOINTS};
@@ -23,47 +22,41 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 /// None: it exports nothing.
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
-    let class = object.get("payload").and_then(|payload| payload.get("@class")).and_then(Json::as_str);
-    let is_spring = class.is_some_and(|class| class.starts_with(SPRING));
-    let metadata = match object.remove("payload") {
+    let payload = object.get("payload").and_then(Json::as_object);
+    let is_spring = payload.is_some_and(|payload| payload.text("@class").starts_with(SPRING));
+    let mut metadata = match object.remove("payload") {
         Some(Json::Object(mut payload)) => match payload.remove("metadata") {
             Some(Json::Object(metadata)) => metadata,
-            Some(other) => with(payload, "metadata", other),
+            Some(other) => payload.with("metadata", other),
             None => payload,
         },
-        None | Some(Json::Null) => Map::new(),
-        Some(other) => with(Map::new(), "payload", other),
+        None | Some(Json::Null) => Object::default(),
+        Some(other) => Object::default().with("payload", other),
     };
-    if json::text(&metadata, "dubbo.metadata.revision") == NOTHING {
+    if metadata.text("dubbo.metadata.revision") == NOTHING {
         return Ok(None);
     }
-    let host = address::host(json::text(&object, "address"))?;
+    let host = address::host(object.text("address"))?;
     let exported = exported(&metadata, &host)?;
-    let is_up = object.get("enabled") != Some(&Json::Bool(false))
+    let is_up = object.get("enabled").and_then(Json::as_bool) != Some(false)
         && metadata.get("instance_status").is_none_or(|status| {
             status.as_str().is_some_and(|status| status.is_empty() || status.eq_ignore_ascii_case("UP"))
         });
     let endpoints = if exported.is_empty() { own(&object, host, is_spring)? } else { exported };
-    let first = endpoints.first().cloned().ok_or(Undecodable::NoPort)?;
-    let mut draft = Draft { endpoints, ..Draft::at(first) }.up_if(is_up);
-    draft.metadata = json::metadata(metadata)?;
-    draft.metadata.retain(|(key, _)| key.as_str() != Some("@class"));
+    metadata.remove("@class");
+    let mut draft = Draft::of(endpoints).up_if(is_up);
+    draft.metadata = metadata.into_metadata()?;
     Ok(Some(draft.placed_by_metadata().finish(reading)))
-}
-
-fn with(mut object: Map<String, Json>, key: &str, value: Json) -> Map<String, Json> {
-    object.insert(key.to_owned(), value);
-    object
 }
 
 /// The ports of a Dubbo application, which are JSON in a string; none: it is not one. A port that cannot be read is
 /// left out.
-fn exported(metadata: &Map<String, Json>, host: &str) -> Result<Vec<Endpoint>, Undecodable> {
+fn exported(metadata: &Object<'_>, host: &str) -> Result<Vec<Endpoint>, Undecodable> {
     let Some(text) = metadata.get("dubbo.endpoints").and_then(Json::as_str) else { return Ok(Vec::new()) };
-    let Ok(Json::Array(all)) = serde_json::from_str(text) else { return Err(Undecodable::NotJson) };
+    let Some(Json::Array(all)) = json::read(text.as_bytes()) else { return Err(Undecodable::NotJson) };
     let read = all.iter().filter_map(|it| {
-        let protocol = it.get("protocol").and_then(Json::as_str).unwrap_or_default();
-        Some(endpoint(protocol, (host.to_owned(), json::port(it.get("port")).ok()?)))
+        let it = it.as_object()?;
+        Some(endpoint(it.text("protocol"), (host.to_owned(), json::port(it.get("port")).ok()?)))
     });
     let read: Vec<_> = read.take(MAX_ENDPOINTS).collect();
     if read.is_empty() && !all.is_empty() { Err(Undecodable::NoPort) } else { Ok(read) }
@@ -71,7 +64,7 @@ fn exported(metadata: &Map<String, Json>, host: &str) -> Result<Vec<Endpoint>, U
 
 /// The port, and the TLS port; if there is only the latter, it is the service's own. The same holds where clients
 /// prefer it: those of Spring, and those of a URI whose scheme becomes `https`.
-fn own(object: &Map<String, Json>, host: String, is_spring: bool) -> Result<Vec<Endpoint>, Undecodable> {
+fn own(object: &Object<'_>, host: String, is_spring: bool) -> Result<Vec<Endpoint>, Undecodable> {
     let is_told = |key: &str| object.get(key).is_some_and(|port| !port.is_null());
     let secured = is_told("sslPort").then(|| json::port(object.get("sslPort"))).transpose()?;
     let plain = is_told("port").then(|| json::port(object.get("port"))).transpose();
@@ -107,10 +100,10 @@ enum Scheme<'o> {
     None,
 }
 
-fn scheme(object: &Map<String, Json>) -> Scheme<'_> {
-    let part = || object.get("uriSpec")?.get("parts")?.get(0);
+fn scheme<'o>(object: &'o Object<'_>) -> Scheme<'o> {
+    let part = || object.get("uriSpec")?.as_object()?.get("parts")?.as_array()?.first()?.as_object();
     let Some(part) = part() else { return Scheme::None };
-    let value = part.get("value").and_then(Json::as_str).unwrap_or_default();
+    let value = part.text("value");
     let is_variable = part.get("variable").and_then(Json::as_bool).unwrap_or_default();
     match value.split_once(':') {
         _ if is_variable && value == "scheme" => Scheme::Http,

@@ -10,11 +10,9 @@ use rmpv::Value;
 use serde_json::{Map, Value as Json};
 
 use super::registered::{Draft, endpoint};
-use super::url::{Url, form_decoded, form_encoded};
-use super::{Located, MAX_RULES, Reading, Registered, Role, Rule, Undecodable, json, yaml};
+use super::url::{Parameters, Url, form_decoded, form_encoded};
+use super::{Located, MAX_RULES, Reading, Registered, Role, Rule, Undecodable, yaml};
 use crate::model::{DEFAULT_WEIGHT, InstanceError, MAX_LABEL_BYTES, MAX_SERVICE_BYTES};
-
-type Parameters<'p> = BTreeMap<&'p str, &'p str>;
 
 /// What a configurator sets for the providers that it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +44,14 @@ enum Origin {
     OfService,
 }
 
-/// The documents that may change a provider.
-#[derive(Debug, Default)]
+/// What the names of the documents that may change a provider are made of.
+#[derive(Debug)]
 pub(super) struct Documents {
-    pub(super) of_application: Option<String>,
-    pub(super) of_service: Vec<String>,
+    application: String,
+    /// Empty: nobody would find the providers when such a document changes.
+    interface: String,
+    group: String,
+    version: String,
 }
 
 /// How the name of a document ends.
@@ -109,27 +110,39 @@ fn interface_of(name: &str) -> &str {
     name.split_once(':').map_or(name, |(interface, _)| interface)
 }
 
-/// The names of the documents that may change a provider.
-pub(super) fn documents(parts: &[&str]) -> Documents {
-    let [part, "providers", name] = parts else { return Documents::default() };
-    let (Ok(text), Ok(interface)) = (form_decoded(name), form_decoded(part)) else { return Documents::default() };
-    let Ok(url) = Url::parse(&text) else { return Documents::default() };
-    let is_name = |name: &String| name.len() <= 3 * MAX_LABEL_BYTES && !name.contains('/');
-    let named = |name: String| Some(name).filter(is_name).map(|name| name + DOCUMENT);
-    let application = Some(url.parameter("application")).filter(|name| !name.is_empty());
-    let (group, version) = (url.parameter("group"), version(url.parameter("version")));
-    let first = [
-        group,
-        if group.is_empty() { "" } else { "*" },
-        &interface,
-        if version.is_empty() { "" } else { ":" },
-        version,
-    ];
-    let of_service = [format!("{interface}:{version}:{group}"), first.concat()];
-    // Else nobody would find the providers when a document changes.
-    let is_found = form_encoded(&interface) == *part;
-    let of_service = of_service.into_iter().filter_map(named).filter(|_| is_found).collect();
-    Documents { of_application: application.map(str::to_owned).and_then(named), of_service }
+impl Documents {
+    /// None: it is no provider.
+    pub(super) fn of(parts: &[&str], url: &Url<'_>) -> Option<Self> {
+        let [part, "providers", _] = parts else { return None };
+        let interface = form_decoded(part).ok()?.into_owned();
+        let interface = Some(interface).filter(|it| form_encoded(it) == *part).unwrap_or_default();
+        let [application, group, of] = ["application", "group", "version"].map(|key| url.parameter(key));
+        let (application, group, version) = (application.to_owned(), group.to_owned(), version(of).to_owned());
+        Some(Self { application, interface, group, version })
+    }
+
+    pub(super) fn of_application(&self) -> Option<String> {
+        Some(&*self.application).filter(|name| !name.is_empty()).map(str::to_owned).and_then(named)
+    }
+
+    pub(super) fn of_service(&self) -> impl Iterator<Item = String> {
+        let [interface, group, version] = [&self.interface, &self.group, &self.version].map(String::as_str);
+        let first = [
+            group,
+            if group.is_empty() { "" } else { "*" },
+            interface,
+            if version.is_empty() { "" } else { ":" },
+            version,
+        ];
+        let names = (!interface.is_empty()).then(|| [format!("{interface}:{version}:{group}"), first.concat()]);
+        names.into_iter().flatten().filter_map(named)
+    }
+}
+
+/// The name of the document of something.
+fn named(of: String) -> Option<String> {
+    let is_name = of.len() <= 3 * MAX_LABEL_BYTES && !of.contains('/');
+    is_name.then(|| of + DOCUMENT)
 }
 
 fn version(version: &str) -> &str {
@@ -149,14 +162,12 @@ fn key(group: &str, interface: &str, of: &str) -> String {
 }
 
 /// None: it says that there are none.
-pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
-    let text = form_decoded(reading.name)?;
-    let url = Url::parse(&text)?;
+pub(super) fn decode(reading: &Reading<'_>, url: &Url<'_>) -> Result<Option<Registered>, Undecodable> {
     if url.protocol == "empty" {
         return Ok(None);
     }
-    let applied = Applied::of(reading, &url);
-    let registered = registered(reading, &url, &applied.parameters, &applied.metadata)?;
+    let applied = Applied::of(reading, url);
+    let registered = registered(reading, url, &applied.parameters, &applied.metadata)?;
     let fault = applied.is_cut.then_some(Undecodable::RulesLeftOut);
     Ok(Some(Registered { by_rules: applied.bytes, fault, ..registered }))
 }
@@ -168,15 +179,14 @@ pub(super) fn registered(
     parameters: &Parameters<'_>,
     metadata: &Parameters<'_>,
 ) -> Result<Registered, Undecodable> {
-    let parameter = |key: &str| parameters.get(key).copied().unwrap_or_default();
-    let is_up = parameter("enabled") != "false" && parameter("disabled") != "true";
+    let is_up = parameters.get("enabled") != "false" && parameters.get("disabled") != "true";
     let mut draft = Draft::at(endpoint(url.protocol, url.host_and_port()?)).up_if(is_up);
-    draft.version = parameter("version").to_owned();
-    draft.group = parameter("group").to_owned();
-    draft.zone = parameter("zone").to_owned();
-    draft.weight = weight(parameter("weight"));
+    draft.version = parameters.get("version").to_owned();
+    draft.group = parameters.get("group").to_owned();
+    draft.zone = parameters.get("zone").to_owned();
+    draft.weight = weight(parameters.get("weight"));
     for (key, value) in metadata.iter().filter(|(key, value)| is_kept(key, value)) {
-        draft.add(key, *value);
+        draft.add(key, value);
     }
     Ok(draft.finish(reading))
 }
@@ -208,6 +218,10 @@ impl<'r> Applied<'r> {
     /// Applies the matching configurators: by origin, those of a host after those of all hosts, then by priority. If they exceed
     /// the limit together, the largest are omitted, except for keys that decide whether a provider is called.
     fn of(reading: &Reading<'r>, url: &Url<'r>) -> Self {
+        if reading.rules.is_empty() {
+            let (parameters, metadata) = (url.parameters.clone(), url.parameters.clone());
+            return Self { parameters, metadata, bytes: 0, is_cut: false };
+        }
         let subject = Subject::of(reading.service, url);
         let matching = |rule: &'r Rule| match rule {
             Rule::Configurator(configurator) => Some(&**configurator).filter(|it| it.matches(&subject)),
@@ -227,7 +241,8 @@ impl<'r> Applied<'r> {
                 bytes += configurator.decoded();
             }
         }
-        let (mut parameters, mut metadata) = (url.parameters.clone(), url.parameters.clone());
+        let mut parameters: BTreeMap<_, _> = url.parameters.iter().collect();
+        let mut metadata = parameters.clone();
         for (configurator, has_room) in &matching {
             for (key, value) in &configurator.sets {
                 if *has_room {
@@ -239,7 +254,7 @@ impl<'r> Applied<'r> {
             }
         }
         let is_cut = matching.iter().any(|(_, has_room)| !has_room);
-        Self { parameters, metadata, bytes, is_cut }
+        Self { parameters: parameters.into(), metadata: metadata.into(), bytes, is_cut }
     }
 }
 
@@ -266,8 +281,8 @@ pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
         (host, Some(port)) => BTreeSet::from([format!("{}:{port}", host.unwrap_or(ANY))]),
     };
     let (is_of_hosts, priority) = (host.is_some(), url.parameter("priority").parse().unwrap_or(0));
-    let parameters = url.parameters.iter().map(|(key, value)| (*key, *value));
-    Ok(Configurator { is_of_hosts, priority, addresses, sets_missing, ..Configurator::setting(parameters)? })
+    let setting = Configurator::setting(url.parameters.iter())?;
+    Ok(Configurator { is_of_hosts, priority, addresses, sets_missing, ..setting })
 }
 
 /// The configurators in the document with this name.
@@ -277,8 +292,8 @@ pub(super) fn document(name: &str, data: &[u8]) -> Result<Vec<Configurator>, Und
         Json::Object(document) => document,
         _ => return Err(Undecodable::Document("it is no map")),
     };
-    let (name, of) = (name.strip_suffix(DOCUMENT).unwrap_or_default(), json::text(&document, "key"));
-    let is_of_application = json::text(&document, "scope") == "application";
+    let (name, of) = (name.strip_suffix(DOCUMENT).unwrap_or_default(), text(&document, "key"));
+    let is_of_application = text(&document, "scope") == "application";
     let (service, interface) = service_key(of);
     if of.is_empty() || if is_of_application { of != name } else { interface != interface_of(name) } {
         return Err(Undecodable::Document("its `key` is not that of its name"));
@@ -323,17 +338,22 @@ fn configurator(config: &Map<String, Json>, is_document_on: bool) -> Result<Opti
     }
     let (addresses, providers) = (addresses(config, "addresses")?, addresses(config, "providerAddresses")?);
     // One with a type is switched by itself.
-    let is_on = match json::text(config, "type") {
+    let is_on = match text(config, "type") {
         "" | "general" => is_document_on,
         _ => is_on(config.get("enabled"), false),
     };
     // Those of consumers are for Dubbo's.
-    if !is_on || json::text(config, "side") != "provider" {
+    if !is_on || text(config, "side") != "provider" {
         return Ok(None);
     }
     let parameters = parameters.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
     let is_of_hosts = addresses.iter().any(|address| address.split(':').next() != Some(ANY));
     Ok(Some(Configurator { is_of_hosts, addresses, providers, ..Configurator::setting(parameters)? }))
+}
+
+/// The text under a key; empty if there is none.
+fn text<'o>(object: &'o Map<String, Json>, key: &str) -> &'o str {
+    object.get(key).and_then(Json::as_str).unwrap_or_default()
 }
 
 fn is_on(value: Option<&Json>, default: bool) -> bool {
@@ -433,7 +453,7 @@ impl Configurator {
             && self.conditions.iter().all(|(key, value)| subject.url.parameter(key) == value)
     }
 
-    fn set<'r>(&'r self, parameters: &mut Parameters<'r>, key: &'r str, value: &'r str) {
+    fn set<'r>(&'r self, parameters: &mut BTreeMap<&'r str, &'r str>, key: &'r str, value: &'r str) {
         if self.sets_missing {
             parameters.entry(key).or_insert(value);
         } else {

@@ -1,5 +1,7 @@
 //! What must hold for any node below the root of any format.
 
+use std::sync::Arc;
+
 use super::{Config, Role};
 use crate::model::{Format, Node, NodePath};
 
@@ -17,10 +19,11 @@ pub fn nodes(bytes: &[u8]) {
     let Some(located) = config.locate(&path) else { return };
     let scope = located.scope(&path).expect("a scope lies above its nodes");
     assert!(scope.is_under(&root), "{path} has the scope {scope}");
+    let service = located.service.as_str().into();
     match located.role {
         Role::Instance => {
             assert_eq!(config.instances_of(&scope), path.parent().expect("a parent"));
-            let Ok(Some(registered)) = config.decode(&path, &located.service, &node, &[], 0) else { return };
+            let Ok(Some(registered)) = config.decode(&path, &service, &node, |_| Arc::default(), 0) else { return };
             registered.instance.check().expect("it is within its bounds");
             let first = registered.instance.endpoints.first().expect("it can be reached");
             assert!(first.port != 0 && !first.host.is_empty());
@@ -31,15 +34,15 @@ pub fn nodes(bytes: &[u8]) {
             let Ok(rule) = config.rule(&path, &node) else { return };
             // It may concern anything.
             let sibling = config.instances_of(&scope).child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
-            let _ = config.decode(&sibling, &located.service, &node, &[rule], usize::MAX);
+            let _ = config.decode(&sibling, &service, &node, |_| [rule].into(), usize::MAX);
         }
         Role::Document => {
             let Ok(rules) = config.document(&path, &node) else { return };
             let provider =
                 config.scope_of(&located.service).child("providers").child("dubbo%3A%2F%2Fh%3A1%2Fi%3Fa%3Db");
-            let _ = config.documents(&provider);
-            let _ = config.decode(&provider, &located.service, &Node::default(), &rules, usize::MAX);
+            let _ = config.documents(&provider).paths().count();
+            let _ = config.decode(&provider, &service, &Node::default(), |_| rules.into(), usize::MAX);
         }
-        Role::Interface => drop(config.applications(&located.service, &node)),
+        Role::Interface => drop(config.applications(&service, &node)),
     }
 }

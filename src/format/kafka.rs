@@ -1,7 +1,6 @@
 //! Kafka brokers: `brokers/ids/<number>` with JSON.
 
-use serde_json::Value as Json;
-
+use super::json::Json;
 use super::registered::{Draft, endpoint};
 use super::url::Url;
 use super::{Config, Located, Reading, Registered, Undecodable, json};
@@ -18,19 +17,18 @@ pub(super) fn locate(config: &Config, parts: &[&str]) -> Option<Located> {
 
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
-    let listed = object.remove("endpoints").unwrap_or_default();
-    let texts = listed.as_array().into_iter().flatten().filter_map(Json::as_str);
+    let listed = object.remove("endpoints");
+    let texts = listed.as_ref().and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);
     let listed = texts.filter_map(listener).take(MAX_ENDPOINTS);
     // If there are listeners, `host` and `port` repeat the one without TLS, if any.
     let mut endpoints: Vec<Endpoint> = listed.collect();
     if endpoints.is_empty() {
-        endpoints.push(endpoint("", json::host_and_port(&object, "host", "port")?));
+        endpoints.push(endpoint("", object.host_and_port("host", "port")?));
     }
-    let first = endpoints.first().cloned().ok_or(Undecodable::NoHost)?;
-    let mut draft = Draft { endpoints, ..Draft::at(first) };
-    draft.zone = json::text(&object, "rack").to_owned();
-    ["host", "port", "features"].iter().for_each(|key| drop(object.remove(*key)));
-    draft.metadata = json::metadata(object)?;
+    let mut draft = Draft::of(endpoints);
+    draft.zone = object.text("rack").to_owned();
+    ["host", "port", "features"].iter().for_each(|key| drop(object.remove(key)));
+    draft.metadata = object.into_metadata()?;
     draft.add("broker", reading.name);
     Ok(draft.finish(reading))
 }

@@ -34,6 +34,7 @@ pub use self::config::{Config, Fields};
 use self::dubbo::Configurator;
 pub use self::registered::Registered;
 use self::serverset::Vector;
+use self::url::{Url, form_decoded};
 use crate::model::{Format, InstanceError, MAX_LABEL_BYTES, Node, NodePath};
 
 /// The most rules of one scope that are considered.
@@ -124,16 +125,17 @@ pub enum Undecodable {
 }
 
 /// The nodes with documents that may change what a node registers, whether they exist or not.
-#[derive(Debug, Default)]
-pub struct Documents {
-    pub of_application: Option<NodePath>,
-    pub of_service: Vec<NodePath>,
+#[derive(Debug)]
+pub struct Documents<'c> {
+    config: &'c Config,
+    /// None: there are none.
+    names: Option<dubbo::Documents>,
 }
 
 /// A node being decoded.
 struct Reading<'a> {
     config: &'a Config,
-    service: &'a str,
+    service: &'a Arc<str>,
     /// The parts of its path below the root.
     parts: &'a [&'a str],
     /// The last part.
@@ -219,14 +221,17 @@ impl Config {
     }
 
     /// The documents that may change what the node at a path registers.
-    pub fn documents(&self, path: &NodePath) -> Documents {
-        if self.format != Format::Dubbo {
-            return Documents::default();
-        }
-        let dubbo::Documents { of_application, of_service } = dubbo::documents(&self.parts(path).unwrap_or_default());
-        let folder = self.root.child("config").child("dubbo");
-        let at = |name: String| folder.child(&name);
-        Documents { of_application: of_application.map(at), of_service: of_service.into_iter().map(at).collect() }
+    pub fn documents(&self, path: &NodePath) -> Documents<'_> {
+        let names = || {
+            let text = form_decoded(last_part(path)).ok()?;
+            dubbo::Documents::of(&self.parts(path)?, &Url::parse(&text).ok()?)
+        };
+        Documents { config: self, names: if self.format == Format::Dubbo { names() } else { None } }
+    }
+
+    /// The parent node of documents; None: the format has none.
+    pub fn documents_folder(&self) -> Option<NodePath> {
+        (self.format == Format::Dubbo).then(|| self.root.child("config").child("dubbo"))
     }
 
     /// The rules in a document.
@@ -240,26 +245,31 @@ impl Config {
         self.root.child(&url::form_encoded(service))
     }
 
-    /// The instances that a node of the service registers, given the rules of its scope, which may set this many bytes
-    /// once decoded.
+    /// The instances that a node of the service registers, given the rules of its scope and in its documents, which may set
+    /// this many bytes once decoded.
     pub fn decode(
         &self,
         path: &NodePath,
-        service: &str,
+        service: &Arc<str>,
         node: &Node,
-        rules: &[Rule],
+        rules: impl FnOnce(Documents<'_>) -> Arc<[Rule]>,
         room_for_rules: usize,
     ) -> Result<Option<Registered>, Undecodable> {
         #[cfg(test)]
         DECODED.set(DECODED.get() + 1);
-        let parts = self.parts(path).unwrap_or_default();
-        let name = last_part(path);
-        self.read(&Reading { config: self, service, name, parts: &parts, node, rules, room_for_rules })
+        let (parts, name) = (self.parts(path).unwrap_or_default(), last_part(path));
+        let text = (self.format == Format::Dubbo).then(|| form_decoded(name)).transpose()?;
+        let url = text.as_deref().map(Url::parse).transpose()?;
+        let names = url.as_ref().and_then(|url| dubbo::Documents::of(&parts, url));
+        let rules = rules(Documents { config: self, names });
+        let reading = Reading { config: self, service, name, parts: &parts, node, rules: &rules, room_for_rules };
+        self.read(&reading, url.as_ref())
     }
 
-    fn read(&self, reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
+    /// The URL is that in the name, if the format has documents.
+    fn read(&self, reading: &Reading<'_>, url: Option<&Url<'_>>) -> Result<Option<Registered>, Undecodable> {
         let registered = match self.format {
-            Format::Dubbo => dubbo::decode(reading)?,
+            Format::Dubbo => dubbo::decode(reading, url.ok_or(Undecodable::NotUrl)?)?,
             Format::DubboApplication | Format::Curator | Format::SpringCloud => curator::decode(reading)?,
             Format::Serverset => Some(serverset::decode(reading)?),
             Format::Nerve => Some(nerve::decode(reading)?),
@@ -319,9 +329,19 @@ impl Config {
     }
 }
 
-impl Documents {
-    pub fn into_paths(self) -> impl Iterator<Item = NodePath> {
-        self.of_application.into_iter().chain(self.of_service)
+impl Documents<'_> {
+    pub fn of_application(&self) -> Option<NodePath> {
+        self.names.as_ref()?.of_application().and_then(|name| self.at(&name))
+    }
+
+    /// In the order in which they are applied.
+    pub fn paths(&self) -> impl Iterator<Item = NodePath> {
+        let of_service = self.names.iter().flat_map(|names| names.of_service());
+        self.of_application().into_iter().chain(of_service.filter_map(|name| self.at(&name)))
+    }
+
+    fn at(&self, name: &str) -> Option<NodePath> {
+        Some(self.config.documents_folder()?.child(name))
     }
 }
 

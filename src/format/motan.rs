@@ -32,8 +32,8 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
         None => Draft::at(endpoint("", by_name(name)?)),
     };
     draft.group = (*group).to_owned();
-    for (key, value) in url.iter().flat_map(|url| &url.parameters) {
-        draft.add(key, *value);
+    for (key, value) in url.iter().flat_map(|url| url.parameters.iter()) {
+        draft.add(key, value);
     }
     if let Some(url) = &url {
         draft.version = url.parameter("version").to_owned();

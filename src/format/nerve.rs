@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE;
 
+use super::json::Json;
 use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Undecodable, json};
 
@@ -16,19 +17,17 @@ pub(super) fn locate(config: &Config, parts: &[&str]) -> Option<Located> {
 }
 
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
-    let mut object = match reading.name.strip_prefix(ENCODED) {
-        Some(encoded) => json::object(&decoded(encoded)?)?,
-        None => json::object(&reading.node.data)?,
-    };
-    let mut draft = Draft::at(endpoint("", json::host_and_port(&object, "host", "port")?));
+    let in_name = reading.name.strip_prefix(ENCODED).map(decoded).transpose()?;
+    let mut object = json::object(in_name.as_deref().unwrap_or(&reading.node.data))?;
+    let mut draft = Draft::at(endpoint("", object.host_and_port("host", "port")?));
     draft.weight = json::weight(object.get("weight")).unwrap_or(draft.weight);
-    ["host", "port", "weight"].iter().for_each(|key| drop(object.remove(*key)));
-    if let Some(serde_json::Value::Object(labels)) = object.remove("labels") {
-        draft.zone = json::text(&labels, "zone").to_owned();
-        draft.metadata = json::metadata(labels)?;
+    ["host", "port", "weight"].iter().for_each(|key| drop(object.remove(key)));
+    if let Some(Json::Object(labels)) = object.remove("labels") {
+        draft.zone = labels.text("zone").to_owned();
+        draft.metadata = labels.into_metadata()?;
     }
     let known = |(key, _): &(rmpv::Value, rmpv::Value)| draft.metadata.iter().any(|(label, _)| label == key);
-    let rest: Vec<_> = json::metadata(object)?.into_iter().filter(|entry| !known(entry)).collect();
+    let rest: Vec<_> = object.into_metadata()?.into_iter().filter(|entry| !known(entry)).collect();
     draft.metadata.extend(rest);
     Ok(draft.finish(reading))
 }

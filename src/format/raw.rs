@@ -1,7 +1,6 @@
 //! Nodes of no particular system: `host:port` as a name or as data, or JSON with configured keys.
 
-use serde_json::{Map, Value as Json};
-
+use super::json::{Json, Object};
 use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Undecodable, address, json};
 use crate::model::MAX_LABEL_BYTES;
@@ -30,7 +29,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undeco
     Ok(Some(Draft::at(endpoint("", at?)).finish(reading)))
 }
 
-fn by_fields(reading: &Reading<'_>, object: Map<String, Json>) -> Result<Registered, Undecodable> {
+fn by_fields(reading: &Reading<'_>, object: Object<'_>) -> Result<Registered, Undecodable> {
     let fields = &reading.config.fields;
     let text = |key: &str| found(&object, key).and_then(Json::as_str).filter(|text| text.len() <= MAX_LABEL_BYTES);
     let host = text(&fields.host).ok_or(Undecodable::NoHost)?;
@@ -42,12 +41,12 @@ fn by_fields(reading: &Reading<'_>, object: Map<String, Json>) -> Result<Registe
     let mut draft = Draft::at(endpoint(&label(&fields.protocol), at));
     (draft.version, draft.group, draft.zone) = (label(&fields.version), label(&fields.group), label(&fields.zone));
     draft.weight = json::weight(found(&object, &fields.weight)).unwrap_or(draft.weight);
-    draft.metadata = json::metadata(object)?;
+    draft.metadata = object.into_metadata()?;
     Ok(draft.finish(reading))
 }
 
 /// The value of a key, possibly nested: `address.host`.
-fn found<'o>(object: &'o Map<String, Json>, key: &str) -> Option<&'o Json> {
+fn found<'o, 'd>(object: &'o Object<'d>, key: &str) -> Option<&'o Json<'d>> {
     if let Some(whole) = object.get(key) {
         return Some(whole);
     }

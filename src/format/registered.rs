@@ -37,6 +37,11 @@ pub(super) struct Draft {
 impl Draft {
     /// An instance reached at this endpoint.
     pub(super) fn at(endpoint: Endpoint) -> Self {
+        Self::of(vec![endpoint])
+    }
+
+    /// The same with at least one endpoint.
+    pub(super) fn of(endpoints: Vec<Endpoint>) -> Self {
         Self {
             version: String::new(),
             group: String::new(),
@@ -44,7 +49,7 @@ impl Draft {
             weight: DEFAULT_WEIGHT,
             metadata: Vec::new(),
             state: InstanceState::Up,
-            endpoints: vec![endpoint],
+            endpoints,
         }
     }
 
@@ -80,7 +85,7 @@ impl Draft {
             (group, version) => format!("?group={group}&version={version}"),
         };
         let instance = Instance {
-            service: reading.service.into(),
+            service: reading.service.clone(),
             version: lenient_version(&self.version).unwrap_or(Version::new(0, 0, 0)),
             group: self.group.into(),
             zone: self.zone.into(),

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value as Json};
-
+use super::json::{Json, Object};
 use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Rule, Undecodable, json};
 use crate::model::{DEFAULT_WEIGHT, Endpoint, MAX_ENDPOINTS};
@@ -41,16 +40,16 @@ pub(super) fn locate(config: &Config, parts: &[&str]) -> Option<Located> {
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
     let Some(Json::Object(service)) = object.remove("serviceEndpoint") else { return Err(Undecodable::NoHost) };
-    let main = endpoint("", json::host_and_port(&service, "host", "port")?);
-    let shard = object.get("shard").and_then(Json::as_i64);
+    let main = endpoint("", service.host_and_port("host", "port")?);
+    let shard = object.get("shard").and_then(|shard| shard.as_number()?.as_i64());
     let weight = weight(reading.rules, reading.name, &main, shard);
-    let mut draft = Draft::at(main).up_if(json::text(&object, "status") == "ALIVE");
+    let mut draft = Draft::at(main).up_if(object.text("status") == "ALIVE");
     draft.weight = weight;
     if let Some(Json::Object(others)) = object.remove("additionalEndpoints") {
         draft.endpoints.extend(others.iter().filter_map(additional).take(MAX_ENDPOINTS - 1));
     }
     if let Some(Json::Object(metadata)) = object.remove("metadata") {
-        draft.metadata = json::metadata(metadata)?;
+        draft.metadata = metadata.into_metadata()?;
     }
     if let Some(shard) = shard {
         draft.add("shard", shard);
@@ -59,9 +58,9 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
 }
 
 /// One that cannot be read is omitted: the service itself can be reached without it.
-fn additional((name, it): (&String, &Json)) -> Option<Endpoint> {
-    let at = json::host_and_port(it.as_object()?, "host", "port").ok()?;
-    Some(Endpoint { name: name.clone(), ..endpoint("", at) })
+fn additional((name, it): (&str, &Json<'_>)) -> Option<Endpoint> {
+    let at = it.as_object()?.host_and_port("host", "port").ok()?;
+    Some(Endpoint { name: name.to_owned(), ..endpoint("", at) })
 }
 
 pub(super) fn rule(data: &[u8]) -> Result<Vector, Undecodable> {
@@ -78,9 +77,10 @@ pub(super) fn rule(data: &[u8]) -> Result<Vector, Undecodable> {
     Ok(Vector(weights))
 }
 
-fn selected(entry: &Map<String, Json>) -> Option<(Select, f64)> {
-    let weight = entry.get("weight").map_or(Some(1.0), Json::as_f64).filter(|weight| *weight >= 0.0)?;
-    let select = match json::text(entry, "select").split_once('=')? {
+fn selected(entry: &Object<'_>) -> Option<(Select, f64)> {
+    let weight =
+        entry.get("weight").map_or(Some(1.0), |weight| weight.as_number()?.as_f64()).filter(|weight| *weight >= 0.0)?;
+    let select = match entry.text("select").split_once('=')? {
         ("inet", address) => Select::Inet(address.to_owned()),
         ("member", name) => Select::Member(name.to_owned()),
         ("shard", number) => Select::Shard(number.parse().ok()?),
@@ -96,6 +96,9 @@ fn times(one: f64, other: f64) -> f64 {
 
 /// The product of all matching entries.
 fn weight(rules: &[Rule], member: &str, at: &Endpoint, shard: Option<i64>) -> u32 {
+    if rules.is_empty() {
+        return DEFAULT_WEIGHT;
+    }
     let mut selects = vec![Select::Inet(at.address()), Select::Member(member.to_owned())];
     selects.extend(shard.map(Select::Shard));
     let vectors = rules.iter().filter_map(|rule| match rule {

@@ -168,7 +168,9 @@ fn read(config: &Config, at: &str, data: impl AsRef<[u8]>, rules: &[Rule]) -> Re
     let (at, node) = (path(at), node(data));
     let located = config.locate(&at).unwrap_or_else(|| panic!("{at} is none"));
     assert_eq!(located.role, Role::Instance);
-    Ok(config.decode(&at, &located.service, &node, rules, usize::MAX)?.map(|registered| registered.instance))
+    Ok(config
+        .decode(&at, &located.service.as_str().into(), &node, |_| rules.into(), usize::MAX)?
+        .map(|registered| registered.instance))
 }
 
 fn instance(config: &Config, at: &str, data: impl AsRef<[u8]>) -> Instance {
@@ -256,7 +258,7 @@ fn data_and_names_that_are_cut_anywhere_are_refused_or_read_and_nothing_worse() 
         for end in begin + 1..at.len() {
             let cut = path(&at[..end]);
             let Some(located) = config.locate(&cut) else { continue };
-            let _ = config.decode(&cut, &located.service, &node(&data), &[], usize::MAX);
+            let _ = config.decode(&cut, &located.service.as_str().into(), &node(&data), |_| Arc::default(), usize::MAX);
         }
         for odd in [&b"\xff\xfe"[..], b"{", b"null", b"[]", b"\xac\xed\x00\x05\x7c\xff\xff\xff\xff\xff\xff\xff\xff"] {
             let _ = read(&config, &at, odd, &[]);
@@ -340,7 +342,7 @@ fn a_configurator_for_which_there_is_no_room_voids_no_other() {
     let drained = rule("override://h/i?disabled=true&timeout=1");
     let provider = |bytes| path(&format!("/dubbo/i/providers/dubbo:%2F%2Fh:1%2Fi?own={}", "x".repeat(bytes)));
     let decoded = |provider: &NodePath, rules: &[Rule], room| {
-        dubbo.decode(provider, "i", &node(""), rules, room).expect("a provider").expect("one")
+        dubbo.decode(provider, &"i".into(), &node(""), |_| rules.into(), room).expect("a provider").expect("one")
     };
     let keys = |found: &Registered| {
         let entries = found.instance.metadata.as_map().expect("a map").iter();
@@ -375,8 +377,11 @@ fn documents_of_dubbo_change_the_providers_of_a_service_or_an_application() {
         format!("/dubbo/com.acme.Foo/providers/{url}")
     };
     let names = |query: &str| -> Vec<_> {
-        let documents = dubbo.documents(&path(&provider(query))).into_paths();
-        documents.map(|path| path.as_str().replace("/dubbo/config/dubbo/", "").replace(".configurators", "")).collect()
+        let documents = dubbo.documents(&path(&provider(query)));
+        documents
+            .paths()
+            .map(|path| path.as_str().replace("/dubbo/config/dubbo/", "").replace(".configurators", ""))
+            .collect()
     };
     assert_eq!(names(""), ["shop", "com.acme.Foo::", "com.acme.Foo"]);
     assert_eq!(names("&group=g&version=1.0"), ["shop", "com.acme.Foo:1.0:g", "g*com.acme.Foo:1.0"]);

@@ -1,6 +1,7 @@
 //! URLs of Dubbo and related systems: `protocol://[user@]host[:port]/path?key=value&…`, also form-encoded as a node
 //! name.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::{Undecodable, address};
@@ -12,8 +13,41 @@ pub(super) struct Url<'u> {
     pub(super) host: String,
     pub(super) port: Option<u16>,
     pub(super) path: &'u str,
+    pub(super) parameters: Parameters<'u>,
+}
+
+/// Parameters by key, ordered. There are few of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Parameters<'u>(Vec<(&'u str, &'u str)>);
+
+impl<'u> Parameters<'u> {
     /// If a key appears twice, the last one wins.
-    pub(super) parameters: BTreeMap<&'u str, &'u str>,
+    fn of(mut pairs: Vec<(&'u str, &'u str)>) -> Self {
+        pairs.sort_by_key(|(key, _)| *key);
+        pairs.dedup_by(|next, last| {
+            let is_same = next.0 == last.0;
+            if is_same {
+                last.1 = next.1;
+            }
+            is_same
+        });
+        Self(pairs)
+    }
+
+    /// A parameter; empty if there is none.
+    pub(super) fn get(&self, key: &str) -> &'u str {
+        self.0.binary_search_by_key(&key, |(key, _)| key).map_or("", |number| self.0[number].1)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'u str, &'u str)> {
+        self.0.iter().copied()
+    }
+}
+
+impl<'u> From<BTreeMap<&'u str, &'u str>> for Parameters<'u> {
+    fn from(ordered: BTreeMap<&'u str, &'u str>) -> Self {
+        Self(ordered.into_iter().collect())
+    }
 }
 
 impl<'u> Url<'u> {
@@ -36,13 +70,13 @@ impl<'u> Url<'u> {
             (authority, None)
         };
         let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        let parameters = pairs.filter(|(key, _)| !key.is_empty()).collect();
+        let parameters = Parameters::of(pairs.filter(|(key, _)| !key.is_empty()).collect());
         Ok(Self { protocol, host: address::any_host(host)?, port, path, parameters })
     }
 
     /// A parameter; empty if there is none.
     pub(super) fn parameter(&self, key: &str) -> &'u str {
-        self.parameters.get(key).copied().unwrap_or_default()
+        self.parameters.get(key)
     }
 
     pub(super) fn host_and_port(&self) -> Result<(String, u16), Undecodable> {
@@ -51,22 +85,21 @@ impl<'u> Url<'u> {
 }
 
 /// Decodes the output of Java's `URLEncoder` and PHP's `urlencode`; invalid escapes stand for themselves.
-pub(super) fn form_decoded(name: &str) -> Result<String, Undecodable> {
-    let (mut decoded, mut rest) = (Vec::with_capacity(name.len()), name.as_bytes());
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        let escaped = after.first_chunk::<2>().filter(|_| *byte == b'%');
-        let escaped = escaped.and_then(|digits| hex(*digits));
-        match (byte, escaped) {
-            (_, Some(escaped)) => {
-                decoded.push(escaped);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            (b'+', _) => decoded.push(b' '),
-            (byte, _) => decoded.push(*byte),
-        }
+pub(super) fn form_decoded(name: &str) -> Result<Cow<'_, str>, Undecodable> {
+    let (mut decoded, mut rest) = (Vec::new(), name.as_bytes());
+    while let Some(plain) = rest.iter().position(|byte| matches!(byte, b'%' | b'+')) {
+        decoded.reserve_exact(if decoded.is_empty() { name.len() } else { 0 });
+        decoded.extend_from_slice(&rest[..plain]);
+        let (byte, after) = (rest[plain], &rest[plain + 1..]);
+        let escaped = after.first_chunk().filter(|_| byte == b'%').and_then(|digits| hex(*digits));
+        decoded.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        rest = if escaped.is_some() { &after[2..] } else { after };
     }
-    String::from_utf8(decoded).map_err(|_| Undecodable::NotUtf8)
+    if decoded.is_empty() {
+        return Ok(name.into());
+    }
+    decoded.extend_from_slice(rest);
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| Undecodable::NotUtf8)
 }
 
 /// Encodes as Java's `URLEncoder` does.
@@ -98,7 +131,7 @@ mod tests {
             (url.protocol, url.host.as_str(), url.port, url.path),
             ("dubbo", "::1", Some(20_880), "com.acme.Foo")
         );
-        assert_eq!(url.parameters, BTreeMap::from([("a", "x,y"), ("b", "2"), ("c", "")]));
+        assert_eq!(url.parameters.0, [("a", "x,y"), ("b", "2"), ("c", "")]);
         let bare = Url::parse("override://0.0.0.0?weight=5").expect("a URL");
         assert_eq!((bare.host.as_str(), bare.port, bare.path), ("0.0.0.0", None, ""));
         assert_eq!(Url::parse("tri://h:0/x").expect("a URL").host_and_port(), Err(Undecodable::NoPort));

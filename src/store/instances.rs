@@ -249,23 +249,28 @@ impl InstanceSet {
 
     /// Adds a provider, replacing the one with the same id.
     pub(super) fn insert(&mut self, provider: Provider) {
-        *self.weights.entry(provider.weight).or_default() += 1;
+        match self.weights.get_mut(&provider.weight) {
+            Some(count) => *count += 1,
+            None => drop(self.weights.insert(provider.weight, 1)),
+        }
         match provider.is_withheld() {
             true => drop(self.withheld.insert(provider.id.clone())),
             false => drop(self.withheld.remove(&provider.id)),
         }
         self.held += usize::from(provider.is_held());
         self.count(&provider);
-        let known = self.numbers.get(&provider.id).copied();
-        let number = known.unwrap_or(self.len());
+        let mut number = self.len();
         let lot = Lot { address_hash: provider.address_hash, weight: provider.weight };
-        match known {
-            Some(number) => drop(self.lots.set(number, lot)),
-            None => self.lots.push_back(lot),
-        }
-        if known.is_none() {
-            self.numbers.insert(provider.id.clone(), number);
-            self.registered += usize::from(provider.is_registered());
+        match self.numbers.insert(provider.id.clone(), number) {
+            Some(known) => {
+                number = known;
+                self.numbers.insert(provider.id.clone(), known);
+                self.lots.set(known, lot);
+            }
+            None => {
+                self.registered += usize::from(provider.is_registered());
+                self.lots.push_back(lot);
+            }
         }
         if let Some(old) = self.providers.insert(number, provider) {
             self.held -= usize::from(old.is_held());

@@ -2,10 +2,12 @@
 
 pub mod stuck;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -216,6 +218,53 @@ pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> 
     })
 }
 
+/// How many items are mapped at a time, and for how many times another thread may be ahead.
+const AT_ONCE: usize = 256;
+const TIMES_AHEAD: usize = 4;
+
+/// Maps items, and has `take` take them in, in order, each with the result. Another thread maps ahead, and this one whatever
+/// that has not begun when its result is wanted; each has a mapper of its own.
+pub(crate) fn ahead<T: Sync, R: Send, M: FnMut(&T) -> R>(
+    items: &[T],
+    mapper: impl Fn() -> M + Sync,
+    mut take: impl FnMut(&T, R),
+) {
+    let next = AtomicUsize::new(0);
+    let map_next = |map: &mut M| {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let some = items.chunks(AT_ONCE).nth(number)?;
+        Some((number, some.iter().map(map).collect::<Vec<R>>()))
+    };
+    std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(TIMES_AHEAD);
+        let (mapper, map_next) = (&mapper, &map_next);
+        let map_all = move || {
+            let mut map = mapper();
+            while let Some(mapped) = map_next(&mut map) {
+                // Nobody receives any more if `take` has panicked.
+                if sender.send(mapped).is_err() {
+                    return;
+                }
+            }
+        };
+        // Without that thread, this one maps everything.
+        let thread = std::thread::Builder::new().name("ahead".to_owned()).spawn_scoped(scope, map_all);
+        let (mut map, mut mapped) = (mapper(), HashMap::new());
+        for (number, some) in items.chunks(AT_ONCE).enumerate() {
+            while !mapped.contains_key(&number) {
+                let more = receiver.try_recv().ok().or_else(|| map_next(&mut map)).or_else(|| receiver.recv().ok());
+                // The other thread has panicked.
+                let Some((number, results)) = more else { break };
+                mapped.insert(number, results);
+            }
+            some.iter().zip(mapped.remove(&number).unwrap_or_default()).for_each(|(item, result)| take(item, result));
+        }
+        if let Ok(Err(panic)) = thread.map(|thread| thread.join()) {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 /// Does work that blocks its thread for long. Other tasks go on beside it if the runtime has several threads.
 pub(crate) fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
@@ -251,6 +300,20 @@ pub(crate) fn assert_spread(shortest: Duration, longest: Duration, mut wait: imp
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mapped_ahead_is_taken_in_order_and_a_panic_ends_it() {
+        for count in [0, 1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 40 * AT_ONCE + 7] {
+            let (items, mut taken) = ((0..count).collect::<Vec<_>>(), Vec::new());
+            ahead(&items, || |item: &usize| item * 2, |item, double| taken.push((*item, double)));
+            assert!(taken.into_iter().eq(items.iter().map(|item| (*item, item * 2))), "{count}");
+        }
+        let items = vec![(); 40 * AT_ONCE];
+        for is_taking in [false, true] {
+            let all = || ahead(&items, || |()| assert!(is_taking), |(), ()| assert!(!is_taking));
+            std::panic::catch_unwind(AssertUnwindSafe(all)).expect_err("it does not hang");
+        }
+    }
 
     #[test]
     fn many_who_retry_after_the_same_loss_are_spread_over_each_wait() {

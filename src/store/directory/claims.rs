@@ -3,7 +3,7 @@
 //! Several nodes may register one address: in several formats, or twice in one. The richest of those that are callable,
 //! and lie below the root that is configured first, is the instance, and all of them are its provenance.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ type Offer = (Arc<str>, Arc<str>, Arc<str>, NodePath);
 
 /// An address of a service, and the node that registers it. Within one variant at an address, those below the root that
 /// is configured first come first; of these the callable ones, and of these the newest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ClaimKey {
     pub(super) service: Arc<str>,
     pub(super) address: Arc<str>,
@@ -98,6 +98,26 @@ impl ClaimKey {
     }
 }
 
+impl Ord for ClaimKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Most are of one service, whose name they share.
+        let of_service =
+            if Arc::ptr_eq(&self.service, &other.service) { Ordering::Equal } else { self.service.cmp(&other.service) };
+        let rest = |key: &Self| (key.rank, key.is_idle, key.created);
+        of_service
+            .then_with(|| self.address.cmp(&other.address))
+            .then_with(|| self.variant.cmp(&other.variant))
+            .then_with(|| rest(self).cmp(&rest(other)))
+            .then_with(|| self.node.cmp(&other.node))
+    }
+}
+
+impl PartialOrd for ClaimKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Claim {
     /// Whether the instance is not to be called.
     pub(super) fn is_idle(instance: &Instance) -> bool {
@@ -126,8 +146,8 @@ impl Claims {
         if key.variant.is_none() || claim.place.is_some() && !self.offers.is_empty() {
             return false;
         }
-        let lowest = key.of_variant(None);
-        self.by_key.get_next(&lowest).is_none_or(|(next, _)| !next.is_at(key))
+        let next = self.by_key.get_next(&key.of_variant(None));
+        next.is_none_or(|(next, _)| !next.is_at(key))
     }
 
     pub(super) fn insert(&mut self, key: ClaimKey, claim: Claim) {

@@ -1,7 +1,7 @@
 //! Registrations: instances that nodes register, by the node.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -18,6 +18,7 @@ use super::{Directory, ReportedBy};
 use crate::format::{Config, Documents, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
 use crate::model::{Decoder, Endpoint, Format, Instance, Node, NodePath, Provenance, Record, Revision, Withheld};
 use crate::store::Feed;
+use crate::task;
 
 /// How many nodes are checked for rules of one scope.
 const MAX_SEEN: usize = 4 * MAX_RULES;
@@ -34,6 +35,9 @@ const MAX_OF_INTERFACES: usize = 1_024;
 
 /// The path of a node is in the shared file with each of these; each further such length counts as another one.
 const MAX_SHORT_PATH_BYTES: usize = 256;
+
+/// From this many nodes on, another thread decodes ahead.
+const MANY: usize = 1_000;
 
 /// How many nodes without room are read again when there is some.
 const MAX_RETRIED: usize = 8;
@@ -88,12 +92,37 @@ struct InstanceNode {
 /// Interfaces that were added to or removed from what an application offers.
 type Offers = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
+/// What a node registers, as far as that depends on no other one that registers something.
+struct Found {
+    key: ClaimKey,
+    claim: Claim,
+    /// The listing of the claim if it is the only one to its address.
+    alone: Option<Listed>,
+    charge: Charge,
+    fault: Option<Arc<Undecodable>>,
+}
+
+/// What was read of a node.
+struct Reading {
+    /// The document of its application, whether it exists or not.
+    document: Option<NodePath>,
+    found: Result<Option<Found>, Undecodable>,
+}
+
 /// What is needed to decode nodes.
 struct Reader<'a> {
     by: ReportedBy,
     configs: &'a [Config],
     limits: InstanceLimits,
     nodes: &'a Nodes,
+    /// The names of services that there were not yet.
+    names: HashSet<Arc<str>>,
+    /// By the number of a root, whether there are documents below it.
+    documented: HashMap<usize, bool>,
+    /// Documents of applications, whether they exist or not.
+    of_applications: HashSet<NodePath>,
+    /// The nodes after the one that was last read ahead.
+    next: Box<dyn Iterator<Item = (&'a NodePath, &'a Arc<Node>)> + 'a>,
     /// By scope.
     rules: HashMap<NodePath, Arc<[Rule]>>,
     /// By document, and how many bytes these have together.
@@ -167,10 +196,39 @@ impl Directory {
         // In the order of the configuration: what roots share goes to the first, however nodes are called.
         due.sort_unstable();
         due.dedup();
-        for (number, path) in due {
-            self.read(&mut reader, number, path);
+        if due.len() < MANY {
+            due.iter().for_each(|(number, path)| self.read(&mut reader, *number, path, false, None));
+        } else {
+            self.read_many(&mut reader, || Reader::new(feeds, feed, revision, nodes), &due);
         }
         self.read_beyond(&mut reader, &before);
+    }
+
+    /// Reads many nodes. They are decoded ahead, as far as that depends on no rules.
+    fn read_many<'r>(
+        &mut self,
+        reader: &mut Reader<'r>,
+        another: impl Fn() -> Reader<'r> + Sync,
+        due: &[(usize, NodePath)],
+    ) {
+        let is_empty = |config: &Config| self.registrations.count_below(&config.root, 1) == 0;
+        let are_new: Vec<bool> = reader.configs.iter().map(is_empty).collect();
+        let pending = std::mem::take(&mut self.pending);
+        let before = self.clone();
+        self.pending = pending;
+        let decoder = || {
+            let (mut reader, before) = (another(), &before);
+            move |(number, path): &(usize, NodePath)| {
+                let mut reading = reader.read(before, *number, path, None)?;
+                if let Ok(Some(Found { key, claim, alone, .. })) = &mut reading.found {
+                    *alone = Listed::of(key, claim.rank, claim.instances.clone());
+                }
+                Some(reading)
+            }
+        };
+        task::ahead(due, decoder, |(number, path), ahead| {
+            self.read(reader, *number, path, are_new[*number], ahead);
+        });
     }
 
     /// Why no instance of a service is listed though nodes should register some; None: no node should.
@@ -292,7 +350,7 @@ impl Directory {
         registrations.ledger.charge(root, charge);
         let node = InstanceNode { key: node.key.clone(), interfaces: stay.into(), charge, fault };
         registrations.set(config, &path, Some(Registration::Instance(node.into())));
-        self.replace(old, new);
+        self.replace(old, new, None);
     }
 
     /// Decodes some of the nodes without room again, some below each root, if there is more than before.
@@ -306,30 +364,40 @@ impl Directory {
             let beyond = self.registrations.beyond.range((root, NodePath::root())..);
             let beyond = beyond.take_while(|(of, _)| *of == root).take(MAX_RETRIED);
             for path in beyond.map(|(_, path)| path.clone()).collect::<Vec<_>>() {
-                self.read(reader, number, path);
+                self.read(reader, number, &path, false, None);
             }
         }
     }
 
-    /// Replaces the listing of a node below the root of this number by what it registers now.
-    fn read(&mut self, reader: &mut Reader<'_>, number: usize, path: NodePath) {
-        let (config, root) = (&reader.configs[number], (reader.by.feed, number));
-        let old = match self.registrations.nodes.get(&path) {
+    /// Replaces the listing of a node below the root of this number, which may be new, by what it registers now. It may have
+    /// been read ahead.
+    fn read(&mut self, reader: &mut Reader<'_>, number: usize, path: &NodePath, is_new: bool, ahead: Option<Reading>) {
+        let (configs, root) = (reader.configs, (reader.by.feed, number));
+        let config = &configs[number];
+        let known = if is_new { None } else { self.registrations.nodes.get(path) };
+        let old = match known {
             Some(Registration::Instance(node)) => Some(node.clone()),
             _ => None,
         };
         if let Some(node) = &old {
             self.registrations.ledger.release(root, node.charge);
         }
-        self.registrations.beyond.remove(&(root, path.clone()));
-        let room = reader.room(&self.registrations.ledger, number);
-        let documents = config.documents(&path);
-        if let Some(document) = &documents.of_application {
-            self.registrations.set_application(document, &path, reader.nodes.contains_key(&path));
+        if !self.registrations.beyond.is_empty() {
+            self.registrations.beyond.remove(&(root, path.clone()));
         }
-        let read = reader.decode(config, &path, documents, room.by_rules, &self.registrations.undecodable);
-        let claims = |read| self.claims(reader, config, &path, read, room, old.is_some());
-        let read = read.and_then(|read| read.map(claims).transpose());
+        let room = reader.room(&self.registrations.ledger, number);
+        let reading = ahead.or_else(|| reader.read(self, number, path, Some(room.by_rules)));
+        let Some(Reading { document, found }) = reading else { return };
+        if let Some(document) = document {
+            let is_there = matches!(found, Ok(Some(_))) || reader.nodes.contains_key(path);
+            self.registrations.set_application(document, path, is_there);
+        }
+        let mut alone = None;
+        let mut claims = |mut found: Found| {
+            alone = found.alone.take();
+            self.claims(reader, config, path, found, room, old.is_some())
+        };
+        let read = found.and_then(|found| found.map(&mut claims).transpose());
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
                 self.registrations.ledger.charge(root, node.charge);
@@ -346,19 +414,19 @@ impl Directory {
         if matches!(fault.map(Arc::as_ref), Some(Undecodable::TooMany | Undecodable::TooManyOfInterfaces)) {
             self.registrations.beyond.insert((root, path.clone()));
         }
-        self.registrations.set(config, &path, registration);
+        self.registrations.set(config, path, registration);
         let mut gone = old.map(|node| self.registrations.keys_of(&node)).unwrap_or_default();
         gone.retain(|key| new.binary_search_by_key(&key, |(key, _)| key).is_err());
-        self.replace(gone, new);
+        self.replace(gone, new, alone);
     }
 
-    /// Removes and adds these claims, and updates the listings.
-    fn replace(&mut self, gone: Vec<ClaimKey>, come: Vec<(ClaimKey, Claim)>) {
-        match &come[..] {
-            [(key, claim)] if gone.is_empty() && self.registrations.claims.is_alone(key, claim) => {
-                come.into_iter().for_each(|(key, claim)| self.list_alone(key, claim));
-            }
-            _ => self.list_merged(gone, come),
+    /// Removes and adds these claims, and updates the listings. Where the listing of the only one that comes is given, it is
+    /// that if no other is at its address.
+    fn replace(&mut self, gone: Vec<ClaimKey>, mut come: Vec<(ClaimKey, Claim)>, alone: Option<Listed>) {
+        let only = come.pop_if(|(key, claim)| gone.is_empty() && self.registrations.claims.is_alone(key, claim));
+        match only {
+            Some((key, claim)) if come.is_empty() => self.list_alone(key, claim, alone),
+            only => self.list_merged(gone, come.into_iter().chain(only).collect()),
         }
     }
 
@@ -382,8 +450,9 @@ impl Directory {
     }
 
     /// The same for a claim that comes, and is the only one to its address.
-    fn list_alone(&mut self, key: ClaimKey, claim: Claim) {
-        let (service, listed) = (key.service.clone(), Listed::of(&key, claim.rank, claim.instances.clone()));
+    fn list_alone(&mut self, key: ClaimKey, claim: Claim, listed: Option<Listed>) {
+        let listed = listed.or_else(|| Listed::of(&key, claim.rank, claim.instances.clone()));
+        let service = key.service.clone();
         self.registrations.claims.insert_new(key, claim);
         let Some(listed) = listed else { return };
         self.note((service, listed.provider.id.clone()), None, Some(listed));
@@ -407,38 +476,18 @@ impl Directory {
         reader: &Reader<'_>,
         config: &Config,
         path: &NodePath,
-        Registered { instance, variant, by_rules, fault }: Registered,
+        Found { key, claim: mut own, mut charge, mut fault, .. }: Found,
         room: Charge,
         is_known: bool,
     ) -> Result<(Vec<(ClaimKey, Claim)>, InstanceNode), Undecodable> {
-        let mut charge = Charge::of(&instance, by_rules);
         if !charge.fits_into(room) {
             return Err(Undecodable::TooMany);
         }
-        let address = instance.endpoints.first().ok_or(Undecodable::NoHost)?.address().into();
-        // One name for all its instances.
-        let (listed, pending) =
-            (self.services.get_key_value(&*instance.service), self.pending.get_key_value(&*instance.service));
-        let known = listed.map(|(name, _)| name).or(pending.map(|(name, _)| name));
-        let service = known.unwrap_or(&instance.service).clone();
-        let created = Reverse(reader.nodes.get(path).map_or(0, |node| node.stat.czxid));
-        let variant = if variant.is_empty() { reader.no_variant.clone() } else { variant.into() };
-        let (is_idle, variant, node) = (Claim::is_idle(&instance), Some(variant), path.clone());
-        let rank = config.rank;
-        let key = ClaimKey { service: service.clone(), address, variant, rank, is_idle, created, node };
-        let place = match config.format {
-            Format::Dubbo => {
-                place(instance.endpoints.first(), instance.metadatum("application").and_then(Value::as_str))
-            }
-            _ => None,
-        };
-        let instance = Instance { service, provenance: reader.provenance(config, &key), ..instance };
-        let mut own = Claim { instances: [instance].into(), place, rank };
         if is_known {
             own = self.registrations.known(&key, own);
         }
         let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
-        let (mut interfaces, mut fault) = (Vec::new(), fault.map(Arc::new));
+        let mut interfaces = Vec::new();
         if config.format == Format::DubboApplication {
             interfaces = self.registrations.interfaces_of(&instance.service);
         }
@@ -462,7 +511,8 @@ impl Directory {
         let mut claims: Vec<_> = new.into_iter().map(known).collect();
         claims.push((key.clone(), own));
         claims.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        Ok((claims, InstanceNode { key, interfaces: interfaces.into(), charge, fault }))
+        let interfaces = if interfaces.is_empty() { Arc::default() } else { interfaces.into() };
+        Ok((claims, InstanceNode { key, interfaces, charge, fault }))
     }
 }
 
@@ -543,11 +593,6 @@ impl Registration {
 impl Registrations {
     /// Sets what is known of a node below a root.
     fn set(&mut self, config: &Config, path: &NodePath, new: Option<Registration>) {
-        let is_undecodable = |it: Option<&Registration>| matches!(it, Some(Registration::Undecodable(_)));
-        let is_unlisted = is_undecodable(new.as_ref());
-        if is_unlisted != is_undecodable(self.nodes.get(path)) {
-            self.set_unlisted(config, path, is_unlisted);
-        }
         let (root, known) = (&config.root, self.undecodable.get(path));
         match new.as_ref().and_then(Registration::fault) {
             Some(why) if Some(why) != known => {
@@ -560,9 +605,14 @@ impl Registrations {
             Some(_) => {}
             None => drop(self.undecodable.remove(path)),
         }
-        match new {
-            Some(new) => drop(self.nodes.insert(path.clone(), new)),
-            None => drop(self.nodes.remove(path)),
+        let is_undecodable = |it: Option<&Registration>| matches!(it, Some(Registration::Undecodable(_)));
+        let is_unlisted = is_undecodable(new.as_ref());
+        let old = match new {
+            Some(new) => self.nodes.insert(path.clone(), new),
+            None => self.nodes.remove(path),
+        };
+        if is_unlisted != is_undecodable(old.as_ref()) {
+            self.set_unlisted(config, path, is_unlisted);
         }
     }
 
@@ -581,14 +631,11 @@ impl Registrations {
     }
 
     /// Sets whether a document may change what a node registers as that of its application.
-    fn set_application(&mut self, document: &NodePath, path: &NodePath, is_there: bool) {
+    fn set_application(&mut self, document: NodePath, path: &NodePath, is_there: bool) {
         if !is_there {
-            self.of_applications.remove(&(document.clone(), path.clone()));
+            self.of_applications.remove(&(document, path.clone()));
             return;
         }
-        // One path for all its nodes.
-        let known = self.of_applications.range((document.clone(), NodePath::root())..).next();
-        let document = known.map(|(known, _)| known).filter(|known| *known == document).unwrap_or(document).clone();
         self.of_applications.insert((document, path.clone()));
     }
 
@@ -717,9 +764,24 @@ impl<'a> Reader<'a> {
         let feed = &feeds[number];
         let by = ReportedBy { feed: number, source: feed.source().clone(), revision };
         let (configs, limits) = (feed.services(), feed.instance_limits());
+        let (names, documented, of_applications) = (HashSet::new(), HashMap::new(), HashSet::new());
         let (rules, documents, latest) = (HashMap::new(), Default::default(), None);
         let (no_metadata, no_variant) = (Arc::new(Value::Map(Vec::new())), "".into());
-        Self { by, configs, limits, nodes, rules, documents, latest, no_metadata, no_variant }
+        Self {
+            by,
+            configs,
+            limits,
+            nodes,
+            names,
+            documented,
+            of_applications,
+            next: Box::new(std::iter::empty()),
+            rules,
+            documents,
+            latest,
+            no_metadata,
+            no_variant,
+        }
     }
 
     /// How much more there is room for below the root of this number.
@@ -746,23 +808,111 @@ impl<'a> Reader<'a> {
         below.map(|(path, _)| path).filter(move |path| path.depth() == level && is_instance(path)).cloned()
     }
 
-    fn decode(
+    /// Reads a node below the root of this number. None: there are rules for it, and no room for what they set was given.
+    fn read(
         &mut self,
+        directory: &Directory,
+        number: usize,
+        path: &NodePath,
+        room_for_rules: Option<usize>,
+    ) -> Option<Reading> {
+        let config = &self.configs[number];
+        let node = if room_for_rules.is_some() { self.nodes.get(path) } else { self.next(path) };
+        let Some(node) = node else {
+            return Some(Reading { document: config.documents(path).of_application(), found: Ok(None) });
+        };
+        let located = config.locate(path).filter(|located| located.role == Role::Instance);
+        let Some(located) = located else { return Some(Reading { document: None, found: Ok(None) }) };
+        let service = self.name(directory, &located.service);
+        let (mut document, mut has_rules) = (None, false);
+        let rules = |documents: Documents<'_>| {
+            document = documents.of_application().map(|document| self.document(directory, document));
+            let rules = self.rules(&directory.registrations.undecodable, number, path, &located, &documents);
+            has_rules = !rules.is_empty();
+            rules
+        };
+        let registered = config.decode(path, &service, node, rules, room_for_rules.unwrap_or(0));
+        if has_rules && room_for_rules.is_none() {
+            return None;
+        }
+        let found = registered.and_then(|it| it.map(|it| self.found(config, path, node, it)).transpose());
+        Some(Reading { document, found })
+    }
+
+    /// A node, most likely the one after the last: that is found without looking through all.
+    fn next(&mut self, path: &NodePath) -> Option<&'a Arc<Node>> {
+        let mut next = self.next.next().filter(|(next, _)| *next == path);
+        if next.is_none() {
+            self.next = Box::new(self.nodes.range(path.clone()..));
+            next = self.next.next().filter(|(next, _)| *next == path);
+        }
+        next.map(|(_, node)| node)
+    }
+
+    /// The path of a document: one for all nodes that it may change.
+    fn document(&mut self, directory: &Directory, document: NodePath) -> NodePath {
+        if let Some(known) = self.of_applications.get(&document) {
+            return known.clone();
+        }
+        let first = directory.registrations.of_applications.get_next(&(document.clone(), NodePath::root()));
+        let document = first.map(|(known, _)| known).filter(|known| **known == document).cloned().unwrap_or(document);
+        self.of_applications.insert(document.clone());
+        document
+    }
+
+    /// The name of a service: one for all its instances.
+    fn name(&mut self, directory: &Directory, service: &str) -> Arc<str> {
+        let listed = directory.services.get_key_value(service).map(|(name, _)| name);
+        let pending = || directory.pending.get_key_value(service).map(|(name, _)| name);
+        if let Some(name) = listed.or_else(|| self.names.get(service)).or_else(pending) {
+            return name.clone();
+        }
+        let name: Arc<str> = service.into();
+        self.names.insert(name.clone());
+        name
+    }
+
+    fn found(
+        &self,
         config: &Config,
         path: &NodePath,
-        documents: Documents,
-        room_for_rules: usize,
+        node: &Node,
+        Registered { mut instance, variant, by_rules, fault }: Registered,
+    ) -> Result<Found, Undecodable> {
+        let first = instance.endpoints.first().ok_or(Undecodable::NoHost)?;
+        let place = match config.format {
+            Format::Dubbo => place(Some(first), instance.metadatum("application").and_then(Value::as_str)),
+            _ => None,
+        };
+        let (service, address, rank) = (instance.service.clone(), first.address().into(), config.rank);
+        let variant = if variant.is_empty() { self.no_variant.clone() } else { variant.into() };
+        let (is_idle, variant, created) = (Claim::is_idle(&instance), Some(variant), Reverse(node.stat.czxid));
+        let key = ClaimKey { service, address, variant, rank, is_idle, created, node: path.clone() };
+        let charge = Charge::of(&instance, by_rules);
+        instance.provenance = self.provenance(config, &key);
+        let claim = Claim { instances: [instance].into(), place, rank };
+        Ok(Found { key, claim, alone: None, charge, fault: fault.map(Arc::new) })
+    }
+
+    /// The rules that change what a node registers.
+    fn rules(
+        &mut self,
         faults: &Faults,
-    ) -> Result<Option<Registered>, Undecodable> {
-        let Some(node) = self.nodes.get(path) else { return Ok(None) };
-        let located = config.locate(path).filter(|located| located.role == Role::Instance);
-        let Some(located) = located else { return Ok(None) };
-        let mut rules = self.rules_of(config, path, &located, faults);
-        let more: Vec<_> = documents.into_paths().filter_map(|path| self.rules_in(config, path, faults)).collect();
-        if !more.is_empty() {
-            rules = rules.iter().chain(more.iter().flat_map(|rules| rules.iter())).cloned().collect();
+        number: usize,
+        path: &NodePath,
+        located: &Located,
+        documents: &Documents<'_>,
+    ) -> Arc<[Rule]> {
+        let (config, nodes) = (&self.configs[number], self.nodes);
+        let rules = self.rules_of(config, path, located, faults);
+        if !*self.documented.entry(number).or_insert_with(|| has_documents(config, nodes)) {
+            return rules;
         }
-        config.decode(path, &located.service, node, &rules, room_for_rules)
+        let more: Vec<_> = documents.paths().filter_map(|path| self.rules_in(config, path, faults)).collect();
+        if more.is_empty() {
+            return rules;
+        }
+        rules.iter().chain(more.iter().flat_map(|rules| rules.iter())).cloned().collect()
     }
 
     /// The rules in a document; None: there is none that can be read.
@@ -801,6 +951,12 @@ impl<'a> Reader<'a> {
         self.latest = Some((scope, rules.clone()));
         rules
     }
+}
+
+/// Whether there may be documents below a root.
+fn has_documents(config: &Config, nodes: &Nodes) -> bool {
+    let folder = config.documents_folder();
+    folder.is_some_and(|folder| nodes.get_next(&folder).is_some_and(|(path, _)| path.is_under(&folder)))
 }
 
 /// The decodable rules of a scope with this path prefix; None: it is left out.
@@ -844,8 +1000,9 @@ impl RulesOfScope {
     pub(in crate::store) fn changing(&self, config: &Config, nodes: &Nodes, path: &NodePath) -> Vec<NodePath> {
         let located = config.locate(path).filter(|located| located.role == Role::Instance);
         let (Some(located), Some(node)) = (located, nodes.get(path)) else { return Vec::new() };
+        let service: Arc<str> = located.service.into();
         let read = |rules: &[Rule]| {
-            let read = config.decode(path, &located.service, node, rules, usize::MAX);
+            let read = config.decode(path, &service, node, |_| rules.into(), usize::MAX);
             read.map(|it| it.map(|it| it.instance))
         };
         let Ok(without) = read(&[]) else { return Vec::new() };
@@ -854,7 +1011,7 @@ impl RulesOfScope {
         let mut changing: Vec<_> = changing.collect();
         let mut rules: Vec<_> = self.0.iter().map(|(_, rule)| rule.clone()).collect();
         let mut before = read(&rules);
-        for document in config.documents(path).into_paths() {
+        for document in config.documents(path).paths() {
             let Some(Ok(more)) = nodes.get(&document).map(|node| config.document(&document, node)) else { continue };
             rules.extend(more);
             let after = read(&rules);
@@ -872,7 +1029,7 @@ pub(in crate::store) fn may_have_rules(config: &Config, nodes: &Nodes, scope: &N
     let below = |begin: NodePath| nodes.range(begin.clone()..).next().map(|(path, _)| (path, begin));
     let first = config.rules_of(scope).and_then(below);
     first.is_some_and(|(path, begin)| path.as_str().starts_with(begin.as_str()))
-        || config.documents(path).into_paths().any(|document| nodes.contains_key(&document))
+        || config.documents(path).paths().any(|document| nodes.contains_key(&document))
 }
 
 #[cfg(test)]
@@ -930,7 +1087,7 @@ mod tests {
             let mut replace = |gone: Vec<ClaimKey>, come: Vec<(ClaimKey, Claim)>, is_settled: bool| {
                 let is_alone = |(key, claim): &(_, _)| fast.registrations.claims.is_alone(key, claim);
                 alone += come.iter().filter(|it| is_alone(it)).count();
-                fast.replace(gone.clone(), come.clone());
+                fast.replace(gone.clone(), come.clone(), None);
                 slow.list_merged(gone, come);
                 assert_eq!(state(&fast), state(&slow), "seed {seed}");
                 if is_settled {

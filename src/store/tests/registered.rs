@@ -325,6 +325,66 @@ fn a_document_of_rules_costs_only_the_instances_that_it_is_for() {
 }
 
 #[test]
+fn many_nodes_at_once_register_what_they_do_one_by_one() {
+    let roots = || {
+        let twice = [services("/dubbo", Format::Dubbo), services("/a", Format::Raw), services("/b", Format::Raw)];
+        let documents = [services("/services", Format::DubboApplication), services("/s", Format::Serverset)];
+        let roots = twice.into_iter().chain(documents).enumerate();
+        roots.map(|(rank, root)| format::Config { rank, ..root }).collect::<Vec<_>>()
+    };
+    let node = |number: usize| {
+        let (port, service) = (1 + number % 300, number % 7);
+        match number % 6 {
+            0 => {
+                let url = format!("dubbo%3A%2F%2Fh{number}%3A{port}%2Fi%3Fapplication%3Dshop%26a%3D{number}");
+                (format!("/dubbo/i{service}/providers/{url}"), String::new())
+            }
+            1 => (format!("/a/web{service}/{number}"), format!("h{}:{port}", number % 50)),
+            2 => (format!("/b/web{service}/{number}"), format!("h{}:{port}", number % 50)),
+            3 => (format!("/s/web{service}/member_{number}"), member("ALIVE", port, "{}")),
+            4 => (format!("/services/shop/{number}"), APPLICATION.replace("20880", &port.to_string())),
+            _ => (format!("/s/web{service}/member_{number}"), "no JSON".into()),
+        }
+    };
+    let document = "scope: application\nkey: shop\nconfigs: [{side: provider, parameters: {weight: 5}}]";
+    let rules = [
+        ("/dubbo/config/dubbo/shop.configurators", document),
+        ("/dubbo/mapping/i3", "shop"),
+        ("/s/web3/vector_1", r#"{"vector":[{"select":"shard=4","weight":0}]}"#),
+    ];
+    let rules = || rules.iter().map(|(path, data)| put(path, data));
+    for are_rules_first in [true, false] {
+        let state = |at_once: usize| {
+            let (store, publisher) = house(roots());
+            let nodes = (0..6_000).map(|number| node(number * 7 % 6_000)).map(|(path, data)| put(&path, &data));
+            let all: Vec<_> =
+                if are_rules_first { rules().chain(nodes).collect() } else { nodes.chain(rules()).collect() };
+            let gone = (0..2_000).map(|number| delete(&node(number * 2).0)).collect();
+            for changes in [all, gone] {
+                for some in changes.chunks(at_once) {
+                    publisher.publish(some.to_vec());
+                }
+            }
+            let snapshot = store.snapshot();
+            let all = snapshot.directory().services(None).map(|(name, _)| {
+                let all = instances(&store, name).into_iter().map(|it| {
+                    let nodes = it.provenance.iter().map(|it| it.record.clone()).collect::<Vec<_>>();
+                    (nodes, Instance { provenance: Arc::default(), ..it })
+                });
+                (name.clone(), all.collect::<Vec<_>>())
+            });
+            let root = NodePath::root();
+            let undecodable = snapshot.directory().undecodable(&root);
+            let undecodable = undecodable.map(|(path, why)| (path.clone(), why.clone())).collect::<Vec<_>>();
+            (all.collect::<Vec<_>>(), undecodable)
+        };
+        let at_once = state(usize::MAX);
+        assert!(at_once.0.len() > 14 && at_once.1.len() > 500, "{} {}", at_once.0.len(), at_once.1.len());
+        assert!(at_once == state(500), "it makes a difference how many come at once");
+    }
+}
+
+#[test]
 fn explain_names_the_document_that_decides() {
     let (store, publisher) = house(vec![services("/dubbo", Format::Dubbo)]);
     let provider = "/dubbo/i/providers/dubbo%3A%2F%2Fh%3A1%2Fi%3Fapplication%3Dshop%26weight%3D5";
