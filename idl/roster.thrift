@@ -1197,7 +1197,7 @@ struct NewJob {
   3: optional binary payload
   /** For how long it is not performed, at most 366 days. Absent: it is at once. */
   4: optional i64 delayMs
-  /** From 0, the most urgent, to 9. Absent: 5. */
+  /** From 0, the most urgent, to 9. Absent: 5, as it has to be in Redis, whose queues have no order by it. */
   5: optional i32 priority
   /** No other job of the queue with the same key is enqueued meanwhile; at most 255 bytes. */
   6: optional string uniqueKey

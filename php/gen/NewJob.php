@@ -97,7 +97,7 @@ class NewJob
      */
     public $delayMs = null;
     /**
-     * From 0, the most urgent, to 9. Absent: 5.
+     * From 0, the most urgent, to 9. Absent: 5, as it has to be in Redis, whose queues have no order by it.
      * 
      * @var int
      */

@@ -28,6 +28,9 @@ fn check_one(job: &NewJob, config: &Config) -> Result<(), Refused> {
     if job.priority.is_some_and(|priority| priority > MAX_PRIORITY) {
         return invalid("priority", format!("it is from 0, the most urgent, to {MAX_PRIORITY}"));
     }
+    if job.priority.is_some() && config.backend.is_some() {
+        return invalid("priority", "queues in Redis have no order by it: use a queue of its own instead".to_owned());
+    }
     if job.delay > MAX_DELAY {
         return invalid("delayMs", format!("it is longer than {} days", MAX_DELAY.as_secs() / 86_400));
     }

@@ -80,9 +80,15 @@ struct Desk {
 
 #[derive(Debug)]
 enum Backend {
-    /// A thread that has the file.
-    Keeper(mpsc::UnboundedSender<Ask>),
+    Disk(Disk),
     Redis(Arc<Redis>),
+}
+
+/// The thread that has the file, as who asks it sees it.
+#[derive(Debug)]
+struct Disk {
+    asks: mpsc::UnboundedSender<Ask>,
+    known: Arc<Known>,
 }
 
 /// What a request takes of its user's share, until it is carried out. None: the sidecar asks.
@@ -144,7 +150,7 @@ impl Queues {
                 let asked = (asks.downgrade(), asked);
                 let keeper = Keeper::new(folder, config.clone(), known.clone(), metrics.clone(), asked);
                 tasks.thread("the queue", move |_| async move { keeper.run(&stop).await })?;
-                Backend::Keeper(asks)
+                Backend::Disk(Disk { asks, known: known.clone() })
             }
             (None, None) => return Ok(Arc::default()),
         };
@@ -163,9 +169,11 @@ impl Queues {
         let slow = writing_for
             .filter(|time| *time >= SLOW)
             .map(|time| Arc::new(format!("the disk has not finished a write of the queues for {} s", time.as_secs())));
-        slow.or_else(|| self.known.trouble.load_full())
-            .or_else(|| self.known.damage.load_full())
-            .or_else(|| self.redis()?.trouble())
+        let of_backend = || match &self.desk.as_ref()?.backend {
+            Backend::Disk(_) => None,
+            Backend::Redis(redis) => redis.trouble(),
+        };
+        slow.or_else(|| self.known.trouble.load_full()).or_else(|| self.known.damage.load_full()).or_else(of_backend)
     }
 
     pub fn totals(&self) -> Totals {
@@ -176,19 +184,10 @@ impl Queues {
     /// enqueued none.
     pub async fn enqueue(&self, asker: Asker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Refused> {
         let size = jobs.iter().map(NewJob::memory_size).sum();
-        if let Some(redis) = self.redis() {
-            return redis.enqueue(self.place(Some(asker), size)?, jobs, asker).await;
+        match self.desk(Some(asker), size)? {
+            (Backend::Disk(disk), place) => disk.enqueue(place, jobs, asker).await,
+            (Backend::Redis(redis), place) => redis.enqueue(place, jobs, asker).await,
         }
-        let (reply, told) = oneshot::channel();
-        let growth = What::Growth(Box::new(move |change| {
-            if reply.is_closed() {
-                return Ok(Box::new(|| {}));
-            }
-            let outcome = sound_or_refused(change.enqueue(&jobs, asker))?;
-            Ok(Box::new(move || _ = reply.send(outcome)))
-        }));
-        self.send(Some(asker), size, growth)?;
-        told.await.unwrap_or_else(|_| Err(self.unavailable()))
     }
 
     /// Takes jobs of these queues, by their weights or of an earlier one before those of a later one; waits for the first
@@ -202,22 +201,23 @@ impl Queues {
         lease: Option<Duration>,
         wait: Duration,
     ) -> Result<(Vec<Job>, Handed), Refused> {
-        let sources = sources.into();
-        if let Some(redis) = self.redis() {
-            let (queues, most) = sources.by_chance(most);
-            let taken = redis.take(self.place(asker, ASK_SIZE)?, queues, most, lease, !wait.is_zero());
-            return match wait {
-                Duration::ZERO => taken.await,
-                wait => timeout(wait, taken).await.unwrap_or_else(|_| Ok(Default::default())),
-            };
-        }
-        let (reply, taken) = oneshot::channel();
-        let taker = Taker { asker, sources, most, lease, is_patient: !wait.is_zero(), reply };
-        self.send(asker, ASK_SIZE, What::Take(taker))?;
-        let answer = async { taken.await.unwrap_or_else(|_| Err(self.unavailable())) };
-        match wait {
-            Duration::ZERO => answer.await,
-            wait => timeout(wait, answer).await.unwrap_or_else(|_| Ok(Default::default())),
+        let (sources, is_patient) = (sources.into(), !wait.is_zero());
+        let (backend, place) = self.desk(asker, ASK_SIZE)?;
+        let taken = async {
+            match backend {
+                Backend::Disk(disk) => {
+                    let (reply, taken) = oneshot::channel();
+                    disk.send(place, What::Take(Taker { asker, sources, most, lease, is_patient, reply }), taken).await
+                }
+                Backend::Redis(redis) => {
+                    let (queues, most) = sources.by_chance(most);
+                    redis.take(place, queues, most, lease, is_patient).await
+                }
+            }
+        };
+        match is_patient {
+            false => taken.await,
+            true => timeout(wait, taken).await.unwrap_or_else(|_| Ok(Default::default())),
         }
     }
 
@@ -230,15 +230,12 @@ impl Queues {
         update: Update,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Option<u64>, Refused> {
-        if let Some(redis) = self.redis() {
-            let place = self.place(asker, ASK_SIZE + update.memory_size())?;
-            return redis.update(place, (id, attempt), update, is_allowed).await;
+        match self.desk(asker, ASK_SIZE + update.memory_size())? {
+            (Backend::Disk(disk), place) => {
+                disk.ask_of(place, id, is_allowed, move |change| change.update(id, attempt, &update)).await
+            }
+            (Backend::Redis(redis), place) => redis.update(place, (id, attempt), update, is_allowed).await,
         }
-        self.ask(asker, ASK_SIZE + update.memory_size(), move |change| {
-            change.ensure(id, is_allowed)?;
-            change.update(id, attempt, &update)
-        })
-        .await
     }
 
     pub async fn find(
@@ -247,14 +244,10 @@ impl Queues {
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Job, Refused> {
-        if let Some(redis) = self.redis() {
-            return redis.find(self.place(Some(asker), ASK_SIZE)?, id, is_allowed).await;
+        match self.desk(Some(asker), ASK_SIZE)? {
+            (Backend::Disk(disk), place) => disk.ask_of(place, id, is_allowed, move |change| change.find(id)).await,
+            (Backend::Redis(redis), place) => redis.find(place, id, is_allowed).await,
         }
-        self.ask(Some(asker), ASK_SIZE, move |change| {
-            change.ensure(id, is_allowed)?;
-            change.find(id)
-        })
-        .await
     }
 
     /// Removes a job that nobody performs.
@@ -264,43 +257,45 @@ impl Queues {
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<(), Refused> {
-        if let Some(redis) = self.redis() {
-            return redis.cancel(self.place(Some(asker), ASK_SIZE)?, id, is_allowed).await;
+        match self.desk(Some(asker), ASK_SIZE)? {
+            (Backend::Disk(disk), place) => disk.ask_of(place, id, is_allowed, move |change| change.cancel(id)).await,
+            (Backend::Redis(redis), place) => redis.cancel(place, id, is_allowed).await,
         }
-        self.ask(Some(asker), ASK_SIZE, move |change| {
-            change.ensure(id, is_allowed)?;
-            change.cancel(id)
-        })
-        .await
     }
 
     /// Has a dead job of a queue wait again, as if it were new.
     pub async fn retry(&self, asker: Asker, queue: String, id: JobId) -> Result<(), Refused> {
-        if let Some(redis) = self.redis() {
-            return redis.retry(self.place(Some(asker), ASK_SIZE)?, queue, id).await;
+        match self.desk(Some(asker), ASK_SIZE)? {
+            (Backend::Disk(disk), place) => disk.ask(place, move |change| change.retry(&queue, id)).await,
+            (Backend::Redis(redis), place) => redis.retry(place, queue, id).await,
         }
-        self.ask(Some(asker), ASK_SIZE, move |change| change.retry(&queue, id)).await
     }
 
     /// Returns how many jobs that changed, and whether there are more to change.
     pub async fn control(&self, asker: Asker, queue: String, control: Control) -> Result<(usize, bool), Refused> {
-        if let Some(redis) = self.redis() {
-            return redis.control(self.place(Some(asker), PAGE_SIZE)?, queue, control).await;
+        match self.desk(Some(asker), PAGE_SIZE)? {
+            (Backend::Disk(disk), place) => disk.ask(place, move |change| change.control(&queue, control)).await,
+            (Backend::Redis(redis), place) => redis.control(place, queue, control).await,
         }
-        self.ask(Some(asker), PAGE_SIZE, move |change| change.control(&queue, control)).await
     }
 
     /// Takes jobs that nobody performs to another queue. Returns the same.
     pub async fn move_to(&self, asker: Asker, queue: String, to: String) -> Result<(usize, bool), Refused> {
-        self.ensure_on_disk("jobs are not moved there")?;
-        self.ask_as(What::Growth, Some(asker), PAGE_SIZE, move |change| change.move_to(&queue, &to, asker)).await
+        match self.desk(Some(asker), PAGE_SIZE)? {
+            (Backend::Disk(disk), place) => {
+                disk.ask_as(What::Growth, place, move |change| change.move_to(&queue, &to, asker)).await
+            }
+            (Backend::Redis(_), _) => Err(not_in_redis("jobs are not moved there")),
+        }
     }
 
     /// The recurring jobs of queues that somebody sees.
     pub async fn recurring(&self, asker: Asker, sees: impl Fn(&str) -> bool) -> Result<Vec<Recurs>, Refused> {
-        self.ensure_on_disk("no jobs are enqueued by the clock there")?;
-        // After what is under way, whose file is open by then.
-        self.ask(Some(asker), ASK_SIZE, |_| Ok(())).await?;
+        match self.desk(Some(asker), ASK_SIZE)? {
+            // After what is under way, whose file is open by then.
+            (Backend::Disk(disk), place) => disk.ask(place, |_| Ok(())).await?,
+            (Backend::Redis(_), _) => return Err(not_in_redis("no jobs are enqueued by the clock there")),
+        }
         Ok(self.known.recurring.load().iter().filter(|it| sees(&it.queue)).cloned().collect())
     }
 
@@ -312,10 +307,10 @@ impl Queues {
         most: usize,
         sees: impl Fn(&str) -> bool + Send + 'static,
     ) -> Result<Vec<Overview>, Refused> {
-        if let Some(redis) = self.redis() {
-            return redis.overviews(self.place(Some(asker), PAGE_SIZE)?, after, most, sees).await;
+        match self.desk(Some(asker), PAGE_SIZE)? {
+            (Backend::Disk(disk), place) => disk.ask(place, move |change| change.overviews(&after, most, sees)).await,
+            (Backend::Redis(redis), place) => redis.overviews(place, after, most, sees).await,
         }
-        self.ask(Some(asker), PAGE_SIZE, move |change| change.overviews(&after, most, sees)).await
     }
 
     /// Jobs of a queue in their order, from a place on; the first, where it is empty.
@@ -327,28 +322,83 @@ impl Queues {
         from: Vec<u8>,
         most: Most,
     ) -> Result<Page, Refused> {
-        if let Some(redis) = self.redis() {
-            return redis.peek(self.place(Some(asker), PAGE_SIZE)?, queue, order, from, most).await;
+        match self.desk(Some(asker), PAGE_SIZE)? {
+            (Backend::Disk(disk), place) => {
+                disk.ask(place, move |change| change.peek(&queue, order, &from, most)).await
+            }
+            (Backend::Redis(redis), place) => redis.peek(place, queue, order, from, most).await,
         }
-        self.ask(Some(asker), PAGE_SIZE, move |change| change.peek(&queue, order, &from, most)).await
+    }
+
+    /// Who is asked, and what that takes of the share of who asks. What the sidecar itself asks is bounded by the jobs that its
+    /// workers have.
+    fn desk(&self, asker: Option<Asker>, size: usize) -> Result<(&Backend, Place), Refused> {
+        let desk = self.desk.as_ref().ok_or(Refused::Off)?;
+        let taken = asker.map(|asker| desk.place(asker, size.max(ASK_SIZE))).transpose()?;
+        Ok((&desk.backend, Arc::new(taken)))
+    }
+
+    /// Has a transaction fail, after which the file is opened anew.
+    #[cfg(test)]
+    pub(crate) async fn fail(&self) {
+        let fail = |_: &mut Change<'_, '_>| Err::<(), _>(engine::EngineError::Format(0).into());
+        self.ask(fail).await.expect_err("it fails");
+    }
+
+    #[cfg(test)]
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T, Refused> {
+        match self.desk(None, 0)? {
+            (Backend::Disk(disk), place) => disk.ask(place, work).await,
+            (Backend::Redis(_), _) => panic!("it has a file"),
+        }
+    }
+}
+
+impl Disk {
+    async fn enqueue(&self, place: Place, jobs: Vec<NewJob>, asker: Asker) -> Result<Vec<Enqueued>, Refused> {
+        let (reply, told) = oneshot::channel();
+        let growth = What::Growth(Box::new(move |change| {
+            if reply.is_closed() {
+                return Ok(Box::new(|| {}));
+            }
+            let outcome = sound_or_refused(change.enqueue(&jobs, asker))?;
+            Ok(Box::new(move || _ = reply.send(outcome)))
+        }));
+        self.send(place, growth, told).await
     }
 
     /// Has the thread do something within its next transaction, and waits until that is on the disk. Once asked it is done,
     /// whether anybody waits or not.
     async fn ask<T: Send + 'static>(
         &self,
-        asker: Option<Asker>,
-        size: usize,
+        place: Place,
         work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T, Refused> {
-        self.ask_as(What::Work, asker, size, work).await
+        self.ask_as(What::Work, place, work).await
+    }
+
+    /// Does the same with a job, which is unknown unless it is allowed.
+    async fn ask_of<T: Send + 'static>(
+        &self,
+        place: Place,
+        id: JobId,
+        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
+        work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let ensured = move |change: &mut Change<'_, '_>| {
+            change.ensure(id, is_allowed)?;
+            work(change)
+        };
+        self.ask(place, ensured).await
     }
 
     async fn ask_as<T: Send + 'static>(
         &self,
         what: fn(Work) -> What,
-        asker: Option<Asker>,
-        size: usize,
+        place: Place,
         work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T, Refused> {
         let (reply, told) = oneshot::channel();
@@ -356,50 +406,27 @@ impl Queues {
             let outcome = sound_or_refused(work(change))?;
             Ok(Box::new(move || _ = reply.send(outcome)))
         }));
-        self.send(asker, size, work)?;
-        told.await.unwrap_or_else(|_| Err(self.unavailable()))
+        self.send(place, work, told).await
     }
 
-    fn send(&self, asker: Option<Asker>, size: usize, what: What) -> Result<(), Refused> {
-        let place = self.place(asker, size)?;
-        let Some(Backend::Keeper(asks)) = self.desk.as_ref().map(|desk| &desk.backend) else {
-            return Err(Refused::Off);
-        };
+    async fn send<T>(
+        &self,
+        place: Place,
+        what: What,
+        told: oneshot::Receiver<Result<T, Refused>>,
+    ) -> Result<T, Refused> {
+        let stopping = || "the sidecar is stopping".to_owned();
         let ask = Ask { what, at: Instant::now(), place };
-        asks.send(ask).map_err(|_| Refused::Unavailable("the sidecar is stopping".to_owned()))
+        self.asks.send(ask).map_err(|_| Refused::Unavailable(stopping()))?;
+        told.await.unwrap_or_else(|_| {
+            let why = self.known.trouble.load_full();
+            Err(Refused::Unavailable(why.map_or_else(stopping, |why| why.to_string())))
+        })
     }
+}
 
-    /// What the sidecar itself asks is bounded by the jobs that its workers have.
-    fn place(&self, asker: Option<Asker>, size: usize) -> Result<Place, Refused> {
-        let desk = self.desk.as_ref().ok_or(Refused::Off)?;
-        asker.map(|asker| desk.place(asker, size.max(ASK_SIZE))).transpose().map(Arc::new)
-    }
-
-    fn redis(&self) -> Option<&Arc<Redis>> {
-        match &self.desk.as_ref()?.backend {
-            Backend::Redis(redis) => Some(redis),
-            Backend::Keeper(_) => None,
-        }
-    }
-
-    fn ensure_on_disk(&self, what_not: &str) -> Result<(), Refused> {
-        match self.redis() {
-            Some(_) => Err(Refused::Invalid("queue", format!("`queue.backend` has the queues: {what_not}"))),
-            None => Ok(()),
-        }
-    }
-
-    /// Has a transaction fail, after which the file is opened anew.
-    #[cfg(test)]
-    pub(crate) async fn fail(&self) {
-        let fail = |_: &mut Change<'_, '_>| Err::<(), _>(engine::EngineError::Format(0).into());
-        self.ask(None, ASK_SIZE, fail).await.expect_err("it fails");
-    }
-
-    fn unavailable(&self) -> Refused {
-        let why = self.known.trouble.load_full();
-        Refused::Unavailable(why.map_or_else(|| "the sidecar is stopping".to_owned(), |why| why.to_string()))
-    }
+fn not_in_redis(why: &str) -> Refused {
+    Refused::Invalid("queue", format!("`queue.backend` has the queues: {why}"))
 }
 
 impl Desk {

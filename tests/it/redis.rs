@@ -219,6 +219,26 @@ fn one_bad_element_harms_no_other() {
 }
 
 #[test]
+fn what_is_not_done_in_redis_is_refused() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    let urgent = NewJob { priority: Some(0), ..job("C", "{}") };
+    let wrong: InvalidRequest = exception(enqueue(&roster, urgent)).expect("no priority");
+    assert!(wrong.message.contains("have no order by it"), "{wrong:?}");
+    for (command, why) in [
+        (&["queue", "move", "mail", "--to", "post"][..], "jobs are not moved there"),
+        (&["queue", "recurring"][..], "no jobs are enqueued by the clock there"),
+    ] {
+        let refused = roster.cli(command);
+        assert!(refused.code == Some(2) && refused.wrong.contains(why), "{refused:?}");
+    }
+    assert_eq!(counts(&roster), [1, 0, 0, 0]);
+    let listed = roster.cli(["queue", "list", "-o", "json"]).json()["queues"][0].clone();
+    assert!(listed["waiting"] == 1 && listed["enqueuedInLastMinute"].is_null(), "{listed}");
+}
+
+#[test]
 fn a_unique_key_is_free_again_when_its_job_is_done_by_whomever() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

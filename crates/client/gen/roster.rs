@@ -10954,7 +10954,7 @@ pub struct NewJob {
   pub payload: Option<Vec<u8>>,
   /// For how long it is not performed, at most 366 days. Absent: it is at once.
   pub delay_ms: Option<i64>,
-  /// From 0, the most urgent, to 9. Absent: 5.
+  /// From 0, the most urgent, to 9. Absent: 5, as it has to be in Redis, whose queues have no order by it.
   pub priority: Option<i32>,
   /// No other job of the queue with the same key is enqueued meanwhile; at most 255 bytes.
   pub unique_key: Option<String>,

@@ -183,7 +183,6 @@ impl Draft {
         let args = resque::args(&job.payload).ok_or_else(no_json)?;
         let extras = Extras {
             user,
-            priority: job.priority,
             retries: job.retries,
             timeout_ms: job.timeout.map(millis),
             unique: job.unique.clone(),

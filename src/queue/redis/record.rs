@@ -70,7 +70,7 @@ impl Record {
             name,
             payload,
             state: self.state,
-            priority: self.extras.priority.unwrap_or(DEFAULT_PRIORITY),
+            priority: DEFAULT_PRIORITY,
             attempt: self.extras.attempt,
             failures: self.extras.failures,
             retries,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::job::{JobId, MAX_ERROR, MAX_JOB_NAME, MAX_PRIORITY, MAX_RETRIES, MAX_TIMEOUT, NewJob, Unique};
+use super::super::job::{JobId, MAX_ERROR, MAX_JOB_NAME, MAX_RETRIES, MAX_TIMEOUT, NewJob, Unique};
 
 /// Ids have no more bits, so that the numbers of JSON, and of Lua, hold them.
 const ID_BITS: u32 = 52;
@@ -24,8 +24,6 @@ pub(super) struct Extras {
     pub(super) id: Option<JobId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) priority: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retries: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,7 +165,6 @@ impl Extras {
     fn are_sound(&self) -> bool {
         let most = MAX_TIMEOUT.as_millis() as u64;
         self.id.is_none_or(|id| (1..1 << ID_BITS).contains(&id))
-            && self.priority.is_none_or(|priority| priority <= MAX_PRIORITY)
             && self.retries.is_none_or(|retries| retries <= MAX_RETRIES)
             && self.timeout_ms.is_none_or(|timeout| (1..=most).contains(&timeout))
             && self.error.as_ref().is_none_or(|error| error.chars().count() <= MAX_ERROR + 1)

@@ -60,7 +60,7 @@ impl Live {
                 let _ = held.recv();
                 Ok(())
             };
-            queues.ask(None, MAX_ASKED, hang).await
+            queues.ask(hang).await
         });
         begins.await.expect("it hangs");
         // What else has been asked by now is carried out with it.
@@ -165,7 +165,7 @@ async fn a_lease_begins_when_the_disk_has_it_however_slow_that_is() {
         thread::sleep(lease * 3 / 2);
         enqueued
     };
-    live.queues.ask(None, MAX_ASKED, slowly).await.expect("there is room");
+    live.queues.ask(slowly).await.expect("there is room");
     let (taken, handed) = taking.await.expect("jobs");
     handed.have_arrived();
     assert_eq!(live.take(None).await, [], "somebody has it");
@@ -184,13 +184,13 @@ async fn no_failure_of_the_disk_ends_a_lease_though_the_clock_was_set() {
             change.now.wall -= DAY;
             change.take(None, &vec!["mail".to_owned()].into(), MANY, None)
         };
-        let taken = live.queues.ask(None, ASK_SIZE, take).await.expect("it is sound").pop().expect("a job");
+        let taken = live.queues.ask(take).await.expect("it is sound").pop().expect("a job");
         let lease = (taken.id, taken.attempt);
         let fail = move |change: &mut Change<'_, '_>| {
             change.update(lease.0, lease.1, &Update::Done)?;
             Err::<(), _>(error.into())
         };
-        live.queues.ask(None, ASK_SIZE, fail).await.expect_err("it fails");
+        live.queues.ask(fail).await.expect_err("it fails");
         while live.queues.enqueue(WEB, vec![job("other", "b")]).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
