@@ -837,6 +837,18 @@ fn what_is_registered_below_another_root_neither_brings_about_a_hold_nor_prevent
 }
 
 #[test]
+fn instances_below_a_later_root_have_no_silent_ones_passed_over() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..10));
+    house.come("web", &ids_below(1, 0..50));
+    let passed_over = |house: &House| house.marks("web").iter().filter(|(_, is_passed_over)| *is_passed_over).count();
+    house.probed(&ids(0..6), Found::Silent);
+    assert_eq!(passed_over(&house), 0, "most of its root are silent");
+    house.probed(&ids(0..1), Found::Answering);
+    assert_eq!(passed_over(&house), 5);
+}
+
+#[test]
 fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
     use nix::time::{ClockId, clock_gettime};
     let spent = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock"));

@@ -29,10 +29,9 @@ pub(super) struct Watched {
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
-    /// How many of them answer, how many are silent, and whether the silent ones are passed over.
+    /// How many of them answer, and how many are silent.
     pub(super) answering: usize,
     pub(super) silent: usize,
-    passes_over: bool,
     /// Until when removals are accepted.
     pub(super) accepted: Option<Moment>,
 }
@@ -40,9 +39,11 @@ pub(super) struct Watched {
 /// What the service lost below one root.
 #[derive(Clone, Debug, Default)]
 struct Losses {
-    /// How many are registered, and how many are held.
+    /// How many are registered, how many are held and how many of these are silent, and whether those are passed over.
     present: usize,
     held: usize,
+    silent: usize,
+    passes_over: bool,
     /// The most that were registered before these vanished.
     before: usize,
     /// Those of them that vanished within the window, by when they did.
@@ -323,7 +324,8 @@ impl Watched {
             return None;
         }
         let mut entry = self.take(id)?;
-        (entry.held.probe, entry.held.passed_over) = (probe, probe == Probe::Silent && self.passes_over);
+        let passes_over = self.losses.get(&entry.root()).is_some_and(|losses| losses.passes_over);
+        (entry.held.probe, entry.held.passed_over) = (probe, probe == Probe::Silent && passes_over);
         let listed = entry.listed();
         self.put(entry);
         Some(listed)
@@ -337,23 +339,33 @@ impl Watched {
         }
     }
 
-    /// Passes over silent instances if at least half of all are well, or half as many are registered as before the
-    /// loss; returns those for which that changed. Otherwise the probes may be at fault, and all are chosen.
+    /// Passes over silent instances if at least half of all below their root are well, or half as many are registered
+    /// there as before the loss; returns those for which that changed. Otherwise the probes may be at fault, and all are
+    /// chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
         for losses in self.losses.values_mut().filter(|losses| losses.held == 0) {
             (losses.before, losses.displaced, losses.away) = (0, 0, OrdSet::new());
         }
         self.losses.retain(|_, losses| !losses.is_forgotten());
-        let before: usize = self.losses.values().map(|losses| losses.before).sum();
-        let passes_over = self.silent * 2 <= self.present + self.held.len() || self.present * 2 >= before;
-        if std::mem::replace(&mut self.passes_over, passes_over) == passes_over || self.silent == 0 {
+        let mut changed = BTreeMap::new();
+        for (root, losses) in &mut self.losses {
+            let passes_over = losses.silent * 2 <= losses.present + losses.held || losses.present * 2 >= losses.before;
+            if std::mem::replace(&mut losses.passes_over, passes_over) != passes_over && losses.silent > 0 {
+                changed.insert(*root, passes_over);
+            }
+        }
+        if changed.is_empty() {
             return Vec::new();
         }
-        let is_silent = |(_, entry): &(&Arc<str>, &Entry)| entry.held.probe == Probe::Silent;
-        let silent: Vec<Arc<str>> = self.held.iter().filter(is_silent).map(|(id, _)| id.clone()).collect();
-        let marked = silent.iter().filter_map(|id| {
+        let passes_over = |entry: &Entry| {
+            let is_silent = entry.held.probe == Probe::Silent;
+            changed.get(&entry.root()).copied().filter(|_| is_silent)
+        };
+        let silent = self.held.iter().filter_map(|(id, entry)| Some((id.clone(), passes_over(entry)?)));
+        let silent: Vec<(Arc<str>, bool)> = silent.collect();
+        let marked = silent.iter().filter_map(|(id, passes_over)| {
             let entry = self.held.get_mut(id)?;
-            entry.held.passed_over = passes_over;
+            entry.held.passed_over = *passes_over;
             Some(entry.listed())
         });
         marked.collect()
@@ -410,6 +422,7 @@ impl Watched {
         self.silent += usize::from(entry.held.probe == Probe::Silent);
         let losses = self.losses.entry(entry.root()).or_default();
         losses.held += 1;
+        losses.silent += usize::from(entry.held.probe == Probe::Silent);
         losses.doubted += usize::from(entry.doubted.is_some());
         losses.lately.extend(entry.vanished_at.map(|at| (at, entry.vanished.id.clone())));
         self.held.insert(entry.vanished.id.clone(), entry);
@@ -419,6 +432,7 @@ impl Watched {
         let entry = self.held.remove(id)?;
         let losses = self.losses.entry(entry.root()).or_default();
         losses.held -= 1;
+        losses.silent -= usize::from(entry.held.probe == Probe::Silent);
         losses.doubted -= usize::from(entry.doubted.is_some());
         entry.vanished_at.iter().for_each(|at| drop(losses.lately.remove(&(*at, entry.vanished.id.clone()))));
         self.answering -= usize::from(entry.held.probe == Probe::Answering);

@@ -237,7 +237,8 @@ fn whatever_is_written_below_a_later_root_what_the_first_one_decides_stays_the_s
         let own = |(store, _): &(Arc<Store>, Publisher)| {
             let mut all: Vec<_> = ["db", "web"].iter().flat_map(|service| instances(store, service)).collect();
             all.retain(|it| matches!(&it.provenance[0].record, Record::Node(node) if node.is_under(&path("/s"))));
-            let of = |it: Instance| (it.address(), it.service, it.version, it.weight, it.held.is_some());
+            let of =
+                |it: Instance| (it.address(), it.service, it.version, it.weight, it.held.map(|held| held.passed_over));
             all.into_iter().map(of).collect::<Vec<_>>()
         };
         let mut ours: Vec<_> = (0..8).map(|it| Random(format!("/s/web/{it}"), Some((it, 1, 100)))).collect();
