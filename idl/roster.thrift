@@ -1176,7 +1176,9 @@ enum JobState {
   /** Somebody has it, as long as the lease lasts. */
   RUNNING = 3,
   /** It failed too often, was lost three times with whoever had it, or was buried. It is kept for a time. */
-  DEAD = 4
+  DEAD = 4,
+  /** It is done, and kept with its result for a time. */
+  DONE = 5
 }
 
 /** How long a job has its unique key. */
@@ -1207,6 +1209,10 @@ struct NewJob {
   8: optional i32 retries
   /** How long one attempt may take, at most a day. Absent: as `queue.timeout` says. */
   9: optional i64 timeoutMs
+  /** Jobs with the same one share the limits that `[[queue.limit]]` has with `key`; at most 255 bytes. */
+  10: optional string limitKey
+  /** How long it is kept with its result once it is done, at most 366 days. Absent: as `queue.keep_results` says. */
+  11: optional i64 keepResultMs
 }
 
 struct EnqueueRequest {
@@ -1253,12 +1259,14 @@ struct Job {
   9: required i32 retries
   10: required i64 timeoutMs
   11: required i64 enqueuedAt
-  /** When it is due (DELAYED), its lease ends (RUNNING), or it died (DEAD). */
+  /** When it is due (DELAYED), its lease ends (RUNNING), it died (DEAD), or it is forgotten (DONE). */
   12: optional i64 stateAt
-  /** Why it failed last. */
+  /** Why it failed last; of one that is DONE, why its result is not kept. */
   13: optional string error
   /** How far it is, while somebody has it and says so. Absent also after a restart of the sidecar. */
   14: optional JobProgress progress
+  /** What it returned, of one that is DONE, which has no payload any more. */
+  15: optional binary result
 }
 
 struct TakeJobsRequest {
@@ -1266,7 +1274,7 @@ struct TakeJobsRequest {
   1: required list<string> queues
   /** At most this many. Absent: one. */
   2: optional i32 limit
-  /** How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job. */
+  /** How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job, 5 s at least. */
   3: optional i64 leaseMs
   /** How long to wait for the first one, at most `max_watch` of the sidecar. Absent: not at all. */
   4: optional i32 waitMs
@@ -1284,7 +1292,7 @@ struct TakeJobsReply {
 
 /** What becomes of an attempt. */
 enum JobAction {
-  /** It is done, and gone. */
+  /** It is done, and gone unless its result is kept. */
   DONE = 1,
   /** It failed: it is tried again after a while, or is dead. */
   FAIL = 2,
@@ -1307,10 +1315,15 @@ struct JobUpdate {
   4: optional i64 delayMs
   /** Of FAIL and BURY: why, cut after 1,024 bytes. */
   5: optional string error
-  /** Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job. */
+  /** Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job, 5 s at least. */
   6: optional i64 leaseMs
   /** Of PROGRESS, and required for it. */
   7: optional JobProgress progress
+  /**
+   * Of DONE: what it returned, which is kept as long as the job says, if it is no larger than `queue.max_job_bytes` and there is
+   * room for it.
+   */
+  8: optional binary result
 }
 
 struct JobUpdateReply {
@@ -1356,6 +1369,8 @@ struct QueueSummary {
   11: optional i64 buffered
   /** and when the oldest of them was enqueued. */
   12: optional i64 bufferedSince
+  /** How many are kept for their results. */
+  13: optional i64 done
 }
 
 struct QueuesReply {

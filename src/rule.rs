@@ -85,6 +85,7 @@ pub(crate) struct Within<const SECONDS: u64, const IS_POSITIVE: bool>;
 
 pub(crate) type WithinADay = Within<86_400, false>;
 pub(crate) type SomeWithinADay = Within<86_400, true>;
+pub(crate) type WithinAYear = Within<31_622_400, false>;
 pub(crate) type SomeWithinAYear = Within<31_622_400, true>;
 pub(crate) type WithinAnHour = Within<3_600, false>;
 pub(crate) type SomeWithinAnHour = Within<3_600, true>;

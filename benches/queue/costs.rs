@@ -163,7 +163,7 @@ fn perform(roster: &Roster, stop: &AtomicBool, done: &AtomicUsize) {
     while !stop.load(Ordering::Relaxed) {
         let request = TakeJobsRequest::new(vec![QUEUE.into()], AT_MOST as i32, None, 100, None);
         for job in client.take_jobs(request).expect("an answer").jobs {
-            let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
+            let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, None);
             client.update_job(update).expect("it has the lease");
             done.fetch_add(1, Ordering::Relaxed);
         }

@@ -202,7 +202,7 @@ fn ask(stream: &mut BufReader<UnixStream>, request: &str) -> String {
 }
 
 pub(super) fn job(payload: &str) -> NewJob {
-    NewJob::new(QUEUE.into(), "job".into(), payload.as_bytes().to_vec(), None, None, None, None, None, None)
+    NewJob::new(QUEUE.into(), "job".into(), payload.as_bytes().to_vec(), None, None, None, None, None, None, None, None)
 }
 
 /// A sidecar that keeps jobs, and has a node.

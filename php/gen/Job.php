@@ -96,6 +96,11 @@ class Job
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\JobProgress',
         ),
+        15 => array(
+            'var' => 'result',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -149,13 +154,13 @@ class Job
      */
     public $enqueuedAt = null;
     /**
-     * When it is due (DELAYED), its lease ends (RUNNING), or it died (DEAD).
+     * When it is due (DELAYED), its lease ends (RUNNING), it died (DEAD), or it is forgotten (DONE).
      * 
      * @var int
      */
     public $stateAt = null;
     /**
-     * Why it failed last.
+     * Why it failed last; of one that is DONE, why its result is not kept.
      * 
      * @var string
      */
@@ -166,6 +171,12 @@ class Job
      * @var \Roster\Thrift\JobProgress
      */
     public $progress = null;
+    /**
+     * What it returned, of one that is DONE, which has no payload any more.
+     * 
+     * @var string
+     */
+    public $result = null;
 
     public function __construct($vals = null)
     {
@@ -211,6 +222,9 @@ class Job
             }
             if (isset($vals['progress'])) {
                 $this->progress = $vals['progress'];
+            }
+            if (isset($vals['result'])) {
+                $this->result = $vals['result'];
             }
         }
     }
@@ -333,6 +347,13 @@ class Job
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 15:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->result);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -418,6 +439,11 @@ class Job
             }
             $xfer += $output->writeFieldBegin('progress', TType::STRUCT, 14);
             $xfer += $this->progress->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->result !== null) {
+            $xfer += $output->writeFieldBegin('result', TType::STRING, 15);
+            $xfer += $output->writeString($this->result);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

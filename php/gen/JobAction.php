@@ -22,7 +22,7 @@ use Thrift\Exception\TApplicationException;
 final class JobAction
 {
     /**
-     * It is done, and gone.
+     * It is done, and gone unless its result is kept.
      */
     const DONE = 1;
 

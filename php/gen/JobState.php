@@ -38,11 +38,17 @@ final class JobState
      */
     const DEAD = 4;
 
+    /**
+     * It is done, and kept with its result for a time.
+     */
+    const DONE = 5;
+
     static public $__names = array(
         1 => 'WAITING',
         2 => 'DELAYED',
         3 => 'RUNNING',
         4 => 'DEAD',
+        5 => 'DONE',
     );
 }
 

@@ -58,6 +58,11 @@ class JobUpdate
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\JobProgress',
         ),
+        8 => array(
+            'var' => 'result',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -87,7 +92,7 @@ class JobUpdate
      */
     public $error = null;
     /**
-     * Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job.
+     * Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job, 5 s at least.
      * 
      * @var int
      */
@@ -98,6 +103,13 @@ class JobUpdate
      * @var \Roster\Thrift\JobProgress
      */
     public $progress = null;
+    /**
+     * Of DONE: what it returned, which is kept as long as the job says, if it is no larger than `queue.max_job_bytes` and there is
+     * room for it.
+     * 
+     * @var string
+     */
+    public $result = null;
 
     public function __construct($vals = null)
     {
@@ -122,6 +134,9 @@ class JobUpdate
             }
             if (isset($vals['progress'])) {
                 $this->progress = $vals['progress'];
+            }
+            if (isset($vals['result'])) {
+                $this->result = $vals['result'];
             }
         }
     }
@@ -195,6 +210,13 @@ class JobUpdate
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 8:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->result);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -245,6 +267,11 @@ class JobUpdate
             }
             $xfer += $output->writeFieldBegin('progress', TType::STRUCT, 7);
             $xfer += $this->progress->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->result !== null) {
+            $xfer += $output->writeFieldBegin('result', TType::STRING, 8);
+            $xfer += $output->writeString($this->result);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -70,6 +70,16 @@ class NewJob
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        10 => array(
+            'var' => 'limitKey',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        11 => array(
+            'var' => 'keepResultMs',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -126,6 +136,18 @@ class NewJob
      * @var int
      */
     public $timeoutMs = null;
+    /**
+     * Jobs with the same one share the limits that `[[queue.limit]]` has with `key`; at most 255 bytes.
+     * 
+     * @var string
+     */
+    public $limitKey = null;
+    /**
+     * How long it is kept with its result once it is done, at most 366 days. Absent: as `queue.keep_results` says.
+     * 
+     * @var int
+     */
+    public $keepResultMs = null;
 
     public function __construct($vals = null)
     {
@@ -156,6 +178,12 @@ class NewJob
             }
             if (isset($vals['timeoutMs'])) {
                 $this->timeoutMs = $vals['timeoutMs'];
+            }
+            if (isset($vals['limitKey'])) {
+                $this->limitKey = $vals['limitKey'];
+            }
+            if (isset($vals['keepResultMs'])) {
+                $this->keepResultMs = $vals['keepResultMs'];
             }
         }
     }
@@ -242,6 +270,20 @@ class NewJob
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 10:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->limitKey);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 11:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->keepResultMs);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -299,6 +341,16 @@ class NewJob
         if ($this->timeoutMs !== null) {
             $xfer += $output->writeFieldBegin('timeoutMs', TType::I64, 9);
             $xfer += $output->writeI64($this->timeoutMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->limitKey !== null) {
+            $xfer += $output->writeFieldBegin('limitKey', TType::STRING, 10);
+            $xfer += $output->writeString($this->limitKey);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->keepResultMs !== null) {
+            $xfer += $output->writeFieldBegin('keepResultMs', TType::I64, 11);
+            $xfer += $output->writeI64($this->keepResultMs);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -84,6 +84,11 @@ class QueueSummary
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        13 => array(
+            'var' => 'done',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -146,6 +151,12 @@ class QueueSummary
      * @var int
      */
     public $bufferedSince = null;
+    /**
+     * How many are kept for their results.
+     * 
+     * @var int
+     */
+    public $done = null;
 
     public function __construct($vals = null)
     {
@@ -185,6 +196,9 @@ class QueueSummary
             }
             if (isset($vals['bufferedSince'])) {
                 $this->bufferedSince = $vals['bufferedSince'];
+            }
+            if (isset($vals['done'])) {
+                $this->done = $vals['done'];
             }
         }
     }
@@ -292,6 +306,13 @@ class QueueSummary
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 13:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->done);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -364,6 +385,11 @@ class QueueSummary
         if ($this->bufferedSince !== null) {
             $xfer += $output->writeFieldBegin('bufferedSince', TType::I64, 12);
             $xfer += $output->writeI64($this->bufferedSince);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->done !== null) {
+            $xfer += $output->writeFieldBegin('done', TType::I64, 13);
+            $xfer += $output->writeI64($this->done);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -69,7 +69,7 @@ class TakeJobsRequest
      */
     public $limit = null;
     /**
-     * How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job.
+     * How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job, 5 s at least.
      * 
      * @var int
      */

@@ -602,6 +602,9 @@ class Client
      * @param bool $untilStart whether it is unique only until it is handed out
      * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
      * @param ?int $timeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @param ?string $limitKey jobs with the same one share the limits that the queue has of each key
+     * @param ?int $keepResultMs how long it is kept with its result once it is done; null: as the sidecar's
+     *     `queue.keep_results` says
      * @return int its id, or that of the job which has the unique key
      * @throws Exception\Overloaded if the queues are full, or their disk fails
      */
@@ -615,8 +618,22 @@ class Client
         bool $untilStart = false,
         ?int $retries = null,
         ?int $timeoutMs = null,
+        ?string $limitKey = null,
+        ?int $keepResultMs = null,
     ): int {
-        $job = new NewJob($queue, $name, $args, $delayMs, $priority, $unique, $untilStart, $retries, $timeoutMs);
+        $job = new NewJob(
+            $queue,
+            $name,
+            $args,
+            $delayMs,
+            $priority,
+            $unique,
+            $untilStart,
+            $retries,
+            $timeoutMs,
+            $limitKey,
+            $keepResultMs,
+        );
         return $this->enqueueMany([$job])[0];
     }
 
@@ -632,7 +649,7 @@ class Client
         return array_combine(array_keys($jobs), $ids);
     }
 
-    /** A job that this user enqueued or may perform, as it stands; null: there is none, as when it is done. */
+    /** A job that this user enqueued or may perform, as it stands; null: there is none, as when it is done and not kept. */
     public function job(int $id): ?Job
     {
         return $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->job($id))[0];

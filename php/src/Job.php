@@ -18,9 +18,10 @@ final class Job
      * @param string $payload as it was enqueued
      * @param int $attempt how often it was handed out
      * @param int $failures how often that failed
-     * @param ?int $stateAt when it is due, its lease ends, or it died
+     * @param ?int $stateAt when it is due, its lease ends, it died, or is forgotten
      * @param ?string $error why it failed last
      * @param ?JobProgress $progress how far it is, as whoever performs it says
+     * @param ?string $result what it returned, of one that is done: JSON, if a worker of the package performed it
      * @param ?Lease $lease of the process that performs it
      */
     public function __construct(
@@ -39,6 +40,7 @@ final class Job
         public readonly ?string $error,
         public readonly ?JobProgress $progress = null,
         private readonly ?Lease $lease = null,
+        public readonly ?string $result = null,
     ) {
     }
 
@@ -50,6 +52,16 @@ final class Job
     public function args(): mixed
     {
         return json_decode($this->payload, true, 512, JSON_THROW_ON_ERROR);
+    }
+
+    /**
+     * What it returned, of one that is done; null: nothing that was kept.
+     *
+     * @throws \JsonException if it is no JSON
+     */
+    public function result(): mixed
+    {
+        return ($this->result ?? '') === '' ? null : json_decode($this->result, true, 512, JSON_THROW_ON_ERROR);
     }
 
     /**

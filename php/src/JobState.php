@@ -14,4 +14,6 @@ enum JobState: int
     case Running = 3;
     /** It is performed no more, unless it is retried by hand. */
     case Dead = 4;
+    /** It is kept with its result for a time. */
+    case Done = 5;
 }

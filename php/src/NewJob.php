@@ -21,6 +21,9 @@ final class NewJob
      * @param bool $untilStart whether it is unique only until it is handed out
      * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
      * @param ?int $timeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @param ?string $limitKey jobs with the same one share the limits that the queue has of each key
+     * @param ?int $keepResultMs how long it is kept with its result once it is done; null: as the sidecar's
+     *     `queue.keep_results` says
      * @throws InvalidRequest if the arguments are no JSON
      */
     public function __construct(
@@ -33,6 +36,8 @@ final class NewJob
         public readonly bool $untilStart = false,
         public readonly ?int $retries = null,
         public readonly ?int $timeoutMs = null,
+        public readonly ?string $limitKey = null,
+        public readonly ?int $keepResultMs = null,
     ) {
         try {
             $flags = JSON_THROW_ON_ERROR | JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION;

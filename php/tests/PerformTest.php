@@ -29,7 +29,9 @@ final class PerformTest extends TestCase
         $this->record = "{$this->folder->path}/performed";
         touch($this->record);
         $command = json_encode([PHP_BINARY, __DIR__ . '/Support/performer.php'], JSON_UNESCAPED_SLASHES);
-        $this->roster = new Roster(['/a' => 'b'], tables: "[queue]\npath = 'queue'\n[[worker]]\nname = 'mail'\ncommand = "
+        $this->roster = new Roster(['/a' => 'b'], tables: "[queue]\npath = 'queue'\n"
+            . "[[queue.limit]]\nqueue = 'limited'\nconcurrency = 1\n"
+            . "[[queue.limit]]\nqueue = 'keyed'\nconcurrency = 1\nkey = true\n[[worker]]\nname = 'mail'\ncommand = "
             . "$command\ncount = 2\nready = 'message'\nrestart_delay = '10ms'\nstart_retries = 50\n"
             . "environment = { PERFORMED = '$this->record' }\n");
         $this->client = Patient::local($this->roster->socket, '', '');
@@ -90,6 +92,36 @@ final class PerformTest extends TestCase
         self::assertThat(count($deaths), self::logicalAnd(self::greaterThan(0), self::lessThan(4)));
         $isLeft = fn (int $id): bool => $this->client->job($id) !== null;
         Process::until(static fn () => array_filter($ids, $isLeft) === [], 'those handed over with it are performed', 60);
+    }
+
+    public function testNoMoreJobsOfAQueueRunAtOnceThanItsLimitAllows(): void
+    {
+        $jobs = array_map(static fn (int $number) => new NewJob('limited', "$number"), range(1, 6));
+        $keyed = array_map(static fn (int $number) => new NewJob('keyed', "$number", limitKey: 'a'), range(1, 6));
+        $this->client->enqueueMany([...$jobs, ...$keyed, new NewJob('keyed', 'free', limitKey: 'b')]);
+        Process::until(fn () => count($this->performed()) === 26, 'all are done', 60);
+        foreach (['limited', 'keyed'] as $queue) {
+            $isOf = static fn (string $line) => str_starts_with($line, "$queue ") && !str_contains($line, 'free');
+            foreach (array_chunk(array_values(array_filter($this->performed(), $isOf)), 2) as [$begins, $ends]) {
+                self::assertSame([1, "$begins is done"], [preg_match("/^$queue \\d$/", $begins), $ends]);
+            }
+        }
+    }
+
+    public function testWhatAJobReturnsIsKeptIfThatIsWanted(): void
+    {
+        $id = $this->client->enqueue('mail', 'returns', keepResultMs: 600_000);
+        $isDone = fn (int $id): bool => $this->client->job($id)?->state === JobState::Done;
+        Process::until(static fn () => $isDone($id), 'it is done', 60);
+        $job = $this->client->job($id);
+        self::assertSame([['sum' => 3.0, 'of' => ['/a', 'ü']], ''], [$job->result(), $job->payload]);
+        $nothing = $this->client->enqueue('classes', 'EmailWork', ['to' => 'a@b.c'], keepResultMs: 600_000);
+        Process::until(static fn () => $isDone($nothing), 'it is done', 60);
+        self::assertSame('a@b.c', $this->client->job($nothing)->result());
+        self::assertTrue($this->client->cancelJob($id));
+        self::assertNull($this->client->job($id));
+        $gone = $this->client->enqueue('mail', 'returns');
+        Process::until(fn () => $this->client->job($gone) === null, 'it is done', 60);
     }
 
     public function testQueuesWithWeightsTakeTurns(): void

@@ -148,6 +148,12 @@ pub(crate) struct Enqueue {
     /// How long one attempt may take [default: `queue.timeout` of the sidecar]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     attempt_timeout: Option<Duration>,
+    /// Have it share the limits of the queue with jobs that have the same key
+    #[arg(long, value_name = "KEY")]
+    limit_key: Option<String>,
+    /// For how long it is kept with its result once it is done [default: `queue.keep_results` of the sidecar]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    keep_result: Option<Duration>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -158,6 +164,7 @@ enum State {
     Delayed,
     Running,
     Dead,
+    Done,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -165,6 +172,7 @@ enum Removable {
     Waiting,
     Delayed,
     Dead,
+    Done,
 }
 
 impl Queue {
@@ -182,6 +190,7 @@ impl Queue {
                     Removable::Waiting => JobState::WAITING,
                     Removable::Delayed => JobState::DELAYED,
                     Removable::Dead => JobState::DEAD,
+                    Removable::Done => JobState::DONE,
                 };
                 let request = QueueControl { state: Some(state), ..request(queue, QueueAction::PURGE) };
                 let removed = control(connection, &request)?;
@@ -272,7 +281,7 @@ pub(super) fn read(client: &mut Client) -> anyhow::Result<(Vec<QueueSummary>, Op
 pub(super) fn document(it: &QueueSummary) -> Value {
     json!({
         "name": it.name, "isPaused": it.is_paused, "waiting": it.waiting, "delayed": it.delayed, "running": it.running,
-        "dead": it.dead, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
+        "dead": it.dead, "done": it.done, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
         "enqueuedInLastMinute": it.enqueued_in_last_minute, "doneInLastMinute": it.done_in_last_minute,
         "buffered": it.buffered.unwrap_or(0), "bufferedSince": it.buffered_since,
     })
@@ -348,6 +357,7 @@ impl Peek {
             State::Delayed => JobState::DELAYED,
             State::Running => JobState::RUNNING,
             State::Dead => JobState::DEAD,
+            State::Done => JobState::DONE,
         };
         let (mut client, mut jobs, mut cursor) = (connection.client(), Vec::new(), None);
         while jobs.len() < count {
@@ -378,9 +388,12 @@ fn document_of_job(it: &idl::Job) -> Value {
             "percent": progress.percent, "note": progress.note, "reportedAt": progress.reported_at,
         });
     }
-    match std::str::from_utf8(&it.payload) {
-        Ok(payload) => job["payload"] = payload.into(),
-        Err(_) => job["payloadBase64"] = BASE64_STANDARD.encode(&it.payload).into(),
+    for (name, bytes) in [("payload", Some(&it.payload)), ("result", it.result.as_ref())] {
+        let Some(bytes) = bytes else { continue };
+        match std::str::from_utf8(bytes) {
+            Ok(text) => job[name] = text.into(),
+            Err(_) => job[format!("{name}Base64")] = BASE64_STANDARD.encode(bytes).into(),
+        }
     }
     job
 }
@@ -394,7 +407,7 @@ fn table_of_jobs(jobs: &[idl::Job]) -> String {
             it.attempt.to_string(),
             text::time(it.enqueued_at),
             text::time(it.state_at.unwrap_or(0)),
-            text::size(it.payload.len() as i64),
+            text::size(it.result.as_ref().unwrap_or(&it.payload).len() as i64),
             text::preview(it.error.as_deref().unwrap_or("").as_bytes()),
         ]
     };
@@ -425,6 +438,8 @@ impl Enqueue {
             unique_until: None,
             retries: self.retries,
             timeout_ms: self.attempt_timeout.map(millis),
+            limit_key: self.limit_key,
+            keep_result_ms: self.keep_result.map(millis),
         };
         let reply = self.connection.client().enqueue(vec![job])?;
         if reply.is_buffered == Some(true) {
@@ -451,7 +466,7 @@ mod tests {
     #[test]
     fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {
         let queue = |name: &str, is_paused, waiting, oldest: Option<i64>| {
-            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None)
+            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None, 0)
         };
         let queues = [queue("img", true, 0, None), queue("mail\u{1b}", false, 1, Some(1_000))];
         assert_eq!(

@@ -16,9 +16,9 @@ use crate::access::Subject;
 use crate::format::Fields;
 use crate::model::{Format, NodePath};
 use crate::net::{Address, Remote, is_one_place, max_path_len};
-use crate::queue::Server;
+use crate::queue::{self, Limit, Server};
 use crate::worker::parse_listen;
-use crate::{access, queue, register, secret, source, store, thrift};
+use crate::{access, register, secret, source, store, thrift};
 
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -252,6 +252,9 @@ impl Check<'_> {
                 self.path(file, &key.into());
             }
         }
+        for (number, limit) in queue.limit.iter().enumerate() {
+            self.limit(limit, number, queue);
+        }
         let Some(folder) = &config.queue.path else { return };
         self.plain_path(folder, &path);
         let is_state = config.state().is_some_and(|state| state == *folder);
@@ -274,6 +277,8 @@ impl Check<'_> {
             ("queue.max_bytes", no_file && queue.max_bytes != default.max_bytes, size),
             ("queue.durability", no_file && queue.durability != default.durability, sync),
             ("queue.sync_interval", no_file && queue.sync_interval != default.sync_interval, sync),
+            ("queue.keep_results", in_redis && !queue.keep_results.is_zero(), "or set `path` in its place"),
+            ("queue.limit", in_redis && !queue.limit.is_empty(), "or set `path` in its place"),
             ("queue.recurring", in_redis && !queue.recurring.is_empty(), "or set `path` in its place"),
         ] {
             if in_vain {
@@ -309,6 +314,20 @@ impl Check<'_> {
                 self.object(&[&key.child("name"), &first], message);
             }
         }
+    }
+
+    fn limit(&mut self, limit: &Limit, number: usize, queue: &queue::Config) {
+        let key = self.tree.element(&"queue.limit".into(), number);
+        let of_queue = key.child("queue");
+        let is_limited = ["concurrency", "rate"].iter().any(|name| {
+            let key = key.child(name);
+            self.tree.is_set(&key) || self.tree.is_refused(&key)
+        });
+        if self.require(&of_queue) {
+            self.object_if(!is_limited, &of_queue, "has no limit: set `concurrency`, `rate`, or both");
+        }
+        let is_second = queue.limit[..number].iter().any(|it| it.queue == limit.queue && it.key == limit.key);
+        self.object_if(is_second, &of_queue, "has such a limit already: make them one");
     }
 
     fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use crate::access::{Access, Denied};
 use crate::model::Arguments;
 use crate::mutant;
-use crate::queue::{Job, JobId, Most, Progress, Queues, Refused, Sources, Update};
+use crate::queue::{Job, JobId, MAX_WEIGHT, MIN_LEASE, Most, Progress, Queues, Refused, Sources, Update};
 use crate::share::{Pool, Share};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::JobReport;
@@ -165,7 +165,7 @@ impl Process {
                                 lanes.push(self.perform_jobs(by_turns.subscribe()));
                             }
                             weights.retain(|(other, _)| *other != queue);
-                            weights.push((queue, weight));
+                            weights.push((queue, weight.clamp(1, MAX_WEIGHT)));
                             by_turns.send_modify(|lane| {
                                 lane.sources = Sources::by_weight(weights.clone());
                                 lane.at_once = lane.at_once.max(at_once);
@@ -257,6 +257,7 @@ impl Process {
     /// Has the process perform a job, and says what became of it.
     async fn perform(&self, job: Job) {
         let (lease, most, size) = ((job.id, job.attempt), job.timeout, job.payload.len() + OVERHEAD);
+        let (leased, keeps_result) = (most.max(MIN_LEASE), job.keeps_result);
         let data = Arguments::new(value(job));
         let held = HeldJob { id: lease.0, attempt: lease.1, size, is_touched: false, progress: None };
         self.held.send_modify(|all| all.jobs.push_back(held));
@@ -268,7 +269,7 @@ impl Process {
                 Some(until) => self.attend(lease, until, most, &mut answer).await,
                 None => {
                     self.forget(lease.0);
-                    return self.report(lease, given_back(0), most).await;
+                    return self.report(lease, given_back(0), leased).await;
                 }
             },
         };
@@ -276,7 +277,7 @@ impl Process {
             self.held.send_modify(|held| held.is_late = true);
             self.addressee.set_late(true);
             let error = format!("it took longer than its timeout, {}", humantime::format_duration(most));
-            self.report(lease, Update::Lose { error }, most).await;
+            self.report(lease, Update::Lose { error }, leased).await;
             // Until it is killed, if not before.
             let _ = answer.await;
             self.addressee.set_late(false);
@@ -284,27 +285,32 @@ impl Process {
             return self.forget(lease.0);
         };
         let update = match answered {
-            Ok(_) => Some(Update::Done),
+            Ok(returned) => Some(match returned.filter(|_| keeps_result) {
+                Some((value, _)) => {
+                    value.as_slice().map_or(Update::Done, |result| Update::Return { result: result.to_vec() })
+                }
+                None => Update::Done,
+            }),
             Err(why) => update(why),
         };
         let is_turn = self.held.borrow().is_turn_of(lease.0);
         match update {
             Some(Update::Lose { error }) if is_turn => {
-                self.report(lease, Update::Lose { error }, most).await;
+                self.report(lease, Update::Lose { error }, leased).await;
                 // Until the others are known to be gone too.
                 sleep(RETRY_DELAY).await;
                 self.forget(lease.0);
             }
             // What the process had not begun is not what it died of.
-            Some(Update::Lose { .. }) => self.report(lease, given_back(0), most).await,
+            Some(Update::Lose { .. }) => self.report(lease, given_back(0), leased).await,
             Some(update) => {
                 self.forget(lease.0);
-                self.report(lease, update, most).await;
+                self.report(lease, update, leased).await;
             }
             None => {
                 self.forget(lease.0);
                 self.held.send_modify(|held| held.not_accepted += 1);
-                self.report(lease, given_back(0), most).await;
+                self.report(lease, given_back(0), leased).await;
                 sleep(RETRY_DELAY).await;
                 self.held.send_modify(|held| held.not_accepted -= 1);
             }
@@ -314,24 +320,25 @@ impl Process {
     /// Waits until the process begins a job, whose lease goes on until then; returns until when it may take. None: the
     /// process is late with another one, or somebody else has this one by now.
     async fn begin(&self, lease: (JobId, u32), most: Duration) -> Option<Instant> {
-        let (mut held, mut until) = (self.held.subscribe(), Instant::now() + most);
+        let leased = most.max(MIN_LEASE);
+        let (mut held, mut until) = (self.held.subscribe(), Instant::now() + leased);
         loop {
             let turn = wait_for(&mut held, |held| held.is_late || held.is_turn_of(lease.0));
-            let has_come = timeout(most / 2, turn).await.is_ok();
+            let has_come = timeout(leased / 2, turn).await.is_ok();
             if has_come && self.held.borrow().is_late {
                 return None;
             }
-            if !has_come || until - Instant::now() < most / PARTS * (PARTS - 1) {
+            if !has_come || until - Instant::now() < leased / PARTS * (PARTS - 1) {
                 let now = Instant::now();
                 match self.queues.update(None, lease, Update::Touch { lease: None }, |_, _| true).await {
-                    Ok(_) => until = now + most,
+                    Ok(_) => until = now + leased,
                     Err(Refused::NotLeased(..) | Refused::NoJob(_)) => return None,
                     // It is not known for how long the disk cannot be written.
                     Err(_) => {}
                 }
             }
             if has_come {
-                return Some(until);
+                return Some(until.min(Instant::now() + most));
             }
         }
     }
@@ -375,8 +382,8 @@ impl Process {
     }
 
     /// Says what became of an attempt, until that is written, or its lease is over in any case.
-    async fn report(&self, (id, attempt): (JobId, u32), update: Update, most: Duration) {
-        let until = Instant::now() + most;
+    async fn report(&self, (id, attempt): (JobId, u32), update: Update, leased: Duration) {
+        let until = Instant::now() + leased;
         loop {
             let why = match self.queues.update(None, (id, attempt), update.clone(), |_, _| true).await {
                 Ok(_) | Err(Refused::NotLeased(..) | Refused::NoJob(_)) => return,
@@ -443,7 +450,11 @@ fn value(job: Job) -> Value {
         ("enqueuedAt", job.enqueued_at.into()),
     ];
     let timeout = ("timeoutMs", Value::from(job.timeout.as_millis() as u64));
-    Value::Map(fields.into_iter().chain([timeout]).map(|(name, value)| (name.into(), value)).collect())
+    // Without it, nobody need send what nobody keeps.
+    let keeps_result = job.keeps_result.then_some(("keepsResult", true.into()));
+    Value::Map(
+        fields.into_iter().chain([timeout]).chain(keeps_result).map(|(name, value)| (name.into(), value)).collect(),
+    )
 }
 
 #[cfg(test)]

@@ -237,6 +237,39 @@ async fn of_all_queues_of_a_process_that_dies_one_job_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_may_take_next_to_no_time_can_wait_in_its_process() {
+    let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
+    scene.enqueue("mail", "long", SOON).await;
+    let short = scene.enqueue("mail", "short", Duration::from_millis(2)).await;
+    let handed = [scene.is_handed().await, scene.is_handed().await];
+    scene.is_handed_nothing_for(Duration::from_millis(300)).await;
+    let waits = scene.queues.find(ROOT, short, |_, _| true).await.expect("it has not begun");
+    assert_eq!((waits.attempt, waits.failures), (1, 0));
+    handed.into_iter().rev().for_each(|handed| scene.has_done(handed));
+    scene.becomes(short, |job| job.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_with_weights_take_turns_also_one_that_is_performed_later() {
+    let mut scene = Scene::new(&[], &Settings::default());
+    for _ in 0..12 {
+        scene.enqueue("mail", "mail", SOON).await;
+        scene.enqueue("img", "img", SOON).await;
+    }
+    for (queue, weight) in [("img", 1), ("mail", 3)] {
+        let performs = OfJobs::Performs { queue: queue.into(), at_once: 1, weight: Some(weight) };
+        scene.said.send(performs).expect("it is heard");
+    }
+    let mut mail = 0;
+    for _ in 0..12 {
+        let handed = scene.is_handed().await;
+        mail += usize::from(handed.0 == "mail");
+        scene.has_done(handed);
+    }
+    assert!((8..=10).contains(&mail), "{mail} of 12");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_is_repeated_until_it_is_written() {
     let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
     let id = scene.enqueue("mail", "a", SOON).await;

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::book::Queue;
-use super::change::{Change, Outcome, Refused, millis};
+use super::book::Usage;
+use super::change::{Change, Outcome, Refused};
 use super::engine::{EngineError, sound};
 use super::enqueue::Asker;
 use super::job::{
-    Head, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, MAX_TIMEOUT, OVERHEAD, Progress, State, Until, cut, retry_delay,
+    Head, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, OVERHEAD, Progress, State, Until, body, cut, lease_ms,
+    retry_delay,
 };
-use super::keys::QueueNumber;
+use super::keys::{self, QueueNumber};
 use super::order::Order;
 use super::turns::Sources;
 
@@ -28,6 +29,8 @@ pub struct Most {
 pub enum Update {
     /// It is done.
     Done,
+    /// The same, with this result.
+    Return { result: Vec<u8> },
     /// The attempt has failed: it is tried again after a while, or dead.
     Fail { error: String },
     /// It is given back, which is no failure, and is not performed for so long.
@@ -48,6 +51,7 @@ impl Update {
         match self {
             Self::Fail { error } | Self::Bury { error } | Self::Lose { error } => error.len(),
             Self::Progress(progress) => progress.note().len(),
+            Self::Return { result } => result.len(),
             Self::Done | Self::Release { .. } | Self::Touch { .. } => 0,
         }
     }
@@ -67,14 +71,14 @@ impl Change<'_, '_> {
         let number = |(name, weight): &(String, u32)| Some((self.book.named(name)?.counts.number, *weight));
         let mut queues: Vec<(QueueNumber, u32)> = sources.queues.iter().filter_map(number).collect();
         while taken.len() < most.jobs && bytes < most.bytes {
-            queues.retain(|(queue, _)| self.book.queues.get(queue).is_some_and(Queue::is_open));
+            let now = self.now.uptime;
+            queues.retain(|(queue, _)| self.book.queues.get(queue).is_some_and(|queue| queue.is_open(now)));
             let next = match sources.are_in_order {
                 true => queues.first().map(|_| 0),
                 false => self.book.turns.next(&queues),
             };
             let Some((nth, (queue, _))) = next.and_then(|nth| Some((nth, *queues.get(nth)?))) else { break };
-            let order = Order::Waiting.of(queue);
-            let Some(place) = self.txn.first(&order, &order)? else {
+            let Some(place) = self.next_place(queue)? else {
                 queues.remove(nth);
                 continue;
             };
@@ -112,7 +116,7 @@ impl Change<'_, '_> {
         if content.0.is_empty() {
             return Ok(None);
         }
-        let lease_ms = lease.map_or(head.timeout_ms, |lease| millis(lease.min(MAX_TIMEOUT)));
+        let lease_ms = lease_ms(lease, head.timeout_ms);
         let next = Head {
             state: State::Running { until: self.now.wall + lease_ms },
             attempt: head.attempt.saturating_add(1),
@@ -124,6 +128,7 @@ impl Change<'_, '_> {
             self.free_key(id, &head)?;
         }
         self.moved(id, &head, &next)?;
+        self.count_begun(&next);
         self.tally.attempts += 1;
         self.job_of(id, next, content).map(Some)
     }
@@ -135,12 +140,8 @@ impl Change<'_, '_> {
             return Err(Refused::NotLeased(id, attempt).into());
         }
         match update {
-            Update::Done => {
-                self.remove(id, &head)?;
-                self.tally.done += 1;
-                let uptime = self.now.uptime;
-                self.book.queue(head.queue)?.done.add(uptime);
-            }
+            Update::Done => self.finish(id, &head, &[])?,
+            Update::Return { result } => self.finish(id, &head, result)?,
             Update::Fail { error } => self.fail(id, &head, error)?,
             Update::Bury { error } => self.bury(id, &head, error)?,
             Update::Lose { error } => self.lose(id, &head, error)?,
@@ -149,7 +150,7 @@ impl Change<'_, '_> {
                 self.moved(id, &head, &Head { state, ..head.clone() })?;
             }
             Update::Touch { lease } => {
-                let lease_ms = lease.map_or(head.timeout_ms, |lease| millis(lease.min(MAX_TIMEOUT)));
+                let lease_ms = lease_ms(*lease, head.timeout_ms);
                 let until = self.now.wall + lease_ms;
                 self.moved(id, &head, &Head { state: State::Running { until }, lease_ms, ..head.clone() })?;
                 return Ok(Some(until));
@@ -157,6 +158,46 @@ impl Change<'_, '_> {
             Update::Progress(progress) => _ = self.book.progress.insert(id, progress.at(self.now.wall)),
         }
         Ok(None)
+    }
+
+    /// It is done, and gone, or kept with its result instead of its payload.
+    fn finish(&mut self, id: JobId, head: &Head, result: &[u8]) -> Result<(), EngineError> {
+        self.tally.done += 1;
+        let uptime = self.now.uptime;
+        self.book.queue(head.queue)?.done.add(uptime);
+        let content = if head.keep_result_ms > 0 { sound(self.content(id))? } else { None };
+        let Some((name, payload)) = content else { return self.remove(id, head) };
+        let left = head.bytes.saturating_sub(payload.len() as u64);
+        let (result, error) = match self.result_fits(head, left + result.len() as u64, result.len() as u64) {
+            Ok(()) => (result, None),
+            Err(why) => (&[][..], Some(format!("its result of {} bytes is not kept: {why}", result.len()))),
+        };
+        self.free_key(id, head)?;
+        self.txn.put(&keys::body(id), &body(&name, result))?;
+        let (state, bytes) = (State::Done { until: self.now.wall + head.keep_result_ms }, left + result.len() as u64);
+        let error = error.map(|error| cut(&error, MAX_ERROR));
+        self.moved(id, head, &Head { state, bytes, error, unique: None, ..head.clone() })?;
+        let counted = &mut self.book.queue(head.queue)?.counts.bytes;
+        *counted = counted.saturating_sub(head.bytes) + bytes;
+        self.book.give_back(head.user, head.bytes);
+        self.book.charge(head.user, bytes);
+        Ok(())
+    }
+
+    /// Whether a job may keep a result of that length, and be charged for that much then: no report is refused for it.
+    fn result_fits(&self, head: &Head, bytes: u64, length: u64) -> Result<(), Refused> {
+        let most = self.config.max_job_bytes;
+        if length > most.as_u64() {
+            return Err(Refused::Full(format!("`queue.max_job_bytes` is {most}")));
+        }
+        match bytes.checked_sub(head.bytes + 1) {
+            None => Ok(()),
+            Some(_) if !self.has_room => Err(Refused::Full("the disk is full".to_owned())),
+            Some(more) => {
+                let asker = Asker { uid: head.user, is_admin: false };
+                self.ensure_room_for(Usage { jobs: 0, bytes: more + 1 }, asker)
+            }
+        }
     }
 
     fn fail(&mut self, id: JobId, head: &Head, error: &str) -> Result<(), EngineError> {

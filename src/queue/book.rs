@@ -1,7 +1,9 @@
 //! The book: what is known of the queues in memory, which does not grow with the jobs that wait.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,8 +33,12 @@ pub(super) struct Book {
     pub(super) turns: Turns,
     /// Of which queues little was known when it was opened, in words.
     pub(super) damage: Option<String>,
+    /// Whether the file still says that there was a gap in the log.
+    has_gap: bool,
     /// What is to be written yet.
     changed_queues: BTreeSet<QueueNumber>,
+    /// Queues of which jobs came or went since it was last looked who may have some.
+    stirred: HashSet<QueueNumber>,
     changed_users: BTreeSet<Option<u32>>,
     is_meta_changed: bool,
 }
@@ -59,17 +65,29 @@ pub(super) struct Counts {
     pub(super) running: u64,
     pub(super) dead: u64,
     pub(super) bytes: u64,
+    /// When it may have as many jobs begin at once as its rate says, by the clock on the wall.
+    #[serde(default)]
+    pub(super) rate_full_at: u64,
+    /// That are kept for their results.
+    #[serde(default)]
+    pub(super) done: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) name: String,
     pub(super) counts: Counts,
-    /// No delayed job of it is due before, and no dead one was dead before.
+    /// No delayed job of it is due before, no dead one was dead before, and none that is done is kept until before.
     pub(super) first_delayed: u64,
     pub(super) first_dead: u64,
+    pub(super) first_done: u64,
     pub(super) enqueued: Recent,
     pub(super) done: Recent,
+    /// When it may have as many jobs begin at once as its rate says; and so of each key. In µs by the clock of leases.
+    pub(super) full_at: u64,
+    pub(super) full_at_of: HashMap<Arc<str>, u64>,
+    /// No job of it may begin before that time by the clock of leases, unless something changes in it.
+    pub(super) held_until: Option<u64>,
 }
 
 /// How often something happened in the last minute, by the clock of leases.
@@ -97,17 +115,19 @@ pub(super) struct Leases {
     by_end: BTreeSet<Lease>,
     by_job: HashMap<JobId, Lease>,
     by_taker: HashMap<Option<i64>, usize>,
+    by_key: HashMap<(QueueNumber, Arc<str>), usize>,
     /// Those that were granted, and that were taken away, since what is done was last known to be on the disk.
     granted: BTreeSet<JobId>,
     removed: Vec<Lease>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Lease {
     pub(super) end: u64,
     pub(super) id: JobId,
     pub(super) queue: QueueNumber,
     pub(super) taker: Option<i64>,
+    pub(super) key: Option<Arc<str>>,
 }
 
 impl Book {
@@ -129,7 +149,10 @@ impl Book {
             let key = key?;
             let name = String::from_utf8_lossy(&key[keys::QUEUES.len()..]).into_owned();
             match value_of::<Counts>(txn, &key)? {
-                Some(counts) => book.insert_queue(name, counts),
+                Some(counts) => {
+                    let full_at = now.uptime + counts.rate_full_at.saturating_sub(now.wall);
+                    book.insert_queue(name, counts, full_at.saturating_mul(1_000));
+                }
                 None => unnumbered.push(name),
             }
         }
@@ -140,10 +163,11 @@ impl Book {
             is_exact &= usage.is_some();
             book.users.insert(user, usage.unwrap_or_default());
         }
-        if !is_exact || !unnumbered.is_empty() || txn.has_gap() || book.lacks_a_queue(txn)? {
+        book.has_gap = txn.has_gap()?;
+        if !is_exact || !unnumbered.is_empty() || book.has_gap || book.lacks_a_queue(txn)? {
             book.count_again(txn, unnumbered)?;
         }
-        if txn.has_gap() {
+        if book.has_gap {
             let lost = "some of what was written last was damaged: jobs may be lost, or performed again";
             tracing::error!(lost, "the log of the queues is damaged");
             book.damage =
@@ -160,7 +184,8 @@ impl Book {
                 _ => 0,
             });
             let end = ends.get(&id).copied().unwrap_or(now.uptime + left);
-            book.leases.insert(Lease { end, id, queue, taker: head.and_then(|head| head.taker) });
+            let (taker, key) = head.map_or((None, None), |head| (head.taker, head.limit_key));
+            book.leases.insert(Lease { end, id, queue, taker, key: key.map(Arc::from) });
         }
         Ok(book)
     }
@@ -206,9 +231,9 @@ impl Book {
             self.changed_users.insert(head.user);
         }
         for (number, queue) in &mut self.queues {
-            let Counts { creator, is_paused, .. } = queue.counts;
+            let Counts { creator, is_paused, rate_full_at, .. } = queue.counts;
             let counts = counted.remove(number).unwrap_or_default();
-            queue.counts = Counts { number: *number, creator, is_paused, ..counts };
+            queue.counts = Counts { number: *number, creator, is_paused, rate_full_at, ..counts };
         }
         let last = self.queues.keys().chain(counted.keys()).max().copied().unwrap_or(0);
         self.meta.next_queue = self.meta.next_queue.max(last + 1);
@@ -217,7 +242,7 @@ impl Book {
         for (number, counts) in counted {
             let name = if is_sure { unnumbered.remove(0) } else { format!("recovered-{number}") };
             damaged.push(format!("{name:?}"));
-            self.insert_queue(name, Counts { number, ..counts });
+            self.insert_queue(name, Counts { number, ..counts }, 0);
         }
         unnumbered.iter().for_each(|name| _ = self.add_queue(name, None));
         self.changed_queues.extend(self.queues.keys());
@@ -228,10 +253,11 @@ impl Book {
         Ok(())
     }
 
-    fn insert_queue(&mut self, name: String, counts: Counts) {
+    fn insert_queue(&mut self, name: String, counts: Counts, full_at: u64) {
         self.names.insert(name.clone(), counts.number);
+        self.stirred.insert(counts.number);
         // They are looked for at the first look.
-        self.queues.insert(counts.number, Queue { name, counts, ..Queue::default() });
+        self.queues.insert(counts.number, Queue { name, counts, full_at, ..Queue::default() });
     }
 
     /// Has the next start count again.
@@ -257,6 +283,9 @@ impl Book {
         }
         if std::mem::take(&mut self.is_meta_changed) {
             txn.put(keys::META, &written(&self.meta))?;
+        }
+        if std::mem::take(&mut self.has_gap) {
+            txn.delete(keys::GAP)?;
         }
         Ok(())
     }
@@ -287,10 +316,12 @@ impl Book {
         self.is_meta_changed = true;
         self.changed_queues.insert(number);
         self.names.insert(name.to_owned(), number);
-        let (first_delayed, first_dead) = (u64::MAX, u64::MAX);
+        let (first_delayed, first_dead, first_done) = (u64::MAX, u64::MAX, u64::MAX);
         let counts = Counts { number, creator, ..Counts::default() };
-        self.queues
-            .insert(number, Queue { name: name.to_owned(), counts, first_delayed, first_dead, ..Queue::default() });
+        self.queues.insert(
+            number,
+            Queue { name: name.to_owned(), counts, first_delayed, first_dead, first_done, ..Queue::default() },
+        );
         number
     }
 
@@ -316,6 +347,24 @@ impl Book {
         self.queues.get_mut(&number).ok_or(EngineError::Damaged)
     }
 
+    /// A queue of which a job comes or goes, so that another one may begin.
+    pub(super) fn stir(&mut self, number: QueueNumber) -> Result<&mut Queue, EngineError> {
+        self.stirred.insert(number);
+        let queue = self.queue(number)?;
+        queue.held_until = None;
+        Ok(queue)
+    }
+
+    /// The queues of which jobs may be handed out, and could not when this was last asked.
+    pub(super) fn opened(&mut self, uptime: u64) -> HashSet<String> {
+        for queue in self.queues.values_mut().filter(|queue| queue.held_until.is_some_and(|until| until <= uptime)) {
+            queue.held_until = None;
+            self.stirred.insert(queue.counts.number);
+        }
+        let stirred = std::mem::take(&mut self.stirred).into_iter().filter_map(|number| self.queues.get(&number));
+        stirred.filter(|queue| queue.is_open(uptime)).map(|queue| queue.name.clone()).collect()
+    }
+
     pub(super) fn charge(&mut self, user: Option<u32>, bytes: u64) {
         self.changed_users.insert(user);
         let usage = Usage { jobs: 1, bytes };
@@ -333,9 +382,9 @@ impl Book {
 }
 
 impl Queue {
-    /// Whether jobs of it can be handed out.
-    pub(super) fn is_open(&self) -> bool {
-        !self.counts.is_paused && self.counts.waiting > 0
+    /// Whether jobs of it may be handed out.
+    pub(super) fn is_open(&self, uptime: u64) -> bool {
+        !self.counts.is_paused && self.counts.waiting > 0 && self.held_until.is_none_or(|until| until <= uptime)
     }
 }
 
@@ -360,7 +409,7 @@ impl Recent {
 
 impl Counts {
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_paused && self.waiting + self.delayed + self.running + self.dead == 0
+        !self.is_paused && self.waiting + self.delayed + self.running + self.dead + self.done == 0
     }
 }
 
@@ -374,14 +423,14 @@ impl Usage {
 impl Leases {
     /// The lease begins when what is done is on the disk.
     pub(super) fn grant(&mut self, lease: Lease) {
-        self.insert(lease);
         self.granted.insert(lease.id);
+        self.insert(lease);
     }
 
     /// What was done is on the disk, this much later than the leases had been granted.
     pub(super) fn settle(&mut self, later: u64) {
         for id in std::mem::take(&mut self.granted) {
-            if let Some(lease) = self.by_job.get(&id).copied() {
+            if let Some(lease) = self.by_job.get(&id).cloned() {
                 self.insert(Lease { end: lease.end + later, ..lease });
             }
         }
@@ -400,27 +449,33 @@ impl Leases {
 
     fn insert(&mut self, lease: Lease) {
         self.remove(lease.id);
-        self.by_end.insert(lease);
-        self.by_job.insert(lease.id, lease);
         *self.by_taker.entry(lease.taker).or_default() += 1;
+        if let Some(key) = &lease.key {
+            *self.by_key.entry((lease.queue, key.clone())).or_default() += 1;
+        }
+        self.by_end.insert(lease.clone());
+        self.by_job.insert(lease.id, lease);
     }
 
     pub(super) fn remove(&mut self, id: JobId) {
         if let Some(lease) = self.by_job.remove(&id) {
             self.by_end.remove(&lease);
-            self.removed.push(lease);
-            if let Entry::Occupied(mut count) = self.by_taker.entry(lease.taker) {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
-                }
+            uncount(&mut self.by_taker, lease.taker);
+            if let Some(key) = &lease.key {
+                uncount(&mut self.by_key, (lease.queue, key.clone()));
             }
+            self.removed.push(lease);
         }
+    }
+
+    /// How many jobs of a queue run that have this key.
+    pub(super) fn running_of(&self, queue: QueueNumber, key: &str) -> usize {
+        self.by_key.get(&(queue, Arc::from(key))).copied().unwrap_or(0)
     }
 
     /// The one that ends first.
     pub(super) fn first(&self) -> Option<Lease> {
-        self.by_end.first().copied()
+        self.by_end.first().cloned()
     }
 
     pub(super) fn end_of(&self, id: JobId) -> Option<u64> {
@@ -430,6 +485,15 @@ impl Leases {
     /// Whether one more of `most` may be this one's: it may have as many as it leaves free.
     pub(super) fn have_room(&self, taker: Option<i64>, most: usize) -> bool {
         self.by_taker.get(&taker).copied().unwrap_or(0) < most.saturating_sub(self.by_end.len())
+    }
+}
+
+fn uncount<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
     }
 }
 

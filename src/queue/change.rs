@@ -3,6 +3,7 @@
 //! What is refused is refused before anything is written, so that it leaves the rest of its batch alone. What is damaged is
 //! passed over: no entry but those of the file itself keeps a transaction from being carried out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Config;
@@ -54,6 +55,8 @@ pub(super) struct Change<'c, 'e> {
     pub(super) book: &'c mut Book,
     pub(super) config: &'c Config,
     pub(super) now: Now,
+    /// Whether the disk has some.
+    pub(super) has_room: bool,
     pub(super) tally: &'c mut Tally,
 }
 
@@ -102,13 +105,29 @@ impl Change<'_, '_> {
 
     pub(super) fn job_of(&self, id: JobId, head: Head, (name, payload): (String, Vec<u8>)) -> Result<Job, EngineError> {
         let queue = self.book.queues.get(&head.queue).ok_or(EngineError::Damaged)?.name.clone();
-        let Head { state, priority, attempt, failures, retries, timeout_ms, enqueued_at, user, error, .. } = head;
+        let Head {
+            state,
+            priority,
+            attempt,
+            failures,
+            retries,
+            timeout_ms,
+            enqueued_at,
+            user,
+            error,
+            keep_result_ms,
+            ..
+        } = head;
         let timeout = Duration::from_millis(timeout_ms);
         let state = match self.book.leases.end_of(id) {
             Some(end) => State::Running { until: self.now.wall + end.saturating_sub(self.now.uptime) },
             None => state,
         };
         let progress = self.book.progress.get(&id).cloned();
+        let (payload, result) = match state {
+            State::Done { .. } => (Vec::new(), Some(payload)),
+            _ => (payload, None),
+        };
         Ok(Job {
             id,
             queue,
@@ -124,6 +143,8 @@ impl Change<'_, '_> {
             user,
             error,
             progress,
+            keeps_result: keep_result_ms > 0,
+            result,
         })
     }
 
@@ -138,7 +159,7 @@ impl Change<'_, '_> {
         }
         let id = keys::id_in(place);
         tracing::error!(id, queue = name, "a job is damaged, and is not performed");
-        if let Ok(queue) = self.book.queue(queue) {
+        if let Ok(queue) = self.book.stir(queue) {
             let count = order.count_in(&mut queue.counts);
             *count = count.saturating_sub(1);
         }
@@ -198,23 +219,25 @@ impl Change<'_, '_> {
     }
 
     pub(super) fn place(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
-        let queue = self.book.queue(head.queue)?;
+        let queue = self.book.stir(head.queue)?;
         *head.state.order().count_in(&mut queue.counts) += 1;
         match head.state {
             State::Waiting => {}
             State::Delayed { until } => queue.first_delayed = queue.first_delayed.min(until),
             State::Running { .. } => {
-                let end = self.now.uptime + head.lease_ms;
-                self.book.leases.grant(Lease { end, id, queue: head.queue, taker: head.taker });
+                let (end, key) = (self.now.uptime + head.lease_ms, head.limit_key.as_deref().map(Arc::from));
+                self.book.leases.grant(Lease { end, id, queue: head.queue, taker: head.taker, key });
             }
             State::Dead { since } => queue.first_dead = queue.first_dead.min(since),
+            State::Done { until } => queue.first_done = queue.first_done.min(until),
         }
         self.txn.put(&place_of(id, head), &[])?;
         self.txn.put(&keys::job(id), &written(head))
     }
 
     fn unplace(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
-        let count = head.state.order().count_in(&mut self.book.queue(head.queue)?.counts);
+        let queue = self.book.stir(head.queue)?;
+        let count = head.state.order().count_in(&mut queue.counts);
         *count = count.saturating_sub(1);
         self.book.leases.remove(id);
         self.txn.delete(&place_of(id, head))

@@ -3,8 +3,7 @@
 use super::Config;
 use super::change::Refused;
 use super::job::{
-    MAX_AT_ONCE, MAX_DELAY, MAX_JOB_NAME, MAX_PRIORITY, MAX_QUEUE_NAME, MAX_RETRIES, MAX_TIMEOUT, MAX_UNIQUE_KEY,
-    NewJob,
+    MAX_AT_ONCE, MAX_DELAY, MAX_JOB_NAME, MAX_KEY, MAX_PRIORITY, MAX_QUEUE_NAME, MAX_RETRIES, MAX_TIMEOUT, NewJob,
 };
 
 pub(super) fn check(jobs: &[NewJob], config: &Config) -> Result<(), Refused> {
@@ -19,7 +18,10 @@ fn check_one(job: &NewJob, config: &Config) -> Result<(), Refused> {
     check_name("queue", &job.queue, MAX_QUEUE_NAME)?;
     check_name("name", &job.name, MAX_JOB_NAME)?;
     if let Some(unique) = &job.unique {
-        check_name("uniqueKey", &unique.key, MAX_UNIQUE_KEY)?;
+        check_name("uniqueKey", &unique.key, MAX_KEY)?;
+    }
+    if let Some(key) = &job.limit_key {
+        check_name("limitKey", key, MAX_KEY)?;
     }
     let (bytes, most) = (job.payload.len() as u64, config.max_job_bytes);
     if bytes > most.as_u64() {
@@ -31,8 +33,17 @@ fn check_one(job: &NewJob, config: &Config) -> Result<(), Refused> {
     if job.priority.is_some() && config.backend.is_some() {
         return invalid("priority", "queues in Redis have no order by it: use a queue of its own instead".to_owned());
     }
+    if job.limit_key.is_some() && config.backend.is_some() {
+        return invalid("limitKey", "queues in Redis have no limits".to_owned());
+    }
+    if job.keep_result.is_some() && config.backend.is_some() {
+        return invalid("keepResultMs", "queues in Redis keep no results".to_owned());
+    }
     if job.delay > MAX_DELAY {
         return invalid("delayMs", format!("it is longer than {} days", MAX_DELAY.as_secs() / 86_400));
+    }
+    if job.keep_result.is_some_and(|time| time > MAX_DELAY) {
+        return invalid("keepResultMs", format!("it is longer than {} days", MAX_DELAY.as_secs() / 86_400));
     }
     if job.timeout.is_some_and(|timeout| timeout.is_zero() || timeout > MAX_TIMEOUT) {
         return invalid("timeoutMs", "it is from 1 ms to a day".to_owned());

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::Server;
 use super::check::check_name;
 use super::job::{MAX_JOB_NAME, MAX_QUEUE_NAME, NewJob};
 use super::recurring::{Expression, Zone};
+use super::{Limit, Server};
 use crate::rule;
 
 /// `[queue]`.
@@ -53,6 +53,9 @@ pub struct Config {
     /// How long dead jobs are kept.
     #[serde(with = "crate::rule::SomeWithinAYear")]
     pub keep_dead: Duration,
+    /// How long jobs that are done are kept with their results, where they say nothing else; zero: not at all.
+    #[serde(with = "crate::rule::WithinAYear")]
+    pub keep_results: Duration,
     /// When what was done is acknowledged,
     pub durability: Durability,
     /// and how long it may wait for its sync where that is batched.
@@ -61,6 +64,9 @@ pub struct Config {
     /// Jobs that are enqueued by the clock.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recurring: Vec<Recurring>,
+    /// How many jobs run at once, and how many begin within a time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limit: Vec<Limit>,
 }
 
 /// When what was done is acknowledged.
@@ -147,9 +153,11 @@ impl Default for Config {
             retries: 25,
             timeout: Duration::from_secs(60),
             keep_dead: Duration::from_secs(30 * 86_400),
+            keep_results: Duration::ZERO,
             durability: Durability::Synced,
             sync_interval: Duration::from_millis(100),
             recurring: Vec::new(),
+            limit: Vec::new(),
         }
     }
 }

@@ -94,7 +94,7 @@ impl Change<'_, '_> {
         let number = self.number_of(name)?;
         let order = match control {
             Control::Pause | Control::Resume => {
-                self.book.queue(number)?.counts.is_paused = control == Control::Pause;
+                self.book.stir(number)?.counts.is_paused = control == Control::Pause;
                 return Ok((0, false));
             }
             Control::Purge(order) => order,

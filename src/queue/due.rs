@@ -28,7 +28,8 @@ impl Change<'_, '_> {
             }
         }
         let (now, kept_since) = (self.now.wall, self.now.wall.saturating_sub(millis(self.config.keep_dead)));
-        let due = |queue: &&Queue| queue.first_delayed <= now || queue.first_dead <= kept_since;
+        let due =
+            |queue: &&Queue| queue.first_delayed <= now || queue.first_dead <= kept_since || queue.first_done <= now;
         let due: Vec<QueueNumber> = self.book.queues.values().filter(due).map(|queue| queue.counts.number).collect();
         for number in due {
             let first = self.pass_time(number, Order::Delayed, now, |change, id, head| {
@@ -36,8 +37,9 @@ impl Change<'_, '_> {
             })?;
             let first_dead =
                 self.pass_time(number, Order::Dead, kept_since, |change, id, head| change.remove(id, head))?;
+            let first_done = self.pass_time(number, Order::Done, now, |change, id, head| change.remove(id, head))?;
             if let Some(queue) = self.book.queues.get_mut(&number) {
-                (queue.first_delayed, queue.first_dead) = (first, first_dead);
+                (queue.first_delayed, queue.first_dead, queue.first_done) = (first, first_dead, first_done);
             }
         }
         Ok(())

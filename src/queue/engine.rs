@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::config::{Config, Durability};
 use super::keys;
-use super::log::{Found, Log, Record};
+use super::log::{Entry, Found, Log, Record};
 use crate::permissions::own::{self, NotOwn};
 use crate::permissions::{Mode, make_folder};
 use crate::store::shared::{Image, InvalidFile};
@@ -41,8 +41,10 @@ const PAGE: usize = 65_536;
 /// So many entries are changed before LMDB commits: their pages are in memory until then, and may be as many.
 const MAX_CHANGES: usize = 16_384;
 
-/// How much room the file has in advance, for each byte of the log: what was acknowledged must find it.
+/// How much room the file has in advance, for each byte of the log and beside that: what was acknowledged must find it, where
+/// it is written in pieces, each of which leaves its pages to those after it.
 const RESERVE: usize = 4;
+const RESERVE_OF_PIECES: usize = 128 << 10;
 
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -70,7 +72,7 @@ pub(super) struct Txn<'e> {
     has_room: bool,
     /// When the oldest record was written that is not synced.
     unsynced_since: Option<Instant>,
-    /// Whether some of what the log said is lost.
+    /// Whether some of what the log said is lost, which the file does not say yet.
     has_gap: bool,
 }
 
@@ -225,7 +227,10 @@ impl<'e> Txn<'e> {
     pub(super) fn commit(&mut self) -> Result<(), EngineError> {
         self.changes += self.record.entries();
         let is_full = !self.log.has_room(&self.record);
-        let committed = if is_full || self.changes > MAX_CHANGES { self.commit_to_file() } else { self.log() };
+        let committed = match is_full || self.changes > MAX_CHANGES {
+            true => self.commit_to_file().or_else(|error| self.commit_after_log(error)),
+            false => self.log(),
+        };
         self.record.clear();
         if committed.is_err() {
             self.inner = None;
@@ -234,6 +239,26 @@ impl<'e> Txn<'e> {
             let _ = self.log.grow();
         }
         committed
+    }
+
+    /// Where there is no room for all that was done since LMDB committed, what the log says goes to the file in pieces, and
+    /// what was not acknowledged yet after it.
+    fn commit_after_log(&mut self, error: EngineError) -> Result<(), EngineError> {
+        if !error.is_lack_of_room() || self.log.is_empty() {
+            return Err(error);
+        }
+        let mut record = std::mem::replace(&mut self.record, Record::new());
+        self.roll_back()?;
+        if self.has_gap()? {
+            return Err(EngineError::Damaged);
+        }
+        for entry in record.written() {
+            let (key, value) = entry.ok_or(EngineError::Damaged)?;
+            self.write(key, value)?;
+        }
+        self.changes = record.entries();
+        std::mem::swap(&mut self.record, &mut record);
+        if self.log.has_room(&self.record) { self.log() } else { self.commit_to_file() }
     }
 
     fn log(&mut self) -> Result<(), EngineError> {
@@ -248,10 +273,13 @@ impl<'e> Txn<'e> {
     /// Has LMDB commit, after which the log begins anew.
     fn commit_to_file(&mut self) -> Result<(), EngineError> {
         let generation = fastrand::u64(..);
+        if self.has_gap {
+            self.write(keys::GAP, Some(&sealed(keys::GAP, &[])))?;
+        }
         self.write(keys::GENERATION, Some(&sealed(keys::GENERATION, &generation.to_be_bytes())))?;
         self.inner.take().ok_or(lmdb::Error::BadTxn)?.commit()?;
         self.log.begin(generation);
-        (self.changes, self.has_room, self.unsynced_since) = (0, false, None);
+        (self.changes, self.has_room, self.has_gap, self.unsynced_since) = (0, false, false, None);
         self.inner = Some(self.env.begin_rw_txn()?);
         Ok(())
     }
@@ -282,21 +310,43 @@ impl<'e> Txn<'e> {
         if found.is_empty() {
             return Ok(());
         }
-        self.redo(&found)?;
-        self.commit_to_file()
+        self.redo(&found)
     }
 
+    /// Writes what the log says to the file, at once or, where there is no room for that, in pieces: what one no longer needs
+    /// is there for those after it. Cut short, all of them are done again, which comes to the same.
     fn redo(&mut self, found: &Found) -> Result<(), EngineError> {
-        for entry in found.entries() {
-            let (key, value) = entry.ok_or(EngineError::Damaged)?;
-            self.write(key, value)?;
+        let entries: Vec<_> = found.entries().collect::<Option<_>>().ok_or(EngineError::Damaged)?;
+        let (mut rest, mut size) = (entries.as_slice(), entries.len());
+        loop {
+            let (piece, after) = rest.split_at(size.min(rest.len()));
+            let is_last = after.is_empty();
+            match self.redo_piece(piece, is_last) {
+                Ok(()) if is_last => return Ok(()),
+                Ok(()) => rest = after,
+                Err(error) if error.is_lack_of_room() && size > 1 => size = size.min(rest.len()).div_ceil(2),
+                Err(error) => return Err(error),
+            }
+            if !is_last || self.inner.is_none() {
+                self.inner = None;
+                self.inner = Some(self.env.begin_rw_txn()?);
+            }
         }
-        Ok(())
     }
 
-    /// Whether some of what was done since LMDB had committed is lost.
-    pub(super) fn has_gap(&self) -> bool {
-        self.has_gap
+    fn redo_piece(&mut self, piece: &[Entry<'_>], is_last: bool) -> Result<(), EngineError> {
+        for (key, value) in piece {
+            self.write(key, *value)?;
+        }
+        match is_last {
+            true => self.commit_to_file(),
+            false => Ok(self.inner.take().ok_or(lmdb::Error::BadTxn)?.commit()?),
+        }
+    }
+
+    /// Whether some of what was done is lost, and what is counted may be wrong.
+    pub(super) fn has_gap(&self) -> Result<bool, EngineError> {
+        Ok(sound(self.get(keys::GAP))?.is_none_or(|gap| gap.is_some()))
     }
 
     /// Has the file have room for what the log takes. Where the file system cannot tell, it may turn out later that there is
@@ -305,11 +355,12 @@ impl<'e> Txn<'e> {
         if self.has_room {
             return Ok(());
         }
-        let (length, more) = (self.file.metadata()?.len(), RESERVE * self.log.size());
+        let (length, more) = (self.file.metadata()?.len(), RESERVE * self.log.size() + RESERVE_OF_PIECES);
         match fallocate(self.file.as_fd(), FallocateFlags::FALLOC_FL_KEEP_SIZE, length as i64, more as i64) {
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => self.has_room = true,
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
             Err(source) => return Err(EngineError::Disk { source }),
         }
+        self.has_room = true;
         Ok(())
     }
 

@@ -37,6 +37,10 @@ impl Change<'_, '_> {
     fn ensure_room(&self, jobs: &[NewJob], Asker { uid, is_admin }: Asker) -> Result<(), Refused> {
         let mut wanted = Usage::default();
         jobs.iter().for_each(|job| wanted.add(Usage { jobs: 1, bytes: charge(job) }));
+        self.ensure_room_for(wanted, Asker { uid, is_admin })
+    }
+
+    pub(super) fn ensure_room_for(&self, wanted: Usage, Asker { uid, is_admin }: Asker) -> Result<(), Refused> {
         let own = self.book.users.get(&uid).copied().unwrap_or_default();
         let (most, most_bytes) = (self.config.max_jobs as u64, self.config.max_bytes.as_u64());
         for (setting, wanted, all, own, most) in [
@@ -112,6 +116,8 @@ impl Change<'_, '_> {
             error: None,
             lease_ms: 0,
             taker: None,
+            limit_key: job.limit_key.clone(),
+            keep_result_ms: millis(job.keep_result.unwrap_or(self.config.keep_results)),
         };
         if let Some(Unique { key, .. }) = &head.unique {
             self.txn.put(&keys::unique(queue, key), &id.to_be_bytes())?;
@@ -129,6 +135,5 @@ impl Change<'_, '_> {
 }
 
 fn charge(job: &NewJob) -> u64 {
-    let key = job.unique.as_ref().map_or(0, |unique| unique.key.len());
-    (OVERHEAD + job.payload.len() + job.name.len() + key) as u64
+    (OVERHEAD + job.payload.len() + job.name.len() + job.keys_len()) as u64
 }

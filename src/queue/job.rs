@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::change::millis;
 use super::keys::QueueNumber;
 
 /// Numbers grow, and are not used again, also where the file is lost.
@@ -16,11 +17,14 @@ pub(super) const DEFAULT_PRIORITY: u8 = 5;
 /// The longest names, in bytes.
 pub(super) const MAX_QUEUE_NAME: usize = 128;
 pub(super) const MAX_JOB_NAME: usize = 255;
-pub(super) const MAX_UNIQUE_KEY: usize = 255;
+pub(super) const MAX_KEY: usize = 255;
 
-/// The longest delay, and the longest time of an attempt.
+/// The longest delay, and as long a result is kept at most; and the longest time of an attempt.
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(366 * 86_400);
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+/// A lease for which nobody says how long it lasts is no shorter, whatever the timeout: a job may have to wait in its worker.
+pub const MIN_LEASE: Duration = Duration::from_secs(5);
 
 pub(super) const MAX_RETRIES: u32 = 1_000;
 
@@ -35,6 +39,9 @@ pub(super) const MAX_NOTE: usize = 256;
 
 /// What a job is charged for beside its payload and names: its entries in the file.
 pub(super) const OVERHEAD: usize = 512;
+
+/// What a job counts for at least among requests that wait.
+const LEAST_SIZE: usize = 1 << 10;
 
 /// A job that is lost so often, with the process that had it or by its time, kills whoever performs it.
 pub(super) const MAX_LOST: u32 = 3;
@@ -55,6 +62,10 @@ pub struct NewJob {
     pub retries: Option<u32>,
     /// How long an attempt may take; none: as the setting says.
     pub timeout: Option<Duration>,
+    /// Jobs with the same one share the limits that their queue has of each key.
+    pub limit_key: Option<String>,
+    /// How long it is kept with its result once it is done; none: as the setting says.
+    pub keep_result: Option<Duration>,
 }
 
 /// No other job of its queue has the same key.
@@ -98,6 +109,10 @@ pub enum State {
     Dead {
         since: u64,
     },
+    /// It is kept for its result.
+    Done {
+        until: u64,
+    },
 }
 
 /// All of a job but what the application gave.
@@ -127,6 +142,11 @@ pub(super) struct Head {
     /// The user who took it last, -1 over TCP; none: a worker of the sidecar.
     #[serde(default)]
     pub(super) taker: Option<i64>,
+    #[serde(default)]
+    pub(super) limit_key: Option<String>,
+    /// How long it is kept once it is done.
+    #[serde(default)]
+    pub(super) keep_result_ms: u64,
 }
 
 /// A job as it stands.
@@ -148,6 +168,10 @@ pub struct Job {
     pub user: Option<u32>,
     pub error: Option<String>,
     pub progress: Option<Progress>,
+    /// Whether it is kept with its result once it is done,
+    pub keeps_result: bool,
+    /// which is this. It has no payload any more then.
+    pub result: Option<Vec<u8>>,
 }
 
 /// How far a job is, as whoever has it says.
@@ -182,6 +206,11 @@ impl Progress {
     }
 }
 
+/// How long a lease lasts of a job with this timeout.
+pub(super) fn lease_ms(lease: Option<Duration>, timeout_ms: u64) -> u64 {
+    lease.map_or(timeout_ms.max(millis(MIN_LEASE)), |lease| millis(lease.min(MAX_TIMEOUT)))
+}
+
 impl Head {
     /// How long the last lease was to last.
     pub(super) fn granted_ms(&self) -> u64 {
@@ -190,10 +219,15 @@ impl Head {
 }
 
 impl NewJob {
-    /// About how much memory it takes.
+    pub(super) fn keys_len(&self) -> usize {
+        let keys = [self.unique.as_ref().map(|unique| &unique.key), self.limit_key.as_ref()];
+        keys.into_iter().flatten().map(String::len).sum()
+    }
+
+    /// About how much memory it takes, and at least what it costs to keep it.
     pub fn memory_size(&self) -> usize {
-        let key = self.unique.as_ref().map_or(0, |unique| unique.key.len());
-        size_of::<Self>() + self.queue.len() + self.name.len() + self.payload.len() + key
+        let key = self.keys_len();
+        (size_of::<Self>() + self.queue.len() + self.name.len() + self.payload.len() + key).max(LEAST_SIZE)
     }
 }
 
@@ -225,6 +259,12 @@ pub(super) fn retry_delay(failures: u32, random: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_without_a_payload_counts_for_what_it_costs_to_keep_it() {
+        assert_eq!(NewJob::default().memory_size(), 1_024);
+        assert!(NewJob { payload: vec![7; 1_024], ..NewJob::default() }.memory_size() > 1_024);
+    }
 
     #[test]
     fn a_body_is_its_parts_again_and_what_is_none_is_refused() {

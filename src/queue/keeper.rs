@@ -63,8 +63,10 @@ pub(super) struct Taker {
     pub(super) sources: Sources,
     pub(super) most: Most,
     pub(super) lease: Option<Duration>,
-    /// Whether it waits until there is one.
+    /// Whether it waits until there is one,
     pub(super) is_patient: bool,
+    /// and there was none.
+    pub(super) has_waited: bool,
     pub(super) reply: oneshot::Sender<Result<(Vec<Job>, Handed), Refused>>,
 }
 
@@ -278,13 +280,16 @@ impl Keeper {
     fn turn(&mut self, opened: &mut Opened<'_>, first: Option<Ask>) -> Result<(), EngineError> {
         let mut asked = self.gather(first);
         let Some(since) = self.full_since else { return self.transact(opened, asked) };
-        let growth = asked.asks.extract_if(.., |ask| matches!(ask.what, What::Growth(_))).collect();
+        let growth: Vec<Ask> = asked.asks.extract_if(.., |ask| matches!(ask.what, What::Growth(_))).collect();
         let heard_until = asked.heard_until.take();
         asked.has_recurring = false;
         self.transact(opened, asked)?;
         // Until then they are dropped, and so answered.
         if since.elapsed() >= RETRY_DELAY {
             self.transact(opened, Asked { asks: Vec::new(), heard_until, has_recurring: false })?;
+            if growth.is_empty() && opened.txn.ensure_room().is_ok() {
+                self.full_since = None;
+            }
             self.transact(opened, Asked { asks: growth, heard_until: None, has_recurring: true })?;
         }
         Ok(())
@@ -358,7 +363,8 @@ impl Keeper {
     fn carry_out(&mut self, opened: &mut Opened<'_>, asked: Asked, batch: &mut Batch) -> Result<(), EngineError> {
         let Opened { txn, book } = opened;
         let (config, now) = (&self.config, self.now());
-        let mut change = Change { txn, book, config, now, tally: &mut batch.tally };
+        let has_room = self.full_since.is_none();
+        let mut change = Change { txn, book, config, now, has_room, tally: &mut batch.tally };
         for Ask { what, place, .. } in asked.asks {
             match what {
                 What::Work(work) | What::Growth(work) => batch.replies.push(work(&mut change)?),
@@ -377,7 +383,13 @@ impl Keeper {
             self.recurrences.enqueue_due(&mut change)?;
         }
         self.takers.retain(|(taker, _)| !taker.reply.is_closed());
-        for (taker, place) in std::mem::take(&mut self.takers) {
+        let open = change.book.opened(now.uptime);
+        for (mut taker, place) in std::mem::take(&mut self.takers) {
+            if taker.has_waited && !taker.sources.names().any(|queue| open.contains(queue)) {
+                self.takers.push_back((taker, place));
+                continue;
+            }
+            taker.has_waited = true;
             match sound_or_refused(change.take(taker.asker, &taker.sources, taker.most, taker.lease))? {
                 Ok(taken) if taken.is_empty() && taker.is_patient => self.takers.push_back((taker, place)),
                 Ok(taken) => batch.handed.push((taker, taken)),
@@ -424,12 +436,17 @@ impl Keeper {
     fn rest(&self, Opened { txn, book }: &Opened<'_>) -> Duration {
         let Now { wall, uptime } = self.now();
         let keep_dead = self.config.keep_dead.as_millis() as u64;
-        let of_queues =
-            book.queues.values().flat_map(|queue| [queue.first_delayed, queue.first_dead.saturating_add(keep_dead)]);
+        let of_queues = book
+            .queues
+            .values()
+            .flat_map(|queue| [queue.first_delayed, queue.first_dead.saturating_add(keep_dead), queue.first_done]);
         let next = of_queues.min().unwrap_or(u64::MAX).saturating_sub(wall);
         let lease = book.leases.first().map_or(u64::MAX, |lease| lease.end.saturating_sub(uptime));
         let recurring = self.recurrences.next_look().saturating_sub(wall);
-        let rest = Duration::from_millis(next.min(lease).min(recurring)).min(MAX_REST);
+        // Of those that are not open yet.
+        let held = book.queues.values().filter_map(|queue| queue.held_until.filter(|until| *until > uptime)).min();
+        let held = held.map_or(u64::MAX, |until| until - uptime);
+        let rest = Duration::from_millis(next.min(lease).min(held).min(recurring)).min(MAX_REST);
         let rest = match self.full_since {
             Some(since) => rest.max(RETRY_DELAY.saturating_sub(since.elapsed())),
             None => rest,

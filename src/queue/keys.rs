@@ -6,18 +6,21 @@
 //! | `q` name | a queue: its number, its counts |
 //! | `u` user | how much a user has |
 //! | `j` id | the head of a job: all but what the application gave |
-//! | `p` id | its name and payload, which never change |
+//! | `p` id | its name and payload, which never change until it is done and its result is in their place |
 //! | `w` queue, priority, id | it waits, |
 //! | `l` queue, time, id | is delayed until then, |
 //! | `r` queue, id | runs, |
-//! | `d` queue, time, id | is dead since then |
+//! | `d` queue, time, id | is dead since then, |
+//! | `f` queue, time, id | is done, and kept until then |
 //! | `k` queue, key | the job that has a unique key |
 //! | `c` name | when a recurring job was due that was enqueued last |
 //! | NUL | the generation of the log of what follows |
+//! | NUL `g` | there was a gap in the log: what is counted may be wrong |
 
 use super::job::JobId;
 
 pub(super) const GENERATION: &[u8] = b"\0";
+pub(super) const GAP: &[u8] = b"\0g";
 pub(super) const META: &[u8] = b"m";
 pub(super) const QUEUES: &[u8] = b"q";
 pub(super) const USERS: &[u8] = b"u";
@@ -27,6 +30,7 @@ pub(super) const DELAYED: &[u8] = b"l";
 pub(super) const RUNNING: &[u8] = b"r";
 pub(super) const DEAD: &[u8] = b"d";
 pub(super) const RECURRING: &[u8] = b"c";
+pub(super) const DONE: &[u8] = b"f";
 
 /// No queue's number.
 pub(super) type QueueNumber = u32;
@@ -64,6 +68,10 @@ pub(super) fn dead(queue: QueueNumber, since: u64, id: JobId) -> Vec<u8> {
     [DEAD, &queue.to_be_bytes(), &since.to_be_bytes(), &id.to_be_bytes()].concat()
 }
 
+pub(super) fn done(queue: QueueNumber, until: u64, id: JobId) -> Vec<u8> {
+    [DONE, &queue.to_be_bytes(), &until.to_be_bytes(), &id.to_be_bytes()].concat()
+}
+
 pub(super) fn unique(queue: QueueNumber, key: &str) -> Vec<u8> {
     [b"k".as_slice(), &queue.to_be_bytes(), key.as_bytes()].concat()
 }
@@ -82,7 +90,7 @@ pub(super) fn id_in(key: &[u8]) -> Option<JobId> {
     key.last_chunk().copied().map(JobId::from_be_bytes)
 }
 
-/// The time in a key of those that are delayed or dead.
+/// The time in a key of those that are delayed, dead or done.
 pub(super) fn time_in(key: &[u8]) -> Option<u64> {
     key.get(5..13)?.try_into().ok().map(u64::from_be_bytes)
 }

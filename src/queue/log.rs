@@ -147,6 +147,11 @@ impl Record {
         self.bytes.extend_from_slice(value.unwrap_or_default());
     }
 
+    /// What has been pushed.
+    pub(super) fn written(&self) -> impl Iterator<Item = Option<Entry<'_>>> {
+        entries(&self.bytes[HEADER..])
+    }
+
     fn finish(&mut self, at: usize, generation: u64) -> &[u8] {
         let length = self.bytes.len() - HEADER;
         let sums = (sum_of_header(at, length, generation), xxh3_64_with_seed(&self.bytes[HEADER..], generation));
@@ -170,22 +175,25 @@ impl Found {
     }
 
     /// The keys that were written or deleted, with their values. None: it is not as it was written.
-    pub(super) fn entries(&self) -> impl Iterator<Item = Option<(&[u8], Option<&[u8]>)>> {
-        self.records.iter().flat_map(|record| {
-            let mut rest = &self.bytes[record.clone()];
-            std::iter::from_fn(move || {
-                if rest.is_empty() {
-                    return None;
-                }
-                let entry = split_entry(rest);
-                rest = entry.map_or(&[], |(_, rest)| rest);
-                Some(entry.map(|(entry, _)| entry))
-            })
-        })
+    pub(super) fn entries(&self) -> impl Iterator<Item = Option<Entry<'_>>> {
+        self.records.iter().flat_map(|record| entries(&self.bytes[record.clone()]))
     }
 }
 
-type Entry<'a> = (&'a [u8], Option<&'a [u8]>);
+/// A key that was written, with its value; or deleted.
+pub(super) type Entry<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// The entries one after the other. None: they are not as they were written.
+fn entries(mut rest: &[u8]) -> impl Iterator<Item = Option<Entry<'_>>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let entry = split_entry(rest);
+        rest = entry.map_or(&[], |(_, rest)| rest);
+        Some(entry.map(|(entry, _)| entry))
+    })
+}
 
 /// The first entry, and what follows it.
 fn split_entry(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {

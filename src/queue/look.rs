@@ -24,6 +24,7 @@ pub struct Overview {
     pub delayed: u64,
     pub running: u64,
     pub dead: u64,
+    pub done: u64,
     pub bytes: u64,
     /// When the oldest was enqueued that waits, in ms since 1970.
     pub oldest_waiting: Option<u64>,
@@ -72,6 +73,7 @@ impl Change<'_, '_> {
             delayed,
             running,
             dead,
+            done: counts.done,
             bytes,
             oldest_waiting,
             enqueued_recently,

@@ -18,6 +18,7 @@ mod handed;
 mod job;
 mod keeper;
 mod keys;
+mod limit;
 mod log;
 mod look;
 mod order;
@@ -42,8 +43,9 @@ pub use self::config::{Config, Durability, Missed, Recurring};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
 pub use self::handed::Handed;
-pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, NewJob, Progress, State, Unique, Until};
+pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, MIN_LEASE, NewJob, Progress, State, Unique, Until};
 use self::keeper::{Ask, Keeper, SLOW, Taker, What, Work, sound_or_refused};
+pub use self::limit::{Limit, Rate};
 pub use self::look::{Overview, Page};
 pub use self::order::Order;
 use self::recurring::Recurrences;
@@ -207,7 +209,12 @@ impl Queues {
             match backend {
                 Backend::Disk(disk) => {
                     let (reply, taken) = oneshot::channel();
-                    disk.send(place, What::Take(Taker { asker, sources, most, lease, is_patient, reply }), taken).await
+                    disk.send(
+                        place,
+                        What::Take(Taker { asker, sources, most, lease, is_patient, has_waited: false, reply }),
+                        taken,
+                    )
+                    .await
                 }
                 Backend::Redis(redis) => {
                     let (queues, most) = sources.by_chance(most);

@@ -11,10 +11,12 @@ pub enum Order {
     Delayed,
     Running,
     Dead,
+    /// Those that are done, and kept for their results.
+    Done,
 }
 
 impl Order {
-    pub(super) const ALL: [Self; 4] = [Self::Waiting, Self::Delayed, Self::Running, Self::Dead];
+    pub(super) const ALL: [Self; 5] = [Self::Waiting, Self::Delayed, Self::Running, Self::Dead, Self::Done];
 
     /// What the keys of all queues begin with.
     pub(super) fn of_all(self) -> &'static [u8] {
@@ -23,6 +25,7 @@ impl Order {
             Self::Delayed => keys::DELAYED,
             Self::Running => keys::RUNNING,
             Self::Dead => keys::DEAD,
+            Self::Done => keys::DONE,
         }
     }
 
@@ -37,6 +40,7 @@ impl Order {
             Self::Delayed => &mut counts.delayed,
             Self::Running => &mut counts.running,
             Self::Dead => &mut counts.dead,
+            Self::Done => &mut counts.done,
         }
     }
 }
@@ -48,6 +52,7 @@ impl State {
             Self::Delayed { .. } => Order::Delayed,
             Self::Running { .. } => Order::Running,
             Self::Dead { .. } => Order::Dead,
+            Self::Done { .. } => Order::Done,
         }
     }
 }
@@ -59,5 +64,6 @@ pub(super) fn place_of(id: JobId, head: &Head) -> Vec<u8> {
         State::Delayed { until } => keys::delayed(head.queue, until, id),
         State::Running { .. } => keys::running(head.queue, id),
         State::Dead { since } => keys::dead(head.queue, since, id),
+        State::Done { until } => keys::done(head.queue, until, id),
     }
 }

@@ -150,10 +150,10 @@ impl Api {
     }
 
     pub(super) fn update_job(&self, request: JobUpdate) -> thrift::Result<QueueRequest> {
-        let JobUpdate { id, attempt, action, delay_ms, error, lease_ms, progress } = request;
+        let JobUpdate { id, attempt, action, delay_ms, error, lease_ms, progress, result } = request;
         let error = error.unwrap_or_default();
         let update = match action {
-            JobAction::DONE => Update::Done,
+            JobAction::DONE => result.map_or(Update::Done, |result| Update::Return { result }),
             JobAction::FAIL => Update::Fail { error },
             JobAction::RELEASE => Update::Release { delay: millis("delayMs", delay_ms.unwrap_or(0))? },
             JobAction::BURY => Update::Bury { error },
@@ -203,7 +203,7 @@ impl Api {
             (QueueAction::RESUME, _) => QueueOrJob::Queue(Control::Resume),
             (QueueAction::PURGE, _) => match state.and_then(order) {
                 Some(order) if order != Order::Running => QueueOrJob::Queue(Control::Purge(order)),
-                _ => return Err(invalid("state", "a purge takes WAITING, DELAYED or DEAD")),
+                _ => return Err(invalid("state", "a purge takes WAITING, DELAYED, DEAD or DONE")),
             },
             (QueueAction::RETRY, Some(id)) => QueueOrJob::Job(job_id(id)?),
             (QueueAction::MOVE, _) => {
@@ -335,7 +335,19 @@ fn may_see_job(peer: &Peer) -> impl FnOnce(&str, Option<u32>) -> bool + Send + '
 }
 
 fn new_job(job: idl::NewJob) -> thrift::Result<NewJob> {
-    let idl::NewJob { queue, name, payload, delay_ms, priority, unique_key, unique_until, retries, timeout_ms } = job;
+    let idl::NewJob {
+        queue,
+        name,
+        payload,
+        delay_ms,
+        priority,
+        unique_key,
+        unique_until,
+        retries,
+        timeout_ms,
+        limit_key,
+        keep_result_ms,
+    } = job;
     let until = match unique_until.unwrap_or(UniqueUntil::SUCCESS) {
         UniqueUntil::START => Until::Start,
         UniqueUntil::SUCCESS => Until::Success,
@@ -352,6 +364,8 @@ fn new_job(job: idl::NewJob) -> thrift::Result<NewJob> {
         unique: unique_key.map(|key| Unique { key, until }),
         retries: retries.map(|retries| number("retries", retries)).transpose()?,
         timeout: timeout_ms.map(|timeout| some_millis("timeoutMs", timeout)).transpose()?,
+        limit_key,
+        keep_result: keep_result_ms.map(|time| millis("keepResultMs", time)).transpose()?,
     })
 }
 
@@ -376,6 +390,7 @@ fn order(state: JobState) -> Option<Order> {
         JobState::DELAYED => Some(Order::Delayed),
         JobState::RUNNING => Some(Order::Running),
         JobState::DEAD => Some(Order::Dead),
+        JobState::DONE => Some(Order::Done),
         _ => None,
     }
 }
@@ -386,6 +401,7 @@ fn job(job: Job) -> idl::Job {
         State::Delayed { until } => (JobState::DELAYED, Some(until)),
         State::Running { until } => (JobState::RUNNING, Some(until)),
         State::Dead { since } => (JobState::DEAD, Some(since)),
+        State::Done { until } => (JobState::DONE, Some(until)),
     };
     let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     idl::Job {
@@ -407,6 +423,7 @@ fn job(job: Job) -> idl::Job {
             note: Some(it.note().to_owned()).filter(|note| !note.is_empty()),
             reported_at: Some(it.reported_at() as i64),
         }),
+        result: job.result,
     }
 }
 
@@ -432,7 +449,8 @@ fn size_of_recurring(it: &idl::RecurringJob) -> usize {
 fn size(job: &idl::Job) -> usize {
     let note = job.progress.as_ref().and_then(|progress| progress.note.as_ref());
     let texts = [job.error.as_ref(), note].into_iter().flatten().map(String::len).sum::<usize>();
-    OVERHEAD + job.queue.len() + job.name.len() + job.payload.len() + texts
+    let result = job.result.as_ref().map_or(0, Vec::len);
+    OVERHEAD + job.queue.len() + job.name.len() + job.payload.len() + result + texts
 }
 
 impl From<Overview> for QueueSummary {
@@ -450,6 +468,7 @@ impl From<Overview> for QueueSummary {
             done_in_last_minute: it.done_recently.map(|count| count as i64),
             buffered: Some(it.buffered as i64).filter(|count| *count > 0),
             buffered_since: it.buffered_since.map(|at| at as i64),
+            done: Some(it.done as i64),
         }
     }
 }

@@ -14,7 +14,6 @@ use super::launch::Identity;
 use super::output::Output;
 use crate::access::Client;
 use crate::model::Arguments;
-use crate::queue::MAX_WEIGHT;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
 use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, JobReport, Report, Request};
@@ -150,7 +149,7 @@ impl Members {
                             jobs
                         });
                         let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
-                        let weight = weight.map(|weight| weight.clamp(1, MAX_WEIGHT.into()) as u32);
+                        let weight = weight.map(|weight| u32::try_from(weight).unwrap_or(u32::MAX));
                         let _ = jobs.send(OfJobs::Performs { queue, at_once, weight });
                     }
                 }

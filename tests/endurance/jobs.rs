@@ -219,7 +219,7 @@ impl Book {
             payload: Some(number.to_string().into_bytes()),
             delay_ms: Some(delay_ms as i64),
             timeout_ms: Some(timeout.as_millis() as i64),
-            ..NewJob::new(queue.into(), name.into(), None, None, None, None, None, None, None)
+            ..NewJob::new(queue.into(), name.into(), None, None, None, None, None, None, None, None, None)
         };
         let reply = client.enqueue(EnqueueRequest { jobs: batch.numbers().map(job).collect() })?;
         self.holds(self.model().is_acknowledged(batch, reply.jobs.iter().map(|job| job.id)));
@@ -251,7 +251,7 @@ impl Book {
     fn perform(&self, client: &mut Client, job: &Job, number: usize, dice: &Dice) -> thrift::Result<()> {
         let say = |client: &mut Client, action, after: Duration| {
             let after = after.as_millis() as i64;
-            self.report(client, number, JobUpdate::new(job.id, job.attempt, action, after, None, after, None))
+            self.report(client, number, JobUpdate::new(job.id, job.attempt, action, after, None, after, None, None))
         };
         match if self.is_over.load(Ordering::Relaxed) { usize::MAX } else { dice.below(40) } {
             // Its lease ends.

@@ -31,10 +31,11 @@ impl Small {
         std::fs::create_dir(&mount).expect("a folder");
         let shared = format!("[shared]\ngroup = \"www-data\"\npath = {:?}\n[register]", mount.join("shared.mdb"));
         roster.configure("[register]", &shared);
+        let total = free_kib.max(512);
         let script = format!(
-            "mount -t tmpfs -o size=512k,mode=755 tmpfs \"$0\" && {{ head -c {}k /dev/zero > \"$0/part\"; \
+            "mount -t tmpfs -o size={total}k,mode=755 tmpfs \"$0\" && {{ head -c {}k /dev/zero > \"$0/part\"; \
              mv \"$0/part\" \"$0/rest\"; exec sleep 600; }}",
-            512 - free_kib
+            total - free_kib
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script]).arg(&mount);

@@ -28,7 +28,7 @@ fn roster(settings: &str) -> Roster {
 }
 
 fn job(name: &str) -> NewJob {
-    NewJob::new("mail".to_owned(), name.to_owned(), b"\xff{}".to_vec(), None, None, None, None, None, None)
+    NewJob::new("mail".to_owned(), name.to_owned(), b"\xff{}".to_vec(), None, None, None, None, None, None, None, None)
 }
 
 fn enqueue(roster: &Roster, jobs: Vec<NewJob>) -> Vec<i64> {
@@ -43,7 +43,7 @@ fn take(roster: &Roster, limit: i32, wait_ms: i32) -> Vec<Job> {
 
 fn update(roster: &Roster, job: &Job, action: JobAction) -> thrift::Result<()> {
     let error = "no route".to_owned();
-    roster.client().update_job(JobUpdate::new(job.id, job.attempt, action, None, error, None, None)).map(drop)
+    roster.client().update_job(JobUpdate::new(job.id, job.attempt, action, None, error, None, None, None)).map(drop)
 }
 
 /// What the command line prints that ends well.

@@ -1,5 +1,9 @@
 //! Queues where the disk is full, and where the clock on the wall jumps.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
 use crate::full::Small;
 use crate::harness::{Clock, Roster, SOON, binary, ensure, eventually, is_skipped_without_root};
 use crate::idl::{
@@ -8,7 +12,7 @@ use crate::idl::{
 };
 
 fn job(payload: Vec<u8>) -> NewJob {
-    NewJob::new("mail".to_owned(), "send".to_owned(), payload, None, None, None, None, None, None)
+    NewJob::new("mail".to_owned(), "send".to_owned(), payload, None, None, None, None, None, None, None, None)
 }
 
 fn enqueue(roster: &Roster, job: NewJob) -> thrift::Result<i64> {
@@ -25,7 +29,10 @@ fn ids(jobs: &[Job]) -> Vec<i64> {
 }
 
 fn done(roster: &Roster, job: &Job) -> thrift::Result<()> {
-    roster.client().update_job(JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None)).map(drop)
+    roster
+        .client()
+        .update_job(JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, None))
+        .map(drop)
 }
 
 #[test]
@@ -62,6 +69,51 @@ fn a_full_disk_loses_no_acknowledged_job_and_takes_more_when_there_is_room() {
     assert!(acknowledged.iter().all(|id| ids(&taken).contains(id)), "{acknowledged:?}: {:?}", ids(&taken));
     taken.iter().for_each(|job| done(roster, job).expect("it has the lease"));
     assert_eq!(is_open().expect("an answer").queues[0].bytes, 0);
+}
+
+/// Fills what is free of a file system, by pages.
+fn fill(file: &Path) {
+    let mut file = File::create(file).expect("an entry needs no room");
+    while file.write_all(&[7; 4_096]).is_ok() {}
+}
+
+#[test]
+fn what_was_acknowledged_finds_room_for_its_end_while_the_disk_stays_full() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut small = Small::prepare(3_000);
+    let queue = format!("[queue]\npath = {:?}\n[register]", small.mount.join("queue"));
+    small.roster.configure("[register]", &queue);
+    small.run();
+    let roster = &small.roster;
+    let some = |jobs: usize| EnqueueRequest { jobs: vec![job(vec![b'x'; 300]); jobs] };
+    let mut client = roster.client();
+    let mut acknowledged = 0;
+    while client.enqueue(some(10)).is_ok() {
+        acknowledged += 10;
+    }
+    assert!(acknowledged >= 500, "{acknowledged}");
+    fill(&small.seen("more"));
+    let pages = std::iter::repeat_with(|| take(roster)).take_while(|taken| !taken.is_empty());
+    let mut taken: Vec<Job> = pages.flatten().collect();
+    assert_eq!(taken.len(), acknowledged);
+    // In no order: each report changes pages that no other one does.
+    taken.sort_by_key(|job| (job.id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    for (number, job) in taken.iter().enumerate() {
+        let action = if number % 4 == 0 { JobAction::FAIL } else { JobAction::DONE };
+        let error = "no route ".repeat(110);
+        let update = JobUpdate::new(job.id, job.attempt, action, None, error, None, None, None);
+        client.update_job(update).unwrap_or_else(|error| panic!("{number} of {acknowledged}: {error}"));
+    }
+    fill(&small.seen("more still"));
+    let left = client.queues(QueuesQuery::default()).expect("an answer").queues.remove(0);
+    assert_eq!((left.running, left.waiting + left.delayed), (0, acknowledged.div_ceil(4) as i64));
+    assert!(client.enqueue(some(1)).is_err(), "the disk has no room");
+    for file in ["more", "more still"] {
+        std::fs::remove_file(small.seen(file)).expect("a file");
+    }
+    eventually("there is room", SOON, || client.enqueue(some(1)));
 }
 
 /// Starts it with a wall clock of its own.

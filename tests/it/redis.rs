@@ -37,7 +37,19 @@ fn works(roster: &Roster) {
 }
 
 fn job(name: &str, payload: &str) -> NewJob {
-    NewJob::new("mail".to_owned(), name.to_owned(), payload.as_bytes().to_vec(), None, None, None, None, None, None)
+    NewJob::new(
+        "mail".to_owned(),
+        name.to_owned(),
+        payload.as_bytes().to_vec(),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
 }
 
 fn enqueue(roster: &Roster, job: NewJob) -> thrift::Result<i64> {
@@ -52,7 +64,7 @@ fn take(roster: &Roster, limit: i32, lease_ms: impl Into<Option<i64>>, wait_ms: 
 fn update(roster: &Roster, job: &Job, action: JobAction) -> thrift::Result<()> {
     roster
         .client()
-        .update_job(JobUpdate::new(job.id, job.attempt, action, None, "no route".to_owned(), None, None))
+        .update_job(JobUpdate::new(job.id, job.attempt, action, None, "no route".to_owned(), None, None, None))
         .map(drop)
 }
 

@@ -10,7 +10,7 @@ fn at(url: &str) -> Roster {
 }
 
 fn job(queue: &str, name: &str) -> NewJob {
-    NewJob::new(queue.to_owned(), name.to_owned(), None, None, None, None, None, None, None)
+    NewJob::new(queue.to_owned(), name.to_owned(), None, None, None, None, None, None, None, None, None)
 }
 
 fn enqueue(roster: &Roster, job: NewJob) -> EnqueueReply {
@@ -37,7 +37,7 @@ fn performed(roster: &Roster, queue: &str, count: usize) -> Vec<i64> {
         let request = TakeJobsRequest::new(vec![queue.to_owned()], 100, None, 0, None);
         for job in roster.client().take_jobs(request).map_err(|error| error.to_string())?.jobs {
             ids.push(job.id);
-            let done = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
+            let done = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, None);
             roster.client().update_job(done).map_err(|error| error.to_string())?;
         }
         ensure(ids.len() >= count, format!("{ids:?}"))

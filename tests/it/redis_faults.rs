@@ -81,7 +81,7 @@ impl<'a> Life<'a> {
             unique_key: Some(key.into()),
             retries: Some(0),
             delay_ms: Some(delay.as_millis() as i64),
-            ..NewJob::new("q".into(), "C".into(), None, None, None, None, None, None, None)
+            ..NewJob::new("q".into(), "C".into(), None, None, None, None, None, None, None, None, None)
         };
         let enqueue = || self.roster.client().enqueue(EnqueueRequest { jobs: vec![job.clone()] });
         self.persist(enqueue).jobs[0].id
@@ -115,7 +115,7 @@ impl<'a> Life<'a> {
         let lease_ms = (action == JobAction::TOUCH).then_some(self.lease.as_millis() as i64);
         let asked = Instant::now();
         *until = asked;
-        let update = JobUpdate::new(job.id, job.attempt, action, delay.as_millis() as i64, None, lease_ms, None);
+        let update = JobUpdate::new(job.id, job.attempt, action, delay.as_millis() as i64, None, lease_ms, None, None);
         self.roster.client().update_job(update)?;
         if action == JobAction::TOUCH {
             *until = asked + self.lease;
@@ -265,7 +265,7 @@ fn what_was_taken_off_when_the_connection_ended_is_put_back_in_its_order() {
     let cutter = Cutter::to(redis.port());
     let roster = at(&cutter.url(), "");
     let is_put_back = (0..100).any(|count| {
-        let job = |_| NewJob::new("q".into(), "C".into(), None, None, None, None, None, None, None);
+        let job = |_| NewJob::new("q".into(), "C".into(), None, None, None, None, None, None, None, None, None);
         let jobs = (0..5).map(job).collect();
         let enqueued = roster.client().enqueue(EnqueueRequest { jobs }).expect("Redis is there").jobs;
         cutter.cut_after(count % 20);
@@ -279,7 +279,7 @@ fn what_was_taken_off_when_the_connection_ended_is_put_back_in_its_order() {
             ensure(taken.len() == 5, taken.len())
         });
         for job in &taken {
-            let done = || JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
+            let done = || JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, None);
             eventually("it is done", SOON, || roster.client().update_job(done()));
         }
         let ids = taken.iter().map(|job| job.id);
@@ -325,7 +325,7 @@ fn a_redis_that_is_killed_under_load_loses_nothing_that_was_acknowledged() {
         hurry(&redis, "resque:");
         let open = roster.client().take_jobs(TakeJobsRequest::new(vec!["q".into()], 100, None, 0, None));
         for job in open.map_err(|error| format!("{error:?}"))?.jobs {
-            let done = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None);
+            let done = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, None);
             roster.client().update_job(done).map_err(|error| format!("{error:?}"))?;
         }
         let left = redis.ask(&["KEYS", "resque:roster:*"]);
@@ -362,7 +362,7 @@ impl Load<'_> {
         let batch = self.model().enqueues(fastrand::usize(1..4), Duration::ZERO, LEASE);
         let job = |number: usize| {
             let payload = number.to_string().into_bytes();
-            NewJob::new("q".into(), "C".into(), payload, None, None, None, None, None, None)
+            NewJob::new("q".into(), "C".into(), payload, None, None, None, None, None, None, None, None)
         };
         let reply = self.roster.client().enqueue(EnqueueRequest { jobs: batch.numbers().map(job).collect() })?;
         Ok(self.model().is_acknowledged(batch, reply.jobs.iter().map(|job| job.id)))
@@ -382,7 +382,7 @@ impl Load<'_> {
                 JobAction::DONE => self.model().is_performed(number),
                 _ => self.model().may_be_due(number, job.attempt, now()),
             }
-            let update = JobUpdate::new(job.id, job.attempt, action, None, None, None, None);
+            let update = JobUpdate::new(job.id, job.attempt, action, None, None, None, None, None);
             match client.update_job(update) {
                 Ok(_) if action == JobAction::DONE => self.model().is_done(number, job.attempt),
                 Ok(_) => {}

@@ -797,11 +797,14 @@ impl JobState {
   pub const RUNNING: JobState = JobState(3);
   /// It failed too often, was lost three times with whoever had it, or was buried. It is kept for a time.
   pub const DEAD: JobState = JobState(4);
+  /// It is done, and kept with its result for a time.
+  pub const DONE: JobState = JobState(5);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::WAITING,
     Self::DELAYED,
     Self::RUNNING,
     Self::DEAD,
+    Self::DONE,
   ];
 }
 
@@ -823,6 +826,7 @@ impl From<i32> for JobState {
       2 => JobState::DELAYED,
       3 => JobState::RUNNING,
       4 => JobState::DEAD,
+      5 => JobState::DONE,
       _ => JobState(i)
     }
   }
@@ -905,7 +909,7 @@ impl From<&UniqueUntil> for i32 {
 pub struct JobAction(pub i32);
 
 impl JobAction {
-  /// It is done, and gone.
+  /// It is done, and gone unless its result is kept.
   pub const DONE: JobAction = JobAction(1);
   /// It failed: it is tried again after a while, or is dead.
   pub const FAIL: JobAction = JobAction(2);
@@ -10964,10 +10968,14 @@ pub struct NewJob {
   pub retries: Option<i32>,
   /// How long one attempt may take, at most a day. Absent: as `queue.timeout` says.
   pub timeout_ms: Option<i64>,
+  /// Jobs with the same one share the limits that `[[queue.limit]]` has with `key`; at most 255 bytes.
+  pub limit_key: Option<String>,
+  /// How long it is kept with its result once it is done, at most 366 days. Absent: as `queue.keep_results` says.
+  pub keep_result_ms: Option<i64>,
 }
 
 impl NewJob {
-  pub fn new<F3, F4, F5, F6, F7, F8, F9>(queue: String, name: String, payload: F3, delay_ms: F4, priority: F5, unique_key: F6, unique_until: F7, retries: F8, timeout_ms: F9) -> NewJob where F3: Into<Option<Vec<u8>>>, F4: Into<Option<i64>>, F5: Into<Option<i32>>, F6: Into<Option<String>>, F7: Into<Option<UniqueUntil>>, F8: Into<Option<i32>>, F9: Into<Option<i64>> {
+  pub fn new<F3, F4, F5, F6, F7, F8, F9, F10, F11>(queue: String, name: String, payload: F3, delay_ms: F4, priority: F5, unique_key: F6, unique_until: F7, retries: F8, timeout_ms: F9, limit_key: F10, keep_result_ms: F11) -> NewJob where F3: Into<Option<Vec<u8>>>, F4: Into<Option<i64>>, F5: Into<Option<i32>>, F6: Into<Option<String>>, F7: Into<Option<UniqueUntil>>, F8: Into<Option<i32>>, F9: Into<Option<i64>>, F10: Into<Option<String>>, F11: Into<Option<i64>> {
     NewJob {
       queue,
       name,
@@ -10978,6 +10986,8 @@ impl NewJob {
       unique_until: unique_until.into(),
       retries: retries.into(),
       timeout_ms: timeout_ms.into(),
+      limit_key: limit_key.into(),
+      keep_result_ms: keep_result_ms.into(),
     }
   }
 }
@@ -10994,6 +11004,8 @@ impl TSerializable for NewJob {
     let mut f_7: Option<UniqueUntil> = None;
     let mut f_8: Option<i32> = None;
     let mut f_9: Option<i64> = None;
+    let mut f_10: Option<String> = None;
+    let mut f_11: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11037,6 +11049,14 @@ impl TSerializable for NewJob {
           let val = i_prot.read_i64()?;
           f_9 = Some(val);
         },
+        10 => {
+          let val = i_prot.read_string()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let val = i_prot.read_i64()?;
+          f_11 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11056,6 +11076,8 @@ impl TSerializable for NewJob {
       unique_until: f_7,
       retries: f_8,
       timeout_ms: f_9,
+      limit_key: f_10,
+      keep_result_ms: f_11,
     };
     Ok(ret)
   }
@@ -11100,6 +11122,16 @@ impl TSerializable for NewJob {
     }
     if let Some(fld_var) = self.timeout_ms {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(9) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.limit_key {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(10) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.keep_result_ms {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -11432,16 +11464,18 @@ pub struct Job {
   pub retries: i32,
   pub timeout_ms: i64,
   pub enqueued_at: i64,
-  /// When it is due (DELAYED), its lease ends (RUNNING), or it died (DEAD).
+  /// When it is due (DELAYED), its lease ends (RUNNING), it died (DEAD), or it is forgotten (DONE).
   pub state_at: Option<i64>,
-  /// Why it failed last.
+  /// Why it failed last; of one that is DONE, why its result is not kept.
   pub error: Option<String>,
   /// How far it is, while somebody has it and says so. Absent also after a restart of the sidecar.
   pub progress: Option<JobProgress>,
+  /// What it returned, of one that is DONE, which has no payload any more.
+  pub result: Option<Vec<u8>>,
 }
 
 impl Job {
-  pub fn new<F12, F13, F14>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13, progress: F14) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>>, F14: Into<Option<JobProgress>> {
+  pub fn new<F12, F13, F14, F15>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13, progress: F14, result: F15) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>>, F14: Into<Option<JobProgress>>, F15: Into<Option<Vec<u8>>> {
     Job {
       id,
       queue,
@@ -11457,6 +11491,7 @@ impl Job {
       state_at: state_at.into(),
       error: error.into(),
       progress: progress.into(),
+      result: result.into(),
     }
   }
 }
@@ -11478,6 +11513,7 @@ impl TSerializable for Job {
     let mut f_12: Option<i64> = None;
     let mut f_13: Option<String> = None;
     let mut f_14: Option<JobProgress> = None;
+    let mut f_15: Option<Vec<u8>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11541,6 +11577,10 @@ impl TSerializable for Job {
           let val = JobProgress::read_from_in_protocol(i_prot)?;
           f_14 = Some(val);
         },
+        15 => {
+          let val = i_prot.read_bytes()?;
+          f_15 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11574,6 +11614,7 @@ impl TSerializable for Job {
       state_at: f_12,
       error: f_13,
       progress: f_14,
+      result: f_15,
     };
     Ok(ret)
   }
@@ -11628,6 +11669,11 @@ impl TSerializable for Job {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.result {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(15) })?;
+      o_prot.write_bytes(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -11643,7 +11689,7 @@ pub struct TakeJobsRequest {
   pub queues: Vec<String>,
   /// At most this many. Absent: one.
   pub limit: Option<i32>,
-  /// How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job.
+  /// How long the lease lasts; of more than a day, a day. Absent: as long as the timeout of each job, 5 s at least.
   pub lease_ms: Option<i64>,
   /// How long to wait for the first one, at most `max_watch` of the sidecar. Absent: not at all.
   pub wait_ms: Option<i32>,
@@ -11848,14 +11894,17 @@ pub struct JobUpdate {
   pub delay_ms: Option<i64>,
   /// Of FAIL and BURY: why, cut after 1,024 bytes.
   pub error: Option<String>,
-  /// Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job.
+  /// Of TOUCH: how long the lease lasts; of more than a day, a day. Absent: as long as the timeout of the job, 5 s at least.
   pub lease_ms: Option<i64>,
   /// Of PROGRESS, and required for it.
   pub progress: Option<JobProgress>,
+  /// Of DONE: what it returned, which is kept as long as the job says, if it is no larger than `queue.max_job_bytes` and there is
+  /// room for it.
+  pub result: Option<Vec<u8>>,
 }
 
 impl JobUpdate {
-  pub fn new<F4, F5, F6, F7>(id: i64, attempt: i32, action: JobAction, delay_ms: F4, error: F5, lease_ms: F6, progress: F7) -> JobUpdate where F4: Into<Option<i64>>, F5: Into<Option<String>>, F6: Into<Option<i64>>, F7: Into<Option<JobProgress>> {
+  pub fn new<F4, F5, F6, F7, F8>(id: i64, attempt: i32, action: JobAction, delay_ms: F4, error: F5, lease_ms: F6, progress: F7, result: F8) -> JobUpdate where F4: Into<Option<i64>>, F5: Into<Option<String>>, F6: Into<Option<i64>>, F7: Into<Option<JobProgress>>, F8: Into<Option<Vec<u8>>> {
     JobUpdate {
       id,
       attempt,
@@ -11864,6 +11913,7 @@ impl JobUpdate {
       error: error.into(),
       lease_ms: lease_ms.into(),
       progress: progress.into(),
+      result: result.into(),
     }
   }
 }
@@ -11878,6 +11928,7 @@ impl TSerializable for JobUpdate {
     let mut f_5: Option<String> = None;
     let mut f_6: Option<i64> = None;
     let mut f_7: Option<JobProgress> = None;
+    let mut f_8: Option<Vec<u8>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11913,6 +11964,10 @@ impl TSerializable for JobUpdate {
           let val = JobProgress::read_from_in_protocol(i_prot)?;
           f_7 = Some(val);
         },
+        8 => {
+          let val = i_prot.read_bytes()?;
+          f_8 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11931,6 +11986,7 @@ impl TSerializable for JobUpdate {
       error: f_5,
       lease_ms: f_6,
       progress: f_7,
+      result: f_8,
     };
     Ok(ret)
   }
@@ -11964,6 +12020,11 @@ impl TSerializable for JobUpdate {
     if let Some(ref fld_var) = self.progress {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(7) })?;
       fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.result {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(8) })?;
+      o_prot.write_bytes(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -12303,10 +12364,12 @@ pub struct QueueSummary {
   pub buffered: Option<i64>,
   /// and when the oldest of them was enqueued.
   pub buffered_since: Option<i64>,
+  /// How many are kept for their results.
+  pub done: Option<i64>,
 }
 
 impl QueueSummary {
-  pub fn new<F8, F9, F10, F11, F12>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>> {
+  pub fn new<F8, F9, F10, F11, F12, F13>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12, done: F13) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>>, F13: Into<Option<i64>> {
     QueueSummary {
       name,
       is_paused,
@@ -12320,6 +12383,7 @@ impl QueueSummary {
       done_in_last_minute: done_in_last_minute.into(),
       buffered: buffered.into(),
       buffered_since: buffered_since.into(),
+      done: done.into(),
     }
   }
 }
@@ -12339,6 +12403,7 @@ impl TSerializable for QueueSummary {
     let mut f_10: Option<i64> = None;
     let mut f_11: Option<i64> = None;
     let mut f_12: Option<i64> = None;
+    let mut f_13: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12394,6 +12459,10 @@ impl TSerializable for QueueSummary {
           let val = i_prot.read_i64()?;
           f_12 = Some(val);
         },
+        13 => {
+          let val = i_prot.read_i64()?;
+          f_13 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12421,6 +12490,7 @@ impl TSerializable for QueueSummary {
       done_in_last_minute: f_10,
       buffered: f_11,
       buffered_since: f_12,
+      done: f_13,
     };
     Ok(ret)
   }
@@ -12470,6 +12540,11 @@ impl TSerializable for QueueSummary {
     }
     if let Some(fld_var) = self.buffered_since {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(12) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.done {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(13) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }

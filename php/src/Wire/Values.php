@@ -312,6 +312,8 @@ final class Values
             'uniqueUntil' => $job->untilStart ? Thrift\UniqueUntil::START : Thrift\UniqueUntil::SUCCESS,
             'retries' => $job->retries,
             'timeoutMs' => $job->timeoutMs,
+            'limitKey' => $job->limitKey,
+            'keepResultMs' => $job->keepResultMs,
         ]);
     }
 
@@ -333,6 +335,7 @@ final class Values
             $struct->stateAt,
             $struct->error,
             $progress ? new JobProgress($progress->percent, $progress->note ?? '', $progress->reportedAt ?? 0) : null,
+            result: $struct->result,
         );
     }
 

@@ -32,14 +32,15 @@ final class Performers
         $this->performers[$queue] = $perform ?? self::performByClass(...);
     }
 
-    public function perform(mixed $data): void
+    /** @return ?string what the job returned, as JSON, if that is kept */
+    public function perform(mixed $data): ?string
     {
         $data = is_array($data) ? $data : [];
         $lease = new Lease((int) ($data['id'] ?? 0), (int) ($data['attempt'] ?? 0), $this->send);
         $job = self::job($data, $lease);
         $perform = $this->performers[$job->queue] ?? throw new NotFound("Nobody performs jobs of '$job->queue'");
         try {
-            $perform($job);
+            $returned = $perform($job);
         } catch (\Throwable $thrown) {
             throw $lease->outcome ?? $thrown;
         } finally {
@@ -48,10 +49,18 @@ final class Performers
         if ($lease->outcome !== null) {
             throw $lease->outcome;
         }
+        return ($data['keepsResult'] ?? false) === true ? self::json($returned) : null;
+    }
+
+    /** What is no JSON is not kept: the job is done all the same. */
+    private static function json(mixed $returned): ?string
+    {
+        $flags = JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION;
+        return json_encode($returned, $flags) ?: null;
     }
 
     /** As php-resque does it: a new object for each job, which finds `$args`, `$job` and `$queue` in itself. */
-    private static function performByClass(Job $job): void
+    private static function performByClass(Job $job): mixed
     {
         if (!class_exists($job->name) || !method_exists($job->name, 'perform')) {
             throw new JobBuried("there is no class $job->name with a method perform()");
@@ -61,8 +70,9 @@ final class Performers
             $object->$name = $value;
         }
         method_exists($object, 'setUp') && $object->setUp();
-        $object->perform();
+        $returned = $object->perform();
         method_exists($object, 'tearDown') && $object->tearDown();
+        return $returned;
     }
 
     /** @param array<mixed> $data */

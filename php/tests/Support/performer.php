@@ -49,9 +49,10 @@ final class EmailWork
         $this->begun = 'set up';
     }
 
-    public function perform(): void
+    public function perform(): string
     {
         record("$this->begun {$this->args['to']} $this->queue {$this->job->attempt}");
+        return $this->args['to'];
     }
 
     public function tearDown(): void
@@ -61,20 +62,28 @@ final class EmailWork
 }
 
 $worker = Worker::fromEnvironment();
-$worker->perform('mail', static function (Job $job): void {
+$worker->perform('mail', static function (Job $job): mixed {
     record("$job->name $job->attempt");
-    match ($job->name) {
+    return match ($job->name) {
         'fail' => throw new DomainException('no route'),
         'bury' => throw new JobBuried('never'),
         'release' => $job->attempt < 3 ? throw new JobReleased(10) : null,
         'given back' => giveBack($job),
         'given up' => giveUp($job),
         'long' => takeLong($job),
+        'returns' => ['sum' => 3.0, 'of' => ['/a', 'ü']],
         'die' => posix_kill(getmypid(), SIGKILL),
         default => null,
     };
 }, concurrency: 3);
 $worker->perform('classes');
+foreach (['limited', 'keyed'] as $queue) {
+    $worker->perform($queue, static function (Job $job): void {
+        record("$job->queue $job->name");
+        usleep(20_000);
+        record("$job->queue $job->name is done");
+    }, concurrency: 2);
+}
 foreach (['light' => 1, 'heavy' => 3] as $queue => $weight) {
     $worker->perform($queue, static fn (Job $job) => record($job->queue), weight: $weight);
 }

@@ -81,7 +81,8 @@ fn every_duration_is_bounded() {
         let Some(text) = value.and_then(toml::Value::as_str) else { continue };
         if humantime::parse_duration(text).is_ok() {
             durations += 1;
-            let long = if key == "queue.keep_dead" { "367days" } else { "25h" };
+            let is_kept = ["queue.keep_dead", "queue.keep_results"].contains(&key.as_str());
+            let long = if is_kept { "367days" } else { "25h" };
             let told = diagnostics(EXAMPLE, &[], &[(key, long)]);
             assert!(told.contains("is more than anybody can need: at most 1"), "{told}");
         }
@@ -115,7 +116,8 @@ fn what_recurs_has_a_name_of_its_own_a_schedule_and_a_zone() {
 
 #[test]
 fn what_does_not_hold_where_the_jobs_are_is_refused() {
-    let table = "[[queue.recurring]]\nname = 'a'\nqueue = 'q'\njob = 'j'\nschedule = '@daily'\n";
+    let limit = "keep_results = '1h'\n[[queue.limit]]\nqueue = 'q'\nconcurrency = 1\n";
+    let table = format!("{limit}[[queue.recurring]]\nname = 'a'\nqueue = 'q'\njob = 'j'\nschedule = '@daily'\n");
     let settings = "path = '/q'\nmax_bytes = '1MiB'\ndurability = 'batched'\nsync_interval = '1s'\n";
     let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\n{settings}{table}"), &[], &[]);
     let start = "is not for jobs in Redis, where `queue.backend` has them: leave it out,";
@@ -127,11 +129,15 @@ roster.toml:3: queue.path: {start} or `backend` for a folder, or set `buffer`
 roster.toml:4: queue.max_bytes: {start} set `maxmemory` of Redis
 roster.toml:5: queue.durability: {start} set `appendfsync` of Redis
 roster.toml:6: queue.sync_interval: {start} set `appendfsync` of Redis
-roster.toml:7: queue.recurring: {start} or set `path` in its place"
+roster.toml:7: queue.keep_results: {start} or set `path` in its place
+roster.toml:8: queue.limit: {start} or set `path` in its place
+roster.toml:11: queue.recurring: {start} or set `path` in its place"
         )
     );
     let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\nbuffer = true\n{settings}{table}"), &[], &[]);
-    assert_eq!(told, format!("roster.toml:8: queue.recurring: {start} or set `path` in its place"));
+    let lines = [(8, "keep_results"), (9, "limit"), (12, "recurring")]
+        .map(|(line, key)| format!("roster.toml:{line}: queue.{key}: {start} or set `path` in its place"));
+    assert_eq!(told, lines.join("\n"));
     let told = diagnostics("[queue]\nbackend = 'redis://r'\nbuffer = true\n", &[], &[]);
     assert!(told.starts_with("roster.toml:3: queue.buffer: needs `queue.backend`, and `queue.path`"), "{told}");
     let told = diagnostics("[queue]\npath = '/q'\nprefix = 'a:'\npassword_file = '/p'\n", &[], &[]);
@@ -140,6 +146,33 @@ roster.toml:7: queue.recurring: {start} or set `path` in its place"
         "\
 roster.toml:3: queue.prefix: is of no use without `queue.backend`
 roster.toml:4: queue.password_file: is of no use without `queue.backend`"
+    );
+}
+
+#[test]
+fn a_limit_of_nothing_is_refused_as_is_a_second_one() {
+    let limits = "\
+[queue]
+path = 'queue'
+[[queue.limit]]
+queue = 'mail'
+[[queue.limit]]
+concurrency = 1
+[[queue.limit]]
+queue = 'img'
+rate = '100 a minute'
+[[queue.limit]]
+queue = 'img'
+concurrency = 0
+";
+    assert_eq!(
+        diagnostics(limits, &[], &[]),
+        "\
+roster.toml:4: queue.limit.0.queue: has no limit: set `concurrency`, `rate`, or both
+roster.toml:5: queue.limit.1.queue: is required, there is no default
+roster.toml:9: queue.limit.2.rate: \"100 a minute\" is no rate: write a number of jobs and a time, as in \"100/1m\"
+roster.toml:11: queue.limit.3.queue: has such a limit already: make them one
+roster.toml:12: queue.limit.3.concurrency: 0 leaves nothing to work with; leave the key out for its default"
     );
 }
 

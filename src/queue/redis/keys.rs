@@ -55,8 +55,9 @@ pub(super) fn place(state: State) -> (&'static str, u64) {
         State::Running { until } => ("running", until),
         State::Delayed { until } => ("delayed", until),
         State::Dead { since } => ("dead", since),
-        // It is in a list, and has no record.
+        // It is in a list, or gone, and has no record.
         State::Waiting => ("waiting", 0),
+        State::Done { until } => ("done", until),
     }
 }
 

@@ -147,7 +147,7 @@ impl Redis {
         limit: u64,
     ) -> Result<Vec<(String, String)>, Failed> {
         let state = match order {
-            Order::Waiting => return Ok(Vec::new()),
+            Order::Waiting | Order::Done => return Ok(Vec::new()),
             Order::Delayed => "delayed",
             Order::Running => "running",
             Order::Dead => "dead",

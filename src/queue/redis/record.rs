@@ -8,7 +8,7 @@ use super::super::Config;
 use super::super::attempt::Update;
 use super::super::change::millis;
 use super::super::job::{
-    DEFAULT_PRIORITY, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, MAX_TIMEOUT, State, Unique, Until, retry_delay,
+    DEFAULT_PRIORITY, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, State, Unique, Until, lease_ms, retry_delay,
 };
 use super::resque::{self, Extras, Item};
 use crate::model::shortened;
@@ -79,12 +79,14 @@ impl Record {
             user: self.extras.user,
             error: self.extras.error,
             progress: None,
+            keeps_result: false,
+            result: None,
         }
     }
 
     /// It is handed out.
     pub(super) fn taken(mut self, lease: Option<Duration>, now: u64, config: &Config) -> Self {
-        let lease = lease.map_or_else(|| self.timeout_ms(config), millis);
+        let lease = lease_ms(lease, self.timeout_ms(config));
         self.extras.attempt = self.extras.attempt.saturating_add(1);
         self.state = State::Running { until: now + lease };
         if self.unique().is_some_and(|unique| unique.until == Until::Start) {
@@ -97,7 +99,7 @@ impl Record {
     pub(super) fn after(&self, update: &Update, now: u64, config: &Config) -> Next {
         let extras = self.extras.clone();
         match update {
-            Update::Done => Next::Done,
+            Update::Done | Update::Return { .. } => Next::Done,
             Update::Fail { error } => {
                 let failures = extras.failures.saturating_add(1);
                 let extras = Extras { failures, error: Some(cut(error)), ..extras };
@@ -118,7 +120,7 @@ impl Record {
             Update::Release { delay } if delay.is_zero() => Next::Waiting(extras),
             Update::Release { delay } => self.rests(extras, (*delay).min(MAX_DELAY), now),
             Update::Touch { lease } => {
-                let lease = lease.map_or_else(|| self.timeout_ms(config), |lease| millis(lease.min(MAX_TIMEOUT)));
+                let lease = lease_ms(*lease, self.timeout_ms(config));
                 self.kept(extras, State::Running { until: now + lease })
             }
             // It is nothing that is written.

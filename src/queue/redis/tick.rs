@@ -120,7 +120,7 @@ impl Redis {
                 let moved = step.push("RPUSH", &record.queue, &item).hold(id, record, &item).forget(id, record);
                 self.change(moved).await?;
             }
-            (State::Dead { .. } | State::Waiting, _) => {
+            (State::Dead { .. } | State::Done { .. } | State::Waiting, _) => {
                 self.change(step.forget(id, record)).await?;
             }
         }

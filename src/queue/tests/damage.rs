@@ -246,7 +246,7 @@ fn no_damage_of_a_page_ends_the_process_and_where_the_file_opens_few_jobs_are_lo
     let (file, config) = (file_in(&folder), Config::default());
     let whole = fs::read(&file).expect("a file");
     let (mut refused, mut opened) = (0, 0);
-    for _ in 0..60 {
+    for _ in 0..200 {
         let mut damaged = whole.clone();
         for _ in 0..=random.usize(..4) {
             let at = random.usize(..damaged.len());
@@ -261,7 +261,8 @@ fn no_damage_of_a_page_ends_the_process_and_where_the_file_opens_few_jobs_are_lo
         let mut txn = engine.begin().expect("a transaction");
         let mut book = Book::load(&txn, now, &HashMap::new()).expect("no entry keeps it from being opened");
         let mut tally = Tally::default();
-        let mut change = Change { txn: &mut txn, book: &mut book, config: &config, now: later, tally: &mut tally };
+        let mut change =
+            Change { txn: &mut txn, book: &mut book, config: &config, now: later, has_room: true, tally: &mut tally };
         change.tick(later.uptime).expect("no entry stops the rest");
         let taken = change.take(None, &vec!["mail".to_owned()].into(), MANY, None).expect("no entry stops the rest");
         assert!(taken.len() >= 395, "{} of 400", taken.len());

@@ -23,7 +23,8 @@ impl Fixture {
         let (engine, book) = self.opened.as_mut().expect("it is open");
         let (mut txn, mut tally, mut ids) = (engine.begin().expect("a transaction"), Tally::default(), Vec::new());
         for job in jobs {
-            let mut change = Change { txn: &mut txn, book, config: &self.config, now, tally: &mut tally };
+            let mut change =
+                Change { txn: &mut txn, book, config: &self.config, now, has_room: true, tally: &mut tally };
             ids.push(change.enqueue(&[job], WEB).expect("there is room")[0].id);
             book.save(&mut txn).expect("the file is sound");
             txn.commit().expect("the file is sound");
@@ -107,6 +108,25 @@ fn a_damaged_transaction_is_told_and_harms_no_other() {
         assert_eq!(queue.opened.as_ref().expect("it is open").1.damage, None, "it was mended");
     }
     assert_eq!(lost.into_iter().collect::<Vec<_>>(), ids[1..], "each was lost once");
+}
+
+#[test]
+fn a_gap_is_known_until_what_is_counted_is_right_whenever_the_process_dies() {
+    let (mut queue, [file, mut log], ids, end) = killed();
+    log[end / 3] ^= 0x10;
+    queue.opened = None;
+    for (path, bytes) in queue.files().iter().zip([&file, &log]) {
+        fs::write(path, bytes).expect("written");
+    }
+    // The first one dies before it has written anything.
+    for _ in 0..2 {
+        queue.reopen();
+        assert!(queue.opened.as_ref().expect("it is open").1.damage.is_some());
+    }
+    let page = queue.change(|change| change.peek("mail", Order::Waiting, &[], MANY)).expect("a queue");
+    assert_eq!((page.jobs.len(), queue.overview("mail").waiting), (ids.len() - 1, ids.len() as u64 - 1));
+    queue.reopen();
+    assert_eq!(queue.opened.as_ref().expect("it is open").1.damage, None, "it was mended");
 }
 
 #[test]

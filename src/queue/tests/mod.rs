@@ -2,11 +2,13 @@
 
 mod damage;
 mod kill;
+mod limits;
 mod live;
 mod log;
 mod model;
 mod moved;
 mod recurring;
+mod results;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -65,7 +67,7 @@ impl Fixture {
         let now = self.time();
         let (engine, book) = self.opened.as_mut().expect("it is open");
         let (mut txn, mut tally) = (engine.begin().expect("a transaction"), Tally::default());
-        let mut change = Change { txn: &mut txn, book, config: &self.config, now, tally: &mut tally };
+        let mut change = Change { txn: &mut txn, book, config: &self.config, now, has_room: true, tally: &mut tally };
         let outcome = work(&mut change);
         change.tick(now.uptime).expect("the file is sound");
         book.save(&mut txn).expect("the file is sound");

@@ -80,7 +80,7 @@ fn a_transaction_that_fails_leaves_it_due() {
     let now = queue.time();
     let (engine, book) = queue.opened.as_mut().expect("it is open");
     let (mut txn, mut tally) = (engine.begin().expect("a transaction"), Tally::default());
-    let mut change = Change { txn: &mut txn, book, config: &queue.config, now, tally: &mut tally };
+    let mut change = Change { txn: &mut txn, book, config: &queue.config, now, has_room: true, tally: &mut tally };
     recurrences.enqueue_due(&mut change).expect("it is sound");
     drop(txn);
     queue.reopen();
