@@ -398,3 +398,41 @@ open('performed', 'a').write(json.dumps(args))\n";
     update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
     assert_eq!(redis.ask(&["GET", "resque:stat:processed"]), "2", "they count alike");
 }
+
+/// As php-resque-scheduler removes what it has delayed, and moves what is due: PHP itself writes the texts.
+#[test]
+fn a_scheduler_of_php_finds_what_is_delayed_to_the_letter_and_what_it_moves_is_performed_once() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let php = |code: &str| {
+        let output = Command::new("php").args(["-r", code]).output().expect("php starts");
+        String::from_utf8(output.stdout).expect("JSON")
+    };
+    let args = r#"['to' => "é/\"\\ \n\u{1F600}\u{7f}\u{2028}<&'", 'n' => [1, -2.5, 1e25, true, null, [], '5'], 'o' => (object) []]"#;
+    let scheduled = || redis.ask(&["ZRANGE", "resque:delayed_queue_schedule", "0", "-1"]);
+    let later = |payload: &str, ms| NewJob { delay_ms: Some(ms), ..job("App\\Send", payload) };
+    for flags in ["0", "JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES", "JSON_PRETTY_PRINT"] {
+        let payload = php(&format!("echo json_encode({args}, {flags});"));
+        let id = enqueue(&roster, later(&payload, 3_600_000)).expect("there is room");
+        let item = php(&format!(r"echo json_encode(['class' => 'App\Send', 'args' => [{args}], 'queue' => 'mail']);"));
+        let key = format!("resque:delayed:{}", scheduled());
+        assert_eq!(redis.ask(&["LREM", &key, "0", &item]), "1", "{item} {}", redis.ask(&["LRANGE", &key, "0", "-1"]));
+        roster.client().cancel_job(JobQuery { id }).expect("its record is there");
+        assert_eq!(scheduled(), "");
+    }
+    enqueue(&roster, later("{}", 2_000)).expect("there is room");
+    let second = scheduled();
+    let item = redis.ask(&["LPOP", &format!("resque:delayed:{second}")]);
+    assert_eq!(item, r#"{"class":"App\\Send","args":[{}],"queue":"mail"}"#);
+    let moved = r#"{"class":"App\\Send","args":[{}],"id":"d41d8cd98f00b204e9800998ecf8427e","queue_time":1.5}"#;
+    redis.ask(&["RPUSH", "resque:queue:mail", moved]);
+    redis.ask(&["ZREM", "resque:delayed_queue_schedule", &second]);
+    let taken = take(&roster, 9, None, 20_000);
+    assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), [0x000d_41d8_cd98_f00b]);
+    update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+    eventually("its record is gone when it would be due", SOON, || {
+        let left = redis.ask(&["KEYS", "resque:roster:*"]);
+        ensure(left.is_empty(), left)
+    });
+    assert_eq!(take(&roster, 9, None, 0), []);
+}

@@ -107,14 +107,15 @@ fn what_cannot_be_delivered_keeps_no_other_queue_waiting() {
     odd.iter().for_each(|queue| _ = redis.ask(&["SET", &format!("resque:queue:{queue}"), "no list"]));
     redis.kill();
     let roster = at(&redis.url());
-    odd.iter().for_each(|queue| _ = enqueue(&roster, job(queue, "C")));
+    let first: Vec<i64> = odd.iter().map(|queue| enqueue(&roster, job(queue, "C")).jobs[0].id).collect();
     let id = enqueue(&roster, job("mail", "C")).jobs[0].id;
     redis.run();
     assert_eq!(performed(&roster, "mail", 1), [id]);
-    for queue in &odd {
-        assert_eq!(buffered(&roster, queue), 1);
+    for (queue, first) in odd.iter().zip(first) {
+        let second = enqueue(&roster, job(queue, "C"));
+        assert_eq!((second.is_buffered, buffered(&roster, queue)), (Some(true), 2), "it comes after the first one");
         redis.ask(&["DEL", &format!("resque:queue:{queue}")]);
-        performed(&roster, queue, 1);
+        assert_eq!(performed(&roster, queue, 2), [first, second.jobs[0].id]);
     }
 }
 
