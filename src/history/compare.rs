@@ -43,6 +43,7 @@ impl Comparison<'_> {
             self.new.directory(),
             |ProviderChange { service, version, old, new }| {
                 let (before, after) = (old.and_then(first), new.and_then(first));
+                let id = old.map_or("", |provider| &*provider.id);
                 let Some(instance) = after.or(before) else { return };
                 let (source, path) = origin(instance);
                 if before.is_none()
@@ -77,18 +78,14 @@ impl Comparison<'_> {
                         format!("{why}; held until {}", utc(held.ends_at))
                     }),
                     (None, Some(new)) => tell(Event::Appeared, &|| self.why_new(new)),
-                    (Some(old), Some(new)) => self.tell_differences(old, new, &mut tell),
+                    (Some(old), Some(new)) => self.tell_differences([old, new], id, &mut tell),
                     (Some(Instance { held: Some(held), .. }), None) => {
-                        let id = old.map_or("", |provider| &provider.id);
                         tell(Event::Vanished, &|| self.why_let_go(held, service, id));
                     }
-                    (Some(it), None) => {
-                        let id = old.map_or("", |provider| &provider.id);
-                        tell(Event::Vanished, &|| {
-                            let not_held = self.new.directory().guard().why_not_held(service, id);
-                            self.why_gone(it) + &not_held.map_or_else(String::new, |why| format!("; {why}"))
-                        });
-                    }
+                    (Some(it), None) => tell(Event::Vanished, &|| {
+                        let not_held = self.new.directory().guard().why_not_held(service, id);
+                        self.why_gone(it) + &not_held.map_or_else(String::new, |why| format!("; {why}"))
+                    }),
                     (None, None) => {}
                 }
             },
@@ -135,13 +132,19 @@ impl Comparison<'_> {
         }
     }
 
-    /// What happened to an instance that still exists.
-    fn tell_differences(&self, old: &Instance, new: &Instance, tell: Tell<'_>) {
+    /// What happened to an instance with this id that still exists.
+    fn tell_differences(&self, [old, new]: [&Instance; 2], id: &str, tell: Tell<'_>) {
         match (&old.held, &new.held) {
             (None, Some(held)) => {
                 tell(Event::Held, &|| format!("{}; held until {}", self.why_gone(old), utc(held.ends_at)));
             }
-            (Some(_), None) => tell(Event::Returned, &|| "it is registered again".into()),
+            (Some(held), None) => tell(Event::Returned, &|| match self.rank(new) > self.rank(old) {
+                true => {
+                    let why = self.why_let_go(held, &old.service, id);
+                    format!("{why}; what is registered below a later root is listed now")
+                }
+                false => "it is registered again".into(),
+            }),
             (Some(old), Some(held)) if (old.probe, old.passed_over) != (held.probe, held.passed_over) => {
                 tell(Event::Changed, &|| format!("held: {}", probed(held)));
             }
@@ -153,6 +156,13 @@ impl Comparison<'_> {
         if is_other(old, new) {
             tell(Event::Changed, &|| difference(old, new));
         }
+    }
+
+    /// The rank of the root whose node decides what an instance is.
+    fn rank(&self, instance: &Instance) -> Option<usize> {
+        let Some(Record::Node(path)) = instance.provenance.first().map(|it| &it.record) else { return None };
+        let mut services = self.new.feeds().iter().flat_map(|feed| feed.services());
+        services.find(|services| path.is_under(&services.root)).map(|services| services.rank)
     }
 
     /// Why an instance is no longer held.

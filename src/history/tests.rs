@@ -446,6 +446,35 @@ fn of_what_was_not_held_for_lack_of_room_that_is_told() {
 }
 
 #[test]
+fn of_what_is_held_no_more_and_registered_below_a_later_root_it_is_told_what_ended_the_hold() {
+    let services = |(rank, root)| {
+        let format = Format::Serverset;
+        format::Config { root: path(root), format, rank, ..format::Config::default() }
+    };
+    let services = [(0, "/s"), (1, "/x")].map(services).into();
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(services);
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    let mut recorder = recorder(&store, 1 << 20);
+    let member = |port: usize| format!("web/member_{port}");
+    publisher.publish_whole((80..90).map(|port| put(&member(port), &alive(port), 0)).collect());
+    publisher.publish((80..90).map(|port| delete(&member(port))).collect::<Vec<_>>());
+    let node = Node { data: alive(80).as_bytes().into(), stat: Stat::default() };
+    publisher.publish(vec![Change::Put(path("/x/web/member_80"), node.into())]);
+    recorder.look(&store.snapshot());
+    let mut look = || {
+        let last = recorder.kept.last();
+        recorder.look(&store.snapshot());
+        told(&recorder, last)
+    };
+    store.guard(|guard, _| guard.probed(&[("a:80".into(), Found::Refused)]));
+    let why = "it was held, until its address refused connections; what is registered below a later root is listed now";
+    assert_eq!(look(), [format!("Returned a:80: {why}")]);
+    publisher.publish(vec![put(&member(81), &alive(81), 0)]);
+    assert_eq!(look(), ["Returned a:81: it is registered again"]);
+}
+
+#[test]
 fn what_is_held_is_told_with_its_reason_and_with_what_ended_it() {
     let (store, publisher) = house_of(true);
     let mut recorder = recorder(&store, 1 << 20);

@@ -56,7 +56,9 @@ pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Versi
             false => "",
         };
         let (since, until) = (utc(*since), utc(*ends_at));
-        reasons.push(format!("no node registers it since {since}; it is held until {until}, {probe}{chosen}"));
+        reasons.push(format!(
+            "no node below its root registers it since {since}; it is held until {until}, {probe}{chosen}"
+        ));
     }
     let is_newest = newest.is_none_or(|newest| *newest == instance.version);
     if let (true, false, Some(newest)) = (is_callable, is_newest, newest) {
