@@ -106,7 +106,8 @@ impl Caller {
         let any = resolve::choose(directory, &request.service, &request.query);
         any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
         let fits = |of: &Version| request.query.version.as_ref().is_none_or(|version| version.matches(of));
-        let by_version = directory.instances_of(&request.service).into_iter().flatten().filter(|(of, _)| fits(of));
+        let by_version =
+            directory.instances_of(&request.service).into_iter().flat_map(|it| it.iter()).filter(|(of, _)| fits(of));
         let has_metadata =
             |it: &&Provider| it.instances.iter().any(|instance| instance.has_metadata(&request.query.metadata));
         let providers = by_version.flat_map(|(_, those)| those.masters().filter(has_metadata));

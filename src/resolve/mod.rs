@@ -167,7 +167,7 @@ fn find<'a>(
     is_master: bool,
 ) -> Option<Candidate<'a>> {
     // Without masters, each pass would find the same.
-    let has_masters = instances.values().any(|set| set.count_of_registered() < set.len());
+    let has_masters = instances.has_masters();
     if is_master && !has_masters {
         return None;
     }
@@ -176,7 +176,10 @@ fn find<'a>(
         passes.into_iter().filter(|(is_answering, may_be_ejected)| *is_answering || *may_be_ejected || has_masters);
     passes.into_iter().find_map(|(is_answering, may_be_ejected)| {
         let callable = Callable { is_master, is_answering, may_be_ejected };
-        let has_some = |set: &InstanceSet| if may_be_ejected { set.has_ejected() } else { set.has_callable() };
+        let has_some = |set: &InstanceSet| {
+            let has_some = if may_be_ejected { set.has_ejected() } else { set.has_callable() };
+            has_some && (!is_master || set.has_masters())
+        };
         let mut sets = candidates(instances, query.version.as_ref()).filter(|(_, set)| has_some(set));
         sets.find_map(|(_, set)| match is_master && set.has_few_masters() {
             true => pick_master(directory, set, query, callable),

@@ -248,13 +248,12 @@ impl Directory {
         service: &'a str,
         after: Option<(&'a Version, &'a str)>,
     ) -> impl Iterator<Item = (&'a Arc<str>, &'a Instance)> {
-        let by_version = self.instances_of(service).into_iter().flat_map(|instances| instances.iter().rev());
-        let by_version = by_version.skip_while(move |(version, _)| after.is_some_and(|(last, _)| *version > last));
+        let newest = after.map_or(Bound::Unbounded, |(last, _)| Bound::Included(last));
+        let instances = self.instances_of(service).into_iter();
+        let by_version = instances.flat_map(move |it| it.range::<_, Version>((Bound::Unbounded, newest)).rev());
         by_version.flat_map(move |(version, providers)| {
-            let is_past = move |provider: &&Provider| {
-                after.is_some_and(|(last, after)| version == last && provider.id.as_ref() <= after)
-            };
-            let providers = providers.iter().skip_while(is_past);
+            let after = after.filter(|(last, _)| version == *last).map(|(_, id)| id);
+            let providers = providers.after(after);
             providers.flat_map(|Provider { id, instances, .. }| instances.iter().map(move |instance| (id, instance)))
         })
     }
@@ -268,7 +267,7 @@ impl Directory {
 
     /// Reports each provider that is different or missing in `newer`. The cost depends on what changed.
     pub(crate) fn changed_providers(&self, newer: &Directory, mut each: impl FnMut(ProviderChange<'_>)) {
-        let (none, empty) = (Instances::new(), InstanceSet::default());
+        let (none, empty) = (Instances::default(), InstanceSet::default());
         for service in self.changed_services(newer) {
             let (old, new) = (self.services.get_key_value(service), newer.services.get_key_value(service));
             let Some((service, _)) = new.or(old) else { continue };
@@ -398,8 +397,7 @@ impl Directory {
             return;
         }
         self.retired.forget(&name);
-        let providers = self.services.entry(name).or_default().entry(version).or_default();
-        providers.insert(provider);
+        self.services.entry(name).or_default().insert(version, provider);
     }
 
     /// What is withheld, including targets without instances.
@@ -417,21 +415,16 @@ impl Directory {
                 self.withholdings.affected(set, &change.target).into_iter().map(|it| (version.clone(), it))
             });
             for (version, provider) in affected.collect::<Vec<_>>() {
-                let by_version = self.services.entry(change.service.clone()).or_default();
-                by_version.entry(version).or_default().insert(provider);
+                self.services.entry(change.service.clone()).or_default().insert(version, provider);
             }
         }
         is_changed
     }
 
     fn withdraw(&mut self, id: &str, name: &str, version: &Version) {
-        let Some(by_version) = self.services.get_mut(name) else { return };
-        let Some(providers) = by_version.get_mut(version) else { return };
-        providers.remove(id);
-        if providers.is_empty() {
-            by_version.remove(version);
-        }
-        if by_version.is_empty() {
+        let Some(instances) = self.services.get_mut(name) else { return };
+        instances.remove(version, id);
+        if instances.is_empty() {
             self.services.remove(name);
             self.retired.remember(name);
         }

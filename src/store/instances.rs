@@ -1,7 +1,7 @@
 //! Instances of one service.
 
 use std::collections::BTreeSet;
-use std::ops::{AddAssign, Bound, Range, SubAssign};
+use std::ops::{AddAssign, Bound, Deref, Range, SubAssign};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,11 +13,18 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::model::{Instance, WarmUp};
 
 /// The instances of a service by version; at least one in each.
-pub type Instances = OrdMap<Version, InstanceSet>;
+#[derive(Clone, Debug, Default)]
+pub struct Instances {
+    by_version: OrdMap<Version, InstanceSet>,
+    total: Total,
+}
 
-/// How many instances of a service the guard holds.
-pub fn count_of_held(instances: &Instances) -> usize {
-    instances.values().map(InstanceSet::count_of_held).sum()
+/// How many providers there are of all versions; how many of them are registered by nodes, or were; and how many are held.
+#[derive(Clone, Copy, Debug, Default)]
+struct Total {
+    count: usize,
+    registered: usize,
+    held: usize,
 }
 
 /// Draws are expected to hit one of a part of this size within a few.
@@ -93,6 +100,75 @@ pub fn key_hash(text: &str) -> u64 {
     xxh3_64(text.as_bytes()) >> 2
 }
 
+impl Deref for Instances {
+    type Target = OrdMap<Version, InstanceSet>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.by_version
+    }
+}
+
+/// Parts that both share are not compared.
+impl PartialEq for Instances {
+    fn eq(&self, other: &Self) -> bool {
+        self.by_version == other.by_version
+    }
+}
+
+impl Instances {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.total.count
+    }
+
+    /// How many of them are registered by nodes, or were: including those that the guard holds.
+    pub fn count_of_registered(&self) -> usize {
+        self.total.registered
+    }
+
+    /// How many of them the guard holds.
+    pub fn count_of_held(&self) -> usize {
+        self.total.held
+    }
+
+    /// Whether one of them is a master.
+    pub fn has_masters(&self) -> bool {
+        self.total.registered < self.total.count
+    }
+
+    /// Adds a provider of a version, replacing the one with the same id.
+    pub(super) fn insert(&mut self, version: Version, provider: Provider) {
+        let set = self.by_version.entry(version).or_default();
+        self.total.subtract(set);
+        set.insert(provider);
+        self.total.add(set);
+    }
+
+    pub(super) fn remove(&mut self, version: &Version, id: &str) {
+        let Some(set) = self.by_version.get_mut(version) else { return };
+        self.total.subtract(set);
+        set.remove(id);
+        self.total.add(set);
+        if set.is_empty() {
+            self.by_version.remove(version);
+        }
+    }
+}
+
+impl Total {
+    fn add(&mut self, set: &InstanceSet) {
+        self.count += set.len();
+        self.registered += set.registered;
+        self.held += set.held;
+    }
+
+    fn subtract(&mut self, set: &InstanceSet) {
+        self.count -= set.len();
+        self.registered -= set.registered;
+        self.held -= set.held;
+    }
+}
+
 impl Provider {
     pub(super) fn new(id: Arc<str>, instances: Arc<[Instance]>) -> Self {
         let weight = instances.first().filter(|first| first.takes_calls()).map_or(0, |it| it.weight);
@@ -124,7 +200,13 @@ impl InstanceSet {
 
     /// All, ordered by id.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
-        self.numbers.values().filter_map(|number| self.providers.get(number))
+        self.after(None)
+    }
+
+    /// All, or those after an id, ordered by id.
+    pub(super) fn after(&self, id: Option<&str>) -> impl Iterator<Item = &Provider> {
+        let numbers = self.numbers.range::<_, str>((id.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+        numbers.filter_map(|(_, number)| self.providers.get(number))
     }
 
     /// How many of them are registered by nodes, or were: including those that the guard holds.
@@ -132,9 +214,9 @@ impl InstanceSet {
         self.registered
     }
 
-    /// How many of them the guard holds.
-    pub fn count_of_held(&self) -> usize {
-        self.held
+    /// Whether one of them is a master.
+    pub fn has_masters(&self) -> bool {
+        self.registered < self.len()
     }
 
     /// Numbers with another provider in `newer`: with the new one, if a node registers it.
@@ -414,6 +496,29 @@ mod tests {
         assert!(!(0..100).all(|number| put(number, 100, Some(now + number as u64 * 60_000))));
         assert!((0..100).map(|number| put(number, 100, None)).last().is_some_and(|is_dense| is_dense));
         assert!(set.warming.is_empty());
+    }
+
+    #[test]
+    fn whatever_comes_and_goes_the_totals_of_all_versions_are_those_of_their_sets() {
+        let (mut instances, random) = (Instances::default(), &mut fastrand::Rng::with_seed(7));
+        for _ in 0..1_000 {
+            let (version, number) = (Version::new(random.u64(..4), 0, 0), random.usize(..8));
+            let id: Arc<str> = if number < 4 { number.to_string() } else { format!("{NODE_MARK}{number}") }.into();
+            let held = (number > 5 && random.bool()).then(Default::default);
+            match random.bool() {
+                true => {
+                    let instance = Instance { held, ..Instance::at("db", &format!("h:{}", number + 1)) };
+                    instances.insert(version, Provider::new(id, [instance].into()));
+                }
+                false => instances.remove(&version, &id),
+            }
+            let sum = |count: fn(&InstanceSet) -> usize| instances.values().map(count).sum::<usize>();
+            assert_eq!(instances.count(), sum(InstanceSet::len));
+            assert_eq!(instances.count_of_registered(), sum(InstanceSet::count_of_registered));
+            assert_eq!(instances.count_of_held(), sum(|set| set.iter().filter(|it| it.is_held()).count()));
+            assert_eq!(instances.has_masters(), instances.values().any(InstanceSet::has_masters));
+            assert!(instances.values().all(|set| !set.is_empty()));
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use self::directory::{Directory, InstanceLimits, MasterEntry};
 pub(crate) use self::directory::{ProviderChange, ReportedBy};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
 pub use self::identity::Identity;
-pub use self::instances::{InstanceSet, Instances, Lot, Provider, count_of_held, key_hash};
+pub use self::instances::{InstanceSet, Instances, Lot, Provider, key_hash};
 pub use self::journal::{ChangesSince, PageLimit};
 pub use self::messages::{MasterMessage, Messages};
 use self::shared::Contents;

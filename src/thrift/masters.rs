@@ -98,16 +98,16 @@ impl Api {
             }
             last = Some(format!("{mark}{name}"));
             let masters = match instances {
-                Some(instances) => summary(peer, instances, filter).await,
+                Some(instances) => summary(peer, instances, filter, self.page_bytes()).await,
                 None => BTreeMap::new(),
             };
             if filter.metadata.is_some() {
-                seen += instances.into_iter().flat_map(Instances::iter).map(|(_, those)| those.len()).sum::<usize>();
+                seen += instances.map_or(0, Instances::count);
                 if masters.is_empty() {
                     continue;
                 }
             }
-            bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
+            bytes += name.len() + masters.keys().map(|version| summary_bytes(version)).sum::<usize>() + 64;
             let held = Some(directory.guard().held_of(name) as i32).filter(|held| *held > 0);
             services.push(idl::ServiceSummary { name: name.to_string(), masters, held });
         }
@@ -198,10 +198,19 @@ pub(super) fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
     place.ok_or_else(|| invalid("cursor", "no page of instances ended so"))
 }
 
-/// How many instances of a service match the filter, by version.
-async fn summary(peer: &Peer, by_version: &Instances, filter: &ServiceQuery) -> BTreeMap<String, i32> {
-    let mut counts = BTreeMap::new();
-    for (version, providers) in by_version {
+/// How many instances of a service match the filter, by version: of the newest ones, if not all fit on a page.
+async fn summary(
+    peer: &Peer,
+    instances: &Instances,
+    filter: &ServiceQuery,
+    page_bytes: usize,
+) -> BTreeMap<String, i32> {
+    let (mut counts, mut bytes) = (BTreeMap::new(), 0);
+    for (version, providers) in instances.iter().rev() {
+        if bytes > page_bytes {
+            break;
+        }
+        peer.let_others_work().await;
         let mut count = providers.len();
         if let Some(wanted) = &filter.metadata {
             count = 0;
@@ -211,10 +220,16 @@ async fn summary(peer: &Peer, by_version: &Instances, filter: &ServiceQuery) -> 
             }
         }
         if count > 0 {
-            counts.insert(version.to_string(), count as i32);
+            let version = version.to_string();
+            bytes += summary_bytes(&version);
+            counts.insert(version, count as i32);
         }
     }
     counts
+}
+
+fn summary_bytes(version: &str) -> usize {
+    version.len() + 8
 }
 
 /// Whether a client may see a master: it sees one of its services. One without services is for clients that see

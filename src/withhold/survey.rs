@@ -37,7 +37,7 @@ struct Found<'d> {
 impl<'d> Survey<'d> {
     pub(super) fn of(directory: &'d Directory, service: &str, is_asked_for: impl Fn(&Provider) -> bool) -> Self {
         let mut survey = Self { kinds: HashMap::new(), found: HashMap::new() };
-        let sets = directory.instances_of(service).into_iter().flatten();
+        let sets = directory.instances_of(service).into_iter().flat_map(|it| it.iter());
         for (version, provider) in sets.flat_map(|(version, set)| set.unordered().map(move |it| (version, it))) {
             #[cfg(test)]
             LOOKS.set(LOOKS.get() + 1);

@@ -11,7 +11,7 @@ use crate::format::Config;
 use crate::guard::{Came, Effect, Guard, Now, Observed, OfRoot, Vanished, probed_at};
 use crate::model::{Endpoint, Format, Instance, NodePath, Record};
 use crate::store::Feed;
-use crate::store::instances::{NODE_MARK, Provider, count_of_held};
+use crate::store::instances::{NODE_MARK, Provider};
 
 /// How what nodes register of one instance differs from what they did in the revision before.
 #[derive(Clone, Debug)]
@@ -49,8 +49,7 @@ impl Directory {
 
     /// How many instances of a service are registered by nodes.
     pub fn count_of_registered(&self, service: &str) -> usize {
-        let Some(instances) = self.instances_of(service) else { return 0 };
-        instances.values().map(|set| set.count_of_registered()).sum::<usize>() - count_of_held(instances)
+        self.instances_of(service).map_or(0, |instances| instances.count_of_registered() - instances.count_of_held())
     }
 
     /// Has the guard do something; returns how many instances that concerns.

@@ -11,7 +11,7 @@ use std::ops::Not;
 use semver::Version;
 use serde::Serialize;
 
-use crate::store::{InstanceSet, Instances, Provider, count_of_held};
+use crate::store::{InstanceSet, Instances, Provider};
 
 /// The most versions in an entry that are withheld.
 const MAX_WITHHELD_VERSIONS: usize = 8;
@@ -65,7 +65,7 @@ pub(super) fn choice(instances: &Instances) -> Option<Vec<u8>> {
     }
     let mut newer: Vec<_> = sets.into_iter().map(|(version, set)| among(version, set, !is_callable)).collect();
     let among = newer.pop()?;
-    Some(super::entry::written(&Choice { among, newer, is_protected: count_of_held(instances) > 0 }))
+    Some(super::entry::written(&Choice { among, newer, is_protected: instances.count_of_held() > 0 }))
 }
 
 fn among(version: &Version, set: &InstanceSet, is_last_resort: bool) -> Among {

@@ -66,7 +66,7 @@ impl<'e> WriteTxn<'e> {
         let (to, none, no_set) = (snapshot.directory(), Instances::default(), InstanceSet::default());
         for name in from.changed_services(to) {
             let [old, new] = [from, to].map(|directory| directory.instances_of(name).unwrap_or(&none));
-            let is_registered = |instances: &Instances| instances.values().any(|set| set.count_of_registered() > 0);
+            let is_registered = |instances: &Instances| instances.count_of_registered() > 0;
             if !is_registered(old) && !is_registered(new) {
                 continue;
             }

@@ -44,7 +44,7 @@ fn count(store: &Store, service: &str) -> (usize, usize) {
     let all = instances(store, service);
     let held = all.iter().filter(|instance| instance.held.is_some()).count();
     let snapshot = store.snapshot();
-    let in_sets = snapshot.directory().instances_of(service).map_or(0, count_of_held);
+    let in_sets = snapshot.directory().instances_of(service).map_or(0, Instances::count_of_held);
     assert_eq!(in_sets, held);
     (all.len(), held)
 }

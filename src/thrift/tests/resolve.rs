@@ -322,6 +322,20 @@ async fn whatever_is_asked_of_very_many_keeps_the_thread_of_others_from_nothing(
         house.api.resolve(&house.peer, request).await.expect("one");
         assert!(looks_of_this_thread() > before, "what takes no time is found at once");
     }
+    let mut query = ServiceQuery { service_name: Some("versions".into()), ..ServiceQuery::default() };
+    let services = house.api.services(&house.peer, &query).await.expect("services").services;
+    let counts = &services[0].masters;
+    assert!(counts.len() < 10_000 && counts.contains_key("9999.0.0") && !counts.contains_key("0.0.0"));
+    let mut listed = 0;
+    loop {
+        let reply = house.api.instances(&house.peer, &query).expect("instances");
+        listed += reply.instances.len();
+        query.cursor = reply.cursor;
+        if query.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, 10_000, "by pages, each once");
 }
 
 #[tokio::test]
