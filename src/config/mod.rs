@@ -174,7 +174,13 @@ impl Config {
         let is_below = |(_, it): &(usize, &format::Config)| roots.iter().any(|root| it.root.is_under(root));
         let services = self.services.iter().enumerate().filter(is_below);
         let guarded = |it: &format::Config| it.guard && self.guard.enabled;
-        services.map(|(rank, it)| format::Config { guard: guarded(it), rank, ..it.clone() }).collect()
+        services.map(|(at, it)| format::Config { guard: guarded(it), rank: self.rank(at, it), ..it.clone() }).collect()
+    }
+
+    /// The rank of the `[[services]]` at this place.
+    fn rank(&self, place: usize, services: &format::Config) -> usize {
+        let has_same = |first: &format::Config| !first.writers.is_empty() && first.writers == services.writers;
+        self.services.iter().position(has_same).unwrap_or(place)
     }
 
     /// The file for the token that Roster generates for masters, if it has to. Relative: none.

@@ -19,11 +19,15 @@ pub struct Config {
     /// Which services may be registered below the root, by name.
     #[serde(deserialize_with = "some_names")]
     pub names: Wildcards,
+    /// Who may write below the root: those with the same are one root to the guard, at one address and in the limits. Empty:
+    /// it is one of its own.
+    pub writers: String,
     /// Whether instances that vanish in numbers are held.
     pub guard: bool,
     /// For the format `raw`.
     pub fields: Fields,
-    /// Its place among all of them: of several that register one address of a service, the first decides.
+    /// Its place among all of them, or that of the first with the same writers: of several that register one address of a
+    /// service, the first decides.
     #[serde(skip)]
     pub rank: usize,
 }
@@ -54,8 +58,8 @@ fn some_names<'de, D: Deserializer<'de>>(value: D) -> Result<Wildcards, D::Error
 impl Default for Config {
     fn default() -> Self {
         let (root, format, name) = (NodePath::root(), Format::Raw, String::new());
-        let (names, fields) = (Wildcards::everything(), Fields::default());
-        Self { root, format, name, names, guard: true, fields, rank: 0 }
+        let (names, writers, fields) = (Wildcards::everything(), String::new(), Fields::default());
+        Self { root, format, name, names, writers, guard: true, fields, rank: 0 }
     }
 }
 

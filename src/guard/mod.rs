@@ -50,7 +50,8 @@ const MAX_BYTES: usize = 256 << 20;
 pub struct Guard {
     config: Arc<Config>,
     services: OrdMap<Arc<str>, Arc<Watched>>,
-    targets: OrdMap<TargetKey, Target>,
+    /// Each with the rank of its root.
+    targets: OrdMap<TargetKey, (Target, usize)>,
     strangers: Strangers,
     room: Room,
     /// Why instances are held no more, or were not, by the marks of service and id.
@@ -64,6 +65,9 @@ const MAX_LET_GO: usize = 10_000;
 
 /// Why an instance was not held that should have been.
 const NO_ROOM: &str = "it was not held: no room; raise guard.max_held";
+
+/// How many of a service that are held at one address are looked at.
+const MAX_HELD_AT: usize = 256;
 
 /// A lack of room is reported this often at most for each root.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -85,9 +89,7 @@ pub struct Observed {
     /// The addresses, the ids and the ranks of the roots of others that vanished without being lost.
     pub moved: Vec<(Arc<str>, Arc<str>, usize)>,
     pub came: Vec<Came>,
-    /// How many are registered now.
-    pub present: usize,
-    /// The same by the rank of the root, for those that changed.
+    /// By the rank of the root, for those that changed.
     pub roots: BTreeMap<usize, OfRoot>,
 }
 
@@ -139,8 +141,7 @@ pub struct Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guarded<'a> {
     pub service: &'a Arc<str>,
-    /// How many are registered, how many are held, and how many of these answer and are silent.
-    pub present: usize,
+    /// How many are held, and how many of these answer and are silent.
     pub held: usize,
     pub answering: usize,
     pub silent: usize,
@@ -235,16 +236,28 @@ impl Guard {
         Some(self.services.get(service)?.held.get(id)?.root())
     }
 
+    /// Whether one of a service is held at an address for an earlier root than that of this rank.
+    pub fn has_held_at(&self, address: &Arc<str>, service: &Arc<str>, rank: usize) -> bool {
+        let at = self.targets.range((address.clone(), service.clone(), "".into())..);
+        let at = at.take_while(|((at, of, _), _)| at == address && of == service).take(MAX_HELD_AT);
+        at.map(|(_, (_, root))| root).any(|root| *root < rank)
+    }
+
     /// The services with held instances.
     pub fn protected(&self) -> impl Iterator<Item = &Arc<str>> {
         self.services.iter().filter(|(_, watched)| !watched.held.is_empty()).map(|(service, _)| service)
     }
 
-    /// The addresses to probe, each with one of its services.
-    pub fn targets(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Target)> {
-        let mut last: Option<&Arc<str>> = None;
-        self.targets.iter().filter_map(move |((address, service, _), target)| {
-            (last.replace(address) != Some(address)).then_some((address, service, target))
+    /// The addresses to probe, each with the lowest rank of the roots for which something is held there, and a service.
+    pub fn targets(&self) -> impl Iterator<Item = (&Arc<str>, (usize, &Arc<str>), &Target)> {
+        let mut all = self.targets.iter().peekable();
+        std::iter::from_fn(move || {
+            let ((address, service, _), (target, root)) = all.next()?;
+            let mut first = (*root, service);
+            while let Some(((_, service, _), (_, root))) = all.next_if(|((other, ..), _)| other == address) {
+                first = first.min((*root, service));
+            }
+            Some((address, first, target))
         })
     }
 
@@ -253,9 +266,9 @@ impl Guard {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.services.range::<_, str>((from, Bound::Unbounded)).filter_map(move |(service, watched)| {
             let accepted = watched.accepted.map(|until| until.since(now.moment)).filter(|left| !left.is_zero());
-            let Watched { present, answering, silent, since, ends_at, .. } = **watched;
+            let Watched { answering, silent, since, ends_at, .. } = **watched;
             let held = watched.held.len();
-            let guarded = Guarded { service, present, held, answering, silent, since, ends_at, accepted };
+            let guarded = Guarded { service, held, answering, silent, since, ends_at, accepted };
             (held > 0 || accepted.is_some()).then_some(guarded)
         })
     }
@@ -385,34 +398,25 @@ impl Guard {
         effects
     }
 
-    /// The same for all; moreover, instances of the service that vanish within this time are gone at once. `present`
-    /// are registered now.
-    pub fn accept(&mut self, now: Now, service: &str, for_long: Duration, present: usize) -> Vec<Effect> {
+    /// The same for all; moreover, instances of the service that vanish within this time are gone at once.
+    pub fn accept(&mut self, now: Now, service: &str, for_long: Duration) -> Vec<Effect> {
         let effects = self.release(service, Which::All);
         self.change(&service.into(), &mut Vec::new(), |watched, _| {
-            (watched.present, watched.accepted) = (present, Some(now.moment + for_long));
+            watched.accepted = Some(now.moment + for_long);
             Vec::new()
         });
         effects
     }
 
-    /// Holds what an earlier process held. `present` of the service are registered now; `root` is the rank of its root,
-    /// and how many are registered below that. None: its time is over, or there is no room.
-    pub fn restore(
-        &mut self,
-        now: Now,
-        id: Arc<str>,
-        instance: Instance,
-        root: (usize, usize),
-        present: usize,
-    ) -> Vec<Effect> {
+    /// Holds what an earlier process held. `root` is the rank of its root, and how many of the service are registered
+    /// below that. None: its time is over, or there is no room.
+    pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, root: (usize, usize)) -> Vec<Effect> {
         let (has_room, mut effects) = (self.room.for_held(root.0, self.config.max_held) > 0, Vec::new());
         if !has_room {
             self.report(now, &[(root.0, instance.service.clone(), id.clone())]);
         }
         self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), root.0, now);
         self.change(&instance.service.clone(), &mut effects, |watched, config| {
-            watched.present = present;
             let restored = has_room.then(|| watched.restore(now, config, id, instance, root)).flatten();
             restored.into_iter().collect()
         });
@@ -469,7 +473,9 @@ impl Guard {
                 (taken.held, taken.bytes) = (taken.held - 1, taken.bytes - entry.bytes);
             }
             if let Some((id, entry)) = new {
-                entry.target.iter().for_each(|target| drop(self.targets.insert(key(id, target), target.clone())));
+                if let Some(target) = &entry.target {
+                    self.targets.insert(key(id, target), (target.clone(), entry.root()));
+                }
                 let taken = self.room.of(entry.root());
                 (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
             }

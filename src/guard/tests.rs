@@ -103,7 +103,7 @@ impl House {
                 moved: 0,
             };
             let roots = roots.into_iter().map(|rank| (rank, of_root(rank))).collect();
-            let observed = Observed { vanished, moved: Vec::new(), came, present: registered.len(), roots };
+            let observed = Observed { vanished, moved: Vec::new(), came, roots };
             for came in &observed.came {
                 self.listed.entry((*service).into()).or_default().insert(came.id.to_string(), None);
             }
@@ -169,7 +169,7 @@ impl House {
             let instance = Instance { held: Some(held.into()), ..Instance::at(service, address(id)) };
             let (registered, rank) = (&self.registered[service], root(id));
             let below = registered.iter().filter(|id| root(id) == rank).count();
-            let effects = self.guard.restore(self.now, id.as_str().into(), instance, (rank, below), registered.len());
+            let effects = self.guard.restore(self.now, id.as_str().into(), instance, (rank, below));
             if effects.is_empty() {
                 self.listed.entry(service.clone()).and_modify(|ids| drop(ids.remove(id)));
             }
@@ -197,8 +197,8 @@ fn what_vanishes_alone_is_gone_at_once_and_what_vanishes_with_most_of_a_service_
     assert_eq!(house.addresses(), ids(0..6));
     let held = house.listed["web"]["10.0.0.0:80"].clone().expect("it is held");
     assert_eq!((held.since, held.ends_at), (house.now.wall, house.now.wall + 600_000));
-    let guarded: Vec<_> = house.guard.services(house.now, None).map(|it| (it.present, it.held)).collect();
-    assert_eq!(guarded, [(4, 6)]);
+    let guarded: Vec<_> = house.guard.services(house.now, None).map(|it| it.held).collect();
+    assert_eq!(guarded, [6]);
     house.come("web", &ids(0..3));
     assert_eq!(house.count("web"), (10, 3), "what comes back is held no longer");
     house.go("web", &ids(9..10));
@@ -659,7 +659,7 @@ fn an_operator_lets_some_go_or_all_that_will() {
     assert_eq!(house.count("web"), (2, 0));
     assert_eq!(house.guard.release("nothing", Which::All), []);
     house.come("web", &ids(0..8));
-    let effects = house.guard.accept(house.now, "web", MINUTE, 10);
+    let effects = house.guard.accept(house.now, "web", MINUTE);
     house.take(effects);
     let left = |house: &House| house.guard.services(house.now, None).map(|it| it.accepted).collect::<Vec<_>>();
     assert_eq!(left(&house), [Some(MINUTE)]);
@@ -681,7 +681,7 @@ fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
     };
     let restore = |house: &mut House, id: &str, held: Held| {
         let instance = Instance { held: Some(held.into()), ..Instance::at("web", id) };
-        let effects = house.guard.restore(house.now, id.into(), instance, (0, 0), 0);
+        let effects = house.guard.restore(house.now, id.into(), instance, (0, 0));
         house.take(effects);
     };
     let wall = house.now.wall;
@@ -862,7 +862,6 @@ fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
         let mut go = |numbers: std::ops::Range<usize>| {
             let present = count - numbers.end;
             let observed = Observed {
-                present,
                 vanished: numbers.map(vanished).collect(),
                 roots: BTreeMap::from([(0, OfRoot { present, ..OfRoot::default() })]),
                 ..Observed::default()
@@ -898,7 +897,7 @@ fn whatever_comes_goes_and_is_probed_the_sums_are_those_of_what_is_there() {
         }
         for guarded in house.guard.services(house.now, None) {
             let (listed, held) = house.count(guarded.service);
-            assert_eq!((guarded.present + guarded.held, guarded.held), (listed, held));
+            assert_eq!(guarded.held, held);
             let marks = house.marks(guarded.service);
             let of = |probe| marks.iter().filter(|(of, _)| *of == probe).count();
             assert_eq!((guarded.answering, guarded.silent), (of(Probe::Answering), of(Probe::Silent)));

@@ -20,8 +20,6 @@ const MAX_DRIFT_MS: u64 = 1_000;
 /// What is remembered of one service. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watched {
-    /// How many are registered.
-    pub(super) present: usize,
     /// By id.
     pub(super) held: OrdMap<Arc<str>, Entry>,
     /// By the rank of a root: what is registered below one has no part in what was lost below another.
@@ -161,7 +159,7 @@ impl Losses {
 impl Watched {
     /// Holds what vanished, or lets it go.
     pub(super) fn observe(&mut self, now: Now, config: &Config, observed: Observed, room: &mut Room) -> Vec<Outcome> {
-        let Observed { vanished, came, present, roots, .. } = observed;
+        let Observed { vanished, came, roots, .. } = observed;
         self.forget(now, config);
         let mut outcomes = Vec::new();
         for Came { id, version, root, .. } in came {
@@ -174,7 +172,6 @@ impl Watched {
             let entry = if is_back { self.take(&id) } else { None };
             outcomes.extend(entry.filter(|it| it.vanished.version != version).map(|it| it.vanished.gone()));
         }
-        self.present = present;
         let mut by_root: BTreeMap<usize, (OfRoot, Vec<Vanished>)> =
             roots.into_iter().map(|(root, changes)| (root, (changes, Vec::new()))).collect();
         for vanished in vanished {

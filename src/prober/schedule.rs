@@ -1,7 +1,7 @@
 //! The schedule: when to probe which address, so that no service and no host is probed too often, and none starves the
 //! others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,18 +21,28 @@ pub(super) struct Schedule {
     known: HashMap<Arc<str>, Known>,
     /// When each is due,
     later: BTreeSet<(Instant, Arc<str>)>,
-    /// and those that are due, by service.
-    due: BTreeMap<Arc<str>, VecDeque<Arc<str>>>,
-    /// The service that had its turn last.
-    last: Option<Arc<str>>,
+    /// and those that are due, by the rank of the root.
+    due: BTreeMap<usize, Due>,
+    /// The rank that had its turn last.
+    last: Option<usize>,
     in_all: Rate,
-    of_services: HashMap<Arc<str>, Rate>,
+    /// By the rank of the root, and the service.
+    of_services: HashMap<(usize, Arc<str>), Rate>,
     of_hosts: HashMap<String, Rate>,
     round: u64,
 }
 
+/// Addresses that are due, of one root.
+#[derive(Debug, Default)]
+struct Due {
+    by_service: BTreeMap<Arc<str>, VecDeque<Arc<str>>>,
+    /// The service that had its turn last.
+    last: Option<Arc<str>>,
+}
+
 #[derive(Debug)]
 struct Known {
+    rank: usize,
     service: Arc<str>,
     target: Target,
     /// The last round in which it was to be probed.
@@ -84,31 +94,40 @@ impl Schedule {
         }
     }
 
-    /// Sets what to probe: each address with a service. New ones are due within a second, at random: many sidecars
-    /// notice at the same moment that they are gone.
+    /// Sets what to probe: each address with the rank of a root and a service. New ones are due within a second, at random:
+    /// many sidecars notice at the same moment that they are gone.
     pub(super) fn set<'a>(
         &mut self,
-        targets: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>, &'a Target)>,
+        targets: impl Iterator<Item = (&'a Arc<str>, (usize, &'a Arc<str>), &'a Target)>,
         now: Instant,
     ) {
         self.round += 1;
-        for (address, service, target) in targets {
+        let (mut new, mut moved) = (Vec::new(), HashSet::new());
+        for (address, (rank, service), target) in targets {
             let round = self.round;
             match self.known.get_mut(address) {
-                Some(known) => known.round = round,
-                None => {
-                    let known = Known { service: service.clone(), target: target.clone(), round, waits: false };
+                Some(known) if known.rank == rank && known.service == *service => known.round = round,
+                known => {
+                    moved.extend(known.map(|_| address));
+                    let known = Known { rank, service: service.clone(), target: target.clone(), round, waits: false };
                     self.known.insert(address.clone(), known);
-                    self.wait(address, now + random_part(SECOND));
+                    new.push(address);
                 }
             }
         }
         let before = self.known.len();
         self.known.retain(|_, known| known.round == self.round);
-        if self.known.len() < before {
-            self.later.retain(|(_, address)| self.known.contains_key(address));
-            self.due.values_mut().for_each(|due| due.retain(|address| self.known.contains_key(address)));
-            self.due.retain(|_, due| !due.is_empty());
+        if self.known.len() < before || !moved.is_empty() {
+            let stays = |address: &Arc<str>| self.known.contains_key(address) && !moved.contains(address);
+            self.later.retain(|(_, address)| stays(address));
+            for due in self.due.values_mut() {
+                due.by_service.values_mut().for_each(|due| due.retain(stays));
+                due.by_service.retain(|_, due| !due.is_empty());
+            }
+            self.due.retain(|_, due| !due.by_service.is_empty());
+        }
+        for address in new {
+            self.wait(address, now + random_part(SECOND));
         }
         self.of_services.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
         self.of_hosts.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
@@ -122,17 +141,23 @@ impl Schedule {
                 break;
             }
             if let Some(known) = self.known.get(&address) {
-                self.due.entry(known.service.clone()).or_default().push_back(address);
+                let due = &mut self.due.entry(known.rank).or_default().by_service;
+                due.entry(known.service.clone()).or_default().push_back(address);
             }
         }
-        for _ in 0..self.due.len() {
-            if self.in_all.is_full(now, self.config.probes) {
-                return None;
-            }
-            let service = self.next_service()?;
-            self.last = Some(service.clone());
-            if let Some(next) = self.next_of(&service, now, takes_names) {
-                return Some(next);
+        // Each root has its turn, however many services there are below the others.
+        let (before, after): (Vec<usize>, Vec<usize>) =
+            self.due.keys().copied().partition(|rank| Some(*rank) <= self.last);
+        for rank in after.into_iter().chain(before) {
+            for _ in 0..self.due.get(&rank).map_or(0, |due| due.by_service.len()) {
+                if self.in_all.is_full(now, self.config.probes) {
+                    return None;
+                }
+                let Some(service) = self.due.get_mut(&rank).and_then(Due::next_service) else { break };
+                if let Some(next) = self.next_of((rank, service), now, takes_names) {
+                    self.last = Some(rank);
+                    return Some(next);
+                }
             }
         }
         None
@@ -160,19 +185,13 @@ impl Schedule {
         self.of_hosts.entry(host).or_insert_with(|| Rate::new(now)).take(now, MAX_PER_HOST)
     }
 
-    /// The next due service, in turn.
-    fn next_service(&self) -> Option<Arc<str>> {
-        let after = self.last.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.due.range::<Arc<str>, _>((after, Bound::Unbounded)).next();
-        next.or_else(|| self.due.first_key_value()).map(|(service, _)| service.clone())
-    }
-
-    fn next_of(&mut self, service: &Arc<str>, now: Instant, takes_names: bool) -> Option<(Arc<str>, Target)> {
-        let of_service = self.of_services.entry(service.clone()).or_insert_with(|| Rate::new(now));
+    fn next_of(&mut self, turn: (usize, Arc<str>), now: Instant, takes_names: bool) -> Option<(Arc<str>, Target)> {
+        let of_service = self.of_services.entry(turn.clone()).or_insert_with(|| Rate::new(now));
         if of_service.is_full(now, self.config.probes_per_service) {
             return None;
         }
-        let mut due = self.due.remove(service)?;
+        let (rank, service) = &turn;
+        let mut due = self.due.get_mut(rank)?.by_service.remove(service)?;
         let mut found = None;
         while let Some(address) = due.pop_front() {
             let Some(known) = self.known.get_mut(&address) else { continue };
@@ -186,13 +205,24 @@ impl Schedule {
             break;
         }
         if !due.is_empty() {
-            self.due.insert(service.clone(), due);
+            self.due.entry(*rank).or_default().by_service.insert(service.clone(), due);
         }
+        self.due.retain(|_, due| !due.by_service.is_empty());
         if found.is_some() {
             self.in_all.count += 1;
-            self.of_services.entry(service.clone()).and_modify(|rate| rate.count += 1);
+            self.of_services.entry(turn).and_modify(|rate| rate.count += 1);
         }
         found
+    }
+}
+
+impl Due {
+    /// The next due service, in turn.
+    fn next_service(&mut self) -> Option<Arc<str>> {
+        let after = self.last.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.by_service.range::<Arc<str>, _>((after, Bound::Unbounded)).next();
+        self.last = next.or_else(|| self.by_service.first_key_value()).map(|(service, _)| service.clone());
+        self.last.clone()
     }
 }
 
@@ -200,8 +230,11 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    /// An address, its service, and what to probe.
+    type Place = (Arc<str>, Arc<str>, Target);
+
     /// A service, and this many addresses of it.
-    fn targets(service: &str, count: usize, host: impl Fn(usize) -> String) -> Vec<(Arc<str>, Arc<str>, Target)> {
+    fn targets(service: &str, count: usize, host: impl Fn(usize) -> String) -> Vec<Place> {
         let target = |number| {
             let target = Target { host: host(number), port: number as u16 + 1 };
             (target.address().into(), Arc::from(service), target)
@@ -209,8 +242,14 @@ mod tests {
         (0..count).map(target).collect()
     }
 
-    fn set(schedule: &mut Schedule, all: &[(Arc<str>, Arc<str>, Target)], now: Instant) {
-        schedule.set(all.iter().map(|(address, service, target)| (address, service, target)), now);
+    fn set(schedule: &mut Schedule, all: &[Place], now: Instant) {
+        set_of(schedule, &[all], now);
+    }
+
+    /// The same of several roots.
+    fn set_of(schedule: &mut Schedule, roots: &[&[Place]], now: Instant) {
+        let all = roots.iter().enumerate().flat_map(|(rank, all)| all.iter().map(move |it| (rank, it)));
+        schedule.set(all.map(|(rank, (address, service, target))| (address, (rank, service), target)), now);
     }
 
     /// How many probes of each service start in a second, checked every 100 ms.
@@ -283,8 +322,30 @@ mod tests {
             set(&mut schedule, &[], now);
             set(&mut schedule, &all, now);
             schedule.probed(&address, now);
-            assert_eq!(schedule.later.len() + schedule.due.values().map(VecDeque::len).sum::<usize>(), 2);
+            let due = schedule.due.values().flat_map(|due| due.by_service.values().map(VecDeque::len));
+            assert_eq!(schedule.later.len() + due.sum::<usize>(), 2);
         }
+    }
+
+    #[test]
+    fn however_much_is_held_below_another_root_each_root_has_its_turn_and_an_address_is_of_the_first_that_needs_it() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(Config { probes: 100, ..Config::default() }, start);
+        let own = targets("web", 50, |number| format!("10.0.0.{number}"));
+        let many =
+            (0..500).flat_map(|of| targets(&format!("!{of}"), 5, |it| format!("10.1.{}.{}", of % 250, it + of / 250)));
+        let many: Vec<_> = many.collect();
+        set_of(&mut schedule, &[&own, &many], start);
+        assert_eq!(second(&mut schedule, start + SECOND)["web"], 50);
+
+        // At first all are of a later one, which has many more.
+        let mut schedule = Schedule::new(Config::default(), start);
+        let other = [targets("!", 500, |number| format!("10.2.{}.{number}", number % 250)), own.clone()].concat();
+        let other: Vec<_> = other.into_iter().map(|(address, _, target)| (address, "!".into(), target)).collect();
+        set_of(&mut schedule, &[&[], &other], start);
+        assert_eq!(second(&mut schedule, start + SECOND)["!"], 50);
+        set_of(&mut schedule, &[&own, &other[..500]], start + SECOND * 2);
+        assert!(second(&mut schedule, start + SECOND * 3)["web"] >= 25, "but for those that were probed just now");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod snapshot;
 mod subscription;
 mod withholdings;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,7 +41,7 @@ pub use self::withholdings::{Withhold, WithholdKind, Withholdings, is_meant};
 use crate::clock::{Moment, millis_since_1970};
 use crate::guard::{self, Effect, Guard, Now};
 use crate::metrics::Metrics;
-use crate::model::{Change, NodePath, Revision};
+use crate::model::{Change, Format, NodePath, Revision};
 use crate::sync::Mutex;
 use crate::task;
 
@@ -123,8 +124,11 @@ impl Store {
     fn empty(config: &Config, feeds: Vec<Feed>) -> Snapshot {
         let feeds = feeds.into_iter().map(|feed| Arc::new(feed.within(config.instance_limits())));
         let feeds: Arc<[Arc<Feed>]> = feeds.collect();
-        let guarded = feeds.iter().flat_map(|feed| feed.services()).filter(|services| services.guard);
-        let guard = Guard::new(config.guard.clone(), guarded.count(), Moment::now());
+        // What an application is as an interface may be of the root that maps it.
+        let services = feeds.iter().flat_map(|feed| feed.services());
+        let guarded = services.filter(|services| services.guard || services.format == Format::Dubbo);
+        let roots: BTreeSet<usize> = guarded.map(|services| services.rank).collect();
+        let guard = Guard::new(config.guard.clone(), roots.len(), Moment::now());
         Snapshot::empty(first_revision(), config.history, feeds, guard)
     }
 

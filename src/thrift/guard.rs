@@ -9,6 +9,7 @@ use super::idl::{
 };
 use super::masters::why_unknown;
 use crate::guard::{Effect, Guard, Guarded, Now, Which};
+use crate::store::Directory;
 
 /// The most addresses of one request.
 const MAX_ADDRESSES: usize = 1_024;
@@ -32,7 +33,7 @@ impl Api {
                 cursor = services.last().map(|last| last.name.clone());
                 break;
             }
-            services.push(guarded.into());
+            services.push(described(guarded, snapshot.directory()));
         }
         Ok(GuardReply { services, cursor })
     }
@@ -74,9 +75,8 @@ impl Api {
             };
             let (service, addresses) = (&request.service_name, request.addresses.as_deref().unwrap_or_default());
             if let Some(for_long) = accepted(&request) {
-                let present = store.snapshot().directory().count_of_registered(service);
                 let released = store.guard(|guard, now| {
-                    let effects = guard.accept(now, service, for_long, present);
+                    let effects = guard.accept(now, service, for_long);
                     noted(guard, effects)
                 });
                 tracing::info!(%client, service, released, ?for_long, "the guard lets go whatever vanishes");
@@ -101,19 +101,17 @@ fn accepted(request: &GuardControl) -> Option<Duration> {
     time.filter(|time| request.action == GuardAction::ACCEPT && *time <= MAX_ACCEPTED)
 }
 
-impl From<Guarded<'_>> for GuardedService {
-    fn from(guarded: Guarded<'_>) -> Self {
-        let Guarded { service, present, held, answering, silent, since, ends_at, accepted } = guarded;
-        let is_held = held > 0;
-        Self {
-            name: service.to_string(),
-            registered: present as i32,
-            held: held as i32,
-            answering: answering as i32,
-            silent: silent as i32,
-            since: is_held.then_some(since as i64),
-            ends_at: is_held.then_some(ends_at as i64),
-            accepted_ms: accepted.map(|left| left.as_millis() as i64),
-        }
+fn described(guarded: Guarded<'_>, directory: &Directory) -> GuardedService {
+    let Guarded { service, held, answering, silent, since, ends_at, accepted } = guarded;
+    let is_held = held > 0;
+    GuardedService {
+        name: service.to_string(),
+        registered: directory.count_of_registered(service) as i32,
+        held: held as i32,
+        answering: answering as i32,
+        silent: silent as i32,
+        since: is_held.then_some(since as i64),
+        ends_at: is_held.then_some(ends_at as i64),
+        accepted_ms: accepted.map(|left| left.as_millis() as i64),
     }
 }

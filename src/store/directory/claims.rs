@@ -26,8 +26,8 @@ const MAX_PROVENANCE_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
     by_key: OrdMap<ClaimKey, Claim>,
-    /// The nodes that say which variant an application offers, by service and place.
-    variants: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
+    /// The nodes that say which variant an application offers, by service, place and the rank of the root.
+    variants: OrdSet<(Arc<str>, Arc<str>, usize, NodePath)>,
     offers: OrdSet<Offer>,
     /// How many variants each root has at each address of a service, by the [mark](ClaimKey::mark) of these.
     counts: OrdMap<u64, u32>,
@@ -68,13 +68,15 @@ pub(super) struct Listed {
     pub(super) provider: Provider,
     /// That of the root that decides what it is.
     pub(super) rank: usize,
+    /// Whether it is not known which variant it is.
+    pub(super) is_unnamed: bool,
 }
 
 impl Listed {
     pub(super) fn of(slot: &ClaimKey, rank: usize, instances: Arc<[Instance]>) -> Option<Self> {
         let id = format!("{NODE_MARK}{}{}", slot.address, slot.variant.as_deref().unwrap_or_default()).into();
         let version = instances.first()?.version.clone();
-        Some(Self { version, provider: Provider::new(id, instances), rank })
+        Some(Self { version, provider: Provider::new(id, instances), rank, is_unnamed: slot.variant.is_none() })
     }
 }
 
@@ -86,6 +88,16 @@ impl ClaimKey {
 
     fn of_variant(&self, variant: Option<Arc<str>>) -> Self {
         Self { variant, ..self.slot() }
+    }
+
+    /// The slot of the claims to its address without a variant.
+    pub(super) fn unnamed(&self) -> Self {
+        self.of_variant(None)
+    }
+
+    /// That of those of the variant without a name.
+    fn nameless(&self) -> Self {
+        self.of_variant(Some("".into()))
     }
 
     /// Stands for the service, the address and the root.
@@ -137,8 +149,7 @@ impl Claims {
         let node = NodePath::root();
         let from = ClaimKey { service, address, variant: None, rank: 0, is_idle: false, created, node };
         let first = self.by_key.range(from.clone()..).map(|(key, _)| key).next().filter(|key| key.is_at(&from));
-        first.is_some_and(|key| key.variant.is_none() && key.rank <= rank)
-            || self.counts.contains_key(&ClaimKey { rank, ..from }.mark())
+        first.is_some_and(|key| key.variant.is_none() && key.rank <= rank) || self.has_variants(&from, rank)
     }
 
     /// Whether a new claim would be the only one to its address, and changes no other listing.
@@ -146,7 +157,7 @@ impl Claims {
         if key.variant.is_none() || claim.place.is_some() && !self.offers.is_empty() {
             return false;
         }
-        let next = self.by_key.get_next(&key.of_variant(None));
+        let next = self.by_key.get_next(&key.unnamed());
         next.is_none_or(|(next, _)| !next.is_at(key))
     }
 
@@ -162,7 +173,7 @@ impl Claims {
             *self.counts.entry(key.mark()).or_default() += 1;
         }
         match (claim.place.clone(), variant) {
-            (Some(place), Some(_)) => drop(self.variants.insert((service.clone(), place, node.clone()))),
+            (Some(place), Some(_)) => drop(self.variants.insert((service.clone(), place, key.rank, node.clone()))),
             (Some(place), None) => drop(self.offers.insert((service.clone(), place, address.clone(), node.clone()))),
             (None, _) => {}
         }
@@ -181,7 +192,7 @@ impl Claims {
         let Some(place) = place else { return };
         let ClaimKey { service, address, node, .. } = key.clone();
         match key.variant {
-            Some(_) => drop(self.variants.remove(&(service, place, node))),
+            Some(_) => drop(self.variants.remove(&(service, place, key.rank, node))),
             None => drop(self.offers.remove(&(service, place, address, node))),
         }
     }
@@ -191,40 +202,60 @@ impl Claims {
         let mut affected = BTreeSet::new();
         for (key, claim) in claims {
             affected.insert(key.slot());
+            // The variant without a name, and none, have one id.
+            affected.extend([key.unnamed(), key.nameless()].into_iter().filter(|slot| self.of(slot).next().is_some()));
             if key.variant.is_none() {
                 affected.extend(self.variants_at(key).take(MAX_VARIANTS));
                 continue;
             }
-            affected.extend(Some(key.of_variant(None)).filter(|slot| self.of(slot).next().is_some()));
             let Some(place) = &claim.place else { continue };
             let from = (key.service.clone(), place.clone(), "".into(), NodePath::root());
             let offers = self.offers.range(from..).take_while(|(of, at, ..)| *of == key.service && at == place);
-            let at = |address: &Arc<str>| ClaimKey { address: address.clone(), ..key.of_variant(None) };
-            affected.extend(offers.map(|(_, _, address, _)| at(address)));
+            let at = |address: &Arc<str>| ClaimKey { address: address.clone(), ..key.slot() };
+            affected.extend(offers.flat_map(|(_, _, address, _)| [at(address).unnamed(), at(address).nameless()]));
         }
         affected
     }
 
-    /// The listing of a slot. A claim without a variant is only listed if there is no variant: neither at its address,
-    /// nor of its application on its host, where that is another protocol.
+    /// The listing of a slot. A claim without a variant is only listed if there is no variant below its root or an earlier
+    /// one: neither at its address, nor of its application on its host, where that is another protocol. The variant
+    /// without a name, which has the same id, then yields to it.
     pub(super) fn listed(&self, slot: &ClaimKey) -> Option<Listed> {
-        if slot.variant.is_none() && self.variants_at(slot).next().is_some() {
+        if slot.variant.is_none() {
+            return self.unnamed(slot);
+        }
+        let claims: Vec<_> = self.of(slot).collect();
+        let unnamed = slot.unnamed();
+        let others: Vec<_> = self.of(&unnamed).collect();
+        let is_nameless = slot.variant.as_deref() == Some("");
+        if is_nameless && !claims.is_empty() && !others.is_empty() && self.unnamed(&unnamed).is_some() {
             return None;
         }
-        let has_variant = |claim: &&Claim| claim.place.as_ref().is_some_and(|place| self.has_variant(slot, place));
-        let claims: Vec<_> = self.of(slot).filter(|it| slot.variant.is_some() || !has_variant(it)).collect();
-        let others: Vec<_> = match slot.variant {
-            Some(_) => self.of(&slot.of_variant(None)).collect(),
-            None => Vec::new(),
-        };
         let (instances, rank) = merged(&claims, &others)?;
         Listed::of(slot, rank, instances)
     }
 
-    /// Whether a node says which variant of the service is at a place.
-    fn has_variant(&self, slot: &ClaimKey, place: &Arc<str>) -> bool {
-        let from = (slot.service.clone(), place.clone(), NodePath::root());
-        self.variants.range(from..).next().is_some_and(|(of, at, _)| *of == slot.service && at == place)
+    fn unnamed(&self, slot: &ClaimKey) -> Option<Listed> {
+        let has_variant = |claim: &Claim| {
+            let is_at_place = claim.place.as_ref().is_some_and(|place| self.has_variant(slot, place, claim.rank));
+            is_at_place || (0..=claim.rank).any(|rank| self.has_variants(slot, rank))
+        };
+        let claims: Vec<_> = self.of(slot).filter(|claim| !has_variant(claim)).collect();
+        let others: Vec<_> = self.of(&slot.nameless()).collect();
+        let (instances, rank) = merged(&claims, &others)?;
+        Listed::of(slot, rank, instances)
+    }
+
+    /// Whether a node below the root of this rank registers a variant at the address of a slot.
+    fn has_variants(&self, slot: &ClaimKey, rank: usize) -> bool {
+        self.counts.contains_key(&ClaimKey { rank, ..slot.clone() }.mark())
+    }
+
+    /// Whether a node below the root of this rank or an earlier one says which variant of the service is at a place.
+    fn has_variant(&self, slot: &ClaimKey, place: &Arc<str>, rank: usize) -> bool {
+        let from = (slot.service.clone(), place.clone(), 0, NodePath::root());
+        let first = self.variants.range(from..).next();
+        first.is_some_and(|(of, at, lowest, _)| *of == slot.service && at == place && *lowest <= rank)
     }
 
     /// The first claims of a slot.

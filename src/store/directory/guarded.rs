@@ -104,24 +104,24 @@ impl Directory {
             for (rank, changes) in &mut roots {
                 changes.present = self.registrations.count_of_rank(&service, *rank);
             }
-            let came = came.into_iter().map(|Listed { version, provider, rank: root }| Came {
+            let came = came.into_iter().map(|Listed { version, provider, rank: root, .. }| Came {
                 version,
                 address: address(&provider),
                 id: provider.id,
                 root,
             });
-            let present = self.count_of_registered(&service).saturating_sub(vanished.len());
-            let observed = Observed { vanished, moved, came: came.collect(), present, roots };
+            let observed = Observed { vanished, moved, came: came.collect(), roots };
             if self.guard.held_of(&service) == 0 {
-                unprotected.push((service.clone(), present));
+                unprotected.push(service.clone());
             }
             batch.insert(service, observed);
         }
         let effects = self.guard.observe(now, batch);
         self.carry_out(effects);
-        for (service, registered) in unprotected {
+        for service in unprotected {
             let held = self.guard.held_of(&service);
             if held > 0 {
+                let registered = self.count_of_registered(&service);
                 let cure = format!("if that was meant: roster guard accept {service}");
                 tracing::warn!(%service, held, registered, cure, "too much of the service vanished at once; it is held");
             }
@@ -135,7 +135,8 @@ impl Directory {
         let mut outcome = Outcome::default();
         for (id, Change { before, after }) in changes {
             let held_for = self.guard.root_of_held(service, &id);
-            let is_behind = |it: &Listed| held_for.is_some_and(|root| root < it.rank);
+            let is_behind =
+                |it: &Listed| held_for.is_some_and(|root| root < it.rank) || self.is_known_as_held(service, it);
             let (from, to) = (before.as_ref().map(|it| it.rank), after.as_ref().map(|it| it.rank));
             let before = before.filter(|it| !is_behind(it));
             let after = after.filter(|it| !is_behind(it));
@@ -170,15 +171,15 @@ impl Directory {
         let config = config_of(feeds, &instance).filter(|config| config.guard && is_named(feeds, config, &instance));
         let Some(config) = config else { return };
         let registered = self.registrations.registered(&instance.service, &address, &held.variant);
-        if registered.is_some_and(|it| it.rank <= config.rank)
-            || self.registrations.is_claimed(&instance.service, &address, config.rank)
+        let rank = config.rank.max(self.rank_of_mapping(feeds, config, &instance));
+        if registered.is_some_and(|it| it.rank <= rank)
+            || self.registrations.is_claimed(&instance.service, &address, rank)
         {
             return;
         }
         let id = format!("{NODE_MARK}{address}{}", held.variant).into();
-        let present = self.count_of_registered(&instance.service);
-        let root = (config.rank, self.registrations.count_of_rank(&instance.service, config.rank));
-        let effects = self.guard.restore(now, id, instance, root, present);
+        let root = (rank, self.registrations.count_of_rank(&instance.service, rank));
+        let effects = self.guard.restore(now, id, instance, root);
         self.carry_out(effects);
     }
 
@@ -202,11 +203,34 @@ impl Directory {
                 self.give_up(&id, &service, &version);
                 continue;
             };
-            // A later root may have it in another version.
-            if let Some(other) = self.registered(&service, &id, &instance).filter(|it| it.version != version) {
-                self.withdraw(&id, &service, &other.version);
-            }
-            self.list(&id, service, version, [instance].into());
+            let address = instance.endpoints.first().map(Endpoint::address).unwrap_or_default();
+            self.list(&id, service.clone(), version, [instance].into());
+            self.settle_unnamed(&service, &address);
+        }
+    }
+
+    /// The lowest rank of a root that maps the interface as which an application is listed, or may have done so.
+    fn rank_of_mapping(&self, feeds: &[Arc<Feed>], config: &Config, instance: &Instance) -> usize {
+        let Some(application) = application_of(config, instance) else { return 0 };
+        let mapped = self.registrations.offered_by(&application.into(), &instance.service);
+        mapped.or_else(|| mapping(feeds, instance).map(|it| it.rank).min()).unwrap_or(0)
+    }
+
+    /// Whether an instance of which the variant is not known is that which is held at its address for an earlier root.
+    fn is_known_as_held(&self, service: &Arc<str>, listed: &Listed) -> bool {
+        let address = || listed.provider.instances.first().map(probed_at).unwrap_or_default();
+        listed.is_unnamed && self.guard.has_held_at(&address(), service, listed.rank)
+    }
+
+    /// Lists what is registered at an address without a variant, or not while that is known as something held.
+    fn settle_unnamed(&mut self, service: &Arc<str>, address: &str) {
+        let Some(unnamed) = self.registrations.unnamed(service, address) else { return };
+        if self.guard.root_of_held(service, &unnamed.provider.id).is_some() {
+            return;
+        }
+        match self.is_known_as_held(service, &unnamed) {
+            true => self.withdraw(&unnamed.provider.id, service, &unnamed.version),
+            false => self.list_provider(service.clone(), unnamed.version, unnamed.provider),
         }
     }
 
@@ -214,22 +238,18 @@ impl Directory {
     fn give_up(&mut self, id: &Arc<str>, service: &Arc<str>, version: &Version) {
         let provider = self.instances_of(service).and_then(|by_version| by_version.get(version)?.of(id));
         let instance = provider.and_then(|provider| provider.instances.first());
-        let registered = instance.and_then(|instance| self.registered(service, id, instance));
+        let address = instance.and_then(|instance| Some(instance.endpoints.first()?.address())).unwrap_or_default();
         self.withdraw(id, service, version);
-        if let Some(Listed { version, provider, .. }) = registered {
+        let registered = self.registrations.registered(service, &address, variant(id, &address));
+        if let Some(Listed { version, provider, .. }) = registered.filter(|it| !self.is_known_as_held(service, it)) {
             self.list_provider(service.clone(), version, provider);
         }
-    }
-
-    /// What nodes register in place of an instance.
-    fn registered(&self, service: &Arc<str>, id: &Arc<str>, instance: &Instance) -> Option<Listed> {
-        let address = instance.endpoints.first()?.address();
-        self.registrations.registered(service, &address, variant(id, &address))
+        self.settle_unnamed(service, &address);
     }
 }
 
 /// An instance that is no longer registered.
-fn gone(Listed { version, provider, rank }: Listed) -> Option<Gone> {
+fn gone(Listed { version, provider, rank, .. }: Listed) -> Option<Gone> {
     let (id, instance) = (provider.id, provider.instances.first()?.clone());
     let address = instance.endpoints.first().map(Endpoint::address).unwrap_or_default();
     let variant = variant(&id, &address).into();
@@ -254,12 +274,21 @@ fn config_of<'f>(feeds: &'f [Arc<Feed>], instance: &Instance) -> Option<&'f Conf
 
 /// Whether `names` allow an instance: those of its root, and of an application as an interface also those of a mapping's.
 fn is_named(feeds: &[Arc<Feed>], config: &Config, instance: &Instance) -> bool {
+    let Some(application) = application_of(config, instance) else { return config.names.is_match(&instance.service) };
+    config.names.is_match(&application) && mapping(feeds, instance).next().is_some()
+}
+
+/// The application that is listed as an interface.
+fn application_of(config: &Config, instance: &Instance) -> Option<String> {
     let located = path_of(instance).and_then(|path| config.locate(path));
     let application = located.filter(|_| config.format == Format::DubboApplication).map(|it| it.service);
-    let application = application.filter(|application| **application != *instance.service);
-    let Some(application) = application else { return config.names.is_match(&instance.service) };
-    let mut mapping = feeds.iter().flat_map(|feed| feed.services()).filter(|it| it.format == Format::Dubbo);
-    config.names.is_match(&application) && mapping.any(|it| it.names.is_match(&instance.service))
+    application.filter(|application| **application != *instance.service)
+}
+
+/// The roots that may map it.
+fn mapping<'f>(feeds: &'f [Arc<Feed>], instance: &Instance) -> impl Iterator<Item = &'f Config> {
+    let dubbo = feeds.iter().flat_map(|feed| feed.services()).filter(|it| it.format == Format::Dubbo);
+    dubbo.filter(|it| it.names.is_match(&instance.service))
 }
 
 /// The path of the node by which an instance is known.

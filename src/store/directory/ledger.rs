@@ -29,7 +29,7 @@ pub(super) struct Charge {
     pub(super) of_interfaces: usize,
 }
 
-/// A root: the number of its feed, and its number among the roots of that feed whose nodes register instances.
+/// A root, or several with the same writers: the number of its feed, and its rank.
 pub(super) type Root = (usize, usize);
 
 /// How much the nodes below each root register. A clone shares as much as possible with the original.

@@ -55,8 +55,8 @@ type Faults = OrdMap<NodePath, Arc<Undecodable>>;
 pub(super) struct Registrations {
     nodes: OrdMap<NodePath, Registration>,
     claims: Claims,
-    /// An application, an interface that it offers, and the node that says so.
-    interfaces: OrdSet<(Arc<str>, Arc<str>, NodePath)>,
+    /// An application, an interface that it offers, the rank of a root below which a node says so, and that node.
+    interfaces: OrdSet<(Arc<str>, Arc<str>, usize, NodePath)>,
     /// A document of an application, and a node that it may change.
     of_applications: OrdSet<(NodePath, NodePath)>,
     ledger: Ledger,
@@ -83,11 +83,15 @@ enum Registration {
 struct InstanceNode {
     key: ClaimKey,
     /// The interfaces of its application as which it is listed at each of its endpoints, in order.
-    interfaces: Arc<[Arc<str>]>,
+    interfaces: Arc<[Interface]>,
     charge: Charge,
     /// Why it is not listed as all interfaces that its application offers, or not all rules are applied.
     fault: Option<Arc<Undecodable>>,
 }
+
+/// An interface that an application offers, and the rank of the root that decides about it: the later one of that of
+/// the application, and the first of those that say so.
+type Interface = (Arc<str>, usize);
 
 /// Interfaces that were added to or removed from what an application offers.
 type Offers = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
@@ -113,6 +117,7 @@ struct Reading {
 struct Reader<'a> {
     by: ReportedBy,
     configs: &'a [Config],
+    ranks: BTreeSet<usize>,
     limits: InstanceLimits,
     nodes: &'a Nodes,
     /// The names of services that there were not yet.
@@ -286,39 +291,39 @@ impl Directory {
                 });
                 let of_application = nodes.filter(|(_, node)| node.key.service == *application);
                 let of_application: Vec<_> = of_application.collect();
-                let is_offered = |it: &Arc<str>| self.registrations.is_offered(application, it);
-                let (offered, gone): (Vec<_>, Vec<_>) = interfaces.iter().cloned().partition(is_offered);
+                let rank = |it: &Arc<str>| Some(self.registrations.offered_by(application, it)?.max(config.rank));
+                let offered: BTreeMap<_, _> = interfaces.iter().map(|it| (it.clone(), rank(it))).collect();
                 for (path, node) in of_application {
-                    self.offer_at(reader, number, path, &node, &offered, &gone);
+                    self.offer_at(reader, number, path, &node, &offered);
                 }
             }
         }
     }
 
-    /// The same for one node. The interfaces are ordered.
+    /// The same for one node, with the rank of each interface now; None: it is not offered.
     fn offer_at(
         &mut self,
         reader: &Reader<'_>,
         number: usize,
         path: NodePath,
         node: &InstanceNode,
-        offered: &[Arc<str>],
-        gone: &[Arc<str>],
+        offered: &BTreeMap<Arc<str>, Option<usize>>,
     ) {
-        let (config, root) = (&reader.configs[number], (reader.by.feed, number));
+        let (config, root) = (&reader.configs[number], reader.root(number));
         let registrations = &mut self.registrations;
         let Some(own) = registrations.claims.get(&node.key).and_then(|claim| claim.instances.first()).cloned() else {
             return;
         };
-        let is_gone = |interface: &Arc<str>| gone.binary_search(interface).is_ok();
+        // One of another rank is another claim.
+        let is_gone = |(name, rank): &Interface| offered.get(name).is_some_and(|now| *now != Some(*rank));
         let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(is_gone);
         let spots = spots(&own);
         let each = charge_of_interface(&spots, &path);
         let mut room = reader.room(&registrations.ledger, number).of_interfaces;
         room += gone.len() * each;
         let (mut come, mut fault) = (Vec::new(), node.fault.clone());
-        for interface in offered {
-            if node.interfaces.binary_search(interface).is_ok() {
+        for interface in offered.iter().filter_map(|(name, rank)| Some((name.clone(), (*rank)?))) {
+            if node.interfaces.binary_search(&interface).is_ok() {
                 continue;
             }
             let count = stay.len() + come.len() + 1;
@@ -331,7 +336,7 @@ impl Directory {
                 break;
             };
             room = left;
-            come.push(interface.clone());
+            come.push(interface);
         }
         if gone.is_empty() && come.is_empty() && fault == node.fault {
             return;
@@ -359,12 +364,14 @@ impl Directory {
         if self.registrations.beyond.is_empty() || !self.registrations.ledger.has_shrunk_from(before, feed) {
             return;
         }
-        for number in 0..reader.configs.len() {
-            let root = (feed, number);
+        for rank in reader.ranks.clone() {
+            let root = (feed, rank);
             let beyond = self.registrations.beyond.range((root, NodePath::root())..);
             let beyond = beyond.take_while(|(of, _)| *of == root).take(MAX_RETRIED);
             for path in beyond.map(|(_, path)| path.clone()).collect::<Vec<_>>() {
-                self.read(reader, number, &path, false, None);
+                if let Some(number) = reader.number(&path) {
+                    self.read(reader, number, &path, false, None);
+                }
             }
         }
     }
@@ -372,7 +379,7 @@ impl Directory {
     /// Replaces the listing of a node below the root of this number, which may be new, by what it registers now. It may have
     /// been read ahead.
     fn read(&mut self, reader: &mut Reader<'_>, number: usize, path: &NodePath, is_new: bool, ahead: Option<Reading>) {
-        let (configs, root) = (reader.configs, (reader.by.feed, number));
+        let (configs, root) = (reader.configs, reader.root(number));
         let config = &configs[number];
         let known = if is_new { None } else { self.registrations.nodes.get(path) };
         let old = match known {
@@ -489,7 +496,7 @@ impl Directory {
         let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
         let mut interfaces = Vec::new();
         if config.format == Format::DubboApplication {
-            interfaces = self.registrations.interfaces_of(&instance.service);
+            interfaces = self.registrations.interfaces_of(&instance.service, config.rank);
         }
         let spots = if interfaces.is_empty() { Vec::new() } else { spots(instance) };
         let each = charge_of_interface(&spots, path);
@@ -536,7 +543,7 @@ fn of_interfaces(
     key: &ClaimKey,
     own: &Instance,
     spots: &[(Arc<str>, Arc<[Endpoint]>)],
-    interfaces: &[Arc<str>],
+    interfaces: &[Interface],
 ) -> Vec<(ClaimKey, Claim)> {
     if interfaces.is_empty() {
         return Vec::new();
@@ -570,14 +577,19 @@ fn place(endpoint: Option<&Endpoint>, application: Option<&str>) -> Option<Arc<s
     Some(format!("{}\0{}", endpoint?.host, application?).into())
 }
 
-fn keys_of_interfaces(key: &ClaimKey, spots: &[(Arc<str>, Arc<[Endpoint]>)], interfaces: &[Arc<str>]) -> Vec<ClaimKey> {
-    let at = |service: &Arc<str>, address: &Arc<str>| ClaimKey {
+fn keys_of_interfaces(
+    key: &ClaimKey,
+    spots: &[(Arc<str>, Arc<[Endpoint]>)],
+    interfaces: &[Interface],
+) -> Vec<ClaimKey> {
+    let at = |(service, rank): &Interface, address: &Arc<str>| ClaimKey {
         service: service.clone(),
         address: address.clone(),
         variant: None,
+        rank: *rank,
         ..key.clone()
     };
-    interfaces.iter().flat_map(|name| spots.iter().map(move |(address, _)| at(name, address))).collect()
+    interfaces.iter().flat_map(|it| spots.iter().map(move |(address, _)| at(it, address))).collect()
 }
 
 impl Registration {
@@ -672,10 +684,10 @@ impl Registrations {
         let names = read.as_ref().ok().and_then(Option::as_ref).into_iter().flatten();
         let new: BTreeSet<Arc<str>> = names.map(|name| Arc::from(*name)).collect();
         for name in old.difference(&new) {
-            self.interfaces.remove(&(name.clone(), interface.clone(), path.clone()));
+            self.interfaces.remove(&(name.clone(), interface.clone(), config.rank, path.clone()));
         }
         for name in new.difference(&old) {
-            self.interfaces.insert((name.clone(), interface.clone(), path.clone()));
+            self.interfaces.insert((name.clone(), interface.clone(), config.rank, path.clone()));
         }
         let registration = match read {
             Err(why) => Some(Registration::Undecodable(why.into())),
@@ -686,19 +698,21 @@ impl Registrations {
         old.symmetric_difference(&new).cloned().collect()
     }
 
-    /// The first interfaces that an application offers.
-    fn interfaces_of(&self, application: &Arc<str>) -> Vec<Arc<str>> {
-        let from = (application.clone(), "".into(), NodePath::root());
+    /// The first interfaces that an application below the root of this rank offers.
+    fn interfaces_of(&self, application: &Arc<str>, own: usize) -> Vec<Interface> {
+        let from = (application.clone(), "".into(), 0, NodePath::root());
         let of = self.interfaces.range(from..).take_while(|(name, ..)| name == application);
-        let mut interfaces: Vec<_> = of.map(|(_, interface, _)| interface.clone()).take(MAX_INTERFACES + 1).collect();
-        interfaces.dedup();
+        let of = of.map(|(_, interface, rank, _)| (interface.clone(), own.max(*rank)));
+        let mut interfaces: Vec<_> = of.take(MAX_INTERFACES + 1).collect();
+        interfaces.dedup_by(|(later, _), (first, _)| later == first);
         interfaces
     }
 
-    fn is_offered(&self, application: &Arc<str>, interface: &Arc<str>) -> bool {
-        let from = (application.clone(), interface.clone(), NodePath::root());
+    /// The lowest rank of a root that says that an application offers an interface; None: none does.
+    pub(super) fn offered_by(&self, application: &Arc<str>, interface: &Arc<str>) -> Option<usize> {
+        let from = (application.clone(), interface.clone(), 0, NodePath::root());
         let first = self.interfaces.range(from..).next();
-        first.is_some_and(|(of, name, _)| of == application && name == interface)
+        first.filter(|(of, name, ..)| of == application && name == interface).map(|(_, _, rank, _)| *rank)
     }
 
     /// Whether a node below the root of this rank registers an address of a service, or an application there or earlier.
@@ -713,9 +727,14 @@ impl Registrations {
         let slot = ClaimKey { service, address, variant, rank: 0, is_idle: false, created, node };
         match self.claims.listed(&slot) {
             // An instance of which no variant is known has the id of the one without a name.
-            None if slot.variant.as_deref() == Some("") => self.claims.listed(&ClaimKey { variant: None, ..slot }),
+            None if slot.variant.as_deref() == Some("") => self.claims.listed(&slot.unnamed()),
             listed => listed,
         }
+    }
+
+    /// What nodes register at an address of a service without a variant.
+    pub(super) fn unnamed(&self, service: &Arc<str>, address: &str) -> Option<Listed> {
+        self.registered(service, address, "").filter(|listed| listed.is_unnamed)
     }
 
     /// About how many instances of a service, as nodes register them, the root of this rank decides.
@@ -770,6 +789,7 @@ impl<'a> Reader<'a> {
         Self {
             by,
             configs,
+            ranks: configs.iter().map(|config| config.rank).collect(),
             limits,
             nodes,
             names,
@@ -786,7 +806,11 @@ impl<'a> Reader<'a> {
 
     /// How much more there is room for below the root of this number.
     fn room(&self, ledger: &Ledger, number: usize) -> Charge {
-        ledger.room((self.by.feed, number), self.configs.len(), self.limits)
+        ledger.room(self.root(number), self.ranks.len(), self.limits)
+    }
+
+    fn root(&self, number: usize) -> Root {
+        (self.by.feed, self.configs[number].rank)
     }
 
     fn provenance(&self, config: &Config, key: &ClaimKey) -> Arc<[Provenance]> {
@@ -796,8 +820,13 @@ impl<'a> Reader<'a> {
 
     /// What a node is, and in which of the configured formats.
     fn locate(&self, path: &NodePath) -> Option<(usize, Located)> {
-        let number = self.configs.iter().position(|config| path.is_under(&config.root))?;
+        let number = self.number(path)?;
         Some((number, self.configs[number].locate(path)?))
+    }
+
+    /// The number of the root above a node.
+    fn number(&self, path: &NodePath) -> Option<usize> {
+        self.configs.iter().position(|config| path.is_under(&config.root))
     }
 
     /// The paths of a node's children that register instances.

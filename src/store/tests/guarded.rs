@@ -1,6 +1,7 @@
 //! Instances that vanish in numbers are held, at the revision at which they vanish.
 
 use super::*;
+use crate::config::Layers;
 use crate::format;
 use crate::guard::{self, Found, Which};
 use crate::model::{Format, Instance, Record};
@@ -341,4 +342,152 @@ fn an_operator_has_what_is_held_let_go_and_a_store_that_is_frozen_stays() {
     store.freeze();
     assert_eq!(release(&store, &["10.0.0.3:80".into()]), 0);
     assert_eq!(count(&store, "web"), (8, 8));
+}
+
+/// A store of roots that are configured so.
+fn configured(services: &[&str]) -> (Arc<Store>, Publisher) {
+    configured_within(services, &Config::default())
+}
+
+fn configured_within(services: &[&str], config: &Config) -> (Arc<Store>, Publisher) {
+    let services: String = services.iter().map(|it| format!("[[services]]\n{it}\n")).collect();
+    let text = format!("thrift.unix = '/roster.sock'\n[[zookeeper]]\nconnect = 'zk'\nroots = ['/']\n{services}");
+    let layers = Layers { file: Some(("roster.toml".into(), text)), ..Layers::default() };
+    let services = crate::config::Config::load(&layers).expect("valid").services_below(&[NodePath::root()]);
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(services);
+    let store = Store::new(config, vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    (store, publisher)
+}
+
+/// Ten instances of an application that offers an interface, and the node that says so.
+fn applications(mapping: &str) -> Vec<Change> {
+    let node = |number| {
+        let endpoints = r#"[{\"port\":80,\"protocol\":\"dubbo\"}]"#;
+        let metadata = format!(r#"{{"dubbo.endpoints":"{endpoints}","dubbo.metadata.revision":"a"}}"#);
+        let data = format!(r#"{{"address":"10.0.0.{number}","payload":{{"metadata":{metadata}}}}}"#);
+        put(&format!("/services/shop/{number}"), &data)
+    };
+    (0..10).map(node).chain([put(mapping, "shop")]).collect()
+}
+
+fn providers() -> impl Iterator<Item = String> {
+    let at = |number| format!("dubbo%3A%2F%2F10.0.0.{number}%3A80%2Fi%3Fapplication%3Dshop%26version%3D1.0");
+    (0..10).map(move |number| format!("/dubbo/i/providers/{}", at(number)))
+}
+
+#[test]
+fn what_moves_between_roots_of_the_same_writers_is_no_loss_and_each_process_is_listed_once() {
+    let [dubbo, services] =
+        ["root = '/dubbo'\nformat = 'dubbo'", "root = '/services'\nformat = 'dubbo-application'"].map(str::to_owned);
+    for (is_dubbo_first, are_same) in [(true, true), (false, true), (true, false), (false, false)] {
+        let writers = if are_same { "\nwriters = 'shop'" } else { "" };
+        let mut roots = [dubbo.clone() + writers, services.clone() + writers];
+        if !is_dubbo_first {
+            roots.reverse();
+        }
+        let (store, publisher) = configured(&[&roots[0], "root = '/between'\nformat = 'raw'", &roots[1]]);
+        publisher.publish(applications("/dubbo/mapping/i"));
+        let come = || providers().map(|it| put(&it, "")).collect::<Vec<_>>();
+        publisher.publish(come());
+        assert_eq!(count(&store, "i"), (10, 0));
+        publisher.publish(providers().map(|it| delete(&it)).collect::<Vec<_>>());
+        // What an application offers is of the root that maps it, if that is later.
+        let held = if is_dubbo_first && !are_same { 10 } else { 0 };
+        assert_eq!(count(&store, "i"), (10, held), "{is_dubbo_first} {are_same}");
+        if held == 0 {
+            assert!(instances(&store, "i").iter().all(|it| it.version.major == 0), "those of the application");
+            continue;
+        }
+        let refused = [("10.0.0.3:80".into(), Found::Refused)];
+        assert_eq!(store.guard(|guard, _| guard.probed(&refused)), 1);
+        let registered = store.snapshot().directory().count_of_registered("i");
+        assert_eq!((count(&store, "i"), registered), ((10, 9), 1), "it is the application's");
+        publisher.publish(vec![delete("/services/shop/3"), delete("/services/shop/4")]);
+        assert_eq!(count(&store, "i"), (9, 9));
+        publisher.publish(come());
+        assert_eq!(count(&store, "i"), (10, 0));
+    }
+}
+
+#[test]
+fn below_roots_of_the_same_writers_what_is_left_is_heard_at_once_and_they_share_what_one_may_have() {
+    for (writers, last) in [(["web", "web"], ((10, 0), 0)), (["web", "others"], ((10, 10), 7))] {
+        let root = |root: &str, writers: &str| format!("root = '/{root}'\nformat = 'raw'\nwriters = '{writers}'");
+        let roots = [root("a", writers[0]), root("b", writers[1])];
+        let (store, publisher) = configured(&[&roots[0], &roots[1]]);
+        let of =
+            |root: &str, weight| (0..10).map(|it| at(&format!("/{root}/web/{it}"), it, 1, weight)).collect::<Vec<_>>();
+        publisher.publish([of("a", 7), of("b", 7)].concat());
+        publisher.publish(go("/a/web", 0..10));
+        publisher.publish(of("b", 0));
+        assert_eq!((count(&store, "web"), instances(&store, "web")[0].weight), last, "{writers:?}");
+
+        let few = guard::Config { max_held: 8, ..guard::Config::default() };
+        let bounds = Config { max_instances: 12, guard: few, ..Config::default() };
+        let (store, publisher) = configured_within(&[&roots[0], &roots[1]], &bounds);
+        publisher.publish(come("/b/web", 0..15));
+        let (listed, held) = if writers[0] == writers[1] { (12, 8) } else { (9, 6) };
+        assert_eq!(count(&store, "web"), (listed, 0), "{writers:?}");
+        let beyond = store.snapshot().directory().count_of_undecodable();
+        assert_eq!(beyond, 15 - listed);
+        publisher.publish(go("/b/web", 0..15));
+        assert_eq!(count(&store, "web"), (held, held));
+    }
+}
+
+#[test]
+fn what_a_later_root_maps_to_an_application_is_of_its_own_and_takes_its_own_room() {
+    let few = guard::Config { max_held: 12, ..guard::Config::default() };
+    let roots = ["root = '/dubbo'\nformat = 'dubbo'", "root = '/services'\nformat = 'dubbo-application'"];
+    let (store, publisher) = configured_within(
+        &[roots[0], roots[1], "root = '/x'\nformat = 'dubbo'"],
+        &Config { guard: few, ..Config::default() },
+    );
+    publisher.publish(applications("/dubbo/mapping/i"));
+    let made_up = |number: usize| format!("/x/mapping/x{number}");
+    publisher.publish((0..5).map(|it| put(&made_up(it), "shop")).collect::<Vec<_>>());
+    publisher.publish(vec![put("/x/mapping/i", "shop")]);
+    let listed = |service: &str| instances(&store, service).len();
+    assert_eq!((listed("i"), listed("x0"), listed("x4")), (10, 10, 10));
+    publisher.publish((0..5).map(|it| delete(&made_up(it))).collect::<Vec<_>>());
+    publisher.publish(vec![delete("/x/mapping/i")]);
+    assert_eq!(count(&store, "i"), (10, 0), "it is mapped still");
+    let held = (0..5).map(|it| count(&store, &format!("x{it}")).1).sum::<usize>();
+    assert_eq!(held, 8, "its own part, and what all share");
+    publisher.publish((0..10).map(|it| delete(&format!("/services/shop/{it}"))).collect::<Vec<_>>());
+    assert_eq!(count(&store, "shop").1 + count(&store, "i").1, 2, "the part of the application's root");
+}
+
+#[test]
+fn a_claim_below_a_later_root_hides_no_interface_of_an_application_and_does_not_keep_it_from_being_held() {
+    for version in ["", "9"] {
+        let (store, publisher) = configured(&[
+            "root = '/services'\nformat = 'dubbo-application'",
+            "root = '/dubbo'\nformat = 'dubbo'",
+            "root = '/x'\nformat = 'raw'",
+        ]);
+        let own = || {
+            let all = instances(&store, "i").into_iter().filter(|it| it.weight > 0);
+            let held: Vec<_> = all.map(|it| it.held.is_some()).collect();
+            (held.len(), held.iter().filter(|is_held| **is_held).count())
+        };
+        let json = |number: usize| {
+            format!(r#"{{"host":"10.0.0.{number}","port":80,"protocol":"dubbo","version":"{version}","weight":0}}"#)
+        };
+        let theirs: Vec<_> = (0..10).map(|it| put(&format!("/x/i/{it}"), &json(it))).collect();
+        publisher.publish(theirs.clone());
+        publisher.publish(applications("/dubbo/mapping/i"));
+        assert_eq!(own(), (10, 0), "{version}");
+        publisher.publish(go("/x/i", 0..10));
+        publisher.publish(theirs);
+        assert_eq!(own(), (10, 0), "{version}");
+        publisher.publish((0..10).map(|it| delete(&format!("/services/shop/{it}"))).collect::<Vec<_>>());
+        assert_eq!(own(), (10, 10), "{version}");
+        publisher.publish(go("/x/i", 0..10));
+        assert_eq!(own(), (10, 10), "{version}");
+        publisher.publish(applications("/dubbo/mapping/i"));
+        publisher.publish(providers().map(|it| put(&it, "")).collect::<Vec<_>>());
+        assert_eq!(own(), (10, 0), "it yields to what the root that maps it says");
+    }
 }

@@ -11,6 +11,11 @@ fn services(root: &str, format: Format) -> format::Config {
     format::Config { root: path(root), format, guard: false, ..format::Config::default() }
 }
 
+/// In this order.
+fn ranked(services: Vec<format::Config>) -> Vec<format::Config> {
+    services.into_iter().enumerate().map(|(rank, it)| format::Config { rank, ..it }).collect()
+}
+
 fn house(services: Vec<format::Config>) -> (Arc<Store>, Publisher) {
     house_of(&Config::default(), services)
 }
@@ -200,7 +205,7 @@ fn no_root_takes_the_part_of_another_in_any_order_and_what_is_free_goes_to_the_o
     let bounds = Config { max_instances: 12, ..Config::default() };
     let roots = |first: &str, second: &str| {
         let raw = |root: &str| services(root, Format::Raw);
-        house_of(&bounds, vec![raw(first), raw(second)])
+        house_of(&bounds, ranked(vec![raw(first), raw(second)]))
     };
     let own = |numbers: std::ops::Range<usize>| numbers.map(|n| put(&format!("/own/web/{n}"), &format!("h{n}:1")));
     let junk = |numbers: std::ops::Range<usize>| numbers.map(|n| put(&format!("/junk/j{n}/a"), "j:1"));
@@ -233,7 +238,8 @@ fn no_root_takes_the_part_of_another_in_any_order_and_what_is_free_goes_to_the_o
     }
 
     let bounds = Config { max_instance_bytes: bytesize::ByteSize::kib(40), ..Config::default() };
-    let (store, publisher) = house_of(&bounds, vec![services("/junk", Format::Raw), services("/own", Format::Raw)]);
+    let (store, publisher) =
+        house_of(&bounds, ranked(vec![services("/junk", Format::Raw), services("/own", Format::Raw)]));
     let fat = format!(r#"{{"host":"j","port":1,"a":[{}1]}}"#, "1,".repeat(100));
     publisher.publish((0..50).map(|n| put(&format!("/junk/j{n}/a"), &fat)).collect::<Vec<_>>());
     assert!((1..10).contains(&junk_listed(&store)), "{}", junk_listed(&store));
@@ -245,8 +251,8 @@ fn no_root_takes_the_part_of_another_in_any_order_and_what_is_free_goes_to_the_o
 fn no_mapping_takes_the_room_of_an_instance_and_room_that_comes_is_used() {
     // Of two roots one may have four.
     let bounds = Config { max_instances: 5, ..Config::default() };
-    let (store, publisher) =
-        house_of(&bounds, vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)]);
+    let both = vec![services("/dubbo", Format::Dubbo), services("/services", Format::DubboApplication)];
+    let (store, publisher) = house_of(&bounds, ranked(both));
     let at = |number: usize| format!("/services/shop/{number}");
     let application = |number: usize| put(&at(number), &APPLICATION.replace("20880", &number.to_string()));
     let mapping = |number: usize| put(&format!("/dubbo/mapping/i{number}"), "shop");
