@@ -124,6 +124,16 @@ final class PerformTest extends TestCase
         Process::until(fn () => $this->client->job($gone) === null, 'it is done', 60);
     }
 
+    public function testAJobWhoseResultCannotBeKeptIsDoneAllTheSame(): void
+    {
+        foreach (['returns too much', 'returns much', 'returns what throws'] as $name) {
+            $id = $this->client->enqueue('mail', $name, keepResultMs: 600_000);
+            Process::until(fn () => $this->client->job($id)?->state === JobState::Done, "$name: it is done", 60);
+            self::assertNull($this->client->job($id)->result());
+        }
+        self::assertSame(['returns too much 1', 'returns much 1', 'returns what throws 1'], $this->performed());
+    }
+
     public function testQueuesWithWeightsTakeTurns(): void
     {
         $jobs = [];

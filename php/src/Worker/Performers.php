@@ -18,6 +18,9 @@ final class Performers
     /** By which name the sidecar asks for it. No application's command has it. */
     public const COMMAND = 'roster:perform';
 
+    /** The largest result that is sent: a message has 1 MiB. */
+    private const MAX_RESULT_BYTES = 512 << 10;
+
     /** @var array<callable> by queue */
     private array $performers = [];
 
@@ -52,11 +55,15 @@ final class Performers
         return ($data['keepsResult'] ?? false) === true ? self::json($returned) : null;
     }
 
-    /** What is no JSON is not kept: the job is done all the same. */
+    /** What is no JSON, or has no room in a message, is not kept: the job is done all the same. */
     private static function json(mixed $returned): ?string
     {
-        $flags = JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION;
-        return json_encode($returned, $flags) ?: null;
+        try {
+            $json = json_encode($returned, JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION);
+        } catch (\Throwable) {
+            return null;
+        }
+        return $json !== false && strlen($json) <= self::MAX_RESULT_BYTES ? $json : null;
     }
 
     /** As php-resque does it: a new object for each job, which finds `$args`, `$job` and `$queue` in itself. */

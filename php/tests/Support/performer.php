@@ -37,6 +37,14 @@ function takeLong(Job $job): void
     }
 }
 
+final class Unserializable implements JsonSerializable
+{
+    public function jsonSerialize(): never
+    {
+        throw new DomainException('it is no JSON');
+    }
+}
+
 final class EmailWork
 {
     public mixed $args;
@@ -72,6 +80,9 @@ $worker->perform('mail', static function (Job $job): mixed {
         'given up' => giveUp($job),
         'long' => takeLong($job),
         'returns' => ['sum' => 3.0, 'of' => ['/a', 'ü']],
+        'returns too much' => str_repeat('a', 2 << 20),
+        'returns much' => str_repeat('a', 100_000),
+        'returns what throws' => new Unserializable(),
         'die' => posix_kill(getmypid(), SIGKILL),
         default => null,
     };
