@@ -124,7 +124,7 @@ struct One {
 
 /// Enqueue a job, and print its id
 ///
-/// When it is printed, the job is on the disk.
+/// When it is printed, the job is acknowledged: by default it is on the disk then.
 #[derive(Debug, Args)]
 pub(crate) struct Enqueue {
     queue: String,

@@ -185,7 +185,7 @@ impl Change<'_, '_> {
     }
 
     /// Whether a job may keep a result of that length, and be charged for that much then: no report is refused for it.
-    fn result_fits(&self, head: &Head, bytes: u64, length: u64) -> Result<(), Refused> {
+    fn result_fits(&mut self, head: &Head, bytes: u64, length: u64) -> Result<(), Refused> {
         let most = self.config.max_job_bytes;
         if length > most.as_u64() {
             return Err(Refused::Full(format!("`queue.max_job_bytes` is {most}")));
@@ -194,6 +194,8 @@ impl Change<'_, '_> {
             None => Ok(()),
             Some(_) if !self.has_room => Err(Refused::Full("the disk is full".to_owned())),
             Some(more) => {
+                // What is reserved is for what was acknowledged, and no more.
+                self.txn.ensure_room().map_err(|error| Refused::Full(error.to_string()))?;
                 let asker = Asker { uid: head.user, is_admin: false };
                 self.ensure_room_for(Usage { jobs: 0, bytes: more + 1 }, asker)
             }

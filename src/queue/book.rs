@@ -15,8 +15,10 @@ use super::keys::{self, QueueNumber};
 use super::order::Order;
 use super::turns::Turns;
 
-/// Of the file's format.
-const FORMAT: u32 = 1;
+/// Of the file's format. A version that writes more of a value raises it: earlier ones would take that for damaged, and
+/// delete the job.
+const FORMAT: u32 = 2;
+const OLDEST_FORMAT: u32 = 1;
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -88,6 +90,8 @@ pub(super) struct Queue {
     pub(super) full_at_of: HashMap<Arc<str>, u64>,
     /// No job of it may begin before that time by the clock of leases, unless something changes in it.
     pub(super) held_until: Option<u64>,
+    /// Nor is it looked before that time whether one may, whatever changes.
+    pub(super) rests_until: u64,
 }
 
 /// How often something happened in the last minute, by the clock of leases.
@@ -140,9 +144,10 @@ impl Book {
         let read_meta = || txn.get(keys::META)?.map_or(Ok(fresh), |meta| read::<Meta>(&meta));
         let meta = sound(read_meta())?;
         let mut book = Self { meta: meta.unwrap_or(fresh), is_meta_changed: true, ..Self::default() };
-        if book.meta.format != FORMAT {
+        if !(OLDEST_FORMAT..=FORMAT).contains(&book.meta.format) {
             return Err(EngineError::Format(book.meta.format));
         }
+        book.meta.format = FORMAT;
         book.meta.next_job = book.meta.next_job.max(next_job);
         let (mut is_exact, mut unnumbered) = (meta.is_some_and(|meta| !meta.is_inexact), Vec::new());
         for key in txn.keys(keys::QUEUES) {

@@ -11,6 +11,7 @@ use super::book::{Book, Lease, read, written};
 use super::engine::{EngineError, Txn, sound};
 use super::job::{Head, Job, JobId, MAX_ERROR, State, body, cut, parts_of};
 use super::keys::{self, QueueNumber};
+use super::limit::Looks;
 use super::order::{Order, place_of};
 
 /// So many jobs are moved in one batch by time or by an administrator's word: others wait for it.
@@ -58,6 +59,7 @@ pub(super) struct Change<'c, 'e> {
     /// Whether the disk has some.
     pub(super) has_room: bool,
     pub(super) tally: &'c mut Tally,
+    pub(super) looks: Looks,
 }
 
 /// A moment.

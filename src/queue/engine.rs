@@ -87,7 +87,7 @@ pub(super) enum EngineError {
     Disk { source: Errno },
     #[error("an entry is damaged")]
     Damaged,
-    #[error("it is of another format: {0}")]
+    #[error("it is of another format: {0}; run the version of roster that wrote it, or a newer one")]
     Format(u32),
 }
 

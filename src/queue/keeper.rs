@@ -16,6 +16,7 @@ use super::engine::{self, Engine, EngineError, NotOpened, Txn};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
+use super::limit::Looks;
 use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
@@ -214,7 +215,7 @@ impl Keeper {
             let aside = engine::set_aside(file, self.now().wall)
                 .map_err(|failed| format!("{error}, and it cannot be set aside: {failed}"))?;
             let told = format!(
-                "{error}; it is set aside in {}, with its log, and its jobs are not performed",
+                "{error}; it is set aside in {}, its log as jobs.log.set-aside-*, and its jobs are not performed",
                 aside.display()
             );
             tracing::error!(error = told, "jobs are lost; the queues begin anew");
@@ -287,8 +288,9 @@ impl Keeper {
         // Until then they are dropped, and so answered.
         if since.elapsed() >= RETRY_DELAY {
             self.transact(opened, Asked { asks: Vec::new(), heard_until, has_recurring: false })?;
-            if growth.is_empty() && opened.txn.ensure_room().is_ok() {
-                self.full_since = None;
+            if growth.is_empty() {
+                // Where there is none yet, it is looked again as late as this time.
+                self.full_since = opened.txn.ensure_room().err().map(|_| Instant::now());
             }
             self.transact(opened, Asked { asks: growth, heard_until: None, has_recurring: true })?;
         }
@@ -364,7 +366,7 @@ impl Keeper {
         let Opened { txn, book } = opened;
         let (config, now) = (&self.config, self.now());
         let has_room = self.full_since.is_none();
-        let mut change = Change { txn, book, config, now, has_room, tally: &mut batch.tally };
+        let mut change = Change { txn, book, config, now, has_room, tally: &mut batch.tally, looks: Looks::default() };
         for Ask { what, place, .. } in asked.asks {
             match what {
                 What::Work(work) | What::Growth(work) => batch.replies.push(work(&mut change)?),

@@ -1,5 +1,6 @@
 //! Limits: how many jobs of a queue run at once, and how many begin within a time; who has to wait leaves the others alone.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,13 @@ use super::order::Order;
 /// So many jobs at the head of a queue are looked at, to find one whose key is not used up.
 const LOOK_AHEAD: usize = 1_000;
 
+/// So many are looked at in one transaction, for all who want jobs: the thread that looks has all queues.
+const MAX_LOOKS: usize = 2_000;
+
+/// Where more than a few had to wait, and there was no other, how soon it is looked again, in ms.
+const FEW_LOOKS: usize = 100;
+const LOOK_DELAY: u64 = 20;
+
 /// Of so many keys of a queue it is known how many of their jobs began lately. Jobs of further ones wait.
 const MAX_KEYS: usize = 16_384;
 
@@ -24,6 +32,24 @@ const KEYS_DELAY: u64 = 1_000;
 
 /// The longest time of a rate.
 const MAX_PERIOD: Duration = Duration::from_secs(31 * 86_400);
+
+/// What one transaction has looked at. Keys are only used up while it hands out jobs, which it does at its end.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    pub(super) count: usize,
+    /// By queue.
+    places: HashMap<QueueNumber, Look>,
+}
+
+#[derive(Debug)]
+struct Look {
+    /// Where it goes on,
+    from: Vec<u8>,
+    /// how many have to wait that are before that,
+    passed: usize,
+    /// and when the first of them may begin.
+    opens_at: u64,
+}
 
 /// `[[queue.limit]]`: of the jobs of a queue, or of those of them that have the same key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +73,12 @@ pub struct Limit {
 pub struct Rate {
     count: u32,
     period: Duration,
+}
+
+impl Look {
+    fn at(head: &[u8]) -> Self {
+        Self { from: head.to_vec(), passed: 0, opens_at: u64::MAX }
+    }
 }
 
 impl Limit {
@@ -137,9 +169,13 @@ impl Change<'_, '_> {
         }
         let Some(limit) = config.limit_of(&queue.name, true) else { return self.txn.first(&prefix, &prefix) };
         let Some(queue) = self.book.queues.get(&number) else { return Ok(None) };
-        let (mut from, mut opens_at) = (prefix.clone(), u64::MAX);
-        for _ in 0..LOOK_AHEAD {
-            let Some(place) = self.txn.first(&prefix, &from)? else { break };
+        let mut look = self.looks.places.remove(&number).unwrap_or_else(|| Look::at(&prefix));
+        let (mut is_whole, rests_until) = (false, queue.rests_until);
+        while !is_whole && self.looks.count < MAX_LOOKS && rests_until <= now {
+            let Some(place) = self.txn.first(&prefix, &look.from)? else {
+                is_whole = true;
+                break;
+            };
             // What is damaged has no key, and is passed over by whoever takes it.
             let key = self.standing_at(&place)?.and_then(|(_, head)| head.limit_key);
             let Some(opens) = key.and_then(|key| {
@@ -149,13 +185,20 @@ impl Change<'_, '_> {
                 let opens = limit.opens_at(running as u64, full_at.copied().unwrap_or(0), now);
                 if is_new { opens.or(Some(now + KEYS_DELAY)) } else { opens }
             }) else {
+                self.looks.places.insert(number, look);
                 return Ok(Some(place));
             };
-            opens_at = opens_at.min(opens);
-            from = keys::after(&place);
+            let (passed, opens_at) = (look.passed + 1, look.opens_at.min(opens));
+            look = Look { from: keys::after(&place), passed, opens_at };
+            self.looks.count += 1;
+            is_whole = passed == LOOK_AHEAD;
         }
         if let Some(queue) = self.book.queues.get_mut(&number) {
-            queue.held_until = Some(opens_at);
+            if look.passed >= FEW_LOOKS {
+                queue.rests_until = now + LOOK_DELAY;
+            }
+            let goes_on = queue.rests_until.max(now + 1);
+            queue.held_until = Some(if is_whole { look.opens_at } else { goes_on });
         }
         Ok(None)
     }

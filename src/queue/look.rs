@@ -93,7 +93,7 @@ impl Change<'_, '_> {
             at = keys::after(&place);
             match keys::id_in(&place).map(|id| self.find(id)) {
                 Some(Ok(job)) => {
-                    bytes += job.payload.len() + OVERHEAD;
+                    bytes += job.payload.len() + job.result.as_ref().map_or(0, Vec::len) + OVERHEAD;
                     jobs.push(job);
                 }
                 None | Some(Err(Fault::Engine(EngineError::Damaged) | Fault::Refused(_))) => {}

@@ -60,6 +60,8 @@ struct Recurrence {
     job: NewJob,
     /// Up to when all is settled, as the file said,
     settled: u64,
+    /// and was before the clock went back by more than `SET_BACK`,
+    settled_before: u64,
     /// and when there may be something to do.
     look: u64,
     /// What was seen in time, and may be refused for as long as it lasts.
@@ -75,6 +77,9 @@ struct Settled {
     /// What it was meant for.
     schedule: String,
     time_zone: String,
+    /// Up to when all was settled before the clock went back so far that it began anew; 0: it never did.
+    #[serde(default)]
+    before: u64,
 }
 
 impl Recurrences {
@@ -135,7 +140,16 @@ impl Recurrence {
             last: None,
             trouble: None,
         };
-        Self { job: config.new_job(), config: config.clone(), expression, settled: 0, look: 0, seen: None, shown }
+        Self {
+            job: config.new_job(),
+            config: config.clone(),
+            expression,
+            settled: 0,
+            settled_before: 0,
+            look: 0,
+            seen: None,
+            shown,
+        }
     }
 
     fn enqueue_due(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
@@ -168,15 +182,25 @@ impl Recurrence {
         Ok(())
     }
 
-    /// What the file says. One that is new, has another schedule, or was settled by a clock that was wrong begins now.
+    /// What the file says. One that is new, has another schedule, or was settled by a clock that was ahead begins now.
+    /// Where it is the clock of now that is behind, what was settled before is so again once the clock is right.
     fn read(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
         let now = change.now.wall;
         let value = sound(change.txn.get(&keys::recurring(&self.config.name)))?.flatten();
         let settled = value.and_then(|value| read::<Settled>(&value).ok());
         let is_of_this = |it: &Settled| it.schedule == self.shown.schedule && it.time_zone == self.shown.time_zone;
-        match settled.filter(|it| is_of_this(it) && it.until <= now + SET_BACK) {
-            Some(it) => (self.settled, self.shown.last) = (it.until, it.last),
-            None => self.settle(change, now, None)?,
+        match settled.filter(is_of_this) {
+            Some(it) if it.until <= now + SET_BACK => {
+                (self.settled, self.settled_before, self.shown.last) = (it.until, it.before, it.last);
+                let is_set_forward = it.until + SET_BACK < now && it.before <= now + SET_BACK;
+                if it.before <= now || is_set_forward {
+                    self.settled = self.settled.max(it.before);
+                }
+            }
+            settled => {
+                self.settled_before = settled.map_or(0, |it| it.until.max(it.before));
+                self.settle(change, now, None)?;
+            }
         }
         Ok(())
     }
@@ -195,7 +219,7 @@ impl Recurrence {
     ) -> Result<(), EngineError> {
         (self.settled, self.shown.last) = (until, last);
         let (schedule, time_zone) = (self.shown.schedule.clone(), self.shown.time_zone.clone());
-        let settled = Settled { until, last, schedule, time_zone };
+        let settled = Settled { until, last, schedule, time_zone, before: self.settled_before };
         change.txn.put(&keys::recurring(&self.config.name), &written(&settled))?;
         change.book.be_written();
         Ok(())

@@ -119,7 +119,36 @@ fn behind_very_many_that_wait_for_their_key_nothing_is_looked_for() {
     let first = queue.taken(&["mail"]).pop().expect("one");
     assert_eq!(queue.names(&["mail"]), [""; 0]);
     queue.update(&first, Update::Done).expect("it has the lease");
+    queue.now += 20;
     assert_eq!(queue.names(&["mail"]), ["a", "behind"], "there is one less before it");
+}
+
+#[test]
+fn those_that_wait_for_their_key_are_looked_at_once_in_a_transaction_and_not_in_each() {
+    let text = "[[limit]]\nqueue = 'mail'\nconcurrency = 1\nkey = true";
+    let mut queue = Fixture::new(limits(&format!("{text}\n{}", text.replace("mail", "img"))));
+    let enqueue = |queue: &mut Fixture, jobs: Vec<NewJob>| queue.change(|change| change.enqueue(&jobs, ROOT)).map(drop);
+    enqueue(&mut queue, vec![keyed("mail", "a", "a"); 500]).expect("there is room");
+    enqueue(&mut queue, vec![job("mail", "free"); 300]).expect("there is room");
+    // What two get, one after the other, and how many were looked at for that.
+    let take = |queue: &mut Fixture| {
+        let sources = vec!["mail".to_owned(), "img".to_owned()].into();
+        let takes = |change: &mut Change<'_, '_>| -> Outcome<(usize, usize)> {
+            let first = change.take(None, &sources, FEW, None)?.len() + change.take(None, &sources, FEW, None)?.len();
+            Ok((first + change.take(None, &sources, MANY, None)?.len(), change.looks.count))
+        };
+        queue.change(takes).expect("it is sound")
+    };
+    assert_eq!(take(&mut queue), (301, 499));
+    enqueue(&mut queue, vec![job("mail", "new")]).expect("there is room");
+    assert_eq!(take(&mut queue), (0, 0), "they were looked at just now");
+    queue.now += 20;
+    assert_eq!(take(&mut queue), (1, 499));
+    queue.now += 20;
+    enqueue(&mut queue, vec![keyed("img", "a", "a"); 600]).expect("there is room");
+    enqueue(&mut queue, vec![keyed("mail", "a", "a"); 1_000]).expect("there is room");
+    queue.now += 20;
+    assert_eq!(take(&mut queue), (1, 1_599), "of one queue no more than the first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

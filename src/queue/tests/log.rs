@@ -23,8 +23,15 @@ impl Fixture {
         let (engine, book) = self.opened.as_mut().expect("it is open");
         let (mut txn, mut tally, mut ids) = (engine.begin().expect("a transaction"), Tally::default(), Vec::new());
         for job in jobs {
-            let mut change =
-                Change { txn: &mut txn, book, config: &self.config, now, has_room: true, tally: &mut tally };
+            let mut change = Change {
+                txn: &mut txn,
+                book,
+                config: &self.config,
+                now,
+                has_room: true,
+                tally: &mut tally,
+                looks: Looks::default(),
+            };
             ids.push(change.enqueue(&[job], WEB).expect("there is room")[0].id);
             book.save(&mut txn).expect("the file is sound");
             txn.commit().expect("the file is sound");

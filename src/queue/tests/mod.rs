@@ -1,6 +1,7 @@
 //! What becomes of jobs: by the hour, by whoever has them, by damage, and by the death of the process.
 
 mod damage;
+mod format;
 mod kill;
 mod limits;
 mod live;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 use super::book::Book;
 use super::change::{Fault, Now, Tally};
 use super::engine::{Engine, EngineError};
+use super::limit::Looks;
 use super::*;
 
 const DAY: u64 = 86_400_000;
@@ -67,7 +69,15 @@ impl Fixture {
         let now = self.time();
         let (engine, book) = self.opened.as_mut().expect("it is open");
         let (mut txn, mut tally) = (engine.begin().expect("a transaction"), Tally::default());
-        let mut change = Change { txn: &mut txn, book, config: &self.config, now, has_room: true, tally: &mut tally };
+        let mut change = Change {
+            txn: &mut txn,
+            book,
+            config: &self.config,
+            now,
+            has_room: true,
+            tally: &mut tally,
+            looks: Looks::default(),
+        };
         let outcome = work(&mut change);
         change.tick(now.uptime).expect("the file is sound");
         book.save(&mut txn).expect("the file is sound");

@@ -80,7 +80,15 @@ fn a_transaction_that_fails_leaves_it_due() {
     let now = queue.time();
     let (engine, book) = queue.opened.as_mut().expect("it is open");
     let (mut txn, mut tally) = (engine.begin().expect("a transaction"), Tally::default());
-    let mut change = Change { txn: &mut txn, book, config: &queue.config, now, has_room: true, tally: &mut tally };
+    let mut change = Change {
+        txn: &mut txn,
+        book,
+        config: &queue.config,
+        now,
+        has_room: true,
+        tally: &mut tally,
+        looks: Looks::default(),
+    };
     recurrences.enqueue_due(&mut change).expect("it is sound");
     drop(txn);
     queue.reopen();
@@ -126,6 +134,24 @@ fn a_clock_that_is_set_back_repeats_nothing_and_one_that_was_wrong_is_forgotten(
     assert_eq!(queue.recur(&mut recurrences), 2);
     queue.now = NOON + 65 * MINUTE;
     assert_eq!(queue.recur(&mut recurrences), 3);
+}
+
+#[test]
+fn a_clock_that_was_behind_repeats_nothing_once_it_is_right() {
+    for (missed, slots) in [(Missed::Skip, 0), (Missed::Once, 1), (Missed::All, 2)] {
+        let (mut queue, mut recurrences) = fixture("*/5 * * * *", missed);
+        queue.recur(&mut recurrences);
+        queue.now = NOON + 60 * MINUTE;
+        let jobs = queue.recur(&mut recurrences);
+        for (minute, jobs) in [(61, jobs), (57, jobs), (73, jobs + slots), (74, jobs + slots)] {
+            // The battery of the clock is empty.
+            queue.now = MINUTE;
+            let mut next = queue.restart();
+            queue.recur(&mut next);
+            queue.now = NOON + minute * MINUTE;
+            assert_eq!(queue.recur(&mut next), jobs, "{missed:?} at minute {minute}");
+        }
+    }
 }
 
 #[test]

@@ -76,6 +76,17 @@ fn a_result_that_is_too_large_or_has_no_room_is_not_kept_and_the_job_is_done_all
 }
 
 #[test]
+fn a_page_of_results_is_no_larger_than_one_of_payloads() {
+    let mut queue = Fixture::new(Config::default());
+    for _ in 0..4 {
+        queue.perform(kept("a", 0), &[7; 10_000]).expect("it is kept");
+    }
+    let most = Most { jobs: 1_000, bytes: 15_000 };
+    let page = queue.change(|change| change.peek("mail", Order::Done, &[], most)).expect("jobs");
+    assert_eq!((page.jobs.len(), page.next.is_some()), (2, true));
+}
+
+#[test]
 fn jobs_with_results_fill_the_queues_as_all_others_do() {
     let mut queue = Fixture::new(Config { max_jobs: 3, ..Config::default() });
     let full = |queue: &mut Fixture| queue.change(|change| change.enqueue(&[kept("a", 0)], ROOT)).is_err();
