@@ -89,6 +89,8 @@ pub(super) enum EngineError {
     Damaged,
     #[error("it is of another format: {0}; run the version of roster that wrote it, or a newer one")]
     Format(u32),
+    #[error("it has jobs, and {0}")]
+    OtherUse(&'static str),
 }
 
 /// Why the file cannot be opened.

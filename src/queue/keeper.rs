@@ -12,12 +12,12 @@ use tokio::time::sleep;
 use super::attempt::{Most, Update};
 use super::book::Book;
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
-use super::engine::{self, Engine, EngineError, NotOpened, Txn};
+use super::engine::{self, Engine, EngineError, NotOpened, Txn, sound};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
 use super::limit::Looks;
-use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals};
+use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals, keys};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::permissions::Claim;
@@ -234,12 +234,36 @@ impl Keeper {
     }
 
     fn load<'e>(&self, engine: &'e mut Engine) -> Result<Opened<'e>, EngineError> {
-        let txn = engine.begin()?;
-        let book = Book::load(&txn, self.now(), &self.ends)?;
+        let mut txn = engine.begin()?;
+        let book = self.read(&mut txn)?;
         if let Some(damage) = &book.damage {
             self.known.damage.store(Some(Arc::new(format!("{}: {damage}", self.folder.display()))));
         }
         Ok(Opened { txn, book })
+    }
+
+    /// Reads the book, and marks the file as what it is: nobody may take jobs that are for Redis for any others, or the reverse.
+    fn read(&self, txn: &mut Txn<'_>) -> Result<Book, EngineError> {
+        let book = Book::load(txn, self.now(), &self.ends)?;
+        // Also where the mark is damaged there is one.
+        let is_buffer = sound(txn.get(keys::BUFFER))? != Some(None);
+        match (is_buffer, self.config.buffer) {
+            (true, true) | (false, false) => {}
+            (true, false) if book.total.jobs > 0 => {
+                return Err(EngineError::OtherUse(
+                    "they are for Redis: set `queue.buffer` until it has them, or another `queue.path`",
+                ));
+            }
+            (false, true) if book.total.jobs > 0 => {
+                return Err(EngineError::OtherUse(
+                    "they are not those of a buffer: set another `queue.path`, or take `queue.backend` and \
+                    `queue.buffer` out until they are performed",
+                ));
+            }
+            (true, false) => txn.delete(keys::BUFFER)?,
+            (false, true) => txn.put(keys::BUFFER, &[])?,
+        }
+        Ok(book)
     }
 
     /// Carries out what is asked, until the stop. After an error it is to be opened anew: LMDB may refuse all work, and
@@ -340,7 +364,7 @@ impl Keeper {
             }
             self.full_since = Some(Instant::now());
             opened.txn.roll_back()?;
-            opened.book = Book::load(&opened.txn, self.now(), &self.ends)?;
+            opened.book = self.read(&mut opened.txn)?;
             self.recurrences.read_again();
             return Ok(());
         }

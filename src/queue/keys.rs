@@ -14,6 +14,7 @@
 //! | `f` queue, time, id | is done, and kept until then |
 //! | `k` queue, key | the job that has a unique key |
 //! | `c` name | when a recurring job was due that was enqueued last |
+//! | `b` | it is a buffer: its jobs are for Redis |
 //! | NUL | the generation of the log of what follows |
 //! | NUL `g` | there was a gap in the log: what is counted may be wrong |
 
@@ -31,6 +32,7 @@ pub(super) const RUNNING: &[u8] = b"r";
 pub(super) const DEAD: &[u8] = b"d";
 pub(super) const RECURRING: &[u8] = b"c";
 pub(super) const DONE: &[u8] = b"f";
+pub(super) const BUFFER: &[u8] = b"b";
 
 /// No queue's number.
 pub(super) type QueueNumber = u32;

@@ -253,7 +253,7 @@ impl Queues {
     ) -> Result<Job, Refused> {
         match self.desk(Some(asker), ASK_SIZE)? {
             (Backend::Disk(disk), place) => disk.ask_of(place, id, is_allowed, move |change| change.find(id)).await,
-            (Backend::Redis(redis), place) => redis.find(place, id, is_allowed).await,
+            (Backend::Redis(redis), place) => redis.find(place, asker.uid, id, is_allowed).await,
         }
     }
 
@@ -266,7 +266,7 @@ impl Queues {
     ) -> Result<(), Refused> {
         match self.desk(Some(asker), ASK_SIZE)? {
             (Backend::Disk(disk), place) => disk.ask_of(place, id, is_allowed, move |change| change.cancel(id)).await,
-            (Backend::Redis(redis), place) => redis.cancel(place, id, is_allowed).await,
+            (Backend::Redis(redis), place) => redis.cancel(place, asker.uid, id, is_allowed).await,
         }
     }
 

@@ -266,7 +266,19 @@ fn a_unique_key_is_free_again_when_its_job_is_done_by_whomever() {
     assert_ne!(second, first);
     let taken = take(&roster, 1, None, 0);
     update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
-    assert_ne!(enqueue(&roster, unique()).expect("there is room"), second);
+    let third = roster.client().enqueue(EnqueueRequest { jobs: vec![unique(), unique()] }).expect("there is room").jobs;
+    assert!(third[0].id != second && third[1].id == third[0].id && !third[1].is_new, "{third:?}");
+    redis.ask(&["LPOP", "resque:queue:mail"]);
+    eventually("its key is gone, though nobody asks for it", SOON, || {
+        let left = redis.ask(&["KEYS", "resque:roster:*"]);
+        ensure(left.is_empty(), left)
+    });
+    let fourth = enqueue(&roster, unique()).expect("there is room");
+    for end in ["LPUSH", "RPUSH"] {
+        let fill = "for _ = 1, 30000 do redis.call(ARGV[1], KEYS[1], '{}') end";
+        redis.ask(&["EVAL", fill, "1", "resque:queue:mail", end]);
+    }
+    assert_eq!(enqueue(&roster, unique()).expect("an answer"), fourth, "it may be where nobody looks");
 }
 
 #[test]
@@ -366,6 +378,77 @@ fn what_is_full_or_paused_refuses_and_lists_stay_bounded() {
     assert_eq!(roster.cli(["queue", "resume", "mail"]).text(), "mail is resumed\n");
     assert_eq!(roster.cli(["queue", "purge", "mail", "waiting"]).text(), "2 jobs removed\n");
     assert_eq!(take(&roster, 9, None, 0), []);
+}
+
+#[test]
+fn a_lease_lasts_a_day_at_most_and_begins_when_the_job_arrives() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let until = |job: &Job| {
+        let record = redis.ask(&["HGET", "resque:roster:jobs", &job.id.to_string()]);
+        let record: serde_json::Value = serde_json::from_str(&record).expect("a record");
+        record["state"]["Running"]["until"].as_u64().expect("it runs")
+    };
+    let now = || {
+        let time = redis.ask(&["TIME"]);
+        let (seconds, micros) = time.split_once('\n').expect("both");
+        seconds.parse::<u64>().expect("a number") * 1_000 + micros.parse::<u64>().expect("a number") / 1_000
+    };
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    let taken = take(&roster, 1, i64::MAX, 0);
+    assert!(until(&taken[0]) <= now() + 86_400_000 + 1_000, "{}", until(&taken[0]));
+    update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    redis.process().freeze();
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| take(&roster, 1, 10_000, 0));
+        std::thread::sleep(Duration::from_secs(2));
+        let thawed = std::time::SystemTime::now();
+        redis.process().thaw();
+        let taken = taking.join().expect("no panic");
+        let thawed = thawed.duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis() as u64;
+        assert!(until(&taken[0]) + 5 >= thawed + 10_000, "{} {thawed}", until(&taken[0]));
+    });
+}
+
+#[test]
+fn jobs_are_taken_reported_and_lost_while_redis_has_no_memory_left() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    (0..2).for_each(|_| _ = enqueue(&roster, job("C", "{}")).expect("there is room"));
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused: Overloaded = exception(enqueue(&roster, job("C", "{}"))).expect("there is no room");
+    assert!(refused.message.contains("maxmemory"), "{}", refused.message);
+    let taken = take(&roster, 1, 500, 0);
+    let other = take(&roster, 1, None, 0);
+    update(&roster, &other[0], JobAction::DONE).expect("it has the lease");
+    let again = take(&roster, 1, None, 20_000);
+    assert_eq!((again[0].id, again[0].attempt), (taken[0].id, 2), "its lease has ended");
+    update(&roster, &again[0], JobAction::DONE).expect("it has the lease");
+    assert_eq!(counts(&roster), [0; 4]);
+}
+
+#[test]
+fn who_waits_for_a_queue_that_is_paused_asks_for_none_of_it() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    roster.cli(["queue", "pause", "mail"]).text();
+    let scripts = || {
+        let stats = redis.ask(&["INFO", "commandstats"]);
+        let of_zrem = stats.lines().find(|line| line.starts_with("cmdstat_zrem:")).unwrap_or_default();
+        of_zrem.split(['=', ',']).nth(1).and_then(|calls| calls.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before = scripts();
+    assert_eq!(take(&roster, 1, None, 3_000), []);
+    let asked = scripts() - before;
+    assert!(asked < 10, "{asked} times");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| take(&roster, 1, None, 30_000));
+        roster.cli(["queue", "resume", "mail"]).text();
+        assert_eq!(waiting.join().expect("no panic").len(), 1);
+    });
 }
 
 /// pyres is Resque in Python: `pip install pyres redis`.

@@ -18,9 +18,9 @@ fn enqueue(roster: &Roster, job: NewJob) -> EnqueueReply {
 }
 
 /// How many of a queue are in the buffer.
-fn buffered(roster: &Roster, queue: &str) -> i64 {
-    let queues = roster.client().queues(QueuesQuery::default()).expect("an answer").queues;
-    queues.iter().find(|it| it.name == queue).and_then(|it| it.buffered).unwrap_or(0)
+fn buffered(roster: &Roster, queue: &str) -> Result<i64, String> {
+    let queues = roster.client().queues(QueuesQuery::default()).map_err(|error| format!("{error:?}"))?.queues;
+    Ok(queues.iter().find(|it| it.name == queue).and_then(|it| it.buffered).unwrap_or(0))
 }
 
 fn connected(roster: &Roster) {
@@ -57,17 +57,16 @@ fn what_is_enqueued_while_redis_is_away_is_delivered_in_its_order_also_after_a_r
     let ids: Vec<i64> = replies.iter().map(|reply| reply.jobs[0].id).collect();
     roster.kill();
     roster.run();
-    eventually("it is told how many there are", SOON, || {
-        let found = buffered(&roster, "mail");
-        ensure(found == 4, found)
+    eventually("it is told how many there are, and nothing of the others", SOON, || {
+        let listed = roster.cli(["queue", "list"]);
+        let told = listed.wrong;
+        let is_told = told.contains("4 jobs of mail are in the buffer") && told.contains(&redis.url());
+        ensure(is_told && listed.code != Some(0), told)
     });
-    let listed = roster.cli(["queue", "list"]);
-    let told = listed.wrong;
-    assert!(told.contains("4 jobs of mail in the buffer") && told.contains(&redis.url()), "{told}");
     redis.run();
     assert_eq!(performed(&roster, "mail", 4), [ids[0], ids[2], ids[3], ids[1]]);
     connected(&roster);
-    assert_eq!((buffered(&roster, "mail"), enqueue(&roster, job("mail", "D")).is_buffered), (0, None));
+    assert_eq!((buffered(&roster, "mail"), enqueue(&roster, job("mail", "D")).is_buffered), (Ok(0), None));
     performed(&roster, "mail", 1);
     eventually("nothing is left of them", SOON, || {
         let left = redis.ask(&["KEYS", "resque:roster:*"]);
@@ -90,8 +89,8 @@ fn what_redis_may_have_when_the_connection_ends_is_enqueued_once_and_in_its_orde
             ids.push(reply.jobs[0].id);
         }
         eventually("they are delivered", SOON, || {
-            let left = buffered(&roster, "mail");
-            ensure(left == 0, left)
+            let left = buffered(&roster, "mail")?;
+            ensure(left == 0, left.to_string())
         });
         connected(&roster);
     }
@@ -113,31 +112,82 @@ fn what_cannot_be_delivered_keeps_no_other_queue_waiting() {
     assert_eq!(performed(&roster, "mail", 1), [id]);
     for (queue, first) in odd.iter().zip(first) {
         let second = enqueue(&roster, job(queue, "C"));
-        assert_eq!((second.is_buffered, buffered(&roster, queue)), (Some(true), 2), "it comes after the first one");
+        assert_eq!((second.is_buffered, buffered(&roster, queue)), (Some(true), Ok(2)), "it comes after the first one");
         redis.ask(&["DEL", &format!("resque:queue:{queue}")]);
         assert_eq!(performed(&roster, queue, 2), [first, second.jobs[0].id]);
     }
 }
 
 #[test]
-fn what_is_no_job_of_a_buffer_is_set_aside_and_holds_up_no_other() {
+fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
     let mut redis = Redis::start(&[]);
     let mut roster = Roster::start("[queue]\npath = '{folder}/queue'\n");
-    eventually("the queues can be used", SOON, || {
-        roster.client().enqueue(EnqueueRequest { jobs: vec![job("mail", "Odd")] }).map(drop)
-    });
+    let enqueued = |roster: &Roster| {
+        eventually("it is enqueued", SOON, || {
+            roster.client().enqueue(EnqueueRequest { jobs: vec![job("mail", "C")] }).map(|reply| reply.jobs[0].id)
+        })
+    };
+    let tells = |roster: &Roster, cure: &str| {
+        eventually("it is refused with the cure", SOON, || {
+            let told = format!("{:?}", roster.client().queues(QueuesQuery::default()));
+            ensure(told.contains(cure), told)
+        });
+    };
+    let id = enqueued(&roster);
     roster.kill();
-    redis.kill();
-    roster.configure("[queue]\n", &format!("[queue]\nbackend = '{}'\nbuffer = true\n", redis.url()));
+    let (plain, with_buffer) = ("[queue]\n", format!("[queue]\nbackend = '{}'\nbuffer = true\n", redis.url()));
+    roster.configure(plain, &with_buffer);
     roster.run();
-    let id = eventually("it is kept", SOON, || {
-        roster.client().enqueue(EnqueueRequest { jobs: vec![job("mail", "C")] }).map(|reply| reply.jobs[0].id)
-    });
+    tells(&roster, "another `queue.path`, or take `queue.backend`");
+    enqueue(&roster, job("mail", "In Redis"));
+    redis.kill();
+    roster.kill();
+    roster.configure(&with_buffer, plain);
+    roster.run();
+    assert_eq!(performed(&roster, "mail", 1), [id], "nothing has become of it");
+    roster.kill();
+    roster.configure(plain, &with_buffer);
+    roster.run();
+    let id = enqueued(&roster);
+    roster.kill();
+    roster.configure(&with_buffer, plain);
+    roster.run();
+    tells(&roster, "set `queue.buffer` until it has them");
+    roster.kill();
+    roster.configure(plain, &with_buffer);
+    roster.run();
     redis.run();
     assert_eq!(performed(&roster, "mail", 1), [id]);
-    roster.logs("it is set aside there");
+}
+
+#[test]
+fn what_redis_has_no_room_for_is_delivered_one_by_one_and_it_is_told_why_it_waits() {
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let others = [r#"{"class":"C","args":[null]}"#; 19];
+    redis.ask(&[&["RPUSH", "resque:queue:mail"], &others[..]].concat());
+    redis.kill();
+    let url = redis.url();
+    let settings = format!("[queue]\nbackend = '{url}'\nbuffer = true\npath = '{{folder}}/queue'\nmax_jobs = 20\n");
+    let roster = Roster::start(&settings);
+    (0..4).for_each(|_| _ = enqueue(&roster, job("mail", "Mine")));
+    redis.run();
+    let waits = |count: i64, why: &str| {
+        eventually("it is told", SOON, || {
+            let reply = roster.client().queues(QueuesQuery::default()).map_err(|error| error.to_string())?;
+            let (left, trouble) = (reply.queues.first().and_then(|it| it.buffered), reply.trouble.unwrap_or_default());
+            ensure(left == Some(count) && trouble.contains(why), format!("{left:?} {trouble}"))
+        });
+    };
+    waits(3, "queue.max_jobs");
+    redis.ask(&["LPOP", "resque:queue:mail"]);
+    waits(2, "queue.max_jobs");
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    redis.ask(&["DEL", "resque:queue:mail"]);
+    waits(2, "maxmemory");
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(performed(&roster, "mail", 2).len(), 2);
     connected(&roster);
-    assert_eq!(buffered(&roster, "mail"), 0);
+    assert!(!roster.log().contains("the connection has ended"), "it is kept");
 }
 
 #[test]

@@ -52,6 +52,16 @@ impl Stream {
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
     }
 
+    /// Makes the kernel send nothing more over TCP once this is closed: what was given up must not arrive later.
+    pub fn forget_unsent(&self) -> io::Result<()> {
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Unix(_) => return Ok(()),
+        };
+        socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))
+    }
+
     /// Makes the kernel acknowledge what was read immediately, rather than with the next data.
     pub(crate) fn acknowledge(&self) {
         let stream = match self {

@@ -9,9 +9,9 @@ use redis::Value;
 
 use super::super::Place;
 use super::super::attempt::{Most, Update};
-use super::super::change::Refused;
+use super::super::change::{Refused, millis};
 use super::super::handed::{Back, Handed};
-use super::super::job::{Job, JobId, Progress, State};
+use super::super::job::{Job, JobId, Progress, State, lease_ms};
 use super::keys::Step;
 use super::link::{Arguments, Failed};
 use super::record::{Next, Record};
@@ -24,6 +24,9 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 /// What is handed out at once has no more bytes, beside the last of them.
 const MAX_BYTES: usize = 8 << 20;
+
+/// A lease of which such a part is over when it is known is begun anew.
+const SLOW_PART: u64 = 10;
 
 /// How often a change is tried again that others come before.
 const MAX_TRIES: usize = 8;
@@ -80,21 +83,23 @@ impl Redis {
 
     async fn take_some(&self, queues: &[String], most: Most, lease: Option<Duration>) -> Result<Vec<Job>, Refused> {
         loop {
-            let now = self.link.latest()?;
             let arguments = Arguments::new(&self.keys.0)
                 .number(self.largest())
                 .number(most.jobs as u64)
                 .number(most.bytes.min(MAX_BYTES) as u64)
-                .number(now + SETTLE.as_millis() as u64)
+                .number(self.link.latest()? + SETTLE.as_millis() as u64)
                 .texts(queues);
             let popped: Vec<(String, Value)> = self.link.run(&scripts::POP, arguments).await?;
             if popped.is_empty() {
                 return Ok(Vec::new());
             }
-            let settled = join_all(popped.into_iter().map(|(queue, item)| self.settle(queue, item, lease, now))).await;
+            let asked = Moment::now();
+            let settled = join_all(popped.into_iter().map(|(queue, item)| self.settle(queue, item, lease))).await;
             // What is not settled comes back.
             let (jobs, failed): (Vec<_>, Vec<_>) = settled.into_iter().partition(Result::is_ok);
-            let jobs: Vec<Job> = jobs.into_iter().filter_map(Result::ok).flatten().collect();
+            let jobs = jobs.into_iter().filter_map(Result::ok).flatten();
+            let jobs = join_all(jobs.map(|job| self.prolong(job, lease, asked))).await;
+            let jobs: Vec<Job> = jobs.into_iter().flatten().collect();
             match failed.into_iter().find_map(Result::err) {
                 Some(failed) if jobs.is_empty() => return Err(failed.into()),
                 _ if jobs.is_empty() => {}
@@ -104,13 +109,8 @@ impl Redis {
     }
 
     /// Writes the lease of a job that was taken off its queue. What is no job is dead.
-    async fn settle(
-        &self,
-        queue: String,
-        item: Value,
-        lease: Option<Duration>,
-        now: u64,
-    ) -> Result<Option<Job>, Failed> {
+    async fn settle(&self, queue: String, item: Value, lease: Option<Duration>) -> Result<Option<Job>, Failed> {
+        let now = self.link.latest()?;
         let text = match item {
             Value::BulkString(text) => text,
             Value::Int(bytes) => {
@@ -165,6 +165,19 @@ impl Redis {
             id = resque::new_id();
         }
         Ok(None)
+    }
+
+    /// Whoever takes a job counts its lease from when it arrives: where Redis was slow to write it, it begins anew. None: it
+    /// has ended meanwhile.
+    async fn prolong(&self, job: Job, lease: Option<Duration>, asked: Moment) -> Option<Job> {
+        let whole = lease_ms(lease, millis(job.timeout));
+        if (asked.elapsed().as_millis() as u64) < whole / SLOW_PART {
+            return Some(job);
+        }
+        match self.write(job.id, job.attempt, &Update::Touch { lease }).await {
+            Err(Refused::NotLeased(..)) => None,
+            _ => Some(job),
+        }
     }
 
     fn handed_out(&self, id: JobId, record: Record, now: u64) -> Option<Job> {

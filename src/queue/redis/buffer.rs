@@ -3,7 +3,7 @@
 //! It is the store of queues that have no Redis. Each job waits there in a queue of the same name, in the order of its
 //! enqueue, with the id that Redis will know it by, so that none is delivered twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +32,9 @@ use crate::task::Tasks;
 const BATCH: usize = 100;
 const BATCH_BYTES: usize = 1 << 20;
 
+/// How long none of a queue are delivered after Redis has refused that.
+const REST: Duration = Duration::from_secs(1);
+
 /// How many jobs of which queue there are. None: the store is not read yet.
 type Counts = Option<HashMap<String, u64>>;
 
@@ -41,6 +44,8 @@ pub(super) struct Buffer {
     known: Arc<Known>,
     /// Changed by the thread of the store alone, in the order of its transactions.
     counts: Arc<Mutex<Counts>>,
+    /// Queues whose jobs Redis refuses: until when none are delivered, and why.
+    refused: Mutex<BTreeMap<String, (Instant, String)>>,
 }
 
 /// A job as it is kept: its queue and its name beside it.
@@ -63,12 +68,28 @@ impl Buffer {
         let keeper = Keeper::new(folder, config, known.clone(), metrics.clone(), asked);
         let stop = tasks.stop_signal();
         tasks.thread("the buffer", move |_| async move { keeper.run(&stop).await })?;
-        Ok(Self { asks, known, counts: Arc::default() })
+        Ok(Self { asks, known, counts: Arc::default(), refused: Mutex::default() })
     }
 
-    /// What is wrong with the store.
+    /// What is wrong with the store, or why Redis does not take what is in it.
     pub(super) fn trouble(&self) -> Option<Arc<String>> {
-        self.known.trouble.load_full().or_else(|| self.known.damage.load_full())
+        let refused = || lock(&self.refused).values().next().map(|(_, why)| Arc::new(why.clone()));
+        self.known.trouble.load_full().or_else(|| self.known.damage.load_full()).or_else(refused)
+    }
+
+    /// Redis refuses jobs of a queue: none are delivered for a while.
+    pub(super) fn is_refused(&self, queue: &str, why: &str) {
+        let why = format!("the jobs of {queue:?} in the buffer wait, as Redis does not take them: {why}");
+        let until = Instant::now() + REST;
+        let before = lock(&self.refused).insert(queue.to_owned(), (until, why.clone()));
+        if before.is_none_or(|(_, before)| before != why) {
+            tracing::warn!(queue, why, "jobs cannot be delivered");
+        }
+    }
+
+    /// Redis takes them, or there are none.
+    pub(super) fn is_taken(&self, queue: &str) {
+        lock(&self.refused).remove(queue);
     }
 
     /// Whether there are some of these queues, which are delivered before others.
@@ -77,9 +98,11 @@ impl Buffer {
         counts.as_ref().is_some_and(|counts| drafts.iter().any(|draft| counts.contains_key(&draft.job.queue)))
     }
 
-    /// The queues of which there are some.
+    /// The queues of which there are some that may be delivered now.
     pub(super) fn queues(&self) -> Vec<String> {
-        lock(&self.counts).as_ref().map_or_else(Vec::new, |counts| counts.keys().cloned().collect())
+        let (now, refused) = (Instant::now(), lock(&self.refused));
+        let rests = |queue: &String| refused.get(queue).is_some_and(|(until, _)| *until > now);
+        lock(&self.counts).iter().flat_map(|counts| counts.keys()).filter(|queue| !rests(queue)).cloned().collect()
     }
 
     /// Keeps jobs until they can be delivered: all or none.
@@ -176,8 +199,8 @@ impl Buffer {
     }
 }
 
-fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn first(change: &mut Change<'_, '_>, queue: &str) -> Outcome<Vec<(JobId, Draft)>> {

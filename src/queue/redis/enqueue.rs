@@ -1,5 +1,6 @@
 //! Enqueues: all of the jobs of a request, or none.
 
+use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use redis::Value;
@@ -84,6 +85,9 @@ impl Redis {
         let why = why.map_or_else(String::new, |why| why.to_string());
         let Some(buffer) = &self.buffer else { return Err(Refused::Unavailable(why + in_doubt)) };
         let kept = drafts.iter().map(|draft| Enqueued { id: draft.id, is_new: true, is_buffered: true }).collect();
+        if !in_doubt.is_empty() {
+            self.are_in_doubt(&drafts);
+        }
         match buffer.keep(place, asker, drafts).await {
             Ok(()) => Ok(kept),
             Err(Refused::Unavailable(error)) => {
@@ -119,18 +123,35 @@ impl Redis {
     /// Delivers what is in the buffer. What Redis takes none of now keeps no other queue waiting.
     pub(super) async fn deliver(&self, buffer: &Buffer) -> Result<(), Failed> {
         for queue in buffer.queues() {
+            let mut most = usize::MAX;
             for _ in 0..ROUNDS {
                 // What is wrong with the buffer is told by it.
-                let Ok(found) = buffer.first(queue.clone()).await else { return Ok(()) };
+                let Ok(mut found) = buffer.first(queue.clone()).await else { return Ok(()) };
                 if found.is_empty() {
+                    buffer.is_taken(&queue);
                     break;
                 }
+                found.truncate(most);
                 let (ids, drafts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-                match self.enqueue_all(&drafts).await {
-                    Ok(_) => {}
-                    Err(NotEnqueued::Failed(failed)) if !failed.is_of_a_key => return Err(failed),
-                    Err(NotEnqueued::Failed(_) | NotEnqueued::Refused(_)) => break,
+                let refused = match self.enqueue_all(&drafts).await {
+                    Ok(_) => None,
+                    Err(NotEnqueued::Refused(Refused::Full(_))) if ids.len() > 1 => {
+                        // There may be room for some of them.
+                        most = ids.len() / 2;
+                        continue;
+                    }
+                    Err(NotEnqueued::Refused(why)) => Some(why.to_string()),
+                    Err(NotEnqueued::Failed(failed)) if failed.is_refused => Some(failed.to_string()),
+                    Err(NotEnqueued::Failed(failed)) => {
+                        self.are_in_doubt(&drafts);
+                        return Err(failed);
+                    }
+                };
+                if let Some(why) = refused {
+                    buffer.is_refused(&queue, &why);
+                    break;
                 }
+                buffer.is_taken(&queue);
                 if buffer.forget(queue.clone(), ids).await.is_err() {
                     return Ok(());
                 }
@@ -143,8 +164,18 @@ impl Redis {
     /// It need not be known any more that these were enqueued.
     fn need_no_more(&self, ids: impl Iterator<Item = JobId>) {
         if self.buffer.is_some() {
-            self.arrived().extend(ids);
+            let mut in_doubt = self.in_doubt();
+            self.arrived().extend(ids.filter(|id| !in_doubt.remove(id)));
         }
+    }
+
+    /// Redis may yet be asked to enqueue these, by what was sent before: it has to know them.
+    fn are_in_doubt(&self, drafts: &[Draft]) {
+        self.in_doubt().extend(drafts.iter().map(|draft| draft.id));
+    }
+
+    fn in_doubt(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets of which jobs it is known that they were enqueued.

@@ -165,7 +165,10 @@ impl<'k> Step<'k> {
     }
 
     pub(super) fn arguments(&self) -> Arguments {
-        let guards = Arguments::default().number(self.guards.len() as u64).texts(self.guards.iter().flatten());
+        let guards = Arguments::default()
+            .text(self.keys.popped())
+            .number(self.guards.len() as u64)
+            .texts(self.guards.iter().flatten());
         self.commands.iter().fold(guards, |all, command| all.number(command.len() as u64).texts(command))
     }
 }

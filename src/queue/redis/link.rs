@@ -77,6 +77,7 @@ impl Link {
             }
             let stream = self.server.remote.connect(self.ca.as_deref(), None).await;
             let stream = stream.map_err(|error| self.no(&error))?;
+            stream.forget_unsent().map_err(|error| self.no(&error))?;
             let config = AsyncConnectionConfig::new().set_response_timeout(Some(TIMEOUT));
             let connected = MultiplexedConnection::new_with_config(&info, stream, config).await;
             connected

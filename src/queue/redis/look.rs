@@ -1,7 +1,8 @@
 //! Looks: how queues stand, and what is in them.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use redis::Value;
@@ -18,10 +19,48 @@ use super::record::Record;
 use super::resque::{self, Item};
 use super::tick::parts_of;
 use super::{Redis, no_matter, scripts};
+use crate::clock::millis_since_1970;
 
 /// A waiting job is looked for among so many of each queue, in steps.
 const MAX_SEARCHED: u64 = 20_000;
 const SEARCH_STEP: u64 = 1_000;
+
+/// So many queues are named of which jobs are in the buffer.
+const MAX_NAMED: usize = 20;
+
+/// Each search may have Redis look at much: there is one at a time, and each user has one of those that wait.
+#[derive(Debug, Default)]
+pub(super) struct Searches {
+    users: Mutex<HashSet<Option<u32>>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// That a user has a search, or waits for one.
+struct InLine<'s> {
+    searches: &'s Searches,
+    user: Option<u32>,
+}
+
+impl Searches {
+    async fn turn(&self, user: Option<u32>) -> Result<(InLine<'_>, tokio::sync::MutexGuard<'_, ()>), Refused> {
+        if !self.users().insert(user) {
+            let why = "another job of this user is looked for that waits in Redis, one at a time; try again";
+            return Err(Refused::Full(why.to_owned()));
+        }
+        let in_line = InLine { searches: self, user };
+        Ok((in_line, self.turn.lock().await))
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashSet<Option<u32>>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.searches.users().remove(&self.user);
+    }
+}
 
 /// A page has no more.
 const MAX_PAGE: u64 = 200;
@@ -46,11 +85,14 @@ impl Redis {
                     Err(failed) => Err(failed),
                 };
                 let Some(buffer) = &redis.buffer else { return Ok(of_redis?) };
-                // What is wrong with either is told beside them.
-                let named = |it: Overview| (it.name.clone(), it);
-                let mut all: BTreeMap<_, _> = of_redis.unwrap_or_default().into_iter().map(named).collect();
+                // What is wrong with it is told beside them.
                 let mut kept = buffer.overviews(of_buffer).await.unwrap_or_default();
                 kept.retain(|it| it.name > after && sees(&it.name));
+                let named = |it: Overview| (it.name.clone(), it);
+                let mut all: BTreeMap<_, _> = match of_redis {
+                    Ok(of_redis) => of_redis.into_iter().map(named).collect(),
+                    Err(failed) => return Err(Refused::Unavailable(format!("{failed}{}", in_buffer(&kept)))),
+                };
                 for Overview { name, waiting, oldest_waiting, .. } in kept {
                     let of_queue = all.entry(name.clone()).or_insert(Overview { name, ..Overview::default() });
                     (of_queue.buffered, of_queue.buffered_since) = (waiting, oldest_waiting);
@@ -174,6 +216,7 @@ impl Redis {
     pub(in crate::queue) async fn find(
         self: &Arc<Self>,
         place: Place,
+        user: Option<u32>,
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Job, Refused> {
@@ -184,7 +227,7 @@ impl Redis {
                         let progress = redis.leases().get(&id).and_then(|lease| lease.progress.clone());
                         Job { progress, ..record.into_job(id, &redis.config) }
                     }
-                    None => match redis.search(id).await {
+                    None => match redis.search(user, id).await {
                         Ok((queue, text, item)) => redis.job_of(&queue, &text, &item, redis.link.now()?),
                         Err(why) => redis.on_its_way(id).await?.ok_or(why)?,
                     },
@@ -209,7 +252,8 @@ impl Redis {
     }
 
     /// Looks for a job that was enqueued here in the queues where it may wait.
-    async fn search(&self, id: JobId) -> Result<(String, Vec<u8>, Item), Refused> {
+    async fn search(&self, user: Option<u32>, id: JobId) -> Result<(String, Vec<u8>, Item), Refused> {
+        let _turn = self.searches.turn(user).await?;
         let mut has_more = false;
         for queue in self.names().await? {
             let mut from = 0;
@@ -248,6 +292,7 @@ impl Redis {
     pub(in crate::queue) async fn cancel(
         self: &Arc<Self>,
         place: Place,
+        user: Option<u32>,
         id: JobId,
         is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<(), Refused> {
@@ -265,7 +310,7 @@ impl Redis {
                         redis.remove(id, text.as_deref().unwrap_or_default(), &record).await?
                     }
                     None => {
-                        let (queue, text, item) = match redis.search(id).await {
+                        let (queue, text, item) = match redis.search(user, id).await {
                             Ok(found) => found,
                             Err(why) => {
                                 let job = redis.on_its_way(id).await?.ok_or(why)?;
@@ -285,6 +330,17 @@ impl Redis {
         };
         self.ask(&place, cancel, no_matter).await
     }
+}
+
+/// How many of which queues wait in the buffer, and for how long.
+fn in_buffer(kept: &[Overview]) -> String {
+    let now = millis_since_1970(SystemTime::now());
+    let each = kept.iter().take(MAX_NAMED).map(|it| {
+        let waited = now.saturating_sub(it.oldest_waiting.unwrap_or(now)) / 1_000;
+        format!("; {} jobs of {} are in the buffer, the first for {waited} s", it.waiting, it.name)
+    });
+    let more = kept.len().saturating_sub(MAX_NAMED);
+    each.chain((more > 0).then(|| format!("; and those of {more} more queues"))).collect()
 }
 
 /// What the text of a job has that was enqueued here.

@@ -35,6 +35,7 @@ use self::attempt::Leases;
 use self::buffer::Buffer;
 use self::keys::{Keys, Step};
 use self::link::{Failed, Link, TIMEOUT};
+use self::look::Searches;
 use self::record::Record;
 pub use self::server::Server;
 use super::change::Refused;
@@ -72,6 +73,9 @@ pub(super) struct Redis {
     buffer: Option<Buffer>,
     /// Those that Redis remembers to have, which are not to be enqueued again.
     arrived: Mutex<Vec<JobId>>,
+    /// Those that Redis was asked to enqueue without an answer: it remembers them longer.
+    in_doubt: Mutex<HashSet<JobId>>,
+    searches: Searches,
     /// How many wait for jobs of which queues,
     wanted: Mutex<HashMap<String, usize>>,
     /// and in which of these there were some at the last look.
@@ -106,6 +110,8 @@ impl Redis {
             unheard: Mutex::default(),
             buffer,
             arrived: Mutex::default(),
+            in_doubt: Mutex::default(),
+            searches: Searches::default(),
             wanted: Mutex::default(),
             ready: watch::Sender::default(),
         });

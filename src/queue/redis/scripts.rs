@@ -27,18 +27,25 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             if wanted[q] > most then return 'FULL ' .. q end
         end
         if queues > most_queues and queues > redis.call('SCARD', p .. 'queues') then return 'QUEUES' end
-        local reply = {}
+        local reply, looked = {}, {}
         for at = 5, #ARGV, 7 do
             local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
             local unique, holder = p .. 'roster:unique:' .. q, nil
             local is_there = now ~= '' and redis.call('ZSCORE', p .. 'roster:enqueued', id)
-            local held = not is_there and key ~= '' and redis.call('HGET', unique, key)
-            if held then
+            local of_key = key ~= '' and q .. ' ' .. key
+            local held = not is_there and of_key and redis.call('HGET', unique, key)
+            if held and looked[of_key] then
+                holder = looked[of_key]
+            elseif held then
                 local of, text = string.match(held, '^(%d+) (.*)$')
+                local list = p .. 'queue:' .. q
                 if redis.call('HEXISTS', p .. 'roster:jobs', of) == 1
                     or redis.call('ZSCORE', p .. 'roster:popped', #q .. ':' .. q .. text)
-                    or redis.call('LPOS', p .. 'queue:' .. q, text) then holder = of end
+                    or redis.call('LPOS', list, text, 'MAXLEN', 20000)
+                    or redis.call('LPOS', list, text, 'RANK', -1, 'MAXLEN', 20000)
+                    or redis.call('LLEN', list) > 40000 then holder = of end
             end
+            if of_key and not is_there then looked[of_key] = holder or id end
             if holder or is_there then
                 table.insert(reply, holder or id)
                 table.insert(reply, holder and 0 or 1)
@@ -72,6 +79,8 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
         local p, largest, most, bytes, back = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
         local reply, taken = {}, 0
         if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
+        -- What begins with a write that makes nothing grow is not refused where there is no memory left.
+        redis.pcall('ZREM', p .. 'roster:popped', '')
         for number = 6, #ARGV do
             local q = ARGV[number]
             local key = p .. 'queue:' .. q
@@ -107,8 +116,8 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local at = 2
-        for guard = 1, tonumber(ARGV[1]) do
+        local at = 3
+        for guard = 1, tonumber(ARGV[2]) do
             local kind, key, field, expected = unpack(ARGV, at, at + 3)
             at = at + 4
             local found
@@ -118,6 +127,8 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
             else found = redis.call('LPOS', key, field) end
             if not found then return 0 end
         end
+        -- As in `POP`.
+        redis.pcall('ZREM', ARGV[1], '')
         while at <= #ARGV do
             local length = tonumber(ARGV[at])
             local name = ARGV[at + 1]
@@ -234,11 +245,31 @@ pub(super) static READY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, reply = ARGV[1], {}
+        if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
         for number = 2, #ARGV do
             local length = redis.pcall('LLEN', p .. 'queue:' .. ARGV[number])
-            if type(length) == 'number' and length > 0 then table.insert(reply, ARGV[number]) end
+            if type(length) == 'number' and length > 0 and redis.call('SISMEMBER', p .. 'roster:paused', ARGV[number]) == 0 then
+                table.insert(reply, ARGV[number])
+            end
         end
         return reply",
+    )
+});
+
+/// Removes the unique keys of queues that have no jobs that could hold one.
+pub(super) static TIDY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p = ARGV[1]
+        if redis.call('ZCARD', p .. 'roster:popped') > 0 then return 0 end
+        for number = 2, #ARGV do
+            local q = ARGV[number]
+            if redis.pcall('LLEN', p .. 'queue:' .. q) == 0 and redis.call('ZCARD', p .. 'roster:delayed:' .. q) == 0
+                and redis.call('ZCARD', p .. 'roster:running:' .. q) == 0 then
+                redis.call('UNLINK', p .. 'roster:unique:' .. q)
+            end
+        end
+        return 1",
     )
 });
 

@@ -198,11 +198,19 @@ impl Redis {
     async fn count(&self) -> Result<(), Failed> {
         let names = self.names().await?;
         let mut totals = Totals { queues: names.len() as u64, ..Totals::default() };
+        let mut idle = Vec::new();
         for it in self.overviews_of(names, 0).await? {
             totals.waiting += it.waiting;
             totals.delayed += it.delayed;
             totals.running += it.running;
             totals.dead += it.dead;
+            if it.waiting + it.delayed + it.running == 0 {
+                idle.push(it.name);
+            }
+        }
+        if !idle.is_empty() {
+            // What others have performed has left its key.
+            self.link.run::<u8>(&scripts::TIDY, Arguments::new(&self.keys.0).texts(idle)).await?;
         }
         if **self.known.totals.load() != totals {
             self.known.totals.store(totals.into());
