@@ -129,6 +129,8 @@ struct Batch {
     tally: Tally,
     replies: Vec<Box<dyn FnOnce() + Send>>,
     handed: Vec<(Taker, Vec<Job>)>,
+    /// Those that are answered when it is dropped.
+    refused: Vec<Ask>,
 }
 
 impl fmt::Debug for Taker {
@@ -346,11 +348,14 @@ impl Keeper {
         let is_growth = asked.asks.iter().any(|ask| matches!(ask.what, What::Growth(_)))
             || asked.has_recurring && self.recurrences.next_look() <= self.now().wall;
         self.known.writing_since.store(Some(Arc::new(began)));
-        let carried_out = match is_growth {
-            true => opened.txn.ensure_room(),
-            false => Ok(()),
+        let has_room = if is_growth { opened.txn.ensure_room() } else { Ok(()) };
+        let carried_out = match has_room {
+            Ok(()) => self.carry_out(opened, asked, &mut batch),
+            Err(error) => {
+                batch.refused = asked.asks;
+                Err(error)
+            }
         };
-        let carried_out = carried_out.and_then(|()| self.carry_out(opened, asked, &mut batch));
         self.known.writing_since.store(None);
         if began.elapsed() >= SLOW {
             tracing::warn!(took = ?began.elapsed(), "the disk of the queues is slow");
