@@ -82,7 +82,8 @@ fn what_was_acknowledged_finds_room_for_its_end_while_the_disk_stays_full() {
     if is_skipped_without_root() {
         return;
     }
-    let mut small = Small::prepare(3_000);
+    let mut small = Small::prepare(6_000);
+    std::fs::write(small.seen("spare"), vec![0; 3 << 20]).expect("there is room");
     let queue = format!("[queue]\npath = {:?}\n[register]", small.mount.join("queue"));
     small.roster.configure("[register]", &queue);
     small.run();
@@ -110,7 +111,7 @@ fn what_was_acknowledged_finds_room_for_its_end_while_the_disk_stays_full() {
     let left = client.queues(QueuesQuery::default()).expect("an answer").queues.remove(0);
     assert_eq!((left.running, left.waiting + left.delayed), (0, acknowledged.div_ceil(4) as i64));
     assert!(client.enqueue(some(1)).is_err(), "the disk has no room");
-    for file in ["more", "more still"] {
+    for file in ["more", "more still", "spare"] {
         std::fs::remove_file(small.seen(file)).expect("a file");
     }
     eventually("there is room", SOON, || client.enqueue(some(1)));

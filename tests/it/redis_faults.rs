@@ -271,10 +271,13 @@ fn what_was_taken_off_when_the_connection_ended_is_put_back_in_its_order() {
         cutter.cut_after(count % 20);
         let request = || TakeJobsRequest::new(vec!["q".into()], 5, None, 0, None);
         let mut taken = roster.client().take_jobs(request()).map_or(Vec::new(), |reply| reply.jobs);
-        let was_taken_off = redis.ask(&["ZCARD", "resque:roster:popped"]) == "5";
+        let taken_off = || redis.ask(&["ZCARD", "resque:roster:popped"]);
+        let was_taken_off = taken_off() == "5";
         cutter.has_cut();
         eventually("they are put back", SOON, || {
             hurry(&redis, "resque:");
+            // One after the other, beginning with the last.
+            ensure(taken_off() == "0", taken_off())?;
             taken.extend(roster.client().take_jobs(request()).map_err(|error| format!("{error:?}"))?.jobs);
             ensure(taken.len() == 5, taken.len())
         });

@@ -262,7 +262,7 @@ fn what_cannot_be_shown_is_told_before_the_start() {
         let ended = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
         assert_eq!(ended.code, Some(2), "{ended:?}");
         let config = roster.config().display().to_string();
-        let told = ended.wrong.lines().filter_map(|line| line.split_once(&*config)).map(|(_, told)| told);
+        let told = ended.wrong.lines().filter_map(|line| line.strip_prefix(&*config));
         told.filter(|told| told.starts_with(':')).map(str::to_owned).collect()
     };
     let told = |settings: &str| -> Vec<String> { check(settings) };
