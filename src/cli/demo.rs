@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -75,9 +75,17 @@ pub(crate) fn lay_out() -> anyhow::Result<()> {
 /// Replaces addresses of the configuration that other processes use by free ones; returns the replacements.
 pub(crate) fn avoid_taken(config: &mut Config) -> io::Result<Vec<String>> {
     let mut moved = Vec::new();
+    // They are held until all are found: none is found twice.
+    let mut held = Vec::new();
+    let mut free = || -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        held.push(listener);
+        Ok(address)
+    };
     for (what, address) in [("clients", &mut config.thrift.tcp), ("masters", &mut config.register.listen)] {
         if is_taken(address) {
-            let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+            let free = free()?.to_string();
             moved.push(format!("{address} is taken by another process, so it listens for {what} on {free}."));
             *address = free;
         }
@@ -85,7 +93,7 @@ pub(crate) fn avoid_taken(config: &mut Config) -> io::Result<Vec<String>> {
     for at in config.worker.iter_mut().flat_map(|worker| &mut worker.listen) {
         let address = at.strip_prefix("tcp://").unwrap_or_default();
         if is_taken(address) {
-            let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            let free = free()?;
             moved.push(format!("{address} is taken by another process, so its web server listens on {free}."));
             *at = format!("tcp://{free}");
         }
