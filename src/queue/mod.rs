@@ -408,10 +408,26 @@ impl Disk {
         place: Place,
         work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T, Refused> {
+        self.ask_and_note(what, place, work, |_| {}).await
+    }
+
+    /// Does the same, and has the thread note what it came to before that is answered, in the order of transactions.
+    async fn ask_and_note<T: Send + 'static>(
+        &self,
+        what: fn(Work) -> What,
+        place: Place,
+        work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
+        note: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, Refused> {
         let (reply, told) = oneshot::channel();
         let work = what(Box::new(move |change| {
             let outcome = sound_or_refused(work(change))?;
-            Ok(Box::new(move || _ = reply.send(outcome)))
+            Ok(Box::new(move || {
+                if let Ok(done) = &outcome {
+                    note(done);
+                }
+                _ = reply.send(outcome);
+            }))
         }));
         self.send(place, work, told).await
     }

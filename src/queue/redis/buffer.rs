@@ -12,16 +12,16 @@ use std::time::{Duration, Instant, SystemTime};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::super::change::{Change, Outcome, Refused, millis};
 use super::super::engine::{EngineError, sound};
 use super::super::enqueue::Asker;
 use super::super::job::{JobId, NewJob};
-use super::super::keeper::{Ask, Keeper, What, Work, sound_or_refused};
+use super::super::keeper::{Keeper, What, Work};
 use super::super::look::Overview;
 use super::super::order::Order;
-use super::super::{Config, Known, Place, keys};
+use super::super::{Config, Disk, Known, Place, keys};
 use super::enqueue::Draft;
 use super::resque::Extras;
 use crate::clock::millis_since_1970;
@@ -40,8 +40,7 @@ type Counts = Option<HashMap<String, u64>>;
 
 #[derive(Debug)]
 pub(super) struct Buffer {
-    asks: mpsc::UnboundedSender<Ask>,
-    known: Arc<Known>,
+    disk: Disk,
     /// Changed by the thread of the store alone, in the order of its transactions.
     counts: Arc<Mutex<Counts>>,
     /// Queues whose jobs Redis refuses: until when none are delivered, and why.
@@ -68,13 +67,13 @@ impl Buffer {
         let keeper = Keeper::new(folder, config, known.clone(), metrics.clone(), asked);
         let stop = tasks.stop_signal();
         tasks.thread("the buffer", move |_| async move { keeper.run(&stop).await })?;
-        Ok(Self { asks, known, counts: Arc::default(), refused: Mutex::default() })
+        Ok(Self { disk: Disk { asks, known }, counts: Arc::default(), refused: Mutex::default() })
     }
 
     /// What is wrong with the store, or why Redis does not take what is in it.
     pub(super) fn trouble(&self) -> Option<Arc<String>> {
         let refused = || lock(&self.refused).values().next().map(|(_, why)| Arc::new(why.clone()));
-        self.known.trouble.load_full().or_else(|| self.known.damage.load_full()).or_else(refused)
+        self.disk.known.trouble.load_full().or_else(|| self.disk.known.damage.load_full()).or_else(refused)
     }
 
     /// Redis refuses jobs of a queue: none are delivered for a while.
@@ -111,7 +110,7 @@ impl Buffer {
         let jobs: Vec<NewJob> = drafts.into_iter().map(|draft| draft.kept(now)).collect();
         let queues: Vec<String> = jobs.iter().map(|job| job.queue.clone()).collect();
         let enqueue = move |change: &mut Change<'_, '_>| change.enqueue(&jobs, asker).map(drop);
-        self.ask(place, true, enqueue, move |counts, ()| {
+        self.ask(What::Growth, place, enqueue, move |counts, ()| {
             let Some(counts) = counts else { return };
             queues.into_iter().for_each(|queue| *counts.entry(queue).or_default() += 1);
         })
@@ -127,13 +126,15 @@ impl Buffer {
             let found = found.iter().filter(|it| it.waiting > 0).map(|it| (it.name.clone(), it.waiting));
             *counts = Some(found.collect());
         };
-        self.ask(Place::default(), false, |change| change.overviews("", usize::MAX, |_| true), count).await.map(drop)
+        self.ask(What::Work, Place::default(), |change| change.overviews("", usize::MAX, |_| true), count)
+            .await
+            .map(drop)
     }
 
     /// The queues of which there are some, with how many wait and since when.
     pub(super) async fn overviews(&self, place: Place) -> Result<Vec<Overview>, Refused> {
         let all = |change: &mut Change<'_, '_>| change.overviews("", usize::MAX, |_| true);
-        let mut all = self.ask(place, false, all, |_, _| {}).await?;
+        let mut all = self.ask(What::Work, place, all, |_, _| {}).await?;
         all.retain(|it| it.waiting > 0);
         Ok(all)
     }
@@ -142,8 +143,8 @@ impl Buffer {
     pub(super) async fn first(&self, queue: String) -> Result<Vec<(JobId, Draft)>, Refused> {
         let name = queue.clone();
         self.ask(
+            What::Work,
             Place::default(),
-            false,
             move |change| first(change, &name),
             move |counts, found| {
                 if let Some(counts) = counts.as_mut().filter(|_| found.is_empty()) {
@@ -165,7 +166,7 @@ impl Buffer {
             }
             Ok(())
         };
-        self.ask(Place::default(), false, forget, move |counts, ()| {
+        self.ask(What::Work, Place::default(), forget, move |counts, ()| {
             if let Some(left) = counts.as_mut().and_then(|counts| counts.get_mut(&queue)) {
                 // The last one is known to be that when none is found after it.
                 *left = left.saturating_sub(count).max(1);
@@ -177,25 +178,13 @@ impl Buffer {
     /// Has the thread of the store do something, and then note what it came to.
     async fn ask<T: Send + 'static>(
         &self,
+        what: fn(Work) -> What,
         place: Place,
-        is_growth: bool,
         work: impl FnOnce(&mut Change<'_, '_>) -> Outcome<T> + Send + 'static,
         note: impl FnOnce(&mut Counts, &T) + Send + 'static,
     ) -> Result<T, Refused> {
-        let ((reply, told), counts) = (oneshot::channel(), self.counts.clone());
-        let work: Work = Box::new(move |change| {
-            let outcome = sound_or_refused(work(change))?;
-            Ok(Box::new(move || {
-                if let Ok(done) = &outcome {
-                    note(&mut lock(&counts), done);
-                }
-                _ = reply.send(outcome);
-            }))
-        });
-        let what = if is_growth { What::Growth(work) } else { What::Work(work) };
-        let stopping = || Refused::Unavailable("the sidecar is stopping".to_owned());
-        self.asks.send(Ask { what, at: Instant::now(), place }).map_err(|_| stopping())?;
-        told.await.map_err(|_| self.trouble().map_or_else(stopping, |why| Refused::Unavailable(why.to_string())))?
+        let counts = self.counts.clone();
+        self.disk.ask_and_note(what, place, work, move |done| note(&mut lock(&counts), done)).await
     }
 }
 
