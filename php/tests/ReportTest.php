@@ -113,7 +113,7 @@ final class ReportTest extends TestCase
         foreach (['db' => 'a', 'web' => 'b'] as $service => $host) {
             $file->write([
                 "pick/$service" => json_encode(['version' => '1.0.0', 'count' => 1, 'heaviest' => 1]),
-                "pick/$service\0001.0.0\0000" => pack('JN', 7, 1),
+                "lots/$service\0001.0.0\0000" => pack('JNN', 7, 1, 7),
                 "instance/$service\0001.0.0\0000" => json_encode(['endpoints' => [['host' => $host, 'port' => 80]]]),
             ]);
         }

@@ -122,22 +122,25 @@ final class ResolveTest extends TestCase
     }
 
     /** @requires extension dba */
-    public function testMoreThanOneChunkIsLookedThrough(): void
+    public function testMoreThanOneChunkIsLookedThroughForTheBestOfAll(): void
     {
-        $instances = array_map(static fn (int $n) => ['address' => "10.0.0.$n:80", 'weight' => 100], range(0, 299));
-        $chunks = array_map(self::chunk(...), array_chunk($instances, Picks::CHUNK));
-        $roster = Client::local('', '', self::file($instances, $chunks)->path);
-        $found = [];
-        for ($key = 0; $key < 300; $key++) {
-            $draws = [];
-            foreach (array_column($instances, 'address') as $address) {
-                $draws[$address] = Picks::draw(Picks::hash((string) $key), Picks::hash($address));
+        foreach ([static fn () => 100, static fn (int $n) => $n % 4, static fn (int $n) => $n === 7 ? 20_000 : 1] as $weight) {
+            $instances = array_map(static fn (int $n) => ['address' => "10.0.0.$n:80", 'weight' => $weight($n)], range(0, 299));
+            $chunks = array_map(self::chunk(...), array_chunk($instances, Picks::CHUNK));
+            $roster = Client::local('', '', self::file($instances, $chunks)->path);
+            $found = [];
+            for ($key = 0; $key < 300; $key++) {
+                $scores = [];
+                foreach ($instances as ['address' => $address, 'weight' => $weighs]) {
+                    $scores[$address] = $weighs / Picks::distance(Picks::draw(Picks::hash((string) $key), Picks::hash($address)));
+                }
+                $found[] = $address = $roster->resolve('web', key: $key)->address();
+                self::assertSame(array_search(max($scores), $scores, true), $address);
+                $found[] = $roster->resolve('web')->address();
             }
-            $found[] = $address = $roster->resolve('web', key: $key)->address();
-            self::assertSame(array_search(max($draws), $draws, true), $address);
-            $found[] = $roster->resolve('web')->address();
+            self::assertNotEmpty(array_intersect($found, array_column(array_slice($instances, Picks::CHUNK), 'address')));
         }
-        self::assertNotEmpty(array_intersect($found, array_column(array_slice($instances, Picks::CHUNK), 'address')));
+        self::assertSame([], Picks::best([self::chunk([['address' => 'a:1', 'weight' => 0]])], 7, 'k'));
     }
 
     /** @requires extension dba */
@@ -145,7 +148,7 @@ final class ResolveTest extends TestCase
     {
         // One hash for two addresses, as if they had met.
         $same = [['address' => 'b:1', 'weight' => 7], ['address' => 'a:1', 'weight' => 7]];
-        $chunk = str_repeat(pack('J', Picks::hash('x')), 2) . pack('NN', 7, 7);
+        $chunk = self::packed([Picks::hash('x'), Picks::hash('x')], [7, 7]);
         self::assertSame('a:1', Client::local('', '', self::file($same, [$chunk])->path)->resolve('web', key: 'k')->address());
         $instances = array_map(static fn (int $n) => ['address' => "h$n:1", 'weight' => (int) ($n === 77)], range(0, 99));
         $roster = Client::local('', '', self::file($instances, [self::chunk($instances)])->path);
@@ -211,9 +214,9 @@ final class ResolveTest extends TestCase
             $file = self::file($instances, [self::chunk($instances)], $silenceMs, $choice);
             $entry = static fn (string $host) => json_encode(['endpoints' => [['protocol' => '', 'host' => $host, 'port' => 1]]]);
             $file->write([
-                "pick/web\0000.9.0\0000" => self::chunk([['address' => 'old:1', 'weight' => 5]]),
+                "lots/web\0000.9.0\0000" => self::chunk([['address' => 'old:1', 'weight' => 5]]),
                 "instance/web\0000.9.0\0000" => $entry('old'),
-                "pick/web\0002.0.0\0000" => self::chunk([['address' => 'x:1', 'weight' => 0], ['address' => 'new:1', 'weight' => 0]]),
+                "lots/web\0002.0.0\0000" => self::chunk([['address' => 'x:1', 'weight' => 0], ['address' => 'new:1', 'weight' => 0]]),
                 "instance/web\0002.0.0\0001" => $entry('new'),
             ]);
             $found = [];
@@ -321,7 +324,7 @@ final class ResolveTest extends TestCase
         $others = [['address' => 'b:1', 'weight' => 1]];
         $both = self::file($others, [self::chunk($others)], silenceMs: 60_000);
         $both->write(['pick/db' => json_encode(['version' => '1.0.0', 'count' => 1, 'heaviest' => 1])]);
-        $both->write(["pick/db\0001.0.0\0000" => self::chunk($others)]);
+        $both->write(["lots/db\0001.0.0\0000" => self::chunk($others)]);
         $both->write(["instance/db\0001.0.0\0000" => json_encode(['endpoints' => [['host' => 'b', 'port' => 2]]])]);
         $folder = new Folder();
         $sockets = [];
@@ -379,7 +382,7 @@ final class ResolveTest extends TestCase
         $choice += ['version' => '1.0.0', 'count' => count($instances), 'heaviest' => $heaviest];
         $entries = ["pick/$service" => json_encode($choice)];
         foreach ($chunks as $number => $chunk) {
-            $entries["pick/$service\0001.0.0\0$number"] = $chunk;
+            $entries["lots/$service\0001.0.0\0$number"] = $chunk;
         }
         foreach ($instances as $number => $it) {
             $address = $it['address'];
@@ -396,9 +399,18 @@ final class ResolveTest extends TestCase
 
     private static function chunk(array $instances): string
     {
-        $hashes = array_map(static fn (array $it) => pack('J', Picks::hash($it['address'])), $instances);
-        $weights = array_map(static fn (array $it) => pack('N', $it['weight']), $instances);
-        return implode($hashes) . implode($weights);
+        return self::packed(array_map(static fn (array $it) => Picks::hash($it['address']), $instances), array_column($instances, 'weight'));
+    }
+
+    /**
+     * @param list<int> $hashes
+     * @param list<int> $weights
+     */
+    private static function packed(array $hashes, array $weights): string
+    {
+        $last = array_map(static fn (int $hash) => str_split(substr(pack('J', $hash), 4)), $hashes);
+        $bytes = array_map(static fn (int $byte) => implode(array_column($last, $byte)), range(0, 3));
+        return pack('J*', ...$hashes) . pack('N*', ...$weights) . implode($bytes);
     }
 
     private static function vectorsOf(string $what): array

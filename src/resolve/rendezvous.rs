@@ -9,8 +9,30 @@ use std::cmp::Ordering;
 /// The greatest draw: 31 bits, so that no product below overflows PHP's integers.
 const MAX_DRAW: u64 = (1 << 31) - 1;
 
+/// The number of its bits after the first eight.
+const REST: u32 = 23;
+
 /// The number of fractional bits of a logarithm.
 const FRACTION: u32 = 26;
+
+/// The table of Pearson's hash in RFC 3074.
+#[rustfmt::skip]
+const PEARSON: [u8; 256] = [
+    251, 175, 119, 215, 81, 14, 79, 191, 103, 49, 181, 143, 186, 157, 0, 232, 31, 32, 55,
+    60, 152, 58, 17, 237, 174, 70, 160, 144, 220, 90, 57, 223, 59, 3, 18, 140, 111, 166,
+    203, 196, 134, 243, 124, 95, 222, 179, 197, 65, 180, 48, 36, 15, 107, 46, 233, 130, 165,
+    30, 123, 161, 209, 23, 97, 16, 40, 91, 219, 61, 100, 10, 210, 109, 250, 127, 22, 138,
+    29, 108, 244, 67, 207, 9, 178, 204, 74, 98, 126, 249, 167, 116, 34, 77, 193, 200, 121,
+    5, 20, 113, 71, 35, 128, 13, 182, 94, 25, 226, 227, 199, 75, 27, 41, 245, 230, 224,
+    43, 225, 177, 26, 155, 150, 212, 142, 218, 115, 241, 73, 88, 105, 39, 114, 62, 255, 192,
+    201, 145, 214, 168, 158, 221, 148, 154, 122, 12, 84, 82, 163, 44, 139, 228, 236, 205, 242,
+    217, 11, 187, 146, 159, 64, 86, 239, 195, 42, 106, 198, 118, 112, 184, 172, 87, 2, 173,
+    117, 176, 229, 247, 253, 137, 185, 99, 164, 102, 147, 45, 66, 231, 52, 141, 211, 194, 206,
+    246, 238, 56, 110, 78, 248, 63, 240, 189, 93, 92, 51, 53, 183, 19, 171, 72, 50, 33,
+    104, 101, 69, 8, 252, 83, 120, 76, 135, 85, 54, 202, 125, 188, 213, 96, 235, 136, 208,
+    162, 129, 190, 132, 156, 38, 47, 1, 7, 254, 24, 4, 216, 131, 89, 21, 28, 133, 37,
+    153, 149, 80, 170, 68, 6, 169, 234, 151,
+];
 
 /// The score of an instance for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +41,15 @@ pub(super) struct Score {
     pub(super) weight: u32,
 }
 
-/// The draw of an address for a key, both given by hash ([`key_hash`](crate::store::key_hash)): uniform below 2^31.
+/// The draw of an address for a key, both given by hash ([`key_hash`](crate::store::key_hash)): uniform below 2^31. Its first
+/// eight bits are a hash by bytes, which PHP computes of all addresses at once.
 pub(super) fn draw(key: u64, address: u64) -> u32 {
     let mixed = key ^ address;
+    let [_, _, _, _, last @ ..] = mixed.to_be_bytes();
+    let first = last.into_iter().fold(0, |hash, byte| PEARSON[usize::from(hash ^ byte)]);
     let product = (mixed >> 31) * (mixed & MAX_DRAW);
-    ((product ^ (product >> 31)) & MAX_DRAW) as u32
+    let rest = (product ^ (product >> 31)) & ((1 << REST) - 1);
+    u32::from(first) << REST | rest as u32
 }
 
 impl Score {

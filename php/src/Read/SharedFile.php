@@ -98,11 +98,6 @@ final class SharedFile
     /** For how long the writer has been away; 0 while it is alive. */
     private int $silenceMs = 0;
 
-    /** @var list<string|false> the hashes and weights that were read last, */
-    private array $chunks = [];
-    /** and those of which service and version they are, with `meta/freshness`: they are the same while that is. */
-    private array $chunksOf = [];
-
     /**
      * @param ?Owner $owner the required owner of the file; null: anybody
      * @param bool $isLast whether to read it even if its writer is away: for when everything else has failed
@@ -355,7 +350,7 @@ final class SharedFile
     {
         for ($draw = 0; $draw < self::DRAWS; $draw++) {
             $number = random_int(0, $count - 1);
-            $key = 'pick' . self::name($of . intdiv($number, Picks::CHUNK), '/');
+            $key = 'lots' . self::name($of . intdiv($number, Picks::CHUNK), '/');
             $chunk = $this->entries([$key], Report::INSTANCES, $maxAge)[0];
             $weight = $back[$number] ?? Picks::weight($chunk, $number % Picks::CHUNK);
             // Otherwise draw again: so the probability is in proportion to the weight.
@@ -363,20 +358,16 @@ final class SharedFile
                 return [$number];
             }
         }
-        $number = Picks::random($this->chunks($of, $count, $maxAge), $heaviest, $back);
+        $number = Picks::random($this->chunks($of, $count, $maxAge), $back);
         return $number === null ? [] : [$number];
     }
 
     /** @return list<string|false> the hashes and weights of all instances */
     private function chunks(string $of, int $count, ?int $maxAge): array
     {
-        if ([$of, $this->json] !== $this->chunksOf) {
-            $name = static fn (int $chunk) => 'pick' . self::name("$of$chunk", '/');
-            $names = array_map($name, range(0, intdiv($count - 1, Picks::CHUNK)));
-            $this->chunks = $this->entries($names, Report::INSTANCES, $maxAge);
-            $this->chunksOf = [$of, $this->json];
-        }
-        return $this->chunks;
+        $name = static fn (int $chunk) => 'lots' . self::name("$of$chunk", '/');
+        $names = array_map($name, range(0, intdiv($count - 1, Picks::CHUNK)));
+        return $this->entries($names, Report::INSTANCES, $maxAge);
     }
 
     public function master(string $id, ?int $maxAge): ?Master

@@ -11,8 +11,8 @@ use imbl::OrdMap;
 use serde::Deserialize;
 
 use super::entry::{
-    self, CHECKSUM, FORMAT, FRESHNESS, FileStatus, INSTANCE, INSTANCES, MASTER, NODE, PICK, SERVICE, STAT, Source,
-    VERSION,
+    self, CHECKSUM, FORMAT, FRESHNESS, FileStatus, INSTANCE, INSTANCES, LOTS, MASTER, NODE, PICK, SERVICE, STAT,
+    Source, VERSION,
 };
 use super::image::{Half, Image, InvalidFile};
 use super::location::FileId;
@@ -267,7 +267,7 @@ impl Reading {
             }
         } else if of_path(key, SERVICE).or(of_path(key, MASTER)).is_some() {
             self.of_masters.push((key.to_vec(), value.to_vec()));
-        } else if [INSTANCE, INSTANCES, PICK].iter().any(|kind| of_path(key, kind).is_some()) {
+        } else if [INSTANCE, INSTANCES, PICK, LOTS].iter().any(|kind| of_path(key, kind).is_some()) {
             self.registered.push((key.to_vec(), value.to_vec()));
         }
         Ok(())

@@ -19,6 +19,7 @@ pub(super) const STAT: &str = "stat";
 pub(super) const CHILDREN: &str = "children";
 pub(super) const SERVICE: &str = "service";
 pub(super) const PICK: &str = "pick";
+pub(super) const LOTS: &str = "lots";
 pub(super) const MASTER: &str = "master";
 pub(super) const INSTANCES: &str = "instances";
 pub(super) const INSTANCE: &str = "instance";
@@ -88,7 +89,7 @@ pub(super) fn instance(service: &str, version: &Version, number: usize) -> Vec<u
 
 /// The key of the hashes and weights of a chunk.
 pub(super) fn chunk(service: &str, version: &Version, chunk: usize) -> Vec<u8> {
-    named(PICK, &format!("{service}\0{version}\0{chunk}"))
+    named(LOTS, &format!("{service}\0{version}\0{chunk}"))
 }
 
 /// The keys of everything that nodes register of a service.

@@ -12,7 +12,7 @@
 //! | `instances/<name>` | JSON: by version, how many numbers the instances have; absent: no node registers the service |
 //! | `instance/<name>\0<version>\0<number>` | JSON: an instance that a node registers; absent: a master has the number |
 //! | `pick/<name>` | JSON: among which of these a client chooses; absent: masters are among them, or none is up (`pick`) |
-//! | `pick/<name>\0<version>\0<chunk>` | the hashes of addresses and the weights of 256 of them |
+//! | `lots/<name>\0<version>\0<chunk>` | the hashes of addresses and the weights of 256 of them |
 //! | `master/<id>` | JSON: a master, with the services that it offers |
 //! | `meta/format` | `2` |
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`FileStatus`]); rewritten every second |

@@ -1,6 +1,6 @@
-//! `pick/…`: what a client needs to choose one of a service's instances registered by nodes, and no more, so that it
-//! reads a thousand in microseconds; and when one comes or goes, only a few entries are written, however many there
-//! are.
+//! `pick/…` and `lots/…`: what a client needs to choose one of a service's instances registered by nodes, and no more,
+//! so that it reads a thousand in microseconds; and when one comes or goes, only a few entries are written, however many
+//! there are.
 //!
 //! The instances are those of the newest version with a callable one, and, for when the writer is gone, of newer versions that
 //! are withheld. A version with masters ends the list, since the file does not know which are connected right now.
@@ -82,12 +82,15 @@ fn among(version: &Version, set: &InstanceSet, is_last_resort: bool) -> Among {
 }
 
 /// For instances with numbers from `CHUNK * chunk` on: 8 bytes each, the hash of the address; then 4 bytes each, the
-/// weight, 0 if it cannot be called. The numbers are big-endian.
+/// weight, 0 if it cannot be called; then the last four bytes of the hashes once more, first the fifth bytes of all, so that
+/// a reader computes with one string of each. The numbers are big-endian.
 pub(super) fn chunk(set: &InstanceSet, chunk: usize) -> Option<Vec<u8>> {
-    let providers = || (CHUNK * chunk..set.len()).take(CHUNK).map_while(|number| set.get(number));
-    let hashes = providers().flat_map(|provider| provider.address_hash.to_be_bytes());
+    let providers: Vec<_> = (CHUNK * chunk..set.len()).take(CHUNK).map_while(|number| set.get(number)).collect();
+    let hashes: Vec<_> = providers.iter().map(|provider| provider.address_hash.to_be_bytes()).collect();
     let weight = |provider: &Provider| if provider.is_withheld() { 0 } else { provider.weight };
-    let bytes: Vec<u8> = hashes.chain(providers().flat_map(|provider| weight(provider).to_be_bytes())).collect();
+    let mut bytes = hashes.concat();
+    bytes.extend(providers.iter().flat_map(|provider| weight(provider).to_be_bytes()));
+    bytes.extend((4..8).flat_map(|number| hashes.iter().map(move |hash| hash[number])));
     (!bytes.is_empty()).then_some(bytes)
 }
 
@@ -146,7 +149,7 @@ mod tests {
         };
         let weight = |directory: &Directory| {
             let set = directory.instances_of("db").and_then(|sets| sets.values().next()).expect("a version");
-            chunk(set, 0).expect("a chunk")[8..].to_vec()
+            chunk(set, 0).expect("a chunk")[8..12].to_vec()
         };
         list(&mut directory, "a", held(false));
         assert_eq!(choice_of(&directory).expect("one")["protected"], true);
@@ -171,8 +174,8 @@ mod tests {
         let before = chunks(&directory);
         add(&mut directory, 300);
         let after = chunks(&directory);
-        assert_eq!(before.each_ref().map(|it| it.as_ref().map(Vec::len)), [Some(3_072), Some(44 * 12), None]);
-        assert_eq!((&before[0], after[1].as_ref().map(Vec::len)), (&after[0], Some(45 * 12)));
+        assert_eq!(before.each_ref().map(|it| it.as_ref().map(Vec::len)), [Some(4_096), Some(44 * 16), None]);
+        assert_eq!((&before[0], after[1].as_ref().map(Vec::len)), (&after[0], Some(45 * 16)));
     }
 
     #[test]
@@ -194,8 +197,10 @@ mod tests {
         let weights = |directory: &Directory| {
             let set = directory.instances_of("db").and_then(|sets| sets.get(&Version::new(2, 0, 0))).expect("a set");
             let bytes = chunk(set, 0).expect("a chunk");
-            let (_, weights) = bytes.split_at(3 * 8);
-            weights.chunks(4).map(|it| u32::from_be_bytes(it.try_into().expect("4 bytes"))).collect::<Vec<_>>()
+            bytes[3 * 8..3 * 12]
+                .chunks(4)
+                .map(|it| u32::from_be_bytes(it.try_into().expect("4 bytes")))
+                .collect::<Vec<_>>()
         };
         withhold(&mut directory, "b:1", WithholdKind::Ejected, Some((10, 20)));
         withhold(&mut directory, "b:1", WithholdKind::Drained, Some((15, 40)));
