@@ -1267,6 +1267,8 @@ struct Job {
   14: optional JobProgress progress
   /** What it returned, of one that is DONE, which has no payload any more. */
   15: optional binary result
+  /** True: it waits on the sidecar's host until Redis has it, as in `EnqueueReply`. */
+  16: optional bool isBuffered
 }
 
 struct TakeJobsRequest {

@@ -101,6 +101,11 @@ class Job
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        16 => array(
+            'var' => 'isBuffered',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -177,6 +182,12 @@ class Job
      * @var string
      */
     public $result = null;
+    /**
+     * True: it waits on the sidecar's host until Redis has it, as in `EnqueueReply`.
+     * 
+     * @var bool
+     */
+    public $isBuffered = null;
 
     public function __construct($vals = null)
     {
@@ -225,6 +236,9 @@ class Job
             }
             if (isset($vals['result'])) {
                 $this->result = $vals['result'];
+            }
+            if (isset($vals['isBuffered'])) {
+                $this->isBuffered = $vals['isBuffered'];
             }
         }
     }
@@ -354,6 +368,13 @@ class Job
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 16:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->isBuffered);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -444,6 +465,11 @@ class Job
         if ($this->result !== null) {
             $xfer += $output->writeFieldBegin('result', TType::STRING, 15);
             $xfer += $output->writeString($this->result);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->isBuffered !== null) {
+            $xfer += $output->writeFieldBegin('isBuffered', TType::BOOL, 16);
+            $xfer += $output->writeBool($this->isBuffered);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -605,6 +605,7 @@ class Client
      * @param ?string $limitKey jobs with the same one share the limits that the queue has of each key
      * @param ?int $keepResultMs how long it is kept with its result once it is done; null: as the sidecar's
      *     `queue.keep_results` says
+     * @param ?bool $isBuffered set to whether it waits on this host until Redis has it, as with `queue.buffer`
      * @return int its id, or that of the job which has the unique key
      * @throws Exception\Overloaded if the queues are full, or their disk fails
      */
@@ -620,6 +621,7 @@ class Client
         ?int $timeoutMs = null,
         ?string $limitKey = null,
         ?int $keepResultMs = null,
+        ?bool &$isBuffered = null,
     ): int {
         $job = new NewJob(
             $queue,
@@ -634,18 +636,21 @@ class Client
             $limitKey,
             $keepResultMs,
         );
-        return $this->enqueueMany([$job])[0];
+        return $this->enqueueMany([$job], $isBuffered)[0];
     }
 
     /**
      * Enqueues jobs, all of them or none, as `enqueue` does; at most 1,000.
      *
      * @param array<NewJob> $jobs
+     * @param ?bool $isBuffered set to whether they wait on this host until Redis has them
      * @return array<int> their ids, with the keys of the jobs
      */
-    public function enqueueMany(array $jobs): array
+    public function enqueueMany(array $jobs, ?bool &$isBuffered = null): array
     {
-        $ids = $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->enqueue(array_values($jobs)));
+        [$ids, $isBuffered] = $this->transports()->consult(
+            static fn (Endpoint $endpoint) => $endpoint->enqueue(array_values($jobs)),
+        );
         return array_combine(array_keys($jobs), $ids);
     }
 

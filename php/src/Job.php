@@ -23,6 +23,7 @@ final class Job
      * @param ?JobProgress $progress how far it is, as whoever performs it says
      * @param ?string $result what it returned, of one that is done: JSON, if a worker of the package performed it
      * @param ?Lease $lease of the process that performs it
+     * @param bool $isBuffered whether it waits on this host until Redis has it
      */
     public function __construct(
         public readonly int $id,
@@ -41,6 +42,7 @@ final class Job
         public readonly ?JobProgress $progress = null,
         private readonly ?Lease $lease = null,
         public readonly ?string $result = null,
+        public readonly bool $isBuffered = false,
     ) {
     }
 

@@ -147,6 +147,7 @@ impl Change<'_, '_> {
             progress,
             keeps_result: keep_result_ms > 0,
             result,
+            is_buffered: false,
         })
     }
 

@@ -172,6 +172,8 @@ pub struct Job {
     pub keeps_result: bool,
     /// which is this. It has no payload any more then.
     pub result: Option<Vec<u8>>,
+    /// Whether it is in the buffer, until Redis has it.
+    pub is_buffered: bool,
 }
 
 /// How far a job is, as whoever has it says.

@@ -249,7 +249,7 @@ impl Queues {
         &self,
         asker: Asker,
         id: JobId,
-        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
+        is_allowed: impl Fn(&str, Option<u32>) -> bool + Send + 'static,
     ) -> Result<Job, Refused> {
         match self.desk(Some(asker), ASK_SIZE)? {
             (Backend::Disk(disk), place) => disk.ask_of(place, id, is_allowed, move |change| change.find(id)).await,
@@ -262,7 +262,7 @@ impl Queues {
         &self,
         asker: Asker,
         id: JobId,
-        is_allowed: impl FnOnce(&str, Option<u32>) -> bool + Send + 'static,
+        is_allowed: impl Fn(&str, Option<u32>) -> bool + Send + Sync + 'static,
     ) -> Result<(), Refused> {
         match self.desk(Some(asker), ASK_SIZE)? {
             (Backend::Disk(disk), place) => disk.ask_of(place, id, is_allowed, move |change| change.cancel(id)).await,

@@ -329,7 +329,7 @@ fn asker(peer: &Peer) -> Asker {
 }
 
 /// Whether the client enqueued a job, or may perform it.
-fn may_see_job(peer: &Peer) -> impl FnOnce(&str, Option<u32>) -> bool + Send + 'static {
+fn may_see_job(peer: &Peer) -> impl Fn(&str, Option<u32>) -> bool + Send + Sync + 'static {
     let (grant, client) = (peer.identity.grant().clone(), peer.identity.client());
     move |queue, user| matches!(client, Client::Unix { uid, .. } if user == Some(uid)) || grant.performs(queue)
 }
@@ -424,6 +424,7 @@ fn job(job: Job) -> idl::Job {
             reported_at: Some(it.reported_at() as i64),
         }),
         result: job.result,
+        is_buffered: Some(true).filter(|_| job.is_buffered),
     }
 }
 

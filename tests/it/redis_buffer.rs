@@ -1,8 +1,11 @@
 //! The buffer of queues in Redis: what is enqueued while that is away.
 
-use crate::harness::{Cutter, Redis, Roster, SOON, ensure, eventually};
+use std::process::Command;
+
+use crate::harness::{Cutter, Redis, Roster, SOON, ensure, eventually, exception};
 use crate::idl::{
-    EnqueueReply, EnqueueRequest, JobAction, JobUpdate, NewJob, QueuesQuery, TRosterSyncClient, TakeJobsRequest,
+    EnqueueReply, EnqueueRequest, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded, QueuesQuery,
+    TRosterSyncClient, TakeJobsRequest,
 };
 
 fn at(url: &str) -> Roster {
@@ -208,4 +211,118 @@ fn a_buffer_has_bounds_and_what_is_no_job_is_refused_as_ever() {
     roster.configure(&format!("backend = '{url}'\n"), "");
     let told = roster.fails();
     assert!(told.contains("queue.buffer") && told.contains("queue.backend"), "{told}");
+}
+
+#[test]
+fn a_unique_key_is_held_by_a_job_that_waits_deep_in_its_queue_and_not_by_one_that_others_have_performed() {
+    let mut redis = Redis::start(&["--appendonly", "yes"]);
+    let roster = at(&redis.url());
+    connected(&roster);
+    let unique = |key: &str| NewJob { unique_key: Some(key.into()), ..job("mail", "C") };
+    let fill = || {
+        let fill = "for _ = 1, 60000 do redis.call('RPUSH', KEYS[1], '{}') end";
+        redis.ask(&["EVAL", fill, "1", "resque:queue:mail"]);
+    };
+    let performed = enqueue(&roster, unique("performed")).jobs[0].id;
+    fill();
+    let waits = enqueue(&roster, unique("waits")).jobs[0].id;
+    fill();
+    redis.ask(&["LPOP", "resque:queue:mail"]);
+    redis.kill();
+    let kept = ["waits", "performed"].map(|key| enqueue(&roster, unique(key)));
+    assert!(kept.iter().all(|reply| reply.is_buffered == Some(true)), "{kept:?}");
+    redis.run();
+    eventually("they are delivered", SOON, || {
+        let left = buffered(&roster, "mail")?;
+        ensure(left == 0, left)
+    });
+    let holder = |key: &str| redis.ask(&["HGET", "resque:roster:unique:mail", key]);
+    assert_eq!(redis.ask(&["LLEN", "resque:queue:mail"]), "120002");
+    assert!(redis.ask(&["LINDEX", "resque:queue:mail", "-1"]).contains(&format!("{:032x}", kept[1].jobs[0].id)));
+    assert!(
+        holder("performed").starts_with(&format!("{} ", kept[1].jobs[0].id)),
+        "{performed}: {}",
+        holder("performed")
+    );
+    assert!(holder("waits").starts_with(&format!("{waits} ")), "{waits}: {}", holder("waits"));
+}
+
+#[test]
+fn a_job_in_the_buffer_is_found_and_cancelled() {
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    redis.kill();
+    let mut roster = at(&redis.url());
+    let payload = Some(br#"{"to":"a/b"}"#.to_vec());
+    let [cancelled, late, other] = [
+        NewJob { payload, retries: Some(7), ..job("mail", "Send") },
+        NewJob { delay_ms: Some(60_000), ..job("mail", "Late") },
+        job("mail", "Other"),
+    ]
+    .map(|job| enqueue(&roster, job).jobs[0].id);
+    let found = |roster: &Roster, id| roster.client().job(JobQuery { id }).map(|reply| reply.job);
+    let job = found(&roster, cancelled).expect("it is there");
+    assert_eq!((job.id, job.queue.as_str(), job.name.as_str()), (cancelled, "mail", "Send"));
+    assert_eq!((job.payload.as_slice(), job.retries), (&br#"{"to":"a/b"}"#[..], 7));
+    assert_eq!((job.state, job.attempt, job.is_buffered), (JobState::WAITING, 0, Some(true)));
+    assert_eq!(found(&roster, late).expect("it is there").state, JobState::DELAYED);
+    roster.client().cancel_job(JobQuery { id: cancelled }).expect("nobody performs it");
+    exception::<Overloaded>(found(&roster, cancelled)).expect("Redis is away, which may have it");
+    roster.kill();
+    roster.run();
+    let why = eventually("it is refused", SOON, || {
+        exception::<Overloaded>(roster.client().cancel_job(JobQuery { id: other }))
+            .map_err(|error| format!("{error:?}"))
+    });
+    assert!(why.message.contains("cancel it once Redis is back"), "{}", why.message);
+    assert_eq!(found(&roster, other).map(|it| it.is_buffered).ok(), Some(Some(true)));
+    redis.run();
+    connected(&roster);
+    eventually("they are delivered", SOON, || {
+        let left = buffered(&roster, "mail")?;
+        ensure(left == 0, left)
+    });
+    exception::<NotFound>(found(&roster, cancelled)).expect("it is nowhere");
+    assert_eq!(found(&roster, late).map(|it| (it.state, it.is_buffered)).ok(), Some((JobState::DELAYED, None)));
+    roster.client().cancel_job(JobQuery { id: late }).expect("nobody performs it");
+    assert_eq!(performed(&roster, "mail", 1), [other]);
+    // One that Redis takes none of is in the buffer while Redis is there.
+    redis.ask(&["SET", "resque:queue:odd", "no list"]);
+    redis.kill();
+    let odd = enqueue(&roster, self::job("odd", "C")).jobs[0].id;
+    redis.run();
+    connected_but_for(&roster, "odd");
+    roster.client().cancel_job(JobQuery { id: odd }).expect("nobody performs it");
+    exception::<NotFound>(found(&roster, odd)).expect("it is nowhere");
+}
+
+/// Redis is there, and takes no jobs of a queue.
+fn connected_but_for(roster: &Roster, queue: &str) {
+    eventually("it is told", SOON, || {
+        let reply = roster.client().queues(QueuesQuery::default()).map_err(|error| error.to_string())?;
+        let trouble = reply.trouble.unwrap_or_default();
+        ensure(trouble.contains(&format!("the jobs of {queue:?} in the buffer wait")), trouble)
+    });
+}
+
+#[test]
+fn php_is_told_that_a_job_is_in_the_buffer() {
+    let mut redis = Redis::start(&[]);
+    redis.kill();
+    let roster = at(&redis.url());
+    let php = || {
+        let socket = roster.socket().display();
+        let code = format!(
+            "require 'php/autoload.php'; $roster = Roster\\Client::local('{socket}', shared: ''); \
+             $id = $roster->enqueue('mail', 'C', isBuffered: $isBuffered); \
+             $roster->enqueueMany([new Roster\\NewJob('mail', 'C')], $areBuffered); \
+             var_export([$isBuffered, $areBuffered, $roster->job($id)->isBuffered]);"
+        );
+        let output = Command::new("php").args(["-r", &code]).output().expect("PHP starts");
+        String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<String>()
+    };
+    assert_eq!(php(), "array(0=>true,1=>true,2=>true,)");
+    redis.run();
+    connected(&roster);
+    eventually("they are delivered", SOON, || ensure(buffered(&roster, "mail")? == 0, "they are not"));
+    assert_eq!(php(), "array(0=>false,1=>false,2=>false,)");
 }

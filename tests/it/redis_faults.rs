@@ -292,6 +292,40 @@ fn what_was_taken_off_when_the_connection_ended_is_put_back_in_its_order() {
     assert!(is_put_back, "the reply that names them was never lost");
 }
 
+/// Whoever takes it counts from when it arrives; so does who is told that it was prolonged, from when that was asked.
+#[test]
+fn a_lease_is_whole_when_its_job_arrives_however_late_redis_answers() {
+    let redis = Redis::start(&[]);
+    let cutter = Cutter::to(redis.port());
+    let roster = at(&cutter.url(), "");
+    let other = at(&redis.url(), "");
+    let lease = Duration::from_millis(1_500);
+    let job = NewJob::new("q".into(), "C".into(), None, None, None, None, None, None, None, None, None);
+    roster.client().enqueue(EnqueueRequest { jobs: vec![job] }).expect("Redis is there");
+    // The steps that write leases have that text, and no others.
+    cutter.delay(r#"{"Running":"#, Duration::from_millis(1_200));
+    let take = |from: &Roster| {
+        let request = TakeJobsRequest::new(vec!["q".into()], 1, lease.as_millis() as i64, 0, None);
+        from.client().take_jobs(request).expect("Redis is there").jobs.pop()
+    };
+    let is_alone_until = |until: Instant| {
+        while Instant::now() < until {
+            let taken = take(&other);
+            assert!(taken.is_none() || Instant::now() >= until, "handed out within its lease: {taken:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let taken = take(&roster).expect("it waits");
+    let arrived = Instant::now();
+    is_alone_until(arrived + lease / 2);
+    let asked = Instant::now();
+    let touch = JobUpdate::new(taken.id, taken.attempt, JobAction::TOUCH, None, None, 2_000, None, None);
+    roster.client().update_job(touch).expect("it has the lease");
+    is_alone_until(asked + Duration::from_millis(2_000));
+    // Nobody may have it for ever.
+    eventually("its lease ends", SOON, || take(&other).map(drop).ok_or("it does not"));
+}
+
 #[test]
 fn a_redis_that_is_killed_under_load_loses_nothing_that_was_acknowledged() {
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);

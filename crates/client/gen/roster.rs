@@ -11472,10 +11472,12 @@ pub struct Job {
   pub progress: Option<JobProgress>,
   /// What it returned, of one that is DONE, which has no payload any more.
   pub result: Option<Vec<u8>>,
+  /// True: it waits on the sidecar's host until Redis has it, as in `EnqueueReply`.
+  pub is_buffered: Option<bool>,
 }
 
 impl Job {
-  pub fn new<F12, F13, F14, F15>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13, progress: F14, result: F15) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>>, F14: Into<Option<JobProgress>>, F15: Into<Option<Vec<u8>>> {
+  pub fn new<F12, F13, F14, F15, F16>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13, progress: F14, result: F15, is_buffered: F16) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>>, F14: Into<Option<JobProgress>>, F15: Into<Option<Vec<u8>>>, F16: Into<Option<bool>> {
     Job {
       id,
       queue,
@@ -11492,6 +11494,7 @@ impl Job {
       error: error.into(),
       progress: progress.into(),
       result: result.into(),
+      is_buffered: is_buffered.into(),
     }
   }
 }
@@ -11514,6 +11517,7 @@ impl TSerializable for Job {
     let mut f_13: Option<String> = None;
     let mut f_14: Option<JobProgress> = None;
     let mut f_15: Option<Vec<u8>> = None;
+    let mut f_16: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11581,6 +11585,10 @@ impl TSerializable for Job {
           let val = i_prot.read_bytes()?;
           f_15 = Some(val);
         },
+        16 => {
+          let val = i_prot.read_bool()?;
+          f_16 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11615,6 +11623,7 @@ impl TSerializable for Job {
       error: f_13,
       progress: f_14,
       result: f_15,
+      is_buffered: f_16,
     };
     Ok(ret)
   }
@@ -11672,6 +11681,11 @@ impl TSerializable for Job {
     if let Some(ref fld_var) = self.result {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(15) })?;
       o_prot.write_bytes(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.is_buffered {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(16) })?;
+      o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;

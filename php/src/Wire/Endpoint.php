@@ -488,14 +488,17 @@ final class Endpoint
      * What was sent may have been done: only what is unique goes on to the next transport.
      *
      * @param list<NewJob> $jobs
-     * @return list<int> their ids
+     * @return array{list<int>, bool} their ids, and whether they wait on this host until Redis has them
      */
     public function enqueue(array $jobs): array
     {
         $request = new Thrift\EnqueueRequest(['jobs' => array_map(Values::newJob(...), $jobs)]);
         $isRepeatable = !in_array(null, array_column($jobs, 'unique'), true);
         return $this->send(
-            static fn (Thrift\RosterClient $roster) => array_column($roster->enqueue($request)->jobs, 'id'),
+            static function (Thrift\RosterClient $roster) use ($request): array {
+                $reply = $roster->enqueue($request);
+                return [array_column($reply->jobs, 'id'), $reply->isBuffered ?? false];
+            },
             self::DISK_MS,
             $isRepeatable,
         );

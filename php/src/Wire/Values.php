@@ -336,6 +336,7 @@ final class Values
             $struct->error,
             $progress ? new JobProgress($progress->percent, $progress->note ?? '', $progress->reportedAt ?? 0) : null,
             result: $struct->result,
+            isBuffered: $struct->isBuffered ?? false,
         );
     }
 

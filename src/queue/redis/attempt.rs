@@ -11,9 +11,9 @@ use super::super::Place;
 use super::super::attempt::{Most, Update};
 use super::super::change::{Refused, millis};
 use super::super::handed::{Back, Handed};
-use super::super::job::{Job, JobId, Progress, State, lease_ms};
+use super::super::job::{Job, JobId, MAX_TIMEOUT, Progress, State, lease_ms};
 use super::keys::Step;
-use super::link::{Arguments, Failed};
+use super::link::{Arguments, Failed, TIMEOUT};
 use super::record::{Next, Record};
 use super::resque::{self, Extras, Item};
 use super::{Redis, no_matter, scripts};
@@ -25,9 +25,6 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// What is handed out at once has no more bytes, beside the last of them.
 const MAX_BYTES: usize = 8 << 20;
 
-/// A lease of which such a part is over when it is known is begun anew.
-const SLOW_PART: u64 = 10;
-
 /// How often a change is tried again that others come before.
 const MAX_TRIES: usize = 8;
 
@@ -37,6 +34,7 @@ pub(super) type Leases = HashMap<JobId, Lease>;
 #[derive(Debug)]
 pub(super) struct Lease {
     attempt: u32,
+    /// No later than it ends in Redis: it is counted from before Redis was asked.
     until: Moment,
     queue: String,
     user: Option<u32>,
@@ -81,7 +79,12 @@ impl Redis {
         }
     }
 
-    async fn take_some(&self, queues: &[String], most: Most, lease: Option<Duration>) -> Result<Vec<Job>, Refused> {
+    async fn take_some(
+        self: &Arc<Self>,
+        queues: &[String],
+        most: Most,
+        lease: Option<Duration>,
+    ) -> Result<Vec<Job>, Refused> {
         loop {
             let arguments = Arguments::new(&self.keys.0)
                 .number(self.largest())
@@ -93,13 +96,11 @@ impl Redis {
             if popped.is_empty() {
                 return Ok(Vec::new());
             }
-            let asked = Moment::now();
             let settled = join_all(popped.into_iter().map(|(queue, item)| self.settle(queue, item, lease))).await;
             // What is not settled comes back.
             let (jobs, failed): (Vec<_>, Vec<_>) = settled.into_iter().partition(Result::is_ok);
             let jobs = jobs.into_iter().filter_map(Result::ok).flatten();
-            let jobs = join_all(jobs.map(|job| self.prolong(job, lease, asked))).await;
-            let jobs: Vec<Job> = jobs.into_iter().flatten().collect();
+            let jobs = self.with_whole_leases(jobs.collect(), lease).await;
             match failed.into_iter().find_map(Result::err) {
                 Some(failed) if jobs.is_empty() => return Err(failed.into()),
                 _ if jobs.is_empty() => {}
@@ -110,7 +111,7 @@ impl Redis {
 
     /// Writes the lease of a job that was taken off its queue. What is no job is dead.
     async fn settle(&self, queue: String, item: Value, lease: Option<Duration>) -> Result<Option<Job>, Failed> {
-        let now = self.link.latest()?;
+        let (asked, now) = (Moment::now(), self.link.latest()?);
         let text = match item {
             Value::BulkString(text) => text,
             Value::Int(bytes) => {
@@ -152,7 +153,7 @@ impl Redis {
             let step = Step::new(&self.keys).if_record(id, "").if_popped(&member).keep(id, &record, due);
             let step = if record.unique().is_none() { step.free(id, &taken) } else { step };
             match self.change(step.then_bytes([b"ZREM", popped.as_bytes(), &member])).await {
-                Ok(true) => return Ok(self.handed_out(id, record, now)),
+                Ok(true) => return Ok(self.handed_out(id, record, (asked, now))),
                 Ok(false) => {}
                 Err(failed) => {
                     if !failed.is_refused && matches!(record.state, State::Running { .. }) {
@@ -167,20 +168,26 @@ impl Redis {
         Ok(None)
     }
 
-    /// Whoever takes a job counts its lease from when it arrives: where Redis was slow to write it, it begins anew. None: it
-    /// has ended meanwhile.
-    async fn prolong(&self, job: Job, lease: Option<Duration>, asked: Moment) -> Option<Job> {
-        let whole = lease_ms(lease, millis(job.timeout));
-        if (asked.elapsed().as_millis() as u64) < whole / SLOW_PART {
-            return Some(job);
+    /// Whoever takes a job counts its lease from when it arrives. Where Redis was so slow to write one that less of it is left,
+    /// it begins anew, and lasts longer by the time that an answer may take. What has too little even then is given back.
+    async fn with_whole_leases(self: &Arc<Self>, jobs: Vec<Job>, lease: Option<Duration>) -> Vec<Job> {
+        let whole = |job: &Job| Duration::from_millis(lease_ms(lease, millis(job.timeout))).min(MAX_TIMEOUT - TIMEOUT);
+        let is_whole = |job: &Job| {
+            let until =
+                self.leases().get(&job.id).filter(|lease| lease.attempt == job.attempt).map(|lease| lease.until);
+            until.is_some_and(|until| until.since(Moment::now()) >= whole(job))
+        };
+        let lacking = jobs.iter().filter(|job| !is_whole(job));
+        let again = |job: &Job| Update::Touch { lease: Some(whole(job) + TIMEOUT) };
+        join_all(lacking.map(|job| async { self.write(job.id, job.attempt, &again(job)).await })).await;
+        let (jobs, lacking): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_whole);
+        if !lacking.is_empty() {
+            self.clone().give_back_later(lacking.iter().map(|job| (job.id, job.attempt)).collect());
         }
-        match self.write(job.id, job.attempt, &Update::Touch { lease }).await {
-            Err(Refused::NotLeased(..)) => None,
-            _ => Some(job),
-        }
+        jobs
     }
 
-    fn handed_out(&self, id: JobId, record: Record, now: u64) -> Option<Job> {
+    fn handed_out(&self, id: JobId, record: Record, (asked, now): (Moment, u64)) -> Option<Job> {
         let State::Running { until } = record.state else {
             self.metrics.jobs_died.increment();
             return None;
@@ -188,7 +195,7 @@ impl Redis {
         self.metrics.job_attempts.increment();
         let lease = Lease {
             attempt: record.extras.attempt,
-            until: Moment::now() + Duration::from_millis(until - now),
+            until: asked + Duration::from_millis(until - now),
             queue: record.queue.clone(),
             user: record.extras.user,
             report: None,
@@ -295,7 +302,8 @@ impl Redis {
                 self.leases().remove(&id);
                 return Err(Refused::NotLeased(id, attempt));
             };
-            let next = record.after(update, self.link.latest()?, &self.config);
+            let (asked, latest) = (Moment::now(), self.link.latest()?);
+            let next = record.after(update, latest, &self.config);
             let until = match &next {
                 Next::Kept(record) => match record.state {
                     State::Running { until } => Some(until),
@@ -306,7 +314,7 @@ impl Redis {
             if self.apply(id, &text, &record, next).await? {
                 let mut leases = self.leases();
                 match (until, leases.get_mut(&id)) {
-                    (Some(until), Some(lease)) => lease.until = Moment::now() + Duration::from_millis(until - now),
+                    (Some(until), Some(lease)) => lease.until = asked + Duration::from_millis(until - latest),
                     _ => _ = leases.remove(&id),
                 }
                 let is_failure = matches!(update, Update::Fail { .. } | Update::Lose { .. });

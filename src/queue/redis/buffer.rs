@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::super::change::{Change, Outcome, Refused, millis};
 use super::super::engine::{EngineError, sound};
 use super::super::enqueue::Asker;
-use super::super::job::{JobId, NewJob};
+use super::super::job::{JobId, NewJob, Unique, Until};
 use super::super::keeper::{Keeper, What, Work};
 use super::super::look::Overview;
 use super::super::order::Order;
@@ -35,14 +35,24 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How long none of a queue are delivered after Redis has refused that.
 const REST: Duration = Duration::from_secs(1);
 
-/// How many jobs of which queue there are. None: the store is not read yet.
-type Counts = Option<HashMap<String, u64>>;
+/// What is known of the store. None: it is not read yet.
+type Counts = Option<Counted>;
+
+#[derive(Debug)]
+struct Counted {
+    /// How many jobs of which queue there are.
+    queues: HashMap<String, u64>,
+    /// Those with lower ids in the store are of an earlier run, which may have had Redis enqueue them.
+    since: JobId,
+}
 
 #[derive(Debug)]
 pub(super) struct Buffer {
     disk: Disk,
     /// Changed by the thread of the store alone, in the order of its transactions.
     counts: Arc<Mutex<Counts>>,
+    /// Whoever delivers has it, and whoever wants that nothing is delivered.
+    pub(super) delivery: tokio::sync::Mutex<()>,
     /// Queues whose jobs Redis refuses: until when none are delivered, and why.
     refused: Mutex<BTreeMap<String, (Instant, String)>>,
 }
@@ -67,7 +77,8 @@ impl Buffer {
         let keeper = Keeper::new(folder, config, known.clone(), metrics.clone(), asked);
         let stop = tasks.stop_signal();
         tasks.thread("the buffer", move |_| async move { keeper.run(&stop).await })?;
-        Ok(Self { disk: Disk { asks, known }, counts: Arc::default(), refused: Mutex::default() })
+        let disk = Disk { asks, known };
+        Ok(Self { disk, counts: Arc::default(), delivery: tokio::sync::Mutex::default(), refused: Mutex::default() })
     }
 
     /// What is wrong with the store, or why Redis does not take what is in it.
@@ -94,14 +105,19 @@ impl Buffer {
     /// Whether there are some of these queues, which are delivered before others.
     pub(super) fn has_any_of(&self, drafts: &[Draft]) -> bool {
         let counts = lock(&self.counts);
-        counts.as_ref().is_some_and(|counts| drafts.iter().any(|draft| counts.contains_key(&draft.job.queue)))
+        counts.as_ref().is_some_and(|counts| drafts.iter().any(|draft| counts.queues.contains_key(&draft.job.queue)))
     }
 
     /// The queues of which there are some that may be delivered now.
     pub(super) fn queues(&self) -> Vec<String> {
         let (now, refused) = (Instant::now(), lock(&self.refused));
         let rests = |queue: &String| refused.get(queue).is_some_and(|(until, _)| *until > now);
-        lock(&self.counts).iter().flat_map(|counts| counts.keys()).filter(|queue| !rests(queue)).cloned().collect()
+        lock(&self.counts)
+            .iter()
+            .flat_map(|counts| counts.queues.keys())
+            .filter(|queue| !rests(queue))
+            .cloned()
+            .collect()
     }
 
     /// Keeps jobs until they can be delivered: all or none.
@@ -112,7 +128,7 @@ impl Buffer {
         let enqueue = move |change: &mut Change<'_, '_>| change.enqueue(&jobs, asker).map(drop);
         self.ask(What::Growth, place, enqueue, move |counts, ()| {
             let Some(counts) = counts else { return };
-            queues.into_iter().for_each(|queue| *counts.entry(queue).or_default() += 1);
+            queues.into_iter().for_each(|queue| *counts.queues.entry(queue).or_default() += 1);
         })
         .await
     }
@@ -122,13 +138,15 @@ impl Buffer {
         if lock(&self.counts).is_some() {
             return Ok(());
         }
-        let count = |counts: &mut Counts, found: &Vec<Overview>| {
-            let found = found.iter().filter(|it| it.waiting > 0).map(|it| (it.name.clone(), it.waiting));
-            *counts = Some(found.collect());
+        let look = |change: &mut Change<'_, '_>| {
+            let since = change.book.next_job();
+            Ok((change.overviews("", usize::MAX, |_| true)?, since))
         };
-        self.ask(What::Work, Place::default(), |change| change.overviews("", usize::MAX, |_| true), count)
-            .await
-            .map(drop)
+        let count = |counts: &mut Counts, (found, since): &(Vec<Overview>, JobId)| {
+            let found = found.iter().filter(|it| it.waiting > 0).map(|it| (it.name.clone(), it.waiting));
+            *counts = Some(Counted { queues: found.collect(), since: *since });
+        };
+        self.ask(What::Work, Place::default(), look, count).await.map(drop)
     }
 
     /// The queues of which there are some, with how many wait and since when.
@@ -148,14 +166,27 @@ impl Buffer {
             move |change| first(change, &name),
             move |counts, found| {
                 if let Some(counts) = counts.as_mut().filter(|_| found.is_empty()) {
-                    counts.remove(&queue);
+                    counts.queues.remove(&queue);
                 }
             },
         )
         .await
     }
 
-    /// Redis has these jobs of a queue.
+    /// A job, and its id in the store, by the one that Redis knows it by.
+    pub(super) async fn find(&self, place: Place, id: JobId) -> Result<Option<(JobId, Draft)>, Refused> {
+        if lock(&self.counts).as_ref().is_some_and(|counts| counts.queues.is_empty()) {
+            return Ok(None);
+        }
+        self.ask(What::Work, place, move |change| find(change, id), |_, _| {}).await
+    }
+
+    /// Whether a job with this id in the store is of an earlier run.
+    pub(super) fn is_of_before(&self, id: JobId) -> bool {
+        lock(&self.counts).as_ref().is_none_or(|counts| id < counts.since)
+    }
+
+    /// Redis has these jobs of a queue, or nobody wants them any more.
     pub(super) async fn forget(&self, queue: String, ids: Vec<JobId>) -> Result<(), Refused> {
         let count = ids.len() as u64;
         let forget = move |change: &mut Change<'_, '_>| -> Outcome<()> {
@@ -167,7 +198,7 @@ impl Buffer {
             Ok(())
         };
         self.ask(What::Work, Place::default(), forget, move |counts, ()| {
-            if let Some(left) = counts.as_mut().and_then(|counts| counts.get_mut(&queue)) {
+            if let Some(left) = counts.as_mut().and_then(|counts| counts.queues.get_mut(&queue)) {
                 // The last one is known to be that when none is found after it.
                 *left = left.saturating_sub(count).max(1);
             }
@@ -218,6 +249,22 @@ fn first(change: &mut Change<'_, '_>, queue: &str) -> Outcome<Vec<(JobId, Draft)
     Ok(found)
 }
 
+fn find(change: &mut Change<'_, '_>, id: JobId) -> Outcome<Option<(JobId, Draft)>> {
+    let queues = change.book.queues.iter().map(|(number, queue)| (*number, queue.name.clone()));
+    for (number, queue) in queues.collect::<Vec<_>>() {
+        if let Some(at) = change.holder_of(number, &key_of(id))? {
+            let (name, kept) = change.content(at)?;
+            return Ok(Draft::read(&queue, name, &kept).map(|draft| (at, draft)));
+        }
+    }
+    Ok(None)
+}
+
+/// By which a job is found in the store.
+fn key_of(id: JobId) -> String {
+    format!("{id:x}")
+}
+
 fn standing_at(change: &Change<'_, '_>, place: &[u8]) -> Result<Option<(JobId, String, Vec<u8>)>, EngineError> {
     let Some((id, _)) = change.standing_at(place)? else { return Ok(None) };
     let (name, kept) = change.content(id)?;
@@ -231,7 +278,8 @@ impl Draft {
         let args = RawValue::from_string(args).expect("it was read as JSON");
         let kept = Kept { id, enqueued_at: now, delay_ms: millis(job.delay), args, extras };
         let payload = serde_json::to_vec(&kept).expect("a value of ours has nothing that JSON cannot");
-        NewJob { queue: job.queue, name: job.name, payload, ..NewJob::default() }
+        let unique = Some(Unique { key: key_of(id), until: Until::Success });
+        NewJob { queue: job.queue, name: job.name, payload, unique, ..NewJob::default() }
     }
 
     /// None: it is none.

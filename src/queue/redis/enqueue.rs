@@ -1,6 +1,6 @@
 //! Enqueues: all of the jobs of a request, or none.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use redis::Value;
@@ -14,6 +14,7 @@ use super::buffer::Buffer;
 use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque::{self, Extras};
+use super::unique::Holders;
 use super::{Redis, no_matter, scripts};
 
 /// How long it is known of a job that it was enqueued, where whoever did so has died since.
@@ -24,6 +25,9 @@ const ROUNDS: usize = 20;
 
 /// So many are forgotten in one command.
 const FORGOTTEN: usize = 1_000;
+
+/// How often it is looked again who has which key, where others change that meanwhile.
+const MAX_TRIES: usize = 8;
 
 /// A job that is to be enqueued.
 #[derive(Clone, Debug)]
@@ -71,7 +75,7 @@ impl Redis {
     ) -> Result<Vec<Enqueued>, Refused> {
         let why = match &self.buffer {
             Some(buffer) if buffer.has_any_of(&drafts) => None,
-            _ => match self.enqueue_all(&drafts).await {
+            _ => match self.enqueue_all(&drafts, false).await {
                 Ok(enqueued) => {
                     self.need_no_more(drafts.into_iter().map(|draft| draft.id));
                     return Ok(enqueued);
@@ -84,40 +88,71 @@ impl Redis {
         let in_doubt = if why.as_ref().is_some_and(|why| !why.is_refused) { in_doubt } else { "" };
         let why = why.map_or_else(String::new, |why| why.to_string());
         let Some(buffer) = &self.buffer else { return Err(Refused::Unavailable(why + in_doubt)) };
-        let kept = drafts.iter().map(|draft| Enqueued { id: draft.id, is_new: true, is_buffered: true }).collect();
+        let kept: Vec<_> =
+            drafts.iter().map(|draft| Enqueued { id: draft.id, is_new: true, is_buffered: true }).collect();
         if !in_doubt.is_empty() {
-            self.are_in_doubt(&drafts);
+            self.in_doubt().extend(drafts.iter().map(|draft| draft.id));
         }
-        match buffer.keep(place, asker, drafts).await {
-            Ok(()) => Ok(kept),
-            Err(Refused::Unavailable(error)) => {
-                Err(Refused::Unavailable(format!("the buffer cannot be used: {error}; {why}{in_doubt}")))
+        let refused = match buffer.keep(place, asker, drafts).await {
+            Ok(()) => return Ok(kept),
+            Err(refused) => refused,
+        };
+        // They are never delivered.
+        kept.iter().for_each(|it| _ = self.in_doubt().remove(&it.id));
+        Err(match refused {
+            Refused::Unavailable(error) => {
+                Refused::Unavailable(format!("the buffer cannot be used: {error}; {why}{in_doubt}"))
             }
-            Err(refused) => Err(refused),
-        }
+            refused => refused,
+        })
     }
 
-    async fn enqueue_all(&self, drafts: &[Draft]) -> Result<Vec<Enqueued>, NotEnqueued> {
-        let now = self.link.latest().map_err(NotEnqueued::Failed)?;
+    /// What is delivered is dropped if another job has its key: that has to be exact.
+    async fn enqueue_all(&self, drafts: &[Draft], is_exact: bool) -> Result<Vec<Enqueued>, NotEnqueued> {
+        let mut holders = Holders::default();
+        for _ in 0..MAX_TRIES {
+            let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
+            let reply = self.run_enqueue(&new, is_exact, &holders).await.map_err(NotEnqueued::Failed)?;
+            let reply = match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
+                Ok(reply) => reply,
+                Err(_) => {
+                    let why = redis::from_redis_value::<String>(reply).unwrap_or_default();
+                    let Some(said) = why.strip_prefix("LOOK ") else {
+                        return Err(NotEnqueued::Refused(self.refused(&why)));
+                    };
+                    let said: Vec<u64> = said.split(' ').filter_map(|number| number.parse().ok()).collect();
+                    let said = said.chunks_exact(2).filter_map(|it| Some((*new.get(it[0] as usize)?, it[1])));
+                    self.seek(&said.collect::<Vec<_>>(), &mut holders).await.map_err(NotEnqueued::Failed)?;
+                    continue;
+                }
+            };
+            new.iter().for_each(|draft| self.is_ready(&draft.job.queue));
+            let held = held.into_iter().filter_map(|draft| Some((draft.id, (holders.of(draft)?, false))));
+            let new = new.iter().zip(reply.chunks_exact(2)).map(|(draft, it)| (draft.id, (it[0], it[1] == 1)));
+            let outcomes: HashMap<JobId, (JobId, bool)> = held.chain(new).collect();
+            let enqueued = drafts.iter().filter_map(|draft| outcomes.get(&draft.id));
+            return Ok(enqueued
+                .map(|(id, is_new)| Enqueued { id: *id, is_new: *is_new, is_buffered: false })
+                .collect());
+        }
+        let why = "others enqueue jobs with the same unique keys at the same time; try again";
+        Err(NotEnqueued::Refused(Refused::Unavailable(why.to_owned())))
+    }
+
+    async fn run_enqueue(&self, drafts: &[&Draft], is_exact: bool, holders: &Holders) -> Result<Value, Failed> {
+        let now = self.link.latest()?;
         let (most, queues) = (self.config.max_jobs as u64, self.config.max_queues as u64);
         let arguments = Arguments::new(&self.keys.0).number(most).number(queues);
         let arguments = match &self.buffer {
             Some(_) => arguments.number(now),
             None => arguments.text(""),
         };
-        let arguments = drafts.iter().fold(arguments, |arguments, draft| draft.written(arguments, now));
-        let reply: Value = self.link.run(&scripts::ENQUEUE, arguments).await.map_err(NotEnqueued::Failed)?;
-        match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
-            Ok(reply) => {
-                drafts.iter().for_each(|draft| self.is_ready(&draft.job.queue));
-                let enqueued = |it: &[u64]| Enqueued { id: it[0], is_new: it[1] == 1, is_buffered: false };
-                Ok(reply.chunks_exact(2).map(enqueued).collect())
-            }
-            Err(_) => {
-                let why = redis::from_redis_value::<String>(reply).unwrap_or_default();
-                Err(NotEnqueued::Refused(self.refused(&why)))
-            }
-        }
+        let arguments = arguments.number(is_exact.into());
+        let arguments = drafts.iter().fold(arguments, |arguments, draft| {
+            let gone = holders.gone(draft).map_or_else(String::new, |id| id.to_string());
+            draft.written(arguments, now).text(gone)
+        });
+        self.link.run(&scripts::ENQUEUE, arguments).await
     }
 
     /// Delivers what is in the buffer. What Redis takes none of now keeps no other queue waiting.
@@ -125,6 +160,7 @@ impl Redis {
         for queue in buffer.queues() {
             let mut most = usize::MAX;
             for _ in 0..ROUNDS {
+                let _delivery = buffer.delivery.lock().await;
                 // What is wrong with the buffer is told by it.
                 let Ok(mut found) = buffer.first(queue.clone()).await else { return Ok(()) };
                 if found.is_empty() {
@@ -133,7 +169,12 @@ impl Redis {
                 }
                 found.truncate(most);
                 let (ids, drafts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-                let refused = match self.enqueue_all(&drafts).await {
+                let mut sent = Sent { redis: self, ids: drafts.iter().map(|draft| draft.id).collect() };
+                let enqueued = self.enqueue_all(&drafts, true).await;
+                if !matches!(&enqueued, Err(NotEnqueued::Failed(failed)) if !failed.is_refused) {
+                    sent.ids.clear();
+                }
+                let refused = match enqueued {
                     Ok(_) => None,
                     Err(NotEnqueued::Refused(Refused::Full(_))) if ids.len() > 1 => {
                         // There may be room for some of them.
@@ -142,10 +183,7 @@ impl Redis {
                     }
                     Err(NotEnqueued::Refused(why)) => Some(why.to_string()),
                     Err(NotEnqueued::Failed(failed)) if failed.is_refused => Some(failed.to_string()),
-                    Err(NotEnqueued::Failed(failed)) => {
-                        self.are_in_doubt(&drafts);
-                        return Err(failed);
-                    }
+                    Err(NotEnqueued::Failed(failed)) => return Err(failed),
                 };
                 if let Some(why) = refused {
                     buffer.is_refused(&queue, &why);
@@ -162,16 +200,16 @@ impl Redis {
     }
 
     /// It need not be known any more that these were enqueued.
-    fn need_no_more(&self, ids: impl Iterator<Item = JobId>) {
+    pub(super) fn need_no_more(&self, ids: impl Iterator<Item = JobId>) {
         if self.buffer.is_some() {
             let mut in_doubt = self.in_doubt();
             self.arrived().extend(ids.filter(|id| !in_doubt.remove(id)));
         }
     }
 
-    /// Redis may yet be asked to enqueue these, by what was sent before: it has to know them.
-    fn are_in_doubt(&self, drafts: &[Draft]) {
-        self.in_doubt().extend(drafts.iter().map(|draft| draft.id));
+    /// Whether Redis may yet be asked to enqueue this one, by what was sent before.
+    pub(super) fn is_in_doubt(&self, id: JobId) -> bool {
+        self.in_doubt().contains(&id)
     }
 
     fn in_doubt(&self) -> MutexGuard<'_, HashSet<JobId>> {
@@ -205,6 +243,19 @@ impl Redis {
             }
             _ => Refused::Full(format!("too many queues: `queue.max_queues` is {}", self.config.max_queues)),
         }
+    }
+}
+
+/// Jobs that Redis was asked to enqueue. Unless its answer is known, it has to know them from then on: it may yet be asked by
+/// what was sent.
+struct Sent<'r> {
+    redis: &'r Redis,
+    ids: Vec<JobId>,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.redis.in_doubt().extend(self.ids.drain(..));
     }
 }
 

@@ -10,8 +10,12 @@ use super::super::change::millis;
 use super::super::job::{
     DEFAULT_PRIORITY, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, State, Unique, Until, lease_ms, retry_delay,
 };
+use super::link::TIMEOUT;
 use super::resque::{self, Extras, Item};
 use crate::model::shortened;
+
+/// Such a part of a lease may pass until the job arrives.
+const ON_THE_WAY: u64 = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -81,12 +85,14 @@ impl Record {
             progress: None,
             keeps_result: false,
             result: None,
+            is_buffered: false,
         }
     }
 
-    /// It is handed out.
+    /// It is handed out. Its lease lasts a little longer, so that it is whole when the job arrives.
     pub(super) fn taken(mut self, lease: Option<Duration>, now: u64, config: &Config) -> Self {
         let lease = lease_ms(lease, self.timeout_ms(config));
+        let lease = lease + (lease / ON_THE_WAY).min(millis(TIMEOUT));
         self.extras.attempt = self.extras.attempt.saturating_add(1);
         self.state = State::Running { until: now + lease };
         if self.unique().is_some_and(|unique| unique.until == Until::Start) {

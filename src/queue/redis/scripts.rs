@@ -9,12 +9,16 @@ use redis::Script;
 
 /// Enqueues all of the jobs or none: `{}` of ids and whether each is new, or why it is refused. With a time it remembers of
 /// each that it was enqueued, and enqueues none again.
+///
+/// Whoever has a unique key is looked for in the list, in so many elements at once. `LOOK` and, of each job for whose key
+/// these did not do, its number and who is said to have the key: `SEEK` has more of them looked at. One that was not found
+/// so is given as `gone`. Unless it is to be exact, a key counts as held while more jobs wait than are looked at.
 pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local p, most, most_queues, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+        local p, most, most_queues, now, is_exact = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
         local wanted, queues = {}, redis.call('SCARD', p .. 'queues')
-        for at = 5, #ARGV, 7 do
+        for at = 6, #ARGV, 8 do
             local q = ARGV[at]
             if not wanted[q] then
                 local key = p .. 'queue:' .. q
@@ -27,45 +31,64 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             if wanted[q] > most then return 'FULL ' .. q end
         end
         if queues > most_queues and queues > redis.call('SCARD', p .. 'queues') then return 'QUEUES' end
-        local reply, looked = {}, {}
-        for at = 5, #ARGV, 7 do
-            local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
-            local unique, holder = p .. 'roster:unique:' .. q, nil
-            local is_there = now ~= '' and redis.call('ZSCORE', p .. 'roster:enqueued', id)
-            local of_key = key ~= '' and q .. ' ' .. key
-            local held = not is_there and of_key and redis.call('HGET', unique, key)
-            if held and looked[of_key] then
-                holder = looked[of_key]
-            elseif held then
-                local of, text = string.match(held, '^(%d+) (.*)$')
-                local list = p .. 'queue:' .. q
-                if redis.call('HEXISTS', p .. 'roster:jobs', of) == 1
-                    or redis.call('ZSCORE', p .. 'roster:popped', #q .. ':' .. q .. text)
-                    or redis.call('LPOS', list, text, 'MAXLEN', 20000)
-                    or redis.call('LPOS', list, text, 'RANK', -1, 'MAXLEN', 20000)
-                    or redis.call('LLEN', list) > 40000 then holder = of end
+        local all, look = 100000, 'LOOK'
+        local left = all
+        local function holder_of(number, q, key, gone)
+            local of, text = string.match(redis.call('HGET', p .. 'roster:unique:' .. q, key) or '', '^(%d+) (.*)$')
+            if not of then return false end
+            local list = p .. 'queue:' .. q
+            if redis.call('HEXISTS', p .. 'roster:jobs', of) == 1
+                or redis.call('ZSCORE', p .. 'roster:popped', #q .. ':' .. q .. text) then return of end
+            if of == gone then
+                -- It may have been put back since.
+                return (redis.call('LPOS', list, text, 'MAXLEN', 100)
+                    or redis.call('LPOS', list, text, 'RANK', -1, 'MAXLEN', 100)) and of
             end
-            if of_key and not is_there then looked[of_key] = holder or id end
-            if holder or is_there then
-                table.insert(reply, holder or id)
-                table.insert(reply, holder and 0 or 1)
-            else
+            local length = redis.call('LLEN', list)
+            if length <= left then
+                local at = redis.call('LPOS', list, text)
+                left = left - (at or length)
+                return at and of
+            end
+            if length > all and not is_exact then return of end
+            look = look .. ' ' .. number .. ' ' .. of
+            return false
+        end
+        local holders, looked, is_there = {}, {}, {}
+        for at = 6, #ARGV, 8 do
+            local q, id, key = unpack(ARGV, at, at + 2)
+            is_there[at] = now ~= '' and redis.call('ZSCORE', p .. 'roster:enqueued', id)
+            if key ~= '' and not is_there[at] then
+                local of_key = #q .. ':' .. q .. key
+                if looked[of_key] == nil then
+                    holders[at] = holder_of((at - 6) / 8, q, key, ARGV[at + 7])
+                    looked[of_key] = holders[at] or id
+                else
+                    holders[at] = looked[of_key]
+                end
+            end
+        end
+        if look ~= 'LOOK' then return look end
+        local reply = {}
+        for at = 6, #ARGV, 8 do
+            local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
+            if not holders[at] and not is_there[at] then
                 redis.call('SADD', p .. 'queues', q)
                 if due == '' then
                     redis.call('RPUSH', p .. 'queue:' .. q, item)
                 else
-                    local at = string.sub(due, 1, -4)
+                    local second = string.sub(due, 1, -4)
                     redis.call('HSET', p .. 'roster:jobs', id, record)
                     redis.call('ZADD', p .. 'roster:due', due, id)
                     redis.call('ZADD', p .. 'roster:delayed:' .. q, due, id)
-                    redis.call('RPUSH', p .. 'delayed:' .. at, item)
-                    redis.call('ZADD', p .. 'delayed_queue_schedule', at, at)
+                    redis.call('RPUSH', p .. 'delayed:' .. second, item)
+                    redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
                 end
-                if key ~= '' then redis.call('HSET', unique, key, id .. ' ' .. full) end
+                if key ~= '' then redis.call('HSET', p .. 'roster:unique:' .. q, key, id .. ' ' .. full) end
                 if now ~= '' then redis.call('ZADD', p .. 'roster:enqueued', now, id) end
-                table.insert(reply, id)
-                table.insert(reply, 1)
             end
+            table.insert(reply, holders[at] or id)
+            table.insert(reply, holders[at] and 0 or 1)
         end
         return reply",
     )
@@ -211,8 +234,12 @@ pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static POPPED: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        for _, member in ipairs(redis.call('ZRANGE', ARGV[1], 0, 999)) do
+        local bytes = 8388608
+        for at = 0, 999 do
+            local member = redis.call('ZRANGE', ARGV[1], at, at)[1]
+            if not member or bytes <= 0 then break end
             if string.find(member, ARGV[2], 1, true) then return member end
+            bytes = bytes - #member
         end
         return false",
     )
@@ -224,14 +251,17 @@ pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, largest, reply = ARGV[1], tonumber(ARGV[2]), {}
+        local function size(command, key)
+            local size = redis.pcall(command, key)
+            return type(size) == 'number' and size or nil
+        end
         for number = 3, #ARGV do
             local q = ARGV[number]
-            local length = redis.pcall('LLEN', p .. 'queue:' .. q)
-            if type(length) ~= 'number' then length = -1 end
+            local length = size('LLEN', p .. 'queue:' .. q) or -1
             table.insert(reply, redis.call('SISMEMBER', p .. 'roster:paused', q))
             table.insert(reply, length)
             for _, state in ipairs({'delayed', 'running', 'dead'}) do
-                table.insert(reply, redis.call('ZCARD', p .. 'roster:' .. state .. ':' .. q))
+                table.insert(reply, size('ZCARD', p .. 'roster:' .. state .. ':' .. q) or 0)
             end
             local first = largest > 0 and length > 0 and redis.call('LINDEX', p .. 'queue:' .. q, 0) or ''
             table.insert(reply, #first <= largest and first or '')

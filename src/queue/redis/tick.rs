@@ -209,8 +209,10 @@ impl Redis {
             }
         }
         if !idle.is_empty() {
-            // What others have performed has left its key.
-            self.link.run::<u8>(&scripts::TIDY, Arguments::new(&self.keys.0).texts(idle)).await?;
+            // What others have performed has left its key. That it stays there harms nobody yet.
+            if let Err(failed) = self.link.run::<u8>(&scripts::TIDY, Arguments::new(&self.keys.0).texts(idle)).await {
+                tracing::debug!(error = %failed, "unique keys that nobody has are not removed");
+            }
         }
         if **self.known.totals.load() != totals {
             self.known.totals.store(totals.into());

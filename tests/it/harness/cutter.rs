@@ -1,9 +1,11 @@
 //! The line between a sidecar and its Redis, which is cut at one command: before Redis has it, or before its reply arrives.
+//! Or the replies to some commands are late.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::free_port;
 
@@ -12,29 +14,42 @@ pub(crate) struct Cutter {
     port: u16,
     /// How many more commands and replies come through; `usize::MAX`: all.
     left: Arc<AtomicUsize>,
+    late: Arc<Mutex<Option<Late>>>,
+}
+
+/// Replies to commands that have this text are as late.
+#[derive(Clone, Copy, Debug)]
+struct Late {
+    text: &'static str,
+    by: Duration,
 }
 
 impl Cutter {
     pub(crate) fn to(server: u16) -> Self {
-        let (port, left) = (free_port(), Arc::new(AtomicUsize::new(usize::MAX)));
+        let (port, left, late) = (free_port(), Arc::new(AtomicUsize::new(usize::MAX)), Arc::<Mutex<_>>::default());
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("a listener");
-        let of_thread = left.clone();
+        let of_thread = (left.clone(), late.clone());
         // Both end with the tests.
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let left = of_thread.clone();
+                let (left, late) = of_thread.clone();
                 std::thread::spawn(move || {
                     let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
-                    let _ = carry(&client, &server, &left);
+                    let _ = carry(&client, &server, &left, &late);
                     let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
                 });
             }
         });
-        Self { port, left }
+        Self { port, left, late }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// From now on replies to commands that have this text are so late.
+    pub(crate) fn delay(&self, text: &'static str, by: Duration) {
+        *self.late.lock().expect("nobody panics") = Some(Late { text, by });
     }
 
     /// Cuts the connection once, after so many commands and replies.
@@ -49,7 +64,7 @@ impl Cutter {
 }
 
 /// One command after the other, and its reply.
-fn carry(client: &TcpStream, server: &TcpStream, left: &AtomicUsize) -> io::Result<()> {
+fn carry(client: &TcpStream, server: &TcpStream, left: &AtomicUsize, late: &Mutex<Option<Late>>) -> io::Result<()> {
     for end in [client, server] {
         end.set_nodelay(true)?;
     }
@@ -73,6 +88,10 @@ fn carry(client: &TcpStream, server: &TcpStream, left: &AtomicUsize) -> io::Resu
         }
         (&mut &*server).write_all(&command)?;
         let reply = message(&mut replies)?;
+        let late = *late.lock().expect("nobody panics");
+        if let Some(late) = late.filter(|late| command.windows(late.text.len()).any(|it| it == late.text.as_bytes())) {
+            std::thread::sleep(late.by);
+        }
         if !comes_through() {
             return Ok(());
         }

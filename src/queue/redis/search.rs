@@ -1,0 +1,276 @@
+//! Searches: one job by its id, wherever it is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use futures::future::BoxFuture;
+use redis::Value;
+
+use super::super::Place;
+use super::super::change::{Refused, millis};
+use super::super::job::{Job, JobId, State};
+use super::enqueue::Draft;
+use super::keys::Step;
+use super::link::{Arguments, Failed};
+use super::record::Record;
+use super::resque::{self, Item};
+use super::tick::parts_of;
+use super::{Redis, no_matter, scripts};
+use crate::clock::millis_since_1970;
+
+/// A waiting job is looked for among so many of each queue, in steps.
+const MAX_SEARCHED: u64 = 20_000;
+const SEARCH_STEP: u64 = 1_000;
+
+/// So many searches of a user wait for each other.
+const MAX_IN_LINE: usize = 64;
+
+/// Each search may have Redis look at much: there is one at a time, users take turns, and those of a user wait in line.
+#[derive(Debug, Default)]
+pub(super) struct Searches {
+    users: Mutex<HashMap<Option<u32>, UserLine>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct UserLine {
+    length: usize,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// That a user has a search, or waits for one.
+struct InLine<'s> {
+    searches: &'s Searches,
+    user: Option<u32>,
+}
+
+/// What nobody else has until it is dropped; the first is given up first.
+struct Turn<'s> {
+    _of_all: tokio::sync::MutexGuard<'s, ()>,
+    _of_user: tokio::sync::OwnedMutexGuard<()>,
+    _in_line: InLine<'s>,
+}
+
+impl Searches {
+    async fn turn(&self, user: Option<u32>) -> Result<Turn<'_>, Refused> {
+        let of_user = {
+            let mut users = self.users();
+            let line = users.entry(user).or_default();
+            if line.length >= MAX_IN_LINE {
+                let why = format!("{MAX_IN_LINE} jobs of this user are looked for that wait in Redis; try again");
+                return Err(Refused::Full(why));
+            }
+            line.length += 1;
+            line.turn.clone()
+        };
+        let in_line = InLine { searches: self, user };
+        let of_user = of_user.lock_owned().await;
+        Ok(Turn { _of_all: self.turn.lock().await, _of_user: of_user, _in_line: in_line })
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<Option<u32>, UserLine>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let mut users = self.searches.users();
+        if let Some(line) = users.get_mut(&self.user) {
+            line.length -= 1;
+            if line.length == 0 {
+                users.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// Where a job was found.
+enum Sought {
+    /// In this queue, as this element.
+    Waits(String, Vec<u8>, Box<Item>),
+    /// It is in no list any more.
+    IsTaken(Box<Job>),
+}
+
+impl Redis {
+    pub(in crate::queue) async fn find(
+        self: &Arc<Self>,
+        place: Place,
+        user: Option<u32>,
+        id: JobId,
+        is_allowed: impl Fn(&str, Option<u32>) -> bool + Send + 'static,
+    ) -> Result<Job, Refused> {
+        let of_buffer = place.clone();
+        let look = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
+            Box::pin(async move {
+                if let Some(buffer) = &redis.buffer
+                    && let Some((_, draft)) = buffer.find(of_buffer, id).await?
+                {
+                    let job = redis.buffered(&draft);
+                    return if is_allowed(&job.queue, job.user) { Ok(job) } else { Err(Refused::NoJob(id)) };
+                }
+                let job = match redis.record_of(id).await?.as_deref().and_then(Record::read) {
+                    Some(record) => {
+                        let progress = redis.leases().get(&id).and_then(|lease| lease.progress.clone());
+                        Job { progress, ..record.into_job(id, &redis.config) }
+                    }
+                    None => match redis.search(user, id).await? {
+                        Sought::Waits(queue, text, item) => redis.job_of(&queue, &text, &item, redis.link.now()?),
+                        Sought::IsTaken(job) => *job,
+                    },
+                };
+                if is_allowed(&job.queue, job.user) { Ok(job) } else { Err(Refused::NoJob(id)) }
+            })
+        };
+        self.ask(&place, look, no_matter).await
+    }
+
+    /// A job that is being taken off its queue, and is in no list.
+    async fn on_its_way(&self, id: JobId) -> Result<Option<Job>, Failed> {
+        let arguments = Arguments::default().text(self.keys.popped()).text(searched(id));
+        let member: Option<Vec<u8>> = self.link.run(&scripts::POPPED, arguments).await?;
+        let parts = member.as_deref().and_then(parts_of);
+        if let Some((queue, text, item)) = parts.and_then(|(queue, text)| Some((queue, text, resque::read(text)?))) {
+            return Ok(Some(self.job_of(queue, text, &item, self.link.now()?)));
+        }
+        // It may have been handed out meanwhile.
+        let record = self.record_of(id).await?;
+        Ok(record.as_deref().and_then(Record::read).map(|record| record.into_job(id, &self.config)))
+    }
+
+    /// Looks for a job that was enqueued here in the queues where it may wait, and among those that are being taken off one.
+    async fn search(&self, user: Option<u32>, id: JobId) -> Result<Sought, Refused> {
+        let _turn = self.searches.turn(user).await?;
+        let mut has_more = false;
+        for queue in self.names().await? {
+            let mut from = 0;
+            while from < MAX_SEARCHED {
+                let arguments = Arguments::default()
+                    .text(self.keys.queue(&queue))
+                    .number(from)
+                    .number(SEARCH_STEP)
+                    .number(self.largest())
+                    .text(searched(id));
+                match self.link.run(&scripts::SEARCH, arguments).await? {
+                    Value::BulkString(text) => {
+                        if let Some(item) = resque::read(&text).filter(|item| item.id == Some(id)) {
+                            return Ok(Sought::Waits(queue, text, Box::new(item)));
+                        }
+                        break;
+                    }
+                    Value::Int(looked @ 1..) => from += looked as u64,
+                    _ => break,
+                }
+            }
+            has_more |= from >= MAX_SEARCHED;
+        }
+        if let Some(job) = self.on_its_way(id).await? {
+            return Ok(Sought::IsTaken(Box::new(job)));
+        }
+        match has_more {
+            true => {
+                let why = format!(
+                    "job {id} is not among the first {MAX_SEARCHED} of its queue: it is not looked for in more"
+                );
+                Err(Refused::Unavailable(why))
+            }
+            false => Err(Refused::NoJob(id)),
+        }
+    }
+
+    /// Removes a job that nobody performs.
+    pub(in crate::queue) async fn cancel(
+        self: &Arc<Self>,
+        place: Place,
+        user: Option<u32>,
+        id: JobId,
+        is_allowed: impl Fn(&str, Option<u32>) -> bool + Send + Sync + 'static,
+    ) -> Result<(), Refused> {
+        let of_buffer = place.clone();
+        let cancel = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
+            Box::pin(async move {
+                let allowed =
+                    |queue: &str, user| if is_allowed(queue, user) { Ok(()) } else { Err(Refused::NoJob(id)) };
+                if redis.cancel_buffered(of_buffer, id, &allowed).await? {
+                    return Ok(());
+                }
+                let text = redis.record_of(id).await?;
+                let is_removed = match text.as_deref().and_then(Record::read) {
+                    Some(record) => {
+                        allowed(&record.queue, record.extras.user)?;
+                        if matches!(record.state, State::Running { .. }) {
+                            return Err(Refused::Running(id));
+                        }
+                        redis.remove(id, text.as_deref().unwrap_or_default(), &record).await?
+                    }
+                    None => {
+                        let (queue, text, item) = match redis.search(user, id).await? {
+                            Sought::Waits(queue, text, item) => (queue, text, item),
+                            Sought::IsTaken(job) => {
+                                allowed(&job.queue, job.user)?;
+                                return Err(Refused::Running(id));
+                            }
+                        };
+                        allowed(&queue, item.extras.user)?;
+                        let key = redis.keys.queue(&queue);
+                        let record = Record::new(queue, State::Waiting, &item, String::new(), 0);
+                        let step = Step::new(&redis.keys).if_in_list(&key, &text).free(id, &record);
+                        redis.change(step.then_bytes([b"LREM", key.as_bytes(), b"1", &text])).await?
+                    }
+                };
+                if is_removed { Ok(()) } else { Err(Refused::Running(id)) }
+            })
+        };
+        self.ask(&place, cancel, no_matter).await
+    }
+
+    /// A job as it stands in the buffer.
+    fn buffered(&self, draft: &Draft) -> Job {
+        let now = millis_since_1970(SystemTime::now());
+        let text = resque::waiting(&draft.job, &draft.args, draft.id, draft.enqueued_at.unwrap_or(now), &draft.extras);
+        let item = resque::read(text.as_bytes()).unwrap_or_else(|| Item::none(text.as_bytes()));
+        let state = match millis(draft.job.delay) {
+            0 => State::Waiting,
+            delay => State::Delayed { until: now + delay },
+        };
+        Job { state, is_buffered: true, ..self.job_of(&draft.job.queue, text.as_bytes(), &item, now) }
+    }
+
+    /// Removes a job from the buffer. Whether it was there, and nowhere else.
+    async fn cancel_buffered(
+        &self,
+        place: Place,
+        id: JobId,
+        allowed: &(impl Fn(&str, Option<u32>) -> Result<(), Refused> + Send + Sync),
+    ) -> Result<bool, Refused> {
+        let Some(buffer) = &self.buffer else { return Ok(false) };
+        // None is delivered meanwhile.
+        let _delivery = buffer.delivery.lock().await;
+        let Some((at, draft)) = buffer.find(place, id).await? else { return Ok(false) };
+        allowed(&draft.job.queue, draft.extras.user)?;
+        let is_in_redis = match self.link.now() {
+            // From now on Redis does not enqueue it any more, whatever was sent before.
+            Ok(now) => {
+                let enqueued = self.keys.key("roster:enqueued");
+                let command = redis::cmd("ZADD").arg(enqueued).arg("NX").arg(now).arg(id).to_owned();
+                self.link.command::<u64>(&command).await? == 0
+            }
+            Err(why) if self.is_in_doubt(id) || buffer.is_of_before(at) => {
+                return Err(Refused::Unavailable(format!(
+                    "{why}; it may have job {id} from the buffer already: cancel it once Redis is back"
+                )));
+            }
+            Err(_) => false,
+        };
+        buffer.forget(draft.job.queue, vec![at]).await?;
+        self.need_no_more([id].into_iter());
+        Ok(!is_in_redis)
+    }
+}
+
+/// What the text of a job has that was enqueued here.
+fn searched(id: JobId) -> String {
+    format!(r#""id":"{id:032x}""#)
+}

@@ -1,0 +1,117 @@
+//! Unique keys: who has one, where too many jobs wait for Redis to see that at once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use super::super::job::JobId;
+use super::Redis;
+use super::enqueue::Draft;
+use super::link::{Arguments, Failed};
+
+/// Looks for those who are said to have unique keys of a queue, from the end of its list on: how far that has come, -1 if
+/// there are no more elements, and the ids that were found. What is pushed or taken off meanwhile moves none of those that
+/// are yet to be looked at nearer to the end; what is removed does, of which there are few.
+static SEEK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, q, looked, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), {}
+        for number = 4, #ARGV do
+            local of, text = string.match(redis.call('HGET', p .. 'roster:unique:' .. q, ARGV[number]) or '', '^(%d+) (.*)$')
+            if of then wanted[text] = of end
+        end
+        looked = math.max(looked - 100, 0)
+        local reply, to, bytes = {0}, looked + 5000, 8388608
+        while looked < to and bytes > 0 do
+            local items = redis.pcall('LRANGE', p .. 'queue:' .. q, -looked - 50, -looked - 1)
+            if #items == 0 then
+                looked = -1
+                -- Those that were taken off meanwhile.
+                for text, of in pairs(wanted) do
+                    if redis.call('HEXISTS', p .. 'roster:jobs', of) == 1
+                        or redis.call('ZSCORE', p .. 'roster:popped', #q .. ':' .. q .. text) then table.insert(reply, of) end
+                end
+                break
+            end
+            for _, item in ipairs(items) do
+                if wanted[item] then table.insert(reply, wanted[item]) end
+                bytes = bytes - #item
+            end
+            looked = looked + 50
+        end
+        reply[1] = looked
+        return reply",
+    )
+});
+
+/// What is known of who has which unique key of which queue.
+#[derive(Debug, Default)]
+pub(super) struct Holders(HashMap<(String, String), Holder>);
+
+#[derive(Clone, Copy, Debug)]
+enum Holder {
+    /// This job waits.
+    Waits(JobId),
+    /// This one does not: others have performed it, who know nothing of the key.
+    Gone(JobId),
+}
+
+impl Holders {
+    /// The job that has the key of another one.
+    pub(super) fn of(&self, draft: &Draft) -> Option<JobId> {
+        match self.get(draft)? {
+            Holder::Waits(id) => Some(id),
+            Holder::Gone(_) => None,
+        }
+    }
+
+    /// The job that had it.
+    pub(super) fn gone(&self, draft: &Draft) -> Option<JobId> {
+        match self.get(draft)? {
+            Holder::Gone(id) => Some(id),
+            Holder::Waits(_) => None,
+        }
+    }
+
+    fn get(&self, draft: &Draft) -> Option<Holder> {
+        self.0.get(&key_of(draft)?).copied()
+    }
+}
+
+impl Redis {
+    /// Looks for who is said to have the keys of jobs, in steps, so that Redis does other things in between.
+    pub(super) async fn seek(&self, said: &[(&Draft, JobId)], holders: &mut Holders) -> Result<(), Failed> {
+        let mut queues = BTreeMap::<String, HashMap<String, JobId>>::new();
+        for (draft, id) in said {
+            if let Some((queue, key)) = key_of(draft) {
+                queues.entry(queue).or_default().insert(key, *id);
+            }
+        }
+        for (queue, keys) in queues {
+            let found = self.found(&queue, &keys).await?;
+            holders.0.extend(keys.into_iter().map(|(key, id)| {
+                let holder = if found.contains(&id) { Holder::Waits(id) } else { Holder::Gone(id) };
+                ((queue.clone(), key), holder)
+            }));
+        }
+        Ok(())
+    }
+
+    /// Which of those who are said to have these keys of a queue wait in it.
+    async fn found(&self, queue: &str, keys: &HashMap<String, JobId>) -> Result<HashSet<JobId>, Failed> {
+        let (mut looked, mut found) = (0, HashSet::new());
+        while looked >= 0 && found.len() < keys.len() {
+            let arguments = Arguments::new(&self.keys.0).text(queue).number(looked as u64).texts(keys.keys());
+            let reply: Vec<i64> = self.link.run(&SEEK, arguments).await?;
+            looked = reply.first().copied().unwrap_or(-1);
+            found.extend(reply.into_iter().skip(1).map(|id| id as JobId));
+        }
+        Ok(found)
+    }
+}
+
+fn key_of(draft: &Draft) -> Option<(String, String)> {
+    let unique = draft.extras.unique.as_ref()?;
+    Some((draft.job.queue.clone(), unique.key.clone()))
+}
