@@ -47,13 +47,13 @@ final class Job
     }
 
     /**
-     * What it was enqueued with, of a payload that is JSON.
+     * What it was enqueued with, of a payload that is JSON; null: with nothing.
      *
-     * @throws \JsonException if it is none
+     * @throws \JsonException if it is no JSON
      */
     public function args(): mixed
     {
-        return json_decode($this->payload, true, 512, JSON_THROW_ON_ERROR);
+        return self::decoded($this->payload);
     }
 
     /**
@@ -63,7 +63,12 @@ final class Job
      */
     public function result(): mixed
     {
-        return ($this->result ?? '') === '' ? null : json_decode($this->result, true, 512, JSON_THROW_ON_ERROR);
+        return self::decoded($this->result ?? '');
+    }
+
+    private static function decoded(string $json): mixed
+    {
+        return $json === '' ? null : json_decode($json, true, 512, JSON_THROW_ON_ERROR);
     }
 
     /**

@@ -50,7 +50,10 @@ final class PerformTest extends TestCase
     public function testWhatAJobThrowsDecidesWhatBecomesOfIt(): void
     {
         $fail = $this->becomes('fail', JobState::Delayed);
-        self::assertSame([1, 'DomainException: no route'], [$fail->failures, $fail->error]);
+        self::assertSame(1, $fail->failures);
+        $script = realpath(__DIR__ . '/Support/performer.php');
+        $where = 'DomainException: no route\nin ' . preg_quote($script, '~') . ':\d+\nby \{closure.*';
+        self::assertMatchesRegularExpression("~^$where~s", $fail->error);
         self::assertSame('never', $this->becomes('bury', JobState::Dead)->error);
         $id = $this->client->enqueue('mail', 'release', retries: 0);
         Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
@@ -153,6 +156,14 @@ final class PerformTest extends TestCase
         self::assertSame(['set up a@b.c classes 1', 'torn down'], $this->performed());
         $unknown = $this->becomes('NoSuchClass', JobState::Dead, 'classes');
         self::assertStringContainsString('there is no class NoSuchClass', $unknown->error);
+    }
+
+    public function testAClassNeedsNoPropertiesAndAJobNoPayload(): void
+    {
+        self::assertSame(0, $this->roster->command('enqueue', 'classes', 'Undeclared')[0]);
+        self::assertSame(0, $this->roster->command('enqueue', 'mail', 'job')[0]);
+        Process::until(fn () => count($this->performed()) === 2, 'both are done', 60);
+        self::assertEqualsCanonicalizing(['[[],"Undeclared","its own"]', 'job 1'], $this->performed());
     }
 
     /** A job of that name, once it is in that state. */

@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster\Worker;
 
 use Roster\Exception\JobBuried;
+use Roster\Exception\JobReleased;
 use Roster\Job;
 use Roster\JobState;
 
@@ -45,7 +46,7 @@ final class Performers
         try {
             $returned = $perform($job);
         } catch (\Throwable $thrown) {
-            throw $lease->outcome ?? $thrown;
+            throw $lease->outcome ?? self::failed($thrown);
         } finally {
             $lease->end();
         }
@@ -53,6 +54,12 @@ final class Performers
             throw $lease->outcome;
         }
         return ($data['keepsResult'] ?? false) === true ? self::json($returned) : null;
+    }
+
+    /** By the first two of these the sidecar knows that a job did not fail. */
+    private static function failed(\Throwable $thrown): \Throwable
+    {
+        return $thrown instanceof JobReleased || $thrown instanceof JobBuried ? $thrown : new JobFailed($thrown);
     }
 
     /** What is no JSON, or has no room in a message, is not kept: the job is done all the same. */
@@ -73,13 +80,31 @@ final class Performers
             throw new JobBuried("there is no class $job->name with a method perform()");
         }
         $object = new ($job->name)();
-        foreach (['args' => $job->args(), 'job' => $job, 'queue' => $job->queue] as $name => $value) {
-            $object->$name = $value;
-        }
+        self::give($object, ['args' => $job->args() ?? [], 'job' => $job, 'queue' => $job->queue]);
         method_exists($object, 'setUp') && $object->setUp();
         $returned = $object->perform();
         method_exists($object, 'tearDown') && $object->tearDown();
         return $returned;
+    }
+
+    /**
+     * Classes need not declare these properties, which is deprecated, nor are those meant that they keep to themselves.
+     *
+     * @param array<string, mixed> $properties
+     */
+    private static function give(object $object, array $properties): void
+    {
+        $class = new \ReflectionObject($object);
+        set_error_handler(static fn (): bool => true, E_DEPRECATED);
+        try {
+            foreach ($properties as $name => $value) {
+                if (!$class->hasProperty($name) || $class->getProperty($name)->isPublic()) {
+                    $object->$name = $value;
+                }
+            }
+        } finally {
+            restore_error_handler();
+        }
     }
 
     /** @param array<mixed> $data */

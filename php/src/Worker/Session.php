@@ -293,11 +293,12 @@ final class Session
 
     private function fail(string $uuid, \Throwable $error): void
     {
-        $code = $error->getCode();
+        $thrown = $error instanceof JobFailed ? $error->thrown : $error;
+        $code = $thrown->getCode();
         $data = [
             'message' => Text::cut($error->getMessage(), self::MAX_ERROR_BYTES),
             'code' => is_int($code) ? $code : 0,
-            'class' => $error instanceof NotFound ? 'NotFound' : Text::className($error),
+            'class' => $thrown instanceof NotFound ? 'NotFound' : Text::className($thrown),
         ];
         $this->line->send(['cmd' => 'error', 'uuid' => $uuid, 'data' => $data]);
     }

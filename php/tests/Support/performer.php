@@ -69,6 +69,21 @@ final class EmailWork
     }
 }
 
+/** It declares no property that it is given, and has one of such a name for itself. */
+final class Undeclared
+{
+    private string $queue = 'its own';
+
+    public function perform(): void
+    {
+        record(json_encode([$this->args, $this->job->name, $this->queue]));
+    }
+}
+
+// As frameworks have it.
+set_error_handler(static function (int $level, string $message): bool {
+    return (error_reporting() & $level) === 0 ? false : throw new ErrorException($message, 0, $level);
+});
 $worker = Worker::fromEnvironment();
 $worker->perform('mail', static function (Job $job): mixed {
     record("$job->name $job->attempt");

@@ -1,0 +1,25 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Worker;
+
+/**
+ * What a job threw, with where, for whoever looks at the job later. It has no arguments of functions: these may be secret.
+ *
+ * @internal
+ */
+final class JobFailed extends \RuntimeException
+{
+    private const MAX_FRAMES = 10;
+
+    public function __construct(public readonly \Throwable $thrown)
+    {
+        $lines = [$thrown->getMessage(), "in {$thrown->getFile()}:{$thrown->getLine()}"];
+        foreach (array_slice($thrown->getTrace(), 0, self::MAX_FRAMES) as $frame) {
+            $place = isset($frame['file']) ? " ({$frame['file']}:{$frame['line']})" : '';
+            $lines[] = 'by ' . ($frame['class'] ?? '') . ($frame['type'] ?? '') . $frame['function'] . $place;
+        }
+        parent::__construct(implode("\n", $lines), previous: $thrown);
+    }
+}
