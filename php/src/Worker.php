@@ -162,9 +162,9 @@ final class Worker
      * itself, and its `setUp()`, `perform()` and `tearDown()` are called.
      *
      * @param ?callable(Job): mixed $perform
-     * @param int $concurrency how many jobs are handed to this process at once: those that are not begun yet wait in it
-     * @param ?int $weight from 1 to 100: of the queues that have one, whose jobs this process has together, one of 3 gives
-     *     three times as many as one of 1 while both have jobs; null: the queue has a place of its own
+     * @param int $concurrency how many jobs are handed to this process at once, the most that any of its queues has here: it
+     *     performs them one after the other. More than one is for jobs that are all quick: they wait behind a slow one
+     * @param ?int $weight from 1 to 100: one of 3 gives three times as many jobs as one of 1 while both have some; null: 1
      * @throws InvalidRequest if no sidecar has started this process, or the weight is another
      */
     public function perform(

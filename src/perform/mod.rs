@@ -83,8 +83,8 @@ pub async fn run(
 /// A process that performs jobs, one after the other.
 struct Process {
     addressee: Addressee,
-    /// Closed when its connection ends, and changed when it is asked to stop.
-    life: watch::Receiver<()>,
+    /// Closed when its connection ends; true once it is asked to stop.
+    life: watch::Receiver<bool>,
     queues: Arc<Queues>,
     /// Charged with what jobs return, which nobody reads.
     memory: Arc<Share>,
@@ -149,39 +149,30 @@ impl Process {
         mut said: mpsc::UnboundedReceiver<OfJobs>,
         may_perform: impl Fn(&str) -> Result<(), Denied> + Send,
     ) {
-        let (mut lanes, mut has_more, mut is_stopping) = (FuturesUnordered::new(), true, false);
-        // What of the queues that have a weight, which take turns.
-        let (by_turns, mut weights) = (watch::Sender::<Lane>::default(), Vec::<(String, u32)>::new());
-        while !lanes.is_empty() || has_more && !is_stopping {
+        // One for all queues, which take turns: so no job waits behind one of another queue while other processes are idle.
+        let (lane, mut weights, mut has_more) = (watch::Sender::<Lane>::default(), Vec::<(String, u32)>::new(), true);
+        let mut performing = pin!(self.perform_jobs(lane.subscribe()));
+        loop {
             tokio::select! {
                 said = said.recv(), if has_more => match said {
-                    Some(OfJobs::Performs { queue, at_once, weight }) if !is_stopping => match (may_perform(&queue), weight) {
-                        (Ok(()), None) => {
-                            let lane = Lane { sources: vec![queue].into(), at_once };
-                            lanes.push(self.perform_jobs(watch::channel(lane).1));
-                        }
-                        (Ok(()), Some(weight)) => {
-                            if weights.is_empty() {
-                                lanes.push(self.perform_jobs(by_turns.subscribe()));
-                            }
+                    Some(OfJobs::Performs { queue, at_once, weight }) => match may_perform(&queue) {
+                        Ok(()) => {
                             weights.retain(|(other, _)| *other != queue);
-                            weights.push((queue, weight.clamp(1, MAX_WEIGHT)));
-                            by_turns.send_modify(|lane| {
+                            weights.push((queue, weight.unwrap_or(1).clamp(1, MAX_WEIGHT)));
+                            lane.send_modify(|lane| {
                                 lane.sources = Sources::by_weight(weights.clone());
                                 lane.at_once = lane.at_once.max(at_once);
                             });
                         }
-                        (Err(why), _) => {
+                        Err(why) => {
                             let worker = &self.addressee.worker;
                             tracing::warn!(worker, %why, "a worker is handed no jobs of a queue");
                         }
                     },
-                    Some(OfJobs::Performs { .. }) => {}
                     Some(OfJobs::Of(report)) => self.hear(report),
                     None => has_more = false,
                 },
-                () = self.stop.requested(), if !is_stopping => is_stopping = true,
-                Some(()) = lanes.next() => {}
+                () = &mut performing => return,
             }
         }
     }
@@ -293,15 +284,15 @@ impl Process {
             }),
             Err(why) => update(why),
         };
-        let is_turn = self.held.borrow().is_turn_of(lease.0);
+        let is_its_end = self.held.borrow().is_turn_of(lease.0) && !*self.life.borrow();
         match update {
-            Some(Update::Lose { error }) if is_turn => {
+            Some(Update::Lose { error }) if is_its_end => {
                 self.report(lease, Update::Lose { error }, leased).await;
                 // Until the others are known to be gone too.
                 sleep(RETRY_DELAY).await;
                 self.forget(lease.0);
             }
-            // What the process had not begun is not what it died of.
+            // It did not die of what it had not begun, nor of anything where it was to stop.
             Some(Update::Lose { .. }) => self.report(lease, given_back(0), leased).await,
             Some(update) => {
                 self.forget(lease.0);

@@ -19,7 +19,7 @@ struct Scene {
     calls: Arc<CallsUnderWay>,
     /// None: its connection has ended.
     process: Option<(Handle, Incoming)>,
-    life: watch::Sender<()>,
+    life: watch::Sender<bool>,
     _performers: mpsc::UnboundedSender<Performer>,
     said: mpsc::UnboundedSender<OfJobs>,
     _folder: TempDir,
@@ -45,7 +45,7 @@ impl Scene {
         };
         let (handle, mut incoming) = converse(here, settings.clone());
         tokio::spawn(async move { while incoming.recv().await.is_some() {} });
-        let (calls, (life, lives)) = (Arc::<CallsUnderWay>::default(), watch::channel(()));
+        let (calls, (life, lives)) = (Arc::<CallsUnderWay>::default(), watch::channel(false));
         let (says, said) = mpsc::unbounded_channel();
         for (queue, at_once) in performed {
             let (queue, at_once) = ((*queue).to_owned(), *at_once);
@@ -221,19 +221,42 @@ async fn how_far_a_job_is_can_be_asked_while_it_is_performed_however_often_that_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_all_queues_of_a_process_that_dies_one_job_is_lost() {
-    let mut scene = Scene::new(&[("img", 1), ("mail", 2)], &Settings::default());
+    let mut scene = Scene::new(&[("img", 1), ("mail", 3)], &Settings::default());
     let begun = scene.enqueue("mail", "poison", SOON).await;
     assert_eq!(scene.is_handed().await.0, "poison");
     let others = [scene.enqueue("img", "a", SOON).await, scene.enqueue("mail", "b", SOON).await];
     for _ in others {
         scene.is_handed().await;
     }
-    scene.life.send_replace(());
     scene.process = None;
     scene.becomes(begun, waits_after(1)).await;
     for id in others {
         scene.becomes(id, waits_after(0)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_not_lost_with_a_process_that_was_to_stop() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    let id = scene.enqueue("mail", "long", SOON).await;
+    scene.is_handed().await;
+    scene.life.send_replace(true);
+    scene.process = None;
+    scene.becomes(id, waits_after(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_has_no_job_of_a_queue_that_waits_behind_one_of_another() {
+    let mut scene = Scene::new(&[("img", 1), ("mail", 1)], &Settings::default());
+    let long = scene.enqueue("img", "long", SOON).await;
+    let handed = scene.is_handed().await;
+    let quick = scene.enqueue("mail", "quick", SOON).await;
+    scene.is_handed_nothing_for(Duration::from_millis(300)).await;
+    let waits = scene.queues.find(ROOT, quick, |_, _| true).await.expect("it waits");
+    assert_eq!((waits.state, waits.attempt), (State::Waiting, 0), "for whoever is idle");
+    scene.has_done(handed);
+    scene.becomes(long, |job| job.is_none()).await;
+    assert_eq!(scene.is_handed().await.0, "quick");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,7 +329,7 @@ async fn a_process_that_refuses_jobs_is_left_alone_for_a_while_and_one_that_is_t
     scene.is_handed_nothing_for(RETRY_DELAY / 2).await;
     scene.becomes(id, waits_after(0)).await;
     let (_, uuid) = scene.is_handed().await;
-    scene.life.send_replace(());
+    scene.life.send_replace(true);
     scene.says(Message::End { uuid });
     scene.becomes(id, |job| job.is_none()).await;
     scene.enqueue("mail", "b", SOON).await;

@@ -46,8 +46,8 @@ struct Member {
     worker: String,
     handle: Handle,
     calls: Arc<CallsUnderWay>,
-    /// Closed when its connection ends, and changed when it is asked to stop.
-    life: watch::Sender<()>,
+    /// Closed when its connection ends; true once it is asked to stop.
+    life: watch::Sender<bool>,
 }
 
 /// A command for workers, with a timeout for each.
@@ -74,14 +74,14 @@ pub struct Performer {
     pub groups: Vec<u32>,
     /// What it says of jobs.
     pub said: mpsc::UnboundedReceiver<OfJobs>,
-    /// Closed when its connection ends, and changed when it is asked to stop.
-    pub life: watch::Receiver<()>,
+    /// Closed when its connection ends; true once it is asked to stop.
+    pub life: watch::Receiver<bool>,
 }
 
 /// What a process says of jobs.
 #[derive(Debug)]
 pub enum OfJobs {
-    /// It performs jobs of a queue, a number of them at once; those of queues with a weight by turns, and together.
+    /// It performs jobs of a queue, by turns with its others, and has a number of them at once.
     Performs { queue: String, at_once: usize, weight: Option<u32> },
     /// Something of one that it has.
     Of(JobReport),
@@ -116,7 +116,7 @@ impl Members {
         performers: &mpsc::UnboundedSender<Performer>,
     ) {
         let (mut pace, mut own) = (Pace::default(), None);
-        let (alive, life) = watch::channel(());
+        let (alive, life) = watch::channel(false);
         let (mut performed, mut jobs) = (0, None);
         while let Some(event) = events.recv().await {
             match event {
@@ -194,7 +194,7 @@ impl Members {
     /// Asks a process to finish what is under way and exit. Returns whether it can be asked.
     pub(super) fn stop(&self, pid: i32) -> bool {
         self.member(pid).is_some_and(|member| {
-            member.life.send_replace(());
+            member.life.send_replace(true);
             member.handle.send(Request::Stop.encode()).is_ok()
         })
     }
@@ -322,7 +322,7 @@ mod tests {
         let conversations: Vec<_> = (0..3).map(conversation).collect();
         for (pid, (handle, ..)) in (0..).zip(&conversations) {
             let (worker, calls) = (format!("web/{pid}"), Arc::default());
-            let member = Member { worker, handle: handle.clone(), calls, life: watch::channel(()).0 };
+            let member = Member { worker, handle: handle.clone(), calls, life: watch::channel(false).0 };
             members.members().insert(pid, member);
         }
         let (own, ..) = conversations.first().expect("three");

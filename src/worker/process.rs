@@ -224,7 +224,8 @@ impl Process {
         let (begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
         let signal = self.group.config.stop_signal.0;
         let mut is_signalled = false;
-        let is_told = self.group.members.stop(pid);
+        // One that is killed at once takes what it does with it.
+        let is_told = asked.borrow().is_some_and(|until| until > begun) && self.group.members.stop(pid);
         loop {
             let until = asked.borrow_and_update().unwrap_or(begun).max(begun);
             if !is_signalled && (!is_told || Instant::now() >= until - (until - begun) / 4) {
