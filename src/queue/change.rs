@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::book::{Book, Lease, read, written};
+use super::death::{Death, MAX_LOGGED};
 use super::engine::{EngineError, Txn, sound};
 use super::job::{Head, Job, JobId, MAX_ERROR, State, body, cut, parts_of};
 use super::keys::{self, QueueNumber};
@@ -73,7 +74,7 @@ pub(super) struct Now {
 }
 
 /// What happened to jobs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) enqueued: u64,
     pub(super) attempts: u64,
@@ -81,6 +82,8 @@ pub(super) struct Tally {
     /// Attempts that failed, or were lost.
     pub(super) failed: u64,
     pub(super) died: u64,
+    /// Some of these.
+    pub(super) deaths: Vec<Death>,
 }
 
 impl Change<'_, '_> {
@@ -208,6 +211,11 @@ impl Change<'_, '_> {
     pub(super) fn bury(&mut self, id: JobId, head: &Head, error: &str) -> Result<(), EngineError> {
         self.free_key(id, head)?;
         self.tally.died += 1;
+        if self.tally.deaths.len() < MAX_LOGGED {
+            let queue = self.book.queues.get(&head.queue).map_or_else(String::new, |queue| queue.name.to_string());
+            let name = self.content(id).map_or_else(|_| String::new(), |(name, _)| name);
+            self.tally.deaths.push(Death { queue, id, name, error: error.to_owned() });
+        }
         let state = State::Dead { since: self.now.wall };
         self.moved(id, head, &Head { state, error: Some(cut(error, MAX_ERROR)), ..head.clone() })
     }

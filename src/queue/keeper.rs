@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::attempt::{Most, Update};
 use super::book::Book;
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
+use super::death::Death;
 use super::engine::{self, Engine, EngineError, NotOpened, Txn, sound};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
@@ -443,7 +444,7 @@ impl Keeper {
     }
 
     fn answer(&mut self, batch: Batch) {
-        let Tally { enqueued, attempts, done, failed, died } = batch.tally;
+        let Tally { enqueued, attempts, done, failed, died, deaths } = batch.tally;
         let metrics = &self.metrics;
         for (counter, count) in [
             (&metrics.jobs_enqueued, enqueued),
@@ -454,6 +455,7 @@ impl Keeper {
         ] {
             counter.add(count);
         }
+        deaths.iter().for_each(Death::log);
         batch.replies.into_iter().for_each(|reply| reply());
         for (taker, jobs) in batch.handed {
             let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();

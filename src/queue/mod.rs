@@ -11,6 +11,7 @@ mod change;
 mod check;
 mod config;
 mod control;
+mod death;
 mod due;
 mod engine;
 mod enqueue;

@@ -328,7 +328,7 @@ impl Redis {
     /// Takes a job from where its record says that it is to its next place, unless somebody else has done so.
     pub(super) async fn apply(&self, id: JobId, text: &str, record: &Record, next: Next) -> Result<bool, Failed> {
         let step = Step::new(&self.keys).if_record(id, text);
-        let (mut is_done, mut has_died) = (false, false);
+        let (mut is_done, mut death) = (false, None);
         let step = match next {
             Next::Done => {
                 is_done = true;
@@ -344,15 +344,22 @@ impl Redis {
                     state => super::keys::place(state).1,
                 };
                 let is_moved = super::keys::place(next.state).0 != super::keys::place(record.state).0;
-                has_died = matches!(next.state, State::Dead { .. });
                 let step = step.keep(id, &next, due);
                 let step = if is_moved { step.unplace(id, record) } else { step };
-                if has_died { step.free(id, record).count("failed") } else { step }
+                if matches!(next.state, State::Dead { .. }) {
+                    death = Some(next.death(id));
+                    step.free(id, record).count("failed")
+                } else {
+                    step
+                }
             }
         };
         let is_changed = self.change(step).await?;
         self.metrics.jobs_done.add((is_changed && is_done).into());
-        self.metrics.jobs_died.add((is_changed && has_died).into());
+        if let Some(death) = death.filter(|_| is_changed) {
+            self.metrics.jobs_died.increment();
+            death.log();
+        }
         Ok(is_changed)
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Config;
 use super::super::attempt::Update;
 use super::super::change::millis;
+use super::super::death::Death;
 use super::super::job::{
     DEFAULT_PRIORITY, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, State, Unique, Until, lease_ms, retry_delay,
 };
@@ -60,6 +61,11 @@ impl Record {
 
     pub(super) fn unique(&self) -> Option<&Unique> {
         self.extras.unique.as_ref()
+    }
+
+    pub(super) fn death(&self, id: JobId) -> Death {
+        let name = resque::read(self.item.as_bytes()).map_or_else(String::new, |item| item.name);
+        Death { queue: self.queue.clone(), id, name, error: self.extras.error.clone().unwrap_or_default() }
     }
 
     pub(super) fn into_job(self, id: JobId, config: &Config) -> Job {
