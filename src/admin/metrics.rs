@@ -1,7 +1,7 @@
 //! The metrics that Prometheus reads, in its text format.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
@@ -9,17 +9,23 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricType::{self, COUNTER, GAUGE};
 use prometheus::proto::{Metric, MetricFamily};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::Rooms;
 use crate::access::{Client, Grant};
+use crate::clock::millis_since_1970;
 use crate::metrics::{family, sample};
-use crate::queue::{Queues, Totals};
+use crate::queue::{Asker, Overview, Queues};
 use crate::share::{Share, Taken};
 use crate::store::{Feed, FeedProgress, FeedState, Snapshot};
 use crate::worker::{GroupReport, State, Workers};
 
 /// The text is rendered at most once in this time, however many clients ask for it.
 const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How many queues have metrics of their own, and how long they are waited for.
+const MAX_QUEUES: usize = 1_000;
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The text as last rendered, which is charged until the last client has received it.
 #[derive(Debug)]
@@ -54,9 +60,9 @@ impl Text {
     }
 
     /// Renders the text; blocks meanwhile.
-    pub(super) fn make(&mut self, rooms: &Rooms) -> Result<Bytes, NoText> {
+    pub(super) fn make(&mut self, rooms: &Rooms, queues: Option<&[Overview]>) -> Result<Bytes, NoText> {
         self.last = None;
-        let text = TextEncoder::new().encode_to_string(&families(rooms))?;
+        let text = TextEncoder::new().encode_to_string(&families(rooms, queues))?;
         let taken = self.memory.take(text.capacity()).ok_or(NoText::NoMemory)?;
         let text = Bytes::from_owner(Charged { text, _taken: taken });
         self.last = Some((Instant::now(), text.clone()));
@@ -79,8 +85,15 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
+/// The queues as they stand. None: there are none, or nothing is known of them now.
+pub(super) async fn overviews(queues: &Queues) -> Option<Vec<Overview>> {
+    let asker = Asker { uid: None, is_admin: true };
+    let overviews = queues.overviews(asker, String::new(), MAX_QUEUES, |_| true);
+    timeout(PATIENCE, overviews).await.ok()?.ok()
+}
+
 /// Everything that a client over TCP may know.
-fn families(rooms: &Rooms) -> Vec<MetricFamily> {
+fn families(rooms: &Rooms, queues: Option<&[Overview]>) -> Vec<MetricFamily> {
     let identity = rooms.access.identify(Client::Tcp, Vec::new);
     let grant = identity.grant();
     let snapshot = rooms.store.snapshot();
@@ -123,7 +136,10 @@ fn families(rooms: &Rooms) -> Vec<MetricFamily> {
             held,
         ));
         families.extend(workers(&rooms.workers));
-        families.extend(jobs(&rooms.queues));
+        if rooms.queues.is_on() {
+            families.push(one("queues_up", "Whether the queues can be asked now.", [], flag(queues.is_some())));
+            families.extend(queues.iter().copied().flat_map(jobs));
+        }
     }
     families.extend(sources(&snapshot, grant));
     families.extend(rooms.metrics.families(grant.sees_all()));
@@ -220,11 +236,38 @@ fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFam
     })
 }
 
-fn jobs(queues: &Queues) -> Option<MetricFamily> {
-    let Totals { waiting, delayed, running, dead, .. } = queues.totals();
-    let states = [("WAITING", waiting), ("DELAYED", delayed), ("RUNNING", running), ("DEAD", dead)];
-    let samples = states.map(|(state, count)| sample(GAUGE, [("state", state)], count as f64));
-    queues.is_on().then(|| family(GAUGE, "jobs", "Jobs of the queues by their state.", samples))
+type JobState = (&'static str, fn(&Overview) -> u64);
+
+/// How many jobs of a queue are in each state.
+const JOB_STATES: [JobState; 5] = [
+    ("WAITING", |it| it.waiting),
+    ("DELAYED", |it| it.delayed),
+    ("RUNNING", |it| it.running),
+    ("DEAD", |it| it.dead),
+    ("DONE", |it| it.done),
+];
+
+fn jobs(queues: &[Overview]) -> Vec<MetricFamily> {
+    let of_state =
+        |(state, count): &JobState| sample(GAUGE, [("state", *state)], queues.iter().map(count).sum::<u64>() as f64);
+    let all: Vec<_> = JOB_STATES.iter().map(of_state).collect();
+    let of_queue = |it: &Overview| {
+        JOB_STATES.map(|(state, count)| sample(GAUGE, [("queue", &*it.name), ("state", state)], count(it) as f64))
+    };
+    let now = millis_since_1970(SystemTime::now());
+    let age = |it: &Overview| {
+        let waits_for = it.oldest_waiting.map_or(0, |since| now.saturating_sub(since));
+        sample(GAUGE, [("queue", &*it.name)], Duration::from_millis(waits_for).as_secs_f64())
+    };
+    let mut families = vec![family(GAUGE, "jobs", "Jobs of the queues by their state.", all)];
+    if !queues.is_empty() {
+        let (of_queues, ages): (Vec<_>, Vec<_>) =
+            (queues.iter().flat_map(of_queue).collect(), queues.iter().map(age).collect());
+        families.push(family(GAUGE, "queue_jobs", "Jobs of each queue by their state.", of_queues));
+        let help = "How long ago the oldest job of the queue was enqueued that waits.";
+        families.push(family(GAUGE, "queue_oldest_waiting_seconds", help, ages));
+    }
+    families
 }
 
 fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
@@ -276,7 +319,7 @@ mod tests {
         };
         let text = Text::of(&rooms);
         let mut text = text.try_lock().expect("nobody has it");
-        let mut get = || text.fresh().map_or_else(|| text.make(&rooms), Ok);
+        let mut get = || text.fresh().map_or_else(|| text.make(&rooms, None), Ok);
         let first = get().expect("room");
         let charged = memory.taken();
         assert!(charged >= first.len() && std::ptr::eq(first.as_ptr(), get().expect("the same").as_ptr()));
@@ -287,6 +330,6 @@ mod tests {
         assert!(memory.taken() >= second.len() && memory.taken() < 2 * charged);
         let _rest = memory.share(None).take((1 << 20) - memory.taken()).expect("room");
         let another = Text::of(&rooms);
-        assert!(matches!(another.try_lock().expect("nobody has it").make(&rooms), Err(NoText::NoMemory)));
+        assert!(matches!(another.try_lock().expect("nobody has it").make(&rooms, None), Err(NoText::NoMemory)));
     }
 }

@@ -149,7 +149,10 @@ async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
         Some(fresh) => Ok(Ok(fresh)),
         // With thousands of methods this takes longer than a thread that serves others may spend. The client may be
         // gone before it is done; the next one then uses the result.
-        None => tokio::task::spawn_blocking(move || text.make(&answers.rooms)).await,
+        None => {
+            let queues = metrics::overviews(&answers.rooms.queues).await;
+            tokio::task::spawn_blocking(move || text.make(&answers.rooms, queues.as_deref())).await
+        }
     };
     match made {
         Ok(Ok(text)) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),

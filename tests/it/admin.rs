@@ -202,10 +202,15 @@ fn the_alerts_are_of_metrics_that_there_are() {
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
     let log = roster.folder().join("web.log");
     let worker = format!("[[worker]]\nname = \"web\"\ncommand = [\"sleep\", \"1000\"]\nlog = {log:?}\n");
-    roster.configure("[register]", &format!("{LISTEN}{worker}[register]"));
+    roster.configure("[register]", &format!("{LISTEN}{worker}[queue]\npath = \"queue\"\n[register]"));
     roster.run();
     roster.becomes("live");
+    assert_eq!(roster.cli(["enqueue", "mail", "send"]).code, Some(0));
     let known = samples(port(&roster));
+    let count = |sample: &str| known.get(sample).copied();
+    assert_eq!(count(r#"roster_queue_jobs{queue="mail",state="WAITING"}"#), Some(1.0), "{known:?}");
+    assert_eq!(count(r#"roster_jobs{state="WAITING"}"#), Some(1.0));
+    assert_eq!(count("roster_queues_up"), Some(1.0));
     let rules = std::fs::read_to_string(rules).expect("rules");
     let words = rules.split(|character: char| !character.is_alphanumeric() && character != '_');
     for name in words.filter(|word| word.starts_with("roster_")) {
