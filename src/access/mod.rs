@@ -43,6 +43,9 @@ pub struct Identity {
     grant: Arc<Grant>,
 }
 
+const UNMAPPED_CURE: &str = "this number, often called `nobody`, stands for all users whom a user namespace does not map, \
+    so it may do nothing: run the client as a user of its own";
+
 /// A denied request. Decided by names alone, so that it does not reveal whether a thing exists.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {cure}")]
@@ -225,7 +228,8 @@ impl Identity {
         if is_allowed {
             return Ok(());
         }
-        Err(Denied { what: format!("{} {}", self.client, what()), cure: cure() })
+        let cure = if self.policy.is_unmapped(self.client) { UNMAPPED_CURE.to_owned() } else { cure() };
+        Err(Denied { what: format!("{} {}", self.client, what()), cure })
     }
 }
 

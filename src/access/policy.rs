@@ -104,7 +104,7 @@ impl Policy {
         let unruled = if self.has_rules() { Decision::NoRule } else { Decision::Default };
         match client {
             Client::Unix { uid, .. } if self.own.contains(&uid) => return Decision::Own,
-            Client::Unix { uid, .. } if uid == self.unmapped => return Decision::Unmapped,
+            _ if self.is_unmapped(client) => return Decision::Unmapped,
             _ => {}
         }
         let mut is_for = |subject: Match| match (subject, client) {
@@ -118,6 +118,11 @@ impl Policy {
             return Decision::Admin(number);
         }
         self.rules.iter().position(|(subject, _)| is_for(*subject)).map_or(unruled, Decision::Rule)
+    }
+
+    /// Whether the kernel cannot identify the client here, as its user is of another namespace.
+    pub(super) fn is_unmapped(&self, client: Client) -> bool {
+        matches!(client, Client::Unix { uid, .. } if uid == self.unmapped && !self.own.contains(&uid))
     }
 
     pub fn has_rules(&self) -> bool {
