@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use super::connection::{Connection, duration};
 use super::{Output, json, resolve, text};
 
+/// For how long a loss can be accepted in advance.
+const MAX_ACCEPTED: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How many addresses a message names.
 const MAX_NAMED: usize = 10;
 
@@ -99,6 +102,11 @@ impl Guard {
                 writeln!(io::stdout(), "let go {}", instances(released))?;
             }
             Command::Accept(Accept { service, time, connection }) => {
+                anyhow::ensure!(
+                    time <= MAX_ACCEPTED,
+                    "--for {}: it is at most a day",
+                    humantime::format_duration(time)
+                );
                 let for_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
                 let request = GuardControl::new(service, GuardAction::ACCEPT, None, for_ms);
                 let released = connection.client().control_guard(request)?.released;

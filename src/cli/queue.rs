@@ -31,6 +31,8 @@ enum Command {
     #[command(after_help = super::exit::HELP)]
     Retry(Retry),
     #[command(after_help = super::exit::HELP)]
+    Cancel(Cancel),
+    #[command(after_help = super::exit::HELP)]
     Purge(Purge),
     #[command(after_help = super::exit::HELP)]
     /// Hand out no jobs of a queue, until it is resumed; also over restarts. For administrators
@@ -79,6 +81,15 @@ struct Retry {
     /// All of them
     #[arg(long, conflicts_with = "id")]
     all: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Remove one job that nobody performs. For whoever enqueued it, and administrators
+#[derive(Debug, Args)]
+struct Cancel {
+    /// The job's id
+    id: i64,
     #[command(flatten)]
     connection: Connection,
 }
@@ -196,6 +207,10 @@ impl Queue {
                 let removed = control(connection, &request)?;
                 Ok(writeln!(io::stdout(), "{} removed", counted(removed, "job"))?)
             }
+            Command::Cancel(Cancel { id, connection }) => {
+                connection.client().cancel_job(id)?;
+                Ok(writeln!(io::stdout(), "job {id} is removed")?)
+            }
             Command::Pause(One { queue, connection }) => {
                 control(connection, &request(queue.clone(), QueueAction::PAUSE))?;
                 Ok(writeln!(io::stdout(), "{} is paused", text::preview(queue.as_bytes()))?)
@@ -296,6 +311,7 @@ fn table(queues: &[QueueSummary], now: i64) -> String {
             it.delayed.to_string(),
             it.running.to_string(),
             it.dead.to_string(),
+            it.done.unwrap_or(0).to_string(),
             rate(it.enqueued_in_last_minute),
             rate(it.done_in_last_minute),
             text::size(it.bytes),
@@ -303,7 +319,8 @@ fn table(queues: &[QueueSummary], now: i64) -> String {
         ]
     };
     let rows: Vec<_> = queues.iter().map(row).collect();
-    let heading = ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "IN/S", "OUT/S", "SIZE", "OLDEST WAITS"];
+    let heading =
+        ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "DONE", "IN/S", "OUT/S", "SIZE", "OLDEST WAITS"];
     text::table(heading, &heading[2..], &rows)
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
-use roster::model::{address, view};
+use roster::model::{DEFAULT_WEIGHT, address, view};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{
     Endpoint, ExplainRequest, Held, Instance, InstanceState, Probe, ServiceQuery, ServiceSummary, ServicesReply,
@@ -63,6 +63,9 @@ impl Services {
                 if reply.instances.is_empty() {
                     match left_out(known, &name).filter(|_| metadata.is_empty()) {
                         Some(why) => eprintln!("roster: {why}"),
+                        None if metadata.is_empty() => {
+                            eprintln!("roster: the service {} has no instances any more", text::line(&name));
+                        }
                         None => masters::tell_none(known, Some(&name), &metadata)?,
                     }
                 }
@@ -87,10 +90,10 @@ fn left_out(known: &mut Known, name: &str) -> Option<String> {
     Some(format!("its nodes ({count}) are left out, the first because {why}; see `roster explain {name}`"))
 }
 
-/// All pages of the services, as one reply with the freshness of the first.
 /// How often followers read them again: no watch reports services that nodes register.
 pub(crate) const REREAD: Duration = Duration::from_secs(2);
 
+/// All pages of the services, as one reply with the freshness of the first.
 pub(crate) fn read(client: &mut Client, query: ServiceQuery) -> Result<ServicesReply, Error> {
     let mut whole = client.services(query.clone())?;
     while let Some(cursor) = whole.cursor.take() {
@@ -124,19 +127,25 @@ fn instance(instance: &Instance) -> Value {
 }
 
 fn instance_table(instances: &[Instance]) -> String {
+    let or_none = |text: &str| if text.is_empty() { "-".into() } else { text::preview(text.as_bytes()) };
     let row = |instance: &Instance| {
         let endpoints: Vec<_> = instance.endpoints.iter().map(endpoint).collect();
+        let is_weighted = instance.weight.unsigned_abs() != DEFAULT_WEIGHT;
         [
-            text::preview(instance.master_id.as_deref().unwrap_or("-").as_bytes()),
-            if endpoints.is_empty() { "-".into() } else { text::preview(endpoints.join(" ").as_bytes()) },
+            or_none(instance.master_id.as_deref().unwrap_or_default()),
+            or_none(&endpoints.join(" ")),
             instance.version.clone(),
+            or_none(&instance.group),
+            or_none(&instance.zone),
+            if is_weighted { instance.weight.to_string() } else { "-".into() },
             state(instance),
-            instance.outstanding.to_string(),
+            instance.master_id.as_ref().map_or_else(|| "-".into(), |_| instance.outstanding.to_string()),
             text::preview(instance.metadata.as_bytes()),
         ]
     };
     let rows: Vec<_> = instances.iter().map(row).collect();
-    text::table(["MASTER", "ENDPOINTS", "VERSION", "STATE", "UNDER WAY", "METADATA"], &["UNDER WAY"], &rows)
+    let heading = ["MASTER", "ENDPOINTS", "VERSION", "GROUP", "ZONE", "WEIGHT", "STATE", "UNDER WAY", "METADATA"];
+    text::table_of_filled(heading, &["WEIGHT", "UNDER WAY"], &rows)
 }
 
 /// What keeps calls from it, if anything. A state from a newer sidecar has only a number. A held instance may be
@@ -215,7 +224,7 @@ mod tests {
         let drained = Instance { drained: why(), state: InstanceState::DOWN, ..ejected.clone() };
         let instances = [
             instance(Some("m1"), vec![], InstanceState::RETURNING),
-            up.clone(),
+            Instance { zone: "eu-1".into(), weight: 0, ..up.clone() },
             silent(false),
             silent(true),
             ejected,
@@ -224,13 +233,13 @@ mod tests {
         assert_eq!(
             instance_table(&instances),
             "\
-MASTER  ENDPOINTS                                VERSION  STATE                               UNDER WAY  METADATA
-m1      -                                        1.0.0    returning                                   3  {\"a\":1}
--       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                                          3  {\"a\":1}
--       -                                        1.0.0    up, held: silent                            3  {\"a\":1}
--       -                                        1.0.0    up, held: silent, passed over               3  {\"a\":1}
--       -                                        1.0.0    ejected, held: silent, passed over          3  {\"a\":1}
--       -                                        1.0.0    drained, held: silent, passed over          3  {\"a\":1}
+MASTER  ENDPOINTS                                VERSION  ZONE  WEIGHT  STATE                               UNDER WAY  METADATA
+m1      -                                        1.0.0    -          -  returning                                   3  {\"a\":1}
+-       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    eu-1       0  up                                          -  {\"a\":1}
+-       -                                        1.0.0    -          -  up, held: silent                            -  {\"a\":1}
+-       -                                        1.0.0    -          -  up, held: silent, passed over               -  {\"a\":1}
+-       -                                        1.0.0    -          -  ejected, held: silent, passed over          -  {\"a\":1}
+-       -                                        1.0.0    -          -  drained, held: silent, passed over          -  {\"a\":1}
 "
         );
     }

@@ -6,12 +6,13 @@ use std::io::{self, Write};
 
 use clap::Args;
 use roster::model::counted;
-use roster::thrift::idl::{Origin, SourceStatus, StatusReply, Supply, WorkerState};
+use roster::thrift::client::Error;
+use roster::thrift::idl::{Origin, QueueSummary, SourceStatus, StatusReply, Supply, WorkerState};
 use serde_json::Value;
 
 use super::connection::Connection;
 use super::stats::{self, ServiceStats};
-use super::{Output, json, text};
+use super::{Output, json, queue, text};
 
 /// How many services are shown one by one.
 const MOST_SERVICES: usize = 10;
@@ -40,7 +41,12 @@ impl Status {
         let services = stats::by_service(&client.stats()?.methods);
         match self.output {
             Output::Json => json::print(&document(&reply, &services))?,
-            Output::Table => io::stdout().write_all(table(&reply, &services, self.all).as_bytes())?,
+            Output::Table => {
+                io::stdout().write_all(table(&reply, &services, self.all).as_bytes())?;
+                if reply.counters.contains_key("jobsDead") {
+                    io::stdout().write_all(of_queues(queue::read(&mut client)).as_bytes())?;
+                }
+            }
         }
         Ok(())
     }
@@ -83,6 +89,24 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     if all {
         text += &named("COUNTER", &status.counters);
         text += &named("LIMIT", &status.limits);
+    }
+    text
+}
+
+/// What is wrong with the queues that this client sees, a line each.
+fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> String {
+    let (queues, trouble) = match read {
+        Ok(read) => read,
+        Err(why) if matches!(why.downcast_ref(), Some(Error::Denied(_))) => return String::new(),
+        Err(why) => (Vec::new(), Some(format!("{why:#}"))),
+    };
+    let mut text = trouble.map_or_else(String::new, |why| format!("\nqueues NOT IN ORDER: {}\n", text::line(&why)));
+    let with_dead: Vec<_> =
+        queues.iter().filter(|it| it.dead > 0).map(|it| text::preview(it.name.as_bytes())).collect();
+    if let Some(first) = with_dead.first() {
+        let dead = counted(queues.iter().map(|it| it.dead.unsigned_abs()).sum(), "dead job");
+        let more = if with_dead.len() > 1 { format!(" and {} more", with_dead.len() - 1) } else { String::new() };
+        let _ = writeln!(text, "\n{dead} in {first}{more}; `roster queue peek {first} dead` tells why");
     }
     text
 }

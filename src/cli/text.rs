@@ -101,6 +101,16 @@ fn is_shown(character: char) -> bool {
 
 /// Rows under a heading, in columns, each on one line; columns named in `right` are right-aligned.
 pub(crate) fn table<const N: usize>(heading: [&str; N], right: &[&str], rows: &[[String; N]]) -> String {
+    columns(heading, right, rows, [true; N])
+}
+
+/// The same without the columns in which no row has anything but `-`.
+pub(crate) fn table_of_filled<const N: usize>(heading: [&str; N], right: &[&str], rows: &[[String; N]]) -> String {
+    let is_filled = |column: usize| rows.is_empty() || rows.iter().any(|row| row[column] != "-");
+    columns(heading, right, rows, std::array::from_fn(is_filled))
+}
+
+fn columns<const N: usize>(heading: [&str; N], right: &[&str], rows: &[[String; N]], shown: [bool; N]) -> String {
     let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| line(cell))).collect();
     let mut widths = heading.map(|title| title.chars().count());
     for row in &rows {
@@ -111,7 +121,7 @@ pub(crate) fn table<const N: usize>(heading: [&str; N], right: &[&str], rows: &[
     let mut text = String::new();
     for row in std::iter::once(&heading.map(str::to_owned)).chain(&rows) {
         let mut line = String::new();
-        for ((cell, title), width) in row.iter().zip(heading).zip(widths) {
+        for (((cell, title), width), _) in row.iter().zip(heading).zip(widths).zip(shown).filter(|(_, shown)| *shown) {
             let padded = if right.contains(&title) { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
             line += &padded;
             line += "  ";

@@ -70,8 +70,11 @@ impl Api {
         let sources = snapshot.behind_instances().filter_map(|(feed, progress)| {
             let state = feed.state_of(progress);
             let said = format!("{} is {state}", feed.name());
-            let is_well = state == FeedState::Live && feed.detail().is_empty();
+            let is_live = state == FeedState::Live;
             let said = if grant.reads_all(feed.roots()) { feed.with_detail(said) } else { said };
+            let said = if is_live { said } else { format!("{said}: what is known of it stands") };
+            // What a live source has to say explains only what is missing.
+            let is_well = is_live && (!instances.is_empty() || feed.detail().is_empty());
             (!is_well).then_some(said)
         });
         let (sources, freshness) = (sources.collect(), freshness.into());

@@ -340,7 +340,7 @@ fn that_nobody_offers_a_service_is_said() {
     });
     scene.has(0);
     for (command, why) in [
-        (&["services", "mail"][..], "no master offers the service `mail`"),
+        (&["services", "mail"][..], "the service mail has no instances any more"),
         (&["masters", "--service", "mail"], "no master offers the service `mail`"),
         (&["services", "mail", "--stats"], "no method of the service `mail` was called"),
     ] {

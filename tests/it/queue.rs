@@ -77,6 +77,8 @@ fn jobs_outlast_a_killed_sidecar_with_their_leases_until_they_are_done() {
     let listed = roster.cli(["queue", "list", "-o", "json"]).json();
     let counts = ["waiting", "delayed", "running", "dead"].map(|state| listed["queues"][0][state].clone());
     assert_eq!(counts, [0, 1, 0, 1].map(serde_json::Value::from));
+    let status = prints(&roster, &["status"]);
+    assert!(status.contains("\n1 dead job in mail; `roster queue peek mail dead` tells why\n"), "{status}");
     assert_eq!(prints(&roster, &["queue", "retry", "mail", &ids[2].to_string()]), "1 job waits again\n");
     assert_eq!(take(&roster, 9, 0).first().map(|job| (job.id, job.attempt)), Some((ids[2], 2)));
     let status = roster.cli(["status", "-o", "json"]).json();
@@ -117,6 +119,10 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert!(peeked.contains("later") && peeked.lines().count() == 2, "{peeked}");
     prints(&roster, &["queue", "resume", "mail"]);
     assert_eq!(take(&roster, 1, 0).len(), 1);
+    let other = prints(&roster, &["enqueue", "mail", "other", "--delay", "1h"]);
+    let other = other.trim_end();
+    assert_eq!(prints(&roster, &["queue", "cancel", other]), format!("job {other} is removed\n"));
+    assert_eq!(roster.cli(["queue", "cancel", other]).code, Some(1));
     assert_eq!(prints(&roster, &["queue", "purge", "mail", "delayed"]), "1 job removed\n");
     assert_eq!(prints(&roster, &["queue", "retry", "mail", "--all"]), "0 jobs wait again\n");
     assert_eq!(roster.cli(["queue", "peek", "none"]).code, Some(1));

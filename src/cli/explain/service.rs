@@ -142,7 +142,7 @@ fn node(node: &ExplainedNode) -> Value {
 fn shown(reply: &ExplainReply) -> String {
     let mut told = String::new();
     for source in &reply.sources {
-        add(&mut told, &format!("{}: what is known of it stands", text::line(source)));
+        add(&mut told, &text::line(source));
     }
     for ExplainedInstance { instance, served, reasons, nodes, more_nodes } in &reply.instances {
         let is = if *served { "served" } else { "not served" };

@@ -50,8 +50,8 @@ impl Queues {
 }
 
 /// Whose changes are told. The others change whenever time passes.
-fn numbers(it: &QueueSummary) -> (bool, [i64; 4]) {
-    (it.is_paused, [it.waiting, it.delayed, it.running, it.dead])
+fn numbers(it: &QueueSummary) -> (bool, [i64; 5]) {
+    (it.is_paused, [it.waiting, it.delayed, it.running, it.dead, it.done.unwrap_or(0)])
 }
 
 fn news(kind: &str, it: &QueueSummary) -> News {
@@ -60,8 +60,8 @@ fn news(kind: &str, it: &QueueSummary) -> News {
         _ => Map::new(),
     };
     let state = if it.is_paused { "paused" } else { "open" };
-    let (waiting, delayed, running, dead) = (it.waiting, it.delayed, it.running, it.dead);
-    let preview = format!("{state} waiting={waiting} delayed={delayed} running={running} dead={dead}");
+    let [waiting, delayed, running, dead, done] = numbers(it).1;
+    let preview = format!("{state} waiting={waiting} delayed={delayed} running={running} dead={dead} done={done}");
     News { revision: 0, kind: kind.into(), name: it.name.clone(), preview, fields }
 }
 

@@ -59,7 +59,10 @@ impl Directory {
         let count = effects.len();
         self.carry_out(effects);
         for service in protected.iter().filter(|service| self.guard.held_of(service) == 0) {
-            tracing::info!(%service, "nothing of the service is held any more");
+            match self.count_of_registered(service) {
+                0 => tracing::warn!(%service, "nothing of the service is held any more, and none is registered"),
+                registered => tracing::info!(%service, registered, "nothing of the service is held any more"),
+            }
         }
         count
     }
