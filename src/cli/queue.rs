@@ -489,9 +489,9 @@ mod tests {
         assert_eq!(
             table(&queues, 61_000),
             "\
-QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD  IN/S  OUT/S     SIZE  OLDEST WAITS
-img         paused        0        2        3     4   1.5    0.0  2.0 KiB             -
-mail\\u{1b}  open          1        2        3     4   1.5    0.0  2.0 KiB            1m
+QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD  DONE  IN/S  OUT/S     SIZE  OLDEST WAITS
+img         paused        0        2        3     4     0   1.5    0.0  2.0 KiB             -
+mail\\u{1b}  open          1        2        3     4     0   1.5    0.0  2.0 KiB            1m
 "
         );
     }
