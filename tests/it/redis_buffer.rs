@@ -215,7 +215,7 @@ fn a_buffer_has_bounds_and_what_is_no_job_is_refused_as_ever() {
 
 #[test]
 fn a_unique_key_is_held_by_a_job_that_waits_deep_in_its_queue_and_not_by_one_that_others_have_performed() {
-    let mut redis = Redis::start(&["--appendonly", "yes"]);
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let roster = at(&redis.url());
     connected(&roster);
     let unique = |key: &str| NewJob { unique_key: Some(key.into()), ..job("mail", "C") };

@@ -224,7 +224,8 @@ impl Redis {
         for (at, (id, record)) in unheard.iter().enumerate().rev() {
             // By its text it is known: a lease that somebody else has ends at another moment.
             let back = Next::Waiting(record.extras.clone());
-            if let Err(failed) = self.each(self.apply(*id, &record.written(), record, back).await) {
+            if let Err(failed) = self.passes_over(&record.queue, self.apply(*id, &record.written(), record, back).await)
+            {
                 self.unheard().extend_from_slice(&unheard[..=at]);
                 return Err(failed);
             }

@@ -125,7 +125,20 @@ impl Buffer {
         let now = millis_since_1970(SystemTime::now());
         let jobs: Vec<NewJob> = drafts.into_iter().map(|draft| draft.kept(now)).collect();
         let queues: Vec<String> = jobs.iter().map(|job| job.queue.clone()).collect();
-        let enqueue = move |change: &mut Change<'_, '_>| change.enqueue(&jobs, asker).map(drop);
+        let enqueue = move |change: &mut Change<'_, '_>| {
+            for job in &jobs {
+                let number = change.book.named(&job.queue).map(|queue| queue.counts.number);
+                if let (Some(number), Some(unique)) = (number, &job.unique)
+                    && change.holder_of(number, &unique.key)?.is_some()
+                {
+                    return Err(Refused::Unavailable(
+                        "another job has the same number by chance; try again".to_owned(),
+                    )
+                    .into());
+                }
+            }
+            change.enqueue(&jobs, asker).map(drop)
+        };
         self.ask(What::Growth, place, enqueue, move |counts, ()| {
             let Some(counts) = counts else { return };
             queues.into_iter().for_each(|queue| *counts.queues.entry(queue).or_default() += 1);

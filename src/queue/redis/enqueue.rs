@@ -16,6 +16,7 @@ use super::record::Record;
 use super::resque::{self, Extras};
 use super::unique::Holders;
 use super::{Redis, no_matter, scripts};
+use crate::share::KEPT_FOR_ADMINS;
 
 /// How long it is known of a job that it was enqueued, where whoever did so has died since.
 const KNOWN_FOR: u64 = 7 * 86_400_000;
@@ -75,7 +76,7 @@ impl Redis {
     ) -> Result<Vec<Enqueued>, Refused> {
         let why = match &self.buffer {
             Some(buffer) if buffer.has_any_of(&drafts) => None,
-            _ => match self.enqueue_all(&drafts, false).await {
+            _ => match self.enqueue_all(&drafts, asker.is_admin, false).await {
                 Ok(enqueued) => {
                     self.need_no_more(drafts.into_iter().map(|draft| draft.id));
                     return Ok(enqueued);
@@ -108,11 +109,18 @@ impl Redis {
     }
 
     /// What is delivered is dropped if another job has its key: that has to be exact.
-    async fn enqueue_all(&self, drafts: &[Draft], is_exact: bool) -> Result<Vec<Enqueued>, NotEnqueued> {
+    async fn enqueue_all(
+        &self,
+        drafts: &[Draft],
+        is_admin: bool,
+        is_exact: bool,
+    ) -> Result<Vec<Enqueued>, NotEnqueued> {
+        let queues = self.config.max_queues;
+        let queues = if is_admin { queues } else { queues - queues / KEPT_FOR_ADMINS };
         let mut holders = Holders::default();
         for _ in 0..MAX_TRIES {
             let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
-            let reply = self.run_enqueue(&new, is_exact, &holders).await.map_err(NotEnqueued::Failed)?;
+            let reply = self.run_enqueue(&new, queues, is_exact, &holders).await.map_err(NotEnqueued::Failed)?;
             let reply = match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
                 Ok(reply) => reply,
                 Err(_) => {
@@ -139,10 +147,15 @@ impl Redis {
         Err(NotEnqueued::Refused(Refused::Unavailable(why.to_owned())))
     }
 
-    async fn run_enqueue(&self, drafts: &[&Draft], is_exact: bool, holders: &Holders) -> Result<Value, Failed> {
+    async fn run_enqueue(
+        &self,
+        drafts: &[&Draft],
+        queues: usize,
+        is_exact: bool,
+        holders: &Holders,
+    ) -> Result<Value, Failed> {
         let now = self.link.latest()?;
-        let (most, queues) = (self.config.max_jobs as u64, self.config.max_queues as u64);
-        let arguments = Arguments::new(&self.keys.0).number(most).number(queues);
+        let arguments = Arguments::new(&self.keys.0).number(self.config.max_jobs as u64).number(queues as u64);
         let arguments = match &self.buffer {
             Some(_) => arguments.number(now),
             None => arguments.text(""),
@@ -170,7 +183,7 @@ impl Redis {
                 found.truncate(most);
                 let (ids, drafts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
                 let mut sent = Sent { redis: self, ids: drafts.iter().map(|draft| draft.id).collect() };
-                let enqueued = self.enqueue_all(&drafts, true).await;
+                let enqueued = self.enqueue_all(&drafts, true, true).await;
                 if !matches!(&enqueued, Err(NotEnqueued::Failed(failed)) if !failed.is_refused) {
                     sent.ids.clear();
                 }
@@ -241,7 +254,11 @@ impl Redis {
                 let key = key.rsplit_once(' ').map_or(key, |(key, _)| key);
                 Refused::Unavailable(format!("{key:?} of Redis at {} is no list", self.link.server))
             }
-            _ => Refused::Full(format!("too many queues: `queue.max_queues` is {}", self.config.max_queues)),
+            _ => Refused::Full(format!(
+                "too many queues: `queue.max_queues` is {}, of which a part is kept for administrators; those without a job \
+                 make room",
+                self.config.max_queues
+            )),
         }
     }
 }
@@ -270,7 +287,7 @@ impl Draft {
             unique: job.unique.clone(),
             ..Extras::default()
         };
-        Ok(Self { id: resque::new_id(), job, args, extras, enqueued_at: None })
+        Ok(Self { id: resque::new_id_in(&job.queue), job, args, extras, enqueued_at: None })
     }
 
     /// What the script is given.

@@ -9,6 +9,12 @@ use super::record::Record;
 pub(super) struct Keys(pub(super) String);
 
 impl Keys {
+    /// A prefix ends with a colon, as clients of Resque add it where there is none.
+    pub(super) fn new(prefix: &str) -> Self {
+        let colon = if prefix.is_empty() || prefix.ends_with(':') { "" } else { ":" };
+        Self(format!("{prefix}{colon}"))
+    }
+
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.0)
     }
@@ -75,25 +81,25 @@ impl<'k> Step<'k> {
     }
 
     /// If the record of a job is this one; empty: if there is none.
-    pub(super) fn if_record(self, id: JobId, record: &str) -> Self {
+    pub(super) fn if_record(self, id: JobId, record: impl AsRef<[u8]>) -> Self {
         let jobs = self.keys.jobs();
-        self.guard("hash", &jobs, id.to_string().as_bytes(), record)
+        self.guard("hash", &jobs, id.to_string().as_bytes(), record.as_ref())
     }
 
     pub(super) fn if_popped(self, member: &[u8]) -> Self {
         let popped = self.keys.popped();
-        self.guard("sorted", &popped, member, "")
+        self.guard("sorted", &popped, member, b"")
     }
 
     pub(super) fn if_in_list(self, key: &str, item: &[u8]) -> Self {
-        self.guard("list", key, item, "")
+        self.guard("list", key, item, b"")
     }
 
     pub(super) fn if_no_list(self, key: &str) -> Self {
-        self.guard("nolist", key, b"", "")
+        self.guard("nolist", key, b"", b"")
     }
 
-    fn guard(mut self, kind: &str, key: &str, field: &[u8], expected: &str) -> Self {
+    fn guard(mut self, kind: &str, key: &str, field: &[u8], expected: &[u8]) -> Self {
         self.guards.push([kind.into(), key.into(), field.into(), expected.into()]);
         self
     }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use futures::future::{BoxFuture, FutureExt};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisError, Script, Value};
-use roster_net::secret;
+use roster_net::{ConnectError, secret};
 use tokio::time::timeout;
 
 use super::super::change::Refused;
@@ -66,25 +66,64 @@ impl Link {
     /// Connects. What is returned carries the requests, and ends with the connection.
     pub(super) async fn connect(&self) -> Result<(MultiplexedConnection, BoxFuture<'static, ()>), Failed> {
         let connecting = async {
-            let mut info = RedisConnectionInfo::default().set_db(self.server.database.into()).set_skip_set_lib_name();
-            if let Some(user) = &self.server.user {
-                info = info.set_username(user);
-            }
-            if let Some(file) = &self.password_file {
-                let read = secret::read(file);
-                let password = read.map_err(|error| self.no(&format!("cannot read {}: {error}", file.display())))?;
-                info = info.set_password(password.trim());
-            }
+            let read = |file: &PathBuf| {
+                secret::read(file).map_err(|error| self.no(&format!("cannot read {}: {error}", file.display())))
+            };
+            let password = self.password_file.as_ref().map(read).transpose()?;
             let stream = self.server.remote.connect(self.ca.as_deref(), None).await;
-            let stream = stream.map_err(|error| self.no(&error))?;
+            let stream = stream.map_err(|error| match error {
+                ConnectError::NoSocket(path) | ConnectError::NobodyListens(path) => {
+                    self.no(&format!("nobody listens at {}: does it run, with this `unixsocket`?", path.display()))
+                }
+                ConnectError::Denied(path) => self.no(&format!(
+                    "the permissions of {}, or of its folder, do not let this user in: see its `unixsocketperm`, and join \
+                     the group of the socket",
+                    path.display()
+                )),
+                other => self.no(&other),
+            })?;
             stream.forget_unsent().map_err(|error| self.no(&error))?;
             let config = AsyncConnectionConfig::new().set_response_timeout(Some(TIMEOUT));
+            let info = RedisConnectionInfo::default().set_skip_set_lib_name();
             let connected = MultiplexedConnection::new_with_config(&info, stream, config).await;
-            connected
-                .map(|(connection, driver)| (connection, driver.boxed() as BoxFuture<'static, ()>))
-                .map_err(|error| self.failed(&error))
+            let (mut connection, driver) = connected.map_err(|error| self.failed(&error))?;
+            let mut driver: BoxFuture<'static, ()> = driver.boxed();
+            tokio::select! {
+                biased;
+                begun = self.begin(&mut connection, password.as_deref().map(str::trim)) => begun?,
+                () = &mut driver => return Err(self.no(&self.ended_early())),
+            }
+            Ok((connection, driver))
         };
         timeout(TIMEOUT, connecting).await.unwrap_or_else(|_| Err(self.no(&"it does not answer")))
+    }
+
+    /// Says who asks, and for which database: by our own commands, so that Redis's own words come with its refusal.
+    async fn begin(&self, connection: &mut MultiplexedConnection, password: Option<&str>) -> Result<(), Failed> {
+        let failed = |error: RedisError| match error.is_io_error() && !error.is_timeout() {
+            true => self.no(&self.ended_early()),
+            false => self.failed(&error),
+        };
+        if let Some(password) = password {
+            let mut auth = redis::cmd("AUTH");
+            self.server.user.iter().for_each(|user| _ = auth.arg(user));
+            auth.arg(password).query_async::<()>(connection).await.map_err(failed)?;
+        }
+        if self.server.database > 0 {
+            let select = redis::cmd("SELECT").arg(self.server.database).to_owned();
+            select.query_async::<()>(connection).await.map_err(failed)?;
+        }
+        redis::cmd("TIME").query_async::<Value>(connection).await.map(drop).map_err(failed)
+    }
+
+    fn ended_early(&self) -> &'static str {
+        match self.server.is_tls() {
+            true => {
+                "the connection has ended at once: where it wants certificates of its clients, have it have \
+                 `tls-auth-clients no` or `optional`"
+            }
+            false => "the connection has ended at once: where it speaks TLS, write `rediss://`",
+        }
     }
 
     /// Asks Redis for its time, and has others use the connection from now on.
@@ -156,8 +195,10 @@ impl Link {
             "it still reads its data from the disk"
         } else if says("NOAUTH") {
             "it wants a password: write that into a file, and name the file with `queue.password_file`"
-        } else if says("WRONGPASS") || says("authentication failed") {
-            "it refuses the password of `queue.password_file`"
+        } else if says("WRONGPASS") {
+            "it refuses the password of `queue.password_file`, or the user of `queue.backend`"
+        } else if says("without any password configured") {
+            "it has no password: take `queue.password_file` out"
         } else if says("NOPERM") {
             "its rules refuse that to the user of `queue.backend`"
         } else if says("MOVED") || says("CROSSSLOT") || says("CLUSTERDOWN") || says("cluster") {

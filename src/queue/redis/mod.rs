@@ -27,6 +27,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use redis::aio::MultiplexedConnection;
@@ -44,6 +45,7 @@ use super::change::Refused;
 use super::job::JobId;
 use super::{Config, Known, Place};
 use crate::metrics::Metrics;
+use crate::secret::warn_if_open;
 use crate::task::{Backoff, Stop, Tasks};
 
 /// How often it is looked what the time has come for; and, while somebody waits for jobs, whether there are some that others
@@ -78,6 +80,8 @@ pub(super) struct Redis {
     /// Those that Redis was asked to enqueue without an answer: it remembers them longer.
     in_doubt: Mutex<HashSet<JobId>>,
     searches: Searches,
+    /// Why all queues stand still, as others want it.
+    all_paused: ArcSwapOption<String>,
     /// How many wait for jobs of which queues,
     wanted: Mutex<HashMap<String, usize>>,
     /// and in which of these there were some at the last look.
@@ -99,11 +103,12 @@ impl Redis {
         tasks: &Tasks,
     ) -> io::Result<Arc<Self>> {
         let (works, asked) = mpsc::unbounded_channel();
+        config.password_file.iter().for_each(|file| warn_if_open("queue.password_file", file));
         let folder = config.path.clone().filter(|_| config.buffer);
         let buffer = folder.map(|folder| Buffer::open(folder, config, metrics, tasks)).transpose()?;
         let redis = Arc::new(Self {
             link: Link::new(server, config.password_file.clone(), config.ca.clone()),
-            keys: Keys(config.prefix.clone()),
+            keys: Keys::new(&config.prefix),
             config: config.clone(),
             metrics: metrics.clone(),
             known,
@@ -114,6 +119,7 @@ impl Redis {
             arrived: Mutex::default(),
             in_doubt: Mutex::default(),
             searches: Searches::default(),
+            all_paused: ArcSwapOption::empty(),
             wanted: Mutex::default(),
             ready: watch::Sender::default(),
         });
@@ -183,7 +189,7 @@ impl Redis {
                     backoff.reset();
                 }
             }
-            if let Err(failed) = self.look_for_wanted().await {
+            if let Err(failed) = self.passes_over("roster:paused", self.look_for_wanted().await) {
                 return failed;
             }
             sleep_until(tick.min(Instant::now() + LOOK)).await;
@@ -204,9 +210,9 @@ impl Redis {
         }
     }
 
-    /// What is wrong with the buffer.
+    /// What is wrong with the buffer, or why no job is handed out.
     pub(super) fn trouble(&self) -> Option<Arc<String>> {
-        self.buffer.as_ref().and_then(Buffer::trouble)
+        self.buffer.as_ref().and_then(Buffer::trouble).or_else(|| self.all_paused.load_full())
     }
 
     /// Has the thread do something, and waits for it. Once asked it is done, whether anybody waits or not; what nobody waits

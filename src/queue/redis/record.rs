@@ -11,9 +11,13 @@ use super::super::death::Death;
 use super::super::job::{
     DEFAULT_PRIORITY, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, State, Unique, Until, lease_ms, retry_delay,
 };
+use super::keys::place;
 use super::link::TIMEOUT;
 use super::resque::{self, Extras, Item};
 use crate::model::shortened;
+
+/// No time is later, in ms since 1970.
+const MAX_TIME: u64 = 1 << 53;
 
 /// Such a part of a lease may pass until the job arrives.
 const ON_THE_WAY: u64 = 10;
@@ -48,7 +52,13 @@ impl Record {
 
     /// None: it is damaged, or somebody else's.
     pub(super) fn read(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+        serde_json::from_str(text).ok().filter(Self::is_sound)
+    }
+
+    /// Anybody may have written it.
+    fn is_sound(&self) -> bool {
+        let (_, at) = place(self.state);
+        [at, self.enqueued_at, self.scheduled.unwrap_or(0)].iter().all(|time| *time < MAX_TIME)
     }
 
     pub(super) fn written(&self) -> String {

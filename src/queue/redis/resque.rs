@@ -15,6 +15,9 @@ use super::super::job::{JobId, MAX_ERROR, MAX_JOB_NAME, MAX_RETRIES, MAX_TIMEOUT
 /// Ids have no more bits, so that the numbers of JSON, and of Lua, hold them.
 const ID_BITS: u32 = 52;
 
+/// So many of them are of its queue.
+const QUEUE_BITS: u32 = 6;
+
 /// What Roster knows of a job that waits, beside what Resque does. What is as by default is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -137,6 +140,20 @@ pub(super) fn replaced(item: &str, extras: &Extras) -> Option<String> {
 /// A number for a job that tells none, or whose own another job has.
 pub(super) fn new_id() -> JobId {
     fastrand::u64(1..1 << ID_BITS)
+}
+
+/// The same of a job that is enqueued here: it tells its queue from most others, so that the job is looked for there first.
+pub(super) fn new_id_in(queue: &str) -> JobId {
+    (new_id() >> QUEUE_BITS << QUEUE_BITS | bits_of(queue)).max(1)
+}
+
+/// Whether a job with this id may have been enqueued here into this queue.
+pub(super) fn may_be_of(id: JobId, queue: &str) -> bool {
+    id % (1 << QUEUE_BITS) == bits_of(queue)
+}
+
+fn bits_of(queue: &str) -> u64 {
+    xxh3_64(queue.as_bytes()) >> (64 - QUEUE_BITS)
 }
 
 /// The one of a job that has no id, while it waits.

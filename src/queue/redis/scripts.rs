@@ -213,7 +213,7 @@ pub(super) static LIST: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Where a text is in a list among so many from a place on: its element, or how many were looked at; -1: there are no more.
+/// Where a text is in a list among so many from a place on: how many were looked at, -1 if there are no more; and its element.
 pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -221,12 +221,12 @@ pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
         local bytes = 8388608
         for at = from, from + most - 1 do
             local item = redis.pcall('LINDEX', key, at)
-            if type(item) ~= 'string' then return -1 end
-            if #item <= largest and string.find(item, text, 1, true) then return item end
+            if type(item) ~= 'string' then return {-1, ''} end
+            if #item <= largest and string.find(item, text, 1, true) then return {at - from + 1, item} end
             bytes = bytes - #item
-            if bytes <= 0 then return at - from + 1 end
+            if bytes <= 0 then return {at - from + 1, ''} end
         end
-        return most",
+        return {most, ''}",
     )
 });
 
@@ -286,17 +286,21 @@ pub(super) static READY: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Removes the unique keys of queues that have no jobs that could hold one.
+/// Removes the unique keys of queues that have no jobs that could hold one; and where there are more than half as many queues as
+/// there may be, those of which nothing is there.
 pub(super) static TIDY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p = ARGV[1]
         if redis.call('ZCARD', p .. 'roster:popped') > 0 then return 0 end
-        for number = 2, #ARGV do
+        local are_many = redis.call('SCARD', p .. 'queues') > tonumber(ARGV[2]) / 2
+        for number = 3, #ARGV do
             local q = ARGV[number]
             if redis.pcall('LLEN', p .. 'queue:' .. q) == 0 and redis.call('ZCARD', p .. 'roster:delayed:' .. q) == 0
                 and redis.call('ZCARD', p .. 'roster:running:' .. q) == 0 then
                 redis.call('UNLINK', p .. 'roster:unique:' .. q)
+                if are_many and redis.call('ZCARD', p .. 'roster:dead:' .. q) == 0
+                    and redis.call('SISMEMBER', p .. 'roster:paused', q) == 0 then redis.call('SREM', p .. 'queues', q) end
             end
         end
         return 1",

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use futures::future::BoxFuture;
-use redis::Value;
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
@@ -22,6 +21,9 @@ use crate::clock::millis_since_1970;
 /// A waiting job is looked for among so many of each queue, in steps.
 const MAX_SEARCHED: u64 = 20_000;
 const SEARCH_STEP: u64 = 1_000;
+
+/// And among so many of all.
+const MAX_SEARCHED_IN_ALL: u64 = 100_000;
 
 /// So many searches of a user wait for each other.
 const MAX_IN_LINE: usize = 64;
@@ -143,28 +145,29 @@ impl Redis {
     /// Looks for a job that was enqueued here in the queues where it may wait, and among those that are being taken off one.
     async fn search(&self, user: Option<u32>, id: JobId) -> Result<Sought, Refused> {
         let _turn = self.searches.turn(user).await?;
-        let mut has_more = false;
-        for queue in self.names().await? {
+        let mut queues = self.names().await?;
+        // Its own is most likely among the first.
+        queues.sort_by_key(|queue| !resque::may_be_of(id, queue));
+        let (mut has_more, mut left) = (false, MAX_SEARCHED_IN_ALL);
+        for queue in queues {
             let mut from = 0;
-            while from < MAX_SEARCHED {
+            while from < MAX_SEARCHED && left > 0 {
                 let arguments = Arguments::default()
                     .text(self.keys.queue(&queue))
                     .number(from)
                     .number(SEARCH_STEP)
                     .number(self.largest())
                     .text(searched(id));
-                match self.link.run(&scripts::SEARCH, arguments).await? {
-                    Value::BulkString(text) => {
-                        if let Some(item) = resque::read(&text).filter(|item| item.id == Some(id)) {
-                            return Ok(Sought::Waits(queue, text, Box::new(item)));
-                        }
-                        break;
-                    }
-                    Value::Int(looked @ 1..) => from += looked as u64,
-                    _ => break,
+                let (looked, text): (i64, Vec<u8>) = self.link.run(&scripts::SEARCH, arguments).await?;
+                // It may be another one's payload that has this text.
+                if let Some(item) = resque::read(&text).filter(|item| item.id == Some(id)) {
+                    return Ok(Sought::Waits(queue, text, Box::new(item)));
                 }
+                let Ok(looked @ 1..) = u64::try_from(looked) else { break };
+                from += looked;
+                left = left.saturating_sub(looked);
             }
-            has_more |= from >= MAX_SEARCHED;
+            has_more |= from >= MAX_SEARCHED || left == 0;
         }
         if let Some(job) = self.on_its_way(id).await? {
             return Ok(Sought::IsTaken(Box::new(job)));
@@ -172,7 +175,8 @@ impl Redis {
         match has_more {
             true => {
                 let why = format!(
-                    "job {id} is not among the first {MAX_SEARCHED} of its queue: it is not looked for in more"
+                    "job {id} is not among the first {MAX_SEARCHED} of its queue, nor the {MAX_SEARCHED_IN_ALL} that were looked \
+                     at of all: it is not looked for in more"
                 );
                 Err(Refused::Unavailable(why))
             }

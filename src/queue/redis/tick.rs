@@ -1,5 +1,7 @@
 //! Ticks: what the time has come for. Every sidecar of a Redis does this, and whichever comes first has done it.
 
+use std::sync::Arc;
+
 use redis::Value;
 
 use super::super::Totals;
@@ -21,15 +23,16 @@ impl Redis {
         let now = self.link.now()?;
         self.repeat_reports().await?;
         self.give_back_unheard().await?;
-        self.put_back(now).await?;
+        self.passes_over("roster:popped", self.put_back(now).await)?;
         if self.buffer.is_some() {
-            self.forget_arrived(now).await?;
+            self.passes_over("roster:enqueued", self.forget_arrived(now).await)?;
         }
         // A delayed job that is known here keeps what is known of it, before it is taken for any other.
-        if self.pass_time(now).await? {
-            self.move_scheduled(now).await?;
+        if self.passes_over("roster:due or roster:jobs", self.pass_time(now).await)?.unwrap_or(true) {
+            self.passes_over("delayed_queue_schedule", self.move_scheduled(now).await)?;
         }
-        self.count().await
+        self.passes_over("pause-all-workers", self.look_whether_all_are_paused().await)?;
+        self.passes_over("queues or roster:paused", self.count().await).map(drop)
     }
 
     /// Puts back what was taken off a queue by somebody who has died since.
@@ -38,14 +41,21 @@ impl Redis {
         let arguments = Arguments::new(&self.keys.0).text(&popped).text("-inf").number(now).number(0).number(BATCH);
         let members: Vec<(Vec<u8>, Value)> = self.link.run(&scripts::DUE, arguments).await?;
         for (member, _) in members {
-            let Some((queue, item)) = parts_of(&member) else { continue };
-            let (key, queues) = (self.keys.queue(queue), self.keys.key("queues"));
-            let step = Step::new(&self.keys)
-                .if_popped(&member)
-                .then_bytes([b"LPUSH", key.as_bytes(), item])
-                .then(["SADD", &queues, queue])
-                .then_bytes([b"ZREM", popped.as_bytes(), &member]);
-            self.each(self.change(step).await)?;
+            let is_put_back = match parts_of(&member) {
+                Some((queue, item)) => {
+                    let (key, queues) = (self.keys.queue(queue), self.keys.key("queues"));
+                    let step = Step::new(&self.keys)
+                        .if_popped(&member)
+                        .then_bytes([b"LPUSH", key.as_bytes(), item])
+                        .then(["SADD", &queues, queue])
+                        .then_bytes([b"ZREM", popped.as_bytes(), &member]);
+                    self.passes_over(&key, self.change(step).await)?.is_some()
+                }
+                None => false,
+            };
+            if !is_put_back {
+                self.look_later(&popped, &member, now).await?;
+            }
         }
         Ok(())
     }
@@ -55,30 +65,41 @@ impl Redis {
         for _ in 0..ROUNDS {
             let due = self.keys.due();
             let arguments = Arguments::new(&self.keys.0).text(&due).text("-inf").number(now).number(0).number(BATCH);
-            let records: Vec<(String, String)> = self.link.run(&scripts::DUE, arguments).await?;
+            let records: Vec<(Vec<u8>, Vec<u8>)> = self.link.run(&scripts::DUE, arguments).await?;
             if records.is_empty() {
                 return Ok(true);
             }
-            for (id, text) in records {
-                let of_job = match (id.parse(), Record::read(&text)) {
-                    (Ok(id), Some(record)) => self.pass(id, &text, &record, now).await,
-                    (Ok(number), None) => {
+            for (member, text) in records {
+                let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
+                let record = str::from_utf8(&text).ok().and_then(|text| Some((text, Record::read(text)?)));
+                let of_job = match (id, record) {
+                    (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
+                    (id, _) => {
+                        let step = Step::new(&self.keys);
+                        let step = match id {
+                            Some(id) => step.if_record(id, &text),
+                            None => step,
+                        };
                         if !text.is_empty() {
                             tracing::error!(id, "a job is damaged, and is not performed");
                         }
-                        let step = Step::new(&self.keys).if_record(number, &text).then(["ZREM", &due, &id]);
-                        self.change(step).await.map(drop)
+                        self.change(step.then_bytes([b"ZREM", due.as_bytes(), &member])).await.map(drop)
                     }
-                    (Err(_), _) => self.change(Step::new(&self.keys).then(["ZREM", &due, &id])).await.map(drop),
                 };
-                if self.each(of_job)?.is_none() {
-                    // Another time, so that it keeps nobody from being looked at.
-                    let later = now + 60_000;
-                    self.change(Step::new(&self.keys).then(["ZADD", &due, &later.to_string(), &id])).await?;
+                if self.passes_over("roster:…", of_job)?.is_none() {
+                    self.look_later(&due, &member, now).await?;
                 }
             }
         }
         Ok(false)
+    }
+
+    /// Another time, so that a member keeps no other one from being looked at.
+    async fn look_later(&self, key: &str, member: &[u8], now: u64) -> Result<(), Failed> {
+        let later = (now + 60_000).to_string();
+        self.change(Step::new(&self.keys).then_bytes([b"ZADD", key.as_bytes(), later.as_bytes(), member]))
+            .await
+            .map(drop)
     }
 
     async fn pass(&self, id: JobId, text: &str, record: &Record, now: u64) -> Result<(), Failed> {
@@ -132,15 +153,19 @@ impl Redis {
     async fn move_scheduled(&self, now: u64) -> Result<(), Failed> {
         let schedule = self.keys.key("delayed_queue_schedule");
         let command = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now / 1_000, 0, BATCH as isize);
-        let seconds: Vec<String> = self.link.command(&command).await?;
+        let seconds: Vec<Vec<u8>> = self.link.command(&command).await?;
         for second in seconds {
+            let Ok(second) = String::from_utf8(second.clone()) else {
+                self.change(Step::new(&self.keys).then_bytes([b"ZREM", schedule.as_bytes(), &second])).await?;
+                continue;
+            };
             let list = self.keys.delayed(&second);
             for _ in 0..ROUNDS {
                 let arguments = Arguments::default().text(&list).number(0).number(BATCH).number(self.largest());
                 let items: Vec<Value> = self.link.run(&scripts::LIST, arguments).await?;
                 if items.is_empty() {
                     let step = Step::new(&self.keys).if_no_list(&list).then(["ZREM", &schedule, &second]);
-                    self.each(self.change(step).await)?;
+                    self.passes_over(&list, self.change(step).await)?;
                     break;
                 }
                 for item in items {
@@ -170,7 +195,7 @@ impl Redis {
                 .push("RPUSH", &queue, &due)
                 .then(["LREM", list, "1", item])
                 .then(["TRY", "SREM", &of_item, key]);
-            if self.each(self.change(step).await)?.is_some() {
+            if self.passes_over(&self.keys.queue(&queue), self.change(step).await)?.is_some() {
                 self.is_ready(&queue);
                 return Ok(());
             }
@@ -180,19 +205,33 @@ impl Redis {
             .if_in_list(list, &text)
             .then_bytes([b"RPUSH", aside.as_bytes(), &text])
             .then_bytes([b"LREM", list.as_bytes(), b"1", &text]);
-        self.each(self.change(step).await).map(drop)
+        self.passes_over(list, self.change(step).await).map(drop)
     }
 
-    /// One bad element is passed over, and no other. None: Redis has refused to do it.
-    pub(super) fn each<T>(&self, done: Result<T, Failed>) -> Result<Option<T>, Failed> {
+    /// What is bad is passed over, and nothing else: it closes no connection. None: Redis has refused to do it.
+    pub(super) fn passes_over<T>(&self, keys: &str, done: Result<T, Failed>) -> Result<Option<T>, Failed> {
         match done {
             Ok(done) => Ok(Some(done)),
             Err(failed) if failed.is_of_a_key => {
-                tracing::warn!(error = %failed, "a key of Redis is of another type than it should be");
+                tracing::warn!(keys, error = %failed, "a key of Redis is of another type than it should be");
                 Ok(None)
             }
             Err(failed) => Err(failed),
         }
+    }
+
+    /// Other clients of Resque may have all queues stand still.
+    async fn look_whether_all_are_paused(&self) -> Result<(), Failed> {
+        let key = self.keys.key("pause-all-workers");
+        let value: Option<Vec<u8>> = self.link.command(&redis::Cmd::get(&key)).await?;
+        let why = (value.as_deref() == Some(b"true")).then(|| {
+            Arc::new(format!("no job is handed out while {key:?} of Redis is `true`, as its other clients set it"))
+        });
+        if let (Some(why), None) = (&why, &*self.all_paused.load()) {
+            tracing::warn!(why = why.as_str(), "the queues stand still");
+        }
+        self.all_paused.store(why);
+        Ok(())
     }
 
     async fn count(&self) -> Result<(), Failed> {
@@ -209,8 +248,9 @@ impl Redis {
             }
         }
         if !idle.is_empty() {
-            // What others have performed has left its key. That it stays there harms nobody yet.
-            if let Err(failed) = self.link.run::<u8>(&scripts::TIDY, Arguments::new(&self.keys.0).texts(idle)).await {
+            // What others have performed has left its key, and its queue a name. That they stay there harms nobody yet.
+            let arguments = Arguments::new(&self.keys.0).number(self.config.max_queues as u64).texts(idle);
+            if let Err(failed) = self.link.run::<u8>(&scripts::TIDY, arguments).await {
                 tracing::debug!(error = %failed, "unique keys that nobody has are not removed");
             }
         }
