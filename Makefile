@@ -104,7 +104,8 @@ benches/node/gen-nodejs/zkDataService.js: idl/zk_data.thrift
 	thrift --gen js:node -o benches/node idl/zk_data.thrift
 
 # Breaks everything around two sidecars for a quarter of an hour, and checks every answer. QUICK=1 for a minute;
-# SEED=… for the same faults again; FAULTS=Cut,Wipe for these alone; VERBOSE=1 tells of each.
+# SEED=… for the same faults again; FAULTS=Cut,Wipe for these alone; KILLS=200 for the queues in Redis alone, beside which
+# Redis, the sidecar and workers are killed so often; VERBOSE=1 tells of each.
 endurance: deps
 	cargo test --test endurance
 

@@ -1,4 +1,4 @@
-//! Jobs of the first sidecar's queues: who enqueue them, and who perform them: its workers in PHP, and takers over Thrift.
+//! Jobs of a sidecar's queues: who enqueue them, and who perform them: its workers in PHP, and takers over Thrift.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,8 +12,8 @@ use crate::checker::Checker;
 use crate::dice::Dice;
 use crate::harness::{Client, Dialect, Roster, ensure};
 use crate::idl::{
-    EnqueueRequest, Job, JobAction, JobQuery, JobUpdate, NewJob, NotFound, QueueAction, QueueControl, QueuesQuery,
-    TRosterSyncClient, TakeJobsRequest,
+    EnqueueRequest, Job, JobAction, JobQuery, JobUpdate, NewJob, NotFound, QueueAction, QueueControl, QueueSummary,
+    QueuesQuery, TRosterSyncClient, TakeJobsRequest,
 };
 use crate::job_model::{JobModel, Outcome, now};
 
@@ -144,9 +144,14 @@ impl Jobs {
         gone.into_iter().try_for_each(|number| model.is_gone(number))
     }
 
+    /// From now on nobody enqueues more, and who takes a job performs it.
+    pub(crate) fn enqueue_no_more(&self) {
+        self.book.is_over.store(true, Ordering::Relaxed);
+    }
+
     /// Has all be performed in this time that are there. What has failed may rest.
     pub(crate) fn end(&self, within: Duration) -> Outcome {
-        self.book.is_over.store(true, Ordering::Relaxed);
+        self.enqueue_no_more();
         let until = Instant::now() + within;
         loop {
             let left = self.left();
@@ -172,7 +177,8 @@ impl Jobs {
         for queue in queues.iter().filter(|queue| queue.dead > 0) {
             client.control_queue(QueueControl::new(queue.name.clone(), QueueAction::RETRY, None, None, None))?;
         }
-        let left = queues.iter().map(|queue| queue.waiting + queue.running + queue.dead).sum();
+        let left = |queue: &QueueSummary| queue.waiting + queue.running + queue.dead + queue.buffered.unwrap_or(0);
+        let left = queues.iter().map(left).sum();
         Ok((left, queues.iter().map(|queue| queue.delayed as usize).sum()))
     }
 }

@@ -1,7 +1,7 @@
 //! `make endurance`: breaks everything around two sidecars, and holds every answer against a model of what was true.
 //!
 //! `QUICK=1`: a minute. `SEED=…`: the same faults again. `FAULTS=Cut,Silence`: only these. `VERBOSE=1`: tells of each.
-//! `ROSTER_UPGRADE_TO=…`: the binary that sidecars are upgraded to.
+//! `ROSTER_UPGRADE_TO=…`: the binary that sidecars are upgraded to. `KILLS=200`: only the queues in Redis, and so many kills.
 
 mod checker;
 mod dice;
@@ -13,6 +13,7 @@ mod faults;
 mod harness;
 mod job_model;
 mod jobs;
+mod kills;
 mod load;
 mod masters;
 mod model;
@@ -33,6 +34,9 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use roster::thrift::idl;
 use scene::{HEALING, Scene};
 use sidecar::MUTANT;
+
+/// How often something is killed beside queues in Redis; and within a minute.
+const KILLS: [usize; 2] = [40, 6];
 
 /// An act: so many servers, for so long.
 struct Act {
@@ -55,12 +59,18 @@ fn main() -> ExitCode {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(fresh_seed);
     println!("SEED={seed}");
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
-    let acts = match std::env::var_os("QUICK") {
-        Some(_) => vec![Act { servers: 3, crowd: 300, lasts: Duration::from_secs(45) }],
-        None => [(3, 11), (5, 3)].map(|(servers, lasts)| Act { servers, crowd: 2_000, lasts: minutes(lasts) }).into(),
+    let is_quick = std::env::var_os("QUICK").is_some();
+    let kills = std::env::var("KILLS").ok().map(|kills| kills.parse().expect("`KILLS` is a number"));
+    let acts = match is_quick {
+        _ if kills.is_some() => Vec::new(),
+        true => vec![Act { servers: 3, crowd: 300, lasts: Duration::from_secs(45) }],
+        false => [(3, 11), (5, 3)].map(|(servers, lasts)| Act { servers, crowd: 2_000, lasts: minutes(lasts) }).into(),
     };
+    // Faults that are named are those of the sidecars.
+    let kills = kills.unwrap_or(if std::env::var_os("FAULTS").is_some() { 0 } else { KILLS[usize::from(is_quick)] });
     let dice = Dice::new(seed);
     let violations: usize = acts.iter().map(|act| act.play(&dice)).sum();
+    let violations = violations + if kills > 0 { kills::play(kills, &dice) } else { 0 };
     if violations == 0 {
         return ExitCode::SUCCESS;
     }

@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 pub(crate) use self::kind::Kind;
 use self::kind::Part;
 use self::sidecar::garbage;
+pub(crate) use self::workers::pids;
 use crate::descriptors;
 use crate::dice::Dice;
 use crate::harness::attack::Adversary;

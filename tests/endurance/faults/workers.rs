@@ -5,7 +5,7 @@ use nix::unistd::Pid;
 
 use super::{Fault, Kind, pause};
 use crate::dice::Dice;
-use crate::harness::{SOON, ensure, eventually};
+use crate::harness::{Roster, SOON, ensure, eventually};
 use crate::idl::{Worker, WorkerState};
 use crate::scene::Scene;
 use crate::workers::{roll, told};
@@ -14,7 +14,7 @@ impl Fault {
     /// Sends a signal to one that runs. What it serves may be lost.
     pub(super) fn strike_worker(&mut self, scene: &Scene, signal: Signal, dice: &Dice) {
         scene.workers.excuse();
-        let pids = pids(scene);
+        let pids = pids(&scene.sidecars[0].roster);
         let Some(pid) = (!pids.is_empty()).then(|| *dice.one_of(&pids)) else { return };
         self.worker = pid;
         // It may have ended by itself.
@@ -61,13 +61,13 @@ impl Fault {
 
     /// They are to be replaced by code that does not boot: those that run go on.
     pub(super) fn roll_broken_workers(&self, scene: &Scene) {
-        let before = pids(scene);
+        let before = pids(&scene.sidecars[0].roster);
         scene.workers.is_broken(true);
         match roll(&scene.sidecars[0].roster) {
             Err(why) if why.contains("ended with code 1") => {}
             other => self.goes_wrong(scene, &format!("it is told why they are not replaced: {other:?}")),
         }
-        if pids(scene) != before {
+        if pids(&scene.sidecars[0].roster) != before {
             self.goes_wrong(scene, "what ran goes on");
         }
     }
@@ -100,7 +100,7 @@ impl Kind {
 }
 
 /// The numbers of the processes that run; none, where their sidecar is away.
-fn pids(scene: &Scene) -> Vec<i32> {
-    let workers = told(&scene.sidecars[0].roster).unwrap_or_default();
+pub(crate) fn pids(roster: &Roster) -> Vec<i32> {
+    let workers = told(roster).unwrap_or_default();
     workers.iter().filter(|worker| worker.state == WorkerState::RUNNING).filter_map(|worker| worker.pid).collect()
 }
