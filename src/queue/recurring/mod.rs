@@ -1,7 +1,9 @@
 //! Recurring jobs, which are enqueued by the clock on the wall.
 //!
 //! When a job was due is written in the transaction that enqueues it, so that it is enqueued once for each time, whatever ends
-//! between. Where the clock is set back by up to a day, the times that come again are over.
+//! between. Where the clock is set back by up to a day, the times that come again are over. One that jumps further begins
+//! another *run*, and those that were before are remembered: what was enqueued in them is not enqueued again, and where the
+//! clock comes back to the end of one, that one goes on.
 
 mod schedule;
 
@@ -29,6 +31,9 @@ const RETRY: u64 = 5_000;
 
 /// A clock that goes back further was wrong before, in ms.
 const SET_BACK: u64 = 86_400_000;
+
+/// So many runs are remembered beside that which goes on.
+const MAX_RUNS: usize = 16;
 
 /// A recurring job as it stands. Times are in ms since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,15 +63,21 @@ struct Recurrence {
     config: Recurring,
     expression: Expression,
     job: NewJob,
-    /// Up to when all is settled, as the file said,
-    settled: u64,
-    /// and was before the clock went back by more than `SET_BACK`,
-    settled_before: u64,
-    /// and when there may be something to do.
+    /// The run that goes on, as the file said, and those before it, the last one at the end.
+    run: Run,
+    others: Vec<Run>,
+    /// When there may be something to do.
     look: u64,
     /// What was seen in time, and may be refused for as long as it lasts.
     seen: Option<u64>,
     shown: Recurs,
+}
+
+/// A time in which the clock did not jump by more than `SET_BACK`: all that was due after `from` is settled up to `until`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Run {
+    from: u64,
+    until: u64,
 }
 
 /// What the file says of one.
@@ -77,9 +88,17 @@ struct Settled {
     /// What it was meant for.
     schedule: String,
     time_zone: String,
-    /// Up to when all was settled before the clock went back so far that it began anew; 0: it never did.
+    /// When the run began.
     #[serde(default)]
-    before: u64,
+    from: u64,
+    #[serde(default)]
+    others: Vec<Run>,
+}
+
+impl Run {
+    fn has(&self, slot: u64) -> bool {
+        self.from < slot && slot <= self.until
+    }
 }
 
 impl Recurrences {
@@ -111,7 +130,7 @@ impl Recurrences {
             self.is_clean = true;
         }
         let now = change.now.wall;
-        for it in self.all.iter_mut().filter(|it| it.look <= now || it.settled > now + SET_BACK) {
+        for it in self.all.iter_mut().filter(|it| it.look <= now || it.run.until > now + SET_BACK) {
             it.enqueue_due(change)?;
             self.has_changed = true;
         }
@@ -144,8 +163,8 @@ impl Recurrence {
             job: config.new_job(),
             config: config.clone(),
             expression,
-            settled: 0,
-            settled_before: 0,
+            run: Run::default(),
+            others: Vec::new(),
             look: 0,
             seen: None,
             shown,
@@ -156,16 +175,25 @@ impl Recurrence {
         let now = change.now.wall;
         self.read(change)?;
         let most = if self.config.missed == Missed::All { MAX_MISSED } else { 1 };
-        let due = self.expression.between(&self.config.time_zone, self.settled, now, most);
-        if let Some(latest) = due.back().copied() {
+        let due = self.expression.between(&self.config.time_zone, self.run.until, now, most);
+        if let (Some(first), Some(latest)) = (due.front().copied(), due.back().copied()) {
             if now - latest < ON_TIME {
                 self.seen = Some(latest);
             }
-            if self.config.missed == Missed::Skip && self.seen != Some(latest) {
+            let is_skipped = self.config.missed == Missed::Skip && self.seen != Some(latest);
+            let passes_over = is_skipped || self.next(self.run.until) != Some(first);
+            if passes_over && now > self.run.until + SET_BACK {
+                self.begin(if is_skipped { latest } else { first - 1 });
+            }
+            if is_skipped {
                 tracing::warn!(recurring = self.config.name, "a recurring job was missed");
                 self.settle(change, latest, self.shown.last)?;
             } else {
                 for slot in due {
+                    if self.is_of_another_run(slot).is_some() {
+                        self.settle(change, slot, self.shown.last)?;
+                        continue;
+                    }
                     match sound_or_refused(self.enqueue(change))? {
                         Ok(id) => self.settle(change, slot, Some((slot, id)))?,
                         Err(why) => {
@@ -177,32 +205,62 @@ impl Recurrence {
             }
         }
         self.shown.trouble = None;
-        self.shown.next = self.expression.next(&self.config.time_zone, self.settled.max(now));
+        self.shown.next = self.next(self.run.until.max(now));
         self.look = self.shown.next.unwrap_or(u64::MAX);
         Ok(())
     }
 
-    /// What the file says. One that is new, has another schedule, or was settled by a clock that was ahead begins now.
-    /// Where it is the clock of now that is behind, what was settled before is so again once the clock is right.
+    /// The first slot after a time that was not settled in another run.
+    fn next(&self, time: u64) -> Option<u64> {
+        let mut next = self.expression.next(&self.config.time_zone, time)?;
+        while let Some(run) = self.is_of_another_run(next) {
+            next = self.expression.next(&self.config.time_zone, run.until)?;
+        }
+        Some(next)
+    }
+
+    fn is_of_another_run(&self, slot: u64) -> Option<Run> {
+        self.others.iter().find(|run| run.has(slot)).copied()
+    }
+
+    /// What the file says. One that is new or has another schedule begins now. Where the clock has jumped, and is now where
+    /// another run ended, that one goes on; where it went back to where there was none, one begins now.
     fn read(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
         let now = change.now.wall;
         let value = sound(change.txn.get(&keys::recurring(&self.config.name)))?.flatten();
         let settled = value.and_then(|value| read::<Settled>(&value).ok());
         let is_of_this = |it: &Settled| it.schedule == self.shown.schedule && it.time_zone == self.shown.time_zone;
-        match settled.filter(is_of_this) {
-            Some(it) if it.until <= now + SET_BACK => {
-                (self.settled, self.settled_before, self.shown.last) = (it.until, it.before, it.last);
-                let is_set_forward = it.until + SET_BACK < now && it.before <= now + SET_BACK;
-                if it.before <= now || is_set_forward {
-                    self.settled = self.settled.max(it.before);
+        let Some(it) = settled.filter(is_of_this) else {
+            (self.run, self.others) = (Run { from: now, until: now }, Vec::new());
+            return self.settle(change, now, None);
+        };
+        (self.run, self.others, self.shown.last) = (Run { from: it.from, until: it.until }, it.others, it.last);
+        let went_back = self.run.until > now + SET_BACK;
+        if went_back || self.run.until + SET_BACK < now {
+            let after = if went_back { now.saturating_sub(SET_BACK) } else { self.run.until };
+            let ends_here = |run: &Run| after < run.until && run.until <= now + SET_BACK;
+            let ended_here = (0..self.others.len()).filter(|nth| ends_here(&self.others[*nth]));
+            match ended_here.max_by_key(|nth| self.others[*nth].until) {
+                Some(nth) => {
+                    let run = self.others.remove(nth);
+                    self.others.push(std::mem::replace(&mut self.run, run));
                 }
-            }
-            settled => {
-                self.settled_before = settled.map_or(0, |it| it.until.max(it.before));
-                self.settle(change, now, None)?;
+                None if went_back => {
+                    self.begin(now);
+                    self.settle(change, now, self.shown.last)?;
+                }
+                None => {}
             }
         }
         Ok(())
+    }
+
+    /// Begins another run, in which nothing is settled yet.
+    fn begin(&mut self, from: u64) {
+        self.others.push(std::mem::replace(&mut self.run, Run { from, until: from }));
+        if self.others.len() > MAX_RUNS {
+            self.others.remove(0);
+        }
     }
 
     fn enqueue(&self, change: &mut Change<'_, '_>) -> Outcome<JobId> {
@@ -217,9 +275,10 @@ impl Recurrence {
         until: u64,
         last: Option<(u64, JobId)>,
     ) -> Result<(), EngineError> {
-        (self.settled, self.shown.last) = (until, last);
+        (self.run.until, self.shown.last) = (until, last);
         let (schedule, time_zone) = (self.shown.schedule.clone(), self.shown.time_zone.clone());
-        let settled = Settled { until, last, schedule, time_zone, before: self.settled_before };
+        let (from, others) = (self.run.from, self.others.clone());
+        let settled = Settled { until, last, schedule, time_zone, from, others };
         change.txn.put(&keys::recurring(&self.config.name), &written(&settled))?;
         change.book.be_written();
         Ok(())

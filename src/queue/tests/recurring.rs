@@ -155,6 +155,65 @@ fn a_clock_that_was_behind_repeats_nothing_once_it_is_right() {
 }
 
 #[test]
+fn each_time_comes_once_and_none_is_left_out_however_often_the_clock_jumps() {
+    let mut random = fastrand::Rng::with_seed(28);
+    // Days by which it is wrong: the last is that of an empty battery.
+    let wrong = [0, 3, 6, 400, -3, -40, -20_785];
+    for missed in [Missed::Skip, Missed::Once] {
+        let (mut queue, mut recurrences) = fixture("*/5 * * * *", missed);
+        queue.recur(&mut recurrences);
+        let (mut right, mut come, mut jobs) = (NOON, BTreeSet::new(), 0);
+        for _ in 0..40 {
+            let wrong = if random.bool() { 0 } else { wrong[random.usize(..wrong.len())] };
+            if random.bool() {
+                recurrences = queue.restart();
+            }
+            let mut first = None;
+            for _ in 0..random.usize(1..8) {
+                right += random.u64(1..=5) * MINUTE;
+                queue.now = right.checked_add_signed(wrong * DAY as i64).expect("after 1970");
+                let now = queue.recur(&mut recurrences);
+                let last = recurrences.told().and_then(|told| told[0].last);
+                if now > jobs {
+                    let (slot, _) = last.expect("it was enqueued");
+                    assert!(now == jobs + 1 && come.insert(slot), "{missed:?}, {wrong} days: {slot} comes again");
+                    jobs = now;
+                }
+                let slot = queue.now - queue.now % (5 * MINUTE);
+                // One that begins anew begins with the next time, and one that is skipped is not seen in time.
+                let is_wanted = slot > *first.get_or_insert(queue.now) && (missed == Missed::Once || slot == queue.now);
+                assert!(!is_wanted || come.contains(&slot), "{missed:?}, {wrong} days: {slot} is left out");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_was_ahead_for_days_has_each_time_come_once_also_those_that_came_then() {
+    for missed in [Missed::Skip, Missed::Once, Missed::All] {
+        let (mut queue, mut recurrences) = fixture("@hourly", missed);
+        queue.recur(&mut recurrences);
+        let mut jobs = 0;
+        for hour in [1, 72, 73, 74, 2] {
+            queue.now = NOON + 60 * MINUTE * hour;
+            jobs = queue.recur(&mut recurrences);
+        }
+        // An empty battery.
+        queue.now = MINUTE;
+        let mut next = queue.restart();
+        assert_eq!(queue.recur(&mut next), jobs);
+        for hour in 3..=80 {
+            queue.now = NOON + 60 * MINUTE * hour;
+            jobs = queue.recur(&mut next);
+            if hour == 71 {
+                assert_eq!(next.next_look(), NOON + 60 * MINUTE * 75, "{missed:?}");
+            }
+        }
+        assert_eq!(jobs, 80, "{missed:?}");
+    }
+}
+
+#[test]
 fn a_queue_that_is_full_is_told_and_tried_again_as_long_as_the_next_one_is_not_due() {
     let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::Skip);
     queue.config.max_jobs = 1;
