@@ -17,7 +17,7 @@ use super::turns::Turns;
 
 /// Of the file's format. A version that writes more of a value raises it: earlier ones would take that for damaged, and
 /// delete the job.
-const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 2;
 const OLDEST_FORMAT: u32 = 1;
 
 #[derive(Debug, Default)]
@@ -253,7 +253,9 @@ impl Book {
         self.changed_queues.extend(self.queues.keys());
         tracing::warn!(damaged = damaged.join(", "), "the jobs of the queues were counted again");
         self.damage = (!damaged.is_empty()).then(|| {
-            format!("what it said of {} was damaged: its jobs are there, and it is not paused", damaged.join(", "))
+            let count = damaged.len();
+            // Not which, as everybody who lists queues is told: their names are in the log.
+            format!("what it said of {count} of the queues was damaged: their jobs are there, and they are not paused")
         });
         Ok(())
     }
@@ -368,6 +370,11 @@ impl Book {
         }
         let stirred = std::mem::take(&mut self.stirred).into_iter().filter_map(|number| self.queues.get(&number));
         stirred.filter(|queue| queue.is_open(uptime)).map(|queue| queue.name.clone()).collect()
+    }
+
+    /// How many queues rest after a look for jobs that may begin.
+    pub(super) fn resting(&self, uptime: u64) -> usize {
+        self.queues.values().filter(|queue| queue.rests_until > uptime).count()
     }
 
     pub(super) fn charge(&mut self, user: Option<u32>, bytes: u64) {

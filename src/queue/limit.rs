@@ -20,7 +20,8 @@ const LOOK_AHEAD: usize = 1_000;
 /// So many are looked at in one transaction, for all who want jobs: the thread that looks has all queues.
 const MAX_LOOKS: usize = 2_000;
 
-/// Where more than a few had to wait, and there was no other, how soon it is looked again, in ms.
+/// Where more than a few had to wait, and there was no other, how soon it is looked again, in ms, for each transaction that
+/// it takes to look through all queues in which that is so: those that are looked through last have their turn by then.
 const FEW_LOOKS: usize = 100;
 const LOOK_DELAY: u64 = 20;
 
@@ -193,12 +194,13 @@ impl Change<'_, '_> {
             self.looks.count += 1;
             is_whole = passed == LOOK_AHEAD;
         }
+        let transactions = 1 + self.book.resting(now) / (MAX_LOOKS / LOOK_AHEAD);
         if let Some(queue) = self.book.queues.get_mut(&number) {
-            if look.passed >= FEW_LOOKS {
-                queue.rests_until = now + LOOK_DELAY;
+            if is_whole && look.passed >= FEW_LOOKS {
+                queue.rests_until = now + LOOK_DELAY * transactions as u64;
             }
-            let goes_on = queue.rests_until.max(now + 1);
-            queue.held_until = Some(if is_whole { look.opens_at } else { goes_on });
+            // One that was cut short is looked through in the next transaction, while those rest that were before it.
+            queue.held_until = Some(if is_whole { look.opens_at } else { rests_until.max(now + 1) });
         }
         Ok(None)
     }

@@ -151,6 +151,31 @@ fn those_that_wait_for_their_key_are_looked_at_once_in_a_transaction_and_not_in_
     assert_eq!(take(&mut queue), (1, 1_599), "of one queue no more than the first");
 }
 
+#[test]
+fn a_job_that_may_begin_is_found_however_many_wait_before_it_in_other_queues_and_its_own() {
+    // How many wait for their key in each queue, and how long a transaction takes, in ms.
+    for (waiting, takes) in [(vec![1_000, 700, 500], 1), (vec![1_000; 9], 6)] {
+        let names: Vec<String> = (0..waiting.len()).map(|nth| format!("queue {nth}")).collect();
+        let limit = |name: &String| format!("[[limit]]\nqueue = '{name}'\nconcurrency = 1\nkey = true\n");
+        let mut queue = Fixture::new(limits(&names.iter().map(limit).collect::<String>()));
+        for (name, waiting) in names.iter().zip(&waiting) {
+            queue.change(|change| change.enqueue(&vec![keyed(name, "a", "a"); *waiting], ROOT)).expect("there is room");
+        }
+        queue.enqueue(job(names.last().expect("some"), "free"));
+        let sources: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (mut taken, mut transactions) = (queue.names(&sources), 0);
+        while !taken.contains(&"free".to_owned()) {
+            transactions += 1;
+            assert!(transactions < 100, "{waiting:?}: {} were taken", taken.len());
+            queue.now += takes;
+            // Something comes into each of them.
+            let more: Vec<NewJob> = names.iter().map(|name| keyed(name, "a", "a")).collect();
+            queue.change(|change| change.enqueue(&more, ROOT)).expect("there is room");
+            taken.extend(queue.names(&sources));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_has_a_job_as_soon_as_its_limit_allows() {
     let limits = limits("[[limit]]\nqueue = 'slow'\nrate = '1/1s'\n[[limit]]\nqueue = 'few'\nconcurrency = 1");
