@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,7 @@ pub(super) enum EngineError {
     #[error("it is of another format: {0}; run the version of roster that wrote it, or a newer one")]
     Format(u32),
     #[error("it has jobs, and {0}")]
-    OtherUse(&'static str),
+    OtherUse(String),
 }
 
 /// Why the file cannot be opened.
@@ -156,6 +157,11 @@ impl EngineError {
     /// Whether the transaction must fail in which it occurs.
     pub(super) fn is_of_the_file(&self) -> bool {
         !matches!(self, Self::Damaged)
+    }
+
+    /// Whether it is so as long as the files are as they are.
+    pub(super) fn is_of_what_was_read(&self) -> bool {
+        matches!(self, Self::Format(_) | Self::OtherUse(_))
     }
 
     /// Whether there is no room for the transaction, of which nothing was written then.
@@ -401,6 +407,16 @@ pub(super) fn log_in(folder: &Path) -> PathBuf {
     folder.join(LOG)
 }
 
+/// What shows that somebody has changed the files: of each its number, its length, and when it was written last.
+pub(super) type Stamp = [Option<(u64, u64, i64, i64)>; 2];
+
+pub(super) fn stamp(folder: &Path) -> Stamp {
+    [file_in(folder), log_in(folder)].map(|file| {
+        let found = fs::metadata(file).ok()?;
+        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    })
+}
+
 /// Sets a file aside that cannot be opened, with the log of what follows; where it lies then.
 pub(super) fn set_aside(file: &Path, now: u64) -> io::Result<PathBuf> {
     let aside = |file: &Path| {
@@ -416,14 +432,41 @@ pub(super) fn set_aside(file: &Path, now: u64) -> io::Result<PathBuf> {
     Ok(aside(file))
 }
 
-/// A folder that is for our user alone: payloads may be secret.
+/// A folder that is for our user alone: payloads may be secret. One that others may enter and that has files of theirs is not
+/// taken from them.
 pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     folder.parent().map_or(Ok(()), make_folder)?;
     match fs::create_dir(folder) {
+        Ok(()) => {}
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => own::check_folder(folder)?,
+        Err(_) if fs::symlink_metadata(folder)?.is_file() => {
+            return Err(io::Error::other("it is a file; name a folder as `queue.path`"));
+        }
+        Err(_) => {
+            own::check_folder(folder)?;
+            if fs::metadata(folder)?.mode() & 0o077 != 0
+                && let Some(other) = other_file_in(folder)?
+            {
+                let why = format!(
+                    "others may enter it, and it has {other:?}, which is not of the queues; name a folder of their own as \
+                     `queue.path`"
+                );
+                return Err(io::Error::other(why));
+            }
+        }
     }
     Mode(0o700).set(folder, fs::Metadata::is_dir)
+}
+
+/// What lies in a folder that is not of the queues, nor of the file system.
+fn other_file_in(folder: &Path) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !name.trim_start_matches('.').starts_with("jobs.") && name != "lost+found" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 fn not_own(why: NotOwn, path: &Path) -> NotOpened {

@@ -13,22 +13,18 @@ use super::attempt::{Most, Update};
 use super::book::Book;
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
 use super::death::Death;
-use super::engine::{self, Engine, EngineError, NotOpened, Txn, sound};
+use super::engine::{self, Engine, EngineError, NotOpened, Stamp, Txn, sound};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
 use super::limit::Looks;
+use super::requests::Requests;
 use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals, keys};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::permissions::Claim;
 use crate::share::Taken;
 use crate::task::Stop;
-
-/// How much one transaction carries out, by the size of what is asked; and where the disk is full, where it may find room
-/// for little.
-const MAX_BATCH: usize = 1_024 * ASK_SIZE;
-const MAX_BATCH_WHEN_FULL: usize = 16 * ASK_SIZE;
 
 /// How soon it is tried again to open a file that could not be, or to find room in it.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -84,7 +80,7 @@ impl fmt::Debug for Ask {
 }
 
 impl Ask {
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.place.as_ref().as_ref().map_or(ASK_SIZE, Taken::amount)
     }
 }
@@ -95,7 +91,7 @@ pub(super) struct Keeper {
     config: Config,
     known: Arc<Known>,
     metrics: Arc<Metrics>,
-    asked: mpsc::UnboundedReceiver<Ask>,
+    asked: Requests,
     asks: mpsc::WeakUnboundedSender<Ask>,
     began: Instant,
     takers: VecDeque<(Taker, Place)>,
@@ -103,6 +99,8 @@ pub(super) struct Keeper {
     unwanted: Vec<(JobId, u32)>,
     /// When there was last no room on the disk. Until there is, what needs room does not share a transaction.
     full_since: Option<Instant>,
+    /// The files as they were when they were refused for what they say. Until they change they are not read again.
+    refused: Option<Stamp>,
     /// When leases end, by the book that was given up.
     ends: HashMap<JobId, u64>,
     recurrences: Recurrences,
@@ -154,12 +152,13 @@ impl Keeper {
             config,
             known,
             metrics,
-            asked,
+            asked: Requests::new(asked),
             asks,
             began: Instant::now(),
             takers: VecDeque::new(),
             unwanted: Vec::new(),
             full_since: None,
+            refused: None,
             ends: HashMap::new(),
             recurrences,
         }
@@ -167,14 +166,19 @@ impl Keeper {
 
     pub(super) async fn run(mut self, stop: &Stop) {
         loop {
-            match self.open() {
-                Ok((_claim, mut engine)) => {
-                    if self.keep(&mut engine, stop).await.is_ok() {
-                        return;
+            match self.refused {
+                Some(refused) if engine::stamp(&self.folder) == refused => {}
+                _ => match self.open() {
+                    Ok((_claim, mut engine)) => {
+                        if self.keep(&mut engine, stop).await.is_ok() {
+                            return;
+                        }
                     }
-                }
-                Err(why) => self.be_in_trouble(why),
+                    Err(why) => self.be_in_trouble(why),
+                },
             }
+            #[cfg(test)]
+            self.known.attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if self.refuse_for_a_while(stop).await {
                 return;
             }
@@ -212,6 +216,8 @@ impl Keeper {
     fn open(&self) -> Result<(Claim, Engine), String> {
         let told = |why: &dyn fmt::Display| format!("{}: {why}", self.folder.display());
         engine::make_private(&self.folder).map_err(|error| told(&error))?;
+        #[cfg(test)]
+        self.known.opens.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // Within the folder: others may have mounted it at another place.
         let claim = Claim::of(&engine::file_in(&self.folder)).map_err(|why| told(&why))?;
         let damage = |error: &dyn fmt::Display, file: &Path| -> Result<(), String> {
@@ -250,18 +256,29 @@ impl Keeper {
         let book = Book::load(txn, self.now(), &self.ends)?;
         // Also where the mark is damaged there is one.
         let is_buffer = sound(txn.get(keys::BUFFER))? != Some(None);
+        let (mut dead, mut done) = (0, 0);
+        book.queues.values().for_each(|queue| (dead, done) = (dead + queue.counts.dead, done + queue.counts.done));
+        let is_all_over = book.total.jobs == dead + done;
         match (is_buffer, self.config.buffer) {
             (true, true) | (false, false) => {}
-            (true, false) if book.total.jobs > 0 => {
+            // Those that were damaged are listed and purged as all that are dead.
+            (true, false) if !is_all_over => {
                 return Err(EngineError::OtherUse(
-                    "they are for Redis: set `queue.buffer` until it has them, or another `queue.path`",
+                    "they are for Redis: set `queue.buffer` until it has them, or another `queue.path`".to_owned(),
                 ));
             }
             (false, true) if book.total.jobs > 0 => {
-                return Err(EngineError::OtherUse(
-                    "they are not those of a buffer: set another `queue.path`, or take `queue.backend` and \
-                    `queue.buffer` out until they are performed",
-                ));
+                let cure = match is_all_over {
+                    true => format!(
+                        "until `roster queue retry` or `purge` has left none of the {dead} that are dead, and of the {done} \
+                         that are kept for their results"
+                    ),
+                    false => "until they are performed".to_owned(),
+                };
+                return Err(EngineError::OtherUse(format!(
+                    "they are not those of a buffer: set another `queue.path`, or take `queue.backend` and `queue.buffer` \
+                     out {cure}"
+                )));
             }
             (true, false) => txn.delete(keys::BUFFER)?,
             (false, true) => txn.put(keys::BUFFER, &[])?,
@@ -272,8 +289,12 @@ impl Keeper {
     /// Carries out what is asked, until the stop. After an error it is to be opened anew: LMDB may refuse all work, and
     /// the book tells of what was not written.
     async fn keep(&mut self, engine: &mut Engine, stop: &Stop) -> Result<(), EngineError> {
-        let failed = |error: &EngineError| format!("cannot read {}: {error}", self.folder.display());
-        let mut opened = self.load(engine).inspect_err(|error| self.be_in_trouble(failed(error)))?;
+        let loaded = self.load(engine);
+        if let Err(error) = &loaded {
+            self.refused = error.is_of_what_was_read().then(|| engine::stamp(&self.folder));
+            self.be_in_trouble(format!("cannot read {}: {error}", self.folder.display()));
+        }
+        let mut opened = loaded?;
         self.recurrences.read_again();
         let (jobs, path) = (opened.book.total.jobs, self.folder.display().to_string());
         // Whether it can be written at all.
@@ -326,21 +347,9 @@ impl Keeper {
 
     /// What has been asked by now, as much as one transaction carries out.
     fn gather(&mut self, first: Option<Ask>) -> Asked {
-        let most = if self.full_since.is_some() { MAX_BATCH_WHEN_FULL } else { MAX_BATCH };
-        let mut heard_until = self.now().uptime;
-        let (mut asks, mut size) = (Vec::new(), 0);
-        let mut next = first;
-        while let Some(ask) = next.take().or_else(|| self.asked.try_recv().ok()) {
-            size += ask.size();
-            if size >= most {
-                // What was asked after that waits yet.
-                heard_until = heard_until.min(self.uptime_of(ask.at));
-            }
-            asks.push(ask);
-            if size >= most {
-                break;
-            }
-        }
+        let now = self.now().uptime;
+        let (asks, oldest) = self.asked.batch(first, self.full_since.is_some());
+        let heard_until = oldest.map_or(now, |oldest| now.min(self.uptime_of(oldest)));
         Asked { asks, heard_until: Some(heard_until), has_recurring: true }
     }
 
@@ -479,12 +488,13 @@ impl Keeper {
         // Of those that are not open yet.
         let held = book.queues.values().filter_map(|queue| queue.held_until.filter(|until| *until > uptime)).min();
         let held = held.map_or(u64::MAX, |until| until - uptime);
-        let rest = Duration::from_millis(next.min(lease).min(held).min(recurring)).min(MAX_REST);
+        let rest = Duration::from_millis(next.min(lease).min(recurring)).min(MAX_REST);
         let rest = match self.full_since {
             Some(since) => rest.max(RETRY_DELAY.saturating_sub(since.elapsed())),
             None => rest,
         };
-        rest.min(txn.sync_in().unwrap_or(MAX_REST))
+        // Jobs are handed out also where the disk is full.
+        rest.min(Duration::from_millis(held)).min(txn.sync_in().unwrap_or(MAX_REST))
     }
 
     fn publish(&self, book: &Book) {
@@ -494,6 +504,7 @@ impl Keeper {
             totals.delayed += counts.delayed;
             totals.running += counts.running;
             totals.dead += counts.dead;
+            totals.done += counts.done;
             totals.bytes += counts.bytes;
         }
         if **self.known.totals.load() != totals {

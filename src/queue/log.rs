@@ -17,7 +17,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -63,7 +63,9 @@ pub(super) struct Found {
 impl Log {
     /// Opens a log, or makes one.
     pub(super) fn open(path: &Path) -> Result<Self, NotOwn> {
-        let file = own::open_with(path, File::options().read(true).write(true).create(true).truncate(false))?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = own::open_with(path, &mut options)?;
         let size = file.metadata().map_err(NotOwn::Io)?.len().min(MOST as u64) as usize / ALIGNMENT * ALIGNMENT;
         let mut log = Self { file, size, generation: 0, end: size };
         if size < LEAST {

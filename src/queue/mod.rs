@@ -25,6 +25,7 @@ mod look;
 mod order;
 mod recurring;
 mod redis;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -111,6 +112,11 @@ struct Known {
     /// How many transactions there have been.
     #[cfg(test)]
     transactions: std::sync::atomic::AtomicUsize,
+    /// How often it was to open the files, and read them for that.
+    #[cfg(test)]
+    attempts: std::sync::atomic::AtomicUsize,
+    #[cfg(test)]
+    opens: std::sync::atomic::AtomicUsize,
     /// How many syncs of what was acknowledged before.
     #[cfg(test)]
     syncs: std::sync::atomic::AtomicUsize,
@@ -124,18 +130,21 @@ pub struct Totals {
     pub delayed: u64,
     pub running: u64,
     pub dead: u64,
+    /// That are kept for their results.
+    pub done: u64,
     pub bytes: u64,
 }
 
 impl Totals {
     /// Each of them by the word of `status`.
-    pub fn named(self) -> [(&'static str, u64); 6] {
+    pub fn named(self) -> [(&'static str, u64); 7] {
         [
             ("queues", self.queues),
             ("jobsWaiting", self.waiting),
             ("jobsDelayed", self.delayed),
             ("jobsRunning", self.running),
             ("jobsDead", self.dead),
+            ("jobsKeptForResults", self.done),
             ("jobBytes", self.bytes),
         ]
     }
@@ -166,15 +175,15 @@ impl Queues {
         self.desk.is_some()
     }
 
-    /// What is wrong with the file or its disk, or was at the start.
-    pub fn trouble(&self) -> Option<Arc<String>> {
+    /// What is wrong with the file or its disk, or was at the start, for one who sees these queues.
+    pub fn trouble(&self, sees: impl Fn(&str) -> bool) -> Option<Arc<String>> {
         let writing_for = self.known.writing_since.load_full().map(|since| since.elapsed());
         let slow = writing_for
             .filter(|time| *time >= SLOW)
             .map(|time| Arc::new(format!("the disk has not finished a write of the queues for {} s", time.as_secs())));
         let of_backend = || match &self.desk.as_ref()?.backend {
             Backend::Disk(_) => None,
-            Backend::Redis(redis) => redis.trouble(),
+            Backend::Redis(redis) => redis.trouble(sees),
         };
         slow.or_else(|| self.known.trouble.load_full()).or_else(|| self.known.damage.load_full()).or_else(of_backend)
     }

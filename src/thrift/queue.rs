@@ -264,10 +264,10 @@ impl Api {
             QueueRequest::List { after, limit } => {
                 let grant = peer.identity.grant().clone();
                 let sees = move |queue: &str| grant.sees_queue(queue);
-                let all = self.queues.overviews(asker, after, limit, sees).await.map_err(refused)?;
+                let all = self.queues.overviews(asker, after, limit, sees.clone()).await.map_err(refused)?;
                 let cursor = all.last().filter(|_| all.len() == limit).map(|last| last.name.clone());
                 let queues = all.into_iter().map(QueueSummary::from).collect();
-                let trouble = self.queues.trouble().map(|why| why.to_string());
+                let trouble = self.queues.trouble(sees).map(|why| why.to_string());
                 QueueReply::Listed(QueuesReply { queues, cursor, trouble })
             }
             QueueRequest::Peek { queue, order, from, limit } => {

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::full::Small;
-use crate::harness::{Clock, Roster, SOON, binary, ensure, eventually, is_skipped_without_root};
+use crate::harness::{Client, Clock, Roster, SOON, binary, ensure, eventually, is_skipped_without_root};
 use crate::idl::{
-    EnqueueRequest, Job, JobAction, JobState, JobUpdate, NewJob, Overloaded, QueuesQuery, TRosterSyncClient,
+    EnqueueRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, Overloaded, QueuesQuery, TRosterSyncClient,
     TakeJobsRequest,
 };
 
@@ -112,6 +112,61 @@ fn what_was_acknowledged_finds_room_for_its_end_while_the_disk_stays_full() {
     assert_eq!((left.running, left.waiting + left.delayed), (0, acknowledged.div_ceil(4) as i64));
     assert!(client.enqueue(some(1)).is_err(), "the disk has no room");
     for file in ["more", "more still", "spare"] {
+        std::fs::remove_file(small.seen(file)).expect("a file");
+    }
+    eventually("there is room", SOON, || client.enqueue(some(1)));
+}
+
+#[test]
+fn where_the_disk_stays_full_jobs_that_keep_their_results_are_done_once_and_say_where_there_is_no_room_for_one() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut small = Small::prepare(6_000);
+    std::fs::write(small.seen("spare"), vec![0; 3 << 20]).expect("there is room");
+    let queue = format!("[queue]\npath = {:?}\n[register]", small.mount.join("queue"));
+    small.roster.configure("[register]", &queue);
+    small.run();
+    let mut client = small.roster.client();
+    let some = |jobs: usize| {
+        let kept = NewJob { keep_result_ms: Some(86_400_000), ..job(vec![b'x'; 300]) };
+        EnqueueRequest { jobs: vec![kept; jobs] }
+    };
+    let mut acknowledged = 0;
+    while client.enqueue(some(10)).is_ok() {
+        acknowledged += 10;
+    }
+    assert!(acknowledged >= 500, "{acknowledged}");
+    fill(&small.seen("more"));
+    let pages = std::iter::repeat_with(|| take(&small.roster)).take_while(|taken| !taken.is_empty());
+    let mut taken: Vec<Job> = pages.flatten().collect();
+    assert_eq!(taken.len(), acknowledged);
+    taken.sort_by_key(|job| (job.id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    // No larger than the payload, and much larger.
+    let result = |number: usize| vec![b'r'; if number % 2 == 0 { 300 } else { 3_000 }];
+    for (number, job) in taken.iter().enumerate() {
+        let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, result(number));
+        client.update_job(update).unwrap_or_else(|error| panic!("{number} of {acknowledged}: {error}"));
+    }
+    let are_done = |client: &mut Client| {
+        let left = client.queues(QueuesQuery::default()).expect("an answer").queues.remove(0);
+        assert_eq!((left.running, left.waiting, left.done), (0, 0, Some(acknowledged as i64)));
+        for (number, job) in taken.iter().enumerate() {
+            let job = client.job(JobQuery { id: job.id }).expect("it is kept").job;
+            let is_kept = job.result == Some(result(number));
+            let says_why = job.error.is_some_and(|why| why.contains("is not kept: "));
+            assert!(job.state == JobState::DONE && is_kept != says_why, "{number}");
+            assert!(is_kept || number % 2 == 1, "{number}: it takes no more than the payload did");
+        }
+    };
+    are_done(&mut client);
+    small.roster.kill();
+    small.run();
+    let mut client = small.roster.client();
+    assert!(take(&small.roster).is_empty(), "none is performed again");
+    are_done(&mut client);
+    assert!(client.enqueue(some(1)).is_err(), "the disk has no room");
+    for file in ["more", "spare"] {
         std::fs::remove_file(small.seen(file)).expect("a file");
     }
     eventually("there is room", SOON, || client.enqueue(some(1)));

@@ -251,6 +251,20 @@ fn what_is_not_done_in_redis_is_refused() {
 }
 
 #[test]
+fn unique_keys_are_those_of_their_queue_whatever_both_are_named() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let [one, other] = [("a b", "c"), ("a", "b c")].map(|(queue, key)| NewJob {
+        queue: queue.into(),
+        unique_key: Some(key.into()),
+        ..job("C", "{}")
+    });
+    let ids = [&one, &other].map(|job| enqueue(&roster, job.clone()).expect("there is room"));
+    let again = roster.client().enqueue(EnqueueRequest { jobs: vec![one, other] }).expect("an answer").jobs;
+    assert_eq!([again[0].id, again[1].id], ids, "each of its own queue");
+}
+
+#[test]
 fn a_unique_key_is_free_again_when_its_job_is_done_by_whomever() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

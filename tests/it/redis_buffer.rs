@@ -148,6 +148,22 @@ fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
     roster.configure(&with_buffer, plain);
     roster.run();
     assert_eq!(performed(&roster, "mail", 1), [id], "nothing has become of it");
+    enqueued(&roster);
+    let taken =
+        roster.client().take_jobs(TakeJobsRequest::new(vec!["mail".into()], 1, None, 0, None)).expect("jobs").jobs;
+    let bury = JobUpdate::new(taken[0].id, taken[0].attempt, JobAction::BURY, None, None, None, None, None);
+    roster.client().update_job(bury).expect("it has the lease");
+    roster.kill();
+    roster.configure(plain, &with_buffer);
+    roster.run();
+    tells(&roster, "out until `roster queue retry` or `purge` has left none of the 1 that are dead");
+    roster.kill();
+    roster.configure(&with_buffer, plain);
+    roster.run();
+    eventually("it is purged", SOON, || {
+        let purged = roster.cli(["queue", "purge", "mail", "dead"]);
+        ensure(purged.code == Some(0), purged)
+    });
     roster.kill();
     roster.configure(plain, &with_buffer);
     roster.run();

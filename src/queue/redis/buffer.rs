@@ -81,9 +81,12 @@ impl Buffer {
         Ok(Self { disk, counts: Arc::default(), delivery: tokio::sync::Mutex::default(), refused: Mutex::default() })
     }
 
-    /// What is wrong with the store, or why Redis does not take what is in it.
-    pub(super) fn trouble(&self) -> Option<Arc<String>> {
-        let refused = || lock(&self.refused).values().next().map(|(_, why)| Arc::new(why.clone()));
+    /// What is wrong with the store, or why Redis does not take what is in it, for one who sees these queues.
+    pub(super) fn trouble(&self, sees: impl Fn(&str) -> bool) -> Option<Arc<String>> {
+        let refused = || {
+            let refused = lock(&self.refused);
+            refused.iter().find(|(queue, _)| sees(queue)).map(|(_, (_, why))| Arc::new(why.clone()))
+        };
         self.disk.known.trouble.load_full().or_else(|| self.disk.known.damage.load_full()).or_else(refused)
     }
 
@@ -302,5 +305,25 @@ impl Draft {
         let delay = Duration::from_millis(delay_ms.saturating_sub(waited));
         let job = NewJob { queue: queue.to_owned(), name, delay, ..NewJob::default() };
         Some(Self { id, job, args: args.get().to_owned(), extras, enqueued_at: Some(enqueued_at) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_is_told_of_a_queue_that_it_does_not_see() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (tasks, _failed) = Tasks::new();
+        let buffer = Buffer::open(folder.path().join("queue"), &Config::default(), &Arc::default(), &tasks);
+        let buffer = buffer.expect("a thread");
+        for queue in ["mail", "secret"] {
+            buffer.is_refused(queue, "it is full");
+        }
+        for seen in ["mail", "secret"] {
+            assert!(buffer.trouble(|queue| queue == seen).is_some_and(|told| told.contains(seen)));
+        }
+        assert_eq!(buffer.trouble(|_| false), None);
     }
 }

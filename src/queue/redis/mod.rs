@@ -210,9 +210,9 @@ impl Redis {
         }
     }
 
-    /// What is wrong with the buffer, or why no job is handed out.
-    pub(super) fn trouble(&self) -> Option<Arc<String>> {
-        self.buffer.as_ref().and_then(Buffer::trouble).or_else(|| self.all_paused.load_full())
+    /// What is wrong with the buffer, for one who sees these queues, or why no job is handed out.
+    pub(super) fn trouble(&self, sees: impl Fn(&str) -> bool) -> Option<Arc<String>> {
+        self.buffer.as_ref().and_then(|buffer| buffer.trouble(sees)).or_else(|| self.all_paused.load_full())
     }
 
     /// Has the thread do something, and waits for it. Once asked it is done, whether anybody waits or not; what nobody waits

@@ -40,6 +40,42 @@ fn a_sound_job_is_handed_out_though_a_damaged_one_was_cancelled_beside_it() {
 }
 
 #[test]
+fn no_folder_is_taken_from_others_who_have_files_in_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("shared");
+    let mode = || fs::metadata(&path).expect("a folder").permissions().mode() & 0o7777;
+    let open = || Engine::open(&path, &Config::default()).map(drop).map_err(|why| why.to_string());
+    let share = || fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).expect("a mode");
+    fs::create_dir(&path).expect("a folder");
+    share();
+    open().expect("nobody has anything in it");
+    assert_eq!(mode(), 0o700);
+    share();
+    open().expect("it has the files of the queues");
+    fs::write(path.join("other"), "").expect("written");
+    open().expect("nobody else may enter it");
+    share();
+    let why = open().expect_err("it is another's");
+    assert!(why.contains("has \"other\"") && why.contains("`queue.path`"), "{why}");
+    assert_eq!(mode(), 0o1777);
+    let file = path.join("other");
+    let why = Engine::open(&file, &Config::default()).map(drop).expect_err("it is a file").to_string();
+    assert!(why.contains("it is a file; name a folder"), "{why}");
+}
+
+#[test]
+fn what_is_told_of_damaged_queues_names_none_as_everybody_is_told() {
+    let mut queue = Fixture::new(Config::default());
+    for name in ["secret", "mail"] {
+        queue.enqueue(job(name, "a"));
+        queue.damage(&keys::queue(name));
+    }
+    queue.reopen();
+    let told = queue.opened.as_ref().and_then(|(_, book)| book.damage.clone()).expect("it is told");
+    assert_eq!(told, "what it said of 2 of the queues was damaged: their jobs are there, and they are not paused");
+}
+
+#[test]
 fn the_key_of_a_damaged_job_is_free() {
     let mut queue = Fixture::new(Config::default());
     let first = queue.enqueue(unique("mail", "user 7"));
@@ -217,7 +253,7 @@ async fn a_damaged_file_is_set_aside_and_told_and_the_queues_begin_anew() {
         let second = queues.enqueue(WEB, jobs).await.expect("it begins anew");
         assert!(second[0].id > first[299].id, "no number is used again");
         assert_eq!(queues.totals().waiting, 300, "{nth}");
-        let told = queues.trouble().expect("it is told");
+        let told = queues.trouble(|_| true).expect("it is told");
         assert!(told.contains("set aside") && told.contains("jobs.mdb.set-aside-"), "{told}");
         let (_, number) = told.split_once("jobs.mdb.set-aside-").expect("just seen");
         let number = &number[..number.find(',').expect("a sentence")];
@@ -229,7 +265,10 @@ async fn a_damaged_file_is_set_aside_and_told_and_the_queues_begin_anew() {
         .expect("a folder")
         .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().contains("set-aside")));
     assert_eq!(aside.count(), 6);
-    assert_eq!(fs::metadata(&path).expect("a folder").permissions().mode() & 0o777, 0o700, "payloads may be secret");
+    for (file, mode) in [(path.clone(), 0o700), (file_in(&path), 0o600), (log_in(&path), 0o600)] {
+        let found = fs::metadata(&file).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(found, mode, "payloads may be secret: {}", file.display());
+    }
 }
 
 #[test]

@@ -9,6 +9,8 @@ use futures::FutureExt;
 use futures::future::join_all;
 use tokio::task::{JoinHandle, yield_now};
 
+use super::super::book::{FORMAT, read, written};
+use super::super::keys;
 use super::*;
 
 const OTHER: Asker = Asker { uid: Some(33_034), is_admin: false };
@@ -27,14 +29,19 @@ pub(super) fn start_with(config: &Config, tasks: &Tasks) -> Arc<Queues> {
 struct Live {
     queues: Arc<Queues>,
     tasks: Tasks,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Live {
     fn start() -> Self {
+        Self::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
         let (tasks, _failed) = Tasks::new();
-        Self { queues: start(&folder.path().join("queue"), &tasks), tasks, _folder: folder }
+        let config = Config { path: Some(folder.path().join("queue")), ..config };
+        Self { queues: start_with(&config, &tasks), tasks, folder }
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Vec<JobId> {
@@ -236,15 +243,72 @@ async fn who_fills_the_way_to_the_disk_leaves_room_for_others_and_is_told() {
 async fn a_disk_that_hangs_is_told_of() {
     let live = Live::start();
     live.enqueue(vec![job("mail", "a")]).await;
-    assert_eq!(live.queues.trouble(), None);
+    assert_eq!(live.queues.trouble(|_| true), None);
     let (release, hangs) = live.hang().await;
     // As it is after a while.
     live.queues.known.writing_since.store(Instant::now().checked_sub(Duration::from_secs(7)).map(Arc::new));
-    let told = live.queues.trouble().expect("it is told");
+    let told = live.queues.trouble(|_| true).expect("it is told");
     assert_eq!(told.as_str(), "the disk has not finished a write of the queues for 7 s");
     drop(release);
     hangs.await.expect("no panic").expect("it goes on");
     live.enqueue(vec![job("mail", "b")]).await;
-    assert_eq!(live.queues.trouble(), None);
+    assert_eq!(live.queues.trouble(|_| true), None);
     assert!(live.tasks.stop(Duration::from_secs(30)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_no_job_back_for_longer_where_the_disk_is_full() {
+    let limits = toml::from_str("[[limit]]\nqueue = 'mail'\nrate = '1/1s'").expect("settings");
+    let live = Live::with(limits);
+    live.enqueue(vec![job("mail", "a"), job("mail", "b")]).await;
+    assert_eq!(live.take(None).await.len(), 1);
+    let full = |_: &mut Change<'_, '_>| Err::<(), _>(EngineError::Disk { source: nix::errno::Errno::ENOSPC }.into());
+    live.queues.ask(full).await.expect_err("it fails");
+    let taking = live.queues.take(None, vec!["mail".into()], MANY, None, Duration::from_secs(60));
+    let (jobs, handed) = taking.await.expect("jobs");
+    handed.have_arrived();
+    let trouble = live.queues.trouble(|_| true);
+    assert!(jobs.len() == 1 && trouble.is_some(), "it is not looked for room as often: {trouble:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_refused_is_not_read_again_until_somebody_changes_it() {
+    let live = Live::start();
+    live.enqueue(vec![job("mail", "a")]).await;
+    let path = live.folder.path().join("queue");
+    assert!(live.tasks.stop(Duration::from_secs(30)).await.is_empty());
+    // By a later version, and by none.
+    let write_format = |format: u32| {
+        let mut engine = Engine::open(&path, &Config::default()).expect("a file");
+        let mut txn = engine.begin().expect("a transaction");
+        let meta = txn.get(keys::META).expect("it is sound").expect("it is there");
+        let (_, job, queue, is_inexact): (u32, u64, u32, bool) = read(&meta).expect("it is sound");
+        txn.put(keys::META, &written(&(format, job, queue, is_inexact))).expect("there is room");
+        txn.commit().expect("there is room");
+    };
+    write_format(FORMAT + 1);
+    let (tasks, _failed) = Tasks::new();
+    let queues = start(&path, &tasks);
+    while queues.known.attempts.load(Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(queues.known.opens.load(Relaxed), 1);
+    assert!(queues.trouble(|_| true).is_some_and(|told| told.contains("of another format")));
+    write_format(FORMAT);
+    while queues.enqueue(WEB, vec![job("mail", "b")]).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((queues.totals().waiting, queues.known.opens.load(Relaxed)), (2, 2));
+    assert_eq!(queues.trouble(|_| true), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_its_result_is_counted() {
+    let live = Live::with(Config { keep_results: Duration::from_secs(60), ..Config::default() });
+    let id = live.enqueue(vec![job("mail", "a")]).await[0];
+    live.take(None).await;
+    live.queues.update(None, (id, 1), Update::Done, |_, _| true).await.expect("it has the lease");
+    let totals = live.queues.totals();
+    assert_eq!((totals.running, totals.done), (0, 1));
+    assert!(totals.named().contains(&("jobsKeptForResults", 1)));
 }
