@@ -14,6 +14,9 @@ const MAX_PER_HOST: usize = 5;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// For how long a root that asked to probe a host has its part: it asks again about every second.
+const ASKS_FOR: Duration = Duration::from_secs(3);
+
 /// What to probe, and when.
 #[derive(Debug)]
 pub(super) struct Schedule {
@@ -28,7 +31,7 @@ pub(super) struct Schedule {
     in_all: Rate,
     /// By the rank of the root, and the service.
     of_services: HashMap<(usize, Arc<str>), Rate>,
-    of_hosts: HashMap<String, Rate>,
+    of_hosts: HashMap<String, HostRate>,
     round: u64,
 }
 
@@ -58,6 +61,35 @@ struct Rate {
     count: usize,
 }
 
+/// How many connections to a host were started within a second, by the rank of the root; and when each root last asked for
+/// one.
+#[derive(Debug)]
+struct HostRate {
+    since: Instant,
+    started: BTreeMap<usize, usize>,
+    asked: BTreeMap<usize, Instant>,
+}
+
+impl HostRate {
+    fn new(since: Instant) -> Self {
+        Self { since, started: BTreeMap::new(), asked: BTreeMap::new() }
+    }
+
+    /// Takes one for a root: it has its part beside the others that ask, however much they do.
+    fn take(&mut self, now: Instant, rank: usize) -> bool {
+        if now.saturating_duration_since(self.since) >= SECOND {
+            (self.since, self.started) = (now, BTreeMap::new());
+        }
+        self.asked.insert(rank, now);
+        self.asked.retain(|_, at| now.saturating_duration_since(*at) < ASKS_FOR);
+        let all: usize = self.started.values().sum();
+        let own = self.started.entry(rank).or_default();
+        let may = all < MAX_PER_HOST && *own < MAX_PER_HOST.div_ceil(self.asked.len());
+        *own += usize::from(may);
+        may
+    }
+}
+
 impl Rate {
     fn new(since: Instant) -> Self {
         Self { since, count: 0 }
@@ -69,13 +101,6 @@ impl Rate {
             *self = Self::new(now);
         }
         self.count >= most
-    }
-
-    /// Takes one, if the limit allows.
-    fn take(&mut self, now: Instant, most: usize) -> bool {
-        let may = !self.is_full(now, most);
-        self.count += usize::from(may);
-        may
     }
 }
 
@@ -130,7 +155,7 @@ impl Schedule {
             self.wait(address, now + random_part(SECOND));
         }
         self.of_services.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
-        self.of_hosts.retain(|_, rate| now.saturating_duration_since(rate.since) < SECOND);
+        self.of_hosts.retain(|_, rate| now.saturating_duration_since(rate.since) < ASKS_FOR);
     }
 
     /// The address to probe next, now. Unless names can be looked up, those that have one are put off.
@@ -180,9 +205,10 @@ impl Schedule {
         }
     }
 
-    /// Whether another connection to a host may be started: the name may be one of many.
-    pub(super) fn admits(&mut self, host: String, now: Instant) -> bool {
-        self.of_hosts.entry(host).or_insert_with(|| Rate::new(now)).take(now, MAX_PER_HOST)
+    /// Whether another connection to a host may be started for an address: its name may be one of many.
+    pub(super) fn admits(&mut self, address: &Arc<str>, host: String, now: Instant) -> bool {
+        let Some(rank) = self.known.get(address).map(|known| known.rank) else { return false };
+        self.of_hosts.entry(host).or_insert_with(|| HostRate::new(now)).take(now, rank)
     }
 
     fn next_of(&mut self, turn: (usize, Arc<str>), now: Instant, takes_names: bool) -> Option<(Arc<str>, Target)> {
@@ -197,7 +223,7 @@ impl Schedule {
             let Some(known) = self.known.get_mut(&address) else { continue };
             known.waits = false;
             let target = known.target.clone();
-            if !takes_names && target.has_name() || !self.admits(target.host.clone(), now) {
+            if !takes_names && target.has_name() || !self.admits(&address, target.host.clone(), now) {
                 self.put_off(&address, now);
                 continue;
             }
@@ -349,6 +375,25 @@ mod tests {
     }
 
     #[test]
+    fn however_many_addresses_of_a_host_are_held_below_one_root_those_of_another_there_are_probed_too() {
+        for hostile_first in [true, false] {
+            let start = Instant::now();
+            let mut schedule = Schedule::new(Config::default(), start);
+            let (own, scan) = (targets("web", 6, |_| "10.0.0.1".into()), targets("scan", 3_000, |_| "10.0.0.1".into()));
+            let (own, scan) = (&own[..], &scan[6..]);
+            let at = |own| if hostile_first { [scan, own] } else { [own, scan] };
+            set_of(&mut schedule, &at(&[]), start);
+            second(&mut schedule, start + SECOND);
+            set_of(&mut schedule, &at(own), start + SECOND * 2);
+            let seconds: Vec<_> = (2..8).map(|number| second(&mut schedule, start + SECOND * number)).collect();
+            let probed: usize = seconds.iter().filter_map(|begun| begun.get("web")).sum();
+            assert!(probed >= 6, "{hostile_first} {seconds:?}");
+            assert!(seconds.iter().all(|begun| begun.values().sum::<usize>() <= MAX_PER_HOST), "{seconds:?}");
+            assert!(seconds.iter().all(|begun| begun.contains_key("scan")), "{seconds:?}");
+        }
+    }
+
+    #[test]
     fn each_is_probed_again_after_a_while_and_not_once_it_is_held_no_longer() {
         let start = Instant::now();
         let mut schedule = Schedule::new(Config::default(), start);
@@ -358,7 +403,7 @@ mod tests {
         set(&mut schedule, &all[..2], start + SECOND * 2);
         assert_eq!(second(&mut schedule, start + SECOND * 2), BTreeMap::new());
         assert_eq!(second(&mut schedule, start + SECOND * 17)["web"], 2);
-        set(&mut schedule, &[], start + SECOND * 18);
+        set(&mut schedule, &[], start + SECOND * 21);
         assert_eq!((schedule.later.len(), schedule.due.len(), schedule.known.len()), (0, 0, 0));
         assert_eq!((schedule.of_hosts.len(), schedule.of_services.len()), (0, 0));
     }
