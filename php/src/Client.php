@@ -186,9 +186,9 @@ class Client
         if ($found !== null) {
             return $found[0];
         }
-        $request['maxAgeMs'] = $maxAge;
+        $asked = ['maxAgeMs' => $maxAge] + $request;
         try {
-            return $this->consult(static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->resolve($request, $deadline));
+            return $this->consult(static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->resolve($asked, $deadline));
         } catch (Unavailable $failure) {
             return $this->resolvedAsLeft([$request], $maxAge)[0] ?? throw $failure;
         }
@@ -301,11 +301,14 @@ class Client
      */
     private function resolvedAsLeft(array $wanted, ?int $maxAge): ?array
     {
-        [$best, $most] = [null, 0];
+        [$best, $most, $stale] = [null, 0, null];
         foreach (array_unique(array_filter($this->places)) as $file) {
             try {
                 $found = self::resolvedBy(new SharedFile($file, $this->owner, isLast: true), $wanted, $maxAge);
             } catch (TransportFailed) {
+                continue;
+            } catch (TooStale $old) {
+                $stale = $stale === null || $old->ageMs < $stale->ageMs ? $old : $stale;
                 continue;
             }
             $resolved = array_filter($found ?? [], static fn (object $it) => $it instanceof Resolved);
@@ -316,7 +319,7 @@ class Client
                 break;
             }
         }
-        return $best;
+        return $best ?? ($stale === null ? null : throw $stale);
     }
 
     /**

@@ -8,6 +8,7 @@ use PHPUnit\Framework\TestCase;
 use Roster\Client;
 use Roster\Exception\NoInstance;
 use Roster\Exception\NotReady;
+use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
 use Roster\Read\Picks;
 use Roster\Read\WarmUp;
@@ -289,6 +290,15 @@ final class ResolveTest extends TestCase
         $instances = [['address' => 'a:1', 'weight' => 1]];
         $file = self::file($instances, [self::chunk($instances)], silenceMs: 60_000);
         self::assertGreaterThan(59_000, Client::local('', '', $file->path)->resolve('web')->freshness->ageMs);
+        self::assertSame('a:1', Client::local('', '', $file->path)->resolve('web', maxAge: 120_000)->address());
+        foreach (['resolve', 'instances'] as $question) {
+            try {
+                Client::local('', '', $file->path)->$question('web', maxAge: 1_000);
+                self::fail("it is too old for $question");
+            } catch (TooStale $old) {
+                self::assertGreaterThan(59_000, $old->ageMs);
+            }
+        }
         // One that nobody knows keeps no other from its answer.
         $found = Client::local('', '', $file->path)->resolveMany(['other' => 'nosuch', 'one' => 'web']);
         self::assertSame('a:1', $found['one']->address());
