@@ -104,13 +104,15 @@ fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
         Some((used, all)) => format!("{used} of {all} places were taken"),
         None => "no lock file lies beside it".into(),
     };
+    let (services, instances) = checked.contents.counts();
     let rows = [
         ("file", file.display().to_string()),
         ("revision", status.fresh.revision.to_string()),
         ("age", text::duration(fresh.age.as_millis() as i64) + restored),
         ("nodes", checked.contents.nodes.len().to_string()),
         ("masters", checked.contents.masters().count().to_string()),
-        ("services", checked.contents.services().count().to_string()),
+        ("services", services.to_string()),
+        ("instances", instances.to_string()),
         ("size", text::size(checked.size as i64)),
         ("readers", readers),
         ("sidecar", comparison.to_string()),
@@ -120,12 +122,14 @@ fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
 
 fn document(file: &Path, checked: &Checked, comparison: &Comparison) -> serde_json::Value {
     let status = &checked.contents.status;
+    let (services, instances) = checked.contents.counts();
     json!({
         "file": file,
         "freshness": json::freshness(&status.freshness(status.sources.iter(), SystemTime::now()).into()),
         "nodes": checked.contents.nodes.len(),
         "masters": checked.contents.masters().count(),
-        "services": checked.contents.services().count(),
+        "services": services,
+        "instances": instances,
         "bytes": checked.size,
         "readers": checked.readers.map(|(used, _)| used),
         "maxReaders": checked.readers.map(|(_, all)| all),

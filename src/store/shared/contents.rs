@@ -1,6 +1,7 @@
 //! The whole content of a shared file, read and checked; and how a store begins with it.
 
 use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::SystemTime;
 
 use imbl::OrdMap;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::entry::{
     self, CHECKSUM, FORMAT, FRESHNESS, FileStatus, INSTANCE, INSTANCES, LOTS, MASTER, NODE, PICK, SERVICE, STAT,
@@ -129,6 +131,15 @@ impl Contents {
         let may_be_held = |json: &&[u8]| json.windows(MARK.len()).any(|part| part == MARK);
         let read = |json| Instance::try_from(serde_json::from_slice::<view::Instance>(json).ok()?).ok();
         self.registered().filter(may_be_held).filter_map(read).filter(|instance| instance.held.is_some()).collect()
+    }
+
+    /// How many services there are, of masters and of nodes, and how many instances of them.
+    pub fn counts(&self) -> (usize, usize) {
+        let of_masters = self.of_masters.iter().filter_map(|(key, json)| Some((of_path(key, SERVICE)?, json)));
+        let of_nodes = self.registered.iter().filter_map(|(key, _)| of_path(key, INSTANCES));
+        let names: HashSet<&[u8]> = of_masters.clone().map(|(name, _)| name).chain(of_nodes).collect();
+        let count = |json: &[u8]| serde_json::from_slice::<Vec<IgnoredAny>>(json).map_or(0, |all| all.len());
+        (names.len(), of_masters.map(|(_, json)| count(json)).sum::<usize>() + self.registered().count())
     }
 
     /// Each master in JSON.

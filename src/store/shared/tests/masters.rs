@@ -50,7 +50,7 @@ impl Open {
     }
 
     /// The register has given its masters time to connect.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let register = self.store.publisher(1);
         register.clear_expected();
         register.publish_whole(vec![]);

@@ -53,6 +53,18 @@ fn an_instance_has_an_entry_of_its_own_and_is_written_alone() {
 }
 
 #[test]
+fn what_masters_and_nodes_offer_is_counted_and_a_service_of_both_once() {
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(with_services());
+    open.settle();
+    let long = "x".repeat(600);
+    open.publish(vec![web(1), web(2), put("/s/mail/i", "h:1"), put(&format!("/s/{long}/i"), "h:1")]);
+    assert_eq!(fixture.read().counts(), (3, 4));
+    open.tell(vec![super::masters::join("m", &["mail@1.0.0", "log@1.0.0"])]);
+    assert_eq!(fixture.read().counts(), (4, 6));
+}
+
+#[test]
 fn a_restart_has_what_nodes_register_before_any_master_is_known_and_forgets_what_is_gone() {
     let fixture = SharedFileFixture::new();
     let mut open = fixture.open_as(with_services());
