@@ -576,15 +576,15 @@ struct ResolveRequest {
   5: optional map<string, string> metadata
   /** Absent: CONSISTENT_HASH with a key, else RANDOM. */
   6: optional Balance balance
-  /** For CONSISTENT_HASH, at most 1,024 bytes. */
-  7: optional string key
+  /** For CONSISTENT_HASH, at most 1,024 bytes, whichever they are. */
+  7: optional binary key
   /** The zone of the caller: as long as five of seven instances there can be called, none elsewhere is chosen; of fewer,
    *  some calls go elsewhere; where there is none, all. */
   8: optional string preferZone
   /** Choose among this many, the same for the same `subsetKey` as long as they are there. Absent: among all. */
   9: optional i32 subset
-  /** Who chooses, at most 1,024 bytes: the name of a host. */
-  10: optional string subsetKey
+  /** Who chooses, at most 1,024 bytes, whichever they are: the name of a host. */
+  10: optional binary subsetKey
   11: optional i64 maxAgeMs
 }
 
@@ -698,8 +698,8 @@ struct Call {
   7: optional string version
   /** Absent: LEAST_OUTSTANDING. */
   8: optional Balance balance
-  /** For CONSISTENT_HASH, at most 1,024 bytes. */
-  9: optional string key
+  /** For CONSISTENT_HASH, at most 1,024 bytes, whichever they are. */
+  9: optional binary key
   /** How long all attempts may take together. Absent: 5 s. */
   10: optional i32 timeoutMs
   /** How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or

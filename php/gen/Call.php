@@ -150,7 +150,7 @@ class Call
      */
     public $balance = null;
     /**
-     * For CONSISTENT_HASH, at most 1,024 bytes.
+     * For CONSISTENT_HASH, at most 1,024 bytes, whichever they are.
      * 
      * @var string
      */

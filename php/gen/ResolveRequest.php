@@ -123,7 +123,7 @@ class ResolveRequest
      */
     public $balance = null;
     /**
-     * For CONSISTENT_HASH, at most 1,024 bytes.
+     * For CONSISTENT_HASH, at most 1,024 bytes, whichever they are.
      * 
      * @var string
      */
@@ -142,7 +142,7 @@ class ResolveRequest
      */
     public $subset = null;
     /**
-     * Who chooses, at most 1,024 bytes: the name of a host.
+     * Who chooses, at most 1,024 bytes, whichever they are: the name of a host.
      * 
      * @var string
      */

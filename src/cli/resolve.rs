@@ -88,10 +88,10 @@ impl Resolve {
             zone: self.zone,
             metadata: (!self.metadata.is_empty()).then(|| self.metadata.into_iter().collect()),
             balance: self.balance.map(Into::into),
-            key: self.key,
+            key: self.key.map(Into::into),
             prefer_zone: self.prefer_zone,
             subset: self.subset,
-            subset_key: self.subset_key,
+            subset_key: self.subset_key.map(Into::into),
             max_age_ms: self.max_age.map(age),
             ..ResolveRequest::of(self.service)
         };
@@ -110,7 +110,7 @@ impl Resolve {
         };
         let mut chosen: BTreeMap<String, Chosen> = BTreeMap::new();
         for number in 0..times {
-            let key = request.key.as_ref().map(|key| format!("{key}{number}"));
+            let key = request.key.as_ref().map(|key| [key, number.to_string().as_bytes()].concat());
             let instance = client.resolve(ResolveRequest { key, ..request.clone() })?.instance;
             chosen.entry(address(&instance)).or_insert(Chosen { instance, times: 0 }).times += 1;
         }

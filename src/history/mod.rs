@@ -47,6 +47,9 @@ const MAX_REST: Duration = Duration::from_millis(250);
 /// How often to check whether omitted entries are due to be counted.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many entries of a service are searched for one of an instance.
+const MAX_SEEN: usize = 64;
+
 /// How long entries are gathered before they are written, and how soon a failed write is retried.
 const GATHERED: Duration = Duration::from_millis(50);
 const RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -131,6 +134,12 @@ impl History {
     /// The kept entries. None: not known yet.
     pub fn kept(&self) -> Option<Arc<Kept>> {
         self.kept.load_full()
+    }
+
+    /// Whether it remembers an instance of a service, also of before the start.
+    pub fn has_listed(&self, service: &str) -> bool {
+        let is_of_instance = |entry: &Arc<Entry>| !matches!(entry.event, Event::Undecodable | Event::Omitted);
+        self.kept().is_some_and(|kept| kept.after(Some(service), 0).take(MAX_SEEN).any(is_of_instance))
     }
 
     /// Why the file does not hold the kept entries; None: it does, or there should be none.

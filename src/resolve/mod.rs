@@ -27,7 +27,7 @@ pub enum Balance {
     /// Each in proportion to its weight.
     Random,
     /// The same one for the same key, as long as it exists; each gets its share of the keys by weight.
-    Key(String),
+    Key(Vec<u8>),
     /// Of two random ones, the one that reports less `load` in its metadata.
     LeastLoad,
 }
@@ -53,14 +53,14 @@ pub struct Query {
 pub struct Subset {
     /// Above 0.
     pub size: usize,
-    /// Its owner.
-    pub of: String,
+    /// Its owner, in whichever bytes.
+    pub of: Vec<u8>,
 }
 
 /// Why there is no master to call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoMaster {
-    #[error("no master has ever offered the service `{0}`")]
+    #[error("no master has offered the service `{0}` since the sidecar started")]
     Unknown(String),
     #[error("no master that offers the service `{0}` is alive")]
     NoneAlive(String),
@@ -77,7 +77,7 @@ pub enum NoMaster {
 /// Why there is no instance.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoInstance {
-    #[error("the service `{0}` is unknown: no source has ever had an instance of it")]
+    #[error("the service `{0}` is unknown: no source has had an instance of it since the sidecar started")]
     Unknown(String),
     #[error("no instance of the service `{0}` is listed: {1}")]
     Unlisted(String, String),

@@ -228,7 +228,7 @@ struct Row<'a> {
 }
 
 /// The one with the best score for the key: an instance that comes or goes moves only its own keys.
-fn rendezvous<'a>(set: &'a InstanceSet, key: &str, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
+fn rendezvous<'a>(set: &'a InstanceSet, key: &[u8], will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let key = key_hash(key);
     let mut best: Option<(Best, &'a Provider, Candidate<'a>)> = None;
     for Row { first, lots, greatest } in rows(set, key) {

@@ -162,7 +162,7 @@ fn one_that_is_silent_is_chosen_only_where_no_other_can_be_had() {
     let silent = || Busy { is_silent: true, ..Busy::default() };
     publisher.publish(vec![join_by("silent", &["mail@2.0.0"], silent()), join("a", &["mail@2.0.0"], 9)]);
     let balances = || {
-        let keyed = (0..20).map(|key| Balance::Key(key.to_string()));
+        let keyed = (0..20).map(|key| Balance::Key(key.to_string().into()));
         keyed.chain([Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin])
     };
     let always = |id: &str| {
@@ -329,7 +329,7 @@ fn by(balance: Balance) -> Query {
 }
 
 fn key(key: impl ToString) -> Query {
-    by(Balance::Key(key.to_string()))
+    by(Balance::Key(key.to_string().into()))
 }
 
 /// Asserts that a count is within five standard deviations.
@@ -537,7 +537,7 @@ fn the_callers_zone_comes_first_and_overflows_where_much_of_it_is_down() {
     assert_near(far(5, Balance::Random), 4_000, 0.3);
     assert_eq!(far(10, Balance::Random), 4_000);
     let half = zoned(5);
-    let keyed = |number: usize| resolved(&half, &query(Balance::Key(number.to_string()))).expect("one");
+    let keyed = |number: usize| resolved(&half, &query(Balance::Key(number.to_string().into()))).expect("one");
     assert_near((0..4_000).filter(|number| keyed(*number) == "far:1").count(), 4_000, 0.3);
     assert!((0..100).all(|number| keyed(number) == keyed(number)));
 }
@@ -590,7 +590,7 @@ fn a_caller_has_the_same_subset_and_callers_share_all() {
     let hosts: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100)).collect();
     let directory = directory(&hosts);
     let subset = |of: usize, size: usize| {
-        let subset = Some(Subset { size, of: of.to_string() });
+        let subset = Some(Subset { size, of: of.to_string().into() });
         counts(&directory, &Query { subset, ..by(Balance::Random) }, 400).into_keys().collect::<Vec<_>>()
     };
     assert_eq!(subset(1, 5).len(), 5);

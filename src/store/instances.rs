@@ -96,8 +96,8 @@ struct CallableCount {
 }
 
 /// XXH3 of a key or an address without its two lowest bits: so PHP has it as an integer too, and each half is 31 bits.
-pub fn key_hash(text: &str) -> u64 {
-    xxh3_64(text.as_bytes()) >> 2
+pub fn key_hash(bytes: impl AsRef<[u8]>) -> u64 {
+    xxh3_64(bytes.as_ref()) >> 2
 }
 
 impl Deref for Instances {

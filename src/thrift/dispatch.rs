@@ -9,7 +9,7 @@ use thrift::protocol::{
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::Peer;
-use super::api::{Api, denied};
+use super::api::{Api, denied, invalid};
 use super::idl::{
     AccessDenied, CallFailed, CallTimedOut, CommandReply, Freshness, InvalidRequest, NoInstance, NoMaster, NotFound,
     NotReady, Overloaded, TooStale,
@@ -156,8 +156,16 @@ impl Exchange<'_> {
             Some(request) => Ok(request),
             None => Q::read_from_in_protocol(&mut TBinaryInputProtocol::new(&[TType::Stop as u8][..], true)),
         });
-        read.map_err(|why| {
-            thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::ProtocolError, why.to_string()))
+        read.map_err(|why| match why {
+            // A client's own text, and no other sidecar would take it.
+            thrift::Error::Protocol(error) if error.message.contains("utf-8") => {
+                let message =
+                    format!("a text in it is not UTF-8, as all but keys and data have to be: {}", error.message);
+                invalid("request", &message)
+            }
+            why => {
+                thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::ProtocolError, why.to_string()))
+            }
         })
     }
 

@@ -64,7 +64,7 @@ impl Api {
         }
         if directory.instances_of(service).is_none() && !directory.was_offered(service) && undecodable.is_empty() {
             ensure_known(snapshot.behind_instances())?;
-            let message = format!("no source has ever had an instance of `{service}`");
+            let message = self.why_unknown(directory, service);
             return Err(not_found(EntityKind::SERVICE, service, message, freshness));
         }
         let sources = snapshot.behind_instances().filter_map(|(feed, progress)| {

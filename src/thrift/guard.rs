@@ -7,7 +7,6 @@ use super::api::{Api, denied, invalid, page_size};
 use super::idl::{
     EntityKind, GuardAction, GuardControl, GuardControlReply, GuardQuery, GuardReply, GuardedService, NotFound,
 };
-use super::masters::why_unknown;
 use crate::guard::{Effect, Guard, Guarded, Now, Which};
 use crate::store::Directory;
 
@@ -48,7 +47,7 @@ impl Api {
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             let freshness = snapshot.freshness(snapshot.behind_instances()).into();
-            let message = why_unknown(directory, service);
+            let message = self.why_unknown(directory, service);
             return Err(NotFound { kind: EntityKind::SERVICE, name: service.clone(), message, freshness }.into());
         }
         if !matches!(request.action, GuardAction::RELEASE | GuardAction::ACCEPT) {

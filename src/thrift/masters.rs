@@ -112,7 +112,7 @@ impl Api {
             services.push(idl::ServiceSummary { name: name.to_string(), masters, held });
         }
         if services.is_empty() && filter.cursor.is_none() {
-            ensure_known(snapshot.behind_masters())?;
+            ensure_known(snapshot.behind_instances())?;
         }
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
@@ -129,7 +129,7 @@ impl Api {
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             ensure_known(snapshot.behind_instances())?;
-            return Err(not_found(EntityKind::SERVICE, service, why_unknown(directory, service), freshness));
+            return Err(not_found(EntityKind::SERVICE, service, self.why_unknown(directory, service), freshness));
         }
         let after = after.as_ref().map(|(version, id)| (version, *id));
         let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
@@ -152,8 +152,23 @@ impl Api {
                 instances.push(instance);
             }
         }
+        // A source that is not known yet may have some.
+        if instances.is_empty() && filter.cursor.is_none() {
+            ensure_known(snapshot.behind_instances())?;
+        }
         let is_protected = is_protected(directory, service);
         Ok(idl::InstancesReply { instances, freshness: freshness.into(), cursor, is_protected })
+    }
+
+    /// Why a service is unknown.
+    pub(super) fn why_unknown(&self, directory: &Directory, service: &str) -> String {
+        match directory.why_unlisted(service) {
+            Some(why) => format!("no instance of `{service}` is listed: {why}"),
+            None if self.history.has_listed(service) => {
+                format!("`{service}` has no instances any more; `roster history {service}` tells what became of them")
+            }
+            None => format!("nobody has offered `{service}` since the sidecar started"),
+        }
     }
 
     pub(super) fn stats(&self, peer: &Peer) -> thrift::Result<idl::StatsReply> {
@@ -253,14 +268,6 @@ fn may_pass(entry: &MasterEntry, grant: &Grant, filter: &ServiceQuery) -> bool {
 /// Whether a service has all metadata that the filter requests.
 fn has_metadata(service: &Service, filter: &ServiceQuery) -> bool {
     filter.metadata.as_ref().is_none_or(|wanted| service.has_metadata(wanted))
-}
-
-/// Why a service is unknown.
-pub(super) fn why_unknown(directory: &Directory, service: &str) -> String {
-    match directory.why_unlisted(service) {
-        Some(why) => format!("no instance of `{service}` is listed: {why}"),
-        None => format!("nobody has ever offered `{service}`"),
-    }
 }
 
 pub(super) fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness) -> thrift::Error {

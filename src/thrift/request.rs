@@ -112,7 +112,7 @@ pub(super) fn instances(query: &ServiceQuery) -> Result<Query, InvalidRequest> {
     })
 }
 
-fn subset(size: Option<i32>, of: Option<String>) -> Result<Option<Subset>, InvalidRequest> {
+fn subset(size: Option<i32>, of: Option<Vec<u8>>) -> Result<Option<Subset>, InvalidRequest> {
     match (size.map(usize::try_from), of) {
         (None, _) => Ok(None),
         (Some(Err(_) | Ok(0)), _) => Err(invalid("subset", "must be above 0")),
@@ -190,7 +190,7 @@ fn version(exact: Option<Version>, asked: Option<&str>) -> Result<Option<Require
     })
 }
 
-fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance, InvalidRequest> {
+fn balance(balance: Option<idl::Balance>, key: Option<Vec<u8>>) -> Result<Balance, InvalidRequest> {
     match (balance, key) {
         (None | Some(idl::Balance::LEAST_OUTSTANDING), _) => Ok(Balance::LeastOutstanding),
         (Some(idl::Balance::ROUND_ROBIN), _) => Ok(Balance::RoundRobin),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn by_key(length: usize) -> impl FnOnce(&mut idl::Call) {
-        move |call| (call.balance, call.key) = (Some(idl::Balance::CONSISTENT_HASH), Some("k".repeat(length)))
+        move |call| (call.balance, call.key) = (Some(idl::Balance::CONSISTENT_HASH), Some(vec![b'k'; length]))
     }
 
     #[test]

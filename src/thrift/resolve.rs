@@ -30,7 +30,8 @@ impl Api {
             Err(none) => {
                 // A source that is not known yet may have one.
                 ensure_known(snapshot.behind_instances())?;
-                Err(NoInstance { message: none.to_string(), service_name: service.to_string() }.into())
+                let message = self.remembered(none).to_string();
+                Err(NoInstance { message, service_name: service.to_string() }.into())
             }
         }
     }
@@ -63,7 +64,7 @@ impl Api {
                 Err(none) => {
                     let why = match &unknown {
                         Some(NotReady { message, .. }) => format!("not ready: {message}"),
-                        None => none.to_string(),
+                        None => self.remembered(none).to_string(),
                     };
                     ResolveOutcome::new(None, why, is_protected)
                 }
@@ -80,6 +81,16 @@ impl Api {
             return Err(unknown.into());
         }
         Ok(ResolveManyReply { outcomes, freshness: freshness.into() })
+    }
+
+    /// The reason, given what the history remembers of before the start.
+    fn remembered(&self, none: resolve::NoInstance) -> resolve::NoInstance {
+        match none {
+            resolve::NoInstance::Unknown(service) if self.history.has_listed(&service) => {
+                resolve::NoInstance::NoneLeft(service)
+            }
+            other => other,
+        }
     }
 }
 

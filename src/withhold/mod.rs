@@ -502,7 +502,7 @@ impl Work {
         let directory = snapshot.directory();
         let mut room = MAX_EJECTIONS - directory.withholdings().ejected().take(MAX_EJECTIONS).count();
         for (service, suspects) in by_service {
-            let hashes: HashSet<u64> = suspects.iter().map(|suspect| key_hash(&suspect.place.address)).collect();
+            let hashes: HashSet<u64> = suspects.iter().map(|suspect| key_hash(&*suspect.place.address)).collect();
             let mut survey = Survey::of(directory, &service, |it| hashes.contains(&it.address_hash));
             for Suspect { place, reason } in suspects {
                 let spared = self.why_spared(&survey, &place.address).or((room == 0).then_some(Spared::Enough));

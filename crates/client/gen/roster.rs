@@ -5590,20 +5590,20 @@ pub struct ResolveRequest {
   pub metadata: Option<BTreeMap<String, String>>,
   /// Absent: CONSISTENT_HASH with a key, else RANDOM.
   pub balance: Option<Balance>,
-  /// For CONSISTENT_HASH, at most 1,024 bytes.
-  pub key: Option<String>,
+  /// For CONSISTENT_HASH, at most 1,024 bytes, whichever they are.
+  pub key: Option<Vec<u8>>,
   /// The zone of the caller: as long as five of seven instances there can be called, none elsewhere is chosen; of fewer,
   /// some calls go elsewhere; where there is none, all.
   pub prefer_zone: Option<String>,
   /// Choose among this many, the same for the same `subsetKey` as long as they are there. Absent: among all.
   pub subset: Option<i32>,
-  /// Who chooses, at most 1,024 bytes: the name of a host.
-  pub subset_key: Option<String>,
+  /// Who chooses, at most 1,024 bytes, whichever they are: the name of a host.
+  pub subset_key: Option<Vec<u8>>,
   pub max_age_ms: Option<i64>,
 }
 
 impl ResolveRequest {
-  pub fn new<F2, F3, F4, F5, F6, F7, F8, F9, F10, F11>(service_name: String, version: F2, group: F3, zone: F4, metadata: F5, balance: F6, key: F7, prefer_zone: F8, subset: F9, subset_key: F10, max_age_ms: F11) -> ResolveRequest where F2: Into<Option<String>>, F3: Into<Option<String>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>>, F6: Into<Option<Balance>>, F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<i32>>, F10: Into<Option<String>>, F11: Into<Option<i64>> {
+  pub fn new<F2, F3, F4, F5, F6, F7, F8, F9, F10, F11>(service_name: String, version: F2, group: F3, zone: F4, metadata: F5, balance: F6, key: F7, prefer_zone: F8, subset: F9, subset_key: F10, max_age_ms: F11) -> ResolveRequest where F2: Into<Option<String>>, F3: Into<Option<String>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>>, F6: Into<Option<Balance>>, F7: Into<Option<Vec<u8>>>, F8: Into<Option<String>>, F9: Into<Option<i32>>, F10: Into<Option<Vec<u8>>>, F11: Into<Option<i64>> {
     ResolveRequest {
       service_name,
       version: version.into(),
@@ -5629,10 +5629,10 @@ impl TSerializable for ResolveRequest {
     let mut f_4: Option<String> = None;
     let mut f_5: Option<BTreeMap<String, String>> = None;
     let mut f_6: Option<Balance> = None;
-    let mut f_7: Option<String> = None;
+    let mut f_7: Option<Vec<u8>> = None;
     let mut f_8: Option<String> = None;
     let mut f_9: Option<i32> = None;
-    let mut f_10: Option<String> = None;
+    let mut f_10: Option<Vec<u8>> = None;
     let mut f_11: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
@@ -5673,7 +5673,7 @@ impl TSerializable for ResolveRequest {
           f_6 = Some(val);
         },
         7 => {
-          let val = i_prot.read_string()?;
+          let val = i_prot.read_bytes()?;
           f_7 = Some(val);
         },
         8 => {
@@ -5685,7 +5685,7 @@ impl TSerializable for ResolveRequest {
           f_9 = Some(val);
         },
         10 => {
-          let val = i_prot.read_string()?;
+          let val = i_prot.read_bytes()?;
           f_10 = Some(val);
         },
         11 => {
@@ -5753,7 +5753,7 @@ impl TSerializable for ResolveRequest {
     }
     if let Some(ref fld_var) = self.key {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
-      o_prot.write_string(fld_var)?;
+      o_prot.write_bytes(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.prefer_zone {
@@ -5768,7 +5768,7 @@ impl TSerializable for ResolveRequest {
     }
     if let Some(ref fld_var) = self.subset_key {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(10) })?;
-      o_prot.write_string(fld_var)?;
+      o_prot.write_bytes(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.max_age_ms {
@@ -6832,8 +6832,8 @@ pub struct Call {
   pub version: Option<String>,
   /// Absent: LEAST_OUTSTANDING.
   pub balance: Option<Balance>,
-  /// For CONSISTENT_HASH, at most 1,024 bytes.
-  pub key: Option<String>,
+  /// For CONSISTENT_HASH, at most 1,024 bytes, whichever they are.
+  pub key: Option<Vec<u8>>,
   /// How long all attempts may take together. Absent: 5 s.
   pub timeout_ms: Option<i32>,
   /// How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or
@@ -6846,7 +6846,7 @@ pub struct Call {
 }
 
 impl Call {
-  pub fn new<F3, F4, F5, F6, F7, F8, F9, F10, F11, F12, F13>(service_name: String, method: String, arguments: F3, encoding: F4, master_id: F5, metadata: F6, version: F7, balance: F8, key: F9, timeout_ms: F10, retries: F11, idempotent: F12, all_values: F13) -> Call where F3: Into<Option<Vec<u8>>>, F4: Into<Option<Encoding>>, F5: Into<Option<String>>, F6: Into<Option<BTreeMap<String, String>>>, F7: Into<Option<String>>, F8: Into<Option<Balance>>, F9: Into<Option<String>>, F10: Into<Option<i32>>, F11: Into<Option<i32>>, F12: Into<Option<bool>>, F13: Into<Option<bool>> {
+  pub fn new<F3, F4, F5, F6, F7, F8, F9, F10, F11, F12, F13>(service_name: String, method: String, arguments: F3, encoding: F4, master_id: F5, metadata: F6, version: F7, balance: F8, key: F9, timeout_ms: F10, retries: F11, idempotent: F12, all_values: F13) -> Call where F3: Into<Option<Vec<u8>>>, F4: Into<Option<Encoding>>, F5: Into<Option<String>>, F6: Into<Option<BTreeMap<String, String>>>, F7: Into<Option<String>>, F8: Into<Option<Balance>>, F9: Into<Option<Vec<u8>>>, F10: Into<Option<i32>>, F11: Into<Option<i32>>, F12: Into<Option<bool>>, F13: Into<Option<bool>> {
     Call {
       service_name,
       method,
@@ -6876,7 +6876,7 @@ impl TSerializable for Call {
     let mut f_6: Option<BTreeMap<String, String>> = None;
     let mut f_7: Option<String> = None;
     let mut f_8: Option<Balance> = None;
-    let mut f_9: Option<String> = None;
+    let mut f_9: Option<Vec<u8>> = None;
     let mut f_10: Option<i32> = None;
     let mut f_11: Option<i32> = None;
     let mut f_12: Option<bool> = None;
@@ -6928,7 +6928,7 @@ impl TSerializable for Call {
           f_8 = Some(val);
         },
         9 => {
-          let val = i_prot.read_string()?;
+          let val = i_prot.read_bytes()?;
           f_9 = Some(val);
         },
         10 => {
@@ -7019,7 +7019,7 @@ impl TSerializable for Call {
     }
     if let Some(ref fld_var) = self.key {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(9) })?;
-      o_prot.write_string(fld_var)?;
+      o_prot.write_bytes(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.timeout_ms {

@@ -252,7 +252,7 @@ async fn a_call_without_a_master_says_why() {
             .message
     };
     let nothing = House::new(0, &Config::default());
-    assert_eq!(why(&nothing).await, "no master has ever offered the service `mail`");
+    assert_eq!(why(&nothing).await, "no master has offered the service `mail` since the sidecar started");
     let early = House::new(1, &Config::default());
     assert!(why(&early).await.contains("register-0 is not yet known as a whole"));
     let house = House::with(&[("m", "mail", &failing())]);

@@ -7,6 +7,7 @@ use super::*;
 use crate::access::{Access, Client, Policy};
 use crate::clock::Moment;
 use crate::format;
+use crate::history::{Entry, Event, History};
 use crate::model::{Format, Node, NodePath};
 use crate::resolve::looks_of_this_thread;
 use crate::store::{Feed, FeedState};
@@ -52,6 +53,8 @@ fn the_instance_is_as_it_was_asked_for() {
     assert_eq!(resolved(&house, |it| it.metadata = Some([("zone".into(), "b".into())].into())).expect("one"), "b");
     let keyed = || resolved(&house, |it| it.key = Some("user:42".into())).expect("one");
     assert!((0..20).all(|_| keyed() == keyed()));
+    let bytes = || resolved(&house, |it| it.key = Some(vec![0xff, 0, 0xfe])).expect("one");
+    assert!((0..20).all(|_| bytes() == bytes()));
     let subset = || resolved(&house, |it| (it.subset, it.subset_key) = (Some(1), Some("web-1".into()))).expect("one");
     assert!((0..20).all(|_| subset() == subset()));
 }
@@ -93,7 +96,7 @@ fn of_a_service_whose_nodes_are_all_left_out_nobody_says_that_it_was_never_offer
         message("odd"),
         (format!("no instance of `odd` {why}"), format!("no instance of the service `odd` {why}"))
     );
-    assert!(message("never").0.starts_with("nobody has ever offered `never`"));
+    assert!(message("never").0.starts_with("nobody has offered `never` since"));
     let NoInstance { message, .. } = exception(&house.resolve(ResolveRequest::of("new")).expect_err("none any more"));
     assert!(message.contains("its nodes (2) are left out"), "{message}");
     let control =
@@ -108,7 +111,7 @@ fn what_makes_no_sense_is_refused_by_its_field() {
     for (field, change) in [
         ("version", (|it| it.version = Some("new".into())) as fn(&mut ResolveRequest)),
         ("key", |it| it.balance = Some(Balance::CONSISTENT_HASH)),
-        ("key", |it| it.key = Some("x".repeat(1_025))),
+        ("key", |it| it.key = Some(vec![b'x'; 1_025])),
         ("balance", |it| it.balance = Some(Balance(99))),
         ("subset", |it| (it.subset, it.subset_key) = (Some(0), Some("web-1".into()))),
         ("subsetKey", |it| it.subset = Some(1)),
@@ -167,14 +170,19 @@ fn instances_are_listed_by_version_group_zone_and_whether_they_can_be_called() {
     assert_eq!(listed(|it| it.group = Some("blue".into())), "");
 }
 
+/// With nodes that are to register instances, and a register; nothing is known of either.
+fn unread_house() -> House {
+    let root = NodePath::parse("/s").expect("a path");
+    let services = format::Config { root: root.clone(), format: Format::Raw, ..format::Config::default() };
+    let nodes = Feed::of_nodes("zk", "zookeeper", vec![root]).with_services(vec![services]);
+    House::of(vec![nodes, Feed::of_instances("register", "register")], &Config::default())
+}
+
 /// With instances registered by nodes, and a register of which nothing is known.
 fn house_of_nodes() -> House {
-    let root = |root: &str| NodePath::parse(root).expect("a path");
-    let services = format::Config { root: root("/s"), format: Format::Raw, ..format::Config::default() };
-    let nodes = Feed::of_nodes("zk", "zookeeper", vec![root("/s")]).with_services(vec![services]);
-    let house = House::of(vec![nodes, Feed::of_instances("register", "register")], &Config::default());
+    let house = unread_house();
     let node = |data: &str| Arc::new(Node { data: data.as_bytes().into(), ..Node::default() });
-    let put = |path: &str, data: &str| Change::Put(root(path), node(data));
+    let put = |path: &str, data: &str| Change::Put(NodePath::parse(path).expect("a path"), node(data));
     house.feeds[0].publish_whole(vec![put("/s/web/a", "h:1"), put("/s/web@2/a", "h:2")]);
     house
 }
@@ -199,6 +207,48 @@ fn what_one_source_registers_is_told_while_nothing_is_known_of_another() {
     assert!(outcomes[1].instance.is_some(), "one that is not known takes no answer from others");
     assert!(outcomes[0].error.as_ref().is_some_and(|why| why.starts_with("not ready: waiting for ")), "{outcomes:?}");
     exception::<NotReady>(&many(&["mail"]).expect_err("nothing else is asked for"));
+}
+
+#[test]
+fn an_empty_list_is_an_answer_once_all_that_may_have_instances_is_known() {
+    let house = unread_house();
+    let way = Way::new(Manner::Silent);
+    house.feeds[1].publish_whole(vec![join("m", &["mail"], &way)]);
+    let of = |name: Option<&str>| ServiceQuery { service_name: name.map(Into::into), ..ServiceQuery::default() };
+    let services = || by_turns(house.api.services(&house.peer, &of(None)));
+    let instances = || house.api.instances(&house.peer, &of(Some("mail")));
+    assert_eq!((services().expect("one").services.len(), instances().expect("one").instances.len()), (1, 1));
+    house.feeds[1].publish(vec![Change::Leave("m".into())]);
+    exception::<NotReady>(&instances().expect_err("nodes may register some"));
+    house.feeds[0].publish_whole(Vec::new());
+    assert_eq!(instances().expect("there are none").instances, []);
+
+    let house = unread_house();
+    house.feeds[1].publish_whole(Vec::new());
+    let services = || by_turns(house.api.services(&house.peer, &of(None)));
+    exception::<NotReady>(&services().expect_err("nodes may register some"));
+    house.feeds[0].publish_whole(Vec::new());
+    assert_eq!(services().expect("there are none").services, []);
+}
+
+#[test]
+fn what_there_was_before_the_start_is_not_called_unknown() {
+    let mut house = house();
+    let message = |house: &House| {
+        let query = ServiceQuery { service_name: Some("old".into()), ..ServiceQuery::default() };
+        let listed = house.api.instances(&house.peer, &query).expect_err("none");
+        let NoInstance { message, .. } = exception(&house.resolve(ResolveRequest::of("old")).expect_err("none"));
+        (exception::<NotFound>(&listed).message, message)
+    };
+    let (listed, resolved) = message(&house);
+    assert!(listed.contains("since the sidecar started") && resolved.contains("is unknown"), "{listed}; {resolved}");
+    let entry = |number, event| Entry { number, event, service: "old".into(), ..Entry::default() };
+    house.api.history = History::of([entry(1, Event::Undecodable)]);
+    assert!(message(&house).1.contains("is unknown"), "such a node is no instance");
+    house.api.history = History::of([entry(1, Event::Undecodable), entry(2, Event::Vanished)]);
+    let (listed, resolved) = message(&house);
+    assert!(listed.contains("has no instances any more; `roster history old`"), "{listed}");
+    assert_eq!(resolved, "the service `old` has no instances any more");
 }
 
 #[test]
