@@ -114,7 +114,8 @@ impl Sidecar {
             bound => bound,
         }?;
         let mut shared_config = config.shared.clone();
-        let state = shared_config.claim_state()?;
+        let metrics = Arc::new(Metrics::default());
+        let state = shared_config.claim_state(&metrics)?;
         let pid_file = match config.sidecar.pid_file.as_deref().map(PidFile::write).transpose() {
             // Nothing here needs it, and where others may write too, any of them can be in its way.
             Err(error) if !matches!(error, PidFileError::Held { .. }) => {
@@ -134,7 +135,6 @@ impl Sidecar {
         let descriptors = config.left_for_workers(limit);
         let workers = BoundWorkers::bind(&config.worker, added, read, config.state(), descriptors, taken_ports)?;
 
-        let metrics = Arc::new(Metrics::default());
         let (channels, connected) = mpsc::unbounded_channel();
         let listening = register.iter().flat_map(Register::addresses).chain(admin.iter().filter_map(Admin::address));
         let own = Own::of(listening.chain(endpoint.addresses()));
@@ -172,6 +172,7 @@ impl Sidecar {
         let of_sources = tasks.of(Phase::Sources);
         let prober = prober::run(store.clone(), own, metrics.clone(), of_sources.stop_signal());
         of_sources.critical("the prober of what the guard holds", prober);
+        of_sources.short(source::warn_of_idle_roots(store.clone(), of_sources.stop_signal()));
         let clients = tasks.of(Phase::Clients);
         let (performers, performing) = mpsc::unbounded_channel();
         let of_workers = tasks.of(Phase::Workers);

@@ -8,6 +8,7 @@ use roster::model::{DEFAULT_WEIGHT, address, view};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{
     Endpoint, ExplainRequest, Held, Instance, InstanceState, Probe, ServiceQuery, ServiceSummary, ServicesReply,
+    SourceStatus, Supply,
 };
 use serde_json::{Value, json};
 
@@ -50,7 +51,11 @@ impl Services {
                 )
             }
             (None, known) => {
+                let is_any = metadata.is_empty();
                 let reply = known.services(metadata)?;
+                if is_any && reply.services.is_empty() {
+                    tell_why_none(known)?;
+                }
                 let services: Vec<_> = reply.services.iter().map(summary).collect();
                 let document = json!({ "services": services, "freshness": json::freshness(&reply.freshness) });
                 (summary_table(&reply.services), document)
@@ -78,6 +83,18 @@ impl Services {
         }
         Ok(())
     }
+}
+
+/// Says on stderr what sources of instances suffer from where there is no service at all.
+fn tell_why_none(known: &mut Known) -> anyhow::Result<()> {
+    let Known::Sidecar { client, .. } = known else { return Ok(()) };
+    let supplies = |it: &&SourceStatus| it.supplies.as_ref().is_some_and(|all| all.contains(&Supply::INSTANCES));
+    for SourceStatus { name, detail, .. } in client.status()?.sources.iter().filter(supplies) {
+        if !detail.is_empty() {
+            eprintln!("roster: {}: {}", text::line(name), text::line(detail));
+        }
+    }
+    Ok(())
 }
 
 /// Why no instance of a service is listed though nodes should register some; None: no node should.

@@ -153,7 +153,8 @@ fn registered(counters: &BTreeMap<String, i64>) -> String {
     }
     if let undecodable @ 1.. = count("undecodableNodes") {
         let nodes = counted(undecodable, "node");
-        let _ = writeln!(text, "\n{nodes} that cannot be read; `roster explain SERVICE` tells why");
+        let _ =
+            writeln!(text, "\n{nodes} that cannot be read; the log names them, and `roster explain SERVICE` tells why");
     }
     text
 }
@@ -299,7 +300,7 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         assert!(!text.contains("held") && !text.contains("cannot be read"), "{text}");
         reply.counters.extend([("heldInstances".to_owned(), 3), ("undecodableNodes".to_owned(), 1)]);
         let told = "\n\n3 instances held by the guard; `roster guard list` tells of which services\n\
-                    \n1 node that cannot be read; `roster explain SERVICE` tells why\n";
+                    \n1 node that cannot be read; the log names them, and `roster explain SERVICE` tells why\n";
         let text = table(&reply, &[], false);
         assert!(text.ends_with(told), "{text}");
     }

@@ -446,6 +446,16 @@ impl Check<'_> {
                 let message = format!("`{root}` lies below no root of a source: add it to those of a `[[zookeeper]]`");
                 self.object(&[&at], message);
             }
+            let covers = |ensemble: &source::zookeeper::Config| ensemble.roots.iter().any(|it| root.is_under(it));
+            for (nth, ensemble) in config.zookeeper.iter().enumerate().filter(|(_, ensemble)| covers(ensemble)) {
+                if ensemble.excludes_all_below(root) {
+                    let exclude = self.tree.element(&"zookeeper".into(), nth).child("exclude");
+                    let message = format!(
+                        "`{exclude}` leaves out all that lies below `{root}`: nothing there could be registered"
+                    );
+                    self.object(&[&at, &exclude], message);
+                }
+            }
             let overlaps = |first: &usize| {
                 let other = &config.services[*first].root;
                 self.tree.is_set(&keys[*first].child("root")) && (root.is_under(other) || other.is_under(root))

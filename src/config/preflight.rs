@@ -146,6 +146,17 @@ fn no_socket(path: &Path, is_own: bool, has_link: bool) -> Option<String> {
     }
 }
 
+/// Why this user cannot keep the state in a directory, of which a start makes the last part alone.
+fn no_state(folder: &Path) -> Option<String> {
+    match folder.parent() {
+        Some(above) if !folder.exists() && !above.exists() => Some(format!(
+            "neither {} nor the folder above it is there; have it made, or choose another place",
+            folder.display()
+        )),
+        _ => runs_as::cannot_make("file", folder),
+    }
+}
+
 /// Why this user cannot listen on a port, unless the sidecar of this very configuration already may.
 fn no_port(config: &Config, setting: Setting, address: &str) -> Option<String> {
     let error = Listener::tcp(setting, address).err()?;
@@ -229,6 +240,26 @@ pub(super) fn doubts(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
         let why = format!("{why}; until then, the sidecar goes on without the shared file");
         tree.diagnostic("shared.path".into(), why)
     });
+    let missing = config.shared.path.parent().filter(|folder| folder.is_absolute() && !folder.exists());
+    let missing =
+        missing.filter(|folder| tree.is_set(&"shared.path".into()) && !is_to_come(folder) && shared.is_none());
+    let missing = missing.map(|folder| {
+        let why = format!(
+            "there is no folder {}: the sidecar makes it, and clients look there only if they are told to",
+            folder.display()
+        );
+        tree.diagnostic("shared.path".into(), why)
+    });
+    let state = config.shared.state.as_path();
+    let state = Some(state).filter(|state| is_own && is_set(state) && tree.is_set(&"shared.state".into()));
+    let state = state.and_then(no_state).map(|why| {
+        let why = format!(
+            "{why}; until then, the sidecar keeps no copy of the shared file, and the history and what is drained do not \
+             outlast a restart"
+        );
+        tree.diagnostic("shared.state".into(), why)
+    });
+    let shared = shared.into_iter().chain(missing).chain(state);
     let of_rules = paths_without_slash(config, tree).into_iter().chain(for_nobody(config, tree));
     let of_workers =
         workers_of_root(config, tree).chain(workers_in_root(config, tree)).chain(without_script(config, tree));

@@ -161,6 +161,8 @@ metrics! {
     methods: Methods;
     /// Why the shared file is not written now.
     shared_trouble: ArcSwapOption<String>;
+    /// Why there is no directory for what outlasts a restart, though there should be.
+    state_trouble: ArcSwapOption<String>;
     /// Why the sidecar does not listen on ports of its settings.
     ports_taken: Troubles
 }

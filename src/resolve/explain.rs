@@ -45,7 +45,8 @@ pub fn explain(directory: &Directory, instance: &Instance, newest: Option<&Versi
     let Withheld { ejected, drained } = &instance.withheld;
     for (what, withholding) in [("drained", drained), ("ejected", ejected)] {
         if let Some(Withholding { since, ends_at, reason, .. }) = withholding.as_deref() {
-            reasons.push(format!("it is {what} from {} to {}: {reason}", utc(*since), utc(*ends_at)));
+            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            reasons.push(format!("it is {what} from {} to {}{reason}", utc(*since), utc(*ends_at)));
         }
     }
     if let Some(Held { since, ends_at, probe, passed_over, .. }) = instance.held.as_deref() {

@@ -1,6 +1,7 @@
 //! Sources: what fills the store, and what happens while one is away.
 
 pub mod file;
+mod idle;
 pub mod upstream;
 pub mod zookeeper;
 
@@ -8,6 +9,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use self::idle::warn_of_idle_roots;
 use crate::model::{Change, Node, NodePath};
 use crate::store::Snapshot;
 

@@ -6,6 +6,7 @@ mod directory;
 mod exploration;
 mod feed;
 mod identity;
+mod idle;
 mod instances;
 mod journal;
 mod messages;

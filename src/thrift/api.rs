@@ -283,17 +283,27 @@ impl Api {
             uptime_ms: self.started.elapsed().as_millis() as i64,
             freshness: snapshot.freshness(feeds()).into(),
             sources: feeds()
-                .map(|(feed, progress)| convert::source(feed, progress, now, peer.identity.grant()))
+                .map(|(feed, progress)| {
+                    let source = convert::source(feed, progress, now, peer.identity.grant());
+                    with_idle_roots(source, &snapshot, feed, progress, peer.identity.grant())
+                })
                 .collect(),
             counters: self.counters(&snapshot, peer.identity.grant()).map(|(name, n)| (name, n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
-            shared_file_error: self.metrics.shared_trouble.load().as_deref().cloned(),
+            shared_file_error: self.shared_trouble(),
             access: Some(peer.identity.to_string()),
             ports_taken: Some(self.metrics.ports_taken.get()).filter(|taken| !taken.is_empty()),
             interface_version: Some(idl::INTERFACE_VERSION),
             capabilities: Some(METHODS.iter().map(|method| method.name.to_owned()).collect()),
             workers: self.worker_states(peer.identity.grant()),
         })
+    }
+
+    /// Why the shared file is not written, or not kept over a restart.
+    fn shared_trouble(&self) -> Option<String> {
+        let troubles = [&self.metrics.shared_trouble, &self.metrics.state_trouble].map(|trouble| trouble.load_full());
+        let troubles: Vec<_> = troubles.iter().flatten().map(|trouble| trouble.as_str()).collect();
+        Some(troubles.join("; ")).filter(|troubles| !troubles.is_empty())
     }
 
     /// Clients that do not see all masters see neither their number nor their activity.
@@ -448,6 +458,22 @@ impl Page {
     fn reply(self, freshness: Freshness) -> idl::SubtreeReply {
         idl::SubtreeReply { nodes: self.nodes, cursor: self.cursor, freshness: freshness.into() }
     }
+}
+
+/// Adds which mapped roots register nothing, for clients that may read everything.
+fn with_idle_roots(
+    source: idl::SourceStatus,
+    snapshot: &Snapshot,
+    feed: &Feed,
+    progress: FeedProgress,
+    grant: &Grant,
+) -> idl::SourceStatus {
+    if !progress.whole || !grant.reads_all(feed.roots()) {
+        return source;
+    }
+    let said = Some(source.detail).filter(|detail| !detail.is_empty());
+    let detail = said.into_iter().chain(snapshot.idle_roots(feed)).collect::<Vec<_>>().join("; ");
+    idl::SourceStatus { detail, ..source }
 }
 
 /// Ensures that each of the feeds has been read as a whole.

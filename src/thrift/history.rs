@@ -42,7 +42,8 @@ impl Api {
                 entries.push(told);
             }
         }
-        let not_written = self.history.trouble().map(|why| why.to_string());
+        let trouble = self.history.trouble().or_else(|| self.metrics.state_trouble.load_full());
+        let not_written = trouble.map(|why| why.to_string());
         Ok(HistoryReply { entries, cursor: cursor as i64, has_more, not_written })
     }
 }

@@ -347,6 +347,24 @@ fn what_nodes_register_stands_while_zookeeper_is_away_and_after_a_restart() {
 }
 
 #[test]
+fn a_root_in_another_format_than_its_nodes_is_told_by_status_services_and_the_log() {
+    let zk = fresh_chroot();
+    zk.create("/aurora/web/member_0000000001", MEMBER);
+    let scene = Scene::with(&zk, "\n[[services]]\nroot = \"/aurora\"\nformat = \"dubbo\"\n");
+    let why = "no node below /aurora registers anything in the format `dubbo`";
+    eventually("status and services tell", SOON, || {
+        let (status, services) = (scene.roster.cli(["status"]), scene.roster.cli(["services"]));
+        ensure(status.text().contains(why) && services.wrong.contains(why), format!("{status:?} {services:?}"))
+    });
+    scene.roster.logs(why);
+    scene.zk.create(PROVIDER.replace("/dubbo", "/aurora").as_str(), "");
+    eventually("one is registered", SOON, || {
+        let (status, services) = (scene.roster.cli(["status"]), scene.roster.cli(["services"]));
+        ensure(!status.text().contains(why) && services.wrong.is_empty(), format!("{status:?} {services:?}"))
+    });
+}
+
+#[test]
 fn the_sidecar_and_php_choose_the_same_instance_for_a_key() {
     let scene = scene();
     for member in 0..5 {
@@ -377,6 +395,17 @@ fn the_sidecar_and_php_choose_the_same_instance_for_a_key() {
         })
     };
     let before = agree(5);
+    let any_bytes = format!(
+        "require 'php/autoload.php'; $local = Roster\\Client::local(...); $by = [$local('', '', '{}'), $local('{}', '', '')]; \
+         foreach (range(0, 19) as $n) {{ $key = md5($n, true); \
+         $at = array_map(fn ($roster) => $roster->resolve('web', key: $key)->address(), $by); \
+         $at[0] === $at[1] || print \"$n: $at[0] and $at[1]\\n\"; }} \
+         try {{ $by[1]->resolve(\"\\xff\"); }} catch (Roster\\Exception\\InvalidRequest $e) {{ echo $e->getMessage(); }}",
+        file.display(),
+        scene.roster.socket().display()
+    );
+    let php = Ended::of(Command::new("php").current_dir(env!("CARGO_MANIFEST_DIR")).args(["-r", &any_bytes]));
+    assert!(php.text().starts_with("request: a text in it is not UTF-8"), "{php:?}");
     scene.zk.delete("/aurora/web/member_0000000003");
     let moved = agree(4).into_iter().zip(before).filter(|(now, before)| now != before);
     assert!({ moved }.all(|(_, before)| before == "10.0.0.5:8083"), "no other's keys move");

@@ -178,6 +178,24 @@ fn a_folder_that_cannot_be_made_for_the_shared_file_is_a_doubt() {
 }
 
 #[test]
+fn a_state_that_cannot_be_kept_and_a_folder_that_a_typo_makes_are_doubts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().display();
+    let text = |state: &str, path: &str| {
+        format!(
+            "[thrift]\nunix = '{at}/s'\n[shared]\nstate = '{at}/{state}'\npath = '{path}'\n[register]\nlisten = ''\n"
+        )
+    };
+    let told = checked(folder.path(), &text("no/such/state", &format!("{at}/typo/shared.mdb")));
+    let mut lines = told.lines();
+    let [of_path, of_state] = [lines.next().unwrap_or_default(), lines.next().unwrap_or_default()];
+    assert!(of_path.starts_with("warning: roster.toml:5: shared.path: there is no folder "), "{told}");
+    assert!(of_state.starts_with("warning: roster.toml:4: shared.state: neither no/such/state nor"), "{told}");
+    assert_eq!(lines.next(), None);
+    assert_eq!(checked(folder.path(), &text("state", &format!("{at}/shared.mdb"))), "");
+}
+
+#[test]
 fn the_sidecar_runs_as_the_owner_of_its_socket_else_of_its_state() {
     let folder = tempfile::tempdir().expect("a folder");
     let own = nix::unistd::geteuid();

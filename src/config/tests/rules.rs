@@ -314,6 +314,24 @@ fn a_start_refuses_workers_that_nobody_could_run_or_name() {
 }
 
 #[test]
+fn a_root_of_services_that_is_left_out_is_refused() {
+    let of = |exclude: &str| {
+        format!(
+            "[[zookeeper]]\nconnect = 'zk'\nroots = ['/a']\nexclude = ['{exclude}']\n\
+             [[services]]\nroot = '/a/x'\nformat = 'raw'\n"
+        )
+    };
+    for exclude in ["/a/x", "/a/x/*", "/a/**", "/*/x", "/a"] {
+        let told = diagnostics(&of(exclude), &[], &[]);
+        let expected = "roster.toml:6: services.0.root: `zookeeper.0.exclude` leaves out all that lies below `/a/x`";
+        assert!(told.contains(expected), "{exclude}: {told}");
+    }
+    for exclude in ["/a/y", "/a/x/b", "/a/x/*/c", "/b/**"] {
+        load(&of(exclude), &[], &[]).expect(exclude);
+    }
+}
+
+#[test]
 fn names_of_services_that_match_nothing_are_refused() {
     let text = "[[services]]\nroot = '/a'\nformat = 'raw'\nnames = []\n\
                 [[services]]\nroot = '/b'\nformat = 'raw'\nnames = ['a', '']\n";

@@ -115,6 +115,12 @@ impl Config {
         Feed::of_nodes(&self.name, "zookeeper", self.roots.clone()).of(identity)
     }
 
+    /// Whether `exclude` leaves out a path, or each of its children.
+    pub(crate) fn excludes_all_below(&self, path: &NodePath) -> bool {
+        let any_child = path.child("a-name-that-no-pattern-has");
+        !self.exclude.is_empty() && any_child.upwards().any(|above| self.exclude.is_match(above))
+    }
+
     /// The address of the ensemble, and the identity of its sessions.
     pub(crate) fn session(&self) -> Settings {
         Settings {

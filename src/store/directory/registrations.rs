@@ -236,6 +236,11 @@ impl Directory {
         });
     }
 
+    /// Whether a node at or below a path registers something, or should.
+    pub(crate) fn has_registrations(&self, root: &NodePath) -> bool {
+        self.registrations.nodes.range(root.clone()..).next().is_some_and(|(path, _)| path.is_under(root))
+    }
+
     /// Why no instance of a service is listed though nodes should register some; None: no node should.
     pub fn why_unlisted(&self, service: &str) -> Option<String> {
         let nodes = self.registrations.unlisted.get(service)?;

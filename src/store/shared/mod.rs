@@ -147,6 +147,7 @@ impl Shared {
             _ => Origin::Nothing,
         };
         let left = newer.or(here);
+        tracing::info!(path = %path.display(), "the shared file");
         let writer = Writer::new(location, origin, left.as_ref(), feeds);
         Ok(Some(Self { writer, copy, copy_interval: config.copy_interval, left }))
     }

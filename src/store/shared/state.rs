@@ -5,8 +5,10 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Config;
+use crate::metrics::Metrics;
 use crate::permissions::{Claim, Holder, NotClaimed};
 
 /// Masters of its group read the token there.
@@ -26,9 +28,9 @@ pub struct StateTaken {
 
 impl Config {
     /// Claims the state directory, which is created if only its last part is missing. Only another sidecar prevents the
-    /// start: if there can be no such directory, none is used from here on, and the log warns about that if it was
-    /// configured, or exists. (The default one does not exist on every machine.)
-    pub fn claim_state(&mut self) -> Result<Option<Claim>, StateTaken> {
+    /// start: if there can be no such directory, none is used from here on, and the log and `status` warn about that if it
+    /// was configured, or exists. (The default one does not exist on every machine.)
+    pub fn claim_state(&mut self, metrics: &Metrics) -> Result<Option<Claim>, StateTaken> {
         if self.state.as_os_str().is_empty() {
             return Ok(None);
         }
@@ -38,15 +40,22 @@ impl Config {
             Err(NotClaimed::Held(by)) => Err(StateTaken { folder: self.state.clone(), by }),
             Err(NotClaimed::Failed(error)) => {
                 let is_expected = self.is_state_set() || self.state.is_dir();
-                self.give_up_state(&error, is_expected);
+                self.give_up_state(&error, is_expected, metrics);
                 Ok(None)
             }
         }
     }
 
-    fn give_up_state(&mut self, error: &io::Error, is_expected: bool) {
+    fn give_up_state(&mut self, error: &io::Error, is_expected: bool, metrics: &Metrics) {
         let state = std::mem::take(&mut self.state);
-        let (path, why) = (state.display(), "no copy of the shared file is kept: the directory cannot be used");
-        if is_expected { tracing::warn!(%path, %error, "{why}") } else { tracing::info!(%path, %error, "{why}") }
+        let path = state.display();
+        let why = "no copy of the shared file is kept, and the history and what is drained do not outlast a restart: \
+                   the directory of `[shared] state` cannot be used";
+        if is_expected {
+            tracing::warn!(%path, %error, "{why}");
+            metrics.state_trouble.store(Some(Arc::new(format!("{why}: {path}: {error}"))));
+        } else {
+            tracing::info!(%path, %error, "{why}");
+        }
     }
 }

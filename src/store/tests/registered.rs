@@ -47,6 +47,24 @@ fn told_by(store: &Store, service: &str) -> Vec<(String, Vec<String>)> {
 }
 
 #[test]
+fn a_root_below_which_nothing_is_registered_is_told_until_something_is() {
+    let (store, publisher) = house(vec![services("/s", Format::Raw), services("/c", Format::Curator)]);
+    let idle = || {
+        let snapshot = store.snapshot();
+        snapshot.idle_roots(&snapshot.feeds()[0]).collect::<Vec<_>>()
+    };
+    publisher.publish_whole(vec![put("/s/web/a", "h:1"), put("/c", "")]);
+    assert_eq!(idle(), ["nothing lies below /c, the root of services in `curator`"]);
+    publisher.publish(vec![put("/c/id", "{}")]);
+    let [told] = &idle()[..] else { panic!("{:?}", idle()) };
+    assert!(told.starts_with("no node below /c registers anything in the format `curator`: is that "), "{told}");
+    publisher.publish(vec![put("/c/web/id", "{}")]);
+    assert_eq!(idle(), [""; 0], "that it cannot be read is told otherwise");
+    publisher.publish(vec![delete("/c/web/id"), delete("/s/web/a")]);
+    assert_eq!(idle().len(), 2);
+}
+
+#[test]
 fn what_a_node_registers_comes_changes_and_goes_with_the_node() {
     let (store, publisher) = house(vec![services("/s", Format::Serverset)]);
     let first = publisher.publish(vec![put("/s/web/member_1", &member("ALIVE", 80, "{}")), put("/other", "x")]);
