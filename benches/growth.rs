@@ -2,6 +2,7 @@
 
 mod formats;
 mod one_of_many;
+mod registrars;
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,172 +1,109 @@
-//! What it takes to decode the instances that very many nodes register, in each format, beside a mirror of the same nodes.
+//! What it takes to decode the instances that very many nodes register, in each format: a first sync with them beside one
+//! of the same nodes without, from the same ZooKeeper.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use roster::format::Config;
-use roster::model::{Change, Format, Node, NodePath};
-use roster::store::{Feed, Publisher, Store};
+use zookeeper_client::{Acls, CreateMode};
 
-use crate::measure::{median, millis};
+use super::registrars::{REGISTRARS, Registrar};
+use crate::harness::{Roster, Server, ensure, eventually, runtime};
+use crate::measure::{file_in_step, median, memory, millis};
+use crate::mirror::connect;
 use crate::report::{Report, verdict};
-use crate::{Form, form};
+use crate::{Form, form, let_wait};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
-/// What a mirror that decodes may take, beside one that does not.
+/// What a first sync that decodes may take, beside one that does not.
 const MOST: f64 = 2.0;
 
-/// What a plain mirror takes to read a node from ZooKeeper and to publish it: start to the first answer with 100,000 nodes,
-/// by the part `mirror`, a node.
-const READ: Duration = Duration::from_nanos(2_500);
+/// How many nodes are created at once.
+const AT_ONCE: usize = 250;
 
-/// A format, the root, and the path and the data of the node with a number.
-type Writer = (Format, &'static str, fn(usize) -> (String, String));
+const PATIENCE: Duration = Duration::from_secs(120);
 
-const WRITERS: [Writer; 14] = [
-    (Format::Dubbo, "/dubbo", |n| {
-        (format!("/dubbo/com.acme.Foo{}/providers/{}", n % 50, dubbo_url(n)), "10.0.0.5".into())
-    }),
-    (Format::DubboApplication, "/services", |n| {
-        let payload = format!(
-            r#"{{"@class":"org.apache.dubbo.registry.zookeeper.ZookeeperInstance","id":"{0}","name":"shop","metadata":{{"dubbo.endpoints":"[{{\"port\":{1},\"protocol\":\"dubbo\"}}]","dubbo.metadata.revision":"af3","dubbo.metadata.storage-type":"local","timestamp":"1700000000000"}}}}"#,
-            at(n),
-            port(n)
-        );
-        (format!("/services/shop{}/{}", n % 50, at(n)), curator(n, &payload))
-    }),
-    (Format::Curator, "/base", |n| (format!("/base/db{}/id-{n}", n % 50), curator(n, "null"))),
-    (Format::SpringCloud, "/services", |n| {
-        let payload = r#"{"@class":"org.springframework.cloud.zookeeper.discovery.ZookeeperInstance","id":"app:8080","name":"app","metadata":{"instance_status":"UP"}}"#;
-        (format!("/services/app{}/id-{n}", n % 50), curator(n, payload))
-    }),
-    (Format::Serverset, "/aurora", |n| {
-        let at = |port: usize| format!(r#"{{"host":"{}","port":{port}}}"#, host(n));
-        let data = format!(
-            r#"{{"serviceEndpoint":{},"additionalEndpoints":{{"admin":{}}},"status":"ALIVE","shard":{n},"metadata":{{"k":"v"}}}}"#,
-            at(port(n)),
-            at(9_990)
-        );
-        (format!("/aurora/www/web{}/member_{n:010}", n % 50), data)
-    }),
-    (Format::Nerve, "/nerve", |n| {
-        let data =
-            format!(r#"{{"host":"{}","port":{},"name":"i-{n}","weight":7,"labels":{{"zone":"b"}}}}"#, host(n), port(n));
-        (format!("/nerve/web{}/i-{n}_{n:010}", n % 50), data)
-    }),
-    (Format::Motan, "/motan", |n| {
-        let url = format!("motan2://{}/com.acme.Foo?group=g&nodeType=service&refreshTimestamp=1700000000000&", at(n));
-        (format!("/motan/g/com.acme.Foo{}/server/{}", n % 50, at(n)), url)
-    }),
-    (Format::Qconf, "/qconf", |n| (format!("/qconf/conf{}/{}", n % 50, at(n)), "0".into())),
-    (Format::Codis, "/jodis", |n| {
-        let data =
-            format!(r#"{{"addr":"{}","token":"{n:032x}","start":"2026-11-27 03:12:00","state":"online"}}"#, at(n));
-        (format!("/jodis/redis{}/proxy-{n:032x}", n % 50), data)
-    }),
-    (Format::Patroni, "/service", |n| {
-        let data = format!(
-            r#"{{"conn_url":"postgres://{}/postgres","api_url":"http://{}:8008/patroni","state":"running","role":"replica","version":"3.0.2","xlog_location":67108864,"timeline":1}}"#,
-            at(n),
-            host(n)
-        );
-        (format!("/service/pg{}/members/m-{n}", n % 50), data)
-    }),
-    (Format::Kafka, "/brokers", |n| {
-        let data = format!(
-            r#"{{"listener_security_protocol_map":{{"PLAINTEXT":"PLAINTEXT"}},"endpoints":["PLAINTEXT://{0}"],"jmx_port":-1,"features":{{}},"host":"{1}","timestamp":"1","port":{2},"version":5,"rack":"r1"}}"#,
-            at(n),
-            host(n),
-            port(n)
-        );
-        (format!("/brokers/ids/{n}"), data)
-    }),
-    (Format::HiveServer2, "/hive", |n| {
-        (format!("/hive/serverUri={};version=3.1.2;sequence={n:010}", at(n)), String::new())
-    }),
-    (Format::SofaRpc, "/sofa-rpc", |n| {
-        let url =
-            format!("bolt%3A%2F%2F{}%3A{}%3Fversion%3D1.0%26weight%3D100%26serialization%3Dhessian2", host(n), port(n));
-        (format!("/sofa-rpc/com.acme.Foo{}/providers/{url}", n % 50), String::new())
-    }),
-    (Format::Raw, "/raw", |n| (format!("/raw/web{}/i-{n}", n % 50), at(n))),
-];
+/// What one sidecar took.
+struct Sync {
+    /// From its start to its first answer.
+    time: Duration,
+    /// Its memory once the shared file is written, in bytes.
+    memory: usize,
+}
 
 pub(super) fn run(report: &mut Report) {
     let n = if form() == Form::Quick { 10_000 } else { 100_000 };
-    let rows = WRITERS.map(|(format, root, node)| {
-        let changes = || -> Vec<Change> { (0..n).map(|number| put(node(number))).collect() };
-        let of = |services: Vec<Config>| {
-            let rounds: Vec<_> = (0..ROUNDS).map(|_| sync(services.clone(), changes(), n)).collect();
-            median(&rounds)
-        };
-        let root = NodePath::parse(root).expect("a path");
-        let (plain, with) = (of(vec![]), of(vec![Config { root, format, ..Config::default() }]));
-        let more = with.saturating_sub(plain);
-        let ratio = 1.0 + more.as_secs_f64() / (READ * n as u32).as_secs_f64();
-        vec![
-            format!("{format:?}"),
-            format!("{:.0} ms", millis(plain)),
-            format!("{:.0} ms", millis(with)),
-            format!("{:.2} µs", more.as_secs_f64() * 1e6 / n as f64),
-            format!("{ratio:.2} {}", verdict(ratio <= MOST)),
-        ]
+    let rows: Vec<_> = REGISTRARS.iter().map(|registrar| row(registrar, n)).collect();
+    let header = ["", "plain", "with its instances", "÷ plain (≤ 2)", "memory of an instance, above its node's"];
+    report.table(&format!("First sync of {n} nodes that each register an instance, by format"), &header, &rows);
+    report.say(&format!(
+        "From the sidecar's start to its first answer, by turns, of one ZooKeeper beside it; medians of {ROUNDS} rounds. \
+         Memory is measured once the shared file is written."
+    ));
+}
+
+fn row(registrar: &Registrar, n: usize) -> Vec<String> {
+    let server = filled(registrar, n);
+    let round = |_| [false, true].map(|decodes| sync(&server, registrar, n, decodes));
+    let rounds: Vec<_> = (0..ROUNDS).map(round).collect();
+    let [plain, with] = [0, 1].map(|at| median(&rounds.iter().map(|both| both[at].time).collect::<Vec<_>>()));
+    let [light, heavy] = [0, 1].map(|at| median(&rounds.iter().map(|both| both[at].memory).collect::<Vec<_>>()));
+    let ratio = with.as_secs_f64() / plain.as_secs_f64();
+    vec![
+        format!("{:?}", registrar.0),
+        format!("{:.0} ms", millis(plain)),
+        format!("{:.0} ms", millis(with)),
+        format!("{ratio:.2} {}", verdict(ratio <= MOST)),
+        format!("{} bytes", heavy.saturating_sub(light) / n),
+    ]
+}
+
+/// A server with the nodes.
+fn filled((_, root, node): &Registrar, n: usize) -> Server {
+    let mut server = Server::prepare();
+    server.set_heap("1g");
+    server.restart();
+    runtime().block_on(async {
+        let client = connect(&server.address()).await;
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let nodes: Vec<_> = (0..n).map(node).collect();
+        let parents: BTreeSet<_> = nodes.iter().filter_map(|(path, _)| Some(path.rsplit_once('/')?.0)).collect();
+        for parent in [*root].into_iter().chain(parents) {
+            client.mkdir(parent, &options).await.expect("nothing is in the way");
+        }
+        for some in nodes.chunks(AT_ONCE) {
+            let mut writer = client.new_multi_writer();
+            for (path, data) in some {
+                writer.add_create(path, data.as_bytes(), &options).expect("a path");
+            }
+            writer.commit().await.expect("nothing is in the way");
+        }
     });
-    let header =
-        ["", "published plain", "with its instances", "more, an instance", "first sync ÷ that of a plain mirror (≤ 2)"];
-    report.table(&format!("{n} nodes that each register an instance, by format"), &header, &rows);
-    report.say(
-        "Published in this process, which decodes on a second thread as well; a plain mirror's first sync also reads them, 2.5 µs \
-         a node.",
+    server
+}
+
+/// The first sync of a new sidecar, which decodes what the nodes register or does not.
+fn sync(server: &Server, (format, root, node): &Registrar, n: usize, decodes: bool) -> Sync {
+    let services =
+        if decodes { format!("[[services]]\nroot = {root:?}\nformat = {:?}\n", format.name()) } else { String::new() };
+    let settings = format!(
+        "[[zookeeper]]\nconnect = {:?}\nmax_nodes = 2000000\n{services}[shared]\nmax_size = \"4GiB\"\n",
+        server.address()
     );
-}
-
-fn sync(services: Vec<Config>, changes: Vec<Change>, n: usize) -> Duration {
-    let is_plain = services.is_empty();
-    let feed = Feed::of_nodes("nodes", "bench", vec![NodePath::root()]).with_services(services);
-    let store = Store::new(&Default::default(), vec![feed], Arc::default());
-    let publisher: Publisher = store.publisher(0);
+    let mut sidecar = Roster::prepare(&settings);
+    let_wait(&sidecar);
     let began = Instant::now();
-    publisher.publish_whole(changes);
-    let took = began.elapsed();
-    let snapshot = store.snapshot();
-    let services = snapshot.directory().services(None).flat_map(|(_, sets)| sets.values());
-    let instances: usize = services.map(|set| set.len()).sum();
-    assert_eq!(instances, if is_plain { 0 } else { n });
-    took
-}
-
-fn put((path, data): (String, String)) -> Change {
-    let path = NodePath::parse(&path).expect("a path");
-    Change::Put(path, Arc::new(Node { data: data.into_bytes().into(), ..Node::default() }))
-}
-
-fn host(n: usize) -> String {
-    format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255)
-}
-
-fn port(n: usize) -> usize {
-    1_024 + n % 60_000
-}
-
-fn at(n: usize) -> String {
-    format!("{}:{}", host(n), port(n))
-}
-
-fn dubbo_url(n: usize) -> String {
-    format!(
-        "dubbo%3A%2F%2F{}%3A{}%2Fcom.acme.Foo%3Fanyhost%3Dtrue%26application%3Dshop%26deprecated%3Dfalse%26dubbo%3D2.0.2\
-         %26dynamic%3Dtrue%26generic%3Dfalse%26interface%3Dcom.acme.Foo%26methods%3Dfind%2Cfetch%2Cstore%26pid%3D4711\
-         %26release%3D3.2.4%26service-name-mapping%3Dtrue%26side%3Dprovider%26timestamp%3D1700000000000",
-        host(n),
-        port(n)
-    )
-}
-
-fn curator(n: usize, payload: &str) -> String {
-    format!(
-        r#"{{"name":"db","id":"id-{n}","address":"{}","port":{},"sslPort":null,"payload":{payload},"registrationTimeUTC":1700000000000,"serviceType":"DYNAMIC","uriSpec":{{"parts":[{{"value":"scheme","variable":true}},{{"value":"://","variable":false}},{{"value":"address","variable":true}},{{"value":":","variable":false}},{{"value":"port","variable":true}}]}}}}"#,
-        host(n),
-        port(n)
-    )
+    sidecar.run();
+    let (path, _) = node(n - 1);
+    eventually("the first sync", PATIENCE, || sidecar.get(&path));
+    let time = began.elapsed();
+    if decodes {
+        let known = sidecar.cli(["services", "-o", "json"]).json();
+        let services = known["services"].as_array().into_iter().flatten();
+        let counts = services.flat_map(|service| service["masters"].as_object().into_iter().flatten());
+        let count: u64 = counts.filter_map(|(_, count)| count.as_u64()).sum();
+        ensure(count == n as u64, count).expect("all instances");
+    }
+    file_in_step(&sidecar);
+    Sync { time, memory: memory(sidecar.process().id()) }
 }
