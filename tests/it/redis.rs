@@ -549,7 +549,7 @@ fn what_others_write_into_keys_that_many_share_stops_nothing_else() {
     let late =
         r#"{"queue":"mail","state":{"Dead":{"since":18446744073709551615}},"extras":{},"enqueued_at":1,"item":"{}"}"#;
     for (id, record) in [("101", late.as_bytes()), ("102", b"\xff")] {
-        redis.ask(&[b"HSET", b"resque:roster:jobs", id.as_bytes(), record]);
+        redis.ask(&[&b"HSET"[..], b"resque:roster:jobs", id.as_bytes(), record]);
         redis.ask(&["ZADD", "resque:roster:due", "5", id]);
     }
     redis.ask(&["SADD", "resque:queues", "other"]);
