@@ -354,13 +354,13 @@ fn a_root_in_another_format_than_its_nodes_is_told_by_status_services_and_the_lo
     let why = "no node below /aurora registers anything in the format `dubbo`";
     eventually("status and services tell", SOON, || {
         let (status, services) = (scene.roster.cli(["status"]), scene.roster.cli(["services"]));
-        ensure(status.text().contains(why) && services.wrong.contains(why), format!("{status:?} {services:?}"))
+        ensure(status.clone().text().contains(why) && services.wrong.contains(why), format!("{status:?} {services:?}"))
     });
     scene.roster.logs(why);
     scene.zk.create(PROVIDER.replace("/dubbo", "/aurora").as_str(), "");
     eventually("one is registered", SOON, || {
         let (status, services) = (scene.roster.cli(["status"]), scene.roster.cli(["services"]));
-        ensure(!status.text().contains(why) && services.wrong.is_empty(), format!("{status:?} {services:?}"))
+        ensure(!status.clone().text().contains(why) && services.wrong.is_empty(), format!("{status:?} {services:?}"))
     });
 }
 
@@ -405,7 +405,7 @@ fn the_sidecar_and_php_choose_the_same_instance_for_a_key() {
         scene.roster.socket().display()
     );
     let php = Ended::of(Command::new("php").current_dir(env!("CARGO_MANIFEST_DIR")).args(["-r", &any_bytes]));
-    assert!(php.text().starts_with("request: a text in it is not UTF-8"), "{php:?}");
+    assert!(php.clone().text().starts_with("request: a text in it is not UTF-8"), "{php:?}");
     scene.zk.delete("/aurora/web/member_0000000003");
     let moved = agree(4).into_iter().zip(before).filter(|(now, before)| now != before);
     assert!({ moved }.all(|(_, before)| before == "10.0.0.5:8083"), "no other's keys move");

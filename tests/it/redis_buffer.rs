@@ -162,7 +162,7 @@ fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
     roster.run();
     eventually("it is purged", SOON, || {
         let purged = roster.cli(["queue", "purge", "mail", "dead"]);
-        ensure(purged.code == Some(0), purged)
+        ensure(purged.code == Some(0), format!("{purged:?}"))
     });
     roster.kill();
     roster.configure(plain, &with_buffer);

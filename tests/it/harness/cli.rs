@@ -29,7 +29,7 @@ pub(crate) fn unconfigured(mut command: Command) -> Command {
 }
 
 /// How a command ended, and what it printed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     pub(crate) told: Vec<u8>,
