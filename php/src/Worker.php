@@ -162,7 +162,7 @@ final class Worker
      * itself, and its `setUp()`, `perform()` and `tearDown()` are called.
      *
      * @param ?callable(Job): mixed $perform
-     * @param int $concurrency how many jobs are handed to this process at once, the most that any of its queues has here: it
+     * @param int $concurrency how many jobs are handed to this process at once, the least that any of its queues has here: it
      *     performs them one after the other. More than one is for jobs that are all quick: they wait behind a slow one
      * @param ?int $weight from 1 to 100: one of 3 gives three times as many jobs as one of 1 while both have some; null: 1
      * @throws InvalidRequest if no sidecar has started this process, or the weight is another

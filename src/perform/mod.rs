@@ -36,6 +36,9 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often it is passed on at most how far a job is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How many reports of a process may wait to be written while it is handed jobs.
+const MAX_REPORTS: usize = 16;
+
 /// Jobs that wait in a process have no more bytes, beside the last of them: so it still reads that one is withdrawn.
 const MAX_WAITING_BYTES: usize = 32 << 10;
 
@@ -83,7 +86,7 @@ pub async fn run(
 /// A process that performs jobs, one after the other.
 struct Process {
     addressee: Addressee,
-    /// Closed when its connection ends; true once it is asked to stop.
+    /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
     life: watch::Receiver<bool>,
     queues: Arc<Queues>,
     /// Charged with what jobs return, which nobody reads.
@@ -150,19 +153,18 @@ impl Process {
         may_perform: impl Fn(&str) -> Result<(), Denied> + Send,
     ) {
         // One for all queues, which take turns: so no job waits behind one of another queue while other processes are idle.
-        let (lane, mut weights, mut has_more) = (watch::Sender::<Lane>::default(), Vec::<(String, u32)>::new(), true);
+        let (lane, mut performed, mut has_more) = (watch::Sender::<Lane>::default(), Vec::new(), true);
         let mut performing = pin!(self.perform_jobs(lane.subscribe()));
         loop {
             tokio::select! {
                 said = said.recv(), if has_more => match said {
                     Some(OfJobs::Performs { queue, at_once, weight }) => match may_perform(&queue) {
                         Ok(()) => {
-                            weights.retain(|(other, _)| *other != queue);
-                            weights.push((queue, weight.unwrap_or(1).clamp(1, MAX_WEIGHT)));
-                            lane.send_modify(|lane| {
-                                lane.sources = Sources::by_weight(weights.clone());
-                                lane.at_once = lane.at_once.max(at_once);
-                            });
+                            performed.retain(|(other, ..)| *other != queue);
+                            performed.push((queue, weight.unwrap_or(1).clamp(1, MAX_WEIGHT), at_once));
+                            let weights = performed.iter().map(|(queue, weight, _)| (queue.clone(), *weight)).collect();
+                            let at_once = performed.iter().map(|(.., at_once)| *at_once).min().unwrap_or(0);
+                            lane.send_replace(Lane { sources: Sources::by_weight(weights), at_once });
                         }
                         Err(why) => {
                             let worker = &self.addressee.worker;
@@ -193,13 +195,17 @@ impl Process {
     /// of those that it has.
     async fn perform_jobs(&self, mut lane: watch::Receiver<Lane>) {
         let mut life = self.life.clone();
-        let (mut under_way, mut taking) = (FuturesUnordered::new(), None);
+        let (mut under_way, mut taking, mut is_handing) = (FuturesUnordered::new(), None, false);
+        let mut held = self.held.subscribe();
         loop {
             let Lane { sources, at_once } = lane.borrow_and_update().clone();
-            let free = at_once.saturating_sub(under_way.len());
-            if taking.is_none() && free > 0 {
+            let has = held.borrow_and_update().jobs.len();
+            // Who is done with a job has room for the next, whether that is written or not.
+            let free = at_once.saturating_sub(has).min((at_once + MAX_REPORTS).saturating_sub(under_way.len()));
+            if taking.is_none() && free > 0 && !is_handing {
                 taking = Some(self.take(sources, free).boxed());
             }
+            is_handing = false;
             let taken = async {
                 match &mut taking {
                     Some(taking) => taking.await,
@@ -210,9 +216,12 @@ impl Process {
                 biased;
                 jobs = taken => {
                     taking = None;
+                    // They are held once they are polled.
+                    is_handing = !jobs.is_empty();
                     under_way.extend(jobs.into_iter().map(|job| self.perform(job)));
                 }
                 Some(()) = under_way.next() => {}
+                Ok(()) = held.changed(), if taking.is_none() => {}
                 // What it was given meanwhile is given back.
                 Ok(()) = lane.changed() => taking = None,
                 _ = life.changed() => break,

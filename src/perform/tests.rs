@@ -221,7 +221,7 @@ async fn how_far_a_job_is_can_be_asked_while_it_is_performed_however_often_that_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_all_queues_of_a_process_that_dies_one_job_is_lost() {
-    let mut scene = Scene::new(&[("img", 1), ("mail", 3)], &Settings::default());
+    let mut scene = Scene::new(&[("img", 3), ("mail", 4)], &Settings::default());
     let begun = scene.enqueue("mail", "poison", SOON).await;
     assert_eq!(scene.is_handed().await.0, "poison");
     let others = [scene.enqueue("img", "a", SOON).await, scene.enqueue("mail", "b", SOON).await];

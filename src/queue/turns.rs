@@ -47,7 +47,8 @@ impl Sources {
             // Numbers from 0 on are in the order of their bits.
             chance.to_bits()
         });
-        (queues.into_iter().map(|(queue, _)| queue).collect(), Most { jobs: 1, ..most })
+        let jobs = if queues.len() == 1 { most.jobs } else { 1 };
+        (queues.into_iter().map(|(queue, _)| queue).collect(), Most { jobs, ..most })
     }
 }
 

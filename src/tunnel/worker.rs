@@ -168,8 +168,8 @@ pub enum Report {
     Send(Value),
     /// `{cmd:"worker-broadcast", data}`: for the other workers of its group.
     Broadcast(Value),
-    /// `{cmd:"worker-perform", queue, atOnce, weight}`: it performs jobs of a queue, so many at once; with a weight, by turns
-    /// with the other queues that have one.
+    /// `{cmd:"worker-perform", queue, atOnce, weight}`: it performs jobs of a queue, by turns with its others, of which it
+    /// has so many at once.
     Perform {
         queue: String,
         at_once: u64,

@@ -24,7 +24,7 @@ use crate::tunnel::{Handle, SendError, Silence, StreamError};
 const MAX_SAID_BYTES: usize = 1024 * 1024;
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Of how many queues a process may perform jobs, and how many at once of each.
+/// Of how many queues a process may perform jobs, and how many at once.
 const MAX_PERFORMED: usize = 64;
 const MAX_AT_ONCE: u64 = 64;
 
@@ -46,7 +46,7 @@ struct Member {
     worker: String,
     handle: Handle,
     calls: Arc<CallsUnderWay>,
-    /// Closed when its connection ends; true once it is asked to stop.
+    /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
     life: watch::Sender<bool>,
 }
 
@@ -74,7 +74,7 @@ pub struct Performer {
     pub groups: Vec<u32>,
     /// What it says of jobs.
     pub said: mpsc::UnboundedReceiver<OfJobs>,
-    /// Closed when its connection ends; true once it is asked to stop.
+    /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
     pub life: watch::Receiver<bool>,
 }
 
@@ -191,10 +191,11 @@ impl Members {
         }
     }
 
-    /// Asks a process to finish what is under way and exit. Returns whether it can be asked.
-    pub(super) fn stop(&self, pid: i32) -> bool {
+    /// Asks a process to finish what is under way and exit, since it has passed a limit or for reasons that are not its own.
+    /// Returns whether it can be asked.
+    pub(super) fn stop(&self, pid: i32, has_passed: bool) -> bool {
         self.member(pid).is_some_and(|member| {
-            member.life.send_replace(true);
+            member.life.send_replace(!has_passed);
             member.handle.send(Request::Stop.encode()).is_ok()
         })
     }

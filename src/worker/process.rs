@@ -5,6 +5,8 @@ use std::future::pending;
 use std::net::Shutdown;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -156,6 +158,11 @@ impl Process {
     async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: impl Fn(News)) -> Ending {
         let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
         let (config, calls) = (&group.config, self.calls.clone());
+        let has_passed = AtomicBool::new(false);
+        let tell_passed = |passed| {
+            has_passed.store(true, Relaxed);
+            tell(News::Passed(passed));
+        };
         let mut hard = pin!(async {
             let passed = tokio::select! {
                 passed = limits::hard(config, pid) => passed,
@@ -163,7 +170,7 @@ impl Process {
                 passed = limits::overdue(config, &calls) => passed,
                 never = tell_of_silence(&group, pid) => match never {},
             };
-            tell(News::Passed(passed));
+            tell_passed(passed);
             pending::<Infallible>().await
         });
         let outcome = tokio::select! {
@@ -189,7 +196,7 @@ impl Process {
                 passed = limits::soft(config, pid, &self.calls) => passed,
                 () = is_shut_out(shut_out) => Passed::Connections("it has closed the socket of ROSTER_CONNECTIONS".into()),
             };
-            tell(News::Passed(passed));
+            tell_passed(passed);
             pending::<Infallible>().await
         };
         tokio::select! {
@@ -199,7 +206,7 @@ impl Process {
             () = is_asked(asked) => {}
         }
         tokio::select! {
-            end = self.stop(asked, &tell) => Ending::Ended(end),
+            end = self.stop(asked, &has_passed, &tell) => Ending::Ended(end),
             never = &mut hard => match never {},
         }
     }
@@ -219,13 +226,12 @@ impl Process {
 
     /// Asks it to end, and kills it after the deadline. A process that is connected over its channel is asked there;
     /// the signal, which may cut off what is under way, is also sent in the last quarter of the time.
-    async fn stop(&mut self, asked: &mut Deadline, tell: &impl Fn(News)) -> End {
+    async fn stop(&mut self, asked: &mut Deadline, has_passed: &AtomicBool, tell: &impl Fn(News)) -> End {
         self.hand_no_more();
         let (begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
         let signal = self.group.config.stop_signal.0;
         let mut is_signalled = false;
-        // One that is killed at once takes what it does with it.
-        let is_told = asked.borrow().is_some_and(|until| until > begun) && self.group.members.stop(pid);
+        let is_told = self.group.members.stop(pid, has_passed.load(Relaxed));
         loop {
             let until = asked.borrow_and_update().unwrap_or(begun).max(begun);
             if !is_signalled && (!is_told || Instant::now() >= until - (until - begun) / 4) {

@@ -190,6 +190,7 @@ impl Redis {
     fn handed_out(&self, id: JobId, record: Record, (asked, now): (Moment, u64)) -> Option<Job> {
         let State::Running { until } = record.state else {
             self.metrics.jobs_died.increment();
+            record.death(id).log();
             return None;
         };
         self.metrics.job_attempts.increment();
