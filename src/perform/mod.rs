@@ -153,7 +153,8 @@ impl Process {
         may_perform: impl Fn(&str) -> Result<(), Denied> + Send,
     ) {
         // One for all queues, which take turns: so no job waits behind one of another queue while other processes are idle.
-        let (lane, mut performed, mut has_more) = (watch::Sender::<Lane>::default(), Vec::new(), true);
+        let (lane, mut performed, mut has_more) =
+            (watch::Sender::<Lane>::default(), Vec::<(String, u32, usize)>::new(), true);
         let mut performing = pin!(self.perform_jobs(lane.subscribe()));
         loop {
             tokio::select! {
@@ -206,6 +207,7 @@ impl Process {
                 taking = Some(self.take(sources, free).boxed());
             }
             is_handing = false;
+            let is_idle = taking.is_none();
             let taken = async {
                 match &mut taking {
                     Some(taking) => taking.await,
@@ -221,7 +223,7 @@ impl Process {
                     under_way.extend(jobs.into_iter().map(|job| self.perform(job)));
                 }
                 Some(()) = under_way.next() => {}
-                Ok(()) = held.changed(), if taking.is_none() => {}
+                Ok(()) = held.changed(), if is_idle => {}
                 // What it was given meanwhile is given back.
                 Ok(()) = lane.changed() => taking = None,
                 _ = life.changed() => break,

@@ -51,7 +51,11 @@ impl Redis {
                 let named = |it: Overview| (it.name.clone(), it);
                 let mut all: BTreeMap<_, _> = match of_redis {
                     Ok(of_redis) => of_redis.into_iter().map(named).collect(),
-                    Err(failed) => return Err(Refused::Unavailable(format!("{failed}{}", in_buffer(&kept)))),
+                    Err(failed) => {
+                        let trouble =
+                            buffer.trouble(&sees).map_or_else(String::new, |why| format!("; the buffer: {why}"));
+                        return Err(Refused::Unavailable(format!("{failed}{}{trouble}", in_buffer(&kept))));
+                    }
                 };
                 for Overview { name, waiting, oldest_waiting, .. } in kept {
                     let of_queue = all.entry(name.clone()).or_insert(Overview { name, ..Overview::default() });
