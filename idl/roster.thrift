@@ -1487,6 +1487,9 @@ struct StatusReply {
   11: optional set<string> capabilities
   /** How many workers are in which state. Absent: there are none, or the client may not see them. */
   12: optional map<WorkerState, i32> workers
+  /** Why the directory of `[shared] state` cannot be used, so that no copy of the shared file is kept, and the history and
+   *  what is drained do not outlast a restart. Absent: it can, or there is to be none. */
+  13: optional string stateError
 }
 
 /** What is not there. */

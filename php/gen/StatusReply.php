@@ -120,6 +120,11 @@ class StatusReply
                 'type' => TType::I32,
                 ),
         ),
+        13 => array(
+            'var' => 'stateError',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -191,6 +196,13 @@ class StatusReply
      * @var array
      */
     public $workers = null;
+    /**
+     * Why the directory of `[shared] state` cannot be used, so that no copy of the shared file is kept, and the history and
+     * what is drained do not outlast a restart. Absent: it can, or there is to be none.
+     * 
+     * @var string
+     */
+    public $stateError = null;
 
     public function __construct($vals = null)
     {
@@ -230,6 +242,9 @@ class StatusReply
             }
             if (isset($vals['workers'])) {
                 $this->workers = $vals['workers'];
+            }
+            if (isset($vals['stateError'])) {
+                $this->stateError = $vals['stateError'];
             }
         }
     }
@@ -402,6 +417,13 @@ class StatusReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 13:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->stateError);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -522,6 +544,11 @@ class StatusReply
                 $xfer += $output->writeI32($viter450);
             }
             $output->writeMapEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->stateError !== null) {
+            $xfer += $output->writeFieldBegin('stateError', TType::STRING, 13);
+            $xfer += $output->writeString($this->stateError);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

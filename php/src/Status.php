@@ -14,6 +14,7 @@ final class Status
      * @param array<string, int> $limits the limits in force
      * @param ?string $sharedFileError why the shared file is not written; null: it is, or there should be none
      * @param list<string> $portsTaken the ports that the sidecar cannot listen on, since other processes do, and why
+     * @param ?string $stateError why nothing is kept in `[shared] state`; null: it is, or there should be nothing
      */
     public function __construct(
         public readonly string $version,
@@ -24,6 +25,7 @@ final class Status
         public readonly array $limits,
         public readonly ?string $sharedFileError,
         public readonly array $portsTaken = [],
+        public readonly ?string $stateError = null,
     ) {
     }
 }

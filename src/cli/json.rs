@@ -57,6 +57,7 @@ pub(crate) fn status(status: &StatusReply) -> Value {
         "counters": status.counters,
         "limits": status.limits,
         "sharedFileError": status.shared_file_error,
+        "stateError": status.state_error,
         "portsTaken": status.ports_taken.as_deref().unwrap_or_default(),
         "access": status.access,
         "workers": status.workers.as_ref().map(worker_counts),

@@ -72,6 +72,9 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     if let Some(trouble) = &status.shared_file_error {
         let _ = writeln!(text, "shared file NOT IN ORDER: {}\n", text::printable(trouble.as_bytes()));
     }
+    if let Some(trouble) = &status.state_error {
+        let _ = writeln!(text, "state NOT KEPT: {}\n", text::printable(trouble.as_bytes()));
+    }
     for taken in status.ports_taken.iter().flatten() {
         let _ = writeln!(text, "NOT LISTENING: {}\n", text::printable(taken.as_bytes()));
     }
@@ -265,6 +268,7 @@ mod tests {
             None,
             None,
             None,
+            None,
         )
     }
 
@@ -312,6 +316,16 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         reply.shared_file_error = Some("it is full; raise shared.max_size".into());
         let text = table(&reply, &[], false);
         assert!(text.contains("\n\nshared file NOT IN ORDER: it is full; raise shared.max_size\n\nSOURCE"), "{text}");
+    }
+
+    #[test]
+    fn a_state_that_is_not_kept_stands_out() {
+        let mut reply = reply(0, source("other", "live", "", Some(0)));
+        assert!(!table(&reply, &[], false).contains("state NOT"));
+        reply.state_error = Some("there is no such folder".into());
+        let text = table(&reply, &[], false);
+        assert!(text.contains("\n\nstate NOT KEPT: there is no such folder\n\nSOURCE"), "{text}");
+        assert_eq!(document(&reply, &[])["stateError"], "there is no such folder");
     }
 
     #[test]

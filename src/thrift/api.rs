@@ -290,20 +290,14 @@ impl Api {
                 .collect(),
             counters: self.counters(&snapshot, peer.identity.grant()).map(|(name, n)| (name, n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
-            shared_file_error: self.shared_trouble(),
+            shared_file_error: self.metrics.shared_trouble.load().as_deref().cloned(),
             access: Some(peer.identity.to_string()),
             ports_taken: Some(self.metrics.ports_taken.get()).filter(|taken| !taken.is_empty()),
             interface_version: Some(idl::INTERFACE_VERSION),
             capabilities: Some(METHODS.iter().map(|method| method.name.to_owned()).collect()),
             workers: self.worker_states(peer.identity.grant()),
+            state_error: self.metrics.state_trouble.load().as_deref().cloned(),
         })
-    }
-
-    /// Why the shared file is not written, or not kept over a restart.
-    fn shared_trouble(&self) -> Option<String> {
-        let troubles = [&self.metrics.shared_trouble, &self.metrics.state_trouble].map(|trouble| trouble.load_full());
-        let troubles: Vec<_> = troubles.iter().flatten().map(|trouble| trouble.as_str()).collect();
-        Some(troubles.join("; ")).filter(|troubles| !troubles.is_empty())
     }
 
     /// Clients that do not see all masters see neither their number nor their activity.

@@ -13373,10 +13373,13 @@ pub struct StatusReply {
   pub capabilities: Option<BTreeSet<String>>,
   /// How many workers are in which state. Absent: there are none, or the client may not see them.
   pub workers: Option<BTreeMap<WorkerState, i32>>,
+  /// Why the directory of `[shared] state` cannot be used, so that no copy of the shared file is kept, and the history and
+  /// what is drained do not outlast a restart. Absent: it can, or there is to be none.
+  pub state_error: Option<String>,
 }
 
 impl StatusReply {
-  pub fn new<F7, F8, F9, F10, F11, F12>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_file_error: F7, access: F8, ports_taken: F9, interface_version: F10, capabilities: F11, workers: F12) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<Vec<String>>>, F10: Into<Option<i32>>, F11: Into<Option<BTreeSet<String>>>, F12: Into<Option<BTreeMap<WorkerState, i32>>> {
+  pub fn new<F7, F8, F9, F10, F11, F12, F13>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_file_error: F7, access: F8, ports_taken: F9, interface_version: F10, capabilities: F11, workers: F12, state_error: F13) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<Vec<String>>>, F10: Into<Option<i32>>, F11: Into<Option<BTreeSet<String>>>, F12: Into<Option<BTreeMap<WorkerState, i32>>>, F13: Into<Option<String>> {
     StatusReply {
       version,
       uptime_ms,
@@ -13390,6 +13393,7 @@ impl StatusReply {
       interface_version: interface_version.into(),
       capabilities: capabilities.into(),
       workers: workers.into(),
+      state_error: state_error.into(),
     }
   }
 }
@@ -13409,6 +13413,7 @@ impl TSerializable for StatusReply {
     let mut f_10: Option<i32> = None;
     let mut f_11: Option<BTreeSet<String>> = None;
     let mut f_12: Option<BTreeMap<WorkerState, i32>> = None;
+    let mut f_13: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13503,6 +13508,10 @@ impl TSerializable for StatusReply {
           i_prot.read_map_end()?;
           f_12 = Some(val);
         },
+        13 => {
+          let val = i_prot.read_string()?;
+          f_13 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -13529,6 +13538,7 @@ impl TSerializable for StatusReply {
       interface_version: f_10,
       capabilities: f_11,
       workers: f_12,
+      state_error: f_13,
     };
     Ok(ret)
   }
@@ -13608,6 +13618,11 @@ impl TSerializable for StatusReply {
         o_prot.write_i32(*v)?;
       }
       o_prot.write_map_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.state_error {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(13) })?;
+      o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;

@@ -352,6 +352,7 @@ final class Values
             $struct->limits,
             $struct->sharedFileError,
             $struct->portsTaken ?? [],
+            $struct->stateError,
         );
     }
 

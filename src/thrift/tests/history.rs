@@ -47,6 +47,12 @@ fn entries_come_in_pages_and_by_what_is_asked_for() {
     assert_eq!(told(&house, HistoryQuery { after: Some(3), ..mail }), (vec![], 3, false));
     let wrong = by_turns(house.api.history(&house.peer, &HistoryQuery { after: Some(-1), ..all.clone() }));
     assert_eq!(exception::<InvalidRequest>(&wrong.expect_err("none")).field, "after");
+    let why = |house: &House| by_turns(house.api.history(&house.peer, &all)).expect("entries").not_written;
+    let of_state = |house: &House| house.api.status(&house.peer).expect("a status").state_error;
+    assert_eq!((why(&house), of_state(&house)), (None, None));
+    let trouble = "there is no folder for it".to_owned();
+    house.metrics.state_trouble.store(Some(Arc::new(trouble.clone())));
+    assert_eq!((why(&house), of_state(&house)), (Some(trouble.clone()), Some(trouble)));
     let unread = House::new(1, &Config::default());
     exception::<NotReady>(&by_turns(unread.api.history(&unread.peer, &all)).expect_err("it is not read yet"));
 }
