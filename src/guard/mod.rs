@@ -35,7 +35,7 @@ use semver::Version;
 pub use self::config::Config;
 use self::room::Room;
 use self::strangers::Strangers;
-use self::watched::{Outcome, Watched};
+use self::watched::{Entry, Outcome, Watched};
 use crate::clock::{Moment, millis_since_1970};
 use crate::model::{Endpoint, Instance, address};
 
@@ -50,14 +50,24 @@ const MAX_BYTES: usize = 256 << 20;
 pub struct Guard {
     config: Arc<Config>,
     services: OrdMap<Arc<str>, Arc<Watched>>,
-    /// Each with the rank of its root.
-    targets: OrdMap<TargetKey, (Target, usize)>,
+    targets: OrdMap<TargetKey, (Target, Rank)>,
     strangers: Strangers,
     room: Room,
     /// Why instances are held no more, or were not, by the marks of service and id.
     let_go: OrdMap<(u64, u64), Arc<str>>,
-    /// By the rank of a root, when a lack of room was last reported.
+    /// By root, when a lack of room was last reported.
     reported: OrdMap<usize, Moment>,
+    /// What began or ceased to be held since this was last asked.
+    shifts: Vec<Shift>,
+}
+
+/// Which of several that register one address decides about it: what lies below the root that is configured first; and
+/// below one root, a node of the service itself before an application that offers it, of which no version is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// The place of the root.
+    pub root: usize,
+    pub is_application: bool,
 }
 
 /// How many instances are remembered with the reason why they are held no more.
@@ -65,9 +75,6 @@ const MAX_LET_GO: usize = 10_000;
 
 /// Why an instance was not held that should have been.
 const NO_ROOM: &str = "it was not held: no room; raise guard.max_held";
-
-/// How many of a service that are held at one address are looked at.
-const MAX_HELD_AT: usize = 256;
 
 /// A lack of room is reported this often at most for each root.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -86,16 +93,16 @@ pub struct Now {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     pub vanished: Vec<Vanished>,
-    /// The addresses, the ids and the ranks of the roots of others that vanished without being lost.
-    pub moved: Vec<(Arc<str>, Arc<str>, usize)>,
+    /// The addresses, the ids and the ranks of others that vanished without being lost.
+    pub moved: Vec<(Arc<str>, Arc<str>, Rank)>,
     pub came: Vec<Came>,
-    /// By the rank of the root, for those that changed.
-    pub roots: BTreeMap<usize, OfRoot>,
+    /// By rank, for those that changed.
+    pub ranks: BTreeMap<Rank, OfRank>,
 }
 
-/// The changes of a service below one root in one revision.
+/// The changes of a service in one revision, of one rank.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OfRoot {
+pub struct OfRank {
     /// How many are registered now.
     pub present: usize,
     /// How many are new there, and how many are there no more without being lost.
@@ -110,8 +117,7 @@ pub struct Came {
     pub version: Version,
     /// Where it would be probed; empty: nowhere.
     pub address: Arc<str>,
-    /// The rank of the root below which it is registered.
-    pub root: usize,
+    pub rank: Rank,
 }
 
 /// An instance that is no longer registered.
@@ -121,10 +127,17 @@ pub struct Vanished {
     pub version: Version,
     pub instance: Instance,
     pub variant: Box<str>,
-    /// The rank of the root below which it was registered.
-    pub root: usize,
+    pub rank: Rank,
     /// Whether it went with more than half of its root while the sidecar was not watching.
     pub is_lost: bool,
+}
+
+/// An instance that is held now, or no longer.
+#[derive(Clone, Debug)]
+pub struct Shift {
+    pub service: Arc<str>,
+    pub vanished: Arc<Vanished>,
+    pub is_held: bool,
 }
 
 /// An instance to list or withdraw.
@@ -173,6 +186,15 @@ pub enum Which<'a> {
     All,
     /// Those at these addresses, each as `host:port`.
     At(&'a [String]),
+    /// Those with these ids.
+    Ids(&'a BTreeSet<Arc<str>>),
+}
+
+impl Rank {
+    /// That of a node of the service itself.
+    pub fn of_root(root: usize) -> Self {
+        Self { root, is_application: false }
+    }
 }
 
 impl Now {
@@ -231,16 +253,19 @@ impl Guard {
         self.services.get(service).map_or(0, |watched| watched.held.len())
     }
 
-    /// The rank of the root below which a held instance was registered.
-    pub fn root_of_held(&self, service: &str, id: &str) -> Option<usize> {
-        Some(self.services.get(service)?.held.get(id)?.root())
+    /// The rank of a held instance.
+    pub fn rank_of_held(&self, service: &str, id: &str) -> Option<Rank> {
+        Some(self.services.get(service)?.held.get(id)?.rank())
     }
 
-    /// Whether one of a service is held at an address for an earlier root than that of this rank.
-    pub fn has_held_at(&self, address: &Arc<str>, service: &Arc<str>, rank: usize) -> bool {
-        let at = self.targets.range((address.clone(), service.clone(), "".into())..);
-        let at = at.take_while(|((at, of, _), _)| at == address && of == service).take(MAX_HELD_AT);
-        at.map(|(_, (_, root))| root).any(|root| *root < rank)
+    /// Whether something began or ceased to be held since this was last asked.
+    pub fn has_shifts(&self) -> bool {
+        !self.shifts.is_empty()
+    }
+
+    /// What did so, in order.
+    pub fn take_shifts(&mut self) -> Vec<Shift> {
+        std::mem::take(&mut self.shifts)
     }
 
     /// The services with held instances.
@@ -248,14 +273,14 @@ impl Guard {
         self.services.iter().filter(|(_, watched)| !watched.held.is_empty()).map(|(service, _)| service)
     }
 
-    /// The addresses to probe, each with the lowest rank of the roots for which something is held there, and a service.
+    /// The addresses to probe, each with the first root for which something is held there, and a service.
     pub fn targets(&self) -> impl Iterator<Item = (&Arc<str>, (usize, &Arc<str>), &Target)> {
         let mut all = self.targets.iter().peekable();
         std::iter::from_fn(move || {
-            let ((address, service, _), (target, root)) = all.next()?;
-            let mut first = (*root, service);
-            while let Some(((_, service, _), (_, root))) = all.next_if(|((other, ..), _)| other == address) {
-                first = first.min((*root, service));
+            let ((address, service, _), (target, rank)) = all.next()?;
+            let mut first = (rank.root, service);
+            while let Some(((_, service, _), (_, rank))) = all.next_if(|((other, ..), _)| other == address) {
+                first = first.min((rank.root, service));
             }
             Some((address, first, target))
         })
@@ -289,10 +314,10 @@ impl Guard {
         let held = effects.iter().filter_map(|effect| effect.instance.as_ref());
         let mut addresses: BTreeSet<Arc<str>> = held.map(probed_at).collect();
         addresses.extend(left.iter().chain(&came).map(|((address, ..), _)| address.clone()));
-        left.iter().for_each(|(key, root)| self.strangers.leave(key, *root, now));
-        for (key, root) in &came {
+        left.iter().for_each(|(key, rank)| self.strangers.leave(key, *rank, now));
+        for (key, rank) in &came {
             let is_held = at(&self.targets, &key.0).next().is_some();
-            self.strangers.come(key, *root, now, is_held);
+            self.strangers.come(key, *rank, now, is_held);
         }
         addresses.retain(|address| self.strangers.are_at(address));
         addresses.iter().for_each(|address| self.doubt_at(address, &mut effects));
@@ -300,6 +325,15 @@ impl Guard {
         effects.iter().for_each(|effect| drop(self.let_go.remove(&(mark(&effect.service), mark(&effect.id)))));
         self.report(now, &refused);
         self.note_all(refused.iter().map(|(_, service, id)| (&**service, &**id)), NO_ROOM);
+        effects
+    }
+
+    /// Takes in that something is listed as it is registered, that was not before for what was held.
+    pub fn come(&mut self, service: &Arc<str>, id: &str, version: &Version, rank: Rank) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.services.contains_key(service) {
+            self.change(service, &mut effects, |watched, _| watched.come(id, version, rank).into_iter().collect());
+        }
         effects
     }
 
@@ -318,7 +352,7 @@ impl Guard {
         gone.into_iter().for_each(|marks| drop(self.let_go.insert(marks, why.clone())));
     }
 
-    /// Reports instances, each with the rank of its root and its service, that were not held for lack of room.
+    /// Reports instances, each with its root and its service, that were not held for lack of room.
     fn report(&mut self, now: Now, refused: &[(usize, Arc<str>, Arc<str>)]) {
         let mut by_root: BTreeMap<usize, (usize, &Arc<str>)> = BTreeMap::new();
         for (root, service, _) in refused {
@@ -408,16 +442,16 @@ impl Guard {
         effects
     }
 
-    /// Holds what an earlier process held. `root` is the rank of its root, and how many of the service are registered
-    /// below that. None: its time is over, or there is no room.
-    pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, root: (usize, usize)) -> Vec<Effect> {
-        let (has_room, mut effects) = (self.room.for_held(root.0, self.config.max_held) > 0, Vec::new());
+    /// Holds what an earlier process held. `present` is how many of the service are registered with its rank. None: its
+    /// time is over, or there is no room.
+    pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, rank: Rank, present: usize) -> Vec<Effect> {
+        let (has_room, mut effects) = (self.room.for_held(rank.root, self.config.max_held) > 0, Vec::new());
         if !has_room {
-            self.report(now, &[(root.0, instance.service.clone(), id.clone())]);
+            self.report(now, &[(rank.root, instance.service.clone(), id.clone())]);
         }
-        self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), root.0, now);
+        self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), rank, now);
         self.change(&instance.service.clone(), &mut effects, |watched, config| {
-            let restored = has_room.then(|| watched.restore(now, config, id, instance, root)).flatten();
+            let restored = has_room.then(|| watched.restore(now, config, id, instance, rank, present)).flatten();
             restored.into_iter().collect()
         });
         effects
@@ -427,8 +461,8 @@ impl Guard {
     fn doubt_at(&mut self, address: &Arc<str>, effects: &mut Vec<Effect>) {
         for (service, id) in self.held_at(address) {
             let Some(entry) = self.services.get(&service).and_then(|watched| watched.held.get(&id)) else { continue };
-            let (root, vanished_at) = (entry.root(), entry.vanished_at);
-            let since = self.strangers.since(address, &service, root, vanished_at, self.config.window);
+            let (rank, vanished_at) = (entry.rank(), entry.vanished_at);
+            let since = self.strangers.since(address, &service, rank, vanished_at, self.config.window);
             if entry.doubted != since {
                 self.change(&service, effects, |watched, _| {
                     watched.doubt(&id, since);
@@ -466,26 +500,32 @@ impl Guard {
                 DiffItem::Update { old, new } => (Some(old), Some(new)),
                 DiffItem::Remove(id, entry) => (Some((id, entry)), None),
             };
+            let is_other =
+                gone.zip(new).is_none_or(|((_, gone), (_, new))| !Arc::ptr_eq(&gone.vanished, &new.vanished));
+            for (entry, is_held) in [(gone, false), (new, true)].into_iter().filter(|_| is_other) {
+                let shift = entry.map(|(_, Entry { vanished, .. })| (service.clone(), vanished.clone()));
+                self.shifts.extend(shift.map(|(service, vanished)| Shift { service, vanished, is_held }));
+            }
             let key = |id: &Arc<str>, target: &Target| (target.address().into(), service.clone(), id.clone());
             if let Some((id, entry)) = gone {
                 entry.target.iter().for_each(|target| drop(self.targets.remove(&key(id, target))));
-                let taken = self.room.of(entry.root());
+                let taken = self.room.of(entry.rank().root);
                 (taken.held, taken.bytes) = (taken.held - 1, taken.bytes - entry.bytes);
             }
             if let Some((id, entry)) = new {
                 if let Some(target) = &entry.target {
-                    self.targets.insert(key(id, target), (target.clone(), entry.root()));
+                    self.targets.insert(key(id, target), (target.clone(), entry.rank()));
                 }
-                let taken = self.room.of(entry.root());
+                let taken = self.room.of(entry.rank().root);
                 (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
             }
         }
-        for (root, departed) in old.departed() {
-            let taken = self.room.of(root);
+        for (rank, departed) in old.departed() {
+            let taken = self.room.of(rank.root);
             (taken.departed, taken.bytes) = (taken.departed - departed.len(), taken.bytes - departed.bytes());
         }
-        for (root, departed) in watched.departed() {
-            let taken = self.room.of(root);
+        for (rank, departed) in watched.departed() {
+            let taken = self.room.of(rank.root);
             (taken.departed, taken.bytes) = (taken.departed + departed.len(), taken.bytes + departed.bytes());
         }
         match watched.is_forgotten() {
@@ -507,19 +547,19 @@ fn at<'a, T>(all: &'a OrdMap<TargetKey, T>, address: &'a Arc<str>) -> impl Itera
     all.range(from..).take_while(move |((at, ..), _)| at == address)
 }
 
-/// What left an address, with the ranks of the roots,
-fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<(TargetKey, usize)> {
+/// What left an address, with the ranks,
+fn left(batch: &HashMap<Arc<str>, Observed>) -> Vec<(TargetKey, Rank)> {
     let of = |(service, Observed { vanished, moved, .. }): (&Arc<str>, &Observed)| {
-        let vanished = vanished.iter().map(|it| (probed_at(&it.instance), it.id.clone(), it.root));
+        let vanished = vanished.iter().map(|it| (probed_at(&it.instance), it.id.clone(), it.rank));
         let all = vanished.chain(moved.iter().cloned()).filter(|(address, ..)| !address.is_empty());
-        all.map(|(address, id, root)| ((address, service.clone(), id), root)).collect::<Vec<_>>()
+        all.map(|(address, id, rank)| ((address, service.clone(), id), rank)).collect::<Vec<_>>()
     };
     batch.iter().flat_map(of).collect()
 }
 
 /// and what came to one.
-fn came(batch: &HashMap<Arc<str>, Observed>) -> Vec<(TargetKey, usize)> {
+fn came(batch: &HashMap<Arc<str>, Observed>) -> Vec<(TargetKey, Rank)> {
     let all = batch.iter().flat_map(|(service, observed)| observed.came.iter().map(move |came| (service, came)));
     let at = all.filter(|(_, came)| !came.address.is_empty());
-    at.map(|(service, came)| ((came.address.clone(), service.clone(), came.id.clone()), came.root)).collect()
+    at.map(|(service, came)| ((came.address.clone(), service.clone(), came.id.clone()), came.rank)).collect()
 }

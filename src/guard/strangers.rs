@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use super::{Now, TargetKey, mark};
+use super::{Now, Rank, TargetKey, mark};
 use crate::clock::Moment;
 
-/// How many strangers below one root are remembered at one address: one is enough, and each costs whatever is held there.
+/// How many strangers of one rank are remembered at one address: one is enough, and each costs whatever is held there.
 const MAX_STRANGERS: usize = 16;
 
 /// The instances that left an address, and the strangers: those that came to such an address, and were not there
@@ -25,9 +25,9 @@ pub(super) struct Strangers {
     swept: Option<Moment>,
 }
 
-/// The mark of an address, the rank of the root below which an instance there is or was registered, and the marks of its
-/// service and id: whoever registers instances cannot make them long.
-type Marks = (u64, usize, u64, u64);
+/// The mark of an address, the rank of an instance that is or was there, and the marks of its service and id: whoever
+/// registers instances cannot make them long.
+type Marks = (u64, Rank, u64, u64);
 
 #[derive(Clone, Copy, Debug)]
 struct Stranger {
@@ -53,9 +53,9 @@ impl Strangers {
         has(&self.strangers, mark(address))
     }
 
-    /// An instance below the root of this rank left its address.
-    pub(super) fn leave(&mut self, instance: &TargetKey, root: usize, now: Now) {
-        let instance = marks(instance, root);
+    /// An instance of this rank left its address.
+    pub(super) fn leave(&mut self, instance: &TargetKey, rank: Rank, now: Now) {
+        let instance = marks(instance, rank);
         if let Some(stranger) = self.strangers.get_mut(&instance) {
             stranger.since = None;
         } else if self.len() < self.most || self.left.contains_key(&instance) {
@@ -66,13 +66,13 @@ impl Strangers {
         }
     }
 
-    /// An instance below the root of this rank came to its address, where others are held or not. It is a stranger if
+    /// An instance of this rank came to its address, where others are held or not. It is a stranger if
     /// others left the address, but it never did.
-    pub(super) fn come(&mut self, instance: &TargetKey, root: usize, now: Now, is_held: bool) {
-        let instance = marks(instance, root);
+    pub(super) fn come(&mut self, instance: &TargetKey, rank: Rank, now: Now, is_held: bool) {
+        let instance = marks(instance, rank);
         let (address, ..) = instance;
-        let of_root = self.strangers.range((address, root, 0, 0)..=(address, root, u64::MAX, u64::MAX));
-        let has_room = of_root.take(MAX_STRANGERS).count() < MAX_STRANGERS && self.len() < self.most;
+        let of_rank = self.strangers.range((address, rank, 0, 0)..=(address, rank, u64::MAX, u64::MAX));
+        let has_room = of_rank.take(MAX_STRANGERS).count() < MAX_STRANGERS && self.len() < self.most;
         if let Some(stranger) = self.strangers.get_mut(&instance) {
             stranger.since = Some(now.moment);
         } else if !self.left.contains_key(&instance) && (is_held || has(&self.left, address)) && has_room {
@@ -81,25 +81,27 @@ impl Strangers {
         }
     }
 
-    /// Since when there are strangers to an instance of a service that vanished from an address below the root of this
-    /// rank; `vanished_at` is None if that was in an earlier process. A service that was at the address is a stranger to
+    /// Since when there are strangers to an instance of a service that vanished from an address with this rank;
+    /// `vanished_at` is None if that was in an earlier process. A service that was at the address is a stranger to
     /// none but its own there. So is any, unless everything is known that left the address within the window before, or
-    /// since. What is registered below a later root is no stranger, and was not there.
+    /// since. What has a later rank is no stranger, and was not there.
     pub(super) fn since(
         &self,
         address: &str,
         service: &str,
-        root: usize,
+        rank: Rank,
         vanished_at: Option<Moment>,
         window: Duration,
     ) -> Option<Moment> {
         let (address, service) = (mark(address), mark(service));
         let is_known = vanished_at.is_some_and(|vanished| vanished >= self.overlooked + window);
         let was_there = |other: u64| {
-            let ids = |root| (address, root, other, 0)..=(address, root, other, u64::MAX);
-            (0..=root).any(|root| self.left.range(ids(root)).next().is_some())
+            let ids = |rank| (address, rank, other, 0)..=(address, rank, other, u64::MAX);
+            let ranks =
+                (0..=rank.root).flat_map(|root| [false, true].map(|is_application| Rank { root, is_application }));
+            ranks.filter(|it| *it <= rank).any(|rank| self.left.range(ids(rank)).next().is_some())
         };
-        let to_it = at(&self.strangers, address).take_while(|((_, of, ..), _)| *of <= root);
+        let to_it = at(&self.strangers, address).take_while(|((_, of, ..), _)| *of <= rank);
         let to_it = to_it.filter(|((_, _, other, _), it)| {
             vanished_at.is_none_or(|vanished| it.came >= vanished)
                 && (*other == service || is_known && !was_there(*other))
@@ -132,13 +134,13 @@ impl Strangers {
     }
 }
 
-fn marks((address, service, id): &TargetKey, root: usize) -> Marks {
-    (mark(address), root, mark(service), mark(id))
+fn marks((address, service, id): &TargetKey, rank: Rank) -> Marks {
+    (mark(address), rank, mark(service), mark(id))
 }
 
 /// Those at an address.
 fn at<T>(all: &OrdMap<Marks, T>, address: u64) -> impl Iterator<Item = (&Marks, &T)> {
-    all.range((address, 0, 0, 0)..).take_while(move |((at, ..), _)| *at == address)
+    all.range((address, Rank::default(), 0, 0)..).take_while(move |((at, ..), _)| *at == address)
 }
 
 fn has<T>(all: &OrdMap<Marks, T>, address: u64) -> bool {

@@ -28,11 +28,11 @@ fn ids_below(root: usize, range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("192.168.{root}.{number}:80")).collect()
 }
 
-/// The rank of the root below which an id is registered.
-fn root(id: &str) -> usize {
+/// The rank with which an id is registered.
+fn rank(id: &str) -> Rank {
     let below = id.strip_prefix("192.168.").and_then(|rest| rest.split('.').next());
     let below = id.split_once("?root=").map(|(_, root)| root).or(below);
-    below.and_then(|root| root.parse().ok()).unwrap_or(0)
+    Rank::of_root(below.and_then(|root| root.parse().ok()).unwrap_or(0))
 }
 
 /// The address of an id, which may have a variant after it.
@@ -83,7 +83,7 @@ impl House {
                 version: Version::new(1, 0, 0),
                 instance: Instance::at(service, address(id)),
                 variant: "".into(),
-                root: root(id),
+                rank: rank(id),
                 is_lost,
             });
             let vanished: Vec<_> = vanished.collect();
@@ -92,18 +92,18 @@ impl House {
                 id: id.as_str().into(),
                 version: Version::new(1, 0, 0),
                 address: address(id).into(),
-                root: root(id),
+                rank: rank(id),
             });
             let came: Vec<_> = came.collect();
-            let roots = vanished.iter().map(|it| it.root).chain(came.iter().map(|it| it.root));
-            let roots: BTreeSet<usize> = roots.collect();
-            let of_root = |rank: usize| OfRoot {
-                present: registered.iter().filter(|id| root(id) == rank).count(),
-                came: came.iter().filter(|it| it.root == rank).count(),
+            let ranks = vanished.iter().map(|it| it.rank).chain(came.iter().map(|it| it.rank));
+            let ranks: BTreeSet<Rank> = ranks.collect();
+            let of_rank = |of: Rank| OfRank {
+                present: registered.iter().filter(|id| rank(id) == of).count(),
+                came: came.iter().filter(|it| it.rank == of).count(),
                 moved: 0,
             };
-            let roots = roots.into_iter().map(|rank| (rank, of_root(rank))).collect();
-            let observed = Observed { vanished, moved: Vec::new(), came, roots };
+            let ranks = ranks.into_iter().map(|rank| (rank, of_rank(rank))).collect();
+            let observed = Observed { vanished, moved: Vec::new(), came, ranks };
             for came in &observed.came {
                 self.listed.entry((*service).into()).or_default().insert(came.id.to_string(), None);
             }
@@ -167,9 +167,9 @@ impl House {
         {
             let Some(held) = held.clone() else { continue };
             let instance = Instance { held: Some(held.into()), ..Instance::at(service, address(id)) };
-            let (registered, rank) = (&self.registered[service], root(id));
-            let below = registered.iter().filter(|id| root(id) == rank).count();
-            let effects = self.guard.restore(self.now, id.as_str().into(), instance, (rank, below));
+            let (registered, of) = (&self.registered[service], rank(id));
+            let present = registered.iter().filter(|id| rank(id) == of).count();
+            let effects = self.guard.restore(self.now, id.as_str().into(), instance, of, present);
             if effects.is_empty() {
                 self.listed.entry(service.clone()).and_modify(|ids| drop(ids.remove(id)));
             }
@@ -309,7 +309,7 @@ fn what_has_no_port_is_probed_by_nobody_and_ends_with_its_time() {
         let endpoint = crate::model::Endpoint { port: 0, ..instance.endpoints[0].clone() };
         instance.endpoints = [endpoint].into();
         let (id, version, variant) = (id.into(), Version::new(1, 0, 0), "".into());
-        Vanished { id, version, instance, variant, root: 0, is_lost: false }
+        Vanished { id, version, instance, variant, rank: Rank::of_root(0), is_lost: false }
     };
     let vanished = ids(0..5).iter().map(|id| no_port(id)).collect();
     let observed = Observed { vanished, ..Observed::default() };
@@ -394,12 +394,12 @@ fn how_long_names_are_makes_no_difference_to_what_is_remembered_of_them() {
         version: Version::new(1, 0, 0),
         instance: Instance::at("web", &long),
         variant: "".into(),
-        root: 0,
+        rank: Rank::of_root(0),
         is_lost: false,
     };
     let gone = vec![Effect { service: name.clone(), version: Version::new(1, 0, 0), id: name.clone(), instance: None }];
     house.guard.note(&gone, "it refused");
-    let observed = Observed { moved: vec![(name.clone(), name.clone(), 0)], ..Observed::default() };
+    let observed = Observed { moved: vec![(name.clone(), name.clone(), Rank::default())], ..Observed::default() };
     house.guard.observe(house.now, HashMap::from([(name.clone(), observed)]));
     drop((vanished, gone));
     assert_eq!((house.guard.strangers.len(), house.guard.let_go.len()), (1, 1));
@@ -681,7 +681,7 @@ fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
     };
     let restore = |house: &mut House, id: &str, held: Held| {
         let instance = Instance { held: Some(held.into()), ..Instance::at("web", id) };
-        let effects = house.guard.restore(house.now, id.into(), instance, (0, 0));
+        let effects = house.guard.restore(house.now, id.into(), instance, Rank::of_root(0), 0);
         house.take(effects);
     };
     let wall = house.now.wall;
@@ -765,7 +765,7 @@ fn no_root_takes_the_room_of_another_and_what_is_not_held_for_lack_of_it_is_name
     let fat = |id: &String| {
         let instance = Instance { metadata: metadata.clone(), ..Instance::at("junk", id) };
         let (id, version, variant) = (id.as_str().into(), Version::new(1, 0, 0), "".into());
-        Vanished { id, version, instance, variant, root: 1, is_lost: true }
+        Vanished { id, version, instance, variant, rank: Rank::of_root(1), is_lost: true }
     };
     let mut fed = house();
     for number in 0..30 {
@@ -784,7 +784,7 @@ fn no_root_takes_the_room_of_another_and_what_is_not_held_for_lack_of_it_is_name
 fn what_is_registered_below_another_root_neither_brings_about_a_hold_nor_prevents_one() {
     let held = |house: &House| {
         let all = house.listed["web"].iter().filter(|(_, held)| held.is_some());
-        all.filter(|(id, _)| root(id) == 0).count()
+        all.filter(|(id, _)| rank(id) == Rank::of_root(0)).count()
     };
     let mut deploy = House::with("web", 6);
     deploy.come("web", &ids_below(1, 0..5));
@@ -856,14 +856,14 @@ fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
         let vanished = |number: usize| {
             let id = format!("10.{}.{}.1:80", number / 100, number % 100);
             let (version, instance) = (Version::new(1, 0, 0), Instance::at("web", &id));
-            Vanished { id: id.into(), version, instance, variant: "".into(), root: 0, is_lost: false }
+            Vanished { id: id.into(), version, instance, variant: "".into(), rank: Rank::of_root(0), is_lost: false }
         };
         let (mut guard, now) = (Guard::new(Config::default(), 1, Moment::default()), Now::read());
         let mut go = |numbers: std::ops::Range<usize>| {
             let present = count - numbers.end;
             let observed = Observed {
                 vanished: numbers.map(vanished).collect(),
-                roots: BTreeMap::from([(0, OfRoot { present, ..OfRoot::default() })]),
+                ranks: BTreeMap::from([(Rank::of_root(0), OfRank { present, ..OfRank::default() })]),
                 ..Observed::default()
             };
             let (batch, begun) = (HashMap::from([("web".into(), observed)]), spent());

@@ -10,7 +10,7 @@ use semver::Version;
 use super::departed::{Departed, DepartedList};
 use super::levels::Levels;
 use super::room::Room;
-use super::{Came, Config, DOUBT, Found, Now, Observed, OfRoot, Target, Vanished, Which, mark};
+use super::{Config, DOUBT, Found, Now, Observed, OfRank, Rank, Target, Vanished, Which, mark};
 use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
 use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
 
@@ -22,8 +22,8 @@ const MAX_DRIFT_MS: u64 = 1_000;
 pub(super) struct Watched {
     /// By id.
     pub(super) held: OrdMap<Arc<str>, Entry>,
-    /// By the rank of a root: what is registered below one has no part in what was lost below another.
-    losses: BTreeMap<usize, Losses>,
+    /// By rank: what is registered with one has no part in what was lost with another.
+    losses: BTreeMap<Rank, Losses>,
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
@@ -34,7 +34,7 @@ pub(super) struct Watched {
     pub(super) accepted: Option<Moment>,
 }
 
-/// What the service lost below one root.
+/// What the service lost of one rank.
 #[derive(Clone, Debug, Default)]
 struct Losses {
     /// How many are registered, how many are held and how many of these are silent, and whether those are passed over.
@@ -58,7 +58,7 @@ struct Losses {
 /// A held instance.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    vanished: Arc<Vanished>,
+    pub(super) vanished: Arc<Vanished>,
     /// None: it has no port, so that it cannot be probed.
     pub(super) target: Option<Target>,
     held: Held,
@@ -117,9 +117,8 @@ impl Entry {
         self
     }
 
-    /// The rank of the root below which it was registered.
-    pub(super) fn root(&self) -> usize {
-        self.vanished.root
+    pub(super) fn rank(&self) -> Rank {
+        self.vanished.rank
     }
 
     fn listed(&self) -> Outcome {
@@ -159,43 +158,46 @@ impl Losses {
 impl Watched {
     /// Holds what vanished, or lets it go.
     pub(super) fn observe(&mut self, now: Now, config: &Config, observed: Observed, room: &mut Room) -> Vec<Outcome> {
-        let Observed { vanished, came, roots, .. } = observed;
+        let Observed { vanished, came, ranks, .. } = observed;
         self.forget(now, config);
         let mut outcomes = Vec::new();
-        for Came { id, version, root, .. } in came {
-            // What was registered below an earlier root is not back.
-            for losses in self.losses.range_mut(root..).map(|(_, losses)| losses) {
-                losses.departed.remove(&id);
-                losses.away.remove(&mark(&id));
-            }
-            let is_back = self.held.get(&id).is_some_and(|entry| entry.root() >= root);
-            let entry = if is_back { self.take(&id) } else { None };
-            outcomes.extend(entry.filter(|it| it.vanished.version != version).map(|it| it.vanished.gone()));
-        }
-        let mut by_root: BTreeMap<usize, (OfRoot, Vec<Vanished>)> =
-            roots.into_iter().map(|(root, changes)| (root, (changes, Vec::new()))).collect();
+        outcomes.extend(came.iter().filter_map(|came| self.come(&came.id, &came.version, came.rank)));
+        let mut by_rank: BTreeMap<Rank, (OfRank, Vec<Vanished>)> =
+            ranks.into_iter().map(|(rank, changes)| (rank, (changes, Vec::new()))).collect();
         for vanished in vanished {
-            by_root.entry(vanished.root).or_default().1.push(vanished);
+            by_rank.entry(vanished.rank).or_default().1.push(vanished);
         }
-        for (root, (changes, vanished)) in by_root {
-            outcomes.extend(self.lose(now, config, root, changes, vanished, room));
+        for (rank, (changes, vanished)) in by_rank {
+            outcomes.extend(self.lose(now, config, rank, changes, vanished, room));
         }
         outcomes
     }
 
-    /// The same below one root.
+    /// Takes in that an instance is registered. What was below an earlier root is not back.
+    pub(super) fn come(&mut self, id: &str, version: &Version, rank: Rank) -> Option<Outcome> {
+        let from = Rank::of_root(rank.root);
+        for losses in self.losses.range_mut(from..).map(|(_, losses)| losses) {
+            losses.departed.remove(id);
+            losses.away.remove(&mark(id));
+        }
+        let is_back = self.held.get(id).is_some_and(|entry| entry.rank() >= from);
+        let entry = if is_back { self.take(id) } else { None };
+        entry.filter(|it| it.vanished.version != *version).map(|it| it.vanished.gone())
+    }
+
+    /// Holds or lets go what vanished with one rank.
     fn lose(
         &mut self,
         now: Now,
         config: &Config,
-        root: usize,
-        OfRoot { present, came, moved }: OfRoot,
+        rank: Rank,
+        OfRank { present, came, moved }: OfRank,
         vanished: Vec<Vanished>,
         room: &mut Room,
     ) -> Vec<Outcome> {
         // Held ones do not count here or in the peak, so that they do not keep later ones from going.
         let registered = (present + vanished.len()).saturating_sub(came);
-        let losses = self.losses.entry(root).or_default();
+        let losses = self.losses.entry(rank).or_default();
         losses.present = present;
         losses.levels.lower(moved);
         if self.accepted.is_some() {
@@ -207,9 +209,9 @@ impl Watched {
         let is_large = peak.max(losses.before) >= config.min_instances;
         let is_shrunken = !vanished.is_empty() && is_large && present * 2 < peak;
         let (mut held, mut gone): (Vec<_>, Vec<_>) = vanished.into_iter().partition(|it| is_shrunken || it.is_lost);
-        let room_for_held = room.for_held(root, config.max_held);
+        let room_for_held = room.for_held(rank.root, config.max_held);
         let refused = held.split_off(held.len().min(room_for_held));
-        room.refuse(root, refused.iter().map(|it| it.id.clone()));
+        room.refuse(rank.root, refused.iter().map(|it| it.id.clone()));
         gone.extend(refused);
         if !held.is_empty() {
             losses.before = losses.before.max(peak);
@@ -224,11 +226,11 @@ impl Watched {
         if present < registered {
             losses.levels.fell(registered, now.moment, config.window);
         }
-        let is_held_above = |id: &str| self.held.get(id).is_some_and(|entry| entry.root() < root);
+        let is_held_above = |id: &str| self.held.get(id).is_some_and(|entry| entry.rank() < rank);
         let mut outcomes: Vec<_> = gone.iter().filter(|it| !is_held_above(&it.id)).map(Vanished::gone).collect();
         held.retain(|departed| !is_held_above(&departed.vanished.id));
-        gone.truncate(room.for_departed(root, config.max_held));
-        let taken = room.of(root);
+        gone.truncate(room.for_departed(rank.root, config.max_held));
+        let taken = room.of(rank.root);
         (taken.held, taken.departed) = (taken.held + held.len(), taken.departed + gone.len());
         gone.into_iter().for_each(|vanished| losses.departed.insert(vanished, now));
         while losses.departed.len() > peak {
@@ -256,22 +258,22 @@ impl Watched {
         self.losses.values().all(Losses::is_forgotten) && self.accepted.is_none()
     }
 
-    /// By the rank of a root, what is remembered without being held.
-    pub(super) fn departed(&self) -> impl Iterator<Item = (usize, &DepartedList)> {
-        self.losses.iter().map(|(root, losses)| (*root, &losses.departed))
+    /// By rank, what is remembered without being held.
+    pub(super) fn departed(&self) -> impl Iterator<Item = (Rank, &DepartedList)> {
+        self.losses.iter().map(|(rank, losses)| (*rank, &losses.departed))
     }
 
-    /// Whether strangers end holds below each root.
+    /// Whether strangers end holds of each rank.
     pub(super) fn believes_strangers(&self) -> bool {
         self.losses.values().all(Losses::believes_strangers)
     }
 
     /// The ids of those whose hold has ended, and whether strangers ended it.
     fn over(&self, now: Now) -> impl Iterator<Item = (&Arc<str>, bool)> {
-        let are_believed = |root| self.losses.get(&root).is_none_or(Losses::believes_strangers);
+        let are_believed = |rank| self.losses.get(&rank).is_none_or(Losses::believes_strangers);
         self.held.iter().filter_map(move |(id, entry)| {
             let is_doubted = entry.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT);
-            let is_displaced = is_doubted && are_believed(entry.root());
+            let is_displaced = is_doubted && are_believed(entry.rank());
             (is_displaced || now.moment >= entry.expires).then_some((id, is_displaced))
         })
     }
@@ -280,8 +282,8 @@ impl Watched {
     pub(super) fn end(&mut self, now: Now) -> Vec<Outcome> {
         let over: Vec<_> = self.over(now).map(|(id, is_displaced)| (id.clone(), is_displaced)).collect();
         for (id, _) in over.iter().filter(|(_, is_displaced)| *is_displaced) {
-            let root = self.held.get(id).map(Entry::root);
-            if let Some(losses) = root.and_then(|root| self.losses.get_mut(&root)) {
+            let rank = self.held.get(id).map(Entry::rank);
+            if let Some(losses) = rank.and_then(|rank| self.losses.get_mut(&rank)) {
                 losses.away.insert(mark(id));
                 losses.displaced += 1;
             }
@@ -291,20 +293,21 @@ impl Watched {
 
     /// The ids of some held instances.
     pub(super) fn held_at(&self, which: Which<'_>) -> impl Iterator<Item = &Arc<str>> {
-        let is_meant = move |entry: &Entry| match which {
+        let is_meant = move |id: &Arc<str>, entry: &Entry| match which {
             Which::All => true,
+            Which::Ids(ids) => ids.contains(id),
             Which::At(addresses) => {
                 let address = entry.vanished.instance.address();
                 addresses.iter().any(|it| **it == address)
             }
         };
-        self.held.iter().filter(move |(_, entry)| is_meant(entry)).map(|(id, _)| id)
+        self.held.iter().filter(move |(id, entry)| is_meant(id, entry)).map(|(id, _)| id)
     }
 
     /// Accepts that it is gone.
     pub(super) fn believe(&mut self, id: &str) -> Option<Outcome> {
         let entry = self.take(id)?;
-        if let Some((losses, at)) = self.losses.get_mut(&entry.root()).zip(entry.vanished_at) {
+        if let Some((losses, at)) = self.losses.get_mut(&entry.rank()).zip(entry.vanished_at) {
             losses.levels.lower_until(at);
         }
         Some(entry.vanished.gone())
@@ -321,7 +324,7 @@ impl Watched {
             return None;
         }
         let mut entry = self.take(id)?;
-        let passes_over = self.losses.get(&entry.root()).is_some_and(|losses| losses.passes_over);
+        let passes_over = self.losses.get(&entry.rank()).is_some_and(|losses| losses.passes_over);
         (entry.held.probe, entry.held.passed_over) = (probe, probe == Probe::Silent && passes_over);
         let listed = entry.listed();
         self.put(entry);
@@ -336,8 +339,8 @@ impl Watched {
         }
     }
 
-    /// Passes over silent instances if at least half of all below their root are well, or half as many are registered
-    /// there as before the loss; returns those for which that changed. Otherwise the probes may be at fault, and all are
+    /// Passes over silent instances if at least half of all of their rank are well, or half as many are registered as
+    /// before the loss; returns those for which that changed. Otherwise the probes may be at fault, and all are
     /// chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
         for losses in self.losses.values_mut().filter(|losses| losses.held == 0) {
@@ -345,10 +348,10 @@ impl Watched {
         }
         self.losses.retain(|_, losses| !losses.is_forgotten());
         let mut changed = BTreeMap::new();
-        for (root, losses) in &mut self.losses {
+        for (rank, losses) in &mut self.losses {
             let passes_over = losses.silent * 2 <= losses.present + losses.held || losses.present * 2 >= losses.before;
             if std::mem::replace(&mut losses.passes_over, passes_over) != passes_over && losses.silent > 0 {
-                changed.insert(*root, passes_over);
+                changed.insert(*rank, passes_over);
             }
         }
         if changed.is_empty() {
@@ -356,7 +359,7 @@ impl Watched {
         }
         let passes_over = |entry: &Entry| {
             let is_silent = entry.held.probe == Probe::Silent;
-            changed.get(&entry.root()).copied().filter(|_| is_silent)
+            changed.get(&entry.rank()).copied().filter(|_| is_silent)
         };
         let silent = self.held.iter().filter_map(|(id, entry)| Some((id.clone(), passes_over(entry)?)));
         let silent: Vec<(Arc<str>, bool)> = silent.collect();
@@ -375,7 +378,8 @@ impl Watched {
         config: &Config,
         id: Arc<str>,
         instance: Instance,
-        root: (usize, usize),
+        rank: Rank,
+        present: usize,
     ) -> Option<Outcome> {
         let held = instance.held.as_deref()?.clone();
         let left = time_left(now, &held).min(config.max_hold);
@@ -384,9 +388,8 @@ impl Watched {
         }
         let (version, variant) = (instance.version.clone(), held.variant.clone());
         let instance = Instance { held: None, ..instance };
-        let (root, present) = root;
-        let vanished = Vanished { id: id.clone(), version, instance, variant, root, is_lost: false };
-        let losses = self.losses.entry(root).or_default();
+        let vanished = Vanished { id, version, instance, variant, rank, is_lost: false };
+        let losses = self.losses.entry(rank).or_default();
         // An earlier version did not write it down.
         let before = held.before.unwrap_or(losses.held + 1);
         (losses.present, losses.before) = (present, losses.before.max(before));
@@ -403,7 +406,7 @@ impl Watched {
     }
 
     fn hold(&mut self, departed: Departed, config: &Config) -> Outcome {
-        let before = self.losses.get(&departed.vanished.root).map_or(0, |losses| losses.before);
+        let before = self.losses.get(&departed.vanished.rank).map_or(0, |losses| losses.before);
         let entry = Entry::new(departed, before, config);
         let listed = entry.listed();
         self.put(entry);
@@ -417,7 +420,7 @@ impl Watched {
         self.ends_at = if is_first { entry.held.ends_at } else { self.ends_at.max(entry.held.ends_at) };
         self.answering += usize::from(entry.held.probe == Probe::Answering);
         self.silent += usize::from(entry.held.probe == Probe::Silent);
-        let losses = self.losses.entry(entry.root()).or_default();
+        let losses = self.losses.entry(entry.rank()).or_default();
         losses.held += 1;
         losses.silent += usize::from(entry.held.probe == Probe::Silent);
         losses.doubted += usize::from(entry.doubted.is_some());
@@ -427,7 +430,7 @@ impl Watched {
 
     fn take(&mut self, id: &str) -> Option<Entry> {
         let entry = self.held.remove(id)?;
-        let losses = self.losses.entry(entry.root()).or_default();
+        let losses = self.losses.entry(entry.rank()).or_default();
         losses.held -= 1;
         losses.silent -= usize::from(entry.held.probe == Probe::Silent);
         losses.doubted -= usize::from(entry.doubted.is_some());

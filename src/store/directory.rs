@@ -6,6 +6,7 @@ mod ledger;
 mod ranks;
 mod registrations;
 mod root_names;
+mod shadows;
 
 use std::collections::HashMap;
 use std::ops::Bound;

@@ -1,6 +1,7 @@
 //! What the store promises, without any source or client.
 
 mod guarded;
+mod processes;
 mod registered;
 
 use std::sync::Arc;

@@ -1,17 +1,24 @@
 //! Claims: which nodes register an address of a service, and which instance is listed for it.
 //!
-//! Several nodes may register one address: in several formats, or twice in one. The richest of those that are callable,
-//! and lie below the root that is configured first, is the instance, and all of them are its provenance.
+//! An address is here that of an endpoint: protocol, host and port. Several nodes may register one: in several formats,
+//! or twice in one. The richest of those that are callable, and lie below the root that is configured first, is the
+//! instance, and all of them are its provenance.
+//!
+//! An application that offers an interface is listed for it only where it is not known as a variant: at the same
+//! address, or on the same host as the same application, where that is another protocol. It makes no difference whether
+//! that variant is registered or [held](super::shadows).
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
+use rmpv::Value;
 use semver::Version;
 
-use crate::guard::mark;
-use crate::model::{Instance, InstanceState, NodePath, Provenance};
+use super::shadows::Shadows;
+use crate::guard::{Rank, Vanished, mark};
+use crate::model::{Decoder, Endpoint, Format, Instance, InstanceState, NodePath, Provenance};
 use crate::store::instances::{NODE_MARK, Provider};
 
 /// How many nodes make up one instance at most.
@@ -26,10 +33,11 @@ const MAX_PROVENANCE_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
     by_key: OrdMap<ClaimKey, Claim>,
-    /// The nodes that say which variant an application offers, by service, place and the rank of the root.
-    variants: OrdSet<(Arc<str>, Arc<str>, usize, NodePath)>,
+    /// The nodes that say which variant an application offers, by service, place and rank.
+    variants: OrdSet<(Arc<str>, Arc<str>, Rank, NodePath)>,
     offers: OrdSet<Offer>,
-    /// How many variants each root has at each address of a service, by the [mark](ClaimKey::mark) of these.
+    shadows: Shadows,
+    /// How many variants there are of each rank at each address of a service, by the [mark](ClaimKey::mark) of these.
     counts: OrdMap<u64, u32>,
 }
 
@@ -44,8 +52,7 @@ pub(super) struct ClaimKey {
     pub(super) address: Arc<str>,
     /// Distinguishes it from others at the address; None: unknown, as for an application that offers an interface.
     pub(super) variant: Option<Arc<str>>,
-    /// That of the root below which the node lies.
-    pub(super) rank: usize,
+    pub(super) rank: Rank,
     pub(super) is_idle: bool,
     pub(super) created: Reverse<i64>,
     pub(super) node: NodePath,
@@ -58,7 +65,7 @@ pub(super) struct Claim {
     /// The host and the application, if known.
     pub(super) place: Option<Arc<str>>,
     /// As in its key.
-    pub(super) rank: usize,
+    pub(super) rank: Rank,
 }
 
 /// The listing of one variant at an address.
@@ -66,28 +73,32 @@ pub(super) struct Claim {
 pub(super) struct Listed {
     pub(super) version: Version,
     pub(super) provider: Provider,
-    /// That of the root that decides what it is.
-    pub(super) rank: usize,
-    /// Whether it is not known which variant it is.
-    pub(super) is_unnamed: bool,
+    /// That of the claim that decides what it is.
+    pub(super) rank: Rank,
 }
 
 impl Listed {
-    pub(super) fn of(slot: &ClaimKey, rank: usize, instances: Arc<[Instance]>) -> Option<Self> {
-        let id = format!("{NODE_MARK}{}{}", slot.address, slot.variant.as_deref().unwrap_or_default()).into();
+    pub(super) fn of(slot: &ClaimKey, rank: Rank, instances: Arc<[Instance]>) -> Option<Self> {
+        let id = id(&slot.address, slot.variant.as_deref().unwrap_or_default());
         let version = instances.first()?.version.clone();
-        Some(Self { version, provider: Provider::new(id, instances), rank, is_unnamed: slot.variant.is_none() })
+        Some(Self { version, provider: Provider::new(id, instances), rank })
     }
 }
 
 impl ClaimKey {
+    /// The lowest possible key of a variant at an address.
+    pub(super) fn first(service: Arc<str>, address: Arc<str>, variant: Option<Arc<str>>) -> Self {
+        let (rank, created, node) = (Rank::default(), Reverse(i64::MAX), NodePath::root());
+        Self { service, address, variant, rank, is_idle: false, created, node }
+    }
+
     /// The lowest possible key of its variant.
     pub(super) fn slot(&self) -> Self {
-        Self { rank: 0, is_idle: false, created: Reverse(i64::MAX), node: NodePath::root(), ..self.clone() }
+        self.of_variant(self.variant.clone())
     }
 
     fn of_variant(&self, variant: Option<Arc<str>>) -> Self {
-        Self { variant, ..self.slot() }
+        Self::first(self.service.clone(), self.address.clone(), variant)
     }
 
     /// The slot of the claims to its address without a variant.
@@ -102,7 +113,7 @@ impl ClaimKey {
 
     /// Stands for the service, the address and the root.
     fn mark(&self) -> u64 {
-        mark((&self.service, &self.address, self.rank))
+        mark((&self.service, &self.address, self.rank.root))
     }
 
     fn is_at(&self, other: &Self) -> bool {
@@ -135,6 +146,10 @@ impl Claim {
     pub(super) fn is_idle(instance: &Instance) -> bool {
         instance.state != InstanceState::Up || instance.weight == 0
     }
+
+    fn is_idle_itself(&self) -> bool {
+        self.instances.iter().any(Self::is_idle)
+    }
 }
 
 impl Claims {
@@ -142,14 +157,13 @@ impl Claims {
         self.by_key.get(key)
     }
 
-    /// Whether there is a claim to an address of a service below the root of this rank, or by an application below it or
-    /// an earlier one.
-    pub(super) fn has(&self, service: &Arc<str>, address: &Arc<str>, rank: usize) -> bool {
-        let (service, address, created) = (service.clone(), address.clone(), Reverse(i64::MAX));
-        let node = NodePath::root();
-        let from = ClaimKey { service, address, variant: None, rank: 0, is_idle: false, created, node };
-        let first = self.by_key.range(from.clone()..).map(|(key, _)| key).next().filter(|key| key.is_at(&from));
-        first.is_some_and(|key| key.variant.is_none() && key.rank <= rank) || self.has_variants(&from, rank)
+    /// Whether what vanished has only changed: its address is registered in another variant of its rank; or, below its
+    /// root or an earlier one, by an application, which takes the place of the variant without a name, and says of any
+    /// that it is not to be called.
+    pub(super) fn has_in_place_of(&self, service: &Arc<str>, address: &Arc<str>, variant: &str, rank: Rank) -> bool {
+        let slot = ClaimKey::first(service.clone(), address.clone(), None);
+        let heard = |claim: &Claim| claim.rank.root <= rank.root && (variant.is_empty() || claim.is_idle_itself());
+        self.of(&slot).any(heard) || self.has_variants(&slot, rank.root)
     }
 
     /// Whether a new claim would be the only one to its address, and changes no other listing.
@@ -202,24 +216,57 @@ impl Claims {
         let mut affected = BTreeSet::new();
         for (key, claim) in claims {
             affected.insert(key.slot());
-            // The variant without a name, and none, have one id.
-            affected.extend([key.unnamed(), key.nameless()].into_iter().filter(|slot| self.of(slot).next().is_some()));
+            let place = claim.place.as_ref().filter(|_| key.variant.is_some());
+            affected.extend(self.applications_at(&key.service, &key.address, place));
             if key.variant.is_none() {
                 affected.extend(self.variants_at(key).take(MAX_VARIANTS));
-                continue;
             }
-            let Some(place) = &claim.place else { continue };
-            let from = (key.service.clone(), place.clone(), "".into(), NodePath::root());
-            let offers = self.offers.range(from..).take_while(|(of, at, ..)| *of == key.service && at == place);
-            let at = |address: &Arc<str>| ClaimKey { address: address.clone(), ..key.slot() };
-            affected.extend(offers.flat_map(|(_, _, address, _)| [at(address).unnamed(), at(address).nameless()]));
         }
         affected
     }
 
+    /// The slots of the applications whose listing may change with a variant at an address and a place. The variant
+    /// without a name has the same id.
+    fn applications_at<'a>(
+        &'a self,
+        service: &'a Arc<str>,
+        address: &'a Arc<str>,
+        place: Option<&'a Arc<str>>,
+    ) -> impl Iterator<Item = ClaimKey> + 'a {
+        let slots = |address: &Arc<str>| {
+            [None, Some("".into())].map(|variant| ClaimKey::first(service.clone(), address.clone(), variant))
+        };
+        let here = slots(address).into_iter().filter(|slot| self.of(slot).next().is_some());
+        let offers = place.into_iter().flat_map(move |place| {
+            let from = (service.clone(), place.clone(), "".into(), NodePath::root());
+            self.offers.range(from..).take_while(move |(of, at, ..)| of == service && at == place)
+        });
+        here.chain(offers.flat_map(move |(_, _, address, _)| slots(address)))
+    }
+
+    /// The slots whose listing may change with what is held.
+    pub(super) fn affected_by_hold(&self, service: &Arc<str>, vanished: &Vanished) -> BTreeSet<ClaimKey> {
+        let Some((address, place)) = Shadows::cast_by(vanished) else { return BTreeSet::new() };
+        self.applications_at(service, &address, place.as_ref()).collect()
+    }
+
+    /// Takes in that something is held, or no longer.
+    pub(super) fn hold(&mut self, service: &Arc<str>, vanished: &Vanished, is_held: bool) {
+        self.shadows.set(service, vanished, is_held);
+    }
+
+    /// The ids of what is held at the address of an application that says there that it is not to be called, below its
+    /// root or a later one.
+    pub(super) fn ended_by(&self, service: &Arc<str>, listed: &Listed) -> Vec<Arc<str>> {
+        let Some(instance) = listed.provider.instances.first().filter(|it| Claim::is_idle(it)) else {
+            return Vec::new();
+        };
+        let address = instance.endpoints.first().filter(|_| listed.rank.is_application).map(Endpoint::address);
+        address.map(|address| self.shadows.from(service, &address.into(), listed.rank.root)).unwrap_or_default()
+    }
+
     /// The listing of a slot. A claim without a variant is only listed if there is no variant below its root or an earlier
-    /// one: neither at its address, nor of its application on its host, where that is another protocol. The variant
-    /// without a name, which has the same id, then yields to it.
+    /// one. The variant without a name, which has the same id, then yields to it.
     pub(super) fn listed(&self, slot: &ClaimKey) -> Option<Listed> {
         if slot.variant.is_none() {
             return self.unnamed(slot);
@@ -236,24 +283,31 @@ impl Claims {
     }
 
     fn unnamed(&self, slot: &ClaimKey) -> Option<Listed> {
-        let has_variant = |claim: &Claim| {
-            let is_at_place = claim.place.as_ref().is_some_and(|place| self.has_variant(slot, place, claim.rank));
-            is_at_place || (0..=claim.rank).any(|rank| self.has_variants(slot, rank))
-        };
-        let claims: Vec<_> = self.of(slot).filter(|claim| !has_variant(claim)).collect();
+        let claims: Vec<_> = self.of(slot).filter(|claim| !self.is_known_as_variant(slot, claim)).collect();
         let others: Vec<_> = self.of(&slot.nameless()).collect();
         let (instances, rank) = merged(&claims, &others)?;
         Listed::of(slot, rank, instances)
     }
 
-    /// Whether a node below the root of this rank registers a variant at the address of a slot.
-    fn has_variants(&self, slot: &ClaimKey, rank: usize) -> bool {
-        self.counts.contains_key(&ClaimKey { rank, ..slot.clone() }.mark())
+    /// Whether what an application offers is registered or held as a variant, below the root of the claim or an earlier
+    /// one.
+    fn is_known_as_variant(&self, slot: &ClaimKey, claim: &Claim) -> bool {
+        let Claim { rank, place, .. } = claim;
+        let (is_idle, own) = (claim.is_idle_itself(), id(&slot.address, ""));
+        let is_held = |spot: &Arc<str>| self.shadows.hide(&slot.service, spot, *rank, is_idle, &own);
+        place.as_ref().is_some_and(|place| self.has_variant(slot, place, *rank) || is_held(place))
+            || (0..=rank.root).any(|root| self.has_variants(slot, root))
+            || is_held(&slot.address)
     }
 
-    /// Whether a node below the root of this rank or an earlier one says which variant of the service is at a place.
-    fn has_variant(&self, slot: &ClaimKey, place: &Arc<str>, rank: usize) -> bool {
-        let from = (slot.service.clone(), place.clone(), 0, NodePath::root());
+    /// Whether a node below this root registers a variant at the address of a slot.
+    fn has_variants(&self, slot: &ClaimKey, root: usize) -> bool {
+        self.counts.contains_key(&ClaimKey { rank: Rank::of_root(root), ..slot.clone() }.mark())
+    }
+
+    /// Whether a node of this rank or an earlier one says which variant of the service is at a place.
+    fn has_variant(&self, slot: &ClaimKey, place: &Arc<str>, rank: Rank) -> bool {
+        let from = (slot.service.clone(), place.clone(), Rank::default(), NodePath::root());
         let first = self.variants.range(from..).next();
         first.is_some_and(|(of, at, lowest, _)| *of == slot.service && at == place && *lowest <= rank)
     }
@@ -278,9 +332,26 @@ impl Claims {
     }
 }
 
+/// Where a provider of Dubbo is, as far as known.
+pub(super) fn place_of(instance: &Instance) -> Option<Arc<str>> {
+    let is_of_dubbo = |it: &Provenance| matches!(it.decoder, Decoder::Format(Format::Dubbo));
+    let application = instance.metadatum("application").filter(|_| instance.provenance.iter().any(is_of_dubbo));
+    place(instance.endpoints.first(), application.and_then(Value::as_str))
+}
+
+/// Where an application offers something: its host.
+pub(super) fn place(endpoint: Option<&Endpoint>, application: Option<&str>) -> Option<Arc<str>> {
+    Some(format!("{}\0{}", endpoint?.host, application?).into())
+}
+
+/// What distinguishes a variant at an address from other providers.
+pub(super) fn id(address: &str, variant: &str) -> Arc<str> {
+    format!("{NODE_MARK}{address}{variant}").into()
+}
+
 /// The richest of the callable claims of the lowest rank, with all of them and the others as its provenance; and the
 /// rank.
-fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<(Arc<[Instance]>, usize)> {
+fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<(Arc<[Instance]>, Rank)> {
     let richness = |claim: &&&Claim| {
         claim.instances.first().map(|it| {
             let entries = it.metadata.as_map().map_or(0, Vec::len);

@@ -1,14 +1,14 @@
 //! Listing and withdrawing instances by the guard's decisions.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use semver::Version;
 
 use super::Directory;
-use super::claims::Listed;
+use super::claims::{Listed, id};
 use crate::format::Config;
-use crate::guard::{Came, Effect, Guard, Now, Observed, OfRoot, Vanished, probed_at};
+use crate::guard::{Came, Effect, Guard, Now, Observed, OfRank, Rank, Vanished, Which, probed_at};
 use crate::model::{Endpoint, Format, Instance, NodePath, Record};
 use crate::store::Feed;
 use crate::store::instances::{NODE_MARK, Provider};
@@ -26,15 +26,16 @@ pub(super) type Changes = BTreeMap<Arc<str>, Change>;
 /// What became of the changes of one service.
 #[derive(Default)]
 struct Outcome {
-    /// By rank, what came to and moved from each root.
-    roots: BTreeMap<usize, OfRoot>,
+    ranks: BTreeMap<Rank, OfRank>,
     came: Vec<Listed>,
     gone: Vec<Gone>,
-    /// As they were registered below a later root than now.
+    /// As they were registered with a later rank than now.
     passed_on: Vec<Listed>,
+    /// The ids of held ones of which an application says that they are not to be called.
+    ended: BTreeSet<Arc<str>>,
 }
 
-/// An instance that is no longer registered below its root, with its address.
+/// An instance that is no longer registered with its rank, with its address.
 type Gone = (Vanished, Arc<str>);
 
 impl Directory {
@@ -86,40 +87,44 @@ impl Directory {
             path_of(&vanished.instance).is_some_and(|path| lost.iter().flatten().any(|root| path.is_under(root)))
         };
         let (mut batch, mut unprotected) = (HashMap::new(), Vec::new());
-        for (service, Outcome { mut roots, came, gone, passed_on }) in listed {
+        let mut ended = Vec::new();
+        for (service, Outcome { mut ranks, came, gone, passed_on, ended: ids }) in listed {
+            ended.extend((!ids.is_empty()).then(|| (service.clone(), ids)));
             let address = |it: &Provider| it.instances.first().map_or_else(|| "".into(), probed_at);
             let moved = passed_on.into_iter().map(|it| (address(&it.provider), it.provider.id, it.rank));
             let (mut vanished, mut moved) = (Vec::new(), moved.collect::<Vec<_>>());
             for (it, address) in gone {
-                let root = roots.entry(it.root).or_default();
-                // If its address is registered in another version or group below its root, it has only changed.
-                if is_guarded(feeds, &it.instance) && !self.registrations.is_claimed(&service, &address, it.root) {
+                let of_rank = ranks.entry(it.rank).or_default();
+                let claims = self.registrations.claims();
+                let has_changed = claims.has_in_place_of(&service, &address, &it.variant, it.rank);
+                if is_guarded(feeds, &it.instance) && !has_changed {
                     vanished.push(Vanished { is_lost: is_lost(&it), ..it });
                 } else {
-                    root.moved += 1;
+                    of_rank.moved += 1;
                     self.give_up(&it.id, &service, &it.version);
-                    moved.push((probed_at(&it.instance), it.id, it.root));
+                    moved.push((probed_at(&it.instance), it.id, it.rank));
                 }
             }
-            if roots.is_empty() {
+            if ranks.is_empty() {
                 continue;
             }
-            for (rank, changes) in &mut roots {
+            for (rank, changes) in &mut ranks {
                 changes.present = self.registrations.count_of_rank(&service, *rank);
             }
-            let came = came.into_iter().map(|Listed { version, provider, rank: root, .. }| Came {
+            let came = came.into_iter().map(|Listed { version, provider, rank }| Came {
                 version,
                 address: address(&provider),
                 id: provider.id,
-                root,
+                rank,
             });
-            let observed = Observed { vanished, moved, came: came.collect(), roots };
+            let observed = Observed { vanished, moved, came: came.collect(), ranks };
             if self.guard.held_of(&service) == 0 {
                 unprotected.push(service.clone());
             }
             batch.insert(service, observed);
         }
-        let effects = self.guard.observe(now, batch);
+        let mut effects = self.guard.observe(now, batch);
+        effects.extend(ended.iter().flat_map(|(service, ids)| self.guard.release(service, Which::Ids(ids))));
         self.carry_out(effects);
         for service in unprotected {
             let held = self.guard.held_of(&service);
@@ -137,18 +142,18 @@ impl Directory {
     fn list_changes(&mut self, service: &Arc<str>, changes: Changes) -> Outcome {
         let mut outcome = Outcome::default();
         for (id, Change { before, after }) in changes {
-            let held_for = self.guard.root_of_held(service, &id);
-            let is_behind =
-                |it: &Listed| held_for.is_some_and(|root| root < it.rank) || self.is_known_as_held(service, it);
+            let is_behind = |it: &Listed| self.is_behind_held(service, it);
             let (from, to) = (before.as_ref().map(|it| it.rank), after.as_ref().map(|it| it.rank));
             let before = before.filter(|it| !is_behind(it));
             let after = after.filter(|it| !is_behind(it));
             let has_gone = before.as_ref().is_some_and(|was| to.is_none_or(|to| to > was.rank));
             if from != to {
-                to.into_iter().for_each(|to| outcome.roots.entry(to).or_default().came += 1);
+                to.into_iter().for_each(|to| outcome.ranks.entry(to).or_default().came += 1);
                 let moved = from.filter(|_| !has_gone);
-                moved.into_iter().for_each(|from| outcome.roots.entry(from).or_default().moved += 1);
+                moved.into_iter().for_each(|from| outcome.ranks.entry(from).or_default().moved += 1);
             }
+            let ended = after.iter().flat_map(|is| self.registrations.claims().ended_by(service, is));
+            outcome.ended.extend(ended);
             match (before, after) {
                 (Some(was), _) if has_gone => outcome.gone.extend(gone(was)),
                 (was, Some(is)) => {
@@ -174,15 +179,15 @@ impl Directory {
         let config = config_of(feeds, &instance).filter(|config| config.guard && is_named(feeds, config, &instance));
         let Some(config) = config else { return };
         let registered = self.registrations.registered(&instance.service, &address, &held.variant);
-        let rank = config.rank.max(self.rank_of_mapping(feeds, config, &instance));
-        if registered.is_some_and(|it| it.rank <= rank)
-            || self.registrations.is_claimed(&instance.service, &address, rank)
+        let root = config.rank.max(self.rank_of_mapping(feeds, config, &instance));
+        let rank = Rank { root, is_application: application_of(config, &instance).is_some() };
+        if registered.is_some_and(|it| it.rank.root <= root)
+            || self.registrations.claims().has_in_place_of(&instance.service, &address, &held.variant, rank)
         {
             return;
         }
-        let id = format!("{NODE_MARK}{address}{}", held.variant).into();
-        let root = (rank, self.registrations.count_of_rank(&instance.service, rank));
-        let effects = self.guard.restore(now, id, instance, root);
+        let (id, present) = (id(&address, &held.variant), self.registrations.count_of_rank(&instance.service, rank));
+        let effects = self.guard.restore(now, id, instance, rank, present);
         self.carry_out(effects);
     }
 
@@ -200,15 +205,30 @@ impl Directory {
         configs.iter().map(|config| &config.root).filter(is_lost).collect()
     }
 
+    /// Lists what the guard has decided, and whatever is listed otherwise for what it holds now, or no longer.
     fn carry_out(&mut self, effects: Vec<Effect>) {
+        let changes = self.registrations.hold(&self.guard.take_shifts());
         for Effect { service, version, id, instance } in effects {
             let Some(instance) = instance else {
                 self.give_up(&id, &service, &version);
                 continue;
             };
-            let address = instance.endpoints.first().map(Endpoint::address).unwrap_or_default();
-            self.list(&id, service.clone(), version, [instance].into());
-            self.settle_unnamed(&service, &address);
+            self.list(&id, service, version, [instance].into());
+        }
+        let mut more = Vec::new();
+        for ((service, id), was, is) in changes {
+            let [was, is] = [was, is].map(|it| it.filter(|it| !self.is_behind_held(&service, it)));
+            if let Some(was) = was.filter(|was| is.as_ref().is_none_or(|is| is.version != was.version)) {
+                self.withdraw(&id, &service, &was.version);
+            }
+            let Some(is) = is else { continue };
+            let ended = self.registrations.claims().ended_by(&service, &is).into_iter().collect();
+            more.extend(self.guard.come(&service, &id, &is.version, is.rank));
+            more.extend(self.guard.release(&service, Which::Ids(&ended)));
+            self.list_provider(service, is.version, is.provider);
+        }
+        if self.guard.has_shifts() {
+            self.carry_out(more);
         }
     }
 
@@ -219,22 +239,10 @@ impl Directory {
         mapped.or_else(|| mapping(feeds, instance).map(|it| it.rank).min()).unwrap_or(0)
     }
 
-    /// Whether an instance of which the variant is not known is that which is held at its address for an earlier root.
-    fn is_known_as_held(&self, service: &Arc<str>, listed: &Listed) -> bool {
-        let address = || listed.provider.instances.first().map(probed_at).unwrap_or_default();
-        listed.is_unnamed && self.guard.has_held_at(&address(), service, listed.rank)
-    }
-
-    /// Lists what is registered at an address without a variant, or not while that is known as something held.
-    fn settle_unnamed(&mut self, service: &Arc<str>, address: &str) {
-        let Some(unnamed) = self.registrations.unnamed(service, address) else { return };
-        if self.guard.root_of_held(service, &unnamed.provider.id).is_some() {
-            return;
-        }
-        match self.is_known_as_held(service, &unnamed) {
-            true => self.withdraw(&unnamed.provider.id, service, &unnamed.version),
-            false => self.list_provider(service.clone(), unnamed.version, unnamed.provider),
-        }
+    /// Whether it is held with the same id for an earlier root than that below which it is registered.
+    fn is_behind_held(&self, service: &str, listed: &Listed) -> bool {
+        let held = self.guard.rank_of_held(service, &listed.provider.id);
+        held.is_some_and(|held| held.root < listed.rank.root)
     }
 
     /// Lists what nodes register in place of an instance, if any do.
@@ -244,19 +252,18 @@ impl Directory {
         let address = instance.and_then(|instance| Some(instance.endpoints.first()?.address())).unwrap_or_default();
         self.withdraw(id, service, version);
         let registered = self.registrations.registered(service, &address, variant(id, &address));
-        if let Some(Listed { version, provider, .. }) = registered.filter(|it| !self.is_known_as_held(service, it)) {
+        if let Some(Listed { version, provider, .. }) = registered {
             self.list_provider(service.clone(), version, provider);
         }
-        self.settle_unnamed(service, &address);
     }
 }
 
 /// An instance that is no longer registered.
-fn gone(Listed { version, provider, rank, .. }: Listed) -> Option<Gone> {
+fn gone(Listed { version, provider, rank }: Listed) -> Option<Gone> {
     let (id, instance) = (provider.id, provider.instances.first()?.clone());
     let address = instance.endpoints.first().map(Endpoint::address).unwrap_or_default();
     let variant = variant(&id, &address).into();
-    Some((Vanished { id, version, instance, variant, root: rank, is_lost: false }, address.into()))
+    Some((Vanished { id, version, instance, variant, rank, is_lost: false }, address.into()))
 }
 
 /// Which variant at its address an instance is, by its id.

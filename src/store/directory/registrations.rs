@@ -9,13 +9,14 @@ use imbl::{OrdMap, OrdSet};
 use rmpv::Value;
 use semver::Version;
 
-use super::claims::{Claim, ClaimKey, Claims, Listed};
+use super::claims::{Claim, ClaimKey, Claims, Listed, place, place_of};
 use super::guarded::Change;
 use super::ledger::{Charge, InstanceLimits, Ledger, Root};
 use super::ranks::Ranks;
 use super::root_names::RootNames;
 use super::{Directory, ReportedBy};
 use crate::format::{Config, Documents, Located, MAX_RULES, Registered, Role, Rule, Undecodable};
+use crate::guard::{Rank, Shift};
 use crate::model::{Decoder, Endpoint, Format, Instance, Node, NodePath, Provenance, Record, Revision, Withheld};
 use crate::store::Feed;
 use crate::task;
@@ -92,6 +93,12 @@ struct InstanceNode {
 /// An interface that an application offers, and the rank of the root that decides about it: the later one of that of
 /// the application, and the first of those that say so.
 type Interface = (Arc<str>, usize);
+
+/// The service and the id of something listed.
+pub(super) type ListedKey = (Arc<str>, Arc<str>);
+
+/// How it is listed: before and after.
+pub(super) type ListedChange = (ListedKey, Option<Listed>, Option<Listed>);
 
 /// Interfaces that were added to or removed from what an application offers.
 type Offers = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
@@ -451,14 +458,11 @@ impl Directory {
         let claims = &self.registrations.claims;
         let old = gone.iter().chain(come.iter().map(|(key, _)| key)).filter_map(|key| Some((key, claims.get(key)?)));
         let slots = claims.affected(old.chain(come.iter().map(|(key, claim)| (key, claim))));
-        let mut before = self.registrations.listed(&slots);
+        let before = self.registrations.listed(&slots);
         gone.iter().for_each(|key| self.registrations.claims.remove(key));
         come.into_iter().for_each(|(key, claim)| self.registrations.claims.insert(key, claim));
-        for (at, is) in self.registrations.listed(&slots) {
-            let was = before.remove(&at);
-            self.note(at, was, Some(is));
-        }
-        before.into_iter().for_each(|(at, was)| self.note(at, Some(was), None));
+        let after = self.registrations.listed(&slots);
+        changes(before, after).for_each(|(at, was, is)| self.note(at, was, is));
     }
 
     /// The same for a claim that comes, and is the only one to its address.
@@ -471,12 +475,8 @@ impl Directory {
     }
 
     /// Notes how what nodes register of an instance changes, to be listed when the revision is complete.
-    fn note(&mut self, (service, id): (Arc<str>, Arc<str>), was: Option<Listed>, is: Option<Listed>) {
-        let [from, to] = [&was, &is].map(|it| it.as_ref().map(|it| it.rank));
-        if from != to {
-            from.into_iter().for_each(|rank| self.registrations.ranks.remove(&service, rank));
-            to.into_iter().for_each(|rank| self.registrations.ranks.add(&service, rank));
-        }
+    fn note(&mut self, (service, id): ListedKey, was: Option<Listed>, is: Option<Listed>) {
+        self.registrations.count(&service, was.as_ref(), is.as_ref());
         let changes = self.pending.entry(service).or_default();
         changes.entry(id).or_insert(Change { before: was, after: None }).after = is;
     }
@@ -528,6 +528,16 @@ impl Directory {
     }
 }
 
+/// What is listed differently, or may be.
+fn changes(
+    mut before: BTreeMap<ListedKey, Listed>,
+    after: BTreeMap<ListedKey, Listed>,
+) -> impl Iterator<Item = ListedChange> {
+    let after: Vec<_> = after.into_iter().map(|(at, is)| (before.remove(&at), at, Some(is))).collect();
+    let gone = before.into_iter().map(|(at, was)| (Some(was), at, None));
+    after.into_iter().chain(gone).map(|(was, at, is)| (at, was, is))
+}
+
 /// Where an instance can be reached, each address once.
 fn spots(instance: &Instance) -> Vec<(Arc<str>, Arc<[Endpoint]>)> {
     let mut seen = BTreeSet::new();
@@ -577,21 +587,16 @@ fn of_interfaces(
     claims.collect()
 }
 
-/// Where an application offers something.
-fn place(endpoint: Option<&Endpoint>, application: Option<&str>) -> Option<Arc<str>> {
-    Some(format!("{}\0{}", endpoint?.host, application?).into())
-}
-
 fn keys_of_interfaces(
     key: &ClaimKey,
     spots: &[(Arc<str>, Arc<[Endpoint]>)],
     interfaces: &[Interface],
 ) -> Vec<ClaimKey> {
-    let at = |(service, rank): &Interface, address: &Arc<str>| ClaimKey {
+    let at = |(service, root): &Interface, address: &Arc<str>| ClaimKey {
         service: service.clone(),
         address: address.clone(),
         variant: None,
-        rank: *rank,
+        rank: Rank { root: *root, is_application: true },
         ..key.clone()
     };
     interfaces.iter().flat_map(|it| spots.iter().map(move |(address, _)| at(it, address))).collect()
@@ -720,16 +725,37 @@ impl Registrations {
         first.filter(|(of, name, ..)| of == application && name == interface).map(|(_, _, rank, _)| *rank)
     }
 
-    /// Whether a node below the root of this rank registers an address of a service, or an application there or earlier.
-    pub(super) fn is_claimed(&self, service: &Arc<str>, address: &Arc<str>, rank: usize) -> bool {
-        self.claims.has(service, address, rank)
+    pub(super) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Takes in what is held now, or no longer; returns how what nodes register is listed otherwise, before and after.
+    pub(super) fn hold(&mut self, shifts: &[Shift]) -> Vec<ListedChange> {
+        let affected = |Shift { service, vanished, .. }: &Shift| self.claims.affected_by_hold(service, vanished);
+        let slots: BTreeSet<_> = shifts.iter().flat_map(affected).collect();
+        let before = self.listed(&slots);
+        for Shift { service, vanished, is_held } in shifts {
+            self.claims.hold(service, vanished, *is_held);
+        }
+        let changes: Vec<_> = changes(before, self.listed(&slots)).collect();
+        for ((service, _), was, is) in &changes {
+            self.count(service, was.as_ref(), is.as_ref());
+        }
+        changes
+    }
+
+    /// Counts how what is listed of an instance changes.
+    fn count(&mut self, service: &Arc<str>, was: Option<&Listed>, is: Option<&Listed>) {
+        let [from, to] = [was, is].map(|it| it.map(|it| it.rank));
+        if from != to {
+            from.into_iter().for_each(|rank| self.ranks.remove(service, rank));
+            to.into_iter().for_each(|rank| self.ranks.add(service, rank));
+        }
     }
 
     /// What nodes register as a variant of a service at an address.
     pub(super) fn registered(&self, service: &Arc<str>, address: &str, variant: &str) -> Option<Listed> {
-        let (node, created) = (NodePath::root(), Reverse(i64::MAX));
-        let (service, address, variant) = (service.clone(), address.into(), Some(variant.into()));
-        let slot = ClaimKey { service, address, variant, rank: 0, is_idle: false, created, node };
+        let slot = ClaimKey::first(service.clone(), address.into(), Some(variant.into()));
         match self.claims.listed(&slot) {
             // An instance of which no variant is known has the id of the one without a name.
             None if slot.variant.as_deref() == Some("") => self.claims.listed(&slot.unnamed()),
@@ -737,13 +763,8 @@ impl Registrations {
         }
     }
 
-    /// What nodes register at an address of a service without a variant.
-    pub(super) fn unnamed(&self, service: &Arc<str>, address: &str) -> Option<Listed> {
-        self.registered(service, address, "").filter(|listed| listed.is_unnamed)
-    }
-
-    /// About how many instances of a service, as nodes register them, the root of this rank decides.
-    pub(super) fn count_of_rank(&self, service: &Arc<str>, rank: usize) -> usize {
+    /// About how many instances of a service, as nodes register them, have this rank.
+    pub(super) fn count_of_rank(&self, service: &Arc<str>, rank: Rank) -> usize {
         self.ranks.count(service, rank)
     }
 
@@ -763,7 +784,7 @@ impl Registrations {
     }
 
     /// The listings of these slots, by service and id.
-    fn listed(&self, slots: &BTreeSet<ClaimKey>) -> BTreeMap<(Arc<str>, Arc<str>), Listed> {
+    fn listed(&self, slots: &BTreeSet<ClaimKey>) -> BTreeMap<ListedKey, Listed> {
         let listed = slots.iter().filter_map(|slot| {
             let listed = self.claims.listed(slot)?;
             Some(((slot.service.clone(), listed.provider.id.clone()), listed))
@@ -914,16 +935,13 @@ impl<'a> Reader<'a> {
         Registered { mut instance, variant, by_rules, fault }: Registered,
     ) -> Result<Found, Undecodable> {
         let first = instance.endpoints.first().ok_or(Undecodable::NoHost)?;
-        let place = match config.format {
-            Format::Dubbo => place(Some(first), instance.metadatum("application").and_then(Value::as_str)),
-            _ => None,
-        };
-        let (service, address, rank) = (instance.service.clone(), first.address().into(), config.rank);
+        let (service, address, rank) = (instance.service.clone(), first.address().into(), Rank::of_root(config.rank));
         let variant = if variant.is_empty() { self.no_variant.clone() } else { variant.into() };
         let (is_idle, variant, created) = (Claim::is_idle(&instance), Some(variant), Reverse(node.stat.czxid));
         let key = ClaimKey { service, address, variant, rank, is_idle, created, node: path.clone() };
         let charge = Charge::of(&instance, by_rules);
         instance.provenance = self.provenance(config, &key);
+        let place = place_of(&instance);
         let claim = Claim { instances: [instance].into(), place, rank };
         Ok(Found { key, claim, alone: None, charge, fault: fault.map(Arc::new) })
     }
@@ -1074,7 +1092,7 @@ mod tests {
 
     /// What a node may register, at one of three addresses.
     fn claim(random: &mut fastrand::Rng, node: usize) -> (ClaimKey, Claim) {
-        let (service, rank): (Arc<str>, _) = (["a", "b"][random.usize(..2)].into(), random.usize(..2));
+        let (service, root): (Arc<str>, _) = (["a", "b"][random.usize(..2)].into(), random.usize(..2));
         let place = random.choice([None, Some("p"), Some("q")]).flatten().map(Arc::from);
         let variant = random.choice([None, Some(""), Some("v")]).flatten();
         let port = random.u16(1..=3);
@@ -1100,6 +1118,7 @@ mod tests {
             held: None,
         };
         let (variant, is_idle) = (variant.map(Arc::from), Claim::is_idle(&instance));
+        let rank = Rank { root, is_application: variant.is_none() };
         let key = ClaimKey { service, address, variant, rank, is_idle, created: Reverse(random.i64(..2)), node };
         (key, Claim { instances: [instance].into(), place, rank })
     }
