@@ -84,6 +84,7 @@ impl House {
                 instance: Instance::at(service, address(id)),
                 variant: "".into(),
                 rank: rank(id),
+                mapped_by: None,
                 is_lost,
             });
             let vanished: Vec<_> = vanished.collect();
@@ -309,7 +310,7 @@ fn what_has_no_port_is_probed_by_nobody_and_ends_with_its_time() {
         let endpoint = crate::model::Endpoint { port: 0, ..instance.endpoints[0].clone() };
         instance.endpoints = [endpoint].into();
         let (id, version, variant) = (id.into(), Version::new(1, 0, 0), "".into());
-        Vanished { id, version, instance, variant, rank: Rank::of_root(0), is_lost: false }
+        Vanished { id, version, instance, variant, rank: Rank::of_root(0), mapped_by: None, is_lost: false }
     };
     let vanished = ids(0..5).iter().map(|id| no_port(id)).collect();
     let observed = Observed { vanished, ..Observed::default() };
@@ -395,6 +396,7 @@ fn how_long_names_are_makes_no_difference_to_what_is_remembered_of_them() {
         instance: Instance::at("web", &long),
         variant: "".into(),
         rank: Rank::of_root(0),
+        mapped_by: None,
         is_lost: false,
     };
     let gone = vec![Effect { service: name.clone(), version: Version::new(1, 0, 0), id: name.clone(), instance: None }];
@@ -765,7 +767,7 @@ fn no_root_takes_the_room_of_another_and_what_is_not_held_for_lack_of_it_is_name
     let fat = |id: &String| {
         let instance = Instance { metadata: metadata.clone(), ..Instance::at("junk", id) };
         let (id, version, variant) = (id.as_str().into(), Version::new(1, 0, 0), "".into());
-        Vanished { id, version, instance, variant, rank: Rank::of_root(1), is_lost: true }
+        Vanished { id, version, instance, variant, rank: Rank::of_root(1), mapped_by: None, is_lost: true }
     };
     let mut fed = house();
     for number in 0..30 {
@@ -856,7 +858,15 @@ fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
         let vanished = |number: usize| {
             let id = format!("10.{}.{}.1:80", number / 100, number % 100);
             let (version, instance) = (Version::new(1, 0, 0), Instance::at("web", &id));
-            Vanished { id: id.into(), version, instance, variant: "".into(), rank: Rank::of_root(0), is_lost: false }
+            Vanished {
+                id: id.into(),
+                version,
+                instance,
+                variant: "".into(),
+                rank: Rank::of_root(0),
+                mapped_by: None,
+                is_lost: false,
+            }
         };
         let (mut guard, now) = (Guard::new(Config::default(), 1, Moment::default()), Now::read());
         let mut go = |numbers: std::ops::Range<usize>| {

@@ -101,8 +101,9 @@ impl PartialEq for Entry {
 
 impl Entry {
     fn new(Departed { vanished, at, .. }: Departed, before: usize, config: &Config) -> Self {
-        let (variant, before) = (vanished.variant.clone(), Some(before));
-        let held = Held { since: at.wall, variant, before, ..Held::default() };
+        let Vanished { variant, mapped_by, .. } = &*vanished;
+        let (variant, mapped_by, before) = (variant.clone(), mapped_by.clone(), Some(before));
+        let held = Held { since: at.wall, variant, mapped_by, before, ..Held::default() };
         let (target, bytes) = (Target::of(&vanished.instance), vanished.size());
         let (vanished_at, expires) = (Some(at.moment), at.moment);
         Self { target, bytes, held, vanished_at, expires, doubted: None, vanished }.until(at, config.max_hold)
@@ -386,9 +387,9 @@ impl Watched {
         if left.is_zero() {
             return None;
         }
-        let (version, variant) = (instance.version.clone(), held.variant.clone());
+        let (version, variant, mapped_by) = (instance.version.clone(), held.variant.clone(), held.mapped_by.clone());
         let instance = Instance { held: None, ..instance };
-        let vanished = Vanished { id, version, instance, variant, rank, is_lost: false };
+        let vanished = Vanished { id, version, instance, variant, rank, mapped_by, is_lost: false };
         let losses = self.losses.entry(rank).or_default();
         // An earlier version did not write it down.
         let before = held.before.unwrap_or(losses.held + 1);

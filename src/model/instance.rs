@@ -111,6 +111,9 @@ pub struct Held {
     /// What distinguished it from others at its address, so that it is recognized after a restart.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub variant: Box<str>,
+    /// The root that decided about an application as an interface, since it maps that; None: that of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_by: Option<Box<str>>,
     /// How many the service had before the loss; None: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<usize>,

@@ -98,7 +98,8 @@ impl Directory {
                 let claims = self.registrations.claims();
                 let has_changed = claims.has_in_place_of(&service, &address, &it.variant, it.rank);
                 if is_guarded(feeds, &it.instance) && !has_changed {
-                    vanished.push(Vanished { is_lost: is_lost(&it), ..it });
+                    let (is_lost, mapped_by) = (is_lost(&it), mapped_by(feeds, &it));
+                    vanished.push(Vanished { is_lost, mapped_by, ..it });
                 } else {
                     of_rank.moved += 1;
                     self.give_up(&it.id, &service, &it.version);
@@ -179,7 +180,7 @@ impl Directory {
         let config = config_of(feeds, &instance).filter(|config| config.guard && is_named(feeds, config, &instance));
         let Some(config) = config else { return };
         let registered = self.registrations.registered(&instance.service, &address, &held.variant);
-        let root = config.rank.max(self.rank_of_mapping(feeds, config, &instance));
+        let root = config.rank.max(self.root_of_mapping(feeds, config, &instance));
         let rank = Rank { root, is_application: application_of(config, &instance).is_some() };
         if registered.is_some_and(|it| it.rank.root <= root)
             || self.registrations.claims().has_in_place_of(&instance.service, &address, &held.variant, rank)
@@ -232,9 +233,15 @@ impl Directory {
         }
     }
 
-    /// The lowest rank of a root that maps the interface as which an application is listed, or may have done so.
-    fn rank_of_mapping(&self, feeds: &[Arc<Feed>], config: &Config, instance: &Instance) -> usize {
+    /// The rank of the root that mapped the interface as which an application was held; where that was not written, of
+    /// the first that maps it, or may have done so.
+    fn root_of_mapping(&self, feeds: &[Arc<Feed>], config: &Config, instance: &Instance) -> usize {
         let Some(application) = application_of(config, instance) else { return 0 };
+        if let Some(root) = instance.held.as_deref().and_then(|held| held.mapped_by.as_deref()) {
+            let by = mapping(feeds, instance).find(|it| it.root.as_str() == root);
+            // If it is configured no more, it is of the last.
+            return by.map(|it| it.rank).or_else(|| mapping(feeds, instance).map(|it| it.rank).max()).unwrap_or(0);
+        }
         let mapped = self.registrations.offered_by(&application.into(), &instance.service);
         mapped.or_else(|| mapping(feeds, instance).map(|it| it.rank).min()).unwrap_or(0)
     }
@@ -263,12 +270,20 @@ fn gone(Listed { version, provider, rank }: Listed) -> Option<Gone> {
     let (id, instance) = (provider.id, provider.instances.first()?.clone());
     let address = instance.endpoints.first().map(Endpoint::address).unwrap_or_default();
     let variant = variant(&id, &address).into();
-    Some((Vanished { id, version, instance, variant, rank, is_lost: false }, address.into()))
+    Some((Vanished { id, version, instance, variant, rank, mapped_by: None, is_lost: false }, address.into()))
 }
 
 /// Which variant at its address an instance is, by its id.
 fn variant<'i>(id: &'i str, address: &str) -> &'i str {
     id.strip_prefix(NODE_MARK).and_then(|id| id.strip_prefix(address)).unwrap_or_default()
+}
+
+/// The root that decides about an application as an interface, if that is one that maps it.
+fn mapped_by(feeds: &[Arc<Feed>], vanished: &Vanished) -> Option<Box<str>> {
+    let Vanished { rank, instance, .. } = vanished;
+    let own = config_of(feeds, instance).filter(|own| rank.is_application && own.rank != rank.root)?;
+    let by = mapping(feeds, instance).find(|it| it.rank == rank.root && it.root != own.root)?;
+    Some(by.root.as_str().into())
 }
 
 /// Whether the guard protects an instance, by where it is registered.

@@ -172,6 +172,46 @@ fn what_names_allow_no_longer_is_not_held_again() {
 }
 
 #[test]
+fn what_a_later_root_mapped_is_held_again_for_that_root() {
+    let services = || {
+        let roots = [("/dubbo", Format::Dubbo), ("/services", Format::DubboApplication), ("/x", Format::Dubbo)];
+        let of = |(rank, (root, format)): (usize, (&str, Format))| format::Config {
+            root: path(root),
+            format,
+            rank,
+            ..format::Config::default()
+        };
+        vec![feeds("cluster").remove(0).with_services(roots.into_iter().enumerate().map(of).collect())]
+    };
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(services());
+    open.sync();
+    let application = |number: usize| {
+        let endpoints = r#"[{\"port\":80,\"protocol\":\"dubbo\"}]"#;
+        let metadata = format!(r#"{{"dubbo.endpoints":"{endpoints}","dubbo.metadata.revision":"a"}}"#);
+        let data = format!(r#"{{"address":"10.0.0.{number}","payload":{{"metadata":{metadata}}}}}"#);
+        put(&format!("/services/shop/{number}"), &data)
+    };
+    let mappings = [put("/dubbo/mapping/own", "shop"), put("/x/mapping/theirs", "shop")];
+    open.publish((1..=8).map(application).chain(mappings).collect());
+    let nodes = (1..=8).map(|number| format!("/services/shop/{number}"));
+    let nodes = nodes.chain(["/dubbo/mapping/own", "/x/mapping/theirs"].map(str::to_owned));
+    open.publish(nodes.map(|node| Change::Delete(path(&node))).collect());
+    let ranks = |open: &Open| {
+        let snapshot = open.store.snapshot();
+        let directory = snapshot.directory();
+        ["own", "theirs"].map(|service| {
+            let ranks = directory.instances(service).map(|(id, _)| directory.guard().rank_of_held(service, id));
+            ranks.map(|rank| rank.expect("it is held").root).collect::<Vec<_>>()
+        })
+    };
+    let before = ranks(&open);
+    assert_eq!(before, [vec![1; 8], vec![2; 8]]);
+    drop(open);
+    assert_eq!(ranks(&fixture.open_as(services())), before);
+}
+
+#[test]
 fn a_number_in_the_file_makes_nobody_look_for_more_than_there_can_be() {
     let fixture = SharedFileFixture::new();
     let mut open = fixture.open_as(with_services());
