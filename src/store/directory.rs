@@ -3,6 +3,7 @@
 mod claims;
 mod guarded;
 mod ledger;
+mod mappings;
 mod ranks;
 mod registrations;
 mod root_names;

@@ -242,7 +242,7 @@ impl Directory {
             // If it is configured no more, it is of the last.
             return by.map(|it| it.rank).or_else(|| mapping(feeds, instance).map(|it| it.rank).max()).unwrap_or(0);
         }
-        let mapped = self.registrations.offered_by(&application.into(), &instance.service);
+        let mapped = self.registrations.mappings().first(&application.into(), &instance.service);
         mapped.or_else(|| mapping(feeds, instance).map(|it| it.rank).min()).unwrap_or(0)
     }
 

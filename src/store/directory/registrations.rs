@@ -12,6 +12,7 @@ use semver::Version;
 use super::claims::{Claim, ClaimKey, Claims, Listed, place, place_of};
 use super::guarded::Change;
 use super::ledger::{Charge, InstanceLimits, Ledger, Root};
+use super::mappings::{Interface, Mappings};
 use super::ranks::Ranks;
 use super::root_names::RootNames;
 use super::{Directory, ReportedBy};
@@ -30,8 +31,7 @@ const MAX_BYTES_OF_RULES: usize = 256 << 10;
 /// Of how many bytes of documents the rules are kept while nodes are decoded.
 const MAX_BYTES_OF_DOCUMENTS: usize = 4 << 20;
 
-/// The most interfaces of an application that does not list them itself; also how many one node may count as.
-const MAX_INTERFACES: usize = 1_024;
+/// As how many instances of interfaces one node may count.
 const MAX_OF_INTERFACES: usize = 1_024;
 
 /// The path of a node is in the shared file with each of these; each further such length counts as another one.
@@ -56,8 +56,7 @@ type Faults = OrdMap<NodePath, Arc<Undecodable>>;
 pub(super) struct Registrations {
     nodes: OrdMap<NodePath, Registration>,
     claims: Claims,
-    /// An application, an interface that it offers, the rank of a root below which a node says so, and that node.
-    interfaces: OrdSet<(Arc<str>, Arc<str>, usize, NodePath)>,
+    mappings: Mappings,
     /// A document of an application, and a node that it may change.
     of_applications: OrdSet<(NodePath, NodePath)>,
     ledger: Ledger,
@@ -85,14 +84,12 @@ struct InstanceNode {
     key: ClaimKey,
     /// The interfaces of its application as which it is listed at each of its endpoints, in order.
     interfaces: Arc<[Interface]>,
+    /// What its own root is charged for, and as how many instances each interface counts.
     charge: Charge,
+    each: usize,
     /// Why it is not listed as all interfaces that its application offers, or not all rules are applied.
     fault: Option<Arc<Undecodable>>,
 }
-
-/// An interface that an application offers, and the rank of the root that decides about it: the later one of that of
-/// the application, and the first of those that say so.
-type Interface = (Arc<str>, usize);
 
 /// The service and the id of something listed.
 pub(super) type ListedKey = (Arc<str>, Arc<str>);
@@ -125,6 +122,8 @@ struct Reader<'a> {
     by: ReportedBy,
     configs: &'a [Config],
     ranks: BTreeSet<usize>,
+    /// How many roots share the room of interfaces: its own, and those that map applications below these.
+    sharers: usize,
     limits: InstanceLimits,
     nodes: &'a Nodes,
     /// The names of services that there were not yet.
@@ -193,7 +192,7 @@ impl Directory {
         for other in (0..feeds.len()).filter(|_| !offers.is_empty()) {
             let mut reader = Reader::new(feeds, other, revision, nodes);
             let before = self.registrations.ledger.clone();
-            self.offer(&reader, &offers);
+            self.offer(&mut reader, &offers);
             if other != feed {
                 self.read_beyond(&mut reader, &before);
             }
@@ -290,7 +289,7 @@ impl Directory {
     }
 
     /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not.
-    fn offer(&mut self, reader: &Reader<'_>, offers: &Offers) {
+    fn offer(&mut self, reader: &mut Reader<'_>, offers: &Offers) {
         let configs = reader.configs.iter().enumerate();
         for (number, config) in configs.filter(|(_, config)| config.format == Format::DubboApplication) {
             for (application, interfaces) in offers {
@@ -303,7 +302,7 @@ impl Directory {
                 });
                 let of_application = nodes.filter(|(_, node)| node.key.service == *application);
                 let of_application: Vec<_> = of_application.collect();
-                let rank = |it: &Arc<str>| Some(self.registrations.offered_by(application, it)?.max(config.rank));
+                let rank = |it: &Arc<str>| Some(self.registrations.mappings.first(application, it)?.max(config.rank));
                 let offered: BTreeMap<_, _> = interfaces.iter().map(|it| (it.clone(), rank(it))).collect();
                 for (path, node) in of_application {
                     self.offer_at(reader, number, path, &node, &offered);
@@ -315,7 +314,7 @@ impl Directory {
     /// The same for one node, with the rank of each interface now; None: it is not offered.
     fn offer_at(
         &mut self,
-        reader: &Reader<'_>,
+        reader: &mut Reader<'_>,
         number: usize,
         path: NodePath,
         node: &InstanceNode,
@@ -331,25 +330,22 @@ impl Directory {
         let (gone, mut stay): (Vec<_>, Vec<_>) = node.interfaces.iter().cloned().partition(is_gone);
         let spots = spots(&own);
         let each = charge_of_interface(&spots, &path);
-        let mut room = reader.room(&registrations.ledger, number).of_interfaces;
-        room += gone.len() * each;
-        let (mut come, mut fault) = (Vec::new(), node.fault.clone());
-        for interface in offered.iter().filter_map(|(name, rank)| Some((name.clone(), (*rank)?))) {
-            if node.interfaces.binary_search(&interface).is_ok() {
-                continue;
-            }
-            let count = stay.len() + come.len() + 1;
-            if count * each > MAX_OF_INTERFACES {
-                fault = Some(Undecodable::TooManyOfNode.into());
-                break;
-            }
-            let Some(left) = room.checked_sub(each) else {
-                fault = Some(Undecodable::TooManyOfInterfaces.into());
-                break;
-            };
-            room = left;
-            come.push(interface);
+        let offered = offered.iter().filter_map(|(name, rank)| Some((name.clone(), (*rank)?)));
+        let new: Vec<_> = offered.filter(|it| node.interfaces.binary_search(it).is_err()).collect();
+        let last = stay.iter().map(|(_, rank)| *rank).max();
+        let is_before_others = new.iter().any(|(_, rank)| last.is_some_and(|last| *rank < last));
+        // Without what goes, and with what stays.
+        let mut ledger = registrations.ledger.clone();
+        node.charges(root).for_each(|(root, charge)| ledger.release(root, charge));
+        let left = InstanceNode { interfaces: stay.clone().into(), ..node.clone() };
+        left.charges(root).for_each(|(root, charge)| ledger.charge(root, charge));
+        let (come, why) = reader.admitted(&ledger, new, each, stay.len());
+        if why.is_some() && is_before_others {
+            // It takes the place of one of a later root.
+            self.read(reader, number, &path, false, None);
+            return;
         }
+        let fault = why.map(Arc::new).or_else(|| node.fault.clone());
         if gone.is_empty() && come.is_empty() && fault == node.fault {
             return;
         }
@@ -362,11 +358,10 @@ impl Directory {
         let old = keys_of_interfaces(&node.key, &spots, &gone);
         stay.extend(come);
         stay.sort_unstable();
-        let charge = Charge { of_interfaces: stay.len() * each, ..node.charge };
-        registrations.ledger.release(root, node.charge);
-        registrations.ledger.charge(root, charge);
-        let node = InstanceNode { key: node.key.clone(), interfaces: stay.into(), charge, fault };
-        registrations.set(config, &path, Some(Registration::Instance(node.into())));
+        let changed = InstanceNode { interfaces: stay.into(), each, fault, ..node.clone() };
+        node.charges(root).for_each(|(root, charge)| registrations.ledger.release(root, charge));
+        changed.charges(root).for_each(|(root, charge)| registrations.ledger.charge(root, charge));
+        registrations.set(config, &path, Some(Registration::Instance(changed.into())));
         self.replace(old, new, None);
     }
 
@@ -399,7 +394,7 @@ impl Directory {
             _ => None,
         };
         if let Some(node) = &old {
-            self.registrations.ledger.release(root, node.charge);
+            node.charges(root).for_each(|(root, charge)| self.registrations.ledger.release(root, charge));
         }
         if !self.registrations.beyond.is_empty() {
             self.registrations.beyond.remove(&(root, path.clone()));
@@ -419,7 +414,7 @@ impl Directory {
         let read = found.and_then(|found| found.map(&mut claims).transpose());
         let (new, registration) = match read {
             Ok(Some((claims, node))) => {
-                self.registrations.ledger.charge(root, node.charge);
+                node.charges(root).for_each(|(root, charge)| self.registrations.ledger.charge(root, charge));
                 let service = &node.key.service;
                 if self.registrations.root_names.is_second(service, config.rank) {
                     tracing::warn!(%service, %path, "a second root begins to offer a service; see `names` of `[[services]]`");
@@ -488,7 +483,7 @@ impl Directory {
         reader: &Reader<'_>,
         config: &Config,
         path: &NodePath,
-        Found { key, claim: mut own, mut charge, mut fault, .. }: Found,
+        Found { key, claim: mut own, charge, mut fault, .. }: Found,
         room: Charge,
         is_known: bool,
     ) -> Result<(Vec<(ClaimKey, Claim)>, InstanceNode), Undecodable> {
@@ -501,20 +496,16 @@ impl Directory {
         let Some(instance) = own.instances.first() else { return Err(Undecodable::NoHost) };
         let mut interfaces = Vec::new();
         if config.format == Format::DubboApplication {
-            interfaces = self.registrations.interfaces_of(&instance.service, config.rank);
+            interfaces = self.registrations.mappings.of(&instance.service, config.rank);
         }
         let spots = if interfaces.is_empty() { Vec::new() } else { spots(instance) };
         let each = charge_of_interface(&spots, path);
-        for (most, why) in [
-            (MAX_OF_INTERFACES / each, Undecodable::TooManyOfNode),
-            (room.of_interfaces / each, Undecodable::TooManyOfInterfaces),
-        ] {
-            if interfaces.len() > most {
-                interfaces.truncate(most);
-                fault = Some(why.into());
-            }
+        if !interfaces.is_empty() {
+            let (admitted, why) = reader.admitted(&self.registrations.ledger, interfaces, each, 0);
+            interfaces = admitted;
+            interfaces.sort_unstable();
+            fault = why.map(Arc::new).or(fault);
         }
-        charge.of_interfaces = interfaces.len() * each;
         let new = of_interfaces(reader, config, &key, instance, &spots, &interfaces);
         let known = |(key, claim)| {
             let claim = self.registrations.known(&key, claim);
@@ -524,7 +515,7 @@ impl Directory {
         claims.push((key.clone(), own));
         claims.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let interfaces = if interfaces.is_empty() { Arc::default() } else { interfaces.into() };
-        Ok((claims, InstanceNode { key, interfaces, charge, fault }))
+        Ok((claims, InstanceNode { key, interfaces, charge, each, fault }))
     }
 }
 
@@ -694,10 +685,10 @@ impl Registrations {
         let names = read.as_ref().ok().and_then(Option::as_ref).into_iter().flatten();
         let new: BTreeSet<Arc<str>> = names.map(|name| Arc::from(*name)).collect();
         for name in old.difference(&new) {
-            self.interfaces.remove(&(name.clone(), interface.clone(), config.rank, path.clone()));
+            self.mappings.remove(name, interface, config.rank, path);
         }
         for name in new.difference(&old) {
-            self.interfaces.insert((name.clone(), interface.clone(), config.rank, path.clone()));
+            self.mappings.insert(name, interface, config.rank, path);
         }
         let registration = match read {
             Err(why) => Some(Registration::Undecodable(why.into())),
@@ -708,21 +699,8 @@ impl Registrations {
         old.symmetric_difference(&new).cloned().collect()
     }
 
-    /// The first interfaces that an application below the root of this rank offers.
-    fn interfaces_of(&self, application: &Arc<str>, own: usize) -> Vec<Interface> {
-        let from = (application.clone(), "".into(), 0, NodePath::root());
-        let of = self.interfaces.range(from..).take_while(|(name, ..)| name == application);
-        let of = of.map(|(_, interface, rank, _)| (interface.clone(), own.max(*rank)));
-        let mut interfaces: Vec<_> = of.take(MAX_INTERFACES + 1).collect();
-        interfaces.dedup_by(|(later, _), (first, _)| later == first);
-        interfaces
-    }
-
-    /// The lowest rank of a root that says that an application offers an interface; None: none does.
-    pub(super) fn offered_by(&self, application: &Arc<str>, interface: &Arc<str>) -> Option<usize> {
-        let from = (application.clone(), interface.clone(), 0, NodePath::root());
-        let first = self.interfaces.range(from..).next();
-        first.filter(|(of, name, ..)| of == application && name == interface).map(|(_, _, rank, _)| *rank)
+    pub(super) fn mappings(&self) -> &Mappings {
+        &self.mappings
     }
 
     pub(super) fn claims(&self) -> &Claims {
@@ -804,6 +782,18 @@ impl Registrations {
     }
 }
 
+impl InstanceNode {
+    /// What it takes of the room of each root: its own, and those that decide about its interfaces.
+    fn charges(&self, root: Root) -> impl Iterator<Item = (Root, Charge)> {
+        let mut by_rank: BTreeMap<usize, usize> = BTreeMap::new();
+        for (_, rank) in &*self.interfaces {
+            *by_rank.entry(*rank).or_default() += self.each;
+        }
+        let of = move |(rank, of_interfaces)| ((root.0, rank), Charge { of_interfaces, ..Charge::default() });
+        std::iter::once((root, self.charge)).chain(by_rank.into_iter().map(of))
+    }
+}
+
 impl<'a> Reader<'a> {
     fn new(feeds: &'a [Arc<Feed>], number: usize, revision: Revision, nodes: &'a Nodes) -> Self {
         let feed = &feeds[number];
@@ -816,6 +806,7 @@ impl<'a> Reader<'a> {
             by,
             configs,
             ranks: configs.iter().map(|config| config.rank).collect(),
+            sharers: sharers(feeds, configs),
             limits,
             nodes,
             names,
@@ -833,6 +824,36 @@ impl<'a> Reader<'a> {
     /// How much more there is room for below the root of this number.
     fn room(&self, ledger: &Ledger, number: usize) -> Charge {
         ledger.room(self.root(number), self.ranks.len(), self.limits)
+    }
+
+    /// Those of some interfaces, the first roots' first, as which a node may be listed besides this many, of which each
+    /// counts as so many instances; and why it may not be as others.
+    fn admitted(
+        &self,
+        ledger: &Ledger,
+        mut interfaces: Vec<Interface>,
+        each: usize,
+        besides: usize,
+    ) -> (Vec<Interface>, Option<Undecodable>) {
+        interfaces.sort_by_key(|(_, rank)| *rank);
+        let (mut admitted, mut rooms, mut why) = (Vec::new(), BTreeMap::new(), None);
+        let most = (MAX_OF_INTERFACES / each).saturating_sub(besides);
+        if interfaces.len() > most {
+            interfaces.truncate(most);
+            why = Some(Undecodable::TooManyOfNode);
+        }
+        for (interface, rank) in interfaces {
+            let room = || ledger.room((self.by.feed, rank), self.sharers, self.limits).of_interfaces;
+            let room: &mut usize = rooms.entry(rank).or_insert_with(room);
+            match room.checked_sub(each) {
+                Some(left) => {
+                    *room = left;
+                    admitted.push((interface, rank));
+                }
+                None => why = Some(Undecodable::TooManyOfInterfaces),
+            }
+        }
+        (admitted, why)
     }
 
     fn root(&self, number: usize) -> Root {
@@ -1003,6 +1024,16 @@ impl<'a> Reader<'a> {
         self.latest = Some((scope, rules.clone()));
         rules
     }
+}
+
+/// How many roots share the room of the interfaces of applications below some roots: these, and the later ones that map
+/// them.
+fn sharers(feeds: &[Arc<Feed>], configs: &[Config]) -> usize {
+    let mut sharers: BTreeSet<usize> = configs.iter().map(|config| config.rank).collect();
+    let mapping = feeds.iter().flat_map(|feed| feed.services()).filter(|it| it.format == Format::Dubbo);
+    let applications = || configs.iter().filter(|config| config.format == Format::DubboApplication);
+    sharers.extend(mapping.flat_map(|it| applications().map(move |of| of.rank.max(it.rank))));
+    sharers.len()
 }
 
 /// Whether there may be documents below a root.

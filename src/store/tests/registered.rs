@@ -287,6 +287,42 @@ fn no_mapping_takes_the_room_of_an_instance_and_room_that_comes_is_used() {
 }
 
 #[test]
+fn no_mapping_below_a_later_root_takes_the_place_of_one_below_an_earlier_one_in_any_order() {
+    let roots = || {
+        let formats = [("/dubbo", Format::Dubbo), ("/services", Format::DubboApplication), ("/x", Format::Dubbo)];
+        ranked(formats.map(|(root, format)| services(root, format)).into())
+    };
+    let few = Config { max_instances: 12, ..Config::default() };
+    // Of those of one node, and of the limit.
+    for (bounds, theirs, room) in [(Config::default(), 1_100, 1_023), (few, 50, 8)] {
+        let batches = [
+            (0..theirs).map(|number| put(&format!("/x/mapping/a{number:04}"), "shop")).collect::<Vec<_>>(),
+            vec![put("/dubbo/mapping/own", "shop")],
+            vec![put("/services/shop/x", APPLICATION)],
+        ];
+        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        let orders = orders.map(|order| order.map(|number| batches[number].clone()).to_vec());
+        let mappings_at_once = vec![batches[2].clone(), [batches[0].clone(), batches[1].clone()].concat()];
+        for (number, order) in orders.into_iter().chain([mappings_at_once]).enumerate() {
+            let (store, publisher) = house_of(&bounds, roots());
+            for batch in order {
+                publisher.publish(batch);
+            }
+            let count = || {
+                let snapshot = store.snapshot();
+                snapshot.directory().services(None).filter(|(name, _)| name.starts_with('a')).count()
+            };
+            assert_eq!((instances(&store, "own").len(), count()), (1, room), "{number}");
+            publisher.publish(vec![delete("/dubbo/mapping/own"), put("/dubbo/mapping/a0000", "shop")]);
+            publisher.publish(vec![put("/dubbo/mapping/own", "shop")]);
+            assert_eq!((instances(&store, "own").len(), instances(&store, "a0000").len()), (1, 1), "{number}");
+            publisher.publish(vec![delete("/services/shop/x")]);
+            assert_eq!((instances(&store, "own").len(), count()), (0, 0), "{number}");
+        }
+    }
+}
+
+#[test]
 fn no_configurator_takes_the_room_of_an_instance() {
     let bounds = Config { max_instance_bytes: bytesize::ByteSize::kib(12), ..Config::default() };
     let (store, publisher) = house_of(&bounds, vec![services("/dubbo", Format::Dubbo)]);
