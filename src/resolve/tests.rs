@@ -345,10 +345,10 @@ fn what_php_computes_is_computed_here() {
     let all = |of: &serde_json::Value| of.as_array().expect("a list").clone();
     let text = |of: &serde_json::Value| of.as_str().expect("a text").to_owned();
     for vector in all(&vectors["hashes"]) {
-        assert_eq!(key_hash(&text(&vector["text"])), vector["hash"], "{vector}");
+        assert_eq!(key_hash(text(&vector["text"])), vector["hash"], "{vector}");
     }
     for vector in all(&vectors["draws"]) {
-        let drawn = rendezvous::draw(key_hash(&text(&vector["key"])), key_hash(&text(&vector["address"])));
+        let drawn = rendezvous::draw(key_hash(text(&vector["key"])), key_hash(text(&vector["address"])));
         assert_eq!(
             (drawn.into(), rendezvous::distance(drawn).into()),
             (vector["draw"].clone(), vector["distance"].clone())

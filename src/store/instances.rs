@@ -172,7 +172,7 @@ impl Total {
 impl Provider {
     pub(super) fn new(id: Arc<str>, instances: Arc<[Instance]>) -> Self {
         let weight = instances.first().filter(|first| first.takes_calls()).map_or(0, |it| it.weight);
-        let address_hash = key_hash(&instances.first().map(Instance::address).unwrap_or_default());
+        let address_hash = key_hash(instances.first().map(Instance::address).unwrap_or_default());
         let warm_up = instances.first().and_then(Instance::warm_up);
         Self { id, instances, weight, address_hash, warm_up }
     }

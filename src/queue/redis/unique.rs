@@ -21,9 +21,11 @@ static SEEK: LazyLock<Script> = LazyLock::new(|| {
             local of, text = string.match(redis.call('HGET', p .. 'roster:unique:' .. q, ARGV[number]) or '', '^(%d+) (.*)$')
             if of then wanted[text] = of end
         end
+        local before = looked
         looked = math.max(looked - 100, 0)
         local reply, to, bytes = {0}, looked + 5000, 8388608
-        while looked < to and bytes > 0 do
+        -- It comes further each time, however large the elements are.
+        while looked < to and (bytes > 0 or looked <= before) do
             local items = redis.pcall('LRANGE', p .. 'queue:' .. q, -looked - 50, -looked - 1)
             if #items == 0 then
                 looked = -1
@@ -101,7 +103,7 @@ impl Redis {
     /// Which of those who are said to have these keys of a queue wait in it.
     async fn found(&self, queue: &str, keys: &HashMap<String, JobId>) -> Result<HashSet<JobId>, Failed> {
         let (mut looked, mut found) = (0, HashSet::new());
-        while looked >= 0 && found.len() < keys.len() {
+        while looked >= 0 && !keys.values().all(|id| found.contains(id)) {
             let arguments = Arguments::new(&self.keys.0).text(queue).number(looked as u64).texts(keys.keys());
             let reply: Vec<i64> = self.link.run(&SEEK, arguments).await?;
             looked = reply.first().copied().unwrap_or(-1);
