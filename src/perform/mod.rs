@@ -36,6 +36,9 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often it is passed on at most how far a job is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A process says of all its queues at once that it performs them: it is handed no job before, which would be given back.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+
 /// How many reports of a process may wait to be written while it is handed jobs.
 const MAX_REPORTS: usize = 16;
 
@@ -197,14 +200,14 @@ impl Process {
     async fn perform_jobs(&self, mut lane: watch::Receiver<Lane>) {
         let mut life = self.life.clone();
         let (mut under_way, mut taking, mut is_handing) = (FuturesUnordered::new(), None, false);
-        let mut held = self.held.subscribe();
+        let (mut held, mut settled) = (self.held.subscribe(), Instant::now() + SETTLE_TIME);
         loop {
             let Lane { sources, at_once } = lane.borrow_and_update().clone();
             let has = held.borrow_and_update().jobs.len();
             // Who is done with a job has room for the next, whether that is written or not.
             let free = at_once.saturating_sub(has).min((at_once + MAX_REPORTS).saturating_sub(under_way.len()));
             if taking.is_none() && free > 0 && !is_handing {
-                taking = Some(self.take(sources, free).boxed());
+                taking = Some(self.take(sources, free, settled).boxed());
             }
             is_handing = false;
             let is_idle = taking.is_none();
@@ -225,7 +228,7 @@ impl Process {
                 Some(()) = under_way.next() => {}
                 Ok(()) = held.changed(), if is_idle => {}
                 // What it was given meanwhile is given back.
-                Ok(()) = lane.changed() => taking = None,
+                Ok(()) = lane.changed() => (taking, settled) = (None, Instant::now() + SETTLE_TIME),
                 _ = life.changed() => break,
                 () = self.stop.requested() => break,
             }
@@ -234,8 +237,9 @@ impl Process {
         while under_way.next().await.is_some() {}
     }
 
-    async fn take(&self, sources: Sources, jobs: usize) -> Vec<Job> {
+    async fn take(&self, sources: Sources, jobs: usize, settled: Instant) -> Vec<Job> {
         let mut held = self.held.subscribe();
+        sleep_until(settled).await;
         wait_for(&mut held, Held::has_room).await;
         let most = Most { jobs, bytes: MAX_WAITING_BYTES };
         let taken = tokio::select! {

@@ -143,7 +143,7 @@ fn where_the_disk_stays_full_jobs_that_keep_their_results_are_done_once_and_say_
     assert_eq!(taken.len(), acknowledged);
     taken.sort_by_key(|job| (job.id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     // No larger than the payload, and much larger.
-    let result = |number: usize| vec![b'r'; if number % 2 == 0 { 300 } else { 3_000 }];
+    let result = |number: usize| vec![b'r'; if number.is_multiple_of(2) { 300 } else { 3_000 }];
     for (number, job) in taken.iter().enumerate() {
         let update = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, result(number));
         client.update_job(update).unwrap_or_else(|error| panic!("{number} of {acknowledged}: {error}"));
