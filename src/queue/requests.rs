@@ -1,7 +1,6 @@
 //! Requests: what waits for the thread that has the file. Users take turns, so that none waits for all that another asks.
 
 use std::collections::VecDeque;
-use std::ptr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -92,7 +91,7 @@ impl Requests {
 
 fn is_same(one: &User, other: &User) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => ptr::eq(Arc::as_ptr(one), Arc::as_ptr(other)),
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,
         _ => false,
     }

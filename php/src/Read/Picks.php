@@ -148,6 +148,7 @@ final class Picks
         }
         return $first << self::REST | self::rest($mixed);
     }
+
     /** −log2 of a draw as a fraction, plus one last bit. */
     public static function distance(int $draw): int
     {
