@@ -125,6 +125,7 @@ fn what_cannot_be_delivered_keeps_no_other_queue_waiting() {
 fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
     let mut redis = Redis::start(&[]);
     let mut roster = Roster::start("[queue]\npath = '{folder}/queue'\n");
+    // Once it has opened its file, or reached Redis.
     let enqueued = |roster: &Roster| {
         eventually("it is enqueued", SOON, || {
             roster.client().enqueue(EnqueueRequest { jobs: vec![job("mail", "C")] }).map(|reply| reply.jobs[0].id)
@@ -142,7 +143,7 @@ fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
     roster.configure(plain, &with_buffer);
     roster.run();
     tells(&roster, "another `queue.path`, or take `queue.backend`");
-    enqueue(&roster, job("mail", "In Redis"));
+    enqueued(&roster);
     redis.kill();
     roster.kill();
     roster.configure(&with_buffer, plain);
