@@ -199,17 +199,16 @@ impl Process {
     /// of those that it has.
     async fn perform_jobs(&self, mut lane: watch::Receiver<Lane>) {
         let mut life = self.life.clone();
-        let (mut under_way, mut taking, mut is_handing) = (FuturesUnordered::new(), None, false);
+        let (mut under_way, mut taking) = (FuturesUnordered::new(), None);
         let (mut held, mut settled) = (self.held.subscribe(), Instant::now() + SETTLE_TIME);
         loop {
             let Lane { sources, at_once } = lane.borrow_and_update().clone();
             let has = held.borrow_and_update().jobs.len();
             // Who is done with a job has room for the next, whether that is written or not.
             let free = at_once.saturating_sub(has).min((at_once + MAX_REPORTS).saturating_sub(under_way.len()));
-            if taking.is_none() && free > 0 && !is_handing {
+            if taking.is_none() && free > 0 {
                 taking = Some(self.take(sources, free, settled).boxed());
             }
-            is_handing = false;
             let is_idle = taking.is_none();
             let taken = async {
                 match &mut taking {
@@ -221,8 +220,8 @@ impl Process {
                 biased;
                 jobs = taken => {
                     taking = None;
-                    // They are held once they are polled.
-                    is_handing = !jobs.is_empty();
+                    // Before it is asked whether there is room for more.
+                    jobs.iter().for_each(|job| self.hold(job));
                     under_way.extend(jobs.into_iter().map(|job| self.perform(job)));
                 }
                 Some(()) = under_way.next() => {}
@@ -260,13 +259,17 @@ impl Process {
         }
     }
 
-    /// Has the process perform a job, and says what became of it.
+    fn hold(&self, job: &Job) {
+        let (id, attempt, size) = (job.id, job.attempt, job.payload.len() + OVERHEAD);
+        let held = HeldJob { id, attempt, size, is_touched: false, progress: None };
+        self.held.send_modify(|all| all.jobs.push_back(held));
+    }
+
+    /// Has the process perform a job that it holds, and says what became of it.
     async fn perform(&self, job: Job) {
-        let (lease, most, size) = ((job.id, job.attempt), job.timeout, job.payload.len() + OVERHEAD);
+        let (lease, most) = ((job.id, job.attempt), job.timeout);
         let (leased, keeps_result) = (most.max(MIN_LEASE), job.keeps_result);
         let data = Arguments::new(value(job));
-        let held = HeldJob { id: lease.0, attempt: lease.1, size, is_touched: false, progress: None };
-        self.held.send_modify(|all| all.jobs.push_back(held));
         let mut answer = pin!(self.addressee.answer(PERFORM, &data, &self.memory));
         let answered = tokio::select! {
             biased;
@@ -308,7 +311,10 @@ impl Process {
                 self.forget(lease.0);
             }
             // It did not die of what it had not begun, nor of anything where it was to stop.
-            Some(Update::Lose { .. }) => self.report(lease, given_back(0), leased).await,
+            Some(Update::Lose { .. }) => {
+                self.forget(lease.0);
+                self.report(lease, given_back(0), leased).await;
+            }
             Some(update) => {
                 self.forget(lease.0);
                 self.report(lease, update, leased).await;

@@ -260,6 +260,20 @@ async fn a_process_has_no_job_of_a_queue_that_waits_behind_one_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_has_no_job_behind_another_however_soon_it_is_done() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    for _ in 0..300 {
+        scene.enqueue("mail", "a", SOON).await;
+        scene.enqueue("other", "a", SOON).await;
+    }
+    for _ in 0..300 {
+        let handed = scene.is_handed().await;
+        scene.is_handed_nothing_for(Duration::from_millis(2)).await;
+        scene.has_done(handed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_may_take_next_to_no_time_can_wait_in_its_process() {
     let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
     scene.enqueue("mail", "long", SOON).await;
