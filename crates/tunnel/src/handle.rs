@@ -439,7 +439,11 @@ impl Shared {
             self.written.notify_waiters();
         } else {
             let close = slot.trunk.map(|trunk| trunk::close(trunk, uuid));
-            self.send_own(state, close.unwrap_or(Message::Close { uuid: uuid.to_string() }), Outbox::push_beyond);
+            let close = close.unwrap_or_else(|| Message::Close { uuid: uuid.to_string() });
+            if state.ended.is_none() {
+                state.outbox.push_close(Bytes::from(close.encode()).into());
+                self.outgoing.notify_one();
+            }
         }
     }
 

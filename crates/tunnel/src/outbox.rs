@@ -85,6 +85,13 @@ impl Outbox {
         self.add(frame, 2, true)
     }
 
+    /// Adds a small frame at the end, whether there is room or not: one for each request that has left, of which those that
+    /// are not answered are few. No caller is to end the conversation of all others by giving up.
+    pub(super) fn push_close(&mut self, frame: Outgoing) {
+        self.bytes = self.bytes.saturating_add(frame.len());
+        self.frames.push_back(frame);
+    }
+
     fn add(&mut self, frame: Outgoing, times: usize, urgent: bool) -> Result<u64, Full> {
         let frames = self.first.len() + self.frames.len();
         let bytes = self.bytes.saturating_add(frame.len());

@@ -1,5 +1,6 @@
 //! Two ends in memory, or one end and a scripted peer; with paused time where it matters.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -114,6 +115,35 @@ async fn a_stream_that_is_dropped_is_closed_at_the_other_end() {
     assert!(stream.was_sent());
     drop(stream);
     assert_eq!(told(&mut peer).await, Message::Close { uuid });
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_give_up_end_no_conversation_of_a_peer_that_is_busy() {
+    let settings = Settings { queue_frames: 8, on_silence: OnSilence::Log, ..Settings::default() };
+    let (here, mut peer) = against_a_script(settings);
+    // What has left, until the peer has no room for more: then all is given up before it reads on.
+    for _ in 0..20 {
+        let mut streams = Vec::new();
+        for _ in 0..100 {
+            match here.handle.open(None, |uuid| Message::List { uuid }) {
+                Ok(stream) => streams.push(stream),
+                Err(SendError::Full) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert_eq!(here.handle.ended(), None);
+    let (mut asked, mut closed) = (HashSet::new(), HashSet::new());
+    while let Ok(message) = timeout(SOON, peer.receive()).await {
+        match message.expect("it is connected") {
+            Message::List { uuid } => drop(asked.insert(uuid)),
+            Message::Close { uuid } => drop(closed.insert(uuid)),
+            Message::Ping { .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(asked.len() > 16, "{}", asked.len());
+    assert_eq!(closed, asked);
 }
 
 #[tokio::test(start_paused = true)]
