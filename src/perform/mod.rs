@@ -270,6 +270,7 @@ impl Process {
         let (lease, most) = ((job.id, job.attempt), job.timeout);
         let (leased, keeps_result) = (most.max(MIN_LEASE), job.keeps_result);
         let data = Arguments::new(value(job));
+        self.addressee.has_job();
         let mut answer = pin!(self.addressee.answer(PERFORM, &data, &self.memory));
         let answered = tokio::select! {
             biased;

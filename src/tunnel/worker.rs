@@ -4,7 +4,7 @@
 //! is empty. These messages are only read from that socket.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -59,6 +59,8 @@ pub struct CallsUnderWay {
     /// The limit on how often it may be asked; none: no limit.
     most: Option<u64>,
     is_enough: Notify,
+    /// Whether it was ever handed a job.
+    had_job: AtomicBool,
     /// Since when it has taken too long for a job.
     late_since: Mutex<Option<Instant>>,
 }
@@ -100,6 +102,16 @@ impl CallsUnderWay {
     /// Waits until the limit is reached. For a single waiter.
     pub async fn are_enough(&self) {
         self.is_enough.notified().await;
+    }
+
+    /// Notes that it is handed a job.
+    pub fn has_job(&self) {
+        self.had_job.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was ever handed one.
+    pub fn had_job(&self) -> bool {
+        self.had_job.load(Ordering::Relaxed)
     }
 
     /// Notes whether it takes longer for a job than it may.

@@ -257,6 +257,13 @@ impl Addressee {
         Ok(last)
     }
 
+    /// Notes that it is handed a job: it is not given up for what that does to it.
+    pub fn has_job(&self) {
+        if let Ok((_, calls)) = &self.member {
+            calls.has_job();
+        }
+    }
+
     /// Notes whether it takes longer for a job than it may: after a while, it is killed then.
     pub fn set_late(&self, is_late: bool) {
         if let Ok((_, calls)) = &self.member {

@@ -25,7 +25,7 @@ pub(super) enum Passed {
     Age(String),
     Requests(String),
     Memory(String),
-    /// It no longer takes connections.
+    /// It no longer takes connections, or has none to the sidecar.
     Connections(String),
     /// It must not continue.
     Hard(String),

@@ -143,6 +143,8 @@ struct Child {
     killed: Option<String>,
     /// Why it does not end, though it was killed.
     stuck: Option<String>,
+    /// Whether it has ended, and was handed jobs.
+    had_jobs: bool,
 }
 
 impl Machine {
@@ -332,6 +334,13 @@ impl Machine {
         self.settle(now);
     }
 
+    /// A process has ended, and was handed jobs.
+    pub(super) fn had_jobs(&mut self, nth: u64) {
+        if let Some(child) = self.child(nth) {
+            child.had_jobs = true;
+        }
+    }
+
     /// A process has exceeded a limit.
     pub(super) fn passed(&mut self, nth: u64, limit: Passed, now: Instant) {
         let is_current = |child: &Child| child.nth == nth && child.phase == State::Running;
@@ -482,15 +491,18 @@ impl Machine {
             self.restarts += 1;
             self.pause_for(self.config.restart_delay);
         } else {
-            self.failed(child.nth, &why, was_ready, now);
+            self.failed(child.nth, &why, (was_ready, child.had_jobs), now);
         }
     }
 
     /// Counts a failure, and delays the next start; after too many failures, until requested. Failures without a ready
-    /// process in between all count, however long each took.
-    fn failed(&mut self, nth: u64, why: &str, was_ready: bool, now: Instant) {
+    /// process in between all count, however long each took. That of a process that was handed jobs does not: what kills
+    /// it is given up by itself, and the others are to be performed.
+    fn failed(&mut self, nth: u64, why: &str, (was_ready, had_jobs): (bool, bool), now: Instant) {
         let Config { start_retries, start_window, .. } = *self.config;
-        self.failures.push_back(now);
+        if !had_jobs {
+            self.failures.push_back(now);
+        }
         self.failed = Some((nth, why.to_owned()));
         if was_ready {
             self.failures.retain(|failure| now.duration_since(*failure) <= start_window);
@@ -567,7 +579,7 @@ impl Machine {
     fn launch(&mut self, now: Instant) -> Child {
         self.last += 1;
         self.actions.push(Action::Begin(self.last));
-        Child { nth: self.last, pid: None, phase: State::Starting, begun: now, killed: None, stuck: None }
+        Child { nth: self.last, pid: None, phase: State::Starting, begun: now, killed: None, stuck: None, had_jobs: false }
     }
 
     /// Starts a process next to the current one.

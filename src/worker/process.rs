@@ -34,6 +34,9 @@ const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a process that reports being ready may take to report its services.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a process whose connection over its channel has ended may take to end by itself.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How much longer launching may take if the process is to end.
 const LAUNCH_GRACE: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,8 @@ pub(super) enum News {
     Began(i32),
     Ready,
     Passed(Passed),
+    /// It has ended, and was handed jobs.
+    HadJobs,
     /// It was killed but does not end, and why.
     Stuck(String),
 }
@@ -125,7 +130,11 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
                 group.members.hear((&name, pid), identity, events, reaching, &group.output, performers).await
             });
             tell(News::Began(pid));
-            process.run(progress, &mut asked, tell).await
+            let ending = process.run(progress, &mut asked, &tell).await;
+            if process.calls.had_job() {
+                tell(News::HadJobs);
+            }
+            ending
         }
     };
     process.over().await;
@@ -155,7 +164,7 @@ pub(super) async fn end(mut ended: Ended) -> End {
 
 impl Process {
     /// Watches a process that executes its program until it has ended.
-    async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: impl Fn(News)) -> Ending {
+    async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: &impl Fn(News)) -> Ending {
         let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
         let (config, calls) = (&group.config, self.calls.clone());
         let has_passed = AtomicBool::new(false);
@@ -180,7 +189,7 @@ impl Process {
             () = is_asked(asked) => Ok(()),
         };
         if let Err(why) = outcome {
-            return self.give_up(Ending::Failed(why), &tell).await;
+            return self.give_up(Ending::Failed(why), tell).await;
         }
         let mut shut_out = None;
         if asked.borrow().is_none() {
@@ -195,6 +204,7 @@ impl Process {
             let passed = tokio::select! {
                 passed = limits::soft(config, pid, &self.calls) => passed,
                 () = is_shut_out(shut_out) => Passed::Connections("it has closed the socket of ROSTER_CONNECTIONS".into()),
+                passed = self.lost_channel(progress) => passed,
             };
             tell_passed(passed);
             pending::<Infallible>().await
@@ -206,9 +216,19 @@ impl Process {
             () = is_asked(asked) => {}
         }
         tokio::select! {
-            end = self.stop(asked, &has_passed, &tell) => Ending::Ended(end),
+            end = self.stop(asked, &has_passed, tell) => Ending::Ended(end),
             never = &mut hard => match never {},
         }
+    }
+
+    /// Waits until a process goes on although its connection over its channel, which it had, has ended.
+    async fn lost_channel(&self, mut progress: watch::Receiver<Progress>) -> Passed {
+        reached(&mut progress, |it| it.is_connected).await;
+        while progress.changed().await.is_ok() {}
+        // It reads the end of the stream, unless it does so by itself already.
+        let _ = SockRef::from(&self.channel).shutdown(Shutdown::Both);
+        sleep(LEAVE_TIMEOUT).await;
+        Passed::Connections("its connection over its channel has ended, and it goes on".into())
     }
 
     /// From now on it is handed connections, if it gets any. The receiver is signalled once it has closed that socket.

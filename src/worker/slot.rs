@@ -160,6 +160,7 @@ impl Slot {
                             News::Began(pid) => machine.began(nth, pid),
                             News::Ready => machine.ready(nth, now),
                             News::Passed(limit) => machine.passed(nth, limit, now),
+                            News::HadJobs => machine.had_jobs(nth),
                             News::Stuck(why) => machine.stuck(nth, &why, now),
                         });
                     };

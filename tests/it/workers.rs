@@ -1692,6 +1692,33 @@ fn a_worker_that_hangs_or_is_stopped_or_answers_nonsense_costs_its_own_answer_an
 }
 
 #[test]
+fn a_worker_that_goes_on_after_its_connection_has_ended_is_replaced() {
+    let mut roster = prepared(&in_php("web", ""));
+    roster.configure("[register]\n", "[register]\nmax_message = \"256KiB\"\n");
+    roster.write(
+        "worker.php",
+        r#"<?php
+        require getenv('PACKAGE') . '/autoload.php';
+        $worker = Roster\Worker::fromEnvironment();
+        $worker->onCommand('double', fn (int $number) => 2 * $number);
+        $worker->onCommand('huge', fn () => str_repeat('x', 900_000));
+        $worker->ready();
+        try { $worker->run(); } finally { while (true) { sleep(1); } }
+        "#,
+    );
+    roster.run();
+    let before = running(&roster, "web/1");
+    assert!(answers(&roster, &["web/1", "huge"])["web/1"].is_err());
+    eventually("another is asked", SOON, || {
+        let told = answers(&roster, &["web/1", "double", "21"]);
+        ensure(told["web/1"] == Ok(json!(42)), format!("{told:?}"))
+    });
+    let after = worker(&roster, "web/1");
+    assert_ne!(pid(&after), before);
+    assert_eq!(after["why"], "its connection over its channel has ended, and it goes on");
+}
+
+#[test]
 fn a_worker_that_is_busy_with_what_nobody_called_keeps_its_channel_and_is_told_to_be_so() {
     // Silent for far longer than any other master may be.
     let busy = r#"

@@ -360,6 +360,24 @@ fn what_passes_a_hard_limit_is_killed_also_while_it_starts_or_ends() {
 }
 
 #[test]
+fn a_process_that_jobs_kill_is_never_given_up() {
+    let mut slot = Slot::running(|config| config.start_retries = 2);
+    for nth in 1..=20 {
+        slot.machine.had_jobs(nth);
+        assert!(matches!(slot.exits(nth, 255)[..], [Action::Pause(..)]));
+        assert_eq!(slot.pause_is_over(), [Action::Begin(nth + 1)]);
+        slot.ready(nth + 1);
+    }
+    // Those that no job killed count as ever.
+    for nth in 21..=22 {
+        slot.exits(nth, 255);
+        slot.pause_is_over();
+        slot.ready(nth + 1);
+    }
+    assert_eq!((slot.exits(23, 255), slot.machine.state()), (vec![], State::Fatal));
+}
+
+#[test]
 fn a_crash_loop_is_given_up_and_an_old_pause_starts_nothing() {
     let mut slot = Slot::new(|config| config.start_retries = 2);
     slot.wish(Machine::start);
