@@ -17,7 +17,7 @@ pub use self::policy::{Decision, Match, Policy, UnknownName, uid};
 use crate::model::NodePath;
 
 /// The identity of a client. Over TCP there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     Tcp,
     /// The effective user and group of the process that connected to a Unix socket.

@@ -16,7 +16,7 @@ use crate::access::{Access, Denied};
 use crate::model::Arguments;
 use crate::mutant;
 use crate::queue::{Job, JobId, MAX_WEIGHT, MIN_LEASE, Most, Progress, Queues, Refused, Sources, Update};
-use crate::share::{Pool, Share};
+use crate::share::{KEPT_FOR_ADMINS, Pool, Share, Shares};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::JobReport;
 use crate::tunnel::{SendError, Status, StreamError};
@@ -59,7 +59,7 @@ pub async fn run(
     memory: Arc<Pool>,
     tasks: Tasks,
 ) {
-    let stop = tasks.stop_signal();
+    let (stop, memory) = (tasks.stop_signal(), Shares::of(memory, Some(KEPT_FOR_ADMINS)));
     loop {
         let performer = tokio::select! {
             performer = performers.recv() => performer,
@@ -75,7 +75,7 @@ pub async fn run(
             );
             continue;
         }
-        let (queues, memory, stop) = (queues.clone(), memory.share(None), stop.clone());
+        let (queues, memory, stop) = (queues.clone(), memory.share(user), stop.clone());
         let process = Process { addressee, life, queues, memory, held: watch::Sender::default(), stop };
         let access = access.clone();
         let may_perform = move |queue: &str| match access.has_rules() {
@@ -439,7 +439,8 @@ fn update(why: NoAnswer) -> Option<Update> {
             error: format!("it cannot be sent to a worker: {why}; `register.max_message` and `max_queue` bound it"),
         },
         NoAnswer::NoProcess | NoAnswer::NotConnected | NoAnswer::Unsent(_) | NoAnswer::TimedOut(_) => return None,
-        NoAnswer::NoMemory => Update::Done,
+        // It has returned, and what it has is not kept.
+        NoAnswer::NoMemory | NoAnswer::Failed(StreamError::NoMemory) => Update::Done,
         NoAnswer::Failed(_) if mutant::is("done-by-the-dead") => Update::Done,
         NoAnswer::Failed(why) => Update::Lose { error: format!("its worker is gone: {why}") },
     })
