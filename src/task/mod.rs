@@ -36,10 +36,10 @@ pub struct Tasks {
 /// When tasks are stopped: those of a phase are asked to end when all earlier phases have ended or run out of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// The supervised processes, which complete what they do: clients are answered until then.
+    Workers,
     /// Tasks that answer clients: no more are accepted, and calls under way are completed.
     Clients,
-    /// The supervised processes.
-    Workers,
     /// The register, which carries calls.
     Masters,
     Sources,
@@ -48,8 +48,8 @@ pub enum Phase {
 }
 
 const PHASES: [(Phase, &str); 5] = [
-    (Phase::Clients, "clients"),
     (Phase::Workers, "workers"),
+    (Phase::Clients, "clients"),
     (Phase::Masters, "masters"),
     (Phase::Sources, "sources"),
     (Phase::SharedFile, "the shared file"),
@@ -101,11 +101,11 @@ impl Stop {
 }
 
 impl Tasks {
-    /// The tasks of the first phase, and the channel that reports failed critical tasks.
+    /// The tasks that answer clients, and the channel that reports failed critical tasks.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Failure>) {
         let (failures, failed) = mpsc::unbounded_channel();
         let phases = Arc::new(PHASES.map(|_| (TaskTracker::new(), CancellationToken::new())));
-        let (tracker, stop) = phases[0].clone();
+        let (tracker, stop) = phases[Phase::Clients as usize].clone();
         (Self { tracker, stop, phases, failures }, failed)
     }
 
