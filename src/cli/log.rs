@@ -75,7 +75,7 @@ pub(super) fn start(log: &Log) -> anyhow::Result<Reports> {
     Ok(Reports { limit, ticks: None })
 }
 
-/// Standard error, on which no line looks like something else. (The layer itself escapes what moves the cursor.)
+/// Standard error, on which no line looks like something else.
 #[derive(Clone, Copy, Debug)]
 struct Lines;
 

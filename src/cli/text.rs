@@ -17,13 +17,24 @@ pub(crate) fn printable_json(json: &str) -> String {
     escape_json(json, |character| is_shown(character) || matches!(character, '\n' | '\t'))
 }
 
+/// The sequences that the log itself writes where it has colours. What others say may have these too, which hides nothing.
+const COLOURS: [&str; 10] = ["[0m", "[1m", "[2m", "[3m", "[31m", "[32m", "[33m", "[34m", "[35m", "[36m"];
+
 /// A line of the log, colours included, without invisible characters or line breaks: they are escaped as in JSON, which
 /// the line may be.
 pub(crate) fn visible(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     let (text, end) = line.strip_suffix('\n').map_or((&*line, ""), |text| (text, "\n"));
-    // Colour sequences are the log's own: those in text from others are already escaped.
-    escape_json(text, |character| matches!(character, '\u{1b}' | '\t') || is_shown(character)) + end
+    let shown = |text: &str| escape_json(text, |character| character == '\t' || is_shown(character));
+    let mut parts = text.split('\u{1b}');
+    let mut visible = shown(parts.next().unwrap_or_default());
+    for part in parts {
+        match COLOURS.iter().find_map(|colour| Some((colour, part.strip_prefix(colour)?))) {
+            Some((colour, rest)) => visible.extend(["\u{1b}", colour, &shown(rest)]),
+            None => visible.extend(["\\u001b", &shown(part)]),
+        }
+    }
+    visible + end
 }
 
 fn escape_json(json: &str, keep: impl Fn(char) -> bool) -> String {
@@ -186,6 +197,8 @@ mod tests {
             assert!(shown.contains("grüß 日本\u{3000}") && shown.contains("\\udb40\\udc41"), "{shown}");
         }
         assert_eq!(visible("\u{1b}[2m\u{202e}ü\n".as_bytes()), "\u{1b}[2m\\u202eü\n");
+        let hostile = "\u{1b}]0;title\u{7}\u{1b}[2J\u{1b}[8m\u{1b}".as_bytes();
+        assert_eq!(visible(hostile), "\\u001b]0;title\\u0007\\u001b[2J\\u001b[8m\\u001b");
         let plain = "e\u{301} und שלום";
         assert_eq!(printable(plain.as_bytes()), plain);
     }
