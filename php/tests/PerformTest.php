@@ -154,7 +154,7 @@ final class PerformTest extends TestCase
         $id = $this->client->enqueue('classes', 'EmailWork', ['to' => 'a@b.c']);
         Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
         self::assertSame(['set up a@b.c classes 1', 'torn down'], $this->performed());
-        $unknown = $this->becomes('NoSuchClass', JobState::Dead, 'classes');
+        $unknown = $this->becomes('NoSuchClass', JobState::Delayed, 'classes');
         self::assertStringContainsString('there is no class NoSuchClass', $unknown->error);
     }
 

@@ -77,7 +77,8 @@ final class Performers
     private static function performByClass(Job $job): mixed
     {
         if (!class_exists($job->name) || !method_exists($job->name, 'perform')) {
-            throw new JobBuried("there is no class $job->name with a method perform()");
+            // A deploy may bring it.
+            throw new \LogicException("there is no class $job->name with a method perform()");
         }
         $object = new ($job->name)();
         self::give($object, ['args' => $job->args() ?? [], 'job' => $job, 'queue' => $job->queue]);
