@@ -5,6 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{Now, Vanished};
+use crate::clock::Moment;
 
 /// In the order in which they vanished. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
@@ -18,12 +19,14 @@ pub(super) struct DepartedList {
 pub(super) struct Departed {
     pub(super) vanished: Arc<Vanished>,
     pub(super) at: Now,
+    /// When it came, if that was within the window.
+    pub(super) came: Option<Moment>,
     bytes: usize,
 }
 
 impl Departed {
-    pub(super) fn new(vanished: Vanished, at: Now) -> Self {
-        Self { bytes: vanished.size(), vanished: vanished.into(), at }
+    pub(super) fn new(vanished: Vanished, at: Now, came: Option<Moment>) -> Self {
+        Self { bytes: vanished.size(), vanished: vanished.into(), at, came }
     }
 }
 
@@ -41,11 +44,14 @@ impl DepartedList {
         self.by_number.get_min().map(|(_, departed)| departed.at)
     }
 
-    pub(super) fn insert(&mut self, vanished: Vanished, at: Now) {
-        self.remove(&vanished.id);
+    pub(super) fn get(&self, id: &str) -> Option<&Departed> {
+        self.by_number.get(self.numbers.get(id)?)
+    }
+
+    pub(super) fn insert(&mut self, departed: Departed) {
+        self.remove(&departed.vanished.id);
         let number = self.by_number.get_max().map_or(0, |(newest, _)| newest + 1);
-        self.numbers.insert(vanished.id.clone(), number);
-        let departed = Departed::new(vanished, at);
+        self.numbers.insert(departed.vanished.id.clone(), number);
         self.bytes += departed.bytes;
         self.by_number.insert(number, departed);
     }

@@ -1,4 +1,4 @@
-//! How many instances a service had recently.
+//! The sizes that a service had recently.
 
 use std::time::Duration;
 

@@ -10,11 +10,16 @@
 //! registered again     (silent: passed over, as long as most of the service are well)
 //! ```
 //!
+//! The size of a service is the number of those that have been registered for `window` or longer, or of those that came
+//! since, if they are more: so a deploy that starts the new ones first does not make it larger, and what they replace is
+//! no loss.
+//!
 //! Pure: what vanished and appeared, the time, and probe results go in; what to list or withdraw comes out.
 
 mod config;
 mod departed;
 mod levels;
+mod newcomers;
 mod room;
 mod strangers;
 #[cfg(test)]
@@ -118,6 +123,8 @@ pub struct Came {
     /// Where it would be probed; empty: nowhere.
     pub address: Arc<str>,
     pub rank: Rank,
+    /// Whether it may have come just now, rather than being found when its source was read for the first time.
+    pub is_new: bool,
 }
 
 /// An instance that is no longer registered.
@@ -305,7 +312,8 @@ impl Guard {
         let (mut effects, left, came) = (Vec::new(), left(&batch), came(&batch));
         let mut refused = Vec::new();
         for (service, observed) in batch {
-            if !observed.vanished.is_empty() || self.services.contains_key(&service) {
+            let has_new = observed.came.iter().any(|came| came.is_new);
+            if has_new || !observed.vanished.is_empty() || self.services.contains_key(&service) {
                 let mut room = self.room.clone();
                 self.change(&service, &mut effects, |watched, config| {
                     watched.observe(now, config, observed, &mut room)

@@ -1,5 +1,7 @@
 //! Services that lose instances, step by step.
 
+mod deploys;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
@@ -17,6 +19,8 @@ struct House {
     listed: BTreeMap<String, BTreeMap<String, Option<Held>>>,
     /// How often the listed ids of a service changed.
     changes: usize,
+    /// Whether what comes is found when the registry is read for the first time.
+    is_first_reading: bool,
 }
 
 fn ids(range: std::ops::Range<usize>) -> Vec<String> {
@@ -55,13 +59,14 @@ impl House {
         let begin = Moment::default() + MINUTE * 60;
         let now = Now { moment: begin + config.window, wall: 1_700_000_000_000 };
         let (registered, listed) = (BTreeMap::new(), BTreeMap::new());
-        Self { guard: Guard::new(config, roots, begin), now, registered, listed, changes: 0 }
+        Self { guard: Guard::new(config, roots, begin), now, registered, listed, changes: 0, is_first_reading: false }
     }
 
     fn with(service: &str, count: usize) -> Self {
         let mut house = Self::new();
+        house.is_first_reading = true;
         house.come(service, &ids(0..count));
-        house.changes = 0;
+        (house.is_first_reading, house.changes) = (false, 0);
         house
     }
 
@@ -94,6 +99,7 @@ impl House {
                 version: Version::new(1, 0, 0),
                 address: address(id).into(),
                 rank: rank(id),
+                is_new: !self.is_first_reading,
             });
             let came: Vec<_> = came.collect();
             let ranks = vanished.iter().map(|it| it.rank).chain(came.iter().map(|it| it.rank));

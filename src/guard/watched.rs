@@ -9,8 +9,9 @@ use semver::Version;
 
 use super::departed::{Departed, DepartedList};
 use super::levels::Levels;
+use super::newcomers::Newcomers;
 use super::room::Room;
-use super::{Config, DOUBT, Found, Now, Observed, OfRank, Rank, Target, Vanished, Which, mark};
+use super::{Came, Config, DOUBT, Found, Now, Observed, OfRank, Rank, Target, Vanished, Which, mark};
 use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
 use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
 
@@ -22,8 +23,9 @@ const MAX_DRIFT_MS: u64 = 1_000;
 pub(super) struct Watched {
     /// By id.
     pub(super) held: OrdMap<Arc<str>, Entry>,
-    /// By rank: what is registered with one has no part in what was lost with another.
-    losses: BTreeMap<Rank, Losses>,
+    /// By rank: what is registered with one has no part in what was lost with another. Boxed, since most services have
+    /// one, and a map makes room for many.
+    losses: BTreeMap<Rank, Box<Losses>>,
     /// Since when some are held, and until when at most; ms since 1970.
     pub(super) since: u64,
     pub(super) ends_at: u64,
@@ -47,6 +49,7 @@ struct Losses {
     /// Those of them that vanished within the window, by when they did.
     lately: OrdSet<(Moment, Arc<str>)>,
     levels: Levels,
+    newcomers: Newcomers,
     departed: DepartedList,
     /// How many of the held ones have strangers at their addresses, how many were withdrawn for that, and the marks of
     /// the ids of those that were not registered again.
@@ -130,8 +133,20 @@ impl Entry {
 }
 
 impl Losses {
+    /// The size of the service with this many registered. Newcomers may be there to replace the others, so the larger of
+    /// both numbers counts, and not their sum.
+    fn size(&self, registered: usize) -> usize {
+        let new = self.newcomers.len();
+        new.max(registered.saturating_sub(new))
+    }
+
     fn forget(&mut self, now: Now, config: &Config) {
         self.levels.forget(now.moment, config.window);
+        let size = self.size(self.present);
+        self.newcomers.forget(now.moment, config.window);
+        if self.size(self.present) < size {
+            self.levels.fell(size, now.moment, config.window);
+        }
         while self.lately.get_min().is_some_and(|(at, _)| now.moment.since(*at) >= config.window) {
             self.lately.remove_min();
         }
@@ -142,11 +157,13 @@ impl Losses {
 
     fn is_due(&self, now: Now, config: &Config) -> bool {
         let is_old = |at: Now| now.moment.since(at.moment) >= config.window;
-        self.departed.oldest().is_some_and(is_old) || self.levels.is_older(now.moment, config.window)
+        self.departed.oldest().is_some_and(is_old)
+            || self.levels.is_older(now.moment, config.window)
+            || self.newcomers.are_older(now.moment, config.window)
     }
 
     fn is_forgotten(&self) -> bool {
-        self.held == 0 && self.departed.len() == 0 && self.levels.is_empty()
+        self.held == 0 && self.departed.len() == 0 && self.newcomers.len() == 0 && self.levels.is_empty()
     }
 
     /// Whether strangers end a hold: as long as they are, or were, at no more than half of the addresses that may still be
@@ -159,8 +176,12 @@ impl Losses {
 impl Watched {
     /// Holds what vanished, or lets it go.
     pub(super) fn observe(&mut self, now: Now, config: &Config, observed: Observed, room: &mut Room) -> Vec<Outcome> {
-        let Observed { vanished, came, ranks, .. } = observed;
+        let Observed { vanished, moved, came, ranks } = observed;
         self.forget(now, config);
+        let newcomers: Vec<_> = came.iter().filter_map(|came| Some((came, self.new_since(now, came)?))).collect();
+        for (_, id, rank) in &moved {
+            self.losses.get_mut(rank).and_then(|losses| losses.newcomers.remove(id));
+        }
         let mut outcomes = Vec::new();
         outcomes.extend(came.iter().filter_map(|came| self.come(&came.id, &came.version, came.rank)));
         let mut by_rank: BTreeMap<Rank, (OfRank, Vec<Vanished>)> =
@@ -171,7 +192,20 @@ impl Watched {
         for (rank, (changes, vanished)) in by_rank {
             outcomes.extend(self.lose(now, config, rank, changes, vanished, room));
         }
+        for (Came { id, rank, .. }, since) in newcomers {
+            self.losses.entry(*rank).or_default().newcomers.insert(id.clone(), since);
+        }
         outcomes
+    }
+
+    /// Since when an instance that came is new; none: it is not, since it was there before, or is held.
+    fn new_since(&self, now: Now, came: &Came) -> Option<Moment> {
+        let is_held = self.held.get(&came.id).is_some_and(|entry| entry.rank().root == came.rank.root);
+        if is_held || !came.is_new {
+            return None;
+        }
+        let departed = self.losses.get(&came.rank).and_then(|losses| losses.departed.get(&came.id));
+        departed.map_or(Some(now.moment), |departed| departed.came)
     }
 
     /// Takes in that an instance is registered. What was below an earlier root is not back.
@@ -199,25 +233,33 @@ impl Watched {
         // Held ones do not count here or in the peak, so that they do not keep later ones from going.
         let registered = (present + vanished.len()).saturating_sub(came);
         let losses = self.losses.entry(rank).or_default();
+        let size = losses.size(registered);
         losses.present = present;
         losses.levels.lower(moved);
+        let vanished: Vec<_> = vanished
+            .into_iter()
+            .map(|it| {
+                let came = losses.newcomers.remove(&it.id);
+                Departed::new(it, now, came)
+            })
+            .collect();
         if self.accepted.is_some() {
             losses.levels.lower(vanished.len());
-            return vanished.iter().map(Vanished::gone).collect();
+            return vanished.iter().map(|it| it.vanished.gone()).collect();
         }
-        let peak = losses.levels.peak().max(registered);
+        let peak = losses.levels.peak().max(size);
         // The size of the service is that before the loss, as long as it lasts: what is left may be few.
         let is_large = peak.max(losses.before) >= config.min_instances;
         let is_shrunken = !vanished.is_empty() && is_large && present * 2 < peak;
-        let (mut held, mut gone): (Vec<_>, Vec<_>) = vanished.into_iter().partition(|it| is_shrunken || it.is_lost);
+        let (mut held, mut gone): (Vec<_>, Vec<_>) =
+            vanished.into_iter().partition(|it| is_shrunken || it.vanished.is_lost);
         let room_for_held = room.for_held(rank.root, config.max_held);
         let refused = held.split_off(held.len().min(room_for_held));
-        room.refuse(rank.root, refused.iter().map(|it| it.id.clone()));
+        room.refuse(rank.root, refused.iter().map(|it| it.vanished.id.clone()));
         gone.extend(refused);
         if !held.is_empty() {
             losses.before = losses.before.max(peak);
         }
-        let mut held: Vec<_> = held.into_iter().map(|vanished| Departed::new(vanished, now)).collect();
         // Those that went first looked like ordinary removals.
         let known = present + losses.lately.len() + held.len() + gone.len();
         let missing = if is_shrunken { peak.saturating_sub(known) } else { 0 };
@@ -225,15 +267,16 @@ impl Watched {
             held.extend(losses.departed.pop_newest());
         }
         if present < registered {
-            losses.levels.fell(registered, now.moment, config.window);
+            losses.levels.fell(size, now.moment, config.window);
         }
         let is_held_above = |id: &str| self.held.get(id).is_some_and(|entry| entry.rank() < rank);
-        let mut outcomes: Vec<_> = gone.iter().filter(|it| !is_held_above(&it.id)).map(Vanished::gone).collect();
-        held.retain(|departed| !is_held_above(&departed.vanished.id));
+        let withdrawn = gone.iter().map(|it| &it.vanished).filter(|it| !is_held_above(&it.id));
+        let mut outcomes: Vec<_> = withdrawn.map(|it| it.gone()).collect();
+        held.retain(|it| !is_held_above(&it.vanished.id));
         gone.truncate(room.for_departed(rank.root, config.max_held));
         let taken = room.of(rank.root);
         (taken.held, taken.departed) = (taken.held + held.len(), taken.departed + gone.len());
-        gone.into_iter().for_each(|vanished| losses.departed.insert(vanished, now));
+        gone.into_iter().for_each(|departed| losses.departed.insert(departed));
         while losses.departed.len() > peak {
             losses.departed.pop_oldest();
         }
@@ -256,7 +299,7 @@ impl Watched {
 
     /// Whether there is nothing to remember.
     pub(super) fn is_forgotten(&self) -> bool {
-        self.losses.values().all(Losses::is_forgotten) && self.accepted.is_none()
+        self.losses.values().all(|losses| losses.is_forgotten()) && self.accepted.is_none()
     }
 
     /// By rank, what is remembered without being held.
@@ -266,12 +309,12 @@ impl Watched {
 
     /// Whether strangers end holds of each rank.
     pub(super) fn believes_strangers(&self) -> bool {
-        self.losses.values().all(Losses::believes_strangers)
+        self.losses.values().all(|losses| losses.believes_strangers())
     }
 
     /// The ids of those whose hold has ended, and whether strangers ended it.
     fn over(&self, now: Now) -> impl Iterator<Item = (&Arc<str>, bool)> {
-        let are_believed = |rank| self.losses.get(&rank).is_none_or(Losses::believes_strangers);
+        let are_believed = |rank| self.losses.get(&rank).is_none_or(|losses| losses.believes_strangers());
         self.held.iter().filter_map(move |(id, entry)| {
             let is_doubted = entry.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT);
             let is_displaced = is_doubted && are_believed(entry.rank());
@@ -394,7 +437,7 @@ impl Watched {
         // An earlier version did not write it down.
         let before = held.before.unwrap_or(losses.held + 1);
         (losses.present, losses.before) = (present, losses.before.max(before));
-        let entry = Entry::new(Departed::new(vanished, now), before, config);
+        let entry = Entry::new(Departed::new(vanished, now, None), before, config);
         let held = Held { probe: Probe::Untried, passed_over: false, ..held };
         let ends_at = held.ends_at;
         let mut entry = Entry { held, vanished_at: None, ..entry }.until(now, left);

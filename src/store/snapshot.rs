@@ -91,7 +91,7 @@ impl Snapshot {
             });
             directory.register(&self.feeds, number, revision, &from.nodes, paths);
         }
-        directory.settle(now, &self.feeds, None);
+        directory.settle(now, &self.feeds, None, true);
         from.held.into_iter().for_each(|instance| directory.hold_again(now, &self.feeds, instance));
         Self {
             revision,
@@ -391,7 +391,8 @@ impl Snapshot {
         }
         let changed = next.nodes.iter().map(|(path, _)| path);
         self.directory.register(&self.feeds, feed, revision, &self.nodes, changed);
-        self.directory.settle(now, &self.feeds, batch.unseen.then_some(feed));
+        let is_first = !self.progress[feed].whole;
+        self.directory.settle(now, &self.feeds, batch.unseen.then_some(feed), is_first);
         next.progress.whole |= batch.whole;
         if batch.whole && self.unread_by(feed).next().is_some() {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();

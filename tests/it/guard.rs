@@ -168,6 +168,33 @@ fn a_service_that_is_shut_down_is_gone_when_its_probes_say_so() {
 }
 
 #[test]
+fn a_deploy_that_starts_the_new_ones_first_holds_nothing() {
+    let (zk, old) = (fresh_chroot(), processes(10));
+    let services = [("ten", 10), ("nine", 9)];
+    for (service, _) in services {
+        for (number, process) in old.iter().enumerate() {
+            zk.create(&format!("/s/{service}/old-{number}"), address(process));
+        }
+    }
+    let scene = Scene::with(&zk, SETTINGS);
+    let new = processes(10);
+    for (service, count) in services {
+        becomes(&scene, service, (10, 0));
+        for (number, process) in new[..count].iter().enumerate() {
+            scene.zk.create(&format!("/s/{service}/new-{number}"), address(process));
+        }
+        becomes(&scene, service, (10 + count, 0));
+        scene.zk.delete(&format!("/s/{service}/new-0"));
+        becomes(&scene, service, (9 + count, 0));
+        scene.zk.create(&format!("/s/{service}/new-0"), address(&new[0]));
+        becomes(&scene, service, (10 + count, 0));
+        // Held ones would stay, since they still answer.
+        (0..10).for_each(|number| scene.zk.delete(&format!("/s/{service}/old-{number}")));
+        becomes(&scene, service, (count, 0));
+    }
+}
+
+#[test]
 fn nothing_of_a_file_is_held() {
     let nodes = |numbers: std::ops::Range<u8>| {
         let node = |number| format!("\"/s/web/{number}\" = \"10.255.255.{number}:80\"\n");

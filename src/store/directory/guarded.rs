@@ -69,8 +69,8 @@ impl Directory {
     }
 
     /// Lists what nodes register now, and has the guard decide about everything that vanished in this revision. If a feed
-    /// was not followed until now, most of a root may have been lost.
-    pub(in crate::store) fn settle(&mut self, now: Now, feeds: &[Arc<Feed>], unseen: Option<usize>) {
+    /// was not followed until now, most of a root may have been lost. What it registers at first did not come just now.
+    pub(in crate::store) fn settle(&mut self, now: Now, feeds: &[Arc<Feed>], unseen: Option<usize>, is_first: bool) {
         let pending = std::mem::take(&mut self.pending);
         let listed = pending.into_iter().map(|(service, changes)| {
             let outcome = self.list_changes(&service, changes);
@@ -79,7 +79,8 @@ impl Directory {
         let listed: Vec<(Arc<str>, Outcome)> = listed.collect();
         let gone = || listed.iter().flat_map(|(_, outcome)| &outcome.gone).map(|(vanished, _)| vanished);
         let has_vanished = gone().next().is_some();
-        if !has_vanished && self.guard.is_idle() {
+        let has_new = !is_first && listed.iter().any(|(_, outcome)| !outcome.came.is_empty());
+        if !has_vanished && !has_new && self.guard.is_idle() {
             return;
         }
         let lost = unseen.filter(|_| has_vanished).map(|feed| self.lost_roots(feeds[feed].services(), gone()));
@@ -112,7 +113,10 @@ impl Directory {
             for (rank, changes) in &mut ranks {
                 changes.present = self.registrations.count_of_rank(&service, *rank);
             }
+            let is_new =
+                |it: &Provider| !is_first && it.instances.first().is_some_and(|instance| is_guarded(feeds, instance));
             let came = came.into_iter().map(|Listed { version, provider, rank }| Came {
+                is_new: is_new(&provider),
                 version,
                 address: address(&provider),
                 id: provider.id,

@@ -402,8 +402,8 @@ mod tests {
                 slow.list_merged(gone, come);
                 assert_eq!(state(&fast), state(&slow), "seed {seed}");
                 if is_settled {
-                    fast.settle(Now::read(), &[], None);
-                    slow.settle(Now::read(), &[], None);
+                    fast.settle(Now::read(), &[], None, false);
+                    slow.settle(Now::read(), &[], None, false);
                     assert_eq!(state(&fast), state(&slow), "seed {seed}");
                 }
             };

@@ -485,3 +485,22 @@ fn a_claim_below_a_later_root_hides_no_interface_of_an_application_and_does_not_
         assert_eq!(own(), (10, 0), "it yields to what the root that maps it says");
     }
 }
+
+#[test]
+fn what_is_there_when_a_source_is_first_read_is_not_new_and_what_comes_later_replaces_what_goes() {
+    let read = |count: usize| {
+        let (store, publisher) = house(services(&["/s"]));
+        let all = come("/s/web", 0..count);
+        publisher.publish(Batch { unseen: true, ..Batch::whole(all) });
+        (store, publisher)
+    };
+    let (store, publisher) = read(19);
+    publisher.publish(go("/s/web", 0..10));
+    assert_eq!(count(&store, "web"), (19, 10), "nine of nineteen");
+    for unseen in [false, true] {
+        let (store, publisher) = read(10);
+        publisher.publish(Batch { unseen, ..Batch::from(come("/s/web", 10..19)) });
+        publisher.publish(go("/s/web", 0..10));
+        assert_eq!(count(&store, "web"), (9, 0), "nine in place of ten, {unseen}");
+    }
+}
