@@ -141,6 +141,16 @@ pub struct Vanished {
     pub is_lost: bool,
 }
 
+/// An instance that an earlier process held.
+#[derive(Clone, Debug)]
+pub struct Left {
+    pub id: Arc<str>,
+    pub instance: Instance,
+    pub rank: Rank,
+    /// How many of the service are registered with its rank.
+    pub present: usize,
+}
+
 /// An instance that is held now, or no longer.
 #[derive(Clone, Debug)]
 pub struct Shift {
@@ -452,18 +462,18 @@ impl Guard {
         effects
     }
 
-    /// Holds what an earlier process held. `present` is how many of the service are registered with its rank. None: its
-    /// time is over, or there is no room.
-    pub fn restore(&mut self, now: Now, id: Arc<str>, instance: Instance, rank: Rank, present: usize) -> Vec<Effect> {
-        let (has_room, mut effects) = (self.room.for_held(rank.root, self.config.max_held) > 0, Vec::new());
-        if !has_room {
-            self.report(now, &[(rank.root, instance.service.clone(), id.clone())]);
+    /// Holds what an earlier process held of a service; all of it at once, since each change costs by what is held. What
+    /// has no effect is not held: its time is over, or there is no room.
+    pub fn restore(&mut self, now: Now, service: &Arc<str>, left: Vec<Left>) -> Vec<Effect> {
+        for Left { id, instance, rank, .. } in &left {
+            self.strangers.leave(&(probed_at(instance), service.clone(), id.clone()), *rank, now);
         }
-        self.strangers.leave(&(probed_at(&instance), instance.service.clone(), id.clone()), rank, now);
-        self.change(&instance.service.clone(), &mut effects, |watched, config| {
-            let restored = has_room.then(|| watched.restore(now, config, id, instance, rank, present)).flatten();
-            restored.into_iter().collect()
+        let (mut room, mut effects) = (self.room.clone(), Vec::new());
+        self.change(service, &mut effects, |watched, config| {
+            left.into_iter().filter_map(|left| watched.restore(now, config, left, &mut room)).collect()
         });
+        let refused: Vec<_> = room.refused.into_iter().map(|(root, id)| (root, service.clone(), id)).collect();
+        self.report(now, &refused);
         effects
     }
 

@@ -169,17 +169,19 @@ impl House {
     fn restart(&mut self) {
         self.guard = Guard::new(self.guard.config().clone(), 1, self.now.moment);
         let all = self.listed.clone();
-        for (service, id, held) in
-            all.iter().flat_map(|(service, ids)| ids.iter().map(move |(id, it)| (service, id, it)))
-        {
-            let Some(held) = held.clone() else { continue };
-            let instance = Instance { held: Some(held.into()), ..Instance::at(service, address(id)) };
-            let (registered, of) = (&self.registered[service], rank(id));
-            let present = registered.iter().filter(|id| rank(id) == of).count();
-            let effects = self.guard.restore(self.now, id.as_str().into(), instance, of, present);
-            if effects.is_empty() {
-                self.listed.entry(service.clone()).and_modify(|ids| drop(ids.remove(id)));
-            }
+        for (service, ids) in all {
+            let registered = &self.registered[&service];
+            let left = |(id, held): (&String, &Option<Held>)| {
+                let (held, rank_of_it) = (held.clone()?, rank(id));
+                let instance = Instance { held: Some(held.into()), ..Instance::at(&service, address(id)) };
+                let present = registered.iter().filter(|id| rank(id) == rank_of_it).count();
+                Some(Left { id: id.as_str().into(), instance, rank: rank_of_it, present })
+            };
+            let mut left: Vec<_> = ids.iter().filter_map(left).collect();
+            // A file has them in another order.
+            fastrand::shuffle(&mut left);
+            let effects = self.guard.restore(self.now, &service.as_str().into(), left);
+            self.listed.entry(service).and_modify(|ids| ids.retain(|_, held| held.is_none()));
             effects.into_iter().for_each(|effect| self.list(effect));
         }
     }
@@ -689,7 +691,8 @@ fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
     };
     let restore = |house: &mut House, id: &str, held: Held| {
         let instance = Instance { held: Some(held.into()), ..Instance::at("web", id) };
-        let effects = house.guard.restore(house.now, id.into(), instance, Rank::of_root(0), 0);
+        let left = Left { id: id.into(), instance, rank: Rank::of_root(0), present: 0 };
+        let effects = house.guard.restore(house.now, &"web".into(), vec![left]);
         house.take(effects);
     };
     let wall = house.now.wall;
@@ -703,6 +706,20 @@ fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
     assert_eq!(house.count("web"), (1, 1));
     house.pass(MINUTE * 10);
     assert_eq!(house.count("web"), (0, 0), "a clock that was set back holds nothing for ever");
+}
+
+#[test]
+fn however_many_an_earlier_process_held_they_are_held_again_in_one_change_and_as_far_as_there_is_room() {
+    let many: Vec<String> = (0..30_000).map(|number| format!("10.{}.{}.1:80", number / 100, number % 100)).collect();
+    let mut house = House::new();
+    house.come("web", &many);
+    house.go("web", &many);
+    house.restart();
+    assert_eq!((house.count("web"), house.guard.count_of_held()), ((30_000, 30_000), 30_000));
+    house.guard.config = Config { max_held: 100, ..Config::default() }.into();
+    house.restart();
+    assert_eq!((house.count("web"), house.guard.count_of_held()), ((100, 100), 100));
+    assert_eq!(house.guard.reported.len(), 1);
 }
 
 #[test]

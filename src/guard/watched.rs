@@ -11,7 +11,7 @@ use super::departed::{Departed, DepartedList};
 use super::levels::Levels;
 use super::newcomers::Newcomers;
 use super::room::Room;
-use super::{Came, Config, DOUBT, Found, Now, Observed, OfRank, Rank, Target, Vanished, Which, mark};
+use super::{Came, Config, DOUBT, Found, Left, Now, Observed, OfRank, Rank, Target, Vanished, Which, mark};
 use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
 use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
 
@@ -415,19 +415,16 @@ impl Watched {
         marked.collect()
     }
 
-    /// Holds what an earlier process held, until its time is over; None: it is over.
-    pub(super) fn restore(
-        &mut self,
-        now: Now,
-        config: &Config,
-        id: Arc<str>,
-        instance: Instance,
-        rank: Rank,
-        present: usize,
-    ) -> Option<Outcome> {
+    /// Holds what an earlier process held, until its time is over; None: it is over, or there is no room.
+    pub(super) fn restore(&mut self, now: Now, config: &Config, left: Left, room: &mut Room) -> Option<Outcome> {
+        let Left { id, instance, rank, present } = left;
         let held = instance.held.as_deref()?.clone();
         let left = time_left(now, &held).min(config.max_hold);
         if left.is_zero() {
+            return None;
+        }
+        if room.for_held(rank.root, config.max_held) == 0 {
+            room.refuse(rank.root, std::iter::once(id));
             return None;
         }
         let (version, variant, mapped_by) = (instance.version.clone(), held.variant.clone(), held.mapped_by.clone());
@@ -444,6 +441,8 @@ impl Watched {
         if entry.held.ends_at.abs_diff(ends_at) < MAX_DRIFT_MS {
             entry.held.ends_at = ends_at;
         }
+        let taken = room.of(rank.root);
+        (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
         let listed = entry.listed();
         self.put(entry);
         Some(listed)

@@ -92,7 +92,7 @@ impl Snapshot {
             directory.register(&self.feeds, number, revision, &from.nodes, paths);
         }
         directory.settle(now, &self.feeds, None, true);
-        from.held.into_iter().for_each(|instance| directory.hold_again(now, &self.feeds, instance));
+        directory.hold_again(now, &self.feeds, from.held);
         Self {
             revision,
             nodes: from.nodes,

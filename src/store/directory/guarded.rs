@@ -8,7 +8,7 @@ use semver::Version;
 use super::Directory;
 use super::claims::{Listed, id};
 use crate::format::Config;
-use crate::guard::{Came, Effect, Guard, Now, Observed, OfRank, Rank, Vanished, Which, probed_at};
+use crate::guard::{Came, Effect, Guard, Left, Now, Observed, OfRank, Rank, Vanished, Which, probed_at};
 use crate::model::{Endpoint, Format, Instance, NodePath, Record};
 use crate::store::Feed;
 use crate::store::instances::{NODE_MARK, Provider};
@@ -177,23 +177,35 @@ impl Directory {
         outcome
     }
 
-    /// Holds again what an earlier process held, if it is still configured so.
-    pub(in crate::store) fn hold_again(&mut self, now: Now, feeds: &[Arc<Feed>], instance: Instance) {
-        let Some((first, held)) = instance.endpoints.first().zip(instance.held.as_deref()) else { return };
+    /// Holds again what an earlier process held, as far as it is still configured so.
+    pub(in crate::store) fn hold_again(&mut self, now: Now, feeds: &[Arc<Feed>], held: Vec<Instance>) {
+        let mut by_service: BTreeMap<Arc<str>, Vec<Left>> = BTreeMap::new();
+        for instance in held {
+            let left = self.left(feeds, instance);
+            left.into_iter().for_each(|it| by_service.entry(it.instance.service.clone()).or_default().push(it));
+        }
+        let mut effects = Vec::new();
+        for (service, left) in by_service {
+            effects.extend(self.guard.restore(now, &service, left));
+        }
+        self.carry_out(effects);
+    }
+
+    /// What an earlier process held, if it is to be held again.
+    fn left(&self, feeds: &[Arc<Feed>], instance: Instance) -> Option<Left> {
+        let (first, held) = instance.endpoints.first().zip(instance.held.as_deref())?;
         let address: Arc<str> = first.address().into();
-        let config = config_of(feeds, &instance).filter(|config| config.guard && is_named(feeds, config, &instance));
-        let Some(config) = config else { return };
+        let config = config_of(feeds, &instance).filter(|config| config.guard && is_named(feeds, config, &instance))?;
         let registered = self.registrations.registered(&instance.service, &address, &held.variant);
         let root = config.rank.max(self.root_of_mapping(feeds, config, &instance));
         let rank = Rank { root, is_application: application_of(config, &instance).is_some() };
         if registered.is_some_and(|it| it.rank.root <= root)
             || self.registrations.claims().has_in_place_of(&instance.service, &address, &held.variant, rank)
         {
-            return;
+            return None;
         }
         let (id, present) = (id(&address, &held.variant), self.registrations.count_of_rank(&instance.service, rank));
-        let effects = self.guard.restore(now, id, instance, rank, present);
-        self.carry_out(effects);
+        Some(Left { id, instance, rank, present })
     }
 
     /// The roots that lost more than half of their registering nodes.
