@@ -52,9 +52,11 @@ impl History {
         if let Some(why) = &not_written {
             eprintln!("roster: it will not survive a restart: {}", text::preview(why.as_bytes()));
         }
-        if query.service_name.is_some() && entries.is_empty() && !self.follow {
-            // One that is misspelt is told to be unknown.
-            client.instances(ServiceQuery { service_name: query.service_name.clone(), ..ServiceQuery::default() })?;
+        if query.service_name.is_some() && entries.iter().all(|entry| entry.service.is_empty()) && !self.follow {
+            // One that is misspelt is told to be unknown, unless something of it may not be kept any more.
+            let query = ServiceQuery { service_name: query.service_name.clone(), ..ServiceQuery::default() };
+            let known = client.instances(query);
+            known.inspect_err(|_| entries.iter().for_each(|entry| eprintln!("roster: {}", line(entry))))?;
         }
         if self.output == Output::Json && !self.follow {
             json::print(&json!({ "entries": entries, "notWritten": not_written }))?;

@@ -31,8 +31,8 @@ type Tell<'t> = &'t mut dyn FnMut(Event, &dyn Fn() -> String);
 
 impl Comparison<'_> {
     /// What happened to instances, without the time. What a source held when first known as a whole is only counted.
-    /// Before anything is made of an entry, it is asked whether there may be one more of its service.
-    pub(super) fn entries(&self, mut allows: impl FnMut(&str) -> bool) -> Vec<Entry> {
+    /// Before anything is made of an entry, it is asked whether there may be one more of its root and service.
+    pub(super) fn entries(&self, mut allows: impl FnMut(&str, &str) -> bool) -> Vec<Entry> {
         let newcomers = self.sources(|old, new| new.whole && !old.whole);
         let reread = self.sources(|old, new| old.whole && new.generation != old.generation);
         let mut read: BTreeMap<&str, (u64, HashSet<Arc<str>>)> = BTreeMap::new();
@@ -46,6 +46,7 @@ impl Comparison<'_> {
                 let id = old.map_or("", |provider| &*provider.id);
                 let Some(instance) = after.or(before) else { return };
                 let (source, path) = origin(instance);
+                let root = path.and_then(|path| root_of(self.new, path)).unwrap_or_default();
                 if before.is_none()
                     && let Some((count, services)) = read.get_mut(source)
                 {
@@ -61,7 +62,7 @@ impl Comparison<'_> {
                     {
                         undecodable.remove(path);
                     }
-                    if !allows(service) {
+                    if !allows(root, service) {
                         return;
                     }
                     let mut why = why();
@@ -69,8 +70,18 @@ impl Comparison<'_> {
                         why += &format!("; found when {source} was read anew");
                     }
                     let (service, version, instance) = (service.to_string(), version.to_string(), instance.address());
-                    let (source, path) = (source.to_owned(), path.cloned());
-                    entries.push(Entry { event, service, version, instance, source, path, why, ..Entry::default() });
+                    let (source, path, root) = (source.to_owned(), path.cloned(), root.to_owned());
+                    entries.push(Entry {
+                        event,
+                        service,
+                        version,
+                        instance,
+                        source,
+                        path,
+                        root,
+                        why,
+                        ..Entry::default()
+                    });
                 };
                 match (before, after) {
                     (None, Some(Instance { held: Some(held), .. })) => tell(Event::Held, &|| {
@@ -92,14 +103,14 @@ impl Comparison<'_> {
         );
         for (path, why) in undecodable {
             let Some((feed, _, located)) = self.new.registrar(path) else { continue };
-            let service = located.service;
-            if read.contains_key(feed.name()) || !allows(&service) {
+            let (service, root) = (located.service, root_of(self.new, path).unwrap_or_default().to_owned());
+            if read.contains_key(feed.name()) || !allows(&root, &service) {
                 continue;
             }
             let (source, path, why) = (feed.name().to_owned(), Some(path.clone()), why.to_string());
-            entries.push(Entry { event: Event::Undecodable, service, source, path, why, ..Entry::default() });
+            entries.push(Entry { event: Event::Undecodable, service, source, path, root, why, ..Entry::default() });
         }
-        let read = read.into_iter().filter(|_| allows("")).map(|(source, (count, services))| {
+        let read = read.into_iter().filter(|_| allows("", "")).map(|(source, (count, services))| {
             let why = format!("{} in {}", counted(count, "instance"), counted(services.len() as u64, "service"));
             Entry { event: Event::Read, source: source.to_owned(), why, count, ..Entry::default() }
         });
@@ -193,6 +204,13 @@ impl Comparison<'_> {
             None => String::new(),
         }
     }
+}
+
+/// Whose a node is that registers something: the root below which it lies, the first of those with the same writers.
+pub(super) fn root_of<'s>(snapshot: &'s Snapshot, path: &NodePath) -> Option<&'s str> {
+    let all = || snapshot.feeds().iter().flat_map(|feed| feed.services());
+    let rank = all().find(|services| path.is_under(&services.root))?.rank;
+    all().find(|services| services.rank == rank).map(|services| services.root.as_str())
 }
 
 fn first(provider: &Provider) -> Option<&Instance> {

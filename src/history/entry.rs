@@ -34,6 +34,10 @@ pub struct Entry {
     /// The node that registers it, unless its path is too long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<NodePath>,
+    /// Whose it is, for the limits alone: the root below which the node lies, the first of those with the same writers.
+    /// Empty: it is of a master, or of the sidecar itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub root: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
     /// How many it stands for, if not one.

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use self::allowance::Allowances;
-use self::compare::Comparison;
+use self::compare::{Comparison, root_of};
 pub use self::entry::{Entry, Event};
 use self::file::{HistoryFile, Loaded};
 pub use self::kept::Kept;
@@ -96,7 +96,7 @@ impl History {
             history: history.clone(),
             known: store.snapshot(),
             owners: Owners::default(),
-            allowances: Allowances::new(Instant::now()),
+            allowances: Allowances::default(),
             kept: Kept::new(max_bytes as usize / 2),
             next: 1,
         };
@@ -247,7 +247,11 @@ impl Recorder {
     /// Begins with what an earlier process left.
     fn take_up(&mut self, loaded: Loaded) {
         let last = loaded.entries.iter().rfind(|entry| entry.event != Event::Omitted).cloned();
-        for entry in loaded.entries {
+        for mut entry in loaded.entries {
+            // An earlier version did not write it down.
+            if let Some(path) = entry.path.as_ref().filter(|_| entry.root.is_empty()) {
+                entry.root = root_of(&self.known, path).unwrap_or_default().to_owned();
+            }
             self.kept.push(entry);
         }
         // So that they grow even if the file is lost.
@@ -270,7 +274,7 @@ impl Recorder {
             let lost = self.owners.follow(&known, newest);
             let comparison = Comparison { old: &known, new: newest, owners: &self.owners, lost: &lost };
             let (now, allowances) = (Instant::now(), &mut self.allowances);
-            for entry in comparison.entries(|service| allowances.allows(service, now)) {
+            for entry in comparison.entries(|root, service| allowances.allows(root, service, now)) {
                 self.add(entry);
             }
         }
@@ -278,9 +282,9 @@ impl Recorder {
     }
 
     fn tell_omitted(&mut self, is_last: bool) {
-        for (service, count) in self.allowances.take_omitted(Instant::now(), is_last) {
+        for (root, service, count) in self.allowances.take_omitted(Instant::now(), is_last) {
             let why = "too many at once to be told one by one".into();
-            self.add(Entry { event: Event::Omitted, service, why, count, ..Entry::default() });
+            self.add(Entry { event: Event::Omitted, service, root, why, count, ..Entry::default() });
         }
     }
 

@@ -52,7 +52,7 @@ fn alive(port: usize) -> String {
 fn recorder(store: &Store, max_bytes: usize) -> Recorder {
     let history = Arc::new(History::default());
     let (known, kept) = (store.snapshot(), Kept::new(max_bytes));
-    let (owners, allowances) = (Owners::of(&known), Allowances::new(Instant::now()));
+    let (owners, allowances) = (Owners::of(&known), Allowances::default());
     Recorder { history, known, owners, allowances, kept, next: 1 }
 }
 
@@ -154,7 +154,7 @@ fn nothing_is_made_of_what_is_not_told() {
     let new = store.snapshot();
     let lost = owners.follow(&old, &new);
     let (comparison, mut asked) = (Comparison { old: &old, new: &new, owners: &owners, lost: &lost }, 0);
-    let entries = comparison.entries(|service| {
+    let entries = comparison.entries(|_, service| {
         asked += usize::from(service == "web");
         service == "db" || asked <= 10
     });
@@ -183,10 +183,86 @@ fn what_flaps_pushes_out_its_own_past_alone_and_how_much_is_told() {
     assert!((15_000..=20_000).contains(&all), "{all}");
     let rest: Vec<_> = kept.after(Some("flapping"), 4_997).map(|entry| entry.number).collect();
     assert_eq!(rest, [4_998, 4_999]);
-    // If there is only one entry of each service left, the largest goes as well.
+    // If there is only one entry of each service left, the largest goes as well; at last also what says so.
     let mut tiny = Kept::new(1);
     (1..100).for_each(|number| tiny.push(entry(number, &number.to_string())));
     assert_eq!(tiny.after(None, 0).count(), 0);
+}
+
+/// An entry of a service below a root; empty: of a master.
+fn entry_below(root: &str, number: u64, service: &str) -> Entry {
+    let (instance, source) = ("10.0.0.5:80".to_owned(), "zk".to_owned());
+    let path = (!root.is_empty()).then(|| path(&format!("{root}/{service}/1")));
+    let why = "its node was created by session 0x1000".to_owned();
+    Entry { instance, source, path, root: root.into(), why, ..entry(number, service) }
+}
+
+#[test]
+fn however_many_services_there_are_below_a_root_they_push_out_nothing_of_another_and_of_each_it_is_said() {
+    let mut kept = Kept::new(200_000);
+    let names = ["orders", "mail"];
+    for number in 1..=40 {
+        kept.push(entry_below("/s", number, "orders"));
+        kept.push(entry_below("", number + 40, "mail"));
+    }
+    let started = Entry { number: 90, event: Event::Started, ..Entry::default() };
+    kept.push(started);
+    let of = |kept: &Kept, service: &str| kept.after(Some(service), 0).map(|it| (**it).clone()).collect::<Vec<_>>();
+    let before = names.map(|name| of(&kept, name));
+    (0..20_000_u64).for_each(|number| kept.push(entry_below("/x", 100 + number, &format!("x{number}"))));
+    assert_eq!(names.map(|name| of(&kept, name)), before);
+    assert_eq!(kept.after(None, 0).filter(|it| it.event == Event::Started).count(), 1);
+    let bytes: usize = kept.after(None, 0).map(|it| it.line().len()).sum();
+    assert!((150_000..=200_000).contains(&bytes), "{bytes}");
+    // Each service has its entry, or what says that nothing is left of some.
+    let is_lost = |number: &usize| {
+        let all = of(&kept, &format!("x{number}"));
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0].why == kept::NOTHING_LEFT
+    };
+    let lost = (0..20_000).filter(is_lost).count();
+    assert!((15_000..20_000).contains(&lost), "{lost}");
+    let marks: Vec<_> = kept.after(None, 0).filter(|it| it.why == kept::NOTHING_LEFT).collect();
+    assert_eq!((marks.len(), marks[0].count as usize), (1, lost));
+
+    // What is read from its lines goes on so.
+    let mut again = Kept::new(200_000);
+    let lines: Vec<String> = kept.after(None, 0).map(|it| it.line()).collect();
+    lines.iter().for_each(|line| again.push(serde_json::from_str(line).expect("an entry")));
+    assert!(again.after(None, 0).eq(kept.after(None, 0)));
+    (0..2_000).for_each(|number| again.push(entry_below("/x", 30_000 + number, "x")));
+    assert_eq!(names.map(|name| of(&again, name)), before);
+    let more: Vec<_> = again.after(None, 0).filter(|it| it.why == kept::NOTHING_LEFT).collect();
+    assert!(more.len() == 1 && more[0].count > marks[0].count, "{more:?}");
+    assert!(!of(&again, "x").is_empty());
+}
+
+#[test]
+fn an_entry_is_of_the_first_root_with_the_same_writers_also_one_that_an_earlier_version_wrote() {
+    let services = [("/a", 0), ("/s", 1), ("/t", 1)].map(|(root, rank)| format::Config {
+        root: path(root),
+        rank,
+        format: Format::Raw,
+        guard: false,
+        ..format::Config::default()
+    });
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(services.to_vec());
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    let mut recorder = recorder(&store, 1 << 20);
+    let old = Entry { root: String::new(), ..entry_below("/t", 1, "web") };
+    recorder.take_up(Loaded { entries: vec![old], ..Loaded::default() });
+    publisher.publish_whole(vec![]);
+    recorder.look(&store.snapshot());
+    let node = |name: &str, data: &str| {
+        Change::Put(path(name), Arc::new(Node { data: data.as_bytes().into(), stat: Stat::default() }))
+    };
+    publisher.publish(vec![node("/a/web/1", "10.0.0.1:80"), node("/t/web/1", "10.0.0.2:80"), node("/t/web/2", "-")]);
+    recorder.look(&store.snapshot());
+    let of_web = recorder.kept.after(Some("web"), 0).map(|it| (it.event, &*it.root)).collect::<Vec<_>>();
+    let expected =
+        [(Event::Appeared, "/s"), (Event::Appeared, "/a"), (Event::Appeared, "/s"), (Event::Undecodable, "/s")];
+    assert_eq!(of_web, expected);
 }
 
 #[test]
@@ -220,14 +296,15 @@ fn of_what_flaps_no_more_is_told_than_a_number() {
 #[test]
 fn how_many_are_made_is_bounded_also_over_many_services_and_grows_with_time() {
     let began = Instant::now();
-    let mut allowances = Allowances::new(began);
-    let made = (0..200_000).filter(|number| allowances.allows(&(number / 2).to_string(), began)).count();
+    let mut allowances = Allowances::default();
+    let made = (0..200_000).filter(|number| allowances.allows("/x", &(number / 2).to_string(), began)).count();
     assert_eq!(made, 50_000);
+    assert!(allowances.allows("/s", "0", began) && allowances.allows("", "0", began), "other roots have their own");
     assert!(allowances.have_omitted());
     assert_eq!(allowances.take_omitted(began, false), [], "not yet");
     let later = began + Duration::from_secs(60);
-    assert_eq!(allowances.take_omitted(later, false), [(String::new(), 150_000)]);
-    assert!(!allowances.have_omitted() && allowances.allows("0", later));
+    assert_eq!(allowances.take_omitted(later, false), [("/x".to_owned(), String::new(), 150_000)]);
+    assert!(!allowances.have_omitted() && allowances.allows("/x", "0", later));
     assert!(allowances.take_omitted(later + Duration::from_secs(60), false).is_empty());
 }
 

@@ -115,6 +115,7 @@ impl From<HistoryEntry> for Entry {
             path: entry.path.and_then(|path| NodePath::parse(&path).ok()),
             why: entry.why,
             count: entry.count.unwrap_or(0) as u64,
+            root: String::new(),
         }
     }
 }
