@@ -80,6 +80,16 @@ pub(crate) fn json(value: &toml::Value) -> serde_json::Value {
     }
 }
 
+/// Whether it contains a number that JSON cannot represent.
+pub(crate) fn has_no_json(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Float(number) => !number.is_finite(),
+        toml::Value::Array(items) => items.iter().any(has_no_json),
+        toml::Value::Table(entries) => entries.values().any(has_no_json),
+        _ => false,
+    }
+}
+
 /// A duration with a maximum in seconds, so that no clock overflows; optionally not zero.
 pub(crate) struct Within<const SECONDS: u64, const IS_POSITIVE: bool>;
 
@@ -95,7 +105,10 @@ impl<const SECONDS: u64, const IS_POSITIVE: bool> Within<SECONDS, IS_POSITIVE> {
         let value: Duration = humantime_serde::deserialize(value)?;
         let most = Duration::from_secs(SECONDS);
         let value = if IS_POSITIVE { some(value)? } else { value };
-        bounded(value, most, humantime::format_duration(most))
+        // A year of `humantime` is no number of days.
+        let days = SECONDS / 86_400;
+        let shown = if days > 1 { format!("{days}days") } else { humantime::format_duration(most).to_string() };
+        bounded(value, most, shown)
     }
 
     pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -18,7 +18,7 @@ use crate::model::{Format, NodePath};
 use crate::net::{Address, Remote, is_one_place, max_path_len};
 use crate::queue::{self, Limit, Server};
 use crate::worker::parse_listen;
-use crate::{access, register, secret, source, store, thrift};
+use crate::{access, register, rule, secret, source, store, thrift};
 
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -236,21 +236,27 @@ impl Check<'_> {
         let path: Key = "queue.path".into();
         self.recurring(queue);
         self.backend(queue);
+        if queue.path.is_none() && queue.backend.is_none() {
+            self.without_queues(queue);
+        }
         let is_tls = queue.backend.as_ref().is_some_and(Server::is_tls);
-        self.object_if(
-            queue.ca.is_some() && !is_tls,
-            &"queue.ca".into(),
-            "is of no use without `queue.backend = \"rediss://…\"`",
-        );
+        for (key, file) in
+            [("queue.ca", &queue.ca), ("queue.certificate", &queue.certificate), ("queue.key", &queue.key)]
+        {
+            let Some(file) = file else { continue };
+            self.plain_path(file, &key.into());
+            self.object_if(!is_tls, &key.into(), "is of no use without `queue.backend = \"rediss://…\"`");
+        }
+        let (certificate, private) = (queue.certificate.is_some(), queue.key.is_some());
+        self.object_if(certificate && !private, &"queue.certificate".into(), "needs its `queue.key`");
+        self.object_if(private && !certificate, &"queue.key".into(), "needs its `queue.certificate`");
         let is_buffer = !queue.buffer || queue.backend.is_some() && queue.path.is_some();
         let for_buffer = "needs `queue.backend`, and `queue.path` for the folder in which jobs wait while that is away";
         self.object_if(!is_buffer, &"queue.buffer".into(), for_buffer);
         let is_prefix = queue.prefix.len() <= 128 && !queue.prefix.chars().any(char::is_control);
         self.object_if(!is_prefix, &"queue.prefix".into(), "has control characters, or more than 128 bytes");
-        for (key, file) in [("queue.password_file", &queue.password_file), ("queue.ca", &queue.ca)] {
-            if let Some(file) = file {
-                self.path(file, &key.into());
-            }
+        if let Some(file) = &queue.password_file {
+            self.path(file, &"queue.password_file".into());
         }
         for (number, limit) in queue.limit.iter().enumerate() {
             self.limit(limit, number, queue);
@@ -263,6 +269,26 @@ impl Check<'_> {
         if most > max_call {
             let message = format!("such a job fits no request: `thrift.max_call` is {max_call}");
             self.object(&[&"queue.max_job_bytes".into(), &"thrift.max_call".into()], message);
+        }
+    }
+
+    /// Reports what is set of queues that there are not.
+    fn without_queues(&mut self, queue: &queue::Config) {
+        let default = queue::Config::default();
+        for (key, is_set) in [
+            ("queue.max_jobs", queue.max_jobs != default.max_jobs),
+            ("queue.max_bytes", queue.max_bytes != default.max_bytes),
+            ("queue.max_job_bytes", queue.max_job_bytes != default.max_job_bytes),
+            ("queue.max_queues", queue.max_queues != default.max_queues),
+            ("queue.retries", queue.retries != default.retries),
+            ("queue.timeout", queue.timeout != default.timeout),
+            ("queue.keep_dead", queue.keep_dead != default.keep_dead),
+            ("queue.keep_results", queue.keep_results != default.keep_results),
+            ("queue.durability", queue.durability != default.durability),
+            ("queue.sync_interval", queue.sync_interval != default.sync_interval),
+            ("queue.limit", !queue.limit.is_empty()),
+        ] {
+            self.object_if(is_set, &key.into(), "is of no use without queues: set `queue.path` or `queue.backend`");
         }
     }
 
@@ -305,6 +331,8 @@ impl Check<'_> {
             if required.contains(&false) {
                 continue;
             }
+            let has_no_json = recurring.payload.as_ref().is_some_and(rule::has_no_json);
+            self.object_if(has_no_json, &key.child("payload"), "has a number that JSON does not have: `nan` or `inf`");
             for (name, message) in recurring.flaws(queue.max_job_bytes) {
                 self.object(&[&key.child(name)], message);
             }

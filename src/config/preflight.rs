@@ -14,6 +14,7 @@ use crate::model::NodePath;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
 use crate::net::{Address, Listener, PathOccupied, Setting};
 use crate::permissions::{Folder, gid_of, own};
+use crate::queue::Server;
 use crate::register::{self, SecretError};
 use crate::secret;
 use crate::source;
@@ -90,12 +91,13 @@ pub(super) fn check(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
     let ensembles = config.zookeeper.iter().map(source::zookeeper::Config::session).enumerate();
     for (number, ensemble) in ensembles.filter(|(_, ensemble)| ensemble.has_tls()) {
         let Err(error) = client(ensemble.tls()) else { continue };
-        let part = match error {
-            TlsError::Certificate { .. } => "certificate",
-            TlsError::Key { .. } => "key",
-            TlsError::Authorities { .. } | TlsError::NoAuthorities(_) => "ca",
-        };
-        diagnostics.push(tree.diagnostic(tree.element(&"zookeeper".into(), number).child(part), error.to_string()));
+        let key = tree.element(&"zookeeper".into(), number).child(part_of(&error));
+        diagnostics.push(tree.diagnostic(key, error.to_string()));
+    }
+    if config.queue.backend.as_ref().is_some_and(Server::is_tls)
+        && let Err(error) = client(config.queue.tls())
+    {
+        diagnostics.push(tree.diagnostic(Key::new(["queue", part_of(&error)]), error.to_string()));
     }
     diagnostics.extend((0..config.worker.len()).flat_map(|number| of_worker(config, tree, number, is_own)));
     for error in config.register.tls.as_ref().map(of_tls).unwrap_or_default() {
@@ -336,6 +338,15 @@ fn of_ensembles(config: &Config) -> impl Iterator<Item = (usize, &Path)> {
     all.filter(|(_, location)| is_set(location))
 }
 
+/// The setting of a client's files that is at fault.
+fn part_of(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::Certificate { .. } => "certificate",
+        TlsError::Key { .. } => "key",
+        TlsError::Authorities { .. } | TlsError::NoAuthorities(_) => "ca",
+    }
+}
+
 /// What is wrong with a certificate and its key, each alone, or else both together.
 fn of_tls(tls: &register::Tls) -> Vec<TlsError> {
     let chain = is_set(&tls.certificate).then(|| chain_of(&tls.certificate));
@@ -349,12 +360,15 @@ fn of_tls(tls: &register::Tls) -> Vec<TlsError> {
 /// The files whose content is not checked here, with their keys.
 fn files<'c>(config: &'c Config, tree: &ConfigTree) -> Vec<(Key, &'c Path)> {
     let element = |kind: &str, number, name| tree.element(&kind.into(), number).child(name);
-    let register =
-        [("register.tokens", &config.register.tokens), ("register.signing_key", &config.register.signing_key)];
-    let of_register = register.into_iter().filter_map(|(key, path)| Some((key.into(), path.as_deref()?)));
+    let named = [
+        ("register.tokens", &config.register.tokens),
+        ("register.signing_key", &config.register.signing_key),
+        ("queue.password_file", &config.queue.password_file),
+    ];
+    let named = named.into_iter().filter_map(|(key, path)| Some((key.into(), path.as_deref()?)));
     let of_upstreams = config.upstream.iter().enumerate();
     let of_upstreams = of_upstreams.map(|(number, it)| (element("upstream", number, "token"), it.token.as_path()));
-    of_register.chain(of_upstreams).filter(|(_, path)| is_set(path)).collect()
+    named.chain(of_upstreams).filter(|(_, path)| is_set(path)).collect()
 }
 
 fn look(path: &Path) -> io::Result<()> {

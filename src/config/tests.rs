@@ -16,8 +16,13 @@ use crate::zookeeper::Kerberos;
 const EXAMPLE: &str = include_str!("../../contrib/roster.toml");
 
 /// Those for queues in Redis, which go with none for the disk.
-const OF_REDIS: [&str; 3] =
-    ["#backend = ", "#password_file = \"/etc/roster/redis\"", "#ca = \"/etc/roster/redis-ca.pem\""];
+const OF_REDIS: [&str; 5] = [
+    "#backend = ",
+    "#password_file = \"/etc/roster/redis\"",
+    "#ca = \"/etc/roster/redis-ca.pem\"",
+    "#certificate = \"/etc/roster/redis.pem\"",
+    "#key = \"/etc/roster/redis.key\"",
+];
 
 /// The example with all its settings in force, but for those of Redis.
 fn whole_example() -> String {

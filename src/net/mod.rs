@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(takes_descriptors(&connect()), Ok(1), "a process may need them");
         let other = folder.path().join("other");
         let listener = std::os::unix::net::UnixListener::bind(&other).expect("it listens");
-        let _connection = Remote::Unix(other).connect(None, None).await.expect("it listens");
+        let _connection = Remote::Unix(other).connect(None.into(), None).await.expect("it listens");
         assert_eq!(takes_descriptors(&listener.accept().expect("it has connected").0), refused());
     }
 }

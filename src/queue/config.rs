@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use roster_net::tls::ClientFiles;
 use serde::{Deserialize, Serialize};
 
 use super::check::check_name;
@@ -32,6 +33,11 @@ pub struct Config {
     /// The authorities that sign its certificate; none: those of the machine.
     #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+    /// The certificate that it is shown, with its chain, and the key.
+    #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    #[serde(deserialize_with = "crate::rule::some_path", skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
     /// The most jobs of all queues, in any state,
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_jobs: usize,
@@ -137,6 +143,13 @@ impl Recurring {
     }
 }
 
+impl Config {
+    /// The files of a connection to Redis by TLS.
+    pub(crate) fn tls(&self) -> ClientFiles<'_> {
+        ClientFiles { ca: self.ca.as_deref(), shown: self.certificate.as_deref().zip(self.key.as_deref()) }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -146,6 +159,8 @@ impl Default for Config {
             prefix: "resque:".to_owned(),
             password_file: None,
             ca: None,
+            certificate: None,
+            key: None,
             max_jobs: 1_000_000,
             max_bytes: ByteSize::gib(1),
             max_job_bytes: ByteSize::kib(64),

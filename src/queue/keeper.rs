@@ -276,8 +276,8 @@ impl Keeper {
                     false => "until they are performed".to_owned(),
                 };
                 return Err(EngineError::OtherUse(format!(
-                    "they are not those of a buffer: set another `queue.path`, or take `queue.backend` and `queue.buffer` \
-                     out {cure}"
+                    "they are not those of a buffer, or an earlier build wrote it, which has to deliver them: set another \
+                     `queue.path`, or take `queue.backend` and `queue.buffer` out {cure}"
                 )));
             }
             (true, false) => txn.delete(keys::BUFFER)?,

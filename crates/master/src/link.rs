@@ -70,7 +70,7 @@ impl Link<'_> {
     async fn enter(&self) -> Result<Wire<Stream>, Lost> {
         let Self { shared, register, .. } = *self;
         let remote: Remote = register.to_string().parse()?;
-        let stream = remote.connect(shared.config.ca.as_deref(), shared.config.register_user).await?;
+        let stream = remote.connect(shared.config.ca.as_deref().into(), shared.config.register_user).await?;
         shared.tell(Event::Connected { register: register.clone() });
         let mut wire = Wire::new(stream, Bounds::STRANGER);
         let token = shared.config.token.clone();

@@ -120,10 +120,9 @@ impl fmt::Display for Remote {
 }
 
 impl Remote {
-    /// Connects. Certificates must be signed by the authorities in the file `ca`, or else by those of the machine. A
-    /// register on this machine without TLS must be a process of `user`, if given: any process can take a port while
-    /// nobody listens on it.
-    pub async fn connect(&self, ca: Option<&Path>, user: Option<u32>) -> Result<Stream, ConnectError> {
+    /// Connects, with these files where it is by TLS. A register on this machine without TLS must be a process of `user`, if
+    /// given: any process can take a port while nobody listens on it.
+    pub async fn connect(&self, files: ClientFiles<'_>, user: Option<u32>) -> Result<Stream, ConnectError> {
         let (host, port, tls) = match self {
             Self::Unix(path) => return connect_unix(path, user).await,
             Self::Tcp { host, port, tls } => (host, port, tls),
@@ -138,7 +137,7 @@ impl Remote {
             return Ok(Stream::Tcp(stream));
         }
         let name = host.trim_start_matches('[').trim_end_matches(']');
-        secure(stream, name, ClientFiles { ca, shown: None }).await
+        secure(stream, name, files).await
     }
 
     pub fn is_tls(&self) -> bool {

@@ -101,6 +101,13 @@ pub struct ClientFiles<'a> {
     pub shown: Option<(&'a Path, &'a Path)>,
 }
 
+impl<'a> From<Option<&'a Path>> for ClientFiles<'a> {
+    /// Of a client that shows no certificate.
+    fn from(ca: Option<&'a Path>) -> Self {
+        Self { ca, shown: None }
+    }
+}
+
 /// A client's configuration.
 pub fn client(files: ClientFiles<'_>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match files.ca {

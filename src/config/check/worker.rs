@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::{Check, Key};
 use crate::net::Address;
-use crate::worker;
+use crate::{rule, worker};
 
 /// How many sockets a worker may listen on: the descriptors a process inherits, without its channel and the one for
 /// asking for others.
@@ -36,7 +36,7 @@ impl Check<'_> {
             let is_ours = ["ROSTER_", "LISTEN_"].iter().any(|ours| name.starts_with(ours));
             self.object_if(is_ours, &environment, &format!("{name:?} is set by the sidecar"));
         }
-        if worker.params.values().any(has_no_json) {
+        if worker.params.values().any(rule::has_no_json) {
             self.object(&[&at.child("params")], "has a number that JSON does not have: `nan` or `inf`");
         }
         if let (Some(most), Some(kill)) = (worker.max_memory, worker.kill_memory)
@@ -98,15 +98,5 @@ impl Check<'_> {
                 self.object(&[&self.tree.element(keys, nth)], message);
             }
         }
-    }
-}
-
-/// Whether it contains a number that JSON cannot represent.
-fn has_no_json(value: &toml::Value) -> bool {
-    match value {
-        toml::Value::Float(number) => !number.is_finite(),
-        toml::Value::Array(items) => items.iter().any(has_no_json),
-        toml::Value::Table(entries) => entries.values().any(has_no_json),
-        _ => false,
     }
 }

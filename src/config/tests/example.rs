@@ -77,6 +77,8 @@ fn the_example_has_what_redis_takes() {
     expected.queue.backend = "rediss://db.example:6379/0".parse().ok();
     expected.queue.password_file = Some("/etc/roster/redis".into());
     expected.queue.ca = Some("/etc/roster/redis-ca.pem".into());
+    expected.queue.certificate = Some("/etc/roster/redis.pem".into());
+    expected.queue.key = Some("/etc/roster/redis.key".into());
     assert_eq!(config.to_toml(), expected.to_toml());
     assert_eq!(load(&config.to_toml(), &[], &[]).expect("what is shown").to_toml(), config.to_toml());
 }

@@ -17,6 +17,15 @@ use serde::{Deserialize, Serialize};
 const FIELDS: &str = "it has five fields: minute, hour, day of the month, month and day of the week, as \"*/5 * * * *\", or is \
                       @hourly, @daily, @weekly, @monthly or @yearly";
 
+/// What each field is, and what it may be.
+const VALUES: [(&str, &str); 5] = [
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of the month", "1 to 31"),
+    ("month", "1 to 12, or jan to dec"),
+    ("day of the week", "0 to 7, or sun to sat"),
+];
+
 /// An expression as cron has them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -40,7 +49,10 @@ impl TryFrom<String> for Expression {
 
     fn try_from(text: String) -> Result<Self, String> {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let cron = parser.parse(&text).map_err(|_| format!("{text:?} is no expression of cron: {FIELDS}"))?;
+        let cron = parser.parse(&text).map_err(|_| {
+            let why = wrong_field(&text, |alone| parser.parse(alone).is_err());
+            format!("{text:?} is no expression of cron: {}", why.unwrap_or_else(|| FIELDS.to_owned()))
+        })?;
         let hours = text.split_whitespace().nth(1);
         let is_of_each_hour = hours.map_or(text.eq_ignore_ascii_case("@hourly"), |hours| hours.starts_with('*'));
         let expression = Self { text, cron, is_of_each_hour };
@@ -133,6 +145,20 @@ impl Expression {
     }
 }
 
+/// Which of five fields is wrong, also where the others say nothing.
+fn wrong_field(text: &str, is_wrong: impl Fn(&str) -> bool) -> Option<String> {
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    if fields.len() != VALUES.len() {
+        return None;
+    }
+    fields.iter().zip(VALUES).enumerate().find_map(|(nth, (field, (name, values)))| {
+        let mut alone = ["*"; VALUES.len()];
+        alone[nth] = field;
+        is_wrong(&alone.join(" "))
+            .then(|| format!("its {name} cannot be {field:?}: expected {values}, as *, 1, 1-3, 1,3 or */2"))
+    })
+}
+
 /// When clocks show a time for the first time, or the end of the gap in which they do not.
 fn instant_of(shown: DateTime, zone: &TimeZone) -> Option<Timestamp> {
     let ambiguous = zone.to_ambiguous_timestamp(shown);
@@ -181,9 +207,19 @@ mod tests {
         for text in ["*/5 * * * *", "0 9-17/2 * jan,JUL mon-fri", "@hourly", "@Daily", "30 2 29 2 *", "0 0 * * 7"] {
             assert_eq!(String::from(expression(text)), text);
         }
-        for wrong in ["", "* * * *", "* * * * * *", "60 * * * *", "@reboot", "x * * * *", "*/0 * * * *"] {
+        for (wrong, told) in [
+            ("", "five fields"),
+            ("* * * *", "five fields"),
+            ("* * * * * *", "five fields"),
+            ("@reboot", "five fields"),
+            ("60 * * * *", "its minute cannot be \"60\": expected 0 to 59"),
+            ("x * * * *", "its minute cannot be \"x\""),
+            ("5-1 * * * *", "its minute cannot be \"5-1\""),
+            ("0 */0 * * *", "its hour cannot be \"*/0\""),
+            ("0 6 * * lundi", "its day of the week cannot be \"lundi\": expected 0 to 7, or sun to sat"),
+        ] {
             let why = Expression::try_from(wrong.to_owned()).expect_err("no expression");
-            assert!(why.contains("five fields"), "{wrong}: {why}");
+            assert!(why.contains(told), "{wrong}: {why}");
         }
         let why = Expression::try_from("0 0 31 2 *".to_owned()).expect_err("no such day");
         assert!(why.contains("never"), "{why}");

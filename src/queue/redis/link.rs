@@ -10,6 +10,7 @@ use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisErr
 use roster_net::{ConnectError, secret};
 use tokio::time::timeout;
 
+use super::super::Config;
 use super::super::change::Refused;
 use super::server::Server;
 use crate::clock::Moment;
@@ -25,8 +26,7 @@ pub(super) struct Arguments(Vec<Vec<u8>>);
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) server: Server,
-    password_file: Option<PathBuf>,
-    ca: Option<PathBuf>,
+    config: Config,
     up: ArcSwapOption<Up>,
     /// Why there is none.
     down: ArcSwapOption<String>,
@@ -59,8 +59,8 @@ impl From<Failed> for Refused {
 }
 
 impl Link {
-    pub(super) fn new(server: Server, password_file: Option<PathBuf>, ca: Option<PathBuf>) -> Self {
-        Self { server, password_file, ca, up: ArcSwapOption::empty(), down: ArcSwapOption::empty() }
+    pub(super) fn new(server: Server, config: Config) -> Self {
+        Self { server, config, up: ArcSwapOption::empty(), down: ArcSwapOption::empty() }
     }
 
     /// Connects. What is returned carries the requests, and ends with the connection.
@@ -69,8 +69,8 @@ impl Link {
             let read = |file: &PathBuf| {
                 secret::read(file).map_err(|error| self.no(&format!("cannot read {}: {error}", file.display())))
             };
-            let password = self.password_file.as_ref().map(read).transpose()?;
-            let stream = self.server.remote.connect(self.ca.as_deref(), None).await;
+            let password = self.config.password_file.as_ref().map(read).transpose()?;
+            let stream = self.server.remote.connect(self.config.tls(), None).await;
             let stream = stream.map_err(|error| match error {
                 ConnectError::NoSocket(path) | ConnectError::NobodyListens(path) => {
                     self.no(&format!("nobody listens at {}: does it run, with this `unixsocket`?", path.display()))
@@ -118,9 +118,13 @@ impl Link {
 
     fn ended_early(&self) -> &'static str {
         match self.server.is_tls() {
+            true if self.config.certificate.is_none() => {
+                "the connection has ended at once: where it wants certificates of its clients, set `queue.certificate` and \
+                 `queue.key`"
+            }
             true => {
-                "the connection has ended at once: where it wants certificates of its clients, have it have \
-                 `tls-auth-clients no` or `optional`"
+                "the connection has ended at once: it may not take the certificate of `queue.certificate`, whose authority \
+                 its `tls-ca-cert-file` names"
             }
             false => "the connection has ended at once: where it speaks TLS, write `rediss://`",
         }

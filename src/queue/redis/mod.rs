@@ -107,7 +107,7 @@ impl Redis {
         let folder = config.path.clone().filter(|_| config.buffer);
         let buffer = folder.map(|folder| Buffer::open(folder, config, metrics, tasks)).transpose()?;
         let redis = Arc::new(Self {
-            link: Link::new(server, config.password_file.clone(), config.ca.clone()),
+            link: Link::new(server, config.clone()),
             keys: Keys::new(&config.prefix),
             config: config.clone(),
             metrics: metrics.clone(),
@@ -163,7 +163,13 @@ impl Redis {
             };
             self.metrics.queue_failures.increment();
             if self.link.lose(why.clone()) {
-                tracing::error!(error = why, "the queues take and hand out no jobs until that is mended");
+                match self.buffer {
+                    Some(_) => tracing::error!(
+                        error = why,
+                        "the queues hand out no jobs until that is mended; what is enqueued waits in the buffer"
+                    ),
+                    None => tracing::error!(error = why, "the queues take and hand out no jobs until that is mended"),
+                }
             }
             self.known.trouble.store(Some(Arc::new(why)));
             sleep(backoff.delay()).await;

@@ -96,7 +96,7 @@ impl Follower {
         let token = *tokens.first().ok_or_else(|| wrong(io::Error::other("it holds no token")))?;
         let unreachable = |why: String| Trouble::Unreachable { remote: self.remote.clone(), why };
         let connecting = async {
-            let connected = self.remote.connect(self.config.ca.as_deref(), self.config.register_user).await;
+            let connected = self.remote.connect(self.config.ca.as_deref().into(), self.config.register_user).await;
             let stream = connected.map_err(|error| unreachable(error.to_string()))?;
             let mut wire = Wire::new(stream, Bounds::STRANGER);
             let token = Token(token.to_owned());
