@@ -9,13 +9,14 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricType::{self, COUNTER, GAUGE};
 use prometheus::proto::{Metric, MetricFamily};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Rooms;
 use crate::access::{Client, Grant};
 use crate::clock::millis_since_1970;
 use crate::metrics::{family, sample};
-use crate::queue::{Asker, Overview, Queues};
+use crate::queue::{Asker, Overview, Queues, Refused, Totals};
 use crate::share::{Share, Taken};
 use crate::store::{Feed, FeedProgress, FeedState, Snapshot};
 use crate::worker::{GroupReport, State, Workers};
@@ -23,15 +24,29 @@ use crate::worker::{GroupReport, State, Workers};
 /// The text is rendered at most once in this time, however many clients ask for it.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// How many queues have metrics of their own, and how long they are waited for.
+/// How many queues have metrics of their own.
 const MAX_QUEUES: usize = 1_000;
-const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often the queues are looked at, which takes time of the disk's or of Redis's, and how long a scrape waits for that.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The text as last rendered, which is charged until the last client has received it.
 #[derive(Debug)]
 pub(super) struct Text {
     last: Option<(Instant, Bytes)>,
     memory: Arc<Share>,
+    queues: Look,
+}
+
+/// The queues as they were last seen.
+#[derive(Debug, Default)]
+struct Look {
+    /// The look that is under way. While a disk hangs there is no other one.
+    pending: Option<JoinHandle<Result<Vec<Overview>, Refused>>>,
+    began: Option<Instant>,
+    /// None: they could not be asked.
+    seen: Option<Vec<Overview>>,
 }
 
 /// Why there is no text.
@@ -51,7 +66,7 @@ struct Charged {
 
 impl Text {
     pub(super) fn of(rooms: &Rooms) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { last: None, memory: rooms.memory.share(None) }))
+        Arc::new(Mutex::new(Self { last: None, memory: rooms.memory.share(None), queues: Look::default() }))
     }
 
     /// The text, if it was rendered just now.
@@ -59,10 +74,17 @@ impl Text {
         self.last.as_ref().filter(|(made, _)| made.elapsed() < MAX_AGE).map(|(_, text)| text.clone())
     }
 
+    /// Looks at the queues, unless somebody else did just now.
+    pub(super) async fn look(&mut self, queues: &Arc<Queues>) {
+        if queues.is_on() {
+            self.queues.refresh(queues).await;
+        }
+    }
+
     /// Renders the text; blocks meanwhile.
-    pub(super) fn make(&mut self, rooms: &Rooms, queues: Option<&[Overview]>) -> Result<Bytes, NoText> {
+    pub(super) fn make(&mut self, rooms: &Rooms) -> Result<Bytes, NoText> {
         self.last = None;
-        let text = TextEncoder::new().encode_to_string(&families(rooms, queues))?;
+        let text = TextEncoder::new().encode_to_string(&families(rooms, self.queues.seen.as_deref()))?;
         let taken = self.memory.take(text.capacity()).ok_or(NoText::NoMemory)?;
         let text = Bytes::from_owner(Charged { text, _taken: taken });
         self.last = Some((Instant::now(), text.clone()));
@@ -85,11 +107,28 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-/// The queues as they stand. None: there are none, or nothing is known of them now.
-pub(super) async fn overviews(queues: &Queues) -> Option<Vec<Overview>> {
-    let asker = Asker { uid: None, is_admin: true };
-    let overviews = queues.overviews(asker, String::new(), MAX_QUEUES, |_| true);
-    timeout(PATIENCE, overviews).await.ok()?.ok()
+impl Look {
+    async fn refresh(&mut self, queues: &Arc<Queues>) {
+        let is_fresh = self.began.is_some_and(|began| began.elapsed() < LOOK_INTERVAL);
+        if self.pending.is_none() && is_fresh {
+            return;
+        }
+        let look = self.pending.get_or_insert_with(|| {
+            let queues = queues.clone();
+            self.began = Some(Instant::now());
+            tokio::spawn(async move {
+                let asker = Asker { uid: None, is_admin: true };
+                queues.overviews(asker, String::new(), MAX_QUEUES, |_| true).await
+            })
+        });
+        self.seen = match timeout(LOOK_TIMEOUT, look).await {
+            Ok(seen) => {
+                self.pending = None;
+                seen.ok().and_then(Result::ok)
+            }
+            Err(_) => None,
+        };
+    }
 }
 
 /// Everything that a client over TCP may know.
@@ -138,7 +177,8 @@ fn families(rooms: &Rooms, queues: Option<&[Overview]>) -> Vec<MetricFamily> {
         families.extend(workers(&rooms.workers));
         if rooms.queues.is_on() {
             families.push(one("queues_up", "Whether the queues can be asked now.", [], flag(queues.is_some())));
-            families.extend(queues.iter().copied().flat_map(jobs));
+            families.extend(rooms.queues.totals_if_known().map(jobs));
+            families.extend(queues.iter().copied().flat_map(of_queues));
         }
     }
     families.extend(sources(&snapshot, grant));
@@ -236,38 +276,42 @@ fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFam
     })
 }
 
-type JobState = (&'static str, fn(&Overview) -> u64);
+/// What states of jobs are called.
+const JOB_STATES: [&str; 5] = ["WAITING", "DELAYED", "RUNNING", "DEAD", "DONE"];
 
-/// How many jobs of a queue are in each state.
-const JOB_STATES: [JobState; 5] = [
-    ("WAITING", |it| it.waiting),
-    ("DELAYED", |it| it.delayed),
-    ("RUNNING", |it| it.running),
-    ("DEAD", |it| it.dead),
-    ("DONE", |it| it.done),
-];
+/// As they were last counted, also while nobody can ask.
+fn jobs(it: Totals) -> MetricFamily {
+    let counts = [it.waiting, it.delayed, it.running, it.dead, it.done];
+    let samples = JOB_STATES.iter().zip(counts).map(|(state, count)| sample(GAUGE, [("state", *state)], count as f64));
+    family(GAUGE, "jobs", "Jobs of the queues by their state, as they were last counted.", samples)
+}
 
-fn jobs(queues: &[Overview]) -> Vec<MetricFamily> {
-    let of_state =
-        |(state, count): &JobState| sample(GAUGE, [("state", *state)], queues.iter().map(count).sum::<u64>() as f64);
-    let all: Vec<_> = JOB_STATES.iter().map(of_state).collect();
+fn of_queues(queues: &[Overview]) -> impl Iterator<Item = MetricFamily> {
     let of_queue = |it: &Overview| {
-        JOB_STATES.map(|(state, count)| sample(GAUGE, [("queue", &*it.name), ("state", state)], count(it) as f64))
+        let counts = [it.waiting, it.delayed, it.running, it.dead, it.done];
+        let of_state =
+            |(state, count): (&'static str, u64)| sample(GAUGE, [("queue", &*it.name), ("state", state)], count as f64);
+        JOB_STATES.into_iter().zip(counts).map(of_state).collect::<Vec<_>>()
     };
     let now = millis_since_1970(SystemTime::now());
     let age = |it: &Overview| {
-        let waits_for = it.oldest_waiting.map_or(0, |since| now.saturating_sub(since));
-        sample(GAUGE, [("queue", &*it.name)], Duration::from_millis(waits_for).as_secs_f64())
+        let waits_for = match it.oldest_waiting {
+            Some(since) => now.saturating_sub(since),
+            None if it.waiting == 0 => 0,
+            None => return None,
+        };
+        Some(sample(GAUGE, [("queue", &*it.name)], Duration::from_millis(waits_for).as_secs_f64()))
     };
-    let mut families = vec![family(GAUGE, "jobs", "Jobs of the queues by their state.", all)];
-    if !queues.is_empty() {
-        let (of_queues, ages): (Vec<_>, Vec<_>) =
-            (queues.iter().flat_map(of_queue).collect(), queues.iter().map(age).collect());
-        families.push(family(GAUGE, "queue_jobs", "Jobs of each queue by their state.", of_queues));
-        let help = "How long ago the oldest job of the queue was enqueued that waits.";
-        families.push(family(GAUGE, "queue_oldest_waiting_seconds", help, ages));
-    }
-    families
+    let families: [(_, _, Vec<Metric>); 2] = [
+        ("queue_jobs", "Jobs of each queue by their state.", queues.iter().flat_map(of_queue).collect()),
+        (
+            "queue_oldest_waiting_seconds",
+            "How long ago the oldest job of the queue was enqueued that waits, where that is known.",
+            queues.iter().filter_map(age).collect(),
+        ),
+    ];
+    let families = families.into_iter().filter(|(.., samples)| !samples.is_empty());
+    families.map(|(name, help, samples)| family(GAUGE, name, help, samples))
 }
 
 fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
@@ -319,7 +363,7 @@ mod tests {
         };
         let text = Text::of(&rooms);
         let mut text = text.try_lock().expect("nobody has it");
-        let mut get = || text.fresh().map_or_else(|| text.make(&rooms, None), Ok);
+        let mut get = || text.fresh().map_or_else(|| text.make(&rooms), Ok);
         let first = get().expect("room");
         let charged = memory.taken();
         assert!(charged >= first.len() && std::ptr::eq(first.as_ptr(), get().expect("the same").as_ptr()));
@@ -330,6 +374,6 @@ mod tests {
         assert!(memory.taken() >= second.len() && memory.taken() < 2 * charged);
         let _rest = memory.share(None).take((1 << 20) - memory.taken()).expect("room");
         let another = Text::of(&rooms);
-        assert!(matches!(another.try_lock().expect("nobody has it").make(&rooms, None), Err(NoText::NoMemory)));
+        assert!(matches!(another.try_lock().expect("nobody has it").make(&rooms), Err(NoText::NoMemory)));
     }
 }

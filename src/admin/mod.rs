@@ -150,8 +150,8 @@ async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
         // With thousands of methods this takes longer than a thread that serves others may spend. The client may be
         // gone before it is done; the next one then uses the result.
         None => {
-            let queues = metrics::overviews(&answers.rooms.queues).await;
-            tokio::task::spawn_blocking(move || text.make(&answers.rooms, queues.as_deref())).await
+            text.look(&answers.rooms.queues).await;
+            tokio::task::spawn_blocking(move || text.make(&answers.rooms)).await
         }
     };
     match made {

@@ -507,9 +507,7 @@ impl Keeper {
             totals.done += counts.done;
             totals.bytes += counts.bytes;
         }
-        if **self.known.totals.load() != totals {
-            self.known.totals.store(Arc::new(totals));
-        }
+        self.known.count(totals);
     }
 
     fn now(&self) -> Now {

@@ -107,7 +107,8 @@ struct Known {
     damage: ArcSwapOption<String>,
     /// Since when a transaction has been under way.
     writing_since: ArcSwapOption<Instant>,
-    totals: ArcSwap<Totals>,
+    /// None: they were not counted yet.
+    totals: ArcSwapOption<Totals>,
     recurring: ArcSwap<Vec<Recurs>>,
     /// How many transactions there have been.
     #[cfg(test)]
@@ -133,6 +134,14 @@ pub struct Totals {
     /// That are kept for their results.
     pub done: u64,
     pub bytes: u64,
+}
+
+impl Known {
+    fn count(&self, totals: Totals) {
+        if self.totals.load().as_deref() != Some(&totals) {
+            self.totals.store(Some(Arc::new(totals)));
+        }
+    }
 }
 
 impl Totals {
@@ -188,8 +197,13 @@ impl Queues {
         slow.or_else(|| self.known.trouble.load_full()).or_else(|| self.known.damage.load_full()).or_else(of_backend)
     }
 
+    /// As they were last counted.
     pub fn totals(&self) -> Totals {
-        **self.known.totals.load()
+        self.totals_if_known().unwrap_or_default()
+    }
+
+    pub fn totals_if_known(&self) -> Option<Totals> {
+        self.known.totals.load().as_deref().copied()
     }
 
     /// All of the jobs are on the disk when this returns, or none is. Who no longer waits when it is their turn has

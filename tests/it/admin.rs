@@ -17,7 +17,7 @@ use crate::register::{Scene, TOKEN};
 const LISTEN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
 
 /// Where a sidecar's admin server listens.
-fn port(roster: &Roster) -> u16 {
+pub(crate) fn port(roster: &Roster) -> u16 {
     eventually("the admin server listens", SOON, || {
         let log = roster.log();
         let line = log.lines().rev().find(|line| line.contains("listening for health and metrics")).ok_or("not yet")?;
@@ -50,7 +50,7 @@ fn get(port: u16, path: &str) -> (u16, String) {
 }
 
 /// Each sample of the metrics with its value.
-fn samples(port: u16) -> HashMap<String, f64> {
+pub(crate) fn samples(port: u16) -> HashMap<String, f64> {
     let (status, text) = get(port, "/metrics");
     assert_eq!(status, 200, "{text}");
     let lines = text.lines().filter(|line| !line.starts_with('#'));

@@ -19,6 +19,9 @@ use super::resque::{self, Item};
 use super::{Redis, no_matter, scripts};
 use crate::clock::millis_since_1970;
 
+/// So many bytes of first jobs are looked at to see how long they have waited.
+const MAX_FIRST_BYTES: u64 = 1 << 20;
+
 /// So many queues are named of which jobs are in the buffer.
 const MAX_NAMED: usize = 20;
 
@@ -40,11 +43,17 @@ impl Redis {
                     Ok(mut names) => {
                         names.retain(|name| *name > after && sees(name));
                         names.truncate(most);
-                        redis.overviews_of(names, redis.largest()).await
+                        // Where not all can be looked at, it is not always the same ones.
+                        fastrand::shuffle(&mut names);
+                        redis.overviews_of(names, MAX_FIRST_BYTES).await
                     }
                     Err(failed) => Err(failed),
                 };
-                let Some(buffer) = &redis.buffer else { return Ok(of_redis?) };
+                let Some(buffer) = &redis.buffer else {
+                    let mut of_redis = of_redis?;
+                    of_redis.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                    return Ok(of_redis);
+                };
                 // What is wrong with it is told beside them.
                 let mut kept = buffer.overviews(of_buffer).await.unwrap_or_default();
                 kept.retain(|it| it.name > after && sees(&it.name));
@@ -78,8 +87,9 @@ impl Redis {
         Ok(names)
     }
 
-    pub(super) async fn overviews_of(&self, names: Vec<String>, largest: u64) -> Result<Vec<Overview>, Failed> {
-        let arguments = Arguments::new(&self.keys.0).number(largest).texts(&names);
+    /// How long jobs have waited is known where their first ones have so many bytes together.
+    pub(super) async fn overviews_of(&self, names: Vec<String>, bytes: u64) -> Result<Vec<Overview>, Failed> {
+        let arguments = Arguments::new(&self.keys.0).number(self.largest()).number(bytes).texts(&names);
         let counts: Vec<(bool, i64, u64, u64, u64, Vec<u8>)> = self.link.run(&scripts::COUNT, arguments).await?;
         let overview =
             |(name, (is_paused, waiting, delayed, running, dead, first)): (_, (_, i64, _, _, _, Vec<u8>))| {

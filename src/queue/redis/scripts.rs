@@ -246,16 +246,16 @@ pub(super) static POPPED: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// How a queue stands: whether it is paused, its lengths (-1: it is no list), and its first element, if it is not too large.
-/// To look at a large one takes Redis a while: where none is wanted, `largest` is 0.
+/// To look at large ones takes Redis a while: after so many bytes of them, which may be none, it looks at no more.
 pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local p, largest, reply = ARGV[1], tonumber(ARGV[2]), {}
+        local p, largest, bytes, reply = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), {}
         local function size(command, key)
             local size = redis.pcall(command, key)
             return type(size) == 'number' and size or nil
         end
-        for number = 3, #ARGV do
+        for number = 4, #ARGV do
             local q = ARGV[number]
             local length = size('LLEN', p .. 'queue:' .. q) or -1
             table.insert(reply, redis.call('SISMEMBER', p .. 'roster:paused', q))
@@ -263,7 +263,8 @@ pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
             for _, state in ipairs({'delayed', 'running', 'dead'}) do
                 table.insert(reply, size('ZCARD', p .. 'roster:' .. state .. ':' .. q) or 0)
             end
-            local first = largest > 0 and length > 0 and redis.call('LINDEX', p .. 'queue:' .. q, 0) or ''
+            local first = bytes > 0 and length > 0 and redis.call('LINDEX', p .. 'queue:' .. q, 0) or ''
+            bytes = bytes - #first
             table.insert(reply, #first <= largest and first or '')
         end
         return reply",

@@ -254,9 +254,7 @@ impl Redis {
                 tracing::debug!(error = %failed, "unique keys that nobody has are not removed");
             }
         }
-        if **self.known.totals.load() != totals {
-            self.known.totals.store(totals.into());
-        }
+        self.known.count(totals);
         Ok(())
     }
 }
