@@ -24,6 +24,7 @@ mod unique;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ pub(super) struct Redis {
     /// Those that Redis was asked to enqueue without an answer: it remembers them longer.
     in_doubt: Mutex<HashSet<JobId>>,
     searches: Searches,
+    /// Whether Redis does not let what nobody uses any more be removed.
+    is_untidy: AtomicBool,
     /// Why all queues stand still, as others want it.
     all_paused: ArcSwapOption<String>,
     /// How many wait for jobs of which queues,
@@ -119,6 +122,7 @@ impl Redis {
             arrived: Mutex::default(),
             in_doubt: Mutex::default(),
             searches: Searches::default(),
+            is_untidy: AtomicBool::new(false),
             all_paused: ArcSwapOption::empty(),
             wanted: Mutex::default(),
             ready: watch::Sender::default(),

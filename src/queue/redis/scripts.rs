@@ -288,23 +288,32 @@ pub(super) static READY: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Removes the unique keys of queues that have no jobs that could hold one; and where there are more than half as many queues as
-/// there may be, those of which nothing is there.
+/// there may be, those of which nothing is there; or more than a quarter, those that somebody here has made. A queue with a key
+/// of the wrong type is passed over. What Redis refuses is told once all of them were looked at.
 pub(super) static TIDY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local p = ARGV[1]
-        if redis.call('ZCARD', p .. 'roster:popped') > 0 then return 0 end
-        local are_many = redis.call('SCARD', p .. 'queues') > tonumber(ARGV[2]) / 2
+        local p, refused = ARGV[1], nil
+        if redis.pcall('ZCARD', p .. 'roster:popped') ~= 0 then return 0 end
+        local function remove(...)
+            local removed = redis.pcall(...)
+            if type(removed) == 'table' and removed.err then refused = refused or removed end
+        end
+        local creators, part = p .. 'roster:queue_creators', redis.call('SCARD', p .. 'queues') / tonumber(ARGV[2])
         for number = 3, #ARGV do
             local q = ARGV[number]
-            if redis.pcall('LLEN', p .. 'queue:' .. q) == 0 and redis.call('ZCARD', p .. 'roster:delayed:' .. q) == 0
-                and redis.call('ZCARD', p .. 'roster:running:' .. q) == 0 then
-                redis.call('UNLINK', p .. 'roster:unique:' .. q)
-                if are_many and redis.call('ZCARD', p .. 'roster:dead:' .. q) == 0
-                    and redis.call('SISMEMBER', p .. 'roster:paused', q) == 0 then redis.call('SREM', p .. 'queues', q) end
+            if redis.pcall('LLEN', p .. 'queue:' .. q) == 0 and redis.pcall('ZCARD', p .. 'roster:delayed:' .. q) == 0
+                and redis.pcall('ZCARD', p .. 'roster:running:' .. q) == 0 then
+                remove('UNLINK', p .. 'roster:unique:' .. q)
+                local is_spare = part > 0.5 or part > 0.25 and redis.pcall('HEXISTS', creators, q) == 1
+                if is_spare and redis.pcall('ZCARD', p .. 'roster:dead:' .. q) == 0
+                    and redis.pcall('SISMEMBER', p .. 'roster:paused', q) == 0 then
+                    remove('HDEL', creators, q)
+                    remove('SREM', p .. 'queues', q)
+                end
             end
         end
-        return 1",
+        return refused or 1",
     )
 });
 

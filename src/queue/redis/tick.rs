@@ -1,6 +1,7 @@
 //! Ticks: what the time has come for. Every sidecar of a Redis does this, and whichever comes first has done it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use redis::Value;
 
@@ -248,13 +249,23 @@ impl Redis {
             }
         }
         if !idle.is_empty() {
-            // What others have performed has left its key, and its queue a name. That they stay there harms nobody yet.
-            let arguments = Arguments::new(&self.keys.0).number(self.config.max_queues as u64).texts(idle);
-            if let Err(failed) = self.link.run::<u8>(&scripts::TIDY, arguments).await {
-                tracing::debug!(error = %failed, "unique keys that nobody has are not removed");
-            }
+            self.tidy(idle).await?;
         }
         self.known.count(totals);
+        Ok(())
+    }
+
+    /// What others have performed has left its key, and its queue a name. That they stay there harms nobody yet.
+    async fn tidy(&self, idle: Vec<String>) -> Result<(), Failed> {
+        let arguments = Arguments::new(&self.keys.0).number(self.config.max_queues as u64).texts(idle);
+        let refused = match self.link.run::<u8>(&scripts::TIDY, arguments).await {
+            Err(failed) if failed.is_refused => Some(failed),
+            done => done.map(|_| None)?,
+        };
+        let was_refused = self.is_untidy.swap(refused.is_some(), Ordering::Relaxed);
+        if let Some(failed) = refused.filter(|_| !was_refused) {
+            tracing::warn!(error = %failed, "unique keys and names of queues that nobody uses stay in Redis");
+        }
         Ok(())
     }
 }
