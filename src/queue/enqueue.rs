@@ -73,10 +73,12 @@ impl Change<'_, '_> {
         }
         let busy = self.book.queues.values().filter(|queue| !queue.counts.is_idle());
         let own = busy.clone().filter(|queue| queue.counts.creator == uid).count();
-        let left = most.saturating_sub(busy.count());
-        if wanted > left || !is_admin && own + wanted > left - wanted {
+        let all = busy.count() + wanted;
+        let left = (most - most / KEPT_FOR_ADMINS).saturating_sub(all);
+        if all > most || !is_admin && own + wanted > left {
             let message = format!(
-                "too many queues: `queue.max_queues` is {most}, of which one user may have as many as it leaves free"
+                "too many queues: `queue.max_queues` is {most}, of which one user may have as many as it leaves free, and a \
+                 part is kept for administrators"
             );
             return Err(Refused::Full(message).into());
         }

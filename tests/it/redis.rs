@@ -1,9 +1,16 @@
 //! Queues in a real Redis, beside a scripted client of Resque, which writes and reads its exact keys and texts.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Redis, Roster, SOON, ensure, eventually, exception, is_skipped_unless};
+use crate::access::for_everybody;
+use crate::admin;
+use crate::harness::{
+    Redis, Roster, SOON, ensure, eventually, exception, free_port, is_skipped_unless, is_skipped_without_root,
+};
 use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
     QueuesQuery, TRosterSyncClient, TakeJobsRequest,
@@ -100,7 +107,7 @@ fn a_client_of_resque_takes_what_is_enqueued_and_what_it_enqueues_is_taken() {
     taken.iter().for_each(|job| update(&roster, job, JobAction::DONE).expect("it has the lease"));
     assert_eq!(redis.ask(&["GET", "resque:stat:processed"]), "2");
     exception::<NotFound>(update(&roster, &taken[0], JobAction::DONE)).expect("it is done");
-    assert_eq!(redis.ask(&["KEYS", "resque:roster:*"]), "", "nothing is left of them");
+    assert_eq!(redis.keys_of_roster(), "", "nothing is left of them");
 }
 
 #[test]
@@ -145,7 +152,7 @@ fn a_death_loses_no_job_and_three_of_them_make_it_dead_until_it_is_retried() {
     update(&roster, &again[0], JobAction::FAIL).expect("it has the lease");
     assert_eq!(counts(&roster), [0, 1, 0, 0], "it is tried again later");
     assert_eq!(roster.cli(["queue", "purge", "mail", "delayed"]).text(), "1 job removed\n");
-    assert_eq!(redis.ask(&["KEYS", "resque:roster:*"]), "");
+    assert_eq!(redis.keys_of_roster(), "");
 }
 
 #[test]
@@ -284,7 +291,7 @@ fn a_unique_key_is_free_again_when_its_job_is_done_by_whomever() {
     assert!(third[0].id != second && third[1].id == third[0].id && !third[1].is_new, "{third:?}");
     redis.ask(&["LPOP", "resque:queue:mail"]);
     eventually("its key is gone, though nobody asks for it", SOON, || {
-        let left = redis.ask(&["KEYS", "resque:roster:*"]);
+        let left = redis.keys_of_roster();
         ensure(left.is_empty(), left)
     });
     let fourth = enqueue(&roster, unique()).expect("there is room");
@@ -522,7 +529,22 @@ fn what_tidies_up_and_is_refused_ends_no_connection() {
     enqueue(&roster, job("C", "{}")).expect("there is room");
     works(&roster);
     assert_eq!(counts(&roster), [1, 0, 0, 0]);
-    assert!(!roster.log().contains("the queues take and hand out no jobs"), "it is kept");
+    let log = roster.log();
+    assert!(!log.contains("the queues take and hand out no jobs"), "it is kept");
+    assert_eq!(log.matches("unique keys and names of queues that nobody uses stay in Redis").count(), 1, "{log}");
+}
+
+#[test]
+fn a_key_of_the_wrong_type_keeps_no_other_queue_from_being_tidied_up() {
+    let redis = Redis::start(&[]);
+    redis.ask(&["SADD", "resque:queues", "a", "b"]);
+    redis.ask(&["SET", "resque:roster:delayed:a", "no set"]);
+    redis.ask(&["HSET", "resque:roster:unique:b", "key", "1 gone"]);
+    let _roster = connected(&redis, "");
+    eventually("the key is removed", SOON, || {
+        let keys = redis.ask(&["KEYS", "resque:roster:unique:*"]);
+        ensure(keys.is_empty(), keys)
+    });
 }
 
 #[test]
@@ -675,7 +697,7 @@ fn a_scheduler_of_php_finds_what_is_delayed_to_the_letter_and_what_it_moves_is_p
     assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), [0x000d_41d8_cd98_f00b]);
     update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
     eventually("its record is gone when it would be due", SOON, || {
-        let left = redis.ask(&["KEYS", "resque:roster:*"]);
+        let left = redis.keys_of_roster();
         ensure(left.is_empty(), left)
     });
     assert_eq!(take(&roster, 9, None, 0), []);
@@ -697,4 +719,156 @@ fn who_has_a_key_is_found_behind_large_jobs_of_others() {
     let first = enqueue();
     redis.ask(&["EVAL", fill, "0", "200", "100000"]);
     assert_eq!(enqueue(), first);
+}
+
+#[test]
+fn a_request_whose_keys_are_those_of_large_jobs_is_refused_before_these_are_read() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let enqueue = |keys: std::ops::Range<usize>, payload: &str| {
+        let unique = |key| NewJob { unique_key: Some(format!("k{key}")), ..job("C", payload) };
+        let reply = roster.client().enqueue(EnqueueRequest { jobs: keys.map(unique).collect() })?;
+        Ok(reply.jobs.iter().map(|it| it.id).collect::<Vec<_>>())
+    };
+    // Escaped it is three times as large.
+    let large = format!("\"{}\"", "\u{fc}".repeat(20_000));
+    let ids: Vec<_> = (0..4).flat_map(|nth| enqueue(10 * nth..10 * nth + 10, &large).expect("there is room")).collect();
+    let refused: Overloaded = exception(enqueue(0..40, "{}")).expect("they are too large");
+    assert!(refused.message.contains("enqueue fewer at once"), "{}", refused.message);
+    assert_eq!(enqueue(0..20, "{}").expect("there is room"), ids[..20]);
+}
+
+#[test]
+fn one_user_makes_as_many_queues_as_it_leaves_free() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "max_queues = 16\n");
+    for path in [roster.folder(), roster.socket()] {
+        fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("a mode");
+    }
+    let program = for_everybody(roster.folder());
+    let into = |uid: u32, queue: &str| {
+        let mut command = Command::new(&program);
+        command.args(["enqueue", queue, "C"]).env("ROSTER_ADDRESS", format!("unix://{}", roster.socket().display()));
+        let output = command.current_dir("/").uid(uid).gid(uid).output().expect("it starts");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(told) }
+    };
+    // One of 16 is kept for administrators.
+    let made = (0..16).map(|nth| into(33_033, &format!("q{nth}"))).take_while(Result::is_ok).count();
+    assert_eq!(made, 7);
+    let refused = into(33_033, "q7").expect_err("it has its share");
+    assert!(refused.contains("this user has made 7 of the queues in Redis"), "{refused}");
+    into(33_033, "q0").expect("it is there");
+    into(33_034, "other").expect("another user has a share too");
+    into(0, "q7").expect("an administrator has what is free");
+    assert_eq!(redis.ask(&["HGET", "resque:roster:queue_creators", "q0"]), "33033");
+    (0..7).for_each(|nth| _ = redis.ask(&["DEL", &format!("resque:queue:q{nth}")]));
+    eventually("those without a job make room", SOON, || into(33_033, "q8"));
+}
+
+#[test]
+fn metrics_look_at_little_of_redis_and_tell_what_was_last_known_while_it_is_away() {
+    let mut redis = Redis::start(&[]);
+    let roster = connected(&redis, "[admin]\nlisten = \"127.0.0.1:0\"\n");
+    let fill = "for n = 1, 200 do redis.call('SADD', 'resque:queues', 'q' .. n)
+        redis.call('RPUSH', 'resque:queue:q' .. n, string.rep('x', 200000)) end";
+    redis.ask(&["EVAL", fill, "0"]);
+    let port = admin::port(&roster);
+    let sent = || {
+        let stats = redis.ask(&["INFO", "stats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).expect("a number");
+        line.trim().parse::<u64>().expect("a number")
+    };
+    let before = sent();
+    let known = admin::samples(port);
+    assert_eq!(known.get(r#"roster_queue_jobs{queue="q200",state="WAITING"}"#), Some(&1.0));
+    let sent = sent() - before;
+    assert!(sent < 4 << 20, "Redis has sent {sent} bytes");
+    let waiting =
+        |known: &std::collections::HashMap<String, f64>| known.get(r#"roster_jobs{state="WAITING"}"#).copied();
+    eventually("all are counted", SOON, || {
+        let waiting = waiting(&admin::samples(port));
+        ensure(waiting == Some(200.0), format!("{waiting:?}"))
+    });
+    redis.kill();
+    let known = eventually("they cannot be asked", SOON, || {
+        let known = admin::samples(port);
+        ensure(known["roster_queues_up"] == 0.0, "they can")?;
+        Ok::<_, String>(known)
+    });
+    assert_eq!(waiting(&known), Some(200.0), "as they were");
+    assert!(!known.keys().any(|sample| sample.starts_with("roster_queue_jobs")), "{known:?}");
+}
+
+#[test]
+fn a_redis_that_wants_a_certificate_is_shown_one() {
+    let (papers, port) = (crate::tls::Papers::new(), free_port());
+    let path = |name: &str| papers.path(name).display().to_string();
+    let (ca, certificate, key) = (path("ca.pem"), path("register.pem"), path("key.pem"));
+    let tls_port = port.to_string();
+    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let options = [&["--tls-port", &tls_port, "--tls-auth-clients", "yes"], &files[..]].concat();
+    let _redis = Redis::start(&options);
+    let with = |settings: &str| at(&format!("rediss://127.0.0.1:{port}"), &format!("ca = '{ca}'\n{settings}"));
+    let says = |roster: &Roster, words: &str| {
+        eventually("it says why", SOON, || {
+            let refused: Overloaded =
+                exception(enqueue(roster, job("C", "{}"))).map_err(|error| format!("{error:?}"))?;
+            ensure(refused.message.contains(words), refused.message)
+        });
+    };
+    says(&with(""), "set `queue.certificate` and `queue.key`");
+    let (other, other_key) = (path("other-register.pem"), path("other-key.pem"));
+    says(&with(&format!("certificate = '{other}'\nkey = '{other_key}'\n")), "it may not take the certificate");
+    let roster = with(&format!("certificate = '{certificate}'\nkey = '{key}'\n"));
+    works(&roster);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+}
+
+/// A sidecar with one process that performs jobs as this says.
+fn performing(redis: &Redis, php: &str) -> Roster {
+    let worker = "[[worker]]\nname = 'jobs'\ncommand = ['php', '{folder}/jobs.php']\nready = 'message'\nstop_timeout = '100ms'\n";
+    let mut roster = Roster::prepare(&format!("[queue]\nbackend = '{}'\n{worker}", redis.url()));
+    let autoload = concat!(env!("CARGO_MANIFEST_DIR"), "/php/autoload.php");
+    let code = format!(
+        "<?php require '{autoload}'; $worker = Roster\\Worker::fromEnvironment(); {php} $worker->ready(); $worker->run();"
+    );
+    roster.write("jobs.php", &code);
+    roster.run();
+    works(&roster);
+    roster
+}
+
+#[test]
+fn a_report_that_redis_refuses_keeps_no_other_queue_waiting() {
+    let redis = Redis::start(&[]);
+    let php = "$worker->perform('mail', fn () => throw new Exception('no')); $worker->perform('img', fn () => null);";
+    let roster = performing(&redis, php);
+    redis.ask(&["SET", "resque:roster:dead:mail", "no set"]);
+    enqueue(&roster, NewJob { retries: Some(0), ..job("C", "{}") }).expect("there is room");
+    eventually("it is performed", SOON, || {
+        let begun = redis.ask(&["HLEN", "resque:roster:jobs"]);
+        ensure(begun == "1", begun)
+    });
+    let quick = enqueue(&roster, NewJob { queue: "img".into(), ..job("C", "{}") }).expect("there is room");
+    eventually("the other one is done", SOON, || {
+        exception::<NotFound>(roster.client().job(JobQuery { id: quick })).map(drop)
+    });
+    assert_eq!(redis.ask(&["HLEN", "resque:roster:jobs"]), "1", "the first one is not reported yet");
+}
+
+#[test]
+fn in_redis_a_process_is_handed_as_many_jobs_of_a_queue_as_it_says() {
+    let redis = Redis::start(&[]);
+    let roster =
+        performing(&redis, "$worker->perform('mail', function () { while (true) usleep(20_000); }, concurrency: 3);");
+    let jobs = (0..5).map(|_| job("C", "{}")).collect();
+    roster.client().enqueue(EnqueueRequest { jobs }).expect("there is room");
+    eventually("it has three", SOON, || {
+        let counts = counts(&roster);
+        ensure(counts == [2, 0, 3, 0], format!("{counts:?}"))
+    });
 }

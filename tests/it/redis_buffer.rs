@@ -72,7 +72,7 @@ fn what_is_enqueued_while_redis_is_away_is_delivered_in_its_order_also_after_a_r
     assert_eq!((buffered(&roster, "mail"), enqueue(&roster, job("mail", "D")).is_buffered), (Ok(0), None));
     performed(&roster, "mail", 1);
     eventually("nothing is left of them", SOON, || {
-        let left = redis.ask(&["KEYS", "resque:roster:*"]);
+        let left = redis.keys_of_roster();
         ensure(left.is_empty(), left)
     });
 }

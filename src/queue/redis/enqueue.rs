@@ -27,6 +27,9 @@ const ROUNDS: usize = 20;
 /// So many are forgotten in one command.
 const FORGOTTEN: usize = 1_000;
 
+/// So many bytes of the jobs that are said to have unique keys are read at once.
+pub(super) const MAX_HELD_BYTES: u64 = 4 << 20;
+
 /// How often it is looked again who has which key, where others change that meanwhile.
 const MAX_TRIES: usize = 8;
 
@@ -120,7 +123,8 @@ impl Redis {
         let mut holders = Holders::default();
         for _ in 0..MAX_TRIES {
             let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
-            let reply = self.run_enqueue(&new, queues, is_exact, &holders).await.map_err(NotEnqueued::Failed)?;
+            let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders).await;
+            let reply = reply.map_err(NotEnqueued::Failed)?;
             let reply = match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
                 Ok(reply) => reply,
                 Err(_) => {
@@ -150,7 +154,7 @@ impl Redis {
     async fn run_enqueue(
         &self,
         drafts: &[&Draft],
-        queues: usize,
+        (queues, is_admin): (usize, bool),
         is_exact: bool,
         holders: &Holders,
     ) -> Result<Value, Failed> {
@@ -160,7 +164,10 @@ impl Redis {
             Some(_) => arguments.number(now),
             None => arguments.text(""),
         };
-        let arguments = arguments.number(is_exact.into());
+        // What is delivered at once is of one queue: whoever enqueued its first job has made that.
+        let user = drafts.first().and_then(|draft| draft.extras.user);
+        let user = user.map_or_else(|| "-".to_owned(), |uid| uid.to_string());
+        let arguments = arguments.number(is_exact.into()).text(user).number(is_admin.into()).number(MAX_HELD_BYTES);
         let arguments = drafts.iter().fold(arguments, |arguments, draft| {
             let gone = holders.gone(draft).map_or_else(String::new, |id| id.to_string());
             draft.written(arguments, now).text(gone)
@@ -254,6 +261,15 @@ impl Redis {
                 let key = key.rsplit_once(' ').map_or(key, |(key, _)| key);
                 Refused::Unavailable(format!("{key:?} of Redis at {} is no list", self.link.server))
             }
+            Some(("SHARE", own)) => Refused::Full(format!(
+                "this user has made {own} of the queues in Redis, of which there are at most `queue.max_queues`, {}; one may \
+                 have as many as it leaves free, and those without a job make room",
+                self.config.max_queues
+            )),
+            _ if why == "KEYS" => Refused::Full(format!(
+                "the jobs that have the unique keys of this request take more than {} together: enqueue fewer at once",
+                bytesize::ByteSize(MAX_HELD_BYTES)
+            )),
             _ => Refused::Full(format!(
                 "too many queues: `queue.max_queues` is {}, of which a part is kept for administrators; those without a job \
                  make room",

@@ -10,27 +10,45 @@ use redis::Script;
 /// Enqueues all of the jobs or none: `{}` of ids and whether each is new, or why it is refused. With a time it remembers of
 /// each that it was enqueued, and enqueues none again.
 ///
-/// Whoever has a unique key is looked for in the list, in so many elements at once. `LOOK` and, of each job for whose key
-/// these did not do, its number and who is said to have the key: `SEEK` has more of them looked at. One that was not found
-/// so is given as `gone`. Unless it is to be exact, a key counts as held while more jobs wait than are looked at.
+/// Whoever has a unique key is looked for in the list, in so many elements at once, and in fewer for a large one, with which
+/// it takes longer to compare each. `LOOK` and, of each job for whose key these did not do, its number and who is said to have
+/// the key: `SEEK` has more of them looked at. One that was not found so is given as `gone`. Unless it is to be exact, a key
+/// counts as held while more jobs wait than are looked at.
+///
+/// A user, unless it is an administrator, may have made as many queues as it leaves free.
 pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, most, most_queues, now, is_exact = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
-        local wanted, queues = {}, redis.call('SCARD', p .. 'queues')
-        for at = 6, #ARGV, 8 do
-            local q = ARGV[at]
+        local user, is_admin, bytes = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8])
+        local wanted, is_new, queues, new = {}, {}, redis.call('SCARD', p .. 'queues'), 0
+        for at = 9, #ARGV, 8 do
+            local q, key = ARGV[at], ARGV[at + 2]
             if not wanted[q] then
                 local key = p .. 'queue:' .. q
                 local type = redis.call('TYPE', key).ok
                 if type ~= 'list' and type ~= 'none' then return 'TYPE ' .. key .. ' ' .. type end
                 wanted[q] = redis.call('LLEN', key)
-                if redis.call('SISMEMBER', p .. 'queues', q) == 0 then queues = queues + 1 end
+                if redis.call('SISMEMBER', p .. 'queues', q) == 0 then
+                    is_new[q] = true
+                    new = new + 1
+                end
             end
             wanted[q] = wanted[q] + 1
             if wanted[q] > most then return 'FULL ' .. q end
+            if key ~= '' then bytes = bytes - redis.call('HSTRLEN', p .. 'roster:unique:' .. q, key) end
         end
-        if queues > most_queues and queues > redis.call('SCARD', p .. 'queues') then return 'QUEUES' end
+        if bytes < 0 then return 'KEYS' end
+        if new > 0 and queues + new > most_queues then return 'QUEUES' end
+        local creators = p .. 'roster:queue_creators'
+        if new > 0 and not is_admin then
+            local own, made = 0, redis.call('HGETALL', creators)
+            for at = 1, #made, 2 do
+                if redis.call('SISMEMBER', p .. 'queues', made[at]) == 0 then redis.call('HDEL', creators, made[at])
+                elseif made[at + 1] == user then own = own + 1 end
+            end
+            if own + new > most_queues - queues - new then return 'SHARE ' .. own end
+        end
         local all, look = 100000, 'LOOK'
         local left = all
         local function holder_of(number, q, key, gone)
@@ -44,36 +62,37 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                 return (redis.call('LPOS', list, text, 'MAXLEN', 100)
                     or redis.call('LPOS', list, text, 'RANK', -1, 'MAXLEN', 100)) and of
             end
-            local length = redis.call('LLEN', list)
-            if length <= left then
+            local length, cost = redis.call('LLEN', list), 1 + math.floor(#text / 1024)
+            if length * cost <= left then
                 local at = redis.call('LPOS', list, text)
-                left = left - (at or length)
+                left = left - (at or length) * cost
                 return at and of
             end
             if length > all and not is_exact then return of end
             look = look .. ' ' .. number .. ' ' .. of
             return false
         end
-        local holders, looked, is_there = {}, {}, {}
-        for at = 6, #ARGV, 8 do
+        local holders, of_keys, is_there = {}, {}, {}
+        for at = 9, #ARGV, 8 do
             local q, id, key = unpack(ARGV, at, at + 2)
             is_there[at] = now ~= '' and redis.call('ZSCORE', p .. 'roster:enqueued', id)
             if key ~= '' and not is_there[at] then
                 local of_key = #q .. ':' .. q .. key
-                if looked[of_key] == nil then
-                    holders[at] = holder_of((at - 6) / 8, q, key, ARGV[at + 7])
-                    looked[of_key] = holders[at] or id
+                if of_keys[of_key] == nil then
+                    holders[at] = holder_of((at - 9) / 8, q, key, ARGV[at + 7])
+                    of_keys[of_key] = holders[at] or id
                 else
-                    holders[at] = looked[of_key]
+                    holders[at] = of_keys[of_key]
                 end
             end
         end
         if look ~= 'LOOK' then return look end
         local reply = {}
-        for at = 6, #ARGV, 8 do
+        for at = 9, #ARGV, 8 do
             local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
             if not holders[at] and not is_there[at] then
                 redis.call('SADD', p .. 'queues', q)
+                if is_new[q] then redis.call('HSET', creators, q, user) end
                 if due == '' then
                     redis.call('RPUSH', p .. 'queue:' .. q, item)
                 else

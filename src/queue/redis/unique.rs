@@ -7,26 +7,34 @@ use redis::Script;
 
 use super::super::job::JobId;
 use super::Redis;
-use super::enqueue::Draft;
+use super::enqueue::{Draft, MAX_HELD_BYTES};
 use super::link::{Arguments, Failed};
+
+/// Each run looks again at so many elements of the last one, and at no more than half of them: what is removed meanwhile moves
+/// others nearer to the end.
+const MAX_OVERLAP: i64 = 100;
 
 /// Looks for those who are said to have unique keys of a queue, from the end of its list on: how far that has come, -1 if
 /// there are no more elements, and the ids that were found. What is pushed or taken off meanwhile moves none of those that
 /// are yet to be looked at nearer to the end; what is removed does, of which there are few.
+///
+/// Of those who have keys no more bytes are read than `ENQUEUE` admits; of the list so many elements or bytes, in parts that
+/// are as small as the elements are large.
 static SEEK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local p, q, looked, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), {}
-        for number = 4, #ARGV do
-            local of, text = string.match(redis.call('HGET', p .. 'roster:unique:' .. q, ARGV[number]) or '', '^(%d+) (.*)$')
+        local p, q, before, from, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+        local unique, wanted, looked, part = p .. 'roster:unique:' .. q, {}, from, 1
+        for number = 6, #ARGV do
+            room = room - redis.call('HSTRLEN', unique, ARGV[number])
+            if room < 0 then break end
+            local of, text = string.match(redis.call('HGET', unique, ARGV[number]) or '', '^(%d+) (.*)$')
             if of then wanted[text] = of end
         end
-        local before = looked
-        looked = math.max(looked - 100, 0)
-        local reply, to, bytes = {0}, looked + 5000, 8388608
+        local reply, to, bytes = {0}, from + 5000, 8388608
         -- It comes further each time, however large the elements are.
         while looked < to and (bytes > 0 or looked <= before) do
-            local items = redis.pcall('LRANGE', p .. 'queue:' .. q, -looked - 50, -looked - 1)
+            local items = redis.pcall('LRANGE', p .. 'queue:' .. q, -looked - part, -looked - 1)
             if #items == 0 then
                 looked = -1
                 -- Those that were taken off meanwhile.
@@ -36,11 +44,13 @@ static SEEK: LazyLock<Script> = LazyLock::new(|| {
                 end
                 break
             end
+            local left = bytes
             for _, item in ipairs(items) do
                 if wanted[item] then table.insert(reply, wanted[item]) end
                 bytes = bytes - #item
             end
-            looked = looked + 50
+            looked = looked + part
+            part = left - bytes < 65536 and math.min(part * 2, 64) or 1
         end
         reply[1] = looked
         return reply",
@@ -102,11 +112,14 @@ impl Redis {
 
     /// Which of those who are said to have these keys of a queue wait in it.
     async fn found(&self, queue: &str, keys: &HashMap<String, JobId>) -> Result<HashSet<JobId>, Failed> {
-        let (mut looked, mut found) = (0, HashSet::new());
+        let (mut looked, mut overlap, mut found) = (0, 0, HashSet::new());
         while looked >= 0 && !keys.values().all(|id| found.contains(id)) {
-            let arguments = Arguments::new(&self.keys.0).text(queue).number(looked as u64).texts(keys.keys());
+            let from = looked - overlap;
+            let arguments = Arguments::new(&self.keys.0).text(queue).number(looked as u64).number(from as u64);
+            let arguments = arguments.number(MAX_HELD_BYTES).texts(keys.keys());
             let reply: Vec<i64> = self.link.run(&SEEK, arguments).await?;
             looked = reply.first().copied().unwrap_or(-1);
+            overlap = ((looked - from) / 2).clamp(0, MAX_OVERLAP);
             found.extend(reply.into_iter().skip(1).map(|id| id as JobId));
         }
         Ok(found)

@@ -55,6 +55,12 @@ impl Redis {
         self.folder.path().join("redis.sock")
     }
 
+    /// Roster's own keys, beside who made which queue.
+    pub(crate) fn keys_of_roster(&self) -> String {
+        let keys = self.ask(&["KEYS", "resque:roster:*"]);
+        keys.lines().filter(|key| !key.ends_with(":queue_creators")).collect::<Vec<_>>().join(" ")
+    }
+
     /// What it answers; lists one value a line, and errors with their `-`.
     pub(crate) fn ask<A: AsRef<[u8]>>(&self, command: &[A]) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it answers");
