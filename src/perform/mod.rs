@@ -30,7 +30,7 @@ const RELEASED: &str = "Roster\\Exception\\JobReleased";
 const BURIED: &str = "Roster\\Exception\\JobBuried";
 
 /// How long one look for jobs lasts; and how soon the next one is, where it failed, or the process did not accept a job.
-const PATIENCE: Duration = Duration::from_secs(600);
+const LOOK_TIME: Duration = Duration::from_secs(600);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// How often it is passed on at most how far a job is.
@@ -245,7 +245,7 @@ impl Process {
             biased;
             // What it was given meanwhile is given back.
             () = wait_for(&mut held, Held::is_closed) => return Vec::new(),
-            taken = self.queues.take(None, sources, most, None, PATIENCE) => taken,
+            taken = self.queues.take(None, sources, most, None, LOOK_TIME) => taken,
         };
         match taken {
             Ok((jobs, handed)) => {

@@ -7,7 +7,7 @@ use crate::model::shortened;
 pub(super) const MAX_LOGGED: usize = 8;
 
 /// How many characters of the error.
-const MAX_ERROR: usize = 200;
+const MAX_LOGGED_ERROR: usize = 200;
 
 #[derive(Debug)]
 pub(super) struct Death {
@@ -20,7 +20,7 @@ pub(super) struct Death {
 impl Death {
     pub(super) fn log(&self) {
         let Self { queue, id, name, error } = self;
-        let why = shortened(error.lines().next().unwrap_or_default(), MAX_ERROR);
+        let why = shortened(error.lines().next().unwrap_or_default(), MAX_LOGGED_ERROR);
         tracing::warn!(%queue, id, job = %name, %why, "a job is dead: it is performed no more, unless it is retried");
     }
 }

@@ -465,6 +465,9 @@ impl Keeper {
             counter.add(count);
         }
         deaths.iter().for_each(Death::log);
+        if let more @ 1.. = died.saturating_sub(deaths.len() as u64) {
+            tracing::warn!(more, "more jobs died at the same time: `roster queue list` counts them");
+        }
         batch.replies.into_iter().for_each(|reply| reply());
         for (taker, jobs) in batch.handed {
             let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();

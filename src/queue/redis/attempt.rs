@@ -137,7 +137,6 @@ impl Redis {
         let taken = Record::new(queue, State::Running { until: now }, &item, text, now);
         let (record, due) = match why {
             Some(error) => {
-                tracing::error!(queue = taken.queue, error, "an element of a queue cannot be performed, and is dead");
                 let dead = Extras { unique: None, error: Some(error), ..taken.extras.clone() };
                 let state = State::Dead { since: now };
                 (Record { state, extras: dead, ..taken.clone() }, now + self.kept_dead())

@@ -33,7 +33,7 @@ const BATCH: usize = 100;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// How long none of a queue are delivered after Redis has refused that.
-const REST: Duration = Duration::from_secs(1);
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// What is known of the store. None: it is not read yet.
 type Counts = Option<Counted>;
@@ -93,7 +93,7 @@ impl Buffer {
     /// Redis refuses jobs of a queue: none are delivered for a while.
     pub(super) fn is_refused(&self, queue: &str, why: &str) {
         let why = format!("the jobs of {queue:?} in the buffer wait, as Redis does not take them: {why}");
-        let until = Instant::now() + REST;
+        let until = Instant::now() + REFUSED_DELAY;
         let before = lock(&self.refused).insert(queue.to_owned(), (until, why.clone()));
         if before.is_none_or(|(_, before)| before != why) {
             tracing::warn!(queue, why, "jobs cannot be delivered");

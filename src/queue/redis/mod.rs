@@ -52,7 +52,7 @@ use crate::task::{Backoff, Stop, Tasks};
 /// How often it is looked what the time has come for; and, while somebody waits for jobs, whether there are some that others
 /// have enqueued.
 const TICK: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 const LEAST_RETRY: Duration = Duration::from_millis(100);
 const MOST_RETRY: Duration = Duration::from_secs(5);
@@ -202,7 +202,7 @@ impl Redis {
             if let Err(failed) = self.passes_over("roster:paused", self.look_for_wanted().await) {
                 return failed;
             }
-            sleep_until(tick.min(Instant::now() + LOOK)).await;
+            sleep_until(tick.min(Instant::now() + LOOK_INTERVAL)).await;
         }
     }
 
@@ -210,7 +210,7 @@ impl Redis {
     async fn deliver_always(&self) -> Failed {
         let Some(buffer) = &self.buffer else { return std::future::pending().await };
         loop {
-            sleep(LOOK).await;
+            sleep(LOOK_INTERVAL).await;
             if self.link.now().is_ok()
                 && buffer.load().await.is_ok()
                 && let Err(failed) = self.deliver(buffer).await
