@@ -138,7 +138,7 @@ pub(super) static METHODS: [Method; 50] = [
     }),
     Method::large("enqueue", "payload", |it| it.wait(|api, peer, request| api.enqueue(peer, request).map(Wait::Queue))),
     Method::new("takeJobs", |it| it.wait(|api, peer, request| api.take_jobs(peer, request).map(Wait::Queue))),
-    Method::new("updateJob", |it| it.wait(|api, _, request| api.update_job(request).map(Wait::Queue))),
+    Method::large("updateJob", "result", |it| it.wait(|api, _, request| api.update_job(request).map(Wait::Queue))),
     Method::new("job", |it| it.wait(|api, _, request| api.find_job(request).map(Wait::Queue))),
     Method::new("cancelJob", |it| it.wait(|api, _, request| api.cancel_job(request).map(Wait::Queue))),
     Method::new("queues", |it| it.wait(|api, peer, request| api.list_queues(peer, request).map(Wait::Queue))),

@@ -276,8 +276,10 @@ impl Api {
                 QueueReply::Peeked(JobsReply { jobs: jobs.into_iter().map(job).collect(), cursor: next })
             }
             QueueRequest::Move { queue, to } => {
-                tracing::info!(client = %peer.identity.client(), queue, to, "jobs of a queue are moved");
+                let told = (queue.clone(), to.clone());
                 let (jobs, has_more) = self.queues.move_to(asker, queue, to).await.map_err(refused)?;
+                let (queue, to) = told;
+                tracing::info!(client = %peer.identity.client(), queue, to, jobs, "jobs of a queue are moved");
                 QueueReply::Controlled(QueueControlReply { jobs: jobs as i32, has_more })
             }
             QueueRequest::Recurring => {
@@ -286,7 +288,7 @@ impl Api {
                 QueueReply::Recurring(RecurringJobsReply { jobs: all.into_iter().map(recurring).collect() })
             }
             QueueRequest::Control { queue, control } => {
-                tracing::info!(client = %peer.identity.client(), queue, ?control, "a queue is controlled");
+                let told = (queue.clone(), format!("{control:?}"));
                 let (jobs, has_more) = match control {
                     QueueOrJob::Queue(control) => self.queues.control(asker, queue, control).await.map_err(refused)?,
                     QueueOrJob::Job(id) => {
@@ -294,6 +296,8 @@ impl Api {
                         (1, false)
                     }
                 };
+                let (queue, control) = told;
+                tracing::info!(client = %peer.identity.client(), queue, control, "a queue is controlled");
                 QueueReply::Controlled(QueueControlReply { jobs: jobs as i32, has_more })
             }
         })
