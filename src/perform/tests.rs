@@ -26,7 +26,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// How many jobs it performs at once, by queue.
+    /// How many jobs of each queue it may be handed at once: it is handed as many as the least of them.
     fn new(performed: &[(&str, usize)], settings: &Settings) -> Self {
         Self::with_rules(&[], performed, settings)
     }
@@ -247,7 +247,7 @@ async fn a_job_is_not_lost_with_a_process_that_was_to_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_has_no_job_of_a_queue_that_waits_behind_one_of_another() {
-    let mut scene = Scene::new(&[("img", 1), ("mail", 1)], &Settings::default());
+    let mut scene = Scene::new(&[("img", 1), ("mail", 20)], &Settings::default());
     let long = scene.enqueue("img", "long", SOON).await;
     let handed = scene.is_handed().await;
     let quick = scene.enqueue("mail", "quick", SOON).await;

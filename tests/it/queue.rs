@@ -221,3 +221,78 @@ fn without_a_folder_and_with_one_that_cannot_be_had_it_says_so_and_serves_the_re
         exception(roster.client().enqueue(EnqueueRequest { jobs: vec![job("a")] })).expect("trouble");
     assert!(refused.message.contains("jobs.mdb"), "{refused:?}");
 }
+
+#[test]
+fn of_many_jobs_that_die_at_once_some_are_logged_and_the_rest_counted() {
+    let roster = roster(SETTINGS);
+    enqueue(&roster, (0..30).map(|_| NewJob { retries: Some(0), ..job("a") }).collect());
+    let request = TakeJobsRequest::new(vec!["mail".into()], 30, 200, 0, None);
+    assert_eq!(roster.client().take_jobs(request).expect("an answer").jobs.len(), 30);
+    eventually("their leases end", SOON, || {
+        let log = roster.log();
+        let is_told = log.contains("more jobs died at the same time") && log.contains("more=22");
+        ensure(is_told && log.matches("a job is dead").count() == 8, log)
+    });
+}
+
+#[test]
+fn a_result_is_reported_that_is_as_large_as_a_payload_may_be() {
+    let roster = roster(SETTINGS);
+    let id = enqueue(&roster, vec![NewJob { keep_result_ms: Some(600_000), ..job("a") }])[0];
+    let taken = take(&roster, 1, 0);
+    let result = vec![b'x'; 64 << 10];
+    let done = JobUpdate::new(id, taken[0].attempt, JobAction::DONE, None, None, None, None, result.clone());
+    roster.client().update_job(done).expect("there is room");
+    assert!(roster.client().job(JobQuery { id }).expect("it is kept").job.result == Some(result));
+}
+
+/// A worker whose jobs take as long as the process lives, and much memory if they are to.
+const PERFORMER: &str = r"
+$worker = Roster\Worker::fromEnvironment();
+$worker->perform('mail', function (Roster\Job $job): void {
+    $taken = $job->name === 'eat' ? str_repeat('x', 200 << 20) : '';
+    while (true) {
+        usleep(20_000);
+    }
+});
+$worker->ready();
+$worker->run();
+";
+
+#[test]
+fn a_job_dies_of_a_limit_that_its_process_passes_and_of_no_restart() {
+    let performing = |limit: &str| {
+        let php = format!("<?php require '{}/php/autoload.php';{PERFORMER}", env!("CARGO_MANIFEST_DIR"));
+        let mut roster = Roster::prepare(&format!(
+            "{SETTINGS}[[worker]]\nname = 'jobs'\ncommand = ['php', '{{folder}}/jobs.php']\nready = 'message'\nstop_timeout = '100ms'\n\
+             restart_delay = '10ms'\nmax_restart_delay = '10ms'\n{limit}"
+        ));
+        roster.write("jobs.php", &php);
+        roster.run();
+        roster
+    };
+    let add = |roster: &Roster, name: &str| {
+        let id = eventually("there are queues", SOON, || {
+            roster.client().enqueue(EnqueueRequest { jobs: vec![job(name)] }).map_err(|error| format!("{error:?}"))
+        });
+        id.jobs[0].id
+    };
+    let becomes = |roster: &Roster, id: i64, is: &dyn Fn(&Job) -> bool| {
+        eventually("the job is as expected", SOON * 2, || {
+            let job = roster.client().job(JobQuery { id }).map_err(|error| format!("{error:?}"))?.job;
+            ensure(is(&job), format!("{job:?} {}", roster.log()))
+        });
+    };
+    for limit in ["max_memory = '150MiB'\n", "kill_memory = '150MiB'\n"] {
+        let roster = performing(limit);
+        let id = add(&roster, "eat");
+        becomes(&roster, id, &|job| job.state == JobState::DEAD && job.attempt == 3);
+    }
+    let roster = performing("");
+    let id = add(&roster, "wait");
+    for attempt in 1..=5 {
+        becomes(&roster, id, &|job| job.state == JobState::RUNNING && job.attempt == attempt);
+        assert_eq!(roster.cli(["worker", "restart", "jobs"]).code, Some(0));
+    }
+    becomes(&roster, id, &|job| job.state == JobState::RUNNING && job.attempt == 6 && job.failures == 0);
+}
