@@ -44,7 +44,7 @@ pub(super) struct Text {
 struct Look {
     /// The look that is under way. While a disk hangs there is no other one.
     pending: Option<JoinHandle<Result<Vec<Overview>, Refused>>>,
-    began: Option<Instant>,
+    began: Option<tokio::time::Instant>,
     /// None: they could not be asked.
     seen: Option<Vec<Overview>>,
 }
@@ -115,7 +115,7 @@ impl Look {
         }
         let look = self.pending.get_or_insert_with(|| {
             let queues = queues.clone();
-            self.began = Some(Instant::now());
+            self.began = Some(tokio::time::Instant::now());
             tokio::spawn(async move {
                 let asker = Asker { uid: None, is_admin: true };
                 queues.overviews(asker, String::new(), MAX_QUEUES, |_| true).await
@@ -346,8 +346,33 @@ fn workers(workers: &Workers) -> impl Iterator<Item = MetricFamily> {
 mod tests {
     use super::*;
     use crate::access::{Access, Policy};
+    use crate::queue::Config;
     use crate::share::Pool;
     use crate::store::Store;
+    use crate::task::Tasks;
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_disk_hangs_there_is_one_look_and_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { path: Some(folder.path().join("queue")), ..Config::default() };
+        let (tasks, _failed) = Tasks::new();
+        let queues = Queues::start(&config, &Arc::default(), &tasks).expect("a thread");
+        let (goes_on, hangs) = std::sync::mpsc::channel();
+        let of_disk = queues.clone();
+        let hanging = tokio::spawn(async move { of_disk.hang(hangs).await });
+        let mut look = Look::default();
+        // For longer than until it is time for the next one.
+        for _ in 0..4 {
+            look.refresh(&queues).await;
+            assert_eq!(look.seen, None);
+        }
+        assert_eq!(Arc::strong_count(&queues), 3, "of this test, of whoever hangs, and of one look");
+        tokio::time::resume();
+        drop(goes_on);
+        hanging.await.expect("no panic");
+        look.refresh(&queues).await;
+        assert_eq!(look.seen, Some(Vec::new()));
+    }
 
     #[test]
     fn one_text_is_for_all_who_ask_and_is_charged_until_the_last_has_taken_it() {

@@ -376,6 +376,16 @@ impl Queues {
         self.ask(fail).await.expect_err("it fails");
     }
 
+    /// Has the thread hang until the other end is dropped.
+    #[cfg(test)]
+    pub(crate) async fn hang(&self, until: std::sync::mpsc::Receiver<()>) {
+        let hang = move |_: &mut Change<'_, '_>| {
+            let _ = until.recv();
+            Ok(())
+        };
+        self.ask(hang).await.expect("it goes on");
+    }
+
     #[cfg(test)]
     async fn ask<T: Send + 'static>(
         &self,
