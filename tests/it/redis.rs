@@ -845,14 +845,16 @@ fn performing(redis: &Redis, php: &str) -> Roster {
 #[test]
 fn a_report_that_redis_refuses_keeps_no_other_queue_waiting() {
     let redis = Redis::start(&[]);
-    let php = "$worker->perform('mail', fn () => throw new Exception('no')); $worker->perform('img', fn () => null);";
-    let roster = performing(&redis, php);
-    redis.ask(&["SET", "resque:roster:dead:mail", "no set"]);
-    enqueue(&roster, NewJob { retries: Some(0), ..job("C", "{}") }).expect("there is room");
-    eventually("it is performed", SOON, || {
-        let begun = redis.ask(&["HLEN", "resque:roster:jobs"]);
-        ensure(begun == "1", begun)
+    let waits = "function () { while (!file_exists(__DIR__ . '/go')) usleep(10_000); }";
+    let php = format!("$worker->perform('mail', {waits}); $worker->perform('img', fn () => null);");
+    let roster = performing(&redis, &php);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    eventually("it runs", SOON, || {
+        let counts = counts(&roster);
+        ensure(counts == [0, 0, 1, 0], format!("{counts:?}"))
     });
+    redis.ask(&["SET", "resque:roster:running:mail", "no set"]);
+    roster.write("go", "");
     let quick = enqueue(&roster, NewJob { queue: "img".into(), ..job("C", "{}") }).expect("there is room");
     eventually("the other one is done", SOON, || {
         exception::<NotFound>(roster.client().job(JobQuery { id: quick })).map(drop)

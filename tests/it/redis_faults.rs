@@ -366,7 +366,7 @@ fn a_redis_that_is_killed_under_load_loses_nothing_that_was_acknowledged() {
             let done = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, None);
             roster.client().update_job(done).map_err(|error| format!("{error:?}"))?;
         }
-        let left = redis.ask(&["KEYS", "resque:roster:*"]);
+        let left = redis.keys_of_roster();
         ensure(left.is_empty(), left)
     });
 }

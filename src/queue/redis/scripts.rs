@@ -42,7 +42,7 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
         if new > 0 and queues + new > most_queues then return 'QUEUES' end
         local creators = p .. 'roster:queue_creators'
         if new > 0 and not is_admin then
-            local own, made = 0, redis.call('HGETALL', creators)
+            local own, made = 0, redis.pcall('HGETALL', creators)
             for at = 1, #made, 2 do
                 if redis.call('SISMEMBER', p .. 'queues', made[at]) == 0 then redis.call('HDEL', creators, made[at])
                 elseif made[at + 1] == user then own = own + 1 end
@@ -92,7 +92,7 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
             if not holders[at] and not is_there[at] then
                 redis.call('SADD', p .. 'queues', q)
-                if is_new[q] then redis.call('HSET', creators, q, user) end
+                if is_new[q] then redis.pcall('HSET', creators, q, user) end
                 if due == '' then
                     redis.call('RPUSH', p .. 'queue:' .. q, item)
                 else
