@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Whether anything is held; nothing is for a `[[services]]` with `guard = false`.
     pub enabled: bool,
-    /// Services that had fewer instances below a root are not protected there, unless the whole root was lost while the sidecar was not
-    /// watching.
+    /// Services that had fewer instances below a root are not protected there, unless most of the root is lost; which is
+    /// believed of one with fewer instances only where it happened while the sidecar was not watching.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub min_instances: usize,
     /// Instances of a service that vanish within this time, below one root, are counted together.

@@ -4,7 +4,7 @@
 //!                 vanishes alone: gone at once
 //! REGISTERED ───────────────────────────────────────────────────────────► GONE
 //!   ▲    │ with more than half of its service below its root within         ▲ its address refuses connections,
-//!   │    │ `window`, or of its root while nobody looked                     │ `max_hold` is over,
+//!   │    │ `window`, or with more than half of its root                     │ `max_hold` is over,
 //!   │    ▼                                                                  │ a stranger is at its address,
 //!   └── HELD: untried ─► answering ◄─► silent ──────────────────────────────┘ or an operator says so
 //! registered again     (silent: passed over, as long as most of the service are well)
@@ -38,7 +38,7 @@ use imbl::ordmap::DiffItem;
 use semver::Version;
 
 pub use self::config::Config;
-use self::room::Room;
+use self::room::{Room, Taken};
 use self::strangers::Strangers;
 use self::watched::{Entry, Outcome, Watched};
 use crate::clock::{Moment, millis_since_1970};
@@ -214,6 +214,11 @@ impl Rank {
     pub fn of_root(root: usize) -> Self {
         Self { root, is_application: false }
     }
+
+    /// Both of a root.
+    pub fn both_of_root(root: usize) -> [Self; 2] {
+        [false, true].map(|is_application| Self { root, is_application })
+    }
 }
 
 impl Now {
@@ -345,6 +350,26 @@ impl Guard {
         effects.iter().for_each(|effect| drop(self.let_go.remove(&(mark(&effect.service), mark(&effect.id)))));
         self.report(now, &refused);
         self.note_all(refused.iter().map(|(_, service, id)| (&**service, &**id)), NO_ROOM);
+        effects
+    }
+
+    /// Of a root of which `present` are registered, whether most of the others vanished within the window: more than are there
+    /// or, where some are new, more than both.
+    pub fn is_lost(&self, root: usize, present: usize) -> bool {
+        let Taken { departed, new, lately, .. } = self.room.at(root);
+        let gone = departed + lately;
+        departed > 0 && gone > present + new && gone + present >= self.config.min_instances
+    }
+
+    /// Holds what vanished of a root within the window, however small the services are.
+    pub fn recall(&mut self, root: usize) -> Vec<Effect> {
+        let services = self.services.iter().filter(|(_, watched)| watched.has_departed(root));
+        let services: Vec<Arc<str>> = services.map(|(service, _)| service.clone()).collect();
+        let mut effects = Vec::new();
+        for service in services {
+            let room = self.room.clone();
+            self.change(&service, &mut effects, |watched, config| watched.recall(root, config, &room));
+        }
         effects
     }
 
@@ -540,13 +565,15 @@ impl Guard {
                 (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
             }
         }
-        for (rank, departed) in old.departed() {
-            let taken = self.room.of(rank.root);
-            (taken.departed, taken.bytes) = (taken.departed - departed.len(), taken.bytes - departed.bytes());
+        for (root, Taken { departed, bytes, new, lately, .. }) in old.remembered() {
+            let taken = self.room.of(root);
+            (taken.departed, taken.bytes) = (taken.departed - departed, taken.bytes - bytes);
+            (taken.new, taken.lately) = (taken.new - new, taken.lately - lately);
         }
-        for (rank, departed) in watched.departed() {
-            let taken = self.room.of(rank.root);
-            (taken.departed, taken.bytes) = (taken.departed + departed.len(), taken.bytes + departed.bytes());
+        for (root, Taken { departed, bytes, new, lately, .. }) in watched.remembered() {
+            let taken = self.room.of(root);
+            (taken.departed, taken.bytes) = (taken.departed + departed, taken.bytes + bytes);
+            (taken.new, taken.lately) = (taken.new + new, taken.lately + lately);
         }
         match watched.is_forgotten() {
             true => drop(self.services.remove(service)),

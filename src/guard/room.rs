@@ -21,6 +21,9 @@ pub(super) struct Taken {
     pub(super) held: usize,
     /// What is remembered without being held.
     pub(super) departed: usize,
+    /// What came within the window, and what of the held vanished within it.
+    pub(super) new: usize,
+    pub(super) lately: usize,
     /// About how many bytes that takes.
     pub(super) bytes: usize,
 }
@@ -33,10 +36,16 @@ impl Room {
     /// What is taken by all.
     pub(super) fn taken(&self) -> Taken {
         let sum = |part: fn(&Taken) -> usize| self.taken.values().map(part).sum();
-        Taken { held: sum(|it| it.held), departed: sum(|it| it.departed), bytes: sum(|it| it.bytes) }
+        let (held, departed, bytes) = (sum(|it| it.held), sum(|it| it.departed), sum(|it| it.bytes));
+        Taken { held, departed, bytes, new: sum(|it| it.new), lately: sum(|it| it.lately) }
     }
 
-    /// What is taken by a root.
+    /// What is taken by a root, to be looked at,
+    pub(super) fn at(&self, root: usize) -> Taken {
+        self.taken.get(&root).copied().unwrap_or_default()
+    }
+
+    /// and to be changed.
     pub(super) fn of(&mut self, root: usize) -> &mut Taken {
         self.taken.entry(root).or_default()
     }
@@ -57,7 +66,7 @@ impl Room {
     }
 
     fn left(&self, root: usize, most: usize, part: fn(&Taken) -> usize) -> usize {
-        let own = self.taken.get(&root).copied().unwrap_or_default();
+        let own = self.at(root);
         let room =
             |most, part: fn(&Taken) -> usize| share::room(most, self.roots, part(&own), self.taken.values().map(part));
         if room(MAX_BYTES, |it| it.bytes) > 0 { room(most, part) } else { 0 }

@@ -1,6 +1,7 @@
 //! One service that lost instances.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use semver::Version;
 use super::departed::{Departed, DepartedList};
 use super::levels::Levels;
 use super::newcomers::Newcomers;
-use super::room::Room;
+use super::room::{Room, Taken};
 use super::{Came, Config, DOUBT, Found, Left, Now, Observed, OfRank, Rank, Target, Vanished, Which, mark};
 use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
 use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
@@ -189,8 +190,17 @@ impl Watched {
         for vanished in vanished {
             by_rank.entry(vanished.rank).or_default().1.push(vanished);
         }
+        let registered =
+            |(changes, vanished): &(OfRank, Vec<_>)| (changes.present + vanished.len()).saturating_sub(changes.came);
+        let before: BTreeMap<Rank, usize> = by_rank.iter().map(|(rank, it)| (*rank, registered(it))).collect();
         for (rank, (changes, vanished)) in by_rank {
-            outcomes.extend(self.lose(now, config, rank, changes, vanished, room));
+            // Those with the other rank of the root are of the same service.
+            let others = before.range(of_root(rank.root)).filter(|(other, _)| **other != rank);
+            let most = |(rank, registered): (&Rank, &usize)| {
+                self.losses.get(rank).map_or(0, |it| it.levels.peak().max(it.before)).max(*registered)
+            };
+            let others = others.map(most).sum();
+            outcomes.extend(self.lose(now, config, (rank, others), changes, vanished, room));
         }
         for (Came { id, rank, .. }, since) in newcomers {
             self.losses.entry(*rank).or_default().newcomers.insert(id.clone(), since);
@@ -220,12 +230,12 @@ impl Watched {
         entry.filter(|it| it.vanished.version != *version).map(|it| it.vanished.gone())
     }
 
-    /// Holds or lets go what vanished with one rank.
+    /// Holds or lets go what vanished with one rank, beside so many others of its root.
     fn lose(
         &mut self,
         now: Now,
         config: &Config,
-        rank: Rank,
+        (rank, others): (Rank, usize),
         OfRank { present, came, moved }: OfRank,
         vanished: Vec<Vanished>,
         room: &mut Room,
@@ -249,7 +259,7 @@ impl Watched {
         }
         let peak = losses.levels.peak().max(size);
         // The size of the service is that before the loss, as long as it lasts: what is left may be few.
-        let is_large = peak.max(losses.before) >= config.min_instances;
+        let is_large = peak.max(losses.before) + others >= config.min_instances;
         let is_shrunken = !vanished.is_empty() && is_large && present * 2 < peak;
         let (mut held, mut gone): (Vec<_>, Vec<_>) =
             vanished.into_iter().partition(|it| is_shrunken || it.vanished.is_lost);
@@ -302,9 +312,37 @@ impl Watched {
         self.losses.values().all(|losses| losses.is_forgotten()) && self.accepted.is_none()
     }
 
-    /// By rank, what is remembered without being held.
-    pub(super) fn departed(&self) -> impl Iterator<Item = (Rank, &DepartedList)> {
-        self.losses.iter().map(|(rank, losses)| (*rank, &losses.departed))
+    /// By the place of a root, what is remembered without being held, and what came and vanished within the window.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (usize, Taken)> {
+        self.losses.iter().map(|(rank, losses)| {
+            let Losses { departed, newcomers, lately, .. } = &**losses;
+            let (departed, bytes) = (departed.len(), departed.bytes());
+            (rank.root, Taken { held: 0, departed, bytes, new: newcomers.len(), lately: lately.len() })
+        })
+    }
+
+    /// Whether something of a root is remembered without being held.
+    pub(super) fn has_departed(&self, root: usize) -> bool {
+        self.remembered().any(|(of, taken)| of == root && taken.departed > 0)
+    }
+
+    /// Holds what vanished of a root within the window, as far as there is room.
+    pub(super) fn recall(&mut self, root: usize, config: &Config, room: &Room) -> Vec<Outcome> {
+        if self.accepted.is_some() {
+            return Vec::new();
+        }
+        let (most, mut recalled) = (room.for_held(root, config.max_held), Vec::new());
+        for (_, losses) in self.losses.range_mut(of_root(root)) {
+            losses.before = losses.before.max(losses.present + losses.lately.len() + losses.departed.len());
+            while recalled.len() < most
+                && let Some(departed) = losses.departed.pop_newest()
+            {
+                recalled.push(departed);
+            }
+        }
+        let is_held_above = |id: &str| self.held.get(id).is_some_and(|entry| entry.rank().root < root);
+        recalled.retain(|it| !is_held_above(&it.vanished.id));
+        recalled.into_iter().map(|departed| self.hold(departed, config)).collect()
     }
 
     /// Whether strangers end holds of each rank.
@@ -383,17 +421,26 @@ impl Watched {
         }
     }
 
-    /// Passes over silent instances if at least half of all of their rank are well, or half as many are registered as
+    /// Passes over silent instances if at least half of all of their root are well, or half as many are registered as
     /// before the loss; returns those for which that changed. Otherwise the probes may be at fault, and all are
     /// chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
         for losses in self.losses.values_mut().filter(|losses| losses.held == 0) {
             (losses.before, losses.displaced, losses.away) = (0, 0, OrdSet::new());
         }
-        self.losses.retain(|_, losses| !losses.is_forgotten());
+        // Both ranks of a root are of one service, so both are remembered.
+        let remembered = self.losses.iter().filter(|(_, losses)| !losses.is_forgotten());
+        let remembered: BTreeSet<usize> = remembered.map(|(rank, _)| rank.root).collect();
+        self.losses.retain(|rank, _| remembered.contains(&rank.root));
+        let mut of_roots: BTreeMap<usize, [usize; 4]> = BTreeMap::new();
+        for (rank, Losses { silent, present, held, before, .. }) in self.losses.iter().map(|(rank, it)| (rank, &**it)) {
+            let all = of_roots.entry(rank.root).or_default();
+            all.iter_mut().zip([*silent, *present, *held, *before]).for_each(|(all, one)| *all += one);
+        }
         let mut changed = BTreeMap::new();
         for (rank, losses) in &mut self.losses {
-            let passes_over = losses.silent * 2 <= losses.present + losses.held || losses.present * 2 >= losses.before;
+            let [silent, present, held, before] = of_roots.get(&rank.root).copied().unwrap_or_default();
+            let passes_over = silent * 2 <= present + held || present * 2 >= before;
             if std::mem::replace(&mut losses.passes_over, passes_over) != passes_over && losses.silent > 0 {
                 changed.insert(*rank, passes_over);
             }
@@ -482,6 +529,12 @@ impl Watched {
         self.silent -= usize::from(entry.held.probe == Probe::Silent);
         Some(entry)
     }
+}
+
+/// The ranks of a root.
+fn of_root(root: usize) -> RangeInclusive<Rank> {
+    let [first, last] = Rank::both_of_root(root);
+    first..=last
 }
 
 /// For how long something is still to be held by a record of it. One of another boot of the machine knows only the wall

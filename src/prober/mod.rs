@@ -123,7 +123,10 @@ impl Prober {
                 let usable: Vec<_> = usable.take(MAX_ADDRESSES).collect();
                 if usable.is_empty() {
                     self.schedule.probed(&address, now);
-                } else if usable.iter().all(|it| self.schedule.admits(&address, format!("={}", it.ip().to_canonical()), now)) {
+                } else if usable
+                    .iter()
+                    .all(|it| self.schedule.admits(&address, format!("={}", it.ip().to_canonical()), now))
+                {
                     self.metrics.probes.add(usable.len() as u64);
                     let within = self.within;
                     self.running.push(async move { (address, Step::Found(probe(usable, within).await)) }.boxed());

@@ -579,7 +579,15 @@ impl Machine {
     fn launch(&mut self, now: Instant) -> Child {
         self.last += 1;
         self.actions.push(Action::Begin(self.last));
-        Child { nth: self.last, pid: None, phase: State::Starting, begun: now, killed: None, stuck: None, had_jobs: false }
+        Child {
+            nth: self.last,
+            pid: None,
+            phase: State::Starting,
+            begun: now,
+            killed: None,
+            stuck: None,
+            had_jobs: false,
+        }
     }
 
     /// Starts a process next to the current one.

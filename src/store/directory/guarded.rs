@@ -59,13 +59,44 @@ impl Directory {
         let effects = act(&mut self.guard, now);
         let count = effects.len();
         self.carry_out(effects);
+        self.tell_of_ends(protected);
+        count
+    }
+
+    /// Logs that nothing is held any more of services of which something was.
+    fn tell_of_ends(&self, protected: Vec<Arc<str>>) {
         for service in protected.iter().filter(|service| self.guard.held_of(service) == 0) {
             match self.count_of_registered(service) {
                 0 => tracing::warn!(%service, "nothing of the service is held any more, and none is registered"),
                 registered => tracing::info!(%service, registered, "nothing of the service is held any more"),
             }
         }
-        count
+    }
+
+    /// Holds all that vanished within the window below a root of which most did, and not what was to be gone of that.
+    fn hold_if_lost(&mut self, feeds: &[Arc<Feed>], root: usize, mut effects: Vec<Effect>) -> Vec<Effect> {
+        let registered = self.registrations.count_of_root(root);
+        if !self.guard.is_lost(root, registered) {
+            return effects;
+        }
+        let recalled = self.guard.recall(root);
+        let ids: HashSet<_> = recalled.iter().map(|it| (&it.service, &it.version, &it.id)).collect();
+        effects.retain(|it| !ids.contains(&(&it.service, &it.version, &it.id)));
+        if !recalled.is_empty() {
+            let services = recalled.iter().map(|it| &it.service).collect::<HashSet<_>>().len();
+            let root = feeds.iter().flat_map(|feed| feed.services()).find(|config| config.rank == root);
+            let root = root.map(|config| config.root.to_string()).unwrap_or_default();
+            let held = recalled.len();
+            tracing::warn!(
+                root,
+                registered,
+                held,
+                services,
+                "most of what is registered below a root vanished at once; it is held"
+            );
+        }
+        effects.extend(recalled);
+        effects
     }
 
     /// Lists what nodes register now, and has the guard decide about everything that vanished in this revision. If a feed
@@ -87,7 +118,7 @@ impl Directory {
         let is_lost = |vanished: &Vanished| {
             path_of(&vanished.instance).is_some_and(|path| lost.iter().flatten().any(|root| path.is_under(root)))
         };
-        let (mut batch, mut unprotected) = (HashMap::new(), Vec::new());
+        let (mut batch, mut protected, mut unprotected) = (HashMap::new(), Vec::new(), Vec::new());
         let mut ended = Vec::new();
         for (service, Outcome { mut ranks, came, gone, passed_on, ended: ids }) in listed {
             ended.extend((!ids.is_empty()).then(|| (service.clone(), ids)));
@@ -110,8 +141,13 @@ impl Directory {
             if ranks.is_empty() {
                 continue;
             }
-            for (rank, changes) in &mut ranks {
-                changes.present = self.registrations.count_of_rank(&service, *rank);
+            // Those with the other rank of a root are of the same service.
+            let roots: BTreeSet<usize> = ranks.keys().map(|rank| rank.root).collect();
+            for rank in roots.into_iter().flat_map(Rank::both_of_root) {
+                let present = self.registrations.count_of_rank(&service, rank);
+                if present > 0 || ranks.contains_key(&rank) {
+                    ranks.entry(rank).or_default().present = present;
+                }
             }
             let is_new =
                 |it: &Provider| !is_first && it.instances.first().is_some_and(|instance| is_guarded(feeds, instance));
@@ -123,14 +159,18 @@ impl Directory {
                 rank,
             });
             let observed = Observed { vanished, moved, came: came.collect(), ranks };
-            if self.guard.held_of(&service) == 0 {
-                unprotected.push(service.clone());
-            }
+            let is_protected = self.guard.held_of(&service) > 0;
+            if is_protected { &mut protected } else { &mut unprotected }.push(service.clone());
             batch.insert(service, observed);
         }
+        let roots: BTreeSet<usize> = batch.values().flat_map(|it| &it.vanished).map(|it| it.rank.root).collect();
         let mut effects = self.guard.observe(now, batch);
+        for root in roots {
+            effects = self.hold_if_lost(feeds, root, effects);
+        }
         effects.extend(ended.iter().flat_map(|(service, ids)| self.guard.release(service, Which::Ids(ids))));
         self.carry_out(effects);
+        self.tell_of_ends(protected);
         for service in unprotected {
             let held = self.guard.held_of(&service);
             if held > 0 {
@@ -239,9 +279,11 @@ impl Directory {
                 self.withdraw(&id, &service, &was.version);
             }
             let Some(is) = is else { continue };
-            let ended = self.registrations.claims().ended_by(&service, &is).into_iter().collect();
+            let ended: BTreeSet<_> = self.registrations.claims().ended_by(&service, &is).into_iter().collect();
             more.extend(self.guard.come(&service, &id, &is.version, is.rank));
-            more.extend(self.guard.release(&service, Which::Ids(&ended)));
+            if !ended.is_empty() {
+                more.extend(self.guard.release(&service, Which::Ids(&ended)));
+            }
             self.list_provider(service, is.version, is.provider);
         }
         if self.guard.has_shifts() {

@@ -289,6 +289,11 @@ impl Registrations {
         self.ranks.count(service, rank)
     }
 
+    /// The same of all services of a root.
+    pub(super) fn count_of_root(&self, root: usize) -> usize {
+        self.ranks.of_root(root)
+    }
+
     /// How many nodes at and below a path register instances, counting up to this limit.
     pub(super) fn count_below(&self, root: &NodePath, most: usize) -> usize {
         let below = self.nodes.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
