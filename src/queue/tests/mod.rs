@@ -402,6 +402,19 @@ fn one_user_leaves_room_for_the_next_and_all_of_them_for_an_administrator() {
 }
 
 #[test]
+fn users_leave_some_queues_to_administrators() {
+    let mut queue = Fixture::new(Config { max_queues: 32, ..Config::default() });
+    let mut names = (0..).map(|nth| format!("q{nth}"));
+    let mut make = |uid: u32, is_admin| {
+        let producer = Asker { uid: Some(uid), is_admin };
+        let mut is_made = |name: &String| queue.change(|change| change.enqueue(&[job(name, "a")], producer)).is_ok();
+        names.by_ref().take_while(&mut is_made).count()
+    };
+    let by_users: usize = (1..40).map(|uid| make(uid, false)).sum();
+    assert_eq!((by_users, make(0, true)), (29, 3));
+}
+
+#[test]
 fn a_purge_and_a_look_go_through_many_jobs_in_turns() {
     let mut queue = Fixture::new(Config::default());
     for _ in 0..2 {
