@@ -46,7 +46,12 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undeco
     metadata.remove("@class");
     let mut draft = Draft::of(endpoints).up_if(is_up);
     draft.metadata = metadata.into_metadata()?;
-    Ok(Some(draft.placed_by_metadata().finish(reading)))
+    let mut draft = draft.placed_by_metadata();
+    if is_spring {
+        // Spring's clients do not choose by it: it often tells of the build.
+        draft.version.clear();
+    }
+    Ok(Some(draft.finish(reading)))
 }
 
 /// The ports of a Dubbo application, which are JSON in a string; none: it is not one. A port that cannot be read is

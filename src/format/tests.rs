@@ -544,6 +544,10 @@ fn an_instance_of_curator_has_its_port_for_tls_and_says_whether_it_is_up() {
     let secured = SPRING.replace("\"sslPort\":null", "\"sslPort\":8443");
     let secured = endpoints(instance(&spring, "/services/app/x", secured));
     assert_eq!(secured, [(String::new(), "https://10.0.0.6:8443".into()), ("plain".into(), "10.0.0.6:8080".into())]);
+    let versioned = SPRING.replace("\"instance_status\"", "\"version\":\"1.3.0\",\"zone\":\"eu\",\"instance_status\"");
+    let versioned = instance(&spring, "/services/app/x", versioned);
+    assert_eq!((versioned.version.to_string().as_str(), &*versioned.zone), ("0.0.0", "eu"), "it is of the build");
+    assert_eq!(metadata(&versioned)["version"], "1.3.0");
     let state = |status: &str| instance(&spring, "/services/app/x", SPRING.replace("\"UP\"", status)).state;
     assert_eq!([state("\"up\""), state("\"OUT_OF_SERVICE\""), state("7")], {
         [InstanceState::Up, InstanceState::Down, InstanceState::Down]
