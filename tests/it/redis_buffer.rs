@@ -143,7 +143,12 @@ fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
     roster.configure(plain, &with_buffer);
     roster.run();
     tells(&roster, "another `queue.path`, or take `queue.backend`");
-    enqueued(&roster);
+    let in_redis = enqueued(&roster);
+    let query = |id| JobQuery { id };
+    assert_eq!(roster.client().job(query(in_redis)).expect("it is in Redis").job.id, in_redis);
+    roster.client().cancel_job(query(in_redis)).expect("it is in Redis");
+    let unknown = roster.client().job(query(1)).expect_err("the buffer may have it");
+    assert!(format!("{unknown:?}").contains("another `queue.path`"), "{unknown:?}");
     redis.kill();
     roster.kill();
     roster.configure(&with_buffer, plain);

@@ -107,18 +107,23 @@ impl Redis {
         let of_buffer = place.clone();
         let look = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
             Box::pin(async move {
-                if let Some(buffer) = &redis.buffer
-                    && let Some((_, draft)) = buffer.find(of_buffer, id).await?
-                {
-                    let job = redis.buffered(&draft);
-                    return if is_allowed(&job.queue, job.user) { Ok(job) } else { Err(Refused::NoJob(id)) };
+                let mut trouble = None;
+                if let Some(buffer) = &redis.buffer {
+                    match buffer.find(of_buffer, id).await {
+                        Ok(Some((_, draft))) => {
+                            let job = redis.buffered(&draft);
+                            return if is_allowed(&job.queue, job.user) { Ok(job) } else { Err(Refused::NoJob(id)) };
+                        }
+                        Ok(None) => {}
+                        Err(why) => trouble = Some(why),
+                    }
                 }
                 let job = match redis.record_of(id).await?.as_deref().and_then(Record::read) {
                     Some(record) => {
                         let progress = redis.leases().get(&id).and_then(|lease| lease.progress.clone());
                         Job { progress, ..record.into_job(id, &redis.config) }
                     }
-                    None => match redis.search(user, id).await? {
+                    None => match redis.search(user, id).await.map_err(|why| unless_in_buffer(why, trouble))? {
                         Sought::Waits(queue, text, item) => redis.job_of(&queue, &text, &item, redis.link.now()?),
                         Sought::IsTaken(job) => *job,
                     },
@@ -197,7 +202,8 @@ impl Redis {
             Box::pin(async move {
                 let allowed =
                     |queue: &str, user| if is_allowed(queue, user) { Ok(()) } else { Err(Refused::NoJob(id)) };
-                if redis.cancel_buffered(of_buffer, id, &allowed).await? {
+                let mut trouble = None;
+                if redis.cancel_buffered(of_buffer, id, &allowed, &mut trouble).await? {
                     return Ok(());
                 }
                 let text = redis.record_of(id).await?;
@@ -210,7 +216,8 @@ impl Redis {
                         redis.remove(id, text.as_deref().unwrap_or_default(), &record).await?
                     }
                     None => {
-                        let (queue, text, item) = match redis.search(user, id).await? {
+                        let sought = redis.search(user, id).await.map_err(|why| unless_in_buffer(why, trouble));
+                        let (queue, text, item) = match sought? {
                             Sought::Waits(queue, text, item) => (queue, text, item),
                             Sought::IsTaken(job) => {
                                 allowed(&job.queue, job.user)?;
@@ -242,17 +249,22 @@ impl Redis {
         Job { state, is_buffered: true, ..self.job_of(&draft.job.queue, text.as_bytes(), &item, now) }
     }
 
-    /// Removes a job from the buffer. Whether it was there, and nowhere else.
+    /// Removes a job from the buffer. Whether it was there, and nowhere else; where the buffer cannot be read, Redis may have it.
     async fn cancel_buffered(
         &self,
         place: Place,
         id: JobId,
         allowed: &(impl Fn(&str, Option<u32>) -> Result<(), Refused> + Send + Sync),
+        trouble: &mut Option<Refused>,
     ) -> Result<bool, Refused> {
         let Some(buffer) = &self.buffer else { return Ok(false) };
         // None is delivered meanwhile.
         let _delivery = buffer.delivery.lock().await;
-        let Some((at, draft)) = buffer.find(place, id).await? else { return Ok(false) };
+        let found = buffer.find(place, id).await.unwrap_or_else(|why| {
+            *trouble = Some(why);
+            None
+        });
+        let Some((at, draft)) = found else { return Ok(false) };
         allowed(&draft.job.queue, draft.extras.user)?;
         let is_in_redis = match self.link.now() {
             // From now on Redis does not enqueue it any more, whatever was sent before.
@@ -271,6 +283,14 @@ impl Redis {
         buffer.forget(draft.job.queue, vec![at]).await?;
         self.need_no_more([id].into_iter());
         Ok(!is_in_redis)
+    }
+}
+
+/// Why a job is not found, where the buffer, which may have it, may be in trouble.
+fn unless_in_buffer(why: Refused, trouble: Option<Refused>) -> Refused {
+    match why {
+        Refused::NoJob(_) => trouble.unwrap_or(why),
+        why => why,
     }
 }
 
