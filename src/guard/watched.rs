@@ -333,12 +333,11 @@ impl Watched {
         }
         let (most, mut recalled) = (room.for_held(root, config.max_held), Vec::new());
         for (_, losses) in self.losses.range_mut(of_root(root)) {
-            losses.before = losses.before.max(losses.present + losses.lately.len() + losses.departed.len());
-            while recalled.len() < most
-                && let Some(departed) = losses.departed.pop_newest()
-            {
-                recalled.push(departed);
-            }
+            let peak = losses.levels.peak().max(losses.size(losses.present));
+            let missing = peak.saturating_sub(losses.present + losses.lately.len());
+            losses.before = losses.before.max(peak);
+            let room = most - recalled.len();
+            recalled.extend(std::iter::from_fn(|| losses.departed.pop_newest()).take(missing.min(room)));
         }
         let is_held_above = |id: &str| self.held.get(id).is_some_and(|entry| entry.rank().root < root);
         recalled.retain(|it| !is_held_above(&it.vanished.id));

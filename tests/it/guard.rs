@@ -109,13 +109,14 @@ fn of_an_ensemble_that_comes_back_empty_what_still_answers_is_served_and_what_re
 
 #[test]
 fn sessions_that_end_all_at_once_take_no_service_down_and_an_administrator_can_say_otherwise() {
-    let mut scene = Scene::with(&fresh_chroot(), SETTINGS);
-    let processes = processes(10);
-    scene.zk.create("/s/web", "");
+    let (zk, processes) = (fresh_chroot(), processes(10));
+    zk.create("/s/web", "");
     let node = |number: usize| (format!("/s/web/i-{number}"), address(&processes[number]));
     // Those that stay are of no session, which could end by chance.
-    (6..10).map(node).for_each(|(path, address)| scene.zk.create(&path, address));
-    let owners: Vec<_> = (0..6).map(node).map(|(path, address)| scene.zk.ephemeral(&path, &address)).collect();
+    (6..10).map(node).for_each(|(path, address)| zk.create(&path, &address));
+    let owners: Vec<_> = (0..6).map(node).map(|(path, address)| zk.ephemeral(&path, &address)).collect();
+    // Before it starts, so that none are new, and may be in place of others.
+    let mut scene = Scene::with(&zk, SETTINGS);
     becomes(&scene, "web", (10, 0));
     owners.into_iter().for_each(|owner| owner.dies());
     eventually("they are held", SOON * 3, || {
