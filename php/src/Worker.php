@@ -12,6 +12,7 @@ use Roster\Wire\Scanner;
 use Roster\Worker\Channel;
 use Roster\Worker\Commands;
 use Roster\Worker\Connections;
+use Roster\Worker\Death;
 use Roster\Worker\Dialer;
 use Roster\Worker\Environment;
 use Roster\Worker\Line;
@@ -323,6 +324,7 @@ final class Worker
             $this->connections === null && Environment::hasConnections() && $this->log->warning(
                 'the sidecar hands this worker connections, and nobody takes them: onConnection() was not called',
             );
+            $this->isSupervised() && Death::report(fn (): ?Session => $this->session);
         }
         try {
             return $this->isOver ? null : $this->advance();

@@ -73,7 +73,7 @@ final class PerformTest extends TestCase
 
     public function testAJobThatIsTouchedTakesLongerThanItsTimeoutAndTellsHowFarItIs(): void
     {
-        $id = $this->client->enqueue('mail', 'long', retries: 0, timeoutMs: 2_000);
+        $id = $this->client->enqueue('mail', 'long', retries: 0, attemptTimeoutMs: 2_000);
         $isFar = fn (): bool => $this->client->job($id)?->progress?->percent > 30;
         Process::until($isFar, 'it is performed for longer than its timeout', 60);
         $job = $this->client->job($id);
@@ -95,6 +95,28 @@ final class PerformTest extends TestCase
         self::assertThat(count($deaths), self::logicalAnd(self::greaterThan(0), self::lessThan(4)));
         $isLeft = fn (int $id): bool => $this->client->job($id) !== null;
         Process::until(static fn () => array_filter($ids, $isLeft) === [], 'those handed over with it are performed', 60);
+    }
+
+    public function testAJobTellsWhatPhpDiedOf(): void
+    {
+        $script = preg_quote(realpath(__DIR__ . '/Support/performer.php'), '~');
+        $exhausted = $this->becomes('exhaust', JobState::Dead);
+        self::assertMatchesRegularExpression(
+            "~^its worker died: Allowed memory size of \\d+ bytes exhausted .*\\nin $script:\\d+\$~",
+            $exhausted->error,
+        );
+        self::assertSame('its worker has ended: it called exit() or die()', $this->becomes('exit', JobState::Dead)->error);
+        self::assertCount(3, array_keys(preg_replace('/ \\d+$/', '', $this->performed()), 'exhaust', true));
+    }
+
+    public function testAChildThatAJobForksMayEnd(): void
+    {
+        if (!function_exists('pcntl_fork')) {
+            self::markTestSkipped('no extension pcntl');
+        }
+        $id = $this->client->enqueue('mail', 'fork', retries: 0);
+        Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);
+        self::assertSame(['fork 1'], $this->performed());
     }
 
     public function testNoMoreJobsOfAQueueRunAtOnceThanItsLimitAllows(): void
@@ -164,6 +186,9 @@ final class PerformTest extends TestCase
         self::assertSame(0, $this->roster->command('enqueue', 'mail', 'job')[0]);
         Process::until(fn () => count($this->performed()) === 2, 'both are done', 60);
         self::assertEqualsCanonicalizing(['[[],"Undeclared","its own"]', 'job 1'], $this->performed());
+        $this->client->enqueue('classes', 'Unchangeable', ['to' => 'a@b.c']);
+        Process::until(fn () => count($this->performed()) === 3, 'it is done', 60);
+        self::assertContains('[{"to":"a@b.c"},"classes"]', $this->performed());
     }
 
     /** A job of that name, once it is in that state. */

@@ -25,9 +25,10 @@ use crate::worker::{Addressee, NoAnswer, OfJobs, Performer};
 /// What a process is asked. Applications have no command of this name.
 const PERFORM: &str = "roster:perform";
 
-/// What a job throws to be given back or to die, as the package does.
+/// What a job throws to be given back or to die, as the package does; and what it reports of one that PHP dies of.
 const RELEASED: &str = "Roster\\Exception\\JobReleased";
 const BURIED: &str = "Roster\\Exception\\JobBuried";
+const DEATH: &str = "Roster\\Worker\\Death";
 
 /// How long one look for jobs lasts; and how soon the next one is, where it failed, or the process did not accept a job.
 const LOOK_TIME: Duration = Duration::from_secs(600);
@@ -432,6 +433,7 @@ fn update(why: NoAnswer) -> Option<Update> {
         NoAnswer::Failed(StreamError::Failed(why)) => match why.class.as_deref() {
             Some(RELEASED) => given_back(why.code),
             Some(BURIED) => Update::Bury { error: why.message },
+            Some(DEATH) => Update::Lose { error: why.message },
             class => Update::Fail { error: class.map_or(String::new(), |class| format!("{class}: ")) + &why.message },
         },
         // It would be so with each process, for ever.

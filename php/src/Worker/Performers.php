@@ -80,8 +80,7 @@ final class Performers
             // A deploy may bring it.
             throw new \LogicException("there is no class $job->name with a method perform()");
         }
-        $object = new ($job->name)();
-        self::give($object, ['args' => $job->args() ?? [], 'job' => $job, 'queue' => $job->queue]);
+        $object = self::made($job->name, ['args' => $job->args() ?? [], 'job' => $job, 'queue' => $job->queue]);
         method_exists($object, 'setUp') && $object->setUp();
         $returned = $object->perform();
         method_exists($object, 'tearDown') && $object->tearDown();
@@ -89,10 +88,27 @@ final class Performers
     }
 
     /**
-     * Classes need not declare these properties, which is deprecated, nor are those meant that they keep to themselves.
+     * An object with these properties. Classes need not declare them, which is deprecated, nor are those meant that they
+     * keep to themselves. What is readonly is the constructor's to set, where it promotes it.
      *
      * @param array<string, mixed> $properties
      */
+    private static function made(string $name, array $properties): object
+    {
+        $class = new \ReflectionClass($name);
+        $isReadonly = static fn (string $name): bool => $class->hasProperty($name) && $class->getProperty($name)->isReadOnly();
+        $promoted = array_filter(
+            $class->getConstructor()?->getParameters() ?? [],
+            static fn (\ReflectionParameter $it): bool => $it->isPromoted() && $isReadonly($it->name),
+        );
+        $names = array_map(static fn (\ReflectionParameter $it): string => $it->name, $promoted);
+        $given = array_intersect_key($properties, array_flip($names));
+        $object = new $name(...$given);
+        self::give($object, array_diff_key($properties, $given));
+        return $object;
+    }
+
+    /** @param array<string, mixed> $properties */
     private static function give(object $object, array $properties): void
     {
         $class = new \ReflectionObject($object);

@@ -32,6 +32,8 @@ final class Session
     private int $waitingBytes = 0;
     /** @var array<Task> and what produces many values; by uuid */
     private array $running = [];
+    /** What is done just now. */
+    private ?Task $current = null;
     /** When it began to leave, by hrtime(). */
     private ?int $leftAt = null;
 
@@ -150,6 +152,21 @@ final class Session
             && $this->waiting === [] && $this->running === [] && $this->line->isWritten();
     }
 
+    /**
+     * Whether a job or another command is under way. Of a call it is not told what the process died of: its caller is to find
+     * it lost, and may then have another master do it.
+     */
+    public function hasCommand(): bool
+    {
+        return $this->current?->uuid !== null && !$this->current->isCall;
+    }
+
+    /** Says what the process dies of in the command that is under way. */
+    public function die(Death $of): void
+    {
+        $this->fail($this->current->uuid, $of);
+    }
+
     /** Aborts everything. */
     public function end(): void
     {
@@ -214,7 +231,7 @@ final class Session
         if ($key === null || $this->line->isFull()) {
             return;
         }
-        $task = $this->forget($key);
+        $task = $this->current = $this->forget($key);
         try {
             $result = ($task->run)();
             if ($task->uuid === null) {
@@ -230,6 +247,8 @@ final class Session
             $this->finish($task, null);
         } catch (\Throwable $error) {
             $this->finish($task, $error);
+        } finally {
+            $this->current = null;
         }
     }
 

@@ -37,6 +37,25 @@ function takeLong(Job $job): void
     }
 }
 
+function exhaust(): void
+{
+    ini_set('memory_limit', (string) (memory_get_usage(true) + (4 << 20)));
+    // Small pieces, so that nothing is left of it.
+    for ($all = [];;) {
+        $all[] = new stdClass();
+    }
+}
+
+/** A child that ends is no end of its job. */
+function fork(): void
+{
+    $child = pcntl_fork();
+    if ($child === 0) {
+        exit(0);
+    }
+    pcntl_waitpid($child, $status);
+}
+
 final class Unserializable implements JsonSerializable
 {
     public function jsonSerialize(): never
@@ -80,6 +99,19 @@ final class Undeclared
     }
 }
 
+/** Its arguments are not to change. */
+final class Unchangeable
+{
+    public function __construct(public readonly array $args = [])
+    {
+    }
+
+    public function perform(): void
+    {
+        record(json_encode([$this->args, $this->queue]));
+    }
+}
+
 // As frameworks have it.
 set_error_handler(static function (int $level, string $message): bool {
     return (error_reporting() & $level) === 0 ? false : throw new ErrorException($message, 0, $level);
@@ -99,6 +131,9 @@ $worker->perform('mail', static function (Job $job): mixed {
         'returns much' => str_repeat('a', 100_000),
         'returns what throws' => new Unserializable(),
         'die' => posix_kill(getmypid(), SIGKILL),
+        'exhaust' => exhaust(),
+        'exit' => exit(1),
+        'fork' => fork(),
         default => null,
     };
 }, concurrency: 3);
