@@ -35,6 +35,9 @@ use const PHP_SAPI;
  */
 class Client
 {
+    /** The longest key by which an instance is chosen. */
+    private const MAX_KEY_BYTES = 1_024;
+
     private readonly ?SharedFile $file;
     /** The other transports, created on first use. */
     private ?Transports $transports = null;
@@ -258,6 +261,16 @@ class Client
         ?int $subset = null,
         ?string $subsetKey = null,
     ): array {
+        if ($service === '') {
+            throw new InvalidRequest('service', 'it is empty');
+        }
+        // As the sidecar does it, which is asked only where the shared file does not do.
+        foreach (compact('key', 'subsetKey') as $name => $value) {
+            if (strlen((string) $value) > self::MAX_KEY_BYTES) {
+                $most = self::MAX_KEY_BYTES;
+                throw new InvalidRequest($name, "longer than $most bytes; give a hash of it");
+            }
+        }
         return [
             'serviceName' => (string) $service,
             'version' => $version,
@@ -604,7 +617,7 @@ class Client
      * @param ?string $unique no other job of the queue with this key is enqueued until this one is done
      * @param bool $untilStart whether it is unique only until it is handed out
      * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
-     * @param ?int $timeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @param ?int $attemptTimeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
      * @param ?string $limitKey jobs with the same one share the limits that the queue has of each key
      * @param ?int $keepResultMs how long it is kept with its result once it is done; null: as the sidecar's
      *     `queue.keep_results` says
@@ -621,7 +634,7 @@ class Client
         ?string $unique = null,
         bool $untilStart = false,
         ?int $retries = null,
-        ?int $timeoutMs = null,
+        ?int $attemptTimeoutMs = null,
         ?string $limitKey = null,
         ?int $keepResultMs = null,
         ?bool &$isBuffered = null,
@@ -635,7 +648,7 @@ class Client
             $unique,
             $untilStart,
             $retries,
-            $timeoutMs,
+            $attemptTimeoutMs,
             $limitKey,
             $keepResultMs,
         );

@@ -20,7 +20,7 @@ final class NewJob
      * @param ?string $unique no other job of the queue with this key is enqueued until this one is done
      * @param bool $untilStart whether it is unique only until it is handed out
      * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
-     * @param ?int $timeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @param ?int $attemptTimeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
      * @param ?string $limitKey jobs with the same one share the limits that the queue has of each key
      * @param ?int $keepResultMs how long it is kept with its result once it is done; null: as the sidecar's
      *     `queue.keep_results` says
@@ -35,7 +35,7 @@ final class NewJob
         public readonly ?string $unique = null,
         public readonly bool $untilStart = false,
         public readonly ?int $retries = null,
-        public readonly ?int $timeoutMs = null,
+        public readonly ?int $attemptTimeoutMs = null,
         public readonly ?string $limitKey = null,
         public readonly ?int $keepResultMs = null,
     ) {

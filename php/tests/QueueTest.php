@@ -28,7 +28,15 @@ final class QueueTest extends TestCase
     public function testAJobIsKeptAsItWasEnqueued(): void
     {
         $args = ['to' => "a@\u{e9}", 'n' => 1.0];
-        $id = $this->client->enqueue('mail', 'SendWelcome', $args, delayMs: 60_000, priority: 2, retries: 3, timeoutMs: 5);
+        $id = $this->client->enqueue(
+            'mail',
+            'SendWelcome',
+            $args,
+            delayMs: 60_000,
+            priority: 2,
+            retries: 3,
+            attemptTimeoutMs: 5,
+        );
         $job = $this->client->job($id);
         self::assertInstanceOf(Job::class, $job);
         self::assertSame($args, $job->args());

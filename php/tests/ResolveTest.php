@@ -6,6 +6,7 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Exception\InvalidRequest;
 use Roster\Exception\NoInstance;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
@@ -76,6 +77,28 @@ final class ResolveTest extends TestCase
         foreach ($vectors as $vector) {
             $record = ['provenance' => [['decoder' => $vector['decoder']]]] + $vector;
             self::assertSame($vector['counts'], WarmUp::weight($record, $vector['now']), $vector['what']);
+        }
+    }
+
+    /** @requires extension dba */
+    public function testTheFileRefusesWhatTheSidecarWouldRefuse(): void
+    {
+        $instances = [['address' => 'h:1', 'weight' => 100]];
+        $roster = Client::local('', '', self::file($instances, [self::chunk($instances)])->path);
+        self::assertSame('h:1', $roster->resolve('web', key: str_repeat('x', 1_024))->address());
+        $wrong = [
+            'key: longer than 1024 bytes; give a hash of it' => ['service' => 'web', 'key' => str_repeat('x', 1_025)],
+            'service: it is empty' => ['service' => ''],
+        ];
+        foreach ($wrong as $why => $request) {
+            foreach ([fn () => $roster->resolve(...$request), fn () => $roster->resolveMany([$request])] as $resolve) {
+                try {
+                    $resolve();
+                    self::fail($why);
+                } catch (InvalidRequest $refused) {
+                    self::assertStringContainsString($why, $refused->getMessage());
+                }
+            }
         }
     }
 

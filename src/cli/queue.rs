@@ -59,7 +59,7 @@ struct List {
 #[derive(Debug, Args)]
 struct Peek {
     queue: String,
-    #[arg(value_enum, default_value_t = State::Waiting)]
+    #[arg(value_enum, ignore_case = true, default_value_t = State::Waiting)]
     state: State,
     /// How many at most
     #[arg(short = 'n', value_name = "COUNT", default_value_t = 20)]
@@ -98,7 +98,7 @@ struct Cancel {
 #[derive(Debug, Args)]
 struct Purge {
     queue: String,
-    #[arg(value_enum)]
+    #[arg(value_enum, ignore_case = true)]
     state: Removable,
     #[command(flatten)]
     connection: Connection,
@@ -156,7 +156,8 @@ pub(crate) struct Enqueue {
     /// How often it is tried again if it fails [default: `queue.retries` of the sidecar]
     #[arg(long, value_name = "COUNT")]
     retries: Option<i32>,
-    /// How long one attempt may take [default: `queue.timeout` of the sidecar]
+    /// How long one attempt may take [default: `queue.timeout` of the sidecar]. (`--timeout` is how long this command
+    /// waits for its answer)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     attempt_timeout: Option<Duration>,
     /// Have it share the limits of the queue with jobs that have the same key
@@ -314,7 +315,8 @@ fn table(queues: &[QueueSummary], now: i64) -> String {
             it.done.unwrap_or(0).to_string(),
             rate(it.enqueued_in_last_minute),
             rate(it.done_in_last_minute),
-            text::size(it.bytes),
+            // Of queues in Redis neither is known.
+            it.enqueued_in_last_minute.map_or_else(|| "-".into(), |_| text::size(it.bytes)),
             it.oldest_waiting.map_or_else(|| "-".into(), |at| text::duration((now - at).max(0))),
         ]
     };

@@ -311,7 +311,7 @@ final class Values
             'uniqueKey' => $job->unique,
             'uniqueUntil' => $job->untilStart ? Thrift\UniqueUntil::START : Thrift\UniqueUntil::SUCCESS,
             'retries' => $job->retries,
-            'timeoutMs' => $job->timeoutMs,
+            'timeoutMs' => $job->attemptTimeoutMs,
             'limitKey' => $job->limitKey,
             'keepResultMs' => $job->keepResultMs,
         ]);
