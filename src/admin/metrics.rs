@@ -147,6 +147,12 @@ fn families(rooms: &Rooms, queues: Option<&[Overview]>) -> Vec<MetricFamily> {
             flag(rooms.metrics.shared_trouble.load().is_some()),
         ),
         one(
+            "state_failing",
+            "Whether what is to outlast a restart is not kept, as its directory cannot be used.",
+            [],
+            flag(rooms.metrics.state_trouble.load().is_some()),
+        ),
+        one(
             "ports_taken",
             "Ports of the settings at which the sidecar cannot listen now.",
             [],
