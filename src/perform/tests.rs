@@ -167,7 +167,7 @@ async fn a_process_that_hangs_is_handed_nothing_until_it_answers_and_keeps_what_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_waits_in_a_process_has_all_of_its_time_once_it_is_begun() {
     let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
-    let most = Duration::from_millis(1_000);
+    let most = Duration::from_millis(5_000);
     let ids = [scene.enqueue("mail", "a", most).await, scene.enqueue("mail", "b", most).await];
     let handed = [scene.is_handed().await, scene.is_handed().await];
     for (id, handed) in ids.into_iter().zip(handed) {
@@ -181,7 +181,7 @@ async fn a_job_that_waits_in_a_process_has_all_of_its_time_once_it_is_begun() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_has_a_job_for_as_long_as_it_says_that_it_takes_longer() {
     let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
-    let most = Duration::from_millis(800);
+    let most = Duration::from_millis(4_000);
     let id = scene.enqueue("mail", "a", most).await;
     let handed = scene.is_handed().await;
     // What is said of an earlier attempt, or of another job, is of no job that it has.

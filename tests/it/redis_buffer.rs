@@ -346,5 +346,9 @@ fn php_is_told_that_a_job_is_in_the_buffer() {
     redis.run();
     connected(&roster);
     eventually("they are delivered", SOON, || ensure(buffered(&roster, "mail")? == 0, "they are not"));
-    assert_eq!(php(), "array(0=>false,1=>false,2=>false,)");
+    // The queue is known as one of the buffer until the next look finds nothing there.
+    eventually("PHP is told so", SOON, || {
+        let told = php();
+        ensure(told == "array(0=>false,1=>false,2=>false,)", told)
+    });
 }
