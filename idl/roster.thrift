@@ -355,8 +355,8 @@ struct InstancesReply {
 }
 
 struct ExplainRequest {
-  /** Without a version. */
-  1: required string serviceName
+  /** Without a version. Absent: no instances, but all nodes that are to register some, and cannot be read. */
+  1: optional string serviceName
   /** Only this one: the address of one of its endpoints (`host:port`), or the id of a master. */
   2: optional string instance
   3: optional i64 maxAgeMs
@@ -397,9 +397,10 @@ struct ExplainedInstance {
 struct ExplainReply {
   /** The newest version first. */
   1: required list<ExplainedInstance> instances
-  /** Nodes that are to register an instance of the service, and cannot be read; with the first page. */
+  /** Nodes that are to register an instance of the service, and cannot be read; with the first page. Of all services: in
+   *  the order of their paths, over all pages. */
   2: required list<ExplainedNode> undecodable
-  /** How many there are more of these. */
+  /** How many there are more of these; of all services: that the client may not read. */
   3: required i32 moreUndecodable
   /** What sources that supply instances wait for or suffer from. */
   4: required list<string> sources

@@ -75,13 +75,14 @@ class ExplainReply
      */
     public $instances = null;
     /**
-     * Nodes that are to register an instance of the service, and cannot be read; with the first page.
+     * Nodes that are to register an instance of the service, and cannot be read; with the first page. Of all services: in
+     * the order of their paths, over all pages.
      * 
      * @var \Roster\Thrift\ExplainedNode[]
      */
     public $undecodable = null;
     /**
-     * How many there are more of these.
+     * How many there are more of these; of all services: that the client may not read.
      * 
      * @var int
      */

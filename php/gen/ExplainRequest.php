@@ -23,7 +23,7 @@ class ExplainRequest
     static public $_TSPEC = array(
         1 => array(
             'var' => 'serviceName',
-            'isRequired' => true,
+            'isRequired' => false,
             'type' => TType::STRING,
         ),
         2 => array(
@@ -49,7 +49,7 @@ class ExplainRequest
     );
 
     /**
-     * Without a version.
+     * Without a version. Absent: no instances, but all nodes that are to register some, and cannot be read.
      * 
      * @var string
      */

@@ -74,7 +74,7 @@ fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyho
         doubts += 1;
     });
     let config = config.map_err(|diagnostics| anyhow::Error::from(diagnostics).context(origin.clone()))?;
-    if !config.has_source() && config.worker.is_empty() {
+    if !config.has_source() && config.worker.is_empty() && !config.has_queues() {
         eprintln!("warning: {origin}: {NO_SOURCE}");
         doubts += 1;
     }

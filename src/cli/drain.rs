@@ -1,6 +1,7 @@
 //! `roster drain` and `roster undrain`: keep calls away from instances for a while.
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,6 +20,9 @@ use super::{Output, json, text};
 /// How often to check whether calls are still under way.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a drain may last.
+const DRAIN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
+
 /// Keep calls away from instances of a service for a while; without a service, list what is drained and ejected
 ///
 /// This host's clients no longer choose them, neither through the sidecar nor from the shared file. The drain lasts
@@ -33,7 +37,7 @@ pub(crate) struct Drain {
     #[arg(value_name = "INSTANCE|HOST", requires = "time")]
     target: Option<String>,
     /// For how long: from 1s to 30d; a bare number is in seconds
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration, requires = "target")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = drain_time, requires = "target")]
     time: Option<Duration>,
     /// The reason, shown to others
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -73,6 +77,14 @@ pub(crate) struct StillCalled(Duration, i32);
      without --wait, and wait for as long as yours take"
 )]
 pub(crate) struct Uncounted(String);
+
+fn drain_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if !DRAIN_TIMES.contains(&time) {
+        return Err("a drain lasts at least a second and at most 30 days".to_owned());
+    }
+    Ok(time)
+}
 
 impl Drain {
     pub(crate) fn run(self) -> anyhow::Result<()> {

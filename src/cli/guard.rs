@@ -73,10 +73,15 @@ struct Accept {
     /// The name of the service, without a version
     service: String,
     /// For how long, at most a day; a bare number is in seconds
-    #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = accepted_time)]
     time: Duration,
     #[command(flatten)]
     connection: Connection,
+}
+
+fn accepted_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time > MAX_ACCEPTED { Err("it is at most a day".to_owned()) } else { Ok(time) }
 }
 
 impl Guard {
@@ -102,11 +107,6 @@ impl Guard {
                 writeln!(io::stdout(), "let go {}", instances(released))?;
             }
             Command::Accept(Accept { service, time, connection }) => {
-                anyhow::ensure!(
-                    time <= MAX_ACCEPTED,
-                    "--for {}: it is at most a day",
-                    humantime::format_duration(time)
-                );
                 let for_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
                 let request = GuardControl::new(service, GuardAction::ACCEPT, None, for_ms);
                 let released = connection.client().control_guard(request)?.released;

@@ -81,7 +81,7 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
     }
     let reports = log::start(&config.log)?;
     warn_if_unreachable(&config);
-    if !config.has_source() && config.worker.is_empty() {
+    if !config.has_source() && config.worker.is_empty() && !config.has_queues() {
         tracing::warn!("{NO_SOURCE}");
     }
     let mut runtime = Builder::new_multi_thread();

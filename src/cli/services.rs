@@ -1,14 +1,14 @@
 //! `roster services`: which services are offered, where, and statistics of their calls.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
 use roster::model::{DEFAULT_WEIGHT, address, view};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{
-    Endpoint, ExplainRequest, Held, Instance, InstanceState, Probe, ServiceQuery, ServiceSummary, ServicesReply,
-    SourceStatus, Supply,
+    Endpoint, EntityKind, ExplainRequest, Freshness, Held, Instance, InstanceState, NotFound, Probe, ServiceQuery,
+    ServiceSummary, ServicesReply, SourceStatus, Supply,
 };
 use serde_json::{Value, json};
 
@@ -66,13 +66,10 @@ impl Services {
                 let (is_protected, freshness) = (reply.is_protected == Some(true), json::freshness(&reply.freshness));
                 let document = json!({ "instances": instances, "protected": is_protected, "freshness": freshness });
                 if reply.instances.is_empty() {
-                    match left_out(known, &name).filter(|_| metadata.is_empty()) {
-                        Some(why) => eprintln!("roster: {why}"),
-                        None if metadata.is_empty() => {
-                            eprintln!("roster: the service {} has no instances any more", text::line(&name));
-                        }
-                        None => masters::tell_none(known, Some(&name), &metadata)?,
+                    if metadata.is_empty() {
+                        return Err(absence(known, name, reply.freshness).into());
                     }
+                    masters::tell_none(known, Some(&name), &metadata)?;
                 }
                 (instance_table(&reply.instances), document)
             }
@@ -95,6 +92,15 @@ fn tell_why_none(known: &mut Known) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The error that a service has no instances.
+fn absence(known: &mut Known, name: String, freshness: Freshness) -> Error {
+    let message = left_out(known, &name).map_or_else(
+        || format!("the service {name} has no instances any more; `roster history {name}` tells what became of them"),
+        |why| format!("no instance of {name} is listed: {why}"),
+    );
+    Error::NotFound(NotFound { kind: EntityKind::SERVICE, name, message, freshness })
 }
 
 /// Why no instance of a service is listed though nodes should register some; None: no node should.
@@ -145,6 +151,9 @@ fn instance(instance: &Instance) -> Value {
 
 fn instance_table(instances: &[Instance]) -> String {
     let or_none = |text: &str| if text.is_empty() { "-".into() } else { text::preview(text.as_bytes()) };
+    // A pipe has room for all of it.
+    let is_cut = io::stdout().is_terminal();
+    let metadata = |it: &str| if is_cut { text::preview(it.as_bytes()) } else { it.to_owned() };
     let row = |instance: &Instance| {
         let endpoints: Vec<_> = instance.endpoints.iter().map(endpoint).collect();
         let is_weighted = instance.weight.unsigned_abs() != DEFAULT_WEIGHT;
@@ -157,7 +166,7 @@ fn instance_table(instances: &[Instance]) -> String {
             if is_weighted { instance.weight.to_string() } else { "-".into() },
             state(instance),
             instance.master_id.as_ref().map_or_else(|| "-".into(), |_| instance.outstanding.to_string()),
-            text::preview(instance.metadata.as_bytes()),
+            metadata(&instance.metadata),
         ]
     };
     let rows: Vec<_> = instances.iter().map(row).collect();

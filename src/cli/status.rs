@@ -156,8 +156,7 @@ fn registered(counters: &BTreeMap<String, i64>) -> String {
     }
     if let undecodable @ 1.. = count("undecodableNodes") {
         let nodes = counted(undecodable, "node");
-        let _ =
-            writeln!(text, "\n{nodes} that cannot be read; the log names them, and `roster explain SERVICE` tells why");
+        let _ = writeln!(text, "\n{nodes} that cannot be read; `roster explain` lists them, with the reasons");
     }
     text
 }
@@ -165,11 +164,14 @@ fn registered(counters: &BTreeMap<String, i64>) -> String {
 /// The masters and the calls, on one line.
 fn hub(counters: &BTreeMap<String, i64>) -> String {
     let count = |name: &str| counters.get(name).map_or(0, |count| count.unsigned_abs());
-    let masters = count("masters");
+    // Without masters, nodes alone register what there is.
+    let masters = match count("masters") {
+        0 => String::new(),
+        1 => "1 master   ".to_owned(),
+        masters => format!("{masters} masters   "),
+    };
     format!(
-        "\n{} {} {}   {}, {} under way\n",
-        counted(masters, "master"),
-        if masters == 1 { "offers" } else { "offer" },
+        "\n{masters}{}   {}, {} under way\n",
         counted(count("services"), "service"),
         counted(count("calls"), "call"),
         count("callsOutstanding")
@@ -304,7 +306,7 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         assert!(!text.contains("held") && !text.contains("cannot be read"), "{text}");
         reply.counters.extend([("heldInstances".to_owned(), 3), ("undecodableNodes".to_owned(), 1)]);
         let told = "\n\n3 instances held by the guard; `roster guard list` tells of which services\n\
-                    \n1 node that cannot be read; the log names them, and `roster explain SERVICE` tells why\n";
+                    \n1 node that cannot be read; `roster explain` lists them, with the reasons\n";
         let text = table(&reply, &[], false);
         assert!(text.ends_with(told), "{text}");
     }

@@ -169,6 +169,11 @@ impl Config {
         !self.zookeeper.is_empty() || !self.file.is_empty()
     }
 
+    /// Whether there are queues, on the disk or in Redis.
+    pub fn has_queues(&self) -> bool {
+        self.queue.path.is_some() || self.queue.backend.is_some()
+    }
+
     /// The `[[services]]` registered below these roots.
     pub(crate) fn services_below(&self, roots: &[NodePath]) -> Vec<format::Config> {
         let is_below = |(_, it): &(usize, &format::Config)| roots.iter().any(|root| it.root.is_under(root));

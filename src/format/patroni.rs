@@ -45,9 +45,10 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
             draft.weight = 0;
         }
     }
-    draft.metadata = object.into_metadata()?;
+    // First, as a terminal shows no more than the beginning of all.
     draft.add("role", role);
     draft.add("member", reading.name);
+    draft.metadata.extend(object.into_metadata()?);
     Ok(draft.finish(reading))
 }
 

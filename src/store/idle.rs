@@ -12,6 +12,7 @@ impl Snapshot {
             let has_nodes = self.subtree(root, root.clone()).any(|(path, _)| path != root);
             let is_told = self.node(root).is_none() && feed.roots().contains(root);
             match has_nodes {
+                _ if self.directory().was_used(root) => Some(format!("nothing below {root} registers anything any more")),
                 true => Some(format!(
                     "no node below {root} registers anything in the format `{format}`: is that the format, and this the \
                      root, of its services?"

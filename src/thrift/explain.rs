@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use semver::Version;
 
-use super::api::{Api, Subject, denied, ensure_known, page_size};
+use super::api::{Api, Subject, denied, ensure_known, page_size, parse};
 use super::idl::{EntityKind, ExplainReply, ExplainRequest, ExplainedInstance, ExplainedNode};
 use super::masters::{after, not_found};
-use super::{Peer, convert};
+use super::{Peer, convert, request};
 use crate::access::Grant;
 use crate::model::{Decoder, Endpoint, Format, Instance, NodePath, Record, address, view};
 use crate::resolve::{Explanation, Query, explain, newest_callable};
@@ -23,7 +23,8 @@ const MAX_UNDECODABLE: usize = 100;
 impl Api {
     /// Over several turns, if an instance or a node is searched for.
     pub(super) async fn explain(&self, peer: &Peer, request: &ExplainRequest) -> thrift::Result<ExplainReply> {
-        let service = request.service_name.as_str();
+        let Some(service) = request.service_name.as_deref() else { return self.undecodable(peer, request).await };
+        request::check_name(service)?;
         peer.identity.may_see(service).map_err(denied)?;
         self.ensure_room_for_page(peer)?;
         let limit = page_size(request.limit)?;
@@ -79,6 +80,43 @@ impl Api {
         });
         let (sources, freshness) = (sources.collect(), freshness.into());
         Ok(ExplainReply { instances, undecodable, more_undecodable: more, sources, freshness, cursor })
+    }
+
+    /// The nodes of all services that cannot be read, as far as the client may read them itself.
+    async fn undecodable(&self, peer: &Peer, request: &ExplainRequest) -> thrift::Result<ExplainReply> {
+        self.ensure_room_for_page(peer)?;
+        let limit = page_size(request.limit)?;
+        let from = request.cursor.as_deref().map(|cursor| parse("cursor", cursor)).transpose()?;
+        let (snapshot, freshness) = self.fresh(Subject::Instances, request.max_age_ms)?;
+        ensure_known(snapshot.behind_instances())?;
+        let grant = peer.identity.grant();
+        let (mut undecodable, mut hidden, mut bytes, mut cursor) = (Vec::new(), 0, 0, None);
+        let mut last = None;
+        for (path, why) in snapshot.directory().undecodable_after(from.as_ref()) {
+            peer.let_others_work().await;
+            if undecodable.len() >= limit || bytes > self.page_bytes() {
+                cursor = last;
+                break;
+            }
+            match snapshot.registrar(path).filter(|_| grant.reads(path)) {
+                Some((feed, config, _)) => {
+                    let node = node(&snapshot, feed.name(), config.format, path, grant, &[]);
+                    bytes += size_of_node(&node);
+                    undecodable.push(ExplainedNode { error: Some(why.to_string()), ..node });
+                    last = Some(path.to_string());
+                }
+                None => hidden += 1,
+            }
+        }
+        let freshness = freshness.into();
+        Ok(ExplainReply {
+            instances: vec![],
+            undecodable,
+            more_undecodable: hidden,
+            sources: vec![],
+            freshness,
+            cursor,
+        })
     }
 
     /// An instance, with as many of its nodes as fit on a page.

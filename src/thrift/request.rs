@@ -112,6 +112,11 @@ pub(super) fn instances(query: &ServiceQuery) -> Result<Query, InvalidRequest> {
     })
 }
 
+/// A name that is empty is a variable that was not set rather than that of a service.
+pub(super) fn check_name(service: &str) -> Result<(), InvalidRequest> {
+    if service.is_empty() { Err(invalid("serviceName", "it is empty")) } else { Ok(()) }
+}
+
 fn subset(size: Option<i32>, of: Option<Vec<u8>>) -> Result<Option<Subset>, InvalidRequest> {
     match (size.map(usize::try_from), of) {
         (None, _) => Ok(None),

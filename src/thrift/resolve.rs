@@ -117,6 +117,7 @@ pub(super) fn is_protected(directory: &Directory, service: &str) -> Option<bool>
 
 /// The service and the query, if the client may see the service.
 fn wanted(peer: &Peer, request: ResolveRequest, directory: &Directory) -> thrift::Result<(Arc<str>, Query)> {
+    request::check_name(&request.service_name)?;
     let may_see = |name: &str| peer.identity.may_see(name);
     let (service, exact) = request::wanted(&request.service_name, directory, may_see).map_err(denied)?;
     let service = service.into();

@@ -171,6 +171,15 @@ fn config_check_tells_every_mistake_with_its_line() {
 }
 
 #[test]
+fn who_has_only_queues_is_not_told_that_there_are_no_nodes() {
+    let roster = Roster::start("[queue]\npath = \"queue\"\n");
+    let log = std::fs::read_to_string(roster.folder().join("log")).expect("a log");
+    assert!(!log.contains("it mirrors no nodes"), "{log}");
+    let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+    assert_eq!((checked.code, &*checked.wrong), (Some(0), ""));
+}
+
+#[test]
 fn a_configuration_without_a_source_is_told() {
     let roster = Roster::start("");
     let told = "it mirrors no nodes: add [[zookeeper]] or [[file]] for that";

@@ -190,6 +190,15 @@ fn every_format_is_told_alike_by_the_sidecar_the_shared_file_and_php() {
         ensure(counters.get("undecodableNodes") == Some(&1), format!("{counters:?}"))
     });
     becomes(&scene, "www/web", &["://10.0.0.5:8080 UP"]);
+    let all = scene.roster.cli(["explain"]).text();
+    assert!(all.lines().count() == 1 && all.contains("/aurora/www/web/member_0000000002"), "{all}");
+    assert!(all.contains(": cannot be read: "), "{all}");
+    let pg = scene.roster.cli(["services", "pg"]).text();
+    assert!(pg.contains(r#"{"role":"primary","member":"a""#), "{pg}");
+    for command in [["explain", ""], ["resolve", ""]] {
+        let ended = scene.roster.cli(command);
+        assert!(ended.code == Some(2) && ended.wrong.contains("serviceName: it is empty"), "{ended:?}");
+    }
 }
 
 #[test]
@@ -452,6 +461,6 @@ fn who_writes_below_one_root_keeps_out_little_below_another_and_nothing_once_the
     scene.zk.set("/own/late/i", "0.0.0.0:9");
     eventually("so it is with what was offered", SOON, || {
         let told = scene.roster.cli(["services", "late"]);
-        ensure(told.code == Some(0) && told.wrong.contains("its nodes (1) are left out"), told.wrong)
+        ensure(told.code == Some(1) && told.wrong.contains("its nodes (1) are left out"), told.wrong)
     });
 }

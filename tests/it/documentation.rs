@@ -234,7 +234,8 @@ fn every_command_and_option_in_the_documentation_exists() {
                 let Some(arguments) = command.strip_prefix("roster ") else { continue };
                 let words: Vec<&str> = arguments.split_whitespace().collect();
                 let nested = ["config", "explain", "queue", "registers", "shared", "worker"].contains(&words[0]);
-                let help = Ended::of(binary().args(&words[..1 + usize::from(nested)]).arg("--help")).text();
+                let help =
+                    Ended::of(binary().args(&words[..words.len().min(1 + usize::from(nested))]).arg("--help")).text();
                 let own = words.iter().take_while(|word| **word != "--").filter(|word| word.starts_with("--"));
                 let mut options = own.filter_map(|word| word.split('=').next());
                 assert!(options.all(|option| help.contains(option)), "{}: {command}", page.display());

@@ -196,6 +196,11 @@ fn what_a_sidecar_that_is_gone_has_left_is_checked_without_being_named() {
     let why = "not compared: no Unix socket of a sidecar lies beside it";
     assert_eq!(left.wrong, format!("roster: {why}\n"));
     assert!(left.text().ends_with(&format!("sidecar   {why}\n")));
+    // Also where the sidecar is named: the file is what one wants to know of then.
+    let named = roster.cli(["shared", "check"]);
+    assert_eq!(named.code, Some(3), "{named:?}");
+    let told = String::from_utf8_lossy(&named.told).into_owned();
+    assert!(told.contains("\nnodes     ") && told.contains("sidecar   not compared: "), "{named:?}");
 }
 
 /// A copy of the file between two of its heartbeats.

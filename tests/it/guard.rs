@@ -139,6 +139,8 @@ fn sessions_that_end_all_at_once_take_no_service_down_and_an_administrator_can_s
     let one = scene.roster.cli(["guard", "release", "web", &address(&processes[0])]);
     assert_eq!(one.text(), "let go 1 instance\n");
     becomes(&scene, "web", (9, 5));
+    let longer = scene.roster.cli(["guard", "accept", "web", "--for", "40d"]);
+    assert!(longer.code == Some(2) && longer.wrong.contains("'40d'"), "{longer:?}");
     let all = scene.roster.cli(["guard", "accept", "web", "--for", "10m"]);
     assert_eq!(all.text(), "let go 5 instances; whatever vanishes within 10m is gone at once\n");
     becomes(&scene, "web", (4, 0));

@@ -340,13 +340,15 @@ fn that_nobody_offers_a_service_is_said() {
     });
     scene.has(0);
     for (command, why) in [
-        (&["services", "mail"][..], "the service mail has no instances any more"),
-        (&["masters", "--service", "mail"], "no master offers the service `mail`"),
+        (&["masters", "--service", "mail"][..], "no master offers the service `mail`"),
         (&["services", "mail", "--stats"], "no method of the service `mail` was called"),
     ] {
         let ended = scene.roster.cli(command);
         assert_eq!((ended.code, ended.wrong.trim_end()), (Some(0), format!("roster: {why}").as_str()), "{ended:?}");
     }
+    let gone = scene.roster.cli(["services", "mail"]);
+    assert_eq!((gone.code, &*gone.told), (Some(1), &b""[..]));
+    assert!(gone.wrong.contains("the service mail has no instances any more; `roster history mail`"), "{gone:?}");
     for command in [&["services", "nope"][..], &["masters", "--service", "nope"], &["services", "nope", "--stats"]] {
         let ended = scene.roster.cli(command);
         assert_eq!(ended.code, Some(1), "{ended:?}");

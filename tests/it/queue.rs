@@ -115,7 +115,7 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert!(table.contains("paused") && table.contains("OLDEST WAITS"), "{table}");
     let peeked = prints(&roster, &["queue", "peek", "mail", "-o", "json"]);
     assert!(peeked.contains(r#""payloadBase64":"/w==""#) && peeked.contains(r#""name":"send""#), "{peeked}");
-    let peeked = prints(&roster, &["queue", "peek", "mail", "delayed"]);
+    let peeked = prints(&roster, &["queue", "peek", "mail", "DELAYED"]);
     assert!(peeked.contains("later") && peeked.lines().count() == 2, "{peeked}");
     prints(&roster, &["queue", "resume", "mail"]);
     assert_eq!(take(&roster, 1, 0).len(), 1);

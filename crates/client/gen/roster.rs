@@ -4039,8 +4039,8 @@ impl TSerializable for InstancesReply {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ExplainRequest {
-  /// Without a version.
-  pub service_name: String,
+  /// Without a version. Absent: no instances, but all nodes that are to register some, and cannot be read.
+  pub service_name: Option<String>,
   /// Only this one: the address of one of its endpoints (`host:port`), or the id of a master.
   pub instance: Option<String>,
   pub max_age_ms: Option<i64>,
@@ -4051,9 +4051,9 @@ pub struct ExplainRequest {
 }
 
 impl ExplainRequest {
-  pub fn new<F2, F3, F4, F5>(service_name: String, instance: F2, max_age_ms: F3, limit: F4, cursor: F5) -> ExplainRequest where F2: Into<Option<String>>, F3: Into<Option<i64>>, F4: Into<Option<i32>>, F5: Into<Option<String>> {
+  pub fn new<F1, F2, F3, F4, F5>(service_name: F1, instance: F2, max_age_ms: F3, limit: F4, cursor: F5) -> ExplainRequest where F1: Into<Option<String>>, F2: Into<Option<String>>, F3: Into<Option<i64>>, F4: Into<Option<i32>>, F5: Into<Option<String>> {
     ExplainRequest {
-      service_name,
+      service_name: service_name.into(),
       instance: instance.into(),
       max_age_ms: max_age_ms.into(),
       limit: limit.into(),
@@ -4104,9 +4104,8 @@ impl TSerializable for ExplainRequest {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("ExplainRequest.service_name", &f_1)?;
     let ret = ExplainRequest {
-      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      service_name: f_1,
       instance: f_2,
       max_age_ms: f_3,
       limit: f_4,
@@ -4117,9 +4116,11 @@ impl TSerializable for ExplainRequest {
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
-    o_prot.write_string(&self.service_name)?;
-    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.service_name {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
     if let Some(ref fld_var) = self.instance {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
       o_prot.write_string(fld_var)?;
@@ -4142,6 +4143,18 @@ impl TSerializable for ExplainRequest {
     }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
+  }
+}
+
+impl Default for ExplainRequest {
+  fn default() -> Self {
+    ExplainRequest{
+      service_name: None,
+      instance: None,
+      max_age_ms: None,
+      limit: None,
+      cursor: None,
+    }
   }
 }
 
@@ -4419,9 +4432,10 @@ impl TSerializable for ExplainedInstance {
 pub struct ExplainReply {
   /// The newest version first.
   pub instances: Vec<ExplainedInstance>,
-  /// Nodes that are to register an instance of the service, and cannot be read; with the first page.
+  /// Nodes that are to register an instance of the service, and cannot be read; with the first page. Of all services: in
+  /// the order of their paths, over all pages.
   pub undecodable: Vec<ExplainedNode>,
-  /// How many there are more of these.
+  /// How many there are more of these; of all services: that the client may not read.
   pub more_undecodable: i32,
   /// What sources that supply instances wait for or suffer from.
   pub sources: Vec<String>,

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
+use roster::history::Event;
 use roster::model::{counted, view};
 use roster::thrift::client::{Client, Error, age};
 use roster::thrift::idl::{
@@ -21,8 +22,8 @@ const LAST_ENTRIES: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainService {
-    /// The name of a service, without a version
-    #[arg(required = true)]
+    /// The name of a service, without a version [default: list all nodes that are to register instances, and cannot be
+    /// read]
     service: Option<String>,
     /// Only this one: `host:port`, or the id of a master
     instance: Option<String>,
@@ -38,15 +39,15 @@ pub(super) struct ExplainService {
 impl ExplainService {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut client = self.connection.client();
-        let service = self.service.unwrap_or_default();
         let request = ExplainRequest {
-            service_name: service.clone(),
+            service_name: self.service.clone(),
             instance: self.instance.clone(),
             max_age_ms: self.max_age.map(age),
             limit: None,
             cursor: None,
         };
         let reply = read(&mut client, request)?;
+        let Some(service) = self.service else { return list(&reply, self.output) };
         match (self.output, &self.instance) {
             (Output::Json, _) => json::print(&document(&reply))?,
             // What else there is of the service would hide that the instance is none of it.
@@ -55,18 +56,34 @@ impl ExplainService {
         }
         match self.instance {
             Some(instance) if reply.instances.is_empty() => Err(absence(&mut client, service, instance, reply)?.into()),
-            None if reply.instances.is_empty() && self.output == Output::Table => tell_of_past(&mut client, service),
+            None if reply.instances.is_empty() && self.output == Output::Table => {
+                tell_of_past(&mut client, service, !reply.undecodable.is_empty())
+            }
             _ => Ok(()),
         }
     }
 }
 
+/// Prints all nodes that cannot be read.
+fn list(reply: &ExplainReply, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return Ok(json::print(&document(reply))?);
+    }
+    if reply.undecodable.is_empty() && reply.more_undecodable == 0 {
+        eprintln!("roster: all nodes that are to register instances can be read");
+    }
+    Ok(io::stdout().write_all(shown(reply).as_bytes())?)
+}
+
 /// Prints that a service has no instances, and its last entries in the history.
-fn tell_of_past(client: &mut Client, service: String) -> anyhow::Result<()> {
+fn tell_of_past(client: &mut Client, service: String, has_nodes: bool) -> anyhow::Result<()> {
     let mut out = io::stdout();
-    writeln!(out, "the service {} has no instances any more", text::line(&service))?;
+    let name = text::line(&service);
     let (entries, ..) =
         history::read(client, &HistoryQuery { service_name: Some(service), ..HistoryQuery::default() })?;
+    let had_some =
+        !has_nodes || entries.iter().any(|entry| !matches!(entry.event, Event::Undecodable | Event::Omitted));
+    writeln!(out, "the service {name} has no instances{}", if had_some { " any more" } else { "" })?;
     for entry in &entries[entries.len().saturating_sub(LAST_ENTRIES)..] {
         writeln!(out, "    {}", history::line(entry))?;
     }
@@ -79,6 +96,8 @@ fn read(client: &mut Client, request: ExplainRequest) -> Result<ExplainReply, Er
     while let Some(cursor) = whole.cursor.take() {
         let page = client.explain(ExplainRequest { cursor: Some(cursor), ..request.clone() })?;
         whole.instances.extend(page.instances);
+        whole.undecodable.extend(page.undecodable);
+        whole.more_undecodable += page.more_undecodable;
         whole.cursor = page.cursor;
     }
     Ok(whole)

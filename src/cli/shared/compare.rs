@@ -22,6 +22,8 @@ pub(super) enum Comparison {
     NotAsked,
     /// The sidecar does not answer, or does not know anything yet.
     Unanswered(String),
+    /// One that was named does not answer.
+    Failed(anyhow::Error),
     /// The two were never at the same revision.
     Apart,
     /// The file stayed at a revision that is not the sidecar's all the time.
@@ -52,6 +54,7 @@ impl fmt::Display for Comparison {
         match self {
             Comparison::NotAsked => f.write_str("not asked; --address names the one that writes this file"),
             Comparison::Unanswered(why) => write!(f, "not compared: {why}"),
+            Comparison::Failed(why) => write!(f, "not compared: {why}"),
             Comparison::Stuck(_) => f.write_str("is at another revision"),
             Comparison::Apart => f.write_str("not compared: changes come faster than both can be read"),
             Comparison::At { revision, differences } if differences.is_empty() => {
@@ -119,7 +122,7 @@ fn unanswered(error: anyhow::Error, is_told: bool) -> anyhow::Result<Comparison>
     match error.downcast_ref::<Error>() {
         Some(Error::NotReady(_) | Error::Denied(_)) => Ok(Comparison::Unanswered(error.to_string())),
         Some(_) if !is_told => Ok(Comparison::Unanswered(error.to_string())),
-        _ => Err(error),
+        _ => Ok(Comparison::Failed(error)),
     }
 }
 

@@ -78,7 +78,11 @@ impl Check {
         }
         wrong.iter().take(TOLD).for_each(|wrong| eprintln!("{}", text::line(wrong)));
         match wrong.len() {
-            0 => Ok(()),
+            // What there is to say of the file is said.
+            0 => match comparison {
+                Comparison::Failed(why) => Err(why),
+                _ => Ok(()),
+            },
             1 => anyhow::bail!("{} is not sound: one thing is wrong with it", file.display()),
             many => anyhow::bail!("{} is not sound: {many} things are wrong with it", file.display()),
         }

@@ -6,6 +6,7 @@ mod rules;
 mod taking;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -48,6 +49,8 @@ pub(super) struct Registrations {
     unlisted: OrdMap<Arc<str>, OrdSet<NodePath>>,
     ranks: Ranks,
     root_names: RootNames,
+    /// Roots below which something has been registered since the start.
+    ever_used: OrdSet<NodePath>,
 }
 
 /// What one node registers.
@@ -84,6 +87,11 @@ impl Directory {
         self.registrations.nodes.range(root.clone()..).next().is_some_and(|(path, _)| path.is_under(root))
     }
 
+    /// Whether something below a root of services has been registered since the start.
+    pub(crate) fn was_used(&self, root: &NodePath) -> bool {
+        self.registrations.ever_used.contains(root)
+    }
+
     /// Why no instance of a service is listed though nodes should register some; None: no node should.
     pub fn why_unlisted(&self, service: &str) -> Option<String> {
         let nodes = self.registrations.unlisted.get(service)?;
@@ -100,6 +108,12 @@ impl Directory {
     pub fn undecodable<'a>(&'a self, root: &'a NodePath) -> impl Iterator<Item = (&'a NodePath, &'a Undecodable)> {
         let below = self.registrations.undecodable.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
         below.map(|(path, why)| (path, &**why))
+    }
+
+    /// All of them in the order of their paths, those after one of them alone.
+    pub fn undecodable_after(&self, path: Option<&NodePath>) -> impl Iterator<Item = (&NodePath, &Undecodable)> {
+        let from = path.cloned().map_or(Bound::Unbounded, Bound::Excluded);
+        self.registrations.undecodable.range::<_, NodePath>((from, Bound::Unbounded)).map(|(path, why)| (path, &**why))
     }
 
     /// Why a node that should register something cannot be decoded, or not be listed in full.
@@ -160,6 +174,10 @@ impl Registrations {
             }
             Some(_) => {}
             None => drop(self.undecodable.remove(path)),
+        }
+        if matches!(new, Some(Registration::Instance(_) | Registration::Interface(_))) && !self.ever_used.contains(root)
+        {
+            self.ever_used.insert(root.clone());
         }
         let is_undecodable = |it: Option<&Registration>| matches!(it, Some(Registration::Undecodable(_)));
         let is_unlisted = is_undecodable(new.as_ref());

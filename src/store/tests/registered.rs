@@ -62,6 +62,8 @@ fn a_root_below_which_nothing_is_registered_is_told_until_something_is() {
     assert_eq!(idle(), [""; 0], "that it cannot be read is told otherwise");
     publisher.publish(vec![delete("/c/web/id"), delete("/s/web/a")]);
     assert_eq!(idle().len(), 2);
+    assert_eq!(idle()[0], "nothing below /s registers anything any more", "not that the format is another");
+    assert!(idle()[1].contains("is that the format"), "{}", idle()[1]);
 }
 
 #[test]
