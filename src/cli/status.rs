@@ -364,7 +364,10 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         reply.sources.push(register);
         reply.counters.extend([("masters".into(), 2), ("services".into(), 5), ("calls".into(), 9)]);
         let text = table(&reply, &[], false);
-        assert!(text.contains("\n2 masters offer 5 services   9 calls, 0 under way\n"), "{text}");
+        assert!(text.contains("\n2 masters   5 services   9 calls, 0 under way\n"), "{text}");
+        reply.counters.insert("masters".into(), 0);
+        let text = table(&reply, &[], false);
+        assert!(text.contains("\n5 services   9 calls, 0 under way\n"), "nodes register them: {text}");
         assert!(text.contains("hub     register   live    0s      -        -"), "{text}");
     }
 
