@@ -38,8 +38,8 @@ final class Endpoint
      * After a timeout, reads do not wait again for this long: a hanging sidecar costs a page one timeout per transport.
      */
     private const REST_MS = 1_000;
-    /** How long the sidecar's disk may take for jobs. */
-    private const DISK_MS = 5_000;
+    /** How long the sidecar may take for jobs: 5 s for a Redis that does not answer, and then for its disk. */
+    private const JOBS_MS = 10_000;
 
     private readonly Channel $channel;
     private ?Frames $frames = null;
@@ -499,7 +499,7 @@ final class Endpoint
                 $reply = $roster->enqueue($request);
                 return [array_column($reply->jobs, 'id'), $reply->isBuffered ?? false];
             },
-            self::DISK_MS,
+            self::JOBS_MS,
             $isRepeatable,
         );
     }
@@ -514,7 +514,7 @@ final class Endpoint
             } catch (Thrift\NotFound) {
                 return [null];
             }
-        }, self::DISK_MS, true);
+        }, self::JOBS_MS, true);
     }
 
     /** @return array{bool} */
@@ -528,7 +528,7 @@ final class Endpoint
             } catch (Thrift\NotFound) {
                 return [false];
             }
-        }, self::DISK_MS, false);
+        }, self::JOBS_MS, false);
     }
 
     /** @param list<Call> $calls */
