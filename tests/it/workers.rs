@@ -1685,7 +1685,7 @@ fn a_worker_that_hangs_or_is_stopped_or_answers_nonsense_costs_its_own_answer_an
     let part = answers(&roster, &["--all", "huge", "--timeout", "5s"])["web/3"].clone().expect_err("its part is less");
     assert!(part.contains("and its part of max_reply 699050"), "{part}");
     assert_eq!(answers(&roster, &["web/3", "many"])["web/3"], Ok(json!("last")));
-    assert!(error("leave").contains("lost"), "it has gone with its answer");
+    assert!(error("leave").contains("it called exit() or die()"));
     assert_eq!(running(&roster, "web/4"), pids[3]);
     let status = answers(&roster, &["web/4", "status"])["web/4"].clone().expect("it answers");
     assert_eq!((&status["pid"], &status["worker"]), (&json!(pids[3]), &json!("web/4")));

@@ -15,7 +15,7 @@ use crate::task::{Reload, Tasks};
 use crate::zookeeper::fake::{Deed, Fake, Kind};
 
 /// How long anything may take that nothing delays.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 /// A server, and a mirror of it, which ends when this is dropped.
 struct Mirror {
