@@ -370,6 +370,10 @@ impl Guard {
             let room = self.room.clone();
             self.change(&service, &mut effects, |watched, config| watched.recall(root, config, &room));
         }
+        let addresses: BTreeSet<Arc<str>> =
+            effects.iter().filter_map(|it| it.instance.as_ref()).map(probed_at).collect();
+        let of_strangers = addresses.iter().filter(|address| self.strangers.are_at(address));
+        of_strangers.cloned().collect::<Vec<_>>().iter().for_each(|address| self.doubt_at(address, &mut effects));
         effects
     }
 

@@ -161,6 +161,7 @@ impl Losses {
         self.departed.oldest().is_some_and(is_old)
             || self.levels.is_older(now.moment, config.window)
             || self.newcomers.are_older(now.moment, config.window)
+            || self.lately.get_min().is_some_and(|(at, _)| now.moment.since(*at) >= config.window)
     }
 
     fn is_forgotten(&self) -> bool {
@@ -404,20 +405,30 @@ impl Watched {
         if self.held.get(id)?.held.probe == probe {
             return None;
         }
-        let mut entry = self.take(id)?;
+        let (is_recent, mut entry) = (self.is_recent(id), self.take(id)?);
         let passes_over = self.losses.get(&entry.rank()).is_some_and(|losses| losses.passes_over);
         (entry.held.probe, entry.held.passed_over) = (probe, probe == Probe::Silent && passes_over);
         let listed = entry.listed();
-        self.put(entry);
+        self.put(entry, is_recent);
         Some(listed)
     }
 
     /// Notes since when there are strangers at its address.
     pub(super) fn doubt(&mut self, id: &str, since: Option<Moment>) {
+        let is_recent = self.is_recent(id);
         if let Some(mut entry) = self.take(id) {
             entry.doubted = since;
-            self.put(entry);
+            self.put(entry, is_recent);
         }
+    }
+
+    /// Whether one that is held vanished within the window.
+    fn is_recent(&self, id: &str) -> bool {
+        self.held.get(id).is_some_and(|entry| {
+            let lately = self.losses.get(&entry.rank()).map(|losses| &losses.lately);
+            let at = entry.vanished_at.map(|at| (at, entry.vanished.id.clone()));
+            lately.zip(at).is_some_and(|(lately, at)| lately.contains(&at))
+        })
     }
 
     /// Passes over silent instances if at least half of all of their root are well, or half as many are registered as
@@ -490,7 +501,7 @@ impl Watched {
         let taken = room.of(rank.root);
         (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
         let listed = entry.listed();
-        self.put(entry);
+        self.put(entry, false);
         Some(listed)
     }
 
@@ -498,11 +509,12 @@ impl Watched {
         let before = self.losses.get(&departed.vanished.rank).map_or(0, |losses| losses.before);
         let entry = Entry::new(departed, before, config);
         let listed = entry.listed();
-        self.put(entry);
+        self.put(entry, true);
         listed
     }
 
-    fn put(&mut self, entry: Entry) {
+    /// Holds one, which vanished within the window or before.
+    fn put(&mut self, entry: Entry, is_recent: bool) {
         self.take(&entry.vanished.id);
         let is_first = self.held.is_empty();
         self.since = if is_first { entry.held.since } else { self.since.min(entry.held.since) };
@@ -513,7 +525,7 @@ impl Watched {
         losses.held += 1;
         losses.silent += usize::from(entry.held.probe == Probe::Silent);
         losses.doubted += usize::from(entry.doubted.is_some());
-        losses.lately.extend(entry.vanished_at.map(|at| (at, entry.vanished.id.clone())));
+        losses.lately.extend(entry.vanished_at.filter(|_| is_recent).map(|at| (at, entry.vanished.id.clone())));
         self.held.insert(entry.vanished.id.clone(), entry);
     }
 

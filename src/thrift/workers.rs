@@ -156,6 +156,9 @@ impl Api {
         if is_kept && !matches!(action, Action::Scale(_)) {
             return Err(invalid("save", "only to how many a group is scaled can be kept"));
         }
+        if self.workers.are_over() {
+            return Err(stops());
+        }
         let outcomes = self.workers.control(&group, which, action, is_kept).ok_or_else(|| self.no_group(&group))?;
         tracing::info!(client = %peer.identity.client(), group, ?which, ?action, "workers are controlled");
         Ok(Control { group, outcomes, timeout })

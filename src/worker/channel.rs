@@ -196,7 +196,7 @@ impl Members {
     pub(super) fn stop(&self, pid: i32, has_passed: bool) -> bool {
         self.member(pid).is_some_and(|member| {
             member.life.send_replace(!has_passed);
-            member.handle.send(Request::Stop.encode()).is_ok()
+            member.handle.send_first(Request::Stop.encode()).is_ok()
         })
     }
 

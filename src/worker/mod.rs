@@ -446,6 +446,11 @@ impl Workers {
         self.groups().all.clone()
     }
 
+    /// Whether they end, as the sidecar stops.
+    pub fn are_over(&self) -> bool {
+        self.groups().are_over
+    }
+
     fn groups(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -35,7 +35,7 @@ const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a process whose connection over its channel has ended may take to end by itself.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much longer launching may take if the process is to end.
 const LAUNCH_GRACE: Duration = Duration::from_secs(1);

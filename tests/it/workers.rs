@@ -1709,7 +1709,7 @@ fn a_worker_that_goes_on_after_its_connection_has_ended_is_replaced() {
     roster.run();
     let before = running(&roster, "web/1");
     assert!(answers(&roster, &["web/1", "huge"])["web/1"].is_err());
-    eventually("another is asked", SOON, || {
+    eventually("another is asked", SOON * 2, || {
         let told = answers(&roster, &["web/1", "double", "21"]);
         ensure(told["web/1"] == Ok(json!(42)), format!("{told:?}"))
     });

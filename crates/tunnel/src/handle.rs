@@ -135,7 +135,15 @@ impl Handle {
         Ok(())
     }
 
-    /// The same, as soon as there is room for this message. Nothing is sent if the wait is cancelled.
+    /// Sends a separate message before all that waits, for which there is as much room again.
+    pub fn send_first(&self, message: Message) -> Result<(), SendError> {
+        let frame = self.0.frame(message)?;
+        self.0.speaking()?.outbox.push_first(frame.into())?;
+        self.0.outgoing.notify_one();
+        Ok(())
+    }
+
+    /// The same as `send`, as soon as there is room for this message. Nothing is sent if the wait is cancelled.
     pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
         let frame = self.0.frame(message)?;
         let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?.into())?)).await;
@@ -356,7 +364,7 @@ impl Shared {
 
     /// Checks that the peer will accept a frame, assuming its limits are ours. What the queue can never hold is refused
     /// at once, so that nobody waits for it.
-    fn fit(&self, Outgoing { head, end }: &Outgoing) -> Result<(), SendError> {
+    fn fit(&self, Outgoing { head, end, .. }: &Outgoing) -> Result<(), SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
         let mut scanner = Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds });
         let mut progress = scanner.scan(head);

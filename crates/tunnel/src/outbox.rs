@@ -16,6 +16,8 @@ pub(super) struct Outgoing {
     pub(super) head: Bytes,
     /// Bytes that may be shared, such as the arguments of a call.
     pub(super) end: Bytes,
+    /// Whether it takes no room.
+    is_free: bool,
 }
 
 impl Outgoing {
@@ -26,7 +28,7 @@ impl Outgoing {
             let nil = head.pop();
             debug_assert_eq!(nil, Some(0xc0), "the last value is nil");
         }
-        Self { head: head.into(), end }
+        Self { head: head.into(), end, is_free: false }
     }
 
     /// The same, with its head charged to a user.
@@ -41,7 +43,7 @@ impl Outgoing {
 
 impl From<Bytes> for Outgoing {
     fn from(head: Bytes) -> Self {
-        Self { head, end: Bytes::new() }
+        Self { head, ..Self::default() }
     }
 }
 
@@ -54,6 +56,9 @@ pub(super) struct Outbox {
     frames: VecDeque<Outgoing>,
     /// How many of the ordinary frames have been taken, which is the number of the next one.
     left: u64,
+    /// How many of them take no room: closes, and those that were withdrawn.
+    free: usize,
+    /// Of the others.
     bytes: usize,
     max_frames: usize,
     max_bytes: usize,
@@ -66,7 +71,7 @@ pub(super) struct Full;
 impl Outbox {
     pub(super) fn new(max_frames: usize, max_bytes: usize) -> Self {
         let (first, frames) = (VecDeque::new(), VecDeque::new());
-        Self { rest: Bytes::new(), first, frames, left: 0, bytes: 0, max_frames, max_bytes }
+        Self { rest: Bytes::new(), first, frames, left: 0, free: 0, bytes: 0, max_frames, max_bytes }
     }
 
     /// Adds a frame at the end; returns its number.
@@ -85,15 +90,15 @@ impl Outbox {
         self.add(frame, 2, true)
     }
 
-    /// Adds a small frame at the end, whether there is room or not: one for each request that has left, of which those that
-    /// are not answered are few. No caller is to end the conversation of all others by giving up.
+    /// Adds a small frame at the end, for which there always is room: one for each request that has left, of which those
+    /// that are not answered are few. No caller is to end the conversation of all others by giving up.
     pub(super) fn push_close(&mut self, frame: Outgoing) {
-        self.bytes = self.bytes.saturating_add(frame.len());
-        self.frames.push_back(frame);
+        self.free += 1;
+        self.frames.push_back(Outgoing { is_free: true, ..frame });
     }
 
     fn add(&mut self, frame: Outgoing, times: usize, urgent: bool) -> Result<u64, Full> {
-        let frames = self.first.len() + self.frames.len();
+        let frames = self.first.len() + self.frames.len() - self.free;
         let bytes = self.bytes.saturating_add(frame.len());
         if frames >= times.saturating_mul(self.max_frames) || bytes > times.saturating_mul(self.max_bytes) {
             return Err(Full);
@@ -109,15 +114,16 @@ impl Outbox {
         self.rest.clear();
         self.first.clear();
         self.frames.clear();
-        self.bytes = 0;
+        (self.free, self.bytes) = (0, 0);
     }
 
     /// Withdraws a frame. False: it has been sent.
     pub(super) fn withdraw(&mut self, number: u64) -> bool {
         let frame = number.checked_sub(self.left).and_then(|index| self.frames.get_mut(index as usize));
-        let Some(frame) = frame else { return false };
+        let Some(frame) = frame.filter(|frame| !frame.is_free) else { return false };
         self.bytes -= frame.len();
-        *frame = Outgoing::default();
+        self.free += 1;
+        *frame = Outgoing { is_free: true, ..Outgoing::default() };
         true
     }
 
@@ -143,7 +149,7 @@ impl Outbox {
         let mut taken = Vec::from(first.head);
         taken.extend_from_slice(&first.end);
         let mut next = second;
-        while let Some(Outgoing { head, end }) = next {
+        while let Some(Outgoing { head, end, .. }) = next {
             taken.extend_from_slice(&head);
             taken.extend_from_slice(&end);
             next = self.next(most.saturating_sub(taken.len()));
@@ -159,7 +165,11 @@ impl Outbox {
             frames.front().filter(|next| next.len() <= most)?;
             let next = frames.pop_front()?;
             self.left += u64::from(!is_first);
-            self.bytes -= next.len();
+            if next.is_free {
+                self.free -= 1;
+            } else {
+                self.bytes -= next.len();
+            }
             if next.len() > 0 {
                 return Some(next);
             }
@@ -206,6 +216,19 @@ mod tests {
     }
 
     #[test]
+    fn closes_and_what_was_withdrawn_take_no_room() {
+        let mut outbox = Outbox::new(2, 10);
+        let numbers = ["a", "b"].map(|text| outbox.push(frame(text)).expect("there is room"));
+        assert_eq!(outbox.push(frame("c")), Err(Full));
+        (0..9).for_each(|_| outbox.push_close(frame("close")));
+        assert!(outbox.withdraw(numbers[1]));
+        assert!(outbox.push(frame("d")).is_ok());
+        assert!(outbox.push_first(frame("ping")).is_ok());
+        assert_eq!(outbox.take(100), format!("pinga{}d", "close".repeat(9)));
+        assert_eq!((outbox.free, outbox.bytes), (0, 0));
+    }
+
+    #[test]
     fn a_frame_that_leaves_alone_is_not_copied() {
         let mut outbox = Outbox::new(9, 1_000);
         let shared = Bytes::from(vec![7; 100]);
@@ -220,7 +243,7 @@ mod tests {
     #[test]
     fn a_shared_end_follows_its_head_before_all_that_is_urgent_and_is_not_copied_if_it_is_long() {
         let shared = Bytes::from(vec![7; 100]);
-        let with_end = || Outgoing { head: "head".into(), end: shared.clone() };
+        let with_end = || Outgoing { end: shared.clone(), ..frame("head") };
         let mut outbox = Outbox::new(9, 1_000);
         outbox.push(with_end()).expect("there is room");
         outbox.push(with_end()).expect("there is room");

@@ -39,7 +39,7 @@ final class Endpoint
      */
     private const REST_MS = 1_000;
     /** How long the sidecar may take for jobs: 5 s for a Redis that does not answer, and then for its disk. */
-    private const JOBS_MS = 10_000;
+    private const JOBS_MS = 6_000;
 
     private readonly Channel $channel;
     private ?Frames $frames = null;

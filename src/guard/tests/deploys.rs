@@ -63,6 +63,17 @@ fn a_new_one_that_restarts_while_the_old_ones_go_is_as_new_as_before() {
 }
 
 #[test]
+fn what_was_held_for_longer_than_the_window_has_no_part_in_the_loss_of_a_root() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..6));
+    assert_eq!(house.count("web"), (10, 6));
+    house.pass(MINUTE * 2);
+    house.probed(&ids(0..6).iter().map(|id| address(id).to_owned()).collect::<Vec<_>>(), Found::Answering);
+    house.go("web", &ids(6..7));
+    assert!(!house.guard.is_lost(0, 3), "one of four");
+}
+
+#[test]
 fn a_new_release_that_is_taken_back_is_gone_and_one_that_fails_is_held_without_those_it_replaced() {
     let mut back = House::with("web", 10);
     back.come("web", &ids(10..20));

@@ -132,12 +132,15 @@ async fn callers_who_give_up_end_no_conversation_of_a_peer_that_is_busy() {
             }
         }
     }
+    // It is asked for a sign of life meanwhile.
+    tokio::time::sleep(SOON).await;
     assert_eq!(here.handle.ended(), None);
     let (mut asked, mut closed) = (HashSet::new(), HashSet::new());
     while let Ok(message) = timeout(SOON, peer.receive()).await {
         match message.expect("it is connected") {
             Message::List { uuid } => drop(asked.insert(uuid)),
             Message::Close { uuid } => drop(closed.insert(uuid)),
+            Message::Ping { .. } if asked.len() > closed.len() || asked.is_empty() => {}
             Message::Ping { .. } => break,
             other => panic!("{other:?}"),
         }
