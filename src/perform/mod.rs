@@ -20,7 +20,7 @@ use crate::share::{KEPT_FOR_ADMINS, Pool, Share, Shares};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::JobReport;
 use crate::tunnel::{SendError, Status, StreamError};
-use crate::worker::{Addressee, NoAnswer, OfJobs, Performer};
+use crate::worker::{Addressee, End, Ended, NoAnswer, OfJobs, Performer};
 
 /// What a process is asked. Applications have no command of this name.
 const PERFORM: &str = "roster:perform";
@@ -67,7 +67,9 @@ pub async fn run(
             () = stop.requested() => return,
         };
         // Without workers there is nobody who performs.
-        let Some(Performer { addressee, user, groups, said, life }) = performer else { return stop.requested().await };
+        let Some(Performer { addressee, user, groups, said, life, ended }) = performer else {
+            return stop.requested().await;
+        };
         if !queues.is_on() {
             let worker = &addressee.worker;
             tracing::error!(
@@ -77,7 +79,7 @@ pub async fn run(
             continue;
         }
         let (queues, memory, stop) = (queues.clone(), memory.share(user), stop.clone());
-        let process = Process { addressee, life, queues, memory, held: watch::Sender::default(), stop };
+        let process = Process { addressee, life, ended, queues, memory, held: watch::Sender::default(), stop };
         let access = access.clone();
         let may_perform = move |queue: &str| match access.has_rules() {
             true => access.identify(user, || groups.clone()).may_perform(queue),
@@ -92,6 +94,7 @@ struct Process {
     addressee: Addressee,
     /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
     life: watch::Receiver<bool>,
+    ended: Ended,
     queues: Arc<Queues>,
     /// Charged with what jobs return, which nobody reads.
     memory: Arc<Share>,
@@ -307,6 +310,7 @@ impl Process {
         let is_its_end = self.held.borrow().is_turn_of(lease.0) && !*self.life.borrow();
         match update {
             Some(Update::Lose { error }) if is_its_end => {
+                let error = error + &self.signal_that_ended_it().await;
                 self.report(lease, Update::Lose { error }, leased).await;
                 // Until the others are known to be gone too.
                 sleep(RETRY_DELAY).await;
@@ -412,6 +416,17 @@ impl Process {
                 tracing::warn!(id, attempt, %why, "what became of a job cannot be written");
                 return;
             }
+        }
+    }
+
+    /// By which signal the process was ended, in words, if it was. Its connection ends a moment before that is known.
+    async fn signal_that_ended_it(&self) -> String {
+        let mut ended = self.ended.clone();
+        let end = timeout(RETRY_DELAY, ended.wait_for(Option::is_some)).await.ok().and_then(Result::ok);
+        match end.and_then(|end| *end) {
+            Some(end @ End::Killed(_)) => format!("; it {end}"),
+            // It has ended by itself, or goes on.
+            _ => String::new(),
         }
     }
 

@@ -20,6 +20,7 @@ struct Scene {
     /// None: its connection has ended.
     process: Option<(Handle, Incoming)>,
     life: watch::Sender<bool>,
+    end: watch::Sender<Option<End>>,
     _performers: mpsc::UnboundedSender<Performer>,
     said: mpsc::UnboundedSender<OfJobs>,
     _folder: TempDir,
@@ -46,6 +47,7 @@ impl Scene {
         let (handle, mut incoming) = converse(here, settings.clone());
         tokio::spawn(async move { while incoming.recv().await.is_some() {} });
         let (calls, (life, lives)) = (Arc::<CallsUnderWay>::default(), watch::channel(false));
+        let (end, ended) = watch::channel(None);
         let (says, said) = mpsc::unbounded_channel();
         for (queue, at_once) in performed {
             let (queue, at_once) = ((*queue).to_owned(), *at_once);
@@ -54,11 +56,11 @@ impl Scene {
         let (performers, performing) = mpsc::unbounded_channel();
         let addressee = Addressee::of_tests(handle, calls.clone());
         let (user, groups) = (Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new());
-        performers.send(Performer { addressee, user, groups, said, life: lives }).expect("it is heard");
+        performers.send(Performer { addressee, user, groups, said, life: lives, ended }).expect("it is heard");
         let access = Access::new(Policy::new(&Default::default(), rules).expect("nobody is named"));
         tokio::spawn(run(performing, queues.clone(), access, Pool::new(1 << 30, 1), tasks));
         let process = Some(converse(there, Settings::default()));
-        Self { queues, calls, process, life, _performers: performers, said: says, _folder: folder }
+        Self { queues, calls, process, life, end, _performers: performers, said: says, _folder: folder }
     }
 
     async fn enqueue(&self, queue: &str, name: &str, timeout: Duration) -> JobId {
@@ -232,6 +234,23 @@ async fn of_all_queues_of_a_process_that_dies_one_job_is_lost() {
     scene.becomes(begun, waits_after(1)).await;
     for id in others {
         scene.becomes(id, waits_after(0)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_says_by_which_signal_its_process_was_ended_also_where_that_is_known_later_than_its_connection_has_ended()
+{
+    for (end, says) in [(End::Killed(9), "; it was ended by SIGKILL"), (End::Exited(3), "")] {
+        let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+        let id = scene.enqueue("mail", "poison", SOON).await;
+        scene.is_handed().await;
+        scene.process = None;
+        sleep(Duration::from_millis(20)).await;
+        scene.end.send_replace(Some(end));
+        scene.becomes(id, waits_after(1)).await;
+        let error = scene.queues.find(ROOT, id, |_, _| true).await.expect("it waits").error.expect("it failed");
+        assert!(error.starts_with("its worker is gone: ") && error.ends_with(says), "{error}");
+        assert_eq!(error.contains("it was ended"), !says.is_empty(), "{error}");
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::launch::Identity;
 use super::output::Output;
+use super::reaper::Ended;
 use crate::access::Client;
 use crate::model::Arguments;
 use crate::share::{Share, Taken};
@@ -76,6 +77,7 @@ pub struct Performer {
     pub said: mpsc::UnboundedReceiver<OfJobs>,
     /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
     pub life: watch::Receiver<bool>,
+    pub ended: Ended,
 }
 
 /// What a process says of jobs.
@@ -108,7 +110,7 @@ impl Members {
     /// Handles a process's messages until there are no more. Without an identity its user is the sidecar's own.
     pub(super) async fn hear(
         &self,
-        (worker, pid): (&str, i32),
+        (worker, pid, ended): (&str, i32, Ended),
         identity: Option<&Identity>,
         mut events: mpsc::Receiver<Event>,
         progress: watch::Sender<Progress>,
@@ -145,7 +147,8 @@ impl Members {
                             let (jobs, said) = mpsc::unbounded_channel();
                             // Where nobody takes it, there are no queues.
                             let (user, groups) = user_of(identity);
-                            let _ = performers.send(Performer { addressee, user, groups, said, life: life.clone() });
+                            let (life, ended) = (life.clone(), ended.clone());
+                            let _ = performers.send(Performer { addressee, user, groups, said, life, ended });
                             jobs
                         });
                         let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
@@ -354,7 +357,8 @@ mod tests {
             drop(said);
         };
         let (progress, performers) = (watch::channel(Progress::default()).0, mpsc::unbounded_channel().0);
-        tokio::join!(say, members.hear(("web/1", 1), None, heard, progress, &output, &performers));
+        let process = ("web/1", 1, watch::channel(None).1);
+        tokio::join!(say, members.hear(process, None, heard, progress, &output, &performers));
         assert!(begun.elapsed() >= 3 * PERIOD, "{:?}", begun.elapsed());
         assert_eq!(output.after(0, None).lines.len(), 16, "none is lost");
     }

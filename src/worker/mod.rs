@@ -66,7 +66,7 @@ pub use self::pass::Balance;
 use self::pass::Passing;
 pub(crate) use self::preflight::flaws;
 use self::reaper::Reaper;
-pub use self::reaper::WorkerError;
+pub use self::reaper::{End, Ended, WorkerError};
 use self::record::Record;
 pub(crate) use self::requested::Listening;
 use self::requested::Requested;

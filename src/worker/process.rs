@@ -123,11 +123,11 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
             // Without a register, which ends after the workers, nobody receives it.
             let _ = launcher.channels.send(channel);
             let (group, name, pid) = (group.clone(), name.to_owned(), process.pid.as_raw());
-            let identity = process.identity.clone();
+            let (identity, ended) = (process.identity.clone(), process.ended.clone());
             launcher.begin(async move {
                 let performers = &group.launcher.performers;
                 let identity = identity.as_ref();
-                group.members.hear((&name, pid), identity, events, reaching, &group.output, performers).await
+                group.members.hear((&name, pid, ended), identity, events, reaching, &group.output, performers).await
             });
             tell(News::Began(pid));
             let ending = process.run(progress, &mut asked, &tell).await;

@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use crate::task::Tasks;
 
 /// How a process ended; none: it has not.
-pub(super) type Ended = watch::Receiver<Option<End>>;
+pub type Ended = watch::Receiver<Option<End>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     Exited(i32),
     /// By the signal with this number, which may not have a name.
     Killed(i32),

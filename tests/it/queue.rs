@@ -283,10 +283,12 @@ fn a_job_dies_of_a_limit_that_its_process_passes_and_of_no_restart() {
             ensure(is(&job), format!("{job:?} {}", roster.log()))
         });
     };
-    for limit in ["max_memory = '150MiB'\n", "kill_memory = '150MiB'\n"] {
+    for (limit, is_killed) in [("max_memory = '150MiB'\n", false), ("kill_memory = '150MiB'\n", true)] {
         let roster = performing(limit);
         let id = add(&roster, "eat");
         becomes(&roster, id, &|job| job.state == JobState::DEAD && job.attempt == 3);
+        let error = roster.client().job(JobQuery { id }).expect("it is kept").job.error.expect("it says why");
+        assert!(!is_killed || error.ends_with("; it was ended by SIGKILL"), "{error}");
     }
     let roster = performing("");
     let id = add(&roster, "wait");
