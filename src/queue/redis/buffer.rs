@@ -222,6 +222,17 @@ impl Buffer {
         .await
     }
 
+    /// Has the thread of the store hang until the other end is dropped.
+    #[cfg(test)]
+    pub(super) fn hang(&self, until: std::sync::mpsc::Receiver<()>) {
+        let hang = What::Work(Box::new(move |_| {
+            let _ = until.recv();
+            Ok(Box::new(|| {}))
+        }));
+        let asked = super::super::keeper::Ask { what: hang, at: Instant::now(), place: Place::default() };
+        self.disk.asks.send(asked).expect("the thread is there");
+    }
+
     /// Has the thread of the store do something, and then note what it came to.
     async fn ask<T: Send + 'static>(
         &self,

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use futures::future::BoxFuture;
+use tokio::time::timeout;
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
 use super::super::job::{Job, JobId, State};
 use super::enqueue::Draft;
 use super::keys::Step;
-use super::link::{Arguments, Failed};
+use super::link::{Arguments, Failed, TIMEOUT};
 use super::record::Record;
 use super::resque::{self, Item};
 use super::tick::parts_of;
@@ -96,6 +97,25 @@ enum Sought {
     IsTaken(Box<Job>),
 }
 
+/// What a look into the buffer for a job came to.
+enum InBuffer {
+    /// With its id in the store.
+    Found(JobId, Box<Draft>),
+    NotThere,
+    /// It may be there: Redis is asked all the same.
+    NotReadable(Refused),
+}
+
+impl InBuffer {
+    /// Why a job is not found that is nowhere else.
+    fn unless_there(self, why: Refused) -> Refused {
+        match (self, why) {
+            (Self::NotReadable(trouble), Refused::NoJob(_)) => trouble,
+            (_, why) => why,
+        }
+    }
+}
+
 impl Redis {
     pub(in crate::queue) async fn find(
         self: &Arc<Self>,
@@ -107,31 +127,36 @@ impl Redis {
         let of_buffer = place.clone();
         let look = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
             Box::pin(async move {
-                let mut trouble = None;
-                if let Some(buffer) = &redis.buffer {
-                    match buffer.find(of_buffer, id).await {
-                        Ok(Some((_, draft))) => {
-                            let job = redis.buffered(&draft);
-                            return if is_allowed(&job.queue, job.user) { Ok(job) } else { Err(Refused::NoJob(id)) };
-                        }
-                        Ok(None) => {}
-                        Err(why) => trouble = Some(why),
-                    }
-                }
-                let job = match redis.record_of(id).await?.as_deref().and_then(Record::read) {
-                    Some(record) => {
-                        let progress = redis.leases().get(&id).and_then(|lease| lease.progress.clone());
-                        Job { progress, ..record.into_job(id, &redis.config) }
-                    }
-                    None => match redis.search(user, id).await.map_err(|why| unless_in_buffer(why, trouble))? {
-                        Sought::Waits(queue, text, item) => redis.job_of(&queue, &text, &item, redis.link.now()?),
-                        Sought::IsTaken(job) => *job,
-                    },
+                let job = match redis.look_into_buffer(of_buffer, id).await {
+                    InBuffer::Found(_, draft) => redis.buffered(&draft),
+                    elsewhere => redis.find_in_redis(user, id, elsewhere).await?,
                 };
                 if is_allowed(&job.queue, job.user) { Ok(job) } else { Err(Refused::NoJob(id)) }
             })
         };
         self.ask(&place, look, no_matter).await
+    }
+
+    async fn find_in_redis(&self, user: Option<u32>, id: JobId, in_buffer: InBuffer) -> Result<Job, Refused> {
+        if let Some(record) = self.record_of(id).await?.as_deref().and_then(Record::read) {
+            let progress = self.leases().get(&id).and_then(|lease| lease.progress.clone());
+            return Ok(Job { progress, ..record.into_job(id, &self.config) });
+        }
+        match self.search(user, id).await.map_err(|why| in_buffer.unless_there(why))? {
+            Sought::Waits(queue, text, item) => Ok(self.job_of(&queue, &text, &item, self.link.now()?)),
+            Sought::IsTaken(job) => Ok(*job),
+        }
+    }
+
+    /// Looks whether a job is in the buffer, for no longer than Redis may take to answer.
+    async fn look_into_buffer(&self, place: Place, id: JobId) -> InBuffer {
+        let Some(buffer) = &self.buffer else { return InBuffer::NotThere };
+        match timeout(TIMEOUT, buffer.find(place, id)).await {
+            Ok(Ok(Some((at, draft)))) => InBuffer::Found(at, Box::new(draft)),
+            Ok(Ok(None)) => InBuffer::NotThere,
+            Ok(Err(why)) => InBuffer::NotReadable(why),
+            Err(_) => not_answered(id),
+        }
     }
 
     /// A job that is being taken off its queue, and is in no list.
@@ -202,8 +227,8 @@ impl Redis {
             Box::pin(async move {
                 let allowed =
                     |queue: &str, user| if is_allowed(queue, user) { Ok(()) } else { Err(Refused::NoJob(id)) };
-                let mut trouble = None;
-                if redis.cancel_buffered(of_buffer, id, &allowed, &mut trouble).await? {
+                let in_buffer = redis.cancel_buffered(of_buffer, id, &allowed).await?;
+                if let InBuffer::Found(..) = in_buffer {
                     return Ok(());
                 }
                 let text = redis.record_of(id).await?;
@@ -216,7 +241,7 @@ impl Redis {
                         redis.remove(id, text.as_deref().unwrap_or_default(), &record).await?
                     }
                     None => {
-                        let sought = redis.search(user, id).await.map_err(|why| unless_in_buffer(why, trouble));
+                        let sought = redis.search(user, id).await.map_err(|why| in_buffer.unless_there(why));
                         let (queue, text, item) = match sought? {
                             Sought::Waits(queue, text, item) => (queue, text, item),
                             Sought::IsTaken(job) => {
@@ -249,22 +274,22 @@ impl Redis {
         Job { state, is_buffered: true, ..self.job_of(&draft.job.queue, text.as_bytes(), &item, now) }
     }
 
-    /// Removes a job from the buffer. Whether it was there, and nowhere else; where the buffer cannot be read, Redis may have it.
+    /// Removes a job from the buffer: found is one that was there, and nowhere else.
     async fn cancel_buffered(
         &self,
         place: Place,
         id: JobId,
         allowed: &(impl Fn(&str, Option<u32>) -> Result<(), Refused> + Send + Sync),
-        trouble: &mut Option<Refused>,
-    ) -> Result<bool, Refused> {
-        let Some(buffer) = &self.buffer else { return Ok(false) };
-        // None is delivered meanwhile.
-        let _delivery = buffer.delivery.lock().await;
-        let found = buffer.find(place, id).await.unwrap_or_else(|why| {
-            *trouble = Some(why);
-            None
-        });
-        let Some((at, draft)) = found else { return Ok(false) };
+    ) -> Result<InBuffer, Refused> {
+        let Some(buffer) = &self.buffer else { return Ok(InBuffer::NotThere) };
+        // None is delivered meanwhile. Where the disk hangs, whoever delivers has that.
+        let Ok(_delivery) = timeout(TIMEOUT, buffer.delivery.lock()).await else {
+            return Ok(not_answered(id));
+        };
+        let (at, draft) = match self.look_into_buffer(place, id).await {
+            InBuffer::Found(at, draft) => (at, draft),
+            elsewhere => return Ok(elsewhere),
+        };
         allowed(&draft.job.queue, draft.extras.user)?;
         let is_in_redis = match self.link.now() {
             // From now on Redis does not enqueue it any more, whatever was sent before.
@@ -280,21 +305,82 @@ impl Redis {
             }
             Err(_) => false,
         };
-        buffer.forget(draft.job.queue, vec![at]).await?;
+        // Once asked it is done, whether anybody waits or not.
+        let forgotten = timeout(TIMEOUT, buffer.forget(draft.job.queue.clone(), vec![at])).await;
+        forgotten.unwrap_or_else(|_| Err(hangs(&format!("job {id} is removed once it goes on"))))?;
         self.need_no_more([id].into_iter());
-        Ok(!is_in_redis)
+        Ok(if is_in_redis { InBuffer::NotThere } else { InBuffer::Found(at, draft) })
     }
 }
 
-/// Why a job is not found, where the buffer, which may have it, may be in trouble.
-fn unless_in_buffer(why: Refused, trouble: Option<Refused>) -> Refused {
-    match why {
-        Refused::NoJob(_) => trouble.unwrap_or(why),
-        why => why,
-    }
+fn not_answered(id: JobId) -> InBuffer {
+    InBuffer::NotReadable(hangs(&format!("job {id} may be in it")))
+}
+
+fn hangs(then: &str) -> Refused {
+    Refused::Unavailable(format!("the disk of the buffer does not answer: {then}; try again"))
 }
 
 /// What the text of a job has that was enqueued here.
 fn searched(id: JobId) -> String {
     format!(r#""id":"{id:032x}""#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::enqueue::Asker;
+    use super::super::super::{Config, NewJob};
+    use super::*;
+    use crate::task::Tasks;
+
+    const SOON: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// Has the thread of the buffer hang until the other end is dropped.
+    fn hang(redis: &Redis) -> std::sync::mpsc::Sender<()> {
+        let (release, held) = std::sync::mpsc::channel();
+        redis.buffer.as_ref().expect("it has one").hang(held);
+        release
+    }
+
+    async fn in_time<T>(answer: impl Future<Output = T>) -> T {
+        timeout(SOON, answer).await.expect("an answer")
+    }
+
+    #[tokio::test]
+    async fn where_the_disk_of_the_buffer_hangs_whoever_asks_is_answered_and_delivery_is_nobodys() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (tasks, _failed) = Tasks::new();
+        let path = Some(folder.path().join("queue"));
+        let config = Config { path, buffer: true, ..Config::default() };
+        let nobody = "redis://127.0.0.1:1/0".parse().expect("a server");
+        let redis = Redis::start(nobody, &config, Arc::default(), &Arc::default(), &tasks).expect("a thread");
+        let asker = Asker { uid: Some(0), is_admin: true };
+        let job = NewJob { queue: "mail".into(), name: "C".into(), ..NewJob::default() };
+        let id = redis.enqueue(Place::default(), vec![job], asker).await.expect("it is kept")[0].id;
+        let is_delivery_free = || redis.buffer.as_ref().expect("it has one").delivery.try_lock().is_ok();
+
+        // Before it is found, so that Redis is asked; and before it is forgotten.
+        let release = hang(&redis);
+        let found = in_time(redis.find(Place::default(), Some(0), id, |_, _| true));
+        let cancelled = in_time(redis.cancel(Place::default(), Some(0), id, |_, _| true));
+        let (found, cancelled) = tokio::join!(found, cancelled);
+        assert!(matches!(found, Err(Refused::Unavailable(_))), "{found:?}");
+        assert!(matches!(cancelled, Err(Refused::Unavailable(_))), "{cancelled:?}");
+        assert!(is_delivery_free());
+        drop(release);
+
+        let (of_closure, hanging) = (redis.clone(), Arc::new(Mutex::new(None)));
+        let holder = hanging.clone();
+        let hangs_then = move |_: &str, _| {
+            *holder.lock().expect("no panic") = Some(hang(&of_closure));
+            true
+        };
+        let cancelled = in_time(redis.cancel(Place::default(), Some(0), id, hangs_then)).await;
+        let Err(Refused::Unavailable(why)) = cancelled else { panic!("{cancelled:?}") };
+        assert!(why.contains(&format!("job {id} is removed once it goes on")), "{why}");
+        assert!(is_delivery_free());
+        drop(hanging.lock().expect("no panic").take());
+        let left = redis.buffer.as_ref().expect("it has one").find(Place::default(), id);
+        assert!(in_time(left).await.expect("it is read").is_none(), "it is removed");
+    }
 }
