@@ -15,6 +15,7 @@ mod death;
 mod due;
 mod engine;
 mod enqueue;
+mod full;
 mod handed;
 mod job;
 mod keeper;
@@ -30,6 +31,7 @@ mod requests;
 mod tests;
 mod turns;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +46,7 @@ use self::change::{Change, Outcome};
 pub use self::config::{Config, Durability, Missed, Recurring};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
+use self::full::FullQueues;
 pub use self::handed::Handed;
 pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, MIN_LEASE, NewJob, Progress, State, Unique, Until};
 use self::keeper::{Ask, Keeper, SLOW, Taker, What, Work, sound_or_refused};
@@ -72,6 +75,7 @@ pub struct Queues {
     /// None: there are none.
     desk: Option<Desk>,
     known: Arc<Known>,
+    full: FullQueues,
 }
 
 /// Who is asked, and how much.
@@ -177,14 +181,14 @@ impl Queues {
         };
         let pool = Pool::new(MAX_ASKED, 1);
         let (users, admins) = (Shares::of(pool.clone(), Some(KEPT_FOR_ADMINS)), Shares::of(pool, None));
-        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known }))
+        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known, full: FullQueues::default() }))
     }
 
     pub fn is_on(&self) -> bool {
         self.desk.is_some()
     }
 
-    /// What is wrong with the file or its disk, or was at the start, for one who sees these queues.
+    /// What is wrong with the file or its disk, or was at the start, or which of them is full, for one who sees these queues.
     pub fn trouble(&self, sees: impl Fn(&str) -> bool) -> Option<Arc<String>> {
         let writing_for = self.known.writing_since.load_full().map(|since| since.elapsed());
         let slow = writing_for
@@ -192,9 +196,11 @@ impl Queues {
             .map(|time| Arc::new(format!("the disk has not finished a write of the queues for {} s", time.as_secs())));
         let of_backend = || match &self.desk.as_ref()?.backend {
             Backend::Disk(_) => None,
-            Backend::Redis(redis) => redis.trouble(sees),
+            Backend::Redis(redis) => redis.trouble(&sees),
         };
-        slow.or_else(|| self.known.trouble.load_full()).or_else(|| self.known.damage.load_full()).or_else(of_backend)
+        let full = || self.full.trouble(&sees, Instant::now()).map(Arc::new);
+        let of_file = slow.or_else(|| self.known.trouble.load_full()).or_else(|| self.known.damage.load_full());
+        of_file.or_else(of_backend).or_else(full)
     }
 
     /// As they were last counted.
@@ -210,10 +216,17 @@ impl Queues {
     /// enqueued none.
     pub async fn enqueue(&self, asker: Asker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Refused> {
         let size = jobs.iter().map(NewJob::memory_size).sum();
-        match self.desk(Some(asker), size)? {
+        let queues: BTreeSet<String> = jobs.iter().map(|job| job.queue.clone()).collect();
+        let enqueued = match self.desk(Some(asker), size)? {
             (Backend::Disk(disk), place) => disk.enqueue(place, jobs, asker).await,
             (Backend::Redis(redis), place) => redis.enqueue(place, jobs, asker).await,
+        };
+        match &enqueued {
+            Ok(_) => self.full.take(&queues, Instant::now()),
+            Err(Refused::Full(why)) => self.full.refuse(queues, asker.uid, why, Instant::now()),
+            Err(_) => {}
         }
+        enqueued
     }
 
     /// Takes jobs of these queues, by their weights or of an earlier one before those of a later one; waits for the first

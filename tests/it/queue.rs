@@ -246,6 +246,22 @@ fn a_result_is_reported_that_is_as_large_as_a_payload_may_be() {
     assert!(roster.client().job(JobQuery { id }).expect("it is kept").job.result == Some(result));
 }
 
+#[test]
+fn that_a_queue_is_full_is_logged_once_and_told_by_status() {
+    let roster = roster(&format!("{SETTINGS}max_jobs = 3\n"));
+    enqueue(&roster, vec![job("a"), job("b"), job("c")]);
+    assert!(!prints(&roster, &["status"]).contains("NOT IN ORDER"));
+    for _ in 0..3 {
+        let request = EnqueueRequest { jobs: vec![job("d")] };
+        exception::<Overloaded>(roster.client().enqueue(request)).expect("it is full");
+    }
+    let status = prints(&roster, &["status"]);
+    assert!(status.contains("\nqueues NOT IN ORDER: the queue \"mail\" refuses jobs"), "{status}");
+    let log = roster.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("a queue refuses jobs")).collect();
+    assert!(told.len() == 1 && told[0].contains("`queue.max_jobs` is 3"), "{log}");
+}
+
 /// A worker whose jobs take as long as the process lives, and much memory if they are to.
 const PERFORMER: &str = r"
 $worker = Roster\Worker::fromEnvironment();
