@@ -17,7 +17,7 @@ use crate::net::{Address, BindError, TakenPorts, begin_closing};
 use crate::perform;
 use crate::permissions::{Claim, PidFile, PidFileError};
 use crate::prober::{self, Own};
-use crate::queue::Queues;
+use crate::queue::{Queues, warn_of_left_jobs};
 use crate::register::{Channels, Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::share::Pool;
@@ -157,6 +157,7 @@ impl Sidecar {
         // Before the sources, so that it knows the state at the start.
         let history = History::start(&config.history, folder, &store, &metrics, &tasks)?;
         let queues = Queues::start(&config.queue, &metrics, &tasks)?;
+        warn_of_left_jobs(&config.queue, config.state(), &tasks);
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
             tracing::info!(%address, "listening");

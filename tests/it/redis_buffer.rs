@@ -186,6 +186,42 @@ fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
 }
 
 #[test]
+fn a_start_tells_of_jobs_that_an_earlier_configuration_left_and_leaves_them_as_they_are() {
+    let mut redis = Redis::start(&[]);
+    let path = "path = '{folder}/disk/state/queue'\n";
+    for with_buffer in [false, true] {
+        let backend = format!("backend = '{}'\n", redis.url());
+        let mut roster = match with_buffer {
+            false => Roster::prepare(&format!("[queue]\n{path}")),
+            true => Roster::prepare(&format!("[queue]\n{backend}buffer = true\n{path}")),
+        };
+        std::fs::create_dir_all(roster.state()).expect("a folder");
+        let path = format!("path = '{}'\n", roster.state().join("queue").display());
+        let used = if with_buffer { format!("{backend}buffer = true\n{path}") } else { path };
+        redis.kill();
+        roster.run();
+        let ids: Vec<i64> = (0..2).map(|_| enqueue(&roster, job("mail", "C")).jobs[0].id).collect();
+        assert!(!roster.log().contains("of an earlier"), "{}", roster.log());
+        roster.kill();
+        redis.run();
+        roster.configure(&used, &backend);
+        roster.run();
+        let told =
+            if with_buffer { "jobs of an earlier buffer lie there" } else { "jobs of an earlier `queue.path` lie" };
+        eventually("it is told", SOON, || {
+            let log = roster.log();
+            ensure(log.lines().any(|line| line.contains(told) && line.contains("open=2")), log)
+        });
+        connected(&roster);
+        assert_eq!(enqueue(&roster, job("other", "C")).is_buffered, None, "it does no harm");
+        roster.kill();
+        roster.configure(&backend, &used);
+        roster.run();
+        assert_eq!(performed(&roster, "mail", 2), ids);
+    }
+}
+
+#[test]
 fn what_redis_has_no_room_for_is_delivered_one_by_one_and_it_is_told_why_it_waits() {
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let others = [r#"{"class":"C","args":[null]}"#; 19];
