@@ -351,6 +351,10 @@ mod tests {
 
     #[tokio::test]
     async fn phases_are_stopped_one_after_the_other_and_one_that_hangs_leaves_time_to_the_rest() {
+        assert!(
+            PHASES.iter().enumerate().all(|(number, (phase, _))| *phase as usize == number),
+            "each has its own name"
+        );
         let (tasks, _failed) = Tasks::new();
         let (ended, mut order) = mpsc::unbounded_channel();
         for (phase, _) in PHASES.into_iter().rev() {
@@ -368,7 +372,7 @@ mod tests {
         let cut = tasks.stop(Duration::from_secs(4)).await;
         drop(ended);
         let order: Vec<_> = std::iter::from_fn(|| order.try_recv().ok()).collect();
-        assert_eq!(order, PHASES.map(|(phase, _)| phase));
+        assert_eq!(order, [Phase::Workers, Phase::Clients, Phase::Masters, Phase::Sources, Phase::SharedFile]);
         assert_eq!(cut.to_string(), "1 of masters");
     }
 }

@@ -52,6 +52,7 @@ mod restarts;
 mod secured;
 mod sessions;
 mod shared;
+mod stop;
 mod storm;
 mod streams;
 mod suspend;

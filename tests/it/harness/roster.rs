@@ -108,9 +108,13 @@ impl Roster {
 
     /// Asks it to stop, and answers how it ended.
     pub(crate) fn stop(&mut self) -> ExitStatus {
-        let mut process = self.process.take().expect("it runs");
-        process.signal(Signal::SIGTERM);
-        process.ends_within(SOON)
+        self.process().signal(Signal::SIGTERM);
+        self.ends()
+    }
+
+    /// Waits until it has ended, which was asked to, and answers how.
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        self.process.take().expect("it runs").ends_within(SOON)
     }
 
     pub(crate) fn kill(&mut self) {
