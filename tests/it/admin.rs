@@ -237,6 +237,27 @@ fn the_alerts_are_of_metrics_that_there_are() {
 }
 
 #[test]
+fn queues_that_fail_for_a_moment_alert_nobody_and_ones_that_keep_failing_do() {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/prometheus-rules.yml");
+    let fails = "exp_alerts: [{exp_labels: {instance: a}, exp_annotations: {summary: \"The disk of the queues of a, or their Redis, \
+                 fails again and again: the sidecar's log says why\"}}]";
+    // A Redis that is away for some seconds, and a disk that fails each 5 s.
+    let cases = [("0x4 8x60", "exp_alerts: []"), ("0+12x60", fails)];
+    let case = |(values, expected): (&str, &str)| {
+        format!(
+            "- interval: 1m\n  input_series:\n  - {{series: 'roster_queue_failures_total{{instance=\"a\"}}', values: '{values}'}}\n  \
+             alert_rule_test:\n  - {{alertname: RosterQueuesFailing, eval_time: 8m, {expected}}}\n"
+        )
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("test.yml");
+    let tests: String = cases.into_iter().map(case).collect();
+    std::fs::write(&file, format!("rule_files: ['{rules}']\ntests:\n{tests}")).expect("written");
+    let output = Command::new("promtool").args(["test", "rules"]).arg(file).output().expect("promtool");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn a_prometheus_scrapes_it() {
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
     roster.configure("[register]", &format!("{LISTEN}[register]"));
