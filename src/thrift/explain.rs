@@ -91,10 +91,10 @@ impl Api {
         ensure_known(snapshot.behind_instances())?;
         let grant = peer.identity.grant();
         let (mut undecodable, mut hidden, mut bytes, mut cursor) = (Vec::new(), 0, 0, None);
-        // Those after the last one that is shown are counted with the next page, whose cursor names none of them.
-        let (mut last, mut hidden_since) = (None, 0);
+        let mut last = None;
         for (path, why) in snapshot.directory().undecodable_after(from.as_ref()) {
             peer.let_others_work().await;
+            // Right after one that is shown: so the cursor names no other, and those are counted once over all pages.
             if undecodable.len() >= limit || bytes > self.page_bytes() {
                 cursor = last;
                 break;
@@ -103,15 +103,11 @@ impl Api {
                 Some((feed, config, _)) => {
                     let node = node(&snapshot, feed.name(), config.format, path, grant, &[]);
                     bytes += size_of_node(&node);
-                    hidden += std::mem::take(&mut hidden_since);
                     undecodable.push(ExplainedNode { error: Some(why.to_string()), ..node });
                     last = Some(path.to_string());
                 }
-                None => hidden_since += 1,
+                None => hidden += 1,
             }
-        }
-        if cursor.is_none() {
-            hidden += hidden_since;
         }
         let freshness = freshness.into();
         Ok(ExplainReply {

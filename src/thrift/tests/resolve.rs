@@ -417,6 +417,37 @@ async fn where_few_of_very_many_can_be_called_one_is_found_elsewhere() {
 }
 
 #[tokio::test]
+async fn nodes_that_cannot_be_read_nor_seen_are_counted_once_over_all_pages_and_named_by_no_cursor() {
+    let root = NodePath::parse("/s").expect("a path");
+    let services = format::Config { root: root.clone(), format: Format::Raw, ..format::Config::default() };
+    let feed = Feed::of_nodes("zk", "zookeeper", vec![root]).with_services(vec![services]);
+    let mut house = House::of(vec![feed], &Config::default());
+    let put = |path: &str| {
+        let node = Node { data: b"no port".as_slice().into(), ..Node::default() };
+        Change::Put(NodePath::parse(path).expect("a path"), Arc::new(node))
+    };
+    // Of two services in three nothing is seen: before, between and behind the others.
+    let of = |service: u8| (0..3).map(move |number| put(&format!("/s/{}/{number}", char::from(service))));
+    house.feeds[0].publish_whole((b'a'..=b'g').flat_map(of).collect());
+    let rule = toml::from_str("user = '33033'\nread = ['/s/b', '/s/d', '/s/f']").expect("a rule");
+    let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
+    house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
+    for limit in [1, 2, 4, 100] {
+        let (mut shown, mut hidden, mut cursor) = (Vec::new(), 0, None);
+        loop {
+            let request = ExplainRequest::new(None, None, None, limit, cursor);
+            let reply = house.api.explain(&house.peer, &request).await.expect("a page");
+            shown.extend(reply.undecodable.into_iter().map(|node| node.path.expect("it may be seen")));
+            hidden += reply.more_undecodable;
+            cursor = reply.cursor;
+            let Some(path) = &cursor else { break };
+            assert!(["/s/b/", "/s/d/", "/s/f/"].iter().any(|seen| path.starts_with(seen)), "{limit}: {path}");
+        }
+        assert_eq!((shown.len(), hidden), (9, 12), "{limit}: {shown:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_guard_lets_go_where_nobody_else_is_served() {
     let house = house();
     let request = |action| GuardControl::new("mail".to_owned(), action, None, 1_000);
