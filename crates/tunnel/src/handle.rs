@@ -464,7 +464,7 @@ impl Shared {
         &self,
         mut state: MutexGuard<'_, State>,
         message: Message,
-        push: impl FnOnce(&mut Outbox, Outgoing) -> Result<u64, Full>,
+        push: impl FnOnce(&mut Outbox, Outgoing) -> Result<(), Full>,
     ) {
         if state.ended.is_some() {
             return;

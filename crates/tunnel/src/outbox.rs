@@ -1,6 +1,6 @@
 //! The outbox: frames waiting to be written, bounded, so that a peer that does not read costs little memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -53,10 +53,13 @@ pub(super) struct Outbox {
     rest: Bytes,
     /// Written before all others.
     first: VecDeque<Outgoing>,
-    frames: VecDeque<Outgoing>,
-    /// How many of the ordinary frames have been taken, which is the number of the next one.
+    /// The ordinary frames, by their numbers.
+    frames: BTreeMap<u64, Outgoing>,
+    /// The number of the next one that is added.
+    next_number: u64,
+    /// Those with a lower number have left, or were withdrawn.
     left: u64,
-    /// How many of them take no room: closes, and those that were withdrawn.
+    /// How many of them take no room: closes.
     free: usize,
     /// Of the others.
     bytes: usize,
@@ -70,43 +73,53 @@ pub(super) struct Full;
 
 impl Outbox {
     pub(super) fn new(max_frames: usize, max_bytes: usize) -> Self {
-        let (first, frames) = (VecDeque::new(), VecDeque::new());
-        Self { rest: Bytes::new(), first, frames, left: 0, free: 0, bytes: 0, max_frames, max_bytes }
+        let (rest, first, frames) = (Bytes::new(), VecDeque::new(), BTreeMap::new());
+        Self { rest, first, frames, next_number: 0, left: 0, free: 0, bytes: 0, max_frames, max_bytes }
     }
 
     /// Adds a frame at the end; returns its number.
     pub(super) fn push(&mut self, frame: Outgoing) -> Result<u64, Full> {
-        self.add(frame, 1, false)
+        self.take_room(&frame, 1)?;
+        Ok(self.append(frame))
     }
 
     /// Adds a frame that keeps streams in order at the end: there is as much room again for these. If that is full too,
     /// the peer has stopped reading.
-    pub(super) fn push_beyond(&mut self, frame: Outgoing) -> Result<u64, Full> {
-        self.add(frame, 2, false)
+    pub(super) fn push_beyond(&mut self, frame: Outgoing) -> Result<(), Full> {
+        self.take_room(&frame, 2)?;
+        self.append(frame);
+        Ok(())
     }
 
     /// Adds a frame of the same kind before everything that is not urgent.
-    pub(super) fn push_first(&mut self, frame: Outgoing) -> Result<u64, Full> {
-        self.add(frame, 2, true)
+    pub(super) fn push_first(&mut self, frame: Outgoing) -> Result<(), Full> {
+        self.take_room(&frame, 2)?;
+        self.first.push_back(frame);
+        Ok(())
     }
 
     /// Adds a small frame at the end, for which there always is room: one for each request that has left, of which those
     /// that are not answered are few. No caller is to end the conversation of all others by giving up.
     pub(super) fn push_close(&mut self, frame: Outgoing) {
         self.free += 1;
-        self.frames.push_back(Outgoing { is_free: true, ..frame });
+        self.append(Outgoing { is_free: true, ..frame });
     }
 
-    fn add(&mut self, frame: Outgoing, times: usize, urgent: bool) -> Result<u64, Full> {
+    fn append(&mut self, frame: Outgoing) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.frames.insert(number, frame);
+        number
+    }
+
+    fn take_room(&mut self, frame: &Outgoing, times: usize) -> Result<(), Full> {
         let frames = self.first.len() + self.frames.len() - self.free;
         let bytes = self.bytes.saturating_add(frame.len());
         if frames >= times.saturating_mul(self.max_frames) || bytes > times.saturating_mul(self.max_bytes) {
             return Err(Full);
         }
         self.bytes = bytes;
-        let number = self.left + self.frames.len() as u64;
-        if urgent { &mut self.first } else { &mut self.frames }.push_back(frame);
-        Ok(number)
+        Ok(())
     }
 
     /// Discards what was not sent, which now never will be.
@@ -117,13 +130,10 @@ impl Outbox {
         (self.free, self.bytes) = (0, 0);
     }
 
-    /// Withdraws a frame. False: it has been sent.
+    /// Withdraws a frame, of which nothing is left then, however long the peer does not read. False: it has been sent.
     pub(super) fn withdraw(&mut self, number: u64) -> bool {
-        let frame = number.checked_sub(self.left).and_then(|index| self.frames.get_mut(index as usize));
-        let Some(frame) = frame.filter(|frame| !frame.is_free) else { return false };
+        let Some(frame) = self.frames.remove(&number) else { return false };
         self.bytes -= frame.len();
-        self.free += 1;
-        *frame = Outgoing { is_free: true, ..Outgoing::default() };
         true
     }
 
@@ -157,23 +167,23 @@ impl Outbox {
         taken.into()
     }
 
-    /// Takes the next frame, if it is no longer than `most`; skips withdrawn ones.
+    /// Takes the next frame, if it is no longer than `most`.
     fn next(&mut self, most: usize) -> Option<Outgoing> {
-        loop {
-            let is_first = !self.first.is_empty();
-            let frames = if is_first { &mut self.first } else { &mut self.frames };
-            frames.front().filter(|next| next.len() <= most)?;
-            let next = frames.pop_front()?;
-            self.left += u64::from(!is_first);
-            if next.is_free {
-                self.free -= 1;
-            } else {
-                self.bytes -= next.len();
+        let next = match self.first.front() {
+            Some(first) if first.len() > most => return None,
+            Some(_) => self.first.pop_front()?,
+            None => {
+                let first = self.frames.first_entry().filter(|first| first.get().len() <= most)?;
+                self.left = first.key() + 1;
+                first.remove()
             }
-            if next.len() > 0 {
-                return Some(next);
-            }
+        };
+        if next.is_free {
+            self.free -= 1;
+        } else {
+            self.bytes -= next.len();
         }
+        Some(next)
     }
 }
 
@@ -194,7 +204,7 @@ mod tests {
         assert_eq!(outbox.push(Outgoing::default()), Err(Full), "too many frames");
         assert!(outbox.push_first(frame("pong")).is_ok());
         assert_eq!(outbox.push_beyond(frame("1234567")), Err(Full));
-        assert_eq!(outbox.push_beyond(frame("end")), Ok(2));
+        assert_eq!(outbox.push_beyond(frame("end")), Ok(()));
         assert_eq!(outbox.push_first(Outgoing::default()), Err(Full));
         assert_eq!(outbox.take(10), "pong123456");
         assert!(outbox.has_left(0) && !outbox.has_left(1));
@@ -213,6 +223,22 @@ mod tests {
         assert!(outbox.withdraw(numbers[1]));
         assert_eq!(outbox.take(1), "d");
         assert_eq!(outbox.push(Bytes::from(vec![0; 10]).into()), Ok(3), "what was withdrawn takes no room");
+    }
+
+    #[test]
+    fn what_was_withdrawn_is_gone_while_the_peer_does_not_read() {
+        let mut outbox = Outbox::new(2, 100);
+        assert_eq!(outbox.push(frame("first")), Ok(0));
+        for number in 1..10_000 {
+            assert_eq!(outbox.push(frame("given up")), Ok(number));
+            assert!(outbox.withdraw(number));
+            assert!(!outbox.withdraw(number), "it is withdrawn already");
+        }
+        assert_eq!((outbox.frames.len(), outbox.bytes), (1, 5));
+        assert_eq!(outbox.push(frame("last")), Ok(10_000));
+        outbox.push_first(frame("stop")).expect("there is room");
+        assert_eq!(outbox.take(100), "stopfirstlast");
+        assert!(outbox.has_left(10_000) && !outbox.has_left(10_001));
     }
 
     #[test]
