@@ -1,6 +1,7 @@
 //! The buffer of queues in Redis: what is enqueued while that is away.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Cutter, Redis, Roster, SOON, ensure, eventually, exception};
 use crate::idl::{
@@ -99,6 +100,27 @@ fn what_redis_may_have_when_the_connection_ends_is_enqueued_once_and_in_its_orde
     }
     cutter.has_cut();
     assert!(kept > 10, "{kept} were kept");
+    assert_eq!(performed(&roster, "mail", ids.len()), ids);
+}
+
+#[test]
+fn while_redis_hangs_jobs_are_in_the_buffer_before_a_client_gives_up_and_are_enqueued_once() {
+    let redis = Redis::start(&[]);
+    let roster = at(&redis.url());
+    connected(&roster);
+    redis.process().freeze();
+    let asked = Instant::now();
+    let kept = enqueue(&roster, job("mail", "C"));
+    assert_eq!(kept.is_buffered, Some(true));
+    assert!(asked.elapsed() < Duration::from_millis(4_500), "of 6 s, {:?}", asked.elapsed());
+    redis.process().thaw();
+    let mut ids = vec![kept.jobs[0].id];
+    // The queue is known as one of the buffer until a look finds nothing there.
+    eventually("it is enqueued in Redis again", SOON, || {
+        let reply = enqueue(&roster, job("mail", "C"));
+        ids.push(reply.jobs[0].id);
+        ensure(reply.is_buffered.is_none(), "it is in the buffer")
+    });
     assert_eq!(performed(&roster, "mail", ids.len()), ids);
 }
 

@@ -38,7 +38,7 @@ final class Endpoint
      * After a timeout, reads do not wait again for this long: a hanging sidecar costs a page one timeout per transport.
      */
     private const REST_MS = 1_000;
-    /** How long the sidecar may take for jobs: 5 s for a Redis that does not answer, and then for its disk. */
+    /** How long the sidecar may take for jobs: 5 s for a Redis that does not answer, or 2 s and then for its buffer's disk. */
     private const JOBS_MS = 6_000;
 
     private readonly Channel $channel;

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use redis::Value;
+use tokio::time::timeout;
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
@@ -17,6 +19,9 @@ use super::resque::{self, Extras};
 use super::unique::Holders;
 use super::{Redis, no_matter, scripts};
 use crate::share::KEPT_FOR_ADMINS;
+
+/// How long Redis may take where there is a buffer: whoever enqueues waits for that too, and clients in PHP for 6 s in all.
+const BUFFERED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long it is known of a job that it was enqueued, where whoever did so has died since.
 const KNOWN_FOR: u64 = 7 * 86_400_000;
@@ -79,7 +84,7 @@ impl Redis {
     ) -> Result<Vec<Enqueued>, Refused> {
         let why = match &self.buffer {
             Some(buffer) if buffer.has_any_of(&drafts) => None,
-            _ => match self.enqueue_all(&drafts, asker.is_admin, false).await {
+            _ => match self.enqueue_in_time(&drafts, asker.is_admin).await {
                 Ok(enqueued) => {
                     self.need_no_more(drafts.into_iter().map(|draft| draft.id));
                     return Ok(enqueued);
@@ -109,6 +114,15 @@ impl Redis {
             }
             refused => refused,
         })
+    }
+
+    async fn enqueue_in_time(&self, drafts: &[Draft], is_admin: bool) -> Result<Vec<Enqueued>, NotEnqueued> {
+        let enqueued = self.enqueue_all(drafts, is_admin, false);
+        if self.buffer.is_none() {
+            return enqueued.await;
+        }
+        let unanswered = |_| Err(NotEnqueued::Failed(self.link.unanswered()));
+        timeout(BUFFERED_TIMEOUT, enqueued).await.unwrap_or_else(unanswered)
     }
 
     /// What is delivered is dropped if another job has its key: that has to be exact.

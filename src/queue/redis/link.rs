@@ -182,6 +182,11 @@ impl Link {
         Failed { why, is_refused: true, is_of_a_key: false }
     }
 
+    /// It has not answered in time, and may have done what it was asked.
+    pub(super) fn unanswered(&self) -> Failed {
+        Failed { is_refused: false, ..self.no(&"it does not answer") }
+    }
+
     fn no(&self, why: &dyn std::fmt::Display) -> Failed {
         Failed { why: format!("Redis at {} cannot be used: {why}", self.server), is_refused: true, is_of_a_key: false }
     }
