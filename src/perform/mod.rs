@@ -92,7 +92,8 @@ pub async fn run(
 /// A process that performs jobs, one after the other.
 struct Process {
     addressee: Addressee,
-    /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
+    /// Closed when its connection ends, and changed when it is asked to stop: true once it is ended for reasons that are not
+    /// its own.
     life: watch::Receiver<bool>,
     ended: Ended,
     queues: Arc<Queues>,
@@ -274,7 +275,7 @@ impl Process {
         let (lease, most) = ((job.id, job.attempt), job.timeout);
         let (leased, keeps_result) = (most.max(MIN_LEASE), job.keeps_result);
         let data = Arguments::new(value(job));
-        self.addressee.has_job();
+        let _under_way = self.addressee.begin_job();
         let mut answer = pin!(self.addressee.answer(PERFORM, &data, &self.memory));
         let answered = tokio::select! {
             biased;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Handle;
@@ -61,6 +61,8 @@ pub struct CallsUnderWay {
     is_enough: Notify,
     /// Whether it was ever handed a job.
     had_job: AtomicBool,
+    /// How many it has.
+    jobs: watch::Sender<usize>,
     /// Since when it has taken too long for a job.
     late_since: Mutex<Option<Instant>>,
 }
@@ -77,6 +79,10 @@ pub struct CallUnderWay {
     pub what: String,
     pub since: SystemTime,
 }
+
+/// A process has a job while this exists.
+#[derive(Debug)]
+pub struct JobUnderWay(Arc<CallsUnderWay>);
 
 /// A call is under way while this exists.
 #[derive(Debug)]
@@ -105,8 +111,15 @@ impl CallsUnderWay {
     }
 
     /// Notes that it is handed a job.
-    pub fn has_job(&self) {
+    pub fn begin_job(self: &Arc<Self>) -> JobUnderWay {
         self.had_job.store(true, Ordering::Relaxed);
+        self.jobs.send_modify(|jobs| *jobs += 1);
+        JobUnderWay(self.clone())
+    }
+
+    /// How many jobs it has.
+    pub fn jobs(&self) -> watch::Receiver<usize> {
+        self.jobs.subscribe()
     }
 
     /// Whether it was ever handed one.
@@ -144,6 +157,12 @@ impl CallsUnderWay {
 
     fn lock(&self) -> MutexGuard<'_, ByBegin> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for JobUnderWay {
+    fn drop(&mut self) {
+        self.0.jobs.send_modify(|jobs| *jobs -= 1);
     }
 }
 

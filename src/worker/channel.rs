@@ -17,7 +17,7 @@ use crate::access::Client;
 use crate::model::Arguments;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
-use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, JobReport, Report, Request};
+use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, JobReport, JobUnderWay, Report, Request};
 use crate::tunnel::{Handle, SendError, Silence, StreamError};
 
 /// How much memory one process's log messages and broadcasts may take per period; beyond that they wait, and their
@@ -47,7 +47,8 @@ struct Member {
     worker: String,
     handle: Handle,
     calls: Arc<CallsUnderWay>,
-    /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
+    /// Closed when its connection ends, and changed when it is asked to stop: true once it is ended for reasons that are not
+    /// its own.
     life: watch::Sender<bool>,
 }
 
@@ -75,7 +76,8 @@ pub struct Performer {
     pub groups: Vec<u32>,
     /// What it says of jobs.
     pub said: mpsc::UnboundedReceiver<OfJobs>,
-    /// Closed when its connection ends, and changed when it is asked to stop: true where it has passed no limit.
+    /// Closed when its connection ends, and changed when it is asked to stop: true once it is ended for reasons that are not
+    /// its own.
     pub life: watch::Receiver<bool>,
     pub ended: Ended,
 }
@@ -194,13 +196,19 @@ impl Members {
         }
     }
 
-    /// Asks a process to finish what is under way and exit, since it has passed a limit or for reasons that are not its own.
-    /// Returns whether it can be asked.
-    pub(super) fn stop(&self, pid: i32, has_passed: bool) -> bool {
+    /// Asks a process to finish what is under way and exit. Returns whether it can be asked.
+    pub(super) fn stop(&self, pid: i32) -> bool {
         self.member(pid).is_some_and(|member| {
-            member.life.send_replace(!has_passed);
+            member.life.send_replace(false);
             member.handle.send_first(Request::Stop.encode()).is_ok()
         })
+    }
+
+    /// A process is ended for reasons that are not its own: the jobs that it has are given back then.
+    pub(super) fn give_back_jobs(&self, pid: i32) {
+        if let Some(member) = self.member(pid) {
+            member.life.send_replace(true);
+        }
     }
 
     /// The means to send a process commands.
@@ -260,11 +268,10 @@ impl Addressee {
         Ok(last)
     }
 
-    /// Notes that it is handed a job: it is not given up for what that does to it.
-    pub fn has_job(&self) {
-        if let Ok((_, calls)) = &self.member {
-            calls.has_job();
-        }
+    /// Notes that it is handed a job, which it has for as long as what is returned exists: it is not given up for what that
+    /// does to it.
+    pub fn begin_job(&self) -> Option<JobUnderWay> {
+        self.member.as_ref().ok().map(|(_, calls)| calls.begin_job())
     }
 
     /// Notes whether it takes longer for a job than it may: after a while, it is killed then.
@@ -320,8 +327,9 @@ pub(super) async fn reached(progress: &mut watch::Receiver<Progress>, wanted: fn
 mod tests {
     use super::*;
     use crate::share::Pool;
+    use crate::tunnel::value::text_in;
     use crate::tunnel::worker::EVENT_QUEUE;
-    use crate::tunnel::{Bounds, Conversation, Settings, Wire};
+    use crate::tunnel::{Bounds, Conversation, Message, Settings, Wire};
 
     #[tokio::test]
     async fn what_a_process_broadcasts_is_packed_and_charged_once_for_all_its_group() {
@@ -341,6 +349,28 @@ mod tests {
         assert!((100_000..110_000).contains(&memory.taken()), "{}", memory.taken());
         drop((members, conversations));
         assert_eq!(memory.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_process_is_asked_to_stop_before_all_that_waits_for_it_and_where_that_has_no_room() {
+        let (members, mut settings) = (Members::default(), Settings::default());
+        settings.queue_frames = 1;
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let (handle, _incoming, conversation) = Conversation::new(Wire::new(here, Bounds::STRANGER), settings);
+        let (worker, calls, life) = ("web/1".to_owned(), Arc::default(), watch::channel(true).0);
+        members.members().insert(1, Member { worker, handle: handle.clone(), calls, life });
+        let waits = || Request::Message { from: "web/2".to_owned(), data: Value::Nil }.encode();
+        handle.send(waits()).expect("there is room");
+        assert_eq!(handle.send(waits()), Err(SendError::Full));
+        assert!(members.stop(1));
+        tokio::spawn(conversation.run());
+        let mut wire = Wire::new(there, Bounds::STRANGER);
+        for expected in ["worker-stop", "worker-message"] {
+            match wire.receive().await {
+                Ok(Message::Other(map)) => assert_eq!(text_in(&map, "cmd"), expected),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,19 @@ pub(super) enum Passed {
     Hard(String),
 }
 
+impl Passed {
+    pub(super) fn why(&self) -> &str {
+        let (Self::Age(why) | Self::Requests(why) | Self::Memory(why) | Self::Connections(why) | Self::Hard(why)) =
+            self;
+        why
+    }
+
+    /// Whether what it performs may be at fault: a job that it has not done in time is a loss then. Others may be ended.
+    pub(super) fn is_its_doing(&self) -> bool {
+        matches!(self, Self::Memory(_) | Self::Hard(_))
+    }
+}
+
 /// Waits until a ready process has to be replaced.
 pub(super) async fn soft(config: &Config, pid: i32, calls: &CallsUnderWay) -> Passed {
     let age = async {

@@ -16,6 +16,10 @@ use crate::task::Backoff;
 /// The longest delay before retrying to create a socket.
 const MAX_SOCKET_DELAY: Duration = Duration::from_secs(5);
 
+/// How long a process may take to end that is replaced for no doing of its own, while it has jobs: what these may take is
+/// told by their timeouts.
+const MOST_FOR_JOBS: Duration = Duration::from_secs(365 * 86_400);
+
 /// How many processes of a slot may still be finishing when the next one is to be replaced.
 const MAX_RETIRING: usize = 8;
 
@@ -65,7 +69,7 @@ pub(super) type Done = oneshot::Sender<Outcome>;
 pub(super) enum Action {
     /// Start this process.
     Begin(u64),
-    /// Make it end by this time, unless it has an earlier deadline.
+    /// Make it end by this time, unless it has an earlier deadline; and once it has no job, within its `stop_timeout`.
     End(u64, Instant),
     /// Report the end of this delay.
     Pause(u64, Duration),
@@ -98,7 +102,7 @@ pub(super) struct Machine {
     /// The state of the slot without a process.
     rest: State,
     /// Why the current process is to be replaced without a request.
-    passed: Option<String>,
+    passed: Option<Passed>,
     /// The current delay, and how many there were.
     pause: Option<u64>,
     pauses: u64,
@@ -313,12 +317,14 @@ impl Machine {
     pub(super) fn ready(&mut self, nth: u64, now: Instant) {
         if let Some(successor) = self.successor.take_if(|successor| successor.nth == nth) {
             self.restarts += 1;
-            let old = self.current.replace(successor);
-            self.retire(old, now + self.config.stop_timeout);
+            let (old, passed) = (self.current.replace(successor), self.passed.take());
+            let may_end_jobs = passed.as_ref().is_some_and(|passed| !passed.is_its_doing());
+            self.retire(old, now + if may_end_jobs { MOST_FOR_JOBS } else { self.config.stop_timeout });
             self.why.clear();
-            if let Some(why) = self.passed.take() {
+            if let Some(passed) = passed {
+                let why = passed.why();
                 tracing::info!(worker = self.name, why, "a worker was replaced");
-                self.why = why;
+                why.clone_into(&mut self.why);
             }
         }
         // A process that was asked to end stays in that phase.
@@ -344,9 +350,9 @@ impl Machine {
     /// A process has exceeded a limit.
     pub(super) fn passed(&mut self, nth: u64, limit: Passed, now: Instant) {
         let is_current = |child: &Child| child.nth == nth && child.phase == State::Running;
-        let is_explained = matches!(limit, Passed::Connections(_));
-        let (why, is_young) = match limit {
-            Passed::Hard(why) => {
+        let why = limit.why().to_owned();
+        let youth = match limit {
+            Passed::Hard(_) => {
                 let Some(child) = self.child(nth) else { return };
                 let pid = child.pid;
                 child.killed = Some(why.clone());
@@ -354,24 +360,19 @@ impl Machine {
                 self.actions.push(Action::End(nth, now));
                 return;
             }
-            Passed::Age(why) => (why, false),
+            Passed::Age(_) => Duration::ZERO,
             // Under constant load, one after the other would end immediately.
-            Passed::Requests(why) => {
-                let pause = self.config.restart_delay;
-                (why, self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < pause))
-            }
-            Passed::Memory(why) | Passed::Connections(why) => {
-                let window = self.config.start_window;
-                (why, self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < window))
-            }
+            Passed::Requests(_) => self.config.restart_delay,
+            Passed::Memory(_) | Passed::Connections(_) => self.config.start_window,
         };
         if self.wish != Wish::Run || !self.current.as_ref().is_some_and(is_current) {
             return;
         }
-        if is_explained {
+        let is_young = self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < youth);
+        if matches!(limit, Passed::Connections(_)) {
             self.why.clone_from(&why);
         }
-        self.passed = Some(why.clone());
+        self.passed = Some(limit);
         if is_young {
             // A process that immediately takes this much would be replaced forever.
             let pause = self.delays.delay();
@@ -430,7 +431,7 @@ impl Machine {
         self.answer(|awaited| is_due(awaited, nth), Err(why));
         let worker = &self.name;
         if let Some(passed) = &self.passed {
-            tracing::error!(worker, why = passed, error = why, "a worker cannot be replaced, and goes on");
+            tracing::error!(worker, why = passed.why(), error = why, "a worker cannot be replaced, and goes on");
             let pause = self.delays.delay();
             self.pause_for(pause);
         } else {
@@ -601,11 +602,14 @@ impl Machine {
     }
 
     fn replace_for_limit(&mut self, now: Instant) {
-        if self.passed.is_some()
-            && self.successor.is_none()
-            && let Err(error) = self.replace(now)
-        {
-            tracing::error!(worker = self.name, why = self.passed, error, "a worker cannot be replaced, and goes on");
+        let Some(passed) = self.passed.as_ref().filter(|_| self.successor.is_none()) else { return };
+        // Else each process would have one job, and more of them would run at once than there are slots.
+        if !passed.is_its_doing() && self.retiring.iter().any(|child| child.stuck.is_none()) {
+            return;
+        }
+        let why = passed.why().to_owned();
+        if let Err(error) = self.replace(now) {
+            tracing::error!(worker = self.name, why, error, "a worker cannot be replaced, and goes on");
             let pause = self.delays.delay();
             self.pause_for(pause);
         }
@@ -628,7 +632,8 @@ impl Machine {
         self.settle(now);
     }
 
-    /// Answers callers whose outcome is known, and starts a process for callers that want a newer one than the current.
+    /// Answers callers whose outcome is known, and starts a process for callers that want a newer one than the current, or in
+    /// place of one that has passed a limit and had to wait.
     fn settle(&mut self, now: Instant) {
         if self.wish != Wish::Run {
             if self.is_empty() {
@@ -638,6 +643,9 @@ impl Machine {
         }
         let Some(nth) = self.current.as_ref().filter(|it| it.phase == State::Running).map(|it| it.nth) else { return };
         self.answer(|awaited| is_due(awaited, nth), Ok(()));
+        if self.pause.is_none() {
+            self.replace_for_limit(now);
+        }
         if self.waiting.is_empty() || self.successor.is_some() {
             return;
         }

@@ -167,9 +167,9 @@ impl Process {
     async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: &impl Fn(News)) -> Ending {
         let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
         let (config, calls) = (&group.config, self.calls.clone());
-        let has_passed = AtomicBool::new(false);
-        let tell_passed = |passed| {
-            has_passed.store(true, Relaxed);
+        let is_to_blame = AtomicBool::new(false);
+        let tell_passed = |passed: Passed| {
+            is_to_blame.fetch_or(passed.is_its_doing(), Relaxed);
             tell(News::Passed(passed));
         };
         let mut hard = pin!(async {
@@ -216,7 +216,7 @@ impl Process {
             () = is_asked(asked) => {}
         }
         tokio::select! {
-            end = self.stop(asked, &has_passed, tell) => Ending::Ended(end),
+            end = self.stop(asked, &is_to_blame, tell) => Ending::Ended(end),
             never = &mut hard => match never {},
         }
     }
@@ -244,26 +244,36 @@ impl Process {
         }
     }
 
-    /// Asks it to end, and kills it after the deadline. A process that is connected over its channel is asked there;
-    /// the signal, which may cut off what is under way, is also sent in the last quarter of the time.
-    async fn stop(&mut self, asked: &mut Deadline, has_passed: &AtomicBool, tell: &impl Fn(News)) -> End {
+    /// Asks it to end, and kills it after the deadline, or when it has had no job for its `stop_timeout`. A process that is
+    /// connected over its channel is asked there; the signal, which may cut off what is under way, is also sent in the last
+    /// quarter of the time.
+    async fn stop(&mut self, asked: &mut Deadline, is_to_blame: &AtomicBool, tell: &impl Fn(News)) -> End {
         self.hand_no_more();
-        let (begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
-        let signal = self.group.config.stop_signal.0;
-        let mut is_signalled = false;
-        let is_told = self.group.members.stop(pid, has_passed.load(Relaxed));
+        let (mut begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
+        let (signal, stop_timeout) = (self.group.config.stop_signal.0, self.group.config.stop_timeout);
+        let (mut is_signalled, mut jobs) = (false, self.calls.jobs());
+        let is_told = self.group.members.stop(pid);
         loop {
-            let until = asked.borrow_and_update().unwrap_or(begun).max(begun);
+            let mut until = asked.borrow_and_update().unwrap_or(begun).max(begun);
+            if *jobs.borrow_and_update() == 0 {
+                until = until.min(begun + stop_timeout);
+            }
             if !is_signalled && (!is_told || Instant::now() >= until - (until - begun) / 4) {
+                if !is_to_blame.load(Relaxed) {
+                    self.group.members.give_back_jobs(pid);
+                }
                 let _ = self.launcher().reaper.signal(self.pid, signal);
                 is_signalled = true;
             }
             let next = if is_signalled { until } else { until - (until - begun) / 4 };
             tokio::select! {
                 end = end(ended.clone()) => return end,
-                changed = asked.changed() => if changed.is_err() {
-                    return self.kill(tell).await;
+                changed = asked.changed() => match changed {
+                    Ok(()) => begun = Instant::now(),
+                    Err(_) => return self.kill(tell).await,
                 },
+                // It has ended one.
+                Ok(()) = jobs.changed() => begun = Instant::now(),
                 () = sleep_until(next) => if is_signalled {
                     if until > begun {
                         let (worker, after) = (&self.name, until - begun);

@@ -266,6 +266,14 @@ fn that_a_queue_is_full_is_logged_once_and_told_by_status() {
 const PERFORMER: &str = r"
 $worker = Roster\Worker::fromEnvironment();
 $worker->perform('mail', function (Roster\Job $job): void {
+    if ($job->name === 'slow') {
+        file_put_contents(__DIR__ . '/begun', $job->id . PHP_EOL, FILE_APPEND);
+        // A signal cuts a sleep off.
+        for ($until = microtime(true) + 1; microtime(true) < $until;) {
+            usleep(20_000);
+        }
+        return;
+    }
     $taken = $job->name === 'eat' ? str_repeat('x', 200 << 20) : '';
     while (true) {
         usleep(20_000);
@@ -275,42 +283,74 @@ $worker->ready();
 $worker->run();
 ";
 
+/// A sidecar with one process that performs jobs, and little time to end.
+fn performing(limit: &str) -> Roster {
+    let php = format!("<?php require '{}/php/autoload.php';{PERFORMER}", env!("CARGO_MANIFEST_DIR"));
+    let mut roster = Roster::prepare(&format!(
+        "{SETTINGS}[[worker]]\nname = 'jobs'\ncommand = ['php', '{{folder}}/jobs.php']\nready = 'message'\nstop_timeout = '100ms'\n\
+         restart_delay = '10ms'\nmax_restart_delay = '10ms'\n{limit}"
+    ));
+    roster.write("jobs.php", &php);
+    roster.run();
+    roster
+}
+
+/// Enqueues jobs that are performed once, and kept then: their ids.
+fn add_all(roster: &Roster, names: &[&str]) -> Vec<i64> {
+    let once = |name: &&str| NewJob { retries: Some(0), keep_result_ms: Some(600_000), ..job(name) };
+    let jobs: Vec<NewJob> = names.iter().map(once).collect();
+    let reply = eventually("there are queues", SOON, || {
+        roster.client().enqueue(EnqueueRequest { jobs: jobs.clone() }).map_err(|error| format!("{error:?}"))
+    });
+    reply.jobs.iter().map(|job| job.id).collect()
+}
+
+fn becomes(roster: &Roster, id: i64, is: impl Fn(&Job) -> bool) {
+    eventually("the job is as expected", SOON * 2, || {
+        let job = roster.client().job(JobQuery { id }).map_err(|error| format!("{error:?}"))?.job;
+        ensure(is(&job), format!("{job:?} {}", roster.log()))
+    });
+}
+
+#[test]
+fn a_process_that_is_replaced_for_max_requests_ends_its_job_unless_it_is_stopped() {
+    let roster = performing("max_requests = 1\n");
+    let ids = add_all(&roster, &["slow", "slow", "slow"]);
+    for id in &ids {
+        becomes(&roster, *id, |job| job.state == JobState::DONE && (job.attempt, job.failures) == (1, 0));
+    }
+    let begun = std::fs::read_to_string(roster.folder().join("begun")).expect("they have begun");
+    assert_eq!(begun.lines().count(), ids.len(), "each once");
+    let replaced = roster.log().matches("a worker was replaced").count();
+    let id = add_all(&roster, &["wait"])[0];
+    becomes(&roster, id, |job| job.state == JobState::RUNNING);
+    eventually("its process is to end", SOON, || {
+        ensure(roster.log().matches("a worker was replaced").count() > replaced, roster.log())
+    });
+    prints(&roster, &["worker", "stop", "jobs"]);
+    becomes(&roster, id, |job| job.state == JobState::WAITING && job.failures == 0);
+}
+
 #[test]
 fn a_job_dies_of_a_limit_that_its_process_passes_and_of_no_restart() {
-    let performing = |limit: &str| {
-        let php = format!("<?php require '{}/php/autoload.php';{PERFORMER}", env!("CARGO_MANIFEST_DIR"));
-        let mut roster = Roster::prepare(&format!(
-            "{SETTINGS}[[worker]]\nname = 'jobs'\ncommand = ['php', '{{folder}}/jobs.php']\nready = 'message'\nstop_timeout = '100ms'\n\
-             restart_delay = '10ms'\nmax_restart_delay = '10ms'\n{limit}"
-        ));
-        roster.write("jobs.php", &php);
-        roster.run();
-        roster
-    };
     let add = |roster: &Roster, name: &str| {
         let id = eventually("there are queues", SOON, || {
             roster.client().enqueue(EnqueueRequest { jobs: vec![job(name)] }).map_err(|error| format!("{error:?}"))
         });
         id.jobs[0].id
     };
-    let becomes = |roster: &Roster, id: i64, is: &dyn Fn(&Job) -> bool| {
-        eventually("the job is as expected", SOON * 2, || {
-            let job = roster.client().job(JobQuery { id }).map_err(|error| format!("{error:?}"))?.job;
-            ensure(is(&job), format!("{job:?} {}", roster.log()))
-        });
-    };
     for (limit, is_killed) in [("max_memory = '150MiB'\n", false), ("kill_memory = '150MiB'\n", true)] {
         let roster = performing(limit);
         let id = add(&roster, "eat");
-        becomes(&roster, id, &|job| job.state == JobState::DEAD && job.attempt == 3);
+        becomes(&roster, id, |job| job.state == JobState::DEAD && job.attempt == 3);
         let error = roster.client().job(JobQuery { id }).expect("it is kept").job.error.expect("it says why");
         assert!(!is_killed || error.ends_with("; it was ended by SIGKILL"), "{error}");
     }
     let roster = performing("");
     let id = add(&roster, "wait");
     for attempt in 1..=5 {
-        becomes(&roster, id, &|job| job.state == JobState::RUNNING && job.attempt == attempt);
+        becomes(&roster, id, |job| job.state == JobState::RUNNING && job.attempt == attempt);
         assert_eq!(roster.cli(["worker", "restart", "jobs"]).code, Some(0));
     }
-    becomes(&roster, id, &|job| job.state == JobState::RUNNING && job.attempt == 6 && job.failures == 0);
+    becomes(&roster, id, |job| job.state == JobState::RUNNING && job.attempt == 6 && job.failures == 0);
 }

@@ -145,7 +145,8 @@ fn nobody_waits_for_a_successor_that_is_not_ready_and_cannot_be_killed() {
     slot.ready(3);
     assert_eq!((slot.answer(2), slot.shown()), (Some(Ok(())), (State::Running, Some(3), vec![2, 1])));
 
-    assert_eq!(slot.passes(3, Passed::Age("old".into())), [Action::Begin(4)]);
+    slot.exits(1, 0);
+    assert_eq!(slot.passes(3, Passed::Age("old".into())), [Action::Begin(4)], "it does not wait for one that is stuck");
     slot.machine.stuck(4, "traced", slot.now);
     assert!(matches!(slot.machine.take_actions()[..], [Action::Pause(..)]));
     assert_eq!(slot.pause_is_over(), [Action::Begin(5)]);
@@ -340,7 +341,25 @@ fn who_takes_too_much_memory_soon_after_each_start_is_replaced_less_and_less_oft
     slot.now += slot.machine.config.start_window;
     assert_eq!(slot.passes(13, Passed::Memory("much".into())), [Action::Begin(14)], "that took its time");
     slot.ready(14);
+    slot.exits(13, 0);
     assert_eq!(slot.passes(14, Passed::Age("old".into())), [Action::Begin(15)]);
+}
+
+#[test]
+fn one_that_is_replaced_for_no_doing_of_its_own_may_end_its_jobs_and_the_next_one_waits_for_it() {
+    let mut slot = Slot::running(|_| {});
+    assert_eq!(slot.passes(1, Passed::Age("old".into())), [Action::Begin(2)]);
+    assert_eq!(slot.ready(2), [Action::End(1, slot.now + MOST_FOR_JOBS)]);
+    slot.now += slot.machine.config.start_window;
+    assert_eq!(slot.passes(2, Passed::Requests("many".into())), []);
+    assert_eq!(slot.exits(1, 0), [Action::Begin(3)]);
+    assert_eq!(slot.ready(3), [Action::End(2, slot.now + MOST_FOR_JOBS)]);
+    slot.now += slot.machine.config.start_window;
+    assert_eq!(slot.passes(3, Passed::Memory("much".into())), [Action::Begin(4)]);
+    assert_eq!(slot.ready(4), [Action::End(3, slot.until())]);
+    // Who is stopped has no longer than any other.
+    let until = slot.until();
+    assert_eq!(slot.stop(), [4, 2, 3].map(|nth| Action::End(nth, until)));
 }
 
 #[test]
