@@ -115,7 +115,7 @@ struct Lane {
 struct Held {
     /// Jobs in the order in which they were handed over: it has begun the first one alone.
     jobs: VecDeque<HeldJob>,
-    /// That one takes longer than it may. Until the process answers, it is handed nothing.
+    /// That one takes longer than it may, or ends the process. Until that answers, it is handed nothing.
     is_late: bool,
     /// How many it has not accepted just now: it would not accept the next one either.
     not_accepted: usize,
@@ -289,14 +289,14 @@ impl Process {
             },
         };
         let Some(answered) = answered else {
-            self.held.send_modify(|held| held.is_late = true);
-            self.addressee.set_late(true);
+            self.set_late(true);
             let error = format!("it took longer than its timeout, {}", humantime::format_duration(most));
             self.report(lease, Update::Lose { error }, leased).await;
             // Until it is killed, if not before.
-            let _ = answer.await;
-            self.addressee.set_late(false);
-            self.held.send_modify(|held| held.is_late = false);
+            match answer.await.map_err(update) {
+                Err(Some(Update::Lose { .. })) => self.end_of_connection().await,
+                _ => self.set_late(false),
+            }
             return self.forget(lease.0);
         };
         let update = match answered {
@@ -311,10 +311,11 @@ impl Process {
         let is_its_end = self.held.borrow().is_turn_of(lease.0) && !*self.life.borrow();
         match update {
             Some(Update::Lose { error }) if is_its_end => {
+                // Whatever it still does, it does not begin another one.
+                self.set_late(true);
                 let error = error + &self.signal_that_ended_it().await;
                 self.report(lease, Update::Lose { error }, leased).await;
-                // Until the others are known to be gone too.
-                sleep(RETRY_DELAY).await;
+                self.end_of_connection().await;
                 self.forget(lease.0);
             }
             // It did not die of what it had not begun, nor of anything where it was to stop.
@@ -429,6 +430,18 @@ impl Process {
             // It has ended by itself, or goes on.
             _ => String::new(),
         }
+    }
+
+    fn set_late(&self, is_late: bool) {
+        self.addressee.set_late(is_late);
+        self.held.send_modify(|held| held.is_late = is_late);
+    }
+
+    /// Waits until the process has ended its connection. If it is late for too long, it is killed.
+    async fn end_of_connection(&self) {
+        // It is closed then.
+        let _ = self.life.clone().wait_for(|_| false).await;
+        self.addressee.set_late(false);
     }
 
     fn forget(&self, id: JobId) {

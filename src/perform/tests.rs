@@ -255,6 +255,36 @@ async fn a_job_says_by_which_signal_its_process_was_ended_also_where_that_is_kno
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_a_job_ends_is_handed_nothing_more_however_long_it_still_lives() {
+    for is_late in [false, true] {
+        let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
+        let most = if is_late { Duration::from_millis(400) } else { SOON };
+        let begun = scene.enqueue("mail", "poison", most).await;
+        let (_, uuid) = scene.is_handed().await;
+        let behind = scene.enqueue("mail", "behind", SOON).await;
+        scene.is_handed().await;
+        if is_late {
+            scene.becomes(begun, waits_after(1)).await;
+        }
+        let error = RemoteError::thrown("it called exit()", Some(DEATH.to_owned()), 0);
+        scene.says(Message::Error { uuid, error });
+        scene.becomes(begun, waits_after(1)).await;
+        assert!(matches!(scene.hears().await, Message::Close { .. }), "what waits behind it is withdrawn");
+        scene.becomes(behind, waits_after(0)).await;
+        scene.is_handed_nothing_for(RETRY_DELAY * 3 / 2).await;
+        assert!(scene.calls.late_for().is_some(), "it is killed if it does not end");
+        (scene.process, scene.life) = (None, watch::channel(false).0);
+        let until = Instant::now() + SOON;
+        while scene.calls.late_for().is_some() {
+            assert!(Instant::now() < until);
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(*scene.calls.jobs().borrow(), 0);
+        scene.becomes(behind, waits_after(0)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_not_lost_with_a_process_that_was_to_stop() {
     let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
     let id = scene.enqueue("mail", "long", SOON).await;

@@ -274,7 +274,7 @@ impl Addressee {
         self.member.as_ref().ok().map(|(_, calls)| calls.begin_job())
     }
 
-    /// Notes whether it takes longer for a job than it may: after a while, it is killed then.
+    /// Notes whether it takes longer for a job than it may, or to end after one: after a while, it is killed then.
     pub fn set_late(&self, is_late: bool) {
         if let Ok((_, calls)) = &self.member {
             calls.set_late(is_late);

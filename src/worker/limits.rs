@@ -91,7 +91,9 @@ pub(super) async fn overdue(config: &Config, calls: &CallsUnderWay) -> Passed {
         sleep(LOOK_INTERVAL.min(most)).await;
         if calls.late_for().is_some_and(|late| late >= most) {
             let most = humantime::format_duration(most);
-            return Passed::Hard(format!("it took longer for a job than its timeout and job_grace, {most}"));
+            return Passed::Hard(format!(
+                "it took longer for a job than its timeout, or to end after one, by more than job_grace, {most}"
+            ));
         }
     }
 }

@@ -262,10 +262,17 @@ fn that_a_queue_is_full_is_logged_once_and_told_by_status() {
     assert!(told.len() == 1 && told[0].contains("`queue.max_jobs` is 3"), "{log}");
 }
 
-/// A worker whose jobs take as long as the process lives, and much memory if they are to.
+/// A worker whose jobs take as long as the process lives, and much memory if they are to; or end it, slowly.
 const PERFORMER: &str = r"
 $worker = Roster\Worker::fromEnvironment();
 $worker->perform('mail', function (Roster\Job $job): void {
+    if ($job->name === 'quick') {
+        return;
+    }
+    if ($job->name === 'exit') {
+        register_shutdown_function(fn () => usleep(1_500_000));
+        exit();
+    }
     if ($job->name === 'slow') {
         file_put_contents(__DIR__ . '/begun', $job->id . PHP_EOL, FILE_APPEND);
         // A signal cuts a sleep off.
@@ -310,6 +317,18 @@ fn becomes(roster: &Roster, id: i64, is: impl Fn(&Job) -> bool) {
         let job = roster.client().job(JobQuery { id }).map_err(|error| format!("{error:?}"))?.job;
         ensure(is(&job), format!("{job:?} {}", roster.log()))
     });
+}
+
+#[test]
+fn a_job_that_ends_its_process_takes_no_other_with_it() {
+    for limit in ["", "max_requests = 1\n"] {
+        let roster = performing(limit);
+        let ids = add_all(&roster, &["exit", "quick", "exit", "quick"]);
+        for ids in ids.chunks(2) {
+            becomes(&roster, ids[0], |job| job.state == JobState::DEAD && job.attempt == 1);
+            becomes(&roster, ids[1], |job| job.state == JobState::DONE && job.failures == 0);
+        }
+    }
 }
 
 #[test]
