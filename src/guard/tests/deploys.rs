@@ -13,6 +13,30 @@ fn leave(house: &mut House, ids: &[String]) -> usize {
 }
 
 #[test]
+fn a_rolling_deploy_holds_nothing() {
+    let mut in_place = House::with("web", 10);
+    for number in (0..10).cycle().take(100) {
+        in_place.go("web", &ids(number..number + 1));
+        in_place.pass(Duration::from_secs(2));
+        assert_eq!(in_place.count("web"), (9, 0));
+        in_place.come("web", &ids(number..number + 1));
+        in_place.pass(Duration::from_secs(1));
+    }
+    let mut elsewhere = House::with("web", 10);
+    for number in 0..200 {
+        elsewhere.come("web", &ids(number + 10..number + 11));
+        elsewhere.pass(STEP);
+        elsewhere.go("web", &ids(number..number + 1));
+        elsewhere.pass(STEP);
+        assert_eq!(elsewhere.count("web"), (10, 0));
+    }
+    let mut at_once = House::with("web", 10);
+    at_once.come("web", &ids(10..20));
+    at_once.go("web", &ids(0..10));
+    assert_eq!(at_once.count("web"), (10, 0));
+}
+
+#[test]
 fn a_deploy_that_starts_the_new_ones_first_holds_nothing_however_the_old_ones_go() {
     for count in [10, 9, 5] {
         for at_once in [true, false] {
