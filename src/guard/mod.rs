@@ -18,7 +18,9 @@
 
 mod config;
 mod departed;
+mod entry;
 mod levels;
+mod losses;
 mod newcomers;
 mod room;
 mod strangers;
@@ -38,9 +40,10 @@ use imbl::ordmap::DiffItem;
 use semver::Version;
 
 pub use self::config::Config;
+use self::entry::{Entry, Outcome};
 use self::room::{Room, Taken};
 use self::strangers::Strangers;
-use self::watched::{Entry, Outcome, Watched};
+use self::watched::Watched;
 use crate::clock::{Moment, millis_since_1970};
 use crate::model::{Endpoint, Instance, address};
 
@@ -558,27 +561,17 @@ impl Guard {
             let key = |id: &Arc<str>, target: &Target| (target.address().into(), service.clone(), id.clone());
             if let Some((id, entry)) = gone {
                 entry.target.iter().for_each(|target| drop(self.targets.remove(&key(id, target))));
-                let taken = self.room.of(entry.rank().root);
-                (taken.held, taken.bytes) = (taken.held - 1, taken.bytes - entry.bytes);
+                *self.room.of(entry.rank().root) -= entry.taken();
             }
             if let Some((id, entry)) = new {
                 if let Some(target) = &entry.target {
                     self.targets.insert(key(id, target), (target.clone(), entry.rank()));
                 }
-                let taken = self.room.of(entry.rank().root);
-                (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
+                *self.room.of(entry.rank().root) += entry.taken();
             }
         }
-        for (root, Taken { departed, bytes, new, lately, .. }) in old.remembered() {
-            let taken = self.room.of(root);
-            (taken.departed, taken.bytes) = (taken.departed - departed, taken.bytes - bytes);
-            (taken.new, taken.lately) = (taken.new - new, taken.lately - lately);
-        }
-        for (root, Taken { departed, bytes, new, lately, .. }) in watched.remembered() {
-            let taken = self.room.of(root);
-            (taken.departed, taken.bytes) = (taken.departed + departed, taken.bytes + bytes);
-            (taken.new, taken.lately) = (taken.new + new, taken.lately + lately);
-        }
+        old.remembered().for_each(|(root, taken)| *self.room.of(root) -= taken);
+        watched.remembered().for_each(|(root, taken)| *self.room.of(root) += taken);
         match watched.is_forgotten() {
             true => drop(self.services.remove(service)),
             false => drop(self.services.insert(service.clone(), watched.into())),

@@ -1,6 +1,7 @@
 //! Room: how much is held and remembered of what was registered below each root, and how much more may be.
 
 use std::collections::BTreeMap;
+use std::ops::{AddAssign, SubAssign};
 use std::sync::Arc;
 
 use super::MAX_BYTES;
@@ -28,6 +29,26 @@ pub(super) struct Taken {
     pub(super) bytes: usize,
 }
 
+impl AddAssign for Taken {
+    fn add_assign(&mut self, other: Self) {
+        self.held += other.held;
+        self.departed += other.departed;
+        self.new += other.new;
+        self.lately += other.lately;
+        self.bytes += other.bytes;
+    }
+}
+
+impl SubAssign for Taken {
+    fn sub_assign(&mut self, other: Self) {
+        self.held -= other.held;
+        self.departed -= other.departed;
+        self.new -= other.new;
+        self.lately -= other.lately;
+        self.bytes -= other.bytes;
+    }
+}
+
 impl Room {
     pub(super) fn shared_by(roots: usize) -> Self {
         Self { roots, ..Self::default() }
@@ -35,9 +56,9 @@ impl Room {
 
     /// What is taken by all.
     pub(super) fn taken(&self) -> Taken {
-        let sum = |part: fn(&Taken) -> usize| self.taken.values().map(part).sum();
-        let (held, departed, bytes) = (sum(|it| it.held), sum(|it| it.departed), sum(|it| it.bytes));
-        Taken { held, departed, bytes, new: sum(|it| it.new), lately: sum(|it| it.lately) }
+        let mut all = Taken::default();
+        self.taken.values().for_each(|taken| all += *taken);
+        all
     }
 
     /// What is taken by a root, to be looked at,

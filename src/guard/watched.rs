@@ -3,21 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
 
 use imbl::{OrdMap, OrdSet};
 use semver::Version;
 
-use super::departed::{Departed, DepartedList};
-use super::levels::Levels;
-use super::newcomers::Newcomers;
+use super::departed::Departed;
+use super::entry::{Entry, Outcome, time_left};
+use super::losses::{Loss, Losses};
 use super::room::{Room, Taken};
-use super::{Came, Config, DOUBT, Found, Left, Now, Observed, OfRank, Rank, Target, Vanished, Which, mark};
-use crate::clock::{CLOCK_SETTLES, Moment, boot_id};
-use crate::model::{AfterBoot, Held, Instance, Probe, Provenance};
-
-/// How far the wall clock may be from the other before the end of what is restored is another.
-const MAX_DRIFT_MS: u64 = 1_000;
+use super::{Came, Config, DOUBT, Found, Left, Now, Observed, OfRank, Rank, Vanished, Which, mark};
+use crate::clock::Moment;
+use crate::model::{Instance, Probe};
 
 /// What is remembered of one service. A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
@@ -37,144 +33,6 @@ pub(super) struct Watched {
     pub(super) accepted: Option<Moment>,
 }
 
-/// What the service lost of one rank.
-#[derive(Clone, Debug, Default)]
-struct Losses {
-    /// How many are registered, how many are held and how many of these are silent, and whether those are passed over.
-    present: usize,
-    held: usize,
-    silent: usize,
-    passes_over: bool,
-    /// The most that were registered before these vanished.
-    before: usize,
-    /// Those of them that vanished within the window, by when they did.
-    lately: OrdSet<(Moment, Arc<str>)>,
-    levels: Levels,
-    newcomers: Newcomers,
-    departed: DepartedList,
-    /// How many of the held ones have strangers at their addresses, how many were withdrawn for that, and the marks of
-    /// the ids of those that were not registered again.
-    doubted: usize,
-    displaced: usize,
-    away: OrdSet<u64>,
-}
-
-/// A held instance.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) vanished: Arc<Vanished>,
-    /// None: it has no port, so that it cannot be probed.
-    pub(super) target: Option<Target>,
-    held: Held,
-    /// When it vanished; None: in an earlier process.
-    pub(super) vanished_at: Option<Moment>,
-    expires: Moment,
-    /// Since when there are strangers at its address.
-    pub(super) doubted: Option<Moment>,
-    /// About how many bytes it takes.
-    pub(super) bytes: usize,
-}
-
-/// An instance of the service to list or withdraw.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) version: Version,
-    pub(super) id: Arc<str>,
-    /// None: it is gone.
-    pub(super) instance: Option<Instance>,
-}
-
-impl Vanished {
-    /// About how many bytes it takes.
-    pub(super) fn size(&self) -> usize {
-        let provenance = self.instance.provenance.iter().map(|Provenance { record, .. }| record.bytes() + 64);
-        self.instance.packed_bytes() + provenance.sum::<usize>() + 512
-    }
-
-    fn gone(&self) -> Outcome {
-        Outcome { version: self.version.clone(), id: self.id.clone(), instance: None }
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        let of = |it: &Self| (Arc::as_ptr(&it.vanished), it.expires, it.doubted);
-        of(self) == of(other) && self.held == other.held
-    }
-}
-
-impl Entry {
-    fn new(Departed { vanished, at, .. }: Departed, before: usize, config: &Config) -> Self {
-        let Vanished { variant, mapped_by, .. } = &*vanished;
-        let (variant, mapped_by, before) = (variant.clone(), mapped_by.clone(), Some(before));
-        let held = Held { since: at.wall, variant, mapped_by, before, ..Held::default() };
-        let (target, bytes) = (Target::of(&vanished.instance), vanished.size());
-        let (vanished_at, expires) = (Some(at.moment), at.moment);
-        Self { target, bytes, held, vanished_at, expires, doubted: None, vanished }.until(at, config.max_hold)
-    }
-
-    /// The same, held for so long from now on.
-    fn until(mut self, now: Now, left: Duration) -> Self {
-        self.expires = now.moment + left;
-        self.held.ends_at = now.wall + left.as_millis() as u64;
-        let ends_at = self.expires.since_boot().as_millis() as u64;
-        self.held.after_boot = Some(AfterBoot { boot: boot_id().into(), ends_at });
-        self
-    }
-
-    pub(super) fn rank(&self) -> Rank {
-        self.vanished.rank
-    }
-
-    fn listed(&self) -> Outcome {
-        let Vanished { version, id, instance, .. } = &*self.vanished;
-        let instance = Instance { held: Some(self.held.clone().into()), ..instance.clone() };
-        Outcome { version: version.clone(), id: id.clone(), instance: Some(instance) }
-    }
-}
-
-impl Losses {
-    /// The size of the service with this many registered. Newcomers may be there to replace the others, so the larger of
-    /// both numbers counts, and not their sum.
-    fn size(&self, registered: usize) -> usize {
-        let new = self.newcomers.len();
-        new.max(registered.saturating_sub(new))
-    }
-
-    fn forget(&mut self, now: Now, config: &Config) {
-        self.levels.forget(now.moment, config.window);
-        let size = self.size(self.present);
-        self.newcomers.forget(now.moment, config.window);
-        if self.size(self.present) < size {
-            self.levels.fell(size, now.moment, config.window);
-        }
-        while self.lately.get_min().is_some_and(|(at, _)| now.moment.since(*at) >= config.window) {
-            self.lately.remove_min();
-        }
-        while self.departed.oldest().is_some_and(|oldest| now.moment.since(oldest.moment) >= config.window) {
-            self.departed.pop_oldest();
-        }
-    }
-
-    fn is_due(&self, now: Now, config: &Config) -> bool {
-        let is_old = |at: Now| now.moment.since(at.moment) >= config.window;
-        self.departed.oldest().is_some_and(is_old)
-            || self.levels.is_older(now.moment, config.window)
-            || self.newcomers.are_older(now.moment, config.window)
-            || self.lately.get_min().is_some_and(|(at, _)| now.moment.since(*at) >= config.window)
-    }
-
-    fn is_forgotten(&self) -> bool {
-        self.held == 0 && self.departed.len() == 0 && self.newcomers.len() == 0 && self.levels.is_empty()
-    }
-
-    /// Whether strangers end a hold: as long as they are, or were, at no more than half of the addresses that may still be
-    /// alive.
-    fn believes_strangers(&self) -> bool {
-        (self.doubted + self.displaced) * 2 <= self.present + self.held + self.away.len()
-    }
-}
-
 impl Watched {
     /// Holds what vanished, or lets it go.
     pub(super) fn observe(&mut self, now: Now, config: &Config, observed: Observed, room: &mut Room) -> Vec<Outcome> {
@@ -186,22 +44,22 @@ impl Watched {
         }
         let mut outcomes = Vec::new();
         outcomes.extend(came.iter().filter_map(|came| self.come(&came.id, &came.version, came.rank)));
-        let mut by_rank: BTreeMap<Rank, (OfRank, Vec<Vanished>)> =
-            ranks.into_iter().map(|(rank, changes)| (rank, (changes, Vec::new()))).collect();
-        for vanished in vanished {
-            by_rank.entry(vanished.rank).or_default().1.push(vanished);
+        let loss = |rank, changes| Loss { rank, others: 0, changes, vanished: Vec::new() };
+        let mut by_rank: BTreeMap<Rank, Loss> =
+            ranks.into_iter().map(|(rank, changes)| (rank, loss(rank, changes))).collect();
+        for it in vanished {
+            let (rank, changes) = (it.rank, OfRank::default());
+            by_rank.entry(rank).or_insert_with(|| loss(rank, changes)).vanished.push(it);
         }
-        let registered =
-            |(changes, vanished): &(OfRank, Vec<_>)| (changes.present + vanished.len()).saturating_sub(changes.came);
-        let before: BTreeMap<Rank, usize> = by_rank.iter().map(|(rank, it)| (*rank, registered(it))).collect();
-        for (rank, (changes, vanished)) in by_rank {
+        let before: BTreeMap<Rank, usize> = by_rank.iter().map(|(rank, loss)| (*rank, loss.registered())).collect();
+        for (rank, loss) in by_rank {
             // Those with the other rank of the root are of the same service.
             let others = before.range(of_root(rank.root)).filter(|(other, _)| **other != rank);
             let most = |(rank, registered): (&Rank, &usize)| {
                 self.losses.get(rank).map_or(0, |it| it.levels.peak().max(it.before)).max(*registered)
             };
             let others = others.map(most).sum();
-            outcomes.extend(self.lose(now, config, (rank, others), changes, vanished, room));
+            outcomes.extend(self.lose(now, config, Loss { others, ..loss }, room));
         }
         for (Came { id, rank, .. }, since) in newcomers {
             self.losses.entry(*rank).or_default().newcomers.insert(id.clone(), since);
@@ -231,18 +89,11 @@ impl Watched {
         entry.filter(|it| it.vanished.version != *version).map(|it| it.vanished.gone())
     }
 
-    /// Holds or lets go what vanished with one rank, beside so many others of its root.
-    fn lose(
-        &mut self,
-        now: Now,
-        config: &Config,
-        (rank, others): (Rank, usize),
-        OfRank { present, came, moved }: OfRank,
-        vanished: Vec<Vanished>,
-        room: &mut Room,
-    ) -> Vec<Outcome> {
+    /// Holds or lets go what vanished with one rank.
+    fn lose(&mut self, now: Now, config: &Config, loss: Loss, room: &mut Room) -> Vec<Outcome> {
         // Held ones do not count here or in the peak, so that they do not keep later ones from going.
-        let registered = (present + vanished.len()).saturating_sub(came);
+        let registered = loss.registered();
+        let Loss { rank, others, changes: OfRank { present, moved, .. }, vanished } = loss;
         let losses = self.losses.entry(rank).or_default();
         let size = losses.size(registered);
         losses.present = present;
@@ -315,11 +166,7 @@ impl Watched {
 
     /// By the place of a root, what is remembered without being held, and what came and vanished within the window.
     pub(super) fn remembered(&self) -> impl Iterator<Item = (usize, Taken)> {
-        self.losses.iter().map(|(rank, losses)| {
-            let Losses { departed, newcomers, lately, .. } = &**losses;
-            let (departed, bytes) = (departed.len(), departed.bytes());
-            (rank.root, Taken { held: 0, departed, bytes, new: newcomers.len(), lately: lately.len() })
-        })
+        self.losses.iter().map(|(rank, losses)| (rank.root, losses.taken()))
     }
 
     /// Whether something of a root is remembered without being held.
@@ -491,15 +338,8 @@ impl Watched {
         // An earlier version did not write it down.
         let before = held.before.unwrap_or(losses.held + 1);
         (losses.present, losses.before) = (present, losses.before.max(before));
-        let entry = Entry::new(Departed::new(vanished, now, None), before, config);
-        let held = Held { probe: Probe::Untried, passed_over: false, ..held };
-        let ends_at = held.ends_at;
-        let mut entry = Entry { held, vanished_at: None, ..entry }.until(now, left);
-        if entry.held.ends_at.abs_diff(ends_at) < MAX_DRIFT_MS {
-            entry.held.ends_at = ends_at;
-        }
-        let taken = room.of(rank.root);
-        (taken.held, taken.bytes) = (taken.held + 1, taken.bytes + entry.bytes);
+        let entry = Entry::restored(vanished, held, now, left);
+        *room.of(rank.root) += entry.taken();
         let listed = entry.listed();
         self.put(entry, false);
         Some(listed)
@@ -546,18 +386,4 @@ impl Watched {
 fn of_root(root: usize) -> RangeInclusive<Rank> {
     let [first, last] = Rank::both_of_root(root);
     first..=last
-}
-
-/// For how long something is still to be held by a record of it. One of another boot of the machine knows only the wall
-/// clock; and until that is settled, what seems over is held for as long as it was to be at first.
-fn time_left(now: Now, held: &Held) -> Duration {
-    if let Some(AfterBoot { boot, ends_at }) = &held.after_boot
-        && !boot.is_empty()
-        && **boot == *boot_id()
-    {
-        return Duration::from_millis(*ends_at).saturating_sub(now.moment.since_boot());
-    }
-    let is_settled = now.moment.since_boot() >= CLOCK_SETTLES;
-    let from = if held.ends_at > now.wall || is_settled { now.wall } else { held.since };
-    Duration::from_millis(held.ends_at.saturating_sub(from))
 }
