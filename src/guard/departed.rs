@@ -21,12 +21,14 @@ pub(super) struct Departed {
     pub(super) at: Now,
     /// When it came, if that was within the window.
     pub(super) came: Option<Moment>,
+    /// Whether there was no room when it was to be recalled.
+    is_refused: bool,
     bytes: usize,
 }
 
 impl Departed {
     pub(super) fn new(vanished: Vanished, at: Now, came: Option<Moment>) -> Self {
-        Self { bytes: vanished.size(), vanished: vanished.into(), at, came }
+        Self { bytes: vanished.size(), vanished: vanished.into(), at, came, is_refused: false }
     }
 }
 
@@ -70,6 +72,19 @@ impl DepartedList {
     pub(super) fn pop_newest(&mut self) -> Option<Departed> {
         let number = self.by_number.get_max()?.0;
         self.take(number)
+    }
+
+    /// Notes that there is no room for the newest ones, up to this many; returns the ids of those of which that is news:
+    /// before one of which it is not, there are no others.
+    pub(super) fn refuse_newest(&mut self, most: usize) -> Vec<Arc<str>> {
+        let newest = self.by_number.iter().rev().take(most).take_while(|(_, departed)| !departed.is_refused);
+        let numbers: Vec<u64> = newest.map(|(number, _)| *number).collect();
+        let refuse = |number| {
+            let departed = self.by_number.get_mut(number)?;
+            departed.is_refused = true;
+            Some(departed.vanished.id.clone())
+        };
+        numbers.iter().filter_map(refuse).collect()
     }
 
     fn take(&mut self, number: u64) -> Option<Departed> {

@@ -28,15 +28,15 @@ mod strangers;
 mod tests;
 mod watched;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
-use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
 use semver::Version;
 
 pub use self::config::Config;
@@ -63,6 +63,8 @@ pub struct Guard {
     room: Room,
     /// Why instances are held no more, or were not, by the marks of service and id.
     let_go: OrdMap<(u64, u64), Arc<str>>,
+    /// By root, the services of which something departed there since it was last looked for what to recall.
+    departures: OrdSet<(usize, Arc<str>)>,
     /// By root, when a lack of room was last reported.
     reported: OrdMap<usize, Moment>,
     /// What began or ceased to be held since this was last asked.
@@ -89,6 +91,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The key of an instance by its place: the address to probe, the service and the id.
 type TargetKey = (Arc<str>, Arc<str>, Arc<str>);
+
+/// What was not held for lack of room: the root, the service and the id of each.
+type Refused = BTreeSet<(usize, Arc<str>, Arc<str>)>;
 
 /// The time, by a monotonic clock and in ms since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +177,16 @@ pub struct Effect {
     pub instance: Option<Instance>,
 }
 
+/// A root of which most vanished within the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub root: usize,
+    pub registered: usize,
+    /// How many of it are held for that since this revision, and of how many services.
+    pub held: usize,
+    pub services: usize,
+}
+
 /// A service with held instances, or one whose removals are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guarded<'a> {
@@ -228,6 +243,13 @@ impl Now {
     pub fn read() -> Self {
         let wall = millis_since_1970(SystemTime::now());
         Self { moment: Moment::now(), wall }
+    }
+}
+
+impl Effect {
+    /// Which instance it is about.
+    fn key(&self) -> (&str, &Version, &str) {
+        (&self.service, &self.version, &self.id)
     }
 }
 
@@ -325,59 +347,77 @@ impl Guard {
         })
     }
 
-    /// Takes in the changes of services in one revision.
-    pub fn observe(&mut self, now: Now, batch: HashMap<Arc<str>, Observed>) -> Vec<Effect> {
-        let (mut effects, left, came) = (Vec::new(), left(&batch), came(&batch));
-        let mut refused = Vec::new();
+    /// Takes in the changes of services in one revision, and how many are registered below each root from which something
+    /// vanished; returns also which of these are lost.
+    pub fn observe(
+        &mut self,
+        now: Now,
+        batch: HashMap<Arc<str>, Observed>,
+        registered: &BTreeMap<usize, usize>,
+    ) -> (Vec<Effect>, Vec<Lost>) {
+        let (left, came) = (left(&batch), came(&batch));
+        let (mut effects, mut refused) = (Vec::new(), Refused::new());
         for (service, observed) in batch {
             let has_new = observed.came.iter().any(|came| came.is_new);
             if has_new || !observed.vanished.is_empty() || self.services.contains_key(&service) {
-                let mut room = self.room.clone();
-                self.change(&service, &mut effects, |watched, config| {
-                    watched.observe(now, config, observed, &mut room)
+                let roots: BTreeSet<usize> = observed.vanished.iter().map(|it| it.rank.root).collect();
+                self.hold(&service, &mut effects, &mut refused, |watched, config, room| {
+                    watched.observe(now, config, observed, room)
                 });
-                refused.extend(room.refused.into_iter().map(|(root, id)| (root, service.clone(), id)));
+                let watched = self.services.get(&service);
+                let departed = roots.into_iter().filter(|root| watched.is_some_and(|it| it.has_departed(*root)));
+                self.departures.extend(departed.map(|root| (root, service.clone())));
             }
         }
-        let held = effects.iter().filter_map(|effect| effect.instance.as_ref());
-        let mut addresses: BTreeSet<Arc<str>> = held.map(probed_at).collect();
-        addresses.extend(left.iter().chain(&came).map(|((address, ..), _)| address.clone()));
+        let mut lost = Vec::new();
+        for (root, registered) in registered {
+            if self.is_lost(*root, *registered) {
+                lost.push(self.recall(*root, *registered, &mut effects, &mut refused));
+            }
+        }
+        lost.retain(|lost| lost.held > 0);
         left.iter().for_each(|(key, rank)| self.strangers.leave(key, *rank, now));
         for (key, rank) in &came {
             let is_held = at(&self.targets, &key.0).next().is_some();
             self.strangers.come(key, *rank, now, is_held);
         }
+        let held = effects.iter().filter_map(|effect| effect.instance.as_ref());
+        let mut addresses: BTreeSet<Arc<str>> = held.map(probed_at).collect();
+        addresses.extend(left.into_iter().chain(came).map(|((address, ..), _)| address));
         addresses.retain(|address| self.strangers.are_at(address));
         addresses.iter().for_each(|address| self.doubt_at(address, &mut effects));
         // What is held again is let go for another reason, or by being registered otherwise.
         effects.iter().for_each(|effect| drop(self.let_go.remove(&(mark(&effect.service), mark(&effect.id)))));
+        refused.retain(|(_, service, id)| self.rank_of_held(service, id).is_none());
         self.report(now, &refused);
         self.note_all(refused.iter().map(|(_, service, id)| (&**service, &**id)), NO_ROOM);
-        effects
+        (effects, lost)
     }
 
     /// Of a root of which `present` are registered, whether most of the others vanished within the window: more than are there
     /// or, where some are new, more than both.
-    pub fn is_lost(&self, root: usize, present: usize) -> bool {
+    fn is_lost(&self, root: usize, present: usize) -> bool {
         let Taken { departed, new, lately, .. } = self.room.at(root);
         let gone = departed + lately;
         departed > 0 && gone > present + new && gone + present >= self.config.min_instances
     }
 
-    /// Holds what vanished of a root within the window, however small the services are.
-    pub fn recall(&mut self, root: usize) -> Vec<Effect> {
-        let services = self.services.iter().filter(|(_, watched)| watched.has_departed(root));
-        let services: Vec<Arc<str>> = services.map(|(service, _)| service.clone()).collect();
-        let mut effects = Vec::new();
-        for service in services {
-            let room = self.room.clone();
-            self.change(&service, &mut effects, |watched, config| watched.recall(root, config, &room));
+    /// Holds what vanished of a root within the window, however small the services are: none of it is to be gone. Services
+    /// of which nothing departed since the last time have no more to be held, and are not looked at.
+    fn recall(&mut self, root: usize, registered: usize, effects: &mut Vec<Effect>, refused: &mut Refused) -> Lost {
+        let from = (root, "".into());
+        let departures = self.departures.range(from..).take_while(|(of, _)| *of == root);
+        let services: Vec<Arc<str>> = departures.map(|(_, service)| service.clone()).collect();
+        let (mut recalled, before) = (Vec::new(), self.room.at(root).held);
+        for service in &services {
+            self.departures.remove(&(root, service.clone()));
+            self.hold(service, &mut recalled, refused, |watched, config, room| watched.recall(root, config, room));
         }
-        let addresses: BTreeSet<Arc<str>> =
-            effects.iter().filter_map(|it| it.instance.as_ref()).map(probed_at).collect();
-        let of_strangers = addresses.iter().filter(|address| self.strangers.are_at(address));
-        of_strangers.cloned().collect::<Vec<_>>().iter().for_each(|address| self.doubt_at(address, &mut effects));
-        effects
+        let ids: HashSet<_> = recalled.iter().map(Effect::key).collect();
+        effects.retain(|it| !ids.contains(&it.key()));
+        let services = recalled.iter().map(|it| &it.service).collect::<HashSet<_>>().len();
+        effects.extend(recalled);
+        Lost { root, registered, held: self.room.at(root).held - before, services }
     }
 
     /// Takes in that something is listed as it is registered, that was not before for what was held.
@@ -404,8 +444,8 @@ impl Guard {
         gone.into_iter().for_each(|marks| drop(self.let_go.insert(marks, why.clone())));
     }
 
-    /// Reports instances, each with its root and its service, that were not held for lack of room.
-    fn report(&mut self, now: Now, refused: &[(usize, Arc<str>, Arc<str>)]) {
+    /// Reports what was not held for lack of room.
+    fn report(&mut self, now: Now, refused: &Refused) {
         let mut by_root: BTreeMap<usize, (usize, &Arc<str>)> = BTreeMap::new();
         for (root, service, _) in refused {
             by_root.entry(*root).or_insert((0, service)).0 += 1;
@@ -500,11 +540,10 @@ impl Guard {
         for Left { id, instance, rank, .. } in &left {
             self.strangers.leave(&(probed_at(instance), service.clone(), id.clone()), *rank, now);
         }
-        let (mut room, mut effects) = (self.room.clone(), Vec::new());
-        self.change(service, &mut effects, |watched, config| {
-            left.into_iter().filter_map(|left| watched.restore(now, config, left, &mut room)).collect()
+        let (mut effects, mut refused) = (Vec::new(), Refused::new());
+        self.hold(service, &mut effects, &mut refused, |watched, config, room| {
+            left.into_iter().filter_map(|left| watched.restore(now, config, left, room)).collect()
         });
-        let refused: Vec<_> = room.refused.into_iter().map(|(root, id)| (root, service.clone(), id)).collect();
         self.report(now, &refused);
         effects
     }
@@ -527,6 +566,19 @@ impl Guard {
     /// The services and ids of the held instances at an address.
     fn held_at(&self, address: &Arc<str>) -> Vec<(Arc<str>, Arc<str>)> {
         at(&self.targets, address).map(|((_, service, id), _)| (service.clone(), id.clone())).collect()
+    }
+
+    /// Changes what is known of a service, as far as there is room.
+    fn hold(
+        &mut self,
+        service: &Arc<str>,
+        effects: &mut Vec<Effect>,
+        refused: &mut Refused,
+        change: impl FnOnce(&mut Watched, &Config, &mut Room) -> Vec<Outcome>,
+    ) {
+        let mut room = self.room.clone();
+        self.change(service, effects, |watched, config| change(watched, config, &mut room));
+        refused.extend(room.refused.into_iter().map(|(root, id)| (root, service.clone(), id)));
     }
 
     /// Changes what is known of a service.
@@ -570,7 +622,12 @@ impl Guard {
                 *self.room.of(entry.rank().root) += entry.taken();
             }
         }
-        old.remembered().for_each(|(root, taken)| *self.room.of(root) -= taken);
+        for (root, taken) in old.remembered() {
+            *self.room.of(root) -= taken;
+            if taken.departed > 0 && !watched.has_departed(root) {
+                self.departures.remove(&(root, service.clone()));
+            }
+        }
         watched.remembered().for_each(|(root, taken)| *self.room.of(root) += taken);
         match watched.is_forgotten() {
             true => drop(self.services.remove(service)),

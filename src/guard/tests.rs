@@ -27,6 +27,8 @@ struct House {
     changes: usize,
     /// Whether what comes is found when the registry is read for the first time.
     is_first_reading: bool,
+    /// Whether roots as a whole are looked at, too.
+    counts_roots: bool,
 }
 
 fn ids(range: std::ops::Range<usize>) -> Vec<String> {
@@ -57,6 +59,11 @@ fn vanished_from(service: &str, id: &str) -> Vanished {
     Vanished { id, version, instance, variant, rank, mapped_by: None, is_lost: false }
 }
 
+/// The small service of an instance with this number.
+fn small(number: usize) -> String {
+    format!("small-{}", number / 3)
+}
+
 impl House {
     fn new() -> Self {
         Self::of(Config::default())
@@ -72,7 +79,26 @@ impl House {
         let begin = Moment::default() + MINUTE * 60;
         let now = Now { moment: begin + config.window, wall: 1_700_000_000_000 };
         let (registered, listed) = (BTreeMap::new(), BTreeMap::new());
-        Self { guard: Guard::new(config, roots, begin), now, registered, listed, changes: 0, is_first_reading: false }
+        Self {
+            guard: Guard::new(config, roots, begin),
+            now,
+            registered,
+            listed,
+            changes: 0,
+            is_first_reading: false,
+            counts_roots: false,
+        }
+    }
+
+    /// One that looks at roots as a whole, and that has had this many services of three instances each for long, with
+    /// consecutive ids, and others.
+    fn of_small_services(config: Config, count: usize, others: &[(&str, Vec<String>)]) -> Self {
+        let mut house = Self::of(config);
+        (house.is_first_reading, house.counts_roots) = (true, true);
+        (0..count * 3).for_each(|number| house.come(&small(number), &ids(number..number + 1)));
+        others.iter().for_each(|(service, ids)| house.come(service, ids));
+        house.is_first_reading = false;
+        house
     }
 
     fn with(service: &str, count: usize) -> Self {
@@ -122,7 +148,10 @@ impl House {
             batch.insert(Arc::from(*service), observed);
         }
         let before = self.served();
-        let effects = self.guard.observe(self.now, batch);
+        let lossy = batch.values().flat_map(|it| &it.vanished).map(|it| it.rank.root).filter(|_| self.counts_roots);
+        let of_root = |of: usize| self.registered.values().flatten().filter(|id| rank(id).root == of).count();
+        let registered = lossy.map(|root| (root, of_root(root))).collect();
+        let (effects, _) = self.guard.observe(self.now, batch, &registered);
         self.take(effects);
         self.changes += usize::from(self.served() != before);
         for (service, ids) in &self.registered {

@@ -175,17 +175,20 @@ impl Watched {
     }
 
     /// Holds what vanished of a root within the window, as far as there is room.
-    pub(super) fn recall(&mut self, root: usize, config: &Config, room: &Room) -> Vec<Outcome> {
+    pub(super) fn recall(&mut self, root: usize, config: &Config, room: &mut Room) -> Vec<Outcome> {
         if self.accepted.is_some() {
             return Vec::new();
         }
         let (most, mut recalled) = (room.for_held(root, config.max_held), Vec::new());
         for (_, losses) in self.losses.range_mut(of_root(root)) {
             let peak = losses.levels.peak().max(losses.size(losses.present));
-            let missing = peak.saturating_sub(losses.present + losses.lately.len());
-            losses.before = losses.before.max(peak);
-            let room = most - recalled.len();
-            recalled.extend(std::iter::from_fn(|| losses.departed.pop_newest()).take(missing.min(room)));
+            let missing = peak.saturating_sub(losses.present + losses.lately.len()).min(losses.departed.len());
+            let fitting = missing.min(most - recalled.len());
+            if fitting > 0 {
+                losses.before = losses.before.max(peak);
+            }
+            recalled.extend((0..fitting).filter_map(|_| losses.departed.pop_newest()));
+            room.refuse(root, losses.departed.refuse_newest(missing - fitting).into_iter());
         }
         let is_held_above = |id: &str| self.held.get(id).is_some_and(|entry| entry.rank().root < root);
         recalled.retain(|it| !is_held_above(&it.vanished.id));

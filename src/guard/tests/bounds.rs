@@ -9,7 +9,7 @@ fn how_long_names_are_makes_no_difference_to_what_is_remembered_of_them() {
     let gone = vec![Effect { service: name.clone(), version: Version::new(1, 0, 0), id: name.clone(), instance: None }];
     house.guard.note(&gone, "it refused");
     let observed = Observed { moved: vec![(name.clone(), name.clone(), Rank::default())], ..Observed::default() };
-    house.guard.observe(house.now, HashMap::from([(name.clone(), observed)]));
+    house.guard.observe(house.now, HashMap::from([(name.clone(), observed)]), &BTreeMap::new());
     drop(gone);
     assert_eq!((house.guard.strangers.len(), house.guard.let_go.len()), (1, 1));
     assert_eq!(Arc::strong_count(&name), 1, "none of them is kept");
@@ -81,7 +81,7 @@ fn no_root_takes_the_room_of_another_and_what_is_not_held_for_lack_of_it_is_name
     for number in 0..30 {
         let vanished = ids_below(1, number..number + 1).iter().map(fat).collect();
         let batch = HashMap::from([("junk".into(), Observed { vanished, ..Observed::default() })]);
-        let effects = fed.guard.observe(fed.now, batch);
+        let (effects, _) = fed.guard.observe(fed.now, batch, &BTreeMap::new());
         fed.take(effects);
     }
     assert!((20..28).contains(&fed.count("junk").1), "{:?}", fed.guard.room);
@@ -90,22 +90,30 @@ fn no_root_takes_the_room_of_another_and_what_is_not_held_for_lack_of_it_is_name
     assert_eq!(fed.count("web"), (7, 7), "so it is with bytes");
 }
 
+/// The time that this thread has had.
+fn spent() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock").into()
+}
+
+/// What is observed where some instances of a service vanish, and so many are left.
+fn vanish(numbers: std::ops::Range<usize>, present: usize) -> Observed {
+    let vanished = |number: usize| vanished_from("web", &format!("10.{}.{}.1:80", number / 100, number % 100));
+    Observed {
+        vanished: numbers.map(vanished).collect(),
+        ranks: BTreeMap::from([(Rank::of_root(0), OfRank { present, ..OfRank::default() })]),
+        ..Observed::default()
+    }
+}
+
 #[test]
 fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
-    use nix::time::{ClockId, clock_gettime};
-    let spent = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock"));
     let cost = |count: usize| {
-        let vanished = |number: usize| vanished_from("web", &format!("10.{}.{}.1:80", number / 100, number % 100));
         let (mut guard, now) = (Guard::new(Config::default(), 1, Moment::default()), Now::read());
         let mut go = |numbers: std::ops::Range<usize>| {
-            let present = count - numbers.end;
-            let observed = Observed {
-                vanished: numbers.map(vanished).collect(),
-                ranks: BTreeMap::from([(Rank::of_root(0), OfRank { present, ..OfRank::default() })]),
-                ..Observed::default()
-            };
+            let observed = vanish(numbers.clone(), count - numbers.end);
             let (batch, begun) = (HashMap::from([("web".into(), observed)]), spent());
-            guard.observe(now, batch);
+            guard.observe(now, batch, &BTreeMap::new());
             spent() - begun
         };
         let most = count / 2 + 1;
@@ -119,9 +127,36 @@ fn what_one_more_costs_does_not_grow_with_those_that_are_held() {
 }
 
 #[test]
+fn what_one_more_of_a_lost_root_costs_does_not_grow_with_those_that_could_not_be_held() {
+    let cost = |services: usize| {
+        let config = Config { max_held: services + 60, ..Config::default() };
+        let (mut guard, now) = (Guard::new(config, 1, Moment::default()), Now::read());
+        let mut go = |services: std::ops::Range<usize>, numbers: std::ops::Range<usize>| {
+            let batch = services.map(|it| (it.to_string().into(), vanish(numbers.clone(), 0))).collect();
+            let begun = spent();
+            guard.observe(now, batch, &BTreeMap::from([(0, 0)]));
+            spent() - begun
+        };
+        go(0..1, 0..services + 60);
+        go(1..services, 0..1);
+        let least = (services..services + 50).map(|service| go(service..service + 1, 0..1)).min();
+        let taken = guard.room.taken();
+        assert_eq!((taken.held, taken.departed), (services + 60, services + 49), "it has no room");
+        least.expect("fifty")
+    };
+    let (few, many) = (cost(50), cost(2_000));
+    assert!(many < few * 10, "{few:?}, {many:?}");
+}
+
+#[test]
 fn whatever_comes_goes_and_is_probed_the_sums_are_those_of_what_is_there() {
+    for (counts_roots, max_held) in [(false, 1_000), (true, 1_000), (true, 10)] {
+        whatever_happens(House { counts_roots, ..House::of(Config { max_held, ..Config::default() }) });
+    }
+}
+
+fn whatever_happens(mut house: House) {
     fastrand::seed(11);
-    let mut house = House::new();
     let random = |most: usize| fastrand::usize(0..most);
     for _ in 0..3_000 {
         let service = ["a", "b", "c"][random(3)];
@@ -146,6 +181,6 @@ fn whatever_comes_goes_and_is_probed_the_sums_are_those_of_what_is_there() {
         }
     }
     house.pass(MINUTE * 20);
-    assert!(house.guard.is_idle());
+    assert!(house.guard.is_idle() && house.guard.departures.is_empty());
     assert_eq!(house.guard.room.taken(), Default::default());
 }

@@ -14,7 +14,7 @@ fn what_has_no_port_is_probed_by_nobody_and_ends_with_its_time() {
     };
     let vanished = ids(0..5).iter().map(|id| no_port(id)).collect();
     let observed = Observed { vanished, ..Observed::default() };
-    let effects = house.guard.observe(house.now, HashMap::from([("web".into(), observed)]));
+    let (effects, _) = house.guard.observe(house.now, HashMap::from([("web".into(), observed)]), &BTreeMap::new());
     house.take(effects);
     assert_eq!((house.count("web"), house.addresses().len()), ((5, 5), 0));
     house.pass(MINUTE * 10);

@@ -77,3 +77,25 @@ fn instances_below_a_later_root_have_no_silent_ones_passed_over() {
     house.probed(&ids(0..1), Found::Answering);
     assert_eq!(passed_over(&house), 5);
 }
+
+#[test]
+fn of_a_root_that_is_lost_as_much_is_held_as_there_is_room_for_and_the_rest_is_named() {
+    let config = Config { max_held: 12, ..Config::default() };
+    let mut house = House::of_small_services(config, 8, &[("web", ids(100..110))]);
+    house.go("web", &ids(100..110));
+    let why = |house: &House, number: usize| {
+        let id = &ids(number..number + 1)[0];
+        house.guard.why_not_held(&small(number), id).map(str::to_owned)
+    };
+    for number in 0..8 {
+        assert_eq!((house.guard.count_of_held(), why(&house, 0)), (10, None), "{number}: half is left");
+        house.go(&small(number), &ids(number..number + 1));
+    }
+    assert_eq!((house.guard.count_of_held(), house.count(&small(0))), (12, (2, 2)));
+    let unnamed: Vec<_> = (0..9).filter(|number| why(&house, *number).is_none()).collect();
+    assert_eq!(unnamed, [1, 2, 8], "two are held, and one is registered");
+    assert_eq!(house.guard.reported.len(), 1);
+    house.go(&small(8), &ids(8..9));
+    assert_eq!(why(&house, 8).as_deref(), Some(NO_ROOM));
+    assert!(house.guard.departures.is_empty(), "nothing more is looked for");
+}

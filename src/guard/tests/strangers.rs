@@ -175,3 +175,16 @@ fn what_is_back_where_strangers_took_its_place_is_counted_once() {
     house.pass(DOUBT);
     assert_eq!(house.count("b"), (10, 5), "six of ten may be made up");
 }
+
+#[test]
+fn what_is_held_with_most_of_its_root_is_doubted_where_a_stranger_came_before() {
+    let mut house = House::of_small_services(Config::default(), 10, &[]);
+    house.go(&small(0), &ids(0..1));
+    house.come("other", &ids(0..1));
+    house.pass(DOUBT - STEP);
+    (1..17).for_each(|number| house.go(&small(number), &ids(number..number + 1)));
+    assert_eq!(house.count(&small(0)), (3, 3));
+    house.pass(STEP);
+    assert_eq!(house.count(&small(0)), (2, 2));
+    assert!(!house.listed[&small(0)].contains_key(&ids(0..1)[0]), "the other is there");
+}

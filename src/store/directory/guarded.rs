@@ -8,7 +8,7 @@ use semver::Version;
 use super::Directory;
 use super::claims::{Listed, id};
 use crate::format::Config;
-use crate::guard::{Came, Effect, Guard, Left, Now, Observed, OfRank, Rank, Vanished, Which, probed_at};
+use crate::guard::{Came, Effect, Guard, Left, Lost, Now, Observed, OfRank, Rank, Vanished, Which, probed_at};
 use crate::model::{Endpoint, Format, Instance, NodePath, Record};
 use crate::store::Feed;
 use crate::store::instances::{NODE_MARK, Provider};
@@ -71,32 +71,6 @@ impl Directory {
                 registered => tracing::info!(%service, registered, "nothing of the service is held any more"),
             }
         }
-    }
-
-    /// Holds all that vanished within the window below a root of which most did, and not what was to be gone of that.
-    fn hold_if_lost(&mut self, feeds: &[Arc<Feed>], root: usize, mut effects: Vec<Effect>) -> Vec<Effect> {
-        let registered = self.registrations.count_of_root(root);
-        if !self.guard.is_lost(root, registered) {
-            return effects;
-        }
-        let recalled = self.guard.recall(root);
-        let ids: HashSet<_> = recalled.iter().map(|it| (&it.service, &it.version, &it.id)).collect();
-        effects.retain(|it| !ids.contains(&(&it.service, &it.version, &it.id)));
-        if !recalled.is_empty() {
-            let services = recalled.iter().map(|it| &it.service).collect::<HashSet<_>>().len();
-            let root = feeds.iter().flat_map(|feed| feed.services()).find(|config| config.rank == root);
-            let root = root.map(|config| config.root.to_string()).unwrap_or_default();
-            let held = recalled.len();
-            tracing::warn!(
-                root,
-                registered,
-                held,
-                services,
-                "most of what is registered below a root vanished at once; it is held"
-            );
-        }
-        effects.extend(recalled);
-        effects
     }
 
     /// Lists what nodes register now, and has the guard decide about everything that vanished in this revision. If a feed
@@ -164,10 +138,9 @@ impl Directory {
             batch.insert(service, observed);
         }
         let roots: BTreeSet<usize> = batch.values().flat_map(|it| &it.vanished).map(|it| it.rank.root).collect();
-        let mut effects = self.guard.observe(now, batch);
-        for root in roots {
-            effects = self.hold_if_lost(feeds, root, effects);
-        }
+        let registered = roots.into_iter().map(|root| (root, self.registrations.count_of_root(root))).collect();
+        let (mut effects, lost) = self.guard.observe(now, batch, &registered);
+        lost.into_iter().for_each(|lost| report_loss(feeds, lost));
         effects.extend(ended.iter().flat_map(|(service, ids)| self.guard.release(service, Which::Ids(ids))));
         self.carry_out(effects);
         self.tell_of_ends(protected);
@@ -321,6 +294,19 @@ impl Directory {
             self.list_provider(service.clone(), version, provider);
         }
     }
+}
+
+/// Logs that most of a root vanished.
+fn report_loss(feeds: &[Arc<Feed>], Lost { root, registered, held, services }: Lost) {
+    let root = feeds.iter().flat_map(|feed| feed.services()).find(|config| config.rank == root);
+    let root = root.map(|config| config.root.to_string()).unwrap_or_default();
+    tracing::warn!(
+        root,
+        registered,
+        held,
+        services,
+        "most of what is registered below a root vanished at once; it is held, as far as there is room"
+    );
 }
 
 /// An instance that is no longer registered.
