@@ -33,6 +33,18 @@ pub(super) struct Losses {
     pub(super) away: OrdSet<u64>,
 }
 
+/// The sums over both ranks of a root, which are of the same service.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    present: usize,
+    pub(super) held: usize,
+    silent: usize,
+    before: usize,
+    doubted: usize,
+    displaced: usize,
+    away: usize,
+}
+
 /// What vanished in one revision with one rank, or what else changed there.
 pub(super) struct Loss {
     pub(super) rank: Rank,
@@ -90,10 +102,32 @@ impl Losses {
         let (departed, bytes) = (departed.len(), departed.bytes());
         Taken { held: 0, departed, bytes, new: newcomers.len(), lately: lately.len() }
     }
+}
+
+impl Sums {
+    pub(super) fn of<'a>(ranks: impl Iterator<Item = &'a Losses>) -> Self {
+        let mut sums = Self::default();
+        for losses in ranks {
+            sums.present += losses.present;
+            sums.held += losses.held;
+            sums.silent += losses.silent;
+            sums.before += losses.before;
+            sums.doubted += losses.doubted;
+            sums.displaced += losses.displaced;
+            sums.away += losses.away.len();
+        }
+        sums
+    }
+
+    /// Whether silent instances are passed over: if at least half of all are well, or half as many are registered as before
+    /// the loss.
+    pub(super) fn passes_over(&self) -> bool {
+        self.silent * 2 <= self.present + self.held || self.present * 2 >= self.before
+    }
 
     /// Whether strangers end a hold: as long as they are, or were, at no more than half of the addresses that may still be
     /// alive.
     pub(super) fn believes_strangers(&self) -> bool {
-        (self.doubted + self.displaced) * 2 <= self.present + self.held + self.away.len()
+        (self.doubted + self.displaced) * 2 <= self.present + self.held + self.away
     }
 }

@@ -155,8 +155,6 @@ pub struct Left {
     pub id: Arc<str>,
     pub instance: Instance,
     pub rank: Rank,
-    /// How many of the service are registered with its rank.
-    pub present: usize,
 }
 
 /// An instance that is held now, or no longer.
@@ -534,14 +532,22 @@ impl Guard {
         effects
     }
 
-    /// Holds what an earlier process held of a service; all of it at once, since each change costs by what is held. What
-    /// has no effect is not held: its time is over, or there is no room.
-    pub fn restore(&mut self, now: Now, service: &Arc<str>, left: Vec<Left>) -> Vec<Effect> {
+    /// Holds what an earlier process held of a service, of which so many are registered with each rank of its roots; all of
+    /// it at once, since each change costs by what is held. What has no effect is not held: its time is over, or there is no
+    /// room.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        service: &Arc<str>,
+        left: Vec<Left>,
+        present: BTreeMap<Rank, usize>,
+    ) -> Vec<Effect> {
         for Left { id, instance, rank, .. } in &left {
             self.strangers.leave(&(probed_at(instance), service.clone(), id.clone()), *rank, now);
         }
         let (mut effects, mut refused) = (Vec::new(), Refused::new());
         self.hold(service, &mut effects, &mut refused, |watched, config, room| {
+            watched.count(present);
             left.into_iter().filter_map(|left| watched.restore(now, config, left, room)).collect()
         });
         self.report(now, &refused);

@@ -40,11 +40,20 @@ fn ids_below(root: usize, range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("192.168.{root}.{number}:80")).collect()
 }
 
+/// At the end of the ids of what an application offers.
+const APPLICATION: &str = "?application";
+
+/// The same, as what an application offers.
+fn of_application(ids: Vec<String>) -> Vec<String> {
+    ids.into_iter().map(|id| id + APPLICATION).collect()
+}
+
 /// The rank with which an id is registered.
 fn rank(id: &str) -> Rank {
     let below = id.strip_prefix("192.168.").and_then(|rest| rest.split('.').next());
     let below = id.split_once("?root=").map(|(_, root)| root).or(below);
-    Rank::of_root(below.and_then(|root| root.parse().ok()).unwrap_or(0))
+    let root = below.and_then(|root| root.parse().ok()).unwrap_or(0);
+    Rank { root, is_application: id.ends_with(APPLICATION) }
 }
 
 /// The address of an id, which may have a variant after it.
@@ -134,7 +143,7 @@ impl House {
             });
             let came: Vec<_> = came.collect();
             let ranks = vanished.iter().map(|it| it.rank).chain(came.iter().map(|it| it.rank));
-            let ranks: BTreeSet<Rank> = ranks.collect();
+            let ranks: BTreeSet<Rank> = ranks.flat_map(|rank| Rank::both_of_root(rank.root)).collect();
             let of_rank = |of: Rank| OfRank {
                 present: registered.iter().filter(|id| rank(id) == of).count(),
                 came: came.iter().filter(|it| it.rank == of).count(),
@@ -206,15 +215,18 @@ impl House {
         for (service, ids) in all {
             let registered = &self.registered[&service];
             let left = |(id, held): (&String, &Option<Held>)| {
-                let (held, rank_of_it) = (held.clone()?, rank(id));
-                let instance = Instance { held: Some(held.into()), ..Instance::at(&service, address(id)) };
-                let present = registered.iter().filter(|id| rank(id) == rank_of_it).count();
-                Some(Left { id: id.as_str().into(), instance, rank: rank_of_it, present })
+                let instance = Instance { held: Some(held.clone()?.into()), ..Instance::at(&service, address(id)) };
+                Some(Left { id: id.as_str().into(), instance, rank: rank(id) })
             };
             let mut left: Vec<_> = ids.iter().filter_map(left).collect();
             // A file has them in another order.
             fastrand::shuffle(&mut left);
-            let effects = self.guard.restore(self.now, &service.as_str().into(), left);
+            let roots: BTreeSet<usize> = left.iter().map(|it| it.rank.root).collect();
+            let mut present: BTreeMap<Rank, usize> = BTreeMap::new();
+            for rank in registered.iter().map(|id| rank(id)).filter(|rank| roots.contains(&rank.root)) {
+                *present.entry(rank).or_default() += 1;
+            }
+            let effects = self.guard.restore(self.now, &service.as_str().into(), left, present);
             self.listed.entry(service).and_modify(|ids| ids.retain(|_, held| held.is_none()));
             effects.into_iter().for_each(|effect| self.list(effect));
         }

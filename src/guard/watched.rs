@@ -9,7 +9,7 @@ use semver::Version;
 
 use super::departed::Departed;
 use super::entry::{Entry, Outcome, time_left};
-use super::losses::{Loss, Losses};
+use super::losses::{Loss, Losses, Sums};
 use super::room::{Room, Taken};
 use super::{Came, Config, DOUBT, Found, Left, Now, Observed, OfRank, Rank, Vanished, Which, mark};
 use crate::clock::Moment;
@@ -195,14 +195,18 @@ impl Watched {
         recalled.into_iter().map(|departed| self.hold(departed, config)).collect()
     }
 
-    /// Whether strangers end holds of each rank.
+    /// Whether strangers end holds of each root.
     pub(super) fn believes_strangers(&self) -> bool {
-        self.losses.values().all(|losses| losses.believes_strangers())
+        self.losses.keys().all(|rank| self.sums(rank.root).believes_strangers())
+    }
+
+    fn sums(&self, root: usize) -> Sums {
+        Sums::of(self.losses.range(of_root(root)).map(|(_, losses)| &**losses))
     }
 
     /// The ids of those whose hold has ended, and whether strangers ended it.
     fn over(&self, now: Now) -> impl Iterator<Item = (&Arc<str>, bool)> {
-        let are_believed = |rank| self.losses.get(&rank).is_none_or(|losses| losses.believes_strangers());
+        let are_believed = |rank: Rank| self.sums(rank.root).believes_strangers();
         self.held.iter().filter_map(move |(id, entry)| {
             let is_doubted = entry.doubted.is_some_and(|since| now.moment.since(since) >= DOUBT);
             let is_displaced = is_doubted && are_believed(entry.rank());
@@ -281,28 +285,27 @@ impl Watched {
         })
     }
 
-    /// Passes over silent instances if at least half of all of their root are well, or half as many are registered as
-    /// before the loss; returns those for which that changed. Otherwise the probes may be at fault, and all are
-    /// chosen.
+    /// Passes over silent instances where most of their root are well; returns those for which that changed. Otherwise the
+    /// probes may be at fault, and all are chosen.
     pub(super) fn pass_over(&mut self) -> Vec<Outcome> {
-        for losses in self.losses.values_mut().filter(|losses| losses.held == 0) {
-            (losses.before, losses.displaced, losses.away) = (0, 0, OrdSet::new());
-        }
-        // Both ranks of a root are of one service, so both are remembered.
-        let remembered = self.losses.iter().filter(|(_, losses)| !losses.is_forgotten());
-        let remembered: BTreeSet<usize> = remembered.map(|(rank, _)| rank.root).collect();
-        self.losses.retain(|rank, _| remembered.contains(&rank.root));
-        let mut of_roots: BTreeMap<usize, [usize; 4]> = BTreeMap::new();
-        for (rank, Losses { silent, present, held, before, .. }) in self.losses.iter().map(|(rank, it)| (rank, &**it)) {
-            let all = of_roots.entry(rank.root).or_default();
-            all.iter_mut().zip([*silent, *present, *held, *before]).for_each(|(all, one)| *all += one);
-        }
         let mut changed = BTreeMap::new();
-        for (rank, losses) in &mut self.losses {
-            let [silent, present, held, before] = of_roots.get(&rank.root).copied().unwrap_or_default();
-            let passes_over = silent * 2 <= present + held || present * 2 >= before;
-            if std::mem::replace(&mut losses.passes_over, passes_over) != passes_over && losses.silent > 0 {
-                changed.insert(*rank, passes_over);
+        for root in self.losses.keys().map(|rank| rank.root).collect::<BTreeSet<_>>() {
+            let is_held = self.sums(root).held > 0;
+            for (_, losses) in self.losses.range_mut(of_root(root)) {
+                losses.before = if losses.held > 0 { losses.before } else { 0 };
+                if !is_held {
+                    (losses.displaced, losses.away) = (0, OrdSet::new());
+                }
+            }
+            // Both ranks of a root are of one service, so both are remembered.
+            if self.losses.range(of_root(root)).all(|(_, losses)| losses.is_forgotten()) {
+                self.losses.retain(|rank, _| rank.root != root);
+            }
+            let passes_over = self.sums(root).passes_over();
+            for (rank, losses) in self.losses.range_mut(of_root(root)) {
+                if std::mem::replace(&mut losses.passes_over, passes_over) != passes_over && losses.silent > 0 {
+                    changed.insert(*rank, passes_over);
+                }
             }
         }
         if changed.is_empty() {
@@ -322,9 +325,14 @@ impl Watched {
         marked.collect()
     }
 
+    /// Takes in how many are registered with some ranks.
+    pub(super) fn count(&mut self, present: BTreeMap<Rank, usize>) {
+        present.into_iter().for_each(|(rank, present)| self.losses.entry(rank).or_default().present = present);
+    }
+
     /// Holds what an earlier process held, until its time is over; None: it is over, or there is no room.
     pub(super) fn restore(&mut self, now: Now, config: &Config, left: Left, room: &mut Room) -> Option<Outcome> {
-        let Left { id, instance, rank, present } = left;
+        let Left { id, instance, rank } = left;
         let held = instance.held.as_deref()?.clone();
         let left = time_left(now, &held).min(config.max_hold);
         if left.is_zero() {
@@ -340,7 +348,7 @@ impl Watched {
         let losses = self.losses.entry(rank).or_default();
         // An earlier version did not write it down.
         let before = held.before.unwrap_or(losses.held + 1);
-        (losses.present, losses.before) = (present, losses.before.max(before));
+        losses.before = losses.before.max(before);
         let entry = Entry::restored(vanished, held, now, left);
         *room.of(rank.root) += entry.taken();
         let listed = entry.listed();

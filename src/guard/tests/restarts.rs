@@ -57,8 +57,8 @@ fn what_an_earlier_process_held_is_held_for_the_rest_of_its_time() {
     };
     let restore = |house: &mut House, id: &str, held: Held| {
         let instance = Instance { held: Some(held.into()), ..Instance::at("web", id) };
-        let left = Left { id: id.into(), instance, rank: Rank::of_root(0), present: 0 };
-        let effects = house.guard.restore(house.now, &"web".into(), vec![left]);
+        let left = Left { id: id.into(), instance, rank: Rank::of_root(0) };
+        let effects = house.guard.restore(house.now, &"web".into(), vec![left], BTreeMap::new());
         house.take(effects);
     };
     let wall = house.now.wall;
@@ -86,4 +86,16 @@ fn however_many_an_earlier_process_held_they_are_held_again_in_one_change_and_as
     house.restart();
     assert_eq!((house.count("web"), house.guard.count_of_held()), ((100, 100), 100));
     assert_eq!(house.guard.reported.len(), 1);
+}
+
+#[test]
+fn of_a_service_below_one_root_what_applications_offer_counts_also_after_a_restart() {
+    let mut house = House::with("web", 10);
+    house.come("web", &of_application(ids(10..15)));
+    house.go("web", &ids(0..10));
+    for _ in 0..2 {
+        house.probed(&ids(0..10), Found::Silent);
+        assert_eq!(house.marks("web"), [(Probe::Silent, true); 10], "half as many are registered as before");
+        house.restart();
+    }
 }

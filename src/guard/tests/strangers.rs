@@ -188,3 +188,29 @@ fn what_is_held_with_most_of_its_root_is_doubted_where_a_stranger_came_before() 
     assert_eq!(house.count(&small(0)), (2, 2));
     assert!(!house.listed[&small(0)].contains_key(&ids(0..1)[0]), "the other is there");
 }
+
+#[test]
+fn strangers_are_counted_with_all_addresses_of_a_service_below_its_root_providers_and_applications() {
+    let both = |applications: usize| {
+        let mut house = House::with("web", 10);
+        house.come("web", &of_application(ids(10..10 + applications)));
+        house.go("web", &ids(0..10));
+        house
+    };
+    let mut few = both(1);
+    few.come("x", &ids(0..6));
+    few.pass(DOUBT);
+    assert_eq!(few.count("web"), (11, 10), "six of eleven may be made up");
+    let mut many = both(2);
+    many.come("x", &ids(0..6));
+    many.pass(DOUBT);
+    assert_eq!(many.count("web"), (6, 4), "six of twelve");
+    many.go("web", &of_application(ids(10..12)));
+    assert_eq!(many.count("web"), (6, 6));
+    many.come("x", &ids(10..11));
+    many.pass(DOUBT);
+    assert_eq!(many.count("web"), (6, 6), "seven of twelve, one after the other");
+    many.probed(&ids(6..10), Found::Refused);
+    many.pass(STEP);
+    assert_eq!(many.count("web"), (2, 2), "it stays so while any are held");
+}

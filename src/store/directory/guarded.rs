@@ -115,13 +115,8 @@ impl Directory {
             if ranks.is_empty() {
                 continue;
             }
-            // Those with the other rank of a root are of the same service.
-            let roots: BTreeSet<usize> = ranks.keys().map(|rank| rank.root).collect();
-            for rank in roots.into_iter().flat_map(Rank::both_of_root) {
-                let present = self.registrations.count_of_rank(&service, rank);
-                if present > 0 || ranks.contains_key(&rank) {
-                    ranks.entry(rank).or_default().present = present;
-                }
+            for (rank, present) in self.present(&service, ranks.keys()) {
+                ranks.entry(rank).or_default().present = present;
             }
             let is_new =
                 |it: &Provider| !is_first && it.instances.first().is_some_and(|instance| is_guarded(feeds, instance));
@@ -199,9 +194,18 @@ impl Directory {
         }
         let mut effects = Vec::new();
         for (service, left) in by_service {
-            effects.extend(self.guard.restore(now, &service, left));
+            let present = self.present(&service, left.iter().map(|it| &it.rank));
+            effects.extend(self.guard.restore(now, &service, left, present));
         }
         self.carry_out(effects);
+    }
+
+    /// How many of a service are registered with each rank of the roots of some; those with the other rank of a root are of
+    /// the same service.
+    fn present<'r>(&self, service: &Arc<str>, ranks: impl Iterator<Item = &'r Rank>) -> BTreeMap<Rank, usize> {
+        let both = ranks.flat_map(|rank| Rank::both_of_root(rank.root));
+        let counts = both.map(|rank| (rank, self.registrations.count_of_rank(service, rank)));
+        counts.filter(|(_, present)| *present > 0).collect()
     }
 
     /// What an earlier process held, if it is to be held again.
@@ -217,8 +221,7 @@ impl Directory {
         {
             return None;
         }
-        let (id, present) = (id(&address, &held.variant), self.registrations.count_of_rank(&instance.service, rank));
-        Some(Left { id, instance, rank, present })
+        Some(Left { id: id(&address, &held.variant), instance, rank })
     }
 
     /// The roots that lost more than half of their registering nodes.
