@@ -60,9 +60,9 @@ impl PartialEq for Entry {
 
 impl Entry {
     pub(super) fn new(Departed { vanished, at, .. }: Departed, before: usize, config: &Config) -> Self {
-        let Vanished { variant, mapped_by, .. } = &*vanished;
-        let (variant, mapped_by, before) = (variant.clone(), mapped_by.clone(), Some(before));
-        let held = Held { since: at.wall, variant, mapped_by, before, ..Held::default() };
+        let Vanished { variant, decided_by, .. } = &*vanished;
+        let (variant, decided_by, before) = (variant.clone(), decided_by.clone(), Some(before));
+        let held = Held { since: at.wall, variant, decided_by, before, ..Held::default() };
         Self::of(vanished, held, Some(at.moment), at).until(at, config.max_hold)
     }
 

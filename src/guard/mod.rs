@@ -143,8 +143,8 @@ pub struct Vanished {
     pub instance: Instance,
     pub variant: Box<str>,
     pub rank: Rank,
-    /// The root that decided about an application, if not that of its node.
-    pub mapped_by: Option<Box<str>>,
+    /// The root that decided about an application as an interface.
+    pub decided_by: Option<Box<str>>,
     /// Whether it went with more than half of its root while the sidecar was not watching.
     pub is_lost: bool,
 }

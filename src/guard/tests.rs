@@ -65,7 +65,7 @@ fn address(id: &str) -> &str {
 fn vanished_from(service: &str, id: &str) -> Vanished {
     let (instance, version) = (Instance::at(service, address(id)), Version::new(1, 0, 0));
     let (id, variant, rank) = (id.into(), "".into(), rank(id));
-    Vanished { id, version, instance, variant, rank, mapped_by: None, is_lost: false }
+    Vanished { id, version, instance, variant, rank, decided_by: None, is_lost: false }
 }
 
 /// The small service of an instance with this number.

@@ -342,9 +342,9 @@ impl Watched {
             room.refuse(rank.root, std::iter::once(id));
             return None;
         }
-        let (version, variant, mapped_by) = (instance.version.clone(), held.variant.clone(), held.mapped_by.clone());
+        let (version, variant, decided_by) = (instance.version.clone(), held.variant.clone(), held.decided_by.clone());
         let instance = Instance { held: None, ..instance };
-        let vanished = Vanished { id, version, instance, variant, rank, mapped_by, is_lost: false };
+        let vanished = Vanished { id, version, instance, variant, rank, decided_by, is_lost: false };
         let losses = self.losses.entry(rank).or_default();
         // An earlier version did not write it down.
         let before = held.before.unwrap_or(losses.held + 1);

@@ -111,9 +111,9 @@ pub struct Held {
     /// What distinguished it from others at its address, so that it is recognized after a restart.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub variant: Box<str>,
-    /// The root that decided about an application as an interface, since it maps that; None: that of its node.
+    /// The root that decided about an application as an interface: its own, or one that maps it. None: it is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mapped_by: Option<Box<str>>,
+    pub decided_by: Option<Box<str>>,
     /// How many the service had before the loss; None: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<usize>,

@@ -104,8 +104,8 @@ impl Directory {
                 let claims = self.registrations.claims();
                 let has_changed = claims.has_in_place_of(&service, &address, &it.variant, it.rank);
                 if is_guarded(feeds, &it.instance) && !has_changed {
-                    let (is_lost, mapped_by) = (is_lost(&it), mapped_by(feeds, &it));
-                    vanished.push(Vanished { is_lost, mapped_by, ..it });
+                    let (is_lost, decided_by) = (is_lost(&it), decided_by(feeds, &it));
+                    vanished.push(Vanished { is_lost, decided_by, ..it });
                 } else {
                     of_rank.moved += 1;
                     self.give_up(&it.id, &service, &it.version);
@@ -267,12 +267,12 @@ impl Directory {
         }
     }
 
-    /// The rank of the root that mapped the interface as which an application was held; where that was not written, of
-    /// the first that maps it, or may have done so.
+    /// The rank of the root that decided about the interface as which an application was held; where that was not written,
+    /// of the first that maps it, or may have done so.
     fn root_of_mapping(&self, feeds: &[Arc<Feed>], config: &Config, instance: &Instance) -> usize {
         let Some(application) = application_of(config, instance) else { return 0 };
-        if let Some(root) = instance.held.as_deref().and_then(|held| held.mapped_by.as_deref()) {
-            let by = mapping(feeds, instance).find(|it| it.root.as_str() == root);
+        if let Some(root) = instance.held.as_deref().and_then(|held| held.decided_by.as_deref()) {
+            let by = std::iter::once(config).chain(mapping(feeds, instance)).find(|it| it.root.as_str() == root);
             // If it is configured no more, it is of the last.
             return by.map(|it| it.rank).or_else(|| mapping(feeds, instance).map(|it| it.rank).max()).unwrap_or(0);
         }
@@ -317,7 +317,7 @@ fn gone(Listed { version, provider, rank }: Listed) -> Option<Gone> {
     let (id, instance) = (provider.id, provider.instances.first()?.clone());
     let address = instance.endpoints.first().map(Endpoint::address).unwrap_or_default();
     let variant = variant(&id, &address).into();
-    Some((Vanished { id, version, instance, variant, rank, mapped_by: None, is_lost: false }, address.into()))
+    Some((Vanished { id, version, instance, variant, rank, decided_by: None, is_lost: false }, address.into()))
 }
 
 /// Which variant at its address an instance is, by its id.
@@ -325,11 +325,11 @@ fn variant<'i>(id: &'i str, address: &str) -> &'i str {
     id.strip_prefix(NODE_MARK).and_then(|id| id.strip_prefix(address)).unwrap_or_default()
 }
 
-/// The root that decides about an application as an interface, if that is one that maps it.
-fn mapped_by(feeds: &[Arc<Feed>], vanished: &Vanished) -> Option<Box<str>> {
+/// The root that decides about an application as an interface: its own, or one that maps it.
+fn decided_by(feeds: &[Arc<Feed>], vanished: &Vanished) -> Option<Box<str>> {
     let Vanished { rank, instance, .. } = vanished;
-    let own = config_of(feeds, instance).filter(|own| rank.is_application && own.rank != rank.root)?;
-    let by = mapping(feeds, instance).find(|it| it.rank == rank.root && it.root != own.root)?;
+    let own = config_of(feeds, instance).filter(|_| rank.is_application)?;
+    let by = std::iter::once(own).chain(mapping(feeds, instance)).find(|it| it.rank == rank.root)?;
     Some(by.root.as_str().into())
 }
 

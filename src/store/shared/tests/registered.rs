@@ -172,7 +172,7 @@ fn what_names_allow_no_longer_is_not_held_again() {
 }
 
 #[test]
-fn what_a_later_root_mapped_is_held_again_for_that_root() {
+fn an_application_is_held_again_for_the_root_that_decided_about_it_whatever_was_mapped_since() {
     let services = || {
         let roots = [("/dubbo", Format::Dubbo), ("/services", Format::DubboApplication), ("/x", Format::Dubbo)];
         let of = |(rank, (root, format)): (usize, (&str, Format))| format::Config {
@@ -207,6 +207,8 @@ fn what_a_later_root_mapped_is_held_again_for_that_root() {
     };
     let before = ranks(&open);
     assert_eq!(before, [vec![1; 8], vec![2; 8]]);
+    open.publish(vec![put("/x/mapping/own", "shop"), put("/dubbo/mapping/theirs", "shop")]);
+    assert_eq!(ranks(&open), before);
     drop(open);
     assert_eq!(ranks(&fixture.open_as(services())), before);
 }
