@@ -133,8 +133,11 @@ impl<'d> Object<'d> {
 
     /// The entries as metadata, without nulls.
     pub(super) fn into_metadata(self) -> Result<Vec<(Value, Value)>, Undecodable> {
-        let entries = self.0.into_iter().filter(|(_, value)| !value.is_null());
-        entries.map(|(key, json)| Ok((text(key), json.into_value(MAX_DEPTH)?))).collect()
+        let mut metadata = Vec::with_capacity(self.0.len());
+        for (key, json) in self.0.into_iter().filter(|(_, value)| !value.is_null()) {
+            metadata.push((text(key), json.into_value(MAX_DEPTH)?));
+        }
+        Ok(metadata)
     }
 
     /// The host and the port under these keys; the port may be a number or a string.

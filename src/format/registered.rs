@@ -101,8 +101,9 @@ impl Draft {
     }
 }
 
-fn metadata(entries: Vec<(Value, Value)>) -> Arc<Value> {
+fn metadata(mut entries: Vec<(Value, Value)>) -> Arc<Value> {
     static NONE: LazyLock<Arc<Value>> = LazyLock::new(|| Value::Map(Vec::new()).into());
+    entries.shrink_to_fit();
     if entries.is_empty() { NONE.clone() } else { Value::Map(entries).into() }
 }
 

@@ -389,11 +389,8 @@ impl Directory {
         self.list_provider(name, version, Provider::new(id.clone(), instances));
     }
 
-    fn list_provider(&mut self, name: Arc<str>, version: Version, mut provider: Provider) {
-        let instances = self.withholdings.applied(provider.instances.clone());
-        if !Arc::ptr_eq(&instances, &provider.instances) {
-            provider = Provider::new(provider.id, instances);
-        }
+    fn list_provider(&mut self, name: Arc<str>, version: Version, provider: Provider) {
+        let provider = self.withholdings.applied_to(provider);
         let known = self.services.get(&name).and_then(|by_version| by_version.get(&version)?.of(&provider.id));
         if known.is_some_and(|known| known.instances == provider.instances) {
             return;

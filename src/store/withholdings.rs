@@ -64,7 +64,7 @@ impl Withholdings {
     }
 
     /// The given instances, with what is withheld of them.
-    pub(super) fn applied(&self, instances: Arc<[Instance]>) -> Arc<[Instance]> {
+    fn applied(&self, instances: Arc<[Instance]>) -> Arc<[Instance]> {
         let is_any = !self.ejected.is_empty() || !self.drained.is_empty();
         if !is_any && !instances.iter().any(|instance| instance.withheld.is_withheld()) {
             return instances;
@@ -75,6 +75,12 @@ impl Withholdings {
         }
         let of = |(instance, withheld): (&Instance, _)| Instance { withheld, ..instance.clone() };
         instances.iter().zip(withheld).map(of).collect()
+    }
+
+    /// A provider, with what is withheld of its instances.
+    pub(super) fn applied_to(&self, provider: Provider) -> Provider {
+        let instances = self.applied(provider.instances.clone());
+        if Arc::ptr_eq(&instances, &provider.instances) { provider } else { Provider::new(provider.id, instances) }
     }
 
     /// The providers of a set that match a target, with what is withheld of them now.

@@ -10,8 +10,10 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
+use equivalent::{Comparable, Equivalent};
 use imbl::{OrdMap, OrdSet};
 use rmpv::Value;
 use semver::Version;
@@ -37,7 +39,8 @@ pub(super) struct Claims {
     variants: OrdSet<(Arc<str>, Arc<str>, Rank, NodePath)>,
     offers: OrdSet<Offer>,
     shadows: Shadows,
-    /// How many variants there are of each rank at each address of a service, by the [mark](ClaimKey::mark) of these.
+    /// How many variants there are below each root at each address of a service with several claims, by the
+    /// [mark](ClaimKey::mark) of these.
     counts: OrdMap<u64, u32>,
 }
 
@@ -121,13 +124,33 @@ impl ClaimKey {
     }
 }
 
+/// An address of a service, before all claims to it.
+struct Address<'k> {
+    service: &'k Arc<str>,
+    address: &'k str,
+}
+
+impl Comparable<ClaimKey> for Address<'_> {
+    fn compare(&self, key: &ClaimKey) -> Ordering {
+        compared(self.service, &key.service).then_with(|| self.address.cmp(&key.address)).then(Ordering::Less)
+    }
+}
+
+impl Equivalent<ClaimKey> for Address<'_> {
+    fn equivalent(&self, _: &ClaimKey) -> bool {
+        false
+    }
+}
+
+/// Most are of one service, whose name they share.
+fn compared(service: &Arc<str>, other: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(service, other) { Ordering::Equal } else { service.cmp(other) }
+}
+
 impl Ord for ClaimKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Most are of one service, whose name they share.
-        let of_service =
-            if Arc::ptr_eq(&self.service, &other.service) { Ordering::Equal } else { self.service.cmp(&other.service) };
         let rest = |key: &Self| (key.rank, key.is_idle, key.created);
-        of_service
+        compared(&self.service, &other.service)
             .then_with(|| self.address.cmp(&other.address))
             .then_with(|| self.variant.cmp(&other.variant))
             .then_with(|| rest(self).cmp(&rest(other)))
@@ -157,13 +180,18 @@ impl Claims {
         self.by_key.get(key)
     }
 
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> impl Iterator<Item = &ClaimKey> {
+        self.by_key.keys()
+    }
+
     /// Whether what vanished has only changed: its address is registered in another variant of its rank; or, below its
     /// root or an earlier one, by an application, which takes the place of the variant without a name, and says of any
     /// that it is not to be called.
     pub(super) fn has_in_place_of(&self, service: &Arc<str>, address: &Arc<str>, variant: &str, rank: Rank) -> bool {
         let slot = ClaimKey::first(service.clone(), address.clone(), None);
         let heard = |claim: &Claim| claim.rank.root <= rank.root && (variant.is_empty() || claim.is_idle_itself());
-        self.of(&slot).any(heard) || self.has_variants(&slot, rank.root)
+        self.of(&slot).any(heard) || self.has_variants(&slot, rank.root..=rank.root)
     }
 
     /// Whether a new claim would be the only one to its address, and changes no other listing.
@@ -171,21 +199,36 @@ impl Claims {
         if key.variant.is_none() || claim.place.is_some() && !self.offers.is_empty() {
             return false;
         }
-        let next = self.by_key.get_next(&key.unnamed());
-        next.is_none_or(|(next, _)| !next.is_at(key))
+        self.at(key).next().is_none()
+    }
+
+    /// The keys of the claims to the address of a key.
+    fn at<'a>(&'a self, key: &ClaimKey) -> impl Iterator<Item = &'a ClaimKey> {
+        let address = Address { service: &key.service, address: &key.address };
+        let from = self.by_key.range::<_, Address<'_>>((Bound::Included(&address), Bound::Unbounded));
+        from.map(|(found, _)| found).take_while(|found| found.is_at(key))
+    }
+
+    /// The key of the only claim to the address of a key.
+    fn only_at<'a>(&'a self, key: &ClaimKey) -> Option<&'a ClaimKey> {
+        let mut all = self.at(key);
+        all.next().filter(|_| all.next().is_none())
     }
 
     pub(super) fn insert(&mut self, key: ClaimKey, claim: Claim) {
         self.remove(&key);
-        self.insert_new(key, claim);
+        if let Some(only) = self.only_at(&key).cloned() {
+            self.count(&only, 1);
+        }
+        if self.at(&key).next().is_some() {
+            self.count(&key, 1);
+        }
+        self.insert_alone(key, claim);
     }
 
-    /// The same for a key that is not known.
-    pub(super) fn insert_new(&mut self, key: ClaimKey, claim: Claim) {
+    /// The same for the first one to its address.
+    pub(super) fn insert_alone(&mut self, key: ClaimKey, claim: Claim) {
         let ClaimKey { service, address, variant, node, .. } = &key;
-        if variant.is_some() {
-            *self.counts.entry(key.mark()).or_default() += 1;
-        }
         match (claim.place.clone(), variant) {
             (Some(place), Some(_)) => drop(self.variants.insert((service.clone(), place, key.rank, node.clone()))),
             (Some(place), None) => drop(self.offers.insert((service.clone(), place, address.clone(), node.clone()))),
@@ -196,12 +239,11 @@ impl Claims {
 
     pub(super) fn remove(&mut self, key: &ClaimKey) {
         let Some(Claim { place, .. }) = self.by_key.remove(key) else { return };
-        if key.variant.is_some() {
-            let mark = key.mark();
-            match self.counts.get_mut(&mark) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => drop(self.counts.remove(&mark)),
-            }
+        if self.at(key).next().is_some() {
+            self.count(key, -1);
+        }
+        if let Some(only) = self.only_at(key).cloned() {
+            self.count(&only, -1);
         }
         let Some(place) = place else { return };
         let ClaimKey { service, address, node, .. } = key.clone();
@@ -209,6 +251,18 @@ impl Claims {
             Some(_) => drop(self.variants.remove(&(service, place, key.rank, node))),
             None => drop(self.offers.remove(&(service, place, address, node))),
         }
+    }
+
+    /// One variant more is at an address with several claims; or one less.
+    fn count(&mut self, key: &ClaimKey, more: i32) {
+        if key.variant.is_none() {
+            return;
+        }
+        let mark = key.mark();
+        match self.counts.get(&mark).copied().unwrap_or(0).saturating_add_signed(more) {
+            0 => self.counts.remove(&mark),
+            count => self.counts.insert(mark, count),
+        };
     }
 
     /// The slots whose listing may change with these claims, added or removed.
@@ -296,13 +350,17 @@ impl Claims {
         let (is_idle, own) = (claim.is_idle_itself(), id(&slot.address, ""));
         let is_held = |spot: &Arc<str>| self.shadows.hide(&slot.service, spot, *rank, is_idle, &own);
         place.as_ref().is_some_and(|place| self.has_variant(slot, place, *rank) || is_held(place))
-            || (0..=rank.root).any(|root| self.has_variants(slot, root))
+            || self.has_variants(slot, 0..=rank.root)
             || is_held(&slot.address)
     }
 
-    /// Whether a node below this root registers a variant at the address of a slot.
-    fn has_variants(&self, slot: &ClaimKey, root: usize) -> bool {
-        self.counts.contains_key(&ClaimKey { rank: Rank::of_root(root), ..slot.clone() }.mark())
+    /// Whether a node below one of these roots registers a variant at the address of a slot.
+    fn has_variants(&self, slot: &ClaimKey, mut roots: RangeInclusive<usize>) -> bool {
+        let mark = |root| ClaimKey { rank: Rank::of_root(root), ..slot.clone() }.mark();
+        match self.only_at(slot) {
+            Some(only) => only.variant.is_some() && roots.contains(&only.rank.root),
+            None => roots.any(|root| self.counts.contains_key(&mark(root))),
+        }
     }
 
     /// Whether a node of this rank or an earlier one says which variant of the service is at a place.

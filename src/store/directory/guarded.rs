@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use semver::Version;
 
 use super::Directory;
 use super::claims::{Listed, id};
+use super::ranks::Moves;
 use crate::format::Config;
 use crate::guard::{Came, Effect, Guard, Left, Lost, Now, Observed, OfRank, Rank, Vanished, Which, probed_at};
 use crate::model::{Endpoint, Format, Instance, NodePath, Record};
 use crate::store::Feed;
-use crate::store::instances::{NODE_MARK, Provider};
+use crate::store::instances::{Instances, NODE_MARK, Provider};
+use crate::task;
 
 /// How what nodes register of one instance differs from what they did in the revision before.
 #[derive(Clone, Debug)]
@@ -21,7 +24,10 @@ pub(super) struct Change {
 }
 
 /// Those of one service in the revision under construction, by id.
-pub(super) type Changes = BTreeMap<Arc<str>, Change>;
+pub(super) type Changes = IndexMap<Arc<str>, Change>;
+
+/// From this many changes on, another thread lists a part of the services.
+const MANY: usize = 1_000;
 
 /// What became of the changes of one service.
 #[derive(Default)]
@@ -77,6 +83,10 @@ impl Directory {
     /// was not followed until now, most of a root may have been lost. What it registers at first did not come just now.
     pub(in crate::store) fn settle(&mut self, now: Now, feeds: &[Arc<Feed>], unseen: Option<usize>, is_first: bool) {
         let pending = std::mem::take(&mut self.pending);
+        let are_new = |changes: &Changes| changes.values().all(|change| change.before.is_none());
+        if is_first && self.guard.is_idle() && pending.values().all(are_new) {
+            return self.list_new(pending.into_iter().collect());
+        }
         let listed = pending.into_iter().map(|(service, changes)| {
             let outcome = self.list_changes(&service, changes);
             (service, outcome)
@@ -149,14 +159,44 @@ impl Directory {
         }
     }
 
+    /// Lists what nodes register where nothing vanished, and nothing is held. No service depends on another.
+    fn list_new(&mut self, mut pending: Vec<(Arc<str>, Changes)>) {
+        let list = |(service, changes): (Arc<str>, Changes)| {
+            let mut instances = self.instances_of(&service).cloned().unwrap_or_default();
+            let mut ranks = BTreeMap::new();
+            for Listed { version, provider, rank } in changes.into_values().filter_map(|change| change.after) {
+                *ranks.entry(rank).or_default() += 1;
+                instances.insert(version, self.withholdings.applied_to(provider));
+            }
+            (service, instances, ranks)
+        };
+        let list_all = |some: Vec<_>| some.into_iter().map(list).collect::<Vec<(Arc<str>, Instances, Moves)>>();
+        let count: usize = pending.iter().map(|(_, changes)| changes.len()).sum();
+        let others = pending.split_off(if count < MANY { pending.len() } else { pending.len().div_ceil(2) });
+        let (mut listed, others) = match others.is_empty() {
+            true => (list_all(pending), Vec::new()),
+            false => task::both(|| list_all(pending), || list_all(others)),
+        };
+        listed.extend(others);
+        for (service, instances, ranks) in listed {
+            self.registrations.move_ranks(&service, ranks);
+            if !instances.is_empty() {
+                self.retired.forget(&service);
+                self.services.insert(service, instances);
+            }
+        }
+    }
+
     /// Lists what nodes register of a service now, but for what vanished, which stays listed. An instance vanished if the
     /// root that decided about it no longer registers it, even if a later one does: that is not to decide about it before
     /// the guard has let it go.
     fn list_changes(&mut self, service: &Arc<str>, changes: Changes) -> Outcome {
-        let mut outcome = Outcome::default();
+        let (mut outcome, mut ranks) = (Outcome::default(), Moves::new());
         for (id, Change { before, after }) in changes {
             let is_behind = |it: &Listed| self.is_behind_held(service, it);
             let (from, to) = (before.as_ref().map(|it| it.rank), after.as_ref().map(|it| it.rank));
+            from.into_iter().for_each(|from| *ranks.entry(from).or_default() -= 1);
+            to.into_iter().for_each(|to| *ranks.entry(to).or_default() += 1);
             let before = before.filter(|it| !is_behind(it));
             let after = after.filter(|it| !is_behind(it));
             let has_gone = before.as_ref().is_some_and(|was| to.is_none_or(|to| to > was.rank));
@@ -182,6 +222,7 @@ impl Directory {
                 (_, None) => {}
             }
         }
+        self.registrations.move_ranks(service, ranks);
         outcome
     }
 

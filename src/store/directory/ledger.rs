@@ -80,10 +80,9 @@ impl SubAssign for Charge {
 impl Ledger {
     /// How much more there is room for below one of this many roots of a feed.
     pub(super) fn room(&self, root: Root, roots: usize, limits: InstanceLimits) -> Charge {
-        let all: Vec<_> = self.of(root.0).collect();
-        let own = all.iter().find(|(it, _)| **it == root).map_or_else(Charge::default, |(_, charge)| **charge);
+        let own = self.0.get(&root).copied().unwrap_or_default();
         let left = |most: usize, part: fn(&Charge) -> usize| {
-            share::room(most, roots, part(&own), all.iter().map(|(_, charge)| part(charge)))
+            share::room(most, roots, part(&own), self.of(root.0).map(|(_, charge)| part(charge)))
         };
         Charge {
             instances: left(limits.instances, |it| it.instances),

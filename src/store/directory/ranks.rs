@@ -7,6 +7,9 @@ use imbl::OrdMap;
 
 use crate::guard::Rank;
 
+/// How many more instances of a service have each rank, or fewer.
+pub(super) type Moves = BTreeMap<Rank, isize>;
+
 /// A clone shares as much as possible with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ranks {
@@ -26,17 +29,16 @@ impl Ranks {
         self.of_roots.get(&root).copied().unwrap_or(0)
     }
 
-    pub(super) fn add(&mut self, service: &Arc<str>, rank: Rank) {
-        *self.of_services.entry((service.clone(), rank)).or_default() += 1;
-        *self.of_roots.entry(rank.root).or_default() += 1;
-    }
-
-    pub(super) fn remove(&mut self, service: &Arc<str>, rank: Rank) {
-        let key = (service.clone(), rank);
-        match self.of_services.get_mut(&key) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(self.of_services.remove(&key)),
+    /// Instances of a service begin to have a rank, or have it no more.
+    pub(super) fn take(&mut self, service: &Arc<str>, moves: Moves) {
+        for (rank, more) in moves.into_iter().filter(|(_, more)| *more != 0) {
+            let key = (service.clone(), rank);
+            match self.of_services.get(&key).copied().unwrap_or(0).saturating_add_signed(more) {
+                0 => self.of_services.remove(&key),
+                count => self.of_services.insert(key, count),
+            };
+            let of_root = self.of_roots.entry(rank.root).or_default();
+            *of_root = of_root.saturating_add_signed(more);
         }
-        self.of_roots.entry(rank.root).and_modify(|count| *count = count.saturating_sub(1));
     }
 }

@@ -19,7 +19,7 @@ use super::Directory;
 use super::claims::{Claim, ClaimKey, Claims, Listed};
 use super::ledger::{Charge, Ledger, Root};
 use super::mappings::{Interface, Mappings};
-use super::ranks::Ranks;
+use super::ranks::{Moves, Ranks};
 use super::root_names::RootNames;
 use crate::format::{Config, Role, Undecodable};
 use crate::guard::{Rank, Shift};
@@ -278,18 +278,17 @@ impl Registrations {
         }
         let changes: Vec<_> = changes(before, self.listed(&slots)).collect();
         for ((service, _), was, is) in &changes {
-            self.count(service, was.as_ref(), is.as_ref());
+            let moves = [(was, -1), (is, 1)].into_iter().filter_map(|(it, more)| Some((it.as_ref()?.rank, more)));
+            let mut of_service = Moves::new();
+            moves.for_each(|(rank, more)| *of_service.entry(rank).or_default() += more);
+            self.move_ranks(service, of_service);
         }
         changes
     }
 
-    /// Counts how what is listed of an instance changes.
-    fn count(&mut self, service: &Arc<str>, was: Option<&Listed>, is: Option<&Listed>) {
-        let [from, to] = [was, is].map(|it| it.map(|it| it.rank));
-        if from != to {
-            from.into_iter().for_each(|rank| self.ranks.remove(service, rank));
-            to.into_iter().for_each(|rank| self.ranks.add(service, rank));
-        }
+    /// Instances of a service are listed with other ranks.
+    pub(super) fn move_ranks(&mut self, service: &Arc<str>, moves: Moves) {
+        self.ranks.take(service, moves);
     }
 
     /// What nodes register as a variant of a service at an address.
@@ -411,6 +410,27 @@ mod tests {
         format!("{:?}", (&directory.services, &directory.retired, claims, ranks, pending))
     }
 
+    /// How many instances of each service have each rank, as counted.
+    fn counted(directory: &Directory) -> BTreeMap<(&str, Rank), usize> {
+        let ranks = (0..2).flat_map(Rank::both_of_root).flat_map(|rank| ["a", "b"].map(|service| (service, rank)));
+        let count = |(service, rank): (&'static str, Rank)| {
+            let count = directory.registrations.count_of_rank(&service.into(), rank);
+            ((service, rank), count)
+        };
+        ranks.map(count).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The same by what is listed.
+    fn listed(directory: &Directory) -> BTreeMap<(&str, Rank), usize> {
+        let slots = directory.registrations.claims.keys().map(ClaimKey::slot).collect();
+        let mut count = BTreeMap::new();
+        for ((service, _), listed) in directory.registrations.listed(&slots) {
+            let service = if *service == *"a" { "a" } else { "b" };
+            *count.entry((service, listed.rank)).or_default() += 1;
+        }
+        count
+    }
+
     #[test]
     fn what_is_alone_at_its_address_is_listed_as_if_others_were_looked_for() {
         let mut alone = 0;
@@ -425,9 +445,10 @@ mod tests {
                 slow.list_merged(gone, come);
                 assert_eq!(state(&fast), state(&slow), "seed {seed}");
                 if is_settled {
-                    fast.settle(Now::read(), &[], None, false);
+                    fast.settle(Now::read(), &[], None, true);
                     slow.settle(Now::read(), &[], None, false);
                     assert_eq!(state(&fast), state(&slow), "seed {seed}");
+                    assert_eq!(counted(&fast), listed(&fast), "seed {seed}");
                 }
             };
             // All come, all but one leave, and the others come back, each time in another order.

@@ -12,12 +12,18 @@ const MAX_REPORTED: usize = 100;
 #[derive(Clone, Debug, Default)]
 pub(super) struct RootNames {
     first: OrdMap<Arc<str>, Option<usize>>,
+    /// What was asked about last: most nodes are of the same service as the one before them.
+    last: Option<(Arc<str>, usize)>,
     reported: usize,
 }
 
 impl RootNames {
     /// Whether it is to be reported that the root of this rank offers a service: once, if another was the first.
     pub(super) fn is_second(&mut self, service: &Arc<str>, rank: usize) -> bool {
+        if self.last.as_ref().is_some_and(|(last, of)| Arc::ptr_eq(last, service) && *of == rank) {
+            return false;
+        }
+        self.last = Some((service.clone(), rank));
         match self.first.get(service) {
             None if self.first.len() < MAX_REMEMBERED => drop(self.first.insert(service.clone(), Some(rank))),
             Some(Some(first)) if *first != rank && self.reported < MAX_REPORTED => {

@@ -106,6 +106,8 @@ impl Directory {
         self.pending = pending;
         let decoder = || {
             let (mut reader, before) = (another(), &before);
+            // One of its own: threads that count the same name in turn would wait for each other.
+            reader.by.source = Arc::from(&*reader.by.source);
             move |(number, path): &(usize, NodePath)| {
                 let mut reading = reader.read(before, *number, path, None)?;
                 if let Ok(Some(Found { key, claim, alone, .. })) = &mut reading.found {
@@ -225,14 +227,13 @@ impl Directory {
     fn list_alone(&mut self, key: ClaimKey, claim: Claim, listed: Option<Listed>) {
         let listed = listed.or_else(|| Listed::of(&key, claim.rank, claim.instances.clone()));
         let service = key.service.clone();
-        self.registrations.claims.insert_new(key, claim);
+        self.registrations.claims.insert_alone(key, claim);
         let Some(listed) = listed else { return };
         self.note((service, listed.provider.id.clone()), None, Some(listed));
     }
 
     /// Notes how what nodes register of an instance changes, to be listed when the revision is complete.
     fn note(&mut self, (service, id): ListedKey, was: Option<Listed>, is: Option<Listed>) {
-        self.registrations.count(&service, was.as_ref(), is.as_ref());
         let changes = self.pending.entry(service).or_default();
         changes.entry(id).or_insert(Change { before: was, after: None }).after = is;
     }
