@@ -401,7 +401,7 @@ impl Guard {
     }
 
     /// Holds what vanished of a root within the window, however small the services are: none of it is to be gone. Services
-    /// of which nothing departed since the last time have no more to be held, and are not looked at.
+    /// of which nothing departed since the last time are not looked at, though there may be room now for what had none then.
     fn recall(&mut self, root: usize, registered: usize, effects: &mut Vec<Effect>, refused: &mut Refused) -> Lost {
         let from = (root, "".into());
         let departures = self.departures.range(from..).take_while(|(of, _)| *of == root);
