@@ -32,7 +32,6 @@ mod requests;
 mod tests;
 mod turns;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -218,7 +217,8 @@ impl Queues {
     /// enqueued none.
     pub async fn enqueue(&self, asker: Asker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Refused> {
         let size = jobs.iter().map(NewJob::memory_size).sum();
-        let queues: BTreeSet<String> = jobs.iter().map(|job| job.queue.clone()).collect();
+        let mut queues: Vec<String> = jobs.iter().map(|job| job.queue.clone()).collect();
+        queues.dedup();
         let enqueued = match self.desk(Some(asker), size)? {
             (Backend::Disk(disk), place) => disk.enqueue(place, jobs, asker).await,
             (Backend::Redis(redis), place) => redis.enqueue(place, jobs, asker).await,

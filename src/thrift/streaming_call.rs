@@ -114,12 +114,15 @@ impl StreamingCall {
         pending().await
     }
 
-    /// Lets the call progress while waiting for something else.
-    pub(super) async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
-        tokio::select! {
-            answer = other => answer,
-            never = self.go_on() => match never {},
-        }
+    /// Lets the call progress while waiting for something else. Boxed: otherwise each request that waits would take, and move,
+    /// as much memory as the largest that there is.
+    pub(super) fn beside<'a, T: 'a>(&'a mut self, other: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
+        Box::pin(async move {
+            tokio::select! {
+                answer = other => answer,
+                never = self.go_on() => match never {},
+            }
+        })
     }
 
     pub(super) fn give_up(&mut self) {

@@ -169,19 +169,6 @@ impl Wait {
         }
     }
 
-    /// Reads what was not read yet. False: there is too little memory for it.
-    async fn read(&mut self, api: &Api, peer: &Peer) -> thrift::Result<bool> {
-        let Some(request) = self.request() else { return Ok(true) };
-        match request.read(&peer.account.memory).await {
-            Ok(()) => Ok(true),
-            Err(Unreadable::NoMemory) => {
-                api.metrics.overloaded.increment();
-                Ok(false)
-            }
-            Err(Unreadable::Wrong(why)) => Err(request::unread(why).into()),
-        }
-    }
-
     /// How many paths it watches; None: it is not a watch.
     pub(super) fn watches(&self) -> Option<usize> {
         match self {
@@ -225,10 +212,12 @@ impl Wait {
         open: &mut StreamingCall,
         stop: &Stop,
     ) -> Awaited {
-        match open.beside(self.read(api, peer)).await {
-            Ok(true) => {}
-            Ok(false) => return self.refused(OVERLOADED),
-            Err(why) => return self.failed(why),
+        if let Some(request) = self.request() {
+            match open.beside(read(request, api, peer)).await {
+                Ok(true) => {}
+                Ok(false) => return self.refused(OVERLOADED),
+                Err(why) => return self.failed(why),
+            }
         }
         match self {
             Wait::Children(asked) => Awaited::Children(open.beside(api.many_children(peer, &asked)).await),
@@ -273,6 +262,18 @@ impl Wait {
             }
             Wait::Queue(request) => Awaited::Queue(open.beside(api.of_queues(peer, request, stop)).await),
         }
+    }
+}
+
+/// Reads what was not read yet of a call. False: there is too little memory for it.
+async fn read(request: &mut Request, api: &Api, peer: &Peer) -> thrift::Result<bool> {
+    match request.read(&peer.account.memory).await {
+        Ok(()) => Ok(true),
+        Err(Unreadable::NoMemory) => {
+            api.metrics.overloaded.increment();
+            Ok(false)
+        }
+        Err(Unreadable::Wrong(why)) => Err(request::unread(why).into()),
     }
 }
 
