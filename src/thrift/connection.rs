@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::admission::{ConnectionPermit, Eviction, WatchPermit};
 use super::codec::Outcome;
@@ -34,6 +34,9 @@ const MIN_READ: usize = 512;
 
 /// A buffer that grew beyond this for a large message is released afterwards.
 const MAX_KEPT_BUFFER: usize = 16 * 1024;
+
+/// How much longer a reply may take once the process stops.
+const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// For how long, and how much, is read from a refused peer that keeps sending.
 const REFUSED_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -291,6 +294,9 @@ impl Connection {
     }
 
     async fn receive(&mut self) -> Result<(), End> {
+        if self.stop.is_requested() && !self.open.is_some() {
+            return Err(End::Quiet);
+        }
         if !reserve(&mut self.received, &mut self.charge) {
             return self.refuse_request().await;
         }
@@ -339,8 +345,11 @@ impl Connection {
     /// Sends everything.
     async fn send(&mut self) -> Result<(), End> {
         if self.sent < self.output.len() {
-            let patience = self.shared.config.reply_timeout;
-            timeout(patience, self.send_by_turns()).await.map_err(|_| End::TimedOut)??;
+            let (patience, stop) = (self.shared.config.reply_timeout, self.stop.clone());
+            tokio::select! {
+                sent = timeout(patience, self.send_by_turns()) => sent.map_err(|_| End::TimedOut)??,
+                () = async { stop.requested().await; sleep(LAST_REPLY_TIMEOUT).await } => return Err(End::TimedOut),
+            }
         }
         self.sent = 0;
         self.output.clear();

@@ -151,13 +151,15 @@ impl Api {
         peer.identity.may_control_workers().map_err(denied)?;
         let (action, timeout) = (action(&request)?, patience(request.timeout_ms)?);
         let WorkerControl { group, number, save, .. } = request;
+        let is_over = self.workers.are_over();
+        // What ends something may still be wanted.
+        if is_over && !matches!(action, Action::Stop | Action::Kill | Action::Signal(_)) {
+            return Err(stops());
+        }
         let which = self.which(&group, number)?;
         let is_kept = save.unwrap_or(false);
         if is_kept && !matches!(action, Action::Scale(_)) {
             return Err(invalid("save", "only to how many a group is scaled can be kept"));
-        }
-        if self.workers.are_over() {
-            return Err(stops());
         }
         let outcomes = self.workers.control(&group, which, action, is_kept).ok_or_else(|| self.no_group(&group))?;
         tracing::info!(client = %peer.identity.client(), group, ?which, ?action, "workers are controlled");
@@ -219,6 +221,10 @@ impl Api {
     }
 
     fn no_worker(&self, name: String, there_are: &str) -> thrift::Error {
+        // It may have been there until the stop, and be there again.
+        if self.workers.are_over() {
+            return stops();
+        }
         let message = format!("there is no worker `{}`; {there_are}", name.escape_debug());
         let freshness = self.store.snapshot().freshness(std::iter::empty()).into();
         NotFound { kind: EntityKind::WORKER, name, message, freshness }.into()

@@ -1,8 +1,12 @@
-//! The stop of a sidecar whose workers complete what they do.
+//! The stop of a sidecar: workers complete what they do, and no client holds it up.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{SOON, ensure, eventually, exception};
+use crate::harness::{Roster, SOON, ensure, eventually, exception};
 use crate::idl::{
     EnqueueRequest, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, ResolveRequest, TRosterSyncClient,
     TakeJobsRequest, WorkerState, WorkersQuery,
@@ -28,7 +32,8 @@ fn until_the_workers_have_ended_clients_are_answered_and_jobs_enqueued_and_no_wo
     // The job alone decides how long it takes.
     let mut roster = prepared(
         "[sidecar]\nstop_timeout = '1h'\n[queue]\npath = 'queue'\n[[worker]]\nname = 'jobs'\ncommand = ['php', '{folder}/jobs.php']\n\
-         ready = 'message'\nstop_timeout = '1h'\n",
+         ready = 'message'\nstop_timeout = '1h'\n[[worker]]\nname = 'quick'\ncommand = ['sleep', '1000']\n\
+         [[worker]]\nname = 'stuck'\ndirectory = '{folder}'\ncommand = ['sh', '-c', \"trap '' TERM; touch stuck; while :; do sleep 0.05; done\"]\nstop_timeout = '1h'\n",
     );
     roster.write("jobs.php", &format!("<?php require '{}/php/autoload.php';{PERFORMER}", env!("CARGO_MANIFEST_DIR")));
     roster.run();
@@ -39,12 +44,24 @@ fn until_the_workers_have_ended_clients_are_answered_and_jobs_enqueued_and_no_wo
     let resolve = || roster.client().resolve(ResolveRequest::of("mail"));
     let long = eventually("the queues are open", SOON, || enqueue("long"));
     eventually("it is performed", SOON, || ensure(roster.folder().join("begun").exists(), roster.log()));
+    eventually("one ignores that it is asked to end", SOON, || {
+        ensure(roster.folder().join("stuck").exists(), roster.log())
+    });
     let master = eventually("the worker is a master", SOON, resolve).instance.master_id;
     roster.process().signal(Signal::SIGTERM);
     eventually("the worker is to end", SOON, || {
         let workers = roster.client().workers(WorkersQuery::default()).map_err(|error| format!("{error:?}"))?.workers;
-        ensure(workers[0].state == WorkerState::STOPPING, format!("{workers:?}"))
+        let is_ending =
+            |group: &str| workers.iter().any(|worker| worker.group == group && worker.state == WorkerState::STOPPING);
+        let has_ended = !workers.iter().any(|worker| worker.group == "quick" && worker.pid.is_some());
+        ensure(is_ending("jobs") && is_ending("stuck") && has_ended, format!("{workers:?}"))
     });
+    eventually("of one that is gone it is said that it is there again later", SOON, || {
+        let logs = roster.cli(["worker", "logs", "quick/1"]);
+        ensure(logs.wrong.contains("the sidecar stops"), format!("{logs:?}"))
+    });
+    let kill = roster.cli(["worker", "stop", "stuck", "--now"]);
+    assert_eq!(kill.code, Some(0), "{kill:?}");
     let mut enqueued = Vec::new();
     for round in 0..3 {
         enqueued.push(enqueue("other").unwrap_or_else(|error| panic!("{round}: {error:?}")));
@@ -72,4 +89,22 @@ fn until_the_workers_have_ended_clients_are_answered_and_jobs_enqueued_and_no_wo
     for id in enqueued {
         assert_eq!(find(id).expect("it is there").job.state, JobState::WAITING);
     }
+}
+
+#[test]
+fn clients_that_read_no_answer_or_ask_without_end_do_not_hold_up_the_stop() {
+    const ASKS: &[u8] = b"\x80\x01\x00\x01\x00\x00\x00\x06zkData\x00\x00\x00\x07\x00";
+    let mut roster = Roster::of_file(&format!("\"/a\" = \"{}\"\n", "x".repeat(10_000)));
+    let connect = || UnixStream::connect(roster.socket()).expect("it accepts");
+    let (mut reads_nothing, mut asks) = (connect(), connect());
+    let mut reads = asks.try_clone().expect("a second descriptor");
+    reads_nothing.set_write_timeout(Some(Duration::from_millis(100))).expect("it can be set");
+    // As much as the sidecar takes.
+    while reads_nothing.write_all(&ASKS.repeat(10)).is_ok() {}
+    let asking = std::thread::spawn(move || while asks.write_all(ASKS).is_ok() {});
+    let reading = std::thread::spawn(move || while reads.read(&mut [0; 65_536]).is_ok_and(|count| count > 0) {});
+    assert!(roster.stop().success());
+    assert!(!roster.log().contains("had to be cut"), "{}", roster.log());
+    asking.join().expect("no panic");
+    reading.join().expect("no panic");
 }
