@@ -38,6 +38,11 @@ impl Passed {
         why
     }
 
+    /// Whether its jobs may end before it does.
+    pub(super) fn waits_for_jobs(&self) -> bool {
+        matches!(self, Self::Age(_) | Self::Requests(_))
+    }
+
     /// Whether what it performs may be at fault: a job that it has not done in time is a loss then. Others may be ended.
     pub(super) fn is_its_doing(&self) -> bool {
         matches!(self, Self::Memory(_) | Self::Hard(_))

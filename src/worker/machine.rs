@@ -318,7 +318,7 @@ impl Machine {
         if let Some(successor) = self.successor.take_if(|successor| successor.nth == nth) {
             self.restarts += 1;
             let (old, passed) = (self.current.replace(successor), self.passed.take());
-            let may_end_jobs = passed.as_ref().is_some_and(|passed| !passed.is_its_doing());
+            let may_end_jobs = passed.as_ref().is_some_and(Passed::waits_for_jobs);
             self.retire(old, now + if may_end_jobs { MOST_FOR_JOBS } else { self.config.stop_timeout });
             self.why.clear();
             if let Some(passed) = passed {
@@ -604,7 +604,7 @@ impl Machine {
     fn replace_for_limit(&mut self, now: Instant) {
         let Some(passed) = self.passed.as_ref().filter(|_| self.successor.is_none()) else { return };
         // Else each process would have one job, and more of them would run at once than there are slots.
-        if !passed.is_its_doing() && self.retiring.iter().any(|child| child.stuck.is_none()) {
+        if passed.waits_for_jobs() && self.retiring.iter().any(|child| child.stuck.is_none()) {
             return;
         }
         let why = passed.why().to_owned();

@@ -303,6 +303,8 @@ impl Process {
 
     /// Ends a process that cannot become ready.
     async fn give_up(&self, ending: Ending, tell: &impl Fn(News)) -> Ending {
+        // It may have been handed some, and has begun none.
+        self.group.members.give_back_jobs(self.pid.as_raw());
         self.kill(tell).await;
         ending
     }
