@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// none for so long.
 const CALM: Duration = Duration::from_secs(60);
 
-/// So many are known at once; names of more may be made up.
+/// How many are known at once: names may be made up.
 const MAX_KNOWN: usize = 64;
 
 /// The queues that have refused jobs lately, and when they did last: of all users, or of one that has all it may.

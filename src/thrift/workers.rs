@@ -151,9 +151,8 @@ impl Api {
         peer.identity.may_control_workers().map_err(denied)?;
         let (action, timeout) = (action(&request)?, patience(request.timeout_ms)?);
         let WorkerControl { group, number, save, .. } = request;
-        let is_over = self.workers.are_over();
         // What ends something may still be wanted.
-        if is_over && !matches!(action, Action::Stop | Action::Kill | Action::Signal(_)) {
+        if self.workers.are_over() && !matches!(action, Action::Stop | Action::Kill | Action::Signal(_)) {
             return Err(stops());
         }
         let which = self.which(&group, number)?;

@@ -278,10 +278,10 @@ impl Registrations {
         }
         let changes: Vec<_> = changes(before, self.listed(&slots)).collect();
         for ((service, _), was, is) in &changes {
-            let moves = [(was, -1), (is, 1)].into_iter().filter_map(|(it, more)| Some((it.as_ref()?.rank, more)));
-            let mut of_service = Moves::new();
-            moves.for_each(|(rank, more)| *of_service.entry(rank).or_default() += more);
-            self.move_ranks(service, of_service);
+            let mut moves = Moves::new();
+            was.iter().for_each(|was| *moves.entry(was.rank).or_default() -= 1);
+            is.iter().for_each(|is| *moves.entry(is.rank).or_default() += 1);
+            self.move_ranks(service, moves);
         }
         changes
     }
