@@ -100,7 +100,7 @@ fn offered<'a>(entry: &'a MasterEntry, request: &Request) -> Option<&'a Service>
     let fits =
         |version: &Option<Requirement>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
     let offers = entry.master.services.iter().filter(|service| service.base_name() == request.service);
-    let offers = offers.filter(|service| service.has_metadata(&request.query.metadata));
+    let offers = offers.filter(|service| service.metadata.has(&request.query.metadata));
     offers.filter(|service| fits(&request.query.version, service)).max_by_key(|service| service.version())
 }
 

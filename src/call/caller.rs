@@ -109,7 +109,7 @@ impl Caller {
         let by_version =
             directory.instances_of(&request.service).into_iter().flat_map(|it| it.iter()).filter(|(of, _)| fits(of));
         let has_metadata =
-            |it: &&Provider| it.instances.iter().any(|instance| instance.has_metadata(&request.query.metadata));
+            |it: &&Provider| it.instances.iter().any(|instance| instance.metadata.has(&request.query.metadata));
         let providers = by_version.flat_map(|(_, those)| those.masters().filter(has_metadata));
         let mut ids: Vec<&Arc<str>> = providers.map(|it| &it.id).collect();
         ids.sort_unstable();

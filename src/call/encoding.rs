@@ -240,7 +240,7 @@ impl<'de> Visitor<'de> for FromJson<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::json::{object, text};
+    use crate::model::json::text;
 
     fn json(text: &str) -> Value {
         Encoding::Json.read(text.as_bytes()).expect("JSON")
@@ -294,14 +294,6 @@ mod tests {
             (Value::Binary(b"k".to_vec()), broken),
         ]);
         assert_eq!(text(&value), r#"{"1":{"base64":"dGV4dA=="},"true":null,"[1]":null,"k":{"base64":"/w=="}}"#);
-    }
-
-    #[test]
-    fn metadata_is_an_object_also_where_php_wrote_a_list() {
-        assert_eq!(object(&Value::Array(vec![])), "{}");
-        assert_eq!(object(&json("[1,[2]]")), r#"{"0":1,"1":[2]}"#);
-        assert_eq!(object(&json(r#"{"a":"b"}"#)), r#"{"a":"b"}"#);
-        assert_eq!(object(&Value::Nil), "{}");
     }
 
     #[test]

@@ -14,17 +14,17 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, u16), Undecodable> {
 /// A single host, without IPv6 brackets.
 pub(super) fn host(text: &str) -> Result<String, Undecodable> {
     let host = any_host(text)?;
-    if ip(&host).is_some_and(|ip| !is_of_one_host(ip)) {
+    if ip(host).is_some_and(|ip| !is_of_one_host(ip)) {
         return Err(Undecodable::NotOneHost);
     }
-    Ok(host)
+    Ok(host.to_owned())
 }
 
 /// The same, or an address of several, such as `0.0.0.0`.
-pub(super) fn any_host(text: &str) -> Result<String, Undecodable> {
+pub(super) fn any_host(text: &str) -> Result<&str, Undecodable> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let is_host = ip(bare).is_some() || is_name(bare) && !is_number(bare);
-    if is_host && bare.len() <= MAX_LABEL_BYTES { Ok(bare.to_owned()) } else { Err(Undecodable::NoHost) }
+    if is_host && bare.len() <= MAX_LABEL_BYTES { Ok(bare) } else { Err(Undecodable::NoHost) }
 }
 
 /// An address; one of IPv6 may have a zone.

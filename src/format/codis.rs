@@ -16,6 +16,6 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let at = address::host_and_port(object.text("addr"))?;
     let mut draft = Draft::at(endpoint("redis", at)).up_if(object.text("state") == "online");
     object.remove("addr");
-    draft.metadata = object.into_metadata()?;
+    object.add_to(&mut draft.metadata)?;
     Ok(draft.finish(reading))
 }

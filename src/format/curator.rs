@@ -1,7 +1,7 @@
 //! Curator's x-discovery, `<root>/<service>/<id>` with JSON, and what others put into its payload: Spring Cloud
 //! ZooKeeper, and Dubbo 3 for its applications. The payload itself shows which of them it is.
 
-use super::json::{Json, Object};
+use super::json::{Json, Object, Part};
 use super::registered::{Draft, endpoint};
 use super::{Located, Reading, Registered, Undecodable, address, json};
 use crate::model::{Endpoint, MAX_ENDPOINTS};
@@ -21,37 +21,48 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 
 /// None: it exports nothing.
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undecodable> {
-    let mut object = json::object(&reading.node.data)?;
-    let payload = object.get("payload").and_then(Json::as_object);
-    let is_spring = payload.is_some_and(|payload| payload.text("@class").starts_with(SPRING));
-    let mut metadata = match object.remove("payload") {
+    let [address, port, ssl_port, payload, enabled, uri] =
+        json::parts(&reading.node.data, ["address", "port", "sslPort", "payload", "enabled", "uriSpec"])?;
+    let [address, port, ssl_port, payload, enabled] =
+        [read(address)?, read(port)?, read(ssl_port)?, read(payload)?, read(enabled)?];
+    let of_payload = payload.as_ref().and_then(Json::as_object);
+    let is_spring = of_payload.is_some_and(|payload| payload.text("@class").starts_with(SPRING));
+    let mut metadata = match payload {
         Some(Json::Object(mut payload)) => match payload.remove("metadata") {
             Some(Json::Object(metadata)) => metadata,
             Some(other) => payload.with("metadata", other),
             None => payload,
         },
-        None | Some(Json::Null) => Object::default(),
+        None => Object::default(),
         Some(other) => Object::default().with("payload", other),
     };
     if metadata.text("dubbo.metadata.revision") == NOTHING {
         return Ok(None);
     }
-    let host = address::host(object.text("address"))?;
+    let host = address::host(address.as_ref().and_then(Json::as_str).unwrap_or_default())?;
     let exported = exported(&metadata, &host)?;
-    let is_up = object.get("enabled").and_then(Json::as_bool) != Some(false)
+    let is_up = enabled.as_ref().and_then(Json::as_bool) != Some(false)
         && metadata.get("instance_status").is_none_or(|status| {
             status.as_str().is_some_and(|status| status.is_empty() || status.eq_ignore_ascii_case("UP"))
         });
-    let endpoints = if exported.is_empty() { own(&object, host, is_spring)? } else { exported };
+    let endpoints = match exported.is_empty() {
+        true => own(&host, [port, ssl_port], uri, is_spring)?,
+        false => exported,
+    };
     metadata.remove("@class");
     let mut draft = Draft::of(endpoints).up_if(is_up);
-    draft.metadata = metadata.into_metadata()?;
+    metadata.add_to(&mut draft.metadata)?;
     let mut draft = draft.placed_by_metadata();
     if is_spring {
         // Spring's clients do not choose by it: it often tells of the build.
         draft.version.clear();
     }
     Ok(Some(draft.finish(reading)))
+}
+
+/// None: it is null, or not there.
+fn read(part: Option<Part<'_>>) -> Result<Option<Json<'_>>, Undecodable> {
+    Ok(part.map(Part::read).transpose()?.filter(|it| !it.is_null()))
 }
 
 /// The ports of a Dubbo application, which are JSON in a string; none: it is not one. A port that cannot be read is
@@ -69,16 +80,20 @@ fn exported(metadata: &Object<'_>, host: &str) -> Result<Vec<Endpoint>, Undecoda
 
 /// The port, and the TLS port; if there is only the latter, it is the service's own. The same holds where clients
 /// prefer it: those of Spring, and those of a URI whose scheme becomes `https`.
-fn own(object: &Object<'_>, host: String, is_spring: bool) -> Result<Vec<Endpoint>, Undecodable> {
-    let is_told = |key: &str| object.get(key).is_some_and(|port| !port.is_null());
-    let secured = is_told("sslPort").then(|| json::port(object.get("sslPort"))).transpose()?;
-    let plain = is_told("port").then(|| json::port(object.get("port"))).transpose();
-    let scheme = scheme(object);
+fn own(
+    host: &str,
+    ports: [Option<Json<'_>>; 2],
+    uri: Option<Part<'_>>,
+    is_spring: bool,
+) -> Result<Vec<Endpoint>, Undecodable> {
+    let [plain, secured] = ports.map(|port| port.map(|port| json::port(Some(&port))).transpose());
+    let secured = secured?;
+    let scheme = uri.map_or(Scheme::None, scheme);
     let is_variable = matches!(scheme, Scheme::Http);
-    let at = |scheme: &str, port: u16| endpoint(scheme, (host.clone(), port));
-    let (http, https) = match scheme {
+    let at = |scheme: &str, port: u16| endpoint(scheme, (host.to_owned(), port));
+    let (http, https) = match &scheme {
         Scheme::Http => ("http", "https"),
-        Scheme::Other(other) => (other, other),
+        Scheme::Other(other) => (&**other, &**other),
         Scheme::None if is_spring => ("", "https"),
         Scheme::None => ("", ""),
     };
@@ -98,22 +113,22 @@ fn own(object: &Object<'_>, host: String, is_spring: bool) -> Result<Vec<Endpoin
 }
 
 /// How the URI of an instance begins.
-enum Scheme<'o> {
+enum Scheme {
     /// A variable, which is `http` or `https`.
     Http,
-    Other(&'o str),
+    Other(String),
     None,
 }
 
-fn scheme<'o>(object: &'o Object<'_>) -> Scheme<'o> {
-    let part = || object.get("uriSpec")?.as_object()?.get("parts")?.as_array()?.first()?.as_object();
-    let Some(part) = part() else { return Scheme::None };
+fn scheme(uri: Part<'_>) -> Scheme {
+    let first = uri.parts(["parts"]).and_then(|[parts]| parts?.first());
+    let Some(Json::Object(part)) = first else { return Scheme::None };
     let value = part.text("value");
     let is_variable = part.get("variable").and_then(Json::as_bool).unwrap_or_default();
     match value.split_once(':') {
         _ if is_variable && value == "scheme" => Scheme::Http,
         _ if is_variable => Scheme::None,
-        Some((scheme, _)) => Scheme::Other(scheme),
-        None => Scheme::Other(value),
+        Some((scheme, _)) => Scheme::Other(scheme.to_owned()),
+        None => Scheme::Other(value.to_owned()),
     }
 }

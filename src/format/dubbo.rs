@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rmpv::Value;
 use serde_json::{Map, Value as Json};
 
 use super::registered::{Draft, endpoint};
@@ -186,7 +185,7 @@ pub(super) fn registered(
     draft.zone = parameters.get("zone").to_owned();
     draft.weight = weight(parameters.get("weight"));
     for (key, value) in metadata.iter().filter(|(key, value)| is_kept(key, value)) {
-        draft.add(key, value);
+        draft.metadata.add(key, value);
     }
     Ok(draft.finish(reading))
 }
@@ -208,7 +207,7 @@ fn weight(text: &str) -> u32 {
 struct Applied<'r> {
     parameters: Parameters<'r>,
     metadata: Parameters<'r>,
-    /// The bytes that configurators add to the metadata, once decoded.
+    /// The most bytes that configurators add to the metadata.
     bytes: usize,
     /// Whether one of them is omitted for lack of room.
     is_cut: bool,
@@ -235,10 +234,10 @@ impl<'r> Applied<'r> {
         let mut by_size: Vec<_> = matching.iter_mut().collect();
         by_size.sort_by_key(|(it, _)| it.packed());
         for (configurator, has_room) in by_size {
-            *has_room = configurator.packed() <= room && bytes + configurator.decoded() <= reading.room_for_rules;
+            *has_room = configurator.packed() <= room && bytes + configurator.packed() <= reading.room_for_rules;
             if *has_room {
                 room -= configurator.packed();
-                bytes += configurator.decoded();
+                bytes += configurator.packed();
             }
         }
         let mut parameters: BTreeMap<_, _> = url.parameters.iter().collect();
@@ -274,7 +273,7 @@ pub(super) fn rule(name: &str) -> Result<Configurator, Undecodable> {
     if url.parameter("enabled") == "false" || url.parameter("side") == "consumer" {
         return Ok(Configurator::nothing());
     }
-    let host = Some(url.host.as_str()).filter(|host| !matches!(*host, ANY | "anyhost" | "::"));
+    let host = Some(url.host).filter(|host| !matches!(*host, ANY | "anyhost" | "::"));
     let addresses = match (host, url.port) {
         (None, None) => BTreeSet::new(),
         (host, None) => BTreeSet::from_iter(host.map(str::to_owned)),
@@ -395,7 +394,7 @@ struct Subject<'u> {
 
 impl<'u> Subject<'u> {
     fn of(service: &str, url: &'u Url<'u>) -> Self {
-        let (host, port) = (url.host.as_str(), url.port.unwrap_or_default());
+        let (host, port) = (url.host, url.port.unwrap_or_default());
         let names = [host.to_owned(), format!("{host}:{port}"), format!("{ANY}:{port}")];
         Self { url, names, key: key(url.parameter("group"), service, url.parameter("version")) }
     }
@@ -461,13 +460,9 @@ impl Configurator {
         }
     }
 
-    /// The most metadata bytes that it sets, both as MessagePack and decoded.
+    /// The most bytes of metadata that it sets.
     fn packed(&self) -> usize {
         self.sets.iter().map(|(key, value)| packed(key, value)).sum()
-    }
-
-    fn decoded(&self) -> usize {
-        self.sets.iter().map(|(key, value)| 2 * size_of::<Value>() + key.len() + value.len()).sum()
     }
 }
 

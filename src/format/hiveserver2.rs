@@ -16,7 +16,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
         if key == "version" {
             draft.version = value.to_owned();
         }
-        draft.add(key, value);
+        draft.metadata.add(key, value);
     }
     Ok(draft.finish(reading))
 }

@@ -5,17 +5,27 @@ use std::borrow::Cow;
 use std::fmt;
 
 use indexmap::IndexMap;
-use rmpv::Value;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use rmp::encode::{
+    write_array_len, write_bool, write_f64, write_map_len, write_nil, write_sint, write_str, write_uint,
+};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
+use serde_json::value::RawValue;
 
 use super::{Undecodable, address};
+use crate::model::MetadataWriter;
 
 /// The deepest nesting of what is kept of it.
 pub(super) const MAX_DEPTH: usize = 32;
 
+/// The object of a registration has no more keys as a rule: there is room for them at once.
+const USUAL_KEYS: usize = 12;
+
 /// Up to this many keys are compared with each other, which is faster than hashing them.
 const FEW_KEYS: usize = 32;
+
+/// What is written into a vector.
+const TAKES_ALL: &str = "a vector takes all";
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Json<'d> {
@@ -33,7 +43,9 @@ pub(super) struct Object<'d>(Vec<(Cow<'d, str>, Json<'d>)>);
 
 /// The value in the data; None: they are no JSON.
 pub(super) fn read(data: &[u8]) -> Option<Json<'_>> {
-    serde_json::from_slice(data).ok()
+    let mut data = serde_json::Deserializer::from_slice(data);
+    let json = data.deserialize_any(AnyVisitor { keys: USUAL_KEYS }).ok()?;
+    data.end().ok().map(|()| json)
 }
 
 /// The object in the data.
@@ -41,6 +53,33 @@ pub(super) fn object(data: &[u8]) -> Result<Object<'_>, Undecodable> {
     match read(data) {
         Some(Json::Object(object)) => Ok(object),
         _ => Err(Undecodable::NotJson),
+    }
+}
+
+/// The values under these keys of the object in the data. What is under other keys is passed over.
+pub(super) fn parts<'d, const N: usize>(data: &'d [u8], keys: [&str; N]) -> Result<[Option<Part<'d>>; N], Undecodable> {
+    let mut data = serde_json::Deserializer::from_slice(data);
+    let parts = data.deserialize_map(Parts(keys)).map_err(|_| Undecodable::NotJson)?;
+    data.end().map(|()| parts).map_err(|_| Undecodable::NotJson)
+}
+
+/// A value that was not read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part<'d>(&'d RawValue);
+
+impl<'d> Part<'d> {
+    pub(super) fn read(self) -> Result<Json<'d>, Undecodable> {
+        read(self.0.get().as_bytes()).ok_or(Undecodable::NotJson)
+    }
+
+    /// The values under these keys, if it is an object.
+    pub(super) fn parts<const N: usize>(self, keys: [&str; N]) -> Option<[Option<Part<'d>>; N]> {
+        parts(self.0.get().as_bytes(), keys).ok()
+    }
+
+    /// The first item, if it is an array.
+    pub(super) fn first(self) -> Option<Json<'d>> {
+        serde_json::Deserializer::from_str(self.0.get()).deserialize_seq(First).ok().flatten()
     }
 }
 
@@ -69,31 +108,32 @@ impl<'d> Json<'d> {
         if let Json::Object(object) = self { Some(object) } else { None }
     }
 
-    fn into_value(self, depth: usize) -> Result<Value, Undecodable> {
+    /// Writes it as MessagePack.
+    fn pack(&self, to: &mut Vec<u8>, depth: usize) -> Result<(), Undecodable> {
         let depth = depth.checked_sub(1).ok_or(Undecodable::TooDeep)?;
-        Ok(match self {
-            Json::Null => Value::Nil,
-            Json::Bool(bool) => bool.into(),
+        match self {
+            Json::Null => write_nil(to).expect(TAKES_ALL),
+            Json::Bool(bool) => write_bool(to, *bool).expect(TAKES_ALL),
             Json::Number(number) => match (number.as_u64(), number.as_i64()) {
-                (Some(number), _) => number.into(),
-                (_, Some(number)) => number.into(),
-                _ => number.as_f64().unwrap_or_default().into(),
+                (Some(number), _) => drop(write_uint(to, number).expect(TAKES_ALL)),
+                (_, Some(number)) => drop(write_sint(to, number).expect(TAKES_ALL)),
+                _ => write_f64(to, number.as_f64().unwrap_or_default()).expect(TAKES_ALL),
             },
-            Json::Text(text) => text.into_owned().into(),
+            Json::Text(text) => write_str(to, text).expect(TAKES_ALL),
             Json::Array(items) => {
-                Value::Array(items.into_iter().map(|item| item.into_value(depth)).collect::<Result<_, _>>()?)
+                write_array_len(to, items.len() as u32).expect(TAKES_ALL);
+                items.iter().try_for_each(|item| item.pack(to, depth))?;
             }
             Json::Object(Object(entries)) => {
-                let entry =
-                    |(key, json): (Cow<'_, str>, Json<'_>)| json.into_value(depth).map(|value| (text(key), value));
-                Value::Map(entries.into_iter().map(entry).collect::<Result<_, _>>()?)
+                write_map_len(to, entries.len() as u32).expect(TAKES_ALL);
+                for (key, json) in entries {
+                    write_str(to, key).expect(TAKES_ALL);
+                    json.pack(to, depth)?;
+                }
             }
-        })
+        }
+        Ok(())
     }
-}
-
-fn text(text: Cow<'_, str>) -> Value {
-    text.into_owned().into()
 }
 
 impl<'d> Object<'d> {
@@ -131,13 +171,10 @@ impl<'d> Object<'d> {
         self
     }
 
-    /// The entries as metadata, without nulls.
-    pub(super) fn into_metadata(self) -> Result<Vec<(Value, Value)>, Undecodable> {
-        let mut metadata = Vec::with_capacity(self.0.len());
-        for (key, json) in self.0.into_iter().filter(|(_, value)| !value.is_null()) {
-            metadata.push((text(key), json.into_value(MAX_DEPTH)?));
-        }
-        Ok(metadata)
+    /// Adds the entries to metadata, but nulls.
+    pub(super) fn add_to(&self, metadata: &mut MetadataWriter) -> Result<(), Undecodable> {
+        let mut entries = self.iter().filter(|(_, value)| !value.is_null());
+        entries.try_for_each(|(key, value)| value.pack(metadata.value_of(key), MAX_DEPTH))
     }
 
     /// The host and the port under these keys; the port may be a number or a string.
@@ -168,12 +205,15 @@ pub(super) fn weight(json: Option<&Json<'_>>) -> Option<u32> {
 
 impl<'d> Deserialize<'d> for Json<'d> {
     fn deserialize<D: Deserializer<'d>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyVisitor)
+        deserializer.deserialize_any(AnyVisitor { keys: 0 })
     }
 }
 
 /// Any value; a key is always a text.
-struct AnyVisitor;
+struct AnyVisitor {
+    /// For how many keys there is room from the beginning. None in what is nested: a small node may nest many objects.
+    keys: usize,
+}
 
 impl<'d> Visitor<'d> for AnyVisitor {
     type Value = Json<'d>;
@@ -219,7 +259,7 @@ impl<'d> Visitor<'d> for AnyVisitor {
     }
 
     fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<Json<'d>, A::Error> {
-        let mut entries = Vec::new();
+        let mut entries = Vec::with_capacity(self.keys);
         while let Some((Key(key), value)) = map.next_entry()? {
             entries.push((key, value));
         }
@@ -227,11 +267,48 @@ impl<'d> Visitor<'d> for AnyVisitor {
     }
 }
 
+struct Parts<'k, const N: usize>([&'k str; N]);
+
+impl<'d, const N: usize> Visitor<'d> for Parts<'_, N> {
+    type Value = [Option<Part<'d>>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut parts = [None; N];
+        while let Some(Key(key)) = map.next_key()? {
+            match self.0.iter().position(|wanted| *wanted == key) {
+                Some(number) => parts[number] = Some(Part(map.next_value()?)),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(parts)
+    }
+}
+
+struct First;
+
+impl<'d> Visitor<'d> for First {
+    type Value = Option<Json<'d>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'d>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let first = sequence.next_element()?;
+        while sequence.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(first)
+    }
+}
+
 struct Key<'d>(Cow<'d, str>);
 
 impl<'d> Deserialize<'d> for Key<'d> {
     fn deserialize<D: Deserializer<'d>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_str(AnyVisitor)? {
+        match deserializer.deserialize_str(AnyVisitor { keys: 0 })? {
             Json::Text(text) => Ok(Self(text)),
             _ => Err(D::Error::custom("a key is a text")),
         }
@@ -258,13 +335,31 @@ mod tests {
             &"[".repeat(200),
         ] {
             let (own, of_crate) = (read(text.as_bytes()), serde_json::from_str::<serde_json::Value>(text).ok());
-            let own = own.map(|json| json.into_value(MAX_DEPTH).expect(text));
-            let of_crate = of_crate.map(|json| serde_json::from_value::<Value>(json).expect(text));
+            let mut packed = Vec::new();
+            let own = own.map(|json| json.pack(&mut packed, MAX_DEPTH).expect(text));
+            let own = own.map(|()| rmpv::decode::read_value(&mut &*packed).expect(text));
+            let of_crate = of_crate.map(|json| serde_json::from_value::<rmpv::Value>(json).expect(text));
             assert_eq!(own, of_crate, "{text}");
         }
         let data = br#"{"a":"x","b":"y\t"}"#;
         let object = object(data).expect("an object");
         assert!(matches!(object.get("a"), Some(Json::Text(Cow::Borrowed("x")))), "{object:?}");
         assert_eq!(object.text("b"), "y\t");
+    }
+    #[test]
+    fn only_what_is_wanted_is_read() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        let data = format!(r#"{{"a":1,"\u0062":"x","other":{deep},"list":[{{"c":2}},{deep}],"deep":{deep},"a":null}}"#);
+        let [a, b, list, deep, none] = parts(data.as_bytes(), ["a", "b", "list", "deep", "none"]).expect("an object");
+        assert!(none.is_none() && a.expect("it is there").read() == Ok(Json::Null));
+        assert_eq!(b.expect("it is there").read(), Ok(Json::Text("x".into())));
+        let list = list.expect("it is there");
+        let first = list.first();
+        assert_eq!(first.as_ref().and_then(Json::as_object).and_then(|it| it.get("c")), Some(&Json::Number(2.into())));
+        assert!(list.parts(["c"]).is_none() && b.is_some_and(|b| b.first().is_none()));
+        assert_eq!(deep.expect("it is there").read(), Err(Undecodable::NotJson), "readers do not go so deep");
+        for text in ["[]", "1", "", "{", r#"{"a":}"#, r#"{"a":1}x"#, r#"{"other":[}"#] {
+            assert_eq!(parts(text.as_bytes(), ["a"]).map(|_| ()), Err(Undecodable::NotJson), "{text}");
+        }
     }
 }

@@ -28,13 +28,13 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let mut draft = Draft::of(endpoints);
     draft.zone = object.text("rack").to_owned();
     ["host", "port", "features"].iter().for_each(|key| drop(object.remove(key)));
-    draft.metadata = object.into_metadata()?;
-    draft.add("broker", reading.name);
+    object.add_to(&mut draft.metadata)?;
+    draft.metadata.add("broker", reading.name);
     Ok(draft.finish(reading))
 }
 
 /// `PLAINTEXT://10.0.0.9:9092`: a listener and its name, which also serves as the protocol.
 fn listener(text: &str) -> Option<Endpoint> {
     let url = Url::parse(text).ok()?;
-    Some(endpoint(&url.protocol.to_ascii_lowercase(), url.host_and_port().ok()?))
+    Some(endpoint(url.protocol.to_ascii_lowercase(), url.host_and_port().ok()?))
 }

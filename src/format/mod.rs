@@ -142,7 +142,7 @@ struct Reading<'a> {
     name: &'a str,
     node: &'a Node,
     rules: &'a [Rule],
-    /// How many bytes, once decoded, rules may set.
+    /// How many bytes rules may set.
     room_for_rules: usize,
 }
 
@@ -246,7 +246,7 @@ impl Config {
     }
 
     /// The instances that a node of the service registers, given the rules of its scope and in its documents, which may set
-    /// this many bytes once decoded.
+    /// this many bytes.
     pub fn decode(
         &self,
         path: &NodePath,

@@ -33,7 +33,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     };
     draft.group = (*group).to_owned();
     for (key, value) in url.iter().flat_map(|url| url.parameters.iter()) {
-        draft.add(key, value);
+        draft.metadata.add(key, value);
     }
     if let Some(url) = &url {
         draft.version = url.parameter("version").to_owned();

@@ -24,11 +24,10 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     ["host", "port", "weight"].iter().for_each(|key| drop(object.remove(key)));
     if let Some(Json::Object(labels)) = object.remove("labels") {
         draft.zone = labels.text("zone").to_owned();
-        draft.metadata = labels.into_metadata()?;
+        labels.add_to(&mut draft.metadata)?;
+        labels.iter().filter(|(_, value)| !value.is_null()).for_each(|(label, _)| drop(object.remove(label)));
     }
-    let known = |(key, _): &(rmpv::Value, rmpv::Value)| draft.metadata.iter().any(|(label, _)| label == key);
-    let rest: Vec<_> = object.into_metadata()?.into_iter().filter(|entry| !known(entry)).collect();
-    draft.metadata.extend(rest);
+    object.add_to(&mut draft.metadata)?;
     Ok(draft.finish(reading))
 }
 

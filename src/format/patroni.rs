@@ -21,7 +21,7 @@ pub(super) fn locate(parts: &[&str]) -> Option<Located> {
 pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let mut object = json::object(&reading.node.data)?;
     let url = Url::parse(object.text("conn_url"))?;
-    let at = (address::host(&url.host)?, url.port.unwrap_or(DEFAULT_PORT));
+    let at = (address::host(url.host)?, url.port.unwrap_or(DEFAULT_PORT));
     let is_up = matches!(object.text("state"), "running" | "streaming" | "in archive recovery");
     let mut draft = Draft::at(endpoint("postgres", at)).up_if(is_up);
     let leader = reading.rules.iter().find_map(|rule| match rule {
@@ -46,9 +46,9 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
         }
     }
     // First, as a terminal shows no more than the beginning of all.
-    draft.add("role", role);
-    draft.add("member", reading.name);
-    draft.metadata.extend(object.into_metadata()?);
+    draft.metadata.add("role", role);
+    draft.metadata.add("member", reading.name);
+    object.add_to(&mut draft.metadata)?;
     Ok(draft.finish(reading))
 }
 

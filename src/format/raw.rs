@@ -41,7 +41,7 @@ fn by_fields(reading: &Reading<'_>, object: Object<'_>) -> Result<Registered, Un
     let mut draft = Draft::at(endpoint(&label(&fields.protocol), at));
     (draft.version, draft.group, draft.zone) = (label(&fields.version), label(&fields.group), label(&fields.zone));
     draft.weight = json::weight(found(&object, &fields.weight)).unwrap_or(draft.weight);
-    draft.metadata = object.into_metadata()?;
+    object.add_to(&mut draft.metadata)?;
     Ok(draft.finish(reading))
 }
 

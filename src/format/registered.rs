@@ -1,12 +1,13 @@
 //! What a node registers, and its construction.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use rmpv::Value;
 use semver::Version;
 
 use super::{Reading, Undecodable};
-use crate::model::{DEFAULT_WEIGHT, Endpoint, Instance, InstanceState, MAX_LABEL_BYTES, Withheld, lenient_version};
+use crate::model::{
+    DEFAULT_WEIGHT, Endpoint, Instance, InstanceState, MAX_LABEL_BYTES, MetadataWriter, Withheld, lenient_version,
+};
 
 /// An instance as registered by one node.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +17,7 @@ pub struct Registered {
     /// Distinguishes it from others at the same address: one process may offer a service in several groups and
     /// versions.
     pub variant: String,
-    /// How many bytes of its metadata, once decoded, rules set.
+    /// How many bytes of its metadata rules set.
     pub by_rules: usize,
     /// Why some rules of its scope are not applied.
     pub fault: Option<Undecodable>,
@@ -29,7 +30,7 @@ pub(super) struct Draft {
     pub(super) group: String,
     pub(super) zone: String,
     pub(super) weight: u32,
-    pub(super) metadata: Vec<(Value, Value)>,
+    pub(super) metadata: MetadataWriter,
     pub(super) state: InstanceState,
     pub(super) endpoints: Vec<Endpoint>,
 }
@@ -47,7 +48,7 @@ impl Draft {
             group: String::new(),
             zone: String::new(),
             weight: DEFAULT_WEIGHT,
-            metadata: Vec::new(),
+            metadata: MetadataWriter::default(),
             state: InstanceState::Up,
             endpoints,
         }
@@ -59,24 +60,12 @@ impl Draft {
 
     /// Takes version, group, zone and weight from the metadata, like those of a master.
     pub(super) fn placed_by_metadata(mut self) -> Self {
-        let text = |key: &str| self.text(key).filter(|text| text.len() <= MAX_LABEL_BYTES).unwrap_or_default();
-        let [version, group, zone] = ["version", "group", "zone"].map(text);
-        let weight = self.metadatum("weight").and_then(crate::model::weight);
+        let label = |key| self.metadata.text(key).filter(|text| text.len() <= MAX_LABEL_BYTES).unwrap_or_default();
+        let [version, group, zone] = ["version", "group", "zone"].map(|key| label(key).to_owned());
+        let weight = self.metadata.get("weight").and_then(crate::model::weight);
         (self.version, self.group, self.zone) = (version, group, zone);
         self.weight = weight.unwrap_or(self.weight);
         self
-    }
-
-    fn metadatum(&self, key: &str) -> Option<&Value> {
-        self.metadata.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
-    }
-
-    fn text(&self, key: &str) -> Option<String> {
-        self.metadatum(key)?.as_str().map(str::to_owned)
-    }
-
-    pub(super) fn add(&mut self, key: &str, value: impl Into<Value>) {
-        self.metadata.push((key.into(), value.into()));
     }
 
     pub(super) fn finish(self, reading: &Reading<'_>) -> Registered {
@@ -90,7 +79,7 @@ impl Draft {
             group: self.group.into(),
             zone: self.zone.into(),
             weight: self.weight,
-            metadata: metadata(self.metadata),
+            metadata: self.metadata.finish(),
             state: self.state,
             withheld: Withheld::default(),
             endpoints: self.endpoints.into(),
@@ -101,13 +90,7 @@ impl Draft {
     }
 }
 
-fn metadata(mut entries: Vec<(Value, Value)>) -> Arc<Value> {
-    static NONE: LazyLock<Arc<Value>> = LazyLock::new(|| Value::Map(Vec::new()).into());
-    entries.shrink_to_fit();
-    if entries.is_empty() { NONE.clone() } else { Value::Map(entries).into() }
-}
-
 /// An endpoint of the service itself.
-pub(super) fn endpoint(protocol: &str, (host, port): (String, u16)) -> Endpoint {
-    Endpoint { name: String::new(), protocol: protocol.to_owned(), host, port }
+pub(super) fn endpoint(protocol: impl Into<String>, (host, port): (String, u16)) -> Endpoint {
+    Endpoint { name: String::new(), protocol: protocol.into(), host, port }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use rmp::encode::write_sint;
+
 use super::json::{Json, Object};
 use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Rule, Undecodable, json};
@@ -49,10 +51,10 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
         draft.endpoints.extend(others.iter().filter_map(additional).take(MAX_ENDPOINTS - 1));
     }
     if let Some(Json::Object(metadata)) = object.remove("metadata") {
-        draft.metadata = metadata.into_metadata()?;
+        metadata.add_to(&mut draft.metadata)?;
     }
     if let Some(shard) = shard {
-        draft.add("shard", shard);
+        write_sint(draft.metadata.value_of("shard"), shard).expect("a vector takes all");
     }
     Ok(draft.finish(reading))
 }

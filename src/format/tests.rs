@@ -280,7 +280,7 @@ fn a_provider_of_dubbo_says_whether_it_is_called_and_how_much_it_weighs() {
     assert_eq!(provider("disabled=true").state, InstanceState::Down);
     assert_eq!(provider("enabled=false").state, InstanceState::Down);
     assert_eq!([provider("weight=-5").weight, provider("weight=x").weight], [0, 100]);
-    assert_eq!(provider(&format!("methods={}&a=b", "m,".repeat(20_000))).metadata.as_map().map(Vec::len), Some(1));
+    assert_eq!(provider(&format!("methods={}&a=b", "m,".repeat(20_000))).metadata.len(), 1);
     assert_eq!(read(&dubbo, "/dubbo/i/providers/empty%3A%2F%2F10.0.0.5%2Fi", "", &[]), Ok(None));
     for name in ["consumer", "dubbo%3A%2F%2F10.0.0.5%2Fi", "dubbo%3A%2F%2F10.0.0.5%3A70000%2Fi", "%ff"] {
         read(&dubbo, &format!("/dubbo/i/providers/{name}"), "", &[]).expect_err(name);
@@ -344,10 +344,7 @@ fn a_configurator_for_which_there_is_no_room_voids_no_other() {
     let decoded = |provider: &NodePath, rules: &[Rule], room| {
         dubbo.decode(provider, &"i".into(), &node(""), |_| rules.into(), room).expect("a provider").expect("one")
     };
-    let keys = |found: &Registered| {
-        let entries = found.instance.metadata.as_map().expect("a map").iter();
-        entries.map(|(key, _)| key.as_str().expect("text").to_owned()).collect::<Vec<_>>()
-    };
+    let keys = |found: &Registered| found.instance.metadata.keys().map(str::to_owned).collect::<Vec<_>>();
     let rules = [fat("a", 8_000), fat("b", 7_000), drained.clone(), fat("c", 6_000)];
     let found = decoded(&provider(10), &rules, usize::MAX);
     assert_eq!((found.instance.state, found.fault.as_ref()), (InstanceState::Down, Some(&Undecodable::RulesLeftOut)));

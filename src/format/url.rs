@@ -10,7 +10,7 @@ use super::{Undecodable, address};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url<'u> {
     pub(super) protocol: &'u str,
-    pub(super) host: String,
+    pub(super) host: &'u str,
     pub(super) port: Option<u16>,
     pub(super) path: &'u str,
     pub(super) parameters: Parameters<'u>,
@@ -80,7 +80,7 @@ impl<'u> Url<'u> {
     }
 
     pub(super) fn host_and_port(&self) -> Result<(String, u16), Undecodable> {
-        Ok((address::host(&self.host)?, self.port.ok_or(Undecodable::NoPort)?))
+        Ok((address::host(self.host)?, self.port.ok_or(Undecodable::NoPort)?))
     }
 }
 
@@ -127,13 +127,10 @@ mod tests {
     #[test]
     fn a_url_has_a_place_and_parameters() {
         let url = Url::parse("dubbo://user:pass@[::1]:20880/com.acme.Foo?b=1&a=x,y&b=2&c&=d").expect("a URL");
-        assert_eq!(
-            (url.protocol, url.host.as_str(), url.port, url.path),
-            ("dubbo", "::1", Some(20_880), "com.acme.Foo")
-        );
+        assert_eq!((url.protocol, url.host, url.port, url.path), ("dubbo", "::1", Some(20_880), "com.acme.Foo"));
         assert_eq!(url.parameters.0, [("a", "x,y"), ("b", "2"), ("c", "")]);
         let bare = Url::parse("override://0.0.0.0?weight=5").expect("a URL");
-        assert_eq!((bare.host.as_str(), bare.port, bare.path), ("0.0.0.0", None, ""));
+        assert_eq!((bare.host, bare.port, bare.path), ("0.0.0.0", None, ""));
         assert_eq!(Url::parse("tri://h:0/x").expect("a URL").host_and_port(), Err(Undecodable::NoPort));
         for text in
             ["", "h:1/x", "://h:1", "a b://h:1", "dubbo://", "dubbo://:1/x", "dubbo://h:65536/x", "dubbo://h:1x"]

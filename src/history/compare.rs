@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rmpv::Value;
+use rmpv::ValueRef;
 
 use super::entry::{Entry, Event};
 use super::owners::{Lost, Owners};
@@ -284,10 +284,11 @@ fn difference(old: &Instance, new: &Instance) -> String {
     let all: BTreeSet<_> = other_names(old, new).collect();
     if !all.is_empty() {
         let more = all.len().saturating_sub(MAX_NAMES);
-        let told = all.into_iter().take(MAX_NAMES).map(|name| match [old, new].map(|it| short(it.metadatum(name))) {
-            [Some(before), Some(after)] => format!("{name} {before} → {after}"),
-            _ => name.to_owned(),
-        });
+        let told =
+            all.into_iter().take(MAX_NAMES).map(|name| match [old, new].map(|it| short(it.metadata.get(name))) {
+                [Some(before), Some(after)] => format!("{name} {before} → {after}"),
+                _ => name.to_owned(),
+            });
         let told: Vec<_> = told.chain((more > 0).then(|| format!("{more} more"))).collect();
         words.push(format!("metadata: {}", told.join(", ")));
     }
@@ -302,19 +303,18 @@ fn has_other_state(old: &Instance, new: &Instance) -> bool {
 
 /// The names of metadata that are others; some twice.
 fn other_names<'a>(old: &'a Instance, new: &'a Instance) -> impl Iterator<Item = &'a str> {
-    let is_same = Arc::ptr_eq(&old.metadata, &new.metadata);
+    let is_same = old.metadata == new.metadata;
     let both = [old, new].into_iter().filter(move |_| !is_same);
-    let entries = both.flat_map(|it| it.metadata.as_map().into_iter().flatten());
-    let names = entries.filter_map(|(key, _)| key.as_str());
-    names.filter(move |name| old.metadatum(name) != new.metadatum(name))
+    let names = both.flat_map(|it| it.metadata.keys());
+    names.filter(move |name| old.metadata.get(name) != new.metadata.get(name))
 }
 
 /// A value as an entry shows it, unless it is long or compound.
-fn short(value: Option<&Value>) -> Option<String> {
+fn short(value: Option<ValueRef<'_>>) -> Option<String> {
     let text = match value {
         None => "none".to_owned(),
-        Some(Value::Array(_) | Value::Map(_) | Value::Binary(_) | Value::Ext(..)) => return None,
-        Some(Value::String(text)) => text.as_str()?.to_owned(),
+        Some(ValueRef::Array(_) | ValueRef::Map(_) | ValueRef::Binary(_) | ValueRef::Ext(..)) => return None,
+        Some(ValueRef::String(text)) => text.into_string()?,
         Some(value) => value.to_string(),
     };
     (text.chars().count() <= MAX_VALUE_CHARS).then_some(text)

@@ -1,18 +1,16 @@
 //! Instances: the places that offer a service.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Not;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rmpv::Value;
+use rmpv::ValueRef;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use super::master::{has_metadata, metadatum, packed_bytes};
-use super::{MAX_SERVICE_BYTES, NodePath, Revision, Service};
+use super::{MAX_SERVICE_BYTES, Metadata, NodePath, Revision, Service};
 
 /// The most endpoints of an instance.
 pub const MAX_ENDPOINTS: usize = 32;
@@ -35,8 +33,7 @@ pub struct Instance {
     /// Empty if not given.
     pub zone: Box<str>,
     pub weight: u32,
-    /// A map; an empty PHP map is an empty list.
-    pub metadata: Arc<Value>,
+    pub metadata: Metadata,
     pub state: InstanceState,
     pub withheld: Withheld,
     /// Empty for a master.
@@ -218,8 +215,8 @@ impl Instance {
         state: InstanceState,
         provenance: impl IntoIterator<Item = Provenance>,
     ) -> Self {
-        let label = |key| service.metadatum(key).and_then(Value::as_str).filter(|text| text.len() <= MAX_LABEL_BYTES);
-        let weight = service.metadatum("weight").and_then(weight);
+        let label = |key| service.metadata.text(key).filter(|text| text.len() <= MAX_LABEL_BYTES);
+        let weight = service.metadata.get("weight").and_then(weight);
         Self {
             service: service.base_name().into(),
             version: service.version(),
@@ -262,18 +259,9 @@ impl Instance {
         self.state == InstanceState::Up && self.held.as_ref().is_none_or(|held| !held.passed_over)
     }
 
-    pub fn metadatum(&self, key: &str) -> Option<&Value> {
-        metadatum(&self.metadata, key)
-    }
-
-    /// As [`Service::has_metadata`].
-    pub fn has_metadata(&self, wanted: &BTreeMap<String, String>) -> bool {
-        has_metadata(&self.metadata, wanted)
-    }
-
     /// The bytes of its name, and of its metadata as MessagePack.
     pub fn packed_bytes(&self) -> usize {
-        self.service.len() + packed_bytes(&self.metadata)
+        self.service.len() + self.metadata.packed_bytes()
     }
 
     /// Checks that it is within the limits of an instance. Keys and ids consist of its texts, separated by control
@@ -323,7 +311,7 @@ impl Endpoint {
         match host.parse::<Ipv6Addr>() {
             // The same address may be written in several ways.
             Ok(host) => format!("{protocol}{scheme}[{host}]:{port}"),
-            Err(_) => format!("{protocol}{scheme}{host}:{port}"),
+            Err(_) => [protocol, scheme, host, ":", &port.to_string()].concat(),
         }
     }
 }
@@ -342,7 +330,7 @@ impl Instance {
             group: "".into(),
             zone: "".into(),
             weight: DEFAULT_WEIGHT,
-            metadata: Value::Map(vec![]).into(),
+            metadata: Metadata::default(),
             state: InstanceState::Up,
             withheld: Withheld::default(),
             endpoints: [Endpoint { name: String::new(), protocol: "http".into(), host, port }].into(),
@@ -428,17 +416,24 @@ pub fn is_of_one_host(ip: IpAddr) -> bool {
 
 /// `host:port`; IPv6 addresses in brackets.
 pub fn address(host: &str, port: impl Display) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    let [open, close] = if host.contains(':') { ["[", "]"] } else { ["", ""] };
+    [open, host, close, ":", &port.to_string()].concat()
 }
 
 /// A weight, as a number or a string.
-pub fn weight(value: &Value) -> Option<u32> {
-    let weight = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+pub fn weight(value: ValueRef<'_>) -> Option<u32> {
+    let weight = match value {
+        ValueRef::Integer(number) => number.as_u64(),
+        ValueRef::String(text) => text.as_str()?.parse().ok(),
+        _ => None,
+    }?;
     u32::try_from(weight).ok().filter(|weight| i32::try_from(*weight).is_ok())
 }
 
 #[cfg(test)]
 mod tests {
+    use rmpv::Value;
+
     use super::*;
 
     fn of(metadata: Vec<(&str, Value)>) -> Instance {

@@ -1,11 +1,10 @@
 //! Values of masters as JSON.
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rmpv::Value;
+use rmpv::{Value, ValueRef};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// The nesting depth that JSON readers accept; serde_json accepts the least.
@@ -13,19 +12,23 @@ pub(crate) const MAX_DEPTH: usize = 127;
 
 /// A value: bytes become an object with the key `base64`, NaN and infinities null, and every key a string.
 #[derive(Debug)]
-pub(crate) struct Json<'a>(pub(crate) &'a Value);
+pub(crate) struct Json<'a, V>(pub(crate) &'a V);
 
 /// A map. PHP's maps with the keys 0, 1, 2, … and empty ones arrive as lists.
 #[derive(Debug)]
-pub(crate) struct Object<'a>(pub(crate) &'a Value);
+pub(super) struct Object<'a>(pub(super) &'a ValueRef<'a>);
 
 /// The JSON text of a value.
 pub(crate) fn text(value: &Value) -> String {
     written(&Json(value))
 }
 
+pub(super) fn written(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("every key is a text, and a vector takes all")
+}
+
 /// Whether this is the JSON text of a value; stops writing at the first difference.
-pub(crate) fn is_text(value: &Value, text: &str) -> bool {
+pub(super) fn is_text(value: &ValueRef<'_>, text: &str) -> bool {
     let mut rest = Rest(text.as_bytes());
     serde_json::to_writer(&mut rest, &Json(value)).is_ok() && rest.0.is_empty()
 }
@@ -44,59 +47,57 @@ impl Write for Rest<'_> {
     }
 }
 
-/// The JSON text of a map.
-pub(crate) fn object(value: &Value) -> String {
-    written(&Object(value))
-}
-
-fn written(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("every key is a text, and a vector takes all")
-}
-
 impl Serialize for Object<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self.0 {
-            Value::Map(_) => Json(self.0).serialize(to),
-            Value::Array(items) => to.collect_map(items.iter().map(Json).enumerate()),
+            ValueRef::Map(_) => Json(self.0).serialize(to),
+            ValueRef::Array(items) => to.collect_map(items.iter().map(Json).enumerate()),
             _ => to.serialize_map(Some(0))?.end(),
         }
     }
 }
 
-impl Serialize for Json<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Nil => to.serialize_unit(),
-            Value::Boolean(bool) => to.serialize_bool(*bool),
-            Value::Integer(integer) => match (integer.as_u64(), integer.as_i64()) {
-                (Some(number), _) => to.serialize_u64(number),
-                (_, number) => to.serialize_i64(number.unwrap_or_default()),
-            },
-            Value::F32(number) => to.serialize_f32(*number),
-            Value::F64(number) => to.serialize_f64(*number),
-            Value::String(text) => match text.as_str() {
-                Some(text) => to.serialize_str(text),
-                None => base64(text.as_bytes(), to),
-            },
-            Value::Binary(bytes) | Value::Ext(_, bytes) => base64(bytes, to),
-            Value::Array(items) => to.collect_seq(items.iter().map(Json)),
-            Value::Map(entries) => to.collect_map(entries.iter().map(|(name, value)| (key(name), Json(value)))),
+/// Owned values and borrowed ones have the same variants.
+macro_rules! as_json {
+    ($values:ident $(<$borrowed:lifetime>)?) => {
+        impl Serialize for Json<'_, $values$(<$borrowed>)?> {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                match self.0 {
+                    $values::Nil => to.serialize_unit(),
+                    $values::Boolean(bool) => to.serialize_bool(*bool),
+                    $values::Integer(integer) => match (integer.as_u64(), integer.as_i64()) {
+                        (Some(number), _) => to.serialize_u64(number),
+                        (_, number) => to.serialize_i64(number.unwrap_or_default()),
+                    },
+                    $values::F32(number) => to.serialize_f32(*number),
+                    $values::F64(number) => to.serialize_f64(*number),
+                    $values::String(text) => match text.as_str() {
+                        Some(text) => to.serialize_str(text),
+                        None => base64(text.as_bytes(), to),
+                    },
+                    $values::Binary(bytes) | $values::Ext(_, bytes) => base64(bytes, to),
+                    $values::Array(items) => to.collect_seq(items.iter().map(Json)),
+                    $values::Map(entries) => {
+                        let key = |name| match name {
+                            &$values::String(ref text) => String::from_utf8_lossy(text.as_bytes()),
+                            &$values::Binary(ref bytes) => String::from_utf8_lossy(bytes),
+                            other => written(&Json(other)).into(),
+                        };
+                        to.collect_map(entries.iter().map(|(name, value)| (key(name), Json(value))))
+                    }
+                }
+            }
         }
-    }
+    };
 }
+
+as_json!(Value);
+as_json!(ValueRef<'_>);
 
 fn base64<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
     let mut object = to.serialize_map(Some(1))?;
     object.serialize_entry("base64", &BASE64_STANDARD.encode(bytes))?;
     object.end()
-}
-
-fn key(value: &Value) -> Cow<'_, str> {
-    match value {
-        Value::String(text) => String::from_utf8_lossy(text.as_bytes()),
-        Value::Binary(bytes) => String::from_utf8_lossy(bytes),
-        other => text(other).into(),
-    }
 }
 
 #[cfg(test)]

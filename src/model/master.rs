@@ -1,16 +1,14 @@
 //! Masters: processes that offer services, and how to call them.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rmpv::Value;
+use rmpv::{Value, ValueRef};
 use semver::Version;
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Answers, Arguments, Command, Refused, json};
+use super::{Answers, Arguments, Command, Metadata, Refused, json};
 use crate::share::Share;
 
 /// The most services of one master, wherever it is connected: all of them are reported and listed together.
@@ -41,8 +39,7 @@ pub struct Master {
 pub struct Service {
     /// The master's own name for it, even if that is `name@version`.
     pub name: String,
-    /// A map; an empty PHP map is an empty list.
-    pub metadata: Arc<Value>,
+    pub metadata: Metadata,
 }
 
 impl Master {
@@ -62,87 +59,42 @@ impl Service {
 
     /// The version: from `name@version`, or from the metadata; 0.0.0 if there is none, or none that can be compared.
     pub fn version(&self) -> Version {
-        let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient_version);
+        let told = || self.metadata.get("version").and_then(plain).as_deref().and_then(lenient_version);
         split_name(&self.name).1.or_else(told).unwrap_or(Version::new(0, 0, 0))
     }
 
-    /// Whether it has all of these metadata: strings as they are, other values as their JSON text.
-    pub fn has_metadata(&self, wanted: &BTreeMap<String, String>) -> bool {
-        has_metadata(&self.metadata, wanted)
-    }
-
     fn packed_bytes(&self) -> usize {
-        self.name.len() + packed_bytes(&self.metadata)
+        self.name.len() + self.metadata.packed_bytes()
     }
 
     /// About how many bytes of memory it takes.
     pub fn memory_size(&self) -> usize {
         /// The service itself, and the master as an instance of it.
         const REST: usize = 512;
-        REST + self.name.len() + self.packed_bytes() + values_in(&self.metadata) * size_of::<Value>()
-    }
-
-    pub fn metadatum(&self, key: &str) -> Option<&Value> {
-        metadatum(&self.metadata, key)
-    }
-}
-
-pub(super) fn metadatum<'a>(metadata: &'a Value, key: &str) -> Option<&'a Value> {
-    let entries = metadata.as_map()?;
-    entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
-}
-
-pub(super) fn has_metadata(metadata: &Value, wanted: &BTreeMap<String, String>) -> bool {
-    wanted.iter().all(|(key, wanted)| match metadatum(metadata, key) {
-        Some(Value::String(text)) => text.as_bytes() == wanted.as_bytes(),
-        Some(Value::Binary(bytes)) => bytes == wanted.as_bytes(),
-        Some(other) => json::is_text(other, wanted),
-        None => false,
-    })
-}
-
-/// The length of a value as MessagePack.
-pub(super) fn packed_bytes(value: &Value) -> usize {
-    let mut counted = Counted(0);
-    rmpv::encode::write_value(&mut counted, value).expect("all is counted");
-    counted.0
-}
-
-/// Counts the bytes written.
-struct Counted(usize);
-
-impl io::Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        REST + self.name.len() + self.packed_bytes()
     }
 }
 
 /// The nesting depth of a value as JSON.
-fn json_depth(value: &Value) -> usize {
+fn json_depth(value: &ValueRef<'_>) -> usize {
     match value {
-        Value::Array(values) => 1 + values.iter().map(json_depth).max().unwrap_or(0),
-        Value::Map(entries) => 1 + entries.iter().map(|(_, value)| json_depth(value)).max().unwrap_or(0),
-        Value::Binary(_) | Value::Ext(..) => 1,
-        Value::String(text) => text.is_err().into(),
+        ValueRef::Array(values) => 1 + values.iter().map(json_depth).max().unwrap_or(0),
+        ValueRef::Map(entries) => 1 + entries.iter().map(|(_, value)| json_depth(value)).max().unwrap_or(0),
+        ValueRef::Binary(_) | ValueRef::Ext(..) => 1,
+        ValueRef::String(text) => text.is_err().into(),
         _ => 0,
     }
 }
 
 /// Removes services that are too large or too deep, and those after which all together are too large. Returns the first
-/// of them and their number. NaN in their metadata, which is not even equal to itself, becomes nil.
+/// of them and their number.
 pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
-    services.iter_mut().for_each(|service| forget_nan(Arc::make_mut(&mut service.metadata)));
     let (mut total, mut left_out) = (0, None::<(String, usize)>);
     services.retain(|service| {
         let bytes = service.packed_bytes();
         let fits = bytes <= MAX_SERVICE_BYTES
             && total + bytes <= MAX_MASTER_BYTES
-            && json_depth(&service.metadata) <= MAX_SERVICE_DEPTH;
+            && json_depth(&service.metadata.read()) <= MAX_SERVICE_DEPTH;
         if fits {
             total += bytes;
         } else {
@@ -153,34 +105,14 @@ pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
     left_out
 }
 
-fn forget_nan(value: &mut Value) {
-    match value {
-        Value::F32(number) if number.is_nan() => *value = Value::Nil,
-        Value::F64(number) if number.is_nan() => *value = Value::Nil,
-        Value::Array(values) => values.iter_mut().for_each(forget_nan),
-        Value::Map(entries) => entries.iter_mut().for_each(|(key, value)| {
-            forget_nan(key);
-            forget_nan(value);
-        }),
-        _ => {}
-    }
-}
-
-fn values_in(value: &Value) -> usize {
-    1 + match value {
-        Value::Array(values) => values.iter().map(values_in).sum(),
-        Value::Map(entries) => entries.iter().map(|(key, value)| values_in(key) + values_in(value)).sum(),
-        _ => 0,
-    }
-}
-
 /// A string; or a number as people write it: PHP has `2` and `1.5` where others use quotes.
-fn plain(value: &Value) -> Option<String> {
+fn plain(value: ValueRef<'_>) -> Option<String> {
     match value {
-        Value::Integer(number) => Some(number.to_string()),
-        Value::F32(number) => Some(number.to_string()),
-        Value::F64(number) => Some(number.to_string()),
-        other => other.as_str().map(str::to_owned),
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::F32(number) => Some(number.to_string()),
+        ValueRef::F64(number) => Some(number.to_string()),
+        ValueRef::String(text) => text.into_string(),
+        _ => None,
     }
 }
 
@@ -279,20 +211,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_is_nothing_and_a_service_is_always_equal_to_itself() {
-        let metadata = |number: Value| {
-            Value::Map(vec![("x".into(), Value::Array(vec![number.clone(), 1.into()])), (number, f64::INFINITY.into())])
-        };
-        let [single, double] = [Value::F32(f32::NAN), Value::F64(f64::NAN)].map(metadata);
-        for odd in [single, double] {
-            let mut services = vec![Service { name: "mail".into(), metadata: odd.into() }];
-            assert_ne!(services, services.clone());
-            assert_eq!(cut_to_bounds(&mut services), None);
-            assert_eq!(*services[0].metadata, metadata(Value::Nil));
-        }
-    }
-
-    #[test]
     fn services_that_are_too_large_alone_or_together_are_left_out() {
         let service =
             |name: &str, bytes: usize| Service { name: name.into(), metadata: Value::from("x".repeat(bytes)).into() };
@@ -330,12 +248,6 @@ mod tests {
         let view = super::super::view::Master::of(&master, master.services.iter());
         let json = serde_json::to_string(&view).expect("JSON");
         serde_json::from_str::<super::super::view::Master>(&json).expect("it is read");
-    }
-
-    #[test]
-    fn small_values_take_more_memory_than_bytes() {
-        let service = Service { name: "mail".into(), metadata: Value::Array(vec![Value::Nil; 100]).into() };
-        assert!(service.memory_size() > 100 * size_of::<Value>(), "{}", service.memory_size());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod instance;
 pub(crate) mod json;
 mod master;
+mod metadata;
 pub mod view;
 mod warm_up;
 mod words;
@@ -24,6 +25,7 @@ pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,
     cut_to_bounds, lenient_version, split_name,
 };
+pub use self::metadata::{Metadata, MetadataWriter};
 pub use self::warm_up::WarmUp;
 pub use self::words::{counted, shortened, utc};
 

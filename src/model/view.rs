@@ -1,16 +1,13 @@
 //! Views: the one serialized form of nodes, instances, masters and freshness, with the names of the Thrift interface.
 
-use std::sync::Arc;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rmpv::Value;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::json::Object;
 use super::{
-    DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, InstanceState, NodePath, Origin, Record, Revision, Stat, Withheld,
-    Withholding,
+    DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, InstanceState, Metadata, NodePath, Origin, Record, Revision, Stat,
+    Withheld, Withholding,
 };
 
 /// A coordination node; data that is not UTF-8 is base64 under another name.
@@ -127,10 +124,6 @@ pub struct Provenance {
 #[error("it is no instance that nodes register")]
 pub struct NoInstance;
 
-/// A map: an object in JSON, as far as JSON can represent it; in MessagePack, as the master sent it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Metadata(pub Arc<Value>);
-
 impl Node {
     pub fn of(path: String, data: Vec<u8>, stat: Stat) -> Self {
         match String::from_utf8(data) {
@@ -173,14 +166,14 @@ impl Service {
         Self {
             name: service.base_name().to_owned(),
             version: service.version().to_string(),
-            metadata: Metadata(service.metadata.clone()),
+            metadata: service.metadata.clone(),
         }
     }
 }
 
 /// With the version in its name, unless the name or the metadata contain it.
 impl From<Service> for super::Service {
-    fn from(Service { name, version, metadata: Metadata(metadata) }: Service) -> Self {
+    fn from(Service { name, version, metadata }: Service) -> Self {
         let service = Self { name, metadata };
         // A name without its version may itself look like one with a version: `mail@1@2`.
         let is_said = service.base_name() == service.name && service.version().to_string() == version;
@@ -199,7 +192,7 @@ impl From<&super::Instance> for Instance {
             group: instance.group.as_ref().into(),
             zone: instance.zone.as_ref().into(),
             weight: instance.weight,
-            metadata: Metadata(instance.metadata.clone()),
+            metadata: instance.metadata.clone(),
             state: instance.state,
             ejected: instance.withheld.ejected.as_deref().cloned(),
             drained: instance.withheld.drained.as_deref().cloned(),
@@ -224,7 +217,7 @@ impl TryFrom<Instance> for super::Instance {
             group: told.group.into(),
             zone: told.zone.into(),
             weight: told.weight,
-            metadata: told.metadata.0,
+            metadata: told.metadata,
             state: told.state,
             withheld: Withheld::default(),
             endpoints: told.endpoints.into(),
@@ -254,24 +247,6 @@ impl From<&super::Provenance> for Provenance {
         };
         let (source, decoder) = (provenance.source.as_ref().into(), provenance.decoder.name().into());
         Self { source, path, master_id, decoder, since_revision: provenance.since }
-    }
-}
-
-impl Default for Metadata {
-    fn default() -> Self {
-        Self(Value::Map(Vec::new()).into())
-    }
-}
-
-impl Serialize for Metadata {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if to.is_human_readable() { Object(&self.0).serialize(to) } else { self.0.serialize(to) }
-    }
-}
-
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Value::deserialize(from).map(|value| Self(value.into()))
     }
 }
 

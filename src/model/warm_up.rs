@@ -37,7 +37,7 @@ impl Instance {
     pub fn warm_up(&self) -> Option<WarmUp> {
         let decoder = self.provenance.first()?.decoder;
         let is_of_dubbo = matches!(decoder, Decoder::Format(Format::Dubbo | Format::DubboApplication));
-        let number = |key| self.metadatum(key)?.as_str().and_then(number);
+        let number = |key| self.metadata.text(key).and_then(number);
         let since = is_of_dubbo.then(|| number("timestamp")).flatten().filter(|since| *since > 0)?;
         let ms = number("warmup").filter(|ms| *ms <= MAX_MS).unwrap_or(DEFAULT_MS);
         Some(WarmUp { since, ms })

@@ -209,7 +209,7 @@ fn why_none(instances: &Instances, service: &str, query: &Query) -> NoInstance {
             return NoInstance::NoZone(name, cut(zone));
         }
     }
-    left.retain(|it| it.has_metadata(&query.metadata));
+    left.retain(|it| it.metadata.has(&query.metadata));
     if left.is_empty() {
         return NoInstance::NoMetadata(name, in_words(&query.metadata));
     }

@@ -49,8 +49,7 @@ impl Candidate<'_> {
 
     /// From its metadata; 0 if it does not report any.
     fn load(&self) -> f64 {
-        let load = self.instance.metadatum("load");
-        let load = load.and_then(|load| load.as_f64().or_else(|| load.as_str()?.parse().ok()));
+        let load = self.instance.metadata.number("load");
         load.filter(|load| !load.is_nan()).unwrap_or(0.0)
     }
 }
@@ -321,6 +320,6 @@ impl Query {
     fn admits(&self, instance: &Instance) -> bool {
         self.group.as_deref().is_none_or(|group| group == &*instance.group)
             && self.zone.as_deref().is_none_or(|zone| zone == &*instance.zone)
-            && instance.has_metadata(&self.metadata)
+            && instance.metadata.has(&self.metadata)
     }
 }

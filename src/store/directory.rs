@@ -25,9 +25,7 @@ use super::instances::{InstanceSet, Instances, Provider};
 use super::retired::Retired;
 use super::{Withhold, Withholdings};
 use crate::guard::Guard;
-use crate::model::{
-    ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service, json,
-};
+use crate::model::{ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service};
 
 /// Everything on offer. A clone shares as much as possible with the original; a change costs by the services of one
 /// master, not by the number of masters or instances.
@@ -432,7 +430,7 @@ impl Directory {
 
 fn size(master: &Master) -> usize {
     let size = |service: &Service| {
-        service.name.len() + service.version().to_string().len() + json::object(&service.metadata).len() + 128
+        service.name.len() + service.version().to_string().len() + service.metadata.json().len() + 128
     };
     master.id.len() + master.peer_address.len() + master.services.iter().map(size).sum::<usize>() + 128
 }

@@ -5,8 +5,8 @@ use super::masters::seen_services;
 use crate::access::Grant;
 use crate::history::Entry;
 use crate::model::{
-    ChangeKind, Endpoint, Freshness, Held, Instance, InstanceState, Node, NodePath, Origin, Probe, Record, Stat,
-    Supply, Withholding, json, view,
+    ChangeKind, Endpoint, Freshness, Held, Instance, InstanceState, Metadata, Node, NodePath, Origin, Probe, Record,
+    Stat, Supply, Withholding, view,
 };
 use crate::store::{Feed, FeedProgress, MasterEntry};
 
@@ -109,7 +109,7 @@ pub(super) fn node_size(path: &NodePath, node: &Node) -> usize {
 
 impl From<view::Service> for idl::Service {
     fn from(service: view::Service) -> Self {
-        Self { name: service.name, version: service.version, metadata: json::object(&service.metadata.0) }
+        Self { name: service.name, version: service.version, metadata: service.metadata.json() }
     }
 }
 
@@ -157,7 +157,7 @@ impl From<view::Instance> for idl::Instance {
             group: instance.group,
             zone: instance.zone,
             weight: instance.weight as i32,
-            metadata: json::object(&instance.metadata.0),
+            metadata: instance.metadata.json(),
             state: match instance.state {
                 InstanceState::Up => idl::InstanceState::UP,
                 InstanceState::Returning => idl::InstanceState::RETURNING,
@@ -255,7 +255,7 @@ impl From<idl::Provenance> for view::Provenance {
 }
 
 /// Parses metadata from the interface's text.
-fn metadata(text: &str) -> view::Metadata {
+fn metadata(text: &str) -> Metadata {
     serde_json::from_str(text).unwrap_or_default()
 }
 

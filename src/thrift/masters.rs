@@ -231,7 +231,7 @@ async fn summary(
             count = 0;
             for provider in providers.iter() {
                 peer.let_others_work().await;
-                count += usize::from(provider.instances.iter().any(|instance| instance.has_metadata(wanted)));
+                count += usize::from(provider.instances.iter().any(|instance| instance.metadata.has(wanted)));
             }
         }
         if count > 0 {
@@ -267,7 +267,7 @@ fn may_pass(entry: &MasterEntry, grant: &Grant, filter: &ServiceQuery) -> bool {
 
 /// Whether a service has all metadata that the filter requests.
 fn has_metadata(service: &Service, filter: &ServiceQuery) -> bool {
-    filter.metadata.as_ref().is_none_or(|wanted| service.has_metadata(wanted))
+    filter.metadata.as_ref().is_none_or(|wanted| service.metadata.has(wanted))
 }
 
 pub(super) fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness) -> thrift::Error {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rmpv::ValueRef;
 use serde_json::Value as Json;
 
-use crate::model::{Master, Service};
+use crate::model::{Master, Metadata, Service};
 use crate::tunnel::upstream::{Refusal, Report, Request, Unread};
 use crate::tunnel::value::get;
 use crate::tunnel::{Message, Role, Value};
@@ -184,8 +185,8 @@ fn what_a_register_of_the_version_before_sent_is_read_and_all_of_it_is_still_wri
     let Master { peer_address, connected_at, services, .. } = &**here;
     assert_eq!((&**peer_address, *connected_at), ("127.0.0.1:42768", 1_795_740_870_898));
     assert_eq!(services.iter().map(|it| &*it.name).collect::<Vec<_>>(), ["mail@1.2", "ü"]);
-    assert_eq!(get(&services[0].metadata, "raw"), Some(&Value::Binary(vec![0xff, 0])));
-    assert_eq!(*services[1].metadata, Value::Array(Vec::new()));
+    assert_eq!(services[0].metadata.get("raw"), Some(ValueRef::Binary(&[0xff, 0])));
+    assert_eq!(services[1].metadata.value(), Value::Array(Vec::new()));
 }
 
 /// What the previous version reads of a master's services.
@@ -222,7 +223,7 @@ fn what_a_newer_peer_adds_is_passed_by_and_what_one_leaves_out_has_a_default() {
     assert!(matches!(read, Ok(Report::Put { unreadable: 2, .. })), "{read:?}");
     let (master, _) = of(read);
     assert_eq!((&*master.peer_address, master.services.len()), ("a", 1));
-    assert_eq!((&*master.services[0].name, &*master.services[0].metadata), ("mail@1.0.0", &map(&[])));
+    assert_eq!((&*master.services[0].name, &master.services[0].metadata), ("mail@1.0.0", &Metadata::default()));
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn encode_master(master: &Master, is_expected: bool) -> Value {
         map([
             ("name", service.name.as_str().into()),
             ("version", service.version().to_string().into()),
-            ("metadata", Value::clone(&service.metadata)),
+            ("metadata", service.metadata.value()),
         ])
     };
     let fields = [

@@ -1,6 +1,7 @@
 //! How much is held and remembered, and what that costs.
 
 use super::*;
+use crate::model::Metadata;
 
 #[test]
 fn how_long_names_are_makes_no_difference_to_what_is_remembered_of_them() {
@@ -71,7 +72,7 @@ fn no_root_takes_the_room_of_another_and_what_is_not_held_for_lack_of_it_is_name
     churning.go("web", &ids(5..6));
     assert_eq!(churning.count("web"), (10, 6), "those that went first were remembered");
 
-    let metadata: Arc<_> = rmpv::Value::from("x".repeat(8 << 20)).into();
+    let metadata: Metadata = rmpv::Value::from("x".repeat(8 << 20)).into();
     let fat = |id: &String| {
         let vanished = vanished_from("junk", id);
         let instance = Instance { metadata: metadata.clone(), ..vanished.instance };

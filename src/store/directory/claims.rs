@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use equivalent::{Comparable, Equivalent};
 use imbl::{OrdMap, OrdSet};
-use rmpv::Value;
 use semver::Version;
 
 use super::shadows::Shadows;
@@ -393,18 +392,20 @@ impl Claims {
 /// Where a provider of Dubbo is, as far as known.
 pub(super) fn place_of(instance: &Instance) -> Option<Arc<str>> {
     let is_of_dubbo = |it: &Provenance| matches!(it.decoder, Decoder::Format(Format::Dubbo));
-    let application = instance.metadatum("application").filter(|_| instance.provenance.iter().any(is_of_dubbo));
-    place(instance.endpoints.first(), application.and_then(Value::as_str))
+    if !instance.provenance.iter().any(is_of_dubbo) {
+        return None;
+    }
+    place(instance.endpoints.first(), instance.metadata.text("application"))
 }
 
 /// Where an application offers something: its host.
 pub(super) fn place(endpoint: Option<&Endpoint>, application: Option<&str>) -> Option<Arc<str>> {
-    Some(format!("{}\0{}", endpoint?.host, application?).into())
+    Some([&endpoint?.host, "\0", application?].concat().into())
 }
 
 /// What distinguishes a variant at an address from other providers.
 pub(super) fn id(address: &str, variant: &str) -> Arc<str> {
-    format!("{NODE_MARK}{address}{variant}").into()
+    [NODE_MARK.encode_utf8(&mut [0; 4]), address, variant].concat().into()
 }
 
 /// The richest of the callable claims of the lowest rank, with all of them and the others as its provenance; and the
@@ -412,8 +413,12 @@ pub(super) fn id(address: &str, variant: &str) -> Arc<str> {
 fn merged(claims: &[&Claim], others: &[&Claim]) -> Option<(Arc<[Instance]>, Rank)> {
     let richness = |claim: &&&Claim| {
         claim.instances.first().map(|it| {
-            let entries = it.metadata.as_map().map_or(0, Vec::len);
-            (Reverse(claim.rank), !Claim::is_idle(it), it.state == InstanceState::Up, it.endpoints.len() + entries)
+            (
+                Reverse(claim.rank),
+                !Claim::is_idle(it),
+                it.state == InstanceState::Up,
+                it.endpoints.len() + it.metadata.len(),
+            )
         })
     };
     // The first of several.

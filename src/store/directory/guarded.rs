@@ -19,7 +19,8 @@ use crate::task;
 /// How what nodes register of one instance differs from what they did in the revision before.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
-    pub(super) before: Option<Listed>,
+    /// Boxed, as most are new.
+    pub(super) before: Option<Box<Listed>>,
     pub(super) after: Option<Listed>,
 }
 
@@ -197,7 +198,7 @@ impl Directory {
             let (from, to) = (before.as_ref().map(|it| it.rank), after.as_ref().map(|it| it.rank));
             from.into_iter().for_each(|from| *ranks.entry(from).or_default() -= 1);
             to.into_iter().for_each(|to| *ranks.entry(to).or_default() += 1);
-            let before = before.filter(|it| !is_behind(it));
+            let before = before.map(|it| *it).filter(|it| !is_behind(it));
             let after = after.filter(|it| !is_behind(it));
             let has_gone = before.as_ref().is_some_and(|was| to.is_none_or(|to| to > was.rank));
             if from != to {

@@ -6,14 +6,13 @@ use imbl::OrdMap;
 
 use crate::model::Instance;
 use crate::share;
-use crate::tunnel::value::memory_size;
 
 /// How much the nodes of one feed may register, below all its roots. Each limit applies separately to what nodes
 /// register themselves and to what others add, so that no mapping takes the room of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceLimits {
     pub instances: usize,
-    /// Of metadata and endpoints, decoded.
+    /// Of metadata, as MessagePack, and endpoints.
     pub bytes: usize,
 }
 
@@ -41,7 +40,7 @@ impl Charge {
     pub(super) fn of(instance: &Instance, by_rules: usize) -> Self {
         let texts = |it: &crate::model::Endpoint| it.name.len() + it.protocol.len() + it.host.len();
         let endpoints = instance.endpoints.iter().map(|it| size_of_val(it) + texts(it)).sum::<usize>();
-        let bytes = (endpoints + memory_size(&instance.metadata)).saturating_sub(by_rules);
+        let bytes = (endpoints + instance.metadata.packed_bytes()).saturating_sub(by_rules);
         Self { instances: 1, bytes, by_rules, of_interfaces: 0 }
     }
 
@@ -81,9 +80,8 @@ impl Ledger {
     /// How much more there is room for below one of this many roots of a feed.
     pub(super) fn room(&self, root: Root, roots: usize, limits: InstanceLimits) -> Charge {
         let own = self.0.get(&root).copied().unwrap_or_default();
-        let left = |most: usize, part: fn(&Charge) -> usize| {
-            share::room(most, roots, part(&own), self.of(root.0).map(|(_, charge)| part(charge)))
-        };
+        let all: Vec<Charge> = self.of(root.0).map(|(_, charge)| *charge).collect();
+        let left = |most: usize, part: fn(&Charge) -> usize| share::room(most, roots, part(&own), all.iter().map(part));
         Charge {
             instances: left(limits.instances, |it| it.instances),
             bytes: left(limits.bytes, |it| it.bytes),

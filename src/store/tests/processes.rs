@@ -184,7 +184,7 @@ impl World {
                 });
                 let is_held = held.iter().any(|(other, (rank, instance))| {
                     let first = &instance.endpoints[0];
-                    let application = instance.metadatum("application").and_then(Value::as_str);
+                    let application = instance.metadata.text("application");
                     let is_same = first.address() == address || first.host == host && application == Some(*name);
                     let counts = rank.root < root || rank.root == root && *is_up && *other != id;
                     is_same && !rank.is_application && counts

@@ -9,7 +9,7 @@ use super::reader::Reader;
 use super::{InstanceNode, Registration};
 use crate::format::{Config, Undecodable};
 use crate::guard::Rank;
-use crate::model::{Endpoint, Format, Instance, NodePath, Withheld};
+use crate::model::{Endpoint, Format, Instance, Metadata, NodePath, Withheld};
 use crate::store::directory::Directory;
 use crate::store::directory::claims::{Claim, ClaimKey, place};
 use crate::store::directory::mappings::Interface;
@@ -138,7 +138,7 @@ pub(super) fn of_interfaces(
             group: "".into(),
             zone: own.zone.clone(),
             weight: own.weight,
-            metadata: reader.no_metadata.clone(),
+            metadata: Metadata::default(),
             state: own.state,
             withheld: Withheld::default(),
             endpoints: endpoints.clone(),

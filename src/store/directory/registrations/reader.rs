@@ -4,8 +4,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use rmpv::Value;
-
 use super::interfaces::MAX_OF_INTERFACES;
 use super::rules::rules_below;
 use super::{Faults, Nodes};
@@ -61,7 +59,6 @@ pub(super) struct Reader<'a> {
     documents: (HashMap<NodePath, Arc<[Rule]>>, usize),
     /// That whose rules were read last, with them.
     latest: Option<(NodePath, Arc<[Rule]>)>,
-    pub(super) no_metadata: Arc<Value>,
     no_variant: Arc<str>,
 }
 
@@ -72,7 +69,7 @@ impl<'a> Reader<'a> {
         let (configs, limits) = (feed.services(), feed.instance_limits());
         let (names, documented, of_applications) = (HashSet::new(), HashMap::new(), HashSet::new());
         let (rules, documents, latest) = (HashMap::new(), Default::default(), None);
-        let (no_metadata, no_variant) = (Arc::new(Value::Map(Vec::new())), "".into());
+        let no_variant = "".into();
         Self {
             by,
             configs,
@@ -87,7 +84,6 @@ impl<'a> Reader<'a> {
             rules,
             documents,
             latest,
-            no_metadata,
             no_variant,
         }
     }

@@ -235,7 +235,7 @@ impl Directory {
     /// Notes how what nodes register of an instance changes, to be listed when the revision is complete.
     fn note(&mut self, (service, id): ListedKey, was: Option<Listed>, is: Option<Listed>) {
         let changes = self.pending.entry(service).or_default();
-        changes.entry(id).or_insert(Change { before: was, after: None }).after = is;
+        changes.entry(id).or_insert(Change { before: was.map(Box::new), after: None }).after = is;
     }
 
     /// The claims of a node: for the service, and for an application, for the interfaces that it offers; ordered by key.

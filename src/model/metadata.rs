@@ -1,0 +1,247 @@
+//! Metadata: what a service tells of itself.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug, Formatter};
+use std::sync::Arc;
+
+use rmpv::decode::{read_value, read_value_ref};
+use rmpv::encode::write_value;
+use rmpv::{Value, ValueRef};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::json;
+
+/// A map; an empty PHP map is an empty list. An object in JSON, as far as JSON can represent it; in MessagePack, as the
+/// master sent it.
+///
+/// Kept as MessagePack, since values take a multiple of the memory. None: an empty map.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Metadata(Option<Arc<[u8]>>);
+
+/// Metadata under construction. The caller adds each key once.
+#[derive(Debug, Default)]
+pub struct MetadataWriter {
+    count: u32,
+    entries: Vec<u8>,
+}
+
+const EMPTY_MAP: &[u8] = &[0x80];
+
+/// What most metadata have room in.
+const USUAL_BYTES: usize = 128;
+
+impl Metadata {
+    /// How many bytes they are as MessagePack.
+    pub fn packed_bytes(&self) -> usize {
+        self.packed().len()
+    }
+
+    pub fn value(&self) -> Value {
+        read_value(&mut self.packed()).expect("a value was written")
+    }
+
+    pub(super) fn read(&self) -> ValueRef<'_> {
+        read_value_ref(&mut self.packed()).expect("a value was written")
+    }
+
+    /// The JSON text of the object.
+    pub fn json(&self) -> String {
+        json::written(self)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (ValueRef<'_>, ValueRef<'_>)> {
+        let mut rest = self.packed();
+        let count = rmp::decode::read_map_len(&mut rest).unwrap_or(0);
+        entries(rest, count)
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        rmp::decode::read_map_len(&mut self.packed()).map_or(0, |count| count as usize)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The keys that are texts.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.iter().filter_map(|(key, _)| text(key))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<ValueRef<'_>> {
+        found(self.iter(), key)
+    }
+
+    /// The text of a key.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        text(self.get(key)?)
+    }
+
+    /// The number of a key, which may be a string.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        match self.get(key)? {
+            ValueRef::Integer(number) => number.as_f64(),
+            ValueRef::F32(number) => Some(number.into()),
+            ValueRef::F64(number) => Some(number),
+            ValueRef::String(text) => text.as_str()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether there are all of these: strings as they are, other values as their JSON text.
+    pub fn has(&self, wanted: &BTreeMap<String, String>) -> bool {
+        wanted.iter().all(|(key, wanted)| match self.get(key) {
+            Some(ValueRef::String(text)) => text.as_bytes() == wanted.as_bytes(),
+            Some(ValueRef::Binary(bytes)) => bytes == wanted.as_bytes(),
+            Some(other) => json::is_text(&other, wanted),
+            None => false,
+        })
+    }
+
+    fn packed(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or(EMPTY_MAP)
+    }
+}
+
+fn entries(mut packed: &[u8], count: u32) -> impl Iterator<Item = (ValueRef<'_>, ValueRef<'_>)> {
+    let mut next = move || read_value_ref(&mut packed).expect("a value was written");
+    (0..count).map(move |_| (next(), next()))
+}
+
+fn found<'m>(mut entries: impl Iterator<Item = (ValueRef<'m>, ValueRef<'m>)>, key: &str) -> Option<ValueRef<'m>> {
+    let is_it = |name: &ValueRef<'_>| matches!(name, ValueRef::String(name) if name.as_bytes() == key.as_bytes());
+    entries.find(|(name, _)| is_it(name)).map(|(_, value)| value)
+}
+
+fn text(value: ValueRef<'_>) -> Option<&str> {
+    if let ValueRef::String(text) = value { text.into_str() } else { None }
+}
+
+impl MetadataWriter {
+    pub fn add(&mut self, key: &str, value: &str) {
+        rmp::encode::write_str(self.value_of(key), value).expect("a vector takes all");
+    }
+
+    /// Adds a key; the caller then writes its value as MessagePack.
+    pub fn value_of(&mut self, key: &str) -> &mut Vec<u8> {
+        if self.count == 0 {
+            self.entries.reserve(USUAL_BYTES);
+        }
+        self.count += 1;
+        rmp::encode::write_str(&mut self.entries, key).expect("a vector takes all");
+        &mut self.entries
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<ValueRef<'_>> {
+        found(entries(&self.entries, self.count), key)
+    }
+
+    /// The text of a key.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        text(self.get(key)?)
+    }
+
+    pub fn finish(self) -> Metadata {
+        if self.count == 0 {
+            return Metadata::default();
+        }
+        let mut packed = Vec::with_capacity(size_of::<u32>() + 1 + self.entries.len());
+        rmp::encode::write_map_len(&mut packed, self.count).expect("a vector takes all");
+        packed.extend_from_slice(&self.entries);
+        Metadata(Some(packed.into()))
+    }
+}
+
+impl From<Value> for Metadata {
+    fn from(value: Value) -> Self {
+        let mut packed = Vec::new();
+        write_value(&mut packed, &value).expect("a vector takes all");
+        Self((packed != EMPTY_MAP).then(|| packed.into()))
+    }
+}
+
+impl Debug for Metadata {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.value().fmt(f)
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if to.is_human_readable() { json::Object(&self.read()).serialize(to) } else { self.value().serialize(to) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Value::deserialize(from).map(Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(entries: &[(&str, Value)]) -> Metadata {
+        Value::Map(entries.iter().map(|(key, value)| ((*key).into(), value.clone())).collect()).into()
+    }
+
+    #[test]
+    fn what_was_put_in_is_found_however_it_was_put_in() {
+        let many = (0..1_000).map(|number| (number.to_string().into(), number.into())).collect();
+        for value in [Value::Map(vec![]), Value::Array(vec![]), Value::Nil, Value::Map(many), Value::from("x")] {
+            let metadata = Metadata::from(value.clone());
+            assert_eq!(metadata.value(), value);
+            assert_eq!(metadata.len(), value.as_map().map_or(0, Vec::len));
+            assert_eq!(metadata.packed_bytes(), rmp_serde::to_vec(&value).expect("MessagePack").len());
+        }
+        assert_eq!(Metadata::from(Value::Map(vec![])), Metadata::default());
+        let mut writer = MetadataWriter::default();
+        (0..1_000).for_each(|number| writer.add(&number.to_string(), &(2 * number).to_string()));
+        assert_eq!((writer.text("999"), writer.get("1000")), (Some("1998"), None));
+        let written = writer.finish();
+        assert_eq!((written.len(), written.text("7"), written.text("x")), (1_000, Some("14"), None));
+        assert!(written.keys().eq((0..1_000).map(|number| number.to_string())));
+        assert_eq!(MetadataWriter::default().finish(), Metadata::default());
+    }
+
+    #[test]
+    fn values_are_read_by_their_kind() {
+        let nested = Value::Map(vec![("b".into(), Value::Array(vec![1.into(), Value::Nil]))]);
+        let odd = (Value::from(7), Value::from("under a number"));
+        let metadata = map(&[("s", "text".into()), ("n", 1.5.into()), ("i", 3.into()), ("t", "-2.5".into())]);
+        assert_eq!(
+            ["s", "n", "i", "t", "x"].map(|key| metadata.number(key)),
+            [None, Some(1.5), Some(3.0), Some(-2.5), None]
+        );
+        assert_eq!(["s", "n"].map(|key| metadata.text(key)), [Some("text"), None]);
+        let metadata =
+            Metadata::from(Value::Map(vec![odd, ("a".into(), nested), ("raw".into(), Value::Binary(vec![255]))]));
+        assert!(metadata.keys().eq(["a", "raw"]));
+        let has = |key: &str, text: &str| metadata.has(&[(key.to_owned(), text.to_owned())].into());
+        assert!(has("a", r#"{"b":[1,null]}"#) && !has("a", r#"{"b":[1,null]} "#) && !has("b", "1"));
+        assert!(Metadata::default().has(&BTreeMap::new()));
+    }
+
+    #[test]
+    fn they_are_an_object_in_json_also_where_php_wrote_a_list() {
+        let json = |value: Value| Metadata::from(value).json();
+        assert_eq!(json(Value::Array(vec![])), "{}");
+        assert_eq!(json(Value::Array(vec![1.into(), Value::Array(vec![2.into()])])), r#"{"0":1,"1":[2]}"#);
+        assert_eq!(
+            json(Value::Map(vec![("a".into(), f64::NAN.into()), (1.into(), true.into())])),
+            r#"{"a":null,"1":true}"#
+        );
+        assert_eq!(json(Value::Nil), "{}");
+    }
+
+    #[test]
+    fn they_are_equal_to_themselves_also_with_what_is_no_number() {
+        let of = |number: f64| map(&[("x", number.into())]);
+        assert_eq!(of(f64::NAN), of(f64::NAN));
+        assert_ne!(of(1.0), of(2.0));
+    }
+}
