@@ -24,7 +24,7 @@ use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::permissions::Claim;
 use crate::share::Taken;
-use crate::task::Stop;
+use crate::task::{Stop, wake};
 
 /// How soon it is tried again to open a file that could not be, or to find room in it.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -468,13 +468,15 @@ impl Keeper {
         if let more @ 1.. = died.saturating_sub(deaths.len() as u64) {
             tracing::warn!(more, "more jobs died at the same time: `roster queue list` counts them");
         }
-        batch.replies.into_iter().for_each(|reply| reply());
-        for (taker, jobs) in batch.handed {
-            let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();
-            let handed = Handed::new(attempts, Back::Keeper(self.asks.clone()));
-            // Where nobody takes them, they are dropped with it.
-            let _ = taker.reply.send(Ok((jobs, handed)));
-        }
+        wake::together(|| {
+            batch.replies.into_iter().for_each(|reply| reply());
+            for (taker, jobs) in batch.handed {
+                let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();
+                let handed = Handed::new(attempts, Back::Keeper(self.asks.clone()));
+                // Where nobody takes them, they are dropped with it.
+                let _ = taker.reply.send(Ok((jobs, handed)));
+            }
+        });
     }
 
     /// How long nothing has to be done that nobody asks for.

@@ -1,6 +1,7 @@
 //! Tasks: started under a name, watched, stopped together; and retry delays.
 
 pub mod stuck;
+pub(crate) mod wake;
 
 use std::collections::HashMap;
 use std::fmt;

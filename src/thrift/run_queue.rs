@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
 use super::accounts::{User, lock};
-use crate::task::stuck;
+use crate::task::{stuck, wake};
 
 /// How long a connection may run; and how long the thread runs before it checks for new arrivals. Shorter times answer
 /// other users sooner, until the checks cost more than the work.
@@ -203,7 +203,7 @@ impl Wake for Task {
         if !self.is_waiting.swap(true, Ordering::AcqRel) {
             let queue = self.queue.clone();
             lock(&queue.waiting).push(self);
-            queue.thread.wake();
+            queue.thread.take().into_iter().for_each(wake::thread);
         }
     }
 }
@@ -263,6 +263,45 @@ mod tests {
             queue.close();
         };
         futures::join!(queue.run(), accepting);
+    }
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn those_that_are_woken_together_wake_their_thread_once_and_all_have_their_turn() {
+        let (queue, woken) = (RunQueue::new(), Arc::new(Count(AtomicUsize::new(0))));
+        let (waker, count) = (Waker::from(woken.clone()), || woken.0.load(Ordering::Relaxed));
+        let mut running = pin!(queue.run());
+        let mut run = || {
+            loop {
+                let before = count();
+                let polled = running.as_mut().poll(&mut Context::from_waker(&waker));
+                if polled.is_ready() || count() == before {
+                    return polled.is_ready();
+                }
+            }
+        };
+        let begin = |_| {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            queue.spawn(OTHER, async move { told.await.expect("it is told") });
+            tell
+        };
+        let begun: Vec<_> = (0..3).map(begin).collect();
+        queue.close();
+        assert!(!run());
+        let before = count();
+        wake::together(|| {
+            begun.into_iter().for_each(|tell| tell.send(()).expect("it waits"));
+            assert_eq!(count(), before);
+        });
+        assert_eq!(count(), before + 1);
+        assert!(run());
     }
 
     #[tokio::test]
