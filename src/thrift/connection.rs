@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
+use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -234,7 +235,7 @@ impl Connection {
     async fn answer_late(&mut self, pending: Pending) -> Result<(), End> {
         let Pending { dialect, head, end, wait } = pending;
         let awaited = if self.charge.set(Part::Awaited, wait.memory_size()) {
-            self.wait(*wait, end).await?
+            self.wait(wait, end).await?
         } else {
             self.shared.metrics.overloaded.increment();
             wait.refused(OVERLOADED)
@@ -255,7 +256,7 @@ impl Connection {
     }
 
     /// Waits for what the request that ends at `end` waits for, while the peer is connected.
-    async fn wait(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
+    async fn wait(&mut self, wait: Box<Wait>, end: usize) -> Result<Awaited, End> {
         let waiting = match wait.watches() {
             Some(paths) => match self.permit.wait(paths) {
                 None => {
@@ -273,17 +274,17 @@ impl Connection {
         Ok(awaited)
     }
 
-    async fn until_answered(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
-        let shared = self.shared.clone();
+    async fn until_answered(&mut self, wait: Box<Wait>, end: usize) -> Result<Awaited, End> {
         // What is being sent to many is sent to all of them, even if the peer disconnects meanwhile.
         let is_sending = wait.is_sending();
-        let most = end + shared.config.max_request.as_u64() as usize;
+        let most = end + self.shared.config.max_request.as_u64() as usize;
         // Boxed: otherwise every connection would be as large as a call.
-        let mut waiting = Box::pin(wait.until_answered(&shared.api, &self.peer, &mut self.open, &self.stop));
+        let mut waiting = Box::pin(wait.until_answered(&self.shared.api, &self.peer, &mut self.open, &self.stop));
         let mut has_more = true;
         loop {
             let may_read = has_more && self.received.len() < most && reserve(&mut self.received, &mut self.charge);
             tokio::select! {
+                biased;
                 answer = &mut waiting => return Ok(answer),
                 read = read_unless_gone(&mut self.stream, &mut self.received, may_read), if !is_sending => {
                     // A peer that has closed its sending side may still want its answer.
@@ -344,7 +345,10 @@ impl Connection {
 
     /// Sends everything.
     async fn send(&mut self) -> Result<(), End> {
-        if self.sent < self.output.len() {
+        // What is sent at once needs no clock, and nothing that threads share.
+        if let Some(sent) = self.send_by_turns().now_or_never() {
+            sent?;
+        } else {
             let (patience, stop) = (self.shared.config.reply_timeout, self.stop.clone());
             tokio::select! {
                 sent = timeout(patience, self.send_by_turns()) => sent.map_err(|_| End::TimedOut)??,

@@ -136,7 +136,9 @@ pub(super) static METHODS: [Method; 50] = [
     Method::new("controlGuard", |it| {
         it.wait(|api, peer, request| api.to_control_guard(peer, request).map(Wait::ControlGuard))
     }),
-    Method::large("enqueue", "payload", |it| it.wait(|api, peer, request| api.enqueue(peer, request).map(Wait::Queue))),
+    Method::large("enqueue", "payload", |it| {
+        it.wait(|api, peer, request| api.enqueue(peer, request).map(Wait::Enqueue))
+    }),
     Method::new("takeJobs", |it| it.wait(|api, peer, request| api.take_jobs(peer, request).map(Wait::Queue))),
     Method::large("updateJob", "result", |it| it.wait(|api, _, request| api.update_job(request).map(Wait::Queue))),
     Method::new("job", |it| it.wait(|api, _, request| api.find_job(request).map(Wait::Queue))),

@@ -28,7 +28,6 @@ const OVERHEAD: usize = 256;
 /// A request to the queues, whose rights are checked as far as names decide.
 #[derive(Debug)]
 pub(super) enum QueueRequest {
-    Enqueue(Vec<NewJob>),
     Take { sources: Sources, most: usize, lease: Option<Duration>, wait: Duration },
     Update { id: u64, attempt: u32, update: Update },
     Find(u64),
@@ -66,7 +65,6 @@ impl QueueRequest {
     /// About how much memory it takes while it waits.
     pub(super) fn memory_size(&self) -> usize {
         match self {
-            Self::Enqueue(jobs) => jobs.iter().map(NewJob::memory_size).sum(),
             Self::Take { sources, .. } => sources.names().map(|queue| queue.len() + OVERHEAD).sum(),
             Self::Update { update, .. } => update.memory_size(),
             Self::List { after, .. } => after.len(),
@@ -117,11 +115,11 @@ impl QueueReply {
 }
 
 impl Api {
-    pub(super) fn enqueue(&self, peer: &Peer, request: EnqueueRequest) -> thrift::Result<QueueRequest> {
+    pub(super) fn enqueue(&self, peer: &Peer, request: EnqueueRequest) -> thrift::Result<Vec<NewJob>> {
         for job in &request.jobs {
             peer.identity.may_enqueue(&job.queue).map_err(denied)?;
         }
-        request.jobs.into_iter().map(new_job).collect::<thrift::Result<_>>().map(QueueRequest::Enqueue)
+        request.jobs.into_iter().map(new_job).collect()
     }
 
     pub(super) fn take_jobs(&self, peer: &Peer, request: TakeJobsRequest) -> thrift::Result<QueueRequest> {
@@ -221,6 +219,15 @@ impl Api {
         Ok(QueueRequest::Recurring)
     }
 
+    /// Enqueues jobs, and waits until they are on the disk. By itself, as this waits with less memory than what else is asked
+    /// of queues, and more often.
+    pub(super) async fn enqueued(&self, peer: &Peer, jobs: Vec<NewJob>) -> thrift::Result<QueueReply> {
+        let enqueued = self.queues.enqueue(asker(peer), jobs).await.map_err(|why| self.refused_by_queue(why))?;
+        let is_buffered = enqueued.iter().any(|it| it.is_buffered).then_some(true);
+        let jobs = enqueued.into_iter().map(|it| idl::EnqueuedJob { id: it.id as i64, is_new: it.is_new });
+        Ok(QueueReply::Enqueued(EnqueueReply { jobs: jobs.collect(), is_buffered }))
+    }
+
     /// Carries it out, and waits until that is on the disk.
     pub(super) async fn of_queues(
         &self,
@@ -231,12 +238,6 @@ impl Api {
         let refused = |why| self.refused_by_queue(why);
         let asker = asker(peer);
         Ok(match request {
-            QueueRequest::Enqueue(jobs) => {
-                let enqueued = self.queues.enqueue(asker, jobs).await.map_err(refused)?;
-                let is_buffered = enqueued.iter().any(|it| it.is_buffered).then_some(true);
-                let jobs = enqueued.into_iter().map(|it| idl::EnqueuedJob { id: it.id as i64, is_new: it.is_new });
-                QueueReply::Enqueued(EnqueueReply { jobs: jobs.collect(), is_buffered })
-            }
             QueueRequest::Take { sources, most, lease, wait } => {
                 let most = Most { jobs: most, bytes: self.page_bytes() };
                 let _waiting = (!wait.is_zero()).then(|| self.metrics.watches_waiting.hold());

@@ -117,8 +117,12 @@ impl StreamingCall {
     /// Lets the call progress while waiting for something else. Boxed: otherwise each request that waits would take, and move,
     /// as much memory as the largest that there is.
     pub(super) fn beside<'a, T: 'a>(&'a mut self, other: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
+        if !self.is_some() {
+            return Box::pin(other);
+        }
         Box::pin(async move {
             tokio::select! {
+                biased;
                 answer = other => answer,
                 never = self.go_on() => match never {},
             }

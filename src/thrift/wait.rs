@@ -24,6 +24,7 @@ use super::workers_added::{Addition, Removal};
 use super::{Peer, convert, explain, request};
 use crate::call::{OVERLOADED, Request, Unreadable, size};
 use crate::model::Command;
+use crate::queue::NewJob;
 use crate::task::Stop;
 use crate::tunnel::value::memory_size;
 
@@ -78,6 +79,8 @@ pub(super) enum Wait {
     Drain(Draining),
     /// Applying it.
     ControlGuard(GuardControl),
+    /// Until they are enqueued.
+    Enqueue(Vec<NewJob>),
     /// Until the queues have carried it out.
     Queue(QueueRequest),
 }
@@ -122,7 +125,7 @@ impl Wait {
         self.failed(match self {
             Wait::Call(_) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(_) => overload(message),
             Wait::StartCall(_) | Wait::OpenCall(_) | Wait::NextValues | Wait::SendValues(_) => overload(message),
-            Wait::CommandWorkers(_) | Wait::Queue(_) => overload(message),
+            Wait::CommandWorkers(_) | Wait::Enqueue(_) | Wait::Queue(_) => overload(message),
             _ => thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message)),
         })
     }
@@ -155,7 +158,7 @@ impl Wait {
             Wait::WatchWorkers(_) => Awaited::WatchWorkers(Err(why)),
             Wait::Drain(_) => Awaited::Drained(Err(why)),
             Wait::ControlGuard(_) => Awaited::GuardControlled(Err(why)),
-            Wait::Queue(_) => Awaited::Queue(Err(why)),
+            Wait::Enqueue(_) | Wait::Queue(_) => Awaited::Queue(Err(why)),
         }
     }
 
@@ -200,13 +203,14 @@ impl Wait {
             // From an administrator, and no larger than a request may be.
             Wait::Drain(_) | Wait::ControlGuard(_) => 0,
             Wait::CommandWorkers(command) => command.memory_size(),
+            Wait::Enqueue(jobs) => jobs.iter().map(NewJob::memory_size).sum(),
             Wait::Queue(request) => request.memory_size(),
         }
     }
 
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropping aborts them.
     pub(super) async fn until_answered(
-        mut self,
+        mut self: Box<Self>,
         api: &Api,
         peer: &Peer,
         open: &mut StreamingCall,
@@ -219,7 +223,7 @@ impl Wait {
                 Err(why) => return self.failed(why),
             }
         }
-        match self {
+        match *self {
             Wait::Children(asked) => Awaited::Children(open.beside(api.many_children(peer, &asked)).await),
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(api.searched_subtree(peer, &subtree)).await),
             Wait::Masters(filter) => Awaited::Masters(open.beside(api.masters(peer, &filter)).await),
@@ -260,6 +264,7 @@ impl Wait {
             Wait::ControlGuard(request) => {
                 Awaited::GuardControlled(open.beside(api.guard_controlled(peer, request)).await)
             }
+            Wait::Enqueue(jobs) => Awaited::Queue(open.beside(api.enqueued(peer, jobs)).await),
             Wait::Queue(request) => Awaited::Queue(open.beside(api.of_queues(peer, request, stop)).await),
         }
     }

@@ -299,7 +299,7 @@ async fn heavy_arguments_and_results_are_read_and_written_elsewhere_and_what_is_
         let call = call("send", arguments, |_| {});
         let request = house.api.request(&house.peer, call).expect("its arguments were not read yet");
         let (stop, mut open) = (Tasks::new().0.stop_signal(), StreamingCall::default());
-        Wait::Call(request).until_answered(&house.api, &house.peer, &mut open, &stop).await
+        Box::new(Wait::Call(request)).until_answered(&house.api, &house.peer, &mut open, &stop).await
     };
     let Awaited::Call(Ok(result)) = called(&heavy).await else { panic!("no result") };
     assert!(String::from_utf8_lossy(&result.values[0]).contains(&heavy));

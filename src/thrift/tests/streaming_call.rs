@@ -169,7 +169,7 @@ async fn an_open_call_ends_in_time_also_while_another_request_waits() {
         (call.master_id, call.timeout_ms) = (Some("second".into()), Some(10_000));
     });
     let (other, stop) = (Wait::Call(patient), Tasks::new().0.stop_signal());
-    let answer = other.until_answered(&stage.house.api, &stage.house.peer, &mut stage.open, &stop);
+    let answer = Box::new(other).until_answered(&stage.house.api, &stage.house.peer, &mut stage.open, &stop);
     assert!(tokio::time::timeout(Duration::from_millis(400), answer).await.is_err());
     assert_eq!(stage.ways[0].outstanding(), 0);
     assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);
