@@ -514,8 +514,13 @@ fn value_of<T: DeserializeOwned>(txn: &Txn<'_>, key: &[u8]) -> Result<Option<T>,
     Ok(sound(txn.get(key).and_then(|value| value.map(|value| read(&value)).transpose()))?.flatten())
 }
 
+/// What most values take, so that they do not grow while they are written.
+const FEW_BYTES: usize = 128;
+
 pub(super) fn written(value: &impl Serialize) -> Vec<u8> {
-    rmp_serde::to_vec(value).expect("a value of ours has nothing that MessagePack cannot")
+    let mut written = Vec::with_capacity(FEW_BYTES);
+    rmp_serde::encode::write(&mut written, value).expect("a value of ours has nothing that MessagePack cannot");
+    written
 }
 
 pub(super) fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, EngineError> {

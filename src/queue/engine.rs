@@ -68,6 +68,8 @@ pub(super) struct Txn<'e> {
     sync_within: Option<Duration>,
     inner: Option<RwTransaction<'e>>,
     record: Record,
+    /// The last value that was put, whose memory the next one has.
+    sealed: Vec<u8>,
     /// How many entries were changed since LMDB committed.
     changes: usize,
     has_room: bool,
@@ -143,6 +145,7 @@ impl Engine {
             sync_within: self.sync_within,
             inner: None,
             record: Record::new(),
+            sealed: Vec::new(),
             changes: 0,
             has_room: false,
             unsynced_since: None,
@@ -194,7 +197,11 @@ impl<'e> Txn<'e> {
     }
 
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
-        self.put_unsealed(key, &sealed(key, value))
+        let mut sealed = std::mem::take(&mut self.sealed);
+        seal(key, value, &mut sealed);
+        let put = self.put_unsealed(key, &sealed);
+        self.sealed = sealed;
+        put
     }
 
     /// As damage would, where the value is not sealed.
@@ -487,8 +494,16 @@ fn check(file: &Path) -> Result<(), NotOpened> {
 }
 
 /// A value behind a checksum that is also of its key.
+fn seal(key: &[u8], value: &[u8], sealed: &mut Vec<u8>) {
+    sealed.clear();
+    sealed.extend_from_slice(&sum(key, value).to_be_bytes());
+    sealed.extend_from_slice(value);
+}
+
 fn sealed(key: &[u8], value: &[u8]) -> Vec<u8> {
-    [&sum(key, value).to_be_bytes(), value].concat()
+    let mut sealed = Vec::new();
+    seal(key, value, &mut sealed);
+    sealed
 }
 
 pub(super) fn unsealed(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, EngineError> {

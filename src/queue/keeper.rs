@@ -46,7 +46,8 @@ pub(super) enum What {
     Work(Work),
     /// The same, of what makes the file grow.
     Growth(Work),
-    Take(Taker),
+    /// Boxed: otherwise each ask would be as large.
+    Take(Box<Taker>),
     /// These attempts arrived nowhere.
     GiveBack(Vec<(JobId, u32)>),
 }
@@ -94,7 +95,7 @@ pub(super) struct Keeper {
     asked: Requests,
     asks: mpsc::WeakUnboundedSender<Ask>,
     began: Instant,
-    takers: VecDeque<(Taker, Place)>,
+    takers: VecDeque<(Box<Taker>, Place)>,
     /// Attempts that arrived nowhere.
     unwanted: Vec<(JobId, u32)>,
     /// When there was last no room on the disk. Until there is, what needs room does not share a transaction.
@@ -127,7 +128,7 @@ struct Asked {
 struct Batch {
     tally: Tally,
     replies: Vec<Box<dyn FnOnce() + Send>>,
-    handed: Vec<(Taker, Vec<Job>)>,
+    handed: Vec<(Box<Taker>, Vec<Job>)>,
     /// Those that are answered when it is dropped.
     refused: Vec<Ask>,
 }
@@ -357,7 +358,7 @@ impl Keeper {
         let (mut batch, began) = (Batch::default(), Instant::now());
         let is_growth = asked.asks.iter().any(|ask| matches!(ask.what, What::Growth(_)))
             || asked.has_recurring && self.recurrences.next_look() <= self.now().wall;
-        self.known.writing_since.store(Some(Arc::new(began)));
+        self.known.set_writing_since(Some(began));
         let has_room = if is_growth { opened.txn.ensure_room() } else { Ok(()) };
         let carried_out = match has_room {
             Ok(()) => self.carry_out(opened, asked, &mut batch),
@@ -366,7 +367,7 @@ impl Keeper {
                 Err(error)
             }
         };
-        self.known.writing_since.store(None);
+        self.known.set_writing_since(None);
         if began.elapsed() >= SLOW {
             tracing::warn!(took = ?began.elapsed(), "the disk of the queues is slow");
         }

@@ -33,7 +33,7 @@ mod tests;
 mod turns;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -110,10 +110,8 @@ struct Known {
     trouble: ArcSwapOption<String>,
     /// and what was damaged at the start.
     damage: ArcSwapOption<String>,
-    /// Since when a transaction has been under way.
-    writing_since: ArcSwapOption<Instant>,
-    /// None: they were not counted yet.
-    totals: ArcSwapOption<Totals>,
+    /// What changes with each transaction.
+    now: Mutex<KnownNow>,
     recurring: ArcSwap<Vec<Recurs>>,
     /// How many transactions there have been.
     #[cfg(test)]
@@ -126,6 +124,14 @@ struct Known {
     /// How many syncs of what was acknowledged before.
     #[cfg(test)]
     syncs: std::sync::atomic::AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct KnownNow {
+    /// Since when a transaction has been under way.
+    writing_since: Option<Instant>,
+    /// None: they were not counted yet.
+    totals: Option<Totals>,
 }
 
 /// How many jobs there are.
@@ -142,10 +148,16 @@ pub struct Totals {
 }
 
 impl Known {
+    fn set_writing_since(&self, since: Option<Instant>) {
+        self.now().writing_since = since;
+    }
+
     fn count(&self, totals: Totals) {
-        if self.totals.load().as_deref() != Some(&totals) {
-            self.totals.store(Some(Arc::new(totals)));
-        }
+        self.now().totals = Some(totals);
+    }
+
+    fn now(&self) -> MutexGuard<'_, KnownNow> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,7 +203,7 @@ impl Queues {
 
     /// What is wrong with the file or its disk, or was at the start, or which of them is full, for one who sees these queues.
     pub fn trouble(&self, sees: impl Fn(&str) -> bool) -> Option<Arc<String>> {
-        let writing_for = self.known.writing_since.load_full().map(|since| since.elapsed());
+        let writing_for = self.known.now().writing_since.map(|since| since.elapsed());
         let slow = writing_for
             .filter(|time| *time >= SLOW)
             .map(|time| Arc::new(format!("the disk has not finished a write of the queues for {} s", time.as_secs())));
@@ -210,7 +222,7 @@ impl Queues {
     }
 
     pub fn totals_if_known(&self) -> Option<Totals> {
-        self.known.totals.load().as_deref().copied()
+        self.known.now().totals
     }
 
     /// All of the jobs are on the disk when this returns, or none is. Who no longer waits when it is their turn has
@@ -248,12 +260,8 @@ impl Queues {
             match backend {
                 Backend::Disk(disk) => {
                     let (reply, taken) = oneshot::channel();
-                    disk.send(
-                        place,
-                        What::Take(Taker { asker, sources, most, lease, is_patient, has_waited: false, reply }),
-                        taken,
-                    )
-                    .await
+                    let taker = Taker { asker, sources, most, lease, is_patient, has_waited: false, reply };
+                    disk.send(place, What::Take(Box::new(taker)), taken).await
                 }
                 Backend::Redis(redis) => {
                     let (queues, most) = sources.by_chance(most);
@@ -421,9 +429,12 @@ impl Disk {
                 return Ok(Box::new(|| {}));
             }
             let outcome = sound_or_refused(change.enqueue(&jobs, asker))?;
-            Ok(Box::new(move || _ = reply.send(outcome)))
+            // They go back: memory is freed at less cost by the thread that took it.
+            Ok(Box::new(move || _ = reply.send(outcome.map(|enqueued| (enqueued, jobs)))))
         }));
-        self.send(place, growth, told).await
+        // Until then they take of their user's share.
+        let (enqueued, _jobs) = self.send(place.clone(), growth, told).await?;
+        Ok(enqueued)
     }
 
     /// Has the thread do something within its next transaction, and waits until that is on the disk. Once asked it is done,

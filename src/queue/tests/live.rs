@@ -246,7 +246,7 @@ async fn a_disk_that_hangs_is_told_of() {
     assert_eq!(live.queues.trouble(|_| true), None);
     let (release, hangs) = live.hang().await;
     // As it is after a while.
-    live.queues.known.writing_since.store(Instant::now().checked_sub(Duration::from_secs(7)).map(Arc::new));
+    live.queues.known.set_writing_since(Instant::now().checked_sub(Duration::from_secs(7)));
     let told = live.queues.trouble(|_| true).expect("it is told");
     assert_eq!(told.as_str(), "the disk has not finished a write of the queues for 7 s");
     drop(release);
