@@ -95,7 +95,7 @@ impl Change<'_, '_> {
             }
         }
         match too_many_run && taken.is_empty() {
-            true => Err(Refused::Full(format!(
+            true => Err(Refused::TooMuch(format!(
                 "too many jobs run that this user has taken: {MAX_LEASES} may in all, and of one user as many as it leaves free"
             ))
             .into()),
@@ -188,14 +188,14 @@ impl Change<'_, '_> {
     fn result_fits(&mut self, head: &Head, bytes: u64, length: u64) -> Result<(), Refused> {
         let most = self.config.max_job_bytes;
         if length > most.as_u64() {
-            return Err(Refused::Full(format!("`queue.max_job_bytes` is {most}")));
+            return Err(Refused::TooMuch(format!("`queue.max_job_bytes` is {most}")));
         }
         match bytes.checked_sub(head.bytes + 1) {
             None => Ok(()),
-            Some(_) if !self.has_room => Err(Refused::Full("the disk is full".to_owned())),
+            Some(_) if !self.has_room => Err(Refused::TooMuch("the disk is full".to_owned())),
             Some(more) => {
                 // What is reserved is for what was acknowledged, and no more.
-                self.txn.ensure_room().map_err(|error| Refused::Full(error.to_string()))?;
+                self.txn.ensure_room().map_err(|error| Refused::TooMuch(error.to_string()))?;
                 let asker = Asker { uid: head.user, is_admin: false };
                 self.ensure_room_for(Usage { jobs: 0, bytes: more + 1 }, asker)
             }

@@ -10,6 +10,7 @@ use super::Config;
 use super::book::{Book, Lease, read, written};
 use super::death::{Death, MAX_LOGGED};
 use super::engine::{EngineError, Txn, sound};
+use super::full::Bound;
 use super::job::{Head, Job, JobId, MAX_ERROR, State, body, cut, parts_of};
 use super::keys::{self, QueueNumber};
 use super::limit::Looks;
@@ -24,8 +25,12 @@ pub enum Refused {
     /// Which field of a job is wrong, and how.
     #[error("{1}")]
     Invalid(&'static str, String),
+    /// What is full, and why, which is told until it has room again.
+    #[error("{1}")]
+    Full(Bound, String),
+    /// There is too much of something, for as long as it takes.
     #[error("{0}")]
-    Full(String),
+    TooMuch(String),
     #[error("there is no queue {0:?}")]
     NoQueue(String),
     #[error("there is no job {0}: it was never enqueued, or is done or cancelled")]

@@ -4,6 +4,7 @@ use super::book::Usage;
 use super::change::{Change, Outcome, Refused, millis};
 use super::check::check;
 use super::engine::EngineError;
+use super::full::Bound;
 use super::job::{DEFAULT_PRIORITY, Enqueued, Head, NewJob, OVERHEAD, Unique, body};
 use super::keys::{self, QueueNumber};
 use crate::share::KEPT_FOR_ADMINS;
@@ -43,19 +44,21 @@ impl Change<'_, '_> {
     pub(super) fn ensure_room_for(&self, wanted: Usage, Asker { uid, is_admin }: Asker) -> Result<(), Refused> {
         let own = self.book.users.get(&uid).copied().unwrap_or_default();
         let (most, most_bytes) = (self.config.max_jobs as u64, self.config.max_bytes.as_u64());
-        for (setting, wanted, all, own, most) in [
-            ("max_jobs", wanted.jobs, self.book.total.jobs, own.jobs, most),
-            ("max_bytes", wanted.bytes, self.book.total.bytes, own.bytes, most_bytes),
+        let (total, largest) = (self.book.total, self.config.max_job_bytes.as_u64());
+        for (setting, least, wanted, all, own, most) in [
+            ("max_jobs", 1, wanted.jobs, total.jobs, own.jobs, most),
+            ("max_bytes", largest, wanted.bytes, total.bytes, own.bytes, most_bytes),
         ] {
+            let free = (most - most / KEPT_FOR_ADMINS as u64).saturating_sub(all);
+            let bound = || if free < least { Bound::All(setting) } else { Bound::OfUser(setting, uid) };
             if all + wanted > most {
-                return Err(Refused::Full(format!("the queues are full: `queue.{setting}` is {most}")));
+                return Err(Refused::Full(bound(), format!("the queues are full: `queue.{setting}` is {most}")));
             }
-            let left = (most - most / KEPT_FOR_ADMINS as u64).saturating_sub(all + wanted);
-            if !is_admin && own + wanted > left {
+            if !is_admin && own + wanted > free.saturating_sub(wanted) {
                 let message = format!(
                     "this user has {own} of `queue.{setting}`, which is {most}; one may have as much as it leaves free"
                 );
-                return Err(Refused::Full(message));
+                return Err(Refused::Full(bound(), message));
             }
         }
         Ok(())
@@ -73,14 +76,16 @@ impl Change<'_, '_> {
         }
         let busy = self.book.queues.values().filter(|queue| !queue.counts.is_idle());
         let own = busy.clone().filter(|queue| queue.counts.creator == uid).count();
-        let all = busy.count() + wanted;
-        let left = (most - most / KEPT_FOR_ADMINS).saturating_sub(all);
-        if all > most || !is_admin && own + wanted > left {
+        let all = busy.count();
+        let free = (most - most / KEPT_FOR_ADMINS).saturating_sub(all);
+        if all + wanted > most || !is_admin && own + wanted > free.saturating_sub(wanted) {
             let message = format!(
                 "too many queues: `queue.max_queues` is {most}, of which one user may have as many as it leaves free, and a \
                  part is kept for administrators"
             );
-            return Err(Refused::Full(message).into());
+            let setting = "max_queues";
+            let bound = if free == 0 { Bound::All(setting) } else { Bound::OfUser(setting, uid) };
+            return Err(Refused::Full(bound, message).into());
         }
         while self.book.queues.len() + wanted > most && self.book.forget_one(self.txn, jobs)? {}
         missing.into_iter().for_each(|name| _ = self.book.add_queue(name, uid));

@@ -1,59 +1,99 @@
-//! Full queues, which refuse jobs: for the log, and for whoever asks what is wrong.
+//! What is full, and refuses jobs: for the log, and for whoever asks what is wrong.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A queue at its bound takes a job for each that is done, and refuses those between: it takes jobs again once it has refused
-/// none for so long.
+/// What is at its bound takes a job for each that is done, and refuses those between: it is full until it has refused none for
+/// so long.
 const CALM: Duration = Duration::from_secs(60);
 
-/// How many are known at once: names may be made up.
-const MAX_KNOWN: usize = 64;
+/// Of how many users at once it is known that they have all they may.
+const MAX_USERS: usize = 64;
 
-/// The queues that have refused jobs lately, and when they did last: of all users, or of one that has all it may.
+/// What may be full.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bound {
+    /// All queues, by this setting.
+    All(&'static str),
+    Queue(String),
+    /// What one user may have by this setting.
+    OfUser(&'static str, Option<u32>),
+}
+
+/// What has refused jobs lately, and when it did last.
 #[derive(Debug, Default)]
-pub(super) struct FullQueues(Mutex<BTreeMap<String, Instant>>);
+pub(super) struct FullBounds {
+    known: Mutex<BTreeMap<Bound, Instant>>,
+    /// Whether there are some: so whoever enqueues need not look.
+    has_any: AtomicBool,
+}
 
-impl FullQueues {
-    /// These queues have refused jobs of a user.
-    pub(super) fn refuse(&self, queues: impl IntoIterator<Item = String>, user: Option<u32>, why: &str, now: Instant) {
+impl FullBounds {
+    pub(super) fn refuse(&self, bound: &Bound, why: &str, now: Instant) {
         let mut known = self.known();
-        for queue in queues {
-            if known.len() >= MAX_KNOWN {
-                known.retain(|_, refused| !is_calm(*refused, now));
-            }
-            if let Some(refused) = known.get_mut(&queue) {
-                *refused = now;
-            } else if known.len() < MAX_KNOWN {
-                tracing::warn!(queue, user, why, "a queue refuses jobs");
-                known.insert(queue, now);
-            }
+        self.forget_calm(&mut known, now);
+        if let Some(refused) = known.get_mut(bound) {
+            *refused = now;
+            return;
+        }
+        let is_of_user = |bound: &Bound| matches!(bound, Bound::OfUser(..));
+        if is_of_user(bound) && known.keys().filter(|it| is_of_user(it)).count() >= MAX_USERS {
+            return;
+        }
+        tracing::warn!(full = %bound, why, "jobs are refused");
+        known.insert(bound.clone(), now);
+        self.has_any.store(true, Ordering::Relaxed);
+    }
+
+    /// Jobs were enqueued.
+    pub(super) fn take(&self, now: impl FnOnce() -> Instant) {
+        if self.has_any.load(Ordering::Relaxed) {
+            self.forget_calm(&mut self.known(), now());
         }
     }
 
-    /// These queues have taken jobs.
-    pub(super) fn take<'q>(&self, queues: impl IntoIterator<Item = &'q String>, now: Instant) {
-        let mut known = self.known();
-        for queue in queues {
-            if known.get(queue).is_some_and(|refused| is_calm(*refused, now)) {
-                known.remove(queue);
-                tracing::info!(queue, "a queue takes jobs again");
-            }
-        }
-    }
-
-    /// Which of these queues refuses jobs, or did a moment ago. Of whom, and why, is for who reads the log.
+    /// What refuses jobs, or did a moment ago, for one who sees these queues: first what concerns the most users.
     pub(super) fn trouble(&self, sees: impl Fn(&str) -> bool, now: Instant) -> Option<String> {
         let known = self.known();
-        let (queue, _) = known.iter().find(|(queue, refused)| sees(queue) && !is_calm(**refused, now))?;
-        Some(format!(
-            "the queue {queue:?} refuses jobs, as it is full for all or for one user: the sidecar's log says why"
-        ))
+        let is_told = |bound: &Bound| !matches!(bound, Bound::Queue(queue) if !sees(queue));
+        let (bound, _) = known.iter().find(|(bound, refused)| is_told(bound) && !is_calm(**refused, now))?;
+        Some(match bound {
+            Bound::All(setting) => format!("jobs are refused, as the queues are full by `queue.{setting}`"),
+            Bound::Queue(queue) => format!("the queue {queue:?} refuses jobs, as it is full"),
+            // Whose it is, is for who reads the log.
+            Bound::OfUser(setting, _) => format!(
+                "jobs of a user are refused that has all it may of `queue.{setting}`: the sidecar's log says which"
+            ),
+        })
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn forget_calm(&self, known: &mut BTreeMap<Bound, Instant>, now: Instant) {
+        known.retain(|bound, refused| {
+            let is_over = is_calm(*refused, now);
+            if is_over {
+                tracing::info!(full = %bound, "no jobs have been refused for a minute");
+            }
+            !is_over
+        });
+        self.has_any.store(!known.is_empty(), Ordering::Relaxed);
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Bound, Instant>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All(setting) => write!(f, "queue.{setting}"),
+            Self::Queue(queue) => write!(f, "the queue {queue:?}"),
+            Self::OfUser(setting, Some(uid)) => write!(f, "queue.{setting} for the user {uid}"),
+            Self::OfUser(setting, None) => write!(f, "queue.{setting} for all over TCP"),
+        }
     }
 }
 
@@ -67,29 +107,34 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_full_is_told_to_who_sees_it_until_it_has_refused_nothing_for_a_while() {
-        let (full, start) = (FullQueues::default(), Instant::now());
-        let [mail, img] = ["mail", "img"].map(str::to_owned);
+        let (full, start) = (FullBounds::default(), Instant::now());
+        let mail = Bound::Queue("mail".to_owned());
         let is_told = |queue: &str, now| full.trouble(|seen| seen == queue, now).is_some();
-        full.refuse([mail.clone()], None, "it is full", start);
-        full.take([&mail, &img], start + CALM / 2);
+        full.take(|| panic!("nothing is full"));
+        full.refuse(&mail, "it is full", start);
+        full.take(|| start + CALM / 2);
         assert!(is_told("mail", start + CALM / 2) && !is_told("img", start + CALM / 2));
-        full.refuse([mail.clone()], None, "it is full", start + CALM / 2);
-        full.take([&mail], start + CALM);
+        full.refuse(&mail, "it is full", start + CALM / 2);
+        full.take(|| start + CALM);
         assert!(is_told("mail", start + CALM), "it is at its bound");
         assert!(!is_told("mail", start + 2 * CALM), "nobody has enqueued any since");
         assert_eq!(full.known().len(), 1);
-        full.take([&mail], start + 2 * CALM);
-        assert!(full.known().is_empty());
+        full.take(|| start + 2 * CALM);
+        full.take(|| panic!("nothing is full"));
     }
 
     #[test]
-    fn no_more_are_known_than_there_may_be_and_those_of_the_past_make_room() {
-        let (full, start) = (FullQueues::default(), Instant::now());
-        let some = |first: usize| (first..first + 2 * MAX_KNOWN).map(|number| format!("{number:04}"));
-        full.refuse(some(0), None, "too many queues", start);
-        assert_eq!(full.known().len(), MAX_KNOWN);
-        full.refuse(some(1_000), None, "too many queues", start + CALM);
-        assert_eq!(full.known().len(), MAX_KNOWN);
-        assert!(full.known().keys().all(|queue| queue.as_str() >= "1000"));
+    fn no_user_and_no_number_of_them_hides_what_is_full_for_all() {
+        let (full, start) = (FullBounds::default(), Instant::now());
+        let told = |sees: bool| full.trouble(|_| sees, start).expect("something is full");
+        for uid in 0..2 * MAX_USERS as u32 {
+            full.refuse(&Bound::OfUser("max_queues", Some(uid)), "it has all it may", start);
+        }
+        assert_eq!(full.known().len(), MAX_USERS);
+        assert!(told(false).contains("of a user"));
+        full.refuse(&Bound::Queue("mail".to_owned()), "it is full", start);
+        assert!(told(false).contains("of a user") && told(true).contains("\"mail\""));
+        full.refuse(&Bound::All("max_jobs"), "they are full", start);
+        assert!(told(false).contains("`queue.max_jobs`") && told(true).contains("`queue.max_jobs`"));
     }
 }

@@ -46,7 +46,8 @@ use self::change::{Change, Outcome};
 pub use self::config::{Config, Durability, Missed, Recurring};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
-use self::full::FullQueues;
+pub use self::full::Bound;
+use self::full::FullBounds;
 pub use self::handed::Handed;
 pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, MIN_LEASE, NewJob, Progress, State, Unique, Until};
 use self::keeper::{Ask, Keeper, SLOW, Taker, What, Work, sound_or_refused};
@@ -76,7 +77,7 @@ pub struct Queues {
     /// None: there are none.
     desk: Option<Desk>,
     known: Arc<Known>,
-    full: FullQueues,
+    full: FullBounds,
 }
 
 /// Who is asked, and how much.
@@ -194,14 +195,14 @@ impl Queues {
         };
         let pool = Pool::new(MAX_ASKED, 1);
         let (users, admins) = (Shares::of(pool.clone(), Some(KEPT_FOR_ADMINS)), Shares::of(pool, None));
-        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known, full: FullQueues::default() }))
+        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known, full: FullBounds::default() }))
     }
 
     pub fn is_on(&self) -> bool {
         self.desk.is_some()
     }
 
-    /// What is wrong with the file or its disk, or was at the start, or which of them is full, for one who sees these queues.
+    /// What is wrong with the file or its disk, or was at the start, or what is full, for one who sees these queues.
     pub fn trouble(&self, sees: impl Fn(&str) -> bool) -> Option<Arc<String>> {
         let writing_for = self.known.now().writing_since.map(|since| since.elapsed());
         let slow = writing_for
@@ -229,15 +230,13 @@ impl Queues {
     /// enqueued none.
     pub async fn enqueue(&self, asker: Asker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Refused> {
         let size = jobs.iter().map(NewJob::memory_size).sum();
-        let mut queues: Vec<String> = jobs.iter().map(|job| job.queue.clone()).collect();
-        queues.dedup();
         let enqueued = match self.desk(Some(asker), size)? {
             (Backend::Disk(disk), place) => disk.enqueue(place, jobs, asker).await,
             (Backend::Redis(redis), place) => redis.enqueue(place, jobs, asker).await,
         };
         match &enqueued {
-            Ok(_) => self.full.take(&queues, Instant::now()),
-            Err(Refused::Full(why)) => self.full.refuse(queues, asker.uid, why, Instant::now()),
+            Ok(_) => self.full.take(Instant::now),
+            Err(Refused::Full(bound, why)) => self.full.refuse(bound, why, Instant::now()),
             Err(_) => {}
         }
         enqueued
@@ -517,6 +516,6 @@ impl Desk {
         let share = if is_admin { &self.admins } else { &self.users }.share(uid);
         share
             .take(size)
-            .ok_or_else(|| Refused::Full("as much of this user as may waits for the queues; try again".to_owned()))
+            .ok_or_else(|| Refused::TooMuch("as much of this user as may waits for the queues; try again".to_owned()))
     }
 }

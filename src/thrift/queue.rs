@@ -315,7 +315,7 @@ impl Api {
             Refused::Invalid(field, message) => invalid(field, &message),
             Refused::Off => invalid("queue", &message),
             Refused::Running(_) => invalid("id", &message),
-            Refused::Full(_) | Refused::Unavailable(_) => {
+            Refused::Full(..) | Refused::TooMuch(_) | Refused::Unavailable(_) => {
                 self.metrics.overloaded.increment();
                 Overloaded { message }.into()
             }

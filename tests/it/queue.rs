@@ -247,7 +247,7 @@ fn a_result_is_reported_that_is_as_large_as_a_payload_may_be() {
 }
 
 #[test]
-fn that_a_queue_is_full_is_logged_once_and_told_by_status() {
+fn that_the_queues_are_full_is_logged_once_and_told_by_status() {
     let roster = roster(&format!("{SETTINGS}max_jobs = 3\n"));
     enqueue(&roster, vec![job("a"), job("b"), job("c")]);
     assert!(!prints(&roster, &["status"]).contains("NOT IN ORDER"));
@@ -256,9 +256,10 @@ fn that_a_queue_is_full_is_logged_once_and_told_by_status() {
         exception::<Overloaded>(roster.client().enqueue(request)).expect("it is full");
     }
     let status = prints(&roster, &["status"]);
-    assert!(status.contains("\nqueues NOT IN ORDER: the queue \"mail\" refuses jobs"), "{status}");
+    let told = "\nqueues NOT IN ORDER: jobs are refused, as the queues are full by `queue.max_jobs`";
+    assert!(status.contains(told), "{status}");
     let log = roster.log();
-    let told: Vec<_> = log.lines().filter(|line| line.contains("a queue refuses jobs")).collect();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("jobs are refused")).collect();
     assert!(told.len() == 1 && told[0].contains("`queue.max_jobs` is 3"), "{log}");
 }
 

@@ -11,6 +11,7 @@ use super::super::Place;
 use super::super::change::{Refused, millis};
 use super::super::check::check;
 use super::super::enqueue::Asker;
+use super::super::full::Bound;
 use super::super::job::{Enqueued, JobId, NewJob, State};
 use super::buffer::Buffer;
 use super::link::{Arguments, Failed};
@@ -144,7 +145,8 @@ impl Redis {
                 Err(_) => {
                     let why = redis::from_redis_value::<String>(reply).unwrap_or_default();
                     let Some(said) = why.strip_prefix("LOOK ") else {
-                        return Err(NotEnqueued::Refused(self.refused(&why)));
+                        let user = drafts.first().and_then(|draft| draft.extras.user);
+                        return Err(NotEnqueued::Refused(self.refused(&why, user)));
                     };
                     let said: Vec<u64> = said.split(' ').filter_map(|number| number.parse().ok()).collect();
                     let said = said.chunks_exact(2).filter_map(|it| Some((*new.get(it[0] as usize)?, it[1])));
@@ -210,7 +212,7 @@ impl Redis {
                 }
                 let refused = match enqueued {
                     Ok(_) => None,
-                    Err(NotEnqueued::Refused(Refused::Full(_))) if ids.len() > 1 => {
+                    Err(NotEnqueued::Refused(Refused::Full(..) | Refused::TooMuch(_))) if ids.len() > 1 => {
                         // There may be room for some of them.
                         most = ids.len() / 2;
                         continue;
@@ -266,29 +268,36 @@ impl Redis {
     }
 
     /// What the script says that refuses.
-    fn refused(&self, why: &str) -> Refused {
+    fn refused(&self, why: &str, user: Option<u32>) -> Refused {
         match why.split_once(' ') {
             Some(("FULL", queue)) => {
-                Refused::Full(format!("the queue {queue:?} is full: `queue.max_jobs` is {}", self.config.max_jobs))
+                let message = format!("the queue {queue:?} is full: `queue.max_jobs` is {}", self.config.max_jobs);
+                Refused::Full(Bound::Queue(queue.to_owned()), message)
             }
             Some(("TYPE", key)) => {
                 let key = key.rsplit_once(' ').map_or(key, |(key, _)| key);
                 Refused::Unavailable(format!("{key:?} of Redis at {} is no list", self.link.server))
             }
-            Some(("SHARE", own)) => Refused::Full(format!(
-                "this user has made {own} of the queues in Redis, of which there are at most `queue.max_queues`, {}; one may \
-                 have as many as it leaves free, and those without a job make room",
-                self.config.max_queues
-            )),
-            _ if why == "KEYS" => Refused::Full(format!(
+            Some(("SHARE", own)) => {
+                let message = format!(
+                    "this user has made {own} of the queues in Redis, of which there are at most `queue.max_queues`, {}; one \
+                     may have as many as it leaves free, and those without a job make room",
+                    self.config.max_queues
+                );
+                Refused::Full(Bound::OfUser("max_queues", user), message)
+            }
+            _ if why == "KEYS" => Refused::TooMuch(format!(
                 "the jobs that have the unique keys of this request take more than {} together: enqueue fewer at once",
                 bytesize::ByteSize(MAX_HELD_BYTES)
             )),
-            _ => Refused::Full(format!(
-                "too many queues: `queue.max_queues` is {}, of which a part is kept for administrators; those without a job \
-                 make room",
-                self.config.max_queues
-            )),
+            _ => {
+                let message = format!(
+                    "too many queues: `queue.max_queues` is {}, of which a part is kept for administrators; those without a \
+                     job make room",
+                    self.config.max_queues
+                );
+                Refused::Full(Bound::All("max_queues"), message)
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ impl Searches {
             let line = users.entry(user).or_default();
             if line.length >= MAX_IN_LINE {
                 let why = format!("{MAX_IN_LINE} jobs of this user are looked for that wait in Redis; try again");
-                return Err(Refused::Full(why));
+                return Err(Refused::TooMuch(why));
             }
             line.length += 1;
             line.turn.clone()

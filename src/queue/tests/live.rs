@@ -220,7 +220,7 @@ async fn who_fills_the_way_to_the_disk_leaves_room_for_others_and_is_told() {
             refused = asked.as_mut().now_or_never();
             waiting.push(asked);
         }
-        assert!(matches!(refused, Some(Err(Refused::Full(_)))), "{refused:?}");
+        assert!(matches!(refused, Some(Err(Refused::TooMuch(_)))), "{refused:?}");
         let most = MAX_ASKED / ASK_SIZE.max(payload);
         assert!((most / 4..=most / 2 + 1).contains(&waiting.len()), "{}", waiting.len());
         // They hang up, and what they have asked still waits.

@@ -402,6 +402,23 @@ fn one_user_leaves_room_for_the_next_and_all_of_them_for_an_administrator() {
 }
 
 #[test]
+fn a_refusal_names_what_is_full_for_all_or_what_one_user_may_have() {
+    let mut queue = Fixture::new(Config { max_jobs: 32, max_queues: 8, ..Config::default() });
+    let mut refuses = |jobs: &[NewJob], asker| loop {
+        match queue.change(|change| change.enqueue(jobs, asker)) {
+            Ok(_) => {}
+            Err(Refused::Full(bound, _)) => break bound,
+            Err(why) => panic!("{why}"),
+        }
+    };
+    let many: Vec<NewJob> = (0..9).map(|nth| job(&format!("q{nth}"), "a")).collect();
+    assert_eq!(refuses(&many, WEB), Bound::OfUser("max_queues", WEB.uid), "there is room for fewer");
+    assert_eq!(refuses(&many[..1], WEB), Bound::OfUser("max_jobs", WEB.uid));
+    assert_eq!(refuses(&many[..1], ROOT), Bound::All("max_jobs"));
+    assert_eq!(refuses(&many[..1], WEB), Bound::All("max_jobs"));
+}
+
+#[test]
 fn users_leave_some_queues_to_administrators() {
     let mut queue = Fixture::new(Config { max_queues: 32, ..Config::default() });
     let mut names = (0..).map(|nth| format!("q{nth}"));
@@ -514,12 +531,12 @@ fn no_lease_lasts_for_ever_and_whoever_takes_jobs_of_many_queues_leaves_leases_f
         }
     };
     assert_eq!(taken, 32_768);
-    assert!(matches!(&refused, Refused::Full(why) if why.contains("too many jobs run")), "{refused:?}");
+    assert!(matches!(&refused, Refused::TooMuch(why) if why.contains("too many jobs run")), "{refused:?}");
     assert_eq!(queue.take("mail").map(|job| job.id), Some(mail));
     queue.reopen();
     assert!(queue.take("img2").is_some());
     let again = queue.change(|change| change.take(Some(WEB), &names.to_vec().into(), MANY, None));
-    assert!(matches!(again, Err(Refused::Full(_))), "{again:?}");
+    assert!(matches!(again, Err(Refused::TooMuch(_))), "{again:?}");
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn a_move_that_is_refused_has_changed_nothing() {
     let mut queue = Fixture::new(Config { max_queues: 1, ..Config::default() });
     queue.change(|change| change.enqueue(&[job("mail", "a")], ROOT)).expect("there is room");
     let refused = |queue: &mut Fixture, from: &str, to: &str| queue.change(|change| change.move_to(from, to, ROOT));
-    assert!(matches!(refused(&mut queue, "mail", "post"), Err(Refused::Full(_))));
+    assert!(matches!(refused(&mut queue, "mail", "post"), Err(Refused::Full(..))));
     assert!(matches!(refused(&mut queue, "mail", "mail"), Err(Refused::Invalid("to", _))));
     assert!(matches!(refused(&mut queue, "mail", "a\n"), Err(Refused::Invalid("to", _))));
     assert!(matches!(refused(&mut queue, "none", "mail"), Err(Refused::NoQueue(_))));
