@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::super::change::{Change, Outcome, Refused, millis};
 use super::super::engine::{EngineError, sound};
@@ -23,6 +24,7 @@ use super::super::look::Overview;
 use super::super::order::Order;
 use super::super::{Config, Disk, Known, Place, keys};
 use super::enqueue::Draft;
+use super::link::TIMEOUT;
 use super::resque::Extras;
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
@@ -55,6 +57,8 @@ pub(super) struct Buffer {
     pub(super) delivery: tokio::sync::Mutex<()>,
     /// Queues whose jobs Redis refuses: until when none are delivered, and why.
     refused: Mutex<BTreeMap<String, (Instant, String)>>,
+    /// There while a look that was given up waits for the disk yet: then no other one is begun.
+    given_up: Mutex<Weak<()>>,
 }
 
 /// A job as it is kept: its queue and its name beside it.
@@ -78,7 +82,8 @@ impl Buffer {
         let stop = tasks.stop_signal();
         tasks.thread("the buffer", move |_| async move { keeper.run(&stop).await })?;
         let disk = Disk { asks, known };
-        Ok(Self { disk, counts: Arc::default(), delivery: tokio::sync::Mutex::default(), refused: Mutex::default() })
+        let (delivery, refused, given_up) = Default::default();
+        Ok(Self { disk, counts: Arc::default(), delivery, refused, given_up })
     }
 
     /// What is wrong with the store, or why Redis does not take what is in it, for one who sees these queues.
@@ -189,12 +194,27 @@ impl Buffer {
         .await
     }
 
-    /// A job, and its id in the store, by the one that Redis knows it by.
+    /// A job, and its id in the store, by the one that Redis knows it by. It is looked for no longer than Redis may take to
+    /// answer.
     pub(super) async fn find(&self, place: Place, id: JobId) -> Result<Option<(JobId, Draft)>, Refused> {
         if lock(&self.counts).as_ref().is_some_and(|counts| counts.queues.is_empty()) {
             return Ok(None);
         }
-        self.ask(What::Work, place, move |change| find(change, id), |_, _| {}).await
+        let not_answered = || hangs(&format!("job {id} may be in it"));
+        if lock(&self.given_up).strong_count() > 0 {
+            return Err(not_answered());
+        }
+        let waits = Arc::new(());
+        let this = Arc::downgrade(&waits);
+        let find = move |change: &mut Change<'_, '_>| {
+            drop(waits);
+            find(change, id)
+        };
+        let found = timeout(TIMEOUT, self.ask(What::Work, place, find, |_, _| {})).await;
+        found.unwrap_or_else(|_| {
+            *lock(&self.given_up) = this;
+            Err(not_answered())
+        })
     }
 
     /// Whether a job with this id in the store is of an earlier run.
@@ -244,6 +264,11 @@ impl Buffer {
         let counts = self.counts.clone();
         self.disk.ask_and_note(what, place, work, move |done| note(&mut lock(&counts), done)).await
     }
+}
+
+/// That the disk does not answer, and what follows from that.
+pub(super) fn hangs(then: &str) -> Refused {
+    Refused::Unavailable(format!("the disk of the buffer does not answer: {then}; try again"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

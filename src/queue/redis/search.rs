@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::super::Place;
 use super::super::change::{Refused, millis};
 use super::super::job::{Job, JobId, State};
+use super::buffer::hangs;
 use super::enqueue::Draft;
 use super::keys::Step;
 use super::link::{Arguments, Failed, TIMEOUT};
@@ -148,14 +149,13 @@ impl Redis {
         }
     }
 
-    /// Looks whether a job is in the buffer, for no longer than Redis may take to answer.
+    /// Looks whether a job is in the buffer.
     async fn look_into_buffer(&self, place: Place, id: JobId) -> InBuffer {
         let Some(buffer) = &self.buffer else { return InBuffer::NotThere };
-        match timeout(TIMEOUT, buffer.find(place, id)).await {
-            Ok(Ok(Some((at, draft)))) => InBuffer::Found(at, Box::new(draft)),
-            Ok(Ok(None)) => InBuffer::NotThere,
-            Ok(Err(why)) => InBuffer::NotReadable(why),
-            Err(_) => not_answered(id),
+        match buffer.find(place, id).await {
+            Ok(Some((at, draft))) => InBuffer::Found(at, Box::new(draft)),
+            Ok(None) => InBuffer::NotThere,
+            Err(why) => InBuffer::NotReadable(why),
         }
     }
 
@@ -284,7 +284,7 @@ impl Redis {
         let Some(buffer) = &self.buffer else { return Ok(InBuffer::NotThere) };
         // None is delivered meanwhile. Where the disk hangs, whoever delivers has that.
         let Ok(_delivery) = timeout(TIMEOUT, buffer.delivery.lock()).await else {
-            return Ok(not_answered(id));
+            return Ok(InBuffer::NotReadable(hangs(&format!("job {id} may be in it"))));
         };
         let (at, draft) = match self.look_into_buffer(place, id).await {
             InBuffer::Found(at, draft) => (at, draft),
@@ -313,14 +313,6 @@ impl Redis {
     }
 }
 
-fn not_answered(id: JobId) -> InBuffer {
-    InBuffer::NotReadable(hangs(&format!("job {id} may be in it")))
-}
-
-fn hangs(then: &str) -> Refused {
-    Refused::Unavailable(format!("the disk of the buffer does not answer: {then}; try again"))
-}
-
 /// What the text of a job has that was enqueued here.
 fn searched(id: JobId) -> String {
     format!(r#""id":"{id:032x}""#)
@@ -342,6 +334,12 @@ mod tests {
         release
     }
 
+    async fn until(is_true: impl Fn() -> bool) {
+        while !is_true() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     async fn in_time<T>(answer: impl Future<Output = T>) -> T {
         timeout(SOON, answer).await.expect("an answer")
     }
@@ -357,7 +355,8 @@ mod tests {
         let asker = Asker { uid: Some(0), is_admin: true };
         let job = NewJob { queue: "mail".into(), name: "C".into(), ..NewJob::default() };
         let id = redis.enqueue(Place::default(), vec![job], asker).await.expect("it is kept")[0].id;
-        let is_delivery_free = || redis.buffer.as_ref().expect("it has one").delivery.try_lock().is_ok();
+        let buffer = redis.buffer.as_ref().expect("it has one");
+        let is_delivery_free = || buffer.delivery.try_lock().is_ok();
 
         // Before it is found, so that Redis is asked; and before it is forgotten.
         let release = hang(&redis);
@@ -367,7 +366,18 @@ mod tests {
         assert!(matches!(found, Err(Refused::Unavailable(_))), "{found:?}");
         assert!(matches!(cancelled, Err(Refused::Unavailable(_))), "{cancelled:?}");
         assert!(is_delivery_free());
+        // Those that were given up wait for the disk yet, and no other does.
+        let place = Place::default();
+        let again = in_time(redis.find(place.clone(), Some(0), id, |_, _| true)).await;
+        assert!(matches!(again, Err(Refused::Unavailable(_))), "{again:?}");
+        in_time(until(|| Arc::strong_count(&place) == 1)).await;
         drop(release);
+        in_time(async {
+            while buffer.find(Place::default(), id).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
 
         let (of_closure, hanging) = (redis.clone(), Arc::new(Mutex::new(None)));
         let holder = hanging.clone();
@@ -380,7 +390,7 @@ mod tests {
         assert!(why.contains(&format!("job {id} is removed once it goes on")), "{why}");
         assert!(is_delivery_free());
         drop(hanging.lock().expect("no panic").take());
-        let left = redis.buffer.as_ref().expect("it has one").find(Place::default(), id);
+        let left = buffer.find(Place::default(), id);
         assert!(in_time(left).await.expect("it is read").is_none(), "it is removed");
     }
 }
