@@ -473,7 +473,9 @@ fn update(why: NoAnswer) -> Option<Update> {
         // It has returned, and what it has is not kept.
         NoAnswer::NoMemory | NoAnswer::Failed(StreamError::NoMemory) => Update::Done,
         NoAnswer::Failed(_) if mutant::is("done-by-the-dead") => Update::Done,
-        NoAnswer::Failed(why) => Update::Lose { error: format!("its worker is gone: {why}") },
+        NoAnswer::Failed(why @ StreamError::Lost(_)) => Update::Lose { error: format!("its worker is gone: {why}") },
+        // Its process has answered so, and goes on.
+        NoAnswer::Failed(why) => Update::Fail { error: format!("its worker has not said what became of it: {why}") },
     })
 }
 

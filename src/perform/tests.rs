@@ -285,6 +285,22 @@ async fn a_process_that_a_job_ends_is_handed_nothing_more_however_long_it_still_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_closes_a_job_without_an_answer_has_failed_it_and_is_handed_the_next() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    let id = scene.enqueue("mail", "closed", SOON).await;
+    let (_, uuid) = scene.is_handed().await;
+    scene.says(Message::Close { uuid });
+    scene.becomes(id, |job| job.is_some_and(|job| job.failures == 1)).await;
+    let failed = scene.queues.find(ROOT, id, |_, _| true).await.expect("it is tried again");
+    assert!(matches!(failed.state, State::Delayed { .. }), "{failed:?}");
+    assert_eq!(scene.calls.late_for(), None);
+    let next = scene.enqueue("mail", "next", SOON).await;
+    let handed = scene.is_handed().await;
+    scene.has_done(handed);
+    scene.becomes(next, |job| job.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_not_lost_with_a_process_that_was_to_stop() {
     let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
     let id = scene.enqueue("mail", "long", SOON).await;
