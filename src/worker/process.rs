@@ -59,6 +59,16 @@ pub(super) enum News {
 /// The deadline for a process to end, once there is one.
 pub(super) type Deadline = watch::Receiver<Option<Instant>>;
 
+/// When a process that is asked to end is sent the signal, and killed.
+#[derive(Debug)]
+struct Times {
+    /// When it was asked,
+    asked: Instant,
+    /// and when it ended a job last.
+    job_ended: Instant,
+    stop_timeout: Duration,
+}
+
 /// A process; dropping it kills it, with what it started.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -245,38 +255,34 @@ impl Process {
     }
 
     /// Asks it to end, and kills it after the deadline, or when it has had no job for its `stop_timeout`. A process that is
-    /// connected over its channel is asked there; the signal, which may cut off what is under way, is also sent in the last
-    /// quarter of the time.
+    /// connected over its channel is asked there; the signal, which may cut off what is under way, is also sent, for the last
+    /// quarter of that time.
     async fn stop(&mut self, asked: &mut Deadline, is_to_blame: &AtomicBool, tell: &impl Fn(News)) -> End {
         self.hand_no_more();
-        let (mut begun, pid, ended) = (Instant::now(), self.pid.as_raw(), self.ended.clone());
+        let (pid, ended) = (self.pid.as_raw(), self.ended.clone());
         let (signal, stop_timeout) = (self.group.config.stop_signal.0, self.group.config.stop_timeout);
+        let mut times = Times::new(Instant::now(), stop_timeout);
         let (mut is_signalled, mut jobs) = (false, self.calls.jobs());
         let is_told = self.group.members.stop(pid);
         loop {
-            let mut until = asked.borrow_and_update().unwrap_or(begun).max(begun);
-            if *jobs.borrow_and_update() == 0 {
-                until = until.min(begun + stop_timeout);
-            }
-            if !is_signalled && (!is_told || Instant::now() >= until - (until - begun) / 4) {
+            let (signalled, killed) = times.until(*asked.borrow_and_update(), *jobs.borrow_and_update() > 0);
+            if !is_signalled && (!is_told || Instant::now() >= signalled) {
                 if !is_to_blame.load(Relaxed) {
                     self.group.members.give_back_jobs(pid);
                 }
                 let _ = self.launcher().reaper.signal(self.pid, signal);
                 is_signalled = true;
             }
-            let next = if is_signalled { until } else { until - (until - begun) / 4 };
             tokio::select! {
                 end = end(ended.clone()) => return end,
                 changed = asked.changed() => match changed {
-                    Ok(()) => begun = Instant::now(),
+                    Ok(()) => times = Times::new(Instant::now(), stop_timeout),
                     Err(_) => return self.kill(tell).await,
                 },
-                // It has ended one.
-                Ok(()) = jobs.changed() => begun = Instant::now(),
-                () = sleep_until(next) => if is_signalled {
-                    if until > begun {
-                        let (worker, after) = (&self.name, until - begun);
+                Ok(()) = jobs.changed() => times.job_ends(Instant::now()),
+                () = sleep_until(if is_signalled { killed } else { signalled }) => if is_signalled {
+                    if killed > times.asked {
+                        let (worker, after) = (&self.name, killed - times.asked);
                         tracing::warn!(worker, pid, ?after, "a worker did not end in time, and is killed");
                     }
                     return self.kill(tell).await;
@@ -326,6 +332,25 @@ impl Process {
 
     fn launcher(&self) -> &Launcher {
         &self.group.launcher
+    }
+}
+
+impl Times {
+    fn new(asked: Instant, stop_timeout: Duration) -> Self {
+        Self { asked, job_ended: asked, stop_timeout }
+    }
+
+    fn job_ends(&mut self, now: Instant) {
+        self.job_ended = now;
+    }
+
+    /// When it is sent the signal, and when it is killed.
+    fn until(&self, deadline: Option<Instant>, has_jobs: bool) -> (Instant, Instant) {
+        let mut killed = deadline.unwrap_or(self.asked).max(self.asked);
+        if !has_jobs {
+            killed = killed.min(self.job_ended + self.stop_timeout);
+        }
+        (killed - (killed - self.asked).min(self.stop_timeout) / 4, killed)
     }
 }
 
@@ -452,6 +477,24 @@ mod tests {
             configured: 0,
             _descriptors: None,
         })
+    }
+
+    #[test]
+    fn the_signal_comes_for_the_last_quarter_however_many_jobs_have_ended_and_who_has_none_has_no_longer() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut times = Times::new(start, 10 * second);
+        let deadline = start + 10 * second;
+        for ended in 0..10 {
+            times.job_ends(start + ended * second);
+            for has_jobs in [true, false] {
+                let until = times.until(Some(deadline), has_jobs);
+                assert_eq!(until, (start + second * 15 / 2, deadline), "{ended} {has_jobs}");
+            }
+        }
+        let hours = start + 3_600 * second;
+        assert_eq!(times.until(Some(hours), true), (hours - second * 5 / 2, hours));
+        assert_eq!(times.until(Some(hours), false), (start + second * 33 / 2, start + 19 * second));
+        assert_eq!(times.until(None, true), (start, start));
     }
 
     #[tokio::test]
