@@ -265,7 +265,7 @@ class Client
             throw new InvalidRequest('service', 'it is empty');
         }
         // As the sidecar does it, which is asked only where the shared file does not do.
-        foreach (compact('key', 'subsetKey') as $name => $value) {
+        foreach (['key' => $key, 'subsetKey' => $subsetKey] as $name => $value) {
             if (strlen((string) $value) > self::MAX_KEY_BYTES) {
                 $most = self::MAX_KEY_BYTES;
                 throw new InvalidRequest($name, "longer than $most bytes; give a hash of it");
@@ -276,7 +276,7 @@ class Client
             'version' => $version,
             'group' => $group,
             'zone' => $zone,
-            'metadata' => Values::metadata($metadata),
+            'metadata' => $metadata === [] ? null : Values::metadata($metadata),
             'balance' => $balance?->value,
             'key' => $key === null ? null : (string) $key,
             'preferZone' => $preferZone,
@@ -369,7 +369,7 @@ class Client
     /** @param array<string, mixed> $request */
     private static function resolvedByOne(SharedFile $file, array $request, ?int $maxAge): ?Resolved
     {
-        $given = count(array_filter($request, static fn (mixed $it) => $it !== null));
+        $given = count($request) - count(array_keys($request, null, true));
         return $given > 1 + (int) ($request['key'] !== null)
             ? null
             : $file->resolve($request['serviceName'], $request['key'], $maxAge);

@@ -6,7 +6,9 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Read\Picks;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\SharedFile;
 use Roster\Tests\Support\Skip;
 
 /** The package is whole, and can be installed. */
@@ -44,21 +46,44 @@ final class PackageTest extends TestCase
 
     public function testPreloadedClassesAreThereBeforeAPageLoadsAnything(): void
     {
+        self::assertSame(
+            ['Roster\Client Roster\DefaultPaths Roster\Freshness Roster\Node Roster\Origin Roster\Quiet '
+                . 'Roster\Read\Hydrator Roster\Read\Picks Roster\Read\SharedFile Roster\Read\WarmUp '
+                . 'Roster\Resolved Roster\Transport'],
+            self::preloaded('echo implode(" ", array_filter(get_declared_classes(), '
+                . 'fn ($class) => str_starts_with($class, "Roster")));'),
+        );
+    }
+
+    /** @requires extension dba */
+    public function testAPageWithPreloadedClassesReadsAndResolvesWithoutLoadingMore(): void
+    {
+        $file = new SharedFile(['/a' => 'x'], ['supplies' => ['nodes', 'instances']]);
+        $hash = Picks::hash('h:1');
+        $file->write([
+            'pick/web' => '{"version":"1.0.0","count":1,"heaviest":7}',
+            "lots/web\0001.0.0\0000" => pack('JN', $hash, 7) . substr(pack('J', $hash), 4),
+            "instance/web\0001.0.0\0000" => '{"endpoints":[{"host":"h","port":1}]}',
+        ]);
+        $code = '$before = get_declared_classes();'
+            . '$roster = Roster\Client::local("", "", $argv[1]);'
+            . 'echo $roster->get("/a")->data, " ", $roster->resolve("web", key: "k")->address(), " ", '
+            . '$roster->resolve("web")->address(), " ", implode(" ", array_diff(get_declared_classes(), $before)), ".";';
+        self::assertSame(['x h:1 h:1 .'], self::preloaded($code, $file->path));
+    }
+
+    /** @return list<string> what this prints in a process with the preloaded classes */
+    private static function preloaded(string $code, string ...$arguments): array
+    {
         if (!extension_loaded('Zend OPcache')) {
             Skip::because('OPcache is not there');
         }
         $user = posix_getpwuid(posix_getuid())['name'];
         $settings = "-d opcache.enable_cli=1 -d opcache.preload_user=$user -d opcache.preload="
             . escapeshellarg(self::PACKAGE . '/preload.php');
-        $code = escapeshellarg('echo implode(" ", array_filter(get_declared_classes(), '
-            . 'fn ($class) => str_starts_with($class, "Roster")));');
-        exec(PHP_BINARY . " $settings -r $code 2>&1", $told);
-        self::assertSame(
-            ['Roster\Client Roster\DefaultPaths Roster\Freshness Roster\Node Roster\Origin Roster\Quiet '
-                . 'Roster\Read\Hydrator Roster\Read\Picks Roster\Read\SharedFile Roster\Read\WarmUp '
-                . 'Roster\Resolved Roster\Transport'],
-            $told,
-        );
+        $given = implode(' ', array_map(escapeshellarg(...), [$code, ...$arguments]));
+        exec(PHP_BINARY . " $settings -r $given 2>&1", $told);
+        return $told;
     }
 
     /** Everything that a release holds loads: a reader of each kind is tried. */

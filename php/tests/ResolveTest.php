@@ -167,6 +167,25 @@ final class ResolveTest extends TestCase
         self::assertSame([], Picks::best([self::chunk([['address' => 'a:1', 'weight' => 0]])], 7, 'k'));
     }
 
+    /** Also where floats cannot tell them apart. */
+    public function testOfTwoThatAreAlmostEquallyGoodTheSameIsBestAsByWholeNumbers(): void
+    {
+        $key = Picks::hash('k');
+        for ($time = 0; $time < 4_000; $time++) {
+            $hashes = [random_int(0, PHP_INT_MAX >> 1), random_int(0, PHP_INT_MAX >> 1)];
+            $draws = array_map(static fn (int $hash) => Picks::draw($key, $hash), $hashes);
+            // As the distances, so that both have as much weight for a bit of it; or almost.
+            $weights = array_map(static fn (int $draw) => Picks::distance($draw) >> $time % 20, $draws);
+            $weights[0] += random_int(-1, 1);
+            if (min($weights) < 1) {
+                continue;
+            }
+            $score = static fn (int $one) => [$weights[$one] * Picks::distance($draws[1 - $one]), $draws[$one]];
+            $best = $score(0) > $score(1) ? 0 : 1;
+            self::assertSame([$best], Picks::best([self::packed($hashes, $weights)], max($weights), 'k'), json_encode($hashes));
+        }
+    }
+
     /** @requires extension dba */
     public function testOfEqualOnesTheSmallerAddressIsChosenAndWhereAllButOneWeighNothingThatOne(): void
     {

@@ -16,10 +16,6 @@ use Roster\Transport;
  */
 final class Report
 {
-    /** Subjects besides nodes: instances, whatever their source, and masters. */
-    public const INSTANCES = 'instances';
-    public const MASTERS = 'masters';
-
     /** @param array{revision: int, ageMs: int, sources: list<array<string, mixed>>} $report */
     public function __construct(private readonly array $report, private readonly string $file)
     {
@@ -28,7 +24,7 @@ final class Report
     /**
      * How far an answer can be trusted.
      *
-     * @param list<string>|string $subject the paths that it concerns, or one of the constants
+     * @param list<string>|string $subject the paths that it concerns, or one of the constants of `SharedFile`
      * @param int $silenceMs for how long the writer has been away
      * @param bool $isFound whether there is a result: instances of one source are known without the others
      * @throws NotReady if one of the sources behind it was never read as a whole
@@ -42,7 +38,7 @@ final class Report
             if (!self::isBehind($source, $subject)) {
                 continue;
             }
-            if (!$source['whole'] && $isFound && $subject === self::INSTANCES) {
+            if (!$source['whole'] && $isFound && $subject === SharedFile::INSTANCES) {
                 $isComplete = false;
                 continue;
             }
@@ -68,7 +64,7 @@ final class Report
     {
         if (!is_array($subject)) {
             $suppliesNodes = in_array('nodes', $source['supplies'], true);
-            return in_array('instances', $source['supplies'], true) && ($subject === self::INSTANCES || !$suppliesNodes);
+            return in_array('instances', $source['supplies'], true) && ($subject === SharedFile::INSTANCES || !$suppliesNodes);
         }
         foreach ($source['roots'] as $root) {
             foreach ($subject as $path) {

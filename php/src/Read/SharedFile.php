@@ -38,6 +38,10 @@ use const PHP_VERSION_ID;
  */
 final class SharedFile
 {
+    /** Subjects besides nodes: instances, whatever their source, and masters. */
+    public const INSTANCES = 'instances';
+    public const MASTERS = 'masters';
+
     private const FORMAT = '2';
 
     /** LMDB's keys have at most 511 bytes. A longer name is replaced by its digest. */
@@ -186,11 +190,11 @@ final class SharedFile
     public function instances(string $service, ?int $maxAge): array
     {
         $keys = ['service' . self::name($service, '/'), 'instances' . self::name($service, '/')];
-        [$masters, $counts] = $found = $this->entries($keys, Report::INSTANCES, $maxAge);
+        [$masters, $counts] = $found = $this->entries($keys, self::INSTANCES, $maxAge);
         // What nodes register must be read at the revision of its counts, or is read again.
         for ($try = 0; $counts !== false; $try++) {
             [$before, $numbered] = [$counts, $this->numbered($service, self::decoded($counts))];
-            $found = $this->entries([...$keys, ...$numbered], Report::INSTANCES, $maxAge);
+            $found = $this->entries([...$keys, ...$numbered], self::INSTANCES, $maxAge);
             [$masters, $counts] = $found;
             if ($counts === $before) {
                 break;
@@ -245,15 +249,16 @@ final class SharedFile
     public function resolve(string $service, ?string $key, ?int $maxAge): ?Resolved
     {
         $keys = ['pick' . self::name($service, '/')];
-        if (preg_match('/^(.+)@[\sv]*\d[^@]*$/s', $service, $versioned) === 1) {
+        // Without a regular expression where there need not be one: compiling it would take longer than all else.
+        if (str_contains($service, '@') && preg_match('/^(.+)@[\sv]*\d[^@]*$/s', $service, $versioned) === 1) {
             // A version of another service takes precedence, and only the sidecar knows which of these exist.
             $keys = [...$keys, 'service' . self::name($versioned[1], '/'), 'instances' . self::name($versioned[1], '/')];
         }
         $parts = [];
         for ($try = 0; $try <= self::TRIES; $try++) {
-            $entries = $this->entries($keys, Report::INSTANCES, $maxAge);
+            $entries = $this->entries($keys, self::INSTANCES, $maxAge);
             $choice = array_shift($entries);
-            if ($choice === false || array_filter($entries, is_string(...)) !== []) {
+            if ($choice === false || $entries !== [] && array_filter($entries, is_string(...)) !== []) {
                 return null;
             }
             $look = $this->json;
@@ -266,9 +271,10 @@ final class SharedFile
             try {
                 $numbers = $key === null
                     ? $this->random($of, $count, $heaviest, $back, $maxAge)
-                    : Picks::best($this->chunks($of, $count, $maxAge), $heaviest, $key, $back);
+                    : Picks::best($this->chunks($of, $count), $heaviest, $key, $back);
             } catch (TransportFailed $failure) {
                 // Entries read at two revisions are inconsistent.
+                $this->entries($keys, self::INSTANCES, $maxAge);
                 if ($this->json === $look) {
                     throw $failure;
                 }
@@ -277,12 +283,15 @@ final class SharedFile
             if ($numbers === []) {
                 return null;
             }
-            $name = static fn (int $number) => 'instance' . self::name("$of$number", '/');
-            $found = $this->entries(array_map($name, $numbers), Report::INSTANCES, $maxAge);
+            $names = [];
+            foreach ($numbers as $number) {
+                $names[] = 'instance' . self::name("$of$number", '/');
+            }
+            $found = $this->entries($names, self::INSTANCES, $maxAge);
             if ($this->json !== $look) {
                 continue;
             }
-            $equal = array_map(static fn (string|false $json) => self::decoded((string) $json), $found);
+            $equal = array_map(self::decoded(...), $found);
             if (count($equal) > 1) {
                 usort($equal, Hydrator::compare(...));
             }
@@ -351,28 +360,39 @@ final class SharedFile
         for ($draw = 0; $draw < self::DRAWS; $draw++) {
             $number = random_int(0, $count - 1);
             $key = 'lots' . self::name($of . intdiv($number, Picks::CHUNK), '/');
-            $chunk = $this->entries([$key], Report::INSTANCES, $maxAge)[0];
+            $chunk = $this->entries([$key], self::INSTANCES, $maxAge)[0];
             $weight = $back[$number] ?? Picks::weight($chunk, $number % Picks::CHUNK);
             // Otherwise draw again: so the probability is in proportion to the weight.
             if ($weight === $heaviest || random_int(0, $heaviest - 1) < $weight) {
                 return [$number];
             }
         }
-        $number = Picks::random($this->chunks($of, $count, $maxAge), $back);
+        $number = Picks::random($this->chunks($of, $count), $back);
         return $number === null ? [] : [$number];
     }
 
-    /** @return list<string|false> the hashes and weights of all instances */
-    private function chunks(string $of, int $count, ?int $maxAge): array
+    /**
+     * After `entries`, which checks the file. Whether these are of one revision is known after the next `entries`.
+     *
+     * @return list<string|false> the hashes and weights of all instances
+     */
+    private function chunks(string $of, int $count): array
     {
-        $name = static fn (int $chunk) => 'lots' . self::name("$of$chunk", '/');
-        $names = array_map($name, range(0, intdiv($count - 1, Picks::CHUNK)));
-        return $this->entries($names, Report::INSTANCES, $maxAge);
+        $chunks = [];
+        Quiet::begin();
+        try {
+            for ($chunk = 0; $chunk * Picks::CHUNK < $count; $chunk++) {
+                $chunks[] = dba_fetch('lots' . self::name("$of$chunk", '/'), $this->checked);
+            }
+        } finally {
+            Quiet::end();
+        }
+        return $chunks;
     }
 
     public function master(string $id, ?int $maxAge): ?Master
     {
-        [$json] = $this->entries(['master' . self::name($id, '/')], Report::MASTERS, $maxAge);
+        [$json] = $this->entries(['master' . self::name($id, '/')], self::MASTERS, $maxAge);
         return $json === false ? null : Hydrator::master(self::decoded($json), $this->freshness);
     }
 
@@ -380,7 +400,7 @@ final class SharedFile
      * The entries with these keys (false for missing ones), all at one revision.
      *
      * @param list<string> $keys
-     * @param list<string>|string $subject the paths that they concern; or `Report::INSTANCES`, `Report::MASTERS`
+     * @param list<string>|string $subject the paths that they concern; or `INSTANCES`, `MASTERS`
      * @return list<string|false>
      */
     private function entries(array $keys, array|string $subject, ?int $maxAge): array
@@ -515,9 +535,9 @@ final class SharedFile
         return strlen($name) <= self::LONGEST_NAME ? $slash . $name : '#' . hash('sha256', $name);
     }
 
-    private static function decoded(string $json): array
+    private static function decoded(string|false $json): array
     {
-        return json_decode($json, true) ?? throw new TransportFailed('an entry is damaged');
+        return json_decode((string) $json, true) ?? throw new TransportFailed('an entry is damaged');
     }
 
     /** PHP's warning, if there was one, with the fix. */
