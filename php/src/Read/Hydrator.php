@@ -78,8 +78,12 @@ final class Hydrator
     private static function own(array $record): array
     {
         $endpoints = $record['endpoints'] ?? [];
-        $own = array_filter($endpoints, static fn (array $endpoint) => ($endpoint['name'] ?? '') === '');
-        return [...$own, ...$endpoints][0] ?? throw new TransportFailed('an entry is damaged');
+        foreach ($endpoints as $endpoint) {
+            if (($endpoint['name'] ?? '') === '') {
+                return $endpoint;
+            }
+        }
+        return $endpoints[0] ?? throw new TransportFailed('an entry is damaged');
     }
 
     public static function master(array $record, Freshness $freshness): Master
