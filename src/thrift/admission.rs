@@ -89,6 +89,7 @@ struct Slot {
     listed: AtomicU64,
     idle_until: AtomicU64,
     is_timed_out: AtomicBool,
+    is_evicted: AtomicBool,
     evicted: Notify,
 }
 
@@ -130,6 +131,7 @@ impl Admission {
             listed: AtomicU64::new(listed),
             idle_until: AtomicU64::new(NEVER),
             is_timed_out: AtomicBool::new(false),
+            is_evicted: AtomicBool::new(false),
             evicted: Notify::new(),
         });
         if !state.slots.contains_key(&account.user) {
@@ -269,10 +271,22 @@ impl ConnectionPermit {
         }
     }
 
+    /// Why it must go, if it must. Asked with each request: so no other connection has a part in the answer.
+    pub(super) fn eviction(&self) -> Option<Eviction> {
+        self.slot.is_evicted.load(Ordering::Acquire).then(|| match self.slot.is_timed_out.load(Ordering::Relaxed) {
+            true => Eviction::TimedOut,
+            false => Eviction::Displaced,
+        })
+    }
+
     /// Waits until it must go.
     pub(super) async fn evicted(&self) -> Eviction {
-        self.slot.evicted.notified().await;
-        if self.slot.is_timed_out.load(Ordering::Relaxed) { Eviction::TimedOut } else { Eviction::Displaced }
+        loop {
+            if let Some(eviction) = self.eviction() {
+                return eviction;
+            }
+            self.slot.evicted.notified().await;
+        }
     }
 
     /// A permit to wait for a watch of this many paths; meanwhile the connection counts as a watch. None: the user has
@@ -307,6 +321,7 @@ impl ConnectionPermit {
 impl Slot {
     fn evict(&self, is_timed_out: bool) {
         self.is_timed_out.store(is_timed_out, Ordering::Relaxed);
+        self.is_evicted.store(true, Ordering::Release);
         self.evicted.notify_one();
     }
 }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
-use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::admission::{ConnectionPermit, Eviction, WatchPermit};
 use super::codec::Outcome;
@@ -36,7 +35,8 @@ const MIN_READ: usize = 512;
 /// A buffer that grew beyond this for a large message is released afterwards.
 const MAX_KEPT_BUFFER: usize = 16 * 1024;
 
-/// How much longer a reply may take once the process stops.
+/// How much longer all last replies of a connection may take together once the process stops; and for how long its peer may
+/// fetch nothing of an open call then.
 const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// For how long, and how much, is read from a refused peer that keeps sending.
@@ -57,6 +57,8 @@ struct Connection {
     output: Vec<u8>,
     /// How much of the output has been sent.
     sent: usize,
+    /// Until when all of it is to be sent, once one had to wait for its peer while the connection must go.
+    last_reply_until: Option<Instant>,
     charge: Charge,
     open: StreamingCall,
     /// Set if there was no slot to return to from a watch: it keeps the watch's permit until its reply is sent, and
@@ -135,6 +137,7 @@ pub(super) async fn serve(stream: Stream, permit: ConnectionPermit, peer: Peer, 
         received: Vec::new(),
         output: Vec::new(),
         sent: 0,
+        last_reply_until: None,
         charge,
         open: StreamingCall::default(),
         leaving: None,
@@ -169,14 +172,25 @@ impl Connection {
                     continue;
                 }
                 Progress::Idle => self.begins_within(idle_timeout).await?,
-                Progress::More => {}
-                Progress::Waits(pending) => self.answer_late(pending).await?,
+                Progress::More => self.goes_on()?,
+                Progress::Waits(pending) => {
+                    self.answer_late(pending).await?;
+                    self.goes_on()?;
+                }
                 Progress::Ends(end) => {
                     self.hear_out().await;
                     return Err(end);
                 }
             }
             deadline = Instant::now() + request_timeout;
+        }
+    }
+
+    /// Ends a connection that must go, as at the stop, unless its call is under way.
+    fn goes_on(&self) -> Result<(), End> {
+        match self.permit.eviction() {
+            Some(eviction) if !self.open.is_under_way() => Err(eviction.into()),
+            _ => Ok(()),
         }
     }
 
@@ -295,16 +309,22 @@ impl Connection {
     }
 
     async fn receive(&mut self) -> Result<(), End> {
-        if self.stop.is_requested() && !self.open.is_some() {
-            return Err(End::Quiet);
-        }
+        self.goes_on()?;
         if !reserve(&mut self.received, &mut self.charge) {
             return self.refuse_request().await;
         }
+        let (permit, has_open) = (&self.permit, self.open.is_some());
+        let must_go = async {
+            let eviction = permit.evicted().await;
+            if has_open {
+                sleep(LAST_REPLY_TIMEOUT).await;
+            }
+            eviction
+        };
         tokio::select! {
             biased;
             read = read(&mut self.stream, &mut self.received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
-            eviction = self.permit.evicted(), if !self.open.is_some() => Err(eviction.into()),
+            eviction = must_go => Err(eviction.into()),
             never = self.open.go_on() => match never {},
         }
     }
@@ -345,14 +365,24 @@ impl Connection {
 
     /// Sends everything.
     async fn send(&mut self) -> Result<(), End> {
-        // What is sent at once needs no clock, and nothing that threads share.
-        if let Some(sent) = self.send_by_turns().now_or_never() {
-            sent?;
-        } else {
-            let (patience, stop) = (self.shared.config.reply_timeout, self.stop.clone());
+        if self.sent < self.output.len() {
+            let Self { stream, output, sent, peer, permit, last_reply_until, .. } = self;
+            let patience = self.shared.config.reply_timeout;
+            // It only begins, and sets its timers, where the peer does not read at once.
+            let too_long = async {
+                let must_go = async {
+                    permit.evicted().await;
+                    sleep_until(*last_reply_until.get_or_insert_with(|| Instant::now() + LAST_REPLY_TIMEOUT)).await;
+                };
+                tokio::select! {
+                    () = sleep(patience) => {}
+                    () = must_go => {}
+                }
+            };
             tokio::select! {
-                sent = timeout(patience, self.send_by_turns()) => sent.map_err(|_| End::TimedOut)??,
-                () = async { stop.requested().await; sleep(LAST_REPLY_TIMEOUT).await } => return Err(End::TimedOut),
+                biased;
+                all = send_by_turns(stream, output, sent, peer) => all?,
+                () = too_long => return Err(End::TimedOut),
             }
         }
         self.sent = 0;
@@ -366,14 +396,14 @@ impl Connection {
         let _ = self.charge.set(Part::Output, self.output.capacity());
         Ok(())
     }
+}
 
-    async fn send_by_turns(&mut self) -> Result<(), End> {
-        while self.sent < self.output.len() {
-            self.sent += self.stream.write(&self.output[self.sent..]).await?;
-            self.peer.let_others_work().await;
-        }
-        Ok(())
+async fn send_by_turns(stream: &mut Stream, output: &[u8], sent: &mut usize, peer: &Peer) -> io::Result<()> {
+    while *sent < output.len() {
+        *sent += stream.write(&output[*sent..]).await?;
+        peer.let_others_work().await;
     }
+    Ok(())
 }
 
 /// Makes room to receive more. False: its user has none.

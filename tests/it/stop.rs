@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{Roster, SOON, ensure, eventually, exception};
 use crate::idl::{
-    EnqueueRequest, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, ResolveRequest, TRosterSyncClient,
-    TakeJobsRequest, WorkerState, WorkersQuery,
+    EnqueueRequest, GetRequest, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, ResolveRequest,
+    TRosterSyncClient, TakeJobsRequest, WorkerState, WorkersQuery,
 };
 use crate::workers::prepared;
 
@@ -94,17 +94,29 @@ fn until_the_workers_have_ended_clients_are_answered_and_jobs_enqueued_and_no_wo
 #[test]
 fn clients_that_read_no_answer_or_ask_without_end_do_not_hold_up_the_stop() {
     const ASKS: &[u8] = b"\x80\x01\x00\x01\x00\x00\x00\x06zkData\x00\x00\x00\x07\x00";
-    let mut roster = Roster::of_file(&format!("\"/a\" = \"{}\"\n", "x".repeat(10_000)));
+    let mut roster = Roster::of_file(&format!("\"/zk_test\" = \"{}\"\n", "x".repeat(10_000)));
     let connect = || UnixStream::connect(roster.socket()).expect("it accepts");
-    let (mut reads_nothing, mut asks) = (connect(), connect());
+    let (mut reads_nothing, mut asks, mut reads_slowly) = (connect(), connect(), connect());
     let mut reads = asks.try_clone().expect("a second descriptor");
+    // What is sent behind a request that waits is there when the stop ends that one.
+    let revision = roster.client().get(GetRequest::new("/zk_test".into(), None)).expect("a node").freshness.revision;
+    let watch = b"\x80\x01\x00\x01\x00\x00\x00\x05watch\x00\x00\x00\x07\x0c\x00\x01\x0a\x00\x01";
+    let watch = [&watch[..], &revision.to_be_bytes(), b"\x08\x00\x04\x00\x00\xea\x60\x00\x00"].concat();
+    reads_slowly.write_all(&[watch, ASKS.repeat(2_000)].concat()).expect("it is read");
     reads_nothing.set_write_timeout(Some(Duration::from_millis(100))).expect("it can be set");
     // As much as the sidecar takes.
     while reads_nothing.write_all(&ASKS.repeat(10)).is_ok() {}
+    let reading_slowly = std::thread::spawn(move || {
+        // A sender waits until three quarters of the socket's buffer have been read.
+        while reads_slowly.read(&mut [0; 65_536]).is_ok_and(|count| count > 0) {
+            std::thread::sleep(Duration::from_millis(150));
+        }
+    });
     let asking = std::thread::spawn(move || while asks.write_all(ASKS).is_ok() {});
     let reading = std::thread::spawn(move || while reads.read(&mut [0; 65_536]).is_ok_and(|count| count > 0) {});
     assert!(roster.stop().success());
     assert!(!roster.log().contains("had to be cut"), "{}", roster.log());
     asking.join().expect("no panic");
     reading.join().expect("no panic");
+    reading_slowly.join().expect("no panic");
 }

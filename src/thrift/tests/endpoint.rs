@@ -132,11 +132,15 @@ fn path(server: &Server) -> PathBuf {
 
 /// A call whose last field sets a timeout of a minute.
 fn minute_long_call(arguments: &[u8]) -> Vec<u8> {
-    let head =
-        b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0c\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\
-                 \x00\x00\x00\x04send\x0b\x00\x03";
-    let length = (arguments.len() as u32).to_be_bytes();
-    [&head[..], &length, arguments, b"\x08\x00\x0a\x00\x00\xea\x60\x00\x00"].concat()
+    minute_long("call", "mail", arguments)
+}
+
+fn minute_long(request: &str, service: &str, arguments: &[u8]) -> Vec<u8> {
+    let text = |text: &[u8]| [&(text.len() as u32).to_be_bytes(), text].concat();
+    let begin = [b"\x80\x01\x00\x01", &*text(request.as_bytes()), b"\x00\x00\x00\x01\x0c\x00\x01"].concat();
+    let what = [b"\x0b\x00\x01", &*text(service.as_bytes()), b"\x0b\x00\x02", &text(b"send")].concat();
+    let rest = [b"\x0b\x00\x03", &*text(arguments), b"\x08\x00\x0a\x00\x00\xea\x60\x00\x00"].concat();
+    [begin, what, rest].concat()
 }
 
 #[tokio::test]
@@ -224,6 +228,75 @@ async fn a_stop_lets_an_open_call_finish_also_between_two_requests() {
     let values: Vec<_> = parts.iter().flatten().flat_map(|part| part.values.clone()).collect();
     assert_eq!((cut.is_empty(), values), (true, vec![b"2".to_vec()]), "{parts:?}");
     assert!(parts.iter().flatten().any(|part| part.completion.is_some()), "{parts:?}");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_a_call_that_is_under_way_and_for_none_that_was_sent_behind_it() {
+    let server = serve();
+    let way = server.master(Manner::Tarries(Duration::from_secs(1), Answer::End));
+    let mut stream = UnixStream::connect(path(&server)).expect("a connection");
+    stream.write_all(&minute_long_call(&[]).repeat(40)).expect("written");
+    until("the first is under way", || way.outstanding() == 1).await;
+    assert!(server.tasks.stop(Duration::from_secs(20)).await.is_empty(), "{} were called", way.calls().len());
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).expect("the reply, and the end");
+    assert!(reply.starts_with(b"\x80\x01\x00\x02\x00\x00\x00\x04call"), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_client_that_fetches_nothing_of_its_open_call_whether_that_goes_on_or_not() {
+    for goes_on in [false, true] {
+        let server = serve();
+        let way = server.master(Manner::Silent);
+        let patience = Duration::from_secs(20);
+        let mut client = Client::new(server.address.clone(), patience);
+        let started = spawn_blocking(move || {
+            let first = client.start_call(idl::Call::of("mail", "list", ""), patience);
+            (client, first)
+        });
+        until("the call is under way", || way.outstanding() == 1).await;
+        let sender = way.open.lock().expect("no panic")[0].clone();
+        sender.send(Answer::Value(1.into())).await.expect("it waits");
+        let (_client, first) = started.await.expect("the client");
+        assert_eq!(first.expect("a value").values, [b"1"]);
+        if !goes_on {
+            sender.send(Answer::End).await.expect("it waits");
+            drop(sender);
+            until("the call has ended", || way.outstanding() == 0).await;
+        }
+        assert!(server.tasks.stop(patience).await.is_empty(), "{goes_on}");
+        until("the call is given up", || way.outstanding() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_client_that_reads_each_reply_just_in_time_also_beside_an_open_call() {
+    const REPLY: usize = 60_000;
+    for has_open in [false, true] {
+        let server = serve();
+        let quick = Way::new(Manner::Answers(vec![Answer::Value("x".repeat(REPLY).into()), Answer::End]));
+        let slow = Way::new(Manner::Silent);
+        server.feed.publish_whole(vec![join("m", &["mail"], &quick), join("n", &["slow"], &slow)]);
+        let mut stream = UnixStream::connect(path(&server)).expect("a connection");
+        if has_open {
+            stream.write_all(&minute_long("startCall", "slow", &[])).expect("written");
+            until("the call is under way", || slow.outstanding() == 1).await;
+            let sender = slow.open.lock().expect("no panic")[0].clone();
+            sender.send(Answer::Value(1.into())).await.expect("it waits");
+        }
+        stream.write_all(&minute_long_call(&[]).repeat(200)).expect("written");
+        until("replies wait for their reader", || quick.calls().len() > 2).await;
+        let reads = std::thread::spawn(move || {
+            let mut reply = vec![0; REPLY];
+            while stream.read_exact(&mut reply).is_ok() {
+                // A sender waits until three quarters of the socket's buffer have been read.
+                std::thread::sleep(Duration::from_millis(150));
+            }
+        });
+        let cut = server.tasks.stop(Duration::from_secs(20)).await;
+        assert!(cut.is_empty(), "{has_open}: {} were answered", quick.calls().len());
+        reads.join().expect("no panic");
+    }
 }
 
 /// Accepts descriptors from clients, as Linux before 6.16 does.
