@@ -67,7 +67,7 @@ pub async fn run(
             () = stop.requested() => return,
         };
         // Without workers there is nobody who performs.
-        let Some(Performer { addressee, user, groups, said, life, ended }) = performer else {
+        let Some(Performer { addressee, user, groups, said, life, ended, ready }) = performer else {
             return stop.requested().await;
         };
         if !queues.is_on() {
@@ -79,7 +79,7 @@ pub async fn run(
             continue;
         }
         let (queues, memory, stop) = (queues.clone(), memory.share(user), stop.clone());
-        let process = Process { addressee, life, ended, queues, memory, held: watch::Sender::default(), stop };
+        let process = Process { addressee, life, ended, ready, queues, memory, held: watch::Sender::default(), stop };
         let access = access.clone();
         let may_perform = move |queue: &str| match access.has_rules() {
             true => access.identify(user, || groups.clone()).may_perform(queue),
@@ -96,6 +96,8 @@ struct Process {
     /// its own.
     life: watch::Receiver<bool>,
     ended: Ended,
+    /// True once it is ready.
+    ready: watch::Receiver<bool>,
     queues: Arc<Queues>,
     /// Charged with what jobs return, which nobody reads.
     memory: Arc<Share>,
@@ -113,7 +115,7 @@ struct Lane {
 /// What a process has.
 #[derive(Debug, Default)]
 struct Held {
-    /// Jobs in the order in which they were handed over: it has begun the first one alone.
+    /// Jobs in the order in which they were handed over: it has begun none but the first one.
     jobs: VecDeque<HeldJob>,
     /// That one takes longer than it may, or ends the process. Until that answers, it is handed nothing.
     is_late: bool,
@@ -244,6 +246,7 @@ impl Process {
     async fn take(&self, sources: Sources, jobs: usize, settled: Instant) -> Vec<Job> {
         let mut held = self.held.subscribe();
         sleep_until(settled).await;
+        self.is_ready().await;
         wait_for(&mut held, Held::has_room).await;
         let most = Most { jobs, bytes: MAX_WAITING_BYTES };
         let taken = tokio::select! {
@@ -261,6 +264,13 @@ impl Process {
                 sleep(RETRY_DELAY).await;
                 Vec::new()
             }
+        }
+    }
+
+    /// Waits until the process is ready, which it may never be.
+    async fn is_ready(&self) {
+        if self.ready.clone().wait_for(|is_ready| *is_ready).await.is_err() {
+            pending().await
         }
     }
 

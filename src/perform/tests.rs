@@ -20,6 +20,7 @@ struct Scene {
     /// None: its connection has ended.
     process: Option<(Handle, Incoming)>,
     life: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
     end: watch::Sender<Option<End>>,
     _performers: mpsc::UnboundedSender<Performer>,
     said: mpsc::UnboundedSender<OfJobs>,
@@ -34,6 +35,10 @@ impl Scene {
 
     /// Of a user of no account.
     fn with_rules(rules: &[Rule], performed: &[(&str, usize)], settings: &Settings) -> Self {
+        Self::of(true, rules, performed, settings)
+    }
+
+    fn of(is_ready: bool, rules: &[Rule], performed: &[(&str, usize)], settings: &Settings) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
         let (tasks, _failed) = Tasks::new();
         let config = Config { path: Some(folder.path().join("queue")), ..Config::default() };
@@ -47,7 +52,7 @@ impl Scene {
         let (handle, mut incoming) = converse(here, settings.clone());
         tokio::spawn(async move { while incoming.recv().await.is_some() {} });
         let (calls, (life, lives)) = (Arc::<CallsUnderWay>::default(), watch::channel(false));
-        let (end, ended) = watch::channel(None);
+        let ((end, ended), (readiness, ready)) = (watch::channel(None), watch::channel(is_ready));
         let (says, said) = mpsc::unbounded_channel();
         for (queue, at_once) in performed {
             let (queue, at_once) = ((*queue).to_owned(), *at_once);
@@ -56,11 +61,12 @@ impl Scene {
         let (performers, performing) = mpsc::unbounded_channel();
         let addressee = Addressee::of_tests(handle, calls.clone());
         let (user, groups) = (Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new());
-        performers.send(Performer { addressee, user, groups, said, life: lives, ended }).expect("it is heard");
+        performers.send(Performer { addressee, user, groups, said, life: lives, ended, ready }).expect("it is heard");
         let access = Access::new(Policy::new(&Default::default(), rules).expect("nobody is named"));
         tokio::spawn(run(performing, queues.clone(), access, Pool::new(1 << 30, 1), tasks));
         let process = Some(converse(there, Settings::default()));
-        Self { queues, calls, process, life, end, _performers: performers, said: says, _folder: folder }
+        let (said, ready) = (says, readiness);
+        Self { queues, calls, process, life, ready, end, _performers: performers, said, _folder: folder }
     }
 
     async fn enqueue(&self, queue: &str, name: &str, timeout: Duration) -> JobId {
@@ -298,6 +304,27 @@ async fn a_process_that_closes_a_job_without_an_answer_has_failed_it_and_is_hand
     let handed = scene.is_handed().await;
     scene.has_done(handed);
     scene.becomes(next, |job| job.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_handed_no_job_before_it_is_ready_and_loses_none_where_it_ends_before() {
+    let begins = || Scene::of(false, &[], &[("mail", 2)], &Settings::default());
+    for is_ready in [true, false] {
+        let mut scene = begins();
+        // It would not last until the process is ready.
+        let id = scene.enqueue("mail", "a", Duration::from_millis(50)).await;
+        scene.is_handed_nothing_for(Duration::from_millis(400)).await;
+        if is_ready {
+            scene.ready.send_replace(true);
+            let handed = scene.is_handed().await;
+            scene.has_done(handed);
+            scene.becomes(id, |job| job.is_none()).await;
+        } else {
+            (scene.process, scene.ready, scene.life) = (None, watch::channel(false).0, watch::channel(false).0);
+            scene.becomes(id, |job| job.is_some_and(|job| (job.attempt, job.failures) == (0, 0))).await;
+            assert!(!scene.calls.had_job());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,6 +80,8 @@ pub struct Performer {
     /// its own.
     pub life: watch::Receiver<bool>,
     pub ended: Ended,
+    /// Whether it is ready: what it is handed before, it would have while it starts, and lose where it fails.
+    pub ready: watch::Receiver<bool>,
 }
 
 /// What a process says of jobs.
@@ -112,7 +114,7 @@ impl Members {
     /// Handles a process's messages until there are no more. Without an identity its user is the sidecar's own.
     pub(super) async fn hear(
         &self,
-        (worker, pid, ended): (&str, i32, Ended),
+        (worker, pid, ended, ready): (&str, i32, Ended, watch::Receiver<bool>),
         identity: Option<&Identity>,
         mut events: mpsc::Receiver<Event>,
         progress: watch::Sender<Progress>,
@@ -149,8 +151,9 @@ impl Members {
                             let (jobs, said) = mpsc::unbounded_channel();
                             // Where nobody takes it, there are no queues.
                             let (user, groups) = user_of(identity);
-                            let (life, ended) = (life.clone(), ended.clone());
-                            let _ = performers.send(Performer { addressee, user, groups, said, life, ended });
+                            let (life, ended, ready) = (life.clone(), ended.clone(), ready.clone());
+                            let performer = Performer { addressee, user, groups, said, life, ended, ready };
+                            let _ = performers.send(performer);
                             jobs
                         });
                         let at_once = at_once.clamp(1, MAX_AT_ONCE) as usize;
@@ -387,7 +390,7 @@ mod tests {
             drop(said);
         };
         let (progress, performers) = (watch::channel(Progress::default()).0, mpsc::unbounded_channel().0);
-        let process = ("web/1", 1, watch::channel(None).1);
+        let process = ("web/1", 1, watch::channel(None).1, watch::channel(true).1);
         tokio::join!(say, members.hear(process, None, heard, progress, &output, &performers));
         assert!(begun.elapsed() >= 3 * PERIOD, "{:?}", begun.elapsed());
         assert_eq!(output.after(0, None).lines.len(), 16, "none is lost");

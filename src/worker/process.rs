@@ -130,6 +130,7 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
                 process.yields = None;
             }
             let (reaching, progress) = watch::channel(Progress::default());
+            let (readiness, ready) = watch::channel(false);
             // Without a register, which ends after the workers, nobody receives it.
             let _ = launcher.channels.send(channel);
             let (group, name, pid) = (group.clone(), name.to_owned(), process.pid.as_raw());
@@ -137,10 +138,11 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
             launcher.begin(async move {
                 let performers = &group.launcher.performers;
                 let identity = identity.as_ref();
-                group.members.hear((&name, pid, ended), identity, events, reaching, &group.output, performers).await
+                let process = (&*name, pid, ended, ready);
+                group.members.hear(process, identity, events, reaching, &group.output, performers).await
             });
             tell(News::Began(pid));
-            let ending = process.run(progress, &mut asked, &tell).await;
+            let ending = process.run((progress, readiness), &mut asked, &tell).await;
             if process.calls.had_job() {
                 tell(News::HadJobs);
             }
@@ -173,8 +175,13 @@ pub(super) async fn end(mut ended: Ended) -> End {
 }
 
 impl Process {
-    /// Watches a process that executes its program until it has ended.
-    async fn run(&mut self, progress: watch::Receiver<Progress>, asked: &mut Deadline, tell: &impl Fn(News)) -> Ending {
+    /// Watches a process that executes its program until it has ended, and says when it is ready.
+    async fn run(
+        &mut self,
+        (progress, readiness): (watch::Receiver<Progress>, watch::Sender<bool>),
+        asked: &mut Deadline,
+        tell: &impl Fn(News),
+    ) -> Ending {
         let (group, pid, ended) = (self.group.clone(), self.pid.as_raw(), self.ended.clone());
         let (config, calls) = (&group.config, self.calls.clone());
         let is_to_blame = AtomicBool::new(false);
@@ -208,6 +215,7 @@ impl Process {
                 let _ = yields.send(());
             }
             shut_out = self.take_connections();
+            readiness.send_replace(true);
             tell(News::Ready);
         }
         let soft = async {
@@ -309,8 +317,6 @@ impl Process {
 
     /// Ends a process that cannot become ready.
     async fn give_up(&self, ending: Ending, tell: &impl Fn(News)) -> Ending {
-        // It may have been handed some, and has begun none.
-        self.group.members.give_back_jobs(self.pid.as_raw());
         self.kill(tell).await;
         ending
     }

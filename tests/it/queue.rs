@@ -9,7 +9,7 @@ use crate::access::for_everybody;
 use crate::harness::{Printing, Roster, SOON, ensure, eventually, exception, is_skipped_without_root};
 use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
-    QueuesQuery, TRosterSyncClient, TakeJobsRequest,
+    QueuesQuery, TRosterSyncClient, TakeJobsRequest, WorkerState, WorkersQuery,
 };
 
 /// A user whom no machine has.
@@ -293,7 +293,11 @@ $worker->run();
 
 /// A sidecar with one process that performs jobs, and little time to end.
 fn performing(limit: &str) -> Roster {
-    let php = format!("<?php require '{}/php/autoload.php';{PERFORMER}", env!("CARGO_MANIFEST_DIR"));
+    performing_by(PERFORMER, limit)
+}
+
+fn performing_by(code: &str, limit: &str) -> Roster {
+    let php = format!("<?php require '{}/php/autoload.php';{code}", env!("CARGO_MANIFEST_DIR"));
     let mut roster = Roster::prepare(&format!(
         "{SETTINGS}[[worker]]\nname = 'jobs'\ncommand = ['php', '{{folder}}/jobs.php']\nready = 'message'\nstop_timeout = '100ms'\n\
          restart_delay = '10ms'\nmax_restart_delay = '10ms'\n{limit}"
@@ -329,6 +333,22 @@ fn a_job_that_ends_its_process_takes_no_other_with_it() {
             becomes(&roster, ids[0], |job| job.state == JobState::DEAD && job.attempt == 1);
             becomes(&roster, ids[1], |job| job.state == JobState::DONE && job.failures == 0);
         }
+    }
+}
+
+#[test]
+fn a_process_that_does_not_become_ready_has_no_job_and_is_given_up_after_start_retries() {
+    const PERFORMS: &str = "$worker = Roster\\Worker::fromEnvironment(); $worker->perform('mail', fn () => null);";
+    for (then, limit) in [("usleep(1_000_000); exit(255);", ""), ("sleep(1_000);", "ready_timeout = '1s'\n")] {
+        let code = format!("{PERFORMS} {then}");
+        let roster = performing_by(&code, &format!("start_retries = 1\n{limit}"));
+        let id = add_all(&roster, &["quick"])[0];
+        eventually("it is given up", SOON, || {
+            let workers =
+                roster.client().workers(WorkersQuery::default()).map_err(|error| format!("{error:?}"))?.workers;
+            ensure(workers[0].state == WorkerState::FATAL, format!("{workers:?}"))
+        });
+        becomes(&roster, id, |job| (job.state, job.attempt, job.failures) == (JobState::WAITING, 0, 0));
     }
 }
 
