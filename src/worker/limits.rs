@@ -5,6 +5,8 @@ use std::future::pending;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::FuturesUnordered;
 use tokio::time::sleep;
 
 use super::config::Config;
@@ -49,22 +51,26 @@ impl Passed {
     }
 }
 
-/// Waits until a ready process has to be replaced.
-pub(super) async fn soft(config: &Config, pid: i32, calls: &CallsUnderWay) -> Passed {
-    let age = async {
+/// Each limit for which a ready process has to be replaced, once it has passed that: one that has to wait for something
+/// hides no other.
+pub(super) fn soft<'a>(
+    config: &'a Config,
+    pid: i32,
+    calls: &'a CallsUnderWay,
+) -> FuturesUnordered<BoxFuture<'a, Passed>> {
+    let age = async move {
         let Some(most) = config.max_lifetime else { return pending().await };
         let jitter = (most / JITTER_PART).mul_f64(fastrand::f64());
         sleep(most - jitter).await;
         Passed::Age(format!("it has lived for max_lifetime, {}", humantime::format_duration(most)))
     };
-    tokio::select! {
-        passed = age => passed,
-        () = calls.are_enough() => {
-            let most = config.max_requests.unwrap_or_default();
-            Passed::Requests(format!("it was asked as much as max_requests, {most}, allows"))
-        }
-        why = takes_more(config.max_memory, "max_memory", pid) => Passed::Memory(why),
-    }
+    let requests = async move {
+        calls.are_enough().await;
+        let most = config.max_requests.unwrap_or_default();
+        Passed::Requests(format!("it was asked as much as max_requests, {most}, allows"))
+    };
+    let memory = async move { Passed::Memory(takes_more(config.max_memory, "max_memory", pid).await) };
+    [age.boxed(), requests.boxed(), memory.boxed()].into_iter().collect()
 }
 
 /// How many requests a process may get.
@@ -125,6 +131,7 @@ fn resident(pid: i32) -> Option<ByteSize> {
 mod tests {
     use std::time::SystemTime;
 
+    use futures::StreamExt;
     use tokio::time::Instant;
 
     use super::*;
@@ -173,7 +180,8 @@ mod tests {
         let config = Config { max_lifetime: Some(Duration::from_secs(100)), ..Config::default() };
         let begun = Instant::now();
         let calls = CallsUnderWay::default();
-        assert!(matches!(soft(&config, 1, &calls).await, Passed::Age(why) if why.contains("max_lifetime, 1m 40s")));
+        let passed = soft(&config, 1, &calls).next().await;
+        assert!(matches!(passed, Some(Passed::Age(why)) if why.contains("max_lifetime, 1m 40s")));
         let lived = begun.elapsed().as_secs_f64();
         assert!((89.9..=100.1).contains(&lived), "{lived}");
     }
@@ -191,9 +199,19 @@ mod tests {
             calls.count();
             before
         };
-        let (passed, before) = tokio::join!(soft(&config, 1, &calls), ask);
-        assert!(matches!(passed, Passed::Requests(why) if why.contains("max_requests, 100")));
+        let passed = async { soft(&config, 1, &calls).next().await };
+        let (passed, before) = tokio::join!(passed, ask);
+        assert!(matches!(passed, Some(Passed::Requests(why)) if why.contains("max_requests, 100")));
         assert_eq!(before.elapsed(), Duration::ZERO, "by the last");
         assert_eq!(requests(&Config { max_requests: Some(1), ..config }), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_is_too_old_is_told_of_also_once_it_takes_too_much() {
+        let (max_lifetime, max_memory) = (Some(Duration::from_secs(1)), Some(ByteSize::b(1)));
+        let config = Config { max_lifetime, max_memory, ..Config::default() };
+        let (calls, pid) = (CallsUnderWay::default(), std::process::id() as i32);
+        let passed: Vec<_> = soft(&config, pid, &calls).take(2).collect().await;
+        assert!(matches!(&passed[..], [Passed::Age(_), Passed::Memory(_)]), "{passed:?}");
     }
 }

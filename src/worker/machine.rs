@@ -204,7 +204,10 @@ impl Machine {
         let why = match &self.successor {
             Some(Child { pid: Some(pid), .. }) => format!("its successor, {pid}, is not ready yet"),
             Some(Child { pid: None, .. }) => "its successor is starting".to_owned(),
-            None => self.why.clone(),
+            None => match self.passed.as_ref().filter(|passed| self.waits_for_its_predecessor(passed)) {
+                Some(passed) => format!("{}; its predecessor has not ended yet", passed.why()),
+                None => self.why.clone(),
+            },
         };
         let stuck = self.current.iter().chain(&self.retiring).filter_map(|child| child.stuck.clone());
         let all: Vec<String> = std::iter::once(why).filter(|why| !why.is_empty()).chain(stuck).collect();
@@ -317,7 +320,9 @@ impl Machine {
     pub(super) fn ready(&mut self, nth: u64, now: Instant) {
         if let Some(successor) = self.successor.take_if(|successor| successor.nth == nth) {
             self.restarts += 1;
-            let (old, passed) = (self.current.replace(successor), self.passed.take());
+            // Whoever has asked for it does not wait for what its jobs take.
+            let is_asked_for = self.waiting.iter().any(|(awaited, _)| is_due(*awaited, nth));
+            let (old, passed) = (self.current.replace(successor), self.passed.take().filter(|_| !is_asked_for));
             let may_end_jobs = passed.as_ref().is_some_and(Passed::waits_for_jobs);
             self.retire(old, now + if may_end_jobs { MOST_FOR_JOBS } else { self.config.stop_timeout });
             self.why.clear();
@@ -366,6 +371,10 @@ impl Machine {
             Passed::Memory(_) | Passed::Connections(_) => self.config.start_window,
         };
         if self.wish != Wish::Run || !self.current.as_ref().is_some_and(is_current) {
+            return;
+        }
+        // It is to be replaced already, and maybe sooner.
+        if limit.waits_for_jobs() && self.passed.is_some() {
             return;
         }
         let is_young = self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < youth);
@@ -603,8 +612,7 @@ impl Machine {
 
     fn replace_for_limit(&mut self, now: Instant) {
         let Some(passed) = self.passed.as_ref().filter(|_| self.successor.is_none()) else { return };
-        // Else each process would have one job, and more of them would run at once than there are slots.
-        if passed.waits_for_jobs() && self.retiring.iter().any(|child| child.stuck.is_none()) {
+        if self.waits_for_its_predecessor(passed) {
             return;
         }
         let why = passed.why().to_owned();
@@ -613,6 +621,12 @@ impl Machine {
             let pause = self.delays.delay();
             self.pause_for(pause);
         }
+    }
+
+    /// Whether a process that has passed a limit is only replaced once its predecessor has ended: else each would have one job,
+    /// and more of them would run at once than there are slots.
+    fn waits_for_its_predecessor(&self, passed: &Passed) -> bool {
+        passed.waits_for_jobs() && self.retiring.iter().any(|child| child.stuck.is_none())
     }
 
     fn pause_for(&mut self, time: Duration) {

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures::{FutureExt, StreamExt};
 use nix::unistd::Pid;
 use socket2::SockRef;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
@@ -218,13 +219,13 @@ impl Process {
             readiness.send_replace(true);
             tell(News::Ready);
         }
-        let soft = async {
-            let passed = tokio::select! {
-                passed = limits::soft(config, pid, &self.calls) => passed,
-                () = is_shut_out(shut_out) => Passed::Connections("it has closed the socket of ROSTER_CONNECTIONS".into()),
-                passed = self.lost_channel(progress) => passed,
-            };
-            tell_passed(passed);
+        let mut soft = limits::soft(config, pid, &self.calls);
+        soft.push(is_shut_out(shut_out).boxed());
+        soft.push(self.lost_channel(progress).boxed());
+        let soft = async move {
+            while let Some(passed) = soft.next().await {
+                tell_passed(passed);
+            }
             pending::<Infallible>().await
         };
         tokio::select! {
@@ -384,14 +385,15 @@ async fn tell_of_silence(group: &Shared, pid: i32) -> Infallible {
 }
 
 /// Waits until a process has closed the socket for receiving connections, if it gets any.
-async fn is_shut_out(told: Option<oneshot::Receiver<()>>) {
+async fn is_shut_out(told: Option<oneshot::Receiver<()>>) -> Passed {
     let is_told = match told {
         Some(told) => told.await.is_ok(),
         None => false,
     };
     if !is_told {
-        pending().await
+        return pending().await;
     }
+    Passed::Connections("it has closed the socket of ROSTER_CONNECTIONS".into())
 }
 
 /// Why a killed process does not end.

@@ -372,6 +372,16 @@ fn a_process_that_is_replaced_for_max_requests_ends_its_job_unless_it_is_stopped
 }
 
 #[test]
+fn a_process_that_takes_too_much_is_replaced_also_while_its_predecessor_ends_a_job() {
+    let roster = performing("max_requests = 1\nmax_memory = '150MiB'\n");
+    let id = add_all(&roster, &["wait"])[0];
+    becomes(&roster, id, |job| job.state == JobState::RUNNING);
+    let eats = add_all(&roster, &["eat"])[0];
+    becomes(&roster, eats, |job| job.state == JobState::DEAD && job.attempt == 1);
+    becomes(&roster, id, |job| job.state == JobState::RUNNING && job.attempt == 1);
+}
+
+#[test]
 fn a_job_dies_of_a_limit_that_its_process_passes_and_of_no_restart() {
     let add = |roster: &Roster, name: &str| {
         let id = eventually("there are queues", SOON, || {

@@ -363,6 +363,42 @@ fn one_that_is_replaced_for_no_doing_of_its_own_may_end_its_jobs_and_the_next_on
 }
 
 #[test]
+fn one_that_waits_for_the_jobs_of_its_predecessor_is_replaced_at_once_for_what_does_not_wait() {
+    for limit in [Passed::Memory("much".into()), Passed::Connections("deaf".into())] {
+        let mut slot = Slot::running(|_| {});
+        assert_eq!(slot.passes(1, Passed::Age("old".into())), [Action::Begin(2)]);
+        assert_eq!(slot.ready(2), [Action::End(1, slot.now + MOST_FOR_JOBS)]);
+        slot.now += slot.machine.config.start_window;
+        assert_eq!(slot.passes(2, Passed::Requests("many".into())), []);
+        assert_eq!(slot.machine.why(), "many; its predecessor has not ended yet");
+        assert_eq!(slot.passes(2, limit.clone()), [Action::Begin(3)]);
+        // However old it becomes meanwhile.
+        assert_eq!(slot.passes(2, Passed::Age("old".into())), []);
+        assert_eq!(slot.ready(3), [Action::End(2, slot.until())]);
+        assert_eq!((slot.shown(), slot.machine.why()), ((State::Running, Some(3), vec![1, 2]), limit.why().to_owned()));
+    }
+    // Nor does what comes first have to be what waits.
+    let mut slot = Slot::running(|_| {});
+    assert_eq!(slot.passes(1, Passed::Age("old".into())), [Action::Begin(2)]);
+    assert_eq!(slot.ready(2), [Action::End(1, slot.now + MOST_FOR_JOBS)]);
+    assert!(matches!(slot.passes(2, Passed::Memory("much".into()))[..], [Action::Pause(..)]));
+    assert_eq!(slot.passes(2, Passed::Age("old".into())), []);
+    assert_eq!(slot.pause_is_over(), [Action::Begin(3)]);
+}
+
+#[test]
+fn who_restarts_what_has_passed_a_limit_does_not_wait_for_its_jobs() {
+    let mut slot = Slot::running(|_| {});
+    slot.passes(1, Passed::Age("old".into()));
+    slot.ready(2);
+    slot.now += slot.machine.config.start_window;
+    assert_eq!(slot.passes(2, Passed::Age("old".into())), []);
+    assert_eq!(slot.renew(), [Action::Begin(3)]);
+    assert_eq!(slot.ready(3), [Action::End(2, slot.until())]);
+    assert_eq!((slot.answer(1), slot.machine.why()), (Some(Ok(())), String::new()));
+}
+
+#[test]
 fn what_passes_a_hard_limit_is_killed_also_while_it_starts_or_ends() {
     let mut slot = Slot::running(|_| {});
     slot.renew();
