@@ -30,6 +30,9 @@ pub(super) struct Removal {
 impl Api {
     pub(super) fn add_worker(&self, peer: &Peer, request: WorkerAddition) -> thrift::Result<Addition> {
         peer.identity.may_add_workers().map_err(denied)?;
+        if self.workers.are_over() {
+            return Err(stops());
+        }
         let WorkerAddition { settings, save, timeout_ms } = request;
         let timeout = patience(timeout_ms)?;
         tracing::info!(client = %peer.identity.client(), save, "a worker is to be added");
@@ -51,6 +54,9 @@ impl Api {
 
     pub(super) fn remove_worker(&self, peer: &Peer, request: WorkerRemoval) -> thrift::Result<Removal> {
         peer.identity.may_add_workers().map_err(denied)?;
+        if self.workers.are_over() {
+            return Err(stops());
+        }
         let WorkerRemoval { group, saved_only, timeout_ms } = request;
         let timeout = patience(timeout_ms)?;
         tracing::info!(client = %peer.identity.client(), group, saved_only, "a worker is to be removed");

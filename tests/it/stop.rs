@@ -77,6 +77,8 @@ fn until_the_workers_have_ended_clients_are_answered_and_jobs_enqueued_and_no_wo
         assert_eq!(status.code, Some(0), "{round}: {status:?}");
         let restart = roster.cli(["worker", "restart", "jobs"]);
         assert!(restart.code != Some(0) && restart.wrong.contains("the sidecar stops"), "{round}: {restart:?}");
+        let remove = roster.cli(["worker", "remove", "jobs"]);
+        assert!(remove.code != Some(0) && remove.wrong.contains("the sidecar stops"), "{round}: {remove:?}");
     }
     roster.write("go", "");
     assert!(roster.ends().success());
