@@ -74,8 +74,8 @@ impl DepartedList {
         self.take(number)
     }
 
-    /// Notes that there is no room for the newest ones, up to this many; returns the ids of those of which that is news:
-    /// before one of which it is not, there are no others.
+    /// Notes that there is no room for the newest ones, up to this many and to the first one of which that is no news;
+    /// returns their ids.
     pub(super) fn refuse_newest(&mut self, most: usize) -> Vec<Arc<str>> {
         let newest = self.by_number.iter().rev().take(most).take_while(|(_, departed)| !departed.is_refused);
         let numbers: Vec<u64> = newest.map(|(number, _)| *number).collect();

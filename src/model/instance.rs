@@ -108,7 +108,8 @@ pub struct Held {
     /// What distinguished it from others at its address, so that it is recognized after a restart.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub variant: Box<str>,
-    /// The root that decided about an application as an interface: its own, or one that maps it. None: it is none.
+    /// The root that decided about an application as an interface: its own, or one that maps it. None: it is none,
+    /// or an earlier build held it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<Box<str>>,
     /// How many the service had before the loss; None: unknown.
