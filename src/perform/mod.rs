@@ -309,6 +309,8 @@ impl Process {
             }
             return self.forget(lease.0);
         };
+        // It names the job that was under way, of which it dies.
+        let is_death = matches!(&answered, Err(why) if is_death(why));
         let update = match answered {
             Ok(returned) => Some(match returned.filter(|_| keeps_result) {
                 Some((value, _)) => {
@@ -318,12 +320,13 @@ impl Process {
             }),
             Err(why) => update(why),
         };
-        let is_its_end = self.held.borrow().is_turn_of(lease.0) && !*self.life.borrow();
+        let is_its_end = (is_death || self.held.borrow().is_turn_of(lease.0)) && !*self.life.borrow();
         match update {
             Some(Update::Lose { error }) if is_its_end => {
                 // Whatever it still does, it does not begin another one.
                 self.set_late(true);
-                let error = error + &self.signal_that_ended_it().await;
+                let signal = if is_death { String::new() } else { self.signal_that_ended_it().await };
+                let error = error + &signal;
                 self.report(lease, Update::Lose { error }, leased).await;
                 self.end_of_connection().await;
                 self.forget(lease.0);
@@ -487,6 +490,11 @@ fn update(why: NoAnswer) -> Option<Update> {
         // Its process has answered so, and goes on.
         NoAnswer::Failed(why) => Update::Fail { error: format!("its worker has not said what became of it: {why}") },
     })
+}
+
+/// Whether a process says that it dies of a job.
+fn is_death(why: &NoAnswer) -> bool {
+    matches!(why, NoAnswer::Failed(StreamError::Failed(why)) if why.class.as_deref() == Some(DEATH))
 }
 
 fn given_back(delay_ms: i64) -> Update {

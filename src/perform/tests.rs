@@ -328,6 +328,20 @@ async fn a_process_is_handed_no_job_before_it_is_ready_and_loses_none_where_it_e
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_dies_of_the_job_that_it_names_whatever_it_has_not_answered_yet() {
+    let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
+    let ids = [scene.enqueue("mail", "done", SOON).await, scene.enqueue("mail", "poison", SOON).await];
+    let [done, (_, uuid)] = [scene.is_handed().await, scene.is_handed().await];
+    scene.end.send_replace(Some(End::Killed(9)));
+    scene.says(Message::Error { uuid, error: RemoteError::thrown("it called exit()", Some(DEATH.to_owned()), 0) });
+    scene.becomes(ids[1], waits_after(1)).await;
+    let error = scene.queues.find(ROOT, ids[1], |_, _| true).await.expect("it waits").error;
+    assert_eq!(error.as_deref(), Some("it called exit()"), "it says at once what it was, and waits for no signal");
+    scene.has_done(done);
+    scene.becomes(ids[0], |job| job.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_not_lost_with_a_process_that_was_to_stop() {
     let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
     let id = scene.enqueue("mail", "long", SOON).await;
