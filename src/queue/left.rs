@@ -34,9 +34,18 @@ pub fn warn_of_left_jobs(config: &Config, state: Option<PathBuf>, tasks: &Tasks)
     let folder = state.map(|state| state.join(USUAL)).filter(|folder| config.path.as_ref() != Some(folder));
     let Some(folder) = folder.filter(|_| config.backend.is_some()) else { return };
     let config = config.clone();
-    tasks.of(Phase::Sources).short(async move {
-        // It is read as a whole.
-        let _ = spawn_blocking(move || warn_of(&folder, &config)).await;
+    look_beside(tasks, move || warn_of(&folder, &config));
+}
+
+/// Looks on a thread of its own, for which no stop waits: a file is read as a whole, from a disk that may hang.
+fn look_beside(tasks: &Tasks, look: impl FnOnce() + Send + 'static) {
+    let tasks = tasks.of(Phase::Sources);
+    let stop = tasks.stop_signal();
+    tasks.short(async move {
+        tokio::select! {
+            _ = spawn_blocking(look) => {}
+            () = stop.requested() => {}
+        }
     });
 }
 
@@ -83,4 +92,23 @@ fn read(engine: &mut Engine) -> Result<Left, EngineError> {
         left.dead += dead;
     }
     Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_for_a_look_that_hangs() {
+        let (tasks, _failed) = Tasks::new();
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        look_beside(&tasks, move || {
+            let _ = hangs.recv();
+        });
+        let cut = tasks.stop(Duration::from_secs(10)).await;
+        assert!(cut.is_empty(), "{cut}");
+        drop(release);
+    }
 }
