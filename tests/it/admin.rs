@@ -241,8 +241,9 @@ fn queues_that_fail_for_a_moment_alert_nobody_and_ones_that_keep_failing_do() {
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/prometheus-rules.yml");
     let fails = "exp_alerts: [{exp_labels: {instance: a}, exp_annotations: {summary: \"The disk of the queues of a, or their Redis, \
                  fails again and again: the sidecar's log says why\"}}]";
-    // A Redis that is away for some seconds, and a disk that fails each 5 s.
-    let cases = [("0x4 8x60", "exp_alerts: []"), ("0+12x60", fails)];
+    // A Redis that is away for a minute, and a disk that fails each 5 s, or once a minute.
+    let cases =
+        [("0x4 8x60", "exp_alerts: []"), ("0x2 30x60", "exp_alerts: []"), ("0+12x60", fails), ("0+1x60", fails)];
     let case = |(values, expected): (&str, &str)| {
         format!(
             "- interval: 1m\n  input_series:\n  - {{series: 'roster_queue_failures_total{{instance=\"a\"}}', values: '{values}'}}\n  \
