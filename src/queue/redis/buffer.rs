@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::super::change::{Change, Outcome, Refused, millis};
 use super::super::engine::{EngineError, sound};
@@ -24,7 +24,6 @@ use super::super::look::Overview;
 use super::super::order::Order;
 use super::super::{Config, Disk, Known, Place, keys};
 use super::enqueue::Draft;
-use super::link::TIMEOUT;
 use super::resque::Extras;
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
@@ -194,9 +193,13 @@ impl Buffer {
         .await
     }
 
-    /// A job, and its id in the store, by the one that Redis knows it by. It is looked for no longer than Redis may take to
-    /// answer.
-    pub(super) async fn find(&self, place: Place, id: JobId) -> Result<Option<(JobId, Draft)>, Refused> {
+    /// A job, and its id in the store, by the one that Redis knows it by. It is looked for until then.
+    pub(super) async fn find(
+        &self,
+        place: Place,
+        id: JobId,
+        until: Instant,
+    ) -> Result<Option<(JobId, Draft)>, Refused> {
         if lock(&self.counts).as_ref().is_some_and(|counts| counts.queues.is_empty()) {
             return Ok(None);
         }
@@ -210,7 +213,7 @@ impl Buffer {
             drop(waits);
             find(change, id)
         };
-        let found = timeout(TIMEOUT, self.ask(What::Work, place, find, |_, _| {})).await;
+        let found = timeout_at(until.into(), self.ask(What::Work, place, find, |_, _| {})).await;
         found.unwrap_or_else(|_| {
             *lock(&self.given_up) = this;
             Err(not_answered())

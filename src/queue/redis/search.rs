@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
@@ -128,7 +128,7 @@ impl Redis {
         let of_buffer = place.clone();
         let look = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
             Box::pin(async move {
-                let job = match redis.look_into_buffer(of_buffer, id).await {
+                let job = match redis.look_into_buffer(of_buffer, id, Instant::now() + TIMEOUT).await {
                     InBuffer::Found(_, draft) => redis.buffered(&draft),
                     elsewhere => redis.find_in_redis(user, id, elsewhere).await?,
                 };
@@ -149,10 +149,10 @@ impl Redis {
         }
     }
 
-    /// Looks whether a job is in the buffer.
-    async fn look_into_buffer(&self, place: Place, id: JobId) -> InBuffer {
+    /// Looks whether a job is in the buffer, until then.
+    async fn look_into_buffer(&self, place: Place, id: JobId, until: Instant) -> InBuffer {
         let Some(buffer) = &self.buffer else { return InBuffer::NotThere };
-        match buffer.find(place, id).await {
+        match buffer.find(place, id, until).await {
             Ok(Some((at, draft))) => InBuffer::Found(at, Box::new(draft)),
             Ok(None) => InBuffer::NotThere,
             Err(why) => InBuffer::NotReadable(why),
@@ -283,10 +283,12 @@ impl Redis {
     ) -> Result<InBuffer, Refused> {
         let Some(buffer) = &self.buffer else { return Ok(InBuffer::NotThere) };
         // None is delivered meanwhile. Where the disk hangs, whoever delivers has that.
-        let Ok(_delivery) = timeout(TIMEOUT, buffer.delivery.lock()).await else {
-            return Ok(InBuffer::NotReadable(hangs(&format!("job {id} may be in it"))));
+        let until = Instant::now() + TIMEOUT;
+        let Ok(_delivery) = timeout_at(until.into(), buffer.delivery.lock()).await else {
+            let why = format!("the buffer is busy, as its disk or Redis is slow: job {id} may be in it; try again");
+            return Ok(InBuffer::NotReadable(Refused::Unavailable(why)));
         };
-        let (at, draft) = match self.look_into_buffer(place, id).await {
+        let (at, draft) = match self.look_into_buffer(place, id, until).await {
             InBuffer::Found(at, draft) => (at, draft),
             elsewhere => return Ok(elsewhere),
         };
@@ -306,7 +308,7 @@ impl Redis {
             Err(_) => false,
         };
         // Once asked it is done, whether anybody waits or not.
-        let forgotten = timeout(TIMEOUT, buffer.forget(draft.job.queue.clone(), vec![at])).await;
+        let forgotten = timeout_at(until.into(), buffer.forget(draft.job.queue.clone(), vec![at])).await;
         forgotten.unwrap_or_else(|_| Err(hangs(&format!("job {id} is removed once it goes on"))))?;
         self.need_no_more([id].into_iter());
         Ok(if is_in_redis { InBuffer::NotThere } else { InBuffer::Found(at, draft) })
@@ -320,6 +322,8 @@ fn searched(id: JobId) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::super::super::enqueue::Asker;
     use super::super::super::{Config, NewJob};
     use super::*;
@@ -341,7 +345,7 @@ mod tests {
     }
 
     async fn in_time<T>(answer: impl Future<Output = T>) -> T {
-        timeout(SOON, answer).await.expect("an answer")
+        tokio::time::timeout(SOON, answer).await.expect("an answer")
     }
 
     #[tokio::test]
@@ -358,13 +362,19 @@ mod tests {
         let buffer = redis.buffer.as_ref().expect("it has one");
         let is_delivery_free = || buffer.delivery.try_lock().is_ok();
 
-        // Before it is found, so that Redis is asked; and before it is forgotten.
-        let release = hang(&redis);
+        // Before it is found, so that Redis is asked; and before it is forgotten; and for no longer where Redis has been slow.
+        let (release, begun) = (hang(&redis), Instant::now());
+        let delivering = buffer.delivery.lock().await;
+        let delivers = async {
+            sleep(TIMEOUT * 4 / 5).await;
+            drop(delivering);
+        };
         let found = in_time(redis.find(Place::default(), Some(0), id, |_, _| true));
         let cancelled = in_time(redis.cancel(Place::default(), Some(0), id, |_, _| true));
-        let (found, cancelled) = tokio::join!(found, cancelled);
+        let (found, cancelled, ()) = tokio::join!(found, cancelled, delivers);
         assert!(matches!(found, Err(Refused::Unavailable(_))), "{found:?}");
         assert!(matches!(cancelled, Err(Refused::Unavailable(_))), "{cancelled:?}");
+        assert!(begun.elapsed() < TIMEOUT * 3 / 2, "{:?}", begun.elapsed());
         assert!(is_delivery_free());
         // Those that were given up wait for the disk yet, and no other does.
         let place = Place::default();
@@ -373,7 +383,7 @@ mod tests {
         in_time(until(|| Arc::strong_count(&place) == 1)).await;
         drop(release);
         in_time(async {
-            while buffer.find(Place::default(), id).await.is_err() {
+            while buffer.find(Place::default(), id, Instant::now() + TIMEOUT).await.is_err() {
                 tokio::task::yield_now().await;
             }
         })
@@ -390,7 +400,7 @@ mod tests {
         assert!(why.contains(&format!("job {id} is removed once it goes on")), "{why}");
         assert!(is_delivery_free());
         drop(hanging.lock().expect("no panic").take());
-        let left = buffer.find(Place::default(), id);
+        let left = buffer.find(Place::default(), id, Instant::now() + TIMEOUT);
         assert!(in_time(left).await.expect("it is read").is_none(), "it is removed");
     }
 }
