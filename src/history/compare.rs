@@ -1,6 +1,6 @@
 //! Comparing: what happened to instances between two snapshots, and why, as far as the snapshots show.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -265,7 +265,7 @@ fn is_other(old: &Instance, new: &Instance) -> bool {
         || old.group != new.group
         || old.zone != new.zone
         || old.endpoints != new.endpoints
-        || other_names(old, new).next().is_some()
+        || old.metadata != new.metadata
 }
 
 /// What that is, in words.
@@ -281,7 +281,7 @@ fn difference(old: &Instance, new: &Instance) -> String {
     words.extend(of("another group", old.group != new.group));
     words.extend(of("another zone", old.zone != new.zone));
     words.extend(of("other endpoints", old.endpoints != new.endpoints));
-    let all: BTreeSet<_> = other_names(old, new).collect();
+    let all = old.metadata.changed_keys(&new.metadata);
     if !all.is_empty() {
         let more = all.len().saturating_sub(MAX_NAMES);
         let told =
@@ -299,14 +299,6 @@ fn difference(old: &Instance, new: &Instance) -> String {
 fn has_other_state(old: &Instance, new: &Instance) -> bool {
     let is_back = |state| matches!(state, InstanceState::Up | InstanceState::Returning);
     old.state != new.state && !(is_back(old.state) && is_back(new.state))
-}
-
-/// The names of metadata that are others; some twice.
-fn other_names<'a>(old: &'a Instance, new: &'a Instance) -> impl Iterator<Item = &'a str> {
-    let is_same = old.metadata == new.metadata;
-    let both = [old, new].into_iter().filter(move |_| !is_same);
-    let names = both.flat_map(|it| it.metadata.keys());
-    names.filter(move |name| old.metadata.get(name) != new.metadata.get(name))
 }
 
 /// A value as an entry shows it, unless it is long or compound.

@@ -1,6 +1,6 @@
 //! Metadata: what a service tells of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use rmpv::{Value, ValueRef};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::json;
+use crate::tunnel::frame::{Bounds, Progress, Scanner};
 
 /// A map; an empty PHP map is an empty list. An object in JSON, as far as JSON can represent it; in MessagePack, as the
 /// master sent it.
@@ -26,6 +27,9 @@ pub struct MetadataWriter {
 }
 
 const EMPTY_MAP: &[u8] = &[0x80];
+
+/// What was written has no bounds that matter.
+const WHOLE: Bounds = Bounds { bytes: usize::MAX, depth: usize::MAX };
 
 /// What most metadata have room in.
 const USUAL_BYTES: usize = 128;
@@ -49,7 +53,7 @@ impl Metadata {
         json::written(self)
     }
 
-    fn iter(&self) -> impl Iterator<Item = (ValueRef<'_>, ValueRef<'_>)> {
+    fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest = self.packed();
         let count = rmp::decode::read_map_len(&mut rest).unwrap_or(0);
         entries(rest, count)
@@ -64,19 +68,30 @@ impl Metadata {
         self.len() == 0
     }
 
+    /// The keys that are texts, and whose values are others in `newer`.
+    pub fn changed_keys<'m>(&'m self, newer: &'m Self) -> BTreeSet<&'m str> {
+        let by_key = |metadata: &'m Self| {
+            let texts = metadata.entries().filter_map(|(key, value)| Some((text(key)?, value)));
+            texts.collect::<BTreeMap<_, _>>()
+        };
+        let [before, after] = [by_key(self), by_key(newer)];
+        let keys = before.keys().chain(after.keys()).copied();
+        keys.filter(|key| before.get(key) != after.get(key)).collect()
+    }
+
     /// The keys that are texts.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.iter().filter_map(|(key, _)| text(key))
+        self.entries().filter_map(|(key, _)| text(key))
     }
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<ValueRef<'_>> {
-        found(self.iter(), key)
+        found(self.entries(), key)
     }
 
     /// The text of a key.
     pub fn text(&self, key: &str) -> Option<&str> {
-        text(self.get(key)?)
+        text_of(self.get(key)?)
     }
 
     /// The number of a key, which may be a string.
@@ -105,17 +120,28 @@ impl Metadata {
     }
 }
 
-fn entries(mut packed: &[u8], count: u32) -> impl Iterator<Item = (ValueRef<'_>, ValueRef<'_>)> {
-    let mut next = move || read_value_ref(&mut packed).expect("a value was written");
+/// The entries of a map, each with its key and its value as MessagePack.
+fn entries(mut packed: &[u8], count: u32) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut next = move || {
+        let Progress::Complete(end) = Scanner::new(WHOLE).scan(packed) else { unreachable!("a value was written") };
+        let (value, rest) = packed.split_at(end);
+        packed = rest;
+        value
+    };
     (0..count).map(move |_| (next(), next()))
 }
 
-fn found<'m>(mut entries: impl Iterator<Item = (ValueRef<'m>, ValueRef<'m>)>, key: &str) -> Option<ValueRef<'m>> {
-    let is_it = |name: &ValueRef<'_>| matches!(name, ValueRef::String(name) if name.as_bytes() == key.as_bytes());
-    entries.find(|(name, _)| is_it(name)).map(|(_, value)| value)
+/// The value of a key. The others are passed over.
+fn found<'m>(mut entries: impl Iterator<Item = (&'m [u8], &'m [u8])>, key: &str) -> Option<ValueRef<'m>> {
+    let (_, mut value) = entries.find(|(name, _)| text(name) == Some(key))?;
+    Some(read_value_ref(&mut value).expect("a value was written"))
 }
 
-fn text(value: ValueRef<'_>) -> Option<&str> {
+fn text(packed: &[u8]) -> Option<&str> {
+    rmp::decode::read_str_from_slice(packed).ok().map(|(text, _)| text)
+}
+
+fn text_of(value: ValueRef<'_>) -> Option<&str> {
     if let ValueRef::String(text) = value { text.into_str() } else { None }
 }
 
@@ -141,7 +167,7 @@ impl MetadataWriter {
 
     /// The text of a key.
     pub fn text(&self, key: &str) -> Option<&str> {
-        text(self.get(key)?)
+        text_of(self.get(key)?)
     }
 
     pub fn finish(self) -> Metadata {
@@ -242,6 +268,10 @@ mod tests {
     fn they_are_equal_to_themselves_also_with_what_is_no_number() {
         let of = |number: f64| map(&[("x", number.into())]);
         assert_eq!(of(f64::NAN), of(f64::NAN));
+        assert_eq!(of(f64::NAN).changed_keys(&of(f64::NAN)), BTreeSet::new());
+        let other = map(&[("x", 1.into()), ("y", Value::Nil)]);
+        assert_eq!(of(f64::NAN).changed_keys(&other), BTreeSet::from(["x", "y"]));
+        assert_eq!(other.changed_keys(&map(&[("x", 1.into())])), BTreeSet::from(["y"]));
         assert_ne!(of(1.0), of(2.0));
     }
 }

@@ -50,7 +50,8 @@ impl Change<'_, '_> {
             ("max_bytes", largest, wanted.bytes, total.bytes, own.bytes, most_bytes),
         ] {
             let free = (most - most / KEPT_FOR_ADMINS as u64).saturating_sub(all);
-            let bound = || if free < least { Bound::All(setting) } else { Bound::OfUser(setting, uid) };
+            // Who has nothing may have half of what is free.
+            let bound = || if free < 2 * least { Bound::All(setting) } else { Bound::OfUser(setting, uid) };
             if all + wanted > most {
                 return Err(Refused::Full(bound(), format!("the queues are full: `queue.{setting}` is {most}")));
             }
@@ -84,7 +85,7 @@ impl Change<'_, '_> {
                  part is kept for administrators"
             );
             let setting = "max_queues";
-            let bound = if free == 0 { Bound::All(setting) } else { Bound::OfUser(setting, uid) };
+            let bound = if free < 2 { Bound::All(setting) } else { Bound::OfUser(setting, uid) };
             return Err(Refused::Full(bound, message).into());
         }
         while self.book.queues.len() + wanted > most && self.book.forget_one(self.txn, jobs)? {}

@@ -11,7 +11,8 @@ thread_local! {
 /// Does work that wakes many. The threads that [`thread`] is to wake are woken after it: a thread that the first one woke would
 /// sleep again before the next.
 pub(crate) fn together(work: impl FnOnce()) {
-    LATER.set(Some(Vec::new()));
+    let before = LATER.replace(Some(Vec::new()));
+    debug_assert!(before.is_none(), "what an outer one gathered is not woken");
     let _later = Later;
     work();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::admission::{ConnectionPermit, Eviction, WatchPermit};
 use super::codec::Outcome;
@@ -35,8 +35,8 @@ const MIN_READ: usize = 512;
 /// A buffer that grew beyond this for a large message is released afterwards.
 const MAX_KEPT_BUFFER: usize = 16 * 1024;
 
-/// How much longer all last replies of a connection may take together once the process stops; and for how long its peer may
-/// fetch nothing of an open call then.
+/// For how long the peer of a connection may keep all its last replies waiting, once the process stops; and for how long it
+/// may fetch nothing of an open call then.
 const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// For how long, and how much, is read from a refused peer that keeps sending.
@@ -57,8 +57,10 @@ struct Connection {
     output: Vec<u8>,
     /// How much of the output has been sent.
     sent: usize,
-    /// Until when all of it is to be sent, once one had to wait for its peer while the connection must go.
-    last_reply_until: Option<Instant>,
+    /// For how much longer its peer may keep last replies waiting.
+    patience_left: Duration,
+    /// Until when its peer is to fetch something of the open call, once the connection must go.
+    fetch_until: Option<Instant>,
     charge: Charge,
     open: StreamingCall,
     /// Set if there was no slot to return to from a watch: it keeps the watch's permit until its reply is sent, and
@@ -137,7 +139,8 @@ pub(super) async fn serve(stream: Stream, permit: ConnectionPermit, peer: Peer, 
         received: Vec::new(),
         output: Vec::new(),
         sent: 0,
-        last_reply_until: None,
+        patience_left: LAST_REPLY_TIMEOUT,
+        fetch_until: None,
         charge,
         open: StreamingCall::default(),
         leaving: None,
@@ -186,12 +189,12 @@ impl Connection {
         }
     }
 
-    /// Ends a connection that must go, as at the stop, unless its call is under way.
-    fn goes_on(&self) -> Result<(), End> {
-        match self.permit.eviction() {
-            Some(eviction) if !self.open.is_under_way() => Err(eviction.into()),
-            _ => Ok(()),
-        }
+    /// Ends a connection that must go, as at the stop, unless its peer fetches what an open call gives.
+    fn goes_on(&mut self) -> Result<(), End> {
+        let Some(eviction) = self.permit.eviction() else { return Ok(()) };
+        let now = Instant::now();
+        let mut has_time = || now < *self.fetch_until.get_or_insert(now + LAST_REPLY_TIMEOUT);
+        if self.open.is_some() && has_time() { Ok(()) } else { Err(eviction.into()) }
     }
 
     /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may be evicted, unless it has an
@@ -200,6 +203,8 @@ impl Connection {
         if self.leaving.is_some() {
             return Err(End::Quiet);
         }
+        // A request that has begun to arrive is answered.
+        self.goes_on()?;
         if self.open.is_some() {
             return timeout(patience, self.receive()).await.map_err(|_| End::TimedOut)?;
         }
@@ -257,6 +262,9 @@ impl Connection {
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
         let awaited = if has_room { awaited } else { awaited.without_room() };
         let is_fetched = matches!(awaited, Awaited::Values(_));
+        if is_fetched {
+            self.fetch_until = None;
+        }
         self.peer.let_others_work().await;
         let Shared { codec, api, .. } = self.shared.as_ref();
         let outcome = codec.answer_late(dialect, &head, awaited, api, &mut self.output, &mut self.charge)?;
@@ -309,23 +317,23 @@ impl Connection {
     }
 
     async fn receive(&mut self) -> Result<(), End> {
-        self.goes_on()?;
         if !reserve(&mut self.received, &mut self.charge) {
             return self.refuse_request().await;
         }
-        let (permit, has_open) = (&self.permit, self.open.is_some());
+        let Self { permit, open, fetch_until, stream, received, .. } = self;
+        let has_open = open.is_some();
         let must_go = async {
             let eviction = permit.evicted().await;
             if has_open {
-                sleep(LAST_REPLY_TIMEOUT).await;
+                sleep_until(*fetch_until.get_or_insert_with(|| Instant::now() + LAST_REPLY_TIMEOUT)).await;
             }
             eviction
         };
         tokio::select! {
             biased;
-            read = read(&mut self.stream, &mut self.received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
+            read = read(stream, received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
             eviction = must_go => Err(eviction.into()),
-            never = self.open.go_on() => match never {},
+            never = open.go_on() => match never {},
         }
     }
 
@@ -365,25 +373,27 @@ impl Connection {
 
     /// Sends everything.
     async fn send(&mut self) -> Result<(), End> {
-        if self.sent < self.output.len() {
-            let Self { stream, output, sent, peer, permit, last_reply_until, .. } = self;
-            let patience = self.shared.config.reply_timeout;
+        let (patience, mut until) = (self.shared.config.reply_timeout, None);
+        while self.sent < self.output.len() {
+            let Self { stream, output, sent, permit, patience_left, .. } = self;
             // It only begins, and sets its timers, where the peer does not read at once.
             let too_long = async {
+                let until = *until.get_or_insert_with(|| Instant::now() + patience);
                 let must_go = async {
                     permit.evicted().await;
-                    sleep_until(*last_reply_until.get_or_insert_with(|| Instant::now() + LAST_REPLY_TIMEOUT)).await;
+                    spend(patience_left).await;
                 };
                 tokio::select! {
-                    () = sleep(patience) => {}
+                    () = sleep_until(until) => {}
                     () = must_go => {}
                 }
             };
             tokio::select! {
                 biased;
-                all = send_by_turns(stream, output, sent, peer) => all?,
+                written = stream.write(&output[*sent..]) => *sent += written?,
                 () = too_long => return Err(End::TimedOut),
             }
+            self.peer.let_others_work().await;
         }
         self.sent = 0;
         self.output.clear();
@@ -398,12 +408,19 @@ impl Connection {
     }
 }
 
-async fn send_by_turns(stream: &mut Stream, output: &[u8], sent: &mut usize, peer: &Peer) -> io::Result<()> {
-    while *sent < output.len() {
-        *sent += stream.write(&output[*sent..]).await?;
-        peer.let_others_work().await;
+/// Waits for what is left of a time, and leaves what was not waited for.
+async fn spend(left: &mut Duration) {
+    struct Spending<'l>(&'l mut Duration, Instant);
+
+    impl Drop for Spending<'_> {
+        fn drop(&mut self) {
+            *self.0 = self.0.saturating_sub(self.1.elapsed());
+        }
     }
-    Ok(())
+
+    let until = Instant::now() + *left;
+    let _spending = Spending(left, Instant::now());
+    sleep_until(until).await;
 }
 
 /// Makes room to receive more. False: its user has none.

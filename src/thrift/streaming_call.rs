@@ -136,11 +136,6 @@ impl StreamingCall {
     pub(super) fn is_some(&self) -> bool {
         self.0.is_some()
     }
-
-    /// Whether it has not ended, as far as that was looked at.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.0.as_ref().is_some_and(|open| matches!(open.call, MaybeDone::Future(_)))
-    }
 }
 
 fn none_open(by: &str) -> thrift::Error {

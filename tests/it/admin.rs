@@ -241,13 +241,18 @@ fn queues_that_fail_for_a_moment_alert_nobody_and_ones_that_keep_failing_do() {
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/prometheus-rules.yml");
     let fails = "exp_alerts: [{exp_labels: {instance: a}, exp_annotations: {summary: \"The disk of the queues of a, or their Redis, \
                  fails again and again: the sidecar's log says why\"}}]";
-    // A Redis that is away for a minute, and a disk that fails each 5 s, or once a minute.
-    let cases =
-        [("0x4 8x60", "exp_alerts: []"), ("0x2 30x60", "exp_alerts: []"), ("0+12x60", fails), ("0+1x60", fails)];
+    // A Redis that is away for a minute, and a disk that fails each 5 s, once a minute, or each 5 minutes.
+    let cases = [
+        ("0x4 8x60", "exp_alerts: []"),
+        ("0x20 30x60", "exp_alerts: []"),
+        ("0+12x60", fails),
+        ("0+1x60", fails),
+        ("0x4 1x4 2x4 3x4 4x4 5x4 6x4", fails),
+    ];
     let case = |(values, expected): (&str, &str)| {
         format!(
             "- interval: 1m\n  input_series:\n  - {{series: 'roster_queue_failures_total{{instance=\"a\"}}', values: '{values}'}}\n  \
-             alert_rule_test:\n  - {{alertname: RosterQueuesFailing, eval_time: 8m, {expected}}}\n"
+             alert_rule_test:\n  - {{alertname: RosterQueuesFailing, eval_time: 30m, {expected}}}\n"
         )
     };
     let folder = tempfile::tempdir().expect("a folder");

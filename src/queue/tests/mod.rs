@@ -414,6 +414,9 @@ fn a_refusal_names_what_is_full_for_all_or_what_one_user_may_have() {
     let many: Vec<NewJob> = (0..9).map(|nth| job(&format!("q{nth}"), "a")).collect();
     assert_eq!(refuses(&many, WEB), Bound::OfUser("max_queues", WEB.uid), "there is room for fewer");
     assert_eq!(refuses(&many[..1], WEB), Bound::OfUser("max_jobs", WEB.uid));
+    let others = (1..).map(|nth| Asker { uid: Some(1_000 + nth), is_admin: false });
+    let of_another = others.map(|other| refuses(&many[..1], other)).find(|bound| matches!(bound, Bound::All(_)));
+    assert_eq!(of_another, Some(Bound::All("max_jobs")), "who has nothing is refused too");
     assert_eq!(refuses(&many[..1], ROOT), Bound::All("max_jobs"));
     assert_eq!(refuses(&many[..1], WEB), Bound::All("max_jobs"));
 }

@@ -270,6 +270,43 @@ async fn a_stop_waits_for_no_client_that_fetches_nothing_of_its_open_call_whethe
 }
 
 #[tokio::test]
+async fn a_stop_lets_a_client_fetch_what_a_call_gives_for_long_and_in_large_parts() {
+    const PARTS: usize = 8;
+    let server = serve();
+    let way = server.master(Manner::Silent);
+    let patience = Duration::from_secs(20);
+    let mut client = Client::new(server.address.clone(), patience);
+    let give = async |answer| {
+        until("the call is under way", || way.outstanding() == 1).await;
+        let sender = way.open.lock().expect("no panic")[0].clone();
+        sender.send(answer).await.expect("it waits");
+    };
+    let fetched = spawn_blocking(move || {
+        let first = client.start_call(idl::Call::of("mail", "list", ""), patience).expect("a value");
+        let mut count = first.values.len();
+        loop {
+            let part = client.next_values(patience)?;
+            count += part.values.len();
+            if part.completion.is_some() {
+                return Ok::<_, Error>(count);
+            }
+        }
+    });
+    give(Answer::Value(1.into())).await;
+    let gives = async {
+        server.tasks.stop_signal().requested().await;
+        for _ in 0..PARTS {
+            // Larger than what a socket holds.
+            give(Answer::Value("x".repeat(500_000).into())).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        give(Answer::End).await;
+    };
+    let (cut, ()) = futures::join!(server.tasks.stop(patience), gives);
+    assert_eq!((cut.is_empty(), fetched.await.expect("the client").expect("all of it")), (true, PARTS + 1));
+}
+
+#[tokio::test]
 async fn a_stop_waits_for_no_client_that_reads_each_reply_just_in_time_also_beside_an_open_call() {
     const REPLY: usize = 60_000;
     for has_open in [false, true] {
