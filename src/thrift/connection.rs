@@ -39,6 +39,9 @@ const MAX_KEPT_BUFFER: usize = 16 * 1024;
 /// may fetch nothing of an open call then.
 const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How much of the former each byte gives back that was read: at 10 MB a second nothing is used up.
+const PATIENCE_OF_BYTE: Duration = Duration::from_nanos(100);
+
 /// For how long, and how much, is read from a refused peer that keeps sending.
 const REFUSED_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_UNHEARD: usize = 64 << 20;
@@ -74,8 +77,8 @@ enum Progress {
     Idle,
     /// The turn is over, or there is enough to send.
     More,
-    /// Up to an incomplete one.
-    Incomplete,
+    /// Up to an incomplete one; whether others came before it.
+    Incomplete { is_next: bool },
     /// Up to one that has to wait.
     Waits(Pending),
     /// What follows cannot be answered.
@@ -170,7 +173,11 @@ impl Connection {
             let progress = self.answer_some()?;
             self.send().await?;
             match progress {
-                Progress::Incomplete => {
+                Progress::Incomplete { is_next } => {
+                    if is_next {
+                        self.goes_on()?;
+                        deadline = Instant::now() + request_timeout;
+                    }
                     timeout_at(deadline, self.receive()).await.map_err(|_| End::TimedOut)??;
                     continue;
                 }
@@ -232,7 +239,7 @@ impl Connection {
                         Outcome::Waits(wait) => break Progress::Waits(Pending { dialect, head, end, wait }),
                     }
                 }
-                Decoded::Incomplete => break Progress::Incomplete,
+                Decoded::Incomplete => break Progress::Incomplete { is_next: at > 0 },
                 Decoded::Foreign(foreign) => {
                     self.output.extend(foreign.refusal());
                     break Progress::Ends(End::Malformed(foreign.name()));
@@ -262,7 +269,7 @@ impl Connection {
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
         let awaited = if has_room { awaited } else { awaited.without_room() };
         let is_fetched = matches!(awaited, Awaited::Values(_));
-        if is_fetched {
+        if matches!(awaited, Awaited::Values(Ok(_)) | Awaited::SentValues(Ok(_))) {
             self.fetch_until = None;
         }
         self.peer.let_others_work().await;
@@ -375,6 +382,7 @@ impl Connection {
     async fn send(&mut self) -> Result<(), End> {
         let (patience, mut until) = (self.shared.config.reply_timeout, None);
         while self.sent < self.output.len() {
+            let before = self.sent;
             let Self { stream, output, sent, permit, patience_left, .. } = self;
             // It only begins, and sets its timers, where the peer does not read at once.
             let too_long = async {
@@ -393,6 +401,9 @@ impl Connection {
                 written = stream.write(&output[*sent..]) => *sent += written?,
                 () = too_long => return Err(End::TimedOut),
             }
+            // Who reads at a good pace may take as much as there is.
+            let earned = PATIENCE_OF_BYTE * u32::try_from(self.sent - before).unwrap_or(u32::MAX);
+            self.patience_left = (self.patience_left + earned).min(LAST_REPLY_TIMEOUT);
             self.peer.let_others_work().await;
         }
         self.sent = 0;
