@@ -265,7 +265,7 @@ fn is_other(old: &Instance, new: &Instance) -> bool {
         || old.group != new.group
         || old.zone != new.zone
         || old.endpoints != new.endpoints
-        || old.metadata != new.metadata
+        || !old.metadata.changed_keys(&new.metadata).is_empty()
 }
 
 /// What that is, in words.
