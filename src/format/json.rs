@@ -13,7 +13,7 @@ use serde_json::Number;
 use serde_json::value::RawValue;
 
 use super::{Undecodable, address};
-use crate::model::MetadataWriter;
+use crate::model::{MetadataWriter, weight_of};
 
 /// The deepest nesting of what is kept of it.
 pub(super) const MAX_DEPTH: usize = 32;
@@ -196,11 +196,10 @@ pub(super) fn port(json: Option<&Json<'_>>) -> Result<u16, Undecodable> {
 
 /// A weight, as a number or a string.
 pub(super) fn weight(json: Option<&Json<'_>>) -> Option<u32> {
-    let weight = match json? {
-        Json::Number(number) => number.as_u64(),
-        json => json.as_str()?.parse().ok(),
-    };
-    weight.and_then(|weight| u32::try_from(weight).ok()).filter(|weight| i32::try_from(*weight).is_ok())
+    weight_of(match json? {
+        Json::Number(number) => number.as_f64()?,
+        json => json.as_str()?.parse().ok()?,
+    })
 }
 
 impl<'d> Deserialize<'d> for Json<'d> {

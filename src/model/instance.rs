@@ -423,12 +423,19 @@ pub fn address(host: &str, port: impl Display) -> String {
 
 /// A weight, as a number or a string.
 pub fn weight(value: ValueRef<'_>) -> Option<u32> {
-    let weight = match value {
-        ValueRef::Integer(number) => number.as_u64(),
-        ValueRef::String(text) => text.as_str()?.parse().ok(),
+    match value {
+        ValueRef::Integer(number) => weight_of(number.as_f64()?),
+        ValueRef::F32(number) => weight_of(number.into()),
+        ValueRef::F64(number) => weight_of(number),
+        ValueRef::String(text) => weight_of(text.as_str()?.parse().ok()?),
         _ => None,
-    }?;
-    u32::try_from(weight).ok().filter(|weight| i32::try_from(*weight).is_ok())
+    }
+}
+
+/// Many write a number with a fraction, even a whole one. What is not 0 is at least 1.
+pub(crate) fn weight_of(number: f64) -> Option<u32> {
+    let whole = if number > 0.0 { number.round().max(1.0) } else { number };
+    (0.0..=f64::from(i32::MAX)).contains(&whole).then_some(whole as u32)
 }
 
 #[cfg(test)]
@@ -456,10 +463,15 @@ mod tests {
 
     #[test]
     fn what_is_no_group_zone_or_weight_leaves_the_default() {
-        for weight in [(-1).into(), 1.5.into(), "heavy".into(), u64::MAX.into(), Value::Nil] {
+        for weight in
+            [(-1).into(), (-0.1).into(), f64::NAN.into(), "heavy".into(), "inf".into(), u64::MAX.into(), Value::Nil]
+        {
             assert_eq!(of(vec![("weight", weight)]).weight, DEFAULT_WEIGHT);
         }
-        assert_eq!(of(vec![("weight", "0".into())]).weight, 0);
+        for (weight, is) in [("0".into(), 0), (0.0.into(), 0), (0.2.into(), 1), (100.0.into(), 100), ("1.5".into(), 2)]
+        {
+            assert_eq!(of(vec![("weight", weight)]).weight, is);
+        }
         let long = "x".repeat(MAX_LABEL_BYTES + 1);
         let instance = of(vec![("group", 1.into()), ("zone", long.into())]);
         assert_eq!((&*instance.group, &*instance.zone), ("", ""));

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use roster_tunnel::{Answer, Answers, Arguments, Command, NotPhp, Packed, Refused, php_value};
 
+pub(crate) use self::instance::weight_of;
 pub use self::instance::{
     AfterBoot, DEFAULT_WEIGHT, Decoder, Endpoint, Format, Held, Instance, InstanceError, InstanceState, MAX_ENDPOINTS,
     MAX_LABEL_BYTES, Probe, Provenance, Record, Withheld, Withholding, address, is_of_one_host, weight,
