@@ -307,6 +307,67 @@ async fn a_stop_lets_a_client_fetch_what_a_call_gives_for_long_and_in_large_part
 }
 
 #[tokio::test]
+async fn a_stop_lets_a_client_send_to_an_open_call_for_long() {
+    const VALUES: usize = 8;
+    let server = serve();
+    let way = server.master(Manner::Listens);
+    let patience = Duration::from_secs(20);
+    let mut client = Client::new(server.address.clone(), patience);
+    let opened = spawn_blocking(move || client.open_call(idl::Call::of("mail", "list", ""), patience).map(|_| client));
+    let mut client = opened.await.expect("the client").expect("it is open");
+    until("the call is under way", || way.outstanding() == 1).await;
+    let (sender, input) = (way.open.lock().expect("no panic")[0].clone(), way.calls()[0].input.clone());
+    let reads = async {
+        let input = input.expect("it has an input");
+        let mut count = 0;
+        while input.next().await.is_some() {
+            count += 1;
+        }
+        sender.send(Answer::End).await.expect("it waits");
+        drop(sender);
+        count
+    };
+    let sends = async {
+        server.tasks.stop_signal().requested().await;
+        let sends = move || {
+            for number in 1..=VALUES {
+                std::thread::sleep(Duration::from_millis(300));
+                client.send_values(vec![b"1".to_vec()], number == VALUES, patience)?;
+            }
+            client.next_values(patience)
+        };
+        spawn_blocking(sends).await.expect("the client")
+    };
+    let (cut, count, last) = futures::join!(server.tasks.stop(patience), reads, sends);
+    assert_eq!((cut.is_empty(), count), (true, VALUES));
+    assert!(last.expect("an answer").completion.is_some());
+}
+
+#[tokio::test]
+async fn each_request_has_its_own_time_though_it_arrives_with_a_part_of_the_next() {
+    let server = serve();
+    server.master(Manner::Echoes);
+    let mut stream = UnixStream::connect(path(&server)).expect("a connection");
+    let requests = minute_long_call(&[]).repeat(13);
+    let length = requests.len() / 13;
+    // Each part is the second half of one and the first half of the next.
+    let parts = move || {
+        let (first, rest) = requests[..12 * length + length / 2].split_at(length / 2);
+        for part in std::iter::once(first).chain(rest.chunks(length)) {
+            stream.write_all(part).expect("it is not disconnected");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        stream.shutdown(Shutdown::Write).expect("a connection");
+        let mut replies = Vec::new();
+        stream.read_to_end(&mut replies).expect("the replies, and the end");
+        replies
+    };
+    let replies = spawn_blocking(parts).await.expect("the client");
+    let begin = b"\x80\x01\x00\x02\x00\x00\x00\x04call";
+    assert_eq!(replies.windows(begin.len()).filter(|part| part == begin).count(), 12);
+}
+
+#[tokio::test]
 async fn a_stop_waits_for_no_client_that_reads_each_reply_just_in_time_also_beside_an_open_call() {
     const REPLY: usize = 60_000;
     for has_open in [false, true] {

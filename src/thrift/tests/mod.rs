@@ -40,6 +40,8 @@ enum Manner {
     /// With endless values.
     Floods,
     Silent,
+    /// Takes an input, and gives nothing.
+    Listens,
 }
 
 /// A line to a master that remembers what was sent on it.
@@ -100,6 +102,10 @@ impl Line for Way {
         }
         self.commands.lock().expect("no panic").push(command.clone());
         Ok(())
+    }
+
+    fn takes_input(&self) -> bool {
+        matches!(self.manner, Manner::Listens)
     }
 
     fn outstanding(&self) -> usize {
