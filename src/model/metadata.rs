@@ -7,10 +7,10 @@ use std::sync::Arc;
 use rmpv::decode::{read_value, read_value_ref};
 use rmpv::encode::write_value;
 use rmpv::{Value, ValueRef};
+use roster_tunnel::frame::{Bounds, Progress, Scanner};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::json;
-use crate::tunnel::frame::{Bounds, Progress, Scanner};
 
 /// A map; an empty PHP map is an empty list. An object in JSON, as far as JSON can represent it; in MessagePack, as the
 /// master sent it.
@@ -31,6 +31,10 @@ const EMPTY_MAP: &[u8] = &[0x80];
 /// What was written has no bounds that matter.
 const WHOLE: Bounds = Bounds { bytes: usize::MAX, depth: usize::MAX };
 
+/// A fraction of 9 bytes may be the text `1.0`; and the most bytes before the content of a value.
+const MOST_BYTES_OF_CHARACTER: usize = 3;
+const MAX_HEAD: usize = 6;
+
 /// What most metadata have room in.
 const USUAL_BYTES: usize = 128;
 
@@ -45,7 +49,7 @@ impl Metadata {
     }
 
     pub(super) fn read(&self) -> ValueRef<'_> {
-        read_value_ref(&mut self.packed()).expect("a value was written")
+        read(self.packed())
     }
 
     /// The JSON text of the object.
@@ -94,7 +98,7 @@ impl Metadata {
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<ValueRef<'_>> {
-        found(self.entries(), key)
+        found(self.entries(), key).map(read)
     }
 
     /// The text of a key.
@@ -115,12 +119,7 @@ impl Metadata {
 
     /// Whether there are all of these: strings as they are, other values as their JSON text.
     pub fn has(&self, wanted: &BTreeMap<String, String>) -> bool {
-        wanted.iter().all(|(key, wanted)| match self.get(key) {
-            Some(ValueRef::String(text)) => text.as_bytes() == wanted.as_bytes(),
-            Some(ValueRef::Binary(bytes)) => bytes == wanted.as_bytes(),
-            Some(other) => json::is_text(&other, wanted),
-            None => false,
-        })
+        wanted.iter().all(|(key, wanted)| found(self.entries(), key).is_some_and(|value| is_told_by(value, wanted)))
     }
 
     fn packed(&self) -> &[u8] {
@@ -140,9 +139,22 @@ fn entries(mut packed: &[u8], count: u32) -> impl Iterator<Item = (&[u8], &[u8])
 }
 
 /// The value of a key. The others are passed over.
-fn found<'m>(mut entries: impl Iterator<Item = (&'m [u8], &'m [u8])>, key: &str) -> Option<ValueRef<'m>> {
-    let (_, mut value) = entries.find(|(name, _)| text(name) == Some(key))?;
-    Some(read_value_ref(&mut value).expect("a value was written"))
+fn found<'m>(mut entries: impl Iterator<Item = (&'m [u8], &'m [u8])>, key: &str) -> Option<&'m [u8]> {
+    entries.find(|(name, _)| text(name) == Some(key)).map(|(_, value)| value)
+}
+
+fn read(mut packed: &[u8]) -> ValueRef<'_> {
+    read_value_ref(&mut packed).expect("a value was written")
+}
+
+fn is_told_by(packed: &[u8], text: &str) -> bool {
+    // The text of a value has at least a third of its bytes. What is larger is not read.
+    packed.len() <= MOST_BYTES_OF_CHARACTER * text.len() + MAX_HEAD
+        && match read(packed) {
+            ValueRef::String(own) => own.as_bytes() == text.as_bytes(),
+            ValueRef::Binary(bytes) => bytes == text.as_bytes(),
+            other => json::is_text(&other, text),
+        }
 }
 
 fn text(packed: &[u8]) -> Option<&str> {
@@ -170,7 +182,7 @@ impl MetadataWriter {
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<ValueRef<'_>> {
-        found(entries(&self.entries, self.count), key)
+        found(entries(&self.entries, self.count), key).map(read)
     }
 
     /// The text of a key.
@@ -258,6 +270,14 @@ mod tests {
         let has = |key: &str, text: &str| metadata.has(&[(key.to_owned(), text.to_owned())].into());
         assert!(has("a", r#"{"b":[1,null]}"#) && !has("a", r#"{"b":[1,null]} "#) && !has("b", "1"));
         assert!(Metadata::default().has(&BTreeMap::new()));
+        let many = |value: Value| Value::Array(vec![value; 1_000]);
+        for (value, text) in
+            [(1.0.into(), "1.0"), (0.into(), "0"), (Value::Nil, "null"), (128.into(), "128"), ("".into(), "\"\"")]
+        {
+            let text = format!("[{}]", vec![text; 1_000].join(","));
+            let has = |text: &str| map(&[("a", many(value.clone()))]).has(&[("a".to_owned(), text.to_owned())].into());
+            assert!(has(&text) && !has("[1.0]") && !has("1"), "{text}");
+        }
     }
 
     #[test]

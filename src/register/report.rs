@@ -13,6 +13,7 @@ use super::RegisterState;
 use crate::model::{Master, Revision};
 use crate::store::{ChangesSince, MasterEntry, PageLimit, Snapshot};
 use crate::tunnel::upstream::Report;
+use crate::tunnel::value::memory_size;
 use crate::tunnel::{CloseReason, Handle, Message, SendError};
 
 /// The size of one piece: values, and their approximate memory. A subscriber has room for twice as much.
@@ -43,19 +44,21 @@ impl<'h> Reporter<'h> {
     }
 
     async fn put(&mut self, master: &Arc<Master>, is_expected: bool) -> Result<(), CloseReason> {
-        let bytes = master.memory_size();
+        let data = Report::Put { master: master.clone(), is_expected, unreadable: 0 }.encode();
+        // What it takes where it is received, until it is taken in.
+        let bytes = memory_size(&data);
         if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
             self.end_piece().await?;
         }
         self.bytes += bytes;
-        if self.send(&Report::Put { master: master.clone(), is_expected, unreadable: 0 }).await? {
+        if self.send(data).await? {
             return Ok(());
         }
         tracing::warn!(
             master = master.id,
             "a master is too large or too deep for the sidecars that follow this one; left it out"
         );
-        self.send(&Report::LeftOut(master.id.clone())).await.map(drop)
+        self.send(Report::LeftOut(master.id.clone()).encode()).await.map(drop)
     }
 
     /// Sends a small report.
@@ -63,7 +66,7 @@ impl<'h> Reporter<'h> {
         if self.values >= PIECE_VALUES {
             self.end_piece().await?;
         }
-        self.send(&report).await.map(drop)
+        self.send(report.encode()).await.map(drop)
     }
 
     /// Ends a piece, and waits until the subscriber has accepted it.
@@ -71,7 +74,7 @@ impl<'h> Reporter<'h> {
         self.piece += 1;
         (self.values, self.bytes) = (0, 0);
         if self.took.is_some() {
-            self.send(&Report::Piece(self.piece)).await?;
+            self.send(Report::Piece(self.piece).encode()).await?;
         }
         let Some(took) = &mut self.took else { return Ok(()) };
         match timeout(TAKE_TIMEOUT, took.wait_for(|took| *took >= self.piece)).await {
@@ -85,9 +88,9 @@ impl<'h> Reporter<'h> {
     }
 
     /// False: it is too large to be sent.
-    async fn send(&mut self, report: &Report) -> Result<bool, CloseReason> {
+    async fn send(&mut self, data: Value) -> Result<bool, CloseReason> {
         self.values += 1;
-        let message = Message::Data { uuid: self.uuid.clone(), data: report.encode() };
+        let message = Message::Data { uuid: self.uuid.clone(), data };
         match self.handle.send_when_room(message).await {
             Err(SendError::Ended(ended)) => Err(ended),
             sent => Ok(sent.is_ok()),

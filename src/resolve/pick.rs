@@ -299,8 +299,9 @@ impl Query {
             _ => 0,
         };
         let of_version = self.version.as_ref().map_or(0, Requirement::cost);
-        let of_set =
-            |set: &InstanceSet| set.len() * (looks(set) + of_subset + LOOKS * self.metadata.len()) + of_key(set);
+        // A value that may be equal is compared as a whole.
+        let of_metadata = self.metadata.values().map(|wanted| LOOKS + wanted.len()).sum::<usize>();
+        let of_set = |set: &InstanceSet| set.len() * (looks(set) + of_subset + of_metadata) + of_key(set);
         let mut cost = 0;
         for set in instances.values() {
             cost += LOOKS + of_version + of_set(set);

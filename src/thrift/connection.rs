@@ -39,8 +39,8 @@ const MAX_KEPT_BUFFER: usize = 16 * 1024;
 /// may fetch nothing of an open call then.
 const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much of the former each byte gives back that was read: at 10 MB a second nothing is used up.
-const PATIENCE_OF_BYTE: Duration = Duration::from_nanos(100);
+/// How much of the former each byte gives back that was read: at 2.5 MB a second nothing is used up.
+const PATIENCE_OF_BYTE: Duration = Duration::from_nanos(400);
 
 /// For how long, and how much, is read from a refused peer that keeps sending.
 const REFUSED_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -269,7 +269,12 @@ impl Connection {
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
         let awaited = if has_room { awaited } else { awaited.without_room() };
         let is_fetched = matches!(awaited, Awaited::Values(_));
-        if matches!(awaited, Awaited::Values(Ok(_)) | Awaited::SentValues(Ok(_))) {
+        let goes_on = match &awaited {
+            Awaited::Values(given) => given.is_ok(),
+            Awaited::SentValues(Ok(reply)) => reply.accepted > 0 || !reply.values.values.is_empty(),
+            _ => false,
+        };
+        if goes_on {
             self.fetch_until = None;
         }
         self.peer.let_others_work().await;

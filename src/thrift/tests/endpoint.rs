@@ -348,7 +348,7 @@ async fn each_request_has_its_own_time_though_it_arrives_with_a_part_of_the_next
     let server = serve();
     server.master(Manner::Echoes);
     let mut stream = UnixStream::connect(path(&server)).expect("a connection");
-    let requests = minute_long_call(&[]).repeat(13);
+    let requests = minute_long("nosuch", "mail", &[]).repeat(13);
     let length = requests.len() / 13;
     // Each part is the second half of one and the first half of the next.
     let parts = move || {
@@ -363,7 +363,7 @@ async fn each_request_has_its_own_time_though_it_arrives_with_a_part_of_the_next
         replies
     };
     let replies = spawn_blocking(parts).await.expect("the client");
-    let begin = b"\x80\x01\x00\x02\x00\x00\x00\x04call";
+    let begin = b"\x80\x01\x00\x03\x00\x00\x00\x06nosuch";
     assert_eq!(replies.windows(begin.len()).filter(|part| part == begin).count(), 12);
 }
 
