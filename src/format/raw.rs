@@ -38,7 +38,7 @@ fn by_fields(reading: &Reading<'_>, object: Object<'_>) -> Result<Registered, Un
         port => (address::host(host)?, json::port(port)?),
     };
     let label = |key: &str| text(key).unwrap_or_default().to_owned();
-    let mut draft = Draft::at(endpoint(&label(&fields.protocol), at));
+    let mut draft = Draft::at(endpoint(label(&fields.protocol), at));
     (draft.version, draft.group, draft.zone) = (label(&fields.version), label(&fields.group), label(&fields.zone));
     draft.weight = json::weight(found(&object, &fields.weight)).unwrap_or(draft.weight);
     object.add_to(&mut draft.metadata)?;
