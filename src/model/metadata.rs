@@ -1,4 +1,4 @@
-//! Metadata: what a service tells of itself.
+//! Metadata: what a service publishes about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Formatter};

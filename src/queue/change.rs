@@ -25,7 +25,7 @@ pub enum Refused {
     /// Which field of a job is wrong, and how.
     #[error("{1}")]
     Invalid(&'static str, String),
-    /// What is full, and why, which is told until it has room again.
+    /// What is full, and why, which is reported until it has room again.
     #[error("{1}")]
     Full(Bound, String),
     /// There is too much of something, for as long as it takes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::admission::{ConnectionPermit, Eviction, WatchPermit};
 use super::codec::Outcome;
@@ -199,9 +199,8 @@ impl Connection {
     /// Ends a connection that must go, as at the stop, unless its peer fetches what an open call gives.
     fn goes_on(&mut self) -> Result<(), End> {
         let Some(eviction) = self.permit.eviction() else { return Ok(()) };
-        let now = Instant::now();
-        let mut has_time = || now < *self.fetch_until.get_or_insert(now + LAST_REPLY_TIMEOUT);
-        if self.open.is_some() && has_time() { Ok(()) } else { Err(eviction.into()) }
+        let goes_on = self.open.is_some() && Instant::now() < last_fetch(&mut self.fetch_until);
+        if goes_on { Ok(()) } else { Err(eviction.into()) }
     }
 
     /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may be evicted, unless it has an
@@ -269,12 +268,12 @@ impl Connection {
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
         let awaited = if has_room { awaited } else { awaited.without_room() };
         let is_fetched = matches!(awaited, Awaited::Values(_));
-        let goes_on = match &awaited {
+        let is_open_used = match &awaited {
             Awaited::Values(given) => given.is_ok(),
             Awaited::SentValues(Ok(reply)) => reply.accepted > 0 || !reply.values.values.is_empty(),
             _ => false,
         };
-        if goes_on {
+        if is_open_used {
             self.fetch_until = None;
         }
         self.peer.let_others_work().await;
@@ -337,7 +336,7 @@ impl Connection {
         let must_go = async {
             let eviction = permit.evicted().await;
             if has_open {
-                sleep_until(*fetch_until.get_or_insert_with(|| Instant::now() + LAST_REPLY_TIMEOUT)).await;
+                sleep_until(last_fetch(fetch_until)).await;
             }
             eviction
         };
@@ -424,6 +423,11 @@ impl Connection {
     }
 }
 
+/// Until when an open call is to be fetched from: from the first time that this is asked.
+fn last_fetch(fetch_until: &mut Option<Instant>) -> Instant {
+    *fetch_until.get_or_insert_with(|| Instant::now() + LAST_REPLY_TIMEOUT)
+}
+
 /// Waits for what is left of a time, and leaves what was not waited for.
 async fn spend(left: &mut Duration) {
     struct Spending<'l>(&'l mut Duration, Instant);
@@ -434,9 +438,9 @@ async fn spend(left: &mut Duration) {
         }
     }
 
-    let until = Instant::now() + *left;
+    let all = *left;
     let _spending = Spending(left, Instant::now());
-    sleep_until(until).await;
+    sleep(all).await;
 }
 
 /// Makes room to receive more. False: its user has none.

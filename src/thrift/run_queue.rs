@@ -217,6 +217,7 @@ impl std::fmt::Debug for Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::wake::tests::Count;
 
     const ATTACKER: User = Some(1);
     const OTHER: User = Some(2);
@@ -265,14 +266,6 @@ mod tests {
         futures::join!(queue.run(), accepting);
     }
 
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     #[test]
     fn those_that_are_woken_together_wake_their_thread_once_and_all_have_their_turn() {
         let (queue, woken) = (RunQueue::new(), Arc::new(Count(AtomicUsize::new(0))));
@@ -288,16 +281,16 @@ mod tests {
             }
         };
         let begin = |_| {
-            let (tell, told) = tokio::sync::oneshot::channel();
-            queue.spawn(OTHER, async move { told.await.expect("it is told") });
-            tell
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            queue.spawn(OTHER, async move { receiver.await.expect("it is sent") });
+            sender
         };
         let begun: Vec<_> = (0..3).map(begin).collect();
         queue.close();
         assert!(!run());
         let before = count();
         wake::together(|| {
-            begun.into_iter().for_each(|tell| tell.send(()).expect("it waits"));
+            begun.into_iter().for_each(|sender| sender.send(()).expect("it waits"));
             assert_eq!(count(), before);
         });
         assert_eq!(count(), before + 1);

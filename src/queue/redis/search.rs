@@ -322,7 +322,9 @@ fn searched(id: JobId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::sleep;
+    use std::time::Duration;
+
+    use tokio::time::{sleep, timeout};
 
     use super::super::super::enqueue::Asker;
     use super::super::super::{Config, NewJob};
@@ -340,12 +342,12 @@ mod tests {
 
     async fn until(is_true: impl Fn() -> bool) {
         while !is_true() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
     }
 
     async fn in_time<T>(answer: impl Future<Output = T>) -> T {
-        tokio::time::timeout(SOON, answer).await.expect("an answer")
+        timeout(SOON, answer).await.expect("an answer")
     }
 
     #[tokio::test]
