@@ -409,6 +409,15 @@ final class ResolveTest extends TestCase
     }
 
     /** @requires extension dba */
+    public function testANumberTooLargeForPhpIsAStringAsOverThrift(): void
+    {
+        $file = new SharedFile([], ['supplies' => ['instances']]);
+        $file->write(['service/web' => '[{"serviceName":"web","version":"1.0.0","state":"up","metadata":{"id":18446744073709551615,"zone":1}}]']);
+        [$instance] = Client::local('', '', $file->path)->instances('web');
+        self::assertSame(['id' => '18446744073709551615', 'zone' => 1], $instance->metadata);
+    }
+
+    /** @requires extension dba */
     public function testANumberInTheFileMakesNobodyLookForMoreThanThereCanBe(): void
     {
         $instances = [['address' => 'a:1', 'weight' => 1]];

@@ -537,7 +537,8 @@ final class SharedFile
 
     private static function decoded(string|false $json): array
     {
-        return json_decode((string) $json, true) ?? throw new TransportFailed('an entry is damaged');
+        $decoded = json_decode((string) $json, true, flags: JSON_BIGINT_AS_STRING);
+        return $decoded ?? throw new TransportFailed('an entry is damaged');
     }
 
     /** PHP's warning, if there was one, with the fix. */
