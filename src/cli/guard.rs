@@ -80,8 +80,11 @@ struct Accept {
 }
 
 fn accepted_time(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
-    if time > MAX_ACCEPTED { Err("it is at most a day".to_owned()) } else { Ok(time) }
+    match duration(text)? {
+        Duration::ZERO => Err("it must be longer than nothing; `roster guard release` lets go what is held".to_owned()),
+        time if time > MAX_ACCEPTED => Err("it is at most a day".to_owned()),
+        time => Ok(time),
+    }
 }
 
 impl Guard {

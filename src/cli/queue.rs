@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use roster::clock::millis_since_1970;
 use roster::model::counted;
 use roster::thrift::client::Client;
@@ -73,13 +73,14 @@ struct Peek {
 
 /// Have dead jobs of a queue wait again, as if they were new. For administrators
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").args(["id", "all"]).required(true)))]
 struct Retry {
     queue: String,
     /// The job's id
-    #[arg(required_unless_present = "all")]
+    #[arg(value_parser = job_id)]
     id: Option<i64>,
     /// All of them
-    #[arg(long, conflicts_with = "id")]
+    #[arg(long)]
     all: bool,
     #[command(flatten)]
     connection: Connection,
@@ -89,6 +90,7 @@ struct Retry {
 #[derive(Debug, Args)]
 struct Cancel {
     /// The job's id
+    #[arg(value_parser = job_id)]
     id: i64,
     #[command(flatten)]
     connection: Connection,
@@ -235,6 +237,10 @@ fn waiting(count: u64) -> String {
 
 fn request(queue: String, action: QueueAction) -> QueueControl {
     QueueControl { queue, action, state: None, id: None, to: None }
+}
+
+fn job_id(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "it is a whole number, as `roster queue peek` shows it".to_owned())
 }
 
 fn other_queue(name: &str) -> Result<String, String> {
