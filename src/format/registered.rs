@@ -62,7 +62,7 @@ impl Draft {
     pub(super) fn placed_by_metadata(mut self) -> Self {
         let label = |key| self.metadata.text(key).filter(|text| text.len() <= MAX_LABEL_BYTES).unwrap_or_default();
         let [version, group, zone] = ["version", "group", "zone"].map(|key| label(key).to_owned());
-        let weight = self.metadata.get("weight").and_then(crate::model::weight);
+        let weight = self.metadata.scalar("weight").and_then(crate::model::weight);
         (self.version, self.group, self.zone) = (version, group, zone);
         self.weight = weight.unwrap_or(self.weight);
         self

@@ -1,5 +1,7 @@
 //! How each format decodes what its writers write, also if cut off or made up.
 
+use std::borrow::Cow;
+
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -344,7 +346,7 @@ fn a_configurator_for_which_there_is_no_room_voids_no_other() {
     let decoded = |provider: &NodePath, rules: &[Rule], room| {
         dubbo.decode(provider, &"i".into(), &node(""), |_| rules.into(), room).expect("a provider").expect("one")
     };
-    let keys = |found: &Registered| found.instance.metadata.keys().map(str::to_owned).collect::<Vec<_>>();
+    let keys = |found: &Registered| found.instance.metadata.keys().map(Cow::into_owned).collect::<Vec<_>>();
     let rules = [fat("a", 8_000), fat("b", 7_000), drained.clone(), fat("c", 6_000)];
     let found = decoded(&provider(10), &rules, usize::MAX);
     assert_eq!((found.instance.state, found.fault.as_ref()), (InstanceState::Down, Some(&Undecodable::RulesLeftOut)));

@@ -285,9 +285,9 @@ fn difference(old: &Instance, new: &Instance) -> String {
     if !all.is_empty() {
         let more = all.len().saturating_sub(MAX_NAMES);
         let told =
-            all.into_iter().take(MAX_NAMES).map(|name| match [old, new].map(|it| short(it.metadata.get(name))) {
+            all.into_iter().take(MAX_NAMES).map(|name| match [old, new].map(|it| short(it.metadata.get(&name))) {
                 [Some(before), Some(after)] => format!("{name} {before} → {after}"),
-                _ => name.to_owned(),
+                _ => name.into_owned(),
             });
         let told: Vec<_> = told.chain((more > 0).then(|| format!("{more} more"))).collect();
         words.push(format!("metadata: {}", told.join(", ")));

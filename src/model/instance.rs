@@ -217,7 +217,7 @@ impl Instance {
         provenance: impl IntoIterator<Item = Provenance>,
     ) -> Self {
         let label = |key| service.metadata.text(key).filter(|text| text.len() <= MAX_LABEL_BYTES);
-        let weight = service.metadata.get("weight").and_then(weight);
+        let weight = service.metadata.scalar("weight").and_then(weight);
         Self {
             service: service.base_name().into(),
             version: service.version(),

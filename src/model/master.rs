@@ -59,7 +59,7 @@ impl Service {
 
     /// The version: from `name@version`, or from the metadata; 0.0.0 if there is none, or none that can be compared.
     pub fn version(&self) -> Version {
-        let told = || self.metadata.get("version").and_then(plain).as_deref().and_then(lenient_version);
+        let told = || self.metadata.scalar("version").and_then(plain).as_deref().and_then(lenient_version);
         split_name(&self.name).1.or_else(told).unwrap_or(Version::new(0, 0, 0))
     }
 

@@ -1,5 +1,6 @@
 //! Metadata: what a service publishes about itself.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
@@ -72,28 +73,27 @@ impl Metadata {
         self.len() == 0
     }
 
-    /// The keys that are texts, and whose values are others in `newer`.
-    pub fn changed_keys<'m>(&'m self, newer: &'m Self) -> BTreeSet<&'m str> {
+    /// The keys whose values are others in `newer`.
+    pub fn changed_keys<'m>(&'m self, newer: &'m Self) -> BTreeSet<Cow<'m, str>> {
         if self == newer {
             return BTreeSet::new();
         }
         let by_key = |metadata: &'m Self| {
             let mut by_key = BTreeMap::new();
-            for (key, value) in metadata.entries() {
+            for (name, value) in metadata.entries() {
                 // Of several with one name the first counts.
-                text(key).into_iter().for_each(|key| _ = by_key.entry(key).or_insert(value));
+                key(name).into_iter().for_each(|key| _ = by_key.entry(key).or_insert(value));
             }
             by_key
         };
         let [before, after] = [by_key(self), by_key(newer)];
-        let keys = before.keys().chain(after.keys()).copied();
-        keys.filter(|key| before.get(key) != after.get(key)).collect()
+        let keys = before.keys().chain(after.keys());
+        keys.filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
     }
 
-    /// The keys that are texts.
     #[cfg(test)]
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries().filter_map(|(key, _)| text(key))
+    pub fn keys(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.entries().filter_map(|(name, _)| key(name))
     }
 
     /// The value of a key.
@@ -101,14 +101,19 @@ impl Metadata {
         found(self.entries(), key).map(read)
     }
 
+    /// The same, unless it is a list or an object: those are not read.
+    pub fn scalar(&self, key: &str) -> Option<ValueRef<'_>> {
+        scalar(self.entries(), key)
+    }
+
     /// The text of a key.
     pub fn text(&self, key: &str) -> Option<&str> {
-        text_of(self.get(key)?)
+        text_of(self.scalar(key)?)
     }
 
     /// The number of a key, which may be a string.
     pub fn number(&self, key: &str) -> Option<f64> {
-        match self.get(key)? {
+        match self.scalar(key)? {
             ValueRef::Integer(number) => number.as_f64(),
             ValueRef::F32(number) => Some(number.into()),
             ValueRef::F64(number) => Some(number),
@@ -139,8 +144,25 @@ fn entries(mut packed: &[u8], count: u32) -> impl Iterator<Item = (&[u8], &[u8])
 }
 
 /// The value of a key. The others are passed over.
-fn found<'m>(mut entries: impl Iterator<Item = (&'m [u8], &'m [u8])>, key: &str) -> Option<&'m [u8]> {
-    entries.find(|(name, _)| text(name) == Some(key)).map(|(_, value)| value)
+fn found<'m>(mut entries: impl Iterator<Item = (&'m [u8], &'m [u8])>, wanted: &str) -> Option<&'m [u8]> {
+    entries.find(|(name, _)| key(name).is_some_and(|key| key == wanted)).map(|(_, value)| value)
+}
+
+fn scalar<'m>(entries: impl Iterator<Item = (&'m [u8], &'m [u8])>, key: &str) -> Option<ValueRef<'m>> {
+    use rmp::Marker::{Array16, Array32, FixArray, FixMap, Map16, Map32};
+
+    let value = found(entries, key)?;
+    match rmp::Marker::from_u8(*value.first()?) {
+        FixArray(_) | Array16 | Array32 | FixMap(_) | Map16 | Map32 => None,
+        _ => Some(read(value)),
+    }
+}
+
+/// A key as text: one that looks like a number is an integer in PHP.
+fn key(packed: &[u8]) -> Option<Cow<'_, str>> {
+    let text = rmp::decode::read_str_from_slice(packed).map(|(text, _)| Cow::Borrowed(text));
+    let number = || rmp::decode::read_int::<i128, _>(&mut &*packed).map(|number| number.to_string().into());
+    text.ok().or_else(|| number().ok())
 }
 
 fn read(mut packed: &[u8]) -> ValueRef<'_> {
@@ -155,10 +177,6 @@ fn is_told_by(packed: &[u8], text: &str) -> bool {
             ValueRef::Binary(bytes) => bytes == text.as_bytes(),
             other => json::is_text(&other, text),
         }
-}
-
-fn text(packed: &[u8]) -> Option<&str> {
-    rmp::decode::read_str_from_slice(packed).ok().map(|(text, _)| text)
 }
 
 fn text_of(value: ValueRef<'_>) -> Option<&str> {
@@ -180,14 +198,14 @@ impl MetadataWriter {
         &mut self.entries
     }
 
-    /// The value of a key.
-    pub fn get(&self, key: &str) -> Option<ValueRef<'_>> {
-        found(entries(&self.entries, self.count), key).map(read)
+    /// The value of a key, unless it is a list or an object.
+    pub fn scalar(&self, key: &str) -> Option<ValueRef<'_>> {
+        scalar(entries(&self.entries, self.count), key)
     }
 
     /// The text of a key.
     pub fn text(&self, key: &str) -> Option<&str> {
-        text_of(self.get(key)?)
+        text_of(self.scalar(key)?)
     }
 
     pub fn finish(self) -> Metadata {
@@ -247,7 +265,7 @@ mod tests {
         assert_eq!(Metadata::from(Value::Map(vec![])), Metadata::default());
         let mut writer = MetadataWriter::default();
         (0..1_000).for_each(|number| writer.add(&number.to_string(), &(2 * number).to_string()));
-        assert_eq!((writer.text("999"), writer.get("1000")), (Some("1998"), None));
+        assert_eq!((writer.text("999"), writer.scalar("1000")), (Some("1998"), None));
         let written = writer.finish();
         assert_eq!((written.len(), written.text("7"), written.text("x")), (1_000, Some("14"), None));
         assert!(written.keys().eq((0..1_000).map(|number| number.to_string())));
@@ -257,7 +275,7 @@ mod tests {
     #[test]
     fn values_are_read_by_their_kind() {
         let nested = Value::Map(vec![("b".into(), Value::Array(vec![1.into(), Value::Nil]))]);
-        let odd = (Value::from(7), Value::from("under a number"));
+        let of_number = (Value::from(7), Value::from("under a number"));
         let metadata = map(&[("s", "text".into()), ("n", 1.5.into()), ("i", 3.into()), ("t", "-2.5".into())]);
         assert_eq!(
             ["s", "n", "i", "t", "x"].map(|key| metadata.number(key)),
@@ -265,8 +283,10 @@ mod tests {
         );
         assert_eq!(["s", "n"].map(|key| metadata.text(key)), [Some("text"), None]);
         let metadata =
-            Metadata::from(Value::Map(vec![odd, ("a".into(), nested), ("raw".into(), Value::Binary(vec![255]))]));
-        assert!(metadata.keys().eq(["a", "raw"]));
+            Metadata::from(Value::Map(vec![of_number, ("a".into(), nested), ("raw".into(), Value::Binary(vec![255]))]));
+        assert!(metadata.keys().eq(["7", "a", "raw"]));
+        assert_eq!((metadata.text("7"), metadata.text("07")), (Some("under a number"), None));
+        assert!(metadata.get("a").is_some() && metadata.scalar("a").is_none() && metadata.scalar("raw").is_some());
         let has = |key: &str, text: &str| metadata.has(&[(key.to_owned(), text.to_owned())].into());
         assert!(has("a", r#"{"b":[1,null]}"#) && !has("a", r#"{"b":[1,null]} "#) && !has("b", "1"));
         assert!(Metadata::default().has(&BTreeMap::new()));
@@ -298,8 +318,8 @@ mod tests {
         assert_eq!(of(f64::NAN), of(f64::NAN));
         assert_eq!(of(f64::NAN).changed_keys(&of(f64::NAN)), BTreeSet::new());
         let other = map(&[("x", 1.into()), ("y", Value::Nil)]);
-        assert_eq!(of(f64::NAN).changed_keys(&other), BTreeSet::from(["x", "y"]));
-        assert_eq!(other.changed_keys(&map(&[("x", 1.into())])), BTreeSet::from(["y"]));
+        assert_eq!(of(f64::NAN).changed_keys(&other), BTreeSet::from(["x".into(), "y".into()]));
+        assert_eq!(other.changed_keys(&map(&[("x", 1.into())])), BTreeSet::from(["y".into()]));
         let twice = |last: i32| map(&[("y", Value::Nil), ("x", 1.into()), ("x", last.into())]);
         assert_eq!(
             [twice(2).changed_keys(&twice(3)), twice(2).changed_keys(&other)],
