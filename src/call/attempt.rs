@@ -10,7 +10,7 @@ use super::caller::InFlightCall;
 use super::values::NoRoom;
 use super::{Bounds, Failure, Request};
 use crate::model::{Answer, Answers, Call, Line, Refused, Service};
-use crate::resolve::Requirement;
+use crate::resolve::Query;
 use crate::share::Taken;
 use crate::store::MasterEntry;
 use crate::tunnel::value::memory_size;
@@ -43,7 +43,7 @@ pub(super) async fn attempt(
 /// Sends the call by the line with the fewest calls under way that accepts it.
 async fn send(entry: &MasterEntry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
     let id = &entry.master.id;
-    let Some(service) = offered(entry, request) else {
+    let Some(service) = offered(entry, &request.service, &request.query) else {
         return Err(Failure::unsent(request, unoffered(id, request)));
     };
     if bounds.until <= Instant::now() {
@@ -90,18 +90,17 @@ fn call_by_one(lines: &[Arc<dyn Line>], call: &Call) -> Result<Answers, Refused>
 }
 
 /// Whether the master accepts the values that the request sends, if it sends any.
-pub(super) fn takes_input(entry: &MasterEntry, request: &Request) -> bool {
+pub(super) fn takes_input(entry: &MasterEntry, service: &str, query: &Query) -> bool {
     let takes = |service| entry.lines_to(service).any(|line| line.takes_input());
-    request.input.is_none() || offered(entry, request).is_some_and(takes)
+    offered(entry, service, query).is_some_and(takes)
 }
 
 /// The newest version of the service that the master offers and that fits.
-fn offered<'a>(entry: &'a MasterEntry, request: &Request) -> Option<&'a Service> {
-    let fits =
-        |version: &Option<Requirement>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
-    let offers = entry.master.services.iter().filter(|service| service.base_name() == request.service);
-    let offers = offers.filter(|service| service.metadata.has(&request.query.metadata));
-    offers.filter(|service| fits(&request.query.version, service)).max_by_key(|service| service.version())
+fn offered<'a>(entry: &'a MasterEntry, service: &str, query: &Query) -> Option<&'a Service> {
+    let fits = |of: &Service| query.version.as_ref().is_none_or(|version| version.matches(&of.version()));
+    let offers = entry.master.services.iter().filter(|it| it.base_name() == service);
+    let offers = offers.filter(|it| it.metadata.has(&query.metadata));
+    offers.filter(|it| fits(it)).max_by_key(|it| it.version())
 }
 
 /// Waits for all values of the master. Each is charged at its size in memory while decoded, which may be many times its

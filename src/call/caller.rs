@@ -1,5 +1,6 @@
 //! Callers: carry out one call, and retry it on another master if it was not executed or is idempotent.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use super::rights::{Right, TooMany};
 use super::{Failure, Request, Rights, Values};
 use crate::metrics::{CallStatus, CallTracker, GaugeGuard, Metrics};
 use crate::model::Master;
-use crate::resolve;
+use crate::resolve::{self, NoMaster, Query};
 use crate::share::Share;
-use crate::store::{MasterEntry, Provider, Snapshot, Store};
+use crate::store::{Directory, MasterEntry, Provider, Snapshot, Store};
 
 /// How often to check whether masters are still expected while none changes.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -85,36 +86,24 @@ impl Caller {
     async fn one(&self, id: &str, request: &Request, until: Instant) -> Result<Arc<MasterEntry>, Failure> {
         self.when_back(request, until, || {
             let snapshot = self.store.snapshot();
-            match snapshot.directory().master(id) {
+            ready(match snapshot.directory().master(id) {
                 Some(entry) if entry.is_connected() => Ok(entry.clone()),
                 Some(_) => Err(Failure::unsent(request, format!("master `{id}` is not connected"))),
                 None => Err(nobody(&snapshot, request, unoffered(id, request))),
-            }
+            })
         })
         .await
     }
 
     /// All masters that offer the service in a matching version and with matching metadata; any version if none is
     /// requested. If none is connected, those that are expected back are waited for.
-    pub async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<MasterEntry>>, Failure> {
-        self.when_back(request, until, || self.all_now(request)).await
-    }
-
-    fn all_now(&self, request: &Request) -> Result<Vec<Arc<MasterEntry>>, Failure> {
-        let snapshot = self.store.snapshot();
-        let directory = snapshot.directory();
-        let any = resolve::choose(directory, &request.service, &request.query);
-        any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
-        let fits = |of: &Version| request.query.version.as_ref().is_none_or(|version| version.matches(of));
-        let by_version =
-            directory.instances_of(&request.service).into_iter().flat_map(|it| it.iter()).filter(|(of, _)| fits(of));
-        let has_metadata =
-            |it: &&Provider| it.instances.iter().any(|instance| instance.metadata.has(&request.query.metadata));
-        let providers = by_version.flat_map(|(_, those)| those.masters().filter(has_metadata));
-        let mut ids: Vec<&Arc<str>> = providers.map(|it| &it.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
+    pub async fn all(
+        &self,
+        request: &Request,
+        memory: &Share,
+        until: Instant,
+    ) -> Result<Vec<Arc<MasterEntry>>, Failure> {
+        self.when_back(request, until, || self.search(request, &request.query, memory, all)).await
     }
 
     fn begin<'a>(&'a self, request: &'a Request, rights: &Arc<Rights>) -> Result<InFlightCall<'a>, Failure> {
@@ -140,11 +129,18 @@ impl Caller {
     ) -> Result<String, Failure> {
         let mut query = request.query.clone();
         let mut failure: Option<Failure> = None;
+        let choose = if request.input.is_some() { one_that_takes_input } else { resolve::choose };
         loop {
             let entry = match &failure {
-                None => self.when_back(request, bounds.until, || self.choose(request, &query)).await?,
+                None => {
+                    let find = || self.search(request, &query, bounds.memory, choose);
+                    self.when_back(request, bounds.until, find).await?
+                }
                 // Why the last attempt failed says more than that there is no other master.
-                Some(failure) => self.choose(request, &query).map_err(|_| failure.clone())?,
+                Some(failure) => {
+                    let other = self.search(request, &query, bounds.memory, choose).await;
+                    other.map_err(|_| failure.clone())?
+                }
             };
             let tried = entry.master.clone();
             match attempt(entry, request, bounds, call).await {
@@ -173,15 +169,15 @@ impl Caller {
     }
 
     /// Returns what `find` finds, if need be once masters have come back after a restart.
-    async fn when_back<T>(
+    async fn when_back<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         request: &Request,
         until: Instant,
-        find: impl Fn() -> Result<T, Failure>,
+        find: impl Fn() -> F,
     ) -> Result<T, Failure> {
         let mut changes = None;
         loop {
-            match find() {
+            match find().await {
                 Err(_) if self.is_expected(request) && Instant::now() < until => {}
                 found => return found,
             }
@@ -204,23 +200,52 @@ impl Caller {
             .any(|(feed, progress)| feed.is_returning(progress.settling) && (was_known || !progress.whole))
     }
 
-    /// Releases the snapshot before anybody waits.
-    fn choose(&self, request: &Request, query: &resolve::Query) -> Result<Arc<MasterEntry>, Failure> {
+    /// Finds masters in the newest snapshot, on another thread where that takes long.
+    async fn search<T: Send + 'static>(
+        &self,
+        request: &Request,
+        query: &Query,
+        memory: &Share,
+        find: fn(&Directory, &str, &Query) -> Result<T, NoMaster>,
+    ) -> Result<T, Failure> {
         let snapshot = self.store.snapshot();
-        let choose = |query: &_| resolve::choose(snapshot.directory(), &request.service, query);
-        let mut chosen = choose(query);
-        let mut query = query.clone();
-        // Another master may accept the values that are sent.
-        while let Ok(entry) = &chosen
-            && !takes_input(entry, request)
-            && query.exclude.len() < MAX_SKIPPED
-        {
-            query.exclude.push(entry.master.id.as_str().into());
-            let Ok(other) = choose(&query) else { break };
-            chosen = Ok(other);
-        }
-        chosen.map_err(|none| nobody(&snapshot, request, none.to_string()))
+        let found = if query.metadata.is_empty() {
+            find(snapshot.directory(), &request.service, query)
+        } else {
+            let instances = snapshot.directory().instances_of(&request.service);
+            let cost = instances.map_or(0, |instances| query.cost(instances));
+            let (searched, service, query) = (snapshot.clone(), request.service.clone(), query.clone());
+            memory.work(cost, move || find(searched.directory(), &service, &query)).await
+        };
+        found.map_err(|none| nobody(&snapshot, request, none.to_string()))
     }
+}
+
+fn all(directory: &Directory, service: &str, query: &Query) -> Result<Vec<Arc<MasterEntry>>, NoMaster> {
+    resolve::choose(directory, service, query)?;
+    let fits = |of: &Version| query.version.as_ref().is_none_or(|version| version.matches(of));
+    let by_version = directory.instances_of(service).into_iter().flat_map(|it| it.iter()).filter(|(of, _)| fits(of));
+    let has_metadata = |it: &&Provider| it.instances.iter().any(|instance| instance.metadata.has(&query.metadata));
+    let providers = by_version.flat_map(|(_, those)| those.masters().filter(has_metadata));
+    let mut ids: Vec<&Arc<str>> = providers.map(|it| &it.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
+}
+
+/// One that takes values that are sent, if there is one.
+fn one_that_takes_input(directory: &Directory, service: &str, query: &Query) -> Result<Arc<MasterEntry>, NoMaster> {
+    let mut chosen = resolve::choose(directory, service, query);
+    let mut query = query.clone();
+    while let Ok(entry) = &chosen
+        && !takes_input(entry, service, &query)
+        && query.exclude.len() < MAX_SKIPPED
+    {
+        query.exclude.push(entry.master.id.as_str().into());
+        let Ok(other) = resolve::choose(directory, service, &query) else { break };
+        chosen = Ok(other);
+    }
+    chosen
 }
 
 impl InFlightCall<'_> {

@@ -288,6 +288,7 @@ impl Query {
         const LOOKS: usize = 4;
         const HASHES: usize = 8;
         const HASHES_OF_KEY_AT_ONCE: usize = 8;
+        const BYTES_PASSED_OVER_AT_ONCE: usize = 8;
         let is_any = !self.is_selective() && self.prefer_zone.is_none();
         let looks = |set: &InstanceSet| match is_any && set.is_dense(|| millis_since_1970(SystemTime::now())) {
             true => 0,
@@ -301,7 +302,9 @@ impl Query {
         let of_version = self.version.as_ref().map_or(0, Requirement::cost);
         // A value that may be equal is compared as a whole.
         let of_metadata = self.metadata.values().map(|wanted| LOOKS + wanted.len()).sum::<usize>();
-        let of_set = |set: &InstanceSet| set.len() * (looks(set) + of_subset + of_metadata) + of_key(set);
+        let to_find_it = |set: &InstanceSet| self.metadata.len() * set.metadata_bytes() / BYTES_PASSED_OVER_AT_ONCE;
+        let of_each = |set: &InstanceSet| looks(set) + of_subset + of_metadata;
+        let of_set = |set: &InstanceSet| set.len() * of_each(set) + of_key(set) + to_find_it(set);
         let mut cost = 0;
         for set in instances.values() {
             cost += LOOKS + of_version + of_set(set);

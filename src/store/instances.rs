@@ -57,6 +57,8 @@ pub struct InstanceSet {
     /// How many providers have each weight.
     weights: OrdMap<u32, usize>,
     callable: CallableCount,
+    /// The size of all their metadata.
+    metadata_bytes: usize,
     /// Those of them that warm up, or did, by the minute since 1970 in which that ends.
     warming: OrdMap<u64, CallableCount>,
     /// How often one was chosen by turns, shared by all sets derived from each other.
@@ -182,6 +184,10 @@ impl Provider {
         self.warm_up.map_or(self.weight, |warm_up| warm_up.weight(self.weight, now()))
     }
 
+    fn metadata_bytes(&self) -> usize {
+        self.instances.iter().map(|instance| instance.metadata.packed_bytes()).sum()
+    }
+
     /// The address of its instances.
     pub fn address(&self) -> String {
         self.instances.first().map(Instance::address).unwrap_or_default()
@@ -196,6 +202,11 @@ impl InstanceSet {
 
     pub fn is_empty(&self) -> bool {
         self.providers.is_empty()
+    }
+
+    /// The size of all their metadata.
+    pub fn metadata_bytes(&self) -> usize {
+        self.metadata_bytes
     }
 
     /// All, ordered by id.
@@ -385,6 +396,7 @@ impl InstanceSet {
     fn count(&mut self, provider: &Provider) {
         let count = CallableCount::of(provider);
         self.callable += count;
+        self.metadata_bytes += provider.metadata_bytes();
         if let Some(warm_up) = provider.warm_up {
             *self.warming.entry(warm_up.ends_at() / MINUTE_MS).or_default() += count;
         }
@@ -393,6 +405,7 @@ impl InstanceSet {
     fn count_no_more(&mut self, provider: &Provider) {
         let count = CallableCount::of(provider);
         self.callable -= count;
+        self.metadata_bytes -= provider.metadata_bytes();
         let Some(minute) = provider.warm_up.map(|warm_up| warm_up.ends_at() / MINUTE_MS) else { return };
         let warming = self.warming.entry(minute).or_default();
         *warming -= count;

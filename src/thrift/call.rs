@@ -97,7 +97,7 @@ impl Api {
 
     pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<CallsReply> {
         let (budget, until) = (self.budget(peer), Instant::now() + request.timeout);
-        let calls = self.caller.all(request, until).await?.into_iter().map(|entry| async {
+        let calls = self.caller.all(request, &peer.account.memory, until).await?.into_iter().map(|entry| async {
             peer.let_others_work().await;
             let (master, values) = (entry.master.id.clone(), Values::new(&budget));
             let end = self.caller.call_on(entry, request, peer.account.bounds(until, &values)).await;

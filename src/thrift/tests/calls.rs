@@ -1,6 +1,11 @@
 //! A single call: its results, its retries, and its end.
 
+use std::pin::pin;
+
+use futures::FutureExt;
+
 use super::*;
+use crate::model::Metadata;
 use crate::task::Tasks;
 use crate::thrift::idl::{CallFailed, CallTimedOut, Encoding, InvalidRequest, NoMaster, Overloaded};
 use crate::thrift::streaming_call::StreamingCall;
@@ -307,6 +312,34 @@ async fn heavy_arguments_and_results_are_read_and_written_elsewhere_and_what_is_
     assert_eq!(exception::<InvalidRequest>(&error).field, "arguments");
     way.calls.lock().expect("no panic").clear();
     assert_eq!(house.peer.account.memory.taken(), 0);
+}
+
+#[tokio::test]
+async fn masters_with_large_metadata_are_searched_on_another_thread() {
+    let (house, way) = (House::new(1, &Config::default()), Way::new(Manner::Echoes));
+    let zeros = Value::Array(vec![0.into(); 7_900]);
+    let metadata: Metadata = Value::Map(vec![("x".into(), zeros), ("zone".into(), "a".into())]).into();
+    let join = |number: u32| {
+        let services = vec![Service { name: "mail".to_owned(), metadata: metadata.clone() }];
+        let master = Master { id: number.to_string(), peer_address: "here:1".into(), connected_at: 7, services };
+        Change::Join(Arc::new(master), way.clone())
+    };
+    house.feeds[0].publish_whole((0..100).map(join).collect());
+    let with = |key: &str, value: &str| {
+        let metadata = Some([(key.to_owned(), value.to_owned())].into());
+        house.request("send", |call| call.metadata = metadata)
+    };
+    let wrong = with("x", &format!("[{}1]", "0,".repeat(7_899)));
+    for request in [&wrong, &with("zone", "b")] {
+        let mut call = pin!(house.api.call(&house.peer, request));
+        assert!(call.as_mut().now_or_never().is_none(), "not by the thread that was asked");
+        exception::<NoMaster>(&call.await.expect_err("nobody"));
+        let mut call = pin!(house.api.call_all(&house.peer, request));
+        assert!(call.as_mut().now_or_never().is_none(), "not by the thread that was asked");
+        exception::<NoMaster>(&call.await.expect_err("nobody"));
+    }
+    let right = with("x", &format!("[{}0]", "0,".repeat(7_899)));
+    assert_eq!(house.api.call_all(&house.peer, &right).await.expect("outcomes").outcomes.len(), 100);
 }
 
 #[tokio::test]
