@@ -90,6 +90,10 @@ impl Stop {
         self.0.cancelled()
     }
 
+    pub fn is_requested(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
     /// A child signal, which can also be requested by itself.
     pub fn child(&self) -> Self {
         Self(self.0.child_token())

@@ -182,7 +182,9 @@ impl Connection {
                     continue;
                 }
                 Progress::Idle => self.begins_within(idle_timeout).await?,
-                Progress::More => self.goes_on()?,
+                // Otherwise whoever must go has its answer to all that arrived.
+                Progress::More if self.stop.is_requested() => self.goes_on()?,
+                Progress::More => {}
                 Progress::Waits(pending) => {
                     self.answer_late(pending).await?;
                     self.goes_on()?;
@@ -198,6 +200,9 @@ impl Connection {
 
     /// Ends a connection that must go, as at the stop, unless its peer fetches what an open call gives.
     fn goes_on(&mut self) -> Result<(), End> {
+        if self.leaving.is_some() {
+            return Err(End::Quiet);
+        }
         let Some(eviction) = self.permit.eviction() else { return Ok(()) };
         let goes_on = self.open.is_some() && Instant::now() < last_fetch(&mut self.fetch_until);
         if goes_on { Ok(()) } else { Err(eviction.into()) }
@@ -206,9 +211,6 @@ impl Connection {
     /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may be evicted, unless it has an
     /// open call.
     async fn begins_within(&mut self, patience: Duration) -> Result<(), End> {
-        if self.leaving.is_some() {
-            return Err(End::Quiet);
-        }
         // A request that has begun to arrive is answered.
         self.goes_on()?;
         if self.open.is_some() {
@@ -267,7 +269,7 @@ impl Connection {
         };
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
         let awaited = if has_room { awaited } else { awaited.without_room() };
-        let is_fetched = matches!(awaited, Awaited::Values(_));
+        let is_fetched = matches!(awaited, Awaited::Values(Ok(_)) | Awaited::SentValues(Ok(_)));
         let is_open_used = match &awaited {
             Awaited::Values(given) => given.is_ok(),
             Awaited::SentValues(Ok(reply)) => reply.accepted > 0 || !reply.values.values.is_empty(),
