@@ -405,6 +405,28 @@ fn what_is_full_or_paused_refuses_and_lists_stay_bounded() {
 }
 
 #[test]
+fn a_queue_is_full_only_once_it_is_there_and_has_jobs() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "max_jobs = 2\nmax_queues = 2\n");
+    let refused = |queues: &[&str]| {
+        let jobs = queues.iter().map(|queue| NewJob { queue: (*queue).into(), ..job("C", "{}") }).collect();
+        let refused: Overloaded = exception(roster.client().enqueue(EnqueueRequest { jobs })).expect("it is refused");
+        let trouble = roster.client().queues(QueuesQuery::default()).expect("an answer").trouble;
+        (refused.message, trouble.unwrap_or_default())
+    };
+    let (why, trouble) = refused(&["!1"; 3]);
+    assert!(why.contains("enqueue fewer for \"!1\" at once") && trouble.is_empty(), "{why}: {trouble}");
+    (0..2).for_each(|_| _ = enqueue(&roster, job("C", "{}")).expect("there is room"));
+    let (why, trouble) = refused(&["mail"; 3]);
+    assert!(why.contains("enqueue fewer for \"mail\" at once") && trouble.is_empty(), "{why}: {trouble}");
+    let (why, trouble) = refused(&["mail"]);
+    assert!(why.contains("\"mail\" is full") && trouble.contains("\"mail\""), "{why}: {trouble}");
+    let (why, trouble) = refused(&["mail", "!1", "!2"]);
+    assert!(why.contains("too many queues") && trouble.contains("queue.max_queues"), "{why}: {trouble}");
+    assert_eq!(redis.ask(&["SMEMBERS", "resque:queues"]), "mail");
+}
+
+#[test]
 fn a_lease_lasts_a_day_at_most_and_begins_when_the_job_arrives() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

@@ -274,6 +274,10 @@ impl Redis {
                 let message = format!("the queue {queue:?} is full: `queue.max_jobs` is {}", self.config.max_jobs);
                 Refused::Full(Bound::Queue(queue.to_owned()), message)
             }
+            Some(("MUCH", queue)) => Refused::TooMuch(format!(
+                "a queue has at most {} jobs by `queue.max_jobs`: enqueue fewer for {queue:?} at once",
+                self.config.max_jobs
+            )),
             Some(("TYPE", key)) => {
                 let key = key.rsplit_once(' ').map_or(key, |(key, _)| key);
                 Refused::Unavailable(format!("{key:?} of Redis at {} is no list", self.link.server))

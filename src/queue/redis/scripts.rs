@@ -15,27 +15,30 @@ use redis::Script;
 /// the key: `SEEK` has more of them looked at. One that was not found so is given as `gone`. Unless it is to be exact, a key
 /// counts as held while more jobs wait than are looked at.
 ///
-/// A user, unless it is an administrator, may have made as many queues as it leaves free.
+/// A user, unless it is an administrator, may have made as many queues as it leaves free. Only a queue that has jobs is full:
+/// what is said to be so is told to others by its name.
 pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, most, most_queues, now, is_exact = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
         local user, is_admin, bytes = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8])
-        local wanted, is_new, queues, new = {}, {}, redis.call('SCARD', p .. 'queues'), 0
+        local waiting, wanted, is_new, queues, new = {}, {}, {}, redis.call('SCARD', p .. 'queues'), 0
+        local full
         for at = 9, #ARGV, 8 do
             local q, key = ARGV[at], ARGV[at + 2]
             if not wanted[q] then
                 local key = p .. 'queue:' .. q
                 local type = redis.call('TYPE', key).ok
                 if type ~= 'list' and type ~= 'none' then return 'TYPE ' .. key .. ' ' .. type end
-                wanted[q] = redis.call('LLEN', key)
+                waiting[q], wanted[q] = redis.call('LLEN', key), 0
                 if redis.call('SISMEMBER', p .. 'queues', q) == 0 then
                     is_new[q] = true
                     new = new + 1
                 end
             end
             wanted[q] = wanted[q] + 1
-            if wanted[q] > most then return 'FULL ' .. q end
+            if wanted[q] > most then return 'MUCH ' .. q end
+            if waiting[q] + wanted[q] > most then full = q end
             if key ~= '' then bytes = bytes - redis.call('HSTRLEN', p .. 'roster:unique:' .. q, key) end
         end
         if bytes < 0 then return 'KEYS' end
@@ -49,6 +52,7 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             end
             if own + new > most_queues - queues - new then return 'SHARE ' .. own end
         end
+        if full then return 'FULL ' .. full end
         local all, look = 100000, 'LOOK'
         local left = all
         local function holder_of(number, q, key, gone)
