@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::discriminant;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 /// so long.
 const CALM: Duration = Duration::from_secs(60);
 
-/// Of how many users at once it is known that they have all they may.
-const MAX_USERS: usize = 64;
+/// Of how many users, and of how many queues, at once it is known that they have all they may.
+const MAX_OF_A_KIND: usize = 256;
 
 /// What may be full.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +40,7 @@ impl FullBounds {
             *refused = now;
             return;
         }
-        let is_of_user = |bound: &Bound| matches!(bound, Bound::OfUser(..));
-        if is_of_user(bound) && known.keys().filter(|it| is_of_user(it)).count() >= MAX_USERS {
+        if known.keys().filter(|it| discriminant(*it) == discriminant(bound)).count() >= MAX_OF_A_KIND {
             return;
         }
         tracing::warn!(full = %bound, why, "jobs are refused");
@@ -127,14 +127,29 @@ mod tests {
     fn no_user_and_no_number_of_them_hides_what_is_full_for_all() {
         let (full, start) = (FullBounds::default(), Instant::now());
         let told = |sees: bool| full.trouble(|_| sees, start).expect("something is full");
-        for uid in 0..2 * MAX_USERS as u32 {
+        for uid in 0..2 * MAX_OF_A_KIND as u32 {
             full.refuse(&Bound::OfUser("max_queues", Some(uid)), "it has all it may", start);
         }
-        assert_eq!(full.known().len(), MAX_USERS);
+        assert_eq!(full.known().len(), MAX_OF_A_KIND);
         assert!(told(false).contains("of a user"));
         full.refuse(&Bound::Queue("mail".to_owned()), "it is full", start);
         assert!(told(false).contains("of a user") && told(true).contains("\"mail\""));
         full.refuse(&Bound::All("max_jobs"), "they are full", start);
         assert!(told(false).contains("`queue.max_jobs`") && told(true).contains("`queue.max_jobs`"));
+    }
+
+    #[test]
+    fn however_many_queues_are_full_some_are_known_and_what_is_full_for_all_or_for_a_user() {
+        let (full, start) = (FullBounds::default(), Instant::now());
+        for number in 0..2 * MAX_OF_A_KIND {
+            full.refuse(&Bound::Queue(format!("!{number}")), "it is full", start);
+        }
+        assert_eq!(full.known().len(), MAX_OF_A_KIND);
+        full.refuse(&Bound::OfUser("max_queues", None), "it has all it may", start);
+        assert!(full.trouble(|_| false, start).expect("a user has all it may").contains("of a user"));
+        full.refuse(&Bound::All("max_queues"), "there are too many", start);
+        assert!(full.trouble(|_| true, start).expect("there are too many").contains("`queue.max_queues`"));
+        full.refuse(&Bound::Queue("mail".to_owned()), "it is full", start + CALM);
+        assert_eq!(full.known().len(), 1, "those that are calm make room");
     }
 }
