@@ -12,6 +12,7 @@ use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
 use Roster\Read\Picks;
+use Roster\Read\SharedFile as Reader;
 use Roster\Read\WarmUp;
 use Roster\Tests\Support\Folder;
 use Roster\Tests\Support\SharedFile;
@@ -389,6 +390,33 @@ final class ResolveTest extends TestCase
         $addresses = static fn (array $found) => array_map(static fn (object $it) => $it->address(), $found);
         self::assertSame(['b:1', 'b:2'], $addresses($roster->resolveMany(['web', 'db'])));
         self::assertSame(['a:1'], $addresses($roster->resolveMany(['web'])));
+    }
+
+    /** @requires extension dba */
+    public function testASlotThatIsLostBetweenTwoLooksIsTakenAnew(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $file = self::file($instances, []);
+        // Without a version, of which PHP warns: after the look at this entry, and before that at the chunks.
+        $file->write(['pick/web' => '{"count":1,"heaviest":1}', "lots/web\0\0000" => self::chunk($instances)]);
+        $file->write(["instance/web\0\0000" => json_encode(['endpoints' => [['host' => 'a', 'port' => 1]]])]);
+        $lost = 0;
+        set_error_handler(static function () use ($file, &$lost): bool {
+            // As what looks for dead readers takes the slot of a process whose lock is gone.
+            $at = $lost++ === 0 ? strpos(file_get_contents("$file->path-lock"), pack('l', getmypid())) : false;
+            if ($at !== false) {
+                $slots = fopen("$file->path-lock", 'r+');
+                fseek($slots, $at);
+                fwrite($slots, pack('l', 0));
+            }
+            return true;
+        });
+        try {
+            self::assertSame('a:1', (new Reader($file->path))->resolve('web', 'k', null)->address());
+        } finally {
+            restore_error_handler();
+        }
+        self::assertSame(2, $lost, 'it was looked at twice');
     }
 
     /** @requires extension dba */

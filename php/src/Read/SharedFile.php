@@ -261,7 +261,7 @@ final class SharedFile
             if ($choice === false || $entries !== [] && array_filter($entries, is_string(...)) !== []) {
                 return null;
             }
-            $look = $this->json;
+            [$look, $handle] = [$this->json, $this->checked];
             $choice = self::decoded($choice);
             $isProtected = $choice['protected'] ?? false;
             [$choice, $back] = $this->callable($choice);
@@ -273,9 +273,9 @@ final class SharedFile
                     ? $this->random($of, $count, $heaviest, $back, $maxAge)
                     : Picks::best($this->chunks($of, $count), $heaviest, $key, $back);
             } catch (TransportFailed $failure) {
-                // Entries read at two revisions are inconsistent.
+                // Entries read at two revisions are inconsistent; and a handle without its slot reads none.
                 $this->entries($keys, self::INSTANCES, $maxAge);
-                if ($this->json === $look) {
+                if ($this->json === $look && $this->checked === $handle) {
                     throw $failure;
                 }
                 continue;
