@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::registered::{Draft, endpoint};
 use super::url::{Parameters, Url, form_decoded, form_encoded};
 use super::{Located, MAX_RULES, Reading, Registered, Role, Rule, Undecodable, yaml};
-use crate::model::{DEFAULT_WEIGHT, InstanceError, MAX_LABEL_BYTES, MAX_SERVICE_BYTES};
+use crate::model::{DEFAULT_WEIGHT, InstanceError, MAX_LABEL_BYTES, MAX_SERVICE_BYTES, weight_of};
 
 /// What a configurator sets for the providers that it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,8 +197,9 @@ fn is_kept(key: &str, value: &str) -> bool {
 
 /// An instance with a weight that is not positive is never called.
 fn weight(text: &str) -> u32 {
-    match text.parse::<i64>() {
-        Ok(weight) => weight.clamp(0, i32::MAX.into()) as u32,
+    match text.parse::<f64>() {
+        Ok(weight) if weight < 0.0 => 0,
+        Ok(weight) => weight_of(weight).unwrap_or(DEFAULT_WEIGHT),
         Err(_) => DEFAULT_WEIGHT,
     }
 }

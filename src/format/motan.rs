@@ -4,6 +4,7 @@
 use super::registered::{Draft, endpoint};
 use super::url::Url;
 use super::{Located, Reading, Registered, Undecodable, address};
+use crate::model::weight_of;
 
 /// The port of a host without one.
 const DEFAULT_PORT: u16 = 80;
@@ -37,7 +38,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     }
     if let Some(url) = &url {
         draft.version = url.parameter("version").to_owned();
-        draft.weight = url.parameter("weights").parse().unwrap_or(draft.weight).min(i32::MAX as u32);
+        draft.weight = url.parameter("weights").parse().ok().and_then(weight_of).unwrap_or(draft.weight);
     }
     Ok(draft.up_if(*category == "server").finish(reading))
 }

@@ -7,7 +7,7 @@ use rmp::encode::write_sint;
 use super::json::{Json, Object};
 use super::registered::{Draft, endpoint};
 use super::{Config, Located, Reading, Registered, Rule, Undecodable, json};
-use crate::model::{DEFAULT_WEIGHT, Endpoint, MAX_ENDPOINTS};
+use crate::model::{DEFAULT_WEIGHT, Endpoint, MAX_ENDPOINTS, weight_of};
 
 const MEMBER: &str = "member_";
 pub(super) const VECTOR: &str = "vector_";
@@ -109,7 +109,5 @@ fn weight(rules: &[Rule], member: &str, at: &Endpoint, shard: Option<i64>) -> u3
     });
     let matching = vectors.flat_map(|weights| selects.iter().filter_map(|select| weights.get(select)));
     let product = matching.fold(1.0, |product, weight| times(product, *weight));
-    let weight = (product * f64::from(DEFAULT_WEIGHT)).min(f64::from(i32::MAX));
-    // A positive weight does not round to zero.
-    if weight > 0.0 { (weight as u32).max(1) } else { 0 }
+    weight_of((product * f64::from(DEFAULT_WEIGHT)).min(f64::from(i32::MAX))).unwrap_or(DEFAULT_WEIGHT)
 }

@@ -281,7 +281,9 @@ fn a_provider_of_dubbo_says_whether_it_is_called_and_how_much_it_weighs() {
     assert_eq!(metadata(&full), json!({"group": "blue", "version": "1.2", "weight": "7", "zone": "z"}));
     assert_eq!(provider("disabled=true").state, InstanceState::Down);
     assert_eq!(provider("enabled=false").state, InstanceState::Down);
-    assert_eq!([provider("weight=-5").weight, provider("weight=x").weight], [0, 100]);
+    let weight = |text: &str| provider(&format!("weight={text}")).weight;
+    assert_eq!(["-5", "-0.5", "0.0", "0.2", "7.6"].map(weight), [0, 0, 0, 1, 8]);
+    assert_eq!(["", "x", "NaN", "inf", "9999999999"].map(weight), [100; 5], "it is none");
     assert_eq!(provider(&format!("methods={}&a=b", "m,".repeat(20_000))).metadata.len(), 1);
     assert_eq!(read(&dubbo, "/dubbo/i/providers/empty%3A%2F%2F10.0.0.5%2Fi", "", &[]), Ok(None));
     for name in ["consumer", "dubbo%3A%2F%2F10.0.0.5%2Fi", "dubbo%3A%2F%2F10.0.0.5%3A70000%2Fi", "%ff"] {
@@ -319,6 +321,7 @@ fn configurators_of_dubbo_change_the_providers_that_they_match() {
     let (up, down) = (InstanceState::Up, InstanceState::Down);
     assert_eq!(with(&[]), (50, up));
     assert_eq!(with(&["override://0.0.0.0/i?category=configurators&dynamic=false&weight=200"]), (200, up));
+    assert_eq!(with(&["override://10.0.0.5/i?weight=0.0"]), (0, up));
     assert_eq!(with(&["override://10.0.0.5:20880/i?disabled=true"]), (50, down));
     assert_eq!(with(&["override://10.0.0.6/i?disabled=true", "override://10.0.0.5:1/i?disabled=true"]), (50, up));
     assert_eq!(with(&["override://0.0.0.0/i?enabled=false&weight=1"]), (50, up), "it is off");
@@ -572,6 +575,8 @@ fn members_of_a_serverset_are_weighed_by_all_vectors_that_match() {
         weight(&[r#"[{"select":"inet=10.0.0.5:8080","weight":0.5},{"select":"member=member_0000000001"}]"#]),
         50
     );
+    assert_eq!(weight(&[r#"[{"select":"shard=3","weight":0.29}]"#]), 29, "it is rounded, and not cut off");
+    assert_eq!(weight(&[r#"[{"select":"shard=3","weight":0.001}]"#]), 1);
     assert_eq!(weight(&[r#"[{"select":"shard=3","weight":0.0}]"#, r#"[{"select":"shard=3","weight":9}]"#]), 0);
     assert_eq!(
         weight(&[r#"[{"select":"shard=3","weight":1e300},{"select":"shard=3","weight":1e300}]"#]),
@@ -635,6 +640,9 @@ fn servers_of_motan_are_read_as_text_and_as_java_writes_it() {
             (8_002, "blue", json!("service"))
         });
     }
+    let weight = |text: &str| instance(&motan, &at("server", "10.0.0.5:8002"), format!("{MOTAN}weights={text}")).weight;
+    assert_eq!(["0", "0.0", "0.2", "7.6"].map(weight), [0, 0, 1, 8]);
+    assert_eq!(["", "-5", "blue:7", "inf", "9999999999"].map(weight), [100; 5], "it is none");
     let away = instance(&motan, &at("unavailableServer", "10.0.0.5:8002"), MOTAN);
     assert_eq!(away.state, InstanceState::Down);
     assert_eq!(instance(&motan, &at("server", "10.0.0.5:9"), "").endpoints[0].address(), "10.0.0.5:9");
