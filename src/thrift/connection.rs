@@ -75,10 +75,10 @@ struct Connection {
 enum Progress {
     /// All that arrived.
     Idle,
-    /// The turn is over, or there is enough to send.
+    /// Some; the turn is over, there is enough to send, or the next one is incomplete.
     More,
-    /// Up to an incomplete one; whether others came before it.
-    Incomplete { is_next: bool },
+    /// None, as the first one is incomplete.
+    Incomplete,
     /// Up to one that has to wait.
     Waits(Pending),
     /// What follows cannot be answered.
@@ -173,11 +173,7 @@ impl Connection {
             let progress = self.answer_some()?;
             self.send().await?;
             match progress {
-                Progress::Incomplete { is_next } => {
-                    if is_next {
-                        self.goes_on()?;
-                        deadline = Instant::now() + request_timeout;
-                    }
+                Progress::Incomplete => {
                     timeout_at(deadline, self.receive()).await.map_err(|_| End::TimedOut)??;
                     continue;
                 }
@@ -240,7 +236,8 @@ impl Connection {
                         Outcome::Waits(wait) => break Progress::Waits(Pending { dialect, head, end, wait }),
                     }
                 }
-                Decoded::Incomplete => break Progress::Incomplete { is_next: at > 0 },
+                Decoded::Incomplete if at > 0 => break Progress::More,
+                Decoded::Incomplete => break Progress::Incomplete,
                 Decoded::Foreign(foreign) => {
                     self.output.extend(foreign.refusal());
                     break Progress::Ends(End::Malformed(foreign.name()));
