@@ -18,6 +18,7 @@ use super::outlet::Sent;
 use super::stream::{Slot, Stream, StreamError};
 use super::trunk::{self, Trunk};
 use super::value::Value;
+use super::wire;
 use crate::Command;
 use crate::share::{Share, Taken};
 use crate::sync::{Mutex, MutexGuard};
@@ -29,6 +30,10 @@ pub struct Handle(Arc<Shared>);
 /// A message for several recipients.
 #[derive(Clone, Debug)]
 pub struct SharedFrame(Bytes);
+
+/// A message that is packed and not sent yet.
+#[derive(Debug)]
+pub struct PackedFrame(Bytes);
 
 /// How much of a peer's data is not charged to anybody: its connections are limited.
 pub(super) const UNCHARGED_BYTES: usize = 16 * 1024;
@@ -145,7 +150,16 @@ impl Handle {
 
     /// The same as `send`, as soon as there is room for this message. Nothing is sent if the wait is cancelled.
     pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
-        let frame = self.0.frame(message)?;
+        self.send_packed(self.pack(message)?).await
+    }
+
+    /// Packs a message, if the peer can read it.
+    pub fn pack(&self, message: Message) -> Result<PackedFrame, SendError> {
+        Ok(PackedFrame(self.0.frame(message)?))
+    }
+
+    /// The same as `send_when_room`.
+    pub async fn send_packed(&self, PackedFrame(frame): PackedFrame) -> Result<(), SendError> {
         let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?.into())?)).await;
         self.0.outgoing.notify_one();
         sent.map(drop)
@@ -240,6 +254,13 @@ impl Handle {
     /// Why the conversation ended; none: it is open.
     pub fn ended(&self) -> Option<CloseReason> {
         self.0.lock().ended.clone()
+    }
+}
+
+impl PackedFrame {
+    /// About how much memory the message takes where it is received, as the other end counts it.
+    pub fn memory_size(&self) -> usize {
+        wire::memory_size(&self.0)
     }
 }
 

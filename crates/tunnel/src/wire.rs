@@ -76,6 +76,17 @@ pub(super) struct Inbox {
     is_lenient: bool,
 }
 
+/// About how much memory the message of a frame takes where it is received.
+pub(super) fn memory_size(frame: &[u8]) -> usize {
+    let mut scanner = Scanner::new(Bounds { bytes: frame.len(), depth: usize::MAX });
+    scanner.scan(frame);
+    memory_of(frame, scanner.values())
+}
+
+fn memory_of(frame: &[u8], values: usize) -> usize {
+    frame.len() + values * VALUE
+}
+
 /// A received frame.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -91,7 +102,7 @@ impl Frame {
 
     /// About how much memory its message takes.
     pub(super) fn memory_size(&self) -> usize {
-        self.bytes.len() + self.values * VALUE
+        memory_of(&self.bytes, self.values)
     }
 
     pub(super) fn decode(&self) -> Result<Option<Message>, Wrong> {

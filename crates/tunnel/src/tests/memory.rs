@@ -10,7 +10,7 @@ use super::conversation::{against_a_script, asked, data, listed, next, note, tol
 use crate::Arguments;
 use crate::message::command;
 use crate::share::{Pool, Share};
-use crate::value::get;
+use crate::value::{get, memory_size};
 use crate::wire::Inbox;
 use crate::{
     Bounds, CloseReason, Conversation, Handle, Message, Request, SendError, Settings, Stream, StreamError, Value, Wire,
@@ -115,6 +115,29 @@ async fn what_has_come_is_charged_until_it_is_taken_and_a_message_that_has_come_
     let (other, mut more) = against_a_script(settings());
     assert!(more.stream.write_all(&frame[..300_000]).await.is_err(), "there is no room for a second one");
     assert_eq!(other.ended().await, CloseReason::NoMemory);
+}
+
+#[test]
+fn a_packed_message_is_measured_as_its_receiver_counts_it() {
+    let (near, _far) = tokio::io::duplex(64);
+    let (handle, _incoming, _conversation) = Conversation::new(Wire::new(near, Bounds::DEFAULT), Settings::default());
+    let list = |count| Value::Array(vec![Value::Nil; count]);
+    let nested =
+        (0..20).fold(Value::Map(Vec::new()), |inner, key| Value::Map(vec![(key.into(), inner), ("".into(), list(0))]));
+    let binary = |length| Value::Binary(vec![0xff; length]);
+    let texts = [binary(0), binary(300), "".into(), "x".repeat(31).into(), "ü".repeat(70_000).into()];
+    let scalars = [Value::Nil, true.into(), 7.into(), i64::MIN.into(), 1.5.into(), Value::Ext(7, vec![1; 3])];
+    for value in [list(0), list(15), list(20_000), nested].into_iter().chain(texts).chain(scalars) {
+        let message = Message::Data { uuid: "u".into(), data: value.clone() };
+        let bytes = message.clone().encode();
+        let mut inbox = Inbox::new(Bounds::DEFAULT);
+        inbox.put(&bytes);
+        let received = inbox.next_frame().expect("a frame").expect("all of it").memory_size();
+        assert_eq!(handle.pack(message).expect("it fits").memory_size(), received, "{value}");
+        // The values, and at most the bytes of their heads and numbers besides.
+        let decoded = memory_size(&rmpv::decode::read_value(&mut &bytes[..]).expect("it was written"));
+        assert!((decoded..=decoded + bytes.len()).contains(&received), "{value}: {received} and not {decoded}");
+    }
 }
 
 #[test]
