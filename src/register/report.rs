@@ -12,13 +12,11 @@ use tokio::time::timeout;
 use super::RegisterState;
 use crate::model::{Master, Revision};
 use crate::store::{ChangesSince, MasterEntry, PageLimit, Snapshot};
-use crate::tunnel::upstream::Report;
-use crate::tunnel::value::memory_size;
-use crate::tunnel::{CloseReason, Handle, Message, SendError};
+use crate::tunnel::upstream::{PIECE_BYTES, Report};
+use crate::tunnel::{CloseReason, Handle, Message, PackedFrame, SendError};
 
-/// The size of one piece: values, and their approximate memory. A subscriber has room for twice as much.
+/// The most values of one piece.
 const PIECE_VALUES: usize = 512;
-const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How many changes are sent before newer ones are read.
 const PAGE_LIMIT: PageLimit = PageLimit { changes: 1_024, bytes: usize::MAX };
@@ -32,6 +30,8 @@ pub(super) struct Reporter<'h> {
     uuid: String,
     /// The last piece that the subscriber accepted; none: it accepts everything as it comes.
     took: Option<watch::Receiver<u64>>,
+    /// How much memory it has for what it has not accepted.
+    room: usize,
     /// The number of the last piece, and how much of the next one has been sent.
     piece: u64,
     values: usize,
@@ -39,42 +39,49 @@ pub(super) struct Reporter<'h> {
 }
 
 impl<'h> Reporter<'h> {
-    pub(super) fn new(handle: &'h Handle, uuid: String, took: Option<watch::Receiver<u64>>) -> Self {
-        Self { handle, uuid, took, piece: 0, values: 0, bytes: 0 }
+    pub(super) fn new(handle: &'h Handle, uuid: String, took: Option<watch::Receiver<u64>>, room: usize) -> Self {
+        Self { handle, uuid, took, room, piece: 0, values: 0, bytes: 0 }
     }
 
     async fn put(&mut self, master: &Arc<Master>, is_expected: bool) -> Result<(), CloseReason> {
-        let data = Report::Put { master: master.clone(), is_expected, unreadable: 0 }.encode();
-        // What it takes where it is received, until it is taken in.
-        let bytes = memory_size(&data);
-        if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
-            self.end_piece().await?;
-        }
-        self.bytes += bytes;
-        if self.send(data).await? {
+        if self.send(&Report::Put { master: master.clone(), is_expected, unreadable: 0 }).await? {
             return Ok(());
         }
         tracing::warn!(
             master = master.id,
             "a master is too large or too deep for the sidecars that follow this one; left it out"
         );
-        self.send(Report::LeftOut(master.id.clone()).encode()).await.map(drop)
+        self.report(Report::LeftOut(master.id.clone())).await
     }
 
     /// Sends a small report.
     async fn report(&mut self, report: Report) -> Result<(), CloseReason> {
-        if self.values >= PIECE_VALUES {
+        self.send(&report).await.map(drop)
+    }
+
+    /// Sends a report, in the next piece if this one has no room for it. False: it is too large to be sent.
+    async fn send(&mut self, report: &Report) -> Result<bool, CloseReason> {
+        loop {
+            let Some((frame, bytes)) = self.pack(report) else { return Ok(false) };
+            if self.values == 0 || (self.values < PIECE_VALUES && self.bytes + bytes <= PIECE_BYTES) {
+                self.values += 1;
+                self.bytes += bytes;
+                return self.push(frame).await;
+            }
+            // Packed again afterwards: nothing is kept of it however long the subscriber takes.
+            drop(frame);
             self.end_piece().await?;
         }
-        self.send(report.encode()).await.map(drop)
     }
 
     /// Ends a piece, and waits until the subscriber has accepted it.
     async fn end_piece(&mut self) -> Result<(), CloseReason> {
         self.piece += 1;
         (self.values, self.bytes) = (0, 0);
-        if self.took.is_some() {
-            self.send(Report::Piece(self.piece).encode()).await?;
+        if self.took.is_some()
+            && let Some((piece, _)) = self.pack(&Report::Piece(self.piece))
+        {
+            self.push(piece).await?;
         }
         let Some(took) = &mut self.took else { return Ok(()) };
         match timeout(TAKE_TIMEOUT, took.wait_for(|took| *took >= self.piece)).await {
@@ -87,11 +94,16 @@ impl<'h> Reporter<'h> {
         }
     }
 
-    /// False: it is too large to be sent.
-    async fn send(&mut self, data: Value) -> Result<bool, CloseReason> {
-        self.values += 1;
-        let message = Message::Data { uuid: self.uuid.clone(), data };
-        match self.handle.send_when_room(message).await {
+    /// A report, and how much memory it takes where it is received. None: it is too large to be sent.
+    fn pack(&self, report: &Report) -> Option<(PackedFrame, usize)> {
+        let message = Message::Data { uuid: self.uuid.clone(), data: report.encode() };
+        let frame = self.handle.pack(message).ok()?;
+        let bytes = frame.memory_size();
+        (bytes < self.room).then_some((frame, bytes))
+    }
+
+    async fn push(&self, frame: PackedFrame) -> Result<bool, CloseReason> {
+        match self.handle.send_packed(frame).await {
             Err(SendError::Ended(ended)) => Err(ended),
             sent => Ok(sent.is_ok()),
         }
@@ -199,6 +211,8 @@ fn pass_on(command: Result<Value, RecvError>, handle: &Handle) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Service;
+    use crate::tunnel::upstream::{FOLLOWER_ROOM, MIN_ROOM};
     use crate::tunnel::{Bounds, Conversation, Settings, Wire};
 
     #[tokio::test(start_paused = true)]
@@ -210,8 +224,53 @@ mod tests {
         let (handle, _incoming, conversation) = Conversation::new(wire, settings);
         let conversation = tokio::spawn(conversation.run());
         let took = watch::Sender::new(0);
-        let mut reporter = Reporter::new(&handle, "all".into(), Some(took.subscribe()));
+        let mut reporter = Reporter::new(&handle, "all".into(), Some(took.subscribe()), MIN_ROOM);
         assert_eq!(reporter.end_piece().await, Err(CloseReason::Closed));
         assert_eq!(conversation.await.expect("it ends"), CloseReason::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_largest_master_reaches_a_slow_subscriber_and_is_left_out_where_there_is_no_room_for_it() {
+        let many = Value::Map(vec![("x".into(), Value::Array(vec![Value::Nil; 16_000]))]);
+        let service = |number: usize| Service { name: format!("s{number}"), metadata: many.clone().into() };
+        let services = (0..16).map(service).collect();
+        let master = Arc::new(Master { id: "m".into(), peer_address: String::new(), connected_at: 0, services });
+        let put = Report::Put { master: master.clone(), is_expected: false, unreadable: 0 };
+        for (room, expected) in [(FOLLOWER_ROOM, put), (MIN_ROOM, Report::LeftOut("m".into()))] {
+            let begin = |stream| {
+                let mut settings = Settings::default();
+                settings.stream_bytes = room;
+                let (handle, incoming, conversation) = Conversation::new(Wire::new(stream, Bounds::DEFAULT), settings);
+                tokio::spawn(conversation.run());
+                (handle, incoming)
+            };
+            let (here, there) = tokio::io::duplex(4096);
+            let ((handle, mut incoming), (subscriber, _incoming)) = (begin(here), begin(there));
+            let mut stream = subscriber.open(None, |uuid| Message::List { uuid }).expect("room to ask");
+            let Some(Message::List { uuid }) = incoming.recv().await.map(|asked| asked.into_message()) else {
+                panic!("nothing asked")
+            };
+            let took = watch::Sender::new(0);
+            let mut reporter = Reporter::new(&handle, uuid, Some(took.subscribe()), room);
+            let report = async {
+                reporter.put(&master, false).await?;
+                reporter.report(Report::Whole).await
+            };
+            let take = async {
+                // All that is sent without a wait has arrived by then.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let mut taken = Vec::new();
+                loop {
+                    match Report::decode(stream.next().await.expect("there is room").expect("a report")) {
+                        Ok(Report::Piece(piece)) => drop(took.send_replace(piece)),
+                        Ok(Report::Whole) => return taken,
+                        report => taken.push(report),
+                    }
+                }
+            };
+            let (reported, taken) = tokio::join!(report, take);
+            assert_eq!(reported, Ok(()));
+            assert!(taken == [Ok(expected)], "with room for {room}");
+        }
     }
 }

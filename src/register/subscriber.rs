@@ -17,7 +17,7 @@ use super::report::{Reporter, follow};
 use crate::model::{Answer, Answers, Arguments, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::share::Share;
-use crate::tunnel::upstream::{Refusal, Request};
+use crate::tunnel::upstream::{MIN_ROOM, Refusal, Request};
 use crate::tunnel::value::memory_size;
 use crate::tunnel::{Handle, InFlight, Message, Outlet, PHP_REFUSAL, RemoteError, Role, Status};
 
@@ -124,7 +124,9 @@ impl Subscriber {
 
     fn serve(&mut self, command: Value) {
         match Request::decode(command) {
-            Some(Request::Subscribe { uuid, in_pieces }) => self.subscribe(uuid, in_pieces),
+            Some(Request::Subscribe { uuid, in_pieces, room }) => {
+                self.subscribe(uuid, in_pieces, MIN_ROOM.max(room.unwrap_or(0) as usize));
+            }
             Some(Request::Prove { at }) => drop(self.asked.send_replace(Some(at))),
             Some(Request::Took { piece }) => drop(self.took.send_replace(piece)),
             Some(Request::Call { uuid, master, service, method, arguments, timeout, is_windowed }) => {
@@ -143,7 +145,7 @@ impl Subscriber {
         }
     }
 
-    fn subscribe(&mut self, uuid: String, in_pieces: bool) {
+    fn subscribe(&mut self, uuid: String, in_pieces: bool, room: usize) {
         let over = self.over.child_token();
         // After a second subscription it receives only the new report.
         self.following = Some(over.clone().drop_guard());
@@ -152,7 +154,7 @@ impl Subscriber {
         self.took.send_replace(0);
         let took = in_pieces.then(|| self.took.subscribe());
         self.state.tasks.short(async move {
-            let mut reporter = Reporter::new(&handle, uuid, took);
+            let mut reporter = Reporter::new(&handle, uuid, took, room);
             select! {
                 _ = follow(&state, &mut reporter, asked) => {}
                 () = over.cancelled() => {}

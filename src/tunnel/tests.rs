@@ -46,8 +46,8 @@ fn every_request_report_and_refusal_is_read_as_it_was_written() {
         is_windowed: timeout.is_some(),
     };
     for request in [
-        Request::Subscribe { uuid: "u".into(), in_pieces: true },
-        Request::Subscribe { uuid: "u".into(), in_pieces: false },
+        Request::Subscribe { uuid: "u".into(), in_pieces: true, room: Some(u64::MAX) },
+        Request::Subscribe { uuid: "u".into(), in_pieces: false, room: None },
         Request::Prove { at: time },
         Request::Took { piece: u64::MAX },
         call(Some(time)),

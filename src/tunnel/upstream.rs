@@ -14,7 +14,16 @@ use std::time::Duration;
 
 use super::message::{Message, command};
 use super::value::{Value, get, take, text, text_in};
-use crate::model::{MAX_SERVICES, Master, Service, split_name, view};
+use crate::model::{MAX_MASTER_BYTES, MAX_SERVICES, Master, Service, split_name, view};
+
+/// About how much memory the reports of a piece take where they are received. One that takes more is a piece by itself.
+pub const PIECE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The room that each follower has for reports: two pieces.
+pub const MIN_ROOM: usize = 2 * PIECE_BYTES;
+
+/// Our own: for the largest master too, of which each byte may be a value.
+pub const FOLLOWER_ROOM: usize = MIN_ROOM + MAX_MASTER_BYTES * (1 + size_of::<Value>());
 
 /// The longest id and address of a master. A register accepts an id in a frame of 4 KiB, and an address is an IP
 /// address.
@@ -27,9 +36,14 @@ const MAX_REASON: usize = 500;
 /// A request of a follower.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// `{cmd:"subscribe", uuid, pieces: 1}`: report your masters on this stream, replacing an earlier subscription.
-    /// With `pieces`, wait after each [`Report::Piece`] until it is accepted.
-    Subscribe { uuid: String, in_pieces: bool },
+    /// `{cmd:"subscribe", uuid, pieces: 1, room}`: report your masters on this stream, replacing an earlier
+    /// subscription. With `pieces`, wait after each [`Report::Piece`] until it is accepted.
+    Subscribe {
+        uuid: String,
+        in_pieces: bool,
+        /// How much memory there is for reports until they are taken in; none: [`MIN_ROOM`].
+        room: Option<u64>,
+    },
     /// `{cmd:"prove", at}`: report when you have sent everything that is true now. `at` is the follower's time, in ms.
     Prove { at: Duration },
     /// `{cmd:"took", piece}`: this piece was accepted.
@@ -113,14 +127,16 @@ impl Request {
     /// A subscription, by which a follower of an older version identifies itself.
     pub fn decode_subscription(map: &Value) -> Option<Self> {
         let uuid = get(map, "uuid").and_then(text).filter(|_| text_in(map, "cmd") == "subscribe")?;
-        Some(Self::Subscribe { uuid, in_pieces: get(map, "pieces").is_some() })
+        let room = get(map, "room").and_then(Value::as_u64);
+        Some(Self::Subscribe { uuid, in_pieces: get(map, "pieces").is_some(), room })
     }
 
     pub fn encode(self) -> Message {
         Message::Other(match self {
-            Self::Subscribe { uuid, in_pieces } => {
+            Self::Subscribe { uuid, in_pieces, room } => {
                 let pieces = in_pieces.then(|| ("pieces", 1.into()));
-                command("subscribe", [("uuid", uuid.into())].into_iter().chain(pieces))
+                let room = room.map(|room| ("room", room.into()));
+                command("subscribe", [("uuid", uuid.into())].into_iter().chain(pieces).chain(room))
             }
             Self::Prove { at } => command("prove", [("at", millis(at))]),
             Self::Took { piece } => command("took", [("piece", piece.into())]),

@@ -19,7 +19,7 @@ use crate::net::{Remote, Stream};
 use crate::secret;
 use crate::store::{Batch, Feed, FeedState, Proof, Publisher};
 use crate::task::{Backoff, Reload};
-use crate::tunnel::upstream::{Refusal, Report, Request, Unread};
+use crate::tunnel::upstream::{FOLLOWER_ROOM, Refusal, Report, Request, Unread};
 use crate::tunnel::{Bounds, Conversation, Handle, InFlight, Message, RemoteError, Role, Token, Wire};
 
 /// How long connecting to the register and authenticating may take.
@@ -156,7 +156,8 @@ impl Follower {
             Some(HashMap::new())
         };
         let mut generation: Option<HashMap<String, Known>> = read_anew();
-        let mut stream = match handle.open(None, |uuid| Request::Subscribe { uuid, in_pieces: true }.encode()) {
+        let room = Some(FOLLOWER_ROOM as u64);
+        let mut stream = match handle.open(None, |uuid| Request::Subscribe { uuid, in_pieces: true, room }.encode()) {
             Ok(stream) => stream,
             Err(error) => return Trouble::Lost(error.to_string()),
         };

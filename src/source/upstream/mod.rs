@@ -22,6 +22,7 @@ use crate::model::json;
 use crate::net::Remote;
 use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
+use crate::tunnel::upstream::FOLLOWER_ROOM;
 use crate::tunnel::{InFlight, RegisterAddr, Settings};
 use crate::wildcard::Wildcards;
 
@@ -102,6 +103,7 @@ impl Config {
         // One master, or one value, nested as deep as the register allows must not end the connection.
         settings.received_depth = 2 * json::MAX_DEPTH;
         settings.queue_bytes = settings.queue_bytes.max(bytes);
+        settings.stream_bytes = FOLLOWER_ROOM;
         settings
     }
 }
