@@ -23,16 +23,35 @@ fn largest_masters(hub: &Scene, count: usize) -> Vec<Scripted> {
     let many = || Value::Array(vec![Value::Nil; 16_000]);
     let join = |_| Scripted::join(hub.port, TOKEN, &["a", "b", "c", "d"].map(|name| (name, many())));
     let masters = (0..count).map(join).collect();
-    knows(hub, count as i64);
+    knows(hub, count as i64, 4);
     masters
 }
 
+/// One of 256,000 values, which take more than a piece has.
+fn fattest_master(hub: &Scene) -> Scripted {
+    let names: Vec<String> = (0..16).map(|number| format!("s{number}")).collect();
+    let many = || map([("x", Value::Array(vec![Value::Nil; 16_000]))]);
+    let services: Vec<_> = names.iter().map(|name| (name.as_str(), many())).collect();
+    let master = Scripted::join(hub.port, TOKEN, &services);
+    knows(hub, 1, 16);
+    master
+}
+
 /// Waits until so many masters are known, which are too large to be told on one page.
-fn knows(scene: &Scene, masters: i64) {
+fn knows(scene: &Scene, masters: i64, services: i64) {
     eventually("all masters are there", SOON * 4, || {
         let counters = scene.roster.status().counters;
-        ensure((counters["masters"], counters["services"]) == (masters, 4), format!("{counters:?}"))
+        ensure((counters["masters"], counters["services"]) == (masters, services), format!("{counters:?}"))
     });
+}
+
+/// A sidecar that follows the register.
+fn following(hub: &Scene) -> Scene {
+    let upstream = format!("[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/token\"\n", hub.port);
+    let follower = Scene::with(&upstream);
+    follower.roster.write("token", &format!("# of the hub\n{TOKEN}\n"));
+    follower.roster.process().signal(nix::sys::signal::Signal::SIGHUP);
+    follower
 }
 
 fn detail(scene: &Scene) -> String {
@@ -187,13 +206,40 @@ fn the_log_holds_few_lines_of_a_kind_and_says_how_many_are_left_out() {
 fn followers_are_handed_the_largest_masters_at_their_own_pace() {
     let hub = Scene::new();
     let masters = largest_masters(&hub, 6);
-    let upstream = format!("[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/token\"\n", hub.port);
-    let follower = Scene::with(&upstream);
-    follower.roster.write("token", &format!("# of the hub\n{TOKEN}\n"));
-    follower.roster.process().signal(nix::sys::signal::Signal::SIGHUP);
-    knows(&follower, masters.len() as i64);
+    let follower = following(&hub);
+    knows(&follower, masters.len() as i64, 4);
     let log = follower.roster.log();
     assert!(!log.contains("faster than they were taken"), "{log}");
+}
+
+#[test]
+fn followers_are_handed_a_master_that_is_larger_than_a_piece() {
+    let hub = Scene::with("ping_interval = \"1h\"");
+    let _master = fattest_master(&hub);
+    let follower = following(&hub);
+    knows(&follower, 1, 16);
+    let log = follower.roster.log();
+    assert!(!log.contains("faster than they were taken"), "{log}");
+}
+
+#[test]
+fn followers_that_take_nothing_make_the_register_keep_no_decoded_master() {
+    let hub = Scene::with("ping_interval = \"1h\"");
+    let _master = fattest_master(&hub);
+    let before = hub.roster.own_memory();
+    let subscribe = |_| {
+        let mut follower = Scripted::follow(hub.port, TOKEN);
+        let (pieces, room) = (("pieces", 1.into()), ("room", Value::from(32 << 20)));
+        follower.say(map([("cmd", "subscribe".into()), ("uuid", "u".into()), pieces, room]));
+        // The master waits until this is taken.
+        while field(field(&follower.hears_command("data"), "data"), "piece").is_nil() {}
+        follower
+    };
+    let _followers: Vec<_> = (0..20).map(subscribe).collect();
+    eventually("it keeps none", SOON, || {
+        let now = hub.roster.own_memory();
+        ensure(now < before + (64 << 20), format!("{before} {now}"))
+    });
 }
 
 #[test]
