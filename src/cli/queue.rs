@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use roster::clock::millis_since_1970;
 use roster::model::counted;
 use roster::thrift::client::Client;
@@ -73,14 +73,14 @@ struct Peek {
 
 /// Have dead jobs of a queue wait again, as if they were new. For administrators
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("which").args(["id", "all"]).required(true)))]
+#[command(override_usage = "roster queue retry [OPTIONS] <QUEUE> <ID|--all>")]
 struct Retry {
     queue: String,
     /// The job's id
-    #[arg(value_parser = job_id)]
+    #[arg(required_unless_present = "all", value_parser = job_id)]
     id: Option<i64>,
     /// All of them
-    #[arg(long)]
+    #[arg(long, conflicts_with = "id")]
     all: bool,
     #[command(flatten)]
     connection: Connection,
