@@ -89,7 +89,7 @@ fn call_by_one(lines: &[Arc<dyn Line>], call: &Call) -> Result<Answers, Refused>
     Err(refused)
 }
 
-/// Whether the master accepts the values that the request sends, if it sends any.
+/// Whether the master accepts values besides arguments.
 pub(super) fn takes_input(entry: &MasterEntry, service: &str, query: &Query) -> bool {
     let takes = |service| entry.lines_to(service).any(|line| line.takes_input());
     offered(entry, service, query).is_some_and(takes)

@@ -13,7 +13,7 @@ use super::{Failure, Request, Rights, Values};
 use crate::metrics::{CallStatus, CallTracker, GaugeGuard, Metrics};
 use crate::model::Master;
 use crate::resolve::{self, NoMaster, Query};
-use crate::share::Share;
+use crate::share::{Share, is_heavy};
 use crate::store::{Directory, MasterEntry, Provider, Snapshot, Store};
 
 /// How often to check whether masters are still expected while none changes.
@@ -209,13 +209,12 @@ impl Caller {
         find: fn(&Directory, &str, &Query) -> Result<T, NoMaster>,
     ) -> Result<T, Failure> {
         let snapshot = self.store.snapshot();
-        let found = if query.metadata.is_empty() {
-            find(snapshot.directory(), &request.service, query)
-        } else {
-            let instances = snapshot.directory().instances_of(&request.service);
-            let cost = instances.map_or(0, |instances| query.cost(instances));
+        let cost = query.cost_of(snapshot.directory(), &request.service);
+        let found = if is_heavy(cost) {
             let (searched, service, query) = (snapshot.clone(), request.service.clone(), query.clone());
             memory.work(cost, move || find(searched.directory(), &service, &query)).await
+        } else {
+            find(snapshot.directory(), &request.service, query)
         };
         found.map_err(|none| nobody(&snapshot, request, none.to_string()))
     }

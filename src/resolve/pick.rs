@@ -315,6 +315,11 @@ impl Query {
         cost
     }
 
+    /// What it costs to choose among those of a service.
+    pub fn cost_of(&self, directory: &Directory, service: &str) -> usize {
+        directory.instances_of(service).map_or(0, |instances| self.cost(instances))
+    }
+
     /// Whether it asks for more than a version.
     fn is_selective(&self) -> bool {
         self.group.is_some() || self.zone.is_some() || !self.metadata.is_empty()

@@ -162,7 +162,7 @@ impl Api {
 
 /// The newest version with a callable instance. Searching very many runs on another thread.
 async fn newest(peer: &Peer, snapshot: &Arc<Snapshot>, service: &str) -> Option<Version> {
-    let cost = snapshot.directory().instances_of(service).map_or(0, |instances| Query::default().cost(instances));
+    let cost = Query::default().cost_of(snapshot.directory(), service);
     let (snapshot, service) = (snapshot.clone(), service.to_owned());
     peer.account.memory.work(cost, move || newest_callable(snapshot.directory(), &service).cloned()).await
 }

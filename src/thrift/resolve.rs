@@ -101,7 +101,7 @@ async fn found(
     service: &Arc<str>,
     query: Query,
 ) -> Result<(Instance, usize), resolve::NoInstance> {
-    let cost = snapshot.directory().instances_of(service).map_or(0, |instances| query.cost(instances));
+    let cost = query.cost_of(snapshot.directory(), service);
     let (snapshot, service) = (snapshot.clone(), service.clone());
     let find = move || {
         let found = resolve::resolve(snapshot.directory(), &service, &query);
