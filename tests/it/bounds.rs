@@ -111,7 +111,10 @@ fn what_masters_took_is_returned_after_they_have_gone() {
     // They answer no pings, and may take longer than that to be there.
     let scene = Scene::with("max_metadata = \"512MiB\"\nping_interval = \"1h\"");
     let before = scene.roster.own_memory();
-    let masters = largest_masters(&scene, 400);
+    let about = || Value::from("x".repeat(16_000));
+    let join = |_| Scripted::join(scene.port, TOKEN, &["a", "b", "c", "d"].map(|name| (name, about())));
+    let masters: Vec<_> = (0..400).map(join).collect();
+    knows(&scene, 400, 4);
     let most = scene.roster.own_memory();
     assert!(most > before + (16 << 20), "{before} {most}");
     drop(masters);
