@@ -261,6 +261,9 @@ impl Check<'_> {
         for (number, limit) in queue.limit.iter().enumerate() {
             self.limit(limit, number, queue);
         }
+        for (number, default) in queue.default.iter().enumerate() {
+            self.default_of_queue(default, number, queue);
+        }
         let Some(folder) = &config.queue.path else { return };
         self.plain_path(folder, &path);
         let is_state = config.state().is_some_and(|state| state == *folder);
@@ -287,6 +290,7 @@ impl Check<'_> {
             ("queue.durability", queue.durability != default.durability),
             ("queue.sync_interval", queue.sync_interval != default.sync_interval),
             ("queue.limit", !queue.limit.is_empty()),
+            ("queue.default", !queue.default.is_empty()),
         ] {
             self.object_if(is_set, &key.into(), "is of no use without queues: set `queue.path` or `queue.backend`");
         }
@@ -356,6 +360,14 @@ impl Check<'_> {
         }
         let is_second = queue.limit[..number].iter().any(|it| it.queue == limit.queue && it.key == limit.key);
         self.object_if(is_second, &of_queue, "has such a limit already: make them one");
+    }
+
+    fn default_of_queue(&mut self, default: &queue::Defaults, number: usize, queue: &queue::Config) {
+        let of_queue = self.tree.element(&"queue.default".into(), number).child("queue");
+        let is_second = queue.default[..number].iter().any(|it| it.queue == default.queue);
+        if self.require(&of_queue) {
+            self.object_if(is_second, &of_queue, "has such a table already: make them one");
+        }
     }
 
     fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {

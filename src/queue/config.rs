@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use roster_net::tls::ClientFiles;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check::check_name;
 use super::job::{MAX_JOB_NAME, MAX_QUEUE_NAME, NewJob};
@@ -67,12 +67,38 @@ pub struct Config {
     /// and how long it may wait for its sync where that is batched.
     #[serde(with = "crate::rule::SomeWithinAnHour")]
     pub sync_interval: Duration,
+    /// What jobs of single queues have in place of these two.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub default: Vec<Defaults>,
     /// Jobs that are enqueued by the clock.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recurring: Vec<Recurring>,
     /// How many jobs run at once, and how many begin within a time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limit: Vec<Limit>,
+}
+
+/// `[[queue.default]]`: what the jobs of one queue have that do not say so themselves. Required is the queue alone.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Defaults {
+    pub queue: String,
+    #[serde(deserialize_with = "some_retries", skip_serializing_if = "Option::is_none")]
+    pub retries: Option<usize>,
+    #[serde(
+        deserialize_with = "some_timeout",
+        serialize_with = "humantime_serde::serialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub timeout: Option<Duration>,
+}
+
+fn some_retries<'de, D: Deserializer<'de>>(value: D) -> Result<Option<usize>, D::Error> {
+    rule::no_more_than::<_, 1000>(value).map(Some)
+}
+
+fn some_timeout<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    rule::SomeWithinADay::deserialize(value).map(Some)
 }
 
 /// When what was done is acknowledged.
@@ -144,6 +170,20 @@ impl Recurring {
 }
 
 impl Config {
+    /// How often a job of a queue is tried again,
+    pub(super) fn retries(&self, queue: &str) -> u32 {
+        self.default_of(queue).and_then(|its| its.retries).unwrap_or(self.retries) as u32
+    }
+
+    /// and how long a worker may take for it, where it says nothing else.
+    pub(super) fn timeout(&self, queue: &str) -> Duration {
+        self.default_of(queue).and_then(|its| its.timeout).unwrap_or(self.timeout)
+    }
+
+    fn default_of(&self, queue: &str) -> Option<&Defaults> {
+        self.default.iter().find(|its| its.queue == queue)
+    }
+
     /// The files of a connection to Redis by TLS.
     pub(crate) fn tls(&self) -> ClientFiles<'_> {
         ClientFiles { ca: self.ca.as_deref(), shown: self.certificate.as_deref().zip(self.key.as_deref()) }
@@ -171,6 +211,7 @@ impl Default for Config {
             keep_results: Duration::ZERO,
             durability: Durability::Synced,
             sync_interval: Duration::from_millis(100),
+            default: Vec::new(),
             recurring: Vec::new(),
             limit: Vec::new(),
         }

@@ -43,7 +43,7 @@ use tokio::time::timeout;
 pub use self::attempt::{Most, Update};
 pub use self::change::Refused;
 use self::change::{Change, Outcome};
-pub use self::config::{Config, Durability, Missed, Recurring};
+pub use self::config::{Config, Defaults, Durability, Missed, Recurring};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
 pub use self::full::Bound;

@@ -56,6 +56,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.register.tls = config.register.tls.clone();
     expected.register.signing_key = Some("/etc/roster/register.key".into());
     expected.thrift.threads = config.thrift.threads;
+    expected.queue.default = config.queue.default.clone();
     expected.queue.limit = config.queue.limit.clone();
     expected.queue.path = Some("/var/lib/roster/queue".into());
     expected.queue.recurring = config.queue.recurring.clone();

@@ -154,6 +154,32 @@ roster.toml:4: queue.password_file: is of no use without `queue.backend`"
 }
 
 #[test]
+fn the_defaults_of_a_queue_are_bounded_and_in_one_table() {
+    let defaults = "\
+[queue]
+path = 'queue'
+[[queue.default]]
+retries = 3
+[[queue.default]]
+queue = 'mail'
+retries = 1001
+[[queue.default]]
+queue = 'img'
+timeout = '0s'
+[[queue.default]]
+queue = 'mail'
+";
+    assert_eq!(
+        diagnostics(defaults, &[], &[]),
+        "\
+roster.toml:3: queue.default.0.queue: is required, there is no default
+roster.toml:7: queue.default.1.retries: is more than anybody can need: at most 1000
+roster.toml:10: queue.default.2.timeout: 0 leaves nothing to work with; leave the key out for its default
+roster.toml:12: queue.default.3.queue: has such a table already: make them one"
+    );
+}
+
+#[test]
 fn a_limit_of_nothing_is_refused_as_is_a_second_one() {
     let limits = "\
 [queue]

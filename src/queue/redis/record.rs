@@ -66,7 +66,7 @@ impl Record {
     }
 
     pub(super) fn timeout_ms(&self, config: &Config) -> u64 {
-        self.extras.timeout_ms.unwrap_or_else(|| millis(config.timeout))
+        self.extras.timeout_ms.unwrap_or_else(|| millis(config.timeout(&self.queue)))
     }
 
     pub(super) fn unique(&self) -> Option<&Unique> {
@@ -158,7 +158,7 @@ impl Record {
     }
 
     fn retries(&self, config: &Config) -> u32 {
-        self.extras.retries.unwrap_or(config.retries as u32)
+        self.extras.retries.unwrap_or_else(|| config.retries(&self.queue))
     }
 
     fn rests(&self, extras: Extras, delay: Duration, now: u64) -> Next {

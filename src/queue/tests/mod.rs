@@ -262,6 +262,23 @@ fn what_a_worker_had_that_is_gone_is_anothers_at_once() {
 }
 
 #[test]
+fn a_queue_has_defaults_of_its_own_and_a_job_has_the_last_word() {
+    let timeout = Some(Duration::from_secs(300));
+    let default = vec![Defaults { queue: "mail".into(), retries: Some(0), timeout }];
+    let mut queue = Fixture::new(Config { default, ..Config::default() });
+    for (new, retries, timeout) in [
+        (job("mail", "a"), 0, 300),
+        (job("img", "b"), 25, 60),
+        (NewJob { retries: Some(2), timeout: Some(Duration::from_secs(7)), ..job("mail", "c") }, 2, 7),
+    ] {
+        let name = new.queue.clone();
+        queue.enqueue(new);
+        let taken = queue.take(&name).expect("it waits");
+        assert_eq!((taken.retries, taken.timeout.as_secs()), (retries, timeout), "{name}");
+    }
+}
+
+#[test]
 fn failures_are_tried_again_later_each_time_and_then_dead_until_somebody_retries() {
     let mut queue = Fixture::new(Config::default());
     let id = queue.enqueue(NewJob { retries: Some(2), ..job("mail", "a") });
