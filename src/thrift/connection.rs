@@ -167,6 +167,7 @@ impl Connection {
         let (request_timeout, idle_timeout) = (self.shared.config.request_timeout, self.shared.config.idle_timeout);
         self.begins_within(self.shared.config.first_byte_timeout).await?;
         let mut deadline = Instant::now() + request_timeout;
+        let mut has_answered = false;
         loop {
             self.peer.let_others_work().await;
             self.peer.identity.refresh(|| self.stream.groups());
@@ -174,11 +175,20 @@ impl Connection {
             self.send().await?;
             match progress {
                 Progress::Incomplete => {
+                    // Whoever must go has its answers: what was not read yet had not arrived.
+                    if std::mem::take(&mut has_answered) {
+                        self.goes_on()?;
+                    }
                     timeout_at(deadline, self.receive()).await.map_err(|_| End::TimedOut)??;
                     continue;
                 }
-                Progress::Idle => self.begins_within(idle_timeout).await?,
-                // Otherwise whoever must go has its answer to all that arrived.
+                Progress::Idle => {
+                    self.begins_within(idle_timeout).await?;
+                    has_answered = false;
+                    deadline = Instant::now() + request_timeout;
+                    continue;
+                }
+                // Otherwise whoever must go has its answer to all that was read.
                 Progress::More if self.stop.is_requested() => self.goes_on()?,
                 Progress::More => {}
                 Progress::Waits(pending) => {
@@ -190,6 +200,7 @@ impl Connection {
                     return Err(end);
                 }
             }
+            has_answered = true;
             deadline = Instant::now() + request_timeout;
         }
     }
@@ -468,11 +479,61 @@ async fn read_unless_gone(stream: &mut Stream, into: &mut Vec<u8>, may_read: boo
 
 #[cfg(test)]
 mod tests {
-    use bytesize::ByteSize;
+    use std::pin::pin;
 
-    use super::super::Config;
+    use bytesize::ByteSize;
+    use futures::FutureExt;
+    use tokio::net::UnixStream;
+
     use super::super::accounts::Accounts;
+    use super::super::admission::Admission;
+    use super::super::api::Api;
+    use super::super::codec::Codec;
+    use super::super::{Config, ZkData};
     use super::*;
+    use crate::access::{Access, Policy};
+    use crate::metrics::Metrics;
+    use crate::store::Store;
+    use crate::task::Tasks;
+
+    fn shared(config: Config) -> Arc<Shared> {
+        let (metrics, accounts) = (Arc::<Metrics>::default(), Accounts::new(&config));
+        let store = Store::new(&Default::default(), Vec::new(), metrics.clone());
+        Arc::new(Shared {
+            api: Api::new(&config, &ZkData::default(), store, accounts.clone(), metrics.clone()),
+            access: Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named")),
+            codec: Codec::new(&config, metrics.clone()),
+            admission: Admission::new(&config, metrics.clone()),
+            accounts,
+            config,
+            metrics,
+            process: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn who_must_go_has_answers_to_what_was_read_and_is_read_no_more() {
+        // No read of a power of two ends at a request's end.
+        const REQUEST: &[u8] = b"\x80\x01\x00\x01\x00\x00\x00\x06nosuch\x00\x00\x00\x01\x00";
+        const REPLY: &[u8] = b"\x80\x01\x00\x03\x00\x00\x00\x06nosuch";
+        let shared = shared(Config { max_connections_per_user: 1, ..Config::default() });
+        let peer = Peer::of(&shared.api, None);
+        let admit = || shared.admission.admit(peer.account.clone(), false).expect("a slot");
+        let (mut client, served) = UnixStream::pair().expect("two sockets");
+        let stop = Tasks::new().0.stop_signal();
+        let mut serving = pin!(serve(Stream::Unix(served), admit(), peer.clone(), shared.clone(), stop));
+        assert!(serving.as_mut().now_or_never().is_none(), "it is idle");
+        client.write_all(&REQUEST.repeat(100)).await.expect("written");
+        // Until the runtime has seen that there is something to read.
+        sleep(Duration::from_millis(50)).await;
+        let _newcomer = admit();
+        serving.await;
+        let mut replies = Vec::new();
+        // What was not read of it makes it an error.
+        let _ = client.read_to_end(&mut replies).await;
+        let answered = replies.windows(REPLY.len()).filter(|part| *part == REPLY).count();
+        assert!((1..100).contains(&answered), "{answered}");
+    }
 
     #[test]
     fn a_buffer_whose_user_has_no_room_stays_as_large_as_it_was() {
