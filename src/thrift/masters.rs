@@ -1,6 +1,8 @@
 //! Masters: which are known, and which offer which service.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use semver::Version;
 
@@ -11,7 +13,7 @@ use super::{Peer, convert, request};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
-use crate::resolve::is_callable;
+use crate::resolve::{Query, is_callable};
 use crate::store::{Directory, Instances, MasterEntry};
 
 /// The prefix of a cursor within the services on offer,
@@ -30,37 +32,36 @@ const MAX_METADATA: usize = 8;
 const COMPARED: usize = 512;
 
 impl Api {
-    /// Over several turns, if many masters are skipped that the client may not see.
+    /// Over several turns, if many masters are skipped that the client may not see; on another thread, if metadata are
+    /// compared.
     pub(super) async fn masters(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::MastersReply> {
         peer.identity.may_see_any().map_err(denied)?;
         check_metadata(filter.metadata.as_ref())?;
         self.ensure_room_for_page(peer)?;
-        let limit = page_size(filter.limit)?;
+        let mut page =
+            MastersPage { limit: page_size(filter.limit)?, max_bytes: self.page_bytes(), ..Default::default() };
         let (snapshot, freshness) = self.fresh(Subject::Masters, filter.max_age_ms)?;
-        let after = filter.cursor.as_deref().unwrap_or("");
-        let (mut masters, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
-        let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
-        let mut seen = 0;
-        for (id, entry) in later {
-            // A cursor must not be the id of a hidden one: so no page ends at it.
-            if !is_visible(entry, peer.identity.grant()) {
-                peer.let_others_work().await;
-                continue;
-            }
-            let grant = peer.identity.grant();
-            let (passes, size) = (may_pass(entry, grant, filter), size(entry, grant));
-            let is_full = passes && (masters.len() == limit || bytes + size > self.page_bytes());
-            if seen >= MAX_SEEN || (is_full && !masters.is_empty()) {
-                cursor = last;
-                break;
-            }
-            seen += cost(|| size, filter);
-            last = Some(id.to_string());
-            if passes {
-                bytes += size;
-                masters.push(convert::master(entry, grant));
+        if filter.metadata.is_some() {
+            let (filter, identity) = (filter.clone(), peer.identity.clone());
+            let find = move || {
+                let grant = identity.grant();
+                let mut visible = later(snapshot.directory(), &filter).filter(|(_, entry)| is_visible(entry, grant));
+                let _ = visible.try_for_each(|(id, entry)| page.add(id, entry, grant, &filter));
+                page
+            };
+            // The services of one master may take long by themselves.
+            page = peer.account.memory.work(usize::MAX, find).await;
+        } else {
+            for (id, entry) in later(snapshot.directory(), filter) {
+                // A cursor must not be the id of a hidden one: so no page ends at it.
+                if !is_visible(entry, peer.identity.grant()) {
+                    peer.let_others_work().await;
+                } else if page.add(id, entry, peer.identity.grant(), filter).is_break() {
+                    break;
+                }
             }
         }
+        let MastersPage { masters, cursor, .. } = page;
         Ok(idl::MastersReply { masters, cursor, freshness: freshness.into() })
     }
 
@@ -117,41 +118,27 @@ impl Api {
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
 
-    pub(super) fn instances(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::InstancesReply> {
+    /// On another thread, if many metadata are compared.
+    pub(super) async fn instances(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::InstancesReply> {
         let service = filter.service_name.as_deref();
         let service = service.ok_or_else(|| invalid("serviceName", "there must be one"))?;
         peer.identity.may_see(service).map_err(denied)?;
         let query = request::instances(filter)?;
         self.ensure_room_for_page(peer)?;
         let limit = page_size(filter.limit)?;
-        let after = filter.cursor.as_deref().map(after).transpose()?;
+        let after = filter.cursor.as_deref().map(after).transpose()?.map(|(version, id)| (version, id.to_owned()));
         let (snapshot, freshness) = self.fresh(Subject::Instances, filter.max_age_ms)?;
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             ensure_known(snapshot.behind_instances())?;
             return Err(not_found(EntityKind::SERVICE, service, self.why_unknown(directory, service), freshness));
         }
-        let after = after.as_ref().map(|(version, id)| (version, *id));
-        let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
-        let mut seen = 0;
-        for (id, instance) in directory.instances_after(service, after) {
-            let at = format!("{} {id}", instance.version);
-            let is_full = instances.len() >= limit || bytes > self.page_bytes() || seen >= MAX_SEEN;
-            // A master may offer a version more than once: all on one page.
-            if is_full && last.as_ref().is_some_and(|last| *last != at) {
-                cursor = last;
-                break;
-            }
-            last = Some(at);
-            seen += cost(|| instance.packed_bytes(), filter) + usize::from(query.version.is_some());
-            let is_only_known = filter.callable == Some(true) && !is_callable(directory, instance);
-            if !is_only_known && query.is_met_by(instance) {
-                let outstanding = directory.master(id).map_or(0, |entry| entry.outstanding());
-                let instance = convert::instance(instance, outstanding, peer.identity.grant());
-                bytes += convert::instance_size(&instance);
-                instances.push(instance);
-            }
-        }
+        // Otherwise a page ends before it takes long.
+        let cost = if query.metadata.is_empty() { 0 } else { query.cost_of(directory, service) };
+        let page = InstancesPage { filter: filter.clone(), query, after, limit, max_bytes: self.page_bytes() };
+        let (searched, name, identity) = (snapshot.clone(), service.to_owned(), peer.identity.clone());
+        let find = move || page.find(searched.directory(), &name, identity.grant());
+        let (instances, cursor) = peer.account.memory.work(cost, find).await;
         // A source that is not known yet may have some.
         if instances.is_empty() && filter.cursor.is_none() {
             ensure_known(snapshot.behind_instances())?;
@@ -177,6 +164,83 @@ impl Api {
         Ok(idl::StatsReply {
             methods: methods.map(|((service, name), method)| stats(service, name, &method)).collect(),
         })
+    }
+}
+
+/// A page of masters, as far as it was filled.
+#[derive(Default)]
+struct MastersPage {
+    limit: usize,
+    max_bytes: usize,
+    masters: Vec<idl::Master>,
+    bytes: usize,
+    seen: usize,
+    last: Option<String>,
+    cursor: Option<String>,
+}
+
+impl MastersPage {
+    /// Adds the next master that the client sees, if it passes, until the page ends.
+    fn add(&mut self, id: &str, entry: &MasterEntry, grant: &Grant, filter: &ServiceQuery) -> ControlFlow<()> {
+        let (passes, size) = (may_pass(entry, grant, filter), size(entry, grant));
+        let is_full = passes && (self.masters.len() == self.limit || self.bytes + size > self.max_bytes);
+        if self.seen >= MAX_SEEN || (is_full && !self.masters.is_empty()) {
+            self.cursor = self.last.take();
+            return ControlFlow::Break(());
+        }
+        self.seen += cost(|| size, filter);
+        self.last = Some(id.to_owned());
+        if passes {
+            self.bytes += size;
+            self.masters.push(convert::master(entry, grant));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The masters after those of the pages before.
+fn later<'d>(
+    directory: &'d Directory,
+    filter: &'d ServiceQuery,
+) -> impl Iterator<Item = (&'d Arc<str>, &'d MasterEntry)> {
+    let after = filter.cursor.as_deref().unwrap_or("");
+    let later = directory.masters(after).filter(move |(id, _)| id.as_ref() > after);
+    later.map(|(id, entry)| (id, &**entry))
+}
+
+/// Which instances a page is to have, and how much it may hold.
+struct InstancesPage {
+    filter: ServiceQuery,
+    query: Query,
+    after: Option<(Version, String)>,
+    limit: usize,
+    max_bytes: usize,
+}
+
+impl InstancesPage {
+    /// The instances, and the cursor if there are more.
+    fn find(&self, directory: &Directory, service: &str, grant: &Grant) -> (Vec<idl::Instance>, Option<String>) {
+        let Self { filter, query, .. } = self;
+        let after = self.after.as_ref().map(|(version, id)| (version, id.as_str()));
+        let (mut instances, mut bytes, mut seen, mut last) = (Vec::new(), 0, 0, None);
+        for (id, instance) in directory.instances_after(service, after) {
+            let at = format!("{} {id}", instance.version);
+            let is_full = instances.len() >= self.limit || bytes > self.max_bytes || seen >= MAX_SEEN;
+            // A master may offer a version more than once: all on one page.
+            if is_full && last.as_ref().is_some_and(|last| *last != at) {
+                return (instances, last);
+            }
+            last = Some(at);
+            seen += cost(|| instance.packed_bytes(), filter) + usize::from(query.version.is_some());
+            let is_only_known = filter.callable == Some(true) && !is_callable(directory, instance);
+            if !is_only_known && query.is_met_by(instance) {
+                let outstanding = directory.master(id).map_or(0, |entry| entry.outstanding());
+                let instance = convert::instance(instance, outstanding, grant);
+                bytes += convert::instance_size(&instance);
+                instances.push(instance);
+            }
+        }
+        (instances, None)
     }
 }
 

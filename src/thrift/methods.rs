@@ -55,7 +55,12 @@ pub(super) static METHODS: [Method; 50] = [
             reply.map_or_else(|| Ok(Step::Waits(Wait::Services(query).into())), |reply| reply.map(Step::Done))
         })
     }),
-    Method::new("instances", |it| it.reply(|api, peer, query| api.instances(peer, &query))),
+    Method::new("instances", |it| {
+        it.reply_or_wait(|api, peer, query| {
+            let reply = api.instances(peer, &query).now_or_never();
+            reply.map_or_else(|| Ok(Step::Waits(Wait::Instances(query).into())), |reply| reply.map(Step::Done))
+        })
+    }),
     Method::new("resolve", |it| {
         it.reply_or_wait(|api, peer, request: ResolveRequest| {
             let reply = api.resolve(peer, request.clone()).now_or_never();

@@ -8,10 +8,10 @@ use super::api::{Api, Children, NAME_OVERHEAD, Subtree, overloaded};
 use super::dispatch::ReplyTo;
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, DrainReply, ExplainReply, ExplainRequest,
-    GuardControl, GuardControlReply, HistoryQuery, HistoryReply, MastersReply, MastersWatchReply, MessagesReply,
-    Overloaded, ResolveManyReply, ResolveManyRequest, ResolveReply, ResolveRequest, SendValuesRequest, SentValuesReply,
-    Service, ServiceQuery, ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer, WorkerCommandReply,
-    WorkerControlReply, WorkersQuery, WorkersReply, WorkersWatchReply,
+    GuardControl, GuardControlReply, HistoryQuery, HistoryReply, InstancesReply, MastersReply, MastersWatchReply,
+    MessagesReply, Overloaded, ResolveManyReply, ResolveManyRequest, ResolveReply, ResolveRequest, SendValuesRequest,
+    SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply, WatchReply, Worker, WorkerAnswer,
+    WorkerCommandReply, WorkerControlReply, WorkersQuery, WorkersReply, WorkersWatchReply,
 };
 use super::messages::MessageWatch;
 use super::queue::{QueueReply, QueueRequest};
@@ -42,6 +42,8 @@ pub(super) enum Wait {
     Masters(ServiceQuery),
     /// Comparing the metadata of all masters.
     Services(ServiceQuery),
+    /// Comparing the metadata of very many.
+    Instances(ServiceQuery),
     /// Searching very many instances.
     Resolve(ResolveRequest),
     /// Resolving each.
@@ -92,6 +94,7 @@ pub(super) enum Awaited {
     Subtree(thrift::Result<SubtreeReply>),
     Masters(thrift::Result<MastersReply>),
     Services(thrift::Result<ServicesReply>),
+    Instances(thrift::Result<InstancesReply>),
     Resolve(thrift::Result<Box<ResolveReply>>),
     ResolveMany(thrift::Result<ResolveManyReply>),
     History(thrift::Result<HistoryReply>),
@@ -137,6 +140,7 @@ impl Wait {
             Wait::Subtree(_) => Awaited::Subtree(Err(why)),
             Wait::Masters(_) => Awaited::Masters(Err(why)),
             Wait::Services(_) => Awaited::Services(Err(why)),
+            Wait::Instances(_) => Awaited::Instances(Err(why)),
             Wait::Resolve(_) => Awaited::Resolve(Err(why)),
             Wait::ResolveMany(_) => Awaited::ResolveMany(Err(why)),
             Wait::History(_) => Awaited::History(Err(why)),
@@ -197,6 +201,7 @@ impl Wait {
             Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
+            Wait::Instances(_) => 0,
             Wait::Resolve(_) | Wait::ResolveMany(_) | Wait::History(_) | Wait::Explain(_) => 0,
             Wait::ControlWorkers(_) | Wait::AddWorker(_) | Wait::RemoveWorker(_) => 0,
             Wait::WorkersWithUsage(_) | Wait::WatchWorkers(_) => 0,
@@ -228,6 +233,7 @@ impl Wait {
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(api.searched_subtree(peer, &subtree)).await),
             Wait::Masters(filter) => Awaited::Masters(open.beside(api.masters(peer, &filter)).await),
             Wait::Services(filter) => Awaited::Services(open.beside(api.services(peer, &filter)).await),
+            Wait::Instances(filter) => Awaited::Instances(open.beside(api.instances(peer, &filter)).await),
             Wait::Resolve(request) => Awaited::Resolve(open.beside(api.resolve(peer, request)).await.map(Box::new)),
             Wait::ResolveMany(request) => Awaited::ResolveMany(open.beside(api.resolve_many(peer, &request)).await),
             Wait::History(query) => Awaited::History(open.beside(api.history(peer, &query)).await),
@@ -290,6 +296,7 @@ impl Awaited {
             Awaited::Subtree(subtree) => reply.write(subtree),
             Awaited::Masters(masters) => reply.write(masters),
             Awaited::Services(services) => reply.write(services),
+            Awaited::Instances(instances) => reply.write(instances),
             Awaited::Resolve(found) => reply.write(found.map(|found| *found)),
             Awaited::ResolveMany(outcomes) => reply.write(outcomes),
             Awaited::History(entries) => reply.write(entries),
@@ -320,6 +327,7 @@ impl Awaited {
             Awaited::Subtree(_) => Awaited::Subtree(Err(overloaded())),
             Awaited::Masters(_) => Awaited::Masters(Err(overloaded())),
             Awaited::Services(_) => Awaited::Services(Err(overloaded())),
+            Awaited::Instances(_) => Awaited::Instances(Err(overloaded())),
             Awaited::Resolve(_) => Awaited::Resolve(Err(overloaded())),
             Awaited::ResolveMany(_) => Awaited::ResolveMany(Err(overloaded())),
             Awaited::History(_) => Awaited::History(Err(overloaded())),
@@ -349,6 +357,7 @@ impl Awaited {
                 let versions = |masters: &BTreeMap<String, i32>| masters.len() * CHANGE_OVERHEAD;
                 reply.services.iter().map(|it| it.name.len() + CHANGE_OVERHEAD + versions(&it.masters)).sum()
             }
+            Awaited::Instances(Ok(reply)) => reply.instances.iter().map(convert::instance_size).sum(),
             Awaited::Resolve(Ok(reply)) => convert::instance_size(&reply.instance),
             Awaited::ResolveMany(Ok(reply)) => {
                 let instances = reply.outcomes.iter().filter_map(|outcome| outcome.instance.as_ref());

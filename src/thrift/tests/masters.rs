@@ -5,6 +5,7 @@ use std::pin::pin;
 
 use bytesize::ByteSize;
 use futures::FutureExt;
+use tokio::runtime::{Builder, Handle};
 
 use super::*;
 use crate::access::{Access, Client, Identity, Policy};
@@ -47,7 +48,7 @@ fn masters_come_in_pages_and_by_what_they_offer() {
     let master = |id: &str| house.api.master(&house.peer, &MasterRequest::new(id.to_owned(), None));
     let absence = exception::<NotFound>(&master("x").expect_err("nobody"));
     assert_eq!((absence.kind, absence.name.as_str()), (EntityKind::MASTER, "x"));
-    let absence = house.api.instances(&house.peer, &filter(Some("x"), &[])).expect_err("nobody");
+    let absence = by_turns(house.api.instances(&house.peer, &filter(Some("x"), &[]))).expect_err("nobody");
     assert_eq!(exception::<NotFound>(&absence).kind, EntityKind::SERVICE);
     let master = master("b").expect("a master").master;
     assert_eq!((master.routes, master.connected_at, master.services.len()), (1, 7, 2));
@@ -159,7 +160,8 @@ fn no_answer_depends_on_what_the_client_may_not_know_of() {
     }
     let instances = [&whole, &seen].map(|house| {
         let revision = house.api.store.snapshot().revision() as i64;
-        let mut found = house.api.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances").instances;
+        let mut found =
+            by_turns(house.api.instances(&house.peer, &filter(Some("mail"), &[]))).expect("instances").instances;
         // Each store begins with its own revision.
         found.iter_mut().flat_map(|it| &mut it.provenance).for_each(|it| it.since_revision -= revision);
         found
@@ -193,16 +195,35 @@ fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     assert!(house.api.masters(&house.peer, &all).now_or_never().is_none(), "others may work");
 }
 
+#[tokio::test]
+async fn large_metadata_of_masters_and_instances_are_compared_on_another_thread() {
+    let (house, way) = (House::new(1, &Config::default()), Way::new(Manner::Silent));
+    let join = |number: u32| {
+        let metadata = Value::Map(vec![("x".into(), Value::Array(vec![0.into(); 7_900]))]).into();
+        let services = vec![Service { name: "mail".to_owned(), metadata }];
+        let master = Master { id: number.to_string(), peer_address: "here:1".into(), connected_at: 7, services };
+        Change::Join(Arc::new(master), way.clone())
+    };
+    house.feeds[0].publish_whole((0..100).map(join).collect());
+    let wanted = filter(Some("mail"), &[("x", "1")]);
+    let mut masters = pin!(house.api.masters(&house.peer, &wanted));
+    assert!(masters.as_mut().now_or_never().is_none(), "not by the thread that was asked");
+    assert_eq!(masters.await.expect("masters").masters.len(), 0);
+    let mut instances = pin!(house.api.instances(&house.peer, &wanted));
+    assert!(instances.as_mut().now_or_never().is_none(), "not by the thread that was asked");
+    assert_eq!(instances.await.expect("instances").instances.len(), 0);
+}
+
 #[test]
 fn instances_come_newest_first() {
     let house = house();
-    let reply = house.api.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances");
+    let reply = by_turns(house.api.instances(&house.peer, &filter(Some("mail"), &[]))).expect("instances");
     let told: Vec<_> =
         reply.instances.iter().map(|it| (it.master_id.as_deref().unwrap_or_default(), it.version.as_str())).collect();
     assert_eq!(told, [("b", "2.0.0"), ("a", "1.0.0"), ("b", "1.0.0")]);
-    let unknown = house.api.instances(&house.peer, &filter(Some("nothing"), &[])).expect_err("unknown");
+    let unknown = by_turns(house.api.instances(&house.peer, &filter(Some("nothing"), &[]))).expect_err("unknown");
     assert_eq!(exception::<NotFound>(&unknown).name, "nothing");
-    assert!(house.api.instances(&house.peer, &filter(None, &[])).is_err(), "of which service?");
+    assert!(by_turns(house.api.instances(&house.peer, &filter(None, &[]))).is_err(), "of which service?");
 }
 
 #[test]
@@ -210,7 +231,7 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
     let house = house();
     let page = |cursor: Option<String>, metadata: &[(&str, &str)]| {
         let filter = ServiceQuery { limit: Some(1), cursor, ..filter(Some("mail"), metadata) };
-        let reply = house.api.instances(&house.peer, &filter).expect("instances");
+        let reply = by_turns(house.api.instances(&house.peer, &filter)).expect("instances");
         let told = reply
             .instances
             .iter()
@@ -227,7 +248,7 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
     assert_eq!(all(&[]), ["b@2.0.0", "a@1.0.0", "b@1.0.0"]);
     assert_eq!(all(&[("zone", "a")]).concat(), "a@1.0.0");
     let cursor = Some("nonsense".into());
-    assert!(house.api.instances(&house.peer, &ServiceQuery { cursor, ..filter(Some("mail"), &[]) }).is_err());
+    assert!(by_turns(house.api.instances(&house.peer, &ServiceQuery { cursor, ..filter(Some("mail"), &[]) })).is_err());
 
     let config = Config { max_reply: ByteSize::kib(64), ..Config::default() };
     let house = House::new(1, &config);
@@ -238,7 +259,7 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
         Change::Join(Arc::new(Master { id, peer_address, connected_at: 7, services }), Way::new(Manner::Silent))
     };
     house.feeds[0].publish_whole((0..20).map(master).collect());
-    let reply = house.api.instances(&house.peer, &filter(Some("fat"), &[])).expect("instances");
+    let reply = by_turns(house.api.instances(&house.peer, &filter(Some("fat"), &[]))).expect("instances");
     assert!(reply.cursor.is_some() && reply.instances.len() == 3, "{}", reply.instances.len());
 }
 
@@ -320,6 +341,9 @@ async fn a_watch_tells_what_became_of_masters() {
 }
 
 pub(super) fn by_turns<T>(work: impl Future<Output = T>) -> T {
+    if Handle::try_current().is_err() {
+        return Builder::new_current_thread().build().expect("a runtime").block_on(work);
+    }
     let mut work = pin!(work);
     loop {
         if let Some(done) = work.as_mut().now_or_never() {

@@ -243,7 +243,7 @@ async fn no_read_is_answered_from_data_older_than_it_allows() {
             api.masters(&peer, &query()).await.map(drop),
             api.master(&peer, &MasterRequest::new("m".to_owned(), max_age_ms)).map(drop),
             api.services(&peer, &query()).await.map(drop),
-            api.instances(&peer, &query()).map(drop),
+            api.instances(&peer, &query()).await.map(drop),
             api.master_changes(&peer, masters, &stop).await.map(drop),
         ];
         for read in reads {

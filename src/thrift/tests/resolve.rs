@@ -87,7 +87,7 @@ fn of_a_service_whose_nodes_are_all_left_out_nobody_says_that_it_was_never_offer
     house.feeds[0].publish(vec![put("/s/new/a", "no port either"), put("/s/odd/a", "no port")]);
     let message = |service: &str| {
         let query = ServiceQuery { service_name: Some(service.into()), ..ServiceQuery::default() };
-        let listed = house.api.instances(&house.peer, &query).expect_err("none");
+        let listed = by_turns(house.api.instances(&house.peer, &query)).expect_err("none");
         let NoInstance { message, .. } = exception(&house.resolve(ResolveRequest::of(service)).expect_err("none"));
         (exception::<NotFound>(&listed).message, message)
     };
@@ -160,7 +160,7 @@ fn instances_are_listed_by_version_group_zone_and_whether_they_can_be_called() {
     let listed = |change: fn(&mut ServiceQuery)| {
         let mut query = ServiceQuery { service_name: Some("mail".into()), ..ServiceQuery::default() };
         change(&mut query);
-        let instances = house.api.instances(&house.peer, &query).expect("instances").instances;
+        let instances = by_turns(house.api.instances(&house.peer, &query)).expect("instances").instances;
         instances.into_iter().map(|it| it.master_id.expect("a master")).collect::<String>()
     };
     assert_eq!(listed(|_| {}), "bcda");
@@ -193,11 +193,11 @@ fn what_one_source_registers_is_told_while_nothing_is_known_of_another() {
     let reply = house.resolve(ResolveRequest::of("web")).expect("one");
     assert!(!reply.freshness.complete, "masters may offer it too");
     let of = |name: &str| ServiceQuery { service_name: Some(name.into()), ..ServiceQuery::default() };
-    assert_eq!(house.api.instances(&house.peer, &of("web")).expect("instances").instances.len(), 1);
+    assert_eq!(by_turns(house.api.instances(&house.peer, &of("web"))).expect("instances").instances.len(), 1);
     let services = |query: ServiceQuery| by_turns(house.api.services(&house.peer, &query));
     assert_eq!(services(ServiceQuery::default()).expect("services").services.len(), 2);
     exception::<NotReady>(&house.resolve(ResolveRequest::of("mail")).expect_err("not known yet"));
-    exception::<NotReady>(&house.api.instances(&house.peer, &of("mail")).expect_err("not known yet"));
+    exception::<NotReady>(&by_turns(house.api.instances(&house.peer, &of("mail"))).expect_err("not known yet"));
     exception::<NotReady>(&services(of("mail")).expect_err("not known yet"));
     let many = |names: &[&str]| {
         let requests = names.iter().map(|name| ResolveRequest::of(*name)).collect();
@@ -216,7 +216,7 @@ fn an_empty_list_is_an_answer_once_all_that_may_have_instances_is_known() {
     house.feeds[1].publish_whole(vec![join("m", &["mail"], &way)]);
     let of = |name: Option<&str>| ServiceQuery { service_name: name.map(Into::into), ..ServiceQuery::default() };
     let services = || by_turns(house.api.services(&house.peer, &of(None)));
-    let instances = || house.api.instances(&house.peer, &of(Some("mail")));
+    let instances = || by_turns(house.api.instances(&house.peer, &of(Some("mail"))));
     assert_eq!((services().expect("one").services.len(), instances().expect("one").instances.len()), (1, 1));
     house.feeds[1].publish(vec![Change::Leave("m".into())]);
     exception::<NotReady>(&instances().expect_err("nodes may register some"));
@@ -236,7 +236,7 @@ fn what_there_was_before_the_start_is_not_called_unknown() {
     let mut house = house();
     let message = |house: &House| {
         let query = ServiceQuery { service_name: Some("old".into()), ..ServiceQuery::default() };
-        let listed = house.api.instances(&house.peer, &query).expect_err("none");
+        let listed = by_turns(house.api.instances(&house.peer, &query)).expect_err("none");
         let NoInstance { message, .. } = exception(&house.resolve(ResolveRequest::of("old")).expect_err("none"));
         (exception::<NotFound>(&listed).message, message)
     };
@@ -301,7 +301,7 @@ fn where_a_node_lies_is_told_only_to_who_reads_it() {
         let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
         house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
         let of = ServiceQuery { service_name: Some("web".into()), ..ServiceQuery::default() };
-        let listed = house.api.instances(&house.peer, &of).expect("instances").instances;
+        let listed = by_turns(house.api.instances(&house.peer, &of)).expect("instances").instances;
         let found = house.resolve(ResolveRequest::of("web")).expect("one").instance;
         assert_eq!(listed[0].provenance, found.provenance);
         found.provenance[0].path.clone()
@@ -378,7 +378,7 @@ async fn whatever_is_asked_of_very_many_keeps_the_thread_of_others_from_nothing(
     assert!(counts.len() < 10_000 && counts.contains_key("9999.0.0") && !counts.contains_key("0.0.0"));
     let mut listed = 0;
     loop {
-        let reply = house.api.instances(&house.peer, &query).expect("instances");
+        let reply = by_turns(house.api.instances(&house.peer, &query)).expect("instances");
         listed += reply.instances.len();
         query.cursor = reply.cursor;
         if query.cursor.is_none() {
