@@ -103,7 +103,7 @@ impl Caller {
         memory: &Share,
         until: Instant,
     ) -> Result<Vec<Arc<MasterEntry>>, Failure> {
-        self.when_back(request, until, || self.search(request, &request.query, memory, all)).await
+        self.when_back(request, until, || self.search(request, &request.query, memory, until, all)).await
     }
 
     fn begin<'a>(&'a self, request: &'a Request, rights: &Arc<Rights>) -> Result<InFlightCall<'a>, Failure> {
@@ -133,12 +133,12 @@ impl Caller {
         loop {
             let entry = match &failure {
                 None => {
-                    let find = || self.search(request, &query, bounds.memory, choose);
+                    let find = || self.search(request, &query, bounds.memory, bounds.until, choose);
                     self.when_back(request, bounds.until, find).await?
                 }
                 // Why the last attempt failed says more than that there is no other master.
                 Some(failure) => {
-                    let other = self.search(request, &query, bounds.memory, choose).await;
+                    let other = self.search(request, &query, bounds.memory, bounds.until, choose).await;
                     other.map_err(|_| failure.clone())?
                 }
             };
@@ -200,21 +200,29 @@ impl Caller {
             .any(|(feed, progress)| feed.is_returning(progress.settling) && (was_known || !progress.whole))
     }
 
-    /// Finds masters in the newest snapshot, on another thread where that takes long.
+    /// Finds masters in the newest snapshot; on another thread where that takes long, if its turn comes in time.
     async fn search<T: Send + 'static>(
         &self,
         request: &Request,
         query: &Query,
         memory: &Share,
+        until: Instant,
         find: fn(&Directory, &str, &Query) -> Result<T, NoMaster>,
     ) -> Result<T, Failure> {
         let snapshot = self.store.snapshot();
         let cost = query.cost_of(snapshot.directory(), &request.service);
-        let found = if is_heavy(cost) {
-            let (searched, service, query) = (snapshot.clone(), request.service.clone(), query.clone());
-            memory.work(cost, move || find(searched.directory(), &service, &query)).await
+        let (found, snapshot) = if is_heavy(cost) {
+            // Whoever waits keeps no snapshot alive, and misses no master that joins meanwhile.
+            drop(snapshot);
+            let (store, service, query) = (self.store.clone(), request.service.clone(), query.clone());
+            let find = move || {
+                let snapshot = store.snapshot();
+                (find(snapshot.directory(), &service, &query), snapshot)
+            };
+            let found = timeout_at(until, memory.work(cost, find)).await;
+            found.map_err(|_| Failure::unsent(request, "there was no time left to look for a master".into()))?
         } else {
-            find(snapshot.directory(), &request.service, query)
+            (find(snapshot.directory(), &request.service, query), snapshot)
         };
         found.map_err(|none| nobody(&snapshot, request, none.to_string()))
     }

@@ -343,6 +343,30 @@ async fn masters_with_large_metadata_are_searched_on_another_thread() {
 }
 
 #[tokio::test]
+async fn a_call_waits_no_longer_than_its_time_to_look_for_a_master() {
+    let (house, way) = (House::new(1, &Config::default()), Way::new(Manner::Echoes));
+    let ids: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    house.feeds[0].publish_whole(ids.iter().map(|id| join(id, &["mail"], &way)).collect());
+    let request = house.request("send", |call| {
+        (call.metadata, call.timeout_ms) = (Some([("zone".to_owned(), "7".to_owned())].into()), Some(100));
+    });
+    let memory = house.peer.account.memory.clone();
+    // What the user has done before, which lasts until it may end.
+    let (may_end, end) = std::sync::mpsc::channel::<()>();
+    let before = tokio::spawn(async move { memory.work(usize::MAX, move || drop(end.recv())).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for called in [
+        house.api.call(&house.peer, &request).await.map(drop),
+        house.api.call_all(&house.peer, &request).await.map(drop),
+    ] {
+        assert!(exception::<NoMaster>(&called.expect_err("it is too late")).message.contains("no time left"));
+    }
+    drop(may_end);
+    before.await.expect("it ends");
+    assert_eq!(house.api.call(&house.peer, &request).await.expect("a result").master_id, "7");
+}
+
+#[tokio::test]
 async fn a_call_names_a_master_or_what_its_service_must_have_and_all_masters_are_none() {
     let house = House::with(&[("a", "mail", &Way::new(Manner::Echoes)), ("b", "mail", &Way::new(Manner::Echoes))]);
     let zone = |zone: &str| Some([("zone".to_owned(), zone.to_owned())].into());
