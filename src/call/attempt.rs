@@ -41,10 +41,15 @@ pub(super) async fn attempt(
 }
 
 /// Sends the call by the line with the fewest calls under way that accepts it.
-async fn send(entry: &MasterEntry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
+async fn send(entry: &Arc<MasterEntry>, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
     let id = &entry.master.id;
-    let Some(service) = offered(entry, &request.service, &request.query) else {
-        return Err(Failure::unsent(request, unoffered(id, request)));
+    let (searched, name, query) = (entry.clone(), request.service.clone(), request.query.clone());
+    let cost = query.cost_of_services(&searched.master.services, &name);
+    let offered = bounds.memory.work(cost, move || offered(&searched, &name, &query).cloned());
+    let service = match timeout_at(bounds.until, offered).await {
+        Ok(Some(service)) => service,
+        Ok(None) => return Err(Failure::unsent(request, unoffered(id, request))),
+        Err(_) => return Err(Failure::timed_out(id.clone(), request, "was not sent")),
     };
     if bounds.until <= Instant::now() {
         return Err(Failure::timed_out(id.clone(), request, "was not sent"));
@@ -53,7 +58,7 @@ async fn send(entry: &MasterEntry, request: &Request, bounds: Bounds<'_>) -> Res
     let (service_name, input) = (service.name.clone(), request.input.clone());
     let (until, memory) = (Some(bounds.until.into_std()), bounds.memory.clone());
     let call = Call { service: service_name, method, arguments, until, input, memory };
-    let mut lines: Vec<_> = entry.lines_to(service).cloned().collect();
+    let mut lines: Vec<_> = entry.lines_to(&service).cloned().collect();
     if request.input.is_some() {
         lines.retain(|line| line.takes_input());
         if lines.is_empty() {

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::rendezvous::{Best, Score, draw};
 use super::{Balance, Query, Requirement, Subset};
 use crate::clock::millis_since_1970;
-use crate::model::{Instance, Withheld};
+use crate::model::{Instance, Service, Withheld};
 use crate::share::is_heavy;
 use crate::store::{Directory, InstanceSet, Instances, Lot, MasterEntry, Provider, key_hash};
 use crate::task::random_below;
@@ -21,6 +21,9 @@ const DRAWS: usize = 16;
 /// While at least this share of the instances in the caller's zone can be called, each of them is called more often,
 /// and none elsewhere: 100 of 140.
 const OVERPROVISIONING: usize = 140;
+
+/// What it costs to look at an instance or a version, in the unit of [`Query::cost`].
+const LOOKS_AT_ONE: usize = 4;
 
 /// An instance that may be picked.
 #[derive(Clone, Copy, Debug)]
@@ -285,29 +288,23 @@ impl Query {
     /// a few draws find one that nothing more is asked of; a subset takes the hash of each. All versions count, even if
     /// nothing is asked of them: each is a part of the search, as it is of this sum, which ends once the work is heavy.
     pub fn cost(&self, instances: &Instances) -> usize {
-        const LOOKS: usize = 4;
         const HASHES: usize = 8;
         const HASHES_OF_KEY_AT_ONCE: usize = 8;
-        const BYTES_PASSED_OVER_AT_ONCE: usize = 8;
         let is_any = !self.is_selective() && self.prefer_zone.is_none();
         let looks = |set: &InstanceSet| match is_any && set.is_dense(|| millis_since_1970(SystemTime::now())) {
             true => 0,
-            false => LOOKS,
+            false => LOOKS_AT_ONE,
         };
         let of_subset = if self.subset.is_some() { HASHES } else { 0 };
         let of_key = |set: &InstanceSet| match self.balance {
             Balance::Key(_) => set.len() / HASHES_OF_KEY_AT_ONCE,
             _ => 0,
         };
-        let of_version = self.version.as_ref().map_or(0, Requirement::cost);
-        // A value that may be equal is compared as a whole.
-        let of_metadata = self.metadata.values().map(|wanted| LOOKS + wanted.len()).sum::<usize>();
-        let to_find_it = |set: &InstanceSet| self.metadata.len() * set.metadata_bytes() / BYTES_PASSED_OVER_AT_ONCE;
-        let of_each = |set: &InstanceSet| looks(set) + of_subset + of_metadata;
-        let of_set = |set: &InstanceSet| set.len() * of_each(set) + of_key(set) + to_find_it(set);
+        let of_metadata = |set: &InstanceSet| self.cost_of_metadata(set.len(), set.metadata_bytes());
+        let of_set = |set: &InstanceSet| set.len() * (looks(set) + of_subset) + of_key(set) + of_metadata(set);
         let mut cost = 0;
         for set in instances.values() {
-            cost += LOOKS + of_version + of_set(set);
+            cost += self.cost_of_version() + of_set(set);
             if is_heavy(cost) {
                 break;
             }
@@ -318,6 +315,25 @@ impl Query {
     /// What it costs to choose among those of a service.
     pub fn cost_of(&self, directory: &Directory, service: &str) -> usize {
         directory.instances_of(service).map_or(0, |instances| self.cost(instances))
+    }
+
+    /// What it costs to find the newest version of a service among those of one master.
+    pub fn cost_of_services(&self, services: &[Service], name: &str) -> usize {
+        let named = services.iter().filter(|it| it.base_name() == name);
+        let (count, bytes) = named.fold((0, 0), |(count, bytes), it| (count + 1, bytes + it.metadata.packed_bytes()));
+        count * self.cost_of_version() + self.cost_of_metadata(count, bytes)
+    }
+
+    fn cost_of_version(&self) -> usize {
+        LOOKS_AT_ONE + self.version.as_ref().map_or(0, Requirement::cost)
+    }
+
+    /// What it costs to compare this many metadata, which take so many bytes together.
+    fn cost_of_metadata(&self, count: usize, bytes: usize) -> usize {
+        const BYTES_PASSED_OVER_AT_ONCE: usize = 8;
+        // A value that may be equal is compared as a whole.
+        let of_each = self.metadata.values().map(|wanted| LOOKS_AT_ONE + wanted.len()).sum::<usize>();
+        count * of_each + self.metadata.len() * bytes / BYTES_PASSED_OVER_AT_ONCE
     }
 
     /// Whether it asks for more than a version.

@@ -3,8 +3,10 @@
 use std::pin::pin;
 
 use futures::FutureExt;
+use tokio::time::Instant;
 
 use super::*;
+use crate::call::Values;
 use crate::model::Metadata;
 use crate::task::Tasks;
 use crate::thrift::idl::{CallFailed, CallTimedOut, Encoding, InvalidRequest, NoMaster, Overloaded};
@@ -340,6 +342,15 @@ async fn masters_with_large_metadata_are_searched_on_another_thread() {
     }
     let right = with("x", &format!("[{}0]", "0,".repeat(7_899)));
     assert_eq!(house.api.call_all(&house.peer, &right).await.expect("outcomes").outcomes.len(), 100);
+
+    // Also to find what the one that was found is to be asked for.
+    let master = house.api.store.snapshot().directory().master("7").expect("a master").clone();
+    let values = Values::new(&house.api.budget(&house.peer));
+    let bounds = house.peer.account.bounds(Instant::now() + MINUTE, &values);
+    let mut call = pin!(house.api.caller.call_on(master, &right, bounds));
+    assert!(call.as_mut().now_or_never().is_none(), "not by the thread that was asked");
+    assert_eq!(way.calls().len(), 100, "it was not sent at once");
+    assert_eq!(call.await.expect("an answer").master, "7");
 }
 
 #[tokio::test]
