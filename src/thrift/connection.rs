@@ -277,7 +277,8 @@ impl Connection {
         };
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
         let awaited = if has_room { awaited } else { awaited.without_room() };
-        let is_fetched = matches!(awaited, Awaited::Values(Ok(_)) | Awaited::SentValues(Ok(_)));
+        let is_of_open =
+            matches!(awaited, Awaited::Values(Ok(_)) | Awaited::SentValues(Ok(_)) | Awaited::Opened(Ok(_)));
         let is_open_used = match &awaited {
             Awaited::Values(given) => given.is_ok(),
             Awaited::SentValues(Ok(reply)) => reply.accepted > 0 || !reply.values.values.is_empty(),
@@ -289,8 +290,8 @@ impl Connection {
         self.peer.let_others_work().await;
         let Shared { codec, api, .. } = self.shared.as_ref();
         let outcome = codec.answer_late(dialect, &head, awaited, api, &mut self.output, &mut self.charge)?;
-        if is_fetched && matches!(outcome, Outcome::Refused) {
-            // Otherwise the next values would hide that these are missing.
+        if is_of_open && matches!(outcome, Outcome::Refused) {
+            // Otherwise the next values would hide that these are missing, or a call would be open that was refused.
             self.open.give_up();
         }
         self.received.drain(..end);
