@@ -71,7 +71,12 @@ impl StreamingCall {
         let (mut accepted, mut given) = (0, None);
         let number = values.len();
         for value in values {
-            let value = open.read(&peer.account, value).await?;
+            let value = match open.read(&peer.account, value).await {
+                Ok(value) => value,
+                Err(why) if accepted == 0 => return Err(why),
+                // The client hears how many were sent, and why no more, when it sends the rest.
+                Err(_) => break,
+            };
             tokio::select! {
                 biased;
                 Ok(()) = input.send(value) => accepted += 1,

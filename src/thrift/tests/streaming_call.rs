@@ -4,7 +4,7 @@ use futures::FutureExt;
 
 use super::*;
 use crate::task::Tasks;
-use crate::thrift::idl::{CallCompletion, CallFailed, CallTimedOut, CallValues, InvalidRequest};
+use crate::thrift::idl::{CallCompletion, CallFailed, CallTimedOut, CallValues, InvalidRequest, SendValuesRequest};
 use crate::thrift::streaming_call::StreamingCall;
 use crate::thrift::wait::Wait;
 use crate::tunnel::value::memory_size;
@@ -149,6 +149,22 @@ async fn values_that_nobody_fetches_take_no_more_than_a_reply_may_and_the_others
     }
     stage.open = StreamingCall::default();
     assert_eq!((flooding.outstanding(), memory.taken()), (0, 0));
+}
+
+#[tokio::test]
+async fn values_before_one_that_cannot_be_read_are_taken_and_told_of() {
+    let house = House::with(&[("m", "mail", &Way::new(Manner::Listens))]);
+    let mut open = StreamingCall::default();
+    open.start_with_input(&house.api, &house.peer, house.request("list", |_| {})).expect("none is open");
+    let values = |values: &[&str]| {
+        let values: Vec<Vec<u8>> = values.iter().map(|value| value.as_bytes().to_vec()).collect();
+        SendValuesRequest::new(values, false)
+    };
+    let sent = open.send(&house.peer, values(&["1", "{"])).await.expect("one is taken");
+    assert_eq!((sent.accepted, sent.values.values.len()), (1, 0));
+    let refused = open.send(&house.peer, values(&["{"])).await.expect_err("it is no value");
+    assert_eq!(exception::<InvalidRequest>(&refused).field, "values");
+    assert!(open.is_some(), "it goes on");
 }
 
 #[tokio::test(start_paused = true)]
