@@ -97,8 +97,10 @@ impl Api {
 
     pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<CallsReply> {
         let (budget, until) = (self.budget(peer), Instant::now() + request.timeout);
-        let calls = self.caller.all(request, &peer.account.memory, until).await?.into_iter().map(|entry| async {
-            peer.let_others_work().await;
+        let masters = self.caller.all(request, &peer.account.memory, until).await?;
+        let at_once = masters.len().min(self.config.max_call_all);
+        let calls = masters.into_iter().map(|entry| async {
+            peer.let_others_work_among(at_once).await;
             let (master, values) = (entry.master.id.clone(), Values::new(&budget));
             let end = self.caller.call_on(entry, request, peer.account.bounds(until, &values)).await;
             CallOutcome { master_id: Some(master), ..outcome(end.map(|end| result(end, values))) }
@@ -109,9 +111,12 @@ impl Api {
     pub(super) async fn call_many(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<CallsReply> {
         let (several, _charged) = self.several(peer, calls).await?;
         let budget = self.budget(peer);
-        let calls = several.iter().map(async |request| match request {
-            Ok(request) => outcome(self.call_within(peer, &budget, request).await),
-            Err(unsendable) => CallOutcome::new(None, None, CallError::from(unsendable)),
+        let calls = several.iter().map(async |request| {
+            peer.let_others_work_among(several.len()).await;
+            match request {
+                Ok(request) => outcome(self.call_within(peer, &budget, request).await),
+                Err(unsendable) => CallOutcome::new(None, None, CallError::from(unsendable)),
+            }
         });
         Ok(CallsReply { outcomes: join_all(calls).await })
     }

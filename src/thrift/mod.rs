@@ -250,6 +250,16 @@ impl Peer {
         }
     }
 
+    /// The same in one of at most so many futures that are polled together: the others may have used up its next turn.
+    async fn let_others_work_among(&self, count: usize) {
+        for _ in 0..count {
+            if !self.queue.is_turn_over() {
+                break;
+            }
+            run_queue::next_turn().await;
+        }
+    }
+
     /// A peer with the ordinary shares of a user, and all rights.
     #[cfg(any(test, feature = "fuzz"))]
     fn of(api: &Api, user: User) -> Self {

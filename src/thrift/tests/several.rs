@@ -1,8 +1,11 @@
 //! Several calls concurrently, and commands for all masters.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use super::*;
 use crate::thrift::idl::{BroadcastRequest, CallErrorKind, CommandReply, InvalidRequest, NoMaster, RegisterAddress};
 use crate::thrift::request;
+use crate::thrift::run_queue::next_turn;
 
 fn echoing() -> Arc<Way> {
     Way::new(Manner::Echoes)
@@ -177,4 +180,46 @@ async fn a_command_for_many_masters_lets_others_have_their_turn() {
         }
     };
     assert_eq!((sent.passed, turns), (Some(20), 20));
+}
+
+#[tokio::test]
+async fn many_calls_let_others_have_their_turn() {
+    /// A line on which calling takes a while.
+    #[derive(Debug)]
+    struct Slow;
+    impl Line for Slow {
+        fn call(&self, _: Call) -> Result<Answers, Refused> {
+            std::thread::sleep(Duration::from_millis(1));
+            Err(Refused::Gone)
+        }
+        fn send(&self, _: &Command) -> Result<(), Refused> {
+            Ok(())
+        }
+        fn outstanding(&self) -> usize {
+            0
+        }
+    }
+    for count in [20, 100] {
+        let house = House::with(&[]);
+        let Change::Join(master, _) = join("m", &["mail"], &echoing()) else { unreachable!("it joins") };
+        house.feeds[0].publish(vec![Change::Join(master, Arc::new(Slow))]);
+        let House { api, peer, feeds: _feeds, .. } = house;
+        let calls: Vec<_> = (0..count).map(|_| call("send", "[]", |call| call.retries = Some(0))).collect();
+        let (queue, turns, is_done) = (peer.queue.clone(), Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (of_other, is_over) = (turns.clone(), is_done.clone());
+        queue.spawn(Some(1), async move {
+            let _ = api.call_many(&peer, calls).await;
+            is_done.store(true, Ordering::Relaxed);
+        });
+        queue.spawn(Some(2), async move {
+            while !is_over.load(Ordering::Relaxed) {
+                of_other.fetch_add(1, Ordering::Relaxed);
+                next_turn().await;
+            }
+        });
+        queue.close();
+        queue.run().await;
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns >= count / 2, "{turns} of {count}");
+    }
 }
