@@ -454,6 +454,16 @@ final class ResolveTest extends TestCase
         $roster->resolve('web', key: 'k');
     }
 
+    /** @requires extension dba */
+    public function testANumberOfInstancesBeyondPhpsIntegersIsADamagedEntry(): void
+    {
+        $file = new SharedFile([], ['supplies' => ['instances']]);
+        $file->write(['pick/web' => '{"version":"1.0.0","count":18446744073709551615,"heaviest":1}']);
+        $roster = Client::local('', '', $file->path);
+        $this->expectException(Unavailable::class);
+        $roster->resolve('web', key: 'k');
+    }
+
     /**
      * @param list<array{address: string, weight: int}> $instances
      * @param list<string> $chunks

@@ -234,7 +234,7 @@ final class SharedFile
     }
 
     /** Fails if the file has no room for so many instances, so that no number in it makes a page loop for long. */
-    private function checkCount(int|float $count): void
+    private function checkCount(int|float|string $count): void
     {
         if ($count <= self::FEW_INSTANCES) {
             return;
