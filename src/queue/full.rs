@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// so long.
 const CALM: Duration = Duration::from_secs(60);
 
-/// Of how many users, and of how many queues, at once it is known that they have all they may.
+/// Of how many users, and of how many queues at least, at once it is known that they have all they may.
 const MAX_OF_A_KIND: usize = 256;
 
 /// What may be full.
@@ -28,11 +28,17 @@ pub enum Bound {
 #[derive(Debug, Default)]
 pub(super) struct FullBounds {
     known: Mutex<BTreeMap<Bound, Instant>>,
+    /// How many queues there may be: none of them hides another.
+    max_queues: usize,
     /// Whether there are some: so whoever enqueues need not look.
     has_any: AtomicBool,
 }
 
 impl FullBounds {
+    pub(super) fn new(max_queues: usize) -> Self {
+        Self { max_queues, ..Self::default() }
+    }
+
     pub(super) fn refuse(&self, bound: &Bound, why: &str, now: Instant) {
         let mut known = self.known();
         self.forget_calm(&mut known, now);
@@ -40,7 +46,8 @@ impl FullBounds {
             *refused = now;
             return;
         }
-        if known.keys().filter(|it| discriminant(*it) == discriminant(bound)).count() >= MAX_OF_A_KIND {
+        let most = if let Bound::Queue(_) = bound { MAX_OF_A_KIND.max(self.max_queues) } else { MAX_OF_A_KIND };
+        if known.keys().filter(|it| discriminant(*it) == discriminant(bound)).count() >= most {
             return;
         }
         tracing::warn!(full = %bound, why, "jobs are refused");
@@ -151,5 +158,15 @@ mod tests {
         assert!(full.trouble(|_| true, start).expect("there are too many").contains("`queue.max_queues`"));
         full.refuse(&Bound::Queue("mail".to_owned()), "it is full", start + CALM);
         assert_eq!(full.known().len(), 1, "those that are calm make room");
+    }
+
+    #[test]
+    fn as_many_full_queues_are_known_as_there_may_be() {
+        let (full, start) = (FullBounds::new(2 * MAX_OF_A_KIND), Instant::now());
+        for number in 1..2 * MAX_OF_A_KIND {
+            full.refuse(&Bound::Queue(format!("!{number}")), "it is full", start);
+        }
+        full.refuse(&Bound::Queue("mail".to_owned()), "it is full", start);
+        assert!(full.trouble(|seen| seen == "mail", start).is_some());
     }
 }

@@ -195,7 +195,8 @@ impl Queues {
         };
         let pool = Pool::new(MAX_ASKED, 1);
         let (users, admins) = (Shares::of(pool.clone(), Some(KEPT_FOR_ADMINS)), Shares::of(pool, None));
-        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known, full: FullBounds::default() }))
+        let full = FullBounds::new(config.max_queues);
+        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known, full }))
     }
 
     pub fn is_on(&self) -> bool {
