@@ -67,7 +67,7 @@ struct Connection {
     charge: Charge,
     open: StreamingCall,
     /// Set if there was no slot to return to from a watch: it keeps the watch's permit until its reply is sent, and
-    /// ends.
+    /// ends at once, also if more has arrived.
     leaving: Option<WatchPermit>,
 }
 
@@ -175,7 +175,7 @@ impl Connection {
             self.send().await?;
             match progress {
                 Progress::Incomplete => {
-                    // Whoever must go has its answers: what was not read yet had not arrived.
+                    // Whoever must go has its answers to what was read, and is read no more.
                     if std::mem::take(&mut has_answered) {
                         self.goes_on()?;
                     }
@@ -188,11 +188,12 @@ impl Connection {
                     deadline = Instant::now() + request_timeout;
                     continue;
                 }
-                // Otherwise whoever must go has its answer to all that was read.
+                // Otherwise whoever must go has its answers to what was read, up to a request that waits.
                 Progress::More if self.stop.is_requested() => self.goes_on()?,
                 Progress::More => {}
                 Progress::Waits(pending) => {
                     self.answer_late(pending).await?;
+                    // Otherwise each request behind it might wait as long: its client sees none of them answered.
                     self.goes_on()?;
                 }
                 Progress::Ends(end) => {
