@@ -10,14 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::attempt::{Most, Update};
-use super::book::Book;
+use super::book::{self, Book};
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
 use super::death::Death;
 use super::engine::{self, Engine, EngineError, NotOpened, Stamp, Txn, sound};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
-use super::job::{Job, JobId};
+use super::job::{Head, Job, JobId, parts_of};
 use super::limit::Looks;
+use super::redis::is_kept;
 use super::requests::Requests;
 use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals, keys};
 use crate::clock::millis_since_1970;
@@ -254,7 +255,7 @@ impl Keeper {
 
     /// Reads the book, and marks the file as what it is: nobody may take jobs that are for Redis for any others, or the reverse.
     fn read(&self, txn: &mut Txn<'_>) -> Result<Book, EngineError> {
-        let book = Book::load(txn, self.now(), &self.ends)?;
+        let mut book = Book::load(txn, self.now(), &self.ends)?;
         // Also where the mark is damaged there is one.
         let is_buffer = sound(txn.get(keys::BUFFER))? != Some(None);
         let (mut dead, mut done) = (0, 0);
@@ -268,21 +269,20 @@ impl Keeper {
                     "they are for Redis: set `queue.buffer` until it has them, or another `queue.path`".to_owned(),
                 ));
             }
-            (false, true) if book.total.jobs > 0 => {
-                let cure = match is_all_over {
-                    true => format!(
-                        "until `roster queue retry` or `purge` has left none of the {dead} that are dead, and of the {done} \
-                         that are kept for their results"
-                    ),
-                    false => "until they are performed".to_owned(),
-                };
-                return Err(EngineError::OtherUse(format!(
-                    "they are not those of a buffer, or an earlier build wrote it, which has to deliver them: set another \
-                     `queue.path`, or take `queue.backend` and `queue.buffer` out {cure}"
-                )));
-            }
             (true, false) => txn.delete(keys::BUFFER)?,
-            (false, true) => txn.put(keys::BUFFER, &[])?,
+            (false, true) if is_unmarked_buffer(txn)? => {
+                return Err(EngineError::OtherUse(
+                    "they are for Redis, as an earlier build wrote them: have that build deliver them".to_owned(),
+                ));
+            }
+            (false, true) => {
+                if book.total.jobs > 0 {
+                    let (jobs, path) = (book.total.jobs, self.folder.display().to_string());
+                    tracing::info!(path, jobs, dead, done, "the jobs of this folder are for Redis from now on");
+                }
+                // Those that are there have lower ids.
+                txn.put(keys::BUFFER, &book.next_job().to_be_bytes())?;
+            }
         }
         Ok(book)
     }
@@ -523,6 +523,16 @@ impl Keeper {
     fn uptime_of(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.began).as_millis() as u64
     }
+}
+
+/// Whether an earlier build has jobs for Redis there: all wait, and there is no mark.
+fn is_unmarked_buffer(txn: &Txn<'_>) -> Result<bool, EngineError> {
+    let first = txn.first(keys::WAITING, keys::WAITING)?;
+    let Some(id) = first.as_deref().and_then(keys::id_in) else { return Ok(false) };
+    let entry = |key: Vec<u8>| sound(txn.get(&key)).map(Option::flatten);
+    let head = entry(keys::job(id))?.and_then(|head| book::read::<Head>(&head).ok());
+    let payload = entry(keys::body(id))?.and_then(|body| parts_of(&body)).map(|(_, payload)| payload);
+    Ok(head.zip(payload).is_some_and(|(head, payload)| is_kept(head.unique.as_ref(), &payload)))
 }
 
 /// What was done, or why not; what is damaged is as good as refused.

@@ -14,7 +14,7 @@
 //! | `f` queue, time, id | is done, and kept until then |
 //! | `k` queue, key | the job that has a unique key |
 //! | `c` name | when a recurring job was due that was enqueued last |
-//! | `b` | it is a buffer: its jobs are for Redis |
+//! | `b` | it is a buffer: its jobs are for Redis, also those that were there before, which have lower ids than this |
 //! | NUL | the generation of the log of what follows |
 //! | NUL `g` | there was a gap in the log: what is counted may be wrong |
 

@@ -57,8 +57,8 @@ fn warn_of(folder: &Path, config: &Config) {
             %path,
             open,
             dead,
-            "jobs of an earlier `queue.path` lie there, and nobody performs them while `queue.backend` is set: have a second \
-             sidecar with that path perform them (docs/queue.md, Moving jobs)"
+            "jobs of an earlier `queue.path` lie there, and nobody performs them while `queue.backend` is set: set \
+             `queue.buffer`, and `queue.path` to that, which moves them to Redis (docs/queue.md, From the file to Redis)"
         ),
         Ok(Left { open, dead, are_of_a_buffer: true }) => tracing::warn!(
             %path,

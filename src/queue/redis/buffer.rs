@@ -2,13 +2,16 @@
 //!
 //! It is the store of queues that have no Redis. Each job waits there in a queue of the same name, in the order of its
 //! enqueue, with the id that Redis will know it by, so that none is delivered twice.
+//!
+//! A folder that was no buffer becomes one: its jobs are delivered as they stand there, with their ids.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,15 +19,16 @@ use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
 use super::super::change::{Change, Outcome, Refused, millis};
+use super::super::control::Control;
 use super::super::engine::{EngineError, sound};
 use super::super::enqueue::Asker;
-use super::super::job::{JobId, NewJob, Unique, Until};
+use super::super::job::{DEFAULT_PRIORITY, Head, JobId, MAX_ERROR, NewJob, State, Unique, Until, cut};
 use super::super::keeper::{Keeper, What, Work};
 use super::super::look::Overview;
 use super::super::order::Order;
 use super::super::{Config, Disk, Known, Place, keys};
 use super::enqueue::Draft;
-use super::resque::Extras;
+use super::resque::{self, Extras};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
 use crate::task::Tasks;
@@ -36,15 +40,31 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How long none of a queue are delivered after Redis has refused that.
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
+/// Why a job of a folder that was no buffer is dead in Redis.
+const NO_JSON: &str = "its payload is no JSON, as those of jobs in Redis are: here it is in base64";
+
 /// What is known of the store. None: it is not read yet.
 type Counts = Option<Counted>;
 
 #[derive(Debug)]
 struct Counted {
-    /// How many jobs of which queue there are.
+    /// How many jobs of which queue there are; none: some run yet, by their leases.
     queues: HashMap<String, u64>,
+    /// Those that are paused here, which they are to be in Redis,
+    paused: HashSet<String>,
+    /// and how many were delivered without something that Redis does not have.
+    lacking: HashMap<String, u64>,
     /// Those with lower ids in the store are of an earlier run, which may have had Redis enqueue them.
     since: JobId,
+}
+
+/// What may be delivered.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By their ids in the store.
+    pub(super) jobs: Vec<(JobId, Draft)>,
+    /// Whether others may follow when their leases end.
+    some_run: bool,
 }
 
 #[derive(Debug)]
@@ -112,7 +132,25 @@ impl Buffer {
     /// Whether there are some of these queues, which are delivered before others.
     pub(super) fn has_any_of(&self, drafts: &[Draft]) -> bool {
         let counts = lock(&self.counts);
-        counts.as_ref().is_some_and(|counts| drafts.iter().any(|draft| counts.queues.contains_key(&draft.job.queue)))
+        let has_any = |counts: &Counted, queue: &str| counts.queues.get(queue).is_some_and(|count| *count > 0);
+        counts.as_ref().is_some_and(|counts| drafts.iter().any(|draft| has_any(counts, &draft.job.queue)))
+    }
+
+    /// Whether a queue was paused when its folder became a buffer.
+    pub(super) fn is_paused(&self, queue: &str) -> bool {
+        lock(&self.counts).as_ref().is_some_and(|counts| counts.paused.contains(queue))
+    }
+
+    /// A queue is paused in Redis.
+    pub(super) async fn resume(&self, queue: String) -> Result<(), Refused> {
+        let name = queue.clone();
+        let resume = move |change: &mut Change<'_, '_>| change.control(&name, Control::Resume).map(drop);
+        self.ask(What::Work, Place::default(), resume, move |counts, ()| {
+            if let Some(counts) = counts {
+                counts.paused.remove(&queue);
+            }
+        })
+        .await
     }
 
     /// The queues of which there are some that may be delivered now.
@@ -163,8 +201,11 @@ impl Buffer {
             Ok((change.overviews("", usize::MAX, |_| true)?, since))
         };
         let count = |counts: &mut Counts, (found, since): &(Vec<Overview>, JobId)| {
-            let found = found.iter().filter(|it| it.waiting > 0).map(|it| (it.name.clone(), it.waiting));
-            *counts = Some(Counted { queues: found.collect(), since: *since });
+            let has_any = |it: &&Overview| it.is_paused || it.waiting + it.delayed + it.running + it.dead > 0;
+            // Whether any of these is to be delivered, a look tells.
+            let queues = found.iter().filter(has_any).map(|it| (it.name.clone(), it.waiting.max(1))).collect();
+            let paused = found.iter().filter(|it| it.is_paused).map(|it| it.name.clone()).collect();
+            *counts = Some(Counted { queues, paused, lacking: HashMap::new(), since: *since });
         };
         self.ask(What::Work, Place::default(), look, count).await.map(drop)
     }
@@ -173,20 +214,31 @@ impl Buffer {
     pub(super) async fn overviews(&self, place: Place) -> Result<Vec<Overview>, Refused> {
         let all = |change: &mut Change<'_, '_>| change.overviews("", usize::MAX, |_| true);
         let mut all = self.ask(What::Work, place, all, |_, _| {}).await?;
+        // What runs waits for its lease to end.
+        all.iter_mut().for_each(|it| it.waiting += it.delayed + it.running);
         all.retain(|it| it.waiting > 0);
         Ok(all)
     }
 
-    /// The first jobs of a queue, by their ids in the store. What is no job is set aside: it is dead there.
-    pub(super) async fn first(&self, queue: String) -> Result<Vec<(JobId, Draft)>, Refused> {
+    /// The first jobs of a queue. What is no job is set aside: it is dead there.
+    pub(super) async fn first(&self, queue: String) -> Result<Found, Refused> {
         let name = queue.clone();
         self.ask(
             What::Work,
             Place::default(),
             move |change| first(change, &name),
             move |counts, found| {
-                if let Some(counts) = counts.as_mut().filter(|_| found.is_empty()) {
-                    counts.queues.remove(&queue);
+                let Some(counts) = counts.as_mut().filter(|_| found.jobs.is_empty()) else { return };
+                match found.some_run {
+                    true => _ = counts.queues.insert(queue.clone(), 0),
+                    false => _ = counts.queues.remove(&queue),
+                }
+                if let Some(jobs) = counts.lacking.remove(&queue) {
+                    tracing::warn!(
+                        queue,
+                        jobs,
+                        "jobs went to Redis without their priority, `limitKey` or `keepResultMs`, which it does not have"
+                    );
                 }
             },
         )
@@ -228,21 +280,28 @@ impl Buffer {
     /// Redis has these jobs of a queue, or nobody wants them any more.
     pub(super) async fn forget(&self, queue: String, ids: Vec<JobId>) -> Result<(), Refused> {
         let count = ids.len() as u64;
-        let forget = move |change: &mut Change<'_, '_>| -> Outcome<()> {
+        let forget = move |change: &mut Change<'_, '_>| -> Outcome<u64> {
+            let (first, mut lacking) = (first_of_buffer(change)?, 0);
             for id in ids {
                 if let Some(head) = change.head(id)? {
+                    lacking += u64::from(id < first && has_what_redis_lacks(&head));
                     change.remove(id, &head)?;
                 }
             }
-            Ok(())
+            Ok(lacking)
         };
-        self.ask(What::Work, Place::default(), forget, move |counts, ()| {
-            if let Some(left) = counts.as_mut().and_then(|counts| counts.queues.get_mut(&queue)) {
+        self.ask(What::Work, Place::default(), forget, move |counts, lacking| {
+            let Some(counts) = counts else { return };
+            if *lacking > 0 {
+                *counts.lacking.entry(queue.clone()).or_default() += lacking;
+            }
+            if let Some(left) = counts.queues.get_mut(&queue) {
                 // The last one is known to be that when none is found after it.
                 *left = left.saturating_sub(count).max(1);
             }
         })
         .await
+        .map(drop)
     }
 
     /// Has the thread of the store hang until the other end is dropped.
@@ -278,36 +337,70 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn first(change: &mut Change<'_, '_>, queue: &str) -> Outcome<Vec<(JobId, Draft)>> {
-    let Some(number) = change.book.named(queue).map(|it| it.counts.number) else { return Ok(Vec::new()) };
-    let order = Order::Waiting.of(number);
-    let (mut at, mut found, mut bytes) = (order.clone(), Vec::new(), 0);
-    while found.len() < BATCH && bytes < BATCH_BYTES {
-        let Some(place) = change.txn.first(&order, &at)? else { break };
-        at = keys::after(&place);
-        match sound(standing_at(change, &place))?.flatten() {
-            Some((id, name, kept)) => match Draft::read(queue, name, &kept) {
+/// Jobs with lower ids were there before their folder became a buffer.
+fn first_of_buffer(change: &Change<'_, '_>) -> Result<JobId, EngineError> {
+    let mark = sound(change.txn.get(keys::BUFFER))?.flatten();
+    Ok(mark.and_then(|mark| mark.try_into().ok()).map_or(0, JobId::from_be_bytes))
+}
+
+fn has_what_redis_lacks(head: &Head) -> bool {
+    head.priority != DEFAULT_PRIORITY || head.limit_key.is_some() || head.keep_result_ms > 0
+}
+
+fn first(change: &mut Change<'_, '_>, queue: &str) -> Outcome<Found> {
+    let Some(counts) = change.book.named(queue).map(|it| &it.counts) else { return Ok(Found::default()) };
+    let (number, mut found) = (counts.number, Found { jobs: Vec::new(), some_run: counts.running > 0 });
+    let (first, mut bytes) = (first_of_buffer(change)?, 0);
+    // Of a buffer itself all wait, but for what was set aside.
+    for order in [Order::Waiting, Order::Delayed, Order::Dead] {
+        let all = order.of(number);
+        let mut at = all.clone();
+        while found.jobs.len() < BATCH && bytes < BATCH_BYTES {
+            let Some(place) = change.txn.first(&all, &at)? else { break };
+            at = keys::after(&place);
+            let Some((id, head, name, kept)) = sound(standing_at(change, &place))?.flatten() else {
+                change.pass_over(&place, number, order)?;
+                continue;
+            };
+            let draft = match id < first {
+                true => Draft::moved(change, (queue, name), id, &head, &kept)?,
+                false => Draft::read(queue, name, &kept),
+            };
+            match draft {
                 Some(draft) => {
                     bytes += kept.len();
-                    found.push((id, draft));
+                    found.jobs.push((id, draft));
                 }
+                None if order == Order::Dead => {}
                 None => {
                     tracing::error!(queue, id, "what is in the buffer is no job: it is set aside there");
-                    if let Some(head) = change.head(id)? {
-                        change.bury(id, &head, "it is no job of a buffer")?;
-                    }
+                    change.bury(id, &head, "it is no job of a buffer")?;
                 }
-            },
-            None => change.pass_over(&place, number, Order::Waiting)?,
+            }
         }
     }
     Ok(found)
 }
 
 fn find(change: &mut Change<'_, '_>, id: JobId) -> Outcome<Option<(JobId, Draft)>> {
+    let first = first_of_buffer(change)?;
+    if id < first
+        && let Some(head) = change.head(id)?
+    {
+        match head.state {
+            // Until its lease ends.
+            State::Running { .. } => return Err(Refused::Running(id).into()),
+            State::Done { .. } => return Ok(None),
+            State::Waiting | State::Delayed { .. } | State::Dead { .. } => {}
+        }
+        let queue = change.book.queues.get(&head.queue).ok_or(EngineError::Damaged)?.name.clone();
+        let (name, payload) = change.content(id)?;
+        return Ok(Draft::moved(change, (&queue, name), id, &head, &payload)?.map(|draft| (id, draft)));
+    }
     let queues = change.book.queues.iter().map(|(number, queue)| (*number, queue.name.clone()));
     for (number, queue) in queues.collect::<Vec<_>>() {
-        if let Some(at) = change.holder_of(number, &key_of(id))? {
+        // The key of any other may be the same text.
+        if let Some(at) = change.holder_of(number, &key_of(id))?.filter(|at| *at >= first) {
             let (name, kept) = change.content(at)?;
             return Ok(Draft::read(&queue, name, &kept).map(|draft| (at, draft)));
         }
@@ -315,15 +408,23 @@ fn find(change: &mut Change<'_, '_>, id: JobId) -> Outcome<Option<(JobId, Draft)
     Ok(None)
 }
 
+/// Whether a job was kept by a buffer, by what it has.
+pub(in crate::queue) fn is_kept(unique: Option<&Unique>, payload: &[u8]) -> bool {
+    let kept = serde_json::from_slice::<Kept>(payload).ok();
+    kept.zip(unique).is_some_and(|(kept, unique)| unique.key == key_of(kept.id))
+}
+
 /// By which a job is found in the store.
 fn key_of(id: JobId) -> String {
     format!("{id:x}")
 }
 
-fn standing_at(change: &Change<'_, '_>, place: &[u8]) -> Result<Option<(JobId, String, Vec<u8>)>, EngineError> {
-    let Some((id, _)) = change.standing_at(place)? else { return Ok(None) };
+type Standing = (JobId, Head, String, Vec<u8>);
+
+fn standing_at(change: &Change<'_, '_>, place: &[u8]) -> Result<Option<Standing>, EngineError> {
+    let Some((id, head)) = change.standing_at(place)? else { return Ok(None) };
     let (name, kept) = change.content(id)?;
-    Ok(Some((id, name, kept)))
+    Ok(Some((id, head, name, kept)))
 }
 
 impl Draft {
@@ -343,13 +444,170 @@ impl Draft {
         let waited = millis_since_1970(SystemTime::now()).saturating_sub(enqueued_at);
         let delay = Duration::from_millis(delay_ms.saturating_sub(waited));
         let job = NewJob { queue: queue.to_owned(), name, delay, ..NewJob::default() };
-        Some(Self { id, job, args: args.get().to_owned(), extras, enqueued_at: Some(enqueued_at) })
+        Some(Self { id, job, args: args.get().to_owned(), extras, enqueued_at: Some(enqueued_at), died_at: None })
+    }
+
+    /// A job of a folder that was no buffer before, as it stands. None: it was damaged.
+    fn moved(
+        change: &Change<'_, '_>,
+        (queue, name): (&str, String),
+        id: JobId,
+        head: &Head,
+        payload: &[u8],
+    ) -> Result<Option<Self>, EngineError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let (args, now) = (resque::args(payload), change.now.wall);
+        let (delay, died_at) = match head.state {
+            State::Dead { since } => (0, Some(since)),
+            State::Delayed { until } if args.is_some() => (until.saturating_sub(now), None),
+            _ => (0, args.is_none().then_some(now)),
+        };
+        let error = match &args {
+            Some(_) => head.error.clone(),
+            None => {
+                let all: Vec<&str> = [Some(NO_JSON), head.error.as_deref()].into_iter().flatten().collect();
+                Some(cut(&all.join("; "), MAX_ERROR))
+            }
+        };
+        let mut unique = head.unique.clone().filter(|_| died_at.is_none());
+        if let Some(Unique { key, .. }) = &unique
+            && change.holder_of(head.queue, key)? != Some(id)
+        {
+            unique = None;
+        }
+        let extras = Extras {
+            id: None,
+            user: head.user,
+            retries: Some(head.retries),
+            timeout_ms: Some(head.timeout_ms),
+            unique,
+            attempt: head.attempt,
+            failures: head.failures,
+            lost: head.lost,
+            error,
+        };
+        let delay = Duration::from_millis(delay);
+        let job = NewJob { queue: queue.to_owned(), name, delay, ..NewJob::default() };
+        let args = args.unwrap_or_else(|| format!("{:?}", BASE64_STANDARD.encode(payload)));
+        Ok(Some(Self { id, job, args, extras, enqueued_at: Some(head.enqueued_at), died_at }))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::{Job, Most, Queues, Update};
     use super::*;
+
+    const ROOT: Asker = Asker { uid: Some(0), is_admin: true };
+
+    fn job(name: &str) -> NewJob {
+        NewJob { queue: "mail".into(), name: name.into(), payload: b"{}".to_vec(), ..NewJob::default() }
+    }
+
+    fn draft(id: JobId, name: &str) -> Draft {
+        let (args, extras) = ("{}".to_owned(), Extras::default());
+        Draft { id, job: job(name), args, extras, enqueued_at: None, died_at: None }
+    }
+
+    async fn take(queues: &Queues) -> Job {
+        let (of, few) = (vec!["mail".to_owned()], Most { jobs: 1, bytes: 1 });
+        let (mut jobs, handed) = queues.take(None, of, few, None, Duration::ZERO).await.expect("it is there");
+        handed.have_arrived();
+        jobs.pop().expect("one waits")
+    }
+
+    /// A folder of jobs without a Redis, while there is its sidecar.
+    fn plain(path: &std::path::Path, tasks: &Tasks) -> Arc<Queues> {
+        let config = Config { path: Some(path.to_owned()), ..Config::default() };
+        Queues::start(&config, &Arc::default(), tasks).expect("a thread")
+    }
+
+    fn buffer(path: PathBuf, tasks: &Tasks) -> Buffer {
+        let config = Config { buffer: true, ..Config::default() };
+        Buffer::open(path, &config, &Arc::default(), tasks).expect("a thread")
+    }
+
+    #[tokio::test]
+    async fn jobs_that_were_there_before_are_delivered_as_they_stand_with_their_ids() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("queue");
+        let (tasks, _failed) = Tasks::new();
+        let queues = plain(&path, &tasks);
+        let enqueue = |job: NewJob| queues.enqueue(ROOT, vec![job]);
+        let died = enqueue(job("Died")).await.expect("there is room")[0].id;
+        let taken = take(&queues).await;
+        let bury = Update::Bury { error: "no".into() };
+        queues.update(None, (died, taken.attempt), bury, |_, _| true).await.expect("it has the lease");
+        let runs = enqueue(job("Runs")).await.expect("there is room")[0].id;
+        take(&queues).await;
+        let unique = Some(Unique { key: "user 7".into(), until: Until::Success });
+        let jobs = vec![
+            NewJob { unique: unique.clone(), retries: Some(3), ..job("Old") },
+            NewJob { priority: Some(1), limit_key: Some("x".into()), ..job("Urgent") },
+            NewJob { payload: vec![0xff], ..job("Binary") },
+            NewJob { delay: Duration::from_secs(3_600), ..job("Later") },
+        ];
+        let ids = queues.enqueue(ROOT, jobs).await.expect("there is room");
+        let [old, urgent, binary, later] = [0, 1, 2, 3].map(|nth: usize| ids[nth].id);
+        queues.control(ROOT, "mail".into(), Control::Pause).await.expect("it is there");
+        drop(queues);
+        tasks.stop(Duration::from_secs(10)).await;
+
+        let (tasks, _failed) = Tasks::new();
+        let buffer = buffer(path, &tasks);
+        buffer.load().await.expect("it is read");
+        assert!(buffer.is_paused("mail"));
+        buffer.resume("mail".into()).await.expect("it is written");
+        assert!(!buffer.is_paused("mail"), "it is paused in Redis");
+        let told = buffer.overviews(Place::default()).await.expect("it is read");
+        assert_eq!(told.iter().map(|it| it.waiting).collect::<Vec<_>>(), [5], "with those that are delayed and run");
+        let found = buffer.first("mail".into()).await.expect("it is read");
+        assert!(found.some_run);
+        let (at, drafts): (Vec<_>, Vec<_>) = found.jobs.into_iter().unzip();
+        assert_eq!(at, [urgent, old, binary, later, died]);
+        assert_eq!(drafts.iter().map(|it| it.id).collect::<Vec<_>>(), at, "Redis knows them by the same ids");
+        let [_, of_old, of_binary, of_later, of_died] = &drafts[..] else { panic!("{drafts:?}") };
+        assert_eq!((&of_old.extras.unique, of_old.extras.retries, of_old.died_at), (&unique, Some(3), None));
+        assert_eq!((of_binary.args.as_str(), of_binary.died_at.is_some()), (r#""/w==""#, true));
+        assert_eq!(of_binary.extras.error.as_deref(), Some(NO_JSON));
+        assert!(of_later.job.delay > Duration::from_secs(3_500), "{:?}", of_later.job.delay);
+        assert_eq!((of_died.died_at.is_some(), of_died.extras.attempt), (true, 1));
+        assert_eq!(of_died.extras.error.as_deref(), Some("no"));
+
+        let find = |id| buffer.find(Place::default(), id, Instant::now() + Duration::from_secs(60));
+        assert_eq!(find(later).await.map(|it| it.map(|(at, _)| at)), Ok(Some(later)));
+        assert_eq!(find(runs).await.map(|it| it.is_some()), Err(Refused::Running(runs)));
+        buffer.forget("mail".into(), at).await.expect("it is written");
+        let lacking = lock(&buffer.counts).as_ref().and_then(|counts| counts.lacking.get("mail").copied());
+        assert_eq!(lacking, Some(1), "the urgent one has no priority in Redis");
+        let found = buffer.first("mail".into()).await.expect("it is read");
+        assert!(found.jobs.is_empty() && found.some_run);
+        assert!(!buffer.has_any_of(&[draft(7, "New")]), "no other one waits behind the one that runs");
+        assert_eq!(buffer.queues(), ["mail"], "but it is looked whether it has ended");
+
+        // What is enqueued from then on is as in any buffer, also with an id that is lower.
+        buffer.keep(Place::default(), ROOT, vec![draft(7, "New")]).await.expect("there is room");
+        let found = buffer.first("mail".into()).await.expect("it is read");
+        assert_eq!(found.jobs.iter().map(|(_, it)| (it.id, it.job.name.as_str())).collect::<Vec<_>>(), [(7, "New")]);
+        assert!(find(7).await.is_ok_and(|it| it.is_some()));
+    }
+
+    #[tokio::test]
+    async fn a_buffer_of_an_earlier_build_is_not_taken_for_a_folder_of_other_jobs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("queue");
+        let (tasks, _failed) = Tasks::new();
+        let queues = plain(&path, &tasks);
+        queues.enqueue(ROOT, vec![draft(7, "Kept").kept(0)]).await.expect("there is room");
+        drop(queues);
+        tasks.stop(Duration::from_secs(10)).await;
+        let (tasks, _failed) = Tasks::new();
+        let buffer = buffer(path, &tasks);
+        let Err(Refused::Unavailable(why)) = buffer.load().await else { panic!("it is refused") };
+        assert!(why.contains("an earlier build"), "{why}");
+    }
 
     #[tokio::test]
     async fn nobody_is_told_of_a_queue_that_it_does_not_see() {

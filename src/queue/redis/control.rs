@@ -46,6 +46,12 @@ impl Redis {
         self.ask(&place, work, no_matter).await
     }
 
+    /// Pauses a queue that may not be there yet.
+    pub(super) async fn pause(&self, queue: &str) -> Result<(), Failed> {
+        let (paused, queues) = (self.keys.key("roster:paused"), self.keys.key("queues"));
+        self.change(Step::new(&self.keys).then(["SADD", &paused, queue]).then(["SADD", &queues, queue])).await.map(drop)
+    }
+
     async fn purge_waiting(&self, queue: &str) -> Result<(usize, bool), Failed> {
         let (key, aside, largest) = (self.keys.queue(queue), self.keys.set_aside(), self.largest());
         let mut count = 0;

@@ -49,6 +49,8 @@ pub(super) struct Draft {
     pub(super) extras: Extras,
     /// None: just now.
     pub(super) enqueued_at: Option<u64>,
+    /// None: it is to be performed.
+    pub(super) died_at: Option<u64>,
 }
 
 /// Why jobs are not enqueued.
@@ -194,11 +196,25 @@ impl Redis {
     /// Delivers what is in the buffer. What Redis takes none of now keeps no other queue waiting.
     pub(super) async fn deliver(&self, buffer: &Buffer) -> Result<(), Failed> {
         for queue in buffer.queues() {
+            if buffer.is_paused(&queue) {
+                match self.pause(&queue).await {
+                    Ok(()) => {}
+                    Err(failed) if failed.is_refused => {
+                        buffer.is_refused(&queue, &failed.to_string());
+                        continue;
+                    }
+                    Err(failed) => return Err(failed),
+                }
+                if buffer.resume(queue.clone()).await.is_err() {
+                    return Ok(());
+                }
+            }
             let mut most = usize::MAX;
             for _ in 0..ROUNDS {
                 let _delivery = buffer.delivery.lock().await;
                 // What is wrong with the buffer is told by it.
-                let Ok(mut found) = buffer.first(queue.clone()).await else { return Ok(()) };
+                let Ok(found) = buffer.first(queue.clone()).await else { return Ok(()) };
+                let mut found = found.jobs;
                 if found.is_empty() {
                     buffer.is_taken(&queue);
                     break;
@@ -330,16 +346,21 @@ impl Draft {
             unique: job.unique.clone(),
             ..Extras::default()
         };
-        Ok(Self { id: resque::new_id_in(&job.queue), job, args, extras, enqueued_at: None })
+        Ok(Self { id: resque::new_id_in(&job.queue), job, args, extras, enqueued_at: None, died_at: None })
     }
 
     /// What the script is given.
     fn written(&self, arguments: Arguments, now: u64) -> Arguments {
-        let Self { id, job, args, extras, enqueued_at } = self;
+        let Self { id, job, args, extras, enqueued_at, died_at } = self;
         let enqueued_at = enqueued_at.unwrap_or(now);
         let key = extras.unique.as_ref().map_or("", |unique| unique.key.as_str());
         let whole = resque::waiting(job, args, *id, enqueued_at, extras);
         let arguments = arguments.text(&job.queue).number(*id).text(key);
+        if let Some(since) = *died_at {
+            let (queue, extras, state) = (job.queue.clone(), extras.clone(), State::Dead { since });
+            let record = Record { queue, state, extras, enqueued_at, scheduled: None, item: whole };
+            return arguments.text("").number(since).text(record.written()).text("");
+        }
         match millis(job.delay) {
             0 => arguments.text(&whole).text("").text("").text(&whole),
             delay => {

@@ -37,6 +37,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::attempt::Leases;
 use self::buffer::Buffer;
+pub(super) use self::buffer::is_kept;
 use self::keys::{Keys, Step};
 use self::link::{Failed, Link, TIMEOUT};
 use self::record::Record;

@@ -10,6 +10,8 @@ use redis::Script;
 /// Enqueues all of the jobs or none: `{}` of ids and whether each is new, or why it is refused. With a time it remembers of
 /// each that it was enqueued, and enqueues none again.
 ///
+/// One without an element is dead since it was due.
+///
 /// Whoever has a unique key is looked for in the list, in so many elements at once, and in fewer for a large one, with which
 /// it takes longer to compare each. `LOOK` and, of each job for whose key these did not do, its number and who is said to have
 /// the key: `SEEK` has more of them looked at. One that was not found so is given as `gone`. Unless it is to be exact, a key
@@ -99,6 +101,10 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                 if is_new[q] then redis.pcall('HSET', creators, q, user) end
                 if due == '' then
                     redis.call('RPUSH', p .. 'queue:' .. q, item)
+                elseif item == '' then
+                    redis.call('HSET', p .. 'roster:jobs', id, record)
+                    redis.call('ZADD', p .. 'roster:due', due, id)
+                    redis.call('ZADD', p .. 'roster:dead:' .. q, due, id)
                 else
                     local second = string.sub(due, 1, -4)
                     redis.call('HSET', p .. 'roster:jobs', id, record)

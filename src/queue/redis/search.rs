@@ -267,9 +267,10 @@ impl Redis {
         let now = millis_since_1970(SystemTime::now());
         let text = resque::waiting(&draft.job, &draft.args, draft.id, draft.enqueued_at.unwrap_or(now), &draft.extras);
         let item = resque::read(text.as_bytes()).unwrap_or_else(|| Item::none(text.as_bytes()));
-        let state = match millis(draft.job.delay) {
-            0 => State::Waiting,
-            delay => State::Delayed { until: now + delay },
+        let state = match (draft.died_at, millis(draft.job.delay)) {
+            (Some(since), _) => State::Dead { since },
+            (None, 0) => State::Waiting,
+            (None, delay) => State::Delayed { until: now + delay },
         };
         Job { state, is_buffered: true, ..self.job_of(&draft.job.queue, text.as_bytes(), &item, now) }
     }
