@@ -244,8 +244,11 @@ fn job_id(text: &str) -> Result<i64, String> {
 }
 
 fn other_queue(name: &str) -> Result<String, String> {
-    match name.starts_with("redis://") || name.starts_with("rediss://") {
-        true => Err("jobs are moved to queues of the same sidecar alone yet".to_owned()),
+    match ["redis://", "rediss://", "unix://"].iter().any(|scheme| name.starts_with(scheme)) {
+        true => Err(format!(
+            "jobs go to Redis with their whole folder: beside the `path` of `[queue]` set `backend = {name:?}` and \
+             `buffer = true`, and restart the sidecar, which delivers them (docs/queue.md, From the file to Redis)"
+        )),
         false => Ok(name.to_owned()),
     }
 }
@@ -271,10 +274,9 @@ impl List {
         match self.output {
             Output::Table => {
                 for (it, jobs) in queues.iter().filter_map(|it| Some((it, it.buffered?))) {
-                    let (queue, since) =
-                        (text::preview(it.name.as_bytes()), text::time(it.buffered_since.unwrap_or(0)));
-                    let jobs = counted(u64::try_from(jobs)?, "job");
-                    eprintln!("roster: {jobs} of {queue} in the buffer until Redis has them, since {since}");
+                    let (queue, jobs) = (text::preview(it.name.as_bytes()), counted(u64::try_from(jobs)?, "job"));
+                    let since = it.buffered_since.map_or_else(String::new, |at| format!(", since {}", text::time(at)));
+                    eprintln!("roster: {jobs} of {queue} in the buffer until Redis has them{since}");
                 }
                 io::stdout().write_all(table(&queues, now()).as_bytes())?;
             }
