@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Cutter, Redis, Roster, SOON, ensure, eventually, exception};
 use crate::idl::{
-    EnqueueReply, EnqueueRequest, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded, QueuesQuery,
-    TRosterSyncClient, TakeJobsRequest,
+    EnqueueReply, EnqueueRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
+    QueuesQuery, TRosterSyncClient, TakeJobsRequest,
 };
 
 fn at(url: &str) -> Roster {
@@ -143,68 +143,147 @@ fn what_cannot_be_delivered_keeps_no_other_queue_waiting() {
     }
 }
 
+/// A sidecar with its queues in a folder, and how its configuration is changed so that they are in Redis.
+fn in_a_folder(url: &str) -> (Roster, [String; 2]) {
+    let settings = ["[queue]\n".to_owned(), format!("[queue]\nbackend = '{url}'\nbuffer = true\n")];
+    (Roster::start(&format!("{}path = '{{folder}}/queue'\n", settings[0])), settings)
+}
+
+fn take_one(roster: &Roster, queue: &str, lease_ms: i64) -> Result<Job, String> {
+    let request = TakeJobsRequest::new(vec![queue.to_owned()], 1, lease_ms, 0, None);
+    let taken = roster.client().take_jobs(request).map_err(|error| error.to_string())?.jobs.pop();
+    taken.ok_or_else(|| "there is none".to_owned())
+}
+
+fn update(roster: &Roster, job: &Job, action: JobAction) {
+    let error = (action == JobAction::BURY).then(|| "no route".to_owned());
+    let update = JobUpdate::new(job.id, job.attempt, action, None, error, None, None, None);
+    roster.client().update_job(update).expect("it has the lease");
+}
+
 #[test]
-fn a_file_that_is_a_buffer_is_used_as_nothing_else_nor_the_reverse() {
-    let mut redis = Redis::start(&[]);
-    let mut roster = Roster::start("[queue]\npath = '{folder}/queue'\n");
-    // Once it has opened its file, or reached Redis.
-    let enqueued = |roster: &Roster| {
-        eventually("it is enqueued", SOON, || {
-            roster.client().enqueue(EnqueueRequest { jobs: vec![job("mail", "C")] }).map(|reply| reply.jobs[0].id)
-        })
-    };
-    let tells = |roster: &Roster, cure: &str| {
-        eventually("it is refused with the cure", SOON, || {
-            let told = format!("{:?}", roster.client().queues(QueuesQuery::default()));
-            ensure(told.contains(cure), told)
-        });
-    };
-    let id = enqueued(&roster);
+fn a_folder_of_jobs_moves_to_redis_with_their_ids_order_times_attempts_and_keys() {
+    let redis = Redis::start(&[]);
+    let (mut roster, [plain, with_buffer]) = in_a_folder(&redis.url());
+    let add = |roster: &Roster, job: NewJob| enqueue(roster, job).jobs[0].id;
+    let dead = add(&roster, job("mail", "Dead"));
+    update(&roster, &take_one(&roster, "mail", 60_000).expect("it waits"), JobAction::BURY);
+    let unique = NewJob { unique_key: Some("user 7".into()), ..job("mail", "Unique") };
+    let first = [unique.clone(), job("mail", "A"), NewJob { priority: Some(0), ..job("mail", "Urgent") }];
+    let [held, a, urgent] = first.map(|job| add(&roster, job));
+    let binary = add(&roster, NewJob { payload: Some(vec![0xff]), ..job("odd", "Binary") });
+    let others = add(&roster, job("other", "C"));
+    assert_eq!(roster.cli(["queue", "pause", "other"]).code, Some(0));
+    let running = add(&roster, job("slow", "Slow"));
+    let taken = take_one(&roster, "slow", 4_000).expect("it waits");
+    assert_eq!((taken.id, taken.attempt), (running, 1));
+    let (began, delay) = (Instant::now(), Duration::from_secs(12));
+    let late = add(&roster, NewJob { delay_ms: Some(delay.as_millis() as i64), ..job("late", "Late") });
+
+    let url = redis.url();
+    let moves = roster.cli(["queue", "move", "mail", "--to", url.as_str()]);
+    assert_eq!(moves.code, Some(2));
+    assert!(moves.wrong.contains("`buffer = true`") && moves.wrong.contains(&url), "{}", moves.wrong);
     roster.kill();
-    let (plain, with_buffer) = ("[queue]\n", format!("[queue]\nbackend = '{}'\nbuffer = true\n", redis.url()));
-    roster.configure(plain, &with_buffer);
+    roster.configure(&plain, &with_buffer);
     roster.run();
-    tells(&roster, "another `queue.path`, or take `queue.backend`");
-    let in_redis = enqueued(&roster);
-    let query = |id| JobQuery { id };
-    assert_eq!(roster.client().job(query(in_redis)).expect("it is in Redis").job.id, in_redis);
-    roster.client().cancel_job(query(in_redis)).expect("it is in Redis");
-    let unknown = roster.client().job(query(1)).expect_err("the buffer may have it");
-    assert!(format!("{unknown:?}").contains("another `queue.path`"), "{unknown:?}");
+    connected(&roster);
+    eventually("all are delivered but the one that runs", SOON, || {
+        let left = ["mail", "odd", "other", "late"].map(|queue| buffered(&roster, queue));
+        ensure(left.iter().all(|left| *left == Ok(0)), format!("{left:?}"))
+    });
+    let again = eventually("the queue is none of the buffer any more", SOON, || {
+        let reply = enqueue(&roster, unique.clone());
+        ensure(reply.is_buffered.is_none(), "it is in the buffer").map(|()| reply.jobs[0].clone())
+    });
+    assert_eq!((again.id, again.is_new), (held, false), "it has its key");
+    let state =
+        |id| roster.client().job(JobQuery { id }).map(|reply| reply.job.state).map_err(|error| error.to_string());
+    assert_eq!([dead, binary, late].map(state), [Ok(JobState::DEAD), Ok(JobState::DEAD), Ok(JobState::DELAYED)]);
+    let told = roster.client().job(JobQuery { id: binary }).expect("it is there").job.error.unwrap_or_default();
+    assert!(told.contains("no JSON"), "{told}");
+    assert_eq!(performed(&roster, "mail", 3), [urgent, held, a]);
+    let retried = roster.cli(["queue", "retry", "mail", dead.to_string().as_str()]);
+    assert_eq!(retried.code, Some(0), "{}", retried.wrong);
+    let taken = take_one(&roster, "mail", 60_000).expect("it waits again");
+    assert_eq!((taken.id, taken.attempt, taken.name.as_str()), (dead, 2, "Dead"));
+    update(&roster, &taken, JobAction::DONE);
+    take_one(&roster, "other", 60_000).expect_err("it is paused");
+    assert_eq!(roster.cli(["queue", "resume", "other"]).code, Some(0));
+    assert_eq!(performed(&roster, "other", 1), [others]);
+    let taken = eventually("its lease has ended", SOON, || take_one(&roster, "slow", 60_000));
+    assert_eq!((taken.id, taken.attempt), (running, 2));
+    update(&roster, &taken, JobAction::DONE);
+    assert_eq!(performed(&roster, "late", 1), [late]);
+    assert!(began.elapsed() + Duration::from_millis(100) >= delay, "{:?}", began.elapsed());
+    let log = roster.log();
+    let lacking = log.lines().find(|line| line.contains("jobs went to Redis without their priority"));
+    assert!(lacking.is_some_and(|line| line.contains("jobs=1") && line.contains("mail")), "{log}");
+
+    roster.kill();
+    roster.configure(&with_buffer, &plain);
+    roster.run();
+    let new = eventually("the folder is empty, and may be used again", SOON, || {
+        roster.client().enqueue(EnqueueRequest { jobs: vec![job("mail", "C")] }).map(|reply| reply.jobs[0].id)
+    });
+    assert_eq!(performed(&roster, "mail", 1), [new]);
+}
+
+#[test]
+fn a_folder_that_moves_to_redis_while_the_connection_or_the_sidecar_ends_is_there_once() {
+    // After the first look at what the time has come for, which is as long, it delivers.
+    for cut in [30, 38, 46, 54] {
+        let redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let cutter = Cutter::to(redis.port());
+        let (mut roster, [plain, with_buffer]) = in_a_folder(&cutter.url());
+        let jobs = (0..250).map(|_| job("mail", "C")).collect();
+        let reply = roster.client().enqueue(EnqueueRequest { jobs }).expect("there is room");
+        let ids: Vec<i64> = reply.jobs.iter().map(|it| it.id).collect();
+        roster.kill();
+        roster.configure(&plain, &with_buffer);
+        cutter.cut_after(cut);
+        roster.run();
+        eventually("it has begun", SOON, || {
+            let there: usize = redis.ask(&["LLEN", "resque:queue:mail"]).parse().map_err(|_| "no number".to_owned())?;
+            ensure(there > 0, "there is none")
+        });
+        roster.kill();
+        roster.run();
+        connected(&roster);
+        eventually("they are delivered", SOON, || {
+            let left = buffered(&roster, "mail")?;
+            ensure(left == 0, left)
+        });
+        assert_eq!(redis.ask(&["LLEN", "resque:queue:mail"]), "250", "after {cut}");
+        assert_eq!(performed(&roster, "mail", 250), ids, "after {cut}");
+    }
+}
+
+#[test]
+fn a_file_that_is_a_buffer_is_used_as_nothing_else_until_redis_has_its_jobs() {
+    let mut redis = Redis::start(&[]);
+    let (mut roster, [plain, with_buffer]) = in_a_folder(&redis.url());
+    let first = enqueue(&roster, job("mail", "C")).jobs[0].id;
     redis.kill();
     roster.kill();
-    roster.configure(&with_buffer, plain);
+    roster.configure(&plain, &with_buffer);
     roster.run();
-    assert_eq!(performed(&roster, "mail", 1), [id], "nothing has become of it");
-    enqueued(&roster);
-    let taken =
-        roster.client().take_jobs(TakeJobsRequest::new(vec!["mail".into()], 1, None, 0, None)).expect("jobs").jobs;
-    let bury = JobUpdate::new(taken[0].id, taken[0].attempt, JobAction::BURY, None, None, None, None, None);
-    roster.client().update_job(bury).expect("it has the lease");
+    let found = eventually("it is in the buffer", SOON, || roster.client().job(JobQuery { id: first })).job;
+    assert_eq!((found.state, found.is_buffered), (JobState::WAITING, Some(true)));
+    let second = enqueue(&roster, job("mail", "C"));
+    assert_eq!(second.is_buffered, Some(true), "it comes after the first one");
     roster.kill();
-    roster.configure(plain, &with_buffer);
+    roster.configure(&with_buffer, &plain);
     roster.run();
-    tells(&roster, "out until `roster queue retry` or `purge` has left none of the 1 that are dead");
-    roster.kill();
-    roster.configure(&with_buffer, plain);
-    roster.run();
-    eventually("it is purged", SOON, || {
-        let purged = roster.cli(["queue", "purge", "mail", "dead"]);
-        ensure(purged.code == Some(0), format!("{purged:?}"))
+    eventually("it is refused with the cure", SOON, || {
+        let told = format!("{:?}", roster.client().queues(QueuesQuery::default()));
+        ensure(told.contains("set `queue.buffer` until it has them"), told)
     });
     roster.kill();
-    roster.configure(plain, &with_buffer);
-    roster.run();
-    let id = enqueued(&roster);
-    roster.kill();
-    roster.configure(&with_buffer, plain);
-    roster.run();
-    tells(&roster, "set `queue.buffer` until it has them");
-    roster.kill();
-    roster.configure(plain, &with_buffer);
+    roster.configure(&plain, &with_buffer);
     roster.run();
     redis.run();
-    assert_eq!(performed(&roster, "mail", 1), [id]);
+    assert_eq!(performed(&roster, "mail", 2), [first, second.jobs[0].id]);
 }
 
 #[test]
