@@ -191,8 +191,10 @@ impl Redis {
                     self.link.keep(connection).await?;
                     self.tick().await
                 };
-                if let Err(failed) = ticked.await {
-                    return failed;
+                match ticked.await {
+                    Ok(true) => {}
+                    Ok(false) => tick = Instant::now(),
+                    Err(failed) => return failed,
                 }
                 if std::mem::take(&mut is_new) {
                     tracing::info!(server = %self.link.server, "the queues are open");
