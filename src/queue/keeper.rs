@@ -253,7 +253,8 @@ impl Keeper {
         Ok(Opened { txn, book })
     }
 
-    /// Reads the book, and marks the file as what it is: nobody may take jobs that are for Redis for any others, or the reverse.
+    /// Reads the book, and marks the file as what it is: nobody may take jobs that are for Redis for any others. All of a
+    /// buffer are, also those that were there before.
     fn read(&self, txn: &mut Txn<'_>) -> Result<Book, EngineError> {
         let mut book = Book::load(txn, self.now(), &self.ends)?;
         // Also where the mark is damaged there is one.

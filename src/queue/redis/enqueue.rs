@@ -227,7 +227,17 @@ impl Redis {
                     sent.ids.clear();
                 }
                 let refused = match enqueued {
-                    Ok(_) => None,
+                    Ok(enqueued) => {
+                        let dropped = enqueued.iter().filter(|it| !it.is_new).count();
+                        if dropped > 0 {
+                            tracing::info!(
+                                queue,
+                                dropped,
+                                "jobs of the buffer are dropped: others have their unique keys"
+                            );
+                        }
+                        None
+                    }
                     Err(NotEnqueued::Refused(Refused::Full(..) | Refused::TooMuch(_))) if ids.len() > 1 => {
                         // There may be room for some of them.
                         most = ids.len() / 2;
