@@ -54,6 +54,11 @@ final class PerformTest extends TestCase
         $script = realpath(__DIR__ . '/Support/performer.php');
         $where = 'DomainException: no route\nin ' . preg_quote($script, '~') . ':\d+\nby \{closure.*';
         self::assertMatchesRegularExpression("~^$where~s", $fail->error);
+        $long = 'DomainException: a' . str_repeat('é', 249) . '…';
+        self::assertMatchesRegularExpression(
+            "~^$long\nin " . preg_quote($script, '~') . ':\d+\nby \{closure.*~s',
+            $this->becomes('fail at length', JobState::Delayed)->error,
+        );
         self::assertSame('never', $this->becomes('bury', JobState::Dead)->error);
         $id = $this->client->enqueue('mail', 'release', retries: 0);
         Process::until(fn () => $this->client->job($id) === null, 'it is done', 60);

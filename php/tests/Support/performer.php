@@ -121,6 +121,7 @@ $worker->perform('mail', static function (Job $job): mixed {
     record("$job->name $job->attempt");
     return match ($job->name) {
         'fail' => throw new DomainException('no route'),
+        'fail at length' => throw new DomainException('a' . str_repeat('é', 1_000)),
         'bury' => throw new JobBuried('never'),
         'release' => $job->attempt < 3 ? throw new JobReleased(10) : null,
         'given back' => giveBack($job),
