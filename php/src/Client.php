@@ -613,6 +613,7 @@ class Client
      * @param string $name what is to be done, the application's own word
      * @param mixed $args what it needs, kept as JSON
      * @param int $delayMs for how long it is not performed
+     * @param ?\DateTimeInterface $at until when it is not performed, in place of a delay; what is past is now
      * @param ?int $priority from 0, the most urgent, to 9; null: 5
      * @param ?string $unique no other job of the queue with this key is enqueued until this one is done
      * @param bool $untilStart whether it is unique only until it is handed out
@@ -638,6 +639,7 @@ class Client
         ?string $limitKey = null,
         ?int $keepResultMs = null,
         ?bool &$isBuffered = null,
+        ?\DateTimeInterface $at = null,
     ): int {
         $job = new NewJob(
             $queue,
@@ -651,6 +653,7 @@ class Client
             $attemptTimeoutMs,
             $limitKey,
             $keepResultMs,
+            $at,
         );
         return $this->enqueueMany([$job], $isBuffered)[0];
     }

@@ -49,6 +49,19 @@ final class QueueTest extends TestCase
         self::assertNull($this->client->job($id));
     }
 
+    public function testAJobWaitsUntilATimeThatIsNamed(): void
+    {
+        $at = new \DateTimeImmutable('+1 hour', new \DateTimeZone('Asia/Tokyo'));
+        $job = $this->client->job($this->client->enqueue('mail', 'a', at: $at));
+        self::assertSame(JobState::Delayed, $job->state);
+        self::assertEqualsWithDelta((float) $at->format('U.u') * 1_000, $job->stateAt, 5_000);
+        $past = $this->client->enqueue('mail', 'b', at: new \DateTime('2001-02-03'));
+        self::assertSame(JobState::Waiting, $this->client->job($past)->state);
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage('there is a `delayMs` too');
+        $this->client->enqueue('mail', 'c', delayMs: 1, at: $at);
+    }
+
     public function testSeveralAreEnqueuedTogetherAndAUniqueOneOnce(): void
     {
         $ids = $this->client->enqueueMany(['x' => new NewJob('mail', 'a'), 'y' => new NewJob('mail', 'b', unique: 'k')]);

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
 use roster::clock::millis_since_1970;
 use roster::model::counted;
 use roster::thrift::client::Client;
@@ -149,6 +150,9 @@ pub(crate) struct Enqueue {
     /// For how long it is not performed
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<Duration>,
+    /// Until when it is not performed, such as 2026-12-24T18:00:00Z; what is past is now
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "delay")]
+    at: Option<Timestamp>,
     /// From 0, the most urgent, to 9 [default: 5]
     #[arg(long)]
     priority: Option<i32>,
@@ -241,6 +245,11 @@ fn request(queue: String, action: QueueAction) -> QueueControl {
 
 fn job_id(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| "it is a whole number, as `roster queue peek` shows it".to_owned())
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|_| "write a time with its offset, such as 2026-12-24T18:00:00Z or …T19:00:00+01:00".to_owned())
 }
 
 fn other_queue(name: &str) -> Result<String, String> {
@@ -459,7 +468,7 @@ impl Enqueue {
             queue: self.queue,
             name: self.name,
             payload: Some(payload),
-            delay_ms: self.delay.map(millis),
+            delay_ms: self.at.map_or(self.delay.map(millis), |at| Some((at.as_millisecond() - now()).max(0))),
             priority: self.priority,
             unique_key: self.unique,
             unique_until: None,
@@ -489,6 +498,16 @@ fn now() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_taken_with_its_offset_alone() {
+        let millis = |text: &str| moment(text).map(Timestamp::as_millisecond);
+        assert_eq!(millis("2026-12-24T12:00:00Z"), Ok(1_798_113_600_000));
+        assert_eq!(millis("2026-12-24T13:00:00.250+01:00"), Ok(1_798_113_600_250));
+        for text in ["2026-12-24T12:00:00", "2026-12-24", "12:00", "tomorrow", ""] {
+            assert!(millis(text).is_err_and(|why| why.ends_with("+01:00")), "{text}");
+        }
+    }
 
     #[test]
     fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {

@@ -4,6 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use roster::clock::millis_since_1970;
+use serde_json::json;
 
 use crate::access::for_everybody;
 use crate::harness::{Printing, Roster, SOON, ensure, eventually, exception, is_skipped_without_root};
@@ -128,6 +132,20 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert_eq!(roster.cli(["queue", "peek", "none"]).code, Some(1));
     let wrong = roster.cli(["enqueue", "mail", ""]);
     assert!(wrong.code == Some(2) && wrong.wrong.contains("name: it has 0 bytes"), "{wrong:?}");
+}
+
+#[test]
+fn the_command_line_enqueues_for_a_time() {
+    let roster = roster(SETTINGS);
+    let hour = SystemTime::now() + Duration::from_secs(3_600);
+    let at = humantime::format_rfc3339_seconds(hour).to_string();
+    prints(&roster, &["enqueue", "mail", "later", "--at", &at]);
+    prints(&roster, &["enqueue", "mail", "now", "--at", "2001-02-03T04:05:06Z"]);
+    let of = |state: &str| roster.cli(["queue", "peek", "mail", state, "-o", "json"]).json()["jobs"].clone();
+    let (due, meant) = (of("delayed")[0]["stateAt"].as_u64().expect("a time"), millis_since_1970(hour));
+    assert!(due.abs_diff(meant) < 60_000, "{due} {meant}");
+    assert_eq!((&of("delayed")[0]["name"], &of("waiting")[0]["name"]), (&json!("later"), &json!("now")));
+    assert_eq!(roster.cli(["enqueue", "mail", "a", "--at", &at, "--delay", "1h"]).code, Some(2));
 }
 
 #[test]
