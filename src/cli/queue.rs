@@ -30,6 +30,8 @@ enum Command {
     #[command(after_help = super::exit::HELP)]
     Peek(Peek),
     #[command(after_help = super::exit::HELP)]
+    Job(Job),
+    #[command(after_help = super::exit::HELP)]
     Retry(Retry),
     #[command(after_help = super::exit::HELP)]
     Cancel(Cancel),
@@ -66,6 +68,19 @@ struct Peek {
     #[arg(short = 'n', value_name = "COUNT", default_value_t = 20)]
     count: usize,
     /// JSON has the payloads
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Print one job as it stands. For whoever enqueued it or may perform it, and administrators
+#[derive(Debug, Args)]
+struct Job {
+    /// The job's id
+    #[arg(value_parser = job_id)]
+    id: i64,
+    /// JSON has the payload, and how far it is
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -159,6 +174,9 @@ pub(crate) struct Enqueue {
     /// Enqueue none while the queue has another job with this key that is not done
     #[arg(long, value_name = "KEY")]
     unique: Option<String>,
+    /// Only until this one is handed out
+    #[arg(long, requires = "unique")]
+    until_start: bool,
     /// How often it is tried again if it fails [default: `queue.retries` of the sidecar]
     #[arg(long, value_name = "COUNT")]
     retries: Option<i32>,
@@ -198,6 +216,7 @@ impl Queue {
         match self.command {
             Command::List(list) => list.run(),
             Command::Peek(peek) => peek.run(),
+            Command::Job(job) => job.run(),
             Command::Retry(Retry { queue, id, connection, .. }) => {
                 let request = QueueControl { id, ..request(queue, QueueAction::RETRY) };
                 let retried = control(connection, &request)?;
@@ -413,11 +432,23 @@ impl Peek {
     }
 }
 
+impl Job {
+    fn run(self) -> anyhow::Result<()> {
+        let job = self.connection.client().job(self.id)?.job;
+        match self.output {
+            Output::Table => io::stdout().write_all(table_of_one(&job).as_bytes())?,
+            Output::Json => json::print(&document_of_job(&job))?,
+        }
+        Ok(())
+    }
+}
+
 fn document_of_job(it: &idl::Job) -> Value {
     let mut job = json!({
-        "id": it.id, "queue": it.queue, "name": it.name, "priority": it.priority, "attempt": it.attempt,
-        "failures": it.failures, "retries": it.retries, "timeoutMs": it.timeout_ms, "enqueuedAt": it.enqueued_at,
-        "stateAt": it.state_at, "error": it.error,
+        "id": it.id, "queue": it.queue, "name": it.name, "state": state(it.state), "priority": it.priority,
+        "attempt": it.attempt, "failures": it.failures, "retries": it.retries, "timeoutMs": it.timeout_ms,
+        "enqueuedAt": it.enqueued_at, "stateAt": it.state_at, "error": it.error,
+        "isBuffered": it.is_buffered == Some(true),
     });
     if let Some(progress) = &it.progress {
         job["progress"] = json!({
@@ -452,6 +483,33 @@ fn table_of_jobs(jobs: &[idl::Job]) -> String {
     text::table(heading, &["ID", "PRIORITY", "ATTEMPT", "SIZE"], &rows)
 }
 
+fn table_of_one(it: &idl::Job) -> String {
+    let row = [
+        it.id.to_string(),
+        text::preview(it.queue.as_bytes()),
+        text::preview(it.name.as_bytes()),
+        state(it.state),
+        it.attempt.to_string(),
+        text::time(it.enqueued_at),
+        text::time(it.state_at.unwrap_or(0)),
+        text::preview(it.error.as_deref().unwrap_or("").as_bytes()),
+    ];
+    let heading = ["ID", "QUEUE", "NAME", "STATE", "ATTEMPT", "ENQUEUED", "DUE/UNTIL/DIED", "ERROR"];
+    text::table(heading, &["ID", "ATTEMPT"], &[row])
+}
+
+/// A state from a newer sidecar has only a number.
+fn state(state: JobState) -> String {
+    match state {
+        JobState::WAITING => "waiting".into(),
+        JobState::DELAYED => "delayed".into(),
+        JobState::RUNNING => "running".into(),
+        JobState::DEAD => "dead".into(),
+        JobState::DONE => "done".into(),
+        JobState(newer) => newer.to_string(),
+    }
+}
+
 impl Enqueue {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -471,7 +529,7 @@ impl Enqueue {
             delay_ms: self.at.map_or(self.delay.map(millis), |at| Some((at.as_millisecond() - now()).max(0))),
             priority: self.priority,
             unique_key: self.unique,
-            unique_until: None,
+            unique_until: self.until_start.then_some(idl::UniqueUntil::START),
             retries: self.retries,
             timeout_ms: self.attempt_timeout.map(millis),
             limit_key: self.limit_key,

@@ -123,6 +123,17 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert!(peeked.contains("later") && peeked.lines().count() == 2, "{peeked}");
     prints(&roster, &["queue", "resume", "mail"]);
     assert_eq!(take(&roster, 1, 0).len(), 1);
+    let once = ["enqueue", "mail", "once", "--unique", "once", "--until-start"];
+    let first = prints(&roster, &once);
+    assert_eq!(prints(&roster, &once), first);
+    take(&roster, 1, 0);
+    let second = prints(&roster, &once);
+    assert_ne!(second, first, "the first one is handed out");
+    let shown = prints(&roster, &["queue", "job", first.trim_end()]);
+    assert!(shown.contains("  running ") && shown.lines().count() == 2, "{shown}");
+    let shown = prints(&roster, &["queue", "job", second.trim_end(), "-o", "json"]);
+    assert!(shown.contains(r#""state":"waiting""#) && shown.contains(r#""payload":"""#), "{shown}");
+    assert_eq!(roster.cli(["queue", "job", "1"]).code, Some(1));
     let other = prints(&roster, &["enqueue", "mail", "other", "--delay", "1h"]);
     let other = other.trim_end();
     assert_eq!(prints(&roster, &["queue", "cancel", other]), format!("job {other} is removed\n"));
