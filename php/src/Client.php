@@ -143,13 +143,35 @@ class Client
     }
 
     /**
-     * Returns the instances of a service, by its name without a version.
+     * Returns the instances of a service, by its name without a version. Some of them are protected if any is `held`.
      *
+     * The sidecar answers for a `version` and `callable`, otherwise the shared file does.
+     *
+     * @param ?string $version a version requirement, as for `resolve`; null: any
+     * @param array<string|int|float|bool> $metadata required metadata by key, as for `call`
+     * @param bool $callable whether to return only those that `resolve` chooses from
      * @return list<Instance> newest version first; empty if there are none
      */
-    public function instances(string|int $service, ?int $maxAge = null): array
-    {
-        return $this->read('instances', (string) $service, $maxAge);
+    public function instances(
+        string|int $service,
+        ?int $maxAge = null,
+        ?string $version = null,
+        ?string $group = null,
+        ?string $zone = null,
+        array $metadata = [],
+        bool $callable = false,
+    ): array {
+        $query = ['serviceName' => (string) $service, 'group' => $group, 'zone' => $zone];
+        $query['metadata'] = $metadata === [] ? null : Values::metadata($metadata);
+        if ($version === null && !$callable) {
+            return $this->read('instances', $query, $maxAge);
+        }
+        self::checkAge($maxAge);
+        $maxAge ??= $this->maxAge;
+        $query += ['version' => $version, 'callable' => $callable];
+        return $this->consult(
+            static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->instances($query, $maxAge, $deadline),
+        );
     }
 
     /**

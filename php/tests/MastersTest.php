@@ -54,6 +54,34 @@ final class MastersTest extends TestCase
         self::assertSame([null, null], [$shared->master('nobody'), $unix->master('nobody')]);
     }
 
+    public function testInstancesAreFilteredAlikeOverEachTransport(): void
+    {
+        [$shared, $unix] = [$this->client(Transport::Shared), $this->client(Transport::Unix)];
+        $all = fn (array ...$by) => array_map(static fn (array $it) => [
+            count($shared->instances('demo', ...$it)),
+            count($unix->instances('demo', ...$it)),
+        ], $by);
+        self::assertSame([[2, 2], [2, 2], [2, 2], [2, 2]], $all(
+            ['zone' => 'b'],
+            ['group' => ''],
+            ['metadata' => ['weight' => 3, 'zone' => 'b']],
+            ['zone' => 'b', 'group' => '', 'metadata' => ['version' => '1.2.0']],
+        ));
+        self::assertSame([[0, 0], [0, 0], [0, 0], [0, 0]], $all(
+            ['zone' => 'c'],
+            ['group' => 'blue'],
+            ['metadata' => ['weight' => 3.5]],
+            ['metadata' => ['no' => 'such']],
+        ));
+        self::assertSame(Transport::Shared, $shared->freshness()->from);
+        $count = fn (mixed ...$by) => count($this->client->instances('demo', ...$by));
+        self::assertSame([2, 0], [$count(version: '^1.2'), $count(version: '^2')]);
+        self::assertSame([2, 0], [$count(callable: true, zone: 'b'), $count(callable: true, zone: 'c')]);
+        self::assertSame(Transport::Unix, $this->client->freshness()->from);
+        $this->expectException(InvalidRequest::class);
+        $count(version: 'the newest');
+    }
+
     public function testTheFileStillTellsOfMastersWhenTheSidecarIsKilled(): void
     {
         $ask = fn () => $this->client->instances('spare')[0] ?? null;

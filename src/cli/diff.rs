@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use roster::model::{NodePath, view};
-use roster::thrift::idl::{Freshness, Instance};
+use roster::thrift::idl::{Freshness, Instance, ServiceQuery};
 use serde_json::{Map, Value, json};
 
 use super::connection::Connection;
@@ -68,7 +68,7 @@ fn instances(mut known: Known) -> anyhow::Result<(State, Freshness)> {
     let listed = known.services(Vec::new())?;
     let mut state = State::new();
     for service in listed.services.iter().filter(|service| !service.masters.is_empty()) {
-        for instance in known.instances(&service.name, Vec::new())?.instances {
+        for instance in known.instances(&service.name, ServiceQuery::default())?.instances {
             let address = resolve::address(&instance);
             let words = [&*service.name, &*instance.version, &*address, &*instance.group];
             let name: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();

@@ -113,12 +113,13 @@ impl Known {
         }
     }
 
-    pub(crate) fn instances(&mut self, service: &str, metadata: Metadata) -> anyhow::Result<InstancesReply> {
+    /// The instances that a filter wants; of a shared file all.
+    pub(crate) fn instances(&mut self, service: &str, filter: ServiceQuery) -> anyhow::Result<InstancesReply> {
         let (client, max_age) = match self {
             Known::Sidecar { client, max_age } => (client, *max_age),
             Known::File(file) => return file.instances(service),
         };
-        let mut query = query(Some(service.to_owned()), metadata, max_age);
+        let mut query = ServiceQuery { service_name: Some(service.to_owned()), max_age_ms: max_age.map(age), ..filter };
         let mut instances = Vec::new();
         loop {
             let page = client.instances(query.clone())?;

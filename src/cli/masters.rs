@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use roster::model::view;
-use roster::thrift::idl::{Master, Service};
+use roster::thrift::idl::{Master, Service, ServiceQuery};
 use serde_json::{Value, json};
 
 use super::known::{self, Known, Source};
@@ -45,8 +45,8 @@ impl Masters {
 
 /// Says on stderr that nobody offers a service, or one with this metadata, which an empty table would not show. An
 /// unknown service is an error.
-pub(crate) fn tell_none(known: &mut Known, service: Option<&str>, metadata: &[(String, String)]) -> anyhow::Result<()> {
-    let offered = service.map(|service| known.instances(service, Vec::new())).transpose()?;
+fn tell_none(known: &mut Known, service: Option<&str>, metadata: &[(String, String)]) -> anyhow::Result<()> {
+    let offered = service.map(|service| known.instances(service, ServiceQuery::default())).transpose()?;
     let is_offered = offered.is_none_or(|reply| !reply.instances.is_empty());
     let metadata = metadata.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ");
     let [service, metadata] = [service.unwrap_or_default(), &metadata].map(|text| text::preview(text.as_bytes()));

@@ -13,7 +13,7 @@ use roster::thrift::idl::{
 use serde_json::{Value, json};
 
 use super::known::{self, Known, Source};
-use super::{Output, json, masters, stats, text};
+use super::{Output, json, stats, text};
 
 /// List the services; with a name, the instances of that service
 #[derive(Debug, Args)]
@@ -23,6 +23,18 @@ pub(crate) struct Services {
     /// Only where the service has this metadata; if repeated, all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with_all = ["shared", "stats"])]
     metadata: Vec<(String, String)>,
+    /// Of the service only the versions that meet this requirement in Composer's syntax, such as `^1.2`
+    #[arg(long, value_name = "REQ", requires = "name", conflicts_with_all = ["shared", "stats"])]
+    version: Option<String>,
+    /// Only of this group
+    #[arg(long, value_name = "NAME", requires = "name", conflicts_with_all = ["shared", "stats"])]
+    group: Option<String>,
+    /// Only in this zone
+    #[arg(long, value_name = "NAME", requires = "name", conflicts_with_all = ["shared", "stats"])]
+    zone: Option<String>,
+    /// Only those that `roster resolve` chooses from
+    #[arg(long, requires = "name", conflicts_with_all = ["shared", "stats"])]
+    callable: bool,
     /// Show statistics of the calls made through the sidecar, by method
     #[arg(long, conflicts_with = "shared")]
     stats: bool,
@@ -61,15 +73,24 @@ impl Services {
                 (summary_table(&reply.services), document)
             }
             (Some(name), known) => {
-                let reply = known.instances(&name, metadata.clone())?;
+                let filter = ServiceQuery {
+                    metadata: (!metadata.is_empty()).then(|| metadata.into_iter().collect()),
+                    version: self.version,
+                    group: self.group,
+                    zone: self.zone,
+                    callable: self.callable.then_some(true),
+                    ..ServiceQuery::default()
+                };
+                let is_any = filter == ServiceQuery::default();
+                let reply = known.instances(&name, filter)?;
                 let instances: Vec<_> = reply.instances.iter().map(instance).collect();
                 let (is_protected, freshness) = (reply.is_protected == Some(true), json::freshness(&reply.freshness));
                 let document = json!({ "instances": instances, "protected": is_protected, "freshness": freshness });
                 if reply.instances.is_empty() {
-                    if metadata.is_empty() {
+                    if is_any {
                         return Err(absence(known, name, reply.freshness).into());
                     }
-                    masters::tell_none(known, Some(&name), &metadata)?;
+                    eprintln!("roster: no instance of `{}` is as asked for", text::preview(name.as_bytes()));
                 }
                 (instance_table(&reply.instances), document)
             }

@@ -18,6 +18,17 @@ fn one_is_resolved_and_the_distribution_follows_the_weights() {
     let of_zone = |zone: &str| scene.roster.cli(["resolve", "mail", "--zone", zone]).text();
     let [a, b] = ["a", "b"].map(of_zone);
     assert!(a != b && a.ends_with('\n'), "{a} {b}");
+    let listed = |filter: &[&str]| {
+        let ended = scene.roster.cli(["services", "mail", "-o", "json"].iter().chain(filter));
+        assert_eq!(ended.code, Some(0), "{filter:?}: {ended:?}");
+        ended.json()["instances"].as_array().map_or(0, Vec::len)
+    };
+    let of_b = ["--zone", "b", "--version", "^1", "--group", "", "--metadata", "zone=b"];
+    assert_eq!([listed(&of_b), listed(&["--zone", "b", "--callable"])], [2, 1], "one has no weight");
+    assert_eq!([listed(&["--version", "^2"]), listed(&["--group", "blue"])], [0, 0]);
+    let none = scene.roster.cli(["services", "mail", "--zone", "c"]);
+    assert!(none.wrong.contains("no instance of `mail` is as asked for"), "{none:?}");
+    assert_eq!(scene.roster.cli(["services", "--zone", "b"]).code, Some(2), "of which service?");
     let chosen = scene.roster.cli(["resolve", "mail", "-n", "400", "-o", "json"]).json();
     let chosen = chosen["chosen"].as_array().expect("a list");
     let times = |id: &str| {

@@ -186,9 +186,13 @@ final class SharedFile
         return self::decoded($names);
     }
 
-    /** @return list<Instance> */
-    public function instances(string $service, ?int $maxAge): array
+    /**
+     * @param array<string, mixed> $query `serviceName`, and the `group`, `zone` and `metadata` to filter by
+     * @return list<Instance>
+     */
+    public function instances(array $query, ?int $maxAge): array
     {
+        $service = $query['serviceName'];
         $keys = ['service' . self::name($service, '/'), 'instances' . self::name($service, '/')];
         [$masters, $counts] = $found = $this->entries($keys, self::INSTANCES, $maxAge);
         // What nodes register must be read at the revision of its counts, or is read again.
@@ -211,6 +215,9 @@ final class SharedFile
         }
         if ($masters !== false && count($found) > 2) {
             usort($instances, static fn (array $one, array $other) => Version::compare($other['version'], $one['version']));
+        }
+        if (isset($query['group']) || isset($query['zone']) || isset($query['metadata'])) {
+            $instances = array_values(array_filter($instances, static fn (array $it) => Filter::passes($it, $query)));
         }
         return array_map(fn (array $record) => Hydrator::instance($record, $this->freshness), $instances);
     }

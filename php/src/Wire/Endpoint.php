@@ -125,24 +125,25 @@ final class Endpoint
         });
     }
 
-    public function instances(string $service, ?int $maxAge, Deadline $deadline): Answer
+    /** @param array<string, mixed> $query of a `ServiceQuery` */
+    public function instances(array $query, ?int $maxAge, Deadline $deadline): Answer
     {
         [$instances, $cursor] = [[], null];
         do {
-            $page = $this->instancesPage($service, $cursor, $deadline, $maxAge);
+            $page = $this->instancesPage(['cursor' => $cursor, 'maxAgeMs' => $maxAge] + $query, $deadline);
             [$some, $cursor] = $page->value;
             array_push($instances, ...$some);
         } while ($cursor !== null);
         return new Answer($instances, $page->freshness);
     }
 
-    private function instancesPage(string $service, ?string $cursor, Deadline $deadline, ?int $maxAge): Answer
+    private function instancesPage(array $query, Deadline $deadline): Answer
     {
         return $this->read(
             $deadline,
-            function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge): Answer {
+            function (Thrift\RosterClient $roster) use ($query): Answer {
                 try {
-                    $page = $roster->instances(self::query($maxAge, $cursor, $service));
+                    $page = $roster->instances(new Thrift\ServiceQuery($query));
                 } catch (Thrift\NotFound $absence) {
                     return new Answer([[], null], Values::freshness($absence->freshness, $this->transport));
                 }

@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use roster::model::{NodePath, view};
 use roster::thrift::client::Error;
-use roster::thrift::idl::ServiceSummary;
+use roster::thrift::idl::{ServiceQuery, ServiceSummary};
 use serde_json::json;
 
 use self::size::Size;
@@ -134,7 +134,7 @@ fn listed(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)
         if masters.is_empty() {
             continue;
         }
-        let found = match known.instances(&name, Vec::new()) {
+        let found = match known.instances(&name, ServiceQuery::default()) {
             Ok(reply) => reply.instances,
             // It has disappeared meanwhile.
             Err(error) if is_absence(&error) => continue,
