@@ -242,9 +242,14 @@ fn what_is_not_done_in_redis_is_refused() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");
     enqueue(&roster, job("C", "{}")).expect("there is room");
-    let urgent = NewJob { priority: Some(0), ..job("C", "{}") };
-    let wrong: InvalidRequest = exception(enqueue(&roster, urgent)).expect("no priority");
-    assert!(wrong.message.contains("have no order by it"), "{wrong:?}");
+    for (wrong, why) in [
+        (NewJob { priority: Some(0), ..job("C", "{}") }, "have no order by it"),
+        (NewJob { limit_key: Some("k".into()), ..job("C", "{}") }, "have no limits"),
+        (NewJob { keep_result_ms: Some(1_000), ..job("C", "{}") }, "keep no results"),
+    ] {
+        let refused: InvalidRequest = exception(enqueue(&roster, wrong)).expect("it is not for Redis");
+        assert!(refused.message.contains(why), "{refused:?}");
+    }
     for (command, why) in [
         (&["queue", "move", "mail", "--to", "post"][..], "jobs are not moved there"),
         (&["queue", "recurring"][..], "no jobs are enqueued by the clock there"),
