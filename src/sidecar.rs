@@ -168,7 +168,7 @@ impl Sidecar {
         let context =
             Context { tasks: tasks.clone(), reload: reloads, memory: memory.clone(), metrics: metrics.clone() };
         for (feed, start) in starts.into_iter().enumerate() {
-            start(store.publisher(feed), &context);
+            start(store.publisher(feed), &context)?;
         }
         let of_sources = tasks.of(Phase::Sources);
         let prober = prober::run(store.clone(), own, metrics.clone(), of_sources.stop_signal());
@@ -324,7 +324,7 @@ struct Context {
 }
 
 /// Starts one source, which fills its feed.
-type Start<'a> = Box<dyn FnOnce(Publisher, &Context) + 'a>;
+type Start<'a> = Box<dyn FnOnce(Publisher, &Context) -> io::Result<()> + 'a>;
 
 /// The sources, each as the store sees it, and how to start it.
 fn sources(config: &Config, register: Option<Register>, channels: Channels) -> impl Iterator<Item = (Feed, Start<'_>)> {
@@ -337,7 +337,8 @@ fn sources(config: &Config, register: Option<Register>, channels: Channels) -> i
             let tasks = context.tasks.of(Phase::Sources);
             let mirror =
                 source::zookeeper::run(ensemble.clone(), publisher, context.reload.clone(), tasks.stop_signal());
-            tasks.critical(format!("the mirror of {}", ensemble.name), mirror);
+            // On a thread of its own: what masters and followers send must not make it late.
+            tasks.thread(format!("the mirror of {}", ensemble.name), move |_| mirror)
         })
     });
     let files = config.file.iter().map(|file| {
@@ -348,6 +349,7 @@ fn sources(config: &Config, register: Option<Register>, channels: Channels) -> i
             let tasks = context.tasks.of(Phase::Sources);
             let reader = source::file::run(file.clone(), publisher, context.reload.clone(), tasks.stop_signal());
             tasks.critical(format!("the reader of {}", file.name), reader);
+            Ok(())
         })
     });
     let upstreams = config.upstream.iter().map(|upstream| {
@@ -357,6 +359,7 @@ fn sources(config: &Config, register: Option<Register>, channels: Channels) -> i
             let follower =
                 source::upstream::run(upstream.clone(), publisher, context.reload.clone(), tasks.stop_signal());
             tasks.critical(format!("the follower of {}", upstream.name), follower);
+            Ok(())
         })
     });
     let register = register.map(|register| {
@@ -367,12 +370,13 @@ fn sources(config: &Config, register: Option<Register>, channels: Channels) -> i
             let (memory, metrics) = (context.memory.clone(), context.metrics.clone());
             let tasks = context.tasks.of(Phase::Masters);
             register.start(publisher, memory, metrics, &tasks, context.reload.clone(), channels);
+            Ok(())
         })
     });
     ensembles.chain(files).chain(upstreams).chain(register)
 }
 
-fn source<'a>(feed: Feed, start: impl FnOnce(Publisher, &Context) + 'a) -> (Feed, Start<'a>) {
+fn source<'a>(feed: Feed, start: impl FnOnce(Publisher, &Context) -> io::Result<()> + 'a) -> (Feed, Start<'a>) {
     (feed, Box::new(start))
 }
 

@@ -7,6 +7,7 @@ use rmpv::Value;
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::RegisterState;
@@ -44,6 +45,8 @@ impl<'h> Reporter<'h> {
     }
 
     async fn put(&mut self, master: &Arc<Master>, is_expected: bool) -> Result<(), CloseReason> {
+        // A large one takes tens of milliseconds, in which nobody else has a turn.
+        yield_now().await;
         if self.send(&Report::Put { master: master.clone(), is_expected, unreadable: 0 }).await? {
             return Ok(());
         }

@@ -364,7 +364,7 @@ async fn a_call_waits_no_longer_than_its_time_to_look_for_a_master() {
     let memory = house.peer.account.memory.clone();
     // What the user has done before, which lasts until it may end.
     let (may_end, end) = std::sync::mpsc::channel::<()>();
-    let before = tokio::spawn(async move { memory.work(usize::MAX, move || drop(end.recv())).await });
+    let before = tokio::spawn(async move { memory.work(usize::MAX, move || _ = end.recv()).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
     for called in [
         house.api.call(&house.peer, &request).await.map(drop),
