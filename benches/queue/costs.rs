@@ -20,6 +20,9 @@ const EVERY: Duration = Duration::from_micros((1_000_000 * TOGETHER / RATE) as u
 const TAKERS: usize = 16;
 const AT_MOST: usize = 20;
 
+/// How much memory jobs that wait may take, in bytes, however many they are.
+const MEMORY: usize = 10_000_000;
+
 /// How much slower is not noticed.
 const UNMOVED: f64 = 1.1;
 
@@ -42,7 +45,10 @@ fn waiting(report: &mut Report, jobs: usize) {
     }
     let enqueued = memory(roster.process().id());
     let full = opened(&mut roster);
-    let more = |bytes: usize| format!("{:.1} MB", bytes.saturating_sub(nothing) as f64 / 1e6);
+    let more = |bytes: usize| {
+        let more = bytes.saturating_sub(nothing);
+        format!("{:.1} MB {}", more as f64 / 1e6, verdict(more <= MEMORY))
+    };
     let opened = memory(roster.process().id());
     let took = full.saturating_sub(empty);
     report.figures(
@@ -52,7 +58,7 @@ fn waiting(report: &mut Report, jobs: usize) {
                 "they are there later after a start by",
                 format!("{:.0} ms {}", millis(took), verdict(took.as_secs() < 1)),
             ),
-            ("memory above that without jobs, after that start", more(opened)),
+            ("memory above that without jobs, after that start (≤ 10 MB)", more(opened)),
             ("the same where they were enqueued one after the other", more(enqueued)),
         ],
     );
