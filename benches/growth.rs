@@ -1,5 +1,6 @@
 //! Part `growth`: how each cost grows with the number of nodes, of watchers, of masters and of instances.
 
+mod choices;
 mod formats;
 mod one_of_many;
 mod registrars;
@@ -62,6 +63,7 @@ pub(crate) fn run(report: &mut Report) {
     let [one, ten, hundred] = sizes.map(|n| format!("n = {n}"));
     report.table("Costs by number", &["", &one, &ten, &hundred, "n to the power of"], &rows);
     report.plot("growth", "Costs of the store by number", &groups);
+    choices::run(report);
     formats::run(report);
     one_of_many::run(report);
 }

@@ -757,18 +757,3 @@ fn a_master_that_is_drained_gets_no_calls_and_the_older_version_does() {
     store.freeze();
     assert_eq!(withhold(WithholdKind::Drained, None), 0, "a sidecar that stops leaves all as it is");
 }
-
-/// `cargo test --release --lib resolve::tests::how_long -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn how_long_one_of_a_thousand_takes() {
-    let names: Vec<String> = (0..1_000).map(|n| format!("10.0.{}.{}:8080", n / 256, n % 256)).collect();
-    let hosts: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100)).collect();
-    let directory = directory(&hosts);
-    for balance in [Balance::Random, Balance::RoundRobin, Balance::LeastOutstanding, Balance::Key("user:42".into())] {
-        let query = by(balance);
-        let began = std::time::Instant::now();
-        (0..10_000).for_each(|_| drop(std::hint::black_box(resolve(&directory, "db", &query))));
-        println!("{:?}: {:?}", query.balance, began.elapsed() / 10_000);
-    }
-}
