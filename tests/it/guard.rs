@@ -2,10 +2,15 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
+use futures::future::try_join_all;
 use serde_json::Value;
+use zookeeper_client::{Acls, CreateMode};
 
-use crate::harness::{Ended, Roster, SOON, Scene, ensure, eventually, free_port, fresh_chroot};
+use crate::harness::{Ended, Roster, SOON, Scene, Zk, ensure, eventually, free_port, fresh_chroot, offering};
+use crate::idl::TRosterSyncClient;
 
 const SETTINGS: &str = r#"
 [[services]]
@@ -195,6 +200,94 @@ fn a_deploy_that_starts_the_new_ones_first_holds_nothing() {
         (0..10).for_each(|number| scene.zk.delete(&format!("/s/{service}/old-{number}")));
         becomes(&scene, service, (count, 0));
     }
+}
+
+#[test]
+fn a_rolling_deploy_holds_nothing() {
+    let (zk, old, new) = (fresh_chroot(), processes(8), processes(8));
+    let node = |number: usize| format!("/s/web/i-{number}");
+    old.iter().enumerate().for_each(|(number, process)| zk.create(&node(number), address(process)));
+    // It starts after them, so that none are new.
+    let scene = Scene::with(&zk, SETTINGS);
+    becomes(&scene, "web", (8, 0));
+    // Each comes back where it was, and then elsewhere. Held ones would stay, since all still answer.
+    for processes in [&old, &new] {
+        for (number, process) in processes.iter().enumerate() {
+            scene.zk.delete(&node(number));
+            becomes(&scene, "web", (7, 0));
+            scene.zk.create(&node(number), address(process));
+            becomes(&scene, "web", (8, 0));
+        }
+    }
+    assert!(!scene.roster.log().contains("vanished at once"), "{}", scene.roster.log());
+}
+
+/// Has ephemeral nodes come and go, all together, so many times.
+fn flap(zk: &Zk, nodes: &[(String, String)], times: usize) {
+    const PAUSE: Duration = Duration::from_millis(200);
+    let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+    zk.run(async |client| {
+        for _ in 0..times {
+            try_join_all(nodes.iter().map(|(path, data)| client.create(path, data.as_bytes(), &options))).await?;
+            tokio::time::sleep(PAUSE).await;
+            let mut writer = client.new_multi_writer();
+            for (path, _) in nodes {
+                writer.add_delete(path, None)?;
+            }
+            writer.commit().await.expect("nobody else is at it");
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn of_a_service_that_flaps_half_is_served_at_each_moment_and_all_between() {
+    const TIMES: usize = 10;
+    let scene = Scene::with(&fresh_chroot(), SETTINGS);
+    let web = processes(8);
+    scene.zk.create("/s/web", "");
+    scene.agrees();
+    let nodes: Vec<_> =
+        web.iter().enumerate().map(|(number, it)| (format!("/s/web/i-{number}"), address(it))).collect();
+    let (zk, mut client) = (scene.zk.clone(), scene.roster.client());
+    let flapping = thread::spawn(move || flap(&zk, &nodes, TIMES));
+    // How many are served and how many of them are held, from when all have come.
+    let mut seen: Vec<(usize, usize)> = Vec::new();
+    while !flapping.is_finished() {
+        let all = client.instances(offering("web")).expect("an answer").instances;
+        let now = (all.len(), all.iter().filter(|it| it.held.is_some()).count());
+        if seen.last() != Some(&now) && (!seen.is_empty() || now == (8, 0)) {
+            seen.push(now);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    flapping.join().expect("it came and went");
+    // Where the sidecar is told in pieces, the first ones look like ordinary removals until more follow.
+    assert!(seen.iter().all(|(served, _)| (4..=8).contains(served)), "{seen:?}");
+    let times = |state: (usize, usize)| seen.iter().filter(|seen| **seen == state).count();
+    assert!(times((8, 8)) > TIMES / 2 && times((8, 0)) > TIMES / 2, "it was told of most: {seen:?}");
+    becomes(&scene, "web", (8, 8));
+}
+
+#[test]
+fn a_parent_that_cannot_be_read_keeps_all_instances_and_an_emptied_one_holds_them() {
+    let mut scene = Scene::own(&format!("audit_interval = \"500ms\"\n{SETTINGS}"));
+    let web = processes(8);
+    register(&scene, "web", &web);
+    scene.server().kill();
+    scene.roster.becomes("down");
+    assert_eq!(count(&scene, "web"), (8, 0), "nothing is known to be gone");
+    scene.server().restart();
+    scene.roster.becomes("live");
+    assert_eq!(count(&scene, "web"), (8, 0));
+    let owner = scene.zk.identified("app:secret");
+    owner.close("/s/web");
+    becomes(&scene, "web", (8, 8));
+    owner.open("/s/web");
+    becomes(&scene, "web", (8, 0));
+    (0..8).for_each(|number| scene.zk.delete(&format!("/s/web/i-{number}")));
+    becomes(&scene, "web", (8, 8));
 }
 
 #[test]
