@@ -25,6 +25,8 @@ pub(super) struct Losses {
     pub(super) lately: OrdSet<(Moment, Arc<str>)>,
     pub(super) levels: Levels,
     pub(super) newcomers: Newcomers,
+    /// Those that were registered again within the window, while they were held: they are held at once if they vanish again.
+    pub(super) returned: Newcomers,
     pub(super) departed: DepartedList,
     /// How many of the held ones have strangers at their addresses, how many were withdrawn for that, and the marks of
     /// the ids of those that were not registered again.
@@ -73,6 +75,7 @@ impl Losses {
         self.levels.forget(now.moment, config.window);
         let size = self.size(self.present);
         self.newcomers.forget(now.moment, config.window);
+        self.returned.forget(now.moment, config.window);
         if self.size(self.present) < size {
             self.levels.fell(size, now.moment, config.window);
         }
@@ -89,11 +92,13 @@ impl Losses {
         self.departed.oldest().is_some_and(is_old)
             || self.levels.is_older(now.moment, config.window)
             || self.newcomers.are_older(now.moment, config.window)
+            || self.returned.are_older(now.moment, config.window)
             || self.lately.get_min().is_some_and(|(at, _)| now.moment.since(*at) >= config.window)
     }
 
     pub(super) fn is_forgotten(&self) -> bool {
-        self.held == 0 && self.departed.len() == 0 && self.newcomers.len() == 0 && self.levels.is_empty()
+        let are_none = [&self.newcomers, &self.returned].map(Newcomers::len) == [0, 0];
+        self.held == 0 && self.departed.len() == 0 && are_none && self.levels.is_empty()
     }
 
     /// What is remembered without being held, and what came and vanished within the window.

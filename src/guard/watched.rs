@@ -40,7 +40,13 @@ impl Watched {
         self.forget(now, config);
         let newcomers: Vec<_> = came.iter().filter_map(|came| Some((came, self.new_since(now, came)?))).collect();
         for (_, id, rank) in &moved {
-            self.losses.get_mut(rank).and_then(|losses| losses.newcomers.remove(id));
+            if let Some(losses) = self.losses.get_mut(rank) {
+                losses.newcomers.remove(id);
+                losses.returned.remove(id);
+            }
+        }
+        for Came { id, rank, .. } in came.iter().filter(|came| self.is_held(came)) {
+            self.losses.entry(*rank).or_default().returned.insert(id.clone(), now.moment);
         }
         let mut outcomes = Vec::new();
         outcomes.extend(came.iter().filter_map(|came| self.come(&came.id, &came.version, came.rank)));
@@ -69,12 +75,16 @@ impl Watched {
 
     /// Since when an instance that came is new; none: it is not, since it was there before, or is held.
     fn new_since(&self, now: Now, came: &Came) -> Option<Moment> {
-        let is_held = self.held.get(&came.id).is_some_and(|entry| entry.rank().root == came.rank.root);
-        if is_held || !came.is_new {
+        if self.is_held(came) || !came.is_new {
             return None;
         }
         let departed = self.losses.get(&came.rank).and_then(|losses| losses.departed.get(&came.id));
         departed.map_or(Some(now.moment), |departed| departed.came)
+    }
+
+    /// Whether what came is held below the same root.
+    fn is_held(&self, came: &Came) -> bool {
+        self.held.get(&came.id).is_some_and(|entry| entry.rank().root == came.rank.root)
     }
 
     /// Takes in that an instance is registered. What was below an earlier root is not back.
@@ -102,7 +112,8 @@ impl Watched {
             .into_iter()
             .map(|it| {
                 let came = losses.newcomers.remove(&it.id);
-                Departed::new(it, now, came)
+                let has_returned = losses.returned.remove(&it.id).is_some();
+                Departed::new(Vanished { is_lost: it.is_lost || has_returned, ..it }, now, came)
             })
             .collect();
         if self.accepted.is_some() {

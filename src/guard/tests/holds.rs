@@ -93,6 +93,21 @@ fn a_service_that_flaps_is_served_as_if_it_did_not() {
 }
 
 #[test]
+fn what_came_back_from_a_hold_is_held_at_once_if_it_goes_again_within_the_window() {
+    let mut house = House::with("web", 10);
+    house.go("web", &ids(0..10));
+    house.come("web", &ids(0..10));
+    for number in 0..10 {
+        house.go("web", &ids(number..number + 1));
+        assert_eq!(house.count("web"), (10, number + 1));
+    }
+    house.come("web", &ids(0..10));
+    house.pass(MINUTE);
+    house.go("web", &ids(0..1));
+    assert_eq!(house.count("web"), (9, 0));
+}
+
+#[test]
 fn while_others_are_held_one_that_goes_alone_is_gone_and_the_dead_are_passed_over() {
     let mut house = House::with("web", 10);
     house.go("web", &ids(0..10));
