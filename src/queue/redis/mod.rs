@@ -191,10 +191,8 @@ impl Redis {
                     self.link.keep(connection).await?;
                     self.tick().await
                 };
-                match ticked.await {
-                    Ok(true) => {}
-                    Ok(false) => tick = Instant::now(),
-                    Err(failed) => return failed,
+                if let Err(failed) = ticked.await {
+                    return failed;
                 }
                 if std::mem::take(&mut is_new) {
                     tracing::info!(server = %self.link.server, "the queues are open");

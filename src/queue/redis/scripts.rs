@@ -108,8 +108,8 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                 else
                     local second = string.sub(due, 1, -4)
                     redis.call('HSET', p .. 'roster:jobs', id, record)
+                    redis.call('ZADD', p .. 'roster:due', due, id)
                     redis.call('ZADD', p .. 'roster:delayed:' .. q, due, id)
-                    redis.call('ZADD', p .. 'roster:scheduled', 0, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
                     redis.call('RPUSH', p .. 'delayed:' .. second, item)
                     redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
                 end
@@ -164,8 +164,7 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Carries out commands if all is as expected: 1, or 0. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
-/// element if it is too large; `UNLIST` takes a list that is gone from the schedule; `UNMARK` takes away the mark of a delayed
-/// job (`SCHEDULED`); `TRY` may fail.
+/// element if it is too large; `UNLIST` takes a list that is gone from the schedule; `TRY` may fail.
 pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -176,7 +175,6 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
             local found
             if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
             elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
-            elseif kind == 'first' then found = redis.call('LINDEX', key, 0) == field
             elseif kind == 'nolist' then found = redis.call('TYPE', key).ok ~= 'list'
             else found = redis.call('LPOS', key, field) end
             if not found then return 0 end
@@ -200,9 +198,6 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
             elseif name == 'UNLIST' then
                 local _, list, schedule, second = unpack(ARGV, at + 1, at + 4)
                 if redis.call('EXISTS', list) == 0 then redis.call('ZREM', schedule, second) end
-            elseif name == 'UNMARK' then
-                local _, key, second, item, id = unpack(ARGV, at + 1, at + 5)
-                redis.call('ZREM', key, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
             elseif name == 'TRY' then
                 redis.pcall(unpack(ARGV, at + 2, at + length))
             else
@@ -226,91 +221,6 @@ pub(super) static DUE: LazyLock<Script> = LazyLock::new(|| {
             table.insert(reply, id)
             table.insert(reply, record)
             if bytes > 1048576 then break end
-        end
-        return reply",
-    )
-});
-
-/// The first elements of a second's list, or the length of one that is too large, and whose each is: `{element, id, record, …}`,
-/// up to so many bytes.
-///
-/// A job that is delayed here has a mark, `SECOND:SHA1 OF ITS TEXT:ID`: by it an element is known in the order of the list,
-/// however many others stand in it.
-pub(super) static SCHEDULED: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local p, second, most, largest, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), 1048576
-        local reply, seen = {}, {}
-        for at = 0, most - 1 do
-            local item = redis.pcall('LINDEX', p .. 'delayed:' .. second, at)
-            if type(item) ~= 'string' or bytes <= 0 then break end
-            local id, record = '', ''
-            if #item <= largest then
-                local text = second .. ':' .. redis.sha1hex(item)
-                local from, to = '[' .. text .. ':', '(' .. text .. ';'
-                local nth = seen[text] or 0
-                local mark = redis.call('ZRANGEBYLEX', p .. 'roster:scheduled', from, to, 'LIMIT', nth, 1)[1]
-                if mark then
-                    seen[text] = nth + 1
-                    id = string.sub(mark, #text + 2)
-                    record = redis.call('HGET', p .. 'roster:jobs', id) or ''
-                end
-            end
-            table.insert(reply, #item > largest and #item or item)
-            table.insert(reply, id)
-            table.insert(reply, record)
-            bytes = bytes - #item - #record
-        end
-        return reply",
-    )
-});
-
-/// Marks jobs that a build without marks has delayed until a second, from a place among all that is due at that moment on: how
-/// many were looked at, and how many of them are marked.
-pub(super) static MARK: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local p, second, from, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], 1048576
-        local due, looked, marked = p .. 'roster:due', 0, 0
-        for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, second .. '000', second .. '000', 'LIMIT', from, most)) do
-            local text = redis.call('HGET', p .. 'roster:jobs', id) or ''
-            local is_json, record = pcall(cjson.decode, text)
-            if is_json and type(record) == 'table' and type(record.item) == 'string' and record.scheduled == tonumber(second) then
-                redis.call('ZADD', p .. 'roster:scheduled', 0, second .. ':' .. redis.sha1hex(record.item) .. ':' .. id)
-                redis.call('ZREM', due, id)
-                marked = marked + 1
-            end
-            looked = looked + 1
-            bytes = bytes - #text
-            if bytes <= 0 then break end
-        end
-        return {looked, marked}",
-    )
-});
-
-/// Marks of the oldest second that has some, if it is over and its list is gone, with their records: `{mark, id, record, …}`. A
-/// list that is there is in the schedule from then on: others may have taken it from there just when it was filled again.
-pub(super) static STRAY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local p, now, most = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-        local reply, marks, bytes = {}, p .. 'roster:scheduled', 1048576
-        local first = redis.call('ZRANGE', marks, 0, 0)[1]
-        local second = first and string.match(first, '^%d+') or ''
-        if not first or second ~= '' and tonumber(second) > now then return reply end
-        if redis.call('TYPE', p .. 'delayed:' .. second).ok == 'list' then
-            redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
-            return reply
-        end
-        for _, mark in ipairs(redis.call('ZRANGE', marks, 0, most - 1)) do
-            if string.sub(mark, 1, #second + 1) ~= second .. ':' and mark ~= first then break end
-            local id = string.match(mark, '%d+$') or ''
-            local record = redis.call('HGET', p .. 'roster:jobs', id) or ''
-            table.insert(reply, mark)
-            table.insert(reply, id)
-            table.insert(reply, record)
-            bytes = bytes - #record
-            if bytes <= 0 then break end
         end
         return reply",
     )

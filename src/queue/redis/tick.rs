@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures::future::join_all;
 use redis::Value;
 
 use super::super::Totals;
@@ -20,12 +19,8 @@ use super::{Redis, scripts};
 const BATCH: u64 = 100;
 const ROUNDS: usize = 20;
 
-/// An element of a scheduler's list, or the length of a large one; and the id and the record of the job here that it is, or none.
-type Element = (Value, Vec<u8>, Vec<u8>);
-
 impl Redis {
-    /// Whether all is done that was due.
-    pub(super) async fn tick(&self) -> Result<bool, Failed> {
+    pub(super) async fn tick(&self) -> Result<(), Failed> {
         let now = self.link.now()?;
         self.repeat_reports().await?;
         self.give_back_unheard().await?;
@@ -33,24 +28,12 @@ impl Redis {
         if self.buffer.is_some() {
             self.passes_over("roster:enqueued", self.forget_arrived(now).await)?;
         }
-        let is_done = self.pass_time(now).await?;
-        self.passes_over("pause-all-workers", self.look_whether_all_are_paused().await)?;
-        self.passes_over("queues or roster:paused", self.count().await)?;
-        Ok(is_done)
-    }
-
-    /// Does what is due by turns, some of the records and some of each second: a mass in one keeps no other waiting. Whether
-    /// that was all.
-    async fn pass_time(&self, now: u64) -> Result<bool, Failed> {
-        for _ in 0..ROUNDS {
-            let moved = self.passes_over("delayed_queue_schedule", self.move_scheduled(now).await)?.unwrap_or(0);
-            let strays = self.passes_over("roster:scheduled", self.forget_strays(now).await)?.unwrap_or(0);
-            let is_over = self.passes_over("roster:due or roster:jobs", self.look_at_due(now).await)?.unwrap_or(true);
-            if moved == 0 && strays == 0 && is_over {
-                return Ok(true);
-            }
+        // A delayed job that is known here keeps what is known of it, before it is taken for any other.
+        if self.passes_over("roster:due or roster:jobs", self.pass_time(now).await)?.unwrap_or(true) {
+            self.passes_over("delayed_queue_schedule", self.move_scheduled(now).await)?;
         }
-        Ok(false)
+        self.passes_over("pause-all-workers", self.look_whether_all_are_paused().await)?;
+        self.passes_over("queues or roster:paused", self.count().await).map(drop)
     }
 
     /// Puts back what was taken off a queue by somebody who has died since.
@@ -78,34 +61,38 @@ impl Redis {
         Ok(())
     }
 
-    /// Looks at records whose moment has come. Whether there are none.
-    async fn look_at_due(&self, now: u64) -> Result<bool, Failed> {
-        let due = self.keys.due();
-        let arguments = Arguments::new(&self.keys.0).text(&due).text("-inf").number(now).number(0).number(BATCH);
-        let records: Vec<(Vec<u8>, Vec<u8>)> = self.link.run(&scripts::DUE, arguments).await?;
-        let is_over = records.is_empty();
-        for (member, text) in records {
-            let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
-            let record = str::from_utf8(&text).ok().and_then(|text| Some((text, Record::read(text)?)));
-            let of_job = match (id, record) {
-                (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
-                (id, _) => {
-                    let step = Step::new(&self.keys);
-                    let step = match id {
-                        Some(id) => step.if_record(id, &text),
-                        None => step,
-                    };
-                    if !text.is_empty() {
-                        tracing::error!(id, "a job is damaged, and is not performed");
+    /// Looks at records whose moment has come. Whether these were all.
+    async fn pass_time(&self, now: u64) -> Result<bool, Failed> {
+        for _ in 0..ROUNDS {
+            let due = self.keys.due();
+            let arguments = Arguments::new(&self.keys.0).text(&due).text("-inf").number(now).number(0).number(BATCH);
+            let records: Vec<(Vec<u8>, Vec<u8>)> = self.link.run(&scripts::DUE, arguments).await?;
+            if records.is_empty() {
+                return Ok(true);
+            }
+            for (member, text) in records {
+                let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
+                let record = str::from_utf8(&text).ok().and_then(|text| Some((text, Record::read(text)?)));
+                let of_job = match (id, record) {
+                    (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
+                    (id, _) => {
+                        let step = Step::new(&self.keys);
+                        let step = match id {
+                            Some(id) => step.if_record(id, &text),
+                            None => step,
+                        };
+                        if !text.is_empty() {
+                            tracing::error!(id, "a job is damaged, and is not performed");
+                        }
+                        self.change(step.then_bytes([b"ZREM", due.as_bytes(), &member])).await.map(drop)
                     }
-                    self.change(step.then_bytes([b"ZREM", due.as_bytes(), &member])).await.map(drop)
+                };
+                if self.passes_over("roster:…", of_job)?.is_none() {
+                    self.look_later(&due, &member, now).await?;
                 }
-            };
-            if self.passes_over("roster:…", of_job)?.is_none() {
-                self.look_later(&due, &member, now).await?;
             }
         }
-        Ok(is_over)
+        Ok(false)
     }
 
     /// Another time, so that a member keeps no other one from being looked at.
@@ -134,7 +121,6 @@ impl Redis {
                     self.metrics.job_failures.increment();
                 }
             }
-            // Of a build that had no marks, or others have taken its second from the schedule.
             (State::Delayed { .. }, Some(second)) => {
                 let list = self.keys.delayed(&second.to_string());
                 let item = resque::due(&record.item, id, record.enqueued_at, &record.extras);
@@ -164,138 +150,63 @@ impl Redis {
         Ok(())
     }
 
-    /// Moves what is delayed as a resque-scheduler does, some of each second. How many.
-    async fn move_scheduled(&self, now: u64) -> Result<usize, Failed> {
-        let schedule = self.keys.schedule();
+    /// Moves what others have delayed, as a resque-scheduler does.
+    async fn move_scheduled(&self, now: u64) -> Result<(), Failed> {
+        let schedule = self.keys.key("delayed_queue_schedule");
         let command = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now / 1_000, 0, BATCH as isize);
         let seconds: Vec<Vec<u8>> = self.link.command(&command).await?;
-        let mut moved = 0;
         for second in seconds {
             let Ok(second) = String::from_utf8(second.clone()) else {
                 self.change(Step::new(&self.keys).then_bytes([b"ZREM", schedule.as_bytes(), &second])).await?;
                 continue;
             };
             let list = self.keys.delayed(&second);
-            moved += self.passes_over(&list, self.move_second(&second, &list, now).await)?.unwrap_or(0);
-        }
-        Ok(moved)
-    }
-
-    async fn move_second(&self, second: &str, list: &str, now: u64) -> Result<usize, Failed> {
-        let mut elements = self.elements_of(second).await?;
-        // What has no mark may be of a build that made none, rather than somebody else's.
-        if elements.iter().any(|(_, id, _)| id.is_empty()) && self.mark(second).await? {
-            elements = self.elements_of(second).await?;
-        }
-        if elements.is_empty() {
-            let step = Step::new(&self.keys).if_no_list(list).then(["ZREM", &self.keys.schedule(), second]);
-            self.change(step).await?;
-        }
-        // They arrive in this order, and each is moved only if it is the first then.
-        let each = elements.into_iter().map(|element| self.move_element(second, list, element, now));
-        let mut moved = 0;
-        for is_moved in join_all(each).await {
-            moved += usize::from(is_moved?);
-        }
-        Ok(moved)
-    }
-
-    async fn elements_of(&self, second: &str) -> Result<Vec<Element>, Failed> {
-        let arguments = Arguments::new(&self.keys.0).text(second).number(BATCH).number(self.largest());
-        self.link.run(&scripts::SCHEDULED, arguments).await
-    }
-
-    /// Whether there were some to be marked.
-    async fn mark(&self, second: &str) -> Result<bool, Failed> {
-        if second.parse::<u64>().is_err() {
-            return Ok(false);
-        }
-        let (mut from, mut has_any) = (0, false);
-        loop {
-            let arguments = Arguments::new(&self.keys.0).text(second).number(from).number(10 * BATCH);
-            let (looked, marked): (u64, u64) = self.link.run(&scripts::MARK, arguments).await?;
-            if looked == 0 {
-                return Ok(has_any);
+            for _ in 0..ROUNDS {
+                let arguments = Arguments::default().text(&list).number(0).number(BATCH).number(self.largest());
+                let items: Vec<Value> = self.link.run(&scripts::LIST, arguments).await?;
+                if items.is_empty() {
+                    let step = Step::new(&self.keys).if_no_list(&list).then(["ZREM", &schedule, &second]);
+                    self.passes_over(&list, self.change(step).await)?;
+                    break;
+                }
+                for item in items {
+                    self.move_item(&list, item, now).await?;
+                }
             }
-            from += looked.saturating_sub(marked);
-            has_any |= marked > 0;
         }
+        Ok(())
     }
 
-    /// Moves an element to its queue. What is no job, or cannot be put there, is set aside, so that it keeps no other one
-    /// waiting. Whether it is gone: not if others have moved those before it meanwhile.
-    async fn move_element(&self, second: &str, list: &str, element: Element, now: u64) -> Result<bool, Failed> {
-        let (item, id, record) = element;
+    /// What is no job, or cannot be put into its queue, is set aside, so that it keeps no other one waiting.
+    async fn move_item(&self, list: &str, item: Value, now: u64) -> Result<(), Failed> {
         let aside = self.keys.set_aside();
         let Value::BulkString(text) = item else {
             tracing::error!(list, aside, "a delayed element is too large to be a job: it is set aside");
             let largest = self.largest().to_string();
-            return self.change(Step::new(&self.keys).then(["ASIDE", list, &aside, &largest])).await;
+            return self.change(Step::new(&self.keys).then(["ASIDE", list, &aside, &largest])).await.map(drop);
         };
-        let moved = match known(&id, &record, second) {
-            Some((id, written, record)) => Some(self.own(second, list, (id, written, &record))),
-            None => self.foreign(second, list, &text, now),
-        };
-        if let Some((queue, step)) = moved
-            && let Some(is_moved) = self.passes_over(&self.keys.queue(&queue), self.change(step).await)?
-        {
-            self.is_ready(&queue);
-            return Ok(is_moved);
+        let queue = resque::read(&text).and_then(|item| item.queue);
+        let queue = queue.filter(|queue| check_name("queue", queue, MAX_QUEUE_NAME).is_ok());
+        let item = std::str::from_utf8(&text).ok();
+        let due = item.and_then(|item| resque::due(item, resque::new_id(), now, &Extras::default()));
+        if let (Some(queue), Some(item), Some(due)) = (queue, item, due) {
+            let (of_item, key) = (self.keys.key(&format!("timestamps:{item}")), list.trim_start_matches(&self.keys.0));
+            let step = Step::new(&self.keys)
+                .if_in_list(list, &text)
+                .push("RPUSH", &queue, &due)
+                .then(["LREM", list, "1", item])
+                .then(["TRY", "SREM", &of_item, key]);
+            if self.passes_over(&self.keys.queue(&queue), self.change(step).await)?.is_some() {
+                self.is_ready(&queue);
+                return Ok(());
+            }
         }
         tracing::error!(list, aside, "a delayed element is no job: it is set aside");
         let step = Step::new(&self.keys)
-            .if_first(list, &text)
+            .if_in_list(list, &text)
             .then_bytes([b"RPUSH", aside.as_bytes(), &text])
-            .unlist_first(list, second);
-        Ok(self.passes_over(list, self.change(step).await)?.unwrap_or(false))
-    }
-
-    /// A delayed job that is known here keeps what is known of it.
-    fn own(&self, second: &str, list: &str, (id, written, record): (JobId, &str, &Record)) -> (String, Step<'_>) {
-        let due = resque::due(&record.item, id, record.enqueued_at, &record.extras);
-        let due = due.unwrap_or_else(|| record.item.clone());
-        let step = Step::new(&self.keys)
-            .if_first(list, record.item.as_bytes())
-            .if_record(id, written)
-            .push("RPUSH", &record.queue, &due)
-            .hold(id, record, &due)
-            .unlist_first(list, second)
-            .forget(id, record);
-        (record.queue.clone(), step)
-    }
-
-    /// One of somebody else's. None: it is no job.
-    fn foreign(&self, second: &str, list: &str, text: &[u8], now: u64) -> Option<(String, Step<'_>)> {
-        let queue = resque::read(text)?.queue?;
-        check_name("queue", &queue, MAX_QUEUE_NAME).ok()?;
-        let item = std::str::from_utf8(text).ok()?;
-        let due = resque::due(item, resque::new_id(), now, &Extras::default())?;
-        let (of_item, key) = (self.keys.key(&format!("timestamps:{item}")), list.trim_start_matches(&self.keys.0));
-        let step = Step::new(&self.keys)
-            .if_first(list, text)
-            .push("RPUSH", &queue, &due)
-            .unlist_first(list, second)
-            .then(["TRY", "SREM", &of_item, key]);
-        Some((queue, step))
-    }
-
-    /// Forgets what another scheduler has moved, or somebody has removed there. How many.
-    async fn forget_strays(&self, now: u64) -> Result<usize, Failed> {
-        let arguments = Arguments::new(&self.keys.0).number(now / 1_000).number(BATCH);
-        let strays: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)> = self.link.run(&scripts::STRAY, arguments).await?;
-        let marks = self.keys.scheduled();
-        let mut count = 0;
-        for (mark, id, record) in strays {
-            let second = str::from_utf8(&mark).ok().and_then(|mark| Some(mark.split_once(':')?.0));
-            let step = Step::new(&self.keys);
-            let step = match second.and_then(|second| known(&id, &record, second)) {
-                Some((id, written, record)) => step.if_record(id, written).free(id, &record).forget(id, &record),
-                None => step,
-            };
-            let step = step.then_bytes([b"ZREM", marks.as_bytes(), &mark]);
-            count += usize::from(self.change(step).await?);
-        }
-        Ok(count)
+            .then_bytes([b"LREM", list.as_bytes(), b"1", &text]);
+        self.passes_over(list, self.change(step).await).map(drop)
     }
 
     /// What is bad is passed over, and nothing else: it closes no connection. None: Redis has refused to do it.
@@ -357,15 +268,6 @@ impl Redis {
         }
         Ok(())
     }
-}
-
-/// The record of a job that is delayed until this second, if it still is.
-fn known<'r>(id: &[u8], record: &'r [u8], second: &str) -> Option<(JobId, &'r str, Record)> {
-    let (id, written) = (str::from_utf8(id).ok()?.parse().ok()?, str::from_utf8(record).ok()?);
-    let record = Record::read(written)?;
-    let is_delayed = matches!(record.state, State::Delayed { .. });
-    let is_until = record.scheduled.is_some_and(|until| until.to_string() == second);
-    (is_delayed && is_until).then_some((id, written, record))
 }
 
 /// The queue and the element of what was taken off.
