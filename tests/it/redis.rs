@@ -209,6 +209,93 @@ fn delayed_jobs_are_as_a_scheduler_has_them_and_are_moved_when_their_time_comes(
 }
 
 #[test]
+fn jobs_that_are_due_in_one_second_are_moved_in_the_order_of_its_list_without_a_search() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let later = |nth: usize| NewJob { delay_ms: Some(2_000), ..job("C", &nth.to_string()) };
+    let jobs = (0..1_000).map(later).collect();
+    let enqueued = roster.client().enqueue(EnqueueRequest { jobs }).expect("there is room").jobs;
+    let unique = NewJob { unique_key: Some("k".into()), ..later(1_000) };
+    let of_key = enqueue(&roster, unique.clone()).expect("there is room");
+    eventually("they wait", SOON, || {
+        let counts = counts(&roster);
+        ensure(counts == [1_001, 0, 0, 0], format!("{counts:?}"))
+    });
+    assert_eq!(enqueue(&roster, unique).expect("an answer"), of_key, "its key is held");
+    let stats = redis.ask(&["INFO", "commandstats"]);
+    assert!(!stats.contains("cmdstat_lrem:"), "they are looked for: {stats}");
+    let left = redis.ask(&["EXISTS", "resque:roster:scheduled", "resque:roster:due", "resque:roster:jobs"]);
+    assert_eq!(left, "0", "nothing else is left of them");
+    let ids = |jobs: Vec<Job>| jobs.iter().map(|job| job.id).collect::<Vec<_>>();
+    let enqueued: Vec<i64> = enqueued.iter().map(|it| it.id).collect();
+    assert_eq!(ids(take(&roster, 100, None, 0)), enqueued[..100]);
+}
+
+#[test]
+fn a_mass_that_is_due_keeps_no_other_second_waiting() {
+    let redis = Redis::start(&[]);
+    let fill = r#"for n = 1, 3000 do
+            redis.call('RPUSH', 'resque:delayed:1000', '{"class":"Mass","args":[' .. n .. '],"queue":"mail"}') end
+        redis.call('RPUSH', 'resque:delayed:2000', '{"class":"Other","args":[],"queue":"mail"}')
+        redis.call('ZADD', 'resque:delayed_queue_schedule', 1000, 1000, 2000, 2000)"#;
+    redis.ask(&["EVAL", fill, "0"]);
+    let _roster = connected(&redis, "");
+    eventually("all are moved", SOON, || {
+        let moved = redis.ask(&["LLEN", "resque:queue:mail"]);
+        ensure(moved == "3001", moved)
+    });
+    let moved = redis.ask(&["LRANGE", "resque:queue:mail", "0", "-1"]);
+    let at = moved.lines().position(|item| item.contains("Other"));
+    assert!(at.is_some_and(|at| at <= 200), "it was moved after {at:?} others");
+}
+
+#[test]
+fn what_a_build_without_marks_has_delayed_is_moved_as_what_it_is() {
+    let redis = Redis::start(&[]);
+    let (second, moment) = ("1700000000", "1700000000000");
+    let list = format!("resque:delayed:{second}");
+    for id in 101..=103 {
+        let item = format!(r#"{{"class":"C","args":[{{"n":{id}}}],"queue":"mail"}}"#);
+        let text = serde_json::to_string(&item).expect("a text");
+        let record = format!(
+            r#"{{"queue":"mail","state":{{"Delayed":{{"until":{moment}}}}},"extras":{{"retries":7}},"enqueued_at":1,"scheduled":{second},"item":{text}}}"#
+        );
+        redis.ask(&["HSET", "resque:roster:jobs", &id.to_string(), &record]);
+        redis.ask(&["ZADD", "resque:roster:due", moment, &id.to_string()]);
+        redis.ask(&["ZADD", "resque:roster:delayed:mail", moment, &id.to_string()]);
+        // Another scheduler has moved the second one.
+        if id != 102 {
+            redis.ask(&["LPUSH", &list, &item]);
+        }
+    }
+    redis.ask(&["RPUSH", &list, r#"{"class":"Php","args":[],"queue":"mail"}"#]);
+    redis.ask(&["ZADD", "resque:delayed_queue_schedule", second, second]);
+    let roster = connected(&redis, "");
+    eventually("they are moved", SOON, || {
+        let counts = counts(&roster);
+        ensure(counts == [3, 0, 0, 0], format!("{counts:?}"))
+    });
+    let taken = take(&roster, 9, None, 0);
+    let of = |job: &Job| (job.id, job.retries);
+    assert_eq!((of(&taken[0]), of(&taken[1]), taken[2].name.as_str()), ((103, 7), (101, 7), "Php"));
+    taken.iter().for_each(|job| update(&roster, job, JobAction::DONE).expect("it has the lease"));
+    eventually("nothing is left of them", SOON, || {
+        let left = redis.keys_of_roster();
+        ensure(left.is_empty(), left)
+    });
+}
+
+#[test]
+fn a_delayed_job_arrives_though_others_have_taken_its_second_from_the_schedule() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let id = enqueue(&roster, NewJob { delay_ms: Some(1_000), ..job("C", "{}") }).expect("there is room");
+    redis.ask(&["DEL", "resque:delayed_queue_schedule"]);
+    let taken = take(&roster, 1, None, 20_000);
+    assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[test]
 fn one_bad_element_harms_no_other() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

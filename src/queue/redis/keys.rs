@@ -37,6 +37,15 @@ impl Keys {
         self.key("roster:due")
     }
 
+    /// Which delayed job is which element of a scheduler's list (`schedule`).
+    pub(super) fn scheduled(&self) -> String {
+        self.key("roster:scheduled")
+    }
+
+    pub(super) fn schedule(&self) -> String {
+        self.key("delayed_queue_schedule")
+    }
+
     pub(super) fn popped(&self) -> String {
         self.key("roster:popped")
     }
@@ -95,6 +104,10 @@ impl<'k> Step<'k> {
         self.guard("list", key, item, b"")
     }
 
+    pub(super) fn if_first(self, key: &str, item: &[u8]) -> Self {
+        self.guard("first", key, item, b"")
+    }
+
     pub(super) fn if_no_list(self, key: &str) -> Self {
         self.guard("nolist", key, b"", b"")
     }
@@ -141,14 +154,23 @@ impl<'k> Step<'k> {
 
     /// Takes a delayed job from its scheduler's list, and an empty list from the schedule.
     pub(super) fn unlist(self, list: &str, second: u64, item: &[u8]) -> Self {
-        let schedule = self.keys.key("delayed_queue_schedule");
+        let schedule = self.keys.schedule();
         let step = self.then_bytes([b"LREM", list.as_bytes(), b"1", item]);
         step.then(["UNLIST", list, &schedule, &second.to_string()])
     }
 
+    /// The same of the first element.
+    pub(super) fn unlist_first(self, list: &str, second: &str) -> Self {
+        let schedule = self.keys.schedule();
+        self.then(["LPOP", list]).then(["UNLIST", list, &schedule, second])
+    }
+
     pub(super) fn forget(self, id: JobId, record: &Record) -> Self {
-        let (jobs, due) = (self.keys.jobs(), self.keys.due());
-        self.unplace(id, record).then(["ZREM", &due, &id.to_string()]).then(["HDEL", &jobs, &id.to_string()])
+        let (jobs, due, marks) = (self.keys.jobs(), self.keys.due(), self.keys.scheduled());
+        let number = id.to_string();
+        let step = self.unplace(id, record).then(["ZREM", &due, &number]).then(["HDEL", &jobs, &number]);
+        let Some(second) = record.scheduled else { return step };
+        step.then(["UNMARK", &marks, &second.to_string(), &record.item, &number])
     }
 
     /// Frees the unique key of a job, unless another one has it by now.

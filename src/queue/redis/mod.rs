@@ -15,6 +15,7 @@ mod link;
 mod look;
 mod record;
 mod resque;
+mod schedule;
 mod scripts;
 mod search;
 mod server;
@@ -191,8 +192,10 @@ impl Redis {
                     self.link.keep(connection).await?;
                     self.tick().await
                 };
-                if let Err(failed) = ticked.await {
-                    return failed;
+                match ticked.await {
+                    Ok(true) => {}
+                    Ok(false) => tick = Instant::now(),
+                    Err(failed) => return failed,
                 }
                 if std::mem::take(&mut is_new) {
                     tracing::info!(server = %self.link.server, "the queues are open");

@@ -108,8 +108,8 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                 else
                     local second = string.sub(due, 1, -4)
                     redis.call('HSET', p .. 'roster:jobs', id, record)
-                    redis.call('ZADD', p .. 'roster:due', due, id)
                     redis.call('ZADD', p .. 'roster:delayed:' .. q, due, id)
+                    redis.call('ZADD', p .. 'roster:scheduled', 0, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
                     redis.call('RPUSH', p .. 'delayed:' .. second, item)
                     redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
                 end
@@ -164,7 +164,8 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Carries out commands if all is as expected: 1, or 0. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
-/// element if it is too large; `UNLIST` takes a list that is gone from the schedule; `TRY` may fail.
+/// element if it is too large; `UNLIST` takes a list that is gone from the schedule; `UNMARK` takes away the mark of a delayed
+/// job (`schedule`); `TRY` may fail.
 pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -175,6 +176,7 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
             local found
             if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
             elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
+            elseif kind == 'first' then found = redis.call('LINDEX', key, 0) == field
             elseif kind == 'nolist' then found = redis.call('TYPE', key).ok ~= 'list'
             else found = redis.call('LPOS', key, field) end
             if not found then return 0 end
@@ -198,6 +200,9 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
             elseif name == 'UNLIST' then
                 local _, list, schedule, second = unpack(ARGV, at + 1, at + 4)
                 if redis.call('EXISTS', list) == 0 then redis.call('ZREM', schedule, second) end
+            elseif name == 'UNMARK' then
+                local _, key, second, item, id = unpack(ARGV, at + 1, at + 5)
+                redis.call('ZREM', key, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
             elseif name == 'TRY' then
                 redis.pcall(unpack(ARGV, at + 2, at + length))
             else

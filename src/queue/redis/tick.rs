@@ -7,20 +7,20 @@ use redis::Value;
 
 use super::super::Totals;
 use super::super::attempt::Update;
-use super::super::check::check_name;
-use super::super::job::{JobId, MAX_QUEUE_NAME, State};
+use super::super::job::{JobId, State};
 use super::keys::{Step, place};
 use super::link::{Arguments, Failed};
 use super::record::Record;
-use super::resque::{self, Extras};
+use super::resque;
 use super::{Redis, scripts};
 
 /// So many are looked at in one request, and so many requests are made in one tick.
-const BATCH: u64 = 100;
+pub(super) const BATCH: u64 = 100;
 const ROUNDS: usize = 20;
 
 impl Redis {
-    pub(super) async fn tick(&self) -> Result<(), Failed> {
+    /// Whether all is done that was due.
+    pub(super) async fn tick(&self) -> Result<bool, Failed> {
         let now = self.link.now()?;
         self.repeat_reports().await?;
         self.give_back_unheard().await?;
@@ -28,12 +28,24 @@ impl Redis {
         if self.buffer.is_some() {
             self.passes_over("roster:enqueued", self.forget_arrived(now).await)?;
         }
-        // A delayed job that is known here keeps what is known of it, before it is taken for any other.
-        if self.passes_over("roster:due or roster:jobs", self.pass_time(now).await)?.unwrap_or(true) {
-            self.passes_over("delayed_queue_schedule", self.move_scheduled(now).await)?;
-        }
+        let is_done = self.pass_time(now).await?;
         self.passes_over("pause-all-workers", self.look_whether_all_are_paused().await)?;
-        self.passes_over("queues or roster:paused", self.count().await).map(drop)
+        self.passes_over("queues or roster:paused", self.count().await)?;
+        Ok(is_done)
+    }
+
+    /// Does what is due by turns, some of the records and some of each second: a mass in one keeps no other waiting. Whether
+    /// that was all.
+    async fn pass_time(&self, now: u64) -> Result<bool, Failed> {
+        for _ in 0..ROUNDS {
+            let moved = self.passes_over("delayed_queue_schedule", self.move_scheduled(now).await)?.unwrap_or(0);
+            let strays = self.passes_over("roster:scheduled", self.forget_strays(now).await)?.unwrap_or(0);
+            let is_over = self.passes_over("roster:due or roster:jobs", self.look_at_due(now).await)?.unwrap_or(true);
+            if moved == 0 && strays == 0 && is_over {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Puts back what was taken off a queue by somebody who has died since.
@@ -61,38 +73,34 @@ impl Redis {
         Ok(())
     }
 
-    /// Looks at records whose moment has come. Whether these were all.
-    async fn pass_time(&self, now: u64) -> Result<bool, Failed> {
-        for _ in 0..ROUNDS {
-            let due = self.keys.due();
-            let arguments = Arguments::new(&self.keys.0).text(&due).text("-inf").number(now).number(0).number(BATCH);
-            let records: Vec<(Vec<u8>, Vec<u8>)> = self.link.run(&scripts::DUE, arguments).await?;
-            if records.is_empty() {
-                return Ok(true);
-            }
-            for (member, text) in records {
-                let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
-                let record = str::from_utf8(&text).ok().and_then(|text| Some((text, Record::read(text)?)));
-                let of_job = match (id, record) {
-                    (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
-                    (id, _) => {
-                        let step = Step::new(&self.keys);
-                        let step = match id {
-                            Some(id) => step.if_record(id, &text),
-                            None => step,
-                        };
-                        if !text.is_empty() {
-                            tracing::error!(id, "a job is damaged, and is not performed");
-                        }
-                        self.change(step.then_bytes([b"ZREM", due.as_bytes(), &member])).await.map(drop)
+    /// Looks at records whose moment has come. Whether there are none.
+    async fn look_at_due(&self, now: u64) -> Result<bool, Failed> {
+        let due = self.keys.due();
+        let arguments = Arguments::new(&self.keys.0).text(&due).text("-inf").number(now).number(0).number(BATCH);
+        let records: Vec<(Vec<u8>, Vec<u8>)> = self.link.run(&scripts::DUE, arguments).await?;
+        let is_over = records.is_empty();
+        for (member, text) in records {
+            let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
+            let record = str::from_utf8(&text).ok().and_then(|text| Some((text, Record::read(text)?)));
+            let of_job = match (id, record) {
+                (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
+                (id, _) => {
+                    let step = Step::new(&self.keys);
+                    let step = match id {
+                        Some(id) => step.if_record(id, &text),
+                        None => step,
+                    };
+                    if !text.is_empty() {
+                        tracing::error!(id, "a job is damaged, and is not performed");
                     }
-                };
-                if self.passes_over("roster:…", of_job)?.is_none() {
-                    self.look_later(&due, &member, now).await?;
+                    self.change(step.then_bytes([b"ZREM", due.as_bytes(), &member])).await.map(drop)
                 }
+            };
+            if self.passes_over("roster:…", of_job)?.is_none() {
+                self.look_later(&due, &member, now).await?;
             }
         }
-        Ok(false)
+        Ok(is_over)
     }
 
     /// Another time, so that a member keeps no other one from being looked at.
@@ -121,6 +129,7 @@ impl Redis {
                     self.metrics.job_failures.increment();
                 }
             }
+            // Of a build that had no marks, or others have taken its second from the schedule.
             (State::Delayed { .. }, Some(second)) => {
                 let list = self.keys.delayed(&second.to_string());
                 let item = resque::due(&record.item, id, record.enqueued_at, &record.extras);
@@ -148,65 +157,6 @@ impl Redis {
         }
         self.is_ready(&record.queue);
         Ok(())
-    }
-
-    /// Moves what others have delayed, as a resque-scheduler does.
-    async fn move_scheduled(&self, now: u64) -> Result<(), Failed> {
-        let schedule = self.keys.key("delayed_queue_schedule");
-        let command = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now / 1_000, 0, BATCH as isize);
-        let seconds: Vec<Vec<u8>> = self.link.command(&command).await?;
-        for second in seconds {
-            let Ok(second) = String::from_utf8(second.clone()) else {
-                self.change(Step::new(&self.keys).then_bytes([b"ZREM", schedule.as_bytes(), &second])).await?;
-                continue;
-            };
-            let list = self.keys.delayed(&second);
-            for _ in 0..ROUNDS {
-                let arguments = Arguments::default().text(&list).number(0).number(BATCH).number(self.largest());
-                let items: Vec<Value> = self.link.run(&scripts::LIST, arguments).await?;
-                if items.is_empty() {
-                    let step = Step::new(&self.keys).if_no_list(&list).then(["ZREM", &schedule, &second]);
-                    self.passes_over(&list, self.change(step).await)?;
-                    break;
-                }
-                for item in items {
-                    self.move_item(&list, item, now).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What is no job, or cannot be put into its queue, is set aside, so that it keeps no other one waiting.
-    async fn move_item(&self, list: &str, item: Value, now: u64) -> Result<(), Failed> {
-        let aside = self.keys.set_aside();
-        let Value::BulkString(text) = item else {
-            tracing::error!(list, aside, "a delayed element is too large to be a job: it is set aside");
-            let largest = self.largest().to_string();
-            return self.change(Step::new(&self.keys).then(["ASIDE", list, &aside, &largest])).await.map(drop);
-        };
-        let queue = resque::read(&text).and_then(|item| item.queue);
-        let queue = queue.filter(|queue| check_name("queue", queue, MAX_QUEUE_NAME).is_ok());
-        let item = std::str::from_utf8(&text).ok();
-        let due = item.and_then(|item| resque::due(item, resque::new_id(), now, &Extras::default()));
-        if let (Some(queue), Some(item), Some(due)) = (queue, item, due) {
-            let (of_item, key) = (self.keys.key(&format!("timestamps:{item}")), list.trim_start_matches(&self.keys.0));
-            let step = Step::new(&self.keys)
-                .if_in_list(list, &text)
-                .push("RPUSH", &queue, &due)
-                .then(["LREM", list, "1", item])
-                .then(["TRY", "SREM", &of_item, key]);
-            if self.passes_over(&self.keys.queue(&queue), self.change(step).await)?.is_some() {
-                self.is_ready(&queue);
-                return Ok(());
-            }
-        }
-        tracing::error!(list, aside, "a delayed element is no job: it is set aside");
-        let step = Step::new(&self.keys)
-            .if_in_list(list, &text)
-            .then_bytes([b"RPUSH", aside.as_bytes(), &text])
-            .then_bytes([b"LREM", list.as_bytes(), b"1", &text]);
-        self.passes_over(list, self.change(step).await).map(drop)
     }
 
     /// What is bad is passed over, and nothing else: it closes no connection. None: Redis has refused to do it.

@@ -1,0 +1,248 @@
+//! The schedule: what is delayed stands in the lists of a resque-scheduler, by the second, and is moved in their order.
+
+use std::sync::LazyLock;
+
+use futures::future::join_all;
+use redis::{Script, Value};
+
+use super::super::check::check_name;
+use super::super::job::{JobId, MAX_QUEUE_NAME, State};
+use super::Redis;
+use super::keys::Step;
+use super::link::{Arguments, Failed};
+use super::record::Record;
+use super::resque::{self, Extras};
+use super::tick::BATCH;
+
+/// An element of a scheduler's list, or the length of a large one; and the id and the record of the job here that it is, or none.
+type Element = (Value, Vec<u8>, Vec<u8>);
+
+/// The first elements of a second's list, or the length of one that is too large, and whose each is: `{element, id, record, …}`,
+/// up to so many bytes.
+///
+/// A job that is delayed here has a mark, `SECOND:SHA1 OF ITS TEXT:ID`: by it an element is known in the order of the list,
+/// however many others stand in it.
+static SCHEDULED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, second, most, largest, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), 1048576
+        local reply, seen = {}, {}
+        for at = 0, most - 1 do
+            local item = redis.pcall('LINDEX', p .. 'delayed:' .. second, at)
+            if type(item) ~= 'string' or bytes <= 0 then break end
+            local id, record = '', ''
+            if #item <= largest then
+                local text = second .. ':' .. redis.sha1hex(item)
+                local from, to = '[' .. text .. ':', '(' .. text .. ';'
+                local nth = seen[text] or 0
+                local mark = redis.call('ZRANGEBYLEX', p .. 'roster:scheduled', from, to, 'LIMIT', nth, 1)[1]
+                if mark then
+                    seen[text] = nth + 1
+                    id = string.sub(mark, #text + 2)
+                    record = redis.call('HGET', p .. 'roster:jobs', id) or ''
+                end
+            end
+            table.insert(reply, #item > largest and #item or item)
+            table.insert(reply, id)
+            table.insert(reply, record)
+            bytes = bytes - #item - #record
+        end
+        return reply",
+    )
+});
+
+/// Marks jobs that a build without marks has delayed until a second, from a place among all that is due at that moment on: how
+/// many were looked at, and how many of them are marked.
+static MARK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, second, from, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], 1048576
+        local due, looked, marked = p .. 'roster:due', 0, 0
+        for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, second .. '000', second .. '000', 'LIMIT', from, most)) do
+            local text = redis.call('HGET', p .. 'roster:jobs', id) or ''
+            local is_json, record = pcall(cjson.decode, text)
+            if is_json and type(record) == 'table' and type(record.item) == 'string' and record.scheduled == tonumber(second) then
+                redis.call('ZADD', p .. 'roster:scheduled', 0, second .. ':' .. redis.sha1hex(record.item) .. ':' .. id)
+                redis.call('ZREM', due, id)
+                marked = marked + 1
+            end
+            looked = looked + 1
+            bytes = bytes - #text
+            if bytes <= 0 then break end
+        end
+        return {looked, marked}",
+    )
+});
+
+/// Marks of the oldest second that has some, if it is over and its list is gone, with their records: `{mark, id, record, …}`. A
+/// list that is there is in the schedule from then on: others may have taken it from there just when it was filled again.
+static STRAY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, now, most = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+        local reply, marks, bytes = {}, p .. 'roster:scheduled', 1048576
+        local first = redis.call('ZRANGE', marks, 0, 0)[1]
+        local second = first and string.match(first, '^%d+') or ''
+        if not first or second ~= '' and tonumber(second) > now then return reply end
+        if redis.call('TYPE', p .. 'delayed:' .. second).ok == 'list' then
+            redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
+            return reply
+        end
+        for _, mark in ipairs(redis.call('ZRANGE', marks, 0, most - 1)) do
+            if string.sub(mark, 1, #second + 1) ~= second .. ':' and mark ~= first then break end
+            local id = string.match(mark, '%d+$') or ''
+            local record = redis.call('HGET', p .. 'roster:jobs', id) or ''
+            table.insert(reply, mark)
+            table.insert(reply, id)
+            table.insert(reply, record)
+            bytes = bytes - #record
+            if bytes <= 0 then break end
+        end
+        return reply",
+    )
+});
+
+impl Redis {
+    /// Moves what is delayed as a resque-scheduler does, some of each second. How many.
+    pub(super) async fn move_scheduled(&self, now: u64) -> Result<usize, Failed> {
+        let schedule = self.keys.schedule();
+        let command = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now / 1_000, 0, BATCH as isize);
+        let seconds: Vec<Vec<u8>> = self.link.command(&command).await?;
+        let mut moved = 0;
+        for second in seconds {
+            let Ok(second) = String::from_utf8(second.clone()) else {
+                self.change(Step::new(&self.keys).then_bytes([b"ZREM", schedule.as_bytes(), &second])).await?;
+                continue;
+            };
+            let list = self.keys.delayed(&second);
+            moved += self.passes_over(&list, self.move_second(&second, &list, now).await)?.unwrap_or(0);
+        }
+        Ok(moved)
+    }
+
+    async fn move_second(&self, second: &str, list: &str, now: u64) -> Result<usize, Failed> {
+        let mut elements = self.elements_of(second).await?;
+        // What has no mark may be of a build that made none, rather than somebody else's.
+        if elements.iter().any(|(_, id, _)| id.is_empty()) && self.mark(second).await? {
+            elements = self.elements_of(second).await?;
+        }
+        if elements.is_empty() {
+            let step = Step::new(&self.keys).if_no_list(list).then(["ZREM", &self.keys.schedule(), second]);
+            self.change(step).await?;
+        }
+        // They arrive in this order, and each is moved only if it is the first then.
+        let each = elements.into_iter().map(|element| self.move_element(second, list, element, now));
+        let mut moved = 0;
+        for is_moved in join_all(each).await {
+            moved += usize::from(is_moved?);
+        }
+        Ok(moved)
+    }
+
+    async fn elements_of(&self, second: &str) -> Result<Vec<Element>, Failed> {
+        let arguments = Arguments::new(&self.keys.0).text(second).number(BATCH).number(self.largest());
+        self.link.run(&SCHEDULED, arguments).await
+    }
+
+    /// Whether there were some to be marked.
+    async fn mark(&self, second: &str) -> Result<bool, Failed> {
+        if second.parse::<u64>().is_err() {
+            return Ok(false);
+        }
+        let (mut from, mut has_any) = (0, false);
+        loop {
+            let arguments = Arguments::new(&self.keys.0).text(second).number(from).number(10 * BATCH);
+            let (looked, marked): (u64, u64) = self.link.run(&MARK, arguments).await?;
+            if looked == 0 {
+                return Ok(has_any);
+            }
+            from += looked.saturating_sub(marked);
+            has_any |= marked > 0;
+        }
+    }
+
+    /// Moves an element to its queue. What is no job, or cannot be put there, is set aside, so that it keeps no other one
+    /// waiting. Whether it is gone: not if others have moved those before it meanwhile.
+    async fn move_element(&self, second: &str, list: &str, element: Element, now: u64) -> Result<bool, Failed> {
+        let (item, id, record) = element;
+        let aside = self.keys.set_aside();
+        let Value::BulkString(text) = item else {
+            tracing::error!(list, aside, "a delayed element is too large to be a job: it is set aside");
+            let largest = self.largest().to_string();
+            return self.change(Step::new(&self.keys).then(["ASIDE", list, &aside, &largest])).await;
+        };
+        let moved = match known(&id, &record, second) {
+            Some((id, written, record)) => Some(self.own(second, list, (id, written, &record))),
+            None => self.foreign(second, list, &text, now),
+        };
+        if let Some((queue, step)) = moved
+            && let Some(is_moved) = self.passes_over(&self.keys.queue(&queue), self.change(step).await)?
+        {
+            self.is_ready(&queue);
+            return Ok(is_moved);
+        }
+        tracing::error!(list, aside, "a delayed element is no job: it is set aside");
+        let step = Step::new(&self.keys)
+            .if_first(list, &text)
+            .then_bytes([b"RPUSH", aside.as_bytes(), &text])
+            .unlist_first(list, second);
+        Ok(self.passes_over(list, self.change(step).await)?.unwrap_or(false))
+    }
+
+    /// A delayed job that is known here keeps what is known of it.
+    fn own(&self, second: &str, list: &str, (id, written, record): (JobId, &str, &Record)) -> (String, Step<'_>) {
+        let due = resque::due(&record.item, id, record.enqueued_at, &record.extras);
+        let due = due.unwrap_or_else(|| record.item.clone());
+        let step = Step::new(&self.keys)
+            .if_first(list, record.item.as_bytes())
+            .if_record(id, written)
+            .push("RPUSH", &record.queue, &due)
+            .hold(id, record, &due)
+            .unlist_first(list, second)
+            .forget(id, record);
+        (record.queue.clone(), step)
+    }
+
+    /// One of somebody else's. None: it is no job.
+    fn foreign(&self, second: &str, list: &str, text: &[u8], now: u64) -> Option<(String, Step<'_>)> {
+        let queue = resque::read(text)?.queue?;
+        check_name("queue", &queue, MAX_QUEUE_NAME).ok()?;
+        let item = std::str::from_utf8(text).ok()?;
+        let due = resque::due(item, resque::new_id(), now, &Extras::default())?;
+        let (of_item, key) = (self.keys.key(&format!("timestamps:{item}")), list.trim_start_matches(&self.keys.0));
+        let step = Step::new(&self.keys)
+            .if_first(list, text)
+            .push("RPUSH", &queue, &due)
+            .unlist_first(list, second)
+            .then(["TRY", "SREM", &of_item, key]);
+        Some((queue, step))
+    }
+
+    /// Forgets what another scheduler has moved, or somebody has removed there. How many.
+    pub(super) async fn forget_strays(&self, now: u64) -> Result<usize, Failed> {
+        let arguments = Arguments::new(&self.keys.0).number(now / 1_000).number(BATCH);
+        let strays: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)> = self.link.run(&STRAY, arguments).await?;
+        let marks = self.keys.scheduled();
+        let mut count = 0;
+        for (mark, id, record) in strays {
+            let second = str::from_utf8(&mark).ok().and_then(|mark| Some(mark.split_once(':')?.0));
+            let step = Step::new(&self.keys);
+            let step = match second.and_then(|second| known(&id, &record, second)) {
+                Some((id, written, record)) => step.if_record(id, written).free(id, &record).forget(id, &record),
+                None => step,
+            };
+            let step = step.then_bytes([b"ZREM", marks.as_bytes(), &mark]);
+            count += usize::from(self.change(step).await?);
+        }
+        Ok(count)
+    }
+}
+
+/// The record of a job that is delayed until this second, if it still is.
+fn known<'r>(id: &[u8], record: &'r [u8], second: &str) -> Option<(JobId, &'r str, Record)> {
+    let (id, written) = (str::from_utf8(id).ok()?.parse().ok()?, str::from_utf8(record).ok()?);
+    let record = Record::read(written)?;
+    let is_delayed = matches!(record.state, State::Delayed { .. });
+    let is_until = record.scheduled.is_some_and(|until| until.to_string() == second);
+    (is_delayed && is_until).then_some((id, written, record))
+}
