@@ -519,6 +519,22 @@ fn a_queue_is_full_only_once_it_is_there_and_has_jobs() {
 }
 
 #[test]
+fn a_queue_is_full_by_those_that_are_delayed_too() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "max_jobs = 2\n");
+    let later = || NewJob { delay_ms: Some(3_600_000), ..job("C", "{}") };
+    enqueue(&roster, later()).expect("there is room");
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    for one_more in [later(), job("C", "{}")] {
+        let full: Overloaded = exception(enqueue(&roster, one_more)).expect("it is full");
+        assert!(full.message.contains("queue.max_jobs"), "{}", full.message);
+    }
+    assert_eq!(roster.cli(["queue", "purge", "mail", "delayed"]).text(), "1 job removed\n");
+    enqueue(&roster, later()).expect("there is room again");
+    assert_eq!(counts(&roster), [1, 1, 0, 0]);
+}
+
+#[test]
 fn a_lease_lasts_a_day_at_most_and_begins_when_the_job_arrives() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

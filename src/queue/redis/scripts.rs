@@ -17,7 +17,8 @@ use redis::Script;
 /// the key: `SEEK` has more of them looked at. One that was not found so is given as `gone`. Unless it is to be exact, a key
 /// counts as held while more jobs wait than are looked at.
 ///
-/// A user, unless it is an administrator, may have made as many queues as it leaves free. Only a queue that has jobs is full:
+/// A user, unless it is an administrator, may have made as many queues as it leaves free. A queue is full by its jobs that wait
+/// or are delayed, and only one that has some:
 /// what is said to be so is told to others by its name.
 pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -32,7 +33,8 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                 local key = p .. 'queue:' .. q
                 local type = redis.call('TYPE', key).ok
                 if type ~= 'list' and type ~= 'none' then return 'TYPE ' .. key .. ' ' .. type end
-                waiting[q], wanted[q] = redis.call('LLEN', key), 0
+                local delayed = redis.pcall('ZCARD', p .. 'roster:delayed:' .. q)
+                waiting[q], wanted[q] = redis.call('LLEN', key) + (tonumber(delayed) or 0), 0
                 if redis.call('SISMEMBER', p .. 'queues', q) == 0 then
                     is_new[q] = true
                     new = new + 1
