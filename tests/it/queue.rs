@@ -179,7 +179,9 @@ fn jobs_are_moved_on_the_command_line_and_a_watch_tells_it() {
     let taken = roster.client().take_jobs(request).expect("an answer").jobs;
     assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), ids);
     assert_eq!(roster.cli(["queue", "move", "none", "--to", "post"]).code, Some(1));
-    assert_eq!(roster.cli(["queue", "move", "post", "--to", "redis://localhost"]).code, Some(2));
+    for server in ["redis://localhost", "rediss://localhost", "unix:///run/redis.sock"] {
+        assert_eq!(roster.cli(["queue", "move", "post", "--to", server]).code, Some(2), "{server}");
+    }
 }
 
 #[test]
