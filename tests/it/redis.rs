@@ -478,6 +478,38 @@ fn what_redis_refuses_is_said_with_its_cure() {
 }
 
 #[test]
+fn jobs_are_in_the_database_that_is_named_as_the_user_that_is_named() {
+    let redis = Redis::start(&["--databases", "4"]);
+    redis.ask(&["ACL", "SETUSER", "queue", "on", ">s3cret", "~resque:*", "+@all"]);
+    let url = |user: &str, database: u16| format!("redis://{user}@127.0.0.1:{}/{database}", redis.port());
+    let with = |url: &str| {
+        let roster = at(url, "password_file = 'password'\n");
+        roster.write("password", "s3cret\n");
+        roster
+    };
+    let says = |roster: &Roster, words: &str| {
+        eventually("it says why", SOON, || {
+            let refused: Overloaded =
+                exception(enqueue(roster, job("C", "{}"))).map_err(|error| format!("{error:?}"))?;
+            ensure(refused.message.contains(words), refused.message)
+        });
+    };
+    says(&with(&url("nobody", 3)), "or the user of `queue.backend`");
+    says(&with(&url("queue", 4)), "DB index is out of range");
+    let roster = with(&url("queue", 3));
+    works(&roster);
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    let length = "redis.call('SELECT', ARGV[1]) return redis.call('LLEN', 'resque:queue:mail')";
+    let lengths = ["3", "0"].map(|database| redis.ask(&["EVAL", length, "0", database]));
+    assert_eq!(lengths, ["1", "0"]);
+    let clients = redis.ask(&["CLIENT", "LIST"]);
+    assert!(clients.lines().any(|it| it.contains(" db=3 ") && it.contains(" user=queue ")), "{clients}");
+    let other = at(&format!("unix://{}?db=3", redis.socket().display()), "");
+    works(&other);
+    assert_eq!(take(&other, 1, None, 0).iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[test]
 fn what_is_full_or_paused_refuses_and_lists_stay_bounded() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "max_jobs = 2\nmax_queues = 2\nprefix = 'app:'\n");
