@@ -48,16 +48,17 @@ impl Owners {
         lost
     }
 
-    /// Why a node of this session is gone, given what sessions lost in this step; 0: it was not ephemeral.
+    /// Why a node of this session is gone, given what sessions lost in this step; 0: it was not ephemeral. What deleted it is
+    /// not known: the end of a session may come in several steps, and others may delete all of its nodes in one.
     pub(super) fn why_gone(&self, owner: i64, lost: &Lost) -> String {
         if owner == 0 {
             return "its node was deleted, which was of no session".into();
         }
         let (left, lost) = (self.0.get(&owner).copied().unwrap_or(0), lost.get(&owner).copied().unwrap_or(1));
         match (left, lost) {
-            (0, 1) => format!("its node went, the only one of session {owner:#x}, which has ended or deleted it"),
-            (0, lost) => format!("session {owner:#x} ended: all {lost} of its nodes went at once"),
-            (left, _) => format!("its node was deleted: session {owner:#x} goes on with {left} more"),
+            (0, 1) => format!("its node went, the only one of session {owner:#x}: it ended, or the node was deleted"),
+            (0, lost) => format!("all {lost} nodes of session {owner:#x} went at once: it ended, or they were deleted"),
+            (left, _) => format!("its node went: session {owner:#x} had {left} more then"),
         }
     }
 }

@@ -103,7 +103,7 @@ fn who_came_changed_and_vanished_is_told_with_the_reason_as_far_as_it_is_known()
     );
     assert_eq!(
         step(vec![delete("web/member_1")], false),
-        ["Vanished a:81: its node was deleted: session 0x1000 goes on with 1 more"]
+        ["Vanished a:81: its node went: session 0x1000 had 1 more then"]
     );
     let first = put("web/member_1", &alive(81), SESSION);
     assert_eq!(
@@ -113,11 +113,11 @@ fn who_came_changed_and_vanished_is_told_with_the_reason_as_far_as_it_is_known()
     assert_eq!(
         step(vec![delete("web/member_1"), delete("web/member_2")], false),
         ["Vanished a:81", "Vanished a:82"]
-            .map(|who| format!("{who}: session 0x1000 ended: all 2 of its nodes went at once"))
+            .map(|who| format!("{who}: all 2 nodes of session 0x1000 went at once: it ended, or they were deleted"))
     );
     assert_eq!(
         step(vec![delete("db/member_1")], false),
-        ["Vanished a:83: its node went, the only one of session 0x1001, which has ended or deleted it"]
+        ["Vanished a:83: its node went, the only one of session 0x1001: it ended, or the node was deleted"]
     );
     assert_eq!(
         step(vec![delete("web/member_4")], false),
