@@ -99,15 +99,27 @@ impl Guard {
                     }
                 }
             }
-            Command::Release(Release { service, addresses, connection }) => {
-                let addresses = Some(addresses).filter(|addresses| !addresses.is_empty());
+            Command::Release(Release { service, mut addresses, connection }) => {
                 let mut client = connection.client();
-                let request = GuardControl::new(service.clone(), GuardAction::RELEASE, addresses.clone(), None);
-                let released = client.control_guard(request)?.released;
-                if released == 0 && addresses.is_some() {
-                    return Err(not_held(&mut client, service)?.into());
+                let (mut released, mut wrong) = (0, Vec::new());
+                if addresses.is_empty() {
+                    released = release(&mut client, &service, None)?;
                 }
-                writeln!(io::stdout(), "let go {}", instances(released))?;
+                addresses.sort_unstable();
+                addresses.dedup();
+                // One by one, for a reply does not say at which of them something was held.
+                for address in addresses {
+                    match release(&mut client, &service, Some(vec![address.clone()]))? {
+                        0 => wrong.push(address),
+                        count => released += count,
+                    }
+                }
+                if released > 0 || wrong.is_empty() {
+                    writeln!(io::stdout(), "let go {}", instances(released))?;
+                }
+                if !wrong.is_empty() {
+                    return Err(not_held(&mut client, service, &wrong)?.into());
+                }
             }
             Command::Accept(Accept { service, time, connection }) => {
                 let for_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -125,8 +137,14 @@ impl Guard {
     }
 }
 
-/// The error that nothing is held at addresses, with those at which something is.
-fn not_held(client: &mut Client, service: String) -> anyhow::Result<Error> {
+/// Releases held instances, all or those at some addresses; returns how many.
+fn release(client: &mut Client, service: &str, addresses: Option<Vec<String>>) -> Result<i32, Error> {
+    let request = GuardControl::new(service.to_owned(), GuardAction::RELEASE, addresses, None);
+    Ok(client.control_guard(request)?.released)
+}
+
+/// The error that nothing is held at these addresses, with those at which something is.
+fn not_held(client: &mut Client, service: String, wrong: &[String]) -> anyhow::Result<Error> {
     let query = ServiceQuery { service_name: Some(service.clone()), ..ServiceQuery::default() };
     let page = client.instances(query)?;
     let held: Vec<_> = page.instances.iter().filter(|it| it.held.is_some()).map(resolve::shown).collect();
@@ -135,7 +153,8 @@ fn not_held(client: &mut Client, service: String) -> anyhow::Result<Error> {
         (count, None) if count <= MAX_NAMED => format!("held are {}", held.join(", ")),
         _ => format!("`roster services {service}` tells which are held"),
     };
-    let message = format!("of `{service}` nothing is held at such a HOST:PORT; {held}");
+    let wrong: Vec<_> = wrong.iter().map(|address| text::preview(address.as_bytes())).collect();
+    let message = format!("of `{service}` nothing is held at {}; {held}", wrong.join(", "));
     Ok(Error::NotFound(NotFound::new(EntityKind::SERVICE, service, message, page.freshness)))
 }
 

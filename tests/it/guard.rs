@@ -141,8 +141,10 @@ fn sessions_that_end_all_at_once_take_no_service_down_and_an_administrator_can_s
     assert_eq!(count(&scene, "web"), (10, 6), "they are held still");
     let host = scene.roster.cli(["guard", "release", "web", "127.0.0.1"]);
     assert!(host.code == Some(1) && host.wrong.contains(&address(&processes[0])), "{host:?}");
-    let one = scene.roster.cli(["guard", "release", "web", &address(&processes[0])]);
-    assert_eq!(one.text(), "let go 1 instance\n");
+    let nobody = "127.0.0.1:9";
+    let one = scene.roster.cli(["guard", "release", "web", &address(&processes[0]), nobody, &address(&processes[0])]);
+    assert!(one.code == Some(1) && one.wrong.contains("nothing is held at 127.0.0.1:9; held are"), "{one:?}");
+    assert_eq!(one.told, b"let go 1 instance\n");
     becomes(&scene, "web", (9, 5));
     let longer = scene.roster.cli(["guard", "accept", "web", "--for", "40d"]);
     assert!(longer.code == Some(2) && longer.wrong.contains("'40d'"), "{longer:?}");
