@@ -13,9 +13,7 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Registered, Undecodable> {
     let uri = pairs().find(|(key, _)| *key == "serverUri").map_or("", |(_, uri)| uri);
     let mut draft = Draft::at(endpoint("hive2", address::host_and_port(uri)?));
     for (key, value) in pairs().filter(|(key, _)| !matches!(*key, "serverUri" | "sequence")) {
-        if key == "version" {
-            draft.version = value.to_owned();
-        }
+        // Also the `version`: it is not the instance's, as clients of Hive choose by none.
         draft.metadata.add(key, value);
     }
     Ok(draft.finish(reading))

@@ -250,6 +250,13 @@ fn no_format_takes_what_is_no_single_host() {
 }
 
 #[test]
+fn an_instance_of_hiveserver2_has_its_version_only_in_the_metadata() {
+    let hive = config(Format::HiveServer2, "/hive");
+    let server = instance(&hive, "/hive/serverUri=h:10000;version=3.1.2;sequence=0000000001", "");
+    assert_eq!((server.version.to_string().as_str(), metadata(&server)), ("0.0.0", json!({"version": "3.1.2"})));
+}
+
+#[test]
 fn data_and_names_that_are_cut_anywhere_are_refused_or_read_and_nothing_worse() {
     for (format, root, at, data, ..) in fixtures() {
         let config = config(format, root);
