@@ -49,7 +49,9 @@ enum Command {
     Recurring(Recurring),
 }
 
-/// List the queues: how many jobs are in which state, and how long the oldest has waited
+/// List the queues: how many jobs are in which state, and how long ago the oldest that waits was enqueued
+///
+/// OLDEST counts from the enqueue, also of a job that was delayed or is retried.
 #[derive(Debug, Args)]
 struct List {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -358,7 +360,7 @@ fn table(queues: &[QueueSummary], now: i64) -> String {
     };
     let rows: Vec<_> = queues.iter().map(row).collect();
     let heading =
-        ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "DONE", "IN/S", "OUT/S", "SIZE", "OLDEST WAITS"];
+        ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "DONE", "IN/S", "OUT/S", "SIZE", "OLDEST"];
     text::table(heading, &heading[2..], &rows)
 }
 
@@ -576,9 +578,9 @@ mod tests {
         assert_eq!(
             table(&queues, 61_000),
             "\
-QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD  DONE  IN/S  OUT/S     SIZE  OLDEST WAITS
-img         paused        0        2        3     4     0   1.5    0.0  2.0 KiB             -
-mail\\u{1b}  open          1        2        3     4     0   1.5    0.0  2.0 KiB            1m
+QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD  DONE  IN/S  OUT/S     SIZE  OLDEST
+img         paused        0        2        3     4     0   1.5    0.0  2.0 KiB       -
+mail\\u{1b}  open          1        2        3     4     0   1.5    0.0  2.0 KiB      1m
 "
         );
     }

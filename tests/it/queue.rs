@@ -116,7 +116,7 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     prints(&roster, &["queue", "pause", "mail"]);
     assert_eq!(take(&roster, 1, 0), []);
     let table = prints(&roster, &["queue", "list"]);
-    assert!(table.contains("paused") && table.contains("OLDEST WAITS"), "{table}");
+    assert!(table.contains("paused") && table.contains("  OLDEST\n"), "{table}");
     let peeked = prints(&roster, &["queue", "peek", "mail", "-o", "json"]);
     assert!(peeked.contains(r#""payloadBase64":"/w==""#) && peeked.contains(r#""name":"send""#), "{peeked}");
     let peeked = prints(&roster, &["queue", "peek", "mail", "DELAYED"]);
