@@ -45,8 +45,10 @@ impl Watched {
                 losses.returned.remove(id);
             }
         }
-        for Came { id, rank, .. } in came.iter().filter(|came| self.is_held(came)) {
-            self.losses.entry(*rank).or_default().returned.insert(id.clone(), now.moment);
+        for back in &came {
+            if self.is_held(back) {
+                self.losses.entry(back.rank).or_default().returned.insert(back.id.clone(), now.moment);
+            }
         }
         let mut outcomes = Vec::new();
         outcomes.extend(came.iter().filter_map(|came| self.come(&came.id, &came.version, came.rank)));
