@@ -10,15 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::attempt::{Most, Update};
-use super::book::{self, Book};
+use super::book::Book;
 use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
 use super::death::Death;
 use super::engine::{self, Engine, EngineError, NotOpened, Stamp, Txn, sound};
 use super::enqueue::Asker;
 use super::handed::{Back, Handed};
-use super::job::{Head, Job, JobId, parts_of};
+use super::job::{Job, JobId};
 use super::limit::Looks;
-use super::redis::is_kept;
 use super::requests::Requests;
 use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals, keys};
 use crate::clock::millis_since_1970;
@@ -271,11 +270,6 @@ impl Keeper {
                 ));
             }
             (true, false) => txn.delete(keys::BUFFER)?,
-            (false, true) if is_unmarked_buffer(txn)? => {
-                return Err(EngineError::OtherUse(
-                    "they are for Redis, as an earlier build wrote them: have that build deliver them".to_owned(),
-                ));
-            }
             (false, true) => {
                 if book.total.jobs > 0 {
                     let (jobs, path) = (book.total.jobs, self.folder.display().to_string());
@@ -524,16 +518,6 @@ impl Keeper {
     fn uptime_of(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.began).as_millis() as u64
     }
-}
-
-/// Whether an earlier build has jobs for Redis there: all wait, and there is no mark.
-fn is_unmarked_buffer(txn: &Txn<'_>) -> Result<bool, EngineError> {
-    let first = txn.first(keys::WAITING, keys::WAITING)?;
-    let Some(id) = first.as_deref().and_then(keys::id_in) else { return Ok(false) };
-    let entry = |key: Vec<u8>| sound(txn.get(&key)).map(Option::flatten);
-    let head = entry(keys::job(id))?.and_then(|head| book::read::<Head>(&head).ok());
-    let payload = entry(keys::body(id))?.and_then(|body| parts_of(&body)).map(|(_, payload)| payload);
-    Ok(head.zip(payload).is_some_and(|(head, payload)| is_kept(head.unique.as_ref(), &payload)))
 }
 
 /// What was done, or why not; what is damaged is as good as refused.

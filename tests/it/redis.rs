@@ -618,6 +618,62 @@ fn jobs_are_taken_reported_and_lost_while_redis_has_no_memory_left() {
 }
 
 #[test]
+fn more_than_is_moved_at_once_becomes_due_while_redis_has_no_memory_left() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let jobs = (0..250).map(|_| NewJob { delay_ms: Some(3_000), ..job("C", "{}") }).collect();
+    roster.client().enqueue(EnqueueRequest { jobs }).expect("there is room");
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let mut taken = 0;
+    eventually("all are handed out", SOON, || {
+        taken += take(&roster, 250, None, 1_000).len();
+        ensure(taken == 250, format!("{taken}"))
+    });
+    assert!(!roster.log().contains("hand out no jobs"), "{}", roster.log());
+}
+
+#[test]
+fn a_delayed_job_is_moved_by_a_sidecar_that_takes_none_as_large() {
+    let redis = Redis::start(&[]);
+    let first = connected(&redis, "max_job_bytes = \"512KiB\"\n");
+    let large = format!("\"{}\"", "x".repeat(400 << 10));
+    enqueue(&first, NewJob { delay_ms: Some(1_000), ..job("C", &large) }).expect("there is room");
+    drop(first);
+    let _second = connected(&redis, "max_job_bytes = \"1KiB\"\n");
+    eventually("it is moved", SOON, || {
+        let waiting = redis.ask(&["LLEN", "resque:queue:mail"]);
+        ensure(waiting == "1", waiting)
+    });
+    assert_eq!(redis.ask(&["EXISTS", "resque:roster:set_aside"]), "0");
+}
+
+#[test]
+fn what_cannot_be_moved_is_tried_again_at_rest() {
+    let redis = Redis::start(&[]);
+    let large = "x".repeat(1 << 20);
+    redis.ask(&["RPUSH", "resque:delayed:1", "no job", &large]);
+    redis.ask(&["ZADD", "resque:delayed_queue_schedule", "1", "1"]);
+    redis.ask(&["SET", "resque:roster:set_aside", "no list"]);
+    redis.ask(&["HSET", "resque:roster:jobs", "7", "damaged"]);
+    redis.ask(&["ZADD", "resque:roster:due", "1", "007"]);
+    let roster = connected(&redis, "");
+    let scripts = || {
+        let stats = redis.ask(&["INFO", "commandstats"]);
+        let of_scripts = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default();
+        of_scripts.split(['=', ',']).nth(1).and_then(|calls| calls.parse::<u64>().ok()).unwrap_or(0)
+    };
+    eventually("what is no id is taken away", SOON, || {
+        let due = redis.ask(&["ZCARD", "resque:roster:due"]);
+        ensure(due == "0", due)
+    });
+    let before = scripts();
+    assert_eq!(take(&roster, 1, None, 3_000), []);
+    let asked = scripts() - before;
+    assert!(asked < 200, "{asked} scripts in 3 s");
+    assert_eq!(redis.ask(&["LLEN", "resque:delayed:1"]), "2");
+}
+
+#[test]
 fn who_waits_for_a_queue_that_is_paused_asks_for_none_of_it() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

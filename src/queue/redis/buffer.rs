@@ -387,11 +387,8 @@ fn find(change: &mut Change<'_, '_>, id: JobId) -> Outcome<Option<(JobId, Draft)
     if id < first
         && let Some(head) = change.head(id)?
     {
-        match head.state {
-            // Until its lease ends.
-            State::Running { .. } => return Err(Refused::Running(id).into()),
-            State::Done { .. } => return Ok(None),
-            State::Waiting | State::Delayed { .. } | State::Dead { .. } => {}
+        if matches!(head.state, State::Done { .. }) {
+            return Ok(None);
         }
         let queue = change.book.queues.get(&head.queue).ok_or(EngineError::Damaged)?.name.clone();
         let (name, payload) = change.content(id)?;
@@ -406,12 +403,6 @@ fn find(change: &mut Change<'_, '_>, id: JobId) -> Outcome<Option<(JobId, Draft)
         }
     }
     Ok(None)
-}
-
-/// Whether a job was kept by a buffer, by what it has.
-pub(in crate::queue) fn is_kept(unique: Option<&Unique>, payload: &[u8]) -> bool {
-    let kept = serde_json::from_slice::<Kept>(payload).ok();
-    kept.zip(unique).is_some_and(|(kept, unique)| unique.key == key_of(kept.id))
 }
 
 /// By which a job is found in the store.
@@ -444,7 +435,15 @@ impl Draft {
         let waited = millis_since_1970(SystemTime::now()).saturating_sub(enqueued_at);
         let delay = Duration::from_millis(delay_ms.saturating_sub(waited));
         let job = NewJob { queue: queue.to_owned(), name, delay, ..NewJob::default() };
-        Some(Self { id, job, args: args.get().to_owned(), extras, enqueued_at: Some(enqueued_at), died_at: None })
+        Some(Self {
+            id,
+            job,
+            args: args.get().to_owned(),
+            extras,
+            enqueued_at: Some(enqueued_at),
+            died_at: None,
+            runs_until: None,
+        })
     }
 
     /// A job of a folder that was no buffer before, as it stands. None: it was damaged.
@@ -463,6 +462,10 @@ impl Draft {
             State::Dead { since } => (0, Some(since)),
             State::Delayed { until } if args.is_some() => (until.saturating_sub(now), None),
             _ => (0, args.is_none().then_some(now)),
+        };
+        let runs_until = match head.state {
+            State::Running { until } => Some(until),
+            _ => None,
         };
         let error = match &args {
             Some(_) => head.error.clone(),
@@ -491,7 +494,7 @@ impl Draft {
         let delay = Duration::from_millis(delay);
         let job = NewJob { queue: queue.to_owned(), name, delay, ..NewJob::default() };
         let args = args.unwrap_or_else(|| format!("{:?}", BASE64_STANDARD.encode(payload)));
-        Ok(Some(Self { id, job, args, extras, enqueued_at: Some(head.enqueued_at), died_at }))
+        Ok(Some(Self { id, job, args, extras, enqueued_at: Some(head.enqueued_at), died_at, runs_until }))
     }
 }
 
@@ -508,7 +511,7 @@ mod tests {
 
     fn draft(id: JobId, name: &str) -> Draft {
         let (args, extras) = ("{}".to_owned(), Extras::default());
-        Draft { id, job: job(name), args, extras, enqueued_at: None, died_at: None }
+        Draft { id, job: job(name), args, extras, enqueued_at: None, died_at: None, runs_until: None }
     }
 
     async fn take(queues: &Queues) -> Job {
@@ -578,7 +581,8 @@ mod tests {
 
         let find = |id| buffer.find(Place::default(), id, Instant::now() + Duration::from_secs(60));
         assert_eq!(find(later).await.map(|it| it.map(|(at, _)| at)), Ok(Some(later)));
-        assert_eq!(find(runs).await.map(|it| it.is_some()), Err(Refused::Running(runs)));
+        let running = find(runs).await.expect("it is read").expect("it is there").1;
+        assert!(running.runs_until.is_some() && running.died_at.is_none());
         buffer.forget("mail".into(), at).await.expect("it is written");
         let lacking = lock(&buffer.counts).as_ref().and_then(|counts| counts.lacking.get("mail").copied());
         assert_eq!(lacking, Some(1), "the urgent one has no priority in Redis");
@@ -592,21 +596,6 @@ mod tests {
         let found = buffer.first("mail".into()).await.expect("it is read");
         assert_eq!(found.jobs.iter().map(|(_, it)| (it.id, it.job.name.as_str())).collect::<Vec<_>>(), [(7, "New")]);
         assert!(find(7).await.is_ok_and(|it| it.is_some()));
-    }
-
-    #[tokio::test]
-    async fn a_buffer_of_an_earlier_build_is_not_taken_for_a_folder_of_other_jobs() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("queue");
-        let (tasks, _failed) = Tasks::new();
-        let queues = plain(&path, &tasks);
-        queues.enqueue(ROOT, vec![draft(7, "Kept").kept(0)]).await.expect("there is room");
-        drop(queues);
-        tasks.stop(Duration::from_secs(10)).await;
-        let (tasks, _failed) = Tasks::new();
-        let buffer = buffer(path, &tasks);
-        let Err(Refused::Unavailable(why)) = buffer.load().await else { panic!("it is refused") };
-        assert!(why.contains("an earlier build"), "{why}");
     }
 
     #[tokio::test]

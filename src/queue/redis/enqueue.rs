@@ -51,6 +51,8 @@ pub(super) struct Draft {
     pub(super) enqueued_at: Option<u64>,
     /// None: it is to be performed.
     pub(super) died_at: Option<u64>,
+    /// When its lease ends, which somebody had when its folder became a buffer. It is not delivered before.
+    pub(super) runs_until: Option<u64>,
 }
 
 /// Why jobs are not enqueued.
@@ -356,12 +358,20 @@ impl Draft {
             unique: job.unique.clone(),
             ..Extras::default()
         };
-        Ok(Self { id: resque::new_id_in(&job.queue), job, args, extras, enqueued_at: None, died_at: None })
+        Ok(Self {
+            id: resque::new_id_in(&job.queue),
+            job,
+            args,
+            extras,
+            enqueued_at: None,
+            died_at: None,
+            runs_until: None,
+        })
     }
 
     /// What the script is given.
     fn written(&self, arguments: Arguments, now: u64) -> Arguments {
-        let Self { id, job, args, extras, enqueued_at, died_at } = self;
+        let Self { id, job, args, extras, enqueued_at, died_at, .. } = self;
         let enqueued_at = enqueued_at.unwrap_or(now);
         let key = extras.unique.as_ref().map_or("", |unique| unique.key.as_str());
         let whole = resque::waiting(job, args, *id, enqueued_at, extras);

@@ -108,6 +108,10 @@ impl<'k> Step<'k> {
         self.guard("first", key, item, b"")
     }
 
+    pub(super) fn if_first_larger(self, key: &str, size: &str) -> Self {
+        self.guard("large", key, size.as_bytes(), b"")
+    }
+
     pub(super) fn if_no_list(self, key: &str) -> Self {
         self.guard("nolist", key, b"", b"")
     }

@@ -38,7 +38,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::attempt::Leases;
 use self::buffer::Buffer;
-pub(super) use self::buffer::is_kept;
 use self::keys::{Keys, Step};
 use self::link::{Failed, Link, TIMEOUT};
 use self::record::Record;
@@ -194,7 +193,7 @@ impl Redis {
                 };
                 match ticked.await {
                     Ok(true) => {}
-                    Ok(false) => tick = Instant::now(),
+                    Ok(false) => tick = Instant::now() + LOOK_INTERVAL,
                     Err(failed) => return failed,
                 }
                 if std::mem::take(&mut is_new) {

@@ -17,8 +17,8 @@ use super::tick::BATCH;
 /// An element of a scheduler's list, or the length of a large one; and the id and the record of the job here that it is, or none.
 type Element = (Value, Vec<u8>, Vec<u8>);
 
-/// The first elements of a second's list, or the length of one that is too large, and whose each is: `{element, id, record, …}`,
-/// up to so many bytes.
+/// The first elements of a second's list, or the length of one that is too large and nobody's, and whose each is: `{element, id,
+/// record, …}`, up to so many bytes.
 ///
 /// A job that is delayed here has a mark, `SECOND:SHA1 OF ITS TEXT:ID`: by it an element is known in the order of the list,
 /// however many others stand in it.
@@ -31,7 +31,7 @@ static SCHEDULED: LazyLock<Script> = LazyLock::new(|| {
             local item = redis.pcall('LINDEX', p .. 'delayed:' .. second, at)
             if type(item) ~= 'string' or bytes <= 0 then break end
             local id, record = '', ''
-            if #item <= largest then
+            if #item <= math.max(largest, 16777216) then
                 local text = second .. ':' .. redis.sha1hex(item)
                 local from, to = '[' .. text .. ':', '(' .. text .. ';'
                 local nth = seen[text] or 0
@@ -42,7 +42,7 @@ static SCHEDULED: LazyLock<Script> = LazyLock::new(|| {
                     record = redis.call('HGET', p .. 'roster:jobs', id) or ''
                 end
             end
-            table.insert(reply, #item > largest and #item or item)
+            table.insert(reply, #item > largest and id == '' and #item or item)
             table.insert(reply, id)
             table.insert(reply, record)
             bytes = bytes - #item - #record
@@ -57,6 +57,8 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, second, from, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], 1048576
+        -- As in `POP`.
+        redis.pcall('ZREM', p .. 'roster:popped', '')
         local due, looked, marked = p .. 'roster:due', 0, 0
         for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, second .. '000', second .. '000', 'LIMIT', from, most)) do
             local text = redis.call('HGET', p .. 'roster:jobs', id) or ''
@@ -85,6 +87,8 @@ static STRAY: LazyLock<Script> = LazyLock::new(|| {
         local second = first and string.match(first, '^%d+') or ''
         if not first or second ~= '' and tonumber(second) > now then return reply end
         if redis.call('TYPE', p .. 'delayed:' .. second).ok == 'list' then
+            -- As in `POP`.
+            redis.pcall('ZREM', p .. 'roster:popped', '')
             redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
             return reply
         end
@@ -169,7 +173,8 @@ impl Redis {
         let Value::BulkString(text) = item else {
             tracing::error!(list, aside, "a delayed element is too large to be a job: it is set aside");
             let largest = self.largest().to_string();
-            return self.change(Step::new(&self.keys).then(["ASIDE", list, &aside, &largest])).await;
+            let step = Step::new(&self.keys).if_first_larger(list, &largest).then(["ASIDE", list, &aside, &largest]);
+            return self.change(step).await;
         };
         let moved = match known(&id, &record, second) {
             Some((id, written, record)) => Some(self.own(second, list, (id, written, &record))),

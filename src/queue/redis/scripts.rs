@@ -179,6 +179,7 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
             if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
             elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
             elseif kind == 'first' then found = redis.call('LINDEX', key, 0) == field
+            elseif kind == 'large' then found = #(redis.call('LINDEX', key, 0) or '') > tonumber(field)
             elseif kind == 'nolist' then found = redis.call('TYPE', key).ok ~= 'list'
             else found = redis.call('LPOS', key, field) end
             if not found then return 0 end

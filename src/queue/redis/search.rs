@@ -267,10 +267,11 @@ impl Redis {
         let now = millis_since_1970(SystemTime::now());
         let text = resque::waiting(&draft.job, &draft.args, draft.id, draft.enqueued_at.unwrap_or(now), &draft.extras);
         let item = resque::read(text.as_bytes()).unwrap_or_else(|| Item::none(text.as_bytes()));
-        let state = match (draft.died_at, millis(draft.job.delay)) {
-            (Some(since), _) => State::Dead { since },
-            (None, 0) => State::Waiting,
-            (None, delay) => State::Delayed { until: now + delay },
+        let state = match (draft.died_at, draft.runs_until, millis(draft.job.delay)) {
+            (_, Some(until), _) => State::Running { until },
+            (Some(since), ..) => State::Dead { since },
+            (None, None, 0) => State::Waiting,
+            (None, None, delay) => State::Delayed { until: now + delay },
         };
         Job { state, is_buffered: true, ..self.job_of(&draft.job.queue, text.as_bytes(), &item, now) }
     }
@@ -294,6 +295,9 @@ impl Redis {
             elsewhere => return Ok(elsewhere),
         };
         allowed(&draft.job.queue, draft.extras.user)?;
+        if draft.runs_until.is_some() {
+            return Err(Refused::Running(id));
+        }
         let is_in_redis = match self.link.now() {
             // From now on Redis does not enqueue it any more, whatever was sent before.
             Ok(now) => {

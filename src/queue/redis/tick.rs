@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use redis::Value;
 
@@ -12,7 +13,7 @@ use super::keys::{Step, place};
 use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque;
-use super::{Redis, scripts};
+use super::{Redis, TICK, scripts};
 
 /// So many are looked at in one request, and so many requests are made in one tick.
 pub(super) const BATCH: u64 = 100;
@@ -37,12 +38,17 @@ impl Redis {
     /// Does what is due by turns, some of the records and some of each second: a mass in one keeps no other waiting. Whether
     /// that was all.
     async fn pass_time(&self, now: u64) -> Result<bool, Failed> {
+        let until = Instant::now() + TICK;
         for _ in 0..ROUNDS {
             let moved = self.passes_over("delayed_queue_schedule", self.move_scheduled(now).await)?.unwrap_or(0);
             let strays = self.passes_over("roster:scheduled", self.forget_strays(now).await)?.unwrap_or(0);
             let is_over = self.passes_over("roster:due or roster:jobs", self.look_at_due(now).await)?.unwrap_or(true);
             if moved == 0 && strays == 0 && is_over {
                 return Ok(true);
+            }
+            // Who waits is looked after between ticks.
+            if Instant::now() >= until {
+                break;
             }
         }
         Ok(false)
@@ -81,6 +87,8 @@ impl Redis {
         let is_over = records.is_empty();
         for (member, text) in records {
             let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
+            // Not `007`, which would never be taken away as job 7.
+            let id = id.filter(|id| id.to_string().as_bytes() == member);
             let record = str::from_utf8(&text).ok().and_then(|text| Some((text, Record::read(text)?)));
             let of_job = match (id, record) {
                 (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
