@@ -177,7 +177,7 @@ fn a_folder_of_jobs_moves_to_redis_with_their_ids_order_times_attempts_and_keys(
     let running = add(&roster, job("slow", "Slow"));
     let taken = take_one(&roster, "slow", 4_000).expect("it waits");
     assert_eq!((taken.id, taken.attempt), (running, 1));
-    let (began, delay) = (Instant::now(), Duration::from_secs(12));
+    let (began, delay) = (Instant::now(), Duration::from_secs(20));
     let late = add(&roster, NewJob { delay_ms: Some(delay.as_millis() as i64), ..job("late", "Late") });
 
     let url = redis.url();
