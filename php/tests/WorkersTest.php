@@ -30,6 +30,8 @@ final class WorkersTest extends TestCase
         $this->client = Patient::local($this->roster->socket, '', '');
         $answer = fn () => array_filter($this->client->commandWorkers('ping'), self::hasAnswered(...));
         Process::until(static fn () => count($answer()) === 3, 'all answer', 30);
+        $running = fn () => array_filter($this->client->workers(), static fn ($report) => $report->state === 'RUNNING');
+        Process::until(static fn () => count($running()) === 3, 'all are known to be ready', 30);
     }
 
     public function testEachAnswersInItsPlaceAndOneThatIsStoppedCostsItsOwn(): void
