@@ -1,5 +1,6 @@
 //! Attempts: one call sent to one master, and what comes of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -11,7 +12,7 @@ use super::values::NoRoom;
 use super::{Bounds, Failure, Request};
 use crate::model::{Answer, Answers, Call, Line, Refused, Service};
 use crate::resolve::Query;
-use crate::share::Taken;
+use crate::share::{Taken, is_heavy};
 use crate::store::MasterEntry;
 use crate::tunnel::value::memory_size;
 
@@ -43,13 +44,18 @@ pub(super) async fn attempt(
 /// Sends the call by the line with the fewest calls under way that accepts it.
 async fn send(entry: &Arc<MasterEntry>, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
     let id = &entry.master.id;
-    let (searched, name, query) = (entry.clone(), request.service.clone(), request.query.clone());
-    let cost = query.cost_of_services(&searched.master.services, &name);
-    let offered = bounds.memory.work(cost, move || offered(&searched, &name, &query).cloned());
-    let service = match timeout_at(bounds.until, offered).await {
-        Ok(Some(service)) => service,
-        Ok(None) => return Err(Failure::unsent(request, unoffered(id, request))),
-        Err(_) => return Err(Failure::timed_out(id.clone(), request, "was not sent")),
+    let (service, query) = (&request.service, &request.query);
+    let cost = query.cost_of_services(&entry.master.services, service);
+    let found = if is_heavy(cost) {
+        let (searched, service, query) = (entry.clone(), service.clone(), query.clone());
+        let search = bounds.memory.work(cost, move || offered(&searched, &service, &query).cloned());
+        let in_time = timeout_at(bounds.until, search).await;
+        in_time.map_err(|_| Failure::timed_out(id.clone(), request, "was not sent"))?.map(Cow::Owned)
+    } else {
+        offered(entry, service, query).map(Cow::Borrowed)
+    };
+    let Some(service) = found else {
+        return Err(Failure::unsent(request, unoffered(id, request)));
     };
     if bounds.until <= Instant::now() {
         return Err(Failure::timed_out(id.clone(), request, "was not sent"));
