@@ -400,6 +400,13 @@ class Client
     /** @param array<string, mixed> $request */
     private static function resolvedByLast(SharedFile $file, array $request, ?int $maxAge): Resolved|Exception\NoInstance
     {
+        $service = $request['serviceName'];
+        $by = array_keys(array_filter($request, static fn (mixed $it) => $it !== null));
+        $by = implode('`, `', array_diff($by, ['serviceName', 'key', 'subsetKey']));
+        if ($by !== '') {
+            $why = "of $service no instance is chosen: only a sidecar chooses by `$by`, and none answers";
+            return new Exception\NoInstance($service, $why);
+        }
         $why = 'the shared file that it left does not say which instance can be called of it';
         try {
             $one = self::resolvedByOne($file, $request, $maxAge);
@@ -409,7 +416,6 @@ class Client
             // An entry is damaged, unless nothing of the file can be read.
             $why = isset($file->freshness) ? $failure->getMessage() : throw $failure;
         }
-        $service = $request['serviceName'];
         return $one ?? new Exception\NoInstance($service, "of $service no instance is known: no sidecar answers, and $why");
     }
 

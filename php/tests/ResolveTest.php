@@ -365,6 +365,10 @@ final class ResolveTest extends TestCase
             self::assertInstanceOf(NoInstance::class, $none, (string) $number);
         }
         self::assertStringContainsString('has never been in sync', $found[0]->getMessage());
+        $why = 'of web no instance is chosen: only a sidecar chooses by `zone`, and none answers';
+        self::assertSame($why, $found[2]->getMessage());
+        $one = ['service' => 'web', 'version' => '^1.0', 'subset' => 2];
+        self::assertStringContainsString(' by `version`, `subset`, ', $roster->resolveMany(['web', $one])[1]->getMessage());
         $this->expectException(Unavailable::class);
         $roster->resolveMany(['nosuch', 'damaged']);
     }
