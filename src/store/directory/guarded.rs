@@ -11,7 +11,7 @@ use super::claims::{Listed, id};
 use super::ranks::Moves;
 use crate::format::Config;
 use crate::guard::{Came, Effect, Guard, Left, Lost, Now, Observed, OfRank, Rank, Vanished, Which, probed_at};
-use crate::model::{Endpoint, Format, Instance, NodePath, Record};
+use crate::model::{Decoder, Endpoint, Format, Instance, NodePath, Record};
 use crate::store::Feed;
 use crate::store::instances::{Instances, NODE_MARK, Provider};
 use crate::task;
@@ -231,6 +231,12 @@ impl Directory {
     pub(in crate::store) fn hold_again(&mut self, now: Now, feeds: &[Arc<Feed>], held: Vec<Instance>) {
         let mut by_service: BTreeMap<Arc<str>, Vec<Left>> = BTreeMap::new();
         for instance in held {
+            let is_read_so =
+                |config: &&Config| instance.provenance.iter().any(|it| it.decoder == Decoder::Format(config.format));
+            // It proves that both are right.
+            if let Some(Config { root, .. }) = config_of(feeds, &instance).filter(is_read_so) {
+                self.registrations.note_use(root);
+            }
             let left = self.left(feeds, instance);
             left.into_iter().for_each(|it| by_service.entry(it.instance.service.clone()).or_default().push(it));
         }

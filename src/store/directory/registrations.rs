@@ -49,7 +49,7 @@ pub(super) struct Registrations {
     unlisted: OrdMap<Arc<str>, OrdSet<NodePath>>,
     ranks: Ranks,
     root_names: RootNames,
-    /// Roots below which something has been registered since the start.
+    /// Roots below which something has been registered since the start, or was held then.
     ever_used: OrdSet<NodePath>,
 }
 
@@ -87,7 +87,7 @@ impl Directory {
         self.registrations.nodes.range(root.clone()..).next().is_some_and(|(path, _)| path.is_under(root))
     }
 
-    /// Whether something below a root of services has been registered since the start.
+    /// Whether something below a root of services has been registered since the start, or was held then.
     pub(crate) fn was_used(&self, root: &NodePath) -> bool {
         self.registrations.ever_used.contains(root)
     }
@@ -161,6 +161,11 @@ impl Registration {
 }
 
 impl Registrations {
+    /// Notes that something below a root was registered before the start.
+    pub(super) fn note_use(&mut self, root: &NodePath) {
+        self.ever_used.insert(root.clone());
+    }
+
     /// Sets what is known of a node below a root.
     fn set(&mut self, config: &Config, path: &NodePath, new: Option<Registration>) {
         let (root, known) = (&config.root, self.undecodable.get(path));

@@ -133,6 +133,27 @@ fn what_the_guard_holds_is_in_the_file_and_held_again_after_a_restart() {
 }
 
 #[test]
+fn a_root_of_which_some_are_held_again_is_not_doubted_after_a_restart_but_another_format_is() {
+    let guarded = |format| {
+        let services = format::Config { root: path("/s"), format, ..format::Config::default() };
+        vec![feeds("cluster").remove(0).with_services(vec![services])]
+    };
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(guarded(Format::Raw));
+    open.sync();
+    open.publish((1..=8).map(web).chain([put("/s/web", "")]).collect());
+    open.publish((1..=8).map(|number| Change::Delete(path(&format!("/s/web/i-{number}")))).collect());
+    drop(open);
+    let idle = |format| {
+        let snapshot = fixture.open_as(guarded(format)).store.snapshot();
+        snapshot.idle_roots(&snapshot.feeds()[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(idle(Format::Raw), ["nothing below /s registers anything any more"]);
+    let told = idle(Format::Curator);
+    assert!(told.len() == 1 && told[0].contains("in the format `curator`: is that the format"), "{told:?}");
+}
+
+#[test]
 fn what_names_allow_no_longer_is_not_held_again() {
     let guarded = |names: [&str; 3]| {
         let of = |(rank, (root, format)): (usize, (&str, Format))| {
