@@ -24,7 +24,11 @@ pub(super) fn host(text: &str) -> Result<String, Undecodable> {
 pub(super) fn any_host(text: &str) -> Result<&str, Undecodable> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let is_host = ip(bare).is_some() || is_name(bare) && !is_number(bare);
-    if is_host && bare.len() <= MAX_LABEL_BYTES { Ok(bare) } else { Err(Undecodable::NoHost) }
+    match is_host && bare.len() <= MAX_LABEL_BYTES {
+        true => Ok(bare),
+        false if bare.is_empty() => Err(Undecodable::NoHost),
+        false => Err(Undecodable::WrongHost),
+    }
 }
 
 /// An address; one of IPv6 may have a zone.
@@ -110,7 +114,7 @@ mod tests {
             "10.0.0.256",
             ".",
         ] {
-            assert_eq!(host(text), Err(Undecodable::NoHost), "{text}");
+            assert_eq!(host(text), Err(Undecodable::WrongHost), "{text}");
         }
         for text in
             ["0.0.0.0", "::", "[::]", "::ffff:0.0.0.0", "224.0.0.1", "ff02::1", "ff02::1%eth0", "255.255.255.255"]
@@ -119,7 +123,8 @@ mod tests {
             assert!(any_host(text).is_ok());
         }
         for text in ["a b:1", "a/b:1", "\u{1}:1", "[::1:1", "u@h:1", &format!("{}:1", "x".repeat(257))] {
-            assert_eq!(host_and_port(text), Err(Undecodable::NoHost), "{text}");
+            assert_eq!(host_and_port(text), Err(Undecodable::WrongHost), "{text}");
         }
+        assert_eq!(host_and_port(":80"), Err(Undecodable::NoHost));
     }
 }

@@ -92,8 +92,12 @@ pub enum Undecodable {
     TooManyAliases,
     #[error("its data are no configurators: {0}")]
     Document(&'static str),
-    #[error("it names no host, or one with characters that no host has")]
+    #[error("it names no host")]
     NoHost,
+    #[error("its data have no text at {0:?}, which is the key of its host by `[services.fields]`")]
+    NoHostAt(String),
+    #[error("its host has characters that no host has, or too many, or is a number that is no address")]
+    WrongHost,
     #[error("its host is no single one, but an address such as 0.0.0.0, of a group, or of all hosts of a network")]
     NotOneHost,
     #[error("it names no port from 1 to 65535")]

@@ -32,7 +32,8 @@ pub(super) fn decode(reading: &Reading<'_>) -> Result<Option<Registered>, Undeco
 fn by_fields(reading: &Reading<'_>, object: Object<'_>) -> Result<Registered, Undecodable> {
     let fields = &reading.config.fields;
     let text = |key: &str| found(&object, key).and_then(Json::as_str).filter(|text| text.len() <= MAX_LABEL_BYTES);
-    let host = text(&fields.host).ok_or(Undecodable::NoHost)?;
+    let host = found(&object, &fields.host).and_then(Json::as_str);
+    let host = host.ok_or_else(|| Undecodable::NoHostAt(fields.host.clone()))?;
     let at = match found(&object, &fields.port) {
         None | Some(Json::Null) => address::host_and_port(host)?,
         port => (address::host(host)?, json::port(port)?),

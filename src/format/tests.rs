@@ -204,9 +204,9 @@ fn no_format_takes_what_is_no_single_host() {
         ("0.0.0.0", Undecodable::NotOneHost),
         ("224.0.0.1", Undecodable::NotOneHost),
         ("255.255.255.255", Undecodable::NotOneHost),
-        ("$(id)", Undecodable::NoHost),
-        ("'DROP", Undecodable::NoHost),
-        ("127.1", Undecodable::NoHost),
+        ("$(id)", Undecodable::WrongHost),
+        ("'DROP", Undecodable::WrongHost),
+        ("127.1", Undecodable::WrongHost),
     ] {
         let json = |text: &str| text.replace("HOST", host);
         let nodes = [
@@ -743,6 +743,11 @@ fn keys_of_raw_json_are_those_that_the_configuration_names() {
         read(&raw, "/raw/x", data, &[]).expect_err(data);
     }
     read(&raw, "/raw/x", b"\xff", &[]).expect_err("it is not UTF-8");
+    let why = |data: &str| read(&raw, "/raw/x", data, &[]).map_err(|why| why.to_string()).expect_err(data);
+    let no_host = "its data have no text at \"at.ip\", which is the key of its host by `[services.fields]`";
+    assert_eq!(why(r#"{"ip":"10.1.1.1","p":80}"#), no_host);
+    assert_eq!(why(r#"{"at.ip":"","at.port":80}"#), "it names no host");
+    assert!(why(r#"{"at.ip":"a b","at.port":80}"#).starts_with("its host has characters that no host has"));
 }
 
 #[test]
