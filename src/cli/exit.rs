@@ -17,6 +17,7 @@ use roster::thrift::client::Error;
 use super::call::{GivenTwice, SomeFailed, Unreadable as NoCall};
 use super::drain::{StillCalled, Uncounted};
 use super::explain::Refused;
+use super::queue::NoPayload;
 use super::settings::{Origin, Unreadable};
 use super::shared::NoFile;
 use super::text;
@@ -206,7 +207,7 @@ fn of(error: &anyhow::Error) -> u8 {
         None if error.is::<UnknownName>() => WRONG,
         None if error.is::<Diagnostics>() || error.is::<Unreadable>() => WRONG,
         None if error.is::<GivenTwice>() || error.is::<NoCall>() || error.is::<Misused>() => WRONG,
-        None if error.is::<Uncounted>() => WRONG,
+        None if error.is::<Uncounted>() || error.is::<NoPayload>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if matches!(error.downcast_ref(), Some(Unfinished::TimedOut(_))) => TIMED_OUT,

@@ -196,6 +196,14 @@ pub(crate) struct Enqueue {
     connection: Connection,
 }
 
+/// The file of a payload that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {file}: {source}")]
+pub(super) struct NoPayload {
+    file: String,
+    source: io::Error,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum State {
     Waiting,
@@ -516,7 +524,7 @@ impl Enqueue {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let payload = match self.payload.strip_prefix('@') {
-            Some(file) => fs::read(file).map_err(|error| anyhow::anyhow!("cannot read {file}: {error}"))?,
+            Some(file) => fs::read(file).map_err(|source| NoPayload { file: file.to_owned(), source })?,
             None if self.payload == "-" => {
                 let mut payload = Vec::new();
                 io::stdin().lock().read_to_end(&mut payload)?;

@@ -143,6 +143,8 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert_eq!(roster.cli(["queue", "peek", "none"]).code, Some(1));
     let wrong = roster.cli(["enqueue", "mail", ""]);
     assert!(wrong.code == Some(2) && wrong.wrong.contains("name: it has 0 bytes"), "{wrong:?}");
+    let wrong = roster.cli(["enqueue", "mail", "send", "@/nosuch"]);
+    assert!(wrong.code == Some(2) && wrong.wrong.contains("cannot read /nosuch: No such file"), "{wrong:?}");
 }
 
 #[test]
