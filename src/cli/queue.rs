@@ -90,6 +90,8 @@ struct Job {
 }
 
 /// Have dead jobs of a queue wait again, as if they were new. For administrators
+///
+/// Those that have failed and are to be tried again are delayed, not dead, and are performed at their time.
 #[derive(Debug, Args)]
 #[command(override_usage = "roster queue retry [OPTIONS] <QUEUE> <ID|--all>")]
 struct Retry {

@@ -20,6 +20,15 @@ pub enum Control {
     Retry,
 }
 
+/// Why a job does not wait again by hand.
+pub(super) fn not_dead(id: JobId, state: State) -> Refused {
+    let why = match state {
+        State::Delayed { .. } => ": it is performed at its time; to have that now, cancel it and enqueue it again",
+        _ => "",
+    };
+    Refused::Invalid("id", format!("job {id} is not dead{why}"))
+}
+
 impl Change<'_, '_> {
     /// Removes one that nobody performs.
     pub(super) fn cancel(&mut self, id: JobId) -> Outcome<()> {
@@ -36,7 +45,7 @@ impl Change<'_, '_> {
         let head = self.head(id)?.filter(|head| head.queue == number).ok_or(Refused::NoJob(id))?;
         match head.state {
             State::Dead { .. } => Ok(self.revive(id, &head)?),
-            _ => Err(Refused::Invalid("id", format!("job {id} is not dead")).into()),
+            state => Err(not_dead(id, state).into()),
         }
     }
 

@@ -7,7 +7,7 @@ use redis::Value;
 
 use super::super::Place;
 use super::super::change::Refused;
-use super::super::control::Control;
+use super::super::control::{Control, not_dead};
 use super::super::job::{JobId, State};
 use super::super::order::Order;
 use super::keys::Step;
@@ -135,7 +135,7 @@ impl Redis {
                 let is_dead = matches!(record.state, State::Dead { .. });
                 match is_dead && redis.revive(id, &text, &record).await? {
                     true => Ok(()),
-                    false => Err(Refused::Invalid("id", format!("job {id} is not dead"))),
+                    false => Err(not_dead(id, record.state)),
                 }
             })
         };

@@ -288,6 +288,8 @@ fn failures_are_tried_again_later_each_time_and_then_dead_until_somebody_retries
         queue.update(&taken, fail("no route")).expect("it has the lease");
         let Some(State::Delayed { until }) = queue.state(id) else { panic!("it waits") };
         assert!(until >= queue.now + least * 1_000, "{attempt}");
+        let why = queue.change(|change| change.retry("mail", id)).expect_err("it is delayed").to_string();
+        assert!(why.ends_with("to have that now, cancel it and enqueue it again"), "{why}");
         queue.now = until;
     }
     let last = queue.take("mail").expect("a job");
