@@ -214,8 +214,15 @@ impl Buffer {
     pub(super) async fn overviews(&self, place: Place) -> Result<Vec<Overview>, Refused> {
         let all = |change: &mut Change<'_, '_>| change.overviews("", usize::MAX, |_| true);
         let mut all = self.ask(What::Work, place, all, |_, _| {}).await?;
-        // What runs waits for its lease to end.
-        all.iter_mut().for_each(|it| it.waiting += it.delayed + it.running);
+        let counts = lock(&self.counts);
+        for it in &mut all {
+            // What runs waits for its lease to end.
+            it.waiting += it.delayed + it.running;
+            // Where nothing more is to be delivered, all that is dead was set aside.
+            if counts.as_ref().is_none_or(|counts| counts.queues.contains_key(&it.name)) {
+                it.waiting += it.dead;
+            }
+        }
         all.retain(|it| it.waiting > 0);
         Ok(all)
     }
@@ -565,7 +572,8 @@ mod tests {
         buffer.resume("mail".into()).await.expect("it is written");
         assert!(!buffer.is_paused("mail"), "it is paused in Redis");
         let told = buffer.overviews(Place::default()).await.expect("it is read");
-        assert_eq!(told.iter().map(|it| it.waiting).collect::<Vec<_>>(), [5], "with those that are delayed and run");
+        let of_all = told.iter().map(|it| it.waiting).collect::<Vec<_>>();
+        assert_eq!(of_all, [6], "with those that are delayed, run and are dead");
         let found = buffer.first("mail".into()).await.expect("it is read");
         assert!(found.some_run);
         let (at, drafts): (Vec<_>, Vec<_>) = found.jobs.into_iter().unzip();
@@ -588,6 +596,8 @@ mod tests {
         assert_eq!(lacking, Some(1), "the urgent one has no priority in Redis");
         let found = buffer.first("mail".into()).await.expect("it is read");
         assert!(found.jobs.is_empty() && found.some_run);
+        let told = buffer.overviews(Place::default()).await.expect("it is read");
+        assert_eq!(told.iter().map(|it| it.waiting).collect::<Vec<_>>(), [1], "the one that runs");
         assert!(!buffer.has_any_of(&[draft(7, "New")]), "no other one waits behind the one that runs");
         assert_eq!(buffer.queues(), ["mail"], "but it is looked whether it has ended");
 
@@ -596,6 +606,14 @@ mod tests {
         let found = buffer.first("mail".into()).await.expect("it is read");
         assert_eq!(found.jobs.iter().map(|(_, it)| (it.id, it.job.name.as_str())).collect::<Vec<_>>(), [(7, "New")]);
         assert!(find(7).await.is_ok_and(|it| it.is_some()));
+
+        let odd = |change: &mut Change<'_, '_>| {
+            change.enqueue(&[NewJob { queue: "odd".into(), ..job("Odd") }], ROOT).map(drop)
+        };
+        buffer.ask(What::Growth, Place::default(), odd, |_, _| {}).await.expect("there is room");
+        assert!(buffer.first("odd".into()).await.expect("it is read").jobs.is_empty(), "it is set aside");
+        let told = buffer.overviews(Place::default()).await.expect("it is read");
+        assert_eq!(told.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["mail"], "what was is for nobody");
     }
 
     #[tokio::test]
