@@ -1374,6 +1374,9 @@ struct QueueSummary {
   12: optional i64 bufferedSince
   /** How many are kept for their results. */
   13: optional i64 done
+  /** How many of those that wait a `[[queue.limit]]` holds back: all, or those that were passed over for their `limitKey` when it
+      was last looked for a job, among the first 1,000; absent: none, as far as is known. */
+  14: optional i64 limited
 }
 
 struct QueuesReply {

@@ -89,6 +89,11 @@ class QueueSummary
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        14 => array(
+            'var' => 'limited',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -157,6 +162,13 @@ class QueueSummary
      * @var int
      */
     public $done = null;
+    /**
+     * How many of those that wait a `[[queue.limit]]` holds back: all, or those that were passed over for their `limitKey` when it
+     * was last looked for a job, among the first 1,000; absent: none, as far as is known.
+     * 
+     * @var int
+     */
+    public $limited = null;
 
     public function __construct($vals = null)
     {
@@ -199,6 +211,9 @@ class QueueSummary
             }
             if (isset($vals['done'])) {
                 $this->done = $vals['done'];
+            }
+            if (isset($vals['limited'])) {
+                $this->limited = $vals['limited'];
             }
         }
     }
@@ -313,6 +328,13 @@ class QueueSummary
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 14:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->limited);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -390,6 +412,11 @@ class QueueSummary
         if ($this->done !== null) {
             $xfer += $output->writeFieldBegin('done', TType::I64, 13);
             $xfer += $output->writeI64($this->done);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->limited !== null) {
+            $xfer += $output->writeFieldBegin('limited', TType::I64, 14);
+            $xfer += $output->writeI64($this->limited);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

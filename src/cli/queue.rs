@@ -266,7 +266,7 @@ impl Queue {
     }
 }
 
-fn waiting(count: u64) -> String {
+pub(super) fn waiting(count: u64) -> String {
     if count == 1 { "1 job waits".to_owned() } else { format!("{count} jobs wait") }
 }
 
@@ -318,6 +318,10 @@ impl List {
                     let since = it.buffered_since.map_or_else(String::new, |at| format!(", since {}", text::time(at)));
                     eprintln!("roster: {jobs} of {queue} in the buffer until Redis has them{since}");
                 }
+                for (it, jobs) in queues.iter().filter_map(|it| Some((it, it.limited?))) {
+                    let queue = text::preview(it.name.as_bytes());
+                    eprintln!("roster: {} for a `[[queue.limit]]` of {queue}", waiting(u64::try_from(jobs)?));
+                }
                 io::stdout().write_all(table(&queues, now()).as_bytes())?;
             }
             Output::Json => {
@@ -347,7 +351,7 @@ pub(super) fn document(it: &QueueSummary) -> Value {
         "name": it.name, "isPaused": it.is_paused, "waiting": it.waiting, "delayed": it.delayed, "running": it.running,
         "dead": it.dead, "done": it.done, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
         "enqueuedInLastMinute": it.enqueued_in_last_minute, "doneInLastMinute": it.done_in_last_minute,
-        "buffered": it.buffered.unwrap_or(0), "bufferedSince": it.buffered_since,
+        "buffered": it.buffered.unwrap_or(0), "bufferedSince": it.buffered_since, "limited": it.limited.unwrap_or(0),
     })
 }
 
@@ -582,7 +586,7 @@ mod tests {
     #[test]
     fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {
         let queue = |name: &str, is_paused, waiting, oldest: Option<i64>| {
-            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None, 0)
+            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None, 0, None)
         };
         let queues = [queue("img", true, 0, None), queue("mail\u{1b}", false, 1, Some(1_000))];
         assert_eq!(

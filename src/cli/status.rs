@@ -96,7 +96,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     text
 }
 
-/// What is wrong with the queues that this client sees, a line each.
+/// What is wrong with the queues that this client sees, and what waits for a limit, a line each.
 fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> String {
     let (queues, trouble) = match read {
         Ok(read) => read,
@@ -104,14 +104,26 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
         Err(why) => (Vec::new(), Some(format!("{why:#}"))),
     };
     let mut text = trouble.map_or_else(String::new, |why| format!("\nqueues NOT IN ORDER: {}\n", text::line(&why)));
-    let with_dead: Vec<_> =
-        queues.iter().filter(|it| it.dead > 0).map(|it| text::preview(it.name.as_bytes())).collect();
-    if let Some(first) = with_dead.first() {
-        let dead = counted(queues.iter().map(|it| it.dead.unsigned_abs()).sum(), "dead job");
-        let more = if with_dead.len() > 1 { format!(" and {} more", with_dead.len() - 1) } else { String::new() };
+    if let Some((dead, first, more)) = of_each(&queues, |it| it.dead) {
+        let dead = counted(dead, "dead job");
         let _ = writeln!(text, "\n{dead} in {first}{more}; `roster queue peek {first} dead` tells why");
     }
+    if let Some((limited, first, more)) = of_each(&queues, |it| it.limited.unwrap_or(0)) {
+        let limited = queue::waiting(limited);
+        let _ = writeln!(text, "\n{limited} for a `[[queue.limit]]` of {first}{more}; `roster queue list` counts them");
+    }
     text
+}
+
+/// How many there are, the first queue that has some, and how many more have. None: there are none.
+fn of_each(queues: &[QueueSummary], count: impl Fn(&QueueSummary) -> i64) -> Option<(u64, String, String)> {
+    let mut with_some = queues.iter().filter(|it| count(it) > 0);
+    let first = text::preview(with_some.next()?.name.as_bytes());
+    let more = match with_some.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some((queues.iter().map(|it| count(it).unsigned_abs()).sum(), first, more))
 }
 
 /// One line about workers that fail or are not ready. Stopped and finished ones are as they should be.
@@ -337,6 +349,20 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         reply.ports_taken = Some(vec!["thrift.tcp: cannot listen".into()]);
         let text = table(&reply, &[], false);
         assert!(text.contains("\n\nNOT LISTENING: thrift.tcp: cannot listen\n\nSOURCE"), "{text}");
+    }
+
+    #[test]
+    fn jobs_that_are_dead_or_wait_for_a_limit_have_a_line_with_the_first_queue_that_has_some() {
+        let queue = |name: &str, dead, limited: Option<i64>| {
+            QueueSummary::new(name.to_owned(), false, 9, 0, 0, dead, 0, None, None, None, None, None, 0, limited)
+        };
+        let queues = vec![queue("img", 0, None), queue("mail", 1, Some(2)), queue("post", 0, Some(1))];
+        assert_eq!(
+            of_queues(Ok((queues, None))),
+            "\n1 dead job in mail; `roster queue peek mail dead` tells why\n\
+             \n3 jobs wait for a `[[queue.limit]]` of mail and 1 more; `roster queue list` counts them\n"
+        );
+        assert_eq!(of_queues(Ok((vec![queue("img", 0, None)], None))), "");
     }
 
     #[test]

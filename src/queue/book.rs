@@ -92,6 +92,9 @@ pub(super) struct Queue {
     pub(super) held_until: Option<u64>,
     /// Nor is it looked before that time whether one may, whatever changes.
     pub(super) rests_until: u64,
+    /// How many the last look passed over for their keys, and when the first of these may begin.
+    pub(super) passed: u64,
+    pub(super) passed_until: u64,
 }
 
 /// How often something happened in the last minute, by the clock of leases.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
+use super::book::Queue;
 use super::change::Change;
 use super::engine::EngineError;
 use super::job::Head;
@@ -30,6 +31,9 @@ const MAX_KEYS: usize = 16_384;
 
 /// How soon it is tried again where there are more.
 const KEYS_DELAY: u64 = 1_000;
+
+/// For how long it is told how many were passed over, once one of them may begin: whoever wants jobs looks again by then.
+const LOOK_AGE: u64 = 1_000;
 
 /// The longest time of a rate.
 const MAX_PERIOD: Duration = Duration::from_secs(31 * 86_400);
@@ -79,6 +83,13 @@ pub struct Rate {
 impl Look {
     fn at(head: &[u8]) -> Self {
         Self { from: head.to_vec(), passed: 0, opens_at: u64::MAX }
+    }
+}
+
+impl Queue {
+    /// Notes what a look has found.
+    fn note(&mut self, look: &Look) {
+        (self.passed, self.passed_until) = (look.passed as u64, look.opens_at);
     }
 }
 
@@ -186,6 +197,9 @@ impl Change<'_, '_> {
                 let opens = limit.opens_at(running as u64, full_at.copied().unwrap_or(0), now);
                 if is_new { opens.or(Some(now + KEYS_DELAY)) } else { opens }
             }) else {
+                if let Some(queue) = self.book.queues.get_mut(&number) {
+                    queue.note(&look);
+                }
                 self.looks.places.insert(number, look);
                 return Ok(Some(place));
             };
@@ -196,6 +210,9 @@ impl Change<'_, '_> {
         }
         let transactions = 1 + self.book.resting(now) / (MAX_LOOKS / LOOK_AHEAD);
         if let Some(queue) = self.book.queues.get_mut(&number) {
+            if is_whole {
+                queue.note(&look);
+            }
             if is_whole && look.passed >= FEW_LOOKS {
                 queue.rests_until = now + LOOK_DELAY * transactions as u64;
             }
@@ -203,6 +220,17 @@ impl Change<'_, '_> {
             queue.held_until = Some(if is_whole { look.opens_at } else { rests_until.max(now + 1) });
         }
         Ok(None)
+    }
+
+    /// How many of the jobs that wait in a queue a limit holds back: all, or as many as the last look passed over.
+    pub(super) fn limited(&self, queue: &Queue) -> u64 {
+        let (limit, now) = (self.config.limit_of(&queue.name, false), self.now.uptime);
+        let holds = |limit: &Limit| limit.opens_at(queue.counts.running, queue.full_at, now).is_some();
+        match limit.is_some_and(holds) {
+            true => queue.counts.waiting,
+            false if queue.passed_until.saturating_add(LOOK_AGE) <= now => 0,
+            false => queue.passed.min(queue.counts.waiting),
+        }
     }
 
     /// A job of a queue begins.

@@ -21,6 +21,8 @@ pub struct Overview {
     pub name: String,
     pub is_paused: bool,
     pub waiting: u64,
+    /// How many of these a limit holds back.
+    pub limited: u64,
     pub delayed: u64,
     pub running: u64,
     pub dead: u64,
@@ -56,7 +58,8 @@ impl Change<'_, '_> {
         names.map(|(_, number)| Ok(self.overview(self.book.queues.get(number).ok_or(EngineError::Damaged)?)?)).collect()
     }
 
-    fn overview(&self, Queue { name, counts, enqueued, done, .. }: &Queue) -> Result<Overview, EngineError> {
+    fn overview(&self, queue: &Queue) -> Result<Overview, EngineError> {
+        let Queue { name, counts, enqueued, done, .. } = queue;
         let (all, mut oldest): (_, Option<JobId>) = (Order::Waiting.of(counts.number), None);
         for priority in 0..=MAX_PRIORITY {
             let Some(place) = self.txn.first(&all, &keys::waiting(counts.number, priority, 0))? else { break };
@@ -70,6 +73,7 @@ impl Change<'_, '_> {
             name,
             is_paused,
             waiting,
+            limited: self.limited(queue),
             delayed,
             running,
             dead,

@@ -475,6 +475,7 @@ impl From<Overview> for QueueSummary {
             buffered: Some(it.buffered as i64).filter(|count| *count > 0),
             buffered_since: it.buffered_since.map(|at| at as i64),
             done: Some(it.done as i64),
+            limited: Some(it.limited as i64).filter(|count| *count > 0),
         }
     }
 }

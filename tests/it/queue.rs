@@ -148,6 +148,21 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
 }
 
 #[test]
+fn whoever_sees_a_queue_is_told_how_many_of_its_jobs_wait_for_a_limit() {
+    let roster = roster(&format!("{SETTINGS}[[queue.limit]]\nqueue = 'mail'\nrate = '1/1d'\nkey = true\n"));
+    enqueue(&roster, (0..3).map(|_| NewJob { limit_key: Some("c7".into()), ..job("a") }).collect());
+    let listed = roster.cli(["queue", "list"]);
+    assert!(!listed.wrong.contains("queue.limit"), "{listed:?}");
+    assert_eq!(take(&roster, 3, 0).len(), 1);
+    let listed = roster.cli(["queue", "list"]);
+    let told = "2 jobs wait for a `[[queue.limit]]` of mail";
+    assert!(listed.wrong.contains(told), "{listed:?}");
+    assert_eq!(roster.cli(["queue", "list", "-o", "json"]).json()["queues"][0]["limited"], 2);
+    let status = prints(&roster, &["status"]);
+    assert!(status.contains(told), "{status}");
+}
+
+#[test]
 fn the_command_line_enqueues_for_a_time() {
     let roster = roster(SETTINGS);
     let hour = SystemTime::now() + Duration::from_secs(3_600);

@@ -12394,10 +12394,13 @@ pub struct QueueSummary {
   pub buffered_since: Option<i64>,
   /// How many are kept for their results.
   pub done: Option<i64>,
+  /// How many of those that wait a `[[queue.limit]]` holds back: all, or those that were passed over for their `limitKey` when it
+  /// was last looked for a job, among the first 1,000; absent: none, as far as is known.
+  pub limited: Option<i64>,
 }
 
 impl QueueSummary {
-  pub fn new<F8, F9, F10, F11, F12, F13>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12, done: F13) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>>, F13: Into<Option<i64>> {
+  pub fn new<F8, F9, F10, F11, F12, F13, F14>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12, done: F13, limited: F14) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>>, F13: Into<Option<i64>>, F14: Into<Option<i64>> {
     QueueSummary {
       name,
       is_paused,
@@ -12412,6 +12415,7 @@ impl QueueSummary {
       buffered: buffered.into(),
       buffered_since: buffered_since.into(),
       done: done.into(),
+      limited: limited.into(),
     }
   }
 }
@@ -12432,6 +12436,7 @@ impl TSerializable for QueueSummary {
     let mut f_11: Option<i64> = None;
     let mut f_12: Option<i64> = None;
     let mut f_13: Option<i64> = None;
+    let mut f_14: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12491,6 +12496,10 @@ impl TSerializable for QueueSummary {
           let val = i_prot.read_i64()?;
           f_13 = Some(val);
         },
+        14 => {
+          let val = i_prot.read_i64()?;
+          f_14 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12519,6 +12528,7 @@ impl TSerializable for QueueSummary {
       buffered: f_11,
       buffered_since: f_12,
       done: f_13,
+      limited: f_14,
     };
     Ok(ret)
   }
@@ -12573,6 +12583,11 @@ impl TSerializable for QueueSummary {
     }
     if let Some(fld_var) = self.done {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(13) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limited {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(14) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }

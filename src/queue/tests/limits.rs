@@ -110,6 +110,36 @@ fn each_key_has_a_rate_of_its_own_beside_that_of_the_queue() {
 }
 
 #[test]
+fn how_many_a_limit_holds_back_is_known_until_one_of_them_may_begin() {
+    let of_all = "[[limit]]\nqueue = 'mail'\nconcurrency = 2\n";
+    let mut queue = Fixture::new(limits(&format!("{of_all}[[limit]]\nqueue = 'img'\nrate = '1/1h'\nkey = true")));
+    for name in ["a", "b", "c", "d", "e"] {
+        queue.enqueue(job("mail", name));
+    }
+    assert_eq!(queue.overview("mail").limited, 0);
+    let first = queue.taken(&["mail"]);
+    assert_eq!(queue.overview("mail").limited, 3);
+    queue.update(&first[0], Update::Done).expect("it has the lease");
+    assert_eq!(queue.overview("mail").limited, 0, "one may begin, and nobody wants it");
+
+    for (name, key) in [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("c1", "c")] {
+        queue.enqueue(keyed("img", name, key));
+    }
+    assert_eq!(queue.overview("img").limited, 0, "nobody has looked for one");
+    for (name, passed) in [("a1", 0), ("b1", 2)] {
+        let taken = queue.take("img").expect("one may begin");
+        assert_eq!((taken.name.as_str(), queue.overview("img").limited), (name, passed));
+        queue.update(&taken, Update::Done).expect("it has the lease");
+        assert_eq!(queue.overview("img").limited, passed, "of the last look");
+    }
+    queue.enqueue(keyed("img", "a4", "a"));
+    assert_eq!(queue.names(&["img"]), ["c1"]);
+    assert_eq!(queue.overview("img").limited, 3, "where none is left that may begin, too");
+    queue.now += 3_600_000 + 1_000;
+    assert_eq!(queue.overview("img").limited, 0, "one may begin, and nobody wants it");
+}
+
+#[test]
 fn behind_very_many_that_wait_for_their_key_nothing_is_looked_for() {
     let mut queue = Fixture::new(limits("[[limit]]\nqueue = 'mail'\nconcurrency = 1\nkey = true"));
     let many = vec![keyed("mail", "a", "a"); 1_000];
