@@ -307,7 +307,6 @@ impl Check<'_> {
             ("queue.max_bytes", no_file && queue.max_bytes != default.max_bytes, size),
             ("queue.durability", no_file && queue.durability != default.durability, sync),
             ("queue.sync_interval", no_file && queue.sync_interval != default.sync_interval, sync),
-            ("queue.keep_results", in_redis && !queue.keep_results.is_zero(), "or set `path` in its place"),
             ("queue.limit", in_redis && !queue.limit.is_empty(), "or set `path` in its place"),
             ("queue.recurring", in_redis && !queue.recurring.is_empty(), "or set `path` in its place"),
         ] {

@@ -36,9 +36,6 @@ fn check_one(job: &NewJob, config: &Config) -> Result<(), Refused> {
     if job.limit_key.is_some() && config.backend.is_some() {
         return invalid("limitKey", "queues in Redis have no limits".to_owned());
     }
-    if job.keep_result.is_some() && config.backend.is_some() {
-        return invalid("keepResultMs", "queues in Redis keep no results".to_owned());
-    }
     if job.delay > MAX_DELAY {
         return invalid("delayMs", format!("it is longer than {} days", MAX_DELAY.as_secs() / 86_400));
     }

@@ -75,6 +75,16 @@ fn update(roster: &Roster, job: &Job, action: JobAction) -> thrift::Result<()> {
         .map(drop)
 }
 
+/// The job is done, with this result.
+fn returns(roster: &Roster, job: &Job, result: &[u8]) -> thrift::Result<()> {
+    let done = JobUpdate::new(job.id, job.attempt, JobAction::DONE, None, None, None, None, result.to_vec());
+    roster.client().update_job(done).map(drop)
+}
+
+fn found(roster: &Roster, id: i64) -> thrift::Result<Job> {
+    roster.client().job(JobQuery { id }).map(|reply| reply.job)
+}
+
 fn counts(roster: &Roster) -> [i64; 4] {
     let queues = roster.client().queues(QueuesQuery::default()).expect("an answer").queues;
     queues.first().map_or([0; 4], |it| [it.waiting, it.delayed, it.running, it.dead])
@@ -332,7 +342,6 @@ fn what_is_not_done_in_redis_is_refused() {
     for (wrong, why) in [
         (NewJob { priority: Some(0), ..job("C", "{}") }, "have no order by it"),
         (NewJob { limit_key: Some("k".into()), ..job("C", "{}") }, "have no limits"),
-        (NewJob { keep_result_ms: Some(1_000), ..job("C", "{}") }, "keep no results"),
     ] {
         let refused: InvalidRequest = exception(enqueue(&roster, wrong)).expect("it is not for Redis");
         assert!(refused.message.contains(why), "{refused:?}");
@@ -421,6 +430,145 @@ fn while_redis_is_away_jobs_are_refused_by_its_name_and_reports_are_kept() {
     works(&roster);
     enqueue(&roster, job("C", "{}")).expect("there is room");
     assert_eq!(take(&roster, 9, None, 0).len(), 1);
+}
+
+#[test]
+fn a_result_is_kept_over_deaths_in_the_place_of_the_payload_until_its_time_is_over() {
+    let redis = Redis::start(&[]);
+    let mut roster = connected(&redis, "");
+    let kept = NewJob { unique_key: Some("k".into()), keep_result_ms: Some(600_000), ..job("C", r#"{"a":1}"#) };
+    let id = enqueue(&roster, NewJob { delay_ms: Some(1_000), ..kept.clone() }).expect("there is room");
+    assert_eq!(take(&roster, 1, 1_000, 20_000).len(), 1);
+    roster.kill();
+    roster.run();
+    works(&roster);
+    let taken = take(&roster, 1, None, 20_000);
+    assert_eq!(taken.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>(), [(id, 2)], "its lease has ended");
+    returns(&roster, &taken[0], b"\xff3").expect("it has the lease");
+    exception::<NotFound>(returns(&roster, &taken[0], b"4")).expect("it is done");
+    roster.kill();
+    roster.run();
+    works(&roster);
+    let done = found(&roster, id).expect("it is kept");
+    assert_eq!((done.state, done.name.as_str(), done.error), (JobState::DONE, "C", None));
+    assert_eq!((done.payload.len(), done.result.as_deref()), (0, Some(&b"\xff3"[..])));
+    let queue = roster.client().queues(QueuesQuery::default()).expect("an answer").queues.remove(0);
+    assert_eq!((queue.waiting, queue.running, queue.dead, queue.done), (0, 0, 0, Some(1)));
+    assert_eq!(redis.ask(&["GET", "resque:stat:processed"]), "1");
+
+    let short = enqueue(&roster, NewJob { keep_result_ms: Some(1_500), ..kept }).expect("there is room");
+    assert_ne!(short, id, "its key is free");
+    let taken = take(&roster, 1, None, 0);
+    returns(&roster, &taken[0], b"3").expect("it has the lease");
+    eventually("its time is over", SOON, || exception::<NotFound>(found(&roster, short)).map(drop));
+    assert_eq!(redis.ask(&["ZCARD", "resque:roster:done:mail"]), "1", "that of the other one is not");
+    roster.client().cancel_job(JobQuery { id }).expect("nobody performs it");
+    exception::<NotFound>(found(&roster, id)).expect("it is removed");
+    eventually("nothing is left of them", SOON, || {
+        let left = redis.keys_of_roster();
+        ensure(left.is_empty(), left)
+    });
+}
+
+#[test]
+fn jobs_that_are_kept_for_their_results_are_listed_and_purged_and_not_retried_whoever_enqueued_them() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "keep_results = \"10m\"\n");
+    enqueue(&roster, job("Mine", "{}")).expect("there is room");
+    enqueue(&roster, NewJob { keep_result_ms: Some(0), ..job("Unwanted", "{}") }).expect("there is room");
+    let php = r#"{"class":"Php","args":[null],"id":"d41d8cd98f00b204e9800998ecf8427e","queue_time":1.5}"#;
+    redis.ask(&["RPUSH", "resque:queue:mail", php]);
+    let taken = take(&roster, 3, None, 0);
+    taken.iter().for_each(|job| returns(&roster, job, br#"{"n":1}"#).expect("it has the lease"));
+    let listed = roster.cli(["queue", "peek", "mail", "done", "-o", "json"]).json();
+    let jobs = listed["jobs"].as_array().expect("a list");
+    let mut names: Vec<_> = jobs.iter().filter_map(|job| job["name"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["Mine", "Php"], "{listed}");
+    assert!(jobs.iter().all(|job| job["result"] == r#"{"n":1}"# && job["payload"] == ""), "{listed}");
+    let refused = roster.cli(["queue", "retry", "mail", &taken[0].id.to_string()]);
+    assert!(refused.code != Some(0) && refused.wrong.contains("is not dead"), "{refused:?}");
+    assert_eq!(roster.cli(["queue", "purge", "mail", "done"]).text(), "2 jobs removed\n");
+    assert_eq!(redis.keys_of_roster(), "");
+}
+
+#[test]
+fn a_result_for_which_there_is_no_room_is_not_kept_and_the_job_is_done_all_the_same() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "max_jobs = 3\nmax_job_bytes = \"1KiB\"\nkeep_results = \"10m\"\n");
+    let add = |payload: &str| enqueue(&roster, job("C", payload)).expect("there is room");
+    let perform = |result: &[u8]| {
+        let id = add("{}");
+        returns(&roster, &take(&roster, 1, None, 0)[0], result).expect("it has the lease");
+        found(&roster, id)
+    };
+    let large = perform(&[b'x'; 1_025]).expect("it is kept");
+    assert_eq!((large.state, large.result), (JobState::DONE, Some(Vec::new())));
+    let why = large.error.unwrap_or_default();
+    assert!(why.starts_with("its result of 1025 bytes is not kept: `queue.max_job_bytes` is"), "{why}");
+
+    let ids = [format!("\"{}\"", "x".repeat(900)), "{}".to_owned()].map(|payload| add(&payload));
+    let taken = take(&roster, 2, None, 0);
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    taken.iter().for_each(|job| returns(&roster, job, &[b'x'; 300]).expect("it has the lease"));
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    let [smaller, larger] = ids.map(|id| found(&roster, id).expect("it is kept"));
+    assert_eq!((smaller.result.map(|it| it.len()), smaller.error), (Some(300), None), "it takes no more than before");
+    assert_eq!(larger.result, Some(Vec::new()));
+    let why = larger.error.unwrap_or_default();
+    assert!(why.contains("300 bytes is not kept: Redis has no memory left"), "{why}");
+
+    exception::<NotFound>(perform(b"3")).expect("as many are kept as may be");
+    assert_eq!(redis.ask(&["ZCARD", "resque:roster:done:mail"]), "3");
+    assert_eq!(roster.cli(["queue", "purge", "mail", "done"]).text(), "3 jobs removed\n");
+    assert_eq!(perform(b"3").expect("it is kept").result.as_deref(), Some(&b"3"[..]));
+}
+
+#[test]
+fn a_result_that_is_reported_while_redis_is_away_is_kept_when_it_is_back() {
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let roster = connected(&redis, "keep_results = \"10m\"\n");
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    let taken = take(&roster, 1, 60_000, 0);
+    redis.kill();
+    let kept: Overloaded = exception(returns(&roster, &taken[0], b"3")).expect("Redis is away");
+    assert!(kept.message.contains("is kept"), "{}", kept.message);
+    redis.run();
+    eventually("it is written", SOON, || {
+        let job = found(&roster, id).map_err(|error| format!("{error:?}"))?;
+        ensure(job.result.as_deref() == Some(&b"3"[..]), format!("{job:?}"))
+    });
+}
+
+#[test]
+fn a_client_of_resque_performs_a_job_whose_result_was_to_be_kept_and_nothing_is_left_of_it() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let kept = NewJob { keep_result_ms: Some(600_000), ..job("C", "{}") };
+    let id = enqueue(&roster, kept).expect("there is room");
+    let popped = redis.ask(&["LPOP", "resque:queue:mail"]);
+    let start = format!(r#"{{"class":"C","args":[{{}}],"id":"{id:032x}","prefix":"","queue_time":"#);
+    assert!(popped.starts_with(&start) && popped.ends_with(r#""keep_result_ms":600000}}"#), "{popped}");
+    exception::<NotFound>(found(&roster, id)).expect("others keep none");
+    assert_eq!(redis.keys_of_roster(), "");
+}
+
+#[test]
+fn a_mass_of_results_whose_time_is_over_keeps_no_lease_waiting() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    assert_eq!(take(&roster, 1, 3_000, 0).len(), 1);
+    let fill = r#"local over = '{"queue":"mail","state":{"Done":{"until":1}},"extras":{},"enqueued_at":1,"item":"{}"}'
+        for n = 1, 150000 do
+            redis.call('HSET', 'resque:roster:jobs', n, over)
+            redis.call('ZADD', 'resque:roster:done:mail', 1, n)
+            redis.call('ZADD', 'resque:roster:due', 1, n) end"#;
+    redis.ask(&["EVAL", fill, "0"]);
+    let again = take(&roster, 1, None, 30_000);
+    let left = redis.ask(&["ZCARD", "resque:roster:due"]);
+    assert_eq!(again.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>(), [(id, 2)]);
+    assert!(left.parse::<usize>().is_ok_and(|left| left > 1_000), "{left} are left");
 }
 
 #[test]
@@ -1079,6 +1227,19 @@ fn a_report_that_redis_refuses_keeps_no_other_queue_waiting() {
         exception::<NotFound>(roster.client().job(JobQuery { id: quick })).map(drop)
     });
     assert_eq!(redis.ask(&["HLEN", "resque:roster:jobs"]), "1", "the first one is not reported yet");
+}
+
+#[test]
+fn what_a_callable_in_php_returns_is_kept_in_redis() {
+    let redis = Redis::start(&[]);
+    let roster = performing(&redis, "$worker->perform('mail', fn () => ['sent' => 3]);");
+    let id = enqueue(&roster, NewJob { keep_result_ms: Some(600_000), ..job("C", "{}") }).expect("there is room");
+    eventually("it is done", SOON, || {
+        let job = found(&roster, id).map_err(|error| format!("{error:?}"))?;
+        ensure(job.state == JobState::DONE, format!("{job:?}"))
+    });
+    let job = roster.cli(["queue", "job", &id.to_string(), "-o", "json"]).json();
+    assert!(job["result"] == r#"{"sent":3}"#, "{job}");
 }
 
 #[test]

@@ -79,6 +79,24 @@ fn what_is_enqueued_while_redis_is_away_is_delivered_in_its_order_also_after_a_r
 }
 
 #[test]
+fn the_result_of_a_job_that_was_in_the_buffer_is_kept() {
+    let mut redis = Redis::start(&[]);
+    redis.kill();
+    let mut roster = at(&redis.url());
+    let kept = enqueue(&roster, NewJob { keep_result_ms: Some(600_000), ..job("mail", "C") });
+    assert_eq!(kept.is_buffered, Some(true));
+    roster.kill();
+    roster.run();
+    redis.run();
+    let id = kept.jobs[0].id;
+    assert_eq!(performed(&roster, "mail", 1), [id]);
+    eventually("it is kept, and not in the buffer", SOON, || {
+        let job = roster.client().job(JobQuery { id }).map_err(|error| error.to_string())?.job;
+        ensure((job.state, job.is_buffered) == (JobState::DONE, None), format!("{job:?}"))
+    });
+}
+
+#[test]
 fn what_redis_may_have_when_the_connection_ends_is_enqueued_once_and_in_its_order() {
     let redis = Redis::start(&[]);
     let cutter = Cutter::to(redis.port());
@@ -169,7 +187,8 @@ fn a_folder_of_jobs_moves_to_redis_with_their_ids_order_times_attempts_and_keys(
     let dead = add(&roster, job("mail", "Dead"));
     update(&roster, &take_one(&roster, "mail", 60_000).expect("it waits"), JobAction::BURY);
     let unique = NewJob { unique_key: Some("user 7".into()), ..job("mail", "Unique") };
-    let first = [unique.clone(), job("mail", "A"), NewJob { priority: Some(0), ..job("mail", "Urgent") }];
+    let kept = NewJob { keep_result_ms: Some(600_000), ..job("mail", "A") };
+    let first = [unique.clone(), kept, NewJob { priority: Some(0), ..job("mail", "Urgent") }];
     let [held, a, urgent] = first.map(|job| add(&roster, job));
     let binary = add(&roster, NewJob { payload: Some(vec![0xff]), ..job("odd", "Binary") });
     let others = add(&roster, job("other", "C"));
@@ -203,6 +222,7 @@ fn a_folder_of_jobs_moves_to_redis_with_their_ids_order_times_attempts_and_keys(
     let told = roster.client().job(JobQuery { id: binary }).expect("it is there").job.error.unwrap_or_default();
     assert!(told.contains("no JSON"), "{told}");
     assert_eq!(performed(&roster, "mail", 3), [urgent, held, a]);
+    assert_eq!(state(a), Ok(JobState::DONE), "it is kept as long as it was to be");
     let retried = roster.cli(["queue", "retry", "mail", dead.to_string().as_str()]);
     assert_eq!(retried.code, Some(0), "{}", retried.wrong);
     let taken = take_one(&roster, "mail", 60_000).expect("it waits again");

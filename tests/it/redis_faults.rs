@@ -81,6 +81,7 @@ impl<'a> Life<'a> {
             unique_key: Some(key.into()),
             retries: Some(0),
             delay_ms: Some(delay.as_millis() as i64),
+            keep_result_ms: (key == "kept").then_some(600_000),
             ..NewJob::new("q".into(), "C".into(), None, None, None, None, None, None, None, None, None)
         };
         let enqueue = || self.roster.client().enqueue(EnqueueRequest { jobs: vec![job.clone()] });
@@ -90,7 +91,12 @@ impl<'a> Life<'a> {
     /// Where Redis has the job. None: it is done, or cancelled. The sidecar is not asked, whose connection would end by that.
     fn find(&self, id: i64) -> Option<JobState> {
         let found = self.redis.ask(&["EVAL", FIND, "0", &self.prefix, &id.to_string(), &format!("{id:032x}")]);
-        let states = [("Dead", JobState::DEAD), ("Delayed", JobState::DELAYED), ("Running", JobState::RUNNING)];
+        let states = [
+            ("Dead", JobState::DEAD),
+            ("Delayed", JobState::DELAYED),
+            ("Running", JobState::RUNNING),
+            ("Done", JobState::DONE),
+        ];
         let of_record = states.into_iter().find(|(word, _)| found.contains(&format!(r#""state":{{"{word}""#)));
         of_record.map(|(_, state)| state).or((!found.is_empty()).then_some(JobState::WAITING))
     }
@@ -192,6 +198,11 @@ impl<'a> Life<'a> {
         self.until(id, Some(JobState::DEAD), (JobAction::BURY, none));
         self.held = None;
         let purge = || QueueControl::new("q".into(), QueueAction::PURGE, JobState::DEAD, None, None);
+        self.persist(|| self.roster.client().control_queue(purge()));
+        let id = self.enqueue("kept", none);
+        self.until(id, Some(JobState::DONE), (JobAction::DONE, none));
+        self.held = None;
+        let purge = || QueueControl::new("q".into(), QueueAction::PURGE, JobState::DONE, None, None);
         self.persist(|| self.roster.client().control_queue(purge()));
         let id = self.enqueue("five", none);
         let purge = || QueueControl::new("q".into(), QueueAction::PURGE, JobState::WAITING, None, None);

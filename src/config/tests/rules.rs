@@ -133,13 +133,12 @@ roster.toml:3: queue.path: {start} or `backend` for a folder, or set `buffer`
 roster.toml:4: queue.max_bytes: {start} set `maxmemory` of Redis
 roster.toml:5: queue.durability: {start} set `appendfsync` of Redis
 roster.toml:6: queue.sync_interval: {start} set `appendfsync` of Redis
-roster.toml:7: queue.keep_results: {start} or set `path` in its place
 roster.toml:8: queue.limit: {start} or set `path` in its place
 roster.toml:11: queue.recurring: {start} or set `path` in its place"
         )
     );
     let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\nbuffer = true\n{settings}{table}"), &[], &[]);
-    let lines = [(8, "keep_results"), (9, "limit"), (12, "recurring")]
+    let lines = [(9, "limit"), (12, "recurring")]
         .map(|(line, key)| format!("roster.toml:{line}: queue.{key}: {start} or set `path` in its place"));
     assert_eq!(told, lines.join("\n"));
     let told = diagnostics("[queue]\nbackend = 'redis://r'\nbuffer = true\n", &[], &[]);

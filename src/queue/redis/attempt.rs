@@ -304,7 +304,7 @@ impl Redis {
                 return Err(Refused::NotLeased(id, attempt));
             };
             let (asked, latest) = (Moment::now(), self.link.latest()?);
-            let next = record.after(update, latest, &self.config);
+            let next = self.with_room(&text, record.after(update, latest, &self.config)).await?;
             let until = match &next {
                 Next::Kept(record) => match record.state {
                     State::Running { until } => Some(until),
@@ -324,6 +324,23 @@ impl Redis {
             }
         }
         Err(Refused::Unavailable(format!("others change job {id} at the same time; try again")))
+    }
+
+    /// A result is kept if there is room for it: no report is refused for that.
+    async fn with_room(&self, text: &str, next: Next) -> Result<Next, Failed> {
+        let kept = match next {
+            Next::Kept(kept) if matches!(kept.state, State::Done { .. }) => kept,
+            next => return Ok(next),
+        };
+        let arguments = Arguments::new(&self.keys.0).text(&kept.queue).number(self.config.max_jobs as u64);
+        let lacking: String = self.link.run(&scripts::ROOM, arguments).await?;
+        Ok(match lacking.as_str() {
+            "FULL" => Next::Done,
+            "OOM" if kept.written().len() > text.len() => {
+                Next::Kept(Box::new(kept.without_result("Redis has no memory left")))
+            }
+            _ => Next::Kept(kept),
+        })
     }
 
     /// Takes a job from where its record says that it is to its next place, unless somebody else has done so.
@@ -347,11 +364,16 @@ impl Redis {
                 let is_moved = super::keys::place(next.state).0 != super::keys::place(record.state).0;
                 let step = step.keep(id, &next, due);
                 let step = if is_moved { step.unplace(id, record) } else { step };
-                if matches!(next.state, State::Dead { .. }) {
-                    death = Some(next.death(id));
-                    step.free(id, record).count("failed")
-                } else {
-                    step
+                match next.state {
+                    State::Dead { .. } => {
+                        death = Some(next.death(id));
+                        step.free(id, record).count("failed")
+                    }
+                    State::Done { .. } => {
+                        is_done = true;
+                        step.free(id, record).count("processed")
+                    }
+                    _ => step,
                 }
             }
         };

@@ -244,7 +244,7 @@ impl Buffer {
                     tracing::warn!(
                         queue,
                         jobs,
-                        "jobs went to Redis without their priority, `limitKey` or `keepResultMs`, which it does not have"
+                        "jobs went to Redis without their priority or `limitKey`, which it does not have"
                     );
                 }
             },
@@ -351,7 +351,7 @@ fn first_of_buffer(change: &Change<'_, '_>) -> Result<JobId, EngineError> {
 }
 
 fn has_what_redis_lacks(head: &Head) -> bool {
-    head.priority != DEFAULT_PRIORITY || head.limit_key.is_some() || head.keep_result_ms > 0
+    head.priority != DEFAULT_PRIORITY || head.limit_key.is_some()
 }
 
 fn first(change: &mut Change<'_, '_>, queue: &str) -> Outcome<Found> {
@@ -492,6 +492,7 @@ impl Draft {
             user: head.user,
             retries: Some(head.retries),
             timeout_ms: Some(head.timeout_ms),
+            keep_result_ms: Some(head.keep_result_ms),
             unique,
             attempt: head.attempt,
             failures: head.failures,
@@ -554,7 +555,12 @@ mod tests {
         take(&queues).await;
         let unique = Some(Unique { key: "user 7".into(), until: Until::Success });
         let jobs = vec![
-            NewJob { unique: unique.clone(), retries: Some(3), ..job("Old") },
+            NewJob {
+                unique: unique.clone(),
+                retries: Some(3),
+                keep_result: Some(Duration::from_secs(60)),
+                ..job("Old")
+            },
             NewJob { priority: Some(1), limit_key: Some("x".into()), ..job("Urgent") },
             NewJob { payload: vec![0xff], ..job("Binary") },
             NewJob { delay: Duration::from_secs(3_600), ..job("Later") },
@@ -581,6 +587,7 @@ mod tests {
         assert_eq!(drafts.iter().map(|it| it.id).collect::<Vec<_>>(), at, "Redis knows them by the same ids");
         let [_, of_old, of_binary, of_later, of_died] = &drafts[..] else { panic!("{drafts:?}") };
         assert_eq!((&of_old.extras.unique, of_old.extras.retries, of_old.died_at), (&unique, Some(3), None));
+        assert_eq!((of_old.extras.keep_result_ms, of_later.extras.keep_result_ms), (Some(60_000), Some(0)));
         assert_eq!((of_binary.args.as_str(), of_binary.died_at.is_some()), (r#""/w==""#, true));
         assert_eq!(of_binary.extras.error.as_deref(), Some(NO_JSON));
         assert!(of_later.job.delay > Duration::from_secs(3_500), "{:?}", of_later.job.delay);

@@ -355,6 +355,7 @@ impl Draft {
             user,
             retries: job.retries,
             timeout_ms: job.timeout.map(millis),
+            keep_result_ms: job.keep_result.map(millis),
             unique: job.unique.clone(),
             ..Extras::default()
         };
@@ -378,7 +379,8 @@ impl Draft {
         let arguments = arguments.text(&job.queue).number(*id).text(key);
         if let Some(since) = *died_at {
             let (queue, extras, state) = (job.queue.clone(), extras.clone(), State::Dead { since });
-            let record = Record { queue, state, extras, enqueued_at, scheduled: None, item: whole };
+            let result = String::new();
+            let record = Record { queue, state, extras, enqueued_at, scheduled: None, item: whole, result };
             return arguments.text("").number(since).text(record.written()).text("");
         }
         match millis(job.delay) {
@@ -394,6 +396,7 @@ impl Draft {
                     enqueued_at,
                     scheduled: Some(second),
                     item: item.clone(),
+                    result: String::new(),
                 };
                 arguments.text(&item).number(second * 1_000).text(record.written()).text(&item)
             }

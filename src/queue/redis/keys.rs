@@ -54,7 +54,7 @@ impl Keys {
         self.key("roster:set_aside")
     }
 
-    /// The jobs of a queue in this state: `delayed`, `running` or `dead`.
+    /// The jobs of a queue in this state: `delayed`, `running`, `dead` or `done`.
     pub(super) fn state(&self, state: &str, queue: &str) -> String {
         format!("{}roster:{state}:{queue}", self.0)
     }

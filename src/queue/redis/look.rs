@@ -28,6 +28,9 @@ const MAX_NAMED: usize = 20;
 /// A page has no more.
 const MAX_PAGE: u64 = 200;
 
+/// Whether a queue is paused, how many jobs wait, are delayed, run, are dead, and are done, and its first element.
+type Counts = (bool, i64, u64, u64, u64, u64, Vec<u8>);
+
 impl Redis {
     pub(in crate::queue) async fn overviews(
         self: &Arc<Self>,
@@ -90,13 +93,12 @@ impl Redis {
     /// How long jobs have waited is known where their first ones have so many bytes together.
     pub(super) async fn overviews_of(&self, names: Vec<String>, bytes: u64) -> Result<Vec<Overview>, Failed> {
         let arguments = Arguments::new(&self.keys.0).number(self.largest()).number(bytes).texts(&names);
-        let counts: Vec<(bool, i64, u64, u64, u64, Vec<u8>)> = self.link.run(&scripts::COUNT, arguments).await?;
-        let overview =
-            |(name, (is_paused, waiting, delayed, running, dead, first)): (_, (_, i64, _, _, _, Vec<u8>))| {
-                let oldest_waiting = resque::read(&first).and_then(|item| item.enqueued_at);
-                let waiting = u64::try_from(waiting).unwrap_or(0);
-                Overview { name, is_paused, waiting, delayed, running, dead, oldest_waiting, ..Overview::default() }
-            };
+        let counts: Vec<Counts> = self.link.run(&scripts::COUNT, arguments).await?;
+        let overview = |(name, (is_paused, waiting, delayed, running, dead, done, first)): (_, Counts)| {
+            let oldest_waiting = resque::read(&first).and_then(|item| item.enqueued_at);
+            let waiting = u64::try_from(waiting).unwrap_or(0);
+            Overview { name, is_paused, waiting, delayed, running, dead, done, oldest_waiting, ..Overview::default() }
+        };
         Ok(names.into_iter().zip(counts).map(overview).collect())
     }
 
@@ -127,7 +129,8 @@ impl Redis {
                         next = Some(at);
                         break;
                     }
-                    bytes += job.as_ref().map_or(0, |job: &Job| job.payload.len() + OVERHEAD);
+                    let size = |job: &Job| job.payload.len() + job.result.as_ref().map_or(0, Vec::len) + OVERHEAD;
+                    bytes += job.as_ref().map_or(0, size);
                     page.extend(job);
                 }
                 Ok(Page { jobs: page, next: next.map(|next| next.to_be_bytes().to_vec()) })
@@ -163,10 +166,11 @@ impl Redis {
         limit: u64,
     ) -> Result<Vec<(String, String)>, Failed> {
         let state = match order {
-            Order::Waiting | Order::Done => return Ok(Vec::new()),
+            Order::Waiting => return Ok(Vec::new()),
             Order::Delayed => "delayed",
             Order::Running => "running",
             Order::Dead => "dead",
+            Order::Done => "done",
         };
         let key = self.keys.state(state, queue);
         let arguments = Arguments::new(&self.keys.0).text(key).text("-inf").text("+inf").number(from).number(limit);

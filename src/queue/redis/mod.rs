@@ -1,5 +1,5 @@
 //! Queues in Redis, in the layout of Resque: what php-resque, Ruby's resque and their schedulers enqueue is handed out, and
-//! they take what is enqueued here. Beside their keys, Roster has its own: leases, attempts, dead jobs.
+//! they take what is enqueued here. Beside their keys, Roster has its own: leases, attempts, dead jobs, results.
 //!
 //! Where there is a `buffer`, enqueues go to the disk while Redis is away.
 //!

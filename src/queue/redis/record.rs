@@ -1,7 +1,9 @@
-//! Records: what Roster keeps in Redis of a job that is in nobody's list: it runs, waits for its time, or is dead. Pure.
+//! Records: what Roster keeps in Redis of a job that is in nobody's list: it runs, waits for its time, is dead, or
+//! is done and kept for its result. Pure.
 
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::{Deserialize, Serialize};
 
 use super::super::Config;
@@ -33,6 +35,9 @@ pub(super) struct Record {
     pub(super) scheduled: Option<u64>,
     /// As it was in a list, or is in that of a scheduler.
     pub(super) item: String,
+    /// Of one that is done, in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) result: String,
 }
 
 /// What becomes of a job that ran.
@@ -47,7 +52,7 @@ pub(super) enum Next {
 impl Record {
     pub(super) fn new(queue: String, state: State, item: &Item, text: String, now: u64) -> Self {
         let (extras, enqueued_at) = (item.extras.clone(), item.enqueued_at.unwrap_or(now));
-        Self { queue, state, extras, enqueued_at, scheduled: None, item: text }
+        Self { queue, state, extras, enqueued_at, scheduled: None, item: text, result: String::new() }
     }
 
     /// None: it is damaged, or somebody else's.
@@ -80,9 +85,14 @@ impl Record {
 
     pub(super) fn into_job(self, id: JobId, config: &Config) -> Job {
         let (timeout, retries) = (Duration::from_millis(self.timeout_ms(config)), self.retries(config));
+        let keeps_result = self.keep_result_ms(config) > 0;
         let (name, payload) = match resque::read(self.item.as_bytes()) {
             Some(item) => (item.name, item.payload),
             None => (String::new(), self.item.into_bytes()),
+        };
+        let (payload, result) = match self.state {
+            State::Done { .. } => (Vec::new(), Some(BASE64_STANDARD.decode(&self.result).unwrap_or_default())),
+            _ => (payload, None),
         };
         Job {
             id,
@@ -99,8 +109,8 @@ impl Record {
             user: self.extras.user,
             error: self.extras.error,
             progress: None,
-            keeps_result: false,
-            result: None,
+            keeps_result,
+            result,
             is_buffered: false,
         }
     }
@@ -121,7 +131,8 @@ impl Record {
     pub(super) fn after(&self, update: &Update, now: u64, config: &Config) -> Next {
         let extras = self.extras.clone();
         match update {
-            Update::Done | Update::Return { .. } => Next::Done,
+            Update::Done => self.done(&[], now, config),
+            Update::Return { result } => self.done(result, now, config),
             Update::Fail { error } => {
                 let failures = extras.failures.saturating_add(1);
                 let extras = Extras { failures, error: Some(cut(error)), ..extras };
@@ -161,6 +172,40 @@ impl Record {
         self.extras.retries.unwrap_or_else(|| config.retries(&self.queue))
     }
 
+    /// How long it is kept with its result once it is done; 0: not at all.
+    fn keep_result_ms(&self, config: &Config) -> u64 {
+        let time = self.extras.keep_result_ms.unwrap_or_else(|| millis(config.keep_results));
+        time.min(millis(MAX_DELAY))
+    }
+
+    /// It is gone, or kept with its result instead of its payload.
+    fn done(&self, result: &[u8], now: u64, config: &Config) -> Next {
+        let (time, most) = (self.keep_result_ms(config), config.max_job_bytes);
+        if time == 0 {
+            return Next::Done;
+        }
+        let name = resque::read(self.item.as_bytes()).map_or_else(String::new, |item| item.name);
+        let kept = Self {
+            state: State::Done { until: now + time },
+            extras: Extras { unique: None, error: None, ..self.extras.clone() },
+            scheduled: None,
+            item: resque::named(&name),
+            result: BASE64_STANDARD.encode(result),
+            ..self.clone()
+        };
+        Next::Kept(Box::new(match result.len() as u64 > most.as_u64() {
+            true => kept.without_result(&format!("`queue.max_job_bytes` is {most}")),
+            false => kept,
+        }))
+    }
+
+    /// It is done all the same.
+    pub(super) fn without_result(self, why: &str) -> Self {
+        let bytes = self.result.trim_end_matches('=').len() * 3 / 4;
+        let error = Some(cut(&format!("its result of {bytes} bytes is not kept: {why}")));
+        Self { extras: Extras { error, ..self.extras }, result: String::new(), ..self }
+    }
+
     fn rests(&self, extras: Extras, delay: Duration, now: u64) -> Next {
         self.kept(extras, State::Delayed { until: now + millis(delay) })
     }
@@ -176,4 +221,75 @@ impl Record {
 
 fn cut(error: &str) -> String {
     shortened(error, MAX_ERROR).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytesize::ByteSize;
+
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn running(extras: &str) -> Record {
+        let text = format!(r#"{{"class":"App\\Send","args":[{{"to":"a"}}],"roster":{extras}}}"#);
+        let item = resque::read(text.as_bytes()).expect("a job");
+        Record::new("mail".into(), State::Running { until: NOW }, &item, text, 1)
+    }
+
+    fn returns(record: &Record, result: &[u8], config: &Config) -> Option<Record> {
+        match record.after(&Update::Return { result: result.to_vec() }, NOW, config) {
+            Next::Kept(kept) => Some(*kept),
+            Next::Done => None,
+            Next::Waiting(_) => panic!("it is done"),
+        }
+    }
+
+    #[test]
+    fn a_result_is_kept_in_the_place_of_the_payload_where_the_job_or_else_the_sidecar_says_so() {
+        let plain = Config::default();
+        let hour = Config { keep_results: Duration::from_secs(3_600), ..Config::default() };
+        assert_eq!(returns(&running("{}"), b"3", &plain), None, "nobody wants it");
+        assert_eq!(returns(&running(r#"{"keep_result_ms":0}"#), b"3", &hour), None, "it says so itself");
+        let of_sidecar = returns(&running("{}"), b"3", &hour).expect("it is kept");
+        assert_eq!(of_sidecar.state, State::Done { until: NOW + 3_600_000 });
+
+        let unique = r#""unique":{"key":"k","until":"Success"}"#;
+        let extras = format!(r#"{{"user":33,"keep_result_ms":60000,{unique},"attempt":2,"error":"no route"}}"#);
+        let record = running(&extras);
+        assert!(record.unique().is_some() && record.clone().into_job(7, &plain).keeps_result);
+        let done = returns(&record, b"\xff3", &plain).expect("it is kept");
+        let done = Record::read(&done.written()).expect("a record");
+        assert_eq!(done.unique(), None);
+        let job = done.into_job(7, &plain);
+        assert_eq!((job.state, job.name.as_str()), (State::Done { until: NOW + 60_000 }, "App\\Send"));
+        assert_eq!((job.user, job.attempt, job.error), (Some(33), 2, None));
+        assert_eq!((job.payload.len(), job.result.as_deref()), (0, Some(&b"\xff3"[..])));
+    }
+
+    #[test]
+    fn a_result_that_is_too_large_is_not_kept_and_it_is_told_why() {
+        let config = Config { max_job_bytes: ByteSize(100), ..Config::default() };
+        let record = running(r#"{"keep_result_ms":99999999999999}"#);
+        let largest = returns(&record, &[7; 100], &config).expect("it is kept");
+        assert_eq!(largest.state, State::Done { until: NOW + millis(MAX_DELAY) }, "nothing is kept for longer");
+        assert_eq!(largest.into_job(7, &config).result.map(|result| result.len()), Some(100));
+        for bytes in 101..104 {
+            let job = returns(&record, &vec![7; bytes], &config).expect("it is kept").into_job(7, &config);
+            assert_eq!(job.result, Some(Vec::new()));
+            let (why, told) = (job.error.unwrap_or_default(), format!("its result of {bytes} bytes is not kept: "));
+            assert!(why.starts_with(&(told + "`queue.max_job_bytes` is")), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_result_that_another_build_or_nobody_has_written_is_read_as_far_as_it_is_one() {
+        for (result, is) in [("", ""), (r#","result":"Mw==","new":2"#, "3"), (r#","result":"?""#, "")] {
+            let text = format!(
+                r#"{{"queue":"mail","state":{{"Done":{{"until":{NOW}}}}},"extras":{{"new":1}},"enqueued_at":1,"item":"{{}}"{result}}}"#
+            );
+            let job = Record::read(&text).expect("a record").into_job(7, &Config::default());
+            assert_eq!(job.result.as_deref(), Some(is.as_bytes()), "{text}");
+        }
+    }
 }

@@ -32,6 +32,8 @@ pub(super) struct Extras {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keep_result_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) unique: Option<Unique>,
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) attempt: u32,
@@ -83,6 +85,11 @@ pub(super) fn waiting(job: &NewJob, args: &str, id: JobId, now: u64, extras: &Ex
 /// A job as a scheduler has it.
 pub(super) fn delayed(job: &NewJob, args: &str) -> String {
     format!(r#"{{"class":{},"args":[{args}],"queue":{}}}"#, text(&job.name), text(&job.queue))
+}
+
+/// What is left of a job that is done.
+pub(super) fn named(name: &str) -> String {
+    format!(r#"{{"class":{}}}"#, text(name))
 }
 
 /// A delayed job of anybody's as it waits when its time has come: with the same class and arguments.
@@ -341,6 +348,16 @@ mod tests {
             let item = read(item.as_bytes()).expect("a job");
             assert_eq!((item.extras, item.id, item.queue), (Extras::default(), None, None), "{odd}");
         }
+    }
+
+    #[test]
+    fn how_long_a_result_is_kept_is_among_the_extras_and_of_what_is_done_the_name_is_left() {
+        let extras = Extras { keep_result_ms: Some(600_000), ..Extras::default() };
+        let item = waiting(&job(""), "null", 7, 1_000, &extras);
+        assert!(item.ends_with(r#","queue_time":1.0000,"roster":{"keep_result_ms":600000}}"#), "{item}");
+        assert_eq!(read(item.as_bytes()).expect("a job").extras, extras);
+        let left = read(named("App\\Send").as_bytes()).expect("a job");
+        assert_eq!((left.name.as_str(), left.payload.as_slice()), ("App\\Send", &b"null"[..]));
     }
 
     #[test]

@@ -217,6 +217,20 @@ pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Whether there is room for one more result of a queue: `FULL` where as many are kept as may be, and `OOM` where Redis has no
+/// memory left.
+pub(super) static ROOM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, q, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+        local kept = redis.pcall('ZCARD', p .. 'roster:done:' .. q)
+        if type(kept) == 'number' and kept >= most then return 'FULL' end
+        -- It writes nothing, and is refused as what makes something grow.
+        local tried = redis.pcall('SETRANGE', p .. 'roster:room', 0, '')
+        return type(tried) == 'table' and string.find(tried.err, 'OOM', 1, true) and 'OOM' or ''",
+    )
+});
+
 /// Members of a sorted set whose time has come, and their records: `{id, record, …}`, up to so many bytes.
 pub(super) static DUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -297,7 +311,7 @@ pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
             local length = size('LLEN', p .. 'queue:' .. q) or -1
             table.insert(reply, redis.call('SISMEMBER', p .. 'roster:paused', q))
             table.insert(reply, length)
-            for _, state in ipairs({'delayed', 'running', 'dead'}) do
+            for _, state in ipairs({'delayed', 'running', 'dead', 'done'}) do
                 table.insert(reply, size('ZCARD', p .. 'roster:' .. state .. ':' .. q) or 0)
             end
             local first = bytes > 0 and length > 0 and redis.call('LINDEX', p .. 'queue:' .. q, 0) or ''
@@ -344,6 +358,7 @@ pub(super) static TIDY: LazyLock<Script> = LazyLock::new(|| {
                 remove('UNLINK', p .. 'roster:unique:' .. q)
                 local is_spare = part > 0.5 or part > 0.25 and redis.pcall('HEXISTS', creators, q) == 1
                 if is_spare and redis.pcall('ZCARD', p .. 'roster:dead:' .. q) == 0
+                    and redis.pcall('ZCARD', p .. 'roster:done:' .. q) == 0
                     and redis.pcall('SISMEMBER', p .. 'roster:paused', q) == 0 then
                     remove('HDEL', creators, q)
                     remove('SREM', p .. 'queues', q)
