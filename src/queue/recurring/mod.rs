@@ -4,21 +4,17 @@
 //! between. Where the clock is set back by up to a day, the times that come again are over. One that jumps further begins
 //! another *run*, and those that were before are remembered: what was enqueued in them is not enqueued again, and where the
 //! clock comes back to the end of one, that one goes on.
+//!
+//! What is to be done is decided here, by what is written and the time alone; `disk` does it.
 
+mod disk;
 mod schedule;
 
-use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 pub use self::schedule::{Expression, Zone};
-use super::book::{read, written};
-use super::change::{Change, Outcome};
 use super::config::{Missed, Recurring};
-use super::engine::{EngineError, sound};
-use super::enqueue::Asker;
 use super::job::{JobId, NewJob};
-use super::keeper::sound_or_refused;
-use super::keys;
 
 /// So many are made up for at most that were missed.
 const MAX_MISSED: usize = 100;
@@ -59,11 +55,11 @@ pub(super) struct Recurrences {
 }
 
 #[derive(Debug)]
-struct Recurrence {
+pub(super) struct Recurrence {
     config: Recurring,
     expression: Expression,
     job: NewJob,
-    /// The run that goes on, as the file said, and those before it, the last one at the end.
+    /// The run that goes on, as is written, and those before it, the last one at the end.
     run: Run,
     others: Vec<Run>,
     /// When there may be something to do.
@@ -73,16 +69,25 @@ struct Recurrence {
     shown: Recurs,
 }
 
+/// What is to be done. Each is written as it is done, and what follows is done only if nobody else has written meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Todo {
+    /// The job of this time is enqueued, which settles all up to then.
+    Enqueue(u64),
+    /// Without a job, all is settled up to this time.
+    Settle(u64),
+}
+
 /// A time in which the clock did not jump by more than `SET_BACK`: all that was due after `from` is settled up to `until`.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Run {
     from: u64,
     until: u64,
 }
 
-/// What the file says of one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Settled {
+/// What is written of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settled {
     until: u64,
     last: Option<(u64, JobId)>,
     /// What it was meant for.
@@ -107,7 +112,7 @@ impl Recurrences {
         Self { all: all.collect(), is_clean: false, has_changed: true }
     }
 
-    /// What is remembered may not be in the file.
+    /// What is remembered may not be what is written.
     pub(super) fn read_again(&mut self) {
         self.is_clean = false;
         self.all.iter_mut().for_each(|it| it.look = 0);
@@ -123,27 +128,10 @@ impl Recurrences {
         std::mem::take(&mut self.has_changed).then(|| self.all.iter().map(|it| it.shown.clone()).collect())
     }
 
-    /// Enqueues those whose time has come.
-    pub(super) fn enqueue_due(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
-        if !self.is_clean {
-            self.forget_others(change)?;
-            self.is_clean = true;
-        }
-        let now = change.now.wall;
-        for it in self.all.iter_mut().filter(|it| it.look <= now || it.run.until > now + SET_BACK) {
-            it.enqueue_due(change)?;
-            self.has_changed = true;
-        }
-        Ok(())
-    }
-
-    fn forget_others(&self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
-        let keys = change.txn.keys(keys::RECURRING).collect::<Result<Vec<_>, _>>()?;
-        for key in keys.iter().filter(|key| self.all.iter().all(|it| keys::recurring(&it.config.name) != **key)) {
-            change.txn.delete(key)?;
-            change.book.be_written();
-        }
-        Ok(())
+    /// Those for which there may be something to do.
+    pub(super) fn due(&mut self, now: u64) -> impl Iterator<Item = &mut Recurrence> {
+        self.has_changed |= self.all.iter().any(|it| it.is_due(now));
+        self.all.iter_mut().filter(move |it| it.is_due(now))
     }
 }
 
@@ -171,43 +159,68 @@ impl Recurrence {
         }
     }
 
-    fn enqueue_due(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
-        let now = change.now.wall;
-        self.read(change)?;
+    fn is_due(&self, now: u64) -> bool {
+        self.look <= now || self.run.until > now + SET_BACK
+    }
+
+    /// What is to be done now, one after the other, by what is written.
+    pub(super) fn decide(&mut self, written: Option<Settled>, now: u64) -> Vec<Todo> {
+        if self.begins_anew(written, now) {
+            return vec![Todo::Settle(now)];
+        }
         let most = if self.config.missed == Missed::All { MAX_MISSED } else { 1 };
         let due = self.expression.between(&self.config.time_zone, self.run.until, now, most);
-        if let (Some(first), Some(latest)) = (due.front().copied(), due.back().copied()) {
-            if now - latest < ON_TIME {
-                self.seen = Some(latest);
-            }
-            let is_skipped = self.config.missed == Missed::Skip && self.seen != Some(latest);
-            let passes_over = is_skipped || self.next(self.run.until) != Some(first);
-            if passes_over && now > self.run.until + SET_BACK {
-                self.begin(if is_skipped { latest } else { first - 1 });
-            }
-            if is_skipped {
-                tracing::warn!(recurring = self.config.name, "a recurring job was missed");
-                self.settle(change, latest, self.shown.last)?;
-            } else {
-                for slot in due {
-                    if self.is_of_another_run(slot).is_some() {
-                        self.settle(change, slot, self.shown.last)?;
-                        continue;
-                    }
-                    match sound_or_refused(self.enqueue(change))? {
-                        Ok(id) => self.settle(change, slot, Some((slot, id)))?,
-                        Err(why) => {
-                            self.wait(slot, now, why.to_string());
-                            return Ok(());
-                        }
-                    }
-                }
-            }
+        let (Some(first), Some(latest)) = (due.front().copied(), due.back().copied()) else { return Vec::new() };
+        if now - latest < ON_TIME {
+            self.seen = Some(latest);
         }
+        let is_skipped = self.config.missed == Missed::Skip && self.seen != Some(latest);
+        let passes_over = is_skipped || self.next(self.run.until) != Some(first);
+        if passes_over && now > self.run.until + SET_BACK {
+            self.begin(if is_skipped { latest } else { first - 1 });
+        }
+        if is_skipped {
+            tracing::warn!(recurring = self.config.name, "a recurring job was missed");
+            return vec![Todo::Settle(latest)];
+        }
+        let todo = |slot| match self.is_of_another_run(slot) {
+            Some(_) => Todo::Settle(slot),
+            None => Todo::Enqueue(slot),
+        };
+        due.into_iter().map(todo).collect()
+    }
+
+    /// What is to be written when all is settled up to a time, with the id of the job that was enqueued for it, if there is one.
+    pub(super) fn settled(&self, until: u64, id: Option<JobId>) -> Settled {
+        Settled {
+            until,
+            last: id.map(|id| (until, id)).or(self.shown.last),
+            schedule: self.shown.schedule.clone(),
+            time_zone: self.shown.time_zone.clone(),
+            from: self.run.from,
+            others: self.others.clone(),
+        }
+    }
+
+    /// That is written.
+    pub(super) fn settle(&mut self, settled: &Settled) {
+        (self.run.until, self.shown.last) = (settled.until, settled.last);
+    }
+
+    /// All is done until the next time.
+    pub(super) fn rest(&mut self, now: u64) {
         self.shown.trouble = None;
         self.shown.next = self.next(self.run.until.max(now));
         self.look = self.shown.next.unwrap_or(u64::MAX);
-        Ok(())
+    }
+
+    /// It is tried again, as long as no later one is due. None: it is not known which one is.
+    pub(super) fn wait(&mut self, slot: Option<u64>, now: u64, why: String) {
+        if self.shown.trouble.as_ref() != Some(&why) {
+            tracing::warn!(recurring = self.config.name, error = why, "a recurring job is due and not enqueued yet");
+        }
+        self.shown.next = slot.or(self.shown.next);
+        (self.shown.trouble, self.look) = (Some(why), now + RETRY);
     }
 
     /// The first slot after a time that was not settled in another run.
@@ -223,16 +236,13 @@ impl Recurrence {
         self.others.iter().find(|run| run.has(slot)).copied()
     }
 
-    /// What the file says. One that is new or has another schedule begins now. Where the clock has jumped, and is now where
-    /// another run ended, that one goes on; where it went back to where there was none, one begins now.
-    fn read(&mut self, change: &mut Change<'_, '_>) -> Result<(), EngineError> {
-        let now = change.now.wall;
-        let value = sound(change.txn.get(&keys::recurring(&self.config.name)))?.flatten();
-        let settled = value.and_then(|value| read::<Settled>(&value).ok());
+    /// Goes on from what is written, or begins now: one that is new or has another schedule. Where the clock has jumped, and is
+    /// now where another run ended, that one goes on; where it went back to where there was none, one begins now.
+    fn begins_anew(&mut self, written: Option<Settled>, now: u64) -> bool {
         let is_of_this = |it: &Settled| it.schedule == self.shown.schedule && it.time_zone == self.shown.time_zone;
-        let Some(it) = settled.filter(is_of_this) else {
-            (self.run, self.others) = (Run { from: now, until: now }, Vec::new());
-            return self.settle(change, now, None);
+        let Some(it) = written.filter(is_of_this) else {
+            (self.run, self.others, self.shown.last) = (Run { from: now, until: now }, Vec::new(), None);
+            return true;
         };
         (self.run, self.others, self.shown.last) = (Run { from: it.from, until: it.until }, it.others, it.last);
         let went_back = self.run.until > now + SET_BACK;
@@ -247,12 +257,12 @@ impl Recurrence {
                 }
                 None if went_back => {
                     self.begin(now);
-                    self.settle(change, now, self.shown.last)?;
+                    return true;
                 }
                 None => {}
             }
         }
-        Ok(())
+        false
     }
 
     /// Begins another run, in which nothing is settled yet.
@@ -261,34 +271,5 @@ impl Recurrence {
         if self.others.len() > MAX_RUNS {
             self.others.remove(0);
         }
-    }
-
-    fn enqueue(&self, change: &mut Change<'_, '_>) -> Outcome<JobId> {
-        let sidecar = Asker { uid: Some(geteuid().as_raw()), is_admin: true };
-        let enqueued = change.enqueue(std::slice::from_ref(&self.job), sidecar)?;
-        Ok(enqueued.first().ok_or(EngineError::Damaged)?.id)
-    }
-
-    fn settle(
-        &mut self,
-        change: &mut Change<'_, '_>,
-        until: u64,
-        last: Option<(u64, JobId)>,
-    ) -> Result<(), EngineError> {
-        (self.run.until, self.shown.last) = (until, last);
-        let (schedule, time_zone) = (self.shown.schedule.clone(), self.shown.time_zone.clone());
-        let (from, others) = (self.run.from, self.others.clone());
-        let settled = Settled { until, last, schedule, time_zone, from, others };
-        change.txn.put(&keys::recurring(&self.config.name), &written(&settled))?;
-        change.book.be_written();
-        Ok(())
-    }
-
-    /// It is tried again, as long as no later one is due.
-    fn wait(&mut self, slot: u64, now: u64, why: String) {
-        if self.shown.trouble.as_ref() != Some(&why) {
-            tracing::warn!(recurring = self.config.name, error = why, "a recurring job is due and not enqueued yet");
-        }
-        (self.shown.next, self.shown.trouble, self.look) = (Some(slot), Some(why), now + RETRY);
     }
 }

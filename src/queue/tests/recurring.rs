@@ -1,7 +1,7 @@
 //! Jobs that recur: once for each time, whatever the clock and the sidecar do.
 
 use super::*;
-use crate::queue::recurring::{Recurrences, Zone};
+use crate::queue::recurring::{Recurrences, Settled, Todo, Zone};
 
 const MINUTE: u64 = 60_000;
 
@@ -253,4 +253,75 @@ fn another_schedule_begins_anew_as_does_one_whose_entry_is_damaged_or_was_remove
     queue.now += 10 * MINUTE;
     let mut next = queue.restart();
     assert_eq!(queue.recur(&mut next), 1);
+}
+
+/// What sidecars share, and which slots they have enqueued.
+#[derive(Default)]
+struct Shared {
+    written: Option<Settled>,
+    enqueued: Vec<u64>,
+}
+
+impl Shared {
+    /// Does so many of the things that a sidecar has decided by what it had read.
+    fn carry_out(
+        &mut self,
+        sidecar: &mut Recurrences,
+        now: u64,
+        (read, todo): (Option<Settled>, Vec<Todo>),
+        most: usize,
+    ) {
+        let (mut before, all) = (read, todo.len());
+        let it = sidecar.due(now).next().expect("it has not rested since");
+        for todo in todo.into_iter().take(most) {
+            if self.written != before {
+                return;
+            }
+            let settled = match todo {
+                Todo::Settle(until) => it.settled(until, None),
+                Todo::Enqueue(slot) => {
+                    self.enqueued.push(slot);
+                    it.settled(slot, Some(slot))
+                }
+            };
+            it.settle(&settled);
+            self.written = Some(settled);
+            before = self.written.clone();
+        }
+        if most >= all {
+            it.rest(now);
+        }
+    }
+}
+
+#[test]
+fn of_sidecars_that_share_what_is_written_one_enqueues_each_time_however_late_they_are_and_wherever_they_end() {
+    let mut random = fastrand::Rng::with_seed(30);
+    let configured = [recurring("*/5 * * * *", Missed::All)];
+    let mut sidecars = [(); 3].map(|()| Recurrences::new(&configured));
+    let (mut shared, mut now) = (Shared::default(), NOON + 1_000);
+    for _ in 0..2_000 {
+        let read = shared.written.clone();
+        // They have all read the same, and come one after the other.
+        let mut decided = Vec::new();
+        for (nth, sidecar) in sidecars.iter_mut().enumerate() {
+            if let Some(it) = sidecar.due(now).next() {
+                decided.push((nth, (read.clone(), it.decide(read.clone(), now))));
+            }
+        }
+        random.shuffle(&mut decided);
+        for (nth, decided) in decided {
+            let ends = random.u8(..4) == 0;
+            let most = if ends { random.usize(..3) } else { usize::MAX };
+            shared.carry_out(&mut sidecars[nth], now, decided, most);
+            if ends {
+                sidecars[nth] = Recurrences::new(&configured);
+            }
+        }
+        now += random.u64(..4 * MINUTE);
+    }
+    let last = shared.enqueued.last().copied().expect("there are some");
+    let each: Vec<u64> = (NOON..=last).step_by(5 * MINUTE as usize).skip(1).collect();
+    assert_eq!(shared.enqueued, each);
+    assert!(now - last < 60 * MINUTE, "they go on");
 }
