@@ -308,7 +308,6 @@ impl Check<'_> {
             ("queue.durability", no_file && queue.durability != default.durability, sync),
             ("queue.sync_interval", no_file && queue.sync_interval != default.sync_interval, sync),
             ("queue.limit", in_redis && !queue.limit.is_empty(), "or set `path` in its place"),
-            ("queue.recurring", in_redis && !queue.recurring.is_empty(), "or set `path` in its place"),
         ] {
             if in_vain {
                 let message = format!("is not for jobs in Redis, where `queue.backend` has them: leave it out, {cure}");
@@ -327,7 +326,7 @@ impl Check<'_> {
     fn recurring(&mut self, queue: &queue::Config) {
         let tables: Key = "queue.recurring".into();
         let in_vain = queue.path.is_none() && queue.backend.is_none() && !queue.recurring.is_empty();
-        self.object_if(in_vain, &tables, "is of no use without queues: set `queue.path`");
+        self.object_if(in_vain, &tables, "is of no use without queues: set `queue.path` or `queue.backend`");
         for (number, recurring) in queue.recurring.iter().enumerate() {
             let key = self.tree.element(&tables, number);
             let required = ["name", "queue", "job", "schedule"].map(|name| self.require(&key.child(name)));

@@ -348,7 +348,7 @@ impl Queues {
         match self.desk(Some(asker), ASK_SIZE)? {
             // After what is under way, whose file is open by then.
             (Backend::Disk(disk), place) => disk.ask(place, |_| Ok(())).await?,
-            (Backend::Redis(_), _) => return Err(not_in_redis("no jobs are enqueued by the clock there")),
+            (Backend::Redis(redis), place) => redis.look_at_recurring(place).await?,
         }
         Ok(self.known.recurring.load().iter().filter(|it| sees(&it.queue)).cloned().collect())
     }

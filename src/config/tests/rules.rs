@@ -133,14 +133,11 @@ roster.toml:3: queue.path: {start} or `backend` for a folder, or set `buffer`
 roster.toml:4: queue.max_bytes: {start} set `maxmemory` of Redis
 roster.toml:5: queue.durability: {start} set `appendfsync` of Redis
 roster.toml:6: queue.sync_interval: {start} set `appendfsync` of Redis
-roster.toml:8: queue.limit: {start} or set `path` in its place
-roster.toml:11: queue.recurring: {start} or set `path` in its place"
+roster.toml:8: queue.limit: {start} or set `path` in its place"
         )
     );
     let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\nbuffer = true\n{settings}{table}"), &[], &[]);
-    let lines = [(9, "limit"), (12, "recurring")]
-        .map(|(line, key)| format!("roster.toml:{line}: queue.{key}: {start} or set `path` in its place"));
-    assert_eq!(told, lines.join("\n"));
+    assert_eq!(told, format!("roster.toml:9: queue.limit: {start} or set `path` in its place"));
     let told = diagnostics("[queue]\nbackend = 'redis://r'\nbuffer = true\n", &[], &[]);
     assert!(told.starts_with("roster.toml:3: queue.buffer: needs `queue.backend`, and `queue.path`"), "{told}");
     let told = diagnostics("[queue]\npath = '/q'\nprefix = 'a:'\npassword_file = '/p'\n", &[], &[]);

@@ -1,11 +1,11 @@
 //! Recurring jobs, which are enqueued by the clock on the wall.
 //!
-//! When a job was due is written in the transaction that enqueues it, so that it is enqueued once for each time, whatever ends
-//! between. Where the clock is set back by up to a day, the times that come again are over. One that jumps further begins
-//! another *run*, and those that were before are remembered: what was enqueued in them is not enqueued again, and where the
-//! clock comes back to the end of one, that one goes on.
+//! When a job was due is written in the transaction that enqueues it, or in the step of Redis, so that it is enqueued once for
+//! each time, whatever ends between. Where the clock is set back by up to a day, the times that come again are over. One that
+//! jumps further begins another *run*, and those that were before are remembered: what was enqueued in them is not enqueued
+//! again, and where the clock comes back to the end of one, that one goes on.
 //!
-//! What is to be done is decided here, by what is written and the time alone; `disk` does it.
+//! What is to be done is decided here, by what is written and the time alone; `disk` does it, and so does Redis.
 
 mod disk;
 mod schedule;
@@ -30,6 +30,9 @@ const SET_BACK: u64 = 86_400_000;
 
 /// So many runs are remembered beside that which goes on.
 const MAX_RUNS: usize = 16;
+
+/// No time is later, in ms since 1970.
+const MAX_TIME: u64 = 1 << 53;
 
 /// A recurring job as it stands. Times are in ms since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,9 +103,28 @@ pub(super) struct Settled {
     others: Vec<Run>,
 }
 
+impl Todo {
+    /// That of the job that is enqueued.
+    pub(super) fn slot(self) -> Option<u64> {
+        match self {
+            Self::Enqueue(slot) => Some(slot),
+            Self::Settle(_) => None,
+        }
+    }
+}
+
 impl Run {
     fn has(&self, slot: u64) -> bool {
         self.from < slot && slot <= self.until
+    }
+}
+
+impl Settled {
+    /// Where anybody may have written it.
+    pub(super) fn is_sound(&self) -> bool {
+        let last = self.last.map_or(0, |(slot, _)| slot);
+        let mut times = self.others.iter().flat_map(|run| [run.from, run.until]).chain([self.from, self.until, last]);
+        self.others.len() <= MAX_RUNS && times.all(|time| time < MAX_TIME)
     }
 }
 
@@ -157,6 +179,15 @@ impl Recurrence {
             seen: None,
             shown,
         }
+    }
+
+    pub(super) fn shown(&self) -> &Recurs {
+        &self.shown
+    }
+
+    /// The job that is enqueued each time.
+    pub(super) fn job(&self) -> &NewJob {
+        &self.job
     }
 
     fn is_due(&self, now: u64) -> bool {

@@ -95,7 +95,9 @@ impl Buffer {
     pub(super) fn open(folder: PathBuf, config: &Config, metrics: &Arc<Metrics>, tasks: &Tasks) -> io::Result<Self> {
         let (asks, asked) = mpsc::unbounded_channel();
         let known = Arc::<Known>::default();
-        let config = Config { max_job_bytes: ByteSize(super::largest(config)), ..config.clone() };
+        // What recurs is enqueued into Redis alone.
+        let (max_job_bytes, recurring) = (ByteSize(super::largest(config)), Vec::new());
+        let config = Config { max_job_bytes, recurring, ..config.clone() };
         let asked = (asks.downgrade(), asked);
         let keeper = Keeper::new(folder, config, known.clone(), metrics.clone(), asked);
         let stop = tasks.stop_signal();

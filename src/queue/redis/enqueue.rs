@@ -16,6 +16,7 @@ use super::super::job::{Enqueued, JobId, NewJob, State};
 use super::buffer::Buffer;
 use super::link::{Arguments, Failed};
 use super::record::Record;
+use super::recurring::Settling;
 use super::resque::{self, Extras};
 use super::unique::Holders;
 use super::{Redis, no_matter, scripts};
@@ -56,9 +57,12 @@ pub(super) struct Draft {
 }
 
 /// Why jobs are not enqueued.
-enum NotEnqueued {
-    Refused(Refused),
-    Failed(Failed),
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotEnqueued {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Failed(#[from] Failed),
 }
 
 impl Redis {
@@ -142,7 +146,7 @@ impl Redis {
         let mut holders = Holders::default();
         for _ in 0..MAX_TRIES {
             let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
-            let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders).await;
+            let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders, None).await;
             let reply = reply.map_err(NotEnqueued::Failed)?;
             let reply = match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
                 Ok(reply) => reply,
@@ -171,23 +175,44 @@ impl Redis {
         Err(NotEnqueued::Refused(Refused::Unavailable(why.to_owned())))
     }
 
+    /// Enqueues a job as an administrator, and writes in the same step what is settled by that. Otherwise somebody else has
+    /// written something before, and nothing is done.
+    pub(super) async fn enqueue_and_settle(&self, draft: &Draft, settling: Settling<'_>) -> Result<bool, NotEnqueued> {
+        let most = (self.config.max_queues, true);
+        let reply = self.run_enqueue(&[draft], most, true, &Holders::default(), Some(settling)).await?;
+        if redis::from_redis_value::<Vec<u64>>(reply.clone()).is_ok() {
+            self.metrics.jobs_enqueued.increment();
+            self.is_ready(&draft.job.queue);
+            return Ok(true);
+        }
+        let why = redis::from_redis_value::<String>(reply).unwrap_or_default();
+        match why.as_str() {
+            "SETTLED" => Ok(false),
+            why => Err(self.refused(why, draft.extras.user).into()),
+        }
+    }
+
     async fn run_enqueue(
         &self,
         drafts: &[&Draft],
         (queues, is_admin): (usize, bool),
         is_exact: bool,
         holders: &Holders,
+        settling: Option<Settling<'_>>,
     ) -> Result<Value, Failed> {
         let now = self.link.latest()?;
         let arguments = Arguments::new(&self.keys.0).number(self.config.max_jobs as u64).number(queues as u64);
         let arguments = match &self.buffer {
-            Some(_) => arguments.number(now),
-            None => arguments.text(""),
+            // What is settled is in no need of that.
+            Some(_) if settling.is_none() => arguments.number(now),
+            _ => arguments.text(""),
         };
         // What is delivered at once is of one queue: whoever enqueued its first job has made that.
         let user = drafts.first().and_then(|draft| draft.extras.user);
         let user = user.map_or_else(|| "-".to_owned(), |uid| uid.to_string());
         let arguments = arguments.number(is_exact.into()).text(user).number(is_admin.into()).number(MAX_HELD_BYTES);
+        let Settling { field, before, after } = settling.unwrap_or(Settling { field: "", before: b"", after: "" });
+        let arguments = arguments.text(field).text(before).text(after);
         let arguments = drafts.iter().fold(arguments, |arguments, draft| {
             let gone = holders.gone(draft).map_or_else(String::new, |id| id.to_string());
             draft.written(arguments, now).text(gone)
@@ -348,7 +373,7 @@ impl Drop for Sent<'_> {
 }
 
 impl Draft {
-    fn new(job: NewJob, user: Option<u32>) -> Result<Self, Refused> {
+    pub(super) fn new(job: NewJob, user: Option<u32>) -> Result<Self, Refused> {
         let no_json = || Refused::Invalid("payload", "it is no JSON, as those of jobs in Redis are".to_owned());
         let args = resque::args(&job.payload).ok_or_else(no_json)?;
         let extras = Extras {

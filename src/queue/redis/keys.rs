@@ -3,6 +3,7 @@
 use super::super::job::{JobId, State};
 use super::link::Arguments;
 use super::record::Record;
+use super::recurring::Settling;
 
 /// Resque's keys, and beside them Roster's own, which begin with `roster:`.
 #[derive(Clone, Debug)]
@@ -52,6 +53,11 @@ impl Keys {
 
     pub(super) fn set_aside(&self) -> String {
         self.key("roster:set_aside")
+    }
+
+    /// What is settled of recurring jobs, by their names, schedules and zones.
+    pub(super) fn recurring(&self) -> String {
+        self.key("roster:recurring")
     }
 
     /// The jobs of a queue in this state: `delayed`, `running`, `dead` or `done`.
@@ -114,6 +120,12 @@ impl<'k> Step<'k> {
 
     pub(super) fn if_no_list(self, key: &str) -> Self {
         self.guard("nolist", key, b"", b"")
+    }
+
+    /// Writes what is settled of a recurring job, if nobody else has written something since.
+    pub(super) fn settle(self, Settling { field, before, after }: Settling<'_>) -> Self {
+        let (key, field) = (self.keys.recurring(), field.as_bytes());
+        self.guard("hash", &key, field, before).then_bytes([b"HSET", key.as_bytes(), field, after.as_bytes()])
     }
 
     fn guard(mut self, kind: &str, key: &str, field: &[u8], expected: &[u8]) -> Self {

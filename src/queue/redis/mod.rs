@@ -14,6 +14,7 @@ mod keys;
 mod link;
 mod look;
 mod record;
+mod recurring;
 mod resque;
 mod schedule;
 mod scripts;
@@ -45,7 +46,7 @@ use self::search::Searches;
 pub use self::server::Server;
 use super::change::Refused;
 use super::job::JobId;
-use super::{Config, Known, Place};
+use super::{Config, Known, Place, Recurrences};
 use crate::metrics::Metrics;
 use crate::secret::warn_if_open;
 use crate::task::{Backoff, Stop, Tasks};
@@ -82,6 +83,7 @@ pub(super) struct Redis {
     /// Those that Redis was asked to enqueue without an answer: it remembers them longer.
     in_doubt: Mutex<HashSet<JobId>>,
     searches: Searches,
+    recurrences: tokio::sync::Mutex<Recurrences>,
     /// Whether Redis does not let what nobody uses any more be removed.
     is_untidy: AtomicBool,
     /// Why all queues stand still, as others want it.
@@ -123,6 +125,7 @@ impl Redis {
             arrived: Mutex::default(),
             in_doubt: Mutex::default(),
             searches: Searches::default(),
+            recurrences: tokio::sync::Mutex::new(Recurrences::new(&config.recurring)),
             is_untidy: AtomicBool::new(false),
             all_paused: ArcSwapOption::empty(),
             wanted: Mutex::default(),
@@ -184,6 +187,8 @@ impl Redis {
     /// Does what the time has come for, until the connection cannot be used any more.
     async fn keep(&self, connection: &MultiplexedConnection, backoff: &mut Backoff) -> Failed {
         let (mut is_new, mut tick) = (true, Instant::now());
+        // Meanwhile others may have written, or Redis may have lost what was.
+        self.recurrences.lock().await.read_again();
         loop {
             if tick <= Instant::now() {
                 tick = Instant::now() + TICK;

@@ -20,14 +20,18 @@ use redis::Script;
 /// A user, unless it is an administrator, may have made as many queues as it leaves free. A queue is full by its jobs that wait
 /// or are delayed, and only one that has some:
 /// what is said to be so is told to others by its name.
+///
+/// With a `field` it is the job of a time: `SETTLED`, unless what is settled is as `before`. With the job it is as `after`.
 pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, most, most_queues, now, is_exact = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
         local user, is_admin, bytes = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8])
+        local recurring, field, before, after, first = p .. 'roster:recurring', ARGV[9], ARGV[10], ARGV[11], 12
+        if field ~= '' and (redis.call('HGET', recurring, field) or '') ~= before then return 'SETTLED' end
         local waiting, wanted, is_new, queues, new = {}, {}, {}, redis.call('SCARD', p .. 'queues'), 0
         local full
-        for at = 9, #ARGV, 8 do
+        for at = first, #ARGV, 8 do
             local q, key = ARGV[at], ARGV[at + 2]
             if not wanted[q] then
                 local key = p .. 'queue:' .. q
@@ -81,13 +85,13 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             return false
         end
         local holders, of_keys, is_there = {}, {}, {}
-        for at = 9, #ARGV, 8 do
+        for at = first, #ARGV, 8 do
             local q, id, key = unpack(ARGV, at, at + 2)
             is_there[at] = now ~= '' and redis.call('ZSCORE', p .. 'roster:enqueued', id)
             if key ~= '' and not is_there[at] then
                 local of_key = #q .. ':' .. q .. key
                 if of_keys[of_key] == nil then
-                    holders[at] = holder_of((at - 9) / 8, q, key, ARGV[at + 7])
+                    holders[at] = holder_of((at - first) / 8, q, key, ARGV[at + 7])
                     of_keys[of_key] = holders[at] or id
                 else
                     holders[at] = of_keys[of_key]
@@ -95,8 +99,10 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             end
         end
         if look ~= 'LOOK' then return look end
+        -- Before the jobs: whatever Redis refuses then, none is enqueued again and again.
+        if field ~= '' then redis.call('HSET', recurring, field, after) end
         local reply = {}
-        for at = 9, #ARGV, 8 do
+        for at = first, #ARGV, 8 do
             local q, id, key, item, due, record, full = unpack(ARGV, at, at + 6)
             if not holders[at] and not is_there[at] then
                 redis.call('SADD', p .. 'queues', q)

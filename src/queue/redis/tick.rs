@@ -32,6 +32,7 @@ impl Redis {
         if self.buffer.is_some() {
             self.passes_over("roster:enqueued", self.forget_arrived(now).await)?;
         }
+        self.recur().await?;
         let is_done = self.pass_time(now).await?;
         self.passes_over("pause-all-workers", self.look_whether_all_are_paused().await)?;
         self.passes_over("queues or roster:paused", self.count().await)?;
