@@ -416,7 +416,8 @@ impl Keeper {
         if let Some(heard_until) = asked.heard_until {
             change.tick(heard_until)?;
         }
-        if asked.has_recurring {
+        // A buffer has what was settled until Redis knows it.
+        if asked.has_recurring && !self.config.buffer {
             self.recurrences.enqueue_due(&mut change)?;
         }
         self.takers.retain(|(taker, _)| !taker.reply.is_closed());

@@ -177,3 +177,23 @@ fn hosts_that_have_different_schedules_for_a_name_keep_to_their_own() {
     assert_eq!([waiting(&redis, "mail"), waiting(&redis, "other")], ["1", "1"]);
     assert_eq!(redis.ask(&["HLEN", "resque:roster:recurring"]), "2");
 }
+
+#[test]
+fn a_folder_that_moves_to_redis_goes_on_there_from_where_it_was() {
+    let redis = Redis::start(&[]);
+    let line = Cutter::to(redis.port());
+    let mut roster = Roster::start(&format!("[queue]\npath = '{{folder}}/queue'\n{DIGEST}"));
+    let next = due(&roster);
+    roster.kill();
+    roster.configure("[queue]\n", &format!("[queue]\nbackend = '{}'\nbuffer = true\n", line.url()));
+    line.set_clock(next + HOUR);
+    roster.run();
+    has_come(&roster, next);
+    assert_eq!(waiting(&redis, "mail"), "1");
+    roster.stop();
+    redis.ask(&["DEL", "resque:roster:recurring"]);
+    line.set_clock(next + 400 * 24 * HOUR);
+    roster.run();
+    assert!(due(&roster) > next + 400 * 24 * HOUR, "the folder has forgotten it");
+    assert_eq!(waiting(&redis, "mail"), "1");
+}

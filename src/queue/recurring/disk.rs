@@ -55,6 +55,22 @@ impl Recurrence {
     }
 }
 
+/// What is settled, by the names of all that recurs.
+pub(in crate::queue) fn settled_on_disk(change: &Change<'_, '_>) -> Result<Vec<(String, Settled)>, EngineError> {
+    let mut all = Vec::new();
+    for key in change.txn.keys(keys::RECURRING) {
+        let key = key?;
+        let name = String::from_utf8(key[keys::RECURRING.len()..].to_vec());
+        all.extend(name.ok().zip(settled_at(change, &key)?));
+    }
+    Ok(all)
+}
+
+/// Forgets all of that.
+pub(in crate::queue) fn forget_settled(change: &mut Change<'_, '_>) -> Result<(), EngineError> {
+    forget(change, |_| true)
+}
+
 fn forget(change: &mut Change<'_, '_>, is_forgotten: impl Fn(&Vec<u8>) -> bool) -> Result<(), EngineError> {
     let keys = change.txn.keys(keys::RECURRING).collect::<Result<Vec<_>, _>>()?;
     for key in keys.iter().filter(|key| is_forgotten(key)) {

@@ -12,6 +12,7 @@ mod schedule;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::disk::{forget_settled, settled_on_disk};
 pub use self::schedule::{Expression, Zone};
 use super::config::{Missed, Recurring};
 use super::job::{JobId, NewJob};
@@ -94,8 +95,8 @@ pub(super) struct Settled {
     until: u64,
     last: Option<(u64, JobId)>,
     /// What it was meant for.
-    schedule: String,
-    time_zone: String,
+    pub(super) schedule: String,
+    pub(super) time_zone: String,
     /// When the run began.
     #[serde(default)]
     from: u64,

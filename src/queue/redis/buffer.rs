@@ -26,6 +26,7 @@ use super::super::job::{DEFAULT_PRIORITY, Head, JobId, MAX_ERROR, NewJob, State,
 use super::super::keeper::{Keeper, What, Work};
 use super::super::look::Overview;
 use super::super::order::Order;
+use super::super::recurring::{Settled, forget_settled, settled_on_disk};
 use super::super::{Config, Disk, Known, Place, keys};
 use super::enqueue::Draft;
 use super::resque::{self, Extras};
@@ -56,6 +57,8 @@ struct Counted {
     lacking: HashMap<String, u64>,
     /// Those with lower ids in the store are of an earlier run, which may have had Redis enqueue them.
     since: JobId,
+    /// What was settled of recurring jobs before the folder was a buffer, by their names.
+    settled: Vec<(String, Settled)>,
 }
 
 /// What may be delivered.
@@ -155,6 +158,26 @@ impl Buffer {
         .await
     }
 
+    /// What was settled of recurring jobs before the folder was a buffer, and Redis is yet to know.
+    pub(super) fn settled(&self) -> Vec<(String, Settled)> {
+        lock(&self.counts).as_ref().map_or_else(Vec::new, |counts| counts.settled.clone())
+    }
+
+    pub(super) fn may_have_settled(&self) -> bool {
+        lock(&self.counts).as_ref().is_none_or(|counts| !counts.settled.is_empty())
+    }
+
+    /// Redis knows it.
+    pub(super) async fn forget_settled(&self) -> Result<(), Refused> {
+        let forget = |change: &mut Change<'_, '_>| Ok(forget_settled(change)?);
+        self.ask(What::Work, Place::default(), forget, |counts, ()| {
+            if let Some(counts) = counts {
+                counts.settled.clear();
+            }
+        })
+        .await
+    }
+
     /// The queues of which there are some that may be delivered now.
     pub(super) fn queues(&self) -> Vec<String> {
         let (now, refused) = (Instant::now(), lock(&self.refused));
@@ -200,14 +223,15 @@ impl Buffer {
         }
         let look = |change: &mut Change<'_, '_>| {
             let since = change.book.next_job();
-            Ok((change.overviews("", usize::MAX, |_| true)?, since))
+            Ok((change.overviews("", usize::MAX, |_| true)?, since, settled_on_disk(change)?))
         };
-        let count = |counts: &mut Counts, (found, since): &(Vec<Overview>, JobId)| {
+        let count = |counts: &mut Counts, (found, since, settled): &(Vec<Overview>, JobId, Vec<(String, Settled)>)| {
             let has_any = |it: &&Overview| it.is_paused || it.waiting + it.delayed + it.running + it.dead > 0;
             // Whether any of these is to be delivered, a look tells.
             let queues = found.iter().filter(has_any).map(|it| (it.name.clone(), it.waiting.max(1))).collect();
             let paused = found.iter().filter(|it| it.is_paused).map(|it| it.name.clone()).collect();
-            *counts = Some(Counted { queues, paused, lacking: HashMap::new(), since: *since });
+            let (lacking, settled) = (HashMap::new(), settled.clone());
+            *counts = Some(Counted { queues, paused, lacking, since: *since, settled });
         };
         self.ask(What::Work, Place::default(), look, count).await.map(drop)
     }

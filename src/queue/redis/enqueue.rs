@@ -222,6 +222,7 @@ impl Redis {
 
     /// Delivers what is in the buffer. What Redis takes none of now keeps no other queue waiting.
     pub(super) async fn deliver(&self, buffer: &Buffer) -> Result<(), Failed> {
+        self.hand_over_settled(buffer).await?;
         for queue in buffer.queues() {
             if buffer.is_paused(&queue) {
                 match self.pause(&queue).await {

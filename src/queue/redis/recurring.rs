@@ -12,6 +12,7 @@ use nix::unistd::geteuid;
 use super::super::Place;
 use super::super::change::Refused;
 use super::super::recurring::{Recurrence, Settled, Todo};
+use super::buffer::Buffer;
 use super::enqueue::{Draft, NotEnqueued};
 use super::keys::Step;
 use super::link::Failed;
@@ -62,6 +63,10 @@ impl Redis {
         let (key, field) = (self.keys.recurring(), field_of(&shown.name, &shown.schedule, &shown.time_zone));
         'again: for _ in 0..MAX_TRIES {
             let text: Option<Vec<u8>> = self.link.command(redis::cmd("HGET").arg(&key).arg(&field)).await?;
+            // Redis is yet to hear what the folder says.
+            if text.is_none() && self.buffer.as_ref().is_some_and(Buffer::may_have_settled) {
+                return Ok(());
+            }
             let mut before = text.unwrap_or_default();
             for todo in it.decide(read(&before), now) {
                 let settled = match self.carry_out(it, todo, &field, &before).await {
@@ -105,6 +110,21 @@ impl Redis {
                 Ok(is_enqueued.then_some(settled))
             }
         }
+    }
+
+    /// Has Redis know what the folder of the buffer had settled before it was one, unless Redis has its own.
+    pub(super) async fn hand_over_settled(&self, buffer: &Buffer) -> Result<(), Failed> {
+        let all = buffer.settled();
+        for (name, settled) in &all {
+            let (field, after) = (field_of(name, &settled.schedule, &settled.time_zone), written(settled));
+            let step = Step::new(&self.keys).settle(Settling { field: &field, before: b"", after: &after });
+            self.passes_over("roster:recurring", self.change(step).await)?;
+        }
+        if !all.is_empty() {
+            // What is wrong with the buffer is told by it.
+            _ = buffer.forget_settled().await;
+        }
+        Ok(())
     }
 }
 
