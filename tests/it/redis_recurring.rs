@@ -143,7 +143,10 @@ fn what_is_wrong_with_what_is_settled_in_redis_is_told_and_stops_nothing_else() 
     redis.ask(&["SET", "resque:roster:recurring", "no hash"]);
     let line = Cutter::to(redis.port());
     let roster = at(&line, DIGEST);
-    eventually("it is told", SOON, || recurs(&roster, 0)?.trouble.ok_or_else(|| "no trouble".to_owned()));
+    eventually("it is told", SOON, || {
+        let trouble = recurs(&roster, 0)?.trouble.unwrap_or_default();
+        ensure(trouble.contains(r#""resque:roster:recurring" of Redis"#) && trouble.ends_with("is no hash"), trouble)
+    });
     let delayed = NewJob { delay_ms: Some(1), ..job("other") };
     roster.client().enqueue(EnqueueRequest { jobs: vec![delayed] }).expect("there is room");
     eventually("other jobs become due", SOON, || ensure(waiting(&redis, "other") == "1", "it is delayed"));

@@ -45,6 +45,10 @@ impl Redis {
         for it in recurrences.due(now) {
             match self.recur_one(it, now).await {
                 // It keeps no other one waiting, and nothing else from being done.
+                Err(failed) if failed.is_of_a_key => {
+                    let why = format!("{:?} of Redis at {} is no hash", self.keys.recurring(), self.link.server);
+                    it.wait(None, now, why);
+                }
                 Err(failed) if failed.is_refused => it.wait(None, now, failed.to_string()),
                 done => done?,
             }
