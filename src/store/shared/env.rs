@@ -74,14 +74,15 @@ impl Env {
         cursor.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
 
-    /// How many bytes were freed from this transaction on, and are not reused while its state may be read.
-    pub(super) fn freed_since(&self, transaction: u64) -> Result<u64, Error> {
+    /// How many bytes were freed after this transaction, and are not reused while its state may be read. What it freed itself
+    /// is in no state from its own on.
+    pub(super) fn freed_after(&self, transaction: u64) -> Result<u64, Error> {
         let pages_of = |list: &MDB_val| {
             // SAFETY: LMDB says that the value exists, and the transaction below keeps it; it begins with a length.
             if list.mv_size >= 8 { unsafe { list.mv_data.cast::<u64>().read_unaligned() } } else { 0 }
         };
         let reading = self.pin()?;
-        let (mut cursor, mut from, mut pages) = (null_mut(), transaction, 0);
+        let (mut cursor, mut from, mut pages) = (null_mut(), transaction + 1, 0);
         let mut key = MDB_val { mv_size: 8, mv_data: (&raw mut from).cast() };
         let mut list = MDB_val { mv_size: 0, mv_data: null_mut() };
         // SAFETY: the environment and the transaction are open until the cursor is closed; the key is of eight bytes,

@@ -74,7 +74,7 @@ impl Mapped {
             self.own
                 .set_floor(self.floor.transaction())
                 .map_err(|error| Error::Other(error.raw_os_error().unwrap_or(0)))?;
-            let kept = env.freed_since(self.floor.transaction())?;
+            let kept = env.freed_after(self.floor.transaction())?;
             self.room = match pin.filter(|_| is_read) {
                 _ if kept <= max.as_u64() || self.floor.is_first() => Room::Enough,
                 Some(pin) => Room::Pinned(self.readers.name(pin)),

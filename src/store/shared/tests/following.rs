@@ -82,3 +82,26 @@ async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_chang
     assert!(status().sources[0].whole);
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
 }
+
+#[test]
+fn a_change_that_replaces_more_than_readers_may_keep_is_not_the_last_one() {
+    let mut fixture = SharedFileFixture::new();
+    fixture.config.max_pinned = ByteSize::mib(1);
+    let mut open = fixture.open();
+    open.sync();
+    let names: Vec<_> = (0..400).map(|number| format!("/{number}")).collect();
+    open.publish(names.iter().map(|name| put(name, &"x".repeat(8_000))).collect());
+    let began = Instant::now();
+    let beat = |open: &mut Open, second| {
+        let room = open.shared.writer.make_ready(true, began + Duration::from_secs(second)).expect("it is in order");
+        if room == mapped::Room::Enough {
+            open.shared.writer.renew(&open.store).expect("written");
+        }
+        room
+    };
+    (1..10).for_each(|second| assert_eq!(beat(&mut open, second), mapped::Room::Enough, "{second}"));
+    open.publisher.publish(names.iter().map(|name| Change::Delete(path(name))).collect::<Vec<_>>());
+    assert_eq!(beat(&mut open, 10), mapped::Room::Enough);
+    assert_eq!(beat(&mut open, 11), mapped::Room::Later, "readers may be about to read what was deleted");
+    (14..20).for_each(|second| assert_eq!(beat(&mut open, second), mapped::Room::Enough, "{second}"));
+}
