@@ -31,9 +31,19 @@ pub struct Handle(Arc<Shared>);
 #[derive(Clone, Debug)]
 pub struct SharedFrame(Bytes);
 
+/// A value of streams to several recipients.
+#[derive(Clone, Debug)]
+pub struct SharedValue {
+    bytes: Bytes,
+    memory_size: usize,
+}
+
 /// A message that is packed and not sent yet.
 #[derive(Debug)]
-pub struct PackedFrame(Bytes);
+pub struct PackedFrame {
+    frame: Outgoing,
+    memory_size: usize,
+}
 
 /// How much of a peer's data is not charged to anybody: its connections are limited.
 pub(super) const UNCHARGED_BYTES: usize = 16 * 1024;
@@ -150,17 +160,41 @@ impl Handle {
 
     /// The same as `send`, as soon as there is room for this message. Nothing is sent if the wait is cancelled.
     pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
-        self.send_packed(self.pack(message)?).await
+        self.send_frame(self.0.frame(message)?.into()).await
     }
 
     /// Packs a message, if the peer can read it.
     pub fn pack(&self, message: Message) -> Result<PackedFrame, SendError> {
-        Ok(PackedFrame(self.0.frame(message)?))
+        let frame = self.0.frame(message)?;
+        Ok(PackedFrame { memory_size: wire::memory_size(&frame), frame: frame.into() })
     }
 
-    /// The same as `send_when_room`.
-    pub async fn send_packed(&self, PackedFrame(frame): PackedFrame) -> Result<(), SendError> {
-        let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?.into())?)).await;
+    /// Packs a value of which the same bytes go to several recipients, in streams of their own: it is checked once.
+    pub fn share_value(&self, value: &Value) -> Result<SharedValue, SendError> {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all that is written to it");
+        let Outgoing { end: bytes, .. } = self.0.frame_with(data_of(String::new()), bytes.into())?;
+        Ok(SharedValue { memory_size: wire::memory_size(&bytes), bytes })
+    }
+
+    /// Packs what another conversation with the same settings may have checked, for the stream `uuid`.
+    pub fn pack_shared(&self, uuid: String, value: &SharedValue) -> Result<PackedFrame, SendError> {
+        let frame = Outgoing::new(data_of(uuid), value.bytes.clone());
+        self.0.check_length(frame.len())?;
+        // The head has counted the value already, but nothing in it.
+        let memory_size = wire::memory_size(&frame.head) + value.memory_size - size_of::<Value>();
+        Ok(PackedFrame { frame, memory_size })
+    }
+
+    /// The same as `send_when_room`. The bytes are charged to the peer's user, whoever shares them.
+    pub async fn send_packed(&self, packed: PackedFrame) -> Result<(), SendError> {
+        self.send_frame(packed.frame).await
+    }
+
+    async fn send_frame(&self, frame: Outgoing) -> Result<(), SendError> {
+        let memory = self.0.settings.memory.as_ref();
+        let sent =
+            self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(frame.clone().wholly_charged(memory)?)?)).await;
         self.0.outgoing.notify_one();
         sent.map(drop)
     }
@@ -260,8 +294,13 @@ impl Handle {
 impl PackedFrame {
     /// About how much memory the message takes where it is received, as the other end counts it.
     pub fn memory_size(&self) -> usize {
-        wire::memory_size(&self.0)
+        self.memory_size
     }
+}
+
+/// A value of a stream: nil, which another replaces.
+fn data_of(uuid: String) -> Message {
+    Message::Data { uuid, data: Value::Nil }
 }
 
 impl From<Full> for SendError {

@@ -37,7 +37,7 @@ pub use command::Command;
 pub use conversation::{Arrived, CloseReason, Conversation, Incoming, OnSilence, Settings};
 pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
-pub use handle::{Handle, PackedFrame, SendError, SharedFrame, Silence};
+pub use handle::{Handle, PackedFrame, SendError, SharedFrame, SharedValue, Silence};
 pub use message::{Message, PHP_REFUSAL, ParseRegisterError, RegisterAddr, RemoteError, Role, Token};
 pub use outlet::Outlet;
 pub use status::Status;

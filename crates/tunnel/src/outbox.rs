@@ -36,6 +36,11 @@ impl Outgoing {
         Ok(Self { head: charged(self.head, memory)?, ..self })
     }
 
+    /// The same, with its end charged too.
+    pub(super) fn wholly_charged(self, memory: Option<&Arc<Share>>) -> Result<Self, SendError> {
+        Self { end: charged(self.end, memory)?, ..self }.charged(memory)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.head.len() + self.end.len()
     }
