@@ -10,6 +10,7 @@ mod line;
 mod offered;
 mod presence;
 mod report;
+mod reported;
 mod returning;
 mod secrets;
 mod service_query;
@@ -33,6 +34,7 @@ pub use self::config::{Config, Tls};
 use self::handshake::Handshakes;
 use self::ids::Ids;
 use self::presence::Presence;
+use self::reported::Reported;
 use self::returning::Returning;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
@@ -109,6 +111,7 @@ struct RegisterState {
     ids: Arc<Ids>,
     presence: Presence,
     returning: Returning,
+    reported: Arc<Reported>,
     /// Shares of `max_masters`.
     places: Shares<User>,
     /// Shares of `max_metadata`, in bytes.
@@ -181,6 +184,7 @@ impl Register {
             ids: Arc::default(),
             presence: Presence::default(),
             returning: Returning::default(),
+            reported: Arc::default(),
             places: Shares::of(Pool::new(config.max_masters, GREED), None),
             metadata: Shares::of(Pool::new(config.max_metadata.as_u64() as usize, GREED), None),
             memory: Shares::of(memory, Some(KEPT_FOR_ADMINS)),
@@ -259,10 +263,12 @@ struct Files {
     is_loopback: bool,
 }
 
-/// Tells the store that the register is in sync, and rereads the secrets on a reload.
+/// Tells the store that the register is in sync, forgets reports that nobody needs, and rereads the secrets on a
+/// reload.
 async fn keep(state: Arc<RegisterState>, mut settling: Settling, files: Files, mut reload: Reload, stop: Stop) {
     loop {
         state.presence.report();
+        state.reported.tidy();
         settling.look(&state);
         let pause = if state.publisher.progress().settling { CHECK_INTERVAL } else { PROOF_INTERVAL };
         tokio::select! {

@@ -11,6 +11,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::RegisterState;
+use super::reported::Reported;
 use crate::model::{Master, Revision};
 use crate::store::{ChangesSince, MasterEntry, PageLimit, Snapshot};
 use crate::tunnel::upstream::{PIECE_BYTES, Report};
@@ -33,6 +34,7 @@ pub(super) struct Reporter<'h> {
     took: Option<watch::Receiver<u64>>,
     /// How much memory it has for what it has not accepted.
     room: usize,
+    reported: Arc<Reported>,
     /// The number of the last piece, and how much of the next one has been sent.
     piece: u64,
     values: usize,
@@ -40,12 +42,18 @@ pub(super) struct Reporter<'h> {
 }
 
 impl<'h> Reporter<'h> {
-    pub(super) fn new(handle: &'h Handle, uuid: String, took: Option<watch::Receiver<u64>>, room: usize) -> Self {
-        Self { handle, uuid, took, room, piece: 0, values: 0, bytes: 0 }
+    pub(super) fn new(
+        handle: &'h Handle,
+        uuid: String,
+        took: Option<watch::Receiver<u64>>,
+        room: usize,
+        reported: &Arc<Reported>,
+    ) -> Self {
+        Self { handle, uuid, took, room, reported: reported.clone(), piece: 0, values: 0, bytes: 0 }
     }
 
     async fn put(&mut self, master: &Arc<Master>, is_expected: bool) -> Result<(), CloseReason> {
-        // A large one takes tens of milliseconds, in which nobody else has a turn.
+        // There may be thousands, and no wait between them.
         yield_now().await;
         if self.send(&Report::Put { master: master.clone(), is_expected, unreadable: 0 }).await? {
             return Ok(());
@@ -65,13 +73,13 @@ impl<'h> Reporter<'h> {
     /// Sends a report, in the next piece if this one has no room for it. False: it is too large to be sent.
     async fn send(&mut self, report: &Report) -> Result<bool, CloseReason> {
         loop {
-            let Some((frame, bytes)) = self.pack(report) else { return Ok(false) };
+            let Some((frame, bytes)) = self.pack(report).await else { return Ok(false) };
             if self.values == 0 || (self.values < PIECE_VALUES && self.bytes + bytes <= PIECE_BYTES) {
                 self.values += 1;
                 self.bytes += bytes;
                 return self.push(frame).await;
             }
-            // Packed again afterwards: nothing is kept of it however long the subscriber takes.
+            // Again afterwards: nothing is kept of it however long the subscriber takes.
             drop(frame);
             self.end_piece().await?;
         }
@@ -82,7 +90,7 @@ impl<'h> Reporter<'h> {
         self.piece += 1;
         (self.values, self.bytes) = (0, 0);
         if self.took.is_some()
-            && let Some((piece, _)) = self.pack(&Report::Piece(self.piece))
+            && let Some((piece, _)) = self.pack(&Report::Piece(self.piece)).await
         {
             self.push(piece).await?;
         }
@@ -98,9 +106,18 @@ impl<'h> Reporter<'h> {
     }
 
     /// A report, and how much memory it takes where it is received. None: it is too large to be sent.
-    fn pack(&self, report: &Report) -> Option<(PackedFrame, usize)> {
-        let message = Message::Data { uuid: self.uuid.clone(), data: report.encode() };
-        let frame = self.handle.pack(message).ok()?;
+    async fn pack(&self, report: &Report) -> Option<(PackedFrame, usize)> {
+        let uuid = self.uuid.clone();
+        let frame = match report {
+            Report::Put { master, is_expected, .. } => {
+                let (handle, put) = (self.handle.clone(), report.clone());
+                let pack = move || handle.share_value(&put.encode()).ok();
+                let put = self.reported.get(master, *is_expected, pack).await?;
+                self.handle.pack_shared(uuid, &put)
+            }
+            report => self.handle.pack(Message::Data { uuid, data: report.encode() }),
+        };
+        let frame = frame.ok()?;
         let bytes = frame.memory_size();
         (bytes < self.room).then_some((frame, bytes))
     }
@@ -213,6 +230,8 @@ fn pass_on(command: Result<Value, RecvError>, handle: &Handle) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
     use crate::model::Service;
     use crate::tunnel::upstream::{FOLLOWER_ROOM, MIN_ROOM};
@@ -227,9 +246,51 @@ mod tests {
         let (handle, _incoming, conversation) = Conversation::new(wire, settings);
         let conversation = tokio::spawn(conversation.run());
         let took = watch::Sender::new(0);
-        let mut reporter = Reporter::new(&handle, "all".into(), Some(took.subscribe()), MIN_ROOM);
+        let mut reporter = Reporter::new(&handle, "all".into(), Some(took.subscribe()), MIN_ROOM, &Arc::default());
         assert_eq!(reporter.end_piece().await, Err(CloseReason::Closed));
         assert_eq!(conversation.await.expect("it ends"), CloseReason::Closed);
+    }
+
+    #[tokio::test]
+    async fn each_subscriber_receives_the_bytes_of_its_own_report_of_a_master_that_is_packed_once() {
+        let deep = (0..10).fold(Value::Nil, |inner, key| Value::Map(vec![(key.into(), Value::Array(vec![inner]))]));
+        let map = |value: Value| Value::Map(vec![("x".into(), value)]);
+        let odd = [
+            Value::Nil,
+            Value::Array(Vec::new()),
+            Value::Map(Vec::new()),
+            map(Value::Nil),
+            map(deep),
+            map(Value::Binary(vec![0xff, 0])),
+            map(Value::Ext(-1, vec![0; 300])),
+            map(Value::Array(vec![Value::Nil; 16_000])),
+            map(Value::Array(vec![i64::MIN.into(), u64::MAX.into(), 1.5f32.into(), f64::NAN.into(), true.into()])),
+            Value::Map(vec![("version".into(), 2.into()), (7.into(), "ü".repeat(70).into())]),
+        ];
+        let service = |(number, metadata): (usize, Value)| Service {
+            name: if number == 0 { "s@1.2".into() } else { format!("s{number}") },
+            metadata: metadata.into(),
+        };
+        let services = odd.into_iter().enumerate().map(service).collect();
+        let master = Arc::new(Master { id: "m".into(), peer_address: "::1".into(), connected_at: 7, services });
+        let reported = Arc::<Reported>::default();
+        for is_expected in [false, true] {
+            for uuid in ["u".to_owned(), "u".repeat(300)] {
+                let (here, mut there) = tokio::io::duplex(1_000_000);
+                let (handle, _incoming, conversation) =
+                    Conversation::new(Wire::new(here, Bounds::DEFAULT), Settings::default());
+                let _conversation = tokio::spawn(conversation.run());
+                let mut reporter = Reporter::new(&handle, uuid.clone(), None, MIN_ROOM, &reported);
+                assert_eq!(reporter.put(&master, is_expected).await, Ok(()));
+                let data = Report::Put { master: master.clone(), is_expected, unreadable: 0 }.encode();
+                let expected = Message::Data { uuid, data }.encode();
+                let mut received = vec![0; expected.len()];
+                let read = timeout(TAKE_TIMEOUT, there.read_exact(&mut received)).await;
+                assert!(read.is_ok_and(|read| read.is_ok()) && received == expected);
+            }
+            let kept = reported.get(&master, is_expected, || panic!("it was packed"));
+            assert!(kept.await.is_some());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -254,7 +315,7 @@ mod tests {
                 panic!("nothing asked")
             };
             let took = watch::Sender::new(0);
-            let mut reporter = Reporter::new(&handle, uuid, Some(took.subscribe()), room);
+            let mut reporter = Reporter::new(&handle, uuid, Some(took.subscribe()), room, &Arc::default());
             let report = async {
                 reporter.put(&master, false).await?;
                 reporter.report(Report::Whole).await

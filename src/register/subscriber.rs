@@ -154,7 +154,7 @@ impl Subscriber {
         self.took.send_replace(0);
         let took = in_pieces.then(|| self.took.subscribe());
         self.state.tasks.short(async move {
-            let mut reporter = Reporter::new(&handle, uuid, took, room);
+            let mut reporter = Reporter::new(&handle, uuid, took, room, &state.reported);
             select! {
                 _ = follow(&state, &mut reporter, asked) => {}
                 () = over.cancelled() => {}
