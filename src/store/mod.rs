@@ -17,14 +17,16 @@ mod subscription;
 mod withholdings;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytesize::ByteSize;
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+use tokio::time::sleep;
 
 pub use self::batch::{Batch, Proof};
 pub use self::directory::{Directory, InstanceLimits, MasterEntry};
@@ -257,9 +259,9 @@ impl Store {
             return known.revision();
         }
         let mut next = Snapshot::clone(&known);
-        let (feed, proof) = (known.feeds()[number].as_ref(), batch.proof);
+        let feed = known.feeds()[number].as_ref();
         let told = next.apply(number, batch, Now::read());
-        if let Some(proof) = proof
+        if let Some(proof) = told.proof
             && next.progress()[number].whole
             && !known.progress()[number].whole
         {
@@ -272,7 +274,7 @@ impl Store {
             self.current.store(Arc::new(next));
         }
         // The proof is for what is visible now.
-        proof.into_iter().for_each(|proof| feed.take(proof));
+        told.proof.into_iter().for_each(|proof| feed.take(proof));
         drop(writer);
         if !told.changed {
             return revision;
@@ -280,6 +282,22 @@ impl Store {
         self.metrics.changes.add(told.paths.len() as u64);
         self.subscriptions.wake(&told.paths, told.masters);
         revision
+    }
+
+    /// Publishes a part of what changes of a feed have left to read again, as one revision; returns whether it did.
+    fn go_on(&self, number: usize) -> bool {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.snapshot();
+        if *writer == Writing::Frozen || !known.is_deferring(number) {
+            return false;
+        }
+        let mut next = Snapshot::clone(&known);
+        let proof = next.go_on(number, Now::read());
+        self.current.store(Arc::new(next));
+        proof.into_iter().for_each(|proof| known.feeds()[number].take(proof));
+        drop(writer);
+        self.subscriptions.wake(&[], false);
+        true
     }
 }
 
@@ -292,13 +310,51 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes a batch as one revision, if it changes anything.
+    /// Publishes a batch as one revision, if it changes anything, and what it leaves to read again as further ones.
     pub fn publish(&self, batch: impl Into<Batch>) -> Revision {
+        let revision = self.begin(batch);
+        if self.is_deferring() {
+            task::beside_others(|| std::iter::from_fn(|| self.go_on()).for_each(std::thread::sleep));
+        }
+        revision
+    }
+
+    /// The same, but leaves the further ones to [`keep_up`](Self::keep_up).
+    pub fn begin(&self, batch: impl Into<Batch>) -> Revision {
         let batch = batch.into();
         if batch.changes.len() < LARGE_BATCH {
             return self.store.publish(self.number, batch);
         }
         task::beside_others(|| self.store.publish(self.number, batch))
+    }
+
+    /// Publishes what batches leave to read again, whenever there is some.
+    pub async fn keep_up(&self) -> Infallible {
+        let revisions = self.store.subscribe_to_revisions();
+        loop {
+            while let Some(rest) = self.go_on() {
+                sleep(rest).await;
+            }
+            revisions.changed().await;
+        }
+    }
+
+    /// Publishes a part of it; returns for how long others are to have their turn then. None: there was nothing.
+    fn go_on(&self) -> Option<Duration> {
+        let began = Instant::now();
+        (self.is_deferring() && self.store.go_on(self.number)).then(|| began.elapsed())
+    }
+
+    fn is_deferring(&self) -> bool {
+        self.snapshot().is_deferring(self.number)
+    }
+
+    /// Proves that what the store holds is what the source held at that moment, or later, once nothing is left to read again.
+    pub fn prove(&self, at: Moment) {
+        match self.is_deferring() {
+            true => drop(self.begin(Batch { proof: Some(Proof::Seen(at)), ..Batch::default() })),
+            false => self.feed.prove(at),
+        }
     }
 
     pub fn publish_whole(&self, changes: Vec<Change>) -> Revision {

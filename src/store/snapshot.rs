@@ -11,7 +11,7 @@ use super::directory::{Directory, MasterEntry, Nodes, ReportedBy, RulesOfScope, 
 use super::instances::NODE_MARK;
 use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
-use super::{Batch, Feed, Withhold};
+use super::{Batch, Feed, Proof, Withhold};
 use crate::format::{Config, Located, Role, Undecodable};
 use crate::guard::{Effect, Guard, Now};
 use crate::model::{Change, ChangeKind, Format, Freshness, Node, NodePath, Origin, Revision};
@@ -56,6 +56,8 @@ pub(super) struct Applied {
     pub(super) paths: Vec<NodePath>,
     /// Whether watchers of masters are woken.
     pub(super) masters: bool,
+    /// None: there was none, or there is more to read first.
+    pub(super) proof: Option<Proof>,
 }
 
 /// A change of a path: with the node as it is now, if it exists.
@@ -90,6 +92,9 @@ impl Snapshot {
                 below.take_while(|path| path.is_under(root))
             });
             directory.register(&self.feeds, number, revision, &from.nodes, paths);
+            while directory.is_deferring(number) {
+                directory.read_deferred(&self.feeds, number, revision, &from.nodes);
+            }
         }
         directory.settle(now, &self.feeds, None, true);
         directory.hold_again(now, &self.feeds, from.held);
@@ -393,6 +398,8 @@ impl Snapshot {
         self.directory.register(&self.feeds, feed, revision, &self.nodes, changed);
         let is_first = !self.progress[feed].whole;
         self.directory.settle(now, &self.feeds, batch.unseen.then_some(feed), is_first);
+        let proof = batch.proof.and_then(|proof| self.directory.prove(feed, proof));
+        next.silent |= batch.proof.is_some() && proof.is_none();
         next.progress.whole |= batch.whole;
         if batch.whole && self.unread_by(feed).next().is_some() {
             self.unread = self.unread.iter().filter(|(number, _)| *number != feed).cloned().collect();
@@ -413,7 +420,20 @@ impl Snapshot {
             self.master_journal.remember(self.revision, &next.masters);
         }
         let paths = next.nodes.into_iter().map(|(path, _)| path).collect();
-        Applied { changed, paths, masters: !next.masters.is_empty() }
+        Applied { changed, paths, masters: !next.masters.is_empty(), proof }
+    }
+
+    /// Whether changes of a feed have left something to read again.
+    pub(super) fn is_deferring(&self, feed: usize) -> bool {
+        self.directory.is_deferring(feed)
+    }
+
+    /// Makes this the next revision, in which a part of that is read; returns the proof of what has been read whole by that.
+    pub(super) fn go_on(&mut self, feed: usize, now: Now) -> Option<Proof> {
+        self.revision += 1;
+        let proof = self.directory.read_deferred(&self.feeds, feed, self.revision, &self.nodes);
+        self.directory.settle(now, &self.feeds, None, !self.progress[feed].whole);
+        proof
     }
 
     fn put(&mut self, next: &mut RevisionBuilder, path: NodePath, node: Arc<Node>) {

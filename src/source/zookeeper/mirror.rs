@@ -69,8 +69,10 @@ pub fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) -> 
     };
     mirror.trim();
     async move {
+        let publisher = mirror.publisher.clone();
         tokio::select! {
             () = mirror.keep() => {}
+            never = publisher.keep_up() => match never {},
             () = stop.requested() => {}
         }
     }
@@ -175,7 +177,7 @@ impl Mirror {
         );
         let left_out = progress.skipped_nodes + placeless.len() as u64 + too_large;
         let changes = nodes.into_iter().map(|(path, _)| Change::Delete(path.clone())).collect();
-        self.publisher.publish(Batch { changes, skipped_nodes: Some(left_out), ..Batch::default() });
+        self.publisher.begin(Batch { changes, skipped_nodes: Some(left_out), ..Batch::default() });
     }
 
     /// Waits, unless the operator asks to retry at once.
@@ -269,7 +271,7 @@ impl Mirror {
     fn publish(&mut self, batch: Batch) -> Revision {
         let held = self.held.map_or(0, |held| held.nodes);
         let skipped_nodes = Some(self.skipped.len() + held as u64);
-        let revision = self.publisher.publish(Batch { skipped_nodes, ..batch });
+        let revision = self.publisher.begin(Batch { skipped_nodes, ..batch });
         self.skipped_log.log_new(self.publisher.feed().name(), &self.skipped);
         self.report(held);
         revision

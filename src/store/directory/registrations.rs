@@ -1,5 +1,6 @@
 //! Registrations: instances that nodes register, by the node.
 
+mod deferred;
 mod interfaces;
 mod reader;
 mod rules;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
+use self::deferred::Deferred;
 use self::interfaces::{keys_of_interfaces, spots};
 use self::rules::rules_below;
 pub(in crate::store) use self::rules::{RulesOfScope, may_have_rules};
@@ -51,6 +53,8 @@ pub(super) struct Registrations {
     root_names: RootNames,
     /// Roots below which something has been registered since the start, or was held then.
     ever_used: OrdSet<NodePath>,
+    /// By the feed whose changes made it necessary, what is left to read again.
+    deferred: OrdMap<usize, Deferred>,
 }
 
 /// What one node registers.
@@ -216,12 +220,6 @@ impl Registrations {
             return;
         }
         self.of_applications.insert((document, path.clone()));
-    }
-
-    /// The nodes that a document may change as that of their application.
-    fn of_application<'a>(&'a self, document: &'a NodePath) -> impl Iterator<Item = &'a NodePath> {
-        let from = (document.clone(), NodePath::root());
-        self.of_applications.range(from..).take_while(move |(of, _)| of == document).map(|(_, path)| path)
     }
 
     /// Names the rules of a scope that are left out, and no others.

@@ -93,7 +93,7 @@ impl Mirror {
         if self.drain(session, dirty)? {
             dirty.proof = Some(asked);
             if let Some(at) = self.proof(dirty) {
-                self.feed().prove(at);
+                self.publisher.prove(at);
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use semver::Version;
 
+use super::deferred::{Of, Scan};
 use super::reader::Reader;
 use super::{InstanceNode, Registration};
 use crate::format::{Config, Undecodable};
@@ -24,15 +25,23 @@ const MAX_SHORT_PATH_BYTES: usize = 256;
 pub(super) type Offers = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 impl Directory {
-    /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not.
-    pub(super) fn offer(&mut self, reader: &mut Reader<'_>, offers: &Offers) {
+    /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not; returns
+    /// where there are more than there is room for, which are to be read again.
+    pub(super) fn offer(&mut self, reader: &mut Reader<'_>, offers: &Offers, room: &mut usize) -> Vec<Scan> {
+        let mut later = Vec::new();
         let configs = reader.configs.iter().enumerate();
         for (number, config) in configs.filter(|(_, config)| config.format == Format::DubboApplication) {
             for (application, interfaces) in offers {
                 let below = config.root.child(application);
                 let range = self.registrations.nodes.range(below.clone()..);
                 let range = range.take_while(|(path, _)| path.is_under(&below));
-                let nodes = range.filter_map(|(path, registration)| match registration {
+                let all: Vec<_> = range.take(*room / interfaces.len() + 1).collect();
+                let Some(left) = room.checked_sub(all.len() * interfaces.len()) else {
+                    later.push(Scan { feed: reader.by.feed, number, of: Of::Parent(below) });
+                    continue;
+                };
+                *room = left;
+                let nodes = all.into_iter().filter_map(|(path, registration)| match registration {
                     Registration::Instance(node) => Some((path.clone(), node.clone())),
                     _ => None,
                 });
@@ -45,6 +54,7 @@ impl Directory {
                 }
             }
         }
+        later
     }
 
     /// The same for one node, with the rank of each interface now; None: it is not offered.

@@ -143,14 +143,6 @@ impl<'a> Reader<'a> {
         self.configs.iter().position(|config| path.is_under(&config.root))
     }
 
-    /// The paths of a node's children that register instances.
-    pub(super) fn instances(&self, config: &Config, parent: &NodePath) -> impl Iterator<Item = NodePath> {
-        let below = self.nodes.range(parent.clone()..).take_while(move |(path, _)| path.is_under(parent));
-        let level = parent.depth() + 1;
-        let is_instance = |path: &NodePath| config.locate(path).is_some_and(|located| located.role == Role::Instance);
-        below.map(|(path, _)| path).filter(move |path| path.depth() == level && is_instance(path)).cloned()
-    }
-
     /// Reads a node below the root of this number. None: there are rules for it, and no room for what they set was given.
     pub(super) fn read(
         &mut self,

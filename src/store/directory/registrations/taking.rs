@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::deferred::{MAX_AT_ONCE, Of, Scan};
 use super::interfaces::{Offers, charge_of_interface, of_interfaces, spots};
 use super::reader::{Found, Reader, Reading};
 use super::{InstanceNode, ListedKey, Nodes, Registration, changes};
@@ -22,7 +23,7 @@ const MANY: usize = 1_000;
 const MAX_RETRIED: usize = 8;
 
 impl Directory {
-    /// Takes in changes of nodes of the feed with this number.
+    /// Takes in changes of nodes of the feed with this number. Of other nodes that these change, many are read again later.
     pub(in crate::store) fn register<'p>(
         &mut self,
         feeds: &[Arc<Feed>],
@@ -38,7 +39,8 @@ impl Directory {
         }
         let before = self.registrations.ledger.clone();
         let (mut due, mut scopes, mut offers) = (Vec::new(), BTreeSet::new(), Offers::new());
-        let mut parents = BTreeSet::new();
+        let (mut scans, mut later, mut room) = (BTreeSet::new(), Vec::new(), MAX_AT_ONCE);
+        let scan = |number: usize, of: Of| Scan { feed, number, of };
         for path in changed {
             let Some((number, located)) = reader.locate(path) else { continue };
             match located.role {
@@ -54,8 +56,8 @@ impl Directory {
                     let read = nodes.get(path).map(|node| config.document(path, node));
                     let undecodable = read.and_then(Result::err).map(|why| Registration::Undecodable(why.into()));
                     self.registrations.set(config, path, undecodable);
-                    parents.insert((number, config.instances_of(&config.scope_of(&located.service))));
-                    due.extend(self.registrations.of_application(path).map(|path| (number, path.clone())));
+                    let parent = config.instances_of(&config.scope_of(&located.service));
+                    scans.extend([Of::Parent(parent), Of::Document(path.clone())].map(|of| scan(number, of)));
                 }
                 Role::Interface => {
                     let interface: Arc<str> = located.service.as_str().into();
@@ -69,19 +71,29 @@ impl Directory {
         for other in (0..feeds.len()).filter(|_| !offers.is_empty()) {
             let mut reader = Reader::new(feeds, other, revision, nodes);
             let before = self.registrations.ledger.clone();
-            self.offer(&mut reader, &offers);
+            later.extend(self.offer(&mut reader, &offers, &mut room));
             if other != feed {
                 self.read_beyond(&mut reader, &before);
             }
         }
         for (number, scope) in &scopes {
             self.registrations.name_left_out(&configs[*number], nodes, scope);
-            parents.insert((*number, configs[*number].instances_of(scope)));
-        }
-        for (number, parent) in &parents {
-            due.extend(reader.instances(&configs[*number], parent).map(|path| (*number, path)));
+            scans.insert(scan(*number, Of::Parent(configs[*number].instances_of(scope))));
         }
         // In the order of the configuration: what roots share goes to the first, however nodes are called.
+        due.sort_unstable();
+        let mut others = Vec::new();
+        for scan in scans {
+            match self.few(&reader, &scan, &due, room) {
+                Some(few) => {
+                    room -= few.len();
+                    others.extend(few);
+                }
+                None => later.push(scan),
+            }
+        }
+        self.defer(feed, later);
+        due.extend(others);
         due.sort_unstable();
         due.dedup();
         if due.len() < MANY {
@@ -122,7 +134,7 @@ impl Directory {
     }
 
     /// Decodes some of the nodes without room again, some below each root, if there is more than before.
-    fn read_beyond(&mut self, reader: &mut Reader<'_>, before: &Ledger) {
+    pub(super) fn read_beyond(&mut self, reader: &mut Reader<'_>, before: &Ledger) {
         let feed = reader.by.feed;
         if self.registrations.beyond.is_empty() || !self.registrations.ledger.has_shrunk_from(before, feed) {
             return;
