@@ -1,5 +1,6 @@
 //! What the store promises, without any source or client.
 
+mod deferred;
 mod guarded;
 mod processes;
 mod registered;
